@@ -1,0 +1,1 @@
+"""Templates, models and the executor: the only home of LangChain and LangGraph."""

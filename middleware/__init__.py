@@ -1,0 +1,1 @@
+"""Decisions about requests, without I/O: authentication, logging, cost, rate limit."""

@@ -1,0 +1,112 @@
+"""What every event has in common: a frozen model, a type, a schema version and an identity."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+SCHEMA_VERSION = 1
+"""The version of all event shapes that this program writes, and the newest that it reads."""
+
+DEFAULT_TENANT = "default"
+
+
+def _normalised(value: str) -> str:
+    """Give the NFC form, so that two spellings of one name are one user; refuse control characters."""
+    text = unicodedata.normalize("NFC", value)
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
+        message = "must not hold control characters or lone surrogates"
+        raise ValueError(message)
+    return text
+
+
+Identifier = Annotated[
+    str, StringConstraints(min_length=1, max_length=256), AfterValidator(_normalised)
+]
+"""A name given by people or programs: 1 to 256 characters, NFC, no control characters."""
+
+TenantName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+"""A tenant: 1 to 64 of letters, digits, dot, underscore and hyphen."""
+
+EpochMs = Annotated[int, Field(ge=0)]
+"""Milliseconds since 1970-01-01T00:00:00Z."""
+
+Micros = int
+"""Money in millionths of a US dollar."""
+
+
+class Frozen(BaseModel):
+    """A value: compared by content, never changed. Unknown fields are ignored when read."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Address(Frozen):
+    """Where a record stands on Kafka."""
+
+    topic: str
+    partition: Annotated[int, Field(ge=0)]
+    offset: Annotated[int, Field(ge=0)]
+
+    def __str__(self) -> str:
+        """Give `topic-partition-offset`, which is also the id derived for a record without one."""
+        return f"{self.topic}-{self.partition}-{self.offset}"
+
+
+class Usage(Frozen):
+    """Tokens that a model read and wrote, as its provider reports them."""
+
+    input_tokens: Annotated[int, Field(ge=0)] = 0
+    output_tokens: Annotated[int, Field(ge=0)] = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        """Add up two usages."""
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+        )
+
+
+class Reason(Frozen):
+    """Why something was refused or went wrong: a stable code for programs, words for people."""
+
+    code: str
+    message: str
+    retry_after_s: float | None = None
+
+
+class Event(Frozen):
+    """A record's value. Concerns one user of one tenant; `at_ms` is when it was made."""
+
+    schema_version: Annotated[int, Field(ge=1)] = SCHEMA_VERSION
+    tenant: TenantName = DEFAULT_TENANT
+    user_id: Identifier
+    at_ms: EpochMs = 0
+
+    title: ClassVar[str] = ""
+    """One line for the generated documents."""
+
+    @property
+    def event_id(self) -> str:
+        """The CloudEvents id: unique per source, the same whenever the event is made again."""
+        raise NotImplementedError
+
+    @property
+    def partition_key(self) -> str:
+        """What decides the home partition: the user, prefixed by a tenant that is not the default."""
+        return partition_key(self.tenant, self.user_id)
+
+    @property
+    def record_key(self) -> str:
+        """The key of the event's record; topics that are compacted by something finer override it."""
+        return self.partition_key
+
+
+def partition_key(tenant: str, user_id: str) -> str:
+    """Give the text whose murmur2 decides a user's home partition.
+
+    An upstream that keys its records by the plain user id is right for the default tenant.
+    """
+    return user_id if tenant == DEFAULT_TENANT else f"{tenant}/{user_id}"

@@ -1,0 +1,184 @@
+"""The errors of Millstream, one tree; an error's type alone decides what happens next.
+
+    MillstreamError
+    ├── Terminal                 the run ends now: trying again cannot help
+    │   ├── Rejected             refused before it started; ends as a `rejected` result
+    │   │   ├── Forbidden
+    │   │   ├── RateLimited      (retry_after_s)
+    │   │   ├── BudgetExceeded
+    │   │   ├── UnknownTemplate
+    │   │   └── InputTooLarge
+    │   ├── Expired              its deadline passed; ends as an `expired` result
+    │   ├── ModelUnavailable     no such model, package or key; says what to install or set
+    │   ├── InputTooLong         the conversation does not fit the model's context
+    │   └── CheckpointUnreadable the session's checkpoint cannot be opened
+    ├── Retryable                the same call may succeed later
+    │   ├── ModelFailed
+    │   └── AttemptTimedOut
+    ├── Poison                   a record that cannot be read; ends as a dead letter
+    │   ├── NullValue
+    │   ├── NotJson
+    │   ├── WrongShape
+    │   └── NewerSchema
+    ├── Misconfigured            a setting, policy or topic is wrong; says which and what to do
+    │   └── TopicDrift
+    ├── ServiceUnavailable       Kafka or Redis does not answer
+    └── LaneLost                 a lane was fenced, or a commit's outcome is unknown
+
+`code` is what goes on the wire: stable, lower snake case.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MillstreamError(Exception):
+    """Base of every error that Millstream raises on purpose."""
+
+    code: ClassVar[str] = "error"
+
+
+class Terminal(MillstreamError):
+    """The run ends now: the same input would fail in the same way."""
+
+    code = "failed"
+
+
+class Rejected(Terminal):
+    """Refused before the run started, by a middleware or by a check on the request itself."""
+
+    code = "rejected"
+
+
+class Forbidden(Rejected):
+    """The user may not do this."""
+
+    code = "forbidden"
+
+
+class RateLimited(Rejected):
+    """A limit on requests in a window of time is reached.
+
+    `retry_after_s` is the number of seconds after which the same request would be let through.
+    """
+
+    code = "rate_limited"
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class BudgetExceeded(Rejected):
+    """A cap on spend is reached, or the run's reservation does not fit under it."""
+
+    code = "budget_exceeded"
+
+
+class UnknownTemplate(Rejected):
+    """The request names an agent template that no worker has."""
+
+    code = "unknown_template"
+
+
+class InputTooLarge(Rejected):
+    """The request's input is longer than `input_bytes_max`."""
+
+    code = "input_too_large"
+
+
+class Expired(Terminal):
+    """The request's deadline passed before its run ended."""
+
+    code = "expired"
+
+
+class ModelUnavailable(Terminal):
+    """The model cannot be used here; the message says which package or key is missing."""
+
+    code = "model_unavailable"
+
+
+class InputTooLong(Terminal):
+    """The conversation has more tokens than the model's context."""
+
+    code = "input_too_long"
+
+
+class CheckpointUnreadable(Terminal):
+    """The session's committed checkpoint was found but cannot be opened."""
+
+    code = "checkpoint_unreadable"
+
+
+class Retryable(MillstreamError):
+    """The same call may succeed later."""
+
+    code = "retryable"
+
+
+class ModelFailed(Retryable):
+    """The model's provider answered with an error or broke off."""
+
+    code = "model_failed"
+
+
+class AttemptTimedOut(Retryable):
+    """An attempt took longer than its template allows."""
+
+    code = "attempt_timed_out"
+
+
+class Poison(MillstreamError):
+    """A record that cannot be read as an event of its topic."""
+
+    code = "poison"
+
+
+class NullValue(Poison):
+    """The record has no value (a tombstone), which this topic has no use for."""
+
+    code = "null_value"
+
+
+class NotJson(Poison):
+    """The record's value is not JSON in UTF-8."""
+
+    code = "not_json"
+
+
+class WrongShape(Poison):
+    """The record's value is JSON, but not of the shape of the topic's events."""
+
+    code = "wrong_shape"
+
+
+class NewerSchema(Poison):
+    """The record says it is of a schema version that this program does not know."""
+
+    code = "newer_schema"
+
+
+class Misconfigured(MillstreamError):
+    """A setting, policy or topic is wrong; the message says which, and what to do."""
+
+    code = "misconfigured"
+
+
+class TopicDrift(Misconfigured):
+    """A topic on the broker differs from the catalogue in a way that is not safe to work with."""
+
+    code = "topic_drift"
+
+
+class ServiceUnavailable(MillstreamError):
+    """Kafka or Redis does not answer at the address it was given."""
+
+    code = "service_unavailable"
+
+
+class LaneLost(MillstreamError):
+    """A lane was fenced by a newer owner, or the outcome of its commit is unknown."""
+
+    code = "lane_lost"

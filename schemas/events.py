@@ -1,0 +1,323 @@
+"""Every event on the wire, each a frozen model, all in one union discriminated by `type`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, TypeAdapter
+
+from schemas.base import Address, EpochMs, Event, Frozen, Identifier, Micros, Reason, Usage
+
+DEFAULT_TEMPLATE = "chat_agent"
+
+ResultStatus = Literal["completed", "failed", "rejected", "cancelled", "expired", "interrupted"]
+"""How a request can end; each accepted request ends in exactly one of these."""
+
+Metadata = Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=32)]
+"""Up to 32 strings that an upstream wants back with the result."""
+
+
+class AgentRequest(Event):
+    """A request to an agent.
+
+    `user_id` and `input` must be given. What is left out gets a default when the record is read:
+    `request_id` becomes `<topic>-<partition>-<offset>` of the record, `session_id` the request id
+    (a conversation of its own), `template` is `chat_agent`, `tenant` is `default`.
+    """
+
+    title: ClassVar[str] = "A request to an agent"
+
+    type: Literal["request"] = "request"
+    input: str
+    request_id: Identifier | None = None
+    session_id: Identifier | None = None
+    template: Identifier = DEFAULT_TEMPLATE
+    model: Identifier | None = None
+    deadline_ms: EpochMs | None = None
+    metadata: Metadata = Field(default_factory=dict)
+
+    @property
+    def event_id(self) -> str:
+        """The request id, empty while nobody has given one."""
+        return self.request_id or ""
+
+    def resolved(self, address: Address, at_ms: int) -> ResolvedRequest:
+        """Fill in what the upstream left out, from the record's own address and broker time."""
+        request_id = self.request_id or str(address)
+        given = self.model_dump(exclude={"type"})
+        given.update(
+            request_id=request_id,
+            session_id=self.session_id or request_id,
+            at_ms=at_ms,
+            source=address,
+        )
+        return ResolvedRequest.model_construct(**given)
+
+
+class ResolvedRequest(AgentRequest):
+    """A request as it is worked on: with its ids, the broker's time and where it first stood."""
+
+    request_id: Identifier
+    session_id: Identifier
+    source: Address
+
+
+class Origin(Frozen):
+    """Where and when a request first arrived, kept when it is put at its user's home partition."""
+
+    source: Address
+    at_ms: EpochMs
+
+
+class StageRequest(Event):
+    """A request that passed the layers before a cut in the chain, on its way to the next stage."""
+
+    title: ClassVar[str] = "A request between two stages of the chain"
+
+    type: Literal["stage"] = "stage"
+    stage: str
+    passed: tuple[str, ...]
+    request: ResolvedRequest
+    reserved_micros: Micros = 0
+
+    @property
+    def event_id(self) -> str:
+        """The request id and the stage it goes to."""
+        return f"{self.request.request_id}:{self.stage}"
+
+
+class RequestEvent(Event):
+    """An event that concerns one request of one session."""
+
+    request_id: Identifier
+    session_id: Identifier
+
+
+class AgentToken(RequestEvent):
+    """A piece of an answer as it is written.
+
+    (`request_id`, `attempt`, `seq`) name it; `seq` counts these records from 0 within an attempt,
+    without a gap. `tokens` is the number of model tokens in `text`. A higher attempt supersedes
+    the text of every lower one.
+    """
+
+    title: ClassVar[str] = "A piece of an answer as it is written"
+
+    type: Literal["token"] = "token"
+    attempt: Annotated[int, Field(ge=0)]
+    seq: Annotated[int, Field(ge=0)]
+    text: str
+    tokens: Annotated[int, Field(ge=0)] = 1
+
+    @property
+    def event_id(self) -> str:
+        """Request, attempt and sequence number."""
+        return f"{self.request_id}:{self.attempt}:{self.seq}"
+
+
+class AgentResult(RequestEvent):
+    """The one terminal result of a request.
+
+    `output` is the whole text of attempt `attempt`; `last_seq` the sequence number of its last
+    token record (-1: none) and `text_sha256` the hash of that text in UTF-8. Times are in
+    milliseconds since the epoch; `accepted_at_ms` is the broker's for the request.
+    """
+
+    title: ClassVar[str] = "The one terminal result of a request"
+
+    type: Literal["result"] = "result"
+    status: ResultStatus
+    output: str | None = None
+    structured: dict[str, Any] | None = None
+    reason: Reason | None = None
+    template: str = DEFAULT_TEMPLATE
+    template_version: str | None = None
+    model: str | None = None
+    attempt: int = 0
+    last_seq: int = -1
+    text_sha256: str | None = None
+    usage: Usage = Usage()
+    cost_micros: Micros = 0
+    source: Address
+    accepted_at_ms: EpochMs
+    started_at_ms: EpochMs | None = None
+    first_token_at_ms: EpochMs | None = None
+    metadata: Metadata = Field(default_factory=dict)
+
+    @property
+    def event_id(self) -> str:
+        """The request id: there is one result."""
+        return f"{self.request_id}:result"
+
+
+class Decision(RequestEvent):
+    """What the middleware decided on a request; `at_ms` is the broker's time of the request."""
+
+    title: ClassVar[str] = "What the middleware decided on a request"
+
+    type: Literal["decision"] = "decision"
+    admitted: bool
+    layer: str | None = None
+    reason: Reason | None = None
+    passed: tuple[str, ...] = ()
+    template: str = DEFAULT_TEMPLATE
+    reserved_micros: Micros = 0
+    generation: int
+    source: Address
+
+    @property
+    def event_id(self) -> str:
+        """The request id, and the layers asked: one decision per stage of the chain."""
+        return f"{self.request_id}:decision:{'+'.join(self.passed) or self.layer or ''}"
+
+
+class CostRecorded(RequestEvent):
+    """What one run spent on one model.
+
+    `price_digest` names the price table used; `estimated` says that the tokens were counted here
+    because the provider did not report them.
+    """
+
+    title: ClassVar[str] = "What a run spent on a model"
+
+    type: Literal["cost"] = "cost"
+    model: str
+    usage: Usage
+    cost_micros: Micros
+    price_digest: str
+    estimated: bool = False
+    template: str = DEFAULT_TEMPLATE
+    attempt: int = 0
+
+    @property
+    def event_id(self) -> str:
+        """Request, attempt and model."""
+        return f"{self.request_id}:{self.attempt}:cost:{self.model}"
+
+
+class CheckpointSaved(RequestEvent):
+    """The state of a session after a run: a LangGraph checkpoint.
+
+    `data` is the base64 of what `encoding` names. `turn` counts the session's runs from 1.
+    """
+
+    title: ClassVar[str] = "The state of a session after a run"
+
+    type: Literal["checkpoint"] = "checkpoint"
+    checkpoint_id: str
+    parent_id: str | None = None
+    turn: Annotated[int, Field(ge=1)] = 1
+    encoding: Literal["langgraph+msgpack"] = "langgraph+msgpack"
+    data: str
+
+    @property
+    def event_id(self) -> str:
+        """Session and checkpoint."""
+        return f"{self.session_id}:{self.checkpoint_id}"
+
+
+class SessionUpdated(RequestEvent):
+    """The head of a session: which checkpoint is its newest, and from which offset to look for it.
+
+    Kept compacted by session, so that a lane knows every session's newest committed checkpoint
+    whatever the length of the log.
+    """
+
+    title: ClassVar[str] = "The head of a session"
+
+    type: Literal["session"] = "session"
+    checkpoint_id: str
+    checkpoint_offset_min: Annotated[int, Field(ge=0)]
+    turn: Annotated[int, Field(ge=1)]
+    created_at_ms: EpochMs
+
+    @property
+    def event_id(self) -> str:
+        """Session and checkpoint."""
+        return f"{self.session_id}:{self.checkpoint_id}:head"
+
+    @property
+    def record_key(self) -> str:
+        """User and session; the separator cannot stand in either."""
+        return f"{self.partition_key}\x1f{self.session_id}"
+
+
+class LaneOpened(Event):
+    """A new owner of a partition. Its `generation` is one more than its predecessor's.
+
+    Every attempt of this owner is numbered from `generation * ATTEMPTS_PER_GENERATION`, so that a
+    later owner's attempts are the higher ones.
+    """
+
+    title: ClassVar[str] = "A worker took over a partition"
+
+    type: Literal["lane"] = "lane"
+    user_id: Identifier = "millstream"
+    stage: str
+    partition: int
+    generation: Annotated[int, Field(ge=1)]
+    worker: str
+
+    @property
+    def event_id(self) -> str:
+        """Stage, partition and generation."""
+        return f"{self.stage}:{self.partition}:{self.generation}"
+
+    @property
+    def record_key(self) -> str:
+        """The stage: the record's partition is the lane's own."""
+        return self.stage
+
+
+ATTEMPTS_PER_GENERATION = 1000
+
+
+class DeadLetter(Event):
+    """A record that could not be read, whole: bytes are in base64, `None` where there was none."""
+
+    title: ClassVar[str] = "A record that could not be read"
+
+    type: Literal["dead_letter"] = "dead_letter"
+    user_id: Identifier = "unknown"
+    reason: Reason
+    source: Address
+    source_at_ms: EpochMs
+    key: str | None
+    value: str | None
+    headers: tuple[tuple[str, str | None], ...] = ()
+
+    @property
+    def event_id(self) -> str:
+        """The address of the original."""
+        return f"{self.source}:dead"
+
+
+AnyEvent = Annotated[
+    AgentRequest
+    | StageRequest
+    | AgentToken
+    | AgentResult
+    | Decision
+    | CostRecorded
+    | CheckpointSaved
+    | SessionUpdated
+    | LaneOpened
+    | DeadLetter,
+    Field(discriminator="type"),
+]
+
+EVENT_TYPES: tuple[type[Event], ...] = (
+    AgentRequest,
+    StageRequest,
+    AgentToken,
+    AgentResult,
+    Decision,
+    CostRecorded,
+    CheckpointSaved,
+    SessionUpdated,
+    LaneOpened,
+    DeadLetter,
+)
+
+any_event: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)
+"""Reads any event by its `type`."""

@@ -1,0 +1,20 @@
+"""The callables that packages hand to each other, each named once."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from schemas.base import Event
+from schemas.events import AgentToken, CheckpointSaved
+
+EmitToken = Callable[[AgentToken], Awaitable[None]]
+"""Takes a piece of an answer; returns once it may be forgotten, waits while the broker is slow."""
+
+LoadCheckpoint = Callable[[], Awaitable[CheckpointSaved | None]]
+"""Gives the newest committed checkpoint of the run's session, `None` for a new session."""
+
+Publish = Callable[[Event], Awaitable[None]]
+"""Takes an event; returns once Kafka has acknowledged its record."""
+
+ClockMs = Callable[[], int]
+"""Gives the wall clock in milliseconds since the epoch."""

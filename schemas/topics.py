@@ -1,0 +1,127 @@
+"""The topic catalogue: every topic's name, events, key, partitions, retention and cleanup policy.
+
+Topics are per user (`PER_USER`: all have the same number of partitions, and a user's records stand
+at the user's home partition in each) or per lane (`PER_LANE`: as many partitions, the record's
+partition is the lane's).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from schemas.base import Event
+from schemas.events import (
+    AgentRequest,
+    AgentResult,
+    AgentToken,
+    CheckpointSaved,
+    CostRecorded,
+    DeadLetter,
+    Decision,
+    LaneOpened,
+    SessionUpdated,
+    StageRequest,
+)
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
+Placement = Literal["per_user", "per_lane"]
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """One topic of the catalogue.
+
+    `name` is without the namespace. `retention_ms` is `None` for a compacted topic.
+    `key` says in words what the records' key is.
+    """
+
+    name: str
+    event: type[Event]
+    key: str
+    about: str
+    retention_ms: int | None
+    placement: Placement = "per_user"
+    public: bool = True
+
+    @property
+    def compacted(self) -> bool:
+        """Whether the broker keeps the newest record of each key instead of a span of time."""
+        return self.retention_ms is None
+
+    def configs(self) -> dict[str, str]:
+        """Give the topic's configuration as Kafka names it.
+
+        The broker's clock stamps every record: time that decides is never a client's.
+        """
+        cleanup = (
+            {"cleanup.policy": "compact"}
+            if self.retention_ms is None
+            else {"cleanup.policy": "delete", "retention.ms": str(self.retention_ms)}
+        )
+        return {**cleanup, "message.timestamp.type": "LogAppendTime"}
+
+
+REQUESTS = TopicSpec(
+    "requests",
+    AgentRequest,
+    "user id (any other key is put right)",
+    "What upstream systems ask of agents",
+    7 * DAY_MS,
+)
+TOKENS = TopicSpec(
+    "tokens", AgentToken, "user", "Answers as they are written, attempt by attempt", DAY_MS
+)
+RESULTS = TopicSpec("results", AgentResult, "user", "One terminal result per request", 7 * DAY_MS)
+DECISIONS = TopicSpec(
+    "decisions", Decision, "user", "What the middleware decided, and why", 7 * DAY_MS
+)
+COSTS = TopicSpec("costs", CostRecorded, "user", "What each run spent", 30 * DAY_MS)
+CHECKPOINTS = TopicSpec(
+    "checkpoints", CheckpointSaved, "user", "Session states after each run", 30 * DAY_MS
+)
+SESSIONS = TopicSpec(
+    "sessions", SessionUpdated, "user and session", "The head of each session", None
+)
+LANES = TopicSpec(
+    "lanes", LaneOpened, "stage", "Who owns each partition", None, placement="per_lane"
+)
+DEAD_LETTERS = TopicSpec(
+    "dead-letters",
+    DeadLetter,
+    "key of the original record",
+    "Records that could not be read, whole, with the reason",
+    30 * DAY_MS,
+    placement="per_lane",
+)
+
+BASE_TOPICS: tuple[TopicSpec, ...] = (
+    REQUESTS,
+    TOKENS,
+    RESULTS,
+    DECISIONS,
+    COSTS,
+    CHECKPOINTS,
+    SESSIONS,
+    LANES,
+    DEAD_LETTERS,
+)
+
+
+def stage_topic(first_layer: str) -> TopicSpec:
+    """Give the topic that joins a stage, which begins with `first_layer`, to the one before it."""
+    return TopicSpec(
+        f"stage-{first_layer}",
+        StageRequest,
+        "user",
+        f"Requests on their way to the stage that begins with {first_layer}",
+        DAY_MS,
+        public=False,
+    )
+
+
+def catalogue(chain_cuts: tuple[str, ...] = ()) -> tuple[TopicSpec, ...]:
+    """Give all topics of a deployment whose chain is cut before each layer in `chain_cuts`."""
+    return BASE_TOPICS + tuple(stage_topic(layer) for layer in chain_cuts)

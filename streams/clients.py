@@ -1,0 +1,56 @@
+"""aiokafka clients, built from the settings in one place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+
+RECORD_BYTES_MAX = 1_000_000
+"""Largest record that is written; below the broker's default `message.max.bytes` of 1,048,588."""
+
+_FETCH_WAIT_MS = 100
+_METADATA_MAX_AGE_MS = 30_000
+
+
+def idempotent_producer(settings: Settings) -> AIOKafkaProducer:
+    """Build a producer whose sends are acknowledged by all in-sync replicas and never doubled."""
+    return AIOKafkaProducer(
+        bootstrap_servers=settings.kafka,
+        enable_idempotence=True,
+        max_request_size=RECORD_BYTES_MAX + 4096,
+        metadata_max_age_ms=_METADATA_MAX_AGE_MS,
+    )
+
+
+def transactional_producer(settings: Settings, transactional_id: str) -> AIOKafkaProducer:
+    """Build a producer of transactions; starting it fences every earlier one of the same id."""
+    return AIOKafkaProducer(
+        bootstrap_servers=settings.kafka,
+        transactional_id=transactional_id,
+        transaction_timeout_ms=int(settings.commit_timeout_s * 2000),
+        max_request_size=RECORD_BYTES_MAX + 4096,
+        metadata_max_age_ms=_METADATA_MAX_AGE_MS,
+    )
+
+
+def committed_consumer(settings: Settings) -> AIOKafkaConsumer:
+    """Build a consumer without a group that sees committed records only; assign it by hand."""
+    return AIOKafkaConsumer(
+        bootstrap_servers=settings.kafka,
+        group_id=None,
+        enable_auto_commit=False,
+        isolation_level="read_committed",
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=_FETCH_WAIT_MS,
+        metadata_max_age_ms=_METADATA_MAX_AGE_MS,
+    )
+
+
+def admin_client(settings: Settings) -> AIOKafkaAdminClient:
+    """Build an administration client."""
+    return AIOKafkaAdminClient(bootstrap_servers=settings.kafka)

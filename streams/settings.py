@@ -1,0 +1,82 @@
+"""Every setting, typed, from environment variables that begin with `MILLSTREAM_`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from schemas.errors import Misconfigured
+
+Role = Literal["lanes", "views"]
+
+
+class Settings(BaseSettings):
+    """The settings of one process. Names in the environment: `MILLSTREAM_` and the field's name."""
+
+    model_config = SettingsConfigDict(env_prefix="MILLSTREAM_", frozen=True, extra="forbid")
+
+    kafka: str = "127.0.0.1:9092"
+    """Bootstrap servers, `host:port`, comma-separated."""
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    namespace: Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$")] = "millstream"
+    """Prefix of every topic, consumer group, transactional id and Redis key."""
+    data_dir: Path = Path(".millstream/data")
+    """Where a worker keeps what it can lose (Faust's own state)."""
+
+    partitions: Annotated[int, Field(ge=1, le=1024)] = 4
+    """Partitions of every per-user topic."""
+    replication: Annotated[int, Field(ge=1, le=9)] | None = None
+    """Replicas of every topic; none given: three, or as many as there are brokers."""
+
+    policy_file: Path | None = None
+    """Permissions, limits, caps and prices, in YAML; none given: everybody may do everything."""
+    chain_cuts: tuple[str, ...] = ()
+    """Layers before which the chain is cut into a stage of its own, e.g. `["executor"]`."""
+    input_bytes_max: Annotated[int, Field(ge=1, le=900_000)] = 262_144
+    """Longest input of a request, in bytes of UTF-8."""
+    default_model: str = "local"
+    """The model of templates that name none: `local`, `scripted` or `provider:name`."""
+
+    runs_in_flight_max: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    """Records that one lane holds at once, running or waiting for their session."""
+    transactional_producers: Annotated[int, Field(ge=1, le=8)] = 3
+    """Producers in rotation per lane. Fixed per deployment: shrinking it leaves one unfenced."""
+    commit_records_max: Annotated[int, Field(ge=1, le=10_000)] = 500
+    """Most records in one transaction."""
+    commit_timeout_s: Annotated[float, Field(gt=0, le=300)] = 30.0
+    """A commit that takes longer has an unknown outcome: the lane is dropped."""
+    dedup_window_s: Annotated[int, Field(ge=60, le=7 * 86_400)] = 86_400
+    """How long a request id is remembered: within it, the same id gives the same one result."""
+    session_timeout_s: Annotated[float, Field(ge=3, le=300)] = 15.0
+    """A worker that sends no heartbeat for so long loses its partitions."""
+    token_coalesce_s: Annotated[float, Field(ge=0, le=1)] = 0.025
+    """After the first one, tokens are gathered for so long into one record."""
+
+    metrics_host: str = "127.0.0.1"
+    metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    """Port of `/metrics` and `/health`; 0: a free one, told at start."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
+
+    def topic(self, name: str) -> str:
+        """Give the physical name of a catalogue topic."""
+        return f"{self.namespace}.{name}"
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the settings; `overrides` win over the environment.
+
+    Raises `Misconfigured` that names each wrong variable, its value and what it should be.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = [
+            f"MILLSTREAM_{'.'.join(str(part) for part in problem['loc']).upper()}: "
+            f"{problem['msg']} (it is {problem['input']!r})"
+            for problem in error.errors()
+        ]
+        raise Misconfigured("; ".join(lines)) from error
