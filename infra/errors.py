@@ -1,0 +1,60 @@
+"""What can go wrong in the launcher, as one tree.
+
+    InfraError
+    ├── LockFileInvalid     the committed list of jars cannot be read
+    ├── JarMismatch         a jar's bytes are not the pinned ones
+    ├── DownloadFailed      a jar could not be fetched
+    ├── DataInUse           another launcher holds the data folder
+    ├── DataMismatch        the data folder was made for something else
+    ├── NoFreePort          no port could be found on 127.0.0.1
+    ├── ServiceDied         a process ended that should be running
+    └── NotReady            a service did not answer in time
+"""
+
+__all__ = [
+    "DataInUse",
+    "DataMismatch",
+    "DownloadFailed",
+    "InfraError",
+    "JarMismatch",
+    "LockFileInvalid",
+    "NoFreePort",
+    "NotReady",
+    "ServiceDied",
+]
+
+
+class InfraError(Exception):
+    """Any failure the launcher can explain; its text tells a person what to do."""
+
+
+class LockFileInvalid(InfraError):
+    """The committed list of jars is missing or a line of it is malformed."""
+
+
+class JarMismatch(InfraError):
+    """A jar was fetched whose sha256 is not the pinned one; it is not used."""
+
+
+class DownloadFailed(InfraError):
+    """A jar could not be fetched."""
+
+
+class DataInUse(InfraError):
+    """Another launcher holds the data folder."""
+
+
+class DataMismatch(InfraError):
+    """The data folder was made for another number of brokers, or its state cannot be read."""
+
+
+class NoFreePort(InfraError):
+    """No port could be found on 127.0.0.1."""
+
+
+class ServiceDied(InfraError):
+    """A process ended that should be running; the text holds the end of its log."""
+
+
+class NotReady(InfraError):
+    """A service did not answer within its limit."""
