@@ -1,0 +1,67 @@
+"""Fixtures of all tests: one Kafka and one Redis per session, fresh settings per test."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streams.settings import Settings
+from tests.services import Services, running_services
+
+_ENVIRONMENT = pytest.StashKey[dict[str, str]]()
+_SERVICES = pytest.StashKey[Services]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Take Millstream's variables out of the environment: no test depends on who runs it."""
+    environment = os.environ  # noqa: TID251  the root of the test run
+    taken = {name: at for name, at in environment.items() if name.startswith("MILLSTREAM_")}
+    config.stash[_ENVIRONMENT] = taken
+    for name in taken:
+        del environment[name]
+    config.add_cleanup(lambda: environment.update(taken))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell which services the tests ran on."""
+    services = terminalreporter.config.stash.get(_SERVICES, None)
+    if services is not None:
+        terminalreporter.write_line(f"services: {'; '.join(services.told)}")
+
+
+@pytest.fixture(scope="session")
+def services(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Services]:
+    """One real Kafka and one real Redis, shared by the session: each test has its namespace."""
+    data = tmp_path_factory.mktemp("services")
+    with running_services(request.config.stash[_ENVIRONMENT], data) as running:
+        request.config.stash[_SERVICES] = running
+        yield running
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(services: Services) -> str:
+    """Address of the session's Kafka, as `host:port[,host:port]`."""
+    return services.kafka
+
+
+@pytest.fixture(scope="session")
+def redis_url(services: Services) -> str:
+    """URL of the session's Redis."""
+    return services.redis_url
+
+
+@pytest.fixture
+def settings(kafka_bootstrap: str, redis_url: str, tmp_path: Path) -> Settings:
+    """Settings of a deployment of its own: fresh topics (not created yet), groups and keys."""
+    return Settings(
+        kafka=kafka_bootstrap,
+        redis_url=redis_url,
+        namespace=f"t-{secrets.token_hex(6)}",
+        data_dir=tmp_path,
+    )

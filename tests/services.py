@@ -1,0 +1,86 @@
+"""Which Kafka and Redis the tests run on: named by the environment, in Docker, or launched here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from tests.containers import NoContainer, engine_version, kafka_container, redis_container
+from tests.launcher import launched
+from tests.probes import kafka_answers, redis_answers
+
+KAFKA_VARIABLE = "MILLSTREAM_KAFKA"
+REDIS_VARIABLE = "MILLSTREAM_REDIS_URL"
+
+_NAMED_TIMEOUT_S = 20.0
+_CONTAINER_TIMEOUT_S = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Where Kafka and Redis answer, and in words how each was come by."""
+
+    kafka: str
+    redis_url: str
+    told: tuple[str, ...]
+
+
+@contextmanager
+def running_services(environment: Mapping[str, str], data: Path) -> Iterator[Services]:
+    """Give services that answer, and stop what was started for it.
+
+    `environment` holds the `MILLSTREAM_` variables of the run; an empty one counts as unset.
+    """
+    with ExitStack() as started:
+        told: list[str] = []
+        found = {name: environment.get(name, "") for name in (KAFKA_VARIABLE, REDIS_VARIABLE)}
+        for name, address in found.items():
+            if address:
+                _ANSWERS[name](address, timeout_s=_NAMED_TIMEOUT_S)
+                told.append(f"{address} (named by {name})")
+        if not all(found.values()):
+            found |= _in_docker([name for name, at in found.items() if not at], started, told)
+        if not all(found.values()):
+            ready = started.enter_context(launched(data, {**environment, **found}))
+            for name, field in ((KAFKA_VARIABLE, "kafka"), (REDIS_VARIABLE, "redis_url")):
+                if not found[name]:
+                    found[name] = ready[field]
+                    told.append(f"{ready[field]} (dev launcher)")
+        yield Services(found[KAFKA_VARIABLE], found[REDIS_VARIABLE], tuple(told))
+
+
+_CONTAINERS: dict[str, Callable[[], AbstractContextManager[str]]] = {
+    KAFKA_VARIABLE: kafka_container,
+    REDIS_VARIABLE: redis_container,
+}
+_ANSWERS: dict[str, Callable[..., None]] = {
+    KAFKA_VARIABLE: kafka_answers,
+    REDIS_VARIABLE: redis_answers,
+}
+
+
+def _in_docker(wanted: list[str], started: ExitStack, told: list[str]) -> dict[str, str]:
+    """Start each wanted service in Docker, so far as that can be had; the rest is left out."""
+    found: dict[str, str] = {}
+    try:
+        version = engine_version()
+    except NoContainer as why:
+        told.append(str(why))
+        return found
+    for name in wanted:
+        with ExitStack() as attempt:
+            try:
+                address = attempt.enter_context(_CONTAINERS[name]())
+                _ANSWERS[name](address, timeout_s=_CONTAINER_TIMEOUT_S)
+            except (NoContainer, KafkaException, RedisConnectionError) as why:
+                told.append(f"Docker {version}: {why}")
+            else:
+                found[name] = address
+                told.append(f"{address} (Docker {version})")
+                started.push(attempt.pop_all())
+    return found
