@@ -1,14 +1,14 @@
 """What can go wrong in the launcher, as one tree.
 
-    InfraError
-    ├── LockFileInvalid     the committed list of jars cannot be read
-    ├── JarMismatch         a jar's bytes are not the pinned ones
-    ├── DownloadFailed      a jar could not be fetched
-    ├── DataInUse           another launcher holds the data folder
-    ├── DataMismatch        the data folder was made for something else
-    ├── NoFreePort          no port could be found on 127.0.0.1
-    ├── ServiceDied         a process ended that should be running
-    └── NotReady            a service did not answer in time
+InfraError
+├── LockFileInvalid     the committed list of jars cannot be read
+├── JarMismatch         a jar's bytes are not the pinned ones
+├── DownloadFailed      a jar could not be fetched
+├── DataInUse           another launcher holds the data folder
+├── DataMismatch        the data folder was made for something else
+├── NoFreePort          no port could be found on 127.0.0.1
+├── ServiceDied         a process ended that should be running
+└── NotReady            a service did not answer in time
 """
 
 __all__ = [

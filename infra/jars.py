@@ -24,7 +24,9 @@ __all__ = [
 ]
 
 _LINE = re.compile(
-    r"(?P<sha256>[0-9a-f]{64})  (?P<coordinate>[^\s:/]+:[^\s:/]+:[^\s:/]+)  (?P<filename>[^\s/]+\.jar)"
+    r"(?P<sha256>[0-9a-f]{64})"
+    r"  (?P<coordinate>[^\s:/]+:[^\s:/]+:[^\s:/]+)"
+    r"  (?P<filename>[^\s/]+\.jar)"
 )
 _HEADER = (
     "# The jars of the dev launcher's Kafka. Written by `python -m infra lock-jars`.\n"
@@ -100,8 +102,7 @@ def missing(jars: Iterable[Jar], cache: Path) -> tuple[Jar, ...]:
     return tuple(
         jar
         for jar in jars
-        if not (folder / jar.filename).is_file()
-        or sha256_of(folder / jar.filename) != jar.sha256
+        if not (folder / jar.filename).is_file() or sha256_of(folder / jar.filename) != jar.sha256
     )
 
 

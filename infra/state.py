@@ -1,0 +1,90 @@
+"""What a data folder remembers between starts: `launcher.json`.
+
+{"version": 1, "cluster_id": "…22 characters…", "brokers": 1, "ports": {"redis": 17001, …}}
+"""
+
+import json
+import os
+import secrets
+from base64 import urlsafe_b64encode
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from infra.errors import DataMismatch
+from infra.ports import choose_ports
+
+__all__ = ["LauncherState", "write_whole"]
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LauncherState:
+    """`brokers` is fixed by the first start; `ports` are by service name, of the last start."""
+
+    cluster_id: str
+    brokers: int
+    ports: dict[str, int] = field(default_factory=dict)
+    version: int = _VERSION
+
+    @classmethod
+    def load(cls, data: Path, brokers: int | None) -> "LauncherState":
+        """Read a folder's state, or begin one with `brokers` (1 if None).
+
+        Raises `DataMismatch` if the folder holds a cluster of another size or cannot be read.
+        """
+        path = _path(data)
+        if not path.exists():
+            return cls(cluster_id=_new_cluster_id(), brokers=brokers or 1)
+        state = _parse(path)
+        if brokers not in {None, state.brokers}:
+            message = (
+                f"{data} holds a cluster of {state.brokers}, not of {brokers}: "
+                "name another folder with --data, or remove this one with `make clean`"
+            )
+            raise DataMismatch(message)
+        return state
+
+    def with_ports(self, names: tuple[str, ...]) -> "LauncherState":
+        """Give each name a port that is free now, keeping the others as they were."""
+        return replace(self, ports={**self.ports, **choose_ports(names, self.ports)})
+
+    def save(self, data: Path) -> None:
+        """Write it; a crash leaves the old or the new one, never half."""
+        write_whole(_path(data), json.dumps(asdict(self), indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a small file so that a reader sees the old text or the new, never a part."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _path(data: Path) -> Path:
+    return data / "launcher.json"
+
+
+def _parse(path: Path) -> LauncherState:
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        state = LauncherState(**raw)
+    except (ValueError, TypeError) as error:
+        message = f"{path} cannot be read ({error}): remove the folder with `make clean`"
+        raise DataMismatch(message) from error
+    if state.version != _VERSION:
+        message = f"{path} is of version {state.version}, this launcher reads {_VERSION}"
+        raise DataMismatch(message)
+    return state
+
+
+def _new_cluster_id() -> str:
+    """Kafka's form: 16 random bytes, URL-safe base64 unpadded, never a leading '-' (an option)."""
+    while True:
+        text = urlsafe_b64encode(secrets.token_bytes(16)).decode().rstrip("=")
+        if not text.startswith("-"):
+            return text

@@ -1,0 +1,92 @@
+"""The foreground life of `python -m infra up`: start, say how to connect, watch, stop.
+
+Ends on SIGINT or SIGTERM, on the end of standard input if asked to, or when a service dies. A
+second signal while it stops kills what is left.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from rich.console import Console
+
+from infra.hold import hold
+from infra.launcher import Endpoints, Launcher
+from infra.paths import ExternalServices
+from infra.redis import without_password
+from infra.waiting import first
+
+__all__ = ["run"]
+
+
+async def run(
+    data: Path, brokers: int | None, *, as_json: bool, until_eof: bool, console: Console
+) -> None:
+    """Run until told to stop; raises `InfraError` for a failed start or a service that died."""
+    stop = _StopRequests(until_eof=until_eof)
+    with hold(data):
+        launcher = Launcher(data, brokers, ExternalServices.from_environment(), console)
+        try:
+            await first(_serve(launcher, as_json=as_json, console=console), stop.wait())
+        finally:
+            if launcher.started:
+                console.print("stopping …")
+            await first(launcher.stop(), _kill_if_asked_again(launcher, stop))
+            if launcher.started:
+                console.print("stopped")
+
+
+async def _serve(launcher: Launcher, *, as_json: bool, console: Console) -> None:
+    endpoints = await launcher.start()
+    _announce(endpoints, as_json=as_json, console=console)
+    raise await launcher.wait_death()
+
+
+async def _kill_if_asked_again(launcher: Launcher, stop: "_StopRequests") -> None:
+    await stop.wait_again()
+    await launcher.kill()
+
+
+def _announce(endpoints: Endpoints, *, as_json: bool, console: Console) -> None:
+    console.print(
+        f"ready in {endpoints.seconds:.1f} s · Ctrl-C stops it\n"
+        f"  Kafka  {endpoints.kafka}\n  Redis  {without_password(endpoints.redis_url)}\n"
+        f"  data   {endpoints.data}"
+    )
+    # A program that reads our output gets the line without asking; a person only on request.
+    if as_json or not sys.stdout.isatty():
+        print(endpoints.to_json(), flush=True)  # noqa: T201  this is the command's output
+
+
+class _StopRequests:
+    """Counts the wishes to stop: signals, and the end of standard input."""
+
+    def __init__(self, *, until_eof: bool) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._once = asyncio.Event()
+        self._again = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.add_signal_handler(number, self._signalled)
+        if until_eof:
+            # A thread, since the event loop cannot watch every kind of standard input (a file);
+            # a daemon, since its read cannot be interrupted.
+            threading.Thread(target=self._read_to_end, daemon=True).start()
+
+    async def wait(self) -> None:
+        """Wait for the first wish."""
+        await self._once.wait()
+
+    async def wait_again(self) -> None:
+        """Wait for a signal after the first wish."""
+        await self._again.wait()
+
+    def _signalled(self) -> None:
+        (self._again if self._once.is_set() else self._once).set()
+
+    def _read_to_end(self) -> None:
+        while os.read(0, 4096):
+            pass
+        self._loop.call_soon_threadsafe(self._once.set)
