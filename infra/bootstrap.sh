@@ -1,0 +1,138 @@
+#!/bin/sh
+# Sets the checkout up: uv, then .venv from requirements.lock, then Kafka's jars.
+#
+#   infra/bootstrap.sh        do what is missing; needs no network, and no time, when nothing is
+#   infra/bootstrap.sh lock   resolve requirements.lock anew from pyproject.toml
+#
+# Needs Python 3.11 to 3.13 and nothing else. All it writes is .tools, .venv and .millstream/cache.
+set -eu
+
+cd "$(dirname "$0")/.."
+checkout=$(pwd)
+cache=${MILLSTREAM_CACHE:-$checkout/.millstream/cache}
+lock_sha=$(sha256sum requirements.lock | cut -c1-16)
+stamp=.venv/.stamp-$lock_sha
+
+say() { printf '%s\n' "$*" >&2; }
+fail() {
+    say "error: $*"
+    exit 1
+}
+
+suitable() {
+    "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null
+}
+
+find_python() {
+    for name in ${PYTHON:-} python3 python3.13 python3.12 python3.11; do
+        if command -v "$name" >/dev/null && suitable "$name"; then
+            command -v "$name"
+            return
+        fi
+    done
+    fail "no Python of 3.11 to 3.13 found (tried python3, python3.13, python3.12, python3.11)." \
+        "Install one (Debian, Ubuntu: python3), or name it: make setup PYTHON=/path/to/python"
+}
+
+# uv of the pinned version: in a venv of its own; where Debian's Python cannot make one with pip
+# in it, in a plain folder; else whatever uv the machine has.
+find_uv() {
+    for uv in .tools/bin/uv .tools/plain/bin/uv; do
+        if [ -e ".tools/.uv-$uv_sha" ] && [ -x "$uv" ]; then
+            printf '%s\n' "$checkout/$uv"
+            return
+        fi
+    done
+    say "installing uv into .tools"
+    rm -rf .tools/bin .tools/lib .tools/lib64 .tools/plain
+    if "$python" -m venv .tools >/dev/null 2>&1; then
+        .tools/bin/python -m pip --disable-pip-version-check install --require-hashes \
+            -r infra/uv-requirements.txt >&2 || fail "pip could not install uv: see above"
+        uv=.tools/bin/uv
+    elif "$python" -m pip --version >/dev/null 2>&1; then
+        "$python" -m pip --disable-pip-version-check install --require-hashes \
+            --target .tools/plain -r infra/uv-requirements.txt >&2 ||
+            fail "pip could not install uv: see above"
+        uv=.tools/plain/bin/uv
+    elif command -v uv >/dev/null; then
+        command -v uv
+        return
+    else
+        fail "$python has neither venv nor pip." \
+            "Install one of them (Debian, Ubuntu: apt install python3-venv), or uv itself"
+    fi
+    : >".tools/.uv-$uv_sha"
+    printf '%s\n' "$checkout/$uv"
+}
+
+# The value pip uses for a setting, from its environment or its files.
+pip_setting() {
+    printf '%s\n' "$pip_config" |
+        sed -n "s/^\(global\|install\|:env:\)\.$1='\(.*\)'\$/\2/p" | tail -n 1
+}
+
+# uv does not read pip's settings: whoever reaches packages through a mirror set it there.
+export_settings() {
+    pip_python=$python
+    [ ! -x .tools/bin/python ] || pip_python=.tools/bin/python
+    pip_config=$("$pip_python" -m pip config list 2>/dev/null || :)
+    index=$(pip_setting index-url)
+    [ -z "$index" ] || export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$index}"
+    more=$(pip_setting extra-index-url)
+    [ -z "$more" ] || export UV_INDEX="${UV_INDEX:-$more}"
+    certificates=$(pip_setting cert)
+    [ -z "$certificates" ] || export SSL_CERT_FILE="${SSL_CERT_FILE:-$certificates}"
+    # On the file system of .venv, which is linked to it and so takes no room of its own.
+    export UV_CACHE_DIR="${UV_CACHE_DIR:-$cache/uv}"
+    export UV_PYTHON_DOWNLOADS=never UV_NO_CONFIG=1
+}
+
+prepare_uv() {
+    uv_sha=$(sha256sum infra/uv-requirements.txt | cut -c1-16)
+    python=$(find_python)
+    mkdir -p .tools
+    uv=$(find_uv)
+    export_settings
+}
+
+# The stamp holds the checkout's path: a moved or copied .venv names the old one in its scripts.
+ready() {
+    [ -e "$stamp" ] && [ "$(cat "$stamp")" = "$checkout" ] && suitable .venv/bin/python
+}
+
+# Take turns: `make demo` and `make test` may both find an empty checkout.
+take_turn() {
+    mkdir -p .tools
+    exec 9>.tools/turn
+    if command -v flock >/dev/null; then
+        flock 9
+    fi
+}
+
+build_venv() {
+    prepare_uv
+    rm -f .venv/.stamp-*
+    say "building .venv with $("$python" --version)"
+    "$uv" venv --quiet --clear --python "$python" .venv
+    "$uv" pip sync --python .venv/bin/python --require-hashes requirements.lock
+    printf '%s\n' "$checkout" >"$stamp"
+}
+
+case ${1:-setup} in
+setup)
+    if ! ready; then
+        take_turn
+        ready || build_venv
+        exec 9>&-
+    fi
+    exec .venv/bin/python -m infra fetch
+    ;;
+lock)
+    prepare_uv
+    "$uv" pip compile pyproject.toml --group dev --universal --generate-hashes \
+        -o requirements.lock
+    ;;
+*)
+    fail "usage: $0 [setup|lock]"
+    ;;
+esac
