@@ -1,7 +1,7 @@
 # From a clean clone each target does its own set-up; `make` alone lists them.
 # ARGS is handed to the program a target runs: make test ARGS="-k lane"
 
-PYTHON_IN = .venv/bin/python
+VENV_PYTHON = .venv/bin/python
 ARGS =
 
 .DEFAULT_GOAL := help
@@ -14,32 +14,32 @@ setup: ## install everything into this folder (uv, .venv, Kafka's jars)
 	@sh infra/bootstrap.sh
 
 demo: setup ## watch Kafka, Redis and a small model answer requests
-	@$(PYTHON_IN) -m gateway demo $(ARGS)
+	@$(VENV_PYTHON) -m gateway demo $(ARGS)
 
 test: setup ## run every test, on real Kafka and Redis
-	$(PYTHON_IN) -m pytest $(ARGS)
+	$(VENV_PYTHON) -m pytest $(ARGS)
 
 check: setup ## format, lint, types, layers, published schemas, unit tests
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
-	$(PYTHON_IN) -m mypy
+	$(VENV_PYTHON) -m mypy
 	.venv/bin/lint-imports
-	$(PYTHON_IN) -m schemas check
-	$(PYTHON_IN) -m pytest tests/unit $(ARGS)
+	$(VENV_PYTHON) -m schemas check
+	$(VENV_PYTHON) -m pytest tests/unit $(ARGS)
 
 chaos: setup ## run the fault tests, which start three brokers
-	$(PYTHON_IN) -m pytest -m cluster $(ARGS)
+	$(VENV_PYTHON) -m pytest -m cluster $(ARGS)
 
 bench: setup ## measure raw aiokafka and the whole path, side by side
-	$(PYTHON_IN) -m benchmarks $(ARGS)
+	$(VENV_PYTHON) -m benchmarks $(ARGS)
 
 lock: setup ## resolve requirements.lock and Kafka's jars anew
 	sh infra/bootstrap.sh lock
-	$(PYTHON_IN) -m infra lock-jars
+	$(VENV_PYTHON) -m infra lock-jars
 
 # Without .venv nothing can run on the data, and nothing could tell.
 clean: ## delete the data of Kafka and Redis, unless they are running
-	@if [ -x $(PYTHON_IN) ]; then $(PYTHON_IN) -m infra clean; else rm -rf .millstream/data; fi
+	@if [ -x $(VENV_PYTHON) ]; then $(VENV_PYTHON) -m infra clean; else rm -rf .millstream/data; fi
 
 distclean: clean ## delete all that was installed and downloaded too
 	rm -rf .venv .tools .millstream
