@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agents.local_call import Call, Deliver, Event, Finished
 from agents.local_weights import find_weights
-from schemas.errors import InputTooLong, ModelFailed, ModelUnavailable, Terminal
+from schemas.errors import ModelFailed, ModelUnavailable, Terminal
 
-__all__ = ["EngineSettings", "Finished", "LocalEngine", "Piece", "shared_engine"]
+__all__ = ["EngineSettings", "LocalEngine", "shared_engine"]
 
-_HTTP_SERVER_ERROR = 500
 _LOG_NOTHING = -1
 
 
@@ -40,27 +40,6 @@ class EngineSettings:
     calls_open_max: int = 64
     # A call can be stopped between two batches of its prompt, here every 0.6 s on one thread.
     prompt_batch_tokens: int = 128
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Some text of the answer: as a rule one token."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The end of an answer; tokens as the engine counts them, its chat template included."""
-
-    reason: str
-    input_tokens: int
-    input_tokens_cached: int
-    output_tokens: int
-
-
-Event = Piece | Finished
-Deliver = Callable[[Event | BaseException], object]
 
 
 class LocalEngine:
@@ -81,7 +60,7 @@ class LocalEngine:
         # Not daemonic: a daemon thread that returns into Python at exit brings the process down.
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="local-model")
         self._server: Any = None
-        self._open: set[_Call] = set()
+        self._open: set[Call] = set()
         self._open_lock = threading.Lock()
 
     async def warm_up(self) -> None:
@@ -138,8 +117,8 @@ class LocalEngine:
         self._worker.shutdown(wait=True, cancel_futures=True)
         self._server = None
 
-    def _start(self, request: Mapping[str, Any], deliver: Deliver) -> _Call:
-        call = _Call(deliver)
+    def _start(self, request: Mapping[str, Any], deliver: Deliver) -> Call:
+        call = Call(deliver)
         with self._open_lock:
             if len(self._open) >= self.settings.calls_open_max:
                 message = f"the local model is busy: {len(self._open)} calls are open"
@@ -149,14 +128,14 @@ class LocalEngine:
         call.future.add_done_callback(functools.partial(self._ended, call))
         return call
 
-    def _ended(self, call: _Call, future: Future[None]) -> None:
+    def _ended(self, call: Call, future: Future[None]) -> None:
         with self._open_lock:
             self._open.discard(call)
         # The thread that waits for the answer is elsewhere: errors are handed to it as events.
         if not future.cancelled() and (error := future.exception()) is not None:
             call.hand_over(error)
 
-    def _run(self, request: Mapping[str, Any], call: _Call) -> None:
+    def _run(self, request: Mapping[str, Any], call: Call) -> None:
         if call.stopped.is_set():
             return
         server = self._load()
@@ -187,75 +166,6 @@ class LocalEngine:
             # Runs after all worker threads were joined, so the engine is idle by then.
             atexit.register(self.close)
         return self._server
-
-
-class _Call:
-    """One call: what the worker thread hands over, and how its caller stops it."""
-
-    def __init__(self, deliver: Deliver) -> None:
-        self.stopped = threading.Event()
-        self.future: Future[None] | None = None
-        self._deliver = deliver
-        self._ended = False
-        self._finish_reason = "stop"
-        self._error: Exception | None = None
-
-    def stop(self) -> None:
-        """Leave the queue if the call still waits there, else stop before the next token."""
-        self.stopped.set()
-        if self.future is not None:
-            self.future.cancel()
-
-    def hand_over(self, event: Event | BaseException) -> None:
-        """Give an event to the caller, unless it has left."""
-        if not self.stopped.is_set():
-            self._deliver(event)
-
-    def on_chunk(self, chunk: dict[str, Any]) -> bool:
-        """Take one chunk of an OpenAI chat stream; return whether the engine shall stop.
-
-        The engine drops exceptions raised in here, so `raise_unless_ended` tells them by the
-        missing end.
-        """
-        if self.stopped.is_set():
-            return True
-        if "error" in chunk:
-            self._error = _error_of(chunk["error"])
-            return True
-        for choice in chunk["choices"]:
-            self._finish_reason = choice["finish_reason"] or self._finish_reason
-            if text := choice["delta"].get("content"):
-                self.hand_over(Piece(text))
-        if usage := chunk.get("usage"):
-            self._ended = True
-            self.hand_over(
-                Finished(
-                    reason=self._finish_reason,
-                    input_tokens=usage["prompt_tokens"],
-                    input_tokens_cached=usage["prompt_tokens_details"]["cached_tokens"],
-                    output_tokens=usage["completion_tokens"],
-                )
-            )
-        return False
-
-    def raise_unless_ended(self) -> None:
-        """Raise what the engine reported, or that it broke off."""
-        if self._error is not None:
-            raise self._error
-        if not self._ended and not self.stopped.is_set():
-            message = "the local model broke off in the middle of its answer"
-            raise ModelFailed(message)
-
-
-def _error_of(error: Mapping[str, Any]) -> Exception:
-    if error["type"] == "exceed_context_size_error":
-        return InputTooLong(
-            f"the conversation has {error['n_prompt_tokens']} tokens, "
-            f"the local model's context holds {error['n_ctx']}"
-        )
-    if error["code"] < _HTTP_SERVER_ERROR:
-        return Terminal(f"the local model refused the request: {error['message']}")
-    return ModelFailed(f"the local model failed: {error['message']}")
 
 
 def _engine_params(

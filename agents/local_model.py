@@ -27,7 +27,8 @@ from langchain_core.tools import BaseTool
 from pydantic import Field
 from typing_extensions import override
 
-from agents.local_engine import Event, Finished, LocalEngine, Piece, shared_engine
+from agents.local_call import Event, Finished, Piece
+from agents.local_engine import LocalEngine, shared_engine
 from schemas.errors import ModelUnavailable
 
 __all__ = ["LOCAL_MODEL_NAME", "LocalChatModel"]

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import subprocess
-import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -23,21 +20,6 @@ from schemas.errors import InputTooLong, ModelFailed, ModelUnavailable, Terminal
 pytestmark = [pytest.mark.model, pytest.mark.timeout(60)]
 
 _LONG_PROMPT = "many words in a long prompt " * 250
-_EXIT_PROGRAM = """
-import asyncio
-from agents.local_model import LocalChatModel
-
-async def main():
-    model = LocalChatModel(max_tokens=2000)
-    running = asyncio.create_task(model.ainvoke("Write a long story."))
-    async for chunk in model.astream("Say hi.", max_tokens=3):
-        pass
-    rest = asyncio.create_task(model.ainvoke("Write a long story."))
-    await asyncio.wait([rest], timeout=0.1)
-    print(chunk.usage_metadata["output_tokens"])
-
-asyncio.run(main())
-"""
 
 
 @pytest.fixture
@@ -170,36 +152,3 @@ async def test_calls_beyond_the_bound_are_refused_as_retryable() -> None:
     engine = LocalEngine(EngineSettings(calls_open_max=0))
     with pytest.raises(ModelFailed, match="busy"):
         await LocalChatModel(engine=engine).ainvoke("hi")
-
-
-async def test_a_missing_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "xllamacpp", None)
-    engine = LocalEngine()
-    with pytest.raises(ModelUnavailable, match="install xllamacpp"):
-        await engine.warm_up()
-    engine.close()
-
-
-async def test_weights_that_cannot_be_loaded_are_a_typed_error_for_every_call(
-    tmp_path: Path,
-) -> None:
-    broken = tmp_path / "broken.gguf"
-    broken.write_bytes(b"GGUF, but not really")
-    engine = LocalEngine(locate=lambda: broken)
-    for _ in range(2):
-        with pytest.raises(ModelUnavailable, match="cannot load"):
-            await LocalChatModel(engine=engine).ainvoke("hi")
-    engine.close()
-
-
-def test_a_process_that_exits_during_calls_ends_cleanly_and_quietly() -> None:
-    root = Path(__file__).parents[3]
-    done = subprocess.run(
-        [sys.executable, "-c", _EXIT_PROGRAM],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
