@@ -11,6 +11,7 @@ from typing import Any, Final
 import langsmith
 from langchain.chat_models import init_chat_model
 from langchain_core.language_models.chat_models import BaseChatModel
+from pydantic import SecretStr
 
 from agents.local_model import LOCAL_MODEL_NAME, LocalChatModel
 from agents.script import parse_script
@@ -93,7 +94,18 @@ def _provided_model(name: str, provider: str, params: Mapping[str, Any]) -> Base
         hint = f" (set {known.key_variable})" if known else ""
         message = f"the model {name!r} cannot be used{hint}: {error}"
         raise ModelUnavailable(message) from error
+    _require_key(model, name, provider)
     return model
+
+
+def _require_key(model: BaseChatModel, name: str, provider: str) -> None:
+    # Some classes take an empty key and fail only in their first call, with an error of the wire.
+    for field, value in model:
+        if field.endswith("api_key") and isinstance(value, SecretStr) and not value:
+            known = _PROVIDERS.get(provider)
+            variable = known.key_variable if known else field.upper()
+            message = f"the model {name!r} cannot be used: its key is missing (set {variable})"
+            raise ModelUnavailable(message)
 
 
 def _construction_errors(provider: str) -> tuple[type[Exception], ...]:

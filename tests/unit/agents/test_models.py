@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import langsmith.utils
 import pytest
+from pydantic import SecretStr
 
 from agents.local_model import LocalChatModel
-from agents.models import keep_traces_local, resolve_model
+from agents.models import _require_key, keep_traces_local, resolve_model
 from agents.script import Say, Turn
 from agents.scripted_model import ScriptedChatModel
 from schemas.errors import ModelUnavailable, Terminal
@@ -45,6 +46,17 @@ def test_an_unreadable_script_is_refused_when_the_model_is_resolved() -> None:
 def test_a_model_that_cannot_be_had_says_what_to_do(name: str, says: str) -> None:
     with pytest.raises(ModelUnavailable, match=says):
         resolve_model(name)
+
+
+class _ModelWithKey(ScriptedChatModel):
+    other_api_key: SecretStr | None = None
+    provider_api_key: SecretStr = SecretStr("")
+
+
+def test_an_empty_key_is_reported_before_the_first_call() -> None:
+    with pytest.raises(ModelUnavailable, match="set MISTRAL_API_KEY"):
+        _require_key(_ModelWithKey(), "mistralai:x", "mistralai")
+    _require_key(_ModelWithKey(provider_api_key=SecretStr("key")), "mistralai:x", "mistralai")
 
 
 def test_traces_stay_local_even_where_the_environment_asks_for_them(
