@@ -23,7 +23,8 @@
     ├── Misconfigured            a setting, policy or topic is wrong; says which and what to do
     │   └── TopicDrift
     ├── ServiceUnavailable       Kafka or Redis does not answer
-    └── LaneLost                 a lane was fenced, or a commit's outcome is unknown
+    └── LaneLost                 a commit's outcome is unknown: the lane starts anew
+        └── LaneFenced           a newer owner has the lane's partition
 
 `code` is what goes on the wire: stable, lower snake case.
 """
@@ -179,6 +180,12 @@ class ServiceUnavailable(MillstreamError):
 
 
 class LaneLost(MillstreamError):
-    """A lane was fenced by a newer owner, or the outcome of its commit is unknown."""
+    """The outcome of a lane's commit is unknown, so what it holds in memory may be wrong."""
 
     code = "lane_lost"
+
+
+class LaneFenced(LaneLost):
+    """A newer owner has taken over the lane's partition."""
+
+    code = "lane_fenced"

@@ -151,11 +151,16 @@ class AgentResult(RequestEvent):
 
 
 class Decision(RequestEvent):
-    """What the middleware decided on a request; `at_ms` is the broker's time of the request."""
+    """What the middleware decided on a request; `at_ms` is the broker's time of the request.
+
+    `stage` names the part of the chain that decided, `chain` where it is not cut; `passed` are the
+    layers that let the request through, `layer` the one that did not.
+    """
 
     title: ClassVar[str] = "What the middleware decided on a request"
 
     type: Literal["decision"] = "decision"
+    stage: str = "chain"
     admitted: bool
     layer: str | None = None
     reason: Reason | None = None
@@ -167,8 +172,8 @@ class Decision(RequestEvent):
 
     @property
     def event_id(self) -> str:
-        """The request id, and the layers asked: one decision per stage of the chain."""
-        return f"{self.request_id}:decision:{'+'.join(self.passed) or self.layer or ''}"
+        """The request id and the stage: each stage of the chain decides once."""
+        return f"{self.request_id}:decision:{self.stage}"
 
 
 class CostRecorded(RequestEvent):

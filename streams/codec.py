@@ -26,8 +26,7 @@ Headers = tuple[tuple[str, bytes | None], ...]
 
 TYPE_PREFIX = "io.millstream."
 TRACEPARENT = "traceparent"
-ORIGIN_SOURCE = "millstream-origin"
-ORIGIN_TIME = "millstream-origin-time"
+ORIGIN = "millstream-origin"
 
 _TRACEPARENT = re.compile(rb"^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$")
 _PROBLEMS_SHOWN_MAX = 5

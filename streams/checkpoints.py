@@ -1,0 +1,86 @@
+"""Where a run's checkpoint comes from: always the last committed one, by the quickest way.
+
+The session's head, which the lane folds from what it committed, says which checkpoint that is.
+The lane's own memory and Redis are asked only for exactly that one; the log has it in any case.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+
+import structlog
+from aiokafka import TopicPartition
+
+from schemas.errors import CheckpointUnreadable
+from schemas.events import CheckpointSaved, SessionUpdated
+from streams.codec import decode
+from streams.lane_state import SessionKey, session_key
+from streams.partition_reader import PartitionReader
+
+log = structlog.get_logger(__name__)
+
+PeekCheckpoint = Callable[[str, str, str], Awaitable[CheckpointSaved | None]]
+"""Asks the Redis view for a session's newest checkpoint; `None` if it has none or is away."""
+
+
+class CheckpointSource:
+    """Gives committed checkpoints of one partition; keeps up to `cached_bytes_max` of them."""
+
+    def __init__(
+        self,
+        *,
+        reader: PartitionReader,
+        partition: TopicPartition,
+        peek: PeekCheckpoint,
+        cached_bytes_max: int = 32 * 1024 * 1024,
+    ) -> None:
+        self._reader = reader
+        self._partition = partition
+        self._peek = peek
+        self._cached: OrderedDict[SessionKey, CheckpointSaved] = OrderedDict()
+        self._cached_bytes = 0
+        self._cached_bytes_max = cached_bytes_max
+
+    def keep(self, checkpoint: CheckpointSaved) -> None:
+        """Remember a checkpoint that was just committed."""
+        key = session_key(checkpoint)
+        self._forget(key)
+        self._cached[key] = checkpoint
+        self._cached_bytes += len(checkpoint.data)
+        while self._cached_bytes > self._cached_bytes_max:
+            self._forget(next(iter(self._cached)))
+
+    async def load(self, head: SessionUpdated) -> CheckpointSaved:
+        """Give the checkpoint that `head` names.
+
+        Raises `CheckpointUnreadable` if the log no longer has it.
+        """
+        cached = self._cached.get(session_key(head))
+        if cached is not None and cached.checkpoint_id == head.checkpoint_id:
+            return cached
+        seen = await self._peek(head.tenant, head.user_id, head.session_id)
+        if seen is not None and seen.checkpoint_id == head.checkpoint_id:
+            return seen
+        return await self._from_log(head)
+
+    async def _from_log(self, head: SessionUpdated) -> CheckpointSaved:
+        async with self._reader.lock:
+            stretch = self._reader.read([self._partition], from_offset=head.checkpoint_offset_min)
+            async with aclosing(stretch) as records:
+                async for record in records:
+                    checkpoint = decode(record, CheckpointSaved)
+                    if checkpoint.checkpoint_id == head.checkpoint_id and (
+                        session_key(checkpoint) == session_key(head)
+                    ):
+                        return checkpoint
+        raise CheckpointUnreadable(
+            f"checkpoint {head.checkpoint_id} of session {head.session_id} is no longer on "
+            f"{self._partition.topic}-{self._partition.partition}: its retention has passed"
+        )
+
+    def _forget(self, key: SessionKey) -> None:
+        forgotten = self._cached.pop(key, None)
+        if forgotten is not None:
+            self._cached_bytes -= len(forgotten.data)

@@ -1,0 +1,245 @@
+"""Group commit: the records of many runs leave in one short transaction.
+
+A transaction costs about a millisecond of CPU whatever it holds, so an idle lane commits at once
+and a busy one gathers what came while the last commit was under way. Transactional producers take
+turns, since the broker still writes the markers of the last transaction when the next one begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import (
+    InvalidProducerEpoch,
+    KafkaError,
+    MessageSizeTooLargeError,
+    ProducerFenced,
+    RecordListTooLargeError,
+)
+
+from schemas.errors import LaneFenced, LaneLost, MillstreamError
+from streams.clients import RECORD_BYTES_MAX
+from streams.codec import Encoded
+
+log = structlog.get_logger(__name__)
+
+LAZY_S = 0.05
+"""How long records that nobody waits for wait for company."""
+
+_REFUSED = (MessageSizeTooLargeError, RecordListTooLargeError)
+_FENCED = (ProducerFenced, InvalidProducerEpoch)
+_ABORT_TIMEOUT_S = 5.0
+
+
+class CommitRefused(MillstreamError):
+    """The broker refused one of these records; nothing of them was written."""
+
+    code = "commit_refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A record to be written: physical topic, partition, content."""
+
+    topic: str
+    partition: int
+    encoded: Encoded
+
+
+@dataclass(slots=True, eq=False)
+class _Member:
+    """Records that commit together or not at all, and who waits for it."""
+
+    records: tuple[Outgoing, ...]
+    committed: asyncio.Future[tuple[int, ...]] = field(default_factory=asyncio.Future)
+
+
+class Committer:
+    """The transactional side of one lane.
+
+    `producers` share nothing but the partition; they are started here, each fencing its
+    predecessor, and one transaction is open at a time. `on_lost` is called once, when a commit's
+    outcome is unknown or the lane was fenced: nothing is written after that.
+    """
+
+    def __init__(
+        self,
+        producers: Sequence[AIOKafkaProducer],
+        *,
+        records_max: int,
+        timeout_s: float,
+        on_lost: Callable[[LaneLost], None],
+    ) -> None:
+        self._producers = tuple(producers)
+        self._turns = itertools.cycle(self._producers)
+        self._records_max = records_max
+        self._timeout_s = timeout_s
+        self._on_lost = on_lost
+        self._waiting: deque[_Member] = deque()
+        self._wake = asyncio.Event()
+        self._lost: LaneLost | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.transactions = 0
+        self.records = 0
+
+    async def start(self) -> None:
+        """Fence every earlier owner and abort what it left open, then take commits.
+
+        Raises `LaneLost` if the broker does not let it.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                for producer in self._producers:
+                    await producer.start()
+        except (KafkaError, TimeoutError) as error:
+            await self.stop()
+            raise _lost(error, "the lane's producers did not start") from error
+        self._task = asyncio.create_task(self._run(), name="committer")
+
+    async def stop(self) -> None:
+        """Stop without committing what still waits; those who wait are told `LaneLost`."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._lose(LaneLost("the lane was closed"), tell=False)
+        stops = (asyncio.wait_for(one.stop(), _ABORT_TIMEOUT_S) for one in self._producers)
+        for outcome in await asyncio.gather(*stops, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                log.debug("a lane's producer did not stop cleanly", error=repr(outcome))
+
+    def submit(
+        self, records: Iterable[Outgoing], *, lazy: bool = False
+    ) -> asyncio.Future[tuple[int, ...]]:
+        """Queue records that commit together; gives their offsets once committed.
+
+        The future raises `CommitRefused` if one of them cannot be written, and `LaneLost` if the
+        lane is lost. `lazy` records wait up to `LAZY_S` for others to go with.
+        """
+        member = _Member(tuple(records))
+        if self._lost is not None:
+            member.committed.set_exception(self._lost)
+        elif (oversized := _oversized(member.records)) is not None:
+            member.committed.set_exception(oversized)
+        else:
+            self._waiting.append(member)
+            if lazy:
+                asyncio.get_running_loop().call_later(LAZY_S, self._wake.set)
+            else:
+                self._wake.set()
+        # Whoever queues lazily need not look: a lost lane is told through `on_lost`.
+        member.committed.add_done_callback(lambda future: future.cancelled() or future.exception())
+        return member.committed
+
+    async def _run(self) -> None:
+        while self._lost is None:
+            await self._wake.wait()
+            members = self._gather()
+            if not self._waiting:
+                self._wake.clear()
+            if members:
+                await self._commit_all(members)
+
+    def _gather(self) -> list[_Member]:
+        members: list[_Member] = []
+        count = 0
+        while self._waiting and (not members or count < self._records_max):
+            members.append(self._waiting.popleft())
+            count += len(members[-1].records)
+        return members
+
+    async def _commit_all(self, members: list[_Member]) -> None:
+        if self._lost is not None:
+            self._waiting.extend(members)
+            self._tell_waiting(self._lost)
+            return
+        try:
+            await self._commit(members)
+        except CommitRefused as refused:
+            if len(members) == 1:
+                members[0].committed.set_exception(refused)
+                return
+            # One bad record must fail only its own run.
+            for member in members:
+                await self._commit_all([member])
+        except LaneLost as lost:
+            self._waiting.extendleft(reversed(members))
+            self._lose(lost)
+        except asyncio.CancelledError:
+            self._waiting.extendleft(reversed(members))
+            raise
+
+    async def _commit(self, members: list[_Member]) -> None:
+        producer = next(self._turns)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await producer.begin_transaction()
+                sends = [
+                    await producer.send(
+                        record.topic,
+                        record.encoded.value,
+                        record.encoded.key,
+                        record.partition,
+                        headers=record.encoded.headers,
+                    )
+                    for member in members
+                    for record in member.records
+                ]
+                written = await asyncio.gather(*sends, return_exceptions=True)
+                refused = next((one for one in written if isinstance(one, BaseException)), None)
+                if refused is not None:
+                    raise refused
+                await producer.commit_transaction()
+        except _REFUSED as error:
+            await self._abort(producer)
+            raise CommitRefused(f"the broker refused a record: {error!r}") from error
+        except (KafkaError, TimeoutError) as error:
+            raise _lost(error, "a commit failed or its outcome is unknown") from error
+        self.transactions += 1
+        offsets = iter(written)
+        for member in members:
+            self.records += len(member.records)
+            member.committed.set_result(tuple(next(offsets).offset for _ in member.records))
+
+    async def _abort(self, producer: AIOKafkaProducer) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await producer.abort_transaction()
+        except (KafkaError, TimeoutError) as error:
+            raise _lost(error, "a transaction could not be aborted") from error
+
+    def _lose(self, lost: LaneLost, *, tell: bool = True) -> None:
+        if self._lost is not None:
+            return
+        self._lost = lost
+        self._tell_waiting(lost)
+        if tell:
+            self._on_lost(lost)
+
+    def _tell_waiting(self, lost: LaneLost) -> None:
+        for member in self._waiting:
+            if not member.committed.done():
+                member.committed.set_exception(lost)
+        self._waiting.clear()
+
+
+def _lost(error: BaseException, what: str) -> LaneLost:
+    if isinstance(error, _FENCED):
+        return LaneFenced(f"{what}: a newer owner has the partition ({error!r})")
+    return LaneLost(f"{what}: {error!r}")
+
+
+def _oversized(records: tuple[Outgoing, ...]) -> CommitRefused | None:
+    """Find a record that the broker would refuse: better not to begin at all."""
+    for record in records:
+        if record.encoded.size_bytes > RECORD_BYTES_MAX:
+            return CommitRefused(
+                f"a record for {record.topic} has {record.encoded.size_bytes} bytes, "
+                f"more than {RECORD_BYTES_MAX}"
+            )
+    return None

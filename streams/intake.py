@@ -1,0 +1,82 @@
+"""From a record as it arrived to a request that can be worked on."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from schemas.base import Address
+from schemas.errors import Poison, WrongShape
+from schemas.events import AgentRequest, DeadLetter, Origin, ResolvedRequest, StageRequest
+from schemas.reasons import reason_of
+from streams.codec import ORIGIN, decode, header
+
+
+@dataclass(frozen=True, slots=True)
+class InputRecord:
+    """A record as a lane gets it; `timestamp` is the broker's, in milliseconds."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+
+    @property
+    def address(self) -> Address:
+        """Where the record stands."""
+        return Address(topic=self.topic, partition=self.partition, offset=self.offset)
+
+
+def read_request(record: InputRecord) -> ResolvedRequest:
+    """Read a record of the requests topic, its ids and time from where it first arrived.
+
+    Raises `Poison`.
+    """
+    request = decode(record, AgentRequest)
+    given = header(record, ORIGIN)
+    if given is None:
+        return request.resolved(record.address, record.timestamp)
+    try:
+        origin = Origin.model_validate_json(given)
+    except ValidationError as error:
+        raise WrongShape(f"the header {ORIGIN} is not a place and a time: {error}") from None
+    return request.resolved(origin.source, origin.at_ms)
+
+
+def read_stage_request(record: InputRecord) -> StageRequest:
+    """Read a record of a topic between two stages. Raises `Poison`."""
+    return decode(record, StageRequest)
+
+
+def origin_header(request: ResolvedRequest) -> tuple[str, bytes]:
+    """Give the header by which a request that is put at its home partition keeps its identity."""
+    return ORIGIN, Origin(source=request.source, at_ms=request.at_ms).model_dump_json().encode()
+
+
+def dead_letter(record: InputRecord, poison: Poison, *, at_ms: int) -> DeadLetter:
+    """Give the dead letter of a record that could not be read, with all that it was."""
+    return DeadLetter(
+        at_ms=at_ms,
+        reason=reason_of(poison),
+        source=record.address,
+        source_at_ms=record.timestamp,
+        key=_base64(record.key),
+        value=_base64(record.value),
+        headers=tuple(_header_pairs(record.headers)),
+    )
+
+
+def _header_pairs(
+    headers: Iterable[tuple[str, bytes | None]],
+) -> Iterable[tuple[str, str | None]]:
+    return ((name, _base64(value)) for name, value in headers)
+
+
+def _base64(value: bytes | None) -> str | None:
+    return None if value is None else base64.b64encode(value).decode()

@@ -1,0 +1,82 @@
+"""What a lane is built from: its stage of the chain, and the services of its worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaProducer
+from middleware.pipeline import MiddlewarePipeline
+
+from agents.executor import AgentExecutor
+from agents.factory import AgentFactory
+from schemas.events import ResolvedRequest, StageRequest
+from schemas.ports import ClockMs
+from schemas.topics import REQUESTS, TopicSpec, stage_topic
+from streams.checkpoints import PeekCheckpoint
+from streams.intake import InputRecord, read_request, read_stage_request
+from streams.lane_metrics import LaneMetrics
+
+Intake = Callable[[InputRecord], tuple[ResolvedRequest, StageRequest | None]]
+"""Reads an input record of a stage; raises `Poison`."""
+
+CHAIN = "chain"
+"""The name of the first stage, which is the only one where the chain is not cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of the chain that one kind of lane works on.
+
+    `pipeline` makes this stage's layers anew, with empty state. `next` is the topic to the stage
+    after it, `None` where the executor runs.
+    """
+
+    name: str
+    input: TopicSpec
+    read: Intake
+    pipeline: Callable[[], MiddlewarePipeline]
+    next: TopicSpec | None
+
+
+@dataclass(frozen=True, slots=True)
+class LaneServices:
+    """What the lanes of one worker share."""
+
+    worker: str
+    producer: AIOKafkaProducer
+    factory: AgentFactory
+    executor: AgentExecutor
+    peek_checkpoint: PeekCheckpoint
+    clock_ms: ClockMs
+    metrics: LaneMetrics
+
+
+def stages(
+    chain_cuts: tuple[str, ...], pipelines: Callable[[], tuple[MiddlewarePipeline, ...]]
+) -> tuple[Stage, ...]:
+    """Give the stages of a chain cut before each layer in `chain_cuts`.
+
+    `pipelines` makes the layers of all stages, in order.
+    """
+    names = (CHAIN, *chain_cuts)
+    topics = (REQUESTS, *(stage_topic(layer) for layer in chain_cuts))
+    return tuple(
+        Stage(
+            name=name,
+            input=topics[index],
+            read=_read_first if index == 0 else _read_later,
+            pipeline=lambda index=index: pipelines()[index],  # type: ignore[misc]
+            next=topics[index + 1] if index + 1 < len(topics) else None,
+        )
+        for index, name in enumerate(names)
+    )
+
+
+def _read_first(record: InputRecord) -> tuple[ResolvedRequest, None]:
+    return read_request(record), None
+
+
+def _read_later(record: InputRecord) -> tuple[ResolvedRequest, StageRequest]:
+    staged = read_stage_request(record)
+    return staged.request, staged

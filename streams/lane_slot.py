@@ -1,0 +1,106 @@
+"""The place of a lane in a worker: it outlives the lane, keeps the records, and opens it anew."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from schemas.errors import LaneFenced, LaneLost, ServiceUnavailable
+from streams.intake import InputRecord
+from streams.lane import Lane
+from streams.window import Ack, Window
+
+log = structlog.get_logger(__name__)
+
+OpenLane = Callable[[Window[InputRecord]], Lane]
+"""Makes a lane over a window of records; nothing is started yet."""
+
+_REOPEN_AFTER_S = 1.0
+
+
+class LaneSlot:
+    """Holds one assigned partition: a window of records and, as long as it lives, a lane.
+
+    A lost lane is replaced. The new one restores from the topics and gets the records that are
+    not done from the window. A fenced one is replaced only when the group has said again whose
+    the partition is, or `fenced_wait_s` has passed, after which this member would be out of it:
+    a worker that slept past its session must not take back what is another's.
+    """
+
+    def __init__(self, make: OpenLane, *, capacity: int, fenced_wait_s: float, name: str) -> None:
+        self._make = make
+        self._window: Window[InputRecord] = Window(capacity)
+        self._fenced_wait_s = fenced_wait_s
+        self._name = name
+        self._lane: Lane | None = None
+        self._confirmed = asyncio.Event()
+        self._draining = False
+        self._lanes_lost = 0
+        self._task = asyncio.create_task(self._keep_open(), name=f"slot {name}")
+
+    @property
+    def serving(self) -> bool:
+        """Whether a lane is open."""
+        return self._lane is not None
+
+    @property
+    def lanes_lost(self) -> int:
+        """How many lanes this slot has lost."""
+        return self._lanes_lost
+
+    def __len__(self) -> int:
+        """Give the number of records held."""
+        return len(self._window)
+
+    async def take(self, record: InputRecord, ack: Ack) -> None:
+        """Take a record; waits while the window is full."""
+        await self._window.room()
+        entry = self._window.take(record.offset, record, ack)
+        if entry is not None and self._lane is not None and not self._draining:
+            self._lane.serve(entry)
+
+    def confirm(self) -> None:
+        """Say that the group has just assigned the partition to this worker (again)."""
+        self._confirmed.set()
+
+    async def drain(self, grace_s: float) -> bool:
+        """Take no more work; tell whether all that ran ended within `grace_s`."""
+        self._draining = True
+        lane = self._lane
+        return lane is None or await lane.idle(grace_s)
+
+    async def close(self) -> None:
+        """Give the partition up. What is not done is left to the next owner."""
+        self._window.release()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _keep_open(self) -> None:
+        while True:
+            self._confirmed.clear()
+            lane = self._make(self._window)
+            lost: Exception
+            try:
+                await lane.open()
+                for entry in self._window.undone():
+                    lane.serve(entry)
+                self._lane = lane
+                lost = await lane.lost
+            except (LaneLost, ServiceUnavailable) as error:
+                lost = error
+            finally:
+                self._lane = None
+                await lane.close()
+            self._lanes_lost += 1
+            log.warning("lane lost", lane=self._name, reason=str(lost), records=len(self._window))
+            fenced = isinstance(lost, LaneFenced)
+            await self._may_reopen(self._fenced_wait_s if fenced else _REOPEN_AFTER_S)
+
+    async def _may_reopen(self, wait_s: float) -> None:
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._confirmed.wait()
+        except TimeoutError:
+            return

@@ -1,0 +1,125 @@
+"""The lanes of one stage in one worker: a Faust agent that hands each record to its lane."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any
+
+import structlog
+
+from streams.faust_app import build_app, stop_app
+from streams.intake import InputRecord
+from streams.lane import Lane
+from streams.lane_parts import CHAIN, LaneServices, Stage
+from streams.lane_slot import LaneSlot
+from streams.settings import Settings
+from streams.window import Window
+
+log = structlog.get_logger(__name__)
+
+DRAIN_GRACE_S = 10.0
+
+
+class Lanes:
+    """Serves the partitions of `stage`'s input topic that the consumer group gives this worker."""
+
+    def __init__(self, settings: Settings, services: LaneServices, stage: Stage) -> None:
+        self._settings = settings
+        self._services = services
+        self._stage = stage
+        self._slots: dict[int, LaneSlot] = {}
+        name = "lanes" if stage.name == CHAIN else f"lanes-{stage.name}"
+        self.app = build_app(settings, name)
+        topic = self.app.raw_topic(settings.topic(stage.input.name))
+        agent_name = "requests" if stage.name == CHAIN else f"stage-{stage.name}"
+        self.agent = self.app.agent(topic, name=agent_name, concurrency=1)(self._read)
+        self.app.on_partitions_assigned.connect(self._assigned)
+        self._was_assigned = asyncio.Event()
+
+    async def start(self) -> None:
+        """Join the group; returns before partitions are assigned."""
+        await self.app.start()
+
+    async def stop(self) -> None:
+        """Let what runs end within a grace, commit, leave the group."""
+        drained = await asyncio.gather(
+            *(slot.drain(DRAIN_GRACE_S) for slot in self._slots.values())
+        )
+        if not all(drained):
+            log.warning("runs were left to the next owner", stage=self._stage.name)
+        await stop_app(self.app)
+        await asyncio.gather(*(slot.close() for slot in self._slots.values()))
+        self._slots.clear()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What crashed the agent, `None` while it runs."""
+        return self.app.failure
+
+    def unready(self) -> str | None:
+        """Say why requests are not served, `None` if they are (or other workers have them all)."""
+        if not self._was_assigned.is_set():
+            return "waits for its partitions"
+        opening = sorted(number for number, slot in self._slots.items() if not slot.serving)
+        if opening:
+            return f"opens the lanes of partitions {', '.join(map(str, opening))}"
+        return None
+
+    def figures(self) -> tuple[int, int, int]:
+        """Give the number of lanes that serve, of records held, and of lanes lost."""
+        slots = self._slots.values()
+        return (
+            sum(slot.serving for slot in slots),
+            sum(len(slot) for slot in slots),
+            sum(slot.lanes_lost for slot in slots),
+        )
+
+    async def _read(self, stream: Any) -> None:
+        consumer = self.app.consumer
+        async for event in stream.events():
+            message = event.message
+            # The stream's own ack only takes back its share: the record is acked when it is done.
+            message.incref()
+            slot = self._slots.get(message.partition)
+            if slot is None:
+                continue  # revoked since it was buffered: its next owner reads it
+            record = InputRecord(
+                topic=message.topic,
+                partition=message.partition,
+                offset=message.offset,
+                timestamp=round(message.timestamp * 1000),
+                key=message.key,
+                value=message.value,
+                headers=_headers(message.headers),
+            )
+            await slot.take(record, partial(message.ack, consumer))
+
+    async def _assigned(self, _app: Any, assigned: set[Any], **_: Any) -> None:
+        topic = self._settings.topic(self._stage.input.name)
+        mine = {tp.partition for tp in assigned if tp.topic == topic}
+        gone = [self._slots.pop(number) for number in set(self._slots) - mine]
+        await asyncio.gather(*(slot.close() for slot in gone))
+        for number in sorted(mine):
+            slot = self._slots.get(number)
+            if slot is None:
+                self._slots[number] = self._open_slot(number)
+            else:
+                slot.confirm()
+        self._was_assigned.set()
+
+    def _open_slot(self, partition: int) -> LaneSlot:
+        def make(window: Window[InputRecord]) -> Lane:
+            return Lane(self._settings, self._services, self._stage, partition, window)
+
+        return LaneSlot(
+            make,
+            capacity=self._settings.runs_in_flight_max,
+            fenced_wait_s=self._settings.session_timeout_s,
+            name=f"{self._stage.name}-{partition}",
+        )
+
+
+def _headers(headers: Any) -> tuple[tuple[str, bytes | None], ...]:
+    pairs = headers.items() if isinstance(headers, dict) else headers or ()
+    return tuple(pairs)

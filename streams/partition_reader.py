@@ -1,0 +1,115 @@
+"""Reading stretches of single partitions: committed records, to an end known before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable
+from typing import TYPE_CHECKING, Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from schemas.errors import LaneLost, ServiceUnavailable
+from streams.clients import committed_consumer
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+
+_POLL_MS = 200
+_BATCH_MAX = 1000
+
+
+class PartitionReader:
+    """Reads partitions by hand, one stretch at a time. Not for concurrent use without `lock`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._consumer: AIOKafkaConsumer | None = None
+        self.lock = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Connect. Raises `ServiceUnavailable` if Kafka does not answer."""
+        self._consumer = committed_consumer(self._settings)
+        try:
+            await self._consumer.start()
+        except KafkaError as error:
+            raise ServiceUnavailable(
+                f"Kafka does not answer at {self._settings.kafka}: {error!r}"
+            ) from error
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+    async def end(self, partition: TopicPartition) -> int:
+        """Give the offset after the partition's last record."""
+        ends: dict[TopicPartition, int] = await self._started().end_offsets([partition])
+        return ends[partition]
+
+    def _started(self) -> AIOKafkaConsumer:
+        if self._consumer is None:
+            message = "the reader is not started"
+            raise RuntimeError(message)
+        return self._consumer
+
+    async def read(
+        self,
+        partitions: Iterable[TopicPartition],
+        *,
+        since_ms: int | None = None,
+        from_offset: int | None = None,
+        stall_timeout_s: float = 60.0,
+    ) -> AsyncGenerator[Any, None]:
+        """Yield each record up to the high watermark that stood at the call.
+
+        Starts at the first record not older than `since_ms`, at `from_offset`, or at the
+        beginning. The end is the high watermark, so an open transaction is waited for: committed
+        records behind it are not missed. Raises `LaneLost` if it stays open longer than
+        `stall_timeout_s`.
+        """
+        consumer = self._started()
+        wanted = tuple(partitions)
+        consumer.assign(wanted)
+        ends = await consumer.end_offsets(wanted)
+        starts = await self._starts(consumer, wanted, since_ms, from_offset)
+        pending = {one for one in wanted if starts[one] < ends[one]}
+        for partition in wanted:
+            consumer.seek(partition, min(starts[partition], ends[partition]))
+        consumer.pause(*(set(wanted) - pending))
+        deadline = asyncio.get_running_loop().time() + stall_timeout_s
+        while pending:
+            fetched = await consumer.getmany(*pending, timeout_ms=_POLL_MS, max_records=_BATCH_MAX)
+            for partition, records in fetched.items():
+                for record in records:
+                    if record.offset < ends[partition]:
+                        yield record
+            if fetched:
+                deadline = asyncio.get_running_loop().time() + stall_timeout_s
+            for partition in tuple(pending):
+                if await consumer.position(partition) >= ends[partition]:
+                    pending.discard(partition)
+                    consumer.pause(partition)
+            if pending and asyncio.get_running_loop().time() > deadline:
+                held = ", ".join(f"{one.topic}-{one.partition}" for one in pending)
+                raise LaneLost(
+                    f"{held}: an open transaction held back the end for {stall_timeout_s:.0f} s"
+                )
+
+    @staticmethod
+    async def _starts(
+        consumer: AIOKafkaConsumer,
+        wanted: tuple[TopicPartition, ...],
+        since_ms: int | None,
+        from_offset: int | None,
+    ) -> dict[TopicPartition, int]:
+        beginnings: dict[TopicPartition, int] = await consumer.beginning_offsets(wanted)
+        if from_offset is not None:
+            return {one: max(from_offset, beginnings[one]) for one in wanted}
+        if since_ms is None:
+            return beginnings
+        found = await consumer.offsets_for_times(dict.fromkeys(wanted, since_ms))
+        ends = await consumer.end_offsets(wanted)
+        return {
+            one: found[one].offset if found.get(one) is not None else ends[one] for one in wanted
+        }

@@ -1,0 +1,88 @@
+"""The records that a lane holds, in offset order; each is acknowledged only when all before it are.
+
+Faust's own tracking of out-of-order acks can commit past a record in flight, so it never sees one.
+A record delivered again, as after a rebalance, joins the one that is held already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+RecordT = TypeVar("RecordT")
+Ack = Callable[[], None]
+
+
+@dataclass(slots=True, eq=False)
+class Entry(Generic[RecordT]):
+    """A record that is held: what came in, how to acknowledge it, and whether it is done."""
+
+    offset: int
+    record: RecordT
+    acks: list[Ack] = field(default_factory=list)
+    done: bool = False
+
+
+class Window(Generic[RecordT]):
+    """Up to `capacity` records of one partition between arrival and acknowledgement."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._entries: OrderedDict[int, Entry[RecordT]] = OrderedDict()
+        self._next_offset = 0
+        self._changed = asyncio.Event()
+
+    def __len__(self) -> int:
+        """Give the number of records held."""
+        return len(self._entries)
+
+    async def room(self) -> None:
+        """Return once another record may be taken."""
+        while len(self._entries) >= self._capacity:
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def empty(self) -> None:
+        """Return once no record is held."""
+        while self._entries:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def take(self, offset: int, record: RecordT, ack: Ack) -> Entry[RecordT] | None:
+        """Hold a record; give `None` if it is done, or held, already."""
+        if offset < self._next_offset:
+            ack()
+            return None
+        held = self._entries.get(offset)
+        if held is not None:
+            held.acks.append(ack)
+            return None
+        entry = Entry(offset, record, [ack])
+        self._entries[offset] = entry
+        return entry
+
+    def done(self, entry: Entry[RecordT]) -> None:
+        """Mark a record done, and acknowledge every record before which nothing is left to do."""
+        entry.done = True
+        while self._entries:
+            first = next(iter(self._entries.values()))
+            if not first.done:
+                break
+            del self._entries[first.offset]
+            self._next_offset = first.offset + 1
+            for ack in first.acks:
+                ack()
+        self._changed.set()
+
+    def release(self) -> None:
+        """Let everybody in who waits for room: the window is given up."""
+        self._capacity = sys.maxsize
+        self._changed.set()
+
+    def undone(self) -> tuple[Entry[RecordT], ...]:
+        """Give the records that are not done, in order: what a new owner's lane starts with."""
+        return tuple(entry for entry in self._entries.values() if not entry.done)
