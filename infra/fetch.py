@@ -149,8 +149,8 @@ def _raise_named(done: Future[None], jar: Jar) -> None:
         done.result()
     except (requests.RequestException, RuntimeError) as error:
         message = (
-            f"{jar.coordinate} could not be fetched ({error}); "
-            "what was fetched is kept, so run the command again"
+            f"{jar.coordinate} could not be fetched. What was fetched is kept: run the command "
+            f"again when the network is there. Cause: {error}"
         )
         raise DownloadFailed(message) from error
 
@@ -185,6 +185,7 @@ def _bars(console: Console) -> Progress:
         _Amount(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
 
 
