@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from streams.settings import Settings
 from tests.services import Services, running_services
 
-_ENVIRONMENT = pytest.StashKey[dict[str, str]]()
+_ENVIRONMENT = pytest.StashKey[Mapping[str, str]]()
 _SERVICES = pytest.StashKey[Services]()
 
 

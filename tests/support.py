@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
 _POLL_S = 0.02
 
 
-async def eventually(condition: Callable[[], T | Awaitable[T]], *, timeout_s: float = 30.0) -> T:
+@overload
+async def eventually(condition: Callable[[], Awaitable[T]], *, timeout_s: float = ...) -> T: ...
+@overload
+async def eventually(condition: Callable[[], T], *, timeout_s: float = ...) -> T: ...
+async def eventually(condition: Callable[[], Any], *, timeout_s: float = 30.0) -> Any:
     """Ask `condition` until what it gives is true, and give that back.
 
     The condition may be a coroutine function. An `AssertionError` of its own counts as "not yet";
@@ -25,7 +29,7 @@ async def eventually(condition: Callable[[], T | Awaitable[T]], *, timeout_s: fl
             while True:
                 try:
                     answer = condition()
-                    value = cast("T", await answer if inspect.isawaitable(answer) else answer)
+                    value = await answer if inspect.isawaitable(answer) else answer
                 except AssertionError as not_yet:
                     last = f"the last assertion was: {not_yet}"
                 else:

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from schemas.base import Address, Identifier, TenantName, Usage, partition_key
+from schemas.events import AgentRequest
+
+identifier: TypeAdapter[str] = TypeAdapter(Identifier)
+tenant: TypeAdapter[str] = TypeAdapter(TenantName)
+
+
+def test_two_spellings_of_one_name_are_one_user() -> None:
+    assert identifier.validate_python("Ame\u0301lie") == identifier.validate_python("Am\u00e9lie")
+
+
+@pytest.mark.parametrize("name", ["", "a\x00b", "a\nb", "a\x1fb", "\ud800", "x" * 257])
+def test_a_name_that_is_empty_too_long_or_holds_control_characters_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError):
+        identifier.validate_python(name)
+
+
+@pytest.mark.parametrize("name", ["", "-a", "a/b", "a" * 65, "é"])
+def test_a_tenant_that_could_not_stand_in_a_key_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError):
+        tenant.validate_python(name)
+
+
+def test_the_default_tenants_users_are_keyed_by_their_plain_id() -> None:
+    assert partition_key("default", "ada") == "ada"
+    assert partition_key("acme", "ada") == "acme/ada"
+
+
+def test_an_address_reads_as_topic_partition_offset() -> None:
+    assert str(Address(topic="m.requests", partition=3, offset=17)) == "m.requests-3-17"
+
+
+def test_usages_add_up() -> None:
+    total = Usage(input_tokens=2, output_tokens=3) + Usage(input_tokens=5)
+    assert total == Usage(input_tokens=7, output_tokens=3)
+
+
+def test_an_event_cannot_be_changed() -> None:
+    request = AgentRequest(user_id="ada", input="hi")
+    with pytest.raises(ValidationError, match="frozen"):
+        request.input = "bye"  # type: ignore[misc]
+
+
+def test_fields_of_a_later_release_are_ignored() -> None:
+    request = AgentRequest.model_validate({"user_id": "ada", "input": "hi", "mood": "good"})
+    assert not hasattr(request, "mood")
