@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from schemas.base import Event
 from schemas.errors import Rejected
-from schemas.events import AgentResult, ResolvedRequest
+from schemas.events import AgentResult, Decision, ResolvedRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +21,15 @@ class MiddlewareContext:
     """What a layer may look at.
 
     `now_ms` is the broker's time of the request, `model` the name of the model the run would use,
-    `output_tokens_max` the most it may write.
+    `output_tokens_max` the most it may write. `input_tokens_max` is the most it may read, over all
+    of its model calls; `None` where nobody knows: it is then taken from the input's length alone.
     """
 
     request: ResolvedRequest
     now_ms: int
     model: str
     output_tokens_max: int
+    input_tokens_max: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +45,41 @@ GO_ON = MiddlewareResult()
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What a layer makes of a run's result: the result, perhaps changed, and events to go with it."""
+    """What a layer makes of a run's result: it, perhaps changed, and events to go with it."""
 
     result: AgentResult
     events: tuple[Event, ...] = ()
 
 
 class AgentMiddleware(ABC):
-    """One layer. Lower `priority` comes first; a layer that is not `enabled` is passed over."""
+    """One layer. Lower `priority` comes first; a layer that is not `enabled` is passed over.
+
+    `folds` names the types of event that `fold` takes in. A layer's `Decision` is one whose
+    `passed` names the layer: the decisions topic holds those of every stage of the chain.
+    """
 
     name: ClassVar[str]
     priority: ClassVar[int]
+    folds: ClassVar[frozenset[type[Event]]] = frozenset()
 
     def __init__(self, *, enabled: bool = True) -> None:
         self.enabled = enabled
+
+    @property
+    def history_ms(self) -> int:
+        """How far back from the newest decision a restore must fold to decide as before."""
+        return 0
 
     def admit(self, context: MiddlewareContext) -> MiddlewareResult:  # noqa: ARG002
         """Answer for a request. Reads state, changes none."""
         return GO_ON
 
+    def decided(self, context: MiddlewareContext, decision: Decision) -> None:  # noqa: B027
+        """Hear what the chain decided, once and live, for reports. Changes no folded state."""
+
     def settle(self, request: ResolvedRequest, result: AgentResult) -> Settlement:  # noqa: ARG002
-        """Look at a run's result before it is committed."""
+        """Look at a run's result before it is committed. Reads no state that `fold` changes."""
         return Settlement(result)
 
-    def fold(self, event: Event) -> None:
+    def fold(self, event: Event) -> None:  # noqa: B027
         """Take in an event that this lane writes or has written."""

@@ -1,0 +1,208 @@
+"""The chain: layers in the order of their priority, asked in order, whole or cut into stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+
+from middleware.auth import AuthMiddleware
+from middleware.base import AgentMiddleware, MiddlewareContext, Settlement
+from middleware.cost import CostTrackingMiddleware
+from middleware.log import LoggingMiddleware
+from middleware.policy import Policy
+from middleware.policy_errors import nearest
+from middleware.prices import PriceTable
+from middleware.rate_limit import RateLimitMiddleware
+from schemas.base import Event, Reason
+from schemas.errors import Misconfigured, RateLimited, Rejected
+from schemas.events import AgentResult, Decision, ResolvedRequest
+
+EXECUTOR = "executor"
+"""Stands for the executor in a chain's cuts: what comes last, after every layer."""
+
+
+class MiddlewarePipeline:
+    """A chain, or one stage of it. Holds its layers' state: one pipeline per lane.
+
+    `layers` are asked and folded into here. `chain` are the layers of the whole chain: their result
+    side and their reports read no folded state, so every stage runs all of them, and a result is
+    settled alike wherever it is made (the executor's stage, or the one that rejects).
+
+    What the lane does: `decide`, write the decision; later `settle`, write the result and its
+    events, and `fold` each of them. On restore it folds the committed events of the types `folds`,
+    decisions first, from `history_ms` before the newest decision on.
+
+    `needs` are the types of event that layers here fold and another stage writes: a stage with the
+    cost layer but without the executor must be fed the committed `CostRecorded` and `AgentResult`
+    records of its partition, live too, or its reservations would never end. Fed late, it refuses
+    too early; it never admits too much. The executor's own stage needs nothing.
+    """
+
+    def __init__(
+        self,
+        layers: Iterable[AgentMiddleware],
+        *,
+        chain: Iterable[AgentMiddleware] | None = None,
+        runs_executor: bool = True,
+    ) -> None:
+        self.layers = _ordered(layers)
+        self.chain = self.layers if chain is None else _ordered(chain)
+        self.runs_executor = runs_executor
+        self.folds: frozenset[type[Event]] = frozenset().union(
+            *(each.folds for each in self.layers)
+        )
+        # Decisions are written by the stage that made them; the rest where a run ends.
+        self.needs = frozenset() if runs_executor else self.folds - {Decision}
+        self._folding: dict[type[Event], tuple[AgentMiddleware, ...]] = {
+            kind: tuple(layer for layer in self.layers if kind in layer.folds)
+            for kind in self.folds
+        }
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The layers' names, in order."""
+        return tuple(layer.name for layer in self.layers)
+
+    @property
+    def history_ms(self) -> int:
+        """How far back from the newest committed decision a restore has to fold."""
+        return max((layer.history_ms for layer in self.layers), default=0)
+
+    def decide(self, context: MiddlewareContext, *, generation: int) -> Decision:
+        """Ask each enabled layer in order; the first rejection wins.
+
+        The decision is folded at once, so that the next one sees it: a lane whose commit of it
+        fails must be dropped. An error that a layer raises goes to the caller.
+        """
+        passed: list[str] = []
+        reserved_micros = 0
+        for layer in self.layers:
+            if not layer.enabled:
+                continue
+            answer = layer.admit(context)
+            if answer.rejection is not None:
+                decision = _decision(
+                    context, generation, passed, rejected_by=layer.name, because=answer.rejection
+                )
+                break
+            passed.append(layer.name)
+            reserved_micros += answer.reserved_micros
+        else:
+            decision = _decision(context, generation, passed, reserved_micros=reserved_micros)
+        self.fold(decision)
+        for layer in self.chain:
+            if layer.enabled:
+                layer.decided(context, decision)
+        return decision
+
+    def settle(self, request: ResolvedRequest, result: AgentResult) -> Settlement:
+        """Take a result back through the chain, last layer first; gather the layers' events."""
+        events: list[Event] = []
+        for layer in reversed(self.chain):
+            if layer.enabled:
+                settlement = layer.settle(request, result)
+                result = settlement.result
+                events.extend(settlement.events)
+        return Settlement(result, tuple(events))
+
+    def fold(self, event: Event) -> None:
+        """Take a written event into the layers' state, whether they are enabled or not."""
+        for layer in self._folding.get(type(event), ()):
+            layer.fold(event)
+
+    def split(self, cuts: tuple[str, ...]) -> tuple[MiddlewarePipeline, ...]:
+        """Cut the chain before each of the named layers, or before `executor`: gives the stages.
+
+        There is one stage more than there are cuts; the last runs the executor. Raises
+        `Misconfigured` for a name that is no layer, comes twice or is out of order, and for a cut
+        that would leave nothing before it.
+        """
+        names = (*self.names, EXECUTOR)
+        for cut in cuts:
+            if cut not in names:
+                raise Misconfigured(
+                    f"chain_cuts: there is no layer {cut!r}{nearest(cut, names)} "
+                    f"(the chain is {', '.join(names)})"
+                )
+        at = [names.index(cut) for cut in cuts]
+        if at != sorted(set(at)):
+            raise Misconfigured(
+                f"chain_cuts: write each cut once, in the chain's order: {', '.join(names)}"
+            )
+        if at and at[0] == 0 and self.layers:
+            raise Misconfigured(
+                f"chain_cuts: nothing comes before {cuts[0]!r}; cut before a later layer"
+            )
+        bounds = [0, *at, len(self.layers)]
+        return tuple(
+            MiddlewarePipeline(
+                self.layers[start:end], chain=self.chain, runs_executor=number == len(cuts)
+            )
+            for number, (start, end) in enumerate(pairwise(bounds))
+        )
+
+
+def default_layers(
+    policy: Policy, prices: PriceTable, *, contents_logged: bool = False
+) -> tuple[AgentMiddleware, ...]:
+    """Give the four layers, new and without state."""
+    return (
+        AuthMiddleware(policy),
+        LoggingMiddleware(contents_logged=contents_logged),
+        CostTrackingMiddleware(policy, prices),
+        RateLimitMiddleware(policy),
+    )
+
+
+def build_pipeline(
+    policy: Policy | None = None, prices: PriceTable | None = None
+) -> MiddlewarePipeline:
+    """Build one lane's chain. Without a policy everybody may do everything.
+
+    `prices` may be shared by all lanes of a process; none given: a table of the policy's own.
+    """
+    policy = Policy() if policy is None else policy
+    prices = PriceTable(policy.prices) if prices is None else prices
+    return MiddlewarePipeline(default_layers(policy, prices))
+
+
+def _ordered(layers: Iterable[AgentMiddleware]) -> tuple[AgentMiddleware, ...]:
+    ordered = tuple(sorted(layers, key=lambda layer: (layer.priority, layer.name)))
+    names = [layer.name for layer in ordered]
+    for name in names:
+        if names.count(name) > 1 or name == EXECUTOR:
+            raise Misconfigured(f"the layer name {name!r} is taken; give each layer its own")
+    return ordered
+
+
+def _decision(
+    context: MiddlewareContext,
+    generation: int,
+    passed: list[str],
+    *,
+    reserved_micros: int = 0,
+    rejected_by: str | None = None,
+    because: Rejected | None = None,
+) -> Decision:
+    request = context.request
+    # Not validated again: every value comes from the request or from here.
+    return Decision.model_construct(
+        tenant=request.tenant,
+        user_id=request.user_id,
+        at_ms=context.now_ms,
+        request_id=request.request_id,
+        session_id=request.session_id,
+        admitted=because is None,
+        layer=rejected_by,
+        reason=None if because is None else _reason(because),
+        passed=tuple(passed),
+        template=request.template,
+        reserved_micros=reserved_micros,
+        generation=generation,
+        source=request.source,
+    )
+
+
+def _reason(rejection: Rejected) -> Reason:
+    retry_after_s = rejection.retry_after_s if isinstance(rejection, RateLimited) else None
+    return Reason(code=rejection.code, message=str(rejection), retry_after_s=retry_after_s)

@@ -1,0 +1,81 @@
+"""A mistake in a policy, in words: the line, the field, and what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from middleware.yaml_tree import Path, YamlTree
+
+_FAULT = "policy_fault"
+
+
+def fault(path: Path, words: str) -> PydanticCustomError:
+    """Make the error a validator raises: `words` about the field at `path` below the validated."""
+    return PydanticCustomError(_FAULT, "{words}", {"words": words, "path": path})
+
+
+def nearest(wrong: str, known: Iterable[str]) -> str:
+    """Give `; did you mean 'x'?`, or the known names, or nothing where there are none."""
+    names = sorted(known)
+    close = difflib.get_close_matches(wrong, names, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(names)}" if names else "; none is defined"
+
+
+def explain(error: ValidationError, name: str, tree: YamlTree, top: type[BaseModel]) -> str:
+    """Give every mistake of `error` in words, one per line, each led by file, line and field."""
+    return "\n".join(_sentence(detail, name, tree, top) for detail in error.errors())
+
+
+def _sentence(detail: ErrorDetails, name: str, tree: YamlTree, top: type[BaseModel]) -> str:
+    path: Path = detail["loc"] + tuple(detail.get("ctx", {}).get("path", ()))
+    line = tree.line_of(path)
+    where = f"{name}: line {line}: " if line else f"{name}: "
+    field = ".".join(str(part) for part in path)
+    return f"{where}{field}: {_words(detail, path, top)}" if field else where + detail["msg"]
+
+
+def _words(detail: ErrorDetails, path: Path, top: type[BaseModel]) -> str:
+    match detail["type"]:
+        case "extra_forbidden":
+            return f"unknown key{nearest(str(path[-1]), _fields_at(top, path[:-1]))}"
+        case "missing":
+            return "is missing; add it"
+        case "policy_fault":
+            return detail["msg"]
+        case "model_type" | "model_attributes_type" | "dict_type" | "mapping_type":
+            keys = ", ".join(_fields_at(top, path)) or "a name each"
+            return f"must be a mapping ({keys}), it is {detail['input']!r}"
+        case "tuple_type":
+            return f"must be a list, as in [{detail['input']!r}]"
+        case _:
+            return f"{detail['msg']} (it is {detail['input']!r})"
+
+
+def _fields_at(model: type[BaseModel], path: Path) -> tuple[str, ...]:
+    """Give the keys that the model at `path` below `model` has."""
+    at: Any = model
+    for part in path:
+        if isinstance(at, type) and issubclass(at, BaseModel):
+            if part not in at.model_fields:
+                return ()
+            at = at.model_fields[str(part)].annotation
+        elif typing.get_origin(at) is Mapping:
+            at = typing.get_args(at)[1]
+        at = _without_none(at)
+    if isinstance(at, type) and issubclass(at, BaseModel):
+        return tuple(at.model_fields)
+    return ()
+
+
+def _without_none(annotation: Any) -> Any:
+    members = [member for member in typing.get_args(annotation) if member is not type(None)]
+    is_optional = type(None) in typing.get_args(annotation)
+    return members[0] if is_optional and len(members) == 1 else annotation

@@ -1,0 +1,189 @@
+"""What a model's tokens cost: published prices of `genai-prices`, and what a policy says instead.
+
+Money is in whole micros (millionths of a US dollar); each cost event's sum is rounded up once, so
+that no spend is lost to rounding and a run is at most one micro too dear.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from middleware.policy import Price
+from schemas.base import Micros, Usage
+
+if TYPE_CHECKING:
+    from genai_prices.types import ModelPrice, Provider
+
+FREE_MODELS = ("local", "scripted")
+"""Models that run on our own machines: their price is zero unless a policy names one."""
+
+_NANOS_PER_MICRO = 10**9
+_REQUESTS_PER_KCOUNT = 1000
+_MODELS_CACHED_MAX = 4096
+_MODEL_CHARACTERS_MAX = 256
+
+Tiers = tuple[tuple[int, int], ...]
+"""Pairs of (input tokens above which it holds, nano-micros per token), the first from -1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """One price of one model, in whole nano-micros (1e-15 US dollars): exact, without fractions.
+
+    A tier holds for the whole run, by the number of its input tokens.
+    """
+
+    input: Tiers
+    output: Tiers
+    request_nanos: int = 0
+
+    def cost_micros(self, usage: Usage) -> Micros:
+        """Give what this usage costs, rounded up to the next micro."""
+        nanos = (
+            usage.input_tokens * _rate(self.input, usage.input_tokens)
+            + usage.output_tokens * _rate(self.output, usage.input_tokens)
+            + self.request_nanos
+        )
+        return -(-nanos // _NANOS_PER_MICRO)
+
+
+_FREE = Rates(((-1, 0),), ((-1, 0),))
+
+_RatesAt = Callable[[int], Rates]
+"""Gives the rates at a time in milliseconds since the epoch: some prices change by date or hour."""
+
+
+class PriceTable:
+    """Prices by model name: `local`, `scripted`, or LangChain's `provider:name`.
+
+    `overrides` win over everything. The published prices come with the package; nothing is fetched.
+    They take some 0.4 s and 70 MB to load, so that happens at the first look-up of a
+    `provider:name`: do one at the root (`rates`) where such a model is the default. One table may
+    serve all pipelines of a process.
+    """
+
+    def __init__(self, overrides: Mapping[str, Price] | None = None) -> None:
+        self._overrides = dict(overrides or {})
+        self._own: dict[str, Rates] = dict.fromkeys(FREE_MODELS, _FREE)
+        for name, price in self._overrides.items():
+            self._own[name] = Rates(
+                ((-1, _nanos(price.input_usd_per_mtok)),),
+                ((-1, _nanos(price.output_usd_per_mtok)),),
+            )
+        self._published: dict[str, _RatesAt | None] = {}
+        self.digest = self._make_digest()
+
+    def rates(self, model: str, at_ms: int) -> Rates | None:
+        """Give the rates of `model` at a time, `None` where no price is known."""
+        own = self._own.get(model)
+        if own is not None:
+            return own
+        try:
+            find = self._published[model]
+        except KeyError:
+            find = self._remember(model)
+        return None if find is None else find(at_ms)
+
+    def is_free(self, model: str, at_ms: int) -> bool:
+        """Tell whether a run of `model` is known to cost nothing."""
+        rates = self.rates(model, at_ms)
+        return rates is not None and rates == _FREE
+
+    def _remember(self, model: str) -> _RatesAt | None:
+        # A request may name any model: forget all at the bound, rather than grow with bad names.
+        if len(self._published) >= _MODELS_CACHED_MAX:
+            self._published.clear()
+        found = _find_published(model)
+        self._published[model] = found
+        return found
+
+    def _make_digest(self) -> str:
+        """Hash the published data and the overrides: 16 hexadecimal digits of SHA-256."""
+        digest = hashlib.sha256(_published_digest())
+        for name, price in sorted(self._overrides.items()):
+            digest.update(f"{name}={_nanos(price.input_usd_per_mtok)}".encode())
+            digest.update(f"/{_nanos(price.output_usd_per_mtok)}\n".encode())
+        return digest.hexdigest()[:16]
+
+
+def _rate(tiers: Tiers, input_tokens: int) -> int:
+    rate = tiers[0][1]
+    for start, nanos in tiers[1:]:
+        if input_tokens > start:
+            rate = nanos
+    return rate
+
+
+def _nanos(usd_per_mtok: Decimal) -> int:
+    """A US dollar per million tokens is a micro per token; finer than 1e-9 of it is rounded up."""
+    numerator, denominator = (usd_per_mtok * _NANOS_PER_MICRO).as_integer_ratio()
+    return -(-numerator // denominator)
+
+
+@cache
+def _published_digest() -> bytes:
+    """Hash the file of the published prices as it stands on disk, without loading it."""
+    return hashlib.sha256(resources.files("genai_prices").joinpath("data.py").read_bytes()).digest()
+
+
+@cache
+def _providers() -> list[Provider]:
+    # 70 MB that a deployment with only local models never needs.
+    from genai_prices.data import providers  # noqa: PLC0415
+
+    return list(providers)
+
+
+def _find_published(model: str) -> _RatesAt | None:
+    """Find a `provider:name`; its provider as genai-prices knows LangChain's name for it."""
+    provider_name, colon, name = model.partition(":")
+    if not (colon and provider_name and name) or len(model) > _MODEL_CHARACTERS_MAX:
+        return None
+    from genai_prices.data_snapshot import find_provider_by_id  # noqa: PLC0415
+    from genai_prices.types import ModelPrice  # noqa: PLC0415
+
+    # Not through the package's own snapshot: that one remembers every name it was ever asked for.
+    provider = find_provider_by_id(_providers(), provider_name)
+    info = None if provider is None else provider.find_model(name, all_providers=_providers())
+    if info is None:
+        return None
+    if isinstance(info.prices, ModelPrice):
+        rates = _compile(info.prices)
+        return None if rates is None else lambda _at_ms: rates
+    compiled = {id(each.prices): _compile(each.prices) for each in info.prices}
+    if not compiled or None in compiled.values():
+        return None
+
+    def at(at_ms: int) -> Rates:
+        when = datetime.fromtimestamp(at_ms / 1000, tz=UTC)
+        found = compiled[id(info.get_prices(when))]
+        return found if found is not None else _FREE
+
+    return at
+
+
+def _compile(price: ModelPrice) -> Rates | None:
+    """Turn a published price into rates; `None` if it has none for tokens or requests."""
+    if price.input_mtok is None and price.output_mtok is None and price.requests_kcount is None:
+        return None
+    per_kcount = price.requests_kcount
+    return Rates(
+        _tiers(price.input_mtok),
+        _tiers(price.output_mtok),
+        _nanos(per_kcount * _REQUESTS_PER_KCOUNT) if isinstance(per_kcount, Decimal) else 0,
+    )
+
+
+def _tiers(price: object) -> Tiers:
+    from genai_prices.types import TieredPrices  # noqa: PLC0415
+
+    if isinstance(price, TieredPrices):
+        return ((-1, _nanos(price.base)), *((t.start, _nanos(t.price)) for t in price.tiers))
+    return ((-1, _nanos(price) if isinstance(price, Decimal) else 0),)

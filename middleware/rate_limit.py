@@ -1,0 +1,108 @@
+"""An exact sliding window per user, by the broker's time.
+
+At most `requests` admitted requests lie in any span of `window_s`: a request at time t is refused
+if as many stand in (t - window, t]. Only admitted requests count, so that a user who keeps asking
+is let in again as soon as the oldest one leaves, and `retry_after_s` says when that is.
+"""
+
+from __future__ import annotations
+
+from array import array
+from itertools import islice
+
+from middleware.base import GO_ON, AgentMiddleware, MiddlewareContext, MiddlewareResult
+from middleware.policy import Policy, Rate, UserKey
+from schemas.base import Event, partition_key
+from schemas.errors import RateLimited
+from schemas.events import Decision
+
+LATE_MS_MAX = 600_000
+"""A request may be this much older than another of its partition and keep its own time.
+
+Records that came with another key were stamped by another partition, and arrive behind. What is
+later still is taken to be as old as this: its user may be refused early, never let in too often.
+"""
+
+_FORGOTTEN_PER_FOLD_MAX = 2
+
+
+class RateLimitMiddleware(AgentMiddleware):
+    """Refuses with `RateLimited` what would be one too many in the user's window.
+
+    A user's clock never goes back: a request dated before the user's last admitted one is taken to
+    have come with it. Memory: 8 bytes for each of a user's newest `requests` admitted requests;
+    a user who is idle for longer than the window and `LATE_MS_MAX` is forgotten.
+    """
+
+    name = "rate_limit"
+    priority = 40
+    folds = frozenset({Decision})
+
+    def __init__(self, policy: Policy, *, enabled: bool = True) -> None:
+        super().__init__(enabled=enabled)
+        self._policy = policy
+        self._admitted: dict[UserKey, array[int]] = {}  # the least recently admitted user first
+        self._clock_ms = 0
+        rates = [policy.defaults.rate, *(grants.rate for grants in policy.users.values())]
+        self._window_ms_max = max((rate.window_s * 1000 for rate in rates if rate), default=0)
+
+    @property
+    def history_ms(self) -> int:
+        """The longest window, and the lateness that is allowed."""
+        return self._window_ms_max + LATE_MS_MAX if self._window_ms_max else 0
+
+    @property
+    def users_known(self) -> int:
+        """How many users' admitted requests are remembered."""
+        return len(self._admitted)
+
+    def admit(self, context: MiddlewareContext) -> MiddlewareResult:
+        """Count the user's admitted requests in the window that ends now."""
+        request = context.request
+        rate = self._policy.rules_for(request.tenant, request.user_id).rate
+        if rate is None:
+            return GO_ON
+        times = self._admitted.get((request.tenant, request.user_id))
+        if times is None or len(times) < rate.requests:
+            return GO_ON
+        # The one that has to leave before another fits: it stands `requests` places from the end.
+        free_at_ms = times[-rate.requests] + rate.window_s * 1000
+        if self._moment(times, context.now_ms) >= free_at_ms:
+            return GO_ON
+        retry_after_s = (free_at_ms - context.now_ms) / 1000
+        return MiddlewareResult(
+            RateLimited(
+                f"user {partition_key(request.tenant, request.user_id)!r} may make {rate.requests} "
+                f"requests in {rate.window_s} s; the next one fits in {retry_after_s:.3f} s",
+                retry_after_s=retry_after_s,
+            )
+        )
+
+    def fold(self, event: Event) -> None:
+        """Count an admitted request."""
+        if not (isinstance(event, Decision) and event.admitted and self.name in event.passed):
+            return
+        rate = self._policy.rules_for(event.tenant, event.user_id).rate
+        if rate is not None:
+            self._count((event.tenant, event.user_id), event.at_ms, rate)
+        self._clock_ms = max(self._clock_ms, event.at_ms)
+        self._forget_idle()
+
+    def _count(self, user: UserKey, at_ms: int, rate: Rate) -> None:
+        times = self._admitted.pop(user, None)
+        if times is None:
+            times = array("q")
+        times.append(self._moment(times, at_ms))
+        del times[: -rate.requests]
+        self._admitted[user] = times
+
+    def _moment(self, times: array[int], at_ms: int) -> int:
+        """Give the user's time: never before the last admitted, nor far behind the partition's."""
+        return max(at_ms, times[-1] if times else 0, self._clock_ms - LATE_MS_MAX)
+
+    def _forget_idle(self) -> None:
+        """Forget users whose last request is out of every window that can still be asked about."""
+        for user in list(islice(self._admitted, _FORGOTTEN_PER_FOLD_MAX)):
+            if self._admitted[user][-1] + self._window_ms_max > self._clock_ms - LATE_MS_MAX:
+                return
+            del self._admitted[user]
