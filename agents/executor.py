@@ -1,0 +1,231 @@
+"""One attempt of one run: from an admitted request to its result, whatever happens on the way.
+
+Invariant (P3): a result's `output` is the text of the attempt's token records 0 to `last_seq`,
+joined, and `text_sha256` the hash of it; so what a subscriber was shown is what was answered. The
+token stream carries all that the agent writes, also between tool calls, and so does `output`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from langchain_core.messages import HumanMessage
+from langgraph.errors import GraphRecursionError
+
+from agents.callbacks import AgentCallbackHandler, OnCallbackEvent
+from agents.checkpointer import RunCheckpointer
+from agents.factory import AgentFactory, RunPlan
+from agents.structured import checked_answer
+from agents.token_writer import TokenWriter
+from schemas.errors import AttemptTimedOut, Expired, LaneLost, MillstreamError, Rejected, Terminal
+from schemas.events import AgentResult, CheckpointSaved, ResolvedRequest, ResultStatus
+from schemas.ports import ClockMs, EmitToken, LoadCheckpoint
+from schemas.reasons import reason_of
+
+__all__ = ["AgentExecutor", "RunOutcome", "wall_clock_ms"]
+
+_log = structlog.get_logger(__name__)
+
+
+def wall_clock_ms() -> int:
+    """Give this machine's time in milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """What a run leaves behind.
+
+    `checkpoint` is there only if the run completed: else the session stays as it was.
+    """
+
+    result: AgentResult
+    checkpoint: CheckpointSaved | None
+
+
+class AgentExecutor:
+    """Runs agents. Holds no state of a run, so one executor serves any number side by side."""
+
+    def __init__(
+        self,
+        factory: AgentFactory,
+        *,
+        coalesce_s: float = 0.025,
+        clock_ms: ClockMs = wall_clock_ms,
+        on_event: OnCallbackEvent | None = None,
+    ) -> None:
+        self._factory = factory
+        self._coalesce_s = coalesce_s
+        self._clock_ms = clock_ms
+        self._on_event = on_event
+
+    async def run(
+        self,
+        request: ResolvedRequest,
+        plan: RunPlan,
+        *,
+        attempt: int,
+        load_checkpoint: LoadCheckpoint,
+        emit: EmitToken,
+    ) -> RunOutcome:
+        """Run an attempt to its end, and give its result and the session's next checkpoint.
+
+        Whatever a model, tool or template does becomes a result with a reason. Raises only
+        `LaneLost` (from `emit` or `load_checkpoint`): then there is no one to give a result to.
+        Cancelling it stops the run and emits no more tokens.
+        """
+        writer = TokenWriter(
+            request,
+            attempt=attempt,
+            emit=emit,
+            coalesce_s=self._coalesce_s,
+            clock_ms=self._clock_ms,
+        )
+        run = _Run(
+            request=request,
+            plan=plan,
+            attempt=attempt,
+            writer=writer,
+            handler=AgentCallbackHandler(writer, clock_ms=self._clock_ms, on_event=self._on_event),
+            started_at_ms=self._clock_ms(),
+        )
+        try:
+            return await self._within_limits(run, load_checkpoint)
+        except LaneLost:
+            raise
+        # The one boundary: any other error is the run's, and ends it as a result that says so.
+        except Exception as error:  # noqa: BLE001
+            await writer.settle()
+            foreseen = isinstance(error, MillstreamError)
+            tell = _log.info if foreseen else _log.error
+            tell(
+                "a run failed",
+                request_id=request.request_id,
+                attempt=attempt,
+                reason=str(error),
+                exc_info=not foreseen,
+            )
+            return RunOutcome(run.failed(error, self._clock_ms()), None)
+        finally:
+            await writer.abandon()
+
+    async def _within_limits(self, run: _Run, load_checkpoint: LoadCheckpoint) -> RunOutcome:
+        deadline_ms = run.request.deadline_ms
+        limit_s = run.plan.template.attempt_timeout_s
+        left_s = limit_s if deadline_ms is None else (deadline_ms - run.started_at_ms) / 1000
+        if left_s <= 0:
+            message = "the request's deadline passed before its run began"
+            raise Expired(message)
+        try:
+            async with asyncio.timeout(min(limit_s, left_s)) as timer:
+                return await self._answer(run, load_checkpoint)
+        except TimeoutError as error:
+            if not timer.expired():
+                raise
+            if left_s <= limit_s and deadline_ms is not None:
+                message = f"the request's deadline passed {left_s:g} s after its run began"
+                raise Expired(message) from error
+            message = f"the attempt took longer than {limit_s:g} s"
+            raise AttemptTimedOut(message) from error
+
+    async def _answer(self, run: _Run, load_checkpoint: LoadCheckpoint) -> RunOutcome:
+        template = run.plan.template
+        checkpointer = RunCheckpointer(await load_checkpoint(), template)
+        graph = self._factory.create(run.plan).copy({"checkpointer": checkpointer})
+        try:
+            state = await graph.ainvoke(
+                {"messages": [HumanMessage(_encodable(run.request.input))]},
+                {
+                    "callbacks": [run.handler],
+                    "configurable": {"thread_id": run.request.session_id},
+                    # Each model call but the last is followed by a step of tools.
+                    "recursion_limit": 2 * template.run_model_calls_max,
+                },
+                # The lane writes once, at the end: a state in between would be put in vain.
+                durability="exit",
+            )
+        except GraphRecursionError as error:
+            message = (
+                "the model did not give its answer in the form that was asked for"
+                if template.kind == "structured"
+                else f"the agent did not end within {template.run_model_calls_max} model calls"
+            )
+            raise Terminal(message) from error
+        await run.writer.finish()
+        structured = None
+        if template.response_format is not None:
+            structured = checked_answer(
+                template.response_format, state.get("structured_response"), run.writer.text
+            )
+        at_ms = self._clock_ms()
+        checkpoint = checkpointer.seal(run.request, at_ms)
+        return RunOutcome(run.completed(structured, at_ms), checkpoint)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One attempt under way, and how its end reads."""
+
+    request: ResolvedRequest
+    plan: RunPlan
+    attempt: int
+    writer: TokenWriter
+    handler: AgentCallbackHandler
+    started_at_ms: int
+
+    def completed(self, structured: dict[str, Any] | None, at_ms: int) -> AgentResult:
+        return self._result(
+            "completed",
+            at_ms,
+            structured=structured,
+            output=self.writer.text,
+            text_sha256=self.writer.text_sha256,
+        )
+
+    def failed(self, error: Exception, at_ms: int) -> AgentResult:
+        status: ResultStatus = "failed"
+        if isinstance(error, Expired):
+            status = "expired"
+        elif isinstance(error, Rejected):
+            status = "rejected"
+        # What was already shown stays part of the story; an attempt that showed nothing has none.
+        wrote = self.writer.last_seq >= 0
+        return self._result(
+            status,
+            at_ms,
+            reason=reason_of(error),
+            output=self.writer.text if wrote else None,
+            text_sha256=self.writer.text_sha256 if wrote else None,
+        )
+
+    def _result(self, status: ResultStatus, at_ms: int, **ending: Any) -> AgentResult:
+        request, writer = self.request, self.writer
+        return AgentResult(
+            tenant=request.tenant,
+            user_id=request.user_id,
+            request_id=request.request_id,
+            session_id=request.session_id,
+            at_ms=at_ms,
+            status=status,
+            template=self.plan.template.name,
+            template_version=self.plan.template.version,
+            model=self.plan.model,
+            attempt=self.attempt,
+            last_seq=writer.last_seq,
+            usage=self.handler.usage,
+            source=request.source,
+            accepted_at_ms=request.at_ms,
+            started_at_ms=self.started_at_ms,
+            first_token_at_ms=writer.first_token_at_ms,
+            metadata=request.metadata,
+            **ending,
+        )
+
+
+def _encodable(text: str) -> str:
+    # A lone surrogate passes through JSON, but no model and no checkpoint takes it.
+    return text.encode(errors="replace").decode()

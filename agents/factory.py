@@ -1,0 +1,123 @@
+"""From a request to the agent that answers it: templates by name, compiled graphs by template."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from langchain.agents import create_agent
+from langchain_core.language_models.chat_models import BaseChatModel
+from langgraph.graph.state import CompiledStateGraph
+
+from agents.local_model import LocalChatModel
+from agents.models import resolve_model
+from agents.structured import HeldByGrammar
+from agents.templates import BUILT_IN_TEMPLATES, AgentTemplate
+from agents.tools import ToolRegistry, built_in_tools
+from schemas.errors import Misconfigured, UnknownTemplate
+from schemas.events import ResolvedRequest
+
+__all__ = ["AgentFactory", "AgentGraph", "ResolveModel", "RunPlan"]
+
+AgentGraph = CompiledStateGraph[Any, Any, Any, Any]
+ResolveModel = Callable[..., BaseChatModel]
+"""Gives the chat model of a name, made with keyword parameters such as `max_tokens`."""
+
+# A request may name its model, so the number of pairs is up to upstreams.
+GRAPHS_CACHED_MAX: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """What a run will use, known before it starts: its price can be reserved from this."""
+
+    template: AgentTemplate
+    model: str
+    output_tokens_max: int
+
+
+class AgentFactory:
+    """Templates by name, and the LangGraph graphs made from them.
+
+    A graph takes milliseconds to build and holds no state of a run, so it is built once per
+    template version and model and shared by all runs; the 64 most recently used are kept.
+    `resolve` is what turns a model's name into a model.
+    """
+
+    def __init__(
+        self,
+        *,
+        default_model: str = "local",
+        templates: Iterable[AgentTemplate] = BUILT_IN_TEMPLATES,
+        tools: ToolRegistry | None = None,
+        resolve: ResolveModel = resolve_model,
+    ) -> None:
+        self.tools = ToolRegistry(built_in_tools()) if tools is None else tools
+        self._default_model = default_model
+        self._resolve = resolve
+        self._templates: dict[str, AgentTemplate] = {}
+        self._graphs: OrderedDict[tuple[str, str, str], AgentGraph] = OrderedDict()
+        for template in templates:
+            self.register(template)
+
+    def register(self, template: AgentTemplate) -> None:
+        """Add a template, or replace the one of its name by another version.
+
+        Raises `Misconfigured` if it names an unknown tool, or its version was given to other
+        content: results record the version that they were made with.
+        """
+        known = self._templates.get(template.name)
+        if known is not None and known.version == template.version and known != template:
+            message = f"template {template.name!r} changed: give it a version other than "
+            raise Misconfigured(message + repr(template.version))
+        self.tools.pick(template.tools)
+        self._templates[template.name] = template
+
+    def list(self) -> tuple[AgentTemplate, ...]:
+        """Give all templates, in order of their names."""
+        return tuple(self._templates[name] for name in sorted(self._templates))
+
+    def plan(self, request: ResolvedRequest) -> RunPlan:
+        """Say what a request's run will use. Raises `UnknownTemplate` that lists the known ones."""
+        template = self._templates.get(request.template)
+        if template is None:
+            known = ", ".join(sorted(self._templates))
+            message = f"no template is called {request.template!r}; known: {known}"
+            raise UnknownTemplate(message)
+        return RunPlan(
+            template=template,
+            model=request.model or template.model or self._default_model,
+            output_tokens_max=template.output_tokens_max * template.run_model_calls_max,
+        )
+
+    def create(self, plan: RunPlan) -> AgentGraph:
+        """Give the graph of a plan, without a checkpointer: `graph.copy` adds one for 10 µs.
+
+        Raises `ModelUnavailable` where the model cannot be used here.
+        """
+        key = (plan.template.name, plan.template.version, plan.model)
+        graph = self._graphs.get(key)
+        if graph is None:
+            graph = self._graphs[key] = self._built(plan)
+            if len(self._graphs) > GRAPHS_CACHED_MAX:
+                self._graphs.popitem(last=False)
+        else:
+            self._graphs.move_to_end(key)
+        return graph
+
+    def _built(self, plan: RunPlan) -> AgentGraph:
+        template = plan.template
+        model = self._resolve(plan.model, max_tokens=template.output_tokens_max)
+        schema = template.response_format
+        # It cannot call tools, which is how LangChain asks a model that it does not know.
+        by_grammar = isinstance(model, LocalChatModel)
+        graph: AgentGraph = create_agent(
+            model,
+            list(self.tools.pick(template.tools)),
+            system_prompt=template.system_prompt,
+            middleware=(HeldByGrammar(schema),) if schema and by_grammar else (),
+            response_format=None if by_grammar else schema,
+        )
+        return graph

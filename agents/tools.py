@@ -1,0 +1,138 @@
+"""The registry of named tools that templates draw from, and the built-in, harmless ones."""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Final
+
+from langchain_core.tools import BaseTool, StructuredTool, ToolException
+
+from schemas.errors import Misconfigured
+
+__all__ = ["ToolRegistry", "built_in_tools", "calculate"]
+
+EXPRESSION_CHARS_MAX: Final = 200
+NUMBER_BITS_MAX: Final = 4096
+
+_BINARY: Final[Mapping[type[ast.operator], Callable[[float, float], float]]] = MappingProxyType(
+    {
+        ast.Add: operator.add,
+        ast.Sub: operator.sub,
+        ast.Mult: operator.mul,
+        ast.Div: operator.truediv,
+        ast.FloorDiv: operator.floordiv,
+        ast.Mod: operator.mod,
+        ast.Pow: operator.pow,
+    }
+)
+_UNARY: Final[Mapping[type[ast.unaryop], Callable[[float], float]]] = MappingProxyType(
+    {ast.UAdd: operator.pos, ast.USub: operator.neg}
+)
+
+
+class ToolRegistry:
+    """Tools by name, filled before the templates that use them are registered."""
+
+    def __init__(self, tools: Iterable[BaseTool] = ()) -> None:
+        self._tools: dict[str, BaseTool] = {}
+        for tool in tools:
+            self.register(tool)
+
+    def register(self, tool: BaseTool) -> None:
+        """Add a tool. Raises `Misconfigured` where another tool has its name."""
+        if self._tools.setdefault(tool.name, tool) is not tool:
+            message = f"there are two tools called {tool.name!r}: rename one"
+            raise Misconfigured(message)
+
+    def names(self) -> tuple[str, ...]:
+        """Give all names, sorted."""
+        return tuple(sorted(self._tools))
+
+    def pick(self, names: Iterable[str]) -> tuple[BaseTool, ...]:
+        """Give the tools of these names. Raises `Misconfigured` that lists the known ones."""
+        wanted = tuple(names)
+        unknown = [name for name in wanted if name not in self._tools]
+        if unknown:
+            message = (
+                f"no tool is called {', '.join(map(repr, unknown))}; "
+                f"known: {', '.join(self.names()) or 'none'}"
+            )
+            raise Misconfigured(message)
+        return tuple(self._tools[name] for name in wanted)
+
+
+def calculate(expression: str) -> str:
+    """Work out an arithmetic expression of numbers, + - * / // % ** and parentheses.
+
+    Nothing is evaluated as Python: the expression is parsed and its nodes are checked one by one,
+    numbers are bounded to 4,096 bits. Raises `ToolException`, which the model gets to read.
+    """
+    if len(expression) > EXPRESSION_CHARS_MAX:
+        message = f"the expression is longer than {EXPRESSION_CHARS_MAX} characters"
+        raise ToolException(message)
+    try:
+        return str(_value(ast.parse(expression.strip(), mode="eval").body))
+    except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
+        message = f"cannot calculate {expression!r}: {error}"
+        raise ToolException(message) from error
+
+
+def _value(node: ast.expr) -> float:
+    match node:
+        case ast.Constant(value=bool()):
+            pass
+        case ast.Constant(value=int() | float() as number):
+            return _bounded(number)
+        case ast.UnaryOp(op=operation, operand=operand) if type(operation) in _UNARY:
+            return _bounded(_UNARY[type(operation)](_value(operand)))
+        case ast.BinOp(left=left, op=operation, right=right) if type(operation) in _BINARY:
+            first, second = _value(left), _value(right)
+            if isinstance(operation, ast.Pow):
+                _check_power(first, second)
+            return _bounded(_BINARY[type(operation)](first, second))
+    message = "only numbers, + - * / // % ** and parentheses are understood"
+    raise ValueError(message)
+
+
+def _check_power(base: float, exponent: float) -> None:
+    # Before it is worked out: 9**9**9 alone would take minutes and gigabytes.
+    if isinstance(base, int) and base.bit_length() * abs(exponent) > NUMBER_BITS_MAX:
+        message = "the result is too large"
+        raise ValueError(message)
+
+
+def _bounded(number: float) -> float:
+    if isinstance(number, complex) or not math.isfinite(number):
+        message = "the result is not a real number"
+        raise ValueError(message)
+    if isinstance(number, int) and number.bit_length() > NUMBER_BITS_MAX:
+        message = "the result is too large"
+        raise ValueError(message)
+    return number
+
+
+def built_in_tools() -> tuple[BaseTool, ...]:
+    """Make the tools that every worker has: `calculator` and `current_time`."""
+    return (
+        StructuredTool.from_function(
+            calculate,
+            name="calculator",
+            description="Work out an arithmetic expression, for instance (2 + 3) * 4.",
+            handle_tool_error=True,
+        ),
+        StructuredTool.from_function(
+            _current_time,
+            name="current_time",
+            description="Tell the date and time now, in UTC.",
+        ),
+    )
+
+
+def _current_time() -> str:
+    """Tell the date and time now, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,38 @@
+"""From an error to the reason that goes on the wire."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from schemas.base import Reason
+from schemas.errors import MillstreamError, RateLimited
+
+__all__ = ["MESSAGE_CHARS_MAX", "reason_of"]
+
+MESSAGE_CHARS_MAX: Final = 500
+"""Longest message of a reason; what is beyond belongs in the log."""
+
+
+def reason_of(error: BaseException) -> Reason:
+    """Say why, for programs and for people, without a traceback.
+
+    An error of Millstream's own tree gives its code and words, and `retry_after_s` where it has
+    one. Any other gives the code `failed` and its type and text, so that it can be searched for.
+    """
+    if isinstance(error, MillstreamError):
+        return Reason(
+            code=error.code,
+            message=_bounded(str(error) or type(error).__name__),
+            retry_after_s=error.retry_after_s if isinstance(error, RateLimited) else None,
+        )
+    text = str(error)
+    name = type(error).__name__
+    return Reason(code="failed", message=_bounded(f"{name}: {text}" if text else name))
+
+
+def _bounded(message: str) -> str:
+    # Foreign text may hold lone surrogates, which no JSON encoder takes.
+    message = message.encode(errors="replace").decode()
+    if len(message) <= MESSAGE_CHARS_MAX:
+        return message
+    return message[: MESSAGE_CHARS_MAX - 1] + "…"
