@@ -7,7 +7,7 @@ of the two is right is for people to say: `topic_drift` puts it in words with th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,14 @@ from schemas.topics import TopicSpec
 from streams.clients import admin_client
 from streams.settings import Settings
 
-__all__ = ["Drift", "TopicReport", "ensure_topics", "require_sound_topics", "topic_drift"]
+__all__ = [
+    "Drift",
+    "TopicReport",
+    "ensure_topics",
+    "partition_counts",
+    "require_sound_topics",
+    "topic_drift",
+]
 
 _REPLICATION_WANTED = 3
 _IN_SYNC_MIN = 2
@@ -107,6 +114,22 @@ async def require_sound_topics(settings: Settings, specs: Sequence[TopicSpec]) -
     if fatal:
         raise TopicDrift("\n".join(fatal))
     return drifts
+
+
+async def partition_counts(settings: Settings, topics: Collection[str]) -> dict[str, int]:
+    """Give the number of partitions of topics, by their physical names.
+
+    Raises `Misconfigured` for one that does not exist, `ServiceUnavailable`.
+    """
+    async with _admin(settings) as admin:
+        found = await _topics(admin, topics)
+    missing = [topic for topic in topics if topic not in found]
+    if missing:
+        raise Misconfigured(
+            f"no such topic at {settings.kafka}: {', '.join(sorted(missing))}; start a worker or "
+            "run `millstream topics`, which create what is missing"
+        )
+    return {topic: len(partitions) for topic, partitions in found.items()}
 
 
 @asynccontextmanager

@@ -1,0 +1,43 @@
+"""From a record as it was read to a delivery, or to the reason why it is none."""
+
+from __future__ import annotations
+
+from schemas.base import Address
+from schemas.errors import Poison
+from schemas.topics import REQUESTS, TopicSpec
+from streams.bus import Delivery, Unreadable
+from streams.codec import decode
+from streams.intake import InputRecord, read_request
+from streams.record_log import LogRecord
+
+__all__ = ["Entry", "read_entry"]
+
+Entry = Delivery | Unreadable
+
+
+def read_entry(record: LogRecord, spec: TopicSpec) -> Entry:
+    """Read a record of `spec`'s topic. Requests get the ids that their upstream left out."""
+    address = Address.model_construct(
+        topic=record.topic, partition=record.partition, offset=record.offset
+    )
+    try:
+        event = (
+            read_request(_input(record))
+            if spec.name == REQUESTS.name
+            else decode(record, spec.event)
+        )
+    except Poison as error:
+        return Unreadable(address, record.timestamp, record.key, error)
+    return Delivery(event, address, record.timestamp)
+
+
+def _input(record: LogRecord) -> InputRecord:
+    return InputRecord(
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        timestamp=record.timestamp,
+        key=record.key,
+        value=record.value,
+        headers=tuple(record.headers),
+    )

@@ -1,0 +1,214 @@
+"""The event bus over any record log; `KafkaBus` and `MemoryBus` are this over theirs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Self
+
+from aiokafka import TopicPartition
+
+from schemas.base import Address, Event
+from schemas.errors import InputTooLarge, Misconfigured
+from schemas.events import DeadLetter, LaneOpened, StageRequest
+from schemas.topics import TopicSpec, catalogue, stage_topic
+from streams.bus import (
+    EVERYTHING,
+    NOW,
+    BusHooks,
+    Delivery,
+    EventFilter,
+    Handler,
+    Start,
+    Subscription,
+)
+from streams.clients import RECORD_BYTES_MAX
+from streams.codec import encode, new_traceparent
+from streams.fanout import Fanout
+from streams.mailbox import Mailbox
+from streams.newest import newest
+from streams.partitioning import home_partition
+from streams.record_log import Outgoing, RecordLog, scope_of
+from streams.settings import Settings
+from streams.subscription import HandlerSubscription
+
+__all__ = ["HISTORY_MAX", "LogBus"]
+
+HISTORY_MAX = 10_000
+"""Most events that `history` gives at once; `streams.history` replays more than fit in memory."""
+
+
+class LogBus:
+    """Implements `streams.bus.EventBus`; see there for what each method promises."""
+
+    def __init__(self, settings: Settings, log: RecordLog, hooks: BusHooks) -> None:
+        self._settings = settings
+        self._log = log
+        self._hooks = hooks
+        self._source = f"/millstream/{settings.namespace}"
+        self._specs = {spec.event: spec for spec in catalogue()}
+        self._counts: dict[str, int] = {}
+        self._reader = log.reader()
+        self._fanout = Fanout(self._reader, hooks.on_unreadable)
+        self._reading: asyncio.Task[None] | None = None
+        self._subscriptions: set[HandlerSubscription] = set()
+        self._tails: set[Mailbox] = set()
+
+    @property
+    def unreadable(self) -> int:
+        """Records that were passed over since the start because they could not be read."""
+        return self._fanout.unreadable
+
+    async def __aenter__(self) -> Self:
+        """Connect."""
+        await self._log.start()
+        try:
+            await self._reader.start()
+        except BaseException:
+            await self._log.stop()
+            raise
+        self._reading = asyncio.create_task(self._fanout.run(), name="bus-reader")
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Stop everything; a subscription that is stopped twice is stopped."""
+        for box in self._tails:
+            box.close()
+        await asyncio.gather(*(self.unsubscribe(one) for one in tuple(self._subscriptions)))
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait([self._reading])
+        await self._reader.stop()
+        await self._log.stop()
+
+    async def publish(self, event: Event) -> Address:
+        """Append an event to its topic."""
+        topic = self._topic_of(event)
+        count = self._counts.get(topic) or (await self._counted([topic]))[topic]
+        return await self._log.append(self._outgoing(event, topic, count, None))
+
+    async def publish_batch(self, events: Sequence[Event]) -> list[Address]:
+        """Append events, all of them in one trace."""
+        topics = [self._topic_of(event) for event in events]
+        counts = await self._counted(set(topics))
+        trace = new_traceparent()
+        return await self._log.append_all(
+            [
+                self._outgoing(event, topic, counts[topic], trace)
+                for event, topic in zip(events, topics, strict=True)
+            ]
+        )
+
+    async def subscribe(
+        self,
+        handler: Handler,
+        *,
+        topics: Sequence[TopicSpec],
+        filter: EventFilter = EVERYTHING,  # noqa: A002
+        name: str | None = None,
+    ) -> Subscription:
+        """Call `handler` for what is committed from now on."""
+        box = await self._open(topics, NOW, filter)
+        known = name or str(getattr(handler, "__qualname__", type(handler).__name__))
+        subscription = HandlerSubscription(known, handler, box, self._hooks)
+        self._subscriptions.add(subscription)
+        subscription.start()
+        return subscription
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """Call the handler no more."""
+        if isinstance(subscription, HandlerSubscription) and subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+            self._fanout.remove(subscription.mailbox)
+            await subscription.stop()
+
+    async def history(
+        self,
+        *,
+        topics: Sequence[TopicSpec],
+        filter: EventFilter = EVERYTHING,  # noqa: A002
+        limit: int = 100,
+    ) -> list[Delivery]:
+        """Read the newest events back; `limit` is at most `HISTORY_MAX`."""
+        if not 1 <= limit <= HISTORY_MAX:
+            raise Misconfigured(f"limit is {limit}; history gives 1 to {HISTORY_MAX} events")
+        names = [self._settings.topic(spec.name) for spec in topics]
+        scope = scope_of(self._settings, topics, filter, await self._counted(names))
+        reader = self._log.reader()
+        try:
+            await reader.start()
+            return await newest(reader, scope, filter, limit)
+        finally:
+            await reader.stop()
+
+    @asynccontextmanager
+    async def tail(
+        self,
+        topics: Sequence[TopicSpec],
+        from_: Start = NOW,
+        filter: EventFilter = EVERYTHING,  # noqa: A002
+    ) -> AsyncIterator[AsyncIterator[Delivery]]:
+        """Follow topics; the iterator ends when the bus is stopped."""
+        box = await self._open(topics, from_, filter)
+        self._tails.add(box)
+        try:
+            yield _drained(box)
+        finally:
+            self._tails.discard(box)
+            self._fanout.remove(box)
+            box.close()
+
+    async def _open(
+        self, topics: Sequence[TopicSpec], start: Start, wanted: EventFilter
+    ) -> Mailbox:
+        if self._reading is None:
+            message = "the bus is not started; use it as `async with bus:`"
+            raise Misconfigured(message)
+        names = [self._settings.topic(spec.name) for spec in topics]
+        scope = scope_of(self._settings, topics, wanted, await self._counted(names))
+        only = getattr(start, "partition", None)
+        if only is not None:
+            scope = {one: spec for one, spec in scope.items() if one.partition == only}
+        positions = await self._reader.offsets(scope, start)
+        box = Mailbox(wanted, positions, self._fanout.steer)
+        self._fanout.add(box, scope)
+        return box
+
+    async def _counted(self, topics: Sequence[str] | set[str]) -> dict[str, int]:
+        missing = [topic for topic in topics if topic not in self._counts]
+        if missing:
+            self._counts.update(await self._log.partition_counts(missing))
+        return self._counts
+
+    def _topic_of(self, event: Event) -> str:
+        return self._settings.topic(self._spec_of(event).name)
+
+    def _spec_of(self, event: Event) -> TopicSpec:
+        if isinstance(event, StageRequest):
+            return stage_topic(event.stage)
+        for kind in type(event).__mro__:
+            if spec := self._specs.get(kind):
+                return spec
+        raise Misconfigured(f"no topic of the catalogue holds {type(event).__name__}")
+
+    def _outgoing(self, event: Event, topic: str, count: int, trace: bytes | None) -> Outgoing:
+        match event:
+            case LaneOpened():
+                partition = event.partition
+            case DeadLetter():
+                partition = event.source.partition % count
+            case _:
+                partition = home_partition(event.partition_key, count)
+        encoded = encode(event, source=self._source, traceparent=trace)
+        if encoded.size_bytes > RECORD_BYTES_MAX:
+            raise InputTooLarge(
+                f"{type(event).__name__} {event.event_id} is {encoded.size_bytes} bytes as a "
+                f"record; the limit is {RECORD_BYTES_MAX}"
+            )
+        return Outgoing(TopicPartition(topic, partition), encoded)
+
+
+async def _drained(box: Mailbox) -> AsyncIterator[Delivery]:
+    while (delivery := await box.take()) is not None:
+        yield delivery

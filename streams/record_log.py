@@ -1,0 +1,130 @@
+"""What the bus and the history reader need of a log of records; Kafka and memory both give it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from aiokafka import TopicPartition
+
+from schemas.base import Address
+from schemas.topics import TopicSpec
+from streams.bus import EventFilter, Start
+from streams.codec import Encoded
+from streams.partitioning import home_partition
+from streams.settings import Settings
+
+__all__ = ["LogRecord", "Outgoing", "Positions", "RecordLog", "RecordReader", "scope_of"]
+
+Positions = Mapping[TopicPartition, int]
+"""The offset to read next, by partition."""
+
+
+class LogRecord(Protocol):
+    """A record with its place; aiokafka's is one. `timestamp` is the broker's, in milliseconds."""
+
+    @property
+    def topic(self) -> str: ...  # noqa: D102
+    @property
+    def partition(self) -> int: ...  # noqa: D102
+    @property
+    def offset(self) -> int: ...  # noqa: D102
+    @property
+    def timestamp(self) -> int: ...  # noqa: D102
+    @property
+    def key(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def value(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A record that is ready to be appended."""
+
+    target: TopicPartition
+    encoded: Encoded
+
+
+class RecordReader(Protocol):
+    """Reads committed records from the positions that it is given."""
+
+    async def start(self) -> None:
+        """Connect. Raises `ServiceUnavailable`."""
+
+    async def stop(self) -> None:
+        """Disconnect."""
+
+    async def offsets(self, partitions: Collection[TopicPartition], start: Start) -> Positions:
+        """Give where `start` is in each partition, between its oldest record and its end."""
+
+    def assign(self, positions: Positions) -> None:
+        """Read these partitions, from these offsets, and no others."""
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        """Read an assigned partition on from another offset."""
+
+    def pause(self, partition: TopicPartition) -> None:
+        """Leave an assigned partition be."""
+
+    def resume(self, partition: TopicPartition) -> None:
+        """Read a paused partition on."""
+
+    async def position(self, partition: TopicPartition) -> int:
+        """Give the offset that would be read next, past the markers of transactions."""
+
+    async def read(
+        self, partitions: Collection[TopicPartition] = (), *, records_max: int, wait_s: float
+    ) -> Mapping[TopicPartition, Sequence[LogRecord]]:
+        """Give what has come (of `partitions`, if given), after waiting up to `wait_s` for some.
+
+        Raises `ServiceUnavailable`; it may be called again.
+        """
+
+
+class RecordLog(Protocol):
+    """Appends records and makes readers."""
+
+    address: str
+    """Where it is, for messages."""
+
+    async def start(self) -> None:
+        """Connect. Raises `ServiceUnavailable`."""
+
+    async def stop(self) -> None:
+        """Send out what is under way, disconnect."""
+
+    async def partition_counts(self, topics: Collection[str]) -> Mapping[str, int]:
+        """Give the number of partitions of each topic. Raises `Misconfigured` for a missing one."""
+
+    async def append(self, record: Outgoing) -> Address:
+        """Append a record, acknowledged."""
+
+    async def append_all(self, records: Sequence[Outgoing]) -> list[Address]:
+        """Append records, acknowledged, in order within each partition."""
+
+    def reader(self) -> RecordReader:
+        """Make a reader, not started."""
+
+
+def scope_of(
+    settings: Settings,
+    topics: Sequence[TopicSpec],
+    wanted: EventFilter,
+    counts: Mapping[str, int],
+) -> dict[TopicPartition, TopicSpec]:
+    """Give the partitions in which matching records can stand, in the order of `topics`.
+
+    For a known user that is one partition of each per-user topic.
+    """
+    scope: dict[TopicPartition, TopicSpec] = {}
+    for spec in topics:
+        name = settings.topic(spec.name)
+        if wanted.user_key is not None and spec.placement == "per_user":
+            partitions = [home_partition(wanted.user_key, counts[name])]
+        else:
+            partitions = list(range(counts[name]))
+        scope.update({TopicPartition(name, partition): spec for partition in partitions})
+    return scope
