@@ -68,8 +68,10 @@ class MiddlewarePipeline:
         """How far back from the newest committed decision a restore has to fold."""
         return max((layer.history_ms for layer in self.layers), default=0)
 
-    def decide(self, context: MiddlewareContext, *, generation: int) -> Decision:
-        """Ask each enabled layer in order; the first rejection wins.
+    def decide(
+        self, context: MiddlewareContext, *, generation: int, stage: str = "chain"
+    ) -> Decision:
+        """Ask each enabled layer in order, as stage `stage`; the first rejection wins.
 
         The decision is folded at once, so that the next one sees it: a lane whose commit of it
         fails must be dropped. An error that a layer raises goes to the caller.
@@ -82,13 +84,19 @@ class MiddlewarePipeline:
             answer = layer.admit(context)
             if answer.rejection is not None:
                 decision = _decision(
-                    context, generation, passed, rejected_by=layer.name, because=answer.rejection
+                    context,
+                    (stage, generation),
+                    passed,
+                    rejected_by=layer.name,
+                    because=answer.rejection,
                 )
                 break
             passed.append(layer.name)
             reserved_micros += answer.reserved_micros
         else:
-            decision = _decision(context, generation, passed, reserved_micros=reserved_micros)
+            decision = _decision(
+                context, (stage, generation), passed, reserved_micros=reserved_micros
+            )
         self.fold(decision)
         for layer in self.chain:
             if layer.enabled:
@@ -177,7 +185,7 @@ def _ordered(layers: Iterable[AgentMiddleware]) -> tuple[AgentMiddleware, ...]:
 
 def _decision(
     context: MiddlewareContext,
-    generation: int,
+    decided_by: tuple[str, int],
     passed: list[str],
     *,
     reserved_micros: int = 0,
@@ -185,6 +193,7 @@ def _decision(
     because: Rejected | None = None,
 ) -> Decision:
     request = context.request
+    stage, generation = decided_by
     # Not validated again: every value comes from the request or from here.
     return Decision.model_construct(
         tenant=request.tenant,
@@ -192,6 +201,7 @@ def _decision(
         at_ms=context.now_ms,
         request_id=request.request_id,
         session_id=request.session_id,
+        stage=stage,
         admitted=because is None,
         layer=rejected_by,
         reason=None if because is None else _reason(because),

@@ -39,7 +39,11 @@ def _sentence(detail: ErrorDetails, name: str, tree: YamlTree, top: type[BaseMod
     line = tree.line_of(path)
     where = f"{name}: line {line}: " if line else f"{name}: "
     field = ".".join(str(part) for part in path)
-    return f"{where}{field}: {_words(detail, path, top)}" if field else where + detail["msg"]
+    return (
+        f"{where}{field}: {_words(detail, path, top)}"
+        if field
+        else where + _words(detail, path, top)
+    )
 
 
 def _words(detail: ErrorDetails, path: Path, top: type[BaseModel]) -> str:

@@ -43,8 +43,8 @@ def read_yaml(text: str, name: str) -> YamlTree:
     """
     if len(text) > _TEXT_CHARACTERS_MAX:
         raise Misconfigured(f"{name}: longer than {_TEXT_CHARACTERS_MAX:,} characters")
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         tree = YamlTree({})
         if node is not None:
@@ -57,8 +57,6 @@ def read_yaml(text: str, name: str) -> YamlTree:
         raise Misconfigured(f"{name}: {where}not YAML: {error.problem}{hint}") from error
     except yaml.YAMLError as error:
         raise Misconfigured(f"{name}: not YAML: {error}") from error
-    finally:
-        loader.dispose()
     return tree
 
 
@@ -74,7 +72,12 @@ def _plain(
     line = node.start_mark.line + 1
     lines.setdefault(path, line)
     if isinstance(node, yaml.ScalarNode):
-        return loader.construct_object(node)
+        try:
+            return loader.construct_object(node)
+        except ValueError as error:
+            # A text that looks like a date or a number, and is none: 2026-99-99.
+            words = f"{name}: line {line}: {node.value!r}: {error}; put it in quotes"
+            raise Misconfigured(words) from error
     if len(path) > _DEPTH_MAX:
         raise Misconfigured(f"{name}: line {line}: nested deeper than {_DEPTH_MAX} levels")
     # An alias shows its node again: a few lines of them can stand for gigabytes, or for themselves.

@@ -1,0 +1,49 @@
+"""Who may use which template."""
+
+from __future__ import annotations
+
+import pytest
+
+from middleware.auth import AuthMiddleware
+from middleware.policy import Policy
+from schemas.errors import Forbidden
+from tests.unit.middleware.making import context, request
+
+POLICY = Policy.from_yaml(
+    """
+    roles: {reader: {templates: [chat_agent]}, ops: {templates: ["ops_*"]}}
+    users: {ada: {roles: [reader]}, acme/bob: {roles: [reader, ops]}}
+    """,
+    "policy.yaml",
+)
+
+
+def test_a_user_whose_role_matches_the_template_passes() -> None:
+    auth = AuthMiddleware(POLICY)
+    assert auth.admit(context(request(user_id="ada"))).rejection is None
+    asked = request(tenant="acme", user_id="bob", template="ops_restart")
+    assert auth.admit(context(asked)).rejection is None
+
+
+@pytest.mark.parametrize(
+    ("tenant", "user_id", "template"),
+    [
+        ("default", "ada", "ops_restart"),
+        ("default", "ada", "CHAT_AGENT"),
+        ("default", "ada", "chat_agent\u200b"),
+        ("default", "Ada", "chat_agent"),
+        ("acme", "ada", "chat_agent"),
+        ("default", "acme/bob", "chat_agent"),
+        ("default", "stranger", "chat_agent"),
+    ],
+)
+def test_everything_else_is_forbidden(tenant: str, user_id: str, template: str) -> None:
+    asked = request(tenant=tenant, user_id=user_id, template=template)
+    assert isinstance(AuthMiddleware(POLICY).admit(context(asked)).rejection, Forbidden)
+
+
+def test_the_refusal_names_user_template_roles_and_remedy() -> None:
+    asked = request(user_id="ada", template="ops_restart")
+    words = str(AuthMiddleware(POLICY).admit(context(asked)).rejection)
+    assert "user 'ada', whose roles are reader, may not use template 'ops_restart'" in words
+    assert "give the user a role" in words

@@ -1,0 +1,186 @@
+"""Caps on a day's spend: reserved before, settled after, never overrun."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from structlog.testing import capture_logs
+
+from middleware.cost import UNPRICED, CostTrackingMiddleware
+from middleware.pipeline import MiddlewarePipeline
+from middleware.policy import Policy
+from middleware.prices import PriceTable
+from schemas.base import Usage
+from schemas.errors import BudgetExceeded, Rejected
+from schemas.events import CostRecorded, ResolvedRequest
+from tests.unit.middleware.making import DAY_MS, NOON_MS, context, request, result
+
+# A micro per token either way: a context of 100 and 100 tokens reserves 200 micros.
+PRICES = "prices: {local: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}}\n"
+RUN_MICROS = 200
+
+
+def layer(cap_micros: int | None = None) -> CostTrackingMiddleware:
+    spend = "" if cap_micros is None else f"defaults: {{spend: {{micros_per_day: {cap_micros}}}}}"
+    policy = Policy.from_yaml(PRICES + spend, "p")
+    return CostTrackingMiddleware(policy, PriceTable(policy.prices))
+
+
+def decide(cost: CostTrackingMiddleware, asked: ResolvedRequest, model: str = "local") -> str:
+    decision = MiddlewarePipeline([cost]).decide(context(asked, model=model), generation=1)
+    return "admitted" if decision.reason is None else decision.reason.code
+
+
+def end(cost: CostTrackingMiddleware, asked: ResolvedRequest, tokens: int = 0) -> None:
+    pipeline = MiddlewarePipeline([cost])
+    settled = pipeline.settle(asked, result(asked, usage=Usage(output_tokens=tokens)))
+    for event in (*settled.events, settled.result):
+        pipeline.fold(event)
+
+
+def test_a_run_is_admitted_as_long_as_its_worst_case_fits_under_the_cap_exactly() -> None:
+    cost = layer(cap_micros=2 * RUN_MICROS)
+    assert [decide(cost, request(f"r{n}")) for n in range(3)] == [
+        "admitted",
+        "admitted",
+        "budget_exceeded",
+    ]
+
+
+def test_what_a_run_did_not_use_is_free_for_the_next() -> None:
+    cost = layer(cap_micros=RUN_MICROS + 50)
+    decide(cost, request("r1"))
+    assert decide(cost, request("r2")) == "budget_exceeded"
+    end(cost, request("r1"), tokens=50)
+    assert decide(cost, request("r2")) == "admitted"
+    spend = cost.spend("default", "ada", NOON_MS)
+    assert (spend.spent_micros, spend.reserved_micros, spend.runs_open) == (50, RUN_MICROS, 1)
+
+
+def test_a_run_that_failed_without_usage_releases_all_of_its_reservation() -> None:
+    cost = layer(cap_micros=RUN_MICROS)
+    decide(cost, request("r1"))
+    end(cost, request("r1"))
+    assert cost.spend("default", "ada", NOON_MS).reserved_micros == 0
+    assert decide(cost, request("r2")) == "admitted"
+
+
+def test_the_refusal_says_cap_spend_and_need() -> None:
+    cost = layer(cap_micros=150)
+    refused = cost.admit(context(request(tenant="acme"))).rejection
+    assert isinstance(refused, BudgetExceeded)
+    assert "user 'acme/ada' may spend $0.000150 a day (UTC); $0.000000 is spent" in str(refused)
+    assert "up to $0.000200" in str(refused)
+
+
+def test_users_and_tenants_have_caps_of_their_own() -> None:
+    cost = layer(cap_micros=RUN_MICROS)
+    for tenant, user in (("default", "ada"), ("default", "bob"), ("acme", "ada")):
+        assert decide(cost, request(tenant=tenant, user_id=user)) == "admitted"
+
+
+def test_a_new_utc_day_has_the_whole_cap() -> None:
+    cost = layer(cap_micros=RUN_MICROS)
+    midnight_ms = NOON_MS + DAY_MS // 2
+    assert decide(cost, request("r1", at_ms=midnight_ms - 1)) == "admitted"
+    assert decide(cost, request("r2", at_ms=midnight_ms - 1)) == "budget_exceeded"
+    assert decide(cost, request("r3", at_ms=midnight_ms)) == "admitted"
+
+
+def test_a_run_that_ends_after_midnight_is_paid_by_the_day_it_came_on() -> None:
+    cost = layer(cap_micros=RUN_MICROS)
+    decide(cost, request("r1"))
+    decide(cost, request("r2", at_ms=NOON_MS + DAY_MS))
+    end(cost, request("r1"), tokens=120)
+    assert cost.spend("default", "ada", NOON_MS).spent_micros == 120
+    assert cost.spend("default", "ada", NOON_MS + DAY_MS).spent_micros == 0
+
+
+def test_days_before_yesterday_are_forgotten_and_late_requests_still_counted() -> None:
+    cost = layer(cap_micros=RUN_MICROS)
+    for number in range(30):
+        decide(cost, request(f"r{number}", at_ms=NOON_MS + number * DAY_MS))
+    assert len(cost._days) == 2
+    # Dated long ago: counts on yesterday, which is full.
+    assert decide(cost, request("late", at_ms=NOON_MS)) == "budget_exceeded"
+
+
+def test_a_cost_and_its_result_may_be_folded_in_either_order() -> None:
+    asked = request("r1")
+    settled = layer().settle(asked, result(asked, usage=Usage(output_tokens=70)))
+    for order in itertools.permutations([*settled.events, settled.result]):
+        cost = layer(cap_micros=1000)
+        decide(cost, asked)
+        for event in order:
+            cost.fold(event)
+            spend = cost.spend("default", "ada", NOON_MS)
+            assert spend.spent_micros + spend.reserved_micros >= 70
+        assert (spend.spent_micros, spend.reserved_micros, spend.runs_open) == (70, 0, 0)
+
+
+def test_a_run_that_cost_more_than_reserved_counts_in_full() -> None:
+    cost = layer(cap_micros=1000)
+    decide(cost, request("r1"))
+    end(cost, request("r1"), tokens=900)
+    assert cost.spend("default", "ada", NOON_MS).spent_micros == 900
+    assert decide(cost, request("r2")) == "budget_exceeded"
+
+
+def test_spend_without_a_cap_is_counted_and_nothing_reserved() -> None:
+    cost = layer()
+    assert decide(cost, request("r1")) == "admitted"
+    end(cost, request("r1"), tokens=33)
+    spend = cost.spend("default", "ada", NOON_MS)
+    assert (spend.spent_micros, spend.reserved_micros) == (33, 0)
+
+
+def test_a_decision_of_a_stage_without_this_layer_reserves_nothing() -> None:
+    cost = layer(cap_micros=RUN_MICROS)
+    decision = MiddlewarePipeline([layer(RUN_MICROS)]).decide(context(request()), generation=1)
+    cost.fold(decision.model_copy(update={"passed": ("rate_limit",)}))
+    assert cost.spend("default", "ada", NOON_MS).reserved_micros == 0
+
+
+def test_a_model_without_a_price_is_refused_under_a_cap_with_the_remedy() -> None:
+    refused = layer(cap_micros=10**9).admit(context(request(), model="ollama:llama3")).rejection
+    assert isinstance(refused, Rejected)
+    assert "prices: {'ollama:llama3': {input_usd_per_mtok" in str(refused)
+
+
+def test_a_model_without_a_price_is_recorded_as_unpriced_without_a_cap() -> None:
+    cost = layer()
+    asked = request()
+    assert decide(cost, asked, model="ollama:llama3") == "admitted"
+    ended = result(asked, usage=Usage(output_tokens=5), model="ollama:llama3")
+    with capture_logs() as lines:
+        (event,) = cost.settle(asked, ended).events
+    assert isinstance(event, CostRecorded)
+    assert (event.cost_micros, event.price_digest) == (0, UNPRICED)
+    assert [line["event"] for line in lines] == ["model has no known price"]
+
+
+def test_the_cost_record_carries_the_time_of_the_request_and_the_digest_of_the_prices() -> None:
+    cost = layer()
+    asked = request(tenant="acme")
+    settled = cost.settle(asked, result(asked, usage=Usage(input_tokens=3, output_tokens=4)))
+    (event,) = settled.events
+    assert isinstance(event, CostRecorded)
+    assert settled.result.cost_micros == event.cost_micros == 7
+    assert (event.at_ms, event.tenant, event.partition_key) == (NOON_MS, "acme", "acme/ada")
+    assert event.price_digest == cost._prices.digest
+
+
+def test_a_result_without_usage_makes_no_cost_record() -> None:
+    asked = request()
+    refused = result(asked, status="rejected")
+    settled = layer().settle(asked, refused)
+    assert settled.events == ()
+    assert settled.result is refused
+
+
+@pytest.mark.parametrize(("text", "read"), [("", 1024), ("é" * 10, 1044)])
+def test_an_unknown_input_is_reserved_at_a_token_for_each_byte(text: str, read: int) -> None:
+    seen = context(request(text=text))
+    unknown = type(seen)(seen.request, seen.now_ms, seen.model, output_tokens_max=100)
+    assert layer(cap_micros=10**6).admit(unknown).reserved_micros == read + 100

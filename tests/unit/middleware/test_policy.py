@@ -1,0 +1,154 @@
+"""What a policy grants, and how a mistake in one is told."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+
+from middleware import policy as policy_module
+from middleware.policy import Policy
+from schemas.errors import Misconfigured
+
+
+def read(text: str) -> Policy:
+    return Policy.from_yaml(textwrap.dedent(text), "policy.yaml")
+
+
+def test_the_example_of_the_documentation_is_read_as_it_says() -> None:
+    words = policy_module.__doc__ or ""
+    policy = read(words[words.index("    roles:") : words.index("What holds")])
+
+    ada = policy.rules_for("default", "ada")
+    assert (ada.roles, ada.rate, ada.cap_micros) == (("admin",), None, 1_500_000)
+    bob = policy.rules_for("acme", "bob")
+    assert bob.roles == ("reader",)
+    assert bob.rate is not None
+    assert (bob.rate.requests, bob.rate.window_s, bob.cap_micros) == (60, 60, 20_000_000)
+    assert not policy.rules_for("default", "mallory").may_use("chat_agent")
+    stranger = policy.rules_for("default", "stranger")
+    assert stranger.may_use("structured_agent")
+    assert not stranger.may_use("react_agent")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# nothing\n", "defaults: {rate: {requests: 1, window_s: 1}}", "prices: {}"]
+)
+def test_without_roles_and_users_everybody_may_use_every_template(text: str) -> None:
+    assert read(text).rules_for("default", "anyone").may_use("anything")
+
+
+def test_no_policy_limits_nothing() -> None:
+    rules = Policy().rules_for("acme", "anyone")
+    assert (rules.rate, rules.cap_micros, rules.permitted) == (None, None, None)
+
+
+@pytest.mark.parametrize("text", ["roles: {r: {templates: ['*']}}", "users: {ada: {roles: []}}"])
+def test_an_unknown_user_without_default_roles_may_do_nothing(text: str) -> None:
+    assert not read(text).rules_for("default", "stranger").may_use("chat_agent")
+
+
+def test_a_role_without_templates_permits_nothing() -> None:
+    policy = read("{roles: {none: {templates: []}}, defaults: {roles: [none]}}")
+    assert not policy.rules_for("default", "ada").may_use("")
+
+
+def test_a_slash_in_a_user_id_gives_no_rights_of_another_tenant() -> None:
+    policy = read("{roles: {all: {templates: ['*']}}, users: {acme/bob: {roles: [all]}}}")
+    assert policy.rules_for("acme", "bob").may_use("chat_agent")
+    assert not policy.rules_for("default", "acme/bob").may_use("chat_agent")
+
+
+def test_a_user_id_with_a_slash_is_written_with_its_tenant() -> None:
+    policy = read("{roles: {all: {templates: ['*']}}, users: {default/a/b: {roles: [all]}}}")
+    assert policy.rules_for("default", "a/b").may_use("chat_agent")
+
+
+def test_two_unicode_forms_of_a_name_are_one_user() -> None:
+    policy = read("{users: {'Zoe\u0308': {roles: []}}, roles: {}}")
+    assert policy.rules_for("default", "Zo\u00eb").permitted is not None
+    with pytest.raises(Misconfigured, match="is the same user as"):
+        read("users: {'Zoe\u0308': {roles: []}, 'Zo\u00eb': {roles: []}}")
+
+
+def test_users_whose_names_yaml_would_read_as_other_things_are_found() -> None:
+    policy = read("users:\n  no: {roles: []}\n  42: {spend: {micros_per_day: 5}, roles: []}\n")
+    assert policy.rules_for("default", "42").cap_micros == 5
+    assert set(policy.users) == {"no", "42"}
+
+
+def test_unlimited_lifts_a_default_limit() -> None:
+    policy = read(
+        """
+        defaults: {spend: {usd_per_day: 0.000001}, rate: {requests: 1, window_s: 1}, roles: []}
+        users: {ada: {spend: unlimited, rate: unlimited}}
+        """
+    )
+    assert policy.rules_for("default", "bob").cap_micros == 1
+    ada = policy.rules_for("default", "ada")
+    assert (ada.rate, ada.cap_micros) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("rols: {}", "line 1: rols: unknown key; did you mean 'roles'?"),
+        (
+            "defaults:\n  rate: {requsts: 5, window_s: 60}",
+            "line 2: defaults.rate.requsts: unknown key; did you mean 'requests'?",
+        ),
+        (
+            "users:\n  ada:\n    rolls: []",
+            "line 3: users.ada.rolls: unknown key; did you mean 'roles'?",
+        ),
+        (
+            "roles:\n  a: {tmpl: []}",
+            "line 2: roles.a.tmpl: unknown key; did you mean 'templates'?",
+        ),
+        (
+            "defaults:\n  rate:\n    requests: 5",
+            "line 2: defaults.rate.window_s: is missing; add it",
+        ),
+        ("defaults: {rate: {requests: yes, window_s: 1}}", "defaults.rate.requests: Input should"),
+        ("defaults: {rate: {requests: 0, window_s: 1}}", "greater than or equal to 1 (it is 0)"),
+        (
+            "roles: {admin: {templates: ['*']}}\nusers:\n  ada: {roles: [amdin]}",
+            "line 3: users.ada.roles: no role 'amdin'; did you mean 'admin'?",
+        ),
+        ("defaults: {roles: [reader]}", "defaults.roles: no role 'reader'; none is defined"),
+        ("users: {ada: {rate: {requests: 1, window_s: 1}}}", "users.ada: has no role, and there"),
+        ("users: {'/ada': {roles: []}}", "users./ada: is no user"),
+        ("users: {'acme/': {roles: []}}", "users.acme/: is no user"),
+        ("users: {ada: {roles: []}, default/ada: {roles: []}}", "is the same user as 'ada'"),
+        ("users:\n  ada: {roles: []}\n  ada: {}", "line 3: 'ada' is given twice"),
+        ("users: 3", "users: must be a mapping (a name each), it is 3"),
+        ("defaults: {spend: 5}", "must be a mapping (usd_per_day, micros_per_day), it is 5"),
+        ("defaults:\n  spend:\n", "line 2: defaults.spend: is empty; give its fields, or write"),
+        ("defaults: {spend: {}}", "defaults.spend: give exactly one of"),
+        ("defaults: {spend: {usd_per_day: 1, micros_per_day: 1}}", "give exactly one of"),
+        ("defaults: {spend: {usd_per_day: 0.0000001}}", "no more than 6 decimal places"),
+        ("roles: {a: {templates: chat_agent}}", "must be a list, as in ['chat_agent']"),
+        ("roles: {a: {templates: [*]}}", "put a text that begins with * in quotes"),
+        ("prices: {local: {input_usd_per_mtok: .inf, output_usd_per_mtok: 0}}", "finite number"),
+        ("prices: {local: {input_usd_per_mtok: -1, output_usd_per_mtok: 0}}", "(it is -1)"),
+        ("- a", "policy.yaml: must be a mapping (roles, defaults, users, prices)"),
+        ("a: [", "line 1: not YAML"),
+        ("a: &x {b: *x}", "line 1: shown again by an alias"),
+        ("? [1]\n: 2", "line 1: a key must be plain text"),
+        ("[" * 5000, "nested deeper than 16 levels"),
+        ("a: \x00", "not YAML"),
+        ("a: 2026-99-99", "line 1: '2026-99-99': month must be in 1..12; put it in quotes"),
+        ("a: !!python/name:os.system x", "line 1: not YAML"),
+    ],
+)
+def test_a_mistake_is_told_with_its_line_its_field_and_what_to_do(text: str, words: str) -> None:
+    with pytest.raises(Misconfigured) as told:
+        Policy.from_yaml(text, "policy.yaml")
+    assert words in str(told.value)
+    assert str(told.value).startswith("policy.yaml: ")
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    with pytest.raises(Misconfigured) as told:
+        read("rols: {}\nusrs: {}\n")
+    assert len(str(told.value).splitlines()) == 2

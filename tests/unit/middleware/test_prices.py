@@ -1,0 +1,106 @@
+"""Prices: published ones, a policy's own, and exact whole micros."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+from genai_prices.data import providers
+from genai_prices.types import Usage as PublishedUsage
+
+from middleware.policy import Policy
+from middleware.prices import _MODELS_CACHED_MAX, PriceTable
+from schemas.base import Usage
+from tests.unit.middleware.making import NOON_MS
+
+USAGES = ((0, 0), (1, 1), (999, 77), (128_001, 5_000), (300_000, 12))
+OWN = Policy.from_yaml(
+    "prices: {local: {input_usd_per_mtok: 0.1, output_usd_per_mtok: 0.4},"
+    " 'openai:gpt-4o-mini': {input_usd_per_mtok: 7, output_usd_per_mtok: 8}}",
+    "p",
+).prices
+
+
+def cost(table: PriceTable, model: str, read: int, written: int) -> int | None:
+    rates = table.rates(model, NOON_MS)
+    usage = Usage(input_tokens=read, output_tokens=written)
+    return None if rates is None else rates.cost_micros(usage)
+
+
+def test_models_of_our_own_machines_are_free() -> None:
+    table = PriceTable()
+    assert cost(table, "local", 10**9, 10**9) == 0
+    assert table.is_free("scripted", NOON_MS)
+
+
+def test_a_published_price_is_used_for_a_langchain_name() -> None:
+    assert cost(PriceTable(), "openai:gpt-4o-mini", 1_000_000, 1_000_000) == 750_000
+
+
+def test_a_policy_price_wins() -> None:
+    table = PriceTable(OWN)
+    assert cost(table, "openai:gpt-4o-mini", 1, 1) == 15
+    assert not table.is_free("local", NOON_MS)
+
+
+def test_a_sum_is_rounded_up_once() -> None:
+    table = PriceTable(OWN)
+    assert cost(table, "local", 1, 0) == 1
+    assert cost(table, "local", 6, 1) == 1
+    assert cost(table, "local", 6, 2) == 2
+
+
+@pytest.mark.parametrize(
+    "model", ["gpt-4o-mini", "nobody:model", "openai:", ":x", "", "openai:no-such", "ollama:llama3"]
+)
+def test_a_model_nobody_prices_has_no_price(model: str) -> None:
+    assert PriceTable().rates(model, NOON_MS) is None
+
+
+def test_names_that_nobody_knows_do_not_fill_the_memory() -> None:
+    table = PriceTable()
+    for number in range(_MODELS_CACHED_MAX + 10):
+        table.rates(f"nobody:{number}", NOON_MS)
+    assert len(table._published) <= _MODELS_CACHED_MAX
+
+
+def test_the_digest_names_the_prices_and_not_the_moment() -> None:
+    assert PriceTable().digest == PriceTable().digest
+    assert PriceTable(OWN).digest != PriceTable().digest
+    assert len(PriceTable(OWN).digest) == 16
+
+
+def test_every_published_price_is_computed_as_its_own_package_does() -> None:
+    table = PriceTable()
+    when = datetime.fromtimestamp(NOON_MS / 1000, tz=UTC)
+    compared = 0
+    for provider in providers:
+        for model in provider.models:
+            found = provider.find_model(model.id, all_providers=providers)
+            if found is None:
+                continue
+            for read, written in USAGES:
+                ours = cost(table, f"{provider.id}:{model.id}", read, written)
+                if ours is None:
+                    break
+                theirs = found.calc_price(
+                    PublishedUsage(input_tokens=read, output_tokens=written),
+                    provider,
+                    genai_request_timestamp=when,
+                ).total_price
+                assert ours == math.ceil(theirs * Decimal(1_000_000)), (provider.id, model.id)
+                compared += 1
+    assert compared > 5000
+
+
+def test_no_published_tier_makes_a_longer_input_cheaper() -> None:
+    """What is reserved for the longest input must cover a shorter one."""
+    table = PriceTable()
+    for provider in providers:
+        for model in provider.models:
+            rates = table.rates(f"{provider.id}:{model.id}", NOON_MS)
+            if rates is not None:
+                for tiers in (rates.input, rates.output):
+                    assert sorted(nanos for _, nanos in tiers) == [nanos for _, nanos in tiers]
