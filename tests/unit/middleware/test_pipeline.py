@@ -1,0 +1,172 @@
+"""The chain: its order, its decisions, its stages."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+
+from middleware.base import AgentMiddleware, MiddlewareContext, MiddlewareResult, Settlement
+from middleware.pipeline import MiddlewarePipeline, build_pipeline
+from middleware.policy import Policy
+from schemas.base import Event, Usage
+from schemas.errors import Forbidden, Misconfigured, RateLimited
+from schemas.events import AgentResult, CostRecorded, Decision, ResolvedRequest, any_event
+from tests.unit.middleware.making import context, request, result
+
+
+class Layer(AgentMiddleware):
+    """Notes what it is asked."""
+
+    folds: ClassVar[frozenset[type[Event]]] = frozenset({Decision})
+
+    def __init__(
+        self, name: str, priority: int, answer: MiddlewareResult | None = None, *, on: bool = True
+    ) -> None:
+        super().__init__(enabled=on)
+        self.name = name  # type: ignore[misc]
+        self.priority = priority  # type: ignore[misc]
+        self.answer = answer or MiddlewareResult()
+        self.folded: list[Event] = []
+        self.heard: list[Decision] = []
+
+    def admit(self, context: MiddlewareContext) -> MiddlewareResult:  # noqa: ARG002
+        return self.answer
+
+    def decided(self, context: MiddlewareContext, decision: Decision) -> None:  # noqa: ARG002
+        self.heard.append(decision)
+
+    def settle(self, request: ResolvedRequest, result: AgentResult) -> Settlement:  # noqa: ARG002
+        changed = result.model_copy(update={"output": f"{result.output or ''}{self.name}"})
+        return Settlement(changed)
+
+    def fold(self, event: Event) -> None:
+        self.folded.append(event)
+
+
+def test_layers_are_ordered_by_priority_then_name() -> None:
+    pipeline = MiddlewarePipeline([Layer("b", 2), Layer("c", 1), Layer("a", 2)])
+    assert pipeline.names == ("c", "a", "b")
+
+
+def test_the_four_layers_stand_in_their_order() -> None:
+    assert build_pipeline().names == ("auth", "logging", "cost", "rate_limit")
+
+
+def test_the_first_rejection_wins_and_nothing_is_reserved() -> None:
+    reserving = Layer("a", 1, MiddlewareResult(reserved_micros=5))
+    refusing = Layer("b", 2, MiddlewareResult(RateLimited("slow down", retry_after_s=2.5)))
+    last = Layer("c", 3, MiddlewareResult(Forbidden("never asked")))
+    pipeline = MiddlewarePipeline([last, refusing, reserving])
+    decision = pipeline.decide(context(request()), generation=4)
+    assert (decision.admitted, decision.layer, decision.passed) == (False, "b", ("a",))
+    assert decision.reserved_micros == 0
+    assert decision.reason is not None
+    assert (decision.reason.code, decision.reason.retry_after_s) == ("rate_limited", 2.5)
+    assert reserving.folded == refusing.folded == last.folded == last.heard == [decision]
+
+
+def test_an_admission_sums_what_was_reserved() -> None:
+    pipeline = MiddlewarePipeline(
+        [Layer(name, 1, MiddlewareResult(reserved_micros=5)) for name in ("a", "b")]
+    )
+    decision = pipeline.decide(context(request()), generation=1)
+    assert (decision.admitted, decision.passed, decision.reserved_micros) == (True, ("a", "b"), 10)
+
+
+def test_a_disabled_layer_is_passed_over_and_still_folds() -> None:
+    off = Layer("off", 1, MiddlewareResult(Forbidden("no")), on=False)
+    pipeline = MiddlewarePipeline([off, Layer("on", 2)])
+    decision = pipeline.decide(context(request()), generation=1)
+    assert (decision.admitted, decision.passed) == (True, ("on",))
+    assert off.folded == [decision]
+    assert off.heard == []
+    assert pipeline.settle(request(), result(request())).result.output == "on"
+    off.enabled = True
+    assert pipeline.decide(context(request()), generation=1).layer == "off"
+
+
+def test_a_decision_is_a_valid_event_and_survives_the_wire() -> None:
+    pipeline = build_pipeline(Policy.from_yaml("users: {ada: {roles: []}}", "p"))
+    for user in ("ada", "bob"):
+        decision = pipeline.decide(context(request(user_id=user)), generation=1)
+        assert any_event.validate_json(decision.model_dump_json()) == decision
+
+
+def test_the_result_goes_back_through_the_chain_last_layer_first() -> None:
+    pipeline = MiddlewarePipeline([Layer("a", 1), Layer("b", 2)])
+    assert pipeline.settle(request(), result(request())).result.output == "ba"
+
+
+def test_an_error_of_a_layer_reaches_the_caller() -> None:
+    class Broken(Layer):
+        def admit(self, context: MiddlewareContext) -> MiddlewareResult:  # noqa: ARG002
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        MiddlewarePipeline([Broken("x", 1)]).decide(context(request()), generation=1)
+
+
+def test_two_layers_of_one_name_are_refused() -> None:
+    with pytest.raises(Misconfigured, match="'a' is taken"):
+        MiddlewarePipeline([Layer("a", 1), Layer("a", 2)])
+    with pytest.raises(Misconfigured, match="'executor' is taken"):
+        MiddlewarePipeline([Layer("executor", 1)])
+
+
+def test_a_chain_without_layers_admits() -> None:
+    assert MiddlewarePipeline([]).decide(context(request()), generation=1).admitted
+
+
+def test_without_cuts_there_is_one_stage() -> None:
+    (stage,) = build_pipeline().split(())
+    assert stage.names == ("auth", "logging", "cost", "rate_limit")
+    assert stage.runs_executor
+    assert stage.needs == frozenset()
+
+
+def test_stages_hold_the_layers_between_cuts_and_the_last_runs_the_executor() -> None:
+    stages = build_pipeline().split(("cost", "rate_limit", "executor"))
+    assert [stage.names for stage in stages] == [
+        ("auth", "logging"),
+        ("cost",),
+        ("rate_limit",),
+        (),
+    ]
+    assert [stage.runs_executor for stage in stages] == [False, False, False, True]
+
+
+def test_only_a_stage_with_the_cost_layer_and_no_executor_needs_to_be_fed() -> None:
+    feed = frozenset({CostRecorded, AgentResult})
+    stages = build_pipeline().split(("cost", "rate_limit", "executor"))
+    assert [stage.needs for stage in stages] == [frozenset(), feed, frozenset(), frozenset()]
+
+
+def test_every_stage_settles_a_result_as_the_whole_chain_does() -> None:
+    whole = build_pipeline(
+        Policy.from_yaml("prices: {local: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}}", "p")
+    )
+    ended = result(request(), usage=Usage(input_tokens=2, output_tokens=3))
+    settled = whole.settle(request(), ended)
+    assert settled.result.cost_micros == 5
+    for stage in whole.split(("cost", "executor")):
+        assert stage.settle(request(), ended) == settled
+
+
+@pytest.mark.parametrize(
+    ("cuts", "words"),
+    [
+        (("csot",), r"no layer 'csot'; did you mean 'cost'\? \(the chain is auth, logging, cost"),
+        (("executor", "cost"), "in the chain's order: auth, logging, cost, rate_limit, executor"),
+        (("cost", "cost"), "write each cut once"),
+        (("auth",), "nothing comes before 'auth'"),
+    ],
+)
+def test_a_wrong_cut_is_told(cuts: tuple[str, ...], words: str) -> None:
+    with pytest.raises(Misconfigured, match=words):
+        build_pipeline().split(cuts)
+
+
+def test_history_reaches_as_far_as_the_layer_that_needs_most() -> None:
+    assert build_pipeline().history_ms == 2 * 86_400_000
+    assert MiddlewarePipeline([]).history_ms == 0
