@@ -5,32 +5,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from schemas.errors import Misconfigured
+from streams.metrics import MetricsCollector
 from streams.readiness import Readiness
 
 if TYPE_CHECKING:
     from streams.settings import Settings
 
-__all__ = ["MetricsServer"]
+__all__ = ["Exposition", "Readiness"]
 
 _STOP_TIMEOUT_S = 2.0
 
 
-class MetricsServer:
-    """Serves a registry and the process's health at `metrics_host:metrics_port`.
+class Exposition:
+    """Serves a collector's registry and the process's health at `metrics_host:metrics_port`.
 
     `/metrics` answers in OpenMetrics or Prometheus text, by `Accept`. `/health/live` answers 200
     while the event loop turns; `/health/ready` answers 200 or 503, with the reasons as JSON.
     """
 
     def __init__(
-        self, settings: Settings, registry: CollectorRegistry, readiness: Readiness
+        self, settings: Settings, collector: MetricsCollector, readiness: Readiness
     ) -> None:
         self._settings = settings
-        self._registry = registry
+        self._registry = collector.registry
         self._readiness = readiness
         self._runner: web.AppRunner | None = None
         self._port = 0

@@ -70,7 +70,7 @@ class MetricsCollector:
         *,
         buckets: Sequence[float] = LATENCY_BUCKETS_S,
     ) -> Histogram:
-        """Give a distribution: `.observe(0.2)`; `buckets` are rising upper bounds, without `+Inf`."""
+        """Give a distribution: `.observe(0.2)`; `buckets` are rising upper bounds."""
         bounds = tuple(float(bound) for bound in buckets)
         if not 1 <= len(bounds) <= _BUCKETS_MAX or any(
             not low < high for low, high in pairwise(bounds)

@@ -6,7 +6,7 @@ import aiohttp
 import pytest
 
 from schemas.errors import Misconfigured
-from streams.exposition import MetricsServer
+from streams.exposition import Exposition
 from streams.metrics import MetricsCollector
 from streams.readiness import Readiness
 from streams.settings import Settings
@@ -23,15 +23,15 @@ def readiness() -> Readiness:
 
 
 @pytest.fixture
-async def server(collector: MetricsCollector, readiness: Readiness) -> AsyncIterator[MetricsServer]:
-    server = MetricsServer(Settings(), collector.registry, readiness)
+async def server(collector: MetricsCollector, readiness: Readiness) -> AsyncIterator[Exposition]:
+    server = Exposition(Settings(), collector, readiness)
     await server.start()
     yield server
     await server.stop()
 
 
 @pytest.fixture
-async def http(server: MetricsServer) -> AsyncIterator[aiohttp.ClientSession]:
+async def http(server: Exposition) -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession(server.url) as session:
         yield session
 
@@ -55,15 +55,18 @@ async def test_metrics_are_served_as_openmetrics_to_who_accepts_it(
         assert (await answer.text()).endswith("# EOF\n")
 
 
-async def test_a_process_is_ready_when_no_check_objects(
+async def test_a_process_is_ready_once_every_part_is(
     http: aiohttp.ClientSession, readiness: Readiness
 ) -> None:
-    reason: str | None = "views: 3 partitions to restore"
-    readiness.add("views", lambda: reason)
+    async with http.get("/health/ready") as answer:
+        assert (answer.status, (await answer.json())["ready"]) == (503, False)
+    readiness.set("kafka", None)
+    readiness.set("views", "3 partitions are restored")
     async with http.get("/health/ready") as answer:
         assert answer.status == 503
-        assert await answer.json() == {"ready": False, "reasons": {"views": reason}}
-    reason = None
+        reasons = {"views": "3 partitions are restored"}
+        assert await answer.json() == {"ready": False, "reasons": reasons}
+    readiness.set("views", None)
     async with http.get("/health/ready") as answer:
         assert (answer.status, await answer.json()) == (200, {"ready": True, "reasons": {}})
 
@@ -71,13 +74,13 @@ async def test_a_process_is_ready_when_no_check_objects(
 async def test_a_process_is_alive_while_it_is_not_ready(
     http: aiohttp.ClientSession, readiness: Readiness
 ) -> None:
-    readiness.add("kafka", lambda: "no broker answers")
+    readiness.set("kafka", "no broker answers")
     async with http.get("/health/live") as answer:
         assert answer.status == 200
 
 
-async def test_a_port_in_use_is_told(server: MetricsServer) -> None:
+async def test_a_port_in_use_is_told(server: Exposition) -> None:
     taken = Settings(metrics_port=int(server.url.rsplit(":", 1)[1]))
-    second = MetricsServer(taken, MetricsCollector().registry, Readiness())
+    second = Exposition(taken, MetricsCollector(), Readiness())
     with pytest.raises(Misconfigured, match="MILLSTREAM_METRICS_PORT"):
         await second.start()
