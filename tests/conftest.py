@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from streams.settings import Settings
 from tests.services import Services, running_services
 
+_IN_CI = pytest.StashKey[bool]()
 _ENVIRONMENT = pytest.StashKey[Mapping[str, str]]()
 _SERVICES = pytest.StashKey[Services]()
 
@@ -21,6 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
     environment = os.environ  # noqa: TID251  the root of the test run
     taken = {name: at for name, at in environment.items() if name.startswith("MILLSTREAM_")}
     config.stash[_ENVIRONMENT] = taken
+    config.stash[_IN_CI] = environment.get("CI") == "true"
     for name in taken:
         del environment[name]
     config.add_cleanup(lambda: environment.update(taken))
@@ -31,6 +33,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     services = terminalreporter.config.stash.get(_SERVICES, None)
     if services is not None:
         terminalreporter.write_line(f"services: {'; '.join(services.told)}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail what is skipped in CI: there, everything that a test needs can be had."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and item.config.stash[_IN_CI]:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which CI does not allow: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session")

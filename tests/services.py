@@ -10,7 +10,7 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from tests.containers import NoContainer, engine_version, kafka_container, redis_container
+from tests.containers import Engine, NoContainer, kafka_container, redis_container
 from tests.launcher import launched
 from tests.probes import kafka_answers, redis_answers
 
@@ -54,7 +54,7 @@ def running_services(environment: Mapping[str, str], data: Path) -> Iterator[Ser
         yield Services(found[KAFKA_VARIABLE], found[REDIS_VARIABLE], tuple(told))
 
 
-_CONTAINERS: dict[str, Callable[[], AbstractContextManager[str]]] = {
+_CONTAINERS: dict[str, Callable[[Engine], AbstractContextManager[str]]] = {
     KAFKA_VARIABLE: kafka_container,
     REDIS_VARIABLE: redis_container,
 }
@@ -67,15 +67,16 @@ _ANSWERS: dict[str, Callable[..., None]] = {
 def _in_docker(wanted: list[str], started: ExitStack, told: list[str]) -> dict[str, str]:
     """Start each wanted service in Docker, so far as that can be had; the rest is left out."""
     found: dict[str, str] = {}
+    engine = Engine.default()
     try:
-        version = engine_version()
+        version = engine.version()
     except NoContainer as why:
         told.append(str(why))
         return found
     for name in wanted:
         with ExitStack() as attempt:
             try:
-                address = attempt.enter_context(_CONTAINERS[name]())
+                address = attempt.enter_context(_CONTAINERS[name](engine))
                 _ANSWERS[name](address, timeout_s=_CONTAINER_TIMEOUT_S)
             except (NoContainer, KafkaException, RedisConnectionError) as why:
                 told.append(f"Docker {version}: {why}")
