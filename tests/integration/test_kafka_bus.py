@@ -1,0 +1,93 @@
+"""The bus on real Kafka passes the bus's contract, and what only Kafka can show."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from schemas.base import Address
+from schemas.errors import ServiceUnavailable
+from schemas.topics import BASE_TOPICS, TOKENS, TopicSpec
+from streams.bus import BusHooks
+from streams.clients import transactional_producer
+from streams.codec import encode
+from streams.kafka_bus import KafkaBus
+from streams.settings import Settings
+from streams.topic_admin import ensure_topics
+from tests.contracts.bus_contract import BusContract, Inbox, token
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# What another program runs: it publishes three tokens and ends.
+PUBLISHER = """
+import asyncio, sys
+from schemas.events import AgentToken
+from streams.kafka_bus import KafkaBus
+from streams.settings import Settings
+
+async def main():
+    async with KafkaBus(Settings(kafka=sys.argv[1], namespace=sys.argv[2])) as bus:
+        for seq in range(3):
+            await bus.publish(AgentToken(user_id="ada", request_id="r1", session_id="s1",
+                                         attempt=0, seq=seq, text=f"word {seq}"))
+
+asyncio.run(main())
+"""
+
+
+class KafkaWorld:
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def bus(self, hooks: BusHooks | None = None) -> KafkaBus:
+        return KafkaBus(self.settings, hooks)
+
+    async def put(self, spec: TopicSpec, partition: int, value: bytes) -> Address:
+        topic = self.settings.topic(spec.name)
+        async with AIOKafkaProducer(bootstrap_servers=self.settings.kafka) as producer:
+            sent = await producer.send_and_wait(topic, value, partition=partition)
+        return Address(topic=topic, partition=partition, offset=sent.offset)
+
+
+class TestKafkaBus(BusContract):
+    @pytest.fixture
+    async def world(self, settings: Settings) -> KafkaWorld:
+        await ensure_topics(settings, BASE_TOPICS)
+        return KafkaWorld(settings)
+
+    async def test_handler_gets_what_another_real_process_published(
+        self, world: KafkaWorld, bus: KafkaBus
+    ) -> None:
+        inbox = Inbox()
+        await bus.subscribe(inbox, topics=[TOKENS])
+        arguments = ("-c", PUBLISHER, world.settings.kafka, world.settings.namespace)
+        process = await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=ROOT)
+        assert await process.wait() == 0
+        await inbox.holds(token(0), token(1), token(2))
+
+    async def test_aborted_records_are_never_delivered(
+        self, world: KafkaWorld, bus: KafkaBus
+    ) -> None:
+        inbox = Inbox()
+        await bus.subscribe(inbox, topics=[TOKENS])
+        producer = transactional_producer(world.settings, f"{world.settings.namespace}-test")
+        topic = world.settings.topic("tokens")
+        async with producer:
+            for seq, keep in ((0, False), (1, True)):
+                record = encode(token(seq), source="/test")
+                await producer.begin_transaction()
+                await producer.send_and_wait(topic, record.value, record.key, partition=0)
+                assert inbox.events == []
+                await (producer.commit_transaction() if keep else producer.abort_transaction())
+        await inbox.holds(token(1))
+        (read,) = await bus.history(topics=[TOKENS])
+        assert read.event == token(1)
+
+    async def test_bus_without_kafka_names_the_address(self) -> None:
+        bus = KafkaBus(Settings(kafka="127.0.0.1:1"))
+        with pytest.raises(ServiceUnavailable, match=r"127\.0\.0\.1:1"):
+            await bus.__aenter__()
