@@ -287,8 +287,8 @@ class DeadLetter(Event):
     reason: Reason
     source: Address
     source_at_ms: EpochMs
-    key: str | None
-    value: str | None
+    key: str | None = None
+    value: str | None = None
     headers: tuple[tuple[str, str | None], ...] = ()
 
     @property

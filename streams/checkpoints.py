@@ -67,7 +67,8 @@ class CheckpointSource:
 
     async def _from_log(self, head: SessionUpdated) -> CheckpointSaved:
         async with self._reader.lock:
-            stretch = self._reader.read([self._partition], from_offset=head.checkpoint_offset_min)
+            ends = await self._reader.ends([self._partition])
+            stretch = self._reader.read(ends, from_offset=head.checkpoint_offset_min)
             async with aclosing(stretch) as records:
                 async for record in records:
                     checkpoint = decode(record, CheckpointSaved)

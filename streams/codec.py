@@ -35,13 +35,20 @@ _PROBLEMS_SHOWN_MAX = 5
 class Record(Protocol):
     """What is read of a Kafka record, whichever client read it."""
 
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Iterable[tuple[str, bytes | None]]
+    @property
+    def key(self) -> bytes | None:
+        """The record's key."""
+        ...
+
+    @property
+    def value(self) -> bytes | None:
+        """The record's value."""
+        ...
+
+    @property
+    def headers(self) -> Iterable[tuple[str, bytes | None]]:
+        """The record's headers."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

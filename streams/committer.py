@@ -12,6 +12,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -190,10 +191,12 @@ class Committer:
                     for member in members
                     for record in member.records
                 ]
-                written = await asyncio.gather(*sends, return_exceptions=True)
-                refused = next((one for one in written if isinstance(one, BaseException)), None)
-                if refused is not None:
-                    raise refused
+                # Every send is awaited: a record that the broker refuses fails only its own future,
+                # and the transaction would commit without it.
+                outcomes: list[Any] = await asyncio.gather(*sends, return_exceptions=True)
+                for outcome in outcomes:
+                    if isinstance(outcome, BaseException):
+                        raise outcome
                 await producer.commit_transaction()
         except _REFUSED as error:
             await self._abort(producer)
@@ -201,10 +204,10 @@ class Committer:
         except (KafkaError, TimeoutError) as error:
             raise _lost(error, "a commit failed or its outcome is unknown") from error
         self.transactions += 1
-        offsets = iter(written)
+        written = iter(outcomes)
         for member in members:
             self.records += len(member.records)
-            member.committed.set_result(tuple(next(offsets).offset for _ in member.records))
+            member.committed.set_result(tuple(next(written).offset for _ in member.records))
 
     async def _abort(self, producer: AIOKafkaProducer) -> None:
         try:

@@ -16,7 +16,7 @@ import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from agents.executor import RunPlan
+from agents.factory import RunPlan
 from middleware.base import MiddlewareContext
 from schemas.base import Event
 from schemas.errors import InputTooLarge, LaneLost, MillstreamError, Poison, Rejected
@@ -46,6 +46,7 @@ from streams.clients import transactional_producer
 from streams.codec import Encoded, encode, traceparent_of
 from streams.committer import CommitRefused, Committer, Outgoing
 from streams.intake import InputRecord, dead_letter, origin_header
+from streams.lane_follow import follow
 from streams.lane_parts import LaneServices, Stage
 from streams.lane_restore import restore
 from streams.lane_state import LaneState, RequestKey, request_key, session_key
@@ -118,14 +119,17 @@ class Lane:
         started_ms = self._services.clock_ms()
         await self._committer.start()
         await self._reader.start()
-        records = await restore(
+        restored = await restore(
             self._state,
             self._reader,
             self._settings,
             partition=self._partition,
             now_ms=started_ms,
         )
-        self._checkpoints_floor = await self._reader.end(self._checkpoints_partition)
+        ends = await self._reader.ends([self._checkpoints_partition])
+        self._checkpoints_floor = ends[self._checkpoints_partition]
+        if self._state.pipeline.needs:
+            self._spawn(follow(self._state, self._settings, self._partition, restored.ends))
         self._state.generation += 1
         opened = LaneOpened(
             stage=self._stage.name,
@@ -140,7 +144,7 @@ class Lane:
             stage=self._stage.name,
             partition=self._partition,
             generation=self._state.generation,
-            records_restored=records,
+            records_restored=restored.records,
             duration_ms=self._services.clock_ms() - started_ms,
         )
 
@@ -210,13 +214,15 @@ class Lane:
                     [self._outgoing(decision, traceparent)], lazy=decision.reserved_micros == 0
                 )
         if not decision.admitted:
-            result = outcomes.result(
+            rejected = outcomes.result(
                 request,
                 at_ms=self._services.clock_ms(),
                 status="rejected",
                 reason=decision.reason,
             )
-            self._spawn(self._commit(entry, request, [decision, result], traceparent))
+            settlement = self._state.pipeline.settle(request, rejected)
+            events = [decision, settlement.result, *settlement.events]
+            self._spawn(self._commit(entry, request, events, traceparent))
         elif self._stage.next is not None:
             onward = outcomes.onward(request, decision, passed, self._stage.next)
             self._spawn(self._commit(entry, request, [decision, onward], traceparent))

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiokafka import AIOKafkaProducer
-from middleware.pipeline import MiddlewarePipeline
 
 from agents.executor import AgentExecutor
 from agents.factory import AgentFactory
+from middleware.pipeline import MiddlewarePipeline
 from schemas.events import ResolvedRequest, StageRequest
 from schemas.ports import ClockMs
 from schemas.topics import REQUESTS, TopicSpec, stage_topic

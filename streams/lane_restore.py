@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import structlog
 from aiokafka import TopicPartition
 
@@ -21,33 +24,50 @@ TAIL: tuple[TopicSpec, ...] = (DECISIONS, COSTS, RESULTS, DEAD_LETTERS)
 """Logs, of which only the window is read in which request ids are one."""
 
 
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """How far a restore read: records in all, and the end of each partition."""
+
+    records: int
+    ends: dict[TopicPartition, int]
+
+
 async def restore(
     state: LaneState, reader: PartitionReader, settings: Settings, *, partition: int, now_ms: int
-) -> int:
-    """Fold partition `partition` of all topics that decide into `state`; give the records read.
+) -> Restored:
+    """Fold partition `partition` of all topics that decide into `state`.
 
     Call it only after the lane's last producer has fenced its predecessor. Raises `LaneLost` if
     an open transaction hides the end for too long.
     """
-    since_ms = now_ms - settings.dedup_window_s * 1000
+    window_ms = max(settings.dedup_window_s * 1000, state.pipeline.history_ms)
+    places = {
+        TopicPartition(settings.topic(spec.name), partition): spec for spec in (*WHOLE, *TAIL)
+    }
+    ends = await reader.ends(places)
     count = 0
-    for spec in (*WHOLE, *TAIL):
-        where = TopicPartition(settings.topic(spec.name), partition)
-        since = None if spec in WHOLE else since_ms
-        async for record in reader.read([where], since_ms=since):
+    # One topic after the other: decisions are folded before what settles them.
+    for where, spec in places.items():
+        since_ms = None if spec in WHOLE else now_ms - window_ms
+        async for record in reader.read({where: ends[where]}, since_ms=since_ms):
             count += 1
-            if record.value is None:
-                continue  # a tombstone of a compacted topic
-            try:
-                state.restore(decode(record, spec.event))
-            except Poison as poison:
-                # Only lanes write here: this is a foreign record, and it decides nothing.
-                log.warning(
-                    "foreign record passed over",
-                    topic=where.topic,
-                    partition=partition,
-                    offset=record.offset,
-                    reason=str(poison),
-                )
-    state.forget_before(since_ms)
-    return count
+            fold_record(state, record, spec)
+    state.forget_before(now_ms - settings.dedup_window_s * 1000)
+    return Restored(count, ends)
+
+
+def fold_record(state: LaneState, record: Any, spec: TopicSpec) -> None:
+    """Fold one record that was read back."""
+    if record.value is None:
+        return  # a tombstone of a compacted topic
+    try:
+        state.restore(decode(record, spec.event))
+    except Poison as poison:
+        # Only lanes write here: this is a foreign record, and it decides nothing.
+        log.warning(
+            "foreign record passed over",
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            reason=str(poison),
+        )

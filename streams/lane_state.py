@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from middleware.pipeline import MiddlewarePipeline
-
 from schemas.base import Event
 from schemas.events import (
     AgentResult,

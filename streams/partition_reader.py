@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -42,10 +42,10 @@ class PartitionReader:
         if self._consumer is not None:
             await self._consumer.stop()
 
-    async def end(self, partition: TopicPartition) -> int:
-        """Give the offset after the partition's last record."""
-        ends: dict[TopicPartition, int] = await self._started().end_offsets([partition])
-        return ends[partition]
+    async def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """Give each partition's high watermark: the offset after its last record."""
+        ends: dict[TopicPartition, int] = await self._started().end_offsets(list(partitions))
+        return ends
 
     def _started(self) -> AIOKafkaConsumer:
         if self._consumer is None:
@@ -55,24 +55,23 @@ class PartitionReader:
 
     async def read(
         self,
-        partitions: Iterable[TopicPartition],
+        ends: Mapping[TopicPartition, int],
         *,
         since_ms: int | None = None,
         from_offset: int | None = None,
         stall_timeout_s: float = 60.0,
     ) -> AsyncGenerator[Any, None]:
-        """Yield each record up to the high watermark that stood at the call.
+        """Yield each committed record before the partition's end in `ends`, as `ends` gave it.
 
         Starts at the first record not older than `since_ms`, at `from_offset`, or at the
-        beginning. The end is the high watermark, so an open transaction is waited for: committed
-        records behind it are not missed. Raises `LaneLost` if it stays open longer than
+        beginning. An end is a high watermark, so a transaction open before it is waited for:
+        committed records behind it are not missed. Raises `LaneLost` if it stays open longer than
         `stall_timeout_s`.
         """
         consumer = self._started()
-        wanted = tuple(partitions)
+        wanted = tuple(ends)
         consumer.assign(wanted)
-        ends = await consumer.end_offsets(wanted)
-        starts = await self._starts(consumer, wanted, since_ms, from_offset)
+        starts = await self._starts(consumer, ends, since_ms, from_offset)
         pending = {one for one in wanted if starts[one] < ends[one]}
         for partition in wanted:
             consumer.seek(partition, min(starts[partition], ends[partition]))
@@ -99,17 +98,16 @@ class PartitionReader:
     @staticmethod
     async def _starts(
         consumer: AIOKafkaConsumer,
-        wanted: tuple[TopicPartition, ...],
+        ends: Mapping[TopicPartition, int],
         since_ms: int | None,
         from_offset: int | None,
     ) -> dict[TopicPartition, int]:
-        beginnings: dict[TopicPartition, int] = await consumer.beginning_offsets(wanted)
+        beginnings: dict[TopicPartition, int] = await consumer.beginning_offsets(list(ends))
         if from_offset is not None:
-            return {one: max(from_offset, beginnings[one]) for one in wanted}
+            return {one: max(from_offset, beginnings[one]) for one in ends}
         if since_ms is None:
             return beginnings
-        found = await consumer.offsets_for_times(dict.fromkeys(wanted, since_ms))
-        ends = await consumer.end_offsets(wanted)
+        found = await consumer.offsets_for_times(dict.fromkeys(ends, since_ms))
         return {
-            one: found[one].offset if found.get(one) is not None else ends[one] for one in wanted
+            one: end if found.get(one) is None else found[one].offset for one, end in ends.items()
         }

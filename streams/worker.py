@@ -1,0 +1,198 @@
+"""The composition root of a worker process: builds everything once and passes it inward."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from agents.executor import AgentExecutor, wall_clock_ms
+from agents.factory import AgentFactory
+from agents.models import keep_traces_local
+from middleware.pipeline import MiddlewarePipeline, build_pipeline
+from middleware.policy import Policy
+from schemas.errors import MillstreamError, Misconfigured, ServiceUnavailable
+from schemas.events import CheckpointSaved
+from schemas.topics import catalogue
+from streams.checkpoints import PeekCheckpoint
+from streams.clients import idempotent_producer
+from streams.exposition import Exposition, Readiness
+from streams.lane_metrics import LaneMetrics
+from streams.lane_parts import LaneServices, stages
+from streams.lanes import Lanes
+from streams.metrics import MetricsCollector, set_metrics
+from streams.redis_sessions import RedisSessionStore
+from streams.settings import Role, Settings
+from streams.topic_admin import ensure_topics, require_sound_topics
+from streams.views import Views
+
+log = structlog.get_logger(__name__)
+
+_WATCH_INTERVAL_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """What a worker says of itself once it serves."""
+
+    name: str
+    roles: frozenset[Role]
+    metrics_url: str
+
+
+class WorkerCrashed(MillstreamError):
+    """A part of the worker stopped by itself; whoever runs workers starts another one."""
+
+    code = "worker_crashed"
+
+
+async def run_worker(
+    settings: Settings,
+    roles: frozenset[Role],
+    *,
+    ready: Callable[[WorkerInfo], None],
+    stop: asyncio.Event,
+) -> None:
+    """Work in `roles` until `stop` is set; `ready` is called once requests are served.
+
+    Raises `Misconfigured`, `TopicDrift` or `ServiceUnavailable` where it cannot start, and
+    `WorkerCrashed` if a part of it stops by itself.
+    """
+    keep_traces_local()
+    name = f"{socket.gethostname()}-{os.getpid()}"
+    async with AsyncExitStack() as stack:
+        worker = await _build(settings, roles, name, stack)
+        log.info("worker started", worker=name, roles=sorted(roles), kafka=settings.kafka)
+        await _watch(worker, ready, stop)
+        log.info("worker stops", worker=name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    info: WorkerInfo
+    lanes: tuple[Lanes, ...]
+    views: Views | None
+    readiness: Readiness
+
+
+async def _build(
+    settings: Settings, roles: frozenset[Role], name: str, stack: AsyncExitStack
+) -> _Worker:
+    policy = load_policy(settings)
+    specs = catalogue(settings.chain_cuts)
+    await ensure_topics(settings, specs)
+    for drift in await require_sound_topics(settings, specs):
+        log.warning("topic drift", what=str(drift))
+    collector = MetricsCollector()
+    set_metrics(collector)
+    readiness = Readiness()
+    store = RedisSessionStore(settings)
+    stack.push_async_callback(store.close)
+    views: Views | None = None
+    if "views" in roles:
+        views = Views(settings, store, collector)
+        stack.push_async_callback(views.stop)
+        await views.start()
+    lanes: tuple[Lanes, ...] = ()
+    if "lanes" in roles:
+        services = LaneServices(
+            worker=name,
+            producer=await stack.enter_async_context(_producer(settings)),
+            factory=(factory := AgentFactory(default_model=settings.default_model)),
+            executor=AgentExecutor(factory, coalesce_s=settings.token_coalesce_s),
+            peek_checkpoint=_peek(store),
+            clock_ms=wall_clock_ms,
+            metrics=LaneMetrics.declare(collector),
+        )
+
+        def pipelines() -> tuple[MiddlewarePipeline, ...]:
+            return build_pipeline(policy).split(settings.chain_cuts)
+
+        pipelines()  # a chain that is cut in a wrong place is told before anything starts
+        chain = stages(settings.chain_cuts, pipelines)
+        lanes = tuple(Lanes(settings, services, stage) for stage in chain)
+        await asyncio.gather(*(one.start() for one in lanes))
+        stack.push_async_callback(_stop_all, lanes)
+    exposition = Exposition(settings, collector, readiness)
+    stack.push_async_callback(exposition.stop)
+    await exposition.start()
+    return _Worker(WorkerInfo(name, roles, exposition.url), lanes, views, readiness)
+
+
+def load_policy(settings: Settings) -> Policy:
+    """Read the policy file that the settings name. Raises `Misconfigured` that names the fault."""
+    path = settings.policy_file
+    if path is None:
+        return Policy()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misconfigured(
+            f"MILLSTREAM_POLICY_FILE: the policy {path} cannot be read: {error}"
+        ) from error
+    return Policy.from_yaml(text, name=str(path))
+
+
+@asynccontextmanager
+async def _producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
+    producer = idempotent_producer(settings)
+    try:
+        await producer.start()
+    except KafkaError as error:
+        await producer.stop()
+        raise ServiceUnavailable(
+            f"Kafka does not answer at {settings.kafka}: {error!r}; check MILLSTREAM_KAFKA"
+        ) from error
+    try:
+        yield producer
+    finally:
+        await producer.stop()
+
+
+def _peek(store: RedisSessionStore) -> PeekCheckpoint:
+    async def peek(tenant: str, user_id: str, session_id: str) -> CheckpointSaved | None:
+        try:
+            stored = await store.get_checkpoint(tenant, user_id, session_id)
+        except ServiceUnavailable as error:
+            # Redis is a view: the log has the checkpoint.
+            log.warning("Redis was passed over", reason=str(error))
+            return None
+        return None if stored is None else stored.event
+
+    return peek
+
+
+async def _stop_all(lanes: tuple[Lanes, ...]) -> None:
+    # The first stage stops first: what it hands on is still taken by the next one.
+    for one in lanes:
+        await one.stop()
+
+
+async def _watch(worker: _Worker, ready: Callable[[WorkerInfo], None], stop: asyncio.Event) -> None:
+    told = False
+    while not stop.is_set():
+        reasons = [reason for part in worker.lanes if (reason := part.unready())]
+        if worker.views is not None:
+            reasons += worker.views.unready()
+        worker.readiness.set("worker", "; ".join(reasons) or None)
+        if not reasons and not told:
+            told = True
+            ready(worker.info)
+        for part in worker.lanes:
+            if part.failure is not None:
+                raise WorkerCrashed(f"a lane agent stopped: {part.failure!r}") from part.failure
+        if worker.views is not None and worker.views.failure is not None:
+            failure = worker.views.failure
+            raise WorkerCrashed(f"the views stopped: {failure!r}") from failure
+        try:
+            async with asyncio.timeout(_WATCH_INTERVAL_S):
+                await stop.wait()
+        except TimeoutError:
+            continue

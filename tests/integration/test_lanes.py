@@ -1,0 +1,227 @@
+"""A lane from end to end on real Kafka, with the scripted model."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+
+import pytest
+
+from middleware.policy import Policy
+from schemas.events import (
+    AgentResult,
+    AgentToken,
+    CheckpointSaved,
+    CostRecorded,
+    DeadLetter,
+    Decision,
+    LaneOpened,
+)
+from schemas.topics import (
+    CHECKPOINTS,
+    COSTS,
+    DEAD_LETTERS,
+    DECISIONS,
+    LANES,
+    RESULTS,
+    TOKENS,
+)
+from streams.partitioning import home_partition
+from streams.settings import Settings
+from tests.lane_harness import read_topic, running_lanes, upstream
+
+
+async def test_the_bare_minimum_gets_tokens_and_one_result(settings: Settings) -> None:
+    async with running_lanes(settings), upstream(settings) as program:
+        sent = await program.publish({"user_id": "ada", "input": "say: hello dear world"})
+        (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
+    tokens = await read_topic(settings, TOKENS, AgentToken, count=1)
+    assert result.status == "completed"
+    assert result.output == "hello dear world"
+    assert result.request_id == f"{sent.topic}-{sent.partition}-{sent.offset}"
+    assert result.session_id == result.request_id
+    text = "".join(token.text for token in tokens)
+    assert text == result.output
+    assert [token.seq for token in tokens] == list(range(len(tokens)))
+    assert result.last_seq == len(tokens) - 1
+    assert result.text_sha256 == hashlib.sha256(text.encode()).hexdigest()
+
+
+NEWER = {"user_id": "ada", "input": "x", "schema_version": 99}
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        (b"\xff\xfe no json", "not_json"),
+        (b'["a", "list"]', "wrong_shape"),
+        ({"user_id": "ada"}, "wrong_shape"),
+        ({"user_id": "a\x00da", "input": "x"}, "wrong_shape"),
+        (None, "null_value"),
+        (NEWER, "newer_schema"),
+    ],
+    ids=["bytes", "list", "no-input", "control-character", "null", "newer"],
+)
+async def test_a_record_that_cannot_be_read_is_buried_and_the_next_one_served(
+    settings: Settings, value: dict[str, object] | bytes | None, code: str
+) -> None:
+    hostile = b"\xc3\x28\x00/../{key}"
+    async with running_lanes(settings), upstream(settings) as program:
+        home = home_partition("ada", settings.partitions)
+        sent = await program.publish(value, key=hostile, partition=home)
+        await program.publish({"user_id": "ada", "input": "behind it"}, partition=home)
+        (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
+        (letter,) = await read_topic(settings, DEAD_LETTERS, DeadLetter, count=1)
+    assert result.output == "behind it"
+    assert letter.reason.code == code
+    assert letter.source.offset == sent.offset
+    assert letter.key == base64.b64encode(hostile).decode()
+    raw = json.dumps(value).encode() if isinstance(value, dict) else value
+    assert letter.value == (None if raw is None else base64.b64encode(raw).decode())
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        ({"user_id": "ada", "input": "x", "template": "no_such"}, "unknown_template"),
+        ({"user_id": "ada", "input": "x" * 300_000}, "input_too_large"),
+    ],
+    ids=["template", "size"],
+)
+async def test_a_request_that_cannot_be_served_is_rejected_and_the_next_one_served(
+    settings: Settings, request_: dict[str, object], code: str
+) -> None:
+    async with running_lanes(settings), upstream(settings) as program:
+        home = home_partition("ada", settings.partitions)
+        await program.publish(request_, partition=home)
+        await program.publish({"user_id": "ada", "input": "behind it"}, partition=home)
+        results = await read_topic(settings, RESULTS, AgentResult, count=2)
+    by_status = {result.status: result for result in results}
+    assert by_status["completed"].output == "behind it"
+    reason = by_status["rejected"].reason
+    assert reason is not None
+    assert reason.code == code
+
+
+async def test_the_same_request_id_published_twice_has_one_result(settings: Settings) -> None:
+    async with running_lanes(settings), upstream(settings) as program:
+        for _ in range(2):
+            await program.publish({"user_id": "ada", "request_id": "r1", "input": "once"})
+        await program.publish({"user_id": "ada", "request_id": "r2", "input": "last"})
+        results = await read_topic(settings, RESULTS, AgentResult, count=2)
+    assert sorted(result.request_id for result in results) == ["r1", "r2"]
+
+
+async def test_a_request_under_another_key_is_put_right(settings: Settings) -> None:
+    async with running_lanes(settings), upstream(settings) as program:
+        home = home_partition("ada", settings.partitions)
+        away = (home + 1) % settings.partitions
+        sent = await program.publish({"user_id": "ada", "input": "x"}, partition=away)
+        (decision,) = await read_topic(settings, DECISIONS, Decision, count=1)
+        (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
+    assert result.request_id == f"{sent.topic}-{away}-{sent.offset}"
+    assert result.source.partition == away
+    assert result.accepted_at_ms == decision.at_ms == sent.timestamp
+
+
+async def test_runs_of_a_session_keep_their_order_and_their_memory(settings: Settings) -> None:
+    async with running_lanes(settings), upstream(settings) as program:
+        for number in range(5):
+            await program.publish(
+                {
+                    "user_id": "ada",
+                    "session_id": "s",
+                    "request_id": f"r{number}",
+                    # The first is the slowest: without a queue it would end last.
+                    "input": f"slow: {0.5 if number == 0 else 0}; say: {number}",
+                },
+                # Order is kept for requests that arrive at one partition.
+                key=b"ada",
+            )
+        results = await read_topic(settings, RESULTS, AgentResult, count=5)
+        checkpoints = await read_topic(settings, CHECKPOINTS, CheckpointSaved, count=5)
+    assert [result.output for result in results] == list("01234")
+    assert [checkpoint.turn for checkpoint in checkpoints] == [1, 2, 3, 4, 5]
+    ids = [checkpoint.checkpoint_id for checkpoint in checkpoints]
+    assert [checkpoint.parent_id for checkpoint in checkpoints] == [None, *ids[:-1]]
+
+
+async def test_a_new_owner_goes_on_where_the_last_one_committed(settings: Settings) -> None:
+    first = {"user_id": "ada", "session_id": "s", "request_id": "r1", "input": "one"}
+    second = {"user_id": "ada", "session_id": "s", "request_id": "r2", "input": "two"}
+    async with upstream(settings) as program:
+        async with running_lanes(settings):
+            await program.publish(first)
+            await read_topic(settings, RESULTS, AgentResult, count=1)
+        async with running_lanes(settings):
+            await program.publish(first)
+            await program.publish(second)
+            results = await read_topic(settings, RESULTS, AgentResult, count=2)
+    assert [result.request_id for result in results] == ["r1", "r2"]
+    assert results[1].attempt > results[0].attempt
+    opened = await read_topic(settings, LANES, LaneOpened, count=2 * settings.partitions)
+    home = home_partition("ada", settings.partitions)
+    assert [lane.generation for lane in opened if lane.partition == home] == [1, 2]
+    checkpoints = await read_topic(settings, CHECKPOINTS, CheckpointSaved, count=2)
+    assert checkpoints[1].turn == 2
+    assert checkpoints[1].parent_id == checkpoints[0].checkpoint_id
+
+
+POLICY = """
+roles:
+  user: {templates: ["*"]}
+defaults: {roles: [user]}
+users:
+  mallory: {roles: []}
+  bob: {rate: {requests: 2, window_s: 3600}}
+prices:
+  scripted: {input_usd_per_mtok: 1, output_usd_per_mtok: 2}
+"""
+
+
+@pytest.mark.parametrize("cuts", [(), ("cost", "executor")], ids=["fused", "staged"])
+async def test_the_chain_decides_alike_whole_and_cut_into_stages(
+    settings: Settings, cuts: tuple[str, ...]
+) -> None:
+    settings = settings.model_copy(update={"chain_cuts": cuts})
+    policy = Policy.from_yaml(POLICY, name="test")
+    async with running_lanes(settings, policy), upstream(settings) as program:
+        await program.publish({"user_id": "mallory", "request_id": "m1", "input": "x"})
+        for number in range(3):
+            await program.publish(
+                {"user_id": "bob", "request_id": f"b{number}", "input": "tokens: 3"}, key=b"bob"
+            )
+        results = await read_topic(settings, RESULTS, AgentResult, count=4)
+        costs = await read_topic(settings, COSTS, CostRecorded, count=2)
+    told = {
+        result.request_id: (result.status, result.reason.code if result.reason else None)
+        for result in results
+    }
+    assert told == {
+        "m1": ("rejected", "forbidden"),
+        "b0": ("completed", None),
+        "b1": ("completed", None),
+        "b2": ("rejected", "rate_limited"),
+    }
+    assert {cost.request_id for cost in costs} == {"b0", "b1"}
+    assert all(cost.cost_micros > 0 for cost in costs)
+
+
+async def test_a_rate_limit_survives_a_new_owner(settings: Settings) -> None:
+    policy = Policy.from_yaml(POLICY, name="test")
+    async with upstream(settings) as program:
+        async with running_lanes(settings, policy):
+            await program.publish({"user_id": "bob", "request_id": "b0", "input": "x"})
+            await read_topic(settings, RESULTS, AgentResult, count=1)
+        async with running_lanes(settings, policy):
+            for number in (1, 2):
+                await program.publish(
+                    {"user_id": "bob", "request_id": f"b{number}", "input": "x"}, key=b"bob"
+                )
+            results = await read_topic(settings, RESULTS, AgentResult, count=3)
+    assert {result.request_id: result.status for result in results} == {
+        "b0": "completed",
+        "b1": "completed",
+        "b2": "rejected",
+    }

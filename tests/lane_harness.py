@@ -1,0 +1,114 @@
+"""Lanes on real Kafka inside the test's own loop, an upstream, and a reader of topics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from aiokafka import AIOKafkaProducer
+
+from agents.executor import AgentExecutor, wall_clock_ms
+from agents.factory import AgentFactory
+from middleware.pipeline import build_pipeline
+from middleware.policy import Policy
+from schemas.base import Event
+from schemas.events import CheckpointSaved
+from schemas.topics import REQUESTS, TopicSpec, catalogue
+from streams.clients import committed_consumer, idempotent_producer
+from streams.codec import decode
+from streams.lane_metrics import LaneMetrics
+from streams.lane_parts import LaneServices, stages
+from streams.lanes import Lanes
+from streams.metrics import MetricsCollector
+from streams.settings import Settings
+from streams.topic_admin import ensure_topics
+from tests.support import eventually
+
+EventT = TypeVar("EventT", bound=Event)
+
+
+async def no_redis(_tenant: str, _user_id: str, _session_id: str) -> CheckpointSaved | None:
+    """Stand where Redis has nothing: the log must do."""
+    return None
+
+
+@asynccontextmanager
+async def running_lanes(
+    settings: Settings, policy: Policy | None = None
+) -> AsyncIterator[tuple[Lanes, ...]]:
+    """Run all stages of the chain until the block ends; stopped as a worker stops them."""
+    settings = settings.model_copy(update={"default_model": "scripted"})
+    await ensure_topics(settings, catalogue(settings.chain_cuts))
+    producer = idempotent_producer(settings)
+    await producer.start()
+    factory = AgentFactory(default_model=settings.default_model)
+    services = LaneServices(
+        worker="test",
+        producer=producer,
+        factory=factory,
+        executor=AgentExecutor(factory, coalesce_s=settings.token_coalesce_s),
+        peek_checkpoint=no_redis,
+        clock_ms=wall_clock_ms,
+        metrics=LaneMetrics.declare(MetricsCollector()),
+    )
+    chain = stages(settings.chain_cuts, lambda: build_pipeline(policy).split(settings.chain_cuts))
+    lanes = tuple(Lanes(settings, services, stage) for stage in chain)
+    try:
+        await asyncio.gather(*(one.start() for one in lanes))
+        await eventually(lambda: all(one.unready() is None for one in lanes), timeout_s=60)
+        yield lanes
+    finally:
+        for one in lanes:
+            await one.stop()
+        await producer.stop()
+
+
+class Upstream:
+    """Publishes requests as a program would that knows nothing of Millstream."""
+
+    def __init__(self, settings: Settings, producer: AIOKafkaProducer) -> None:
+        self._topic = settings.topic(REQUESTS.name)
+        self._producer = producer
+
+    async def publish(
+        self,
+        value: dict[str, Any] | bytes | None,
+        *,
+        key: bytes | None = None,
+        partition: int | None = None,
+    ) -> Any:
+        """Publish a value, JSON or raw; gives the record's metadata."""
+        raw = json.dumps(value).encode() if isinstance(value, dict) else value
+        return await self._producer.send_and_wait(self._topic, raw, key=key, partition=partition)
+
+
+@asynccontextmanager
+async def upstream(settings: Settings) -> AsyncIterator[Upstream]:
+    """Connect an upstream."""
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka)
+    await producer.start()
+    try:
+        yield Upstream(settings, producer)
+    finally:
+        await producer.stop()
+
+
+async def read_topic(
+    settings: Settings, spec: TopicSpec, event: type[EventT], *, count: int, timeout_s: float = 60
+) -> list[EventT]:
+    """Read a topic from its beginning, committed records only, until `count` events are there."""
+    consumer = committed_consumer(settings)
+    await consumer.start()
+    try:
+        consumer.subscribe([settings.topic(spec.name)])
+        found: list[EventT] = []
+        async with asyncio.timeout(timeout_s):
+            while len(found) < count:
+                for records in (await consumer.getmany(timeout_ms=200)).values():
+                    found += [decode(record, event) for record in records]
+        return found
+    finally:
+        await consumer.stop()
