@@ -159,8 +159,6 @@ class CostTrackingMiddleware(AgentMiddleware):
                 self._spend(event)
             case AgentResult():
                 self._release(event)
-            case _:
-                pass
 
     def spend(self, tenant: str, user_id: str, at_ms: int) -> DaySpend:
         """Give what a user spent on the UTC day of `at_ms`; zero for a day no longer kept."""

@@ -20,7 +20,8 @@ LATE_MS_MAX = 600_000
 """A request may be this much older than another of its partition and keep its own time.
 
 Records that came with another key were stamped by another partition, and arrive behind. What is
-later still is taken to be as old as this: its user may be refused early, never let in too often.
+later still is taken to be as late as this and no more. So a user may be forgotten once idle for
+longer, and it makes no difference to any decision.
 """
 
 _FORGOTTEN_PER_FOLD_MAX = 2

@@ -106,6 +106,16 @@ def test_days_before_yesterday_are_forgotten_and_late_requests_still_counted() -
     assert decide(cost, request("late", at_ms=NOON_MS)) == "budget_exceeded"
 
 
+def test_a_cost_of_a_forgotten_day_is_not_kept() -> None:
+    cost = layer()
+    asked = request("old")
+    settled = cost.settle(asked, result(asked, usage=Usage(output_tokens=5)))
+    decide(cost, request("new", at_ms=NOON_MS + 2 * DAY_MS))
+    for event in settled.events:
+        cost.fold(event)
+    assert cost._days == {}
+
+
 def test_a_cost_and_its_result_may_be_folded_in_either_order() -> None:
     asked = request("r1")
     settled = layer().settle(asked, result(asked, usage=Usage(output_tokens=70)))

@@ -92,7 +92,7 @@ def test_idle_users_are_forgotten_and_memory_of_a_user_is_its_limit() -> None:
     assert [len(times) for times in busy._admitted.values()] == [2]
 
 
-def test_a_late_user_is_not_let_in_too_often_after_being_forgotten() -> None:
+def test_a_very_late_user_who_was_forgotten_has_a_window_again() -> None:
     limit = layer(requests=1, window_s=10)
     decide(limit, 0, "late")
     for number in range(3):
@@ -100,6 +100,33 @@ def test_a_late_user_is_not_let_in_too_often_after_being_forgotten() -> None:
     assert ("default", "late") not in limit._admitted
     assert decide(limit, 1, "late").admitted
     assert not decide(limit, 2, "late").admitted
+
+
+class Unforgetting(RateLimitMiddleware):
+    """Remembers every user for ever."""
+
+    def _forget_idle(self) -> None:
+        pass
+
+
+@given(
+    asks=st.lists(
+        st.tuples(
+            st.sampled_from(("ada", "bob", "cyd")),
+            st.sampled_from((0, 500, 9_000, 10_000, LATE_MS_MAX, LATE_MS_MAX + 10_000)),
+            st.sampled_from((0, 0, 0, 9_999, 10_000, LATE_MS_MAX, 2 * LATE_MS_MAX)),
+        ),
+        max_size=40,
+    )
+)
+def test_forgetting_idle_users_changes_no_decision(asks: list[tuple[str, int, int]]) -> None:
+    forgetting = layer(requests=1, window_s=10)
+    unforgetting = Unforgetting(forgetting._policy)
+    now_ms = 0
+    for user_id, step_ms, late_ms in asks:
+        now_ms += step_ms
+        at_ms = now_ms - late_ms
+        assert decide(forgetting, at_ms, user_id) == decide(unforgetting, at_ms, user_id)
 
 
 @given(
