@@ -8,7 +8,7 @@ from schemas import errors
 from schemas.errors import MillstreamError, RateLimited
 
 
-def descendants(of: type[Exception]) -> set[type[Exception]]:
+def descendants(of: type[MillstreamError]) -> set[type[MillstreamError]]:
     return {of}.union(*(descendants(child) for child in of.__subclasses__()))
 
 
