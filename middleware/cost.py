@@ -25,7 +25,7 @@ from middleware.base import (
 from middleware.policy import MICROS_PER_USD, Policy, UserKey
 from middleware.prices import PriceTable
 from schemas.base import Event, Micros, Usage, partition_key
-from schemas.errors import BudgetExceeded, Rejected
+from schemas.errors import BudgetExceeded, ModelUnpriced
 from schemas.events import AgentResult, CostRecorded, Decision, ResolvedRequest
 
 DAY_MS = 86_400_000
@@ -73,7 +73,7 @@ class CostTrackingMiddleware(AgentMiddleware):
     latter is not known, a token for each byte of the input and 1,024 for the rest of the prompt.
 
     A model without a known price is admitted for users without a cap; its usage is recorded at 0
-    with the price digest `unpriced`. Under a cap it is `Rejected`, since nothing could hold it; the
+    with the price digest `unpriced`. Under a cap it is `ModelUnpriced`, since nothing could hold it; the
     reason names the price to set. `local` and `scripted` cost nothing unless the policy says so.
 
     Memory: two days of the users who spent or reserved in them, and the runs that are open.
@@ -105,7 +105,7 @@ class CostTrackingMiddleware(AgentMiddleware):
         rates = self._prices.rates(context.model, context.now_ms)
         if rates is None:
             return MiddlewareResult(
-                Rejected(
+                ModelUnpriced(
                     f"model {context.model!r} has no known price, and the user's spend is capped; "
                     f"set it in the policy: prices: {{{context.model!r}: "
                     f"{{input_usd_per_mtok: …, output_usd_per_mtok: …}}}}"

@@ -6,6 +6,7 @@
     │   │   ├── Forbidden
     │   │   ├── RateLimited      (retry_after_s)
     │   │   ├── BudgetExceeded
+    │   │   ├── ModelUnpriced    under a cap on spend, a model without a known price
     │   │   ├── UnknownTemplate
     │   │   └── InputTooLarge
     │   ├── Expired              its deadline passed; ends as an `expired` result
@@ -75,6 +76,12 @@ class BudgetExceeded(Rejected):
     """A cap on spend is reached, or the run's reservation does not fit under it."""
 
     code = "budget_exceeded"
+
+
+class ModelUnpriced(Rejected):
+    """The user's spend is capped and the model has no known price, so nothing could hold the cap."""
+
+    code = "model_unpriced"
 
 
 class UnknownTemplate(Rejected):

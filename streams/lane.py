@@ -22,7 +22,9 @@ from schemas.base import Event
 from schemas.errors import InputTooLarge, LaneLost, MillstreamError, Poison, Rejected
 from schemas.events import (
     ATTEMPTS_PER_GENERATION,
+    AgentResult,
     CheckpointSaved,
+    CostRecorded,
     Decision,
     LaneOpened,
     ResolvedRequest,
@@ -220,8 +222,7 @@ class Lane:
                 status="rejected",
                 reason=decision.reason,
             )
-            settlement = self._state.pipeline.settle(request, rejected)
-            events = [decision, settlement.result, *settlement.events]
+            events = [decision, *self._settled(request, rejected)]
             self._spawn(self._commit(entry, request, events, traceparent))
         elif self._stage.next is not None:
             onward = outcomes.onward(request, decision, passed, self._stage.next)
@@ -255,6 +256,16 @@ class Lane:
             context, generation=self._state.generation, stage=self._stage.name
         )
 
+    def _settled(self, request: ResolvedRequest, result: AgentResult) -> list[Event]:
+        """Take a result back through the chain: the result to commit, and what goes with it."""
+        pipeline = self._state.pipeline
+        settlement = pipeline.settle(request, result)
+        events: list[Event] = [settlement.result, *settlement.events]
+        if not pipeline.needs:  # else they come back from the topics, as another stage's do
+            for event in events:
+                pipeline.fold(event)
+        return events
+
     async def _run(
         self,
         entry: Entry[InputRecord],
@@ -285,10 +296,7 @@ class Lane:
                 load_checkpoint=load_checkpoint,
                 emit=tokens.write,
             )
-        settlement = self._state.pipeline.settle(request, outcome.result)
-        events: list[Event] = [settlement.result, *settlement.events]
-        for event in events:
-            self._state.pipeline.fold(event)
+        events = self._settled(request, outcome.result)
         if outcome.checkpoint is not None:
             # Only this lane writes to its partition, so the record cannot stand before the floor.
             floor = self._checkpoints_floor
@@ -308,10 +316,11 @@ class Lane:
                 reason=reason_of(refused),
                 attempt=outcome.result.attempt,
                 last_seq=outcome.result.last_seq,
-                usage=settlement.result.usage,
-                cost_micros=settlement.result.cost_micros,
+                usage=outcome.result.usage,
+                model=outcome.result.model,
             )
-            await self._commit(entry, request, [failed, *settlement.events], traceparent)
+            spent = [event for event in events if isinstance(event, CostRecorded)]
+            await self._commit(entry, request, [failed, *spent], traceparent)
 
     async def _commit(
         self,

@@ -45,14 +45,18 @@ async def restore(
         TopicPartition(settings.topic(spec.name), partition): spec for spec in (*WHOLE, *TAIL)
     }
     ends = await reader.ends(places)
+    # After a long stop the newest decision is what the next requests in line came after.
+    decisions = TopicPartition(settings.topic(DECISIONS.name), partition)
+    newest_ms = await reader.newest_ms(decisions, ends[decisions])
+    since_ms = min(now_ms, now_ms if newest_ms is None else newest_ms) - window_ms
     count = 0
     # One topic after the other: decisions are folded before what settles them.
     for where, spec in places.items():
-        since_ms = None if spec in WHOLE else now_ms - window_ms
-        async for record in reader.read({where: ends[where]}, since_ms=since_ms):
+        from_ms = None if spec in WHOLE else since_ms
+        async for record in reader.read({where: ends[where]}, since_ms=from_ms):
             count += 1
             fold_record(state, record, spec)
-    state.forget_before(now_ms - settings.dedup_window_s * 1000)
+    state.forget_before(since_ms)
     return Restored(count, ends)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _POLL_MS = 200
 _BATCH_MAX = 1000
+_NEWEST_LOOKED_AT = 100
 
 
 class PartitionReader:
@@ -46,6 +47,16 @@ class PartitionReader:
         """Give each partition's high watermark: the offset after its last record."""
         ends: dict[TopicPartition, int] = await self._started().end_offsets(list(partitions))
         return ends
+
+    async def newest_ms(self, partition: TopicPartition, end: int) -> int | None:
+        """Give the broker's time of the last committed record before `end`, `None` without one.
+
+        Looks at the last `_NEWEST_LOOKED_AT` offsets, since the last ones may be markers.
+        """
+        newest: int | None = None
+        async for record in self.read({partition: end}, from_offset=end - _NEWEST_LOOKED_AT):
+            newest = record.timestamp
+        return newest
 
     def _started(self) -> AIOKafkaConsumer:
         if self._consumer is None:

@@ -12,7 +12,7 @@ from middleware.pipeline import MiddlewarePipeline
 from middleware.policy import Policy
 from middleware.prices import PriceTable
 from schemas.base import Usage
-from schemas.errors import BudgetExceeded, Rejected
+from schemas.errors import BudgetExceeded, ModelUnpriced
 from schemas.events import CostRecorded, ResolvedRequest
 from tests.unit.middleware.making import DAY_MS, NOON_MS, context, request, result
 
@@ -154,7 +154,7 @@ def test_a_decision_of_a_stage_without_this_layer_reserves_nothing() -> None:
 
 def test_a_model_without_a_price_is_refused_under_a_cap_with_the_remedy() -> None:
     refused = layer(cap_micros=10**9).admit(context(request(), model="ollama:llama3")).rejection
-    assert isinstance(refused, Rejected)
+    assert isinstance(refused, ModelUnpriced)
     assert "prices: {'ollama:llama3': {input_usd_per_mtok" in str(refused)
 
 
