@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,6 +27,8 @@ class Settings(BaseSettings):
     """Prefix of every topic, consumer group, transactional id and Redis key."""
     data_dir: Path = Path(".millstream/data")
     """Where a worker keeps what it can lose (Faust's own state)."""
+    cache: Path | None = None
+    """Where the dev launcher keeps what it downloaded; none given: the checkout's own folder."""
 
     partitions: Annotated[int, Field(ge=1, le=1024)] = 4
     """Partitions of every per-user topic."""
@@ -80,3 +84,17 @@ def load_settings(**overrides: object) -> Settings:
             for problem in error.errors()
         ]
         raise Misconfigured("; ".join(lines)) from error
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """Give the environment of a child process that shall have these settings.
+
+    It is our own, with a variable for each field of `settings` that was given a value.
+    """
+    given = settings.model_dump(mode="json", exclude_unset=True)
+    named = {
+        f"MILLSTREAM_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+        for name, value in given.items()
+        if value is not None
+    }
+    return {**os.environ, **named}

@@ -1,0 +1,162 @@
+"""What `doctor` looks at: each check gives findings, and what to do about those that are bad."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from agents.local_weights import find_weights
+from gateway.connect import PROJECT, local_settings, settings_for_client
+from middleware.policy import Policy
+from schemas.errors import MillstreamError, Misconfigured
+from schemas.topics import catalogue
+from streams.redis_sessions import RedisSessionStore
+from streams.settings import Settings
+from streams.topic_admin import topic_drift
+
+__all__ = ["CHECKS", "Finding"]
+
+Level = Literal["ok", "note", "wrong"]
+
+_PYTHON_MIN, _PYTHON_BELOW = (3, 11), (3, 14)
+_FREE_BYTES_MIN = 2 * 10**9
+_SETUP = "run `make setup`"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. `remedy` says what to do, unless all is well."""
+
+    name: str
+    level: Level
+    told: str
+    remedy: str = ""
+
+
+Check = Callable[[], Awaitable[tuple[Finding, ...]]]
+
+
+async def check_python() -> tuple[Finding, ...]:
+    """The interpreter's version."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    if _PYTHON_MIN <= sys.version_info[:2] < _PYTHON_BELOW:
+        return (Finding("python", "ok", version),)
+    remedy = "install Python 3.11, 3.12 or 3.13, then run `make distclean setup`"
+    return (Finding("python", "wrong", f"{version} is not supported", remedy),)
+
+
+async def check_environment() -> tuple[Finding, ...]:
+    """Whether what is installed is what the lock file names; set-up leaves a stamp of it."""
+    digest = hashlib.sha256((PROJECT / "requirements.lock").read_bytes()).hexdigest()[:16]
+    if (PROJECT / ".venv" / f".stamp-{digest}").exists():
+        return (Finding("packages", "ok", "as requirements.lock names them"),)
+    told = "what is installed was not installed from this requirements.lock"
+    return (Finding("packages", "note", told, _SETUP),)
+
+
+async def check_jars() -> tuple[Finding, ...]:
+    """Whether Kafka's jars are in the cache; the launcher compares their bytes at each start."""
+    lock = (PROJECT / "infra" / "kafka-jars.lock").read_text(encoding="utf-8")
+    names = [line.split()[-1] for line in lock.splitlines() if line and not line.startswith("#")]
+    folder = (local_settings().cache or PROJECT / ".millstream" / "cache") / "jars"
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        told = f"{len(missing)} of {len(names)} are not in {folder}"
+        return (Finding("kafka jars", "note", told, f"{_SETUP}; needed by `millstream up` only"),)
+    return (Finding("kafka jars", "ok", f"{len(names)} in {folder}"),)
+
+
+async def check_model() -> tuple[Finding, ...]:
+    """Whether the local model's weights are there and are the known ones."""
+    try:
+        path = find_weights()
+    except MillstreamError as error:
+        return (Finding("local model", "wrong", str(error), _SETUP),)
+    return (Finding("local model", "ok", str(path)),)
+
+
+async def check_disk() -> tuple[Finding, ...]:
+    """Room for Kafka's logs."""
+    folder = local_settings().data_dir
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    told = f"{free / 1e9:.1f} GB free at {folder}"
+    if free >= _FREE_BYTES_MIN:
+        return (Finding("disk", "ok", told),)
+    return (Finding("disk", "wrong", told, "free some, or name another MILLSTREAM_DATA_DIR"),)
+
+
+async def check_policy() -> tuple[Finding, ...]:
+    """The policy file, if one is named."""
+    path = local_settings().policy_file
+    if path is None:
+        return (Finding("policy", "note", "none: everybody may do everything", _POLICY_REMEDY),)
+    try:
+        policy = Policy.from_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError, Misconfigured) as error:
+        return (Finding("policy", "wrong", str(error), f"mend {path}"),)
+    return (
+        Finding("policy", "ok", f"{path}: {len(policy.users)} users, {len(policy.roles)} roles"),
+    )
+
+
+async def check_kafka() -> tuple[Finding, ...]:
+    """Whether Kafka answers, and its topics are as the catalogue says."""
+    try:
+        settings = settings_for_client()
+    except Misconfigured as error:
+        return (Finding("kafka", "wrong", str(error), "start `millstream up`"),)
+    try:
+        drifts = await topic_drift(settings, catalogue(settings.chain_cuts))
+    except MillstreamError as error:
+        remedy = "check that it runs and what MILLSTREAM_KAFKA says"
+        return (Finding("kafka", "wrong", str(error), remedy),)
+    answers = Finding("kafka", "ok", f"answers at {settings.kafka}")
+    if not drifts:
+        return answers, Finding("topics", "ok", "as the catalogue says")
+    return answers, *(
+        Finding(
+            "topics",
+            "wrong" if drift.fatal else "note",
+            f"{drift.topic}: {drift.setting} is {drift.found}, wanted: {drift.wanted}",
+            drift.remedy,
+        )
+        for drift in drifts
+    )
+
+
+async def check_redis() -> tuple[Finding, ...]:
+    """Whether Redis answers."""
+    try:
+        settings: Settings = settings_for_client()
+    except Misconfigured:
+        return ()  # told by the check of Kafka
+    store = RedisSessionStore(settings)
+    try:
+        await store.ping()
+    except MillstreamError as error:
+        remedy = "check that it runs and what MILLSTREAM_REDIS_URL says"
+        return (Finding("redis", "wrong", str(error), remedy),)
+    finally:
+        await store.close()
+    return (Finding("redis", "ok", "answers"),)
+
+
+_POLICY_REMEDY = "name one in MILLSTREAM_POLICY_FILE; docs/examples/demo-policy.yaml shows how"
+
+CHECKS: tuple[Check, ...] = (
+    check_python,
+    check_environment,
+    check_jars,
+    check_model,
+    check_disk,
+    check_policy,
+    check_kafka,
+    check_redis,
+)
+"""All of them, in the order they are told."""

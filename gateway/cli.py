@@ -1,0 +1,93 @@
+"""The command line `millstream`: builds the Typer app and says in a line what went wrong."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+from gateway.commands.demo import demo
+from gateway.commands.doctor import doctor
+from gateway.commands.history import history
+from gateway.commands.submit import submit
+from gateway.commands.tail import tail
+from gateway.commands.topics import topics
+from gateway.commands.up import up
+from gateway.commands.worker import worker
+from gateway.exits import EXIT_CODES_HELP, ExitCode, exit_code_of_error
+from gateway.running import Stopped
+from gateway.terminal import progress_console
+from schemas.errors import MillstreamError
+from streams.logs import configure_logging
+from streams.settings import Settings
+
+__all__ = ["app", "main"]
+
+
+class _Commands(TyperGroup):
+    """Ends every command the same way: with an exit code, and words instead of a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; only what nobody foresaw is shown as a traceback, if that is wanted."""
+        debug = bool(ctx.params.get("debug"))
+        try:
+            return super().invoke(ctx)
+        except Stopped as stopped:
+            raise typer.Exit(stopped.exit_code) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
+        except BrokenPipeError:
+            # Whoever read our output has had enough: `millstream history | head`.
+            raise typer.Exit(ExitCode.OK) from None
+        except MillstreamError as error:
+            if debug:
+                raise
+            _tell(str(error))
+            raise typer.Exit(exit_code_of_error(error)) from None
+        except (typer.Exit, typer.Abort, TyperException):
+            raise  # Typer's own way to end, for instance by wrong usage
+        except Exception as error:
+            if debug:
+                raise
+            _tell(f"{type(error).__name__}: {error} (`millstream --debug …` shows where)")
+            raise typer.Exit(ExitCode.FAILED) from None
+
+
+app = typer.Typer(
+    name="millstream",
+    cls=_Commands,
+    help="An event-driven runtime for LLM agents on Apache Kafka.",
+    epilog=f"{EXIT_CODES_HELP} Also: 1 any other failure, 7 topics differ (`topics --check`).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _options(
+    debug: Annotated[  # noqa: FBT002  Typer makes a flag of it
+        bool, typer.Option("--debug", help="Show the traceback of an error.")
+    ] = False,
+) -> None:
+    # Libraries' own words on a broker that does not answer would stand above ours.
+    quiet = Settings.model_construct(log_level="debug" if debug else "warning")
+    configure_logging(quiet, libraries_level=logging.CRITICAL)
+
+
+for _command in (up, worker, submit, tail, history, topics, doctor, demo):
+    app.command()(_command)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    app(prog_name="millstream")
+
+
+def _tell(message: str) -> None:
+    console = progress_console()
+    console.print("error:", style="bold red", end=" ")
+    console.print(message)

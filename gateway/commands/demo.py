@@ -1,0 +1,37 @@
+"""`millstream demo`: what `make demo` runs."""
+
+from __future__ import annotations
+
+from gateway.commands.worker import ROLES
+from gateway.connect import PROJECT, local_settings
+from gateway.demo.clock import StartClock
+from gateway.demo.show import heading, show
+from gateway.platform import platform
+from gateway.running import run
+from gateway.terminal import print_text, progress_console
+from streams.settings import Settings
+
+__all__ = ["demo"]
+
+_POLICY = PROJECT / "docs" / "examples" / "demo-policy.yaml"
+
+
+def demo() -> None:
+    """Show the whole path on this machine: start everything, ask, answer, account, replay, stop.
+
+    Needs nothing that runs, and leaves nothing running; its data stays for the next time.
+    """
+    clock = StartClock()
+    settings = local_settings()
+    if settings.policy_file is None:
+        settings = settings.model_copy(update={"policy_file": _POLICY})
+    run(_demo(settings, clock))
+
+
+async def _demo(settings: Settings, clock: StartClock) -> None:
+    heading(1, "Apache Kafka, Redis and a worker start")
+    tell = progress_console().print
+    async with platform(settings, roles=frozenset(ROLES), tell=tell) as running:
+        tell(f"✓ the worker serves, its log: {running.worker.log}")
+        await running.while_all_runs(show(running, clock))
+        print_text("\nEverything is stopped now; the data stays. To go on: ./millstream up\n")

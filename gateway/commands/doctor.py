@@ -1,0 +1,47 @@
+"""`millstream doctor`: say what is missing or misconfigured, and what to do."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from gateway.exits import ExitCode
+from gateway.running import run
+from gateway.terminal import print_data
+
+__all__ = ["doctor"]
+
+_MARKS = {"ok": "✓", "note": "·", "wrong": "✗"}
+
+
+def doctor(
+    as_json: Annotated[  # noqa: FBT002  Typer makes a flag of it
+        bool, typer.Option("--json", help="Print JSON Lines, a finding each.")
+    ] = False,
+) -> None:
+    """Look at everything that Millstream needs, and say what is wrong and what to do.
+
+    Exits 1 if something is wrong; what is merely worth knowing (·) is not.
+    """
+    wrong = run(_examine(as_json=as_json))
+    if wrong:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+async def _examine(*, as_json: bool) -> int:
+    from gateway.checks import CHECKS  # noqa: PLC0415  the packages it looks at are slow to import
+
+    wrong = 0
+    for check in CHECKS:
+        for finding in await check():
+            wrong += finding.level == "wrong"
+            if as_json:
+                print_data(json.dumps(asdict(finding), ensure_ascii=False))
+                continue
+            print_data(f"{_MARKS[finding.level]} {finding.name}: {finding.told}")
+            if finding.remedy:
+                print_data(f"    → {finding.remedy}")
+    return wrong

@@ -1,0 +1,104 @@
+"""`millstream history`: replay from the topics what was asked, decided, said and spent."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated
+
+import typer
+
+from gateway.connect import settings_for_client
+from gateway.rendering import entry_json
+from gateway.running import run
+from gateway.terminal import print_data, progress_console
+from gateway.timeline import timeline
+from gateway.topic_names import topic_named
+from gateway.when import parse_time_ms
+from streams.bus import Delivery, EventFilter, Unreadable
+from streams.history import HISTORY_TOPICS, HistoryQuery, read_history
+from streams.settings import Settings
+
+__all__ = ["history", "print_history"]
+
+_LIMIT_MAX = 1_000_000
+
+
+def history(
+    *,
+    since: Annotated[
+        str | None, typer.Option(help="From this time on: 90s, 10m, 1h, 7d ago, or ISO 8601.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Up to this time, written likewise.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only this user.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant.")] = None,
+    session: Annotated[str | None, typer.Option(help="Only this session.")] = None,
+    request: Annotated[str | None, typer.Option(help="Only this request.")] = None,
+    topic: Annotated[
+        list[str] | None, typer.Option(help="Only this topic; may be given several times.")
+    ] = None,
+    partition: Annotated[int | None, typer.Option(min=0, help="Only this partition.")] = None,
+    offset_from: Annotated[
+        int | None, typer.Option("--offset", min=0, help="From this offset on.")
+    ] = None,
+    offset_until: Annotated[
+        int | None, typer.Option("--offset-until", min=0, help="Up to before this offset.")
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, max=_LIMIT_MAX, help="Only the newest so many records."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON Lines, a record each.")
+    ] = False,
+) -> None:
+    """Replay what the topics hold, oldest first, in the order of the broker's time (UTC).
+
+    As text, tokens that were written in a row make one line. Exits 0 also where nothing matches.
+    """
+    settings = settings_for_client()
+    query = HistoryQuery(
+        topics=tuple(topic_named(name, settings) for name in topic) if topic else HISTORY_TOPICS,
+        wanted=EventFilter(user_id=user, tenant=tenant, session_id=session, request_id=request),
+        since_ms=None if since is None else parse_time_ms(since),
+        until_ms=None if until is None else parse_time_ms(until),
+        partition=partition,
+        offset_from=offset_from,
+        offset_until=offset_until,
+    )
+    found = run(print_history(settings, query, limit=limit, as_json=as_json))
+    if not found:
+        progress_console().print("nothing matches")
+
+
+async def print_history(
+    settings: Settings, query: HistoryQuery, *, limit: int | None = None, as_json: bool = False
+) -> int:
+    """Replay to standard output; gives the number of lines."""
+    lines = 0
+    async with aclosing(_newest(settings, query, limit)) as entries:
+        if as_json:
+            async for entry in entries:
+                print_data(entry_json(entry))
+                lines += 1
+        else:
+            async for line in timeline(entries, settings.namespace):
+                print_data(line)
+                lines += 1
+    return lines
+
+
+async def _newest(
+    settings: Settings, query: HistoryQuery, limit: int | None
+) -> AsyncGenerator[Delivery | Unreadable]:
+    async with aclosing(read_history(settings, query)) as entries:
+        if limit is None:
+            async for entry in entries:
+                yield entry
+            return
+        kept: deque[Delivery | Unreadable] = deque(maxlen=limit)
+        async for entry in entries:
+            kept.append(entry)
+        for entry in kept:
+            yield entry

@@ -1,0 +1,185 @@
+"""`millstream submit`: publish a request and show its answer as it is written."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from gateway.answer import Answer, Piece
+from gateway.connect import open_bus, settings_for_client
+from gateway.exits import EXIT_CODES_HELP, ExitCode, exit_code_of_result
+from gateway.follow import earlier_result, submitted
+from gateway.rendering import entry_json, money, reason_text, tokens_text
+from gateway.running import run
+from gateway.terminal import print_data, print_text, progress_console
+from schemas.base import DEFAULT_TENANT
+from schemas.events import DEFAULT_TEMPLATE, AgentRequest, AgentResult, AgentToken, DeadLetter
+from streams.bus import Delivery, EventBus
+
+__all__ = ["submit"]
+
+_EPILOG = EXIT_CODES_HELP
+
+
+def submit(
+    text: Annotated[str, typer.Argument(help="What to ask.")],
+    *,
+    user: Annotated[str, typer.Option(help="Who asks.")],
+    session: Annotated[
+        str | None, typer.Option(help="The conversation it belongs to; default: one of its own.")
+    ] = None,
+    template: Annotated[str, typer.Option(help="The agent's template.")] = DEFAULT_TEMPLATE,
+    model: Annotated[
+        str | None, typer.Option(help="`local`, `scripted` or `provider:name`.")
+    ] = None,
+    tenant: Annotated[str, typer.Option(help="The user's tenant.")] = DEFAULT_TENANT,
+    request_id: Annotated[
+        str | None,
+        typer.Option(help="An id of your own: asked twice under one id, it is answered once."),
+    ] = None,
+    deadline_s: Annotated[
+        float | None,
+        typer.Option("--deadline", min=0.001, help="Seconds after which nobody wants it any more."),
+    ] = None,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the result.")
+    ] = 120.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the events as JSON Lines.")
+    ] = False,
+) -> None:
+    """Publish a request and show the answer as it is written.
+
+    The answer is on standard output, how it ended and what it cost on standard error.
+    """
+    deadline_ms = None if deadline_s is None else time.time_ns() // 10**6 + round(deadline_s * 1000)
+    try:
+        request = AgentRequest(
+            user_id=user,
+            tenant=tenant,
+            input=text,
+            request_id=request_id or secrets.token_hex(8),
+            session_id=session,
+            template=template,
+            model=model,
+            deadline_ms=deadline_ms,
+            at_ms=time.time_ns() // 10**6,
+        )
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in problem["loc"])
+        message = f"{field}: {problem['msg']}"
+        raise typer.BadParameter(message) from error
+    show = _JsonShow() if as_json else _TextShow()
+    known = request_id is not None
+    raise typer.Exit(run(_submit(request, show, timeout_s=timeout_s, maybe_known=known)))
+
+
+async def _submit(
+    request: AgentRequest, show: _JsonShow | _TextShow, *, timeout_s: float, maybe_known: bool
+) -> ExitCode:
+    async with open_bus(settings_for_client()) as bus:
+        earlier = await earlier_result(bus, request) if maybe_known else None
+        if earlier is not None:
+            progress_console().print(
+                f"request {request.request_id} of {request.user_id} has ended before; its result:"
+            )
+            return show.take(earlier) or ExitCode.FAILED
+        return await follow(bus, request, show, timeout_s=timeout_s)
+
+
+async def follow(
+    bus: EventBus, request: AgentRequest, show: _JsonShow | _TextShow, *, timeout_s: float
+) -> ExitCode:
+    """Publish a request and show what comes of it, for at most `timeout_s`."""
+    try:
+        async with (
+            asyncio.timeout(timeout_s) as limit,
+            submitted(bus, request) as (address, coming),
+        ):
+            async for delivery in coming:
+                code = show.take(delivery)
+                if code is not None:
+                    return code
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        show.broke_off()
+        progress_console().print(
+            f"no result of request {request.request_id} ({address}) within {timeout_s:g} s. It may "
+            "still come: `millstream history --request "
+            f"{request.request_id}`. Does a worker run? See `millstream doctor`."
+        )
+    return ExitCode.TIMED_OUT
+
+
+class _JsonShow:
+    """Prints each event as a line of JSON."""
+
+    def take(self, delivery: Delivery) -> ExitCode | None:
+        """Print a delivery; gives the exit code if it is the last."""
+        print_data(entry_json(delivery))
+        return _ends_with(delivery)
+
+    def broke_off(self) -> None:
+        """Nothing is left half written."""
+
+
+class _TextShow:
+    """Prints the answer's text as it comes, and at the end how it ended."""
+
+    def __init__(self) -> None:
+        self._answer = Answer()
+        self._console = progress_console()
+
+    def take(self, delivery: Delivery) -> ExitCode | None:
+        """Show a delivery; gives the exit code if it is the last."""
+        match delivery.event:
+            case AgentToken() as token:
+                self._show(self._answer.take_token(token))
+            case AgentResult() as result:
+                self._show(self._answer.take_result(result))
+                self.broke_off()
+                self._console.print(ending(result))
+            case DeadLetter() as letter:
+                self._console.print(f"not accepted: {reason_text(letter.reason)}")
+            case _:
+                pass
+        return _ends_with(delivery)
+
+    def broke_off(self) -> None:
+        """End the line that the answer stands in."""
+        if self._answer.shown and not self._answer.shown.endswith("\n"):
+            print_text("\n")
+
+    def _show(self, piece: Piece | None) -> None:
+        if piece is None:
+            return
+        if piece.restarted:
+            print_text("\n")
+            self._console.print("the answer begins anew (an attempt was lost):")
+        print_text(piece.text)
+
+
+def ending(result: AgentResult) -> str:
+    """Say how a request ended and what it cost."""
+    spent = f"{tokens_text(result.usage)}, {money(result.cost_micros)}"
+    took = f"{max(0, result.at_ms - result.accepted_at_ms) / 1000:.2f} s"
+    if result.status == "completed":
+        return f"completed in {took} by {result.model}: {spent}"
+    return f"{result.status} after {took}, {reason_text(result.reason)} ({spent})"
+
+
+def _ends_with(delivery: Delivery) -> ExitCode | None:
+    match delivery.event:
+        case AgentResult() as result:
+            return exit_code_of_result(result)
+        case DeadLetter():
+            return ExitCode.REJECTED
+        case _:
+            return None

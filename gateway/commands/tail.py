@@ -1,0 +1,48 @@
+"""`millstream tail`: follow a topic."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gateway.connect import open_bus, settings_for_client
+from gateway.rendering import entry_json, entry_line
+from gateway.running import run
+from gateway.terminal import print_data
+from gateway.topic_names import topic_named
+from gateway.when import parse_start
+from schemas.topics import TopicSpec
+from streams.bus import EventFilter, Start
+
+__all__ = ["tail"]
+
+
+def tail(
+    topic: Annotated[str, typer.Argument(help="A topic's name without its namespace: results.")],
+    from_: Annotated[
+        str,
+        typer.Option(
+            "--from", help="now, beginning, OFFSET, PARTITION:OFFSET, or a time: 10m, ISO 8601."
+        ),
+    ] = "now",
+    user: Annotated[str | None, typer.Option(help="Only this user's records.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's records.")] = None,
+    as_json: Annotated[  # noqa: FBT002  Typer makes a flag of it
+        bool, typer.Option("--json", help="Print JSON Lines.")
+    ] = False,
+) -> None:
+    """Follow a topic until Ctrl-C: committed records only, in the order of each partition."""
+    start = parse_start(from_)
+    settings = settings_for_client()
+    spec = topic_named(topic, settings)
+    run(_tail(spec, start, EventFilter(user_id=user, tenant=tenant), as_json=as_json))
+
+
+async def _tail(spec: TopicSpec, start: Start, wanted: EventFilter, *, as_json: bool) -> None:
+    settings = settings_for_client()
+    async with open_bus(settings) as bus, bus.tail((spec,), start, wanted) as deliveries:
+        async for delivery in deliveries:
+            print_data(
+                entry_json(delivery) if as_json else entry_line(delivery, settings.namespace)
+            )

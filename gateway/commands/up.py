@@ -1,0 +1,82 @@
+"""`millstream up`: Kafka, Redis and a worker, in the foreground."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.panel import Panel
+from rich.text import Text
+
+from gateway.commands.worker import parse_roles
+from gateway.connect import local_settings
+from gateway.exits import ExitCode
+from gateway.platform import Platform, platform
+from gateway.running import Stopped, run
+from gateway.terminal import progress_console
+from schemas.topics import REQUESTS, RESULTS, catalogue
+from streams.settings import Role, Settings
+
+__all__ = ["up"]
+
+_CLUSTER_SIZES = (1, 3)
+
+
+def up(
+    brokers: Annotated[
+        int | None, typer.Option(help="Kafka nodes, 1 or 3; default: as the data has, else 1.")
+    ] = None,
+    roles: Annotated[str, typer.Option(help="What the worker does, comma-separated.")] = (
+        "lanes,views"
+    ),
+    policy: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Permissions, limits and prices, in YAML."),
+    ] = None,
+) -> None:
+    """Start Kafka, Redis and a worker, and run until Ctrl-C stops them all.
+
+    Services that MILLSTREAM_KAFKA and MILLSTREAM_REDIS_URL name are used and not started. Other
+    commands find what runs here by themselves.
+    """
+    if brokers is not None and brokers not in _CLUSTER_SIZES:
+        message = "a cluster has 1 node or 3"
+        raise typer.BadParameter(message, param_hint="--brokers")
+    settings = local_settings()
+    if policy is not None:
+        settings = settings.model_copy(update={"policy_file": policy.absolute()})
+    try:
+        run(_up(settings, brokers, parse_roles(roles)))
+    except Stopped as stopped:
+        # To be stopped is how it is meant to end.
+        raise typer.Exit(ExitCode.OK) from stopped
+
+
+async def _up(settings: Settings, brokers: int | None, roles: frozenset[Role]) -> None:
+    console = progress_console()
+    async with platform(settings, roles=roles, tell=console.print, brokers=brokers) as running:
+        console.print(_panel(running))
+        await running.while_services_run(running.worker.keep())
+
+
+def _panel(running: Platform) -> Panel:
+    settings = running.settings
+    topics = ", ".join(spec.name for spec in catalogue(settings.chain_cuts))
+    requests, results = settings.topic(REQUESTS.name), settings.topic(RESULTS.name)
+    record = '{"user_id": "ada", "input": "Name three planets."}'
+    lines = (
+        f"Kafka    {settings.kafka}",
+        f"topics   {settings.namespace}.* ({topics})",
+        f"metrics  {running.worker.metrics_url}/metrics",
+        f"log      {running.worker.log}",
+        "",
+        "In another terminal:",
+        '  ./millstream submit "Name three planets." --user ada',
+        f"  echo '{record}' | kcat -P -b {settings.kafka} -t {requests} -k ada",
+        f"  kcat -C -b {settings.kafka} -t {results}",
+        "  ./millstream history --user ada",
+        "",
+        "Ctrl-C stops everything; the data stays.",
+    )
+    return Panel(Text("\n".join(lines)), title="Millstream runs", expand=False)

@@ -1,0 +1,73 @@
+"""`millstream worker`: work until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from typing import Annotated, get_args
+
+import typer
+
+from gateway.connect import settings_for_client
+from gateway.terminal import print_data, progress_console
+from streams.logs import configure_logging
+from streams.settings import Role, Settings
+
+__all__ = ["ROLES", "parse_roles", "worker"]
+
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+def parse_roles(text: str) -> frozenset[Role]:
+    """Read `lanes,views`, in any order. Raises `typer.BadParameter`."""
+    wanted = {name.strip() for name in text.split(",")}
+    unknown = sorted(wanted - set(ROLES))
+    if unknown:
+        message = f"there is no role {unknown[0]!r}: write one or more of {','.join(ROLES)}"
+        raise typer.BadParameter(message)
+    return frozenset(role for role in ROLES if role in wanted)
+
+
+def worker(
+    role: Annotated[
+        str, typer.Option("--role", help="What it does, comma-separated: lanes, views.")
+    ] = ",".join(ROLES),
+) -> None:
+    """Work until Ctrl-C or SIGTERM, which let what runs come to its end.
+
+    Prints one line of JSON on standard output once requests are served: its name, its roles and
+    where its metrics are. A second signal ends it at once; what it had not committed is done again
+    by whoever takes over.
+    """
+    roles = parse_roles(role)
+    settings = settings_for_client()
+    configure_logging(settings)
+    asyncio.run(_work(settings, roles))
+
+
+async def _work(settings: Settings, roles: frozenset[Role]) -> None:
+    from streams.worker import WorkerInfo, run_worker  # noqa: PLC0415  takes seconds to import
+
+    def ready(info: WorkerInfo) -> None:
+        line = {
+            "worker": info.name,
+            "roles": sorted(info.roles),
+            "metrics_url": info.metrics_url,
+        }
+        print_data(json.dumps(line))
+        progress_console().print(f"ready: {info.name} serves {', '.join(sorted(info.roles))}")
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop_once() -> None:
+        stop.set()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # From here on a signal does what it does by default: it ends the process.
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop_once)
+    await run_worker(settings, roles, ready=ready, stop=stop)

@@ -1,0 +1,1 @@
+"""The demonstration that `make demo` runs: the whole path, told in steps."""

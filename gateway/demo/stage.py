@@ -1,0 +1,96 @@
+"""Several answers in one terminal: one at a time as it is written, the others wait their turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gateway.answer import Answer, Piece
+from gateway.rendering import money, reason_text, tokens_text
+from gateway.terminal import harmless
+from schemas.events import AgentResult, AgentToken
+from streams.bus import Delivery
+
+__all__ = ["Stage"]
+
+_INDENT = "    "
+
+
+@dataclass(slots=True)
+class _Part:
+    """One request's answer, and how much of it was printed."""
+
+    title: str
+    answer: Answer = field(default_factory=Answer)
+    printed: int = 0
+    restarted: bool = False
+
+
+class Stage:
+    """Prints the answers of some requests; those turned away are kept for afterwards.
+
+    `titles` says by request id what was asked. `write` takes text that needs no further line break
+    or that goes on in the same line.
+    """
+
+    def __init__(self, titles: dict[str, str], write: Callable[[str], None]) -> None:
+        self._parts = {request_id: _Part(title) for request_id, title in titles.items()}
+        self._write = write
+        self._order: list[str] = []
+        self.rejected: dict[str, AgentResult] = {}
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """Ids of the requests whose result has not come."""
+        return tuple(one for one, part in self._parts.items() if part.answer.result is None)
+
+    @property
+    def tokens_seen(self) -> bool:
+        """Whether any token was printed."""
+        return any(part.printed for part in self._parts.values())
+
+    def take(self, delivery: Delivery) -> None:
+        """Take a token or result; prints what it adds to the answer whose turn it is."""
+        event = delivery.event
+        if not isinstance(event, AgentToken | AgentResult) or event.request_id not in self._parts:
+            return
+        part = self._parts[event.request_id]
+        if isinstance(event, AgentToken):
+            self._note(part, part.answer.take_token(event))
+        else:
+            self._note(part, part.answer.take_result(event))
+            if event.status == "rejected":
+                self.rejected[event.request_id] = event
+                return
+        if event.request_id not in self._order:
+            self._order.append(event.request_id)
+        self._print()
+
+    @staticmethod
+    def _note(part: _Part, piece: Piece | None) -> None:
+        if piece is not None and piece.restarted and part.printed:
+            part.restarted = True
+
+    def _print(self) -> None:
+        """Print what the first in order has; with its result the turn goes to the next."""
+        while self._order:
+            part = self._parts[self._order[0]]
+            if part.restarted:
+                self._write(f"\n{_INDENT}(an attempt was lost, the answer begins anew)\n{_INDENT}")
+                part.printed, part.restarted = 0, False
+            elif part.printed == 0:
+                self._write(f"\n  {part.title}\n{_INDENT}")
+            text = harmless(part.answer.shown[part.printed :]).replace("\n", f"\n{_INDENT}")
+            part.printed = max(1, len(part.answer.shown))
+            self._write(text)
+            result = part.answer.result
+            if result is None:
+                return
+            self._write(f"\n{_INDENT}── {_ending(result)}\n")
+            del self._order[0]
+
+
+def _ending(result: AgentResult) -> str:
+    if result.status != "completed":
+        return f"{result.status}, {reason_text(result.reason)}"
+    return f"completed by {result.model}: {tokens_text(result.usage)}, {money(result.cost_micros)}"

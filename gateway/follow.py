@@ -1,0 +1,72 @@
+"""Following one request on the bus: its tokens and its result, or the dead letter it ended as."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING
+
+from schemas.base import Address
+from schemas.events import AgentRequest, AgentResult, DeadLetter
+from schemas.topics import DEAD_LETTERS, RESULTS, TOKENS
+from streams.bus import Delivery, EventBus, EventFilter
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+__all__ = ["earlier_result", "submitted"]
+
+_QUEUED_MAX = 1000
+
+
+async def earlier_result(bus: EventBus, request: AgentRequest) -> Delivery | None:
+    """Give the result of an earlier request of the same user and id, `None` where there is none."""
+    found = await bus.history(topics=(RESULTS,), filter=_of(request), limit=1)
+    return found[-1] if found else None
+
+
+@asynccontextmanager
+async def submitted(
+    bus: EventBus, request: AgentRequest
+) -> AsyncGenerator[tuple[Address, AsyncIterator[Delivery]]]:
+    """Publish a request, which has an id, and give its address and what comes of it.
+
+    The deliveries end with its `AgentResult`, or with the `DeadLetter` of its record. They are
+    subscribed to before the request is published, so that none is missed.
+    """
+    arrived: asyncio.Queue[Delivery] = asyncio.Queue(_QUEUED_MAX)
+    follow = await bus.subscribe(arrived.put, topics=(TOKENS, RESULTS), filter=_of(request))
+    unread = await bus.subscribe(arrived.put, topics=(DEAD_LETTERS,))
+    try:
+        address = await bus.publish(request)
+        async with aclosing(_until_ended(arrived, address)) as deliveries:
+            yield address, deliveries
+    finally:
+        for subscription in (follow, unread):
+            subscription.disable()
+            # A handler that waits for room would hold up its own end.
+            while not arrived.empty():
+                arrived.get_nowait()
+            await bus.unsubscribe(subscription)
+
+
+async def _until_ended(
+    arrived: asyncio.Queue[Delivery], address: Address
+) -> AsyncGenerator[Delivery]:
+    while True:
+        delivery = await arrived.get()
+        match delivery.event:
+            case DeadLetter(source=source) if source != address:
+                continue
+            case AgentResult() | DeadLetter():
+                yield delivery
+                return
+            case _:
+                yield delivery
+
+
+def _of(request: AgentRequest) -> EventFilter:
+    return EventFilter(
+        user_id=request.user_id, tenant=request.tenant, request_id=request.request_id
+    )
