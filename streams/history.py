@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from aiokafka import TopicPartition
@@ -69,7 +70,7 @@ class HistoryQuery:
     offset_until: int | None = None
 
 
-def read_history(settings: Settings, query: HistoryQuery) -> AsyncIterator[Entry]:
+def read_history(settings: Settings, query: HistoryQuery) -> AsyncGenerator[Entry, None]:
     """Replay from Kafka what was committed when the replay began; oldest first.
 
     Gives a `Delivery` for each matching event, an `Unreadable` for each record that is none
@@ -82,7 +83,9 @@ def read_history(settings: Settings, query: HistoryQuery) -> AsyncIterator[Entry
     return replay(KafkaLog(settings), settings, query)
 
 
-async def replay(log: RecordLog, settings: Settings, query: HistoryQuery) -> AsyncIterator[Entry]:
+async def replay(
+    log: RecordLog, settings: Settings, query: HistoryQuery
+) -> AsyncGenerator[Entry, None]:
     """Replay as `read_history` does, from any record log; the log need not be started."""
     names = {settings.topic(spec.name) for spec in query.topics}
     scope = scope_of(settings, query.topics, query.wanted, await log.partition_counts(names))
@@ -94,9 +97,10 @@ async def replay(log: RecordLog, settings: Settings, query: HistoryQuery) -> Asy
         starts, ends = await _spans(reader, scope, query)
         merge = _Merge(reader, scope, starts, ends)
         shown = _ShownOnce(settings.partitions)
-        async for entry in merge.entries():
-            if _asked_for(entry, query) and shown.first_time(entry):
-                yield entry
+        async with aclosing(merge.entries()) as entries:
+            async for entry in entries:
+                if _asked_for(entry, query) and shown.first_time(entry):
+                    yield entry
     finally:
         await reader.stop()
 
@@ -197,7 +201,7 @@ class _Merge:
         }
         reader.assign({partition: starts[partition] for partition in self._strands})
 
-    async def entries(self) -> AsyncIterator[Entry]:
+    async def entries(self) -> AsyncGenerator[Entry, None]:
         """Give all entries, oldest first."""
         await self._fill(self._strands.values())
         heap = [(strand.head(), strand) for strand in self._strands.values() if strand.ahead]

@@ -52,29 +52,39 @@ class KafkaReader:
 
     async def offsets(self, partitions: Collection[TopicPartition], start: Start) -> Positions:
         """Give where `start` is; an end is the last stable offset: what is committed."""
-        if not partitions:
-            return {}
-        consumer = self._consumer
+        by_topic: dict[str, list[TopicPartition]] = {}
+        for one in partitions:
+            by_topic.setdefault(one.topic, []).append(one)
+        # Topic by topic, at once: aiokafka learns of one unknown topic per call, in 100 ms.
         try:
-            match start:
-                case Now():
-                    return dict(await consumer.end_offsets(partitions))
-                case Beginning():
-                    return dict(await consumer.beginning_offsets(partitions))
-                case FromOffset(offset=offset):
-                    ends = await consumer.end_offsets(partitions)
-                    oldest = await consumer.beginning_offsets(partitions)
-                    return {one: max(oldest[one], min(offset, ends[one])) for one in partitions}
-                case FromTime(at_ms=at_ms):
-                    # The ends first: what comes between the two calls is then not passed over.
-                    ends = await consumer.end_offsets(partitions)
-                    found = await consumer.offsets_for_times(dict.fromkeys(partitions, at_ms))
-                    return {
-                        one: ends[one] if (at := found.get(one)) is None else at.offset
-                        for one in partitions
-                    }
+            found = await asyncio.gather(
+                *(self._offsets_of_topic(asked, start) for asked in by_topic.values())
+            )
         except KafkaError as error:
             raise _away(self._settings, error) from error
+        return {one: offset for offsets in found for one, offset in offsets.items()}
+
+    async def _offsets_of_topic(
+        self, partitions: Collection[TopicPartition], start: Start
+    ) -> Positions:
+        consumer = self._consumer
+        match start:
+            case Now():
+                return dict(await consumer.end_offsets(partitions))
+            case Beginning():
+                return dict(await consumer.beginning_offsets(partitions))
+            case FromOffset(offset=offset):
+                ends = await consumer.end_offsets(partitions)
+                oldest = await consumer.beginning_offsets(partitions)
+                return {one: max(oldest[one], min(offset, ends[one])) for one in partitions}
+            case FromTime(at_ms=at_ms):
+                # The ends first: what comes between the two calls is then not passed over.
+                ends = await consumer.end_offsets(partitions)
+                found = await consumer.offsets_for_times(dict.fromkeys(partitions, at_ms))
+                return {
+                    one: ends[one] if (at := found.get(one)) is None else at.offset
+                    for one in partitions
+                }
 
     def assign(self, positions: Positions) -> None:
         """Read these partitions; aiokafka drops what it had fetched ahead."""

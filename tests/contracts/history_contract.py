@@ -1,0 +1,188 @@
+"""What a replay gives, whatever log it reads."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import pytest
+
+from schemas.base import Address
+from schemas.errors import NotJson
+from schemas.events import AgentRequest, Origin, ResolvedRequest
+from schemas.topics import COSTS, REQUESTS, TOKENS, TopicSpec
+from streams.bus import Delivery, EventBus, EventFilter, Unreadable
+from streams.codec import ORIGIN
+from streams.deliveries import Entry
+from streams.history import HistoryQuery
+from streams.partitioning import home_partition
+from streams.settings import Settings
+from tests.contracts.bus_contract import cost, token
+from tests.support import eventually
+
+
+class HistoryWorld(Protocol):
+    """Topics, a bus to fill them, and the replay of them."""
+
+    settings: Settings
+
+    def bus(self) -> EventBus:
+        """Make a bus, not started."""
+
+    async def put(
+        self,
+        spec: TopicSpec,
+        partition: int,
+        value: bytes,
+        *,
+        key: bytes | None = None,
+        headers: tuple[tuple[str, bytes], ...] = (),
+    ) -> Address:
+        """Append any record."""
+
+    def replay(self, query: HistoryQuery) -> AsyncIterator[Entry]:
+        """Replay."""
+
+
+async def entries(world: HistoryWorld, query: HistoryQuery) -> list[Entry]:
+    return [entry async for entry in world.replay(query)]
+
+
+async def events(world: HistoryWorld, query: HistoryQuery) -> list[object]:
+    return [one.event for one in await entries(world, query) if isinstance(one, Delivery)]
+
+
+class HistoryContract:
+    """Cases of any replay; a subclass gives the `world` fixture."""
+
+    @pytest.fixture
+    async def bus(self, world: HistoryWorld) -> AsyncIterator[EventBus]:
+        async with world.bus() as bus:
+            yield bus
+
+    async def test_empty_topics_replay_to_nothing(self, world: HistoryWorld) -> None:
+        assert await entries(world, HistoryQuery()) == []
+
+    async def test_partitions_are_merged_by_time_and_keep_their_own_order(
+        self, world: HistoryWorld, bus: EventBus
+    ) -> None:
+        for turn in range(6):
+            await bus.publish_batch([token(turn * 100 + at, user=f"user-{at}") for at in range(50)])
+            await bus.publish(cost(f"user-{turn}"))
+        replayed = await entries(world, HistoryQuery())
+        assert len(replayed) == 306
+        times = [one.at_ms for one in replayed]
+        assert times == sorted(times)
+        strands: dict[tuple[str, int], list[int]] = {}
+        for one in replayed:
+            place = (one.address.topic, one.address.partition)
+            strands.setdefault(place, []).append(one.address.offset)
+        assert all(offsets == list(range(len(offsets))) for offsets in strands.values())
+
+    async def test_more_than_is_held_ahead_is_replayed_whole(
+        self, world: HistoryWorld, bus: EventBus
+    ) -> None:
+        written = [token(seq, user=f"user-{seq % 7}") for seq in range(5000)]
+        await bus.publish_batch(written)
+        replayed = await events(world, HistoryQuery(topics=(TOKENS,)))
+        assert len(replayed) == len(written)
+        assert {one.event_id + one.user_id for one in written} == {
+            getattr(one, "event_id", "") + getattr(one, "user_id", "") for one in replayed
+        }
+
+    async def test_replay_is_of_the_user_the_session_or_the_request_asked_for(
+        self, world: HistoryWorld, bus: EventBus
+    ) -> None:
+        of_grace = token(0, user="grace")
+        of_session = token(1, session="s2", request="r2")
+        await bus.publish_batch([of_grace, token(0), of_session, cost()])
+
+        async def found(wanted: EventFilter) -> list[object]:
+            return await events(world, HistoryQuery(wanted=wanted))
+
+        assert await found(EventFilter(user_id="grace")) == [of_grace]
+        assert await found(EventFilter(session_id="s2")) == [of_session]
+        assert await found(EventFilter(user_id="ada", request_id="r2")) == [of_session]
+        assert await found(EventFilter(types=frozenset({"cost"}))) == [cost()]
+
+    async def test_replay_is_of_the_offsets_asked_for(
+        self, world: HistoryWorld, bus: EventBus
+    ) -> None:
+        (*_, address) = await bus.publish_batch([token(seq) for seq in range(10)])
+        query = HistoryQuery(
+            topics=(TOKENS,), partition=address.partition, offset_from=3, offset_until=6
+        )
+        assert await events(world, query) == [token(3), token(4), token(5)]
+
+    async def test_replay_is_of_the_time_asked_for(
+        self, world: HistoryWorld, bus: EventBus
+    ) -> None:
+        await bus.publish(token(0))
+        (first,) = await bus.history(topics=[TOKENS])
+
+        async def clock_moved_on() -> bool:
+            await bus.publish(cost())
+            (newest,) = await bus.history(topics=[COSTS], limit=1)
+            return newest.at_ms > first.at_ms
+
+        await eventually(clock_moved_on)
+        (second,) = await bus.history(topics=[COSTS], limit=1)
+        before = await entries(world, HistoryQuery(until_ms=second.at_ms))
+        after = await entries(world, HistoryQuery(since_ms=second.at_ms))
+        assert all(one.at_ms < second.at_ms for one in before)
+        assert first in before
+        assert [one.address for one in after] == [second.address]
+
+    async def test_what_comes_after_the_replay_began_is_not_in_it(
+        self, world: HistoryWorld, bus: EventBus
+    ) -> None:
+        await bus.publish(token(0))
+        replayed = []
+        async for entry in world.replay(HistoryQuery(topics=(TOKENS,))):
+            replayed.append(entry)
+            await bus.publish(token(1))
+        assert len(replayed) == 1
+
+    async def test_unreadable_record_is_shown_as_such(
+        self, world: HistoryWorld, bus: EventBus
+    ) -> None:
+        home = home_partition("ada", world.settings.partitions)
+        await world.put(TOKENS, home, b"\xff", key=b"ada")
+        await bus.publish(token(0))
+        for wanted in (EventFilter(), EventFilter(user_id="ada")):
+            first, second = await entries(world, HistoryQuery(wanted=wanted))
+            assert isinstance(first, Unreadable)
+            assert isinstance(first.error, NotJson)
+            assert isinstance(second, Delivery)
+        assert await entries(world, HistoryQuery(wanted=EventFilter(user_id="grace"))) == []
+
+    async def test_request_that_was_put_right_is_shown_once_under_its_first_id(
+        self, world: HistoryWorld
+    ) -> None:
+        home = home_partition("ada", world.settings.partitions)
+        elsewhere = (home + 1) % world.settings.partitions
+        value = b'{"user_id": "ada", "input": "hello"}'
+        source = await world.put(REQUESTS, elsewhere, value, key=b"other")
+        origin = Origin(source=source, at_ms=1234).model_dump_json().encode()
+        await world.put(REQUESTS, home, value, key=b"ada", headers=((ORIGIN, origin),))
+        for wanted in (EventFilter(), EventFilter(user_id="ada")):
+            (request,) = await events(world, HistoryQuery(wanted=wanted))
+            assert isinstance(request, ResolvedRequest)
+            assert request.request_id == str(source)
+            assert request.source == source
+        by_id = HistoryQuery(wanted=EventFilter(request_id=str(source)))
+        assert len(await events(world, by_id)) == 1
+
+    async def test_forged_origin_makes_no_other_request_vanish(self, world: HistoryWorld) -> None:
+        home = home_partition("ada", world.settings.partitions)
+        value = b'{"user_id": "ada", "input": "one"}'
+        first = await world.put(REQUESTS, home, value, key=b"ada")
+        origin = Origin(source=first, at_ms=1).model_dump_json().encode()
+        forged = b'{"user_id": "ada", "input": "two"}'
+        await world.put(REQUESTS, home, forged, key=b"ada", headers=((ORIGIN, origin),))
+        inputs = [
+            one.input
+            for one in await events(world, HistoryQuery(topics=(REQUESTS,)))
+            if isinstance(one, AgentRequest)
+        ]
+        assert inputs == ["one", "two"]

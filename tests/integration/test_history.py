@@ -1,0 +1,77 @@
+"""A replay of real Kafka passes the contract."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from schemas.base import Address
+from schemas.topics import BASE_TOPICS, RESULTS, TOKENS, TopicSpec
+from streams.bus import Delivery
+from streams.clients import transactional_producer
+from streams.codec import encode
+from streams.deliveries import Entry
+from streams.history import HistoryQuery, read_history
+from streams.kafka_bus import KafkaBus
+from streams.settings import Settings
+from streams.topic_admin import ensure_topics
+from tests.contracts.bus_contract import token
+from tests.contracts.history_contract import HistoryContract
+
+
+class KafkaWorld:
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def bus(self) -> KafkaBus:
+        return KafkaBus(self.settings)
+
+    async def put(
+        self,
+        spec: TopicSpec,
+        partition: int,
+        value: bytes,
+        *,
+        key: bytes | None = None,
+        headers: tuple[tuple[str, bytes], ...] = (),
+    ) -> Address:
+        topic = self.settings.topic(spec.name)
+        async with AIOKafkaProducer(bootstrap_servers=self.settings.kafka) as producer:
+            sent = await producer.send_and_wait(
+                topic, value, key, partition=partition, headers=list(headers)
+            )
+        return Address(topic=topic, partition=partition, offset=sent.offset)
+
+    def replay(self, query: HistoryQuery) -> AsyncIterator[Entry]:
+        return read_history(self.settings, query)
+
+
+class TestKafkaHistory(HistoryContract):
+    @pytest.fixture
+    async def world(self, settings: Settings) -> KafkaWorld:
+        await ensure_topics(settings, BASE_TOPICS)
+        return KafkaWorld(settings)
+
+    async def test_only_committed_records_are_replayed_to_the_end_of_their_transactions(
+        self, world: KafkaWorld
+    ) -> None:
+        topic = world.settings.topic("tokens")
+        async with transactional_producer(world.settings, world.settings.namespace) as producer:
+            for seq, keep in ((0, True), (1, False)):
+                record = encode(token(seq), source="/test")
+                await producer.begin_transaction()
+                await producer.send_and_wait(topic, record.value, record.key, partition=0)
+                await (producer.commit_transaction() if keep else producer.abort_transaction())
+        replayed = [one async for one in world.replay(HistoryQuery(topics=(TOKENS, RESULTS)))]
+        assert [one.event for one in replayed if isinstance(one, Delivery)] == [token(0)]
+
+    async def test_replay_that_is_left_early_lets_go_of_its_connection(
+        self, world: KafkaWorld
+    ) -> None:
+        async with world.bus() as bus:
+            await bus.publish_batch([token(0), token(1)])
+        async with aclosing(read_history(world.settings, HistoryQuery())) as replayed:
+            assert isinstance(await anext(replayed), Delivery)

@@ -1,0 +1,93 @@
+"""Topics on real Kafka: made from the catalogue, and never changed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from aiokafka.admin import NewTopic
+
+from schemas.errors import Misconfigured, ServiceUnavailable, TopicDrift
+from schemas.topics import BASE_TOPICS, RESULTS, SESSIONS, TOKENS
+from streams.clients import admin_client
+from streams.settings import Settings
+from streams.topic_admin import (
+    ensure_topics,
+    partition_counts,
+    require_sound_topics,
+    topic_drift,
+)
+
+
+async def create(settings: Settings, name: str, partitions: int, **configs: str) -> None:
+    admin = admin_client(settings)
+    await admin.start()
+    try:
+        configs = {key.replace("_", "."): value for key, value in configs.items()}
+        topic = NewTopic(settings.topic(name), partitions, 1, topic_configs=configs)
+        await admin.create_topics([topic])
+    finally:
+        await admin.close()
+
+
+async def test_topics_are_created_as_the_catalogue_says_and_found_the_second_time(
+    settings: Settings,
+) -> None:
+    names = tuple(settings.topic(spec.name) for spec in BASE_TOPICS)
+    first = await ensure_topics(settings, BASE_TOPICS)
+    assert (first.created, first.existing) == (names, ())
+    second = await ensure_topics(settings, BASE_TOPICS)
+    assert (second.created, second.existing) == ((), names)
+    assert await require_sound_topics(settings, BASE_TOPICS) == ()
+    counts = await partition_counts(settings, names)
+    assert set(counts.values()) == {settings.partitions}
+
+
+async def test_workers_that_start_at_once_create_each_topic_once(settings: Settings) -> None:
+    reports = await asyncio.gather(*(ensure_topics(settings, BASE_TOPICS) for _ in range(4)))
+    created = [name for report in reports for name in report.created]
+    assert sorted(created) == sorted(settings.topic(spec.name) for spec in BASE_TOPICS)
+    assert all({*report.created, *report.existing} == {*created} for report in reports)
+
+
+async def test_drift_in_policy_retention_and_clock_is_told_and_left_alone(
+    settings: Settings,
+) -> None:
+    await create(settings, "results", settings.partitions, retention_ms="60000")
+    await create(settings, "sessions", settings.partitions, message_timestamp_type="LogAppendTime")
+    specs = (RESULTS, SESSIONS)
+    await ensure_topics(settings, specs)
+    drifts = await require_sound_topics(settings, specs)
+    assert {(drift.topic, drift.setting, drift.found) for drift in drifts} == {
+        (settings.topic("results"), "retention.ms", "60000"),
+        (settings.topic("results"), "message.timestamp.type", "CreateTime"),
+        (settings.topic("sessions"), "cleanup.policy", "delete"),
+    }
+    assert "--add-config 'retention.ms=604800000'" in " ".join(map(str, drifts))
+    assert await topic_drift(settings, specs) == drifts
+
+
+async def test_another_number_of_partitions_is_fatal(settings: Settings) -> None:
+    await create(settings, "tokens", settings.partitions + 1)
+    with pytest.raises(TopicDrift, match="number of partitions is 5, the catalogue says 4"):
+        await require_sound_topics(settings, [TOKENS])
+
+
+async def test_missing_topic_is_fatal_and_named(settings: Settings) -> None:
+    with pytest.raises(TopicDrift, match=settings.topic("tokens")):
+        await require_sound_topics(settings, [TOKENS])
+    with pytest.raises(Misconfigured, match=settings.topic("tokens")):
+        await partition_counts(settings, [settings.topic("tokens")])
+
+
+async def test_replication_that_the_cluster_cannot_give_is_refused_in_words(
+    settings: Settings,
+) -> None:
+    greedy = settings.model_copy(update={"replication": 9})
+    with pytest.raises(Misconfigured, match="MILLSTREAM_REPLICATION"):
+        await ensure_topics(greedy, [TOKENS])
+
+
+async def test_kafka_that_is_away_is_named_by_its_address() -> None:
+    with pytest.raises(ServiceUnavailable, match=r"127\.0\.0\.1:1"):
+        await ensure_topics(Settings(kafka="127.0.0.1:1"), [TOKENS])
