@@ -43,16 +43,30 @@ class RunCheckpointer(BaseCheckpointSaver[int]):
     """The checkpointer of one run of one session; made for a run and dropped with it.
 
     Holds one checkpoint, the newest, as objects: it is read once and serialised once per run.
+    It opens with as many earlier turns as the template's memory takes, or none with `forget`.
+
     Raises `CheckpointUnreadable` if `loaded` cannot be opened, `Terminal` on sealing a state that
     no record can hold.
     """
 
     serde = _SERDE
 
-    def __init__(self, loaded: CheckpointSaved | None, template: AgentTemplate) -> None:
+    def __init__(
+        self, loaded: CheckpointSaved | None, template: AgentTemplate, *, forget: bool = False
+    ) -> None:
         super().__init__(serde=_SERDE)
         self._loaded = loaded
-        self._newest = None if loaded is None else _opened(loaded, template)
+        self._newest = None
+        if loaded is not None:
+            turns_max = 0 if forget else template.memory_turns_max
+            self._newest = _opened(loaded, turns_max, template.memory_tokens_max)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it holds any message."""
+        return self._newest is not None and bool(
+            self._newest.checkpoint["channel_values"].get("messages")
+        )
 
     @override
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> Self:
@@ -137,7 +151,7 @@ class RunCheckpointer(BaseCheckpointSaver[int]):
         )
 
 
-def _opened(saved: CheckpointSaved, template: AgentTemplate) -> CheckpointTuple:
+def _opened(saved: CheckpointSaved, turns_max: int, tokens_max: int) -> CheckpointTuple:
     try:
         state = _SERDE.loads_typed(("msgpack", base64.b64decode(saved.data, validate=True)))
         checkpoint: Checkpoint = state["checkpoint"]
@@ -161,9 +175,7 @@ def _opened(saved: CheckpointSaved, template: AgentTemplate) -> CheckpointTuple:
         raise _unreadable(saved, "it holds messages of a type that is not allowed")
     # An earlier turn's structured answer must not pass for this one's.
     values.pop("structured_response", None)
-    values["messages"] = newest_turns(
-        messages, turns_max=template.memory_turns_max, tokens_max=template.memory_tokens_max
-    )
+    values["messages"] = newest_turns(messages, turns_max=turns_max, tokens_max=tokens_max)
     return CheckpointTuple(placed, checkpoint, metadata, None, pending)
 
 

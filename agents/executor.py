@@ -21,7 +21,15 @@ from agents.checkpointer import RunCheckpointer
 from agents.factory import AgentFactory, RunPlan
 from agents.structured import checked_answer
 from agents.token_writer import TokenWriter
-from schemas.errors import AttemptTimedOut, Expired, LaneLost, MillstreamError, Rejected, Terminal
+from schemas.errors import (
+    AttemptTimedOut,
+    Expired,
+    InputTooLong,
+    LaneLost,
+    MillstreamError,
+    Rejected,
+    Terminal,
+)
 from schemas.events import AgentResult, CheckpointSaved, ResolvedRequest, ResultStatus
 from schemas.ports import ClockMs, EmitToken, LoadCheckpoint
 from schemas.reasons import reason_of
@@ -134,10 +142,33 @@ class AgentExecutor:
 
     async def _answer(self, run: _Run, load_checkpoint: LoadCheckpoint) -> RunOutcome:
         template = run.plan.template
-        checkpointer = RunCheckpointer(await load_checkpoint(), template)
+        loaded = await load_checkpoint()
+        checkpointer = RunCheckpointer(loaded, template)
+        remembered = checkpointer.remembers
+        try:
+            state = await self._invoke(run, checkpointer)
+        except InputTooLong:
+            if not remembered or not run.writer.empty:
+                raise
+            # What was remembered turned out too long in this model's tokens. Better to forget it
+            # than to fail: each later run of the session would fail in the same way.
+            checkpointer = RunCheckpointer(loaded, template, forget=True)
+            state = await self._invoke(run, checkpointer)
+        await run.writer.finish()
+        structured = None
+        if template.response_format is not None:
+            structured = checked_answer(
+                template.response_format, state.get("structured_response"), run.writer.text
+            )
+        at_ms = self._clock_ms()
+        checkpoint = checkpointer.seal(run.request, at_ms)
+        return RunOutcome(run.completed(structured, at_ms), checkpoint)
+
+    async def _invoke(self, run: _Run, checkpointer: RunCheckpointer) -> dict[str, Any]:
+        template = run.plan.template
         graph = self._factory.create(run.plan).copy({"checkpointer": checkpointer})
         try:
-            state = await graph.ainvoke(
+            state: dict[str, Any] = await graph.ainvoke(
                 {"messages": [HumanMessage(_encodable(run.request.input))]},
                 {
                     "callbacks": [run.handler],
@@ -155,15 +186,7 @@ class AgentExecutor:
                 else f"the agent did not end within {template.run_model_calls_max} model calls"
             )
             raise Terminal(message) from error
-        await run.writer.finish()
-        structured = None
-        if template.response_format is not None:
-            structured = checked_answer(
-                template.response_format, state.get("structured_response"), run.writer.text
-            )
-        at_ms = self._clock_ms()
-        checkpoint = checkpointer.seal(run.request, at_ms)
-        return RunOutcome(run.completed(structured, at_ms), checkpoint)
+        return state
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,9 @@ class AgentTemplate(Frozen):
     `model` is `None` for the deployment's default. `tools` are names in the tool registry.
     `response_format` is the JSON schema of an object that a `structured` agent answers with.
     With tools a run makes up to `model_calls_max` model calls, without one; each writes up to
-    `output_tokens_max` tokens. An attempt ends after `attempt_timeout_s` seconds. The model is shown up to `memory_turns_max` earlier
-    turns of the session, as many of the newest as fit into about `memory_tokens_max` tokens.
+    `output_tokens_max` tokens. An attempt ends after `attempt_timeout_s` seconds. The model is
+    shown up to `memory_turns_max` earlier turns of the session, as many of the newest as fit into
+    about `memory_tokens_max` tokens.
     """
 
     # A misspelt field would be a limit that silently does not hold.
@@ -77,6 +78,7 @@ BUILT_IN_TEMPLATES: tuple[AgentTemplate, ...] = (
     AgentTemplate(
         name="structured_agent",
         kind="structured",
+        output_tokens_max=512,
         system_prompt=(
             "Answer with a JSON object: `answer` is the answer in a sentence, "
             "`keywords` are up to five words that say what it is about."
@@ -86,10 +88,15 @@ BUILT_IN_TEMPLATES: tuple[AgentTemplate, ...] = (
             "description": "An answer and what it is about",
             "type": "object",
             "properties": {
-                "answer": {"type": "string", "description": "The answer in a sentence"},
+                # Bounded, so that the answer of a model that repeats itself still ends as JSON.
+                "answer": {
+                    "type": "string",
+                    "maxLength": 200,
+                    "description": "The answer in a sentence",
+                },
                 "keywords": {
                     "type": "array",
-                    "items": {"type": "string"},
+                    "items": {"type": "string", "maxLength": 20},
                     "maxItems": 5,
                     "description": "What it is about",
                 },

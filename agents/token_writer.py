@@ -141,32 +141,34 @@ class TokenWriter:
             self._disarm()
             if not self._gathered:
                 return
-            text = "".join(self._gathered)
-            token = AgentToken(
-                tenant=self._request.tenant,
-                user_id=self._request.user_id,
-                request_id=self._request.request_id,
-                session_id=self._request.session_id,
-                at_ms=self._clock_ms(),
-                attempt=self._attempt,
-                seq=self.last_seq + 1,
-                text=text,
-                tokens=self._gathered_tokens,
-            )
+            text, tokens = "".join(self._gathered), self._gathered_tokens
             self._drop_gathered()
             # A time-out must not cut `emit` short: whether the piece is out would never be known.
-            self._sending = asyncio.create_task(self._send(token))
+            self._sending = asyncio.create_task(self._send(text, tokens))
             await asyncio.shield(self._sending)
 
-    async def _send(self, token: AgentToken) -> None:
+    async def _send(self, text: str, tokens: int) -> None:
+        seq = self.last_seq + 1
         try:
-            await self._emit(token)
+            await self._emit(
+                AgentToken(
+                    tenant=self._request.tenant,
+                    user_id=self._request.user_id,
+                    request_id=self._request.request_id,
+                    session_id=self._request.session_id,
+                    at_ms=self._clock_ms(),
+                    attempt=self._attempt,
+                    seq=seq,
+                    text=text,
+                    tokens=tokens,
+                )
+            )
         except Exception as error:
             self._failure = error
             raise
-        self.last_seq = token.seq
-        self._emitted.append(token.text)
-        self._sha256.update(token.text.encode())
+        self.last_seq = seq
+        self._emitted.append(text)
+        self._sha256.update(text.encode())
 
     def _drop_gathered(self) -> None:
         self._disarm()

@@ -1,0 +1,167 @@
+"""Whose words become tokens: the agent's own model calls, streamed or not, and no one else's."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from langchain.agents import create_agent
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.tools import tool
+
+from agents.factory import AgentFactory
+from agents.models import resolve_model
+from agents.templates import AgentTemplate
+from agents.tools import ToolRegistry
+from schemas.errors import InputTooLong
+from tests.agent_runs import Runs
+
+OWN = AgentTemplate(name="own", kind="react", tools=("ask_model", "ask_agent"))
+
+
+@tool
+async def ask_model(question: str) -> str:
+    """Ask a model."""
+    answer = await resolve_model("scripted").ainvoke(question)
+    return f"[{answer.text}]"
+
+
+@tool
+async def ask_agent(question: str) -> str:
+    """Ask another agent."""
+    agent = create_agent(resolve_model("scripted"))
+    state = await agent.ainvoke({"messages": [("user", question)]})
+    return f"[{state['messages'][-1].text}]"
+
+
+class Silent(BaseChatModel):
+    """Cannot stream."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "silent"
+
+    def _generate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(messages[-1].text))])
+
+
+class Blocks(Silent):
+    """Streams content blocks, of which some are not text."""
+
+    async def _astream(self, *_: Any, **__: Any) -> AsyncIterator[ChatGenerationChunk]:
+        for block in (
+            {"type": "reasoning", "reasoning": "hm", "index": 0},
+            {"type": "text", "text": "so ", "index": 1},
+            {"type": "text", "text": "be it", "index": 1},
+        ):
+            yield ChatGenerationChunk(message=AIMessageChunk(content=[block]))
+
+
+def runs_with_tools() -> Runs:
+    tools = ToolRegistry([ask_model, ask_agent])
+    return Runs(AgentFactory(default_model="scripted", templates=[OWN], tools=tools))
+
+
+def runs_of(model: BaseChatModel) -> Runs:
+    return Runs(AgentFactory(resolve=lambda *_, **__: model))
+
+
+async def test_what_a_tool_asks_of_a_model_counts_but_is_not_the_agents_voice() -> None:
+    for name in ("ask_model", "ask_agent"):
+        runs = runs_with_tools()
+        script = f'call: {name} {{"question": "say: private words"}}; say: got {{tool_result}}'
+        outcome = await runs.run(script, template="own")
+        assert outcome.result.output == "got [private words]"
+        assert outcome.result.usage.output_tokens == 5 + 2 + 3
+        runs.assert_text_is_the_tokens(outcome)
+
+
+async def test_a_model_that_cannot_stream_writes_one_token() -> None:
+    runs = runs_of(Silent())
+    outcome = await runs.run("all at once")
+    assert [token.text for token in runs.tokens] == ["all at once"]
+    runs.assert_text_is_the_tokens(outcome)
+
+
+async def test_only_the_text_among_content_blocks_is_written() -> None:
+    runs = runs_of(Blocks())
+    outcome = await runs.run("x")
+    assert outcome.result.output == "so be it"
+    runs.assert_text_is_the_tokens(outcome)
+
+
+async def test_words_before_a_tool_call_are_part_of_the_output_and_set_off() -> None:
+    class Talkative(Silent):
+        """Says something, calls a tool, says something else."""
+
+        def bind_tools(self, *_: Any, **__: Any) -> Any:
+            return self
+
+        def _generate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
+            call = {"name": "calculator", "args": {"expression": "1+1"}, "id": "1"}
+            message = (
+                AIMessage("Let me see.", tool_calls=[call])
+                if messages[-1].type == "human"
+                else AIMessage(f"It is {messages[-1].text}.")
+            )
+            return ChatResult(generations=[ChatGeneration(message=message)])
+
+    runs = runs_of(Talkative())
+    outcome = await runs.run("1+1?", template="react_agent")
+    assert outcome.result.output == "Let me see.\n\nIt is 2."
+    runs.assert_text_is_the_tokens(outcome)
+
+
+async def test_what_is_remembered_is_forgotten_rather_than_too_long_for_the_model() -> None:
+    class Small(Silent):
+        """Reads two messages at most: the system's and the human's."""
+
+        def _generate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
+            if len(messages) > 2 or len(messages[-1].text) > 99:
+                message = "too long"
+                raise InputTooLong(message)
+            return super()._generate(messages)
+
+    runs = runs_of(Small())
+    for turn, text in enumerate(("a", "b", "c"), start=1):
+        outcome = await runs.run(text)
+        assert (outcome.result.status, outcome.result.output) == ("completed", text)
+        assert outcome.checkpoint is not None
+        assert outcome.checkpoint.turn == turn
+    outcome = await runs.run("x" * 100)
+    assert outcome.result.reason is not None
+    assert outcome.result.reason.code == "input_too_long"
+
+
+async def test_a_tool_that_raises_or_returns_too_much_fails_the_run_and_says_so() -> None:
+    @tool
+    def broken() -> str:
+        """Break."""
+        message = "out of paper"
+        raise OSError(message)
+
+    @tool
+    def huge() -> str:
+        """Give ten megabytes."""
+        return "x" * 10_000_000
+
+    template = AgentTemplate(name="own", kind="react", tools=("broken", "huge"))
+    tools = ToolRegistry([broken, huge])
+    runs = Runs(AgentFactory(default_model="scripted", templates=[template], tools=tools))
+    for name, words in (
+        ("broken", "OSError: out of paper"),
+        ("huge", "tool results are too large"),
+    ):
+        outcome = await runs.run(f"call: {name} {{}}; say: done", template="own")
+        assert outcome.result.status == "failed"
+        assert outcome.result.reason is not None
+        assert words in outcome.result.reason.message
+
+
+async def test_a_model_that_writes_nothing_completes_with_an_empty_output() -> None:
+    runs = runs_of(Silent())
+    outcome = await runs.run("")
+    assert (outcome.result.status, outcome.result.output) == ("completed", "")
+    runs.assert_text_is_the_tokens(outcome)

@@ -1,0 +1,335 @@
+"""One attempt of one run, with real LangChain agents around the scripted model."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from agents.callbacks import CallbackEvent
+from agents.executor import AgentExecutor
+from agents.factory import AgentFactory
+from agents.templates import BUILT_IN_TEMPLATES, AgentTemplate
+from schemas.base import Address
+from schemas.errors import LaneLost
+from schemas.events import AgentToken, CheckpointSaved
+from tests.agent_runs import ACCEPTED_AT_MS, NOW_MS, Runs, resolved
+
+SUM = 'call: calculator {"expression": "2 + 3 * 4"}; say: it is {tool_result}'
+
+
+@pytest.fixture
+def runs() -> Runs:
+    return Runs()
+
+
+def with_template(**fields: object) -> Runs:
+    template = AgentTemplate.model_validate({"name": "own", **fields})
+    return Runs(AgentFactory(default_model="scripted", templates=(*BUILT_IN_TEMPLATES, template)))
+
+
+async def test_a_run_answers_and_says_all_about_itself(runs: Runs) -> None:
+    outcome = await runs.run("hello there", metadata={"trace": "7"})
+    result = outcome.result
+    assert (result.status, result.output, result.reason) == ("completed", "hello there", None)
+    assert (result.template, result.template_version, result.model) == (
+        "chat_agent",
+        "1",
+        "scripted",
+    )
+    assert (result.attempt, result.cost_micros) == (1000, 0)
+    assert result.usage.output_tokens == 2
+    assert result.usage.input_tokens > 2  # the system prompt is read too
+    assert (result.accepted_at_ms, result.at_ms) == (ACCEPTED_AT_MS, NOW_MS)
+    assert (result.started_at_ms, result.first_token_at_ms) == (NOW_MS, NOW_MS)
+    assert result.source == Address(topic="requests", partition=0, offset=7)
+    assert result.metadata == {"trace": "7"}
+    runs.assert_text_is_the_tokens(outcome)
+
+
+async def test_a_hundred_tokens_are_contiguous_and_make_up_the_output(runs: Runs) -> None:
+    outcome = await runs.run("tokens: 101")
+    assert outcome.result.output is not None
+    assert outcome.result.output.split() == [f"t{index}" for index in range(101)]
+    assert sum(token.tokens for token in runs.tokens) == 101
+    assert runs.tokens[0].text == "t0"
+    runs.assert_text_is_the_tokens(outcome)
+
+
+async def test_a_second_run_of_a_session_sees_the_messages_of_the_first(runs: Runs) -> None:
+    first = await runs.run("one two three", request_id="r1")
+    second = await runs.run("four", request_id="r2")
+    assert first.checkpoint is not None
+    assert second.checkpoint is not None
+    assert second.result.usage.input_tokens == first.result.usage.input_tokens + 3 + 1
+    assert (first.checkpoint.turn, second.checkpoint.turn) == (1, 2)
+    assert second.checkpoint.parent_id == first.checkpoint.checkpoint_id
+    assert second.checkpoint.request_id == "r2"
+
+
+async def test_a_session_goes_on_under_another_template(runs: Runs) -> None:
+    await runs.run('call: Answer {"answer": "yes", "keywords": []}', template="structured_agent")
+    outcome = await runs.run(SUM, template="react_agent")
+    assert outcome.result.output == "it is 14"
+    assert outcome.result.structured is None
+    assert outcome.checkpoint is not None
+    assert outcome.checkpoint.turn == 2
+
+
+async def test_memory_is_bounded_by_turns() -> None:
+    runs = with_template(memory_turns_max=1)
+    spent = [(await runs.run("a b c", template="own")).result.usage.input_tokens for _ in range(4)]
+    assert spent == [3, 9, 9, 9]
+
+
+async def test_an_agent_calls_a_tool_and_answers_from_its_result(runs: Runs) -> None:
+    outcome = await runs.run(SUM, template="react_agent")
+    assert (outcome.result.status, outcome.result.output) == ("completed", "it is 14")
+    runs.assert_text_is_the_tokens(outcome)
+
+
+async def test_an_agent_that_calls_tools_without_end_is_stopped() -> None:
+    runs = with_template(kind="react", tools=["calculator"], model_calls_max=3)
+    calls = "; ".join(['call: calculator {"expression": "1"}'] * 5)
+    outcome = await runs.run(calls, template="own")
+    assert outcome.result.status == "failed"
+    assert outcome.result.reason is not None
+    assert "3 model calls" in outcome.result.reason.message
+    assert outcome.checkpoint is None
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("nosuch {}", "not a valid tool"),
+        ('calculator {"bla": 1}', "Field required"),
+        ('calculator {"expression": "__import__(1)"}', "cannot calculate"),
+    ],
+)
+async def test_a_wrong_tool_call_is_told_to_the_model(runs: Runs, call: str, words: str) -> None:
+    outcome = await runs.run(f"call: {call}; say: {{tool_result}}", template="react_agent")
+    assert outcome.result.status == "completed"
+    assert words in (outcome.result.output or "")
+
+
+async def test_a_structured_answer_is_an_object_of_the_schema(runs: Runs) -> None:
+    answer = 'call: Answer {"answer": "yes", "keywords": ["a", "b"]}'
+    outcome = await runs.run(answer, template="structured_agent")
+    assert outcome.result.status == "completed"
+    assert outcome.result.structured == {"answer": "yes", "keywords": ["a", "b"]}
+    runs.assert_text_is_the_tokens(outcome)
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ('call: Answer {"answer": 5, "keywords": []}', "$.answer"),
+        ('call: Answer {"answer": "\\ud800", "keywords": []}', "written as JSON"),
+        ("say: no idea", "in the form that was asked for"),
+    ],
+)
+async def test_an_answer_off_the_schema_fails_the_run(runs: Runs, script: str, words: str) -> None:
+    outcome = await runs.run(script, template="structured_agent")
+    assert outcome.result.status == "failed"
+    assert outcome.result.reason is not None
+    assert words in outcome.result.reason.message
+    assert outcome.checkpoint is None
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "words"),
+    [
+        ("fail: no such luck", "failed", "no such luck"),
+        ("retry: try later", "model_failed", "try later"),
+        ("call: calculator nonsense", "failed", "cannot be read"),
+    ],
+)
+async def test_a_failing_model_ends_the_run_with_its_reason(
+    runs: Runs, script: str, code: str, words: str
+) -> None:
+    outcome = await runs.run(script)
+    result = outcome.result
+    assert result.reason is not None
+    assert (result.status, result.reason.code) == ("failed", code)
+    assert words in result.reason.message
+    assert (result.output, result.last_seq, result.text_sha256) == (None, -1, None)
+    assert outcome.checkpoint is None
+
+
+async def test_a_model_that_breaks_off_leaves_the_text_it_showed(runs: Runs) -> None:
+    outcome = await runs.run("breaks: 3; tokens: 30")
+    assert (outcome.result.status, outcome.result.output) == ("failed", "t0")
+    runs.assert_text_is_the_tokens(outcome)
+
+
+async def test_a_model_that_is_not_there_says_what_to_do(runs: Runs) -> None:
+    outcome = await runs.run("hello", model="nosuch")
+    assert outcome.result.reason is not None
+    assert outcome.result.reason.code == "model_unavailable"
+    assert "provider:model" in outcome.result.reason.message
+
+
+async def test_an_unforeseen_error_is_a_failed_result_with_bounded_words(runs: Runs) -> None:
+    async def broken() -> CheckpointSaved | None:
+        raise ZeroDivisionError("\ud800 " + "x" * 5_000)
+
+    outcome = await runs.run("hello", load=broken)
+    assert outcome.result.reason is not None
+    assert outcome.result.reason.code == "failed"
+    assert outcome.result.reason.message.startswith("ZeroDivisionError: ? xxx")
+    assert len(outcome.result.reason.message) == 500
+    assert outcome.result.model_dump_json()
+
+
+async def test_a_run_past_its_deadline_calls_no_model(runs: Runs) -> None:
+    outcome = await runs.run("hello", deadline_ms=NOW_MS)
+    assert outcome.result.status == "expired"
+    assert outcome.result.reason is not None
+    assert outcome.result.reason.code == "expired"
+    assert outcome.result.usage.input_tokens == 0
+    assert runs.tokens == []
+
+
+async def test_a_deadline_during_the_run_expires_it(runs: Runs) -> None:
+    outcome = await runs.run("hang", deadline_ms=NOW_MS + 50)
+    assert outcome.result.status == "expired"
+
+
+@pytest.mark.parametrize("script", ["hang", "endless", "slow: 600; say: late"])
+async def test_an_attempt_that_takes_too_long_fails(script: str) -> None:
+    runs = with_template(attempt_timeout_s=0.05)
+    outcome = await runs.run(script, template="own", deadline_ms=NOW_MS + 60_000)
+    assert outcome.result.status == "failed"
+    assert outcome.result.reason is not None
+    assert outcome.result.reason.code == "attempt_timed_out"
+    runs.assert_text_is_the_tokens(outcome)
+
+
+async def test_an_answer_without_end_is_stopped_before_no_record_can_hold_it(runs: Runs) -> None:
+    outcome = await runs.run("endless")
+    assert outcome.result.status == "failed"
+    assert outcome.result.reason is not None
+    assert "longer than" in outcome.result.reason.message
+    runs.assert_text_is_the_tokens(outcome)
+
+
+async def test_an_input_with_half_a_surrogate_pair_is_answered(runs: Runs) -> None:
+    outcome = await runs.run("odd \ud800 text")
+    assert outcome.result.output == "odd ? text"
+    assert outcome.result.model_dump_json()
+
+
+async def test_a_token_that_cannot_be_emitted_fails_the_attempt(runs: Runs) -> None:
+    async def emit(token: AgentToken) -> None:
+        if token.seq == 1:
+            message = "the record is too large"
+            raise ValueError(message)
+        runs.tokens.append(token)
+
+    outcome = await runs.run("pace: 0.01; tokens: 50", emit=emit)
+    assert outcome.result.status == "failed"
+    assert outcome.result.reason is not None
+    assert outcome.result.reason.message == "ValueError: the record is too large"
+    assert (outcome.result.output, outcome.result.last_seq) == ("t0", 0)
+    runs.assert_text_is_the_tokens(outcome)
+
+
+async def test_a_lost_lane_has_no_result(runs: Runs) -> None:
+    async def emit(_: AgentToken) -> None:
+        message = "fenced"
+        raise LaneLost(message)
+
+    async def load() -> CheckpointSaved | None:
+        message = "fenced"
+        raise LaneLost(message)
+
+    with pytest.raises(LaneLost):
+        await runs.run("hello there", emit=emit)
+    with pytest.raises(LaneLost):
+        await runs.run("hello there", load=load)
+
+
+async def test_a_piece_on_its_way_at_a_time_out_is_part_of_the_output() -> None:
+    runs = with_template(attempt_timeout_s=0.05)
+    let_go = asyncio.Event()
+
+    async def emit(token: AgentToken) -> None:
+        await let_go.wait()
+        runs.tokens.append(token)
+
+    asyncio.get_running_loop().call_later(0.2, let_go.set)
+    outcome = await runs.run("hello there", template="own", emit=emit)
+    assert (outcome.result.status, outcome.result.output) == ("failed", "hello")
+    runs.assert_text_is_the_tokens(outcome)
+
+
+async def test_a_cancelled_run_stops_and_emits_no_more(runs: Runs) -> None:
+    first = asyncio.Event()
+
+    async def emit(token: AgentToken) -> None:
+        runs.tokens.append(token)
+        first.set()
+
+    task = asyncio.create_task(runs.run("pace: 600; say: a b", emit=emit))
+    await first.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [token.text for token in runs.tokens] == ["a"]
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_runs_side_by_side_keep_their_texts_apart(runs: Runs) -> None:
+    many = [Runs(runs.factory) for _ in range(20)]
+    outcomes = await asyncio.gather(
+        *(one.run(f"pace: 0.001; say: {index} is my number") for index, one in enumerate(many))
+    )
+    for index, (one, outcome) in enumerate(zip(many, outcomes, strict=True)):
+        assert outcome.result.output == f"{index} is my number"
+        one.assert_text_is_the_tokens(outcome)
+
+
+async def test_events_tell_of_models_and_tools_in_order(runs: Runs) -> None:
+    events: list[CallbackEvent] = []
+
+    async def listen(event: CallbackEvent) -> None:
+        events.append(event)
+
+    await runs.run(
+        SUM, template="react_agent", executor=AgentExecutor(runs.factory, on_event=listen)
+    )
+    assert [event.kind for event in events] == [
+        "model_start",
+        "model_end",
+        "tool_start",
+        "tool_end",
+        "model_start",
+        "model_end",
+    ]
+    assert events[2].name == "calculator"
+    assert events[3].detail == "14"
+
+
+async def test_a_listener_that_fails_never_fails_the_run(runs: Runs) -> None:
+    async def listen(_: CallbackEvent) -> None:
+        raise ZeroDivisionError
+
+    outcome = await runs.run(
+        SUM, template="react_agent", executor=AgentExecutor(runs.factory, on_event=listen)
+    )
+    assert outcome.result.output == "it is 14"
+
+
+async def test_a_checkpoint_that_cannot_be_opened_fails_the_run(runs: Runs) -> None:
+    await runs.run("hello")
+    assert runs.saved is not None
+    runs.saved = runs.saved.model_copy(update={"data": "AAAA"})
+    outcome = await runs.run("hello")
+    assert outcome.result.reason is not None
+    assert outcome.result.reason.code == "checkpoint_unreadable"
+
+
+async def test_a_resolved_request_keeps_its_tenant_in_everything_it_leaves(runs: Runs) -> None:
+    outcome = await runs.run(resolved("hello", tenant="acme"))
+    assert outcome.checkpoint is not None
+    assert {outcome.result.tenant, outcome.checkpoint.tenant, runs.tokens[0].tenant} == {"acme"}

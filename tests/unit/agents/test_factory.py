@@ -1,0 +1,74 @@
+"""From a request to a plan, and from a plan to a graph."""
+
+from __future__ import annotations
+
+import pytest
+
+from agents.factory import GRAPHS_CACHED_MAX, AgentFactory
+from agents.templates import BUILT_IN_TEMPLATES, AgentTemplate
+from schemas.errors import Misconfigured, ModelUnavailable, UnknownTemplate
+from tests.agent_runs import resolved
+
+
+@pytest.fixture
+def factory() -> AgentFactory:
+    return AgentFactory(default_model="scripted")
+
+
+def test_a_plan_says_what_a_run_will_use(factory: AgentFactory) -> None:
+    plan = factory.plan(resolved("x"))
+    assert (plan.template.name, plan.model, plan.output_tokens_max) == (
+        "chat_agent",
+        "scripted",
+        256,
+    )
+    assert factory.plan(resolved("x", template="react_agent")).output_tokens_max == 8 * 256
+
+
+def test_a_requests_model_goes_before_the_templates_and_that_before_the_default(
+    factory: AgentFactory,
+) -> None:
+    factory.register(AgentTemplate(name="own", model="scripted:hang"))
+    assert factory.plan(resolved("x", template="own")).model == "scripted:hang"
+    assert factory.plan(resolved("x", template="own", model="other:m")).model == "other:m"
+
+
+def test_an_unknown_template_is_refused_with_the_known_ones(factory: AgentFactory) -> None:
+    with pytest.raises(UnknownTemplate, match="chat_agent, react_agent, structured_agent"):
+        factory.plan(resolved("x", template="nosuch"))
+
+
+def test_templates_are_listed_by_name(factory: AgentFactory) -> None:
+    assert factory.list() == BUILT_IN_TEMPLATES
+
+
+def test_a_graph_is_built_once_per_template_version_and_model(factory: AgentFactory) -> None:
+    first = factory.create(factory.plan(resolved("x")))
+    assert factory.create(factory.plan(resolved("y"))) is first
+    factory.register(AgentTemplate(name="chat_agent", version="2", system_prompt="Be brief."))
+    plan = factory.plan(resolved("x"))
+    assert plan.template.version == "2"
+    assert factory.create(plan) is not first
+
+
+def test_graphs_of_models_that_requests_name_are_bounded(factory: AgentFactory) -> None:
+    for index in range(GRAPHS_CACHED_MAX + 5):
+        factory.create(factory.plan(resolved("x", model=f"scripted:tokens: {index}")))
+    assert len(factory._graphs) == GRAPHS_CACHED_MAX
+
+
+def test_a_version_names_one_content(factory: AgentFactory) -> None:
+    factory.register(BUILT_IN_TEMPLATES[0])
+    with pytest.raises(Misconfigured, match="version other than '1'"):
+        factory.register(AgentTemplate(name="chat_agent", system_prompt="Be rude."))
+
+
+def test_a_template_with_an_unknown_tool_is_refused(factory: AgentFactory) -> None:
+    with pytest.raises(Misconfigured, match="nosuch"):
+        factory.register(AgentTemplate(name="own", kind="react", tools=("nosuch",)))
+
+
+def test_a_model_that_is_not_there_is_told_when_the_graph_is_made(factory: AgentFactory) -> None:
+    plan = factory.plan(resolved("x", model="nosuch"))
+    with pytest.raises(ModelUnavailable):
+        factory.create(plan)
