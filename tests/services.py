@@ -17,8 +17,12 @@ from tests.probes import kafka_answers, redis_answers
 KAFKA_VARIABLE = "MILLSTREAM_KAFKA"
 REDIS_VARIABLE = "MILLSTREAM_REDIS_URL"
 
-_NAMED_TIMEOUT_S = 20.0
+_NAMED_TIMEOUT_S = 15.0
 _CONTAINER_TIMEOUT_S = 90.0
+
+
+class Unanswered(Exception):
+    """A service that the environment names does not answer; says which, and where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +35,20 @@ class Services:
 
 
 @contextmanager
-def running_services(environment: Mapping[str, str], data: Path) -> Iterator[Services]:
+def running_services(
+    environment: Mapping[str, str], data: Path, *, named_timeout_s: float = _NAMED_TIMEOUT_S
+) -> Iterator[Services]:
     """Give services that answer, and stop what was started for it.
 
     `environment` holds the `MILLSTREAM_` variables of the run; an empty one counts as unset.
+    Raises `Unanswered` if it names a service that does not answer within `named_timeout_s`.
     """
     with ExitStack() as started:
         told: list[str] = []
         found = {name: environment.get(name, "") for name in (KAFKA_VARIABLE, REDIS_VARIABLE)}
         for name, address in found.items():
             if address:
-                _ANSWERS[name](address, timeout_s=_NAMED_TIMEOUT_S)
+                _named_answers(name, address, named_timeout_s)
                 told.append(f"{address} (named by {name})")
         if not all(found.values()):
             found |= _in_docker([name for name, at in found.items() if not at], started, told)
@@ -62,6 +69,14 @@ _ANSWERS: dict[str, Callable[..., None]] = {
     KAFKA_VARIABLE: kafka_answers,
     REDIS_VARIABLE: redis_answers,
 }
+
+
+def _named_answers(name: str, address: str, timeout_s: float) -> None:
+    try:
+        _ANSWERS[name](address, timeout_s=timeout_s)
+    except (KafkaException, RedisConnectionError) as error:
+        message = f"{name} names {address}, where nothing answers: unset it, or start that service"
+        raise Unanswered(message) from error
 
 
 def _in_docker(wanted: list[str], started: ExitStack, told: list[str]) -> dict[str, str]:
