@@ -18,7 +18,7 @@ from agents.script import parse_script
 from agents.scripted_model import SCRIPTED_MODEL_NAME, ScriptedChatModel
 from schemas.errors import ModelUnavailable
 
-__all__ = ["keep_traces_local", "resolve_model"]
+__all__ = ["keep_traces_local", "resolve_model", "warm_up"]
 
 _LOCAL_NAMES: Final = frozenset({"local", "local:smollm2", f"local:{LOCAL_MODEL_NAME}"})
 
@@ -71,6 +71,16 @@ def resolve_model(name: str, **params: Any) -> BaseChatModel:
         )
         raise ModelUnavailable(message)
     return _provided_model(name, kind, params)
+
+
+async def warm_up(name: str) -> None:
+    """Load what the model of this name needs, so that its first answer does not wait for it.
+
+    Raises `ModelUnavailable` as `resolve_model` does: better at a worker's start than later.
+    """
+    model = resolve_model(name)
+    if isinstance(model, LocalChatModel):
+        await model.warm_up()
 
 
 def keep_traces_local() -> None:

@@ -73,8 +73,9 @@ class CostTrackingMiddleware(AgentMiddleware):
     latter is not known, a token for each byte of the input and 1,024 for the rest of the prompt.
 
     A model without a known price is admitted for users without a cap; its usage is recorded at 0
-    with the price digest `unpriced`. Under a cap it is `ModelUnpriced`, since nothing could hold it; the
-    reason names the price to set. `local` and `scripted` cost nothing unless the policy says so.
+    with the price digest `unpriced`. Under a cap it is `ModelUnpriced`, since nothing could hold
+    it; the reason names the price to set. `local` and `scripted` cost nothing unless the policy
+    says so.
 
     Memory: two days of the users who spent or reserved in them, and the runs that are open.
     """

@@ -8,13 +8,13 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 SCHEMA_VERSION = 1
-"""The version of all event shapes that this program writes, and the newest that it reads."""
+"""The version of the event shapes that this program writes, and the newest it reads."""
 
 DEFAULT_TENANT = "default"
 
 
 def _normalised(value: str) -> str:
-    """Give the NFC form, so that two spellings of one name are one user; refuse control characters."""
+    """Give the NFC form: two spellings of a name are one user. Refuse control characters."""
     text = unicodedata.normalize("NFC", value)
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
         message = "must not hold control characters or lone surrogates"
@@ -95,12 +95,12 @@ class Event(Frozen):
 
     @property
     def partition_key(self) -> str:
-        """What decides the home partition: the user, prefixed by a tenant that is not the default."""
+        """What decides the home partition: the user, behind a tenant that is not the default."""
         return partition_key(self.tenant, self.user_id)
 
     @property
     def record_key(self) -> str:
-        """The key of the event's record; topics that are compacted by something finer override it."""
+        """The record's key; events on topics compacted by something finer override it."""
         return self.partition_key
 
 

@@ -79,7 +79,7 @@ class BudgetExceeded(Rejected):
 
 
 class ModelUnpriced(Rejected):
-    """The user's spend is capped and the model has no known price, so nothing could hold the cap."""
+    """The user's spend is capped, and nothing could hold a model without a known price to it."""
 
     code = "model_unpriced"
 

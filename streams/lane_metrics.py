@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
+
+from prometheus_client import Counter, Gauge
 
 from streams.metrics import MetricsCollector
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Lanes that serve, records held, and lanes lost since the start."""
+
+    open: int
+    held: int
+    lost: int
+
+
+class LaneFigures(Protocol):
+    """Whatever has lanes."""
+
+    def figures(self) -> Figures:
+        """Count them."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class LaneMetrics:
     """The lanes' own figures, declared once per worker."""
 
-    duplicates: Any
-    put_right: Any
-    lanes_lost: Any
-    lanes_open: Any
-    records_held: Any
-    runs_in_flight: Any
+    duplicates: Counter
+    put_right: Counter
+    lanes_lost: Gauge
+    lanes_open: Gauge
+    records_held: Gauge
+    runs_in_flight: Gauge
+
+    def watch(self, lanes: Iterable[LaneFigures]) -> None:
+        """Read the lanes' figures at each scrape."""
+        watched = tuple(lanes)
+        self.lanes_open.set_function(lambda: sum(one.figures().open for one in watched))
+        self.records_held.set_function(lambda: sum(one.figures().held for one in watched))
+        self.lanes_lost.set_function(lambda: sum(one.figures().lost for one in watched))
 
     @classmethod
     def declare(cls, collector: MetricsCollector) -> LaneMetrics:
@@ -31,9 +58,9 @@ class LaneMetrics:
                 "millstream_lane_put_right_total",
                 "Requests that arrived under another key and were sent to their home partition.",
             ),
-            lanes_lost=collector.counter(
-                "millstream_lanes_lost_total",
-                "Lanes dropped because they were fenced or a commit's outcome was unknown.",
+            lanes_lost=collector.gauge(
+                "millstream_lanes_lost",
+                "Lanes dropped since the start: fenced, or a commit's outcome was unknown.",
             ),
             lanes_open=collector.gauge("millstream_lanes_open", "Lanes that serve."),
             records_held=collector.gauge(

@@ -11,6 +11,7 @@ import structlog
 from streams.faust_app import build_app, stop_app
 from streams.intake import InputRecord
 from streams.lane import Lane
+from streams.lane_metrics import Figures
 from streams.lane_parts import CHAIN, LaneServices, Stage
 from streams.lane_slot import LaneSlot
 from streams.settings import Settings
@@ -66,13 +67,13 @@ class Lanes:
             return f"opens the lanes of partitions {', '.join(map(str, opening))}"
         return None
 
-    def figures(self) -> tuple[int, int, int]:
-        """Give the number of lanes that serve, of records held, and of lanes lost."""
+    def figures(self) -> Figures:
+        """Count the lanes that serve, the records they hold, and the lanes that were lost."""
         slots = self._slots.values()
-        return (
-            sum(slot.serving for slot in slots),
-            sum(len(slot) for slot in slots),
-            sum(slot.lanes_lost for slot in slots),
+        return Figures(
+            open=sum(slot.serving for slot in slots),
+            held=sum(len(slot) for slot in slots),
+            lost=sum(slot.lanes_lost for slot in slots),
         )
 
     async def _read(self, stream: Any) -> None:

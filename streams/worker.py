@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 
 from agents.executor import AgentExecutor, wall_clock_ms
 from agents.factory import AgentFactory
-from agents.models import keep_traces_local
+from agents.models import keep_traces_local, warm_up
 from middleware.pipeline import MiddlewarePipeline, build_pipeline
 from middleware.policy import Policy
 from schemas.errors import MillstreamError, Misconfigured, ServiceUnavailable
@@ -93,6 +93,9 @@ async def _build(
     collector = MetricsCollector()
     set_metrics(collector)
     readiness = Readiness()
+    exposition = Exposition(settings, collector, readiness)
+    stack.push_async_callback(exposition.stop)
+    await exposition.start()
     store = RedisSessionStore(settings)
     stack.push_async_callback(store.close)
     views: Views | None = None
@@ -102,10 +105,13 @@ async def _build(
         await views.start()
     lanes: tuple[Lanes, ...] = ()
     if "lanes" in roles:
+        # Loading the model stops the loop for a moment, which must not be while others wait.
+        await warm_up(settings.default_model)
+        factory = AgentFactory(default_model=settings.default_model)
         services = LaneServices(
             worker=name,
             producer=await stack.enter_async_context(_producer(settings)),
-            factory=(factory := AgentFactory(default_model=settings.default_model)),
+            factory=factory,
             executor=AgentExecutor(factory, coalesce_s=settings.token_coalesce_s),
             peek_checkpoint=_peek(store),
             clock_ms=wall_clock_ms,
@@ -118,11 +124,9 @@ async def _build(
         pipelines()  # a chain that is cut in a wrong place is told before anything starts
         chain = stages(settings.chain_cuts, pipelines)
         lanes = tuple(Lanes(settings, services, stage) for stage in chain)
-        await asyncio.gather(*(one.start() for one in lanes))
+        services.metrics.watch(lanes)
         stack.push_async_callback(_stop_all, lanes)
-    exposition = Exposition(settings, collector, readiness)
-    stack.push_async_callback(exposition.stop)
-    await exposition.start()
+        await asyncio.gather(*(one.start() for one in lanes))
     return _Worker(WorkerInfo(name, roles, exposition.url), lanes, views, readiness)
 
 
