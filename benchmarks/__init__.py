@@ -1,0 +1,1 @@
+"""What Millstream costs, measured on real Kafka with real workers."""
