@@ -105,7 +105,8 @@ class TokenWriter:
     async def settle(self) -> None:
         """Emit no more, but wait for a piece that is on its way, so that `text` is exact.
 
-        For a run that failed. Text that was gathered is dropped. Raises `LaneLost` if that is what
+        For a run that failed. Text that was gathered is dropped. Waits for as long as `emit` does:
+        while the broker takes no token, it takes no result. Raises `LaneLost` if that is what
         became of the piece; any other outcome changes nothing for a run that has failed already.
         """
         self._drop_gathered()
@@ -136,8 +137,7 @@ class TokenWriter:
         async with self._emitting:
             # Still on its way if the one that sent it was stopped by a time-out meanwhile.
             await _ended(self._sending)
-            if self._failure is not None:
-                raise self._failure
+            self._raise_failure()
             self._disarm()
             if not self._gathered:
                 return
@@ -145,7 +145,15 @@ class TokenWriter:
             self._drop_gathered()
             # A time-out must not cut `emit` short: whether the piece is out would never be known.
             self._sending = asyncio.create_task(self._send(text, tokens))
-            await asyncio.shield(self._sending)
+            await _ended(self._sending)
+            self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        if self._failure is None and self._sending is not None and self._sending.cancelled():
+            # Not by this writer, which is done once it cancels: whoever emits is shutting down.
+            self._failure = LaneLost("the emitting of a token was cancelled")
+        if self._failure is not None:
+            raise self._failure
 
     async def _send(self, text: str, tokens: int) -> None:
         seq = self.last_seq + 1

@@ -113,6 +113,23 @@ async def test_settling_tells_of_a_lost_lane() -> None:
         await writer.settle()
 
 
+async def test_a_piece_whose_emitting_is_cancelled_elsewhere_is_not_silently_missing() -> None:
+    sends: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def emit(piece: AgentToken) -> None:
+        if piece.seq == 1:
+            await sends
+
+    writer = a_writer(emit, coalesce_s=0)
+    await writer.write("a")
+    await writer.write("b")
+    await eventually(lambda: writer._sending is not None and not writer._sending.done())
+    sends.cancel()
+    with pytest.raises(LaneLost):
+        await writer.finish()
+    assert writer.text == "a"
+
+
 async def test_abandoning_stops_a_piece_that_waits() -> None:
     broker = Broker()
     writer = a_writer(broker.emit, coalesce_s=0)
