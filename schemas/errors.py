@@ -20,7 +20,8 @@
     │   ├── NullValue
     │   ├── NotJson
     │   ├── WrongShape
-    │   └── NewerSchema
+    │   ├── NewerSchema
+    │   └── RecordTooLarge
     ├── Misconfigured            a setting, policy or topic is wrong; says which and what to do
     │   └── TopicDrift
     ├── ServiceUnavailable       Kafka or Redis does not answer
@@ -166,6 +167,12 @@ class NewerSchema(Poison):
     """The record says it is of a schema version that this program does not know."""
 
     code = "newer_schema"
+
+
+class RecordTooLarge(Poison):
+    """The record is so large that what is written about it would not fit into one."""
+
+    code = "record_too_large"
 
 
 class Misconfigured(MillstreamError):

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from typing import Any
 
 import structlog
 from aiokafka import TopicPartition
 
-from schemas.errors import CheckpointUnreadable
+from schemas.errors import CheckpointUnreadable, LaneLost, Poison, ServiceUnavailable
 from schemas.events import CheckpointSaved, SessionUpdated
 from streams.codec import decode
 from streams.lane_state import SessionKey, session_key
@@ -55,27 +56,29 @@ class CheckpointSource:
     async def load(self, head: SessionUpdated) -> CheckpointSaved:
         """Give the checkpoint that `head` names.
 
-        Raises `CheckpointUnreadable` if the log no longer has it.
+        Raises `CheckpointUnreadable` if the log no longer has it, and `LaneLost` if the log cannot
+        be read now: the run is not to blame.
         """
         cached = self._cached.get(session_key(head))
-        if cached is not None and cached.checkpoint_id == head.checkpoint_id:
+        if cached is not None and _is_named_by(head, cached):
             return cached
         seen = await self._peek(head.tenant, head.user_id, head.session_id)
-        if seen is not None and seen.checkpoint_id == head.checkpoint_id:
+        if seen is not None and _is_named_by(head, seen):
             return seen
         return await self._from_log(head)
 
     async def _from_log(self, head: SessionUpdated) -> CheckpointSaved:
         async with self._reader.lock:
-            ends = await self._reader.ends([self._partition])
-            stretch = self._reader.read(ends, from_offset=head.checkpoint_offset_min)
-            async with aclosing(stretch) as records:
-                async for record in records:
-                    checkpoint = decode(record, CheckpointSaved)
-                    if checkpoint.checkpoint_id == head.checkpoint_id and (
-                        session_key(checkpoint) == session_key(head)
-                    ):
-                        return checkpoint
+            try:
+                ends = await self._reader.ends([self._partition])
+                stretch = self._reader.read(ends, from_offset=head.checkpoint_offset_min)
+                async with aclosing(stretch) as records:
+                    async for record in records:
+                        checkpoint = _readable(record)
+                        if checkpoint is not None and _is_named_by(head, checkpoint):
+                            return checkpoint
+            except ServiceUnavailable as error:
+                raise LaneLost(f"a checkpoint cannot be read: {error}") from error
         raise CheckpointUnreadable(
             f"checkpoint {head.checkpoint_id} of session {head.session_id} is no longer on "
             f"{self._partition.topic}-{self._partition.partition}: its retention has passed"
@@ -85,3 +88,17 @@ class CheckpointSource:
         forgotten = self._cached.pop(key, None)
         if forgotten is not None:
             self._cached_bytes -= len(forgotten.data)
+
+
+def _is_named_by(head: SessionUpdated, checkpoint: CheckpointSaved) -> bool:
+    same_session = session_key(checkpoint) == session_key(head)
+    return same_session and checkpoint.checkpoint_id == head.checkpoint_id
+
+
+def _readable(record: Any) -> CheckpointSaved | None:
+    try:
+        return decode(record, CheckpointSaved)
+    except Poison as poison:
+        # Only lanes write here: this is a foreign record, and no session is to fail for it.
+        log.warning("foreign record passed over", offset=record.offset, reason=str(poison))
+        return None

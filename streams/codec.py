@@ -25,6 +25,9 @@ EventT = TypeVar("EventT", bound=Event)
 Headers = tuple[tuple[str, bytes | None], ...]
 
 TYPE_PREFIX = "io.millstream."
+_AT_MS_MAX = 253_402_300_799_999
+"""The last moment that RFC 3339 can write: the end of the year 9999."""
+
 TRACEPARENT = "traceparent"
 ORIGIN = "millstream-origin"
 
@@ -121,8 +124,8 @@ def new_traceparent() -> bytes:
 
 
 def rfc3339(at_ms: int) -> bytes:
-    """Give a time as CloudEvents wants it, in UTC with milliseconds."""
-    moment = datetime.fromtimestamp(at_ms / 1000, UTC)
+    """Give a time as CloudEvents wants it, in UTC with milliseconds; later than 9999 is 9999."""
+    moment = datetime.fromtimestamp(min(at_ms, _AT_MS_MAX) / 1000, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
 
 

@@ -9,10 +9,19 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from schemas.base import Address
-from schemas.errors import Poison, WrongShape
+from schemas.errors import Poison, RecordTooLarge, WrongShape
 from schemas.events import AgentRequest, DeadLetter, Origin, ResolvedRequest, StageRequest
 from schemas.reasons import reason_of
 from streams.codec import ORIGIN, decode, header
+
+REQUEST_BYTES_MAX = 950_000
+"""Largest record of a request: what it grows by on its way must not pass the broker's limit."""
+
+DEAD_LETTER_BYTES_MAX = 680_000
+"""Most bytes of a record that its dead letter keeps: in base64 they are a third more."""
+
+_JSON_PER_HEADER_BYTES = 16
+_JSON_PER_CHARACTER_BYTES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +41,25 @@ class InputRecord:
         """Where the record stands."""
         return Address(topic=self.topic, partition=self.partition, offset=self.offset)
 
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of key, value and headers, these as they would be in JSON at worst."""
+        headers = sum(
+            len(name) * _JSON_PER_CHARACTER_BYTES + len(value or b"") + _JSON_PER_HEADER_BYTES
+            for name, value in self.headers
+        )
+        return len(self.key or b"") + len(self.value or b"") + headers
+
 
 def read_request(record: InputRecord) -> ResolvedRequest:
     """Read a record of the requests topic, its ids and time from where it first arrived.
 
     Raises `Poison`.
     """
+    if record.size_bytes > REQUEST_BYTES_MAX:
+        raise RecordTooLarge(
+            f"the record has {record.size_bytes} bytes, a request at most {REQUEST_BYTES_MAX}"
+        )
     request = decode(record, AgentRequest)
     given = header(record, ORIGIN)
     if given is None:
@@ -60,10 +82,25 @@ def origin_header(request: ResolvedRequest) -> tuple[str, bytes]:
 
 
 def dead_letter(record: InputRecord, poison: Poison, *, at_ms: int) -> DeadLetter:
-    """Give the dead letter of a record that could not be read, with all that it was."""
+    """Give the dead letter of a record that could not be read, with all that it was.
+
+    Of one larger than `DEAD_LETTER_BYTES_MAX` only the address is kept, and the reason says so.
+    """
+    reason = reason_of(poison)
+    if record.size_bytes > DEAD_LETTER_BYTES_MAX:
+        kept_not = (
+            f"{reason.message} (its {record.size_bytes} bytes are too many to be kept here: "
+            f"they stand at {record.address} until that topic's retention has passed)"
+        )
+        return DeadLetter(
+            at_ms=at_ms,
+            reason=reason.model_copy(update={"message": kept_not}),
+            source=record.address,
+            source_at_ms=record.timestamp,
+        )
     return DeadLetter(
         at_ms=at_ms,
-        reason=reason_of(poison),
+        reason=reason,
         source=record.address,
         source_at_ms=record.timestamp,
         key=_base64(record.key),

@@ -34,9 +34,7 @@ class PartitionReader:
         try:
             await self._consumer.start()
         except KafkaError as error:
-            raise ServiceUnavailable(
-                f"Kafka does not answer at {self._settings.kafka}: {error!r}"
-            ) from error
+            raise self._unavailable(error) from error
 
     async def stop(self) -> None:
         """Disconnect."""
@@ -44,8 +42,14 @@ class PartitionReader:
             await self._consumer.stop()
 
     async def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        """Give each partition's high watermark: the offset after its last record."""
-        ends: dict[TopicPartition, int] = await self._started().end_offsets(list(partitions))
+        """Give each partition's high watermark: the offset after its last record.
+
+        Raises `ServiceUnavailable` if Kafka does not answer.
+        """
+        try:
+            ends: dict[TopicPartition, int] = await self._started().end_offsets(list(partitions))
+        except KafkaError as error:
+            raise self._unavailable(error) from error
         return ends
 
     async def newest_ms(self, partition: TopicPartition, end: int) -> int | None:
@@ -57,6 +61,9 @@ class PartitionReader:
         async for record in self.read({partition: end}, from_offset=end - _NEWEST_LOOKED_AT):
             newest = record.timestamp
         return newest
+
+    def _unavailable(self, error: KafkaError) -> ServiceUnavailable:
+        return ServiceUnavailable(f"Kafka does not answer at {self._settings.kafka}: {error!r}")
 
     def _started(self) -> AIOKafkaConsumer:
         if self._consumer is None:
@@ -77,8 +84,21 @@ class PartitionReader:
         Starts at the first record not older than `since_ms`, at `from_offset`, or at the
         beginning. An end is a high watermark, so a transaction open before it is waited for:
         committed records behind it are not missed. Raises `LaneLost` if it stays open longer than
-        `stall_timeout_s`.
+        `stall_timeout_s`, and `ServiceUnavailable` if Kafka does not answer.
         """
+        try:
+            async for record in self._read(ends, since_ms, from_offset, stall_timeout_s):
+                yield record
+        except KafkaError as error:
+            raise self._unavailable(error) from error
+
+    async def _read(
+        self,
+        ends: Mapping[TopicPartition, int],
+        since_ms: int | None,
+        from_offset: int | None,
+        stall_timeout_s: float,
+    ) -> AsyncGenerator[Any, None]:
         consumer = self._started()
         wanted = tuple(ends)
         consumer.assign(wanted)
