@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from schemas.errors import Misconfigured
 
@@ -77,6 +77,11 @@ def load_settings(**overrides: object) -> Settings:
     """
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
+    except SettingsError as error:
+        raise Misconfigured(
+            f"a MILLSTREAM_ variable that holds a list must be JSON, "
+            f'for instance MILLSTREAM_CHAIN_CUTS=["executor"]: {error}'
+        ) from error
     except ValidationError as error:
         lines = [
             f"MILLSTREAM_{'.'.join(str(part) for part in problem['loc']).upper()}: "

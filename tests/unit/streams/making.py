@@ -1,0 +1,29 @@
+"""Makes records and requests for the tests of streams."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from streams.intake import InputRecord
+
+Headers = tuple[tuple[str, bytes | None], ...]
+
+
+def record(
+    value: dict[str, Any] | bytes | None,
+    *,
+    key: bytes | None = b"ada",
+    headers: Headers = (),
+    offset: int = 7,
+) -> InputRecord:
+    """Make a record as a lane gets it: at `requests-2-<offset>`, stamped 5000 by the broker."""
+    return InputRecord(
+        topic="requests",
+        partition=2,
+        offset=offset,
+        timestamp=5000,
+        key=key,
+        value=json.dumps(value).encode() if isinstance(value, dict) else value,
+        headers=headers,
+    )

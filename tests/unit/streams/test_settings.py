@@ -1,0 +1,65 @@
+"""Settings come from the environment, say what is wrong with it, and reach child processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from schemas.errors import Misconfigured
+from streams.settings import Settings, child_environment, load_settings
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLSTREAM_PARTITIONS", "12")
+    monkeypatch.setenv("MILLSTREAM_CHAIN_CUTS", '["executor"]')
+    settings = load_settings()
+    assert (settings.partitions, settings.chain_cuts) == (12, ("executor",))
+
+
+def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLSTREAM_NAMESPACE", "theirs")
+    assert load_settings(namespace="ours").namespace == "ours"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PARTITIONS", "0"),
+        ("PARTITIONS", "many"),
+        ("NAMESPACE", "../x"),
+        ("COMMIT_TIMEOUT_S", "-1"),
+        ("LOG_LEVEL", "loud"),
+        ("CHAIN_CUTS", "executor"),
+    ],
+)
+def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"MILLSTREAM_{name}", value)
+    with pytest.raises(Misconfigured, match=f"(?i)(MILLSTREAM_)?{name}"):
+        load_settings()
+
+
+def test_all_wrong_variables_are_told_at_once() -> None:
+    with pytest.raises(Misconfigured) as told:
+        load_settings(partitions=0, token_coalesce_s=9)
+    assert "MILLSTREAM_PARTITIONS" in str(told.value)
+    assert "MILLSTREAM_TOKEN_COALESCE_S" in str(told.value)
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError):
+        Settings().partitions = 9  # type: ignore[misc]
+
+
+def test_a_topics_name_begins_with_the_namespace() -> None:
+    assert Settings(namespace="a").topic("requests") == "a.requests"
+
+
+def test_a_child_gets_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Settings(
+        namespace="a", chain_cuts=("executor",), data_dir=Path("/x"), commit_timeout_s=1.5
+    )
+    for name, value in child_environment(given).items():
+        monkeypatch.setenv(name, value)
+    assert load_settings() == given
