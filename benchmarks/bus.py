@@ -67,6 +67,9 @@ async def _client(kafka: str) -> list[Figure]:
         (home_partition(event.partition_key, settings.partitions), encode(event, source="/raw"))
         for event in events
     ]
+    # What lies ready is not walked by every garbage collection of either side.
+    gc.collect()
+    gc.freeze()
     return [
         *await _publish(settings, events, ready),
         *await _batches(settings, events, ready),

@@ -17,9 +17,7 @@ Entry = Delivery | Unreadable
 
 def read_entry(record: LogRecord, spec: TopicSpec) -> Entry:
     """Read a record of `spec`'s topic. Requests get the ids that their upstream left out."""
-    address = Address.model_construct(
-        topic=record.topic, partition=record.partition, offset=record.offset
-    )
+    address = Address(topic=record.topic, partition=record.partition, offset=record.offset)
     try:
         event = (
             read_request(_input(record))

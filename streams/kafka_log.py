@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.structs import RecordMetadata
 
 from schemas.base import Address
 from schemas.errors import ServiceUnavailable
 from streams.bus import Beginning, FromOffset, FromTime, Now, Start
 from streams.clients import committed_consumer, idempotent_producer
-from streams.codec import Encoded
 from streams.record_log import LogRecord, Outgoing, Positions
 from streams.settings import Settings
 from streams.topic_admin import partition_counts
@@ -21,6 +23,7 @@ __all__ = ["KafkaLog", "KafkaReader"]
 
 # An idempotent producer never gives a batch up by itself: somebody must stop waiting.
 _ACKNOWLEDGED_TIMEOUT_S = 60.0
+_ENCODED_WITHOUT_PAUSE_MAX = 256
 
 
 class KafkaReader:
@@ -171,62 +174,69 @@ class KafkaLog:
                 )
         except (KafkaError, TimeoutError) as error:
             raise _away(self._settings, error) from error
-        return Address.model_construct(topic=topic, partition=partition, offset=sent.offset)
+        return Address(topic=topic, partition=partition, offset=sent.offset)
 
-    async def append_all(self, records: Sequence[Outgoing]) -> list[Address]:
-        """Append records in batches that are filled here: one future for each, not per record."""
-        lanes: dict[TopicPartition, list[int]] = {}
-        for index, record in enumerate(records):
-            lanes.setdefault(record.target, []).append(index)
-        addresses: list[Address | None] = [None] * len(records)
+    async def append_all(self, records: Iterable[Outgoing]) -> list[Address]:
+        """Append records in batches that are filled here: one future for each, not per record.
 
-        async def fill(target: TopicPartition, indexes: list[int]) -> None:
-            offsets = await self._append_lane(target, (records[at].encoded for at in indexes))
-            for at, offset in zip(indexes, offsets, strict=True):
-                addresses[at] = Address.model_construct(
-                    topic=target.topic, partition=target.partition, offset=offset
-                )
-
+        All are filled before the first is sent, so an error in `records` writes nothing.
+        """
+        lanes = await self._filled(records)
+        addresses: dict[int, Address] = {}
         try:
             async with asyncio.timeout(_ACKNOWLEDGED_TIMEOUT_S), asyncio.TaskGroup() as group:
-                for target, indexes in lanes.items():
-                    group.create_task(fill(target, indexes))
+                for target, lane in lanes.items():
+                    group.create_task(self._append_lane(target, lane, addresses))
         except* (KafkaError, TimeoutError) as errors:
             raise _away(self._settings, errors.exceptions[0]) from errors
-        return [address for address in addresses if address is not None]
+        return [addresses[index] for index in range(len(addresses))]
 
-    async def _append_lane(self, target: TopicPartition, records: Iterable[Encoded]) -> list[int]:
-        """Append to one partition, in order; give the offsets."""
+    async def _filled(self, records: Iterable[Outgoing]) -> dict[TopicPartition, _Lane]:
         producer = self._producer
-        topic, partition = target
-        sent: list[tuple[asyncio.Future[object], int]] = []
-        batch = producer.create_batch()
-
-        async def send() -> None:
-            # Closed, or a `publish` at the same time would slip its record into the batch.
-            batch.close()
-            future = await producer.send_batch(batch, topic, partition=partition)
-            sent.append((future, batch.record_count()))
-
-        for encoded in records:
-            while (
-                batch.append(
-                    timestamp=None, key=encoded.key, value=encoded.value, headers=encoded.headers
-                )
+        lanes: dict[TopicPartition, _Lane] = {}
+        for index, record in enumerate(records):
+            lane = lanes.get(record.target)
+            if lane is None:
+                lane = lanes[record.target] = _Lane([producer.create_batch()], [])
+            encoded = record.encoded
+            key, value, headers = encoded.key, encoded.value, encoded.headers
+            if (
+                lane.batches[-1].append(timestamp=None, key=key, value=value, headers=headers)
                 is None
             ):
-                await send()
+                # An empty batch takes a record of any size.
                 batch = producer.create_batch()
-        await send()
-        return [
-            offset
-            for future, count in sent
-            for offset in _offsets((await future).offset, count)  # type: ignore[attr-defined]
-        ]
+                batch.append(timestamp=None, key=key, value=value, headers=headers)
+                lane.batches.append(batch)
+            lane.indexes.append(index)
+            if index % _ENCODED_WITHOUT_PAUSE_MAX == 0:
+                await asyncio.sleep(0)
+        return lanes
+
+    async def _append_lane(
+        self, target: TopicPartition, lane: _Lane, addresses: dict[int, Address]
+    ) -> None:
+        """Append to one partition, in order; note where each record stands."""
+        topic, partition = target
+        sent: list[tuple[asyncio.Future[RecordMetadata], int]] = []
+        for batch in lane.batches:
+            # Closed, or a `publish` at the same time would slip its record into the batch.
+            batch.close()
+            future = await self._producer.send_batch(batch, topic, partition=partition)
+            sent.append((future, batch.record_count()))
+        indexes = iter(lane.indexes)
+        for future, count in sent:
+            base = (await future).offset
+            for offset in range(base, base + count):
+                addresses[next(indexes)] = Address(topic=topic, partition=partition, offset=offset)
 
 
-def _offsets(base: int, count: int) -> range:
-    return range(base, base + count)
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """What goes to one partition: filled batches, and which of the records they hold, in order."""
+
+    batches: list[BatchBuilder]
+    indexes: list[int]
 
 
 def _away(settings: Settings, error: BaseException) -> ServiceUnavailable:

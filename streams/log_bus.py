@@ -23,7 +23,6 @@ from streams.bus import (
     Start,
     Subscription,
 )
-from streams.clients import RECORD_BYTES_MAX
 from streams.codec import encode, new_traceparent
 from streams.fanout import Fanout
 from streams.mailbox import Mailbox
@@ -34,6 +33,12 @@ from streams.settings import Settings
 from streams.subscription import HandlerSubscription
 
 __all__ = ["HISTORY_MAX", "LogBus"]
+
+_Route = tuple[str, TopicSpec]
+"""Where an event goes: the topic's physical name, and what the catalogue says of it."""
+
+_REST_BYTES_MAX = 65_536
+"""More than any key and headers of ours: identifiers are bounded."""
 
 HISTORY_MAX = 10_000
 """Most events that `history` gives at once; `streams.history` replays more than fit in memory."""
@@ -48,6 +53,7 @@ class LogBus:
         self._hooks = hooks
         self._source = f"/millstream/{settings.namespace}"
         self._specs = {spec.event: spec for spec in catalogue()}
+        self._routes: dict[type[Event], _Route] = {}
         self._counts: dict[str, int] = {}
         self._reader = log.reader()
         self._fanout = Fanout(self._reader, hooks.on_unreadable)
@@ -84,20 +90,18 @@ class LogBus:
 
     async def publish(self, event: Event) -> Address:
         """Append an event to its topic."""
-        topic = self._topic_of(event)
+        topic, _ = route = self._route_of(event)
         count = self._counts.get(topic) or (await self._counted([topic]))[topic]
-        return await self._log.append(self._outgoing(event, topic, count, None))
+        return await self._log.append(self._outgoing(event, route, count, None))
 
     async def publish_batch(self, events: Sequence[Event]) -> list[Address]:
         """Append events, all of them in one trace."""
-        topics = [self._topic_of(event) for event in events]
-        counts = await self._counted(set(topics))
+        routes = [self._route_of(event) for event in events]
+        counts = await self._counted({topic for topic, _ in routes})
         trace = new_traceparent()
         return await self._log.append_all(
-            [
-                self._outgoing(event, topic, counts[topic], trace)
-                for event, topic in zip(events, topics, strict=True)
-            ]
+            self._outgoing(event, route, counts[route[0]], trace)
+            for event, route in zip(events, routes, strict=True)
         )
 
     async def subscribe(
@@ -181,18 +185,23 @@ class LogBus:
             self._counts.update(await self._log.partition_counts(missing))
         return self._counts
 
-    def _topic_of(self, event: Event) -> str:
-        return self._settings.topic(self._spec_of(event).name)
+    def _route_of(self, event: Event) -> _Route:
+        kind = type(event)
+        known = self._routes.get(kind)
+        if known is not None:
+            return known
+        if isinstance(event, StageRequest):  # its topic is named in the event, so not remembered
+            spec = stage_topic(event.stage)
+            return self._settings.topic(spec.name), spec
+        for ancestor in kind.__mro__:
+            if spec_of_kind := self._specs.get(ancestor):
+                route = self._settings.topic(spec_of_kind.name), spec_of_kind
+                self._routes[kind] = route
+                return route
+        raise Misconfigured(f"no topic of the catalogue holds {kind.__name__}")
 
-    def _spec_of(self, event: Event) -> TopicSpec:
-        if isinstance(event, StageRequest):
-            return stage_topic(event.stage)
-        for kind in type(event).__mro__:
-            if spec := self._specs.get(kind):
-                return spec
-        raise Misconfigured(f"no topic of the catalogue holds {type(event).__name__}")
-
-    def _outgoing(self, event: Event, topic: str, count: int, trace: bytes | None) -> Outgoing:
+    def _outgoing(self, event: Event, route: _Route, count: int, trace: bytes | None) -> Outgoing:
+        topic, spec = route
         match event:
             case LaneOpened():
                 partition = event.partition
@@ -201,10 +210,12 @@ class LogBus:
             case _:
                 partition = home_partition(event.partition_key, count)
         encoded = encode(event, source=self._source, traceparent=trace)
-        if encoded.size_bytes > RECORD_BYTES_MAX:
+        limit = spec.record_bytes_max
+        # Most are far below the limit: adding up their headers would cost more than the check.
+        if len(encoded.value) + _REST_BYTES_MAX > limit and encoded.size_bytes > limit:
             raise InputTooLarge(
                 f"{type(event).__name__} {event.event_id} is {encoded.size_bytes} bytes as a "
-                f"record; the limit is {RECORD_BYTES_MAX}"
+                f"record; the limit is {limit}"
             )
         return Outgoing(TopicPartition(topic, partition), encoded)
 

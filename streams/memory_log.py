@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aiokafka import TopicPartition
@@ -190,9 +190,9 @@ class MemoryLog:
         """Append a record."""
         return self._append(record.target, record.encoded)
 
-    async def append_all(self, records: Sequence[Outgoing]) -> list[Address]:
+    async def append_all(self, records: Iterable[Outgoing]) -> list[Address]:
         """Append records."""
-        return [self._append(record.target, record.encoded) for record in records]
+        return [self._append(record.target, record.encoded) for record in list(records)]
 
     def reader(self) -> _MemoryReader:
         """Make a reader, not started."""

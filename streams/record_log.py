@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -102,8 +102,11 @@ class RecordLog(Protocol):
     async def append(self, record: Outgoing) -> Address:
         """Append a record, acknowledged."""
 
-    async def append_all(self, records: Sequence[Outgoing]) -> list[Address]:
-        """Append records, acknowledged, in order within each partition."""
+    async def append_all(self, records: Iterable[Outgoing]) -> list[Address]:
+        """Append records, acknowledged, in order within each partition.
+
+        Takes all of `records` before it writes any.
+        """
 
     def reader(self) -> RecordReader:
         """Make a reader, not started."""
