@@ -1,6 +1,14 @@
 """Runs the command line: `python -m gateway`."""
 
-from gateway.cli import main
+import sys
+
+from gateway.exits import ExitCode
 
 if __name__ == "__main__":
-    main()
+    try:
+        # Within the try: an impatient Ctrl-C may come while packages are imported.
+        from gateway.cli import main
+
+        main()
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.INTERRUPTED)

@@ -6,6 +6,7 @@ Standard output is for data. On `console` a line is for people, on `json` it is 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING, TextIO
 
@@ -38,6 +39,14 @@ def configure_logging(
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     to = sys.stderr if stream is None else stream
     handler = logging.StreamHandler(to)
+    # Faust's services log under the module of the class that extends them, which is ours.
+    handler.addFilter(
+        lambda line: (
+            level <= logging.DEBUG
+            or line.levelno >= libraries_level
+            or f"{os.sep}mode{os.sep}" not in line.pathname
+        )
+    )
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=(*_SHARED, structlog.stdlib.ExtraAdder()),

@@ -34,4 +34,4 @@ async def _demo(settings: Settings, clock: StartClock) -> None:
     async with platform(settings, roles=frozenset(ROLES), tell=tell) as running:
         tell(f"✓ the worker serves, its log: {running.worker.log}")
         await running.while_all_runs(show(running, clock))
-        print_text("\nEverything is stopped now; the data stays. To go on: ./millstream up\n")
+    print_text("\nEverything is stopped; the data stays. To go on: ./millstream up\n")

@@ -125,6 +125,15 @@ def _rejections(stage: Stage, asked: dict[str, object]) -> None:
         result = stage.rejected.get(request_id)
         if result is not None:
             print_text(f"  ✗ {result.user_id} ({request_id}): {reason_text(result.reason)}\n")
+    limited = [
+        one
+        for one in stage.rejected.values()
+        if one.reason and one.reason.retry_after_s is not None
+    ]
+    if len(limited) > 1:
+        print_text(
+            "  (the limit counts the last minute, so what an earlier demo asked in it too)\n"
+        )
     if not stage.rejected:
         print_text("  nobody was: the policy of this run lets everybody in\n")
 

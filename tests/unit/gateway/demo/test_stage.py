@@ -1,0 +1,79 @@
+"""Several answers in one terminal come one after the other, whole."""
+
+from __future__ import annotations
+
+from gateway.demo.stage import Stage
+from schemas.base import Address, Event, Reason
+from schemas.events import AgentResult, AgentToken, ResultStatus
+from streams.bus import Delivery
+
+
+def token(request_id: str, text: str, seq: int = 0, attempt: int = 1000) -> AgentToken:
+    return AgentToken(
+        user_id="ada", request_id=request_id, session_id="s", attempt=attempt, seq=seq, text=text
+    )
+
+
+def result(
+    request_id: str, output: str | None, status: ResultStatus = "completed", attempt: int = 1000
+) -> AgentResult:
+    return AgentResult(
+        user_id="ada",
+        request_id=request_id,
+        session_id="s",
+        status=status,
+        output=output,
+        reason=None if status == "completed" else Reason(code="forbidden", message="no"),
+        attempt=attempt,
+        model="local",
+        source=Address(topic="t", partition=0, offset=0),
+        accepted_at_ms=1,
+    )
+
+
+def shown(*events: Event) -> tuple[str, Stage]:
+    pieces: list[str] = []
+    stage = Stage({"a": "asks a", "b": "asks b"}, pieces.append)
+    for event in events:
+        stage.take(Delivery(event, Address(topic="t", partition=0, offset=0), 1))
+    return "".join(pieces), stage
+
+
+def test_an_answer_is_shown_token_by_token_before_it_is_finished() -> None:
+    text, stage = shown(token("a", "one"), token("a", " two", 1))
+    assert text == "\n  asks a\n    one two"
+    assert stage.waiting == ("a", "b")
+    assert stage.tokens_seen
+
+
+def test_a_second_answer_waits_until_the_first_is_finished() -> None:
+    text, stage = shown(token("a", "one"), token("b", "1"), result("b", "1"), token("a", " two", 1))
+    assert "asks b" not in text
+    text, stage = shown(
+        token("a", "one"), token("b", "1"), result("b", "1"), result("a", "one two")
+    )
+    assert text.index("one two") < text.index("asks b") < text.index("\n    1\n")
+    assert stage.waiting == ()
+
+
+def test_an_attempt_that_was_lost_is_told_and_the_answer_begins_anew() -> None:
+    text, _ = shown(token("a", "old"), token("a", "new", 0, attempt=2000))
+    assert text == (
+        "\n  asks a\n    old\n    (an attempt was lost, the answer begins anew)\n    new"
+    )
+
+
+def test_a_rejection_is_kept_for_afterwards() -> None:
+    text, stage = shown(result("a", None, "rejected"))
+    assert text == ""
+    assert set(stage.rejected) == {"a"}
+    assert not stage.tokens_seen
+
+
+def test_what_nobody_here_asked_is_left_out() -> None:
+    assert shown(token("c", "one"), result("c", "one"))[0] == ""
+
+
+def test_a_failure_is_told_with_its_reason() -> None:
+    text, _ = shown(result("a", None, "failed"))
+    assert "failed, forbidden: no" in text

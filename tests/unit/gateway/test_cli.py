@@ -1,0 +1,130 @@
+"""The command line: wrong usage, and errors told in a line with their exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gateway.cli import app
+from gateway.connect import PROJECT
+
+runner = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_runs_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLSTREAM_DATA_DIR", str(tmp_path))
+
+
+def test_help_names_every_command_and_the_exit_codes() -> None:
+    shown = runner.invoke(app, ["--help"])
+    assert shown.exit_code == 0
+    names = ("up", "worker", "submit", "tail", "history", "topics", "doctor", "demo", "Exit codes")
+    assert all(name in shown.stdout for name in names)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["submit", "Hi"],
+        ["submit", "Hi", "--user", "a\tb"],
+        ["submit", "Hi", "--user", "ada", "--timeout", "0"],
+        ["up", "--brokers", "2"],
+        ["up", "--policy", "/nowhere.yaml"],
+        ["worker", "--role", "lane"],
+        ["history", "--since", "yesterday", "--topic", "results"],
+        ["tail", "results", "--from", "then"],
+        ["nothing"],
+    ],
+)
+def test_wrong_usage_exits_2(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLSTREAM_KAFKA", "127.0.0.1:1")
+    assert runner.invoke(app, arguments).exit_code == 2
+
+
+def test_a_topic_that_is_misspelt_is_told_the_right_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLSTREAM_KAFKA", "127.0.0.1:1")
+    shown = runner.invoke(app, ["tail", "reslts"])
+    assert shown.exit_code == 2
+    assert "did you mean results?" in " ".join(shown.stderr.replace("│", "").split())
+
+
+@pytest.mark.parametrize("command", [["submit", "Hi", "--user", "ada"], ["history"], ["topics"]])
+def test_where_nothing_runs_it_exits_6_and_says_what_to_start(command: list[str]) -> None:
+    shown = runner.invoke(app, command)
+    assert shown.exit_code == 6
+    assert shown.stderr.startswith("error: nothing runs here: start `millstream up`")
+    assert shown.stdout == ""
+
+
+def test_a_kafka_that_does_not_answer_exits_6(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLSTREAM_KAFKA", "127.0.0.1:1")
+    shown = runner.invoke(app, ["topics"])
+    assert shown.exit_code == 6
+    assert "127.0.0.1:1" in shown.stderr
+
+
+def test_a_wrong_setting_exits_6_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLSTREAM_PARTITIONS", "none")
+    shown = runner.invoke(app, ["history"])
+    assert shown.exit_code == 6
+    assert "MILLSTREAM_PARTITIONS" in shown.stderr
+
+
+def test_an_error_that_nobody_foresaw_is_one_line_and_a_traceback_on_demand(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "endpoints.json").mkdir()
+    shown = runner.invoke(app, ["history"])
+    assert shown.exit_code == 1
+    assert shown.stderr.startswith("error: IsADirectoryError")
+    assert isinstance(runner.invoke(app, ["--debug", "history"]).exception, IsADirectoryError)
+
+
+def test_doctor_exits_1_and_says_what_to_do_about_what_is_wrong() -> None:
+    shown = runner.invoke(app, ["doctor", "--json"])
+    assert shown.exit_code == 1
+    findings = {one["name"]: one for one in map(json.loads, shown.stdout.splitlines())}
+    assert findings["python"]["level"] == "ok"
+    assert findings["kafka"]["level"] == "wrong"
+    assert findings["kafka"]["remedy"]
+
+
+def test_doctor_reads_the_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("users: {ada: {roles: [nobody]}}")
+    monkeypatch.setenv("MILLSTREAM_POLICY_FILE", str(policy))
+    shown = runner.invoke(app, ["doctor"])
+    assert "✗ policy:" in shown.stdout
+    assert "nobody" in shown.stdout
+
+
+def test_the_script_of_the_checkout_runs_from_any_folder(tmp_path: Path) -> None:
+    (tmp_path / "streams").mkdir()
+    (tmp_path / "streams" / "__init__.py").write_text("raise SystemExit(99)")
+    told = subprocess.run(
+        [PROJECT / "millstream", "tail", "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (told.returncode, told.stderr) == (0, "")
+    assert "Follow a topic" in told.stdout
+
+
+def test_the_module_runs_as_a_program() -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "gateway", "nothing"],
+        cwd=PROJECT,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert told.returncode == 2

@@ -1,0 +1,55 @@
+"""Exit codes are what scripts were promised."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from gateway.exits import exit_code_of_error, exit_code_of_result
+from schemas.base import Address
+from schemas.errors import (
+    InputTooLarge,
+    LaneLost,
+    MillstreamError,
+    Misconfigured,
+    ServiceUnavailable,
+    TopicDrift,
+)
+from schemas.events import AgentResult, ResultStatus
+
+CODES = {
+    "completed": 0,
+    "rejected": 3,
+    "failed": 4,
+    "expired": 4,
+    "cancelled": 4,
+    "interrupted": 4,
+}
+
+
+@pytest.mark.parametrize("status", get_args(ResultStatus))
+def test_a_result_s_status_decides_the_exit_code(status: ResultStatus) -> None:
+    result = AgentResult(
+        user_id="ada",
+        request_id="r",
+        session_id="s",
+        status=status,
+        source=Address(topic="t", partition=0, offset=0),
+        accepted_at_ms=1,
+    )
+    assert exit_code_of_result(result) == CODES[status]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Misconfigured("x"), 6),
+        (TopicDrift("x"), 6),
+        (ServiceUnavailable("x"), 6),
+        (InputTooLarge("x"), 3),
+        (LaneLost("x"), 1),
+    ],
+)
+def test_an_error_s_type_decides_the_exit_code(error: MillstreamError, code: int) -> None:
+    assert exit_code_of_error(error) == code

@@ -1,0 +1,88 @@
+"""A request is followed from its publishing to its end."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.follow import earlier_result, submitted
+from schemas.base import Address, Reason
+from schemas.events import AgentRequest, AgentResult, AgentToken, DeadLetter
+from schemas.topics import catalogue
+from streams.bus import EventBus
+from streams.memory_bus import MemoryBus
+from streams.memory_log import MemoryBroker
+from streams.settings import Settings
+
+REQUEST = AgentRequest(user_id="ada", input="Hi", request_id="r", session_id="s")
+
+
+def token(request_id: str = "r") -> AgentToken:
+    return AgentToken(
+        user_id="ada", request_id=request_id, session_id="s", attempt=1, seq=0, text="Hello"
+    )
+
+
+def result() -> AgentResult:
+    return AgentResult(
+        user_id="ada",
+        request_id="r",
+        session_id="s",
+        status="completed",
+        output="Hello",
+        source=Address(topic="t", partition=0, offset=0),
+        accepted_at_ms=1,
+    )
+
+
+def letter(source: Address) -> DeadLetter:
+    return DeadLetter(
+        reason=Reason(code="wrong_shape", message="no"),
+        source=source,
+        source_at_ms=1,
+        key=None,
+        value=None,
+    )
+
+
+@pytest.fixture
+def bus() -> MemoryBus:
+    settings = Settings()
+    broker = MemoryBroker(settings)
+    broker.create_topics(catalogue())
+    return MemoryBus(settings, broker)
+
+
+async def types(bus: EventBus, *after: object) -> list[str]:
+    async with asyncio.timeout(10), submitted(bus, REQUEST) as (address, coming):
+        for event in after:
+            await bus.publish(letter(address) if event == "letter" else event)  # type: ignore[arg-type]
+        return [type(delivery.event).__name__ async for delivery in coming]
+
+
+async def test_tokens_come_until_the_result(bus: MemoryBus) -> None:
+    async with bus:
+        told = await types(bus, token(), result())
+    # The two topics have no order between them.
+    assert told[-1] == "AgentResult"
+
+
+async def test_what_concerns_another_request_is_left_out(bus: MemoryBus) -> None:
+    async with bus:
+        elsewhere = Address(topic="t", partition=0, offset=99)
+        assert await types(bus, token("other"), letter(elsewhere), result()) == ["AgentResult"]
+
+
+async def test_a_dead_letter_of_the_record_ends_it(bus: MemoryBus) -> None:
+    async with bus:
+        assert await types(bus, "letter") == ["DeadLetter"]
+
+
+async def test_an_earlier_result_of_the_same_id_is_found(bus: MemoryBus) -> None:
+    async with bus:
+        assert await earlier_result(bus, REQUEST) is None
+        await bus.publish(result())
+        found = await earlier_result(bus, REQUEST)
+    assert found is not None
+    assert found.event == result()

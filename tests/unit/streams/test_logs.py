@@ -1,0 +1,73 @@
+"""Logs of our own and of libraries go to one stream, in one form."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from streams.logs import configure_logging
+from streams.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    configuration = structlog.get_config()
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.configure(**configuration)
+
+
+def lines(settings: Settings) -> list[str]:
+    stream = io.StringIO()
+    configure_logging(settings, stream=stream)
+    structlog.get_logger("streams.lane").info("lane open", partition=3)
+    structlog.get_logger("streams.lane").debug("detail")
+    logging.getLogger("aiokafka.client").info("chatter")
+    logging.getLogger("aiokafka.client").warning("trouble with %s", "node 1")
+    return stream.getvalue().splitlines()
+
+
+def test_json_has_one_object_per_line_with_time_level_and_logger() -> None:
+    told = [json.loads(line) for line in lines(Settings(log_format="json"))]
+    assert [(one["event"], one["level"], one["logger"]) for one in told] == [
+        ("lane open", "info", "streams.lane"),
+        ("trouble with node 1", "warning", "aiokafka.client"),
+    ]
+    assert told[0]["partition"] == 3
+    assert told[0]["timestamp"].endswith("Z")
+
+
+def test_console_lines_are_plain_where_there_is_no_terminal() -> None:
+    told = lines(Settings())
+    assert len(told) == 2
+    assert "lane open" in told[0]
+    assert "\x1b" not in "".join(told)
+
+
+def test_the_level_of_the_settings_holds() -> None:
+    assert lines(Settings(log_format="json", log_level="error")) == []
+    told = lines(Settings(log_format="json", log_level="debug"))
+    assert [json.loads(one)["event"] for one in told] == [
+        "lane open",
+        "detail",
+        "chatter",
+        "trouble with node 1",
+    ]
+
+
+def test_an_exception_is_written_with_its_traceback() -> None:
+    stream = io.StringIO()
+    configure_logging(Settings(log_format="json"), stream=stream)
+    try:
+        int("broken")
+    except ValueError:
+        structlog.get_logger("streams").exception("failed")
+    assert "ValueError: invalid literal" in json.loads(stream.getvalue())["exception"]
