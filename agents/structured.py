@@ -11,7 +11,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-import jsonschema  # type: ignore[import-untyped]
+import jsonschema
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 from referencing import Registry
 from typing_extensions import override

@@ -27,6 +27,9 @@ from schemas.events import (
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 
+RECORD_BYTES_MAX = 1_000_000
+"""Largest record that is written; below the broker's default `message.max.bytes` of 1,048,588."""
+
 Placement = Literal["per_user", "per_lane"]
 
 
@@ -45,6 +48,7 @@ class TopicSpec:
     retention_ms: int | None
     placement: Placement = "per_user"
     public: bool = True
+    record_bytes_max: int = RECORD_BYTES_MAX
 
     @property
     def compacted(self) -> bool:
@@ -61,7 +65,10 @@ class TopicSpec:
             if self.retention_ms is None
             else {"cleanup.policy": "delete", "retention.ms": str(self.retention_ms)}
         )
-        return {**cleanup, "message.timestamp.type": "LogAppendTime"}
+        configs = {**cleanup, "message.timestamp.type": "LogAppendTime"}
+        if self.record_bytes_max > RECORD_BYTES_MAX:
+            configs["max.message.bytes"] = str(self.record_bytes_max)
+        return configs
 
 
 REQUESTS = TopicSpec(
@@ -95,6 +102,8 @@ DEAD_LETTERS = TopicSpec(
     "Records that could not be read, whole, with the reason",
     30 * DAY_MS,
     placement="per_lane",
+    # The largest record that the broker takes, in base64, and why it could not be read.
+    record_bytes_max=2 * RECORD_BYTES_MAX,
 )
 
 BASE_TOPICS: tuple[TopicSpec, ...] = (

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 
+from schemas.topics import DEAD_LETTERS
+
 if TYPE_CHECKING:
     from streams.settings import Settings
 
-RECORD_BYTES_MAX = 1_000_000
-"""Largest record that is written; below the broker's default `message.max.bytes` of 1,048,588."""
+_REQUEST_BYTES_MAX = DEAD_LETTERS.record_bytes_max + 4096
 
 _FETCH_WAIT_MS = 100
 _METADATA_MAX_AGE_MS = 30_000
@@ -22,7 +23,7 @@ def idempotent_producer(settings: Settings) -> AIOKafkaProducer:
     return AIOKafkaProducer(
         bootstrap_servers=settings.kafka,
         enable_idempotence=True,
-        max_request_size=RECORD_BYTES_MAX + 4096,
+        max_request_size=_REQUEST_BYTES_MAX,
         metadata_max_age_ms=_METADATA_MAX_AGE_MS,
     )
 
@@ -33,7 +34,7 @@ def transactional_producer(settings: Settings, transactional_id: str) -> AIOKafk
         bootstrap_servers=settings.kafka,
         transactional_id=transactional_id,
         transaction_timeout_ms=int(settings.commit_timeout_s * 2000),
-        max_request_size=RECORD_BYTES_MAX + 4096,
+        max_request_size=_REQUEST_BYTES_MAX,
         metadata_max_age_ms=_METADATA_MAX_AGE_MS,
     )
 

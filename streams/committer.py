@@ -25,7 +25,7 @@ from aiokafka.errors import (
 )
 
 from schemas.errors import LaneFenced, LaneLost, MillstreamError
-from streams.clients import RECORD_BYTES_MAX
+from schemas.topics import RECORD_BYTES_MAX
 from streams.codec import Encoded
 
 log = structlog.get_logger(__name__)
@@ -46,11 +46,12 @@ class CommitRefused(MillstreamError):
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A record to be written: physical topic, partition, content."""
+    """A record to be written: physical topic, partition, content, and the most it may have."""
 
     topic: str
     partition: int
     encoded: Encoded
+    bytes_max: int = RECORD_BYTES_MAX
 
 
 @dataclass(slots=True, eq=False)
@@ -240,9 +241,9 @@ def _lost(error: BaseException, what: str) -> LaneLost:
 def _oversized(records: tuple[Outgoing, ...]) -> CommitRefused | None:
     """Find a record that the broker would refuse: better not to begin at all."""
     for record in records:
-        if record.encoded.size_bytes > RECORD_BYTES_MAX:
+        if record.encoded.size_bytes > record.bytes_max:
             return CommitRefused(
                 f"a record for {record.topic} has {record.encoded.size_bytes} bytes, "
-                f"more than {RECORD_BYTES_MAX}"
+                f"more than {record.bytes_max}"
             )
     return None

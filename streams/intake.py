@@ -17,7 +17,7 @@ from streams.codec import ORIGIN, decode, header
 REQUEST_BYTES_MAX = 950_000
 """Largest record of a request: what it grows by on its way must not pass the broker's limit."""
 
-DEAD_LETTER_BYTES_MAX = 680_000
+DEAD_LETTER_BYTES_MAX = 1_400_000
 """Most bytes of a record that its dead letter keeps: in base64 they are a third more."""
 
 _JSON_PER_HEADER_BYTES = 16

@@ -13,42 +13,29 @@ from contextlib import suppress
 from typing import Any
 
 import structlog
-from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from agents.factory import RunPlan
-from middleware.base import MiddlewareContext
 from schemas.base import Event
-from schemas.errors import InputTooLarge, LaneLost, MillstreamError, Poison, Rejected
+from schemas.errors import LaneLost, Poison
 from schemas.events import (
     ATTEMPTS_PER_GENERATION,
     AgentResult,
     CheckpointSaved,
     CostRecorded,
-    Decision,
     LaneOpened,
     ResolvedRequest,
     StageRequest,
 )
 from schemas.reasons import reason_of
-from schemas.topics import (
-    CHECKPOINTS,
-    COSTS,
-    DEAD_LETTERS,
-    DECISIONS,
-    LANES,
-    REQUESTS,
-    RESULTS,
-    SESSIONS,
-    TopicSpec,
-)
+from schemas.topics import REQUESTS, TOKENS
 from streams import outcomes
-from streams.checkpoints import CheckpointSource
+from streams.admission import Admission, admit
 from streams.clients import transactional_producer
-from streams.codec import Encoded, encode, traceparent_of
-from streams.committer import CommitRefused, Committer, Outgoing
+from streams.codec import traceparent_of
+from streams.committer import CommitRefused, Committer
 from streams.intake import InputRecord, dead_letter, origin_header
 from streams.lane_follow import follow
+from streams.lane_output import LaneOutput
 from streams.lane_parts import LaneServices, Stage
 from streams.lane_restore import restore
 from streams.lane_state import LaneState, RequestKey, request_key, session_key
@@ -60,11 +47,6 @@ from streams.tokens import TokenPublisher
 from streams.window import Entry, Window
 
 log = structlog.get_logger(__name__)
-
-_TOPIC_OF: dict[str, TopicSpec] = {
-    spec.event.model_fields["type"].default: spec
-    for spec in (RESULTS, DECISIONS, COSTS, CHECKPOINTS, SESSIONS, LANES, DEAD_LETTERS)
-}
 
 
 class Lane:
@@ -86,35 +68,31 @@ class Lane:
         self._stage = stage
         self._partition = partition
         self._window = window
-        self._source = f"/{settings.namespace}/{stage.name}/{partition}"
         self._state = LaneState(stage.name, stage.pipeline(), hands_over=stage.next is not None)
         self._in_flight: set[RequestKey] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sessions = SessionQueues(self._failed)
         self._reader = PartitionReader(settings)
+        name = f"{settings.namespace}-{stage.name}-{partition}"
         self._committer = Committer(
             [
-                transactional_producer(
-                    settings, f"{settings.namespace}-{stage.name}-{partition}-{number}"
-                )
+                transactional_producer(settings, f"{name}-{number}")
                 for number in range(settings.transactional_producers)
             ],
             records_max=settings.commit_records_max,
             timeout_s=settings.commit_timeout_s,
             on_lost=self._lose,
         )
-        checkpoints = TopicPartition(settings.topic(CHECKPOINTS.name), partition)
-        self._checkpoints = CheckpointSource(
-            reader=self._reader, partition=checkpoints, peek=services.peek_checkpoint
+        self._output = LaneOutput(
+            settings,
+            services,
+            stage,
+            partition,
+            state=self._state,
+            committer=self._committer,
+            reader=self._reader,
         )
-        self._checkpoints_partition = checkpoints
-        self._checkpoints_floor = 0
         self.lost: asyncio.Future[LaneLost] = asyncio.get_running_loop().create_future()
-
-    @property
-    def generation(self) -> int:
-        """The number of this owner, higher than all before it."""
-        return self._state.generation
 
     async def open(self) -> None:
         """Fence, restore, announce. Raises `LaneLost` or `ServiceUnavailable`."""
@@ -128,8 +106,7 @@ class Lane:
             partition=self._partition,
             now_ms=started_ms,
         )
-        ends = await self._reader.ends([self._checkpoints_partition])
-        self._checkpoints_floor = ends[self._checkpoints_partition]
+        await self._output.open()
         if self._state.pipeline.needs:
             self._spawn(follow(self._state, self._settings, self._partition, restored.ends))
         self._state.generation += 1
@@ -140,7 +117,7 @@ class Lane:
             worker=self._services.worker,
             at_ms=self._services.clock_ms(),
         )
-        await self._committer.submit([self._outgoing(opened, None)])
+        await self._output.commit([opened])
         log.info(
             "lane open",
             stage=self._stage.name,
@@ -151,14 +128,12 @@ class Lane:
         )
 
     async def idle(self, timeout_s: float) -> bool:
-        """Wait until nothing runs; tell whether that came within `timeout_s`."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        while tasks := self._tasks | self._sessions.tasks:
-            left_s = deadline - loop.time()
-            if left_s <= 0:
-                return False
-            await asyncio.wait(tasks, timeout=left_s)
+        """Wait until no record is worked on; tell whether that came within `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._window.empty()
+        except TimeoutError:
+            return False
         return True
 
     async def close(self) -> None:
@@ -170,7 +145,14 @@ class Lane:
         await self._reader.stop()
 
     def serve(self, entry: Entry[InputRecord]) -> None:
-        """Take one record on its way. Called in offset order; never waits."""
+        """Take one record on its way. Called in offset order; never waits, never raises."""
+        try:
+            self._serve(entry)
+        # Faust would take an exception for an ack, and the record would be lost.
+        except Exception as error:  # noqa: BLE001
+            self._failed(error)
+
+    def _serve(self, entry: Entry[InputRecord]) -> None:
         record = entry.record
         try:
             request, passed = self._stage.read(record)
@@ -190,71 +172,91 @@ class Lane:
             self._window.done(entry)
             return
         self._in_flight.add(key)
-        self._admit(entry, request, passed, traceparent_of(record))
+        self._admit(entry, request, passed)
 
     def _admit(
+        self, entry: Entry[InputRecord], request: ResolvedRequest, passed: StageRequest | None
+    ) -> None:
+        traceparent = traceparent_of(entry.record)
+        admission = admit(
+            request,
+            self._state,
+            self._services.factory,
+            input_bytes_max=self._settings.input_bytes_max,
+        )
+        if admission.refused is not None:
+            self._spawn(self._refuse(entry, request, admission, traceparent))
+        elif self._stage.next is not None:
+            onward = outcomes.onward(request, admission.decision, passed, self._stage.next)
+            events = [admission.decision, onward]
+            self._spawn(self._finish(entry, request, events, traceparent))
+        else:
+            reserves = admission.decision.reserved_micros > 0
+            committed: asyncio.Future[Any] | None = None
+            if admission.is_new:
+                committed = self._output.queue(admission.decision, traceparent, lazy=not reserves)
+            # A call that costs waits for its reservation to be committed.
+            wait_for = committed if reserves else None
+            self._sessions.submit(
+                session_key(request),
+                lambda: self._run(entry, request, admission, wait_for, traceparent),
+            )
+
+    async def _refuse(
         self,
         entry: Entry[InputRecord],
         request: ResolvedRequest,
-        passed: StageRequest | None,
+        admission: Admission,
         traceparent: bytes,
     ) -> None:
-        plan: RunPlan | None = None
-        decision = self._state.decided.get(request_key(request))
-        committed: asyncio.Future[Any] | None = None
-        if decision is None:
-            try:
-                plan = self._plan(request)
-                decision = self._decide(request, plan)
-            except Rejected as rejection:
-                decision = outcomes.refusal(
-                    request, rejection, stage=self._stage.name, generation=self._state.generation
-                )
-            # Nobody waits for a refusal's decision apart from its result: they go together.
-            if decision.admitted and self._stage.next is None:
-                committed = self._committer.submit(
-                    [self._outgoing(decision, traceparent)], lazy=decision.reserved_micros == 0
-                )
-        if not decision.admitted:
-            rejected = outcomes.result(
+        result = outcomes.result(
+            request,
+            at_ms=self._services.clock_ms(),
+            status="failed" if admission.decision.admitted else "rejected",
+            reason=admission.refused,
+        )
+        decisions = [admission.decision] if admission.is_new else []
+        await self._finish(
+            entry, request, [*decisions, *self._settled(request, result)], traceparent
+        )
+
+    async def _run(
+        self,
+        entry: Entry[InputRecord],
+        request: ResolvedRequest,
+        admission: Admission,
+        wait_for: asyncio.Future[Any] | None,
+        traceparent: bytes,
+    ) -> None:
+        if wait_for is not None:
+            await wait_for
+        tokens = TokenPublisher(
+            self._services.producer,
+            topic=self._settings.topic(TOKENS.name),
+            partition=self._partition,
+            source=self._output.source,
+            traceparent=traceparent,
+        )
+        head = self._output.head(session_key(request))
+
+        async def load_checkpoint() -> CheckpointSaved | None:
+            return None if head is None else await self._output.load_checkpoint(head)
+
+        assert admission.plan is not None  # noqa: S101  what is not refused has a plan
+        with self._services.metrics.runs_in_flight.track_inprogress():
+            outcome = await self._services.executor.run(
                 request,
-                at_ms=self._services.clock_ms(),
-                status="rejected",
-                reason=decision.reason,
+                admission.plan,
+                attempt=self._state.generation * ATTEMPTS_PER_GENERATION,
+                load_checkpoint=load_checkpoint,
+                emit=tokens.write,
             )
-            events = [decision, *self._settled(request, rejected)]
-            self._spawn(self._commit(entry, request, events, traceparent))
-        elif self._stage.next is not None:
-            onward = outcomes.onward(request, decision, passed, self._stage.next)
-            self._spawn(self._commit(entry, request, [decision, onward], traceparent))
-        else:
-            run_plan = plan or self._plan(request)
-            # A call that costs waits for its reservation to be committed.
-            wait_for = committed if decision.reserved_micros else None
-            self._sessions.submit(
-                session_key(request),
-                lambda: self._run(entry, request, run_plan, wait_for, traceparent),
-            )
-
-    def _plan(self, request: ResolvedRequest) -> RunPlan:
-        size_bytes = len(request.input.encode())
-        if size_bytes > self._settings.input_bytes_max:
-            raise InputTooLarge(
-                f"the input has {size_bytes} bytes, more than {self._settings.input_bytes_max}; "
-                "shorten it, or raise MILLSTREAM_INPUT_BYTES_MAX on the workers"
-            )
-        return self._services.factory.plan(request)
-
-    def _decide(self, request: ResolvedRequest, plan: RunPlan) -> Decision:
-        context = MiddlewareContext(
-            request=request,
-            now_ms=request.at_ms,
-            model=plan.model,
-            output_tokens_max=plan.output_tokens_max,
-        )
-        return self._state.pipeline.decide(
-            context, generation=self._state.generation, stage=self._stage.name
-        )
+        events = self._settled(request, outcome.result)
+        if outcome.checkpoint is not None:
+            events += [outcome.checkpoint, self._output.head_of(outcome.checkpoint, head)]
+        # The result comes after its tokens: whoever has read the result can read all of them.
+        await tokens.flush()
+        await self._finish(entry, request, events, traceparent)
 
     def _settled(self, request: ResolvedRequest, result: AgentResult) -> list[Event]:
         """Take a result back through the chain: the result to commit, and what goes with it."""
@@ -266,85 +268,29 @@ class Lane:
                 pipeline.fold(event)
         return events
 
-    async def _run(
-        self,
-        entry: Entry[InputRecord],
-        request: ResolvedRequest,
-        plan: RunPlan,
-        wait_for: asyncio.Future[Any] | None,
-        traceparent: bytes,
-    ) -> None:
-        if wait_for is not None:
-            await wait_for
-        tokens = TokenPublisher(
-            self._services.producer,
-            topic=self._settings.topic("tokens"),
-            partition=self._partition,
-            source=self._source,
-            traceparent=traceparent,
-        )
-        head = self._state.heads.get(session_key(request))
-
-        async def load_checkpoint() -> CheckpointSaved | None:
-            return None if head is None else await self._checkpoints.load(head)
-
-        with self._services.metrics.runs_in_flight.track_inprogress():
-            outcome = await self._services.executor.run(
-                request,
-                plan,
-                attempt=self._state.generation * ATTEMPTS_PER_GENERATION,
-                load_checkpoint=load_checkpoint,
-                emit=tokens.write,
-            )
-        events = self._settled(request, outcome.result)
-        if outcome.checkpoint is not None:
-            # Only this lane writes to its partition, so the record cannot stand before the floor.
-            floor = self._checkpoints_floor
-            events += [
-                outcome.checkpoint,
-                outcomes.head(outcome.checkpoint, head, offset_min=floor),
-            ]
-        # The result comes after its tokens: whoever has read the result can read all of them.
-        await tokens.flush()
-        try:
-            await self._commit(entry, request, events, traceparent)
-        except CommitRefused as refused:
-            failed = outcomes.result(
-                request,
-                at_ms=self._services.clock_ms(),
-                status="failed",
-                reason=reason_of(refused),
-                attempt=outcome.result.attempt,
-                last_seq=outcome.result.last_seq,
-                usage=outcome.result.usage,
-                model=outcome.result.model,
-            )
-            spent = [event for event in events if isinstance(event, CostRecorded)]
-            await self._commit(entry, request, [failed, *spent], traceparent)
-
-    async def _commit(
+    async def _finish(
         self,
         entry: Entry[InputRecord],
         request: ResolvedRequest,
         events: Sequence[Event],
         traceparent: bytes,
     ) -> None:
-        offsets = await self._committer.submit(
-            [self._outgoing(event, traceparent) for event in events]
-        )
-        for event, offset in zip(events, offsets, strict=True):
-            self._state.apply(event)
-            if isinstance(event, CheckpointSaved):
-                self._checkpoints.keep(event)
-                self._checkpoints_floor = max(self._checkpoints_floor, offset + 1)
+        """Commit a request's outcome; if it is too large to be written, that is its outcome."""
+        try:
+            await self._output.commit(events, traceparent)
+        except CommitRefused as refused:
+            failed = outcomes.too_large(
+                request, events, at_ms=self._services.clock_ms(), reason=reason_of(refused)
+            )
+            spent = [event for event in events if isinstance(event, CostRecorded)]
+            await self._output.commit([failed, *spent], traceparent)
         self._in_flight.discard(request_key(request))
         self._window.done(entry)
 
     async def _bury(self, entry: Entry[InputRecord], poison: Poison) -> None:
         letter = dead_letter(entry.record, poison, at_ms=self._services.clock_ms())
         log.warning("dead letter", source=str(entry.record.address), reason=str(poison))
-        await self._committer.submit([self._outgoing(letter, None)])
-        self._state.apply(letter)
+        await self._output.commit([letter])
         self._window.done(entry)
 
     async def _put_right(
@@ -367,14 +313,6 @@ class Lane:
         self._services.metrics.put_right.inc()
         self._window.done(entry)
 
-    def _outgoing(self, event: Event, traceparent: bytes | None) -> Outgoing:
-        encoded: Encoded = encode(event, source=self._source, traceparent=traceparent)
-        if isinstance(event, StageRequest) and self._stage.next is not None:
-            spec = self._stage.next
-        else:
-            spec = _TOPIC_OF[event.type]  # type: ignore[attr-defined]
-        return Outgoing(self._settings.topic(spec.name), self._partition, encoded)
-
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
@@ -389,8 +327,7 @@ class Lane:
         if isinstance(error, LaneLost):
             self._lose(error)
             return
-        known = isinstance(error, MillstreamError)
-        log.error("a lane failed", partition=self._partition, exc_info=None if known else error)
+        log.error("a lane failed", partition=self._partition, exc_info=error)
         self._lose(LaneLost(f"the lane failed: {error!r}"))
 
     def _lose(self, lost: LaneLost) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from schemas.base import Event, Reason
 from schemas.errors import Rejected
 from schemas.events import (
     AgentResult,
@@ -49,6 +51,18 @@ def result(request: ResolvedRequest, *, at_ms: int, **fields: Any) -> AgentResul
         accepted_at_ms=request.at_ms,
         metadata=request.metadata,
         **fields,
+    )
+
+
+def too_large(
+    request: ResolvedRequest, events: Iterable[Event], *, at_ms: int, reason: Reason
+) -> AgentResult:
+    """Give the failed result of a request whose outcome cannot be written, with what it spent."""
+    lost = next((event for event in events if isinstance(event, AgentResult)), None)
+    if lost is None:
+        return result(request, at_ms=at_ms, status="failed", reason=reason)
+    return lost.model_copy(
+        update={"status": "failed", "reason": reason, "output": None, "structured": None}
     )
 
 

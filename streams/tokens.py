@@ -6,9 +6,9 @@ import asyncio
 from collections import deque
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
-from schemas.errors import LaneLost
+from schemas.errors import LaneLost, Terminal
 from schemas.events import AgentToken
 from streams.codec import encode
 
@@ -38,7 +38,10 @@ class TokenPublisher:
         self._sent: deque[asyncio.Future[object]] = deque()
 
     async def write(self, token: AgentToken) -> None:
-        """Hand a token record to the producer. Raises `LaneLost` if Kafka does not take it."""
+        """Hand a token record to the producer. Raises `LaneLost` if Kafka does not take it.
+
+        Raises `Terminal` for a token that no record can hold: that run fails, and no other.
+        """
         encoded = encode(token, source=self._source, traceparent=self._traceparent)
         try:
             self._sent.append(
@@ -52,6 +55,8 @@ class TokenPublisher:
             )
             while self._sent and (self._sent[0].done() or len(self._sent) > self._max):
                 await self._sent.popleft()
+        except MessageSizeTooLargeError as error:
+            raise Terminal(f"a token of {len(token.text)} characters is too large") from error
         except KafkaError as error:
             raise LaneLost(f"tokens are not acknowledged: {error!r}") from error
 

@@ -8,7 +8,7 @@ import pytest
 
 from schemas.base import Address
 from schemas.errors import NotJson, Poison, RecordTooLarge, WrongShape
-from streams.clients import RECORD_BYTES_MAX
+from schemas.topics import DEAD_LETTERS
 from streams.codec import ORIGIN, encode
 from streams.intake import (
     DEAD_LETTER_BYTES_MAX,
@@ -75,7 +75,7 @@ def test_null_and_empty_stay_apart_in_a_dead_letter() -> None:
     ("value", "headers"),
     [
         (b"x" * (DEAD_LETTER_BYTES_MAX - 3), ()),
-        (b"x" * 1_048_000, ()),
+        (b"x" * 1_048_576, ()),
         (b"", (("h", b"x" * 1_048_000),)),
         (b"", tuple((str(number), b"") for number in range(200_000))),
         (b"", (("\x01" * 500_000, None),)),
@@ -84,10 +84,10 @@ def test_null_and_empty_stay_apart_in_a_dead_letter() -> None:
 )
 def test_a_dead_letter_always_fits_into_a_record(value: bytes, headers: Headers) -> None:
     letter = dead_letter(record(value, headers=headers), Poison("why"), at_ms=1)
-    assert encode(letter, source="/test").size_bytes <= RECORD_BYTES_MAX
+    assert encode(letter, source="/test").size_bytes <= DEAD_LETTERS.record_bytes_max
 
 
 def test_a_record_too_large_to_be_kept_leaves_its_address() -> None:
-    letter = dead_letter(record(b"x" * 1_000_000), Poison("why"), at_ms=1)
+    letter = dead_letter(record(b"x" * 1_500_000), Poison("why"), at_ms=1)
     assert (letter.value, letter.key) == (None, None)
     assert "requests-2-7" in letter.reason.message

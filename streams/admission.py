@@ -1,0 +1,63 @@
+"""Admitting a request: what its run would use, and what the middleware says to that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agents.factory import AgentFactory, RunPlan
+from middleware.base import MiddlewareContext
+from schemas.base import Reason
+from schemas.errors import InputTooLarge, Rejected
+from schemas.events import Decision, ResolvedRequest
+from schemas.reasons import reason_of
+from streams import outcomes
+from streams.lane_state import LaneState, request_key
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A decision and, where the request is admitted, the plan of its run.
+
+    `is_new`: the decision was made now, so it has yet to be committed. `refused` says why there is
+    no run: the decision's own reason, or that an admitted request can no longer be planned.
+    """
+
+    decision: Decision
+    is_new: bool
+    plan: RunPlan | None
+    refused: Reason | None
+
+
+def admit(
+    request: ResolvedRequest, state: LaneState, factory: AgentFactory, *, input_bytes_max: int
+) -> Admission:
+    """Decide on a request, once: a committed decision stands, whoever works on it after a crash."""
+    decided = state.decided.get(request_key(request))
+    try:
+        plan = _plan(request, factory, input_bytes_max)
+    except Rejected as rejection:
+        # Its template is unknown here, so no layer could be asked about the run.
+        refusal = decided or outcomes.refusal(
+            request, rejection, stage=state.stage, generation=state.generation
+        )
+        return Admission(refusal, decided is None, None, reason_of(rejection))
+    if decided is not None:
+        return Admission(decided, is_new=False, plan=plan, refused=None)
+    context = MiddlewareContext(
+        request=request,
+        now_ms=request.at_ms,
+        model=plan.model,
+        output_tokens_max=plan.output_tokens_max,
+    )
+    decision = state.pipeline.decide(context, generation=state.generation, stage=state.stage)
+    return Admission(decision, is_new=True, plan=plan, refused=decision.reason)
+
+
+def _plan(request: ResolvedRequest, factory: AgentFactory, input_bytes_max: int) -> RunPlan:
+    size_bytes = len(request.input.encode())
+    if size_bytes > input_bytes_max:
+        raise InputTooLarge(
+            f"the input has {size_bytes} bytes, more than {input_bytes_max}; "
+            "shorten it, or raise MILLSTREAM_INPUT_BYTES_MAX on the workers"
+        )
+    return factory.plan(request)

@@ -1,0 +1,119 @@
+"""What leaves a lane: events to their topics in group commits, and the state that follows them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from aiokafka import TopicPartition
+
+from schemas.base import Event
+from schemas.events import CheckpointSaved, SessionUpdated, StageRequest
+from schemas.topics import (
+    CHECKPOINTS,
+    COSTS,
+    DEAD_LETTERS,
+    DECISIONS,
+    LANES,
+    RESULTS,
+    SESSIONS,
+    TopicSpec,
+)
+from streams import outcomes
+from streams.checkpoints import CheckpointSource
+from streams.codec import encode
+from streams.committer import Committer, Outgoing
+from streams.lane_parts import LaneServices, Stage
+from streams.lane_state import LaneState
+from streams.partition_reader import PartitionReader
+from streams.settings import Settings
+
+_TOPIC_OF: dict[str, TopicSpec] = {
+    spec.event.model_fields["type"].default: spec
+    for spec in (RESULTS, DECISIONS, COSTS, CHECKPOINTS, SESSIONS, LANES, DEAD_LETTERS)
+}
+
+
+class LaneOutput:
+    """The writing side of one lane. State changes when a commit has succeeded, and only then."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        services: LaneServices,
+        stage: Stage,
+        partition: int,
+        *,
+        state: LaneState,
+        committer: Committer,
+        reader: PartitionReader,
+    ) -> None:
+        self._settings = settings
+        self._services = services
+        self._stage = stage
+        self._partition = partition
+        self._state = state
+        self._committer = committer
+        self._reader = reader
+        self._where = TopicPartition(settings.topic(CHECKPOINTS.name), partition)
+        self._checkpoints = CheckpointSource(
+            reader=reader, partition=self._where, peek=services.peek_checkpoint
+        )
+        self._checkpoints_floor = 0
+        self.source = f"/{settings.namespace}/{stage.name}/{partition}"
+
+    async def open(self) -> None:
+        """Learn where this lane's checkpoints will stand."""
+        ends = await self._reader.ends([self._where])
+        self._checkpoints_floor = ends[self._where]
+
+    async def commit(self, events: Sequence[Event], traceparent: bytes | None = None) -> None:
+        """Commit events together, then fold them.
+
+        Raises `CommitRefused` if one is too large to be written, and `LaneLost`.
+        """
+        offsets = await self._committer.submit(self._outgoing(events, traceparent))
+        for event, offset in zip(events, offsets, strict=True):
+            self._state.apply(event)
+            if isinstance(event, CheckpointSaved):
+                self._checkpoints.keep(event)
+                self._checkpoints_floor = max(self._checkpoints_floor, offset + 1)
+        window_ms = self._settings.dedup_window_s * 1000
+        self._state.forget_before(self._services.clock_ms() - window_ms)
+
+    def queue(
+        self, event: Event, traceparent: bytes, *, lazy: bool
+    ) -> asyncio.Future[tuple[int, ...]]:
+        """Queue an event that no state waits for; `lazy`: it may wait for others to go with."""
+        return self._committer.submit(self._outgoing([event], traceparent), lazy=lazy)
+
+    def head_of(self, checkpoint: CheckpointSaved, before: SessionUpdated | None) -> SessionUpdated:
+        """Give the head of a session whose next checkpoint is about to be committed."""
+        # Only this lane writes to its partition, so the record cannot stand before the floor.
+        return outcomes.head(checkpoint, before, offset_min=self._checkpoints_floor)
+
+    async def load_checkpoint(self, head: SessionUpdated) -> CheckpointSaved:
+        """Give the checkpoint that a head names. Raises `CheckpointUnreadable`."""
+        return await self._checkpoints.load(head)
+
+    def head(self, session: tuple[str, str, str]) -> SessionUpdated | None:
+        """Give a session's committed head."""
+        return self._state.heads.get(session)
+
+    def _outgoing(self, events: Sequence[Event], traceparent: bytes | None) -> list[Outgoing]:
+        return [
+            Outgoing(
+                self._settings.topic(spec.name),
+                self._partition,
+                encode(event, source=self.source, traceparent=traceparent),
+                spec.record_bytes_max,
+            )
+            for event in events
+            for spec in (self._topic_of(event),)
+        ]
+
+    def _topic_of(self, event: Any) -> TopicSpec:
+        if isinstance(event, StageRequest) and self._stage.next is not None:
+            return self._stage.next
+        return _TOPIC_OF[event.type]
