@@ -24,6 +24,9 @@ __all__ = ["KafkaLog", "KafkaReader"]
 # An idempotent producer never gives a batch up by itself: somebody must stop waiting.
 _ACKNOWLEDGED_TIMEOUT_S = 60.0
 _ENCODED_WITHOUT_PAUSE_MAX = 256
+# One batch per partition is under way at a time: with aiokafka's 16 KiB, round trips are the limit.
+_BATCH_BYTES = 131_072
+_UNCOMPRESSED = 0
 
 
 class KafkaReader:
@@ -192,12 +195,11 @@ class KafkaLog:
         return [addresses[index] for index in range(len(addresses))]
 
     async def _filled(self, records: Iterable[Outgoing]) -> dict[TopicPartition, _Lane]:
-        producer = self._producer
         lanes: dict[TopicPartition, _Lane] = {}
         for index, record in enumerate(records):
             lane = lanes.get(record.target)
             if lane is None:
-                lane = lanes[record.target] = _Lane([producer.create_batch()], [])
+                lane = lanes[record.target] = _Lane([_batch()], [])
             encoded = record.encoded
             key, value, headers = encoded.key, encoded.value, encoded.headers
             if (
@@ -205,7 +207,7 @@ class KafkaLog:
                 is None
             ):
                 # An empty batch takes a record of any size.
-                batch = producer.create_batch()
+                batch = _batch()
                 batch.append(timestamp=None, key=key, value=value, headers=headers)
                 lane.batches.append(batch)
             lane.indexes.append(index)
@@ -237,6 +239,11 @@ class _Lane:
 
     batches: list[BatchBuilder]
     indexes: list[int]
+
+
+def _batch() -> BatchBuilder:
+    """Make what `create_batch` makes, but larger than the producer's batches of single sends."""
+    return BatchBuilder(_BATCH_BYTES, _UNCOMPRESSED)
 
 
 def _away(settings: Settings, error: BaseException) -> ServiceUnavailable:
