@@ -89,7 +89,8 @@ async def _submit(
             progress_console().print(
                 f"request {request.request_id} of {request.user_id} has ended before; its result:"
             )
-            return show.take(earlier) or ExitCode.FAILED
+            code = show.take(earlier)
+            return ExitCode.FAILED if code is None else code
         return await follow(bus, request, show, timeout_s=timeout_s)
 
 

@@ -18,9 +18,12 @@ from schemas.errors import Misconfigured
 def launcher_pid() -> Iterator[int]:
     """Id of a process that has the launcher's command line."""
     with subprocess.Popen(
-        [sys.executable, "-c", "import sys; sys.stdin.read()", "-m", "infra", "up"],
+        [sys.executable, "-c", "print(flush=True); input()", "-m", "infra", "up"],
         stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
         yield process.pid
         process.kill()
 

@@ -1,0 +1,177 @@
+"""The commands, each a real process, against what `millstream up` runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import secrets
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.e2e.programs import (
+    PROJECT,
+    ended,
+    interrupt,
+    line_with,
+    millstream,
+    run,
+    running_with,
+)
+from tests.support import eventually
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """A running `millstream up`, and the variables of the commands beside it."""
+
+    process: asyncio.subprocess.Process
+    environment: dict[str, str]
+    log: Path
+
+
+@pytest_asyncio.fixture(scope="module")
+async def up(
+    kafka_bootstrap: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Up]:
+    """`millstream up` with the demo's policy and the scripted model."""
+    data = tmp_path_factory.mktemp("up")
+    client = {
+        "MILLSTREAM_NAMESPACE": f"t-{secrets.token_hex(6)}",
+        "MILLSTREAM_DATA_DIR": str(data),
+    }
+    environment = client | {
+        "MILLSTREAM_KAFKA": kafka_bootstrap,
+        "MILLSTREAM_REDIS_URL": redis_url,
+        "MILLSTREAM_DEFAULT_MODEL": "scripted",
+        "MILLSTREAM_SESSION_TIMEOUT_S": "6",
+    }
+    policy = str(PROJECT / "docs" / "examples" / "demo-policy.yaml")
+    async with millstream(environment, "up", "--policy", policy) as process:
+        assert process.stderr is not None
+        await line_with(process.stderr, "Millstream runs", 90)
+        # Neither Kafka nor Redis is named: they are found in the data folder.
+        yield Up(process, client, data / "worker.log")
+        stopped = await interrupt(process)
+    assert stopped.code == 0, stopped.err
+    assert running_with(f"MILLSTREAM_NAMESPACE={client['MILLSTREAM_NAMESPACE']}") == set()
+
+
+async def test_submit_shows_the_answer_and_tells_the_rest_on_standard_error(up: Up) -> None:
+    told = await run(up.environment, "submit", "say: hello world", "--user", "ada")
+    assert (told.code, told.out) == (0, "hello world\n"), told.err
+    assert "completed in" in told.err
+    assert "$0.000000" in told.err
+
+
+async def test_submit_as_json_prints_the_events_up_to_the_result(up: Up) -> None:
+    told = await run(
+        up.environment, "submit", "say: hello world", "--user", "ada", "--session", "s", "--json"
+    )
+    assert told.code == 0, told.err
+    *before, last = [json.loads(line)["event"] for line in told.out.splitlines()]
+    assert (last["type"], last["status"], last["output"]) == ("result", "completed", "hello world")
+    assert {event["type"] for event in before} <= {"token"}
+    assert {event["session_id"] for event in (*before, last)} == {"s"}
+
+
+@pytest.mark.parametrize(
+    ("text", "user", "options", "code", "words"),
+    [
+        ("Hi", "mallory", (), 3, "forbidden"),
+        ("fail: out of order", "ada", (), 4, "out of order"),
+        ("slow: 3.0; say: late", "ada", ("--timeout", "0.5"), 5, "no result"),
+        ("Hi", "ada", ("--deadline", "0.001"), 4, "expired"),
+    ],
+)
+async def test_submit_s_exit_code_says_how_a_request_ended(
+    up: Up, *, text: str, user: str, options: tuple[str, ...], code: int, words: str
+) -> None:
+    told = await run(up.environment, "submit", text, "--user", user, *options)
+    assert told.code == code, told.err
+    assert words in told.err
+
+
+async def test_a_request_id_is_answered_once_however_often_it_is_submitted(up: Up) -> None:
+    ask = ("submit", "say: once", "--user", "ada", "--request-id", "mine")
+    first, second = await run(up.environment, *ask), await run(up.environment, *ask)
+    assert (first.code, first.out) == (second.code, second.out) == (0, "once\n")
+    assert "has ended before" in second.err
+    shown = await run(up.environment, "history", "--request", "mine", "--topic", "requests")
+    assert len(shown.out.splitlines()) == 1
+
+
+async def test_tail_follows_a_topic_until_ctrl_c(up: Up) -> None:
+    arguments = ("tail", "results", "--from", "beginning", "--user", "tailed", "--json")
+    async with millstream(up.environment, *arguments) as tail:
+        assert tail.stdout is not None
+        await run(up.environment, "submit", "Hi", "--user", "tailed")
+        line = json.loads(await line_with(tail.stdout, "tailed"))
+        assert line["event"]["status"] == "rejected"
+        assert (await interrupt(tail)).code == 130
+
+
+async def test_history_tells_what_became_of_a_request(up: Up) -> None:
+    await run(up.environment, "submit", "say: told", "--user", "ada", "--request-id", "told")
+    shown = await run(up.environment, "history", "--user", "ada", "--request", "told")
+    assert shown.code == 0
+    told = re.sub(r"^\S+ \S+ +(\S+)-\d+@\d+ +ada +", r"\1 ", shown.out, flags=re.MULTILINE)
+    for words in (
+        "requests asks chat_agent: say: told",
+        "decisions admitted by",
+        "tokens writes (attempt ",
+        "costs spent $",
+        "results completed, ",
+    ):
+        assert words in told
+    as_json = await run(up.environment, "history", "--request", "told", "--json", "--limit", "2")
+    assert len([json.loads(line) for line in as_json.out.splitlines()]) == 2
+
+
+async def test_history_exits_0_with_a_note_where_nothing_matches(up: Up) -> None:
+    shown = await run(up.environment, "history", "--user", "nobody", "--since", "1h")
+    assert (shown.code, shown.out, shown.err) == (0, "", "nothing matches\n")
+
+
+async def test_topics_agree_with_the_catalogue_and_drift_exits_7(up: Up) -> None:
+    agreed = await run(up.environment, "topics", "--check", "--json")
+    assert agreed.code == 0, agreed.err
+    assert all(json.loads(line)["drift"] == [] for line in agreed.out.splitlines())
+    drifted = await run(up.environment | {"MILLSTREAM_PARTITIONS": "5"}, "topics", "--check")
+    assert drifted.code == 7
+    assert "MILLSTREAM_PARTITIONS=4" in drifted.err
+
+
+async def test_doctor_finds_what_runs_here(up: Up) -> None:
+    told = await run(up.environment, "doctor", "--json")
+    findings = {one["name"]: one["level"] for one in map(json.loads, told.out.splitlines())}
+    assert (findings["kafka"], findings["topics"], findings["redis"]) == ("ok", "ok", "ok")
+
+
+async def test_a_worker_that_is_killed_is_started_again_and_serves(up: Up) -> None:
+    before = _worker_pid(up.log)
+    os.kill(before, signal.SIGKILL)
+    await eventually(lambda: _worker_pid(up.log) not in {0, before}, timeout_s=60)
+    told = await run(up.environment, "submit", "say: back", "--user", "ada")
+    assert (told.code, told.out) == (0, "back\n"), told.err
+
+
+async def test_a_worker_by_itself_says_in_json_where_its_metrics_are(up: Up) -> None:
+    async with millstream(up.environment, "worker", "--role", "views") as worker:
+        assert worker.stdout is not None
+        line = json.loads(await line_with(worker.stdout, "metrics_url"))
+        assert line["roles"] == ["views"]
+        os.kill(worker.pid, signal.SIGTERM)
+        assert (await ended(worker)).code == 0
+
+
+def _worker_pid(log: Path) -> int:
+    """Give the id of the worker that said last that it is ready, 0 while none has."""
+    told = re.findall(r"^ready: \S+-(\d+) serves", log.read_text(), flags=re.MULTILINE)
+    return int(told[-1]) if told else 0
