@@ -52,6 +52,17 @@ def committed_consumer(settings: Settings) -> AIOKafkaConsumer:
     )
 
 
+def ends_consumer(settings: Settings) -> AIOKafkaConsumer:
+    """Build a consumer that reads nothing: its `end_offsets` are high watermarks."""
+    return AIOKafkaConsumer(
+        bootstrap_servers=settings.kafka,
+        group_id=None,
+        enable_auto_commit=False,
+        isolation_level="read_uncommitted",
+        metadata_max_age_ms=_METADATA_MAX_AGE_MS,
+    )
+
+
 def admin_client(settings: Settings) -> AIOKafkaAdminClient:
     """Build an administration client."""
     return AIOKafkaAdminClient(bootstrap_servers=settings.kafka)

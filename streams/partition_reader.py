@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from schemas.errors import LaneLost, ServiceUnavailable
-from streams.clients import committed_consumer
+from streams.clients import committed_consumer, ends_consumer
 
 if TYPE_CHECKING:
     from streams.settings import Settings
@@ -26,20 +26,26 @@ class PartitionReader:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._consumer: AIOKafkaConsumer | None = None
+        # A read_committed consumer is told of an end that lies before every open transaction: what
+        # was committed behind one would be missed, and nobody would know.
+        self._ends_of: AIOKafkaConsumer | None = None
         self.lock = asyncio.Lock()
 
     async def start(self) -> None:
         """Connect. Raises `ServiceUnavailable` if Kafka does not answer."""
         self._consumer = committed_consumer(self._settings)
+        self._ends_of = ends_consumer(self._settings)
         try:
             await self._consumer.start()
+            await self._ends_of.start()
         except KafkaError as error:
             raise self._unavailable(error) from error
 
     async def stop(self) -> None:
         """Disconnect."""
-        if self._consumer is not None:
-            await self._consumer.stop()
+        for consumer in (self._consumer, self._ends_of):
+            if consumer is not None:
+                await consumer.stop()
 
     async def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """Give each partition's high watermark: the offset after its last record.
@@ -47,7 +53,8 @@ class PartitionReader:
         Raises `ServiceUnavailable` if Kafka does not answer.
         """
         try:
-            ends: dict[TopicPartition, int] = await self._started().end_offsets(list(partitions))
+            consumer = _started(self._ends_of)
+            ends: dict[TopicPartition, int] = await consumer.end_offsets(list(partitions))
         except KafkaError as error:
             raise self._unavailable(error) from error
         return ends
@@ -64,12 +71,6 @@ class PartitionReader:
 
     def _unavailable(self, error: KafkaError) -> ServiceUnavailable:
         return ServiceUnavailable(f"Kafka does not answer at {self._settings.kafka}: {error!r}")
-
-    def _started(self) -> AIOKafkaConsumer:
-        if self._consumer is None:
-            message = "the reader is not started"
-            raise RuntimeError(message)
-        return self._consumer
 
     async def read(
         self,
@@ -99,7 +100,7 @@ class PartitionReader:
         from_offset: int | None,
         stall_timeout_s: float,
     ) -> AsyncGenerator[Any, None]:
-        consumer = self._started()
+        consumer = _started(self._consumer)
         wanted = tuple(ends)
         consumer.assign(wanted)
         starts = await self._starts(consumer, ends, since_ms, from_offset)
@@ -142,3 +143,10 @@ class PartitionReader:
         return {
             one: end if found.get(one) is None else found[one].offset for one, end in ends.items()
         }
+
+
+def _started(consumer: AIOKafkaConsumer | None) -> AIOKafkaConsumer:
+    if consumer is None:
+        message = "the reader is not started"
+        raise RuntimeError(message)
+    return consumer
