@@ -1,0 +1,214 @@
+"""Stretches of a partition on real Kafka: committed records, to an end that was known before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from aiokafka import TopicPartition
+
+from schemas.errors import CheckpointUnreadable, LaneLost, ServiceUnavailable
+from schemas.events import AgentToken, CheckpointSaved, SessionUpdated
+from schemas.topics import CHECKPOINTS, DECISIONS, SESSIONS, TOKENS
+from streams.checkpoints import CheckpointSource
+from streams.clients import idempotent_producer, transactional_producer
+from streams.codec import decode, encode, new_traceparent
+from streams.outcomes import head
+from streams.partition_reader import PartitionReader
+from streams.settings import Settings
+from streams.tokens import TokenPublisher
+from streams.topic_admin import ensure_topics
+from tests.lane_harness import no_redis
+
+
+@asynccontextmanager
+async def reading(settings: Settings) -> AsyncIterator[PartitionReader]:
+    reader = PartitionReader(settings)
+    await reader.start()
+    try:
+        yield reader
+    finally:
+        await reader.stop()
+
+
+async def written(settings: Settings, where: TopicPartition, *values: bytes) -> list[int]:
+    """Write records one after the other, all under one key; gives their broker times."""
+    producer = idempotent_producer(settings)
+    await producer.start()
+    try:
+        return [
+            (
+                await producer.send_and_wait(where.topic, value, b"key", partition=where.partition)
+            ).timestamp
+            for value in values
+        ]
+    finally:
+        await producer.stop()
+
+
+async def values(
+    reader: PartitionReader,
+    where: TopicPartition,
+    end: int,
+    *,
+    since_ms: int | None = None,
+    stall_timeout_s: float = 30,
+) -> list[bytes]:
+    stretch = reader.read({where: end}, since_ms=since_ms, stall_timeout_s=stall_timeout_s)
+    return [record.value async for record in stretch]
+
+
+@pytest.fixture
+async def log(settings: Settings) -> TopicPartition:
+    await ensure_topics(settings, [DECISIONS])
+    return TopicPartition(settings.topic(DECISIONS.name), 0)
+
+
+async def test_a_transaction_open_before_the_end_is_waited_for_and_read_behind(
+    settings: Settings, log: TopicPartition
+) -> None:
+    producer = transactional_producer(settings, f"{settings.namespace}-open")
+    await producer.start()
+    try:
+        await producer.begin_transaction()
+        await producer.send_and_wait(log.topic, b"open", b"k", partition=0)
+        await written(settings, log, b"behind")
+        async with reading(settings) as reader:
+            end = (await reader.ends([log]))[log]
+            assert end == 2
+            with pytest.raises(LaneLost, match="open transaction"):
+                await values(reader, log, end, stall_timeout_s=0.5)
+            waiting = asyncio.create_task(values(reader, log, end))
+            await asyncio.wait({waiting}, timeout=0.5)
+            assert not waiting.done()
+            await producer.commit_transaction()
+            assert await asyncio.wait_for(waiting, 20) == [b"open", b"behind"]
+    finally:
+        await producer.stop()
+
+
+async def test_an_end_that_is_aborted_records_and_markers_is_reached(
+    settings: Settings, log: TopicPartition
+) -> None:
+    await written(settings, log, b"before")
+    producer = transactional_producer(settings, f"{settings.namespace}-aborted")
+    await producer.start()
+    try:
+        for _ in range(3):
+            await producer.begin_transaction()
+            await producer.send_and_wait(log.topic, b"aborted", b"k", partition=0)
+            await producer.abort_transaction()
+    finally:
+        await producer.stop()
+    async with reading(settings) as reader:
+        end = (await reader.ends([log]))[log]
+        assert end == 7
+        assert await values(reader, log, end, stall_timeout_s=5) == [b"before"]
+
+
+async def test_an_empty_partition_is_read_at_once(settings: Settings, log: TopicPartition) -> None:
+    async with reading(settings) as reader:
+        ends = await reader.ends([log])
+        assert ends == {log: 0}
+        assert await values(reader, log, 0, stall_timeout_s=0) == []
+
+
+async def test_a_stretch_ends_where_its_end_was_and_starts_at_a_time(
+    settings: Settings, log: TopicPartition
+) -> None:
+    await written(settings, log, b"0", b"1")
+    async with reading(settings) as reader:
+        end = (await reader.ends([log]))[log]
+        (newest_ms,) = await written(settings, log, b"2")
+        assert await values(reader, log, end) == [b"0", b"1"]
+        assert await values(reader, log, 3, since_ms=newest_ms + 60_000) == []
+        assert (await values(reader, log, 3, since_ms=newest_ms))[-1] == b"2"
+        assert await values(reader, log, 3, since_ms=newest_ms - 3_600_000) == [b"0", b"1", b"2"]
+
+
+async def test_a_compacted_topic_is_read_to_its_end(settings: Settings) -> None:
+    await ensure_topics(settings, [SESSIONS])
+    where = TopicPartition(settings.topic(SESSIONS.name), 0)
+    await written(settings, where, *(b"%d" % number for number in range(50)))
+    async with reading(settings) as reader:
+        end = (await reader.ends([where]))[where]
+        assert (await values(reader, where, end))[-1] == b"49"
+
+
+async def test_a_kafka_that_does_not_answer_is_told_as_such(settings: Settings) -> None:
+    nowhere = settings.model_copy(update={"kafka": "127.0.0.1:1"})
+    reader = PartitionReader(nowhere)
+    try:
+        with pytest.raises(ServiceUnavailable, match=r"127\.0\.0\.1:1"):
+            await reader.start()
+    finally:
+        await reader.stop()
+
+
+def checkpoint(turn: int, session: str = "s") -> CheckpointSaved:
+    return CheckpointSaved(
+        user_id="ada",
+        request_id=f"r{turn}",
+        session_id=session,
+        checkpoint_id=f"c{turn}",
+        turn=turn,
+        data=f"state {turn}",
+    )
+
+
+async def test_a_checkpoint_that_nobody_remembers_is_found_in_the_log(settings: Settings) -> None:
+    await ensure_topics(settings, [CHECKPOINTS])
+    where = TopicPartition(settings.topic(CHECKPOINTS.name), 0)
+    records = [
+        encode(checkpoint(1), source="/t").value,
+        encode(checkpoint(2, session="other"), source="/t").value,
+        b"no checkpoint",
+        encode(checkpoint(2), source="/t").value,
+        encode(checkpoint(3), source="/t").value,
+    ]
+    await written(settings, where, *records)
+
+    def head_of(one: CheckpointSaved, offset_min: int = 0) -> SessionUpdated:
+        return head(one, None, offset_min=offset_min)
+
+    async with reading(settings) as reader:
+        source = CheckpointSource(reader=reader, partition=where, peek=no_redis)
+        for turn in (2, 1, 3):
+            assert await source.load(head_of(checkpoint(turn))) == checkpoint(turn)
+        together = await asyncio.gather(*(source.load(head_of(checkpoint(2))) for _ in range(3)))
+        assert together == [checkpoint(2)] * 3
+        with pytest.raises(CheckpointUnreadable, match="c2"):
+            await source.load(head_of(checkpoint(2), offset_min=5))
+
+
+async def test_flushed_tokens_stand_on_the_topic_in_their_order(settings: Settings) -> None:
+    await ensure_topics(settings, [TOKENS])
+    where = TopicPartition(settings.topic(TOKENS.name), 1)
+    producer = idempotent_producer(settings)
+    await producer.start()
+    tokens = [
+        AgentToken(
+            user_id="ada", request_id="r", session_id="s", attempt=1000, seq=seq, text=f"{seq} "
+        )
+        for seq in range(100)
+    ]
+    try:
+        publisher = TokenPublisher(
+            producer,
+            topic=where.topic,
+            partition=where.partition,
+            source="/t",
+            traceparent=new_traceparent(),
+            unacknowledged_max=4,
+        )
+        for token in tokens:
+            await publisher.write(token)
+        await publisher.flush()
+        async with reading(settings) as reader:
+            end = (await reader.ends([where]))[where]
+            read = [decode(record, AgentToken) async for record in reader.read({where: end})]
+    finally:
+        await producer.stop()
+    assert read == tokens
