@@ -26,7 +26,7 @@ from faust.transport.drivers.aiokafka import Consumer as AIOKafkaConsumer
 from faust.transport.drivers.aiokafka import Transport as AIOKafkaTransport
 from faust.types import TP
 
-from streams.clients import RECORD_BYTES_MAX
+from schemas.topics import RECORD_BYTES_MAX
 
 if TYPE_CHECKING:
     from streams.settings import Settings
@@ -71,11 +71,12 @@ class CommittedConsumer(AIOKafkaConsumer):  # type: ignore[misc]
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Seek each assigned partition to the app's position for it, else to the committed one."""
         offsets = dict(await super().seek_to_committed())
+        positions: dict[TP, int] = {}
         for tp in self.assignment():
             position = self.app.position_of(tp)
             if position is not None:
-                await self._seek(tp, position)
-                offsets[tp] = position
+                offsets[tp] = positions[tp] = position
+        await self.seek_wait(positions)
         return offsets
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
@@ -94,10 +95,23 @@ class App(faust.App):  # type: ignore[misc]
 
     position_of: PositionOf = staticmethod(lambda _tp: None)
 
+    _failure: BaseException | None = None
+
     @property
     def failure(self) -> BaseException | None:
         """What crashed the app, `None` while it runs; a crashed app is stopped and built anew."""
-        return self.crash_reason if self.crashed else None
+        return self._failure or (self.crash_reason if self.crashed else None)
+
+    def fail(self, error: BaseException) -> None:
+        """Say that the app's state is not to be trusted any more; the first error stands."""
+        if self._failure is None:
+            self._failure = error
+            _log.error("%s failed: %r", self.conf.id, error, exc_info=error)
+
+    async def _on_agent_error(self, agent: Any, exc: BaseException) -> None:
+        # Faust acks the record and goes on behind it: a state that missed one is not to be trusted.
+        self.fail(exc)
+        await super()._on_agent_error(agent, exc)
 
     def _create_directories(self) -> None:
         self.conf.datadir.mkdir(parents=True, exist_ok=True)
