@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from typing import Protocol, TypeVar
 
 import orjson
@@ -123,6 +123,7 @@ def new_traceparent() -> bytes:
     return f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-01".encode()
 
 
+@lru_cache(maxsize=1024)  # records of one millisecond are many, and formatting is half of encoding
 def rfc3339(at_ms: int) -> bytes:
     """Give a time as CloudEvents wants it, in UTC with milliseconds; later than 9999 is 9999."""
     moment = datetime.fromtimestamp(min(at_ms, _AT_MS_MAX) / 1000, UTC)

@@ -73,6 +73,7 @@ class LaneSlot:
 
     async def close(self) -> None:
         """Give the partition up. What is not done is left to the next owner."""
+        log.info("lane given up", lane=self._name, records=len(self._window))
         self._window.release()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 
 from agents.executor import AgentExecutor, wall_clock_ms
 from agents.factory import AgentFactory
@@ -23,6 +23,7 @@ from streams.lane_metrics import LaneMetrics
 from streams.lane_parts import LaneServices, stages
 from streams.lanes import Lanes
 from streams.metrics import MetricsCollector
+from streams.partition_reader import PartitionReader
 from streams.settings import Settings
 from streams.topic_admin import ensure_topics
 from tests.support import eventually
@@ -112,3 +113,15 @@ async def read_topic(
         return found
     finally:
         await consumer.stop()
+
+
+async def read_whole(settings: Settings, spec: TopicSpec, event: type[EventT]) -> list[EventT]:
+    """Read all that is committed on a topic now."""
+    reader = PartitionReader(settings)
+    await reader.start()
+    try:
+        topic = settings.topic(spec.name)
+        ends = await reader.ends(TopicPartition(topic, n) for n in range(settings.partitions))
+        return [decode(record, event) async for record in reader.read(ends)]
+    finally:
+        await reader.stop()
