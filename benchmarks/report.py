@@ -18,8 +18,8 @@ class Figure:
     at_most: bool = False
 
     def show(self) -> bool:
-        """Print it, with its bar if it has one; give whether the bar was met."""
-        print(f"{self.name}: {self.value:,.3f} {self.unit}", flush=True)
+        """Print `FIGURE name value unit`, and its bar if it has one; give whether that was met."""
+        print(f"FIGURE {self.name} {self.value:.3f} {self.unit}", flush=True)
         if self.target is None:
             return True
         return bar(self.name, self.value, self.target, at_most=self.at_most)

@@ -1,0 +1,52 @@
+"""`python -m benchmarks`: all figures in one run on one broker; exit status 1 if a bar is missed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from benchmarks import bus, round_trip
+from benchmarks.report import Figure
+from benchmarks.services import machine, services
+from streams.settings import Settings
+
+REQUESTS = 1600
+
+Benchmark = Callable[[Settings, int], Iterable[Figure]]
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "round_trip": lambda settings, requests: round_trip.run(settings, requests=requests),
+    "bus": lambda settings, _: bus.run(settings),
+}
+
+
+def main() -> None:
+    """Start services, run the benchmarks asked for, print each figure as it is known."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", default=",".join(BENCHMARKS), help="which, comma-separated")
+    parser.add_argument(
+        "--requests", type=int, default=REQUESTS, help="requests under load, per round"
+    )
+    given = parser.parse_args()
+    wanted = given.only.split(",")
+    unknown = sorted(set(wanted) - set(BENCHMARKS))
+    if unknown:
+        parser.error(f"there is no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
+    print(machine(), flush=True)
+    met = True
+    with (
+        tempfile.TemporaryDirectory(prefix="millstream-bench-") as data,
+        services(Path(data)) as settings,
+    ):
+        for name in wanted:
+            print(f"-- {name}", flush=True)
+            for figure in BENCHMARKS[name](settings, given.requests):
+                met = figure.show() and met
+    sys.exit(0 if met else 1)
+
+
+if __name__ == "__main__":
+    main()
