@@ -243,8 +243,8 @@ class SessionUpdated(RequestEvent):
 
     @property
     def record_key(self) -> str:
-        """User and session; the separator cannot stand in either."""
-        return f"{self.partition_key}\x1f{self.session_id}"
+        """Tenant, user and session; the separator can stand in none of them."""
+        return f"{self.tenant}\x1f{self.user_id}\x1f{self.session_id}"
 
 
 class LaneOpened(Event):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,9 @@ LAZY_S = 0.05
 """How long records that nobody waits for wait for company."""
 
 _REFUSED = (MessageSizeTooLargeError, RecordListTooLargeError)
+MakeProducer = Callable[[int], AIOKafkaProducer]
+"""Makes the lane's transactional producer of a number, not started."""
+
 _FENCED = (ProducerFenced, InvalidProducerEpoch)
 _ABORT_TIMEOUT_S = 5.0
 
@@ -65,21 +68,23 @@ class _Member:
 class Committer:
     """The transactional side of one lane.
 
-    `producers` share nothing but the partition; they are started here, each fencing its
-    predecessor, and one transaction is open at a time. `on_lost` is called once, when a commit's
+    It makes and starts `producers` of them, each fencing its predecessor; one transaction is open
+    at a time. `on_lost` is called once, when a commit's
     outcome is unknown or the lane was fenced: nothing is written after that.
     """
 
     def __init__(
         self,
-        producers: Sequence[AIOKafkaProducer],
+        make_producer: MakeProducer,
         *,
+        producers: int,
         records_max: int,
         timeout_s: float,
         on_lost: Callable[[LaneLost], None],
     ) -> None:
-        self._producers = tuple(producers)
-        self._turns = itertools.cycle(self._producers)
+        self._make_producer = make_producer
+        self._producers = [make_producer(number) for number in range(producers)]
+        self._turns = itertools.cycle(range(producers))
         self._records_max = records_max
         self._timeout_s = timeout_s
         self._on_lost = on_lost
@@ -144,8 +149,15 @@ class Committer:
             members = self._gather()
             if not self._waiting:
                 self._wake.clear()
-            if members:
+            if not members:
+                continue
+            try:
                 await self._commit_all(members)
+            # Whatever else a client raises, the outcome is unknown; those who wait must hear of it.
+            except Exception as error:
+                log.exception("a commit failed in an unforeseen way")
+                self._waiting.extendleft(reversed(members))
+                self._lose(LaneLost(f"a commit failed: {error!r}"))
 
     def _gather(self) -> list[_Member]:
         members: list[_Member] = []
@@ -177,7 +189,8 @@ class Committer:
             raise
 
     async def _commit(self, members: list[_Member]) -> None:
-        producer = next(self._turns)
+        turn = next(self._turns)
+        producer = self._producers[turn]
         try:
             async with asyncio.timeout(self._timeout_s):
                 await producer.begin_transaction()
@@ -200,7 +213,7 @@ class Committer:
                         raise outcome
                 await producer.commit_transaction()
         except _REFUSED as error:
-            await self._abort(producer)
+            await self._abort_and_replace(turn)
             raise CommitRefused(f"the broker refused a record: {error!r}") from error
         except (KafkaError, TimeoutError) as error:
             raise _lost(error, "a commit failed or its outcome is unknown") from error
@@ -210,10 +223,15 @@ class Committer:
             self.records += len(member.records)
             member.committed.set_result(tuple(next(written).offset for _ in member.records))
 
-    async def _abort(self, producer: AIOKafkaProducer) -> None:
+    async def _abort_and_replace(self, turn: int) -> None:
+        # The refused batch took sequence numbers that the broker never saw: whatever this producer
+        # sends next would be out of order. A new one of its id starts with a new epoch.
         try:
             async with asyncio.timeout(self._timeout_s):
-                await producer.abort_transaction()
+                await self._producers[turn].abort_transaction()
+                await self._producers[turn].stop()
+                self._producers[turn] = self._make_producer(turn)
+                await self._producers[turn].start()
         except (KafkaError, TimeoutError) as error:
             raise _lost(error, "a transaction could not be aborted") from error
 

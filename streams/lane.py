@@ -75,10 +75,8 @@ class Lane:
         self._reader = PartitionReader(settings)
         name = f"{settings.namespace}-{stage.name}-{partition}"
         self._committer = Committer(
-            [
-                transactional_producer(settings, f"{name}-{number}")
-                for number in range(settings.transactional_producers)
-            ],
+            lambda number: transactional_producer(settings, f"{name}-{number}"),
+            producers=settings.transactional_producers,
             records_max=settings.commit_records_max,
             timeout_s=settings.commit_timeout_s,
             on_lost=self._lose,

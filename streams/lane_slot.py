@@ -80,7 +80,6 @@ class LaneSlot:
 
     async def _keep_open(self) -> None:
         while True:
-            self._confirmed.clear()
             lane = self._make(self._window)
             lost: Exception
             try:
@@ -91,9 +90,15 @@ class LaneSlot:
                 lost = await lane.lost
             except (LaneLost, ServiceUnavailable) as error:
                 lost = error
+            # An error that nobody foresaw must not leave the partition without an owner.
+            except Exception as error:
+                log.exception("a lane failed in an unforeseen way", lane=self._name)
+                lost = error
             finally:
                 self._lane = None
                 await lane.close()
+            # What the group said before counts no more: since then it gave the partition away.
+            self._confirmed.clear()
             self._lanes_lost += 1
             log.warning("lane lost", lane=self._name, reason=str(lost), records=len(self._window))
             fenced = isinstance(lost, LaneFenced)

@@ -121,7 +121,6 @@ async def test_a_fenced_lane_is_replaced_when_the_group_says_whose_the_partition
         assert len(opened.lanes) == 2
 
 
-@pytest.mark.xfail(strict=True, reason="a confirmation from before the fencing counts")
 async def test_what_the_group_said_before_the_fencing_does_not_give_the_partition_back() -> None:
     opened = Opened()
     async with a_slot(opened) as slot:
@@ -154,7 +153,6 @@ async def test_a_draining_slot_holds_records_and_serves_none() -> None:
         assert opened.lanes[0].offsets == []
 
 
-@pytest.mark.xfail(strict=True, reason="the slot's task dies of it, unseen")
 async def test_an_error_that_nobody_foresaw_does_not_end_the_slot_in_silence() -> None:
     opened = Opened(ValueError("unforeseen"))
     async with a_slot(opened) as slot:
