@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated
 
 import typer
@@ -13,14 +14,14 @@ from rich.text import Text
 from gateway.connect import settings_for_client
 from gateway.exits import ExitCode
 from gateway.running import run
-from gateway.terminal import print_data, print_text, progress_console
+from gateway.terminal import print_data, progress_console
 from schemas.topics import DAY_MS, HOUR_MS, TopicSpec, catalogue
 from streams.settings import Settings
 from streams.topic_admin import Drift, TopicReport, ensure_topics, topic_drift
 
 __all__ = ["topics"]
 
-_WIDTH_MIN = 120
+_WIDTH_UNBOUNDED = 400
 
 
 def topics(
@@ -91,7 +92,7 @@ def _print_table(
     missing = {drift.topic for drift in drifts if drift.setting == "the topic"}
     table = Table(box=None, pad_edge=False)
     for heading in ("topic", "event", "key", "partitions", "kept", "broker"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=not _is_terminal())
     for spec in specs:
         name = settings.topic(spec.name)
         state = "missing" if name in missing else "differs" if name in differing else "as here"
@@ -104,12 +105,16 @@ def _print_table(
             state,
         )
         table.add_row(*(Text(cell) for cell in cells))
-    # Wide enough for every cell where no terminal says how wide it is: programs read it too.
-    plain = Console(file=None, highlight=False)
-    width = max(plain.width, _WIDTH_MIN) if not plain.is_terminal else plain.width
+    # Where no terminal says how wide it is, each topic stays on its line: programs read it too.
+    plain = Console(highlight=False, width=None if _is_terminal() else _WIDTH_UNBOUNDED)
     with plain.capture() as captured:
-        plain.print(table, width=width)
-    print_text(captured.get())
+        plain.print(table)
+    for line in captured.get().splitlines():
+        print_data(line.rstrip())
+
+
+def _is_terminal() -> bool:
+    return sys.stdout.isatty()
 
 
 def _kept(spec: TopicSpec) -> str:

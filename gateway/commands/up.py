@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
@@ -56,27 +57,29 @@ def up(
 async def _up(settings: Settings, brokers: int | None, roles: frozenset[Role]) -> None:
     console = progress_console()
     async with platform(settings, roles=roles, tell=console.print, brokers=brokers) as running:
-        console.print(_panel(running))
+        _announce(running, console)
         await running.while_services_run(running.worker.keep())
 
 
-def _panel(running: Platform) -> Panel:
+def _announce(running: Platform, console: Console) -> None:
     settings = running.settings
     topics = ", ".join(spec.name for spec in catalogue(settings.chain_cuts))
     requests, results = settings.topic(REQUESTS.name), settings.topic(RESULTS.name)
-    record = '{"user_id": "ada", "input": "Name three planets."}'
-    lines = (
+    where = (
         f"Kafka    {settings.kafka}",
-        f"topics   {settings.namespace}.* ({topics})",
+        f"topics   {settings.namespace}.*: {topics}",
         f"metrics  {running.worker.metrics_url}/metrics",
         f"log      {running.worker.log}",
-        "",
-        "In another terminal:",
-        '  ./millstream submit "Name three planets." --user ada',
-        f"  echo '{record}' | kcat -P -b {settings.kafka} -t {requests} -k ada",
-        f"  kcat -C -b {settings.kafka} -t {results}",
-        "  ./millstream history --user ada",
-        "",
-        "Ctrl-C stops everything; the data stays.",
     )
-    return Panel(Text("\n".join(lines)), title="Millstream runs", expand=False)
+    panel = Panel(Text("\n".join(where)), title="Millstream runs", expand=False)
+    console.print(panel, soft_wrap=False)
+    # Not in a frame: these are to be copied.
+    record = '{"user_id": "ada", "input": "Name three planets."}'
+    console.print(
+        "In another terminal:\n"
+        '  ./millstream submit "Name three planets." --user ada\n'
+        f"  echo '{record}' | kcat -P -b {settings.kafka} -t {requests} -k ada\n"
+        f"  kcat -C -b {settings.kafka} -t {results}\n"
+        "  ./millstream history --user ada\n"
+        "Ctrl-C stops everything; the data stays."
+    )

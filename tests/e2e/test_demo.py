@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.programs import ended, interrupt, line_with, millstream, running_with
+from tests.support import eventually
 
 
 @pytest.fixture
@@ -41,6 +42,16 @@ async def test_the_demo_shows_the_whole_path_and_leaves_nothing_running(
     assert "completed, " in step[6]
     assert "first token " in told.out
     assert running_with(f"MILLSTREAM_NAMESPACE={environment['MILLSTREAM_NAMESPACE']}") == set()
+
+
+async def test_not_even_a_killed_demo_leaves_anything_running(environment: dict[str, str]) -> None:
+    async with millstream(environment, "demo") as process:
+        assert process.stdout is not None
+        await line_with(process.stdout, "2 of 6")
+        process.kill()
+        await process.wait()
+    variable = f"MILLSTREAM_NAMESPACE={environment['MILLSTREAM_NAMESPACE']}"
+    await eventually(lambda: not running_with(variable))
 
 
 @pytest.mark.parametrize("words", ["1 of 6", "2 of 6"])

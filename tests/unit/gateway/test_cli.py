@@ -128,3 +128,19 @@ def test_the_module_runs_as_a_program() -> None:
         timeout=60,
     )
     assert told.returncode == 2
+
+
+def test_a_reader_that_has_had_enough_is_no_error() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "gateway", "doctor"],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        told = process.stderr.read()
+    # Read to its end it would exit 1, for nothing runs here.
+    assert (process.returncode, told) == (0, b"")
