@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: all figures in one run on one broker; exit status 1 if a bar is missed."""
+"""`python -m benchmarks`: all figures, in one run on one broker; exits 1 if a bar is missed."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What to measure per round: `serial` requests one by one, `loaded` with `in_flight` at once."""
+    """What to measure in a round: `serial` requests one by one, `loaded` with `in_flight`."""
 
     kafka: str
     sides: tuple[Side, ...]

@@ -30,6 +30,7 @@ __all__ = ["run"]
 
 ROUNDS = 5
 IN_FLIGHT = 64
+RAW_LOAD_FACTOR = 8
 CLIENT_TIMEOUT_S = 200.0
 
 PRICED_POLICY = """
@@ -58,12 +59,12 @@ def run(settings: Settings, *, requests: int) -> Iterator[Figure]:
             _path("priced", _priced(settings), stack),
         )
         task = Task(
-            settings.kafka,
-            sides,
-            ROUNDS,
-            max(20, requests // 8),
-            max(IN_FLIGHT, requests),
-            IN_FLIGHT,
+            kafka=settings.kafka,
+            sides=sides,
+            rounds=ROUNDS,
+            serial=max(20, requests // 8),
+            loaded=max(IN_FLIGHT, requests),
+            in_flight=IN_FLIGHT,
         )
         samples = _ask_client(task, child_environment(settings))
     yield from _figures(samples)
@@ -99,7 +100,7 @@ def _raw(settings: Settings, stack: ExitStack) -> Side:
             settings.data_dir / "echo.log",
         )
     )
-    return Side("raw", echo.pid, requests, responses)
+    return Side("raw", echo.pid, requests, responses, load_factor=RAW_LOAD_FACTOR)
 
 
 def _path(name: str, deployment: Settings, stack: ExitStack) -> Side:
