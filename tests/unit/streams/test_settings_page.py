@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+import re
+
+from streams.settings import Settings
+from streams.settings_page import PAGE, settings_page
+
+
+def test_the_page_is_what_the_settings_are() -> None:
+    assert PAGE.read_text(encoding="utf-8") == settings_page(), (
+        "stale: run `python -m streams.settings_page`"
+    )
+
+
+def test_every_setting_has_its_row_and_says_what_it_takes() -> None:
+    rows = re.findall(r"^\| `MILLSTREAM_(\w+)` \| .*? \| (.+?) \| ", settings_page(), re.MULTILINE)
+    assert [name.lower() for name, _ in rows] == list(Settings.model_fields)
