@@ -6,7 +6,7 @@ import sys
 
 from rich.console import Console
 
-__all__ = ["harmless", "print_data", "print_text", "progress_console"]
+__all__ = ["harmless", "print_data", "print_styled", "print_text", "progress_console"]
 
 
 def progress_console() -> Console:
@@ -32,6 +32,11 @@ def print_text(text: str) -> None:
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, errors="replace").decode(encoding))
     sys.stdout.flush()
+
+
+def print_styled(text: str, style: str) -> None:
+    """Print a line of our own on standard output, in a style where that is a terminal."""
+    Console(highlight=False, markup=False, emoji=False, soft_wrap=True).print(text, style=style)
 
 
 def harmless(text: str) -> str:

@@ -16,7 +16,7 @@ from gateway.demo.script import ASKED
 from gateway.demo.stage import Stage
 from gateway.platform import Platform
 from gateway.rendering import money, reason_text
-from gateway.terminal import print_text
+from gateway.terminal import print_styled, print_text
 from gateway.timeline import timeline
 from schemas.errors import MillstreamError
 from schemas.events import CostRecorded
@@ -49,7 +49,7 @@ class _Times:
 
 def heading(number: int, text: str) -> None:
     """Print the heading of a step."""
-    print_text(f"\n━━ {number} of {STEPS} ━━ {text}\n")
+    print_styled(f"\n━━ {number} of {STEPS} ━━ {text}", "bold cyan")
 
 
 async def show(running: Platform, clock: StartClock) -> None:
@@ -73,7 +73,7 @@ async def show(running: Platform, clock: StartClock) -> None:
         await _spent(running)
         await _replayed(running, ids[0])
     if times.first_token_s is not None:
-        print_text(f"\nfirst token {times.first_token_s:.1f} s after the start\n")
+        print_styled(f"\nfirst token {times.first_token_s:.1f} s after the start", "bold")
 
 
 async def _publish(running: Platform) -> tuple[str, ...]:
@@ -124,7 +124,8 @@ def _rejections(stage: Stage, asked: dict[str, object]) -> None:
     for request_id in asked:
         result = stage.rejected.get(request_id)
         if result is not None:
-            print_text(f"  ✗ {result.user_id} ({request_id}): {reason_text(result.reason)}\n")
+            told = f"  ✗ {result.user_id} ({request_id}): {reason_text(result.reason)}"
+            print_styled(told, "red")
     limited = [
         one
         for one in stage.rejected.values()
