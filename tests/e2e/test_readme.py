@@ -11,6 +11,8 @@ import sys
 from asyncio.subprocess import PIPE
 from pathlib import Path
 
+import pytest
+
 from schemas.base import Address
 from schemas.events import AgentRequest, AgentResult, AgentToken
 from schemas.topics import RESULTS, TOKENS, catalogue
@@ -78,6 +80,7 @@ async def write_token_of_a_lost_attempt(settings: Settings) -> None:
         )
 
 
+@pytest.mark.timeout(240)
 async def test_the_journeys_do_what_the_readme_says(settings: Settings) -> None:
     await ensure_topics(settings, catalogue())
     await write_token_of_a_lost_attempt(settings)
