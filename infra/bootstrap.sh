@@ -114,7 +114,7 @@ build_venv() {
     rm -f .venv/.stamp-*
     say "building .venv with $("$python" --version)"
     "$uv" venv --quiet --clear --python "$python" .venv
-    "$uv" pip sync --python .venv/bin/python --require-hashes requirements.lock
+    "$uv" pip sync --python .venv/bin/python --compile-bytecode --require-hashes requirements.lock
     printf '%s\n' "$checkout" >"$stamp"
 }
 

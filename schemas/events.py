@@ -63,10 +63,9 @@ class ResolvedRequest(AgentRequest):
 
 
 class Origin(Frozen):
-    """Where and when a request first arrived, kept when it is put at its user's home partition."""
+    """Where a request first arrived, kept when it is put at its user's home partition."""
 
     source: Address
-    at_ms: EpochMs
 
 
 class StageRequest(Event):

@@ -52,9 +52,9 @@ class InputRecord:
 
 
 def read_request(record: InputRecord) -> ResolvedRequest:
-    """Read a record of the requests topic, its ids and time from where it first arrived.
+    """Read a record of the requests topic; one that was put right keeps the id of its origin.
 
-    Raises `Poison`.
+    Its time is the broker's for this very record. Raises `Poison`.
     """
     if record.size_bytes > REQUEST_BYTES_MAX:
         raise RecordTooLarge(
@@ -67,8 +67,11 @@ def read_request(record: InputRecord) -> ResolvedRequest:
     try:
         origin = Origin.model_validate_json(given)
     except ValidationError as error:
-        raise WrongShape(f"the header {ORIGIN} is not a place and a time: {error}") from None
-    return request.resolved(origin.source, origin.at_ms)
+        raise WrongShape(f"the header {ORIGIN} is not the place of a record: {error}") from None
+    # Anybody may write this header. It names the request and no more: were its time taken from
+    # it too, a forged one could move a whole partition's windows. One that cannot be true is none.
+    moved = origin.source.topic == record.topic and origin.source.partition != record.partition
+    return request.resolved(origin.source if moved else record.address, record.timestamp)
 
 
 def read_stage_request(record: InputRecord) -> StageRequest:
@@ -78,7 +81,7 @@ def read_stage_request(record: InputRecord) -> StageRequest:
 
 def origin_header(request: ResolvedRequest) -> tuple[str, bytes]:
     """Give the header by which a request that is put at its home partition keeps its identity."""
-    return ORIGIN, Origin(source=request.source, at_ms=request.at_ms).model_dump_json().encode()
+    return ORIGIN, Origin(source=request.source).model_dump_json().encode()
 
 
 def dead_letter(record: InputRecord, poison: Poison, *, at_ms: int) -> DeadLetter:

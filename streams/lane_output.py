@@ -93,8 +93,15 @@ class LaneOutput:
         # Only this lane writes to its partition, so the record cannot stand before the floor.
         return outcomes.head(checkpoint, before, offset_min=self._checkpoints_floor)
 
-    async def load_checkpoint(self, head: SessionUpdated) -> CheckpointSaved:
-        """Give the checkpoint that a head names. Raises `CheckpointUnreadable`."""
+    async def load_checkpoint(self, head: SessionUpdated) -> CheckpointSaved | None:
+        """Give the checkpoint that a head names; `None` if it is older than the log keeps them.
+
+        Such a session begins anew. Raises `CheckpointUnreadable`.
+        """
+        retention_ms = CHECKPOINTS.retention_ms
+        age_ms = self._services.clock_ms() - head.at_ms
+        if retention_ms is not None and age_ms > retention_ms:
+            return None
         return await self._checkpoints.load(head)
 
     def head(self, session: tuple[str, str, str]) -> SessionUpdated | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,6 +24,7 @@ class Settings(BaseSettings):
     kafka: str = "127.0.0.1:9092"
     """Bootstrap servers, `host:port`, comma-separated."""
     redis_url: str = "redis://127.0.0.1:6379/0"
+    """The Redis that holds the view of sessions, as `redis://` or `rediss://` URL."""
     namespace: Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$")] = "millstream"
     """Prefix of every topic, consumer group, transactional id and Redis key."""
     data_dir: Path = Path(".millstream/data")
@@ -54,16 +56,19 @@ class Settings(BaseSettings):
     """A commit that takes longer has an unknown outcome: the lane is dropped."""
     dedup_window_s: Annotated[int, Field(ge=60, le=7 * 86_400)] = 86_400
     """How long a request id is remembered: within it, the same id gives the same one result."""
-    session_timeout_s: Annotated[float, Field(ge=3, le=300)] = 15.0
-    """A worker that sends no heartbeat for so long loses its partitions."""
+    session_timeout_s: Annotated[float, Field(ge=6, le=300)] = 15.0
+    """A worker that sends no heartbeat for so long loses its partitions; brokers take 6 or more."""
     token_coalesce_s: Annotated[float, Field(ge=0, le=1)] = 0.025
     """After the first one, tokens are gathered for so long into one record."""
 
     metrics_host: str = "127.0.0.1"
+    """Address that `/metrics` and `/health` listen on; `0.0.0.0` for all."""
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 0
     """Port of `/metrics` and `/health`; 0: a free one, told at start."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is logged."""
     log_format: Literal["console", "json"] = "console"
+    """Log lines for people, or one JSON object each."""
 
     def topic(self, name: str) -> str:
         """Give the physical name of a catalogue topic."""
@@ -75,6 +80,7 @@ def load_settings(**overrides: object) -> Settings:
 
     Raises `Misconfigured` that names each wrong variable, its value and what it should be.
     """
+    _refuse_unknown_variables()
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except SettingsError as error:
@@ -89,6 +95,19 @@ def load_settings(**overrides: object) -> Settings:
             for problem in error.errors()
         ]
         raise Misconfigured("; ".join(lines)) from error
+
+
+def _refuse_unknown_variables() -> None:
+    """Name a misspelt variable: a limit that is silently not set is worse than no start."""
+    known = {f"MILLSTREAM_{name.upper()}" for name in Settings.model_fields}
+    unknown = sorted(
+        name for name in os.environ if name.startswith("MILLSTREAM_") and name not in known
+    )
+    if not unknown:
+        return
+    nearest = get_close_matches(unknown[0], known, n=1)
+    advice = f"; did you mean {nearest[0]}?" if nearest else "; unset it"
+    raise Misconfigured(f"there is no setting {unknown[0]}{advice}")
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

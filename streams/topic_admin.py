@@ -127,7 +127,7 @@ async def partition_counts(settings: Settings, topics: Collection[str]) -> dict[
     if missing:
         raise Misconfigured(
             f"no such topic at {settings.kafka}: {', '.join(sorted(missing))}; start a worker or "
-            "run `millstream topics`, which create what is missing"
+            "run `millstream topics --create`, which create what is missing"
         )
     return {topic: len(partitions) for topic, partitions in found.items()}
 
@@ -248,7 +248,7 @@ def _missing(name: str) -> Drift:
         "the topic",
         "that it exists",
         "missing",
-        "start a worker or run `millstream topics`, which create what is missing",
+        "start a worker or run `millstream topics --create`, which create what is missing",
         fatal=True,
     )
 

@@ -18,7 +18,7 @@ from agents.factory import AgentFactory
 from agents.models import keep_traces_local, warm_up
 from middleware.pipeline import MiddlewarePipeline, build_pipeline
 from middleware.policy import Policy
-from schemas.errors import MillstreamError, Misconfigured, ServiceUnavailable
+from schemas.errors import MillstreamError, ServiceUnavailable
 from schemas.events import CheckpointSaved
 from schemas.topics import catalogue
 from streams.checkpoints import PeekCheckpoint
@@ -28,6 +28,7 @@ from streams.lane_metrics import LaneMetrics
 from streams.lane_parts import LaneServices, stages
 from streams.lanes import Lanes
 from streams.metrics import MetricsCollector, set_metrics
+from streams.policy_file import load_policy
 from streams.redis_sessions import RedisSessionStore
 from streams.settings import Role, Settings
 from streams.topic_admin import ensure_topics, require_sound_topics
@@ -98,50 +99,39 @@ async def _build(
     await exposition.start()
     store = RedisSessionStore(settings)
     stack.push_async_callback(store.close)
-    views: Views | None = None
-    if "views" in roles:
-        views = Views(settings, store, collector)
-        stack.push_async_callback(views.stop)
-        await views.start()
+    views = Views(settings, store, collector) if "views" in roles else None
     lanes: tuple[Lanes, ...] = ()
     if "lanes" in roles:
+        producer = await stack.enter_async_context(_producer(settings))
         # Loading the model stops the loop for a moment, which must not be while others wait.
         await warm_up(settings.default_model)
         factory = AgentFactory(default_model=settings.default_model)
         services = LaneServices(
             worker=name,
-            producer=await stack.enter_async_context(_producer(settings)),
+            producer=producer,
             factory=factory,
             executor=AgentExecutor(factory, coalesce_s=settings.token_coalesce_s),
             peek_checkpoint=_peek(store),
             clock_ms=wall_clock_ms,
             metrics=LaneMetrics.declare(collector),
         )
-
-        def pipelines() -> tuple[MiddlewarePipeline, ...]:
-            return build_pipeline(policy).split(settings.chain_cuts)
-
-        pipelines()  # a chain that is cut in a wrong place is told before anything starts
-        chain = stages(settings.chain_cuts, pipelines)
-        lanes = tuple(Lanes(settings, services, stage) for stage in chain)
-        services.metrics.watch(lanes)
-        stack.push_async_callback(_stop_all, lanes)
-        await asyncio.gather(*(one.start() for one in lanes))
+        lanes = _lanes(settings, policy, services)
+    stack.push_async_callback(_stop_all, lanes, views)
+    starts = [one.start() for one in lanes]
+    await asyncio.gather(*starts, *([views.start()] if views is not None else []))
     return _Worker(WorkerInfo(name, roles, exposition.url), lanes, views, readiness)
 
 
-def load_policy(settings: Settings) -> Policy:
-    """Read the policy file that the settings name. Raises `Misconfigured` that names the fault."""
-    path = settings.policy_file
-    if path is None:
-        return Policy()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Misconfigured(
-            f"MILLSTREAM_POLICY_FILE: the policy {path} cannot be read: {error}"
-        ) from error
-    return Policy.from_yaml(text, name=str(path))
+def _lanes(settings: Settings, policy: Policy, services: LaneServices) -> tuple[Lanes, ...]:
+    def pipelines() -> tuple[MiddlewarePipeline, ...]:
+        return build_pipeline(policy).split(settings.chain_cuts)
+
+    pipelines()  # a chain that is cut in a wrong place is told before anything starts
+    lanes = tuple(
+        Lanes(settings, services, stage) for stage in stages(settings.chain_cuts, pipelines)
+    )
+    services.metrics.watch(lanes)
+    return lanes
 
 
 @asynccontextmanager
@@ -173,10 +163,12 @@ def _peek(store: RedisSessionStore) -> PeekCheckpoint:
     return peek
 
 
-async def _stop_all(lanes: tuple[Lanes, ...]) -> None:
-    # The first stage stops first: what it hands on is still taken by the next one.
+async def _stop_all(lanes: tuple[Lanes, ...], views: Views | None) -> None:
+    # The first stage stops first: what it hands on is still taken by the next one, and counted.
     for one in lanes:
         await one.stop()
+    if views is not None:
+        await views.stop()
 
 
 async def _watch(worker: _Worker, ready: Callable[[WorkerInfo], None], stop: asyncio.Event) -> None:

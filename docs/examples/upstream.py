@@ -1,4 +1,3 @@
-# ruff: noqa: INP001, T201
 """An upstream system: publishes each line of standard input, a JSON object, as a request.
 
     echo '{"user_id": "ada", "input": "Name three planets."}' |

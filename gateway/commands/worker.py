@@ -8,6 +8,7 @@ import signal
 from typing import Annotated, get_args
 
 import typer
+import uvloop
 
 from gateway.connect import settings_for_client
 from gateway.terminal import print_data, progress_console
@@ -43,7 +44,7 @@ def worker(
     roles = parse_roles(role)
     settings = settings_for_client()
     configure_logging(settings)
-    asyncio.run(_work(settings, roles))
+    uvloop.run(_work(settings, roles))
 
 
 async def _work(settings: Settings, roles: frozenset[Role]) -> None:

@@ -163,7 +163,7 @@ class HistoryContract:
         elsewhere = (home + 1) % world.settings.partitions
         value = b'{"user_id": "ada", "input": "hello"}'
         source = await world.put(REQUESTS, elsewhere, value, key=b"other")
-        origin = Origin(source=source, at_ms=1234).model_dump_json().encode()
+        origin = Origin(source=source).model_dump_json().encode()
         await world.put(REQUESTS, home, value, key=b"ada", headers=((ORIGIN, origin),))
         for wanted in (EventFilter(), EventFilter(user_id="ada")):
             (request,) = await events(world, HistoryQuery(wanted=wanted))
@@ -177,7 +177,7 @@ class HistoryContract:
         home = home_partition("ada", world.settings.partitions)
         value = b'{"user_id": "ada", "input": "one"}'
         first = await world.put(REQUESTS, home, value, key=b"ada")
-        origin = Origin(source=first, at_ms=1).model_dump_json().encode()
+        origin = Origin(source=first).model_dump_json().encode()
         forged = b'{"user_id": "ada", "input": "two"}'
         await world.put(REQUESTS, home, forged, key=b"ada", headers=((ORIGIN, origin),))
         inputs = [

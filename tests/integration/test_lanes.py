@@ -122,7 +122,7 @@ async def test_a_request_under_another_key_is_put_right(settings: Settings) -> N
         (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
     assert result.request_id == f"{sent.topic}-{away}-{sent.offset}"
     assert result.source.partition == away
-    assert result.accepted_at_ms == decision.at_ms == sent.timestamp
+    assert result.accepted_at_ms == decision.at_ms >= sent.timestamp
 
 
 async def test_runs_of_a_session_keep_their_order_and_their_memory(settings: Settings) -> None:

@@ -16,11 +16,12 @@ def record(
     key: bytes | None = b"ada",
     headers: Headers = (),
     offset: int = 7,
+    partition: int = 2,
 ) -> InputRecord:
-    """Make a record as a lane gets it: at `requests-2-<offset>`, stamped 5000 by the broker."""
+    """Make a record as a lane gets it: at `requests-<partition>-<offset>`, stamped 5000 by the broker."""
     return InputRecord(
         topic="requests",
-        partition=2,
+        partition=partition,
         offset=offset,
         timestamp=5000,
         key=key,

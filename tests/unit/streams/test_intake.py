@@ -37,7 +37,7 @@ def test_an_upstreams_own_time_and_place_are_not_believed() -> None:
 
 
 def test_a_request_put_at_its_partition_is_the_same_request() -> None:
-    first = read_request(record(MINIMUM))
+    first = read_request(record(MINIMUM, partition=1))
     again = read_request(record(MINIMUM, offset=99, headers=(origin_header(first),)))
     assert again == first
 
@@ -46,6 +46,27 @@ def test_a_request_put_at_its_partition_is_the_same_request() -> None:
 def test_an_origin_that_is_none_is_poison(given: bytes) -> None:
     with pytest.raises(WrongShape, match=ORIGIN):
         read_request(record(MINIMUM, headers=((ORIGIN, given),)))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        Address(topic="elsewhere", partition=5, offset=3),
+        Address(topic="requests", partition=2, offset=3),
+    ],
+    ids=["another-topic", "this-partition"],
+)
+def test_an_origin_that_cannot_be_true_gives_no_identity(source: Address) -> None:
+    forged = (ORIGIN, f'{{"source": {source.model_dump_json()}, "at_ms": 1}}'.encode())
+    request = read_request(record(MINIMUM, headers=(forged,)))
+    assert request.source == Address(topic="requests", partition=2, offset=7)
+
+
+def test_an_origin_gives_no_time() -> None:
+    source = Address(topic="requests", partition=5, offset=3)
+    origin = f'{{"source": {source.model_dump_json()}, "at_ms": 253370764800000}}'.encode()
+    request = read_request(record(MINIMUM, headers=((ORIGIN, origin),)))
+    assert (request.source, request.at_ms) == (source, 5000)
 
 
 def test_a_request_too_large_to_be_written_about_is_poison() -> None:

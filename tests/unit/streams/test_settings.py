@@ -47,6 +47,14 @@ def test_all_wrong_variables_are_told_at_once() -> None:
     assert "MILLSTREAM_TOKEN_COALESCE_S" in str(told.value)
 
 
+def test_a_misspelt_variable_is_named_with_the_nearest_right_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MILLSTREAM_REPLICATON", "3")
+    with pytest.raises(Misconfigured, match=r"MILLSTREAM_REPLICATON; did you mean .*REPLICATION"):
+        load_settings()
+
+
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError):
         Settings().partitions = 9  # type: ignore[misc]

@@ -1,0 +1,21 @@
+"""The policy as a file that the settings name."""
+
+from __future__ import annotations
+
+from middleware.policy import Policy
+from schemas.errors import Misconfigured
+from streams.settings import Settings
+
+
+def load_policy(settings: Settings) -> Policy:
+    """Read the policy file that the settings name. Raises `Misconfigured` that names the fault."""
+    path = settings.policy_file
+    if path is None:
+        return Policy()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misconfigured(
+            f"MILLSTREAM_POLICY_FILE: the policy {path} cannot be read: {error}"
+        ) from error
+    return Policy.from_yaml(text, name=str(path))
