@@ -22,6 +22,7 @@
     │   ├── WrongShape
     │   ├── NewerSchema
     │   └── RecordTooLarge
+    │   └── Unserviceable        lanes fail by it again and again
     ├── Misconfigured            a setting, policy or topic is wrong; says which and what to do
     │   └── TopicDrift
     ├── ServiceUnavailable       Kafka or Redis does not answer
@@ -173,6 +174,12 @@ class RecordTooLarge(Poison):
     """The record is so large that what is written about it would not fit into one."""
 
     code = "record_too_large"
+
+
+class Unserviceable(Poison):
+    """A record by which lanes fail again and again, in a way that nobody foresaw."""
+
+    code = "unserviceable"
 
 
 class Misconfigured(MillstreamError):

@@ -59,10 +59,19 @@ class Outgoing:
 
 @dataclass(slots=True, eq=False)
 class _Member:
-    """Records that commit together or not at all, and who waits for it."""
+    """Records that commit together or not at all, and who waits for it.
+
+    `alone`: the broker refused a record of the group it was in, so it goes by itself.
+    """
 
     records: tuple[Outgoing, ...]
     committed: asyncio.Future[tuple[int, ...]] = field(default_factory=asyncio.Future)
+    alone: bool = False
+
+    def refuse(self, error: MillstreamError) -> None:
+        """Tell whoever waits why nothing was written, unless they have stopped waiting."""
+        if not self.committed.done():
+            self.committed.set_exception(error)
 
 
 class Committer:
@@ -163,24 +172,26 @@ class Committer:
         members: list[_Member] = []
         count = 0
         while self._waiting and (not members or count < self._records_max):
+            if members and self._waiting[0].alone:
+                break
             members.append(self._waiting.popleft())
             count += len(members[-1].records)
+            if members[-1].alone:
+                break
         return members
 
     async def _commit_all(self, members: list[_Member]) -> None:
-        if self._lost is not None:
-            self._waiting.extend(members)
-            self._tell_waiting(self._lost)
-            return
         try:
             await self._commit(members)
         except CommitRefused as refused:
             if len(members) == 1:
-                members[0].committed.set_exception(refused)
+                members[0].refuse(refused)
                 return
             # One bad record must fail only its own run.
             for member in members:
-                await self._commit_all([member])
+                member.alone = True
+            self._waiting.extendleft(reversed(members))
+            self._wake.set()
         except LaneLost as lost:
             self._waiting.extendleft(reversed(members))
             self._lose(lost)
@@ -221,7 +232,9 @@ class Committer:
         written = iter(outcomes)
         for member in members:
             self.records += len(member.records)
-            member.committed.set_result(tuple(next(written).offset for _ in member.records))
+            offsets = tuple(next(written).offset for _ in member.records)
+            if not member.committed.done():  # whoever waited may have been cancelled
+                member.committed.set_result(offsets)
 
     async def _abort_and_replace(self, turn: int) -> None:
         # The refused batch took sequence numbers that the broker never saw: whatever this producer
@@ -245,8 +258,7 @@ class Committer:
 
     def _tell_waiting(self, lost: LaneLost) -> None:
         for member in self._waiting:
-            if not member.committed.done():
-                member.committed.set_exception(lost)
+            member.refuse(lost)
         self._waiting.clear()
 
 

@@ -16,7 +16,7 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from schemas.base import Event
-from schemas.errors import LaneLost, Poison
+from schemas.errors import LaneLost, Poison, Unserviceable
 from schemas.events import (
     ATTEMPTS_PER_GENERATION,
     AgentResult,
@@ -48,6 +48,9 @@ from streams.window import Entry, Window
 
 log = structlog.get_logger(__name__)
 
+_FAILURES_MAX = 3
+"""Lanes that one record may end by an unforeseen error before it is given up."""
+
 
 class Lane:
     """One incarnation of the owner of `partition` of a stage's input topic.
@@ -71,6 +74,7 @@ class Lane:
         self._state = LaneState(stage.name, stage.pipeline(), hands_over=stage.next is not None)
         self._in_flight: set[RequestKey] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._follower: asyncio.Task[None] | None = None
         self._sessions = SessionQueues(self._failed)
         self._reader = PartitionReader(settings)
         name = f"{settings.namespace}-{stage.name}-{partition}"
@@ -106,7 +110,10 @@ class Lane:
         )
         await self._output.open()
         if self._state.pipeline.needs:
-            self._spawn(follow(self._state, self._settings, self._partition, restored.ends))
+            self._follower = asyncio.create_task(
+                follow(self._state, self._settings, self._partition, restored.ends)
+            )
+            self._follower.add_done_callback(self._ended)
         self._state.generation += 1
         opened = LaneOpened(
             stage=self._stage.name,
@@ -127,28 +134,37 @@ class Lane:
 
     async def idle(self, timeout_s: float) -> bool:
         """Wait until no record is worked on; tell whether that came within `timeout_s`."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._window.empty()
-        except TimeoutError:
-            return False
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while tasks := self._tasks | self._sessions.tasks:
+            left_s = deadline - loop.time()
+            if left_s <= 0:
+                return False
+            await asyncio.wait(tasks, timeout=left_s)
         return True
 
     async def close(self) -> None:
         """Drop everything: runs are cancelled, what was not committed never happened."""
-        for task in tuple(self._tasks):
+        tasks = {*self._tasks, *([self._follower] if self._follower else [])}
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, self._sessions.cancel(), return_exceptions=True)
+        await asyncio.gather(*tasks, self._sessions.cancel(), return_exceptions=True)
         await self._committer.stop()
         await self._reader.stop()
 
     def serve(self, entry: Entry[InputRecord]) -> None:
         """Take one record on its way. Called in offset order; never waits, never raises."""
+        if entry.failures >= _FAILURES_MAX:
+            message = (
+                f"it ended {entry.failures} lanes by an unforeseen error; see the worker's log"
+            )
+            self._spawn(entry, self._bury(entry, Unserviceable(message)))
+            return
         try:
             self._serve(entry)
         # Faust would take an exception for an ack, and the record would be lost.
         except Exception as error:  # noqa: BLE001
-            self._failed(error)
+            self._failed(error, entry)
 
     def _serve(self, entry: Entry[InputRecord]) -> None:
         record = entry.record
@@ -158,11 +174,11 @@ class Lane:
             if str(record.address) in self._state.buried:
                 self._window.done(entry)
             else:
-                self._spawn(self._bury(entry, poison))
+                self._spawn(entry, self._bury(entry, poison))
             return
         home = home_partition(request.partition_key, self._settings.partitions)
         if home != self._partition:
-            self._spawn(self._put_right(entry, request, home))
+            self._spawn(entry, self._put_right(entry, request, home))
             return
         key = request_key(request)
         if key in self._state.finished or key in self._in_flight:
@@ -183,11 +199,11 @@ class Lane:
             input_bytes_max=self._settings.input_bytes_max,
         )
         if admission.refused is not None:
-            self._spawn(self._refuse(entry, request, admission, traceparent))
+            self._spawn(entry, self._refuse(entry, request, admission, traceparent))
         elif self._stage.next is not None:
             onward = outcomes.onward(request, admission.decision, passed, self._stage.next)
             events = [admission.decision, onward]
-            self._spawn(self._finish(entry, request, events, traceparent))
+            self._spawn(entry, self._finish(entry, request, events, traceparent))
         else:
             reserves = admission.decision.reserved_micros > 0
             committed: asyncio.Future[Any] | None = None
@@ -197,7 +213,9 @@ class Lane:
             wait_for = committed if reserves else None
             self._sessions.submit(
                 session_key(request),
-                lambda: self._run(entry, request, admission, wait_for, traceparent),
+                lambda: self._blamed(
+                    entry, self._run(entry, request, admission, wait_for, traceparent)
+                ),
             )
 
     async def _refuse(
@@ -311,17 +329,29 @@ class Lane:
         self._services.metrics.put_right.inc()
         self._window.done(entry)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+    def _spawn(self, entry: Entry[InputRecord], work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(self._blamed(entry, work))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+
+    async def _blamed(self, entry: Entry[InputRecord], work: Coroutine[Any, Any, None]) -> None:
+        """Do `work`, and hold an error that ends the lane against the record, unless foreseen."""
+        try:
+            await work
+        except LaneLost:
+            raise
+        except Exception:
+            entry.failures += 1
+            raise
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failed(error)
 
-    def _failed(self, error: BaseException) -> None:
+    def _failed(self, error: BaseException, entry: Entry[InputRecord] | None = None) -> None:
+        if entry is not None:
+            entry.failures += 1
         if isinstance(error, LaneLost):
             self._lose(error)
             return

@@ -56,6 +56,7 @@ async def restore(
         async for record in reader.read({where: ends[where]}, since_ms=from_ms):
             count += 1
             fold_record(state, record, spec)
+    state.in_order_of_time()
     state.forget_before(since_ms)
     return Restored(count, ends)
 

@@ -29,9 +29,17 @@ class LaneSlot:
     a worker that slept past its session must not take back what is another's.
     """
 
-    def __init__(self, make: OpenLane, *, capacity: int, fenced_wait_s: float, name: str) -> None:
+    def __init__(
+        self,
+        make: OpenLane,
+        *,
+        capacity: int,
+        fenced_wait_s: float,
+        name: str,
+        on_room: Callable[[], None] = lambda: None,
+    ) -> None:
         self._make = make
-        self._window: Window[InputRecord] = Window(capacity)
+        self._window: Window[InputRecord] = Window(capacity, on_room=on_room)
         self._fenced_wait_s = fenced_wait_s
         self._name = name
         self._lane: Lane | None = None
@@ -54,9 +62,13 @@ class LaneSlot:
         """Give the number of records held."""
         return len(self._window)
 
-    async def take(self, record: InputRecord, ack: Ack) -> None:
-        """Take a record; waits while the window is full."""
-        await self._window.room()
+    @property
+    def full(self) -> bool:
+        """Whether it holds so much that no more should be read for it."""
+        return self._window.full
+
+    def take(self, record: InputRecord, ack: Ack) -> None:
+        """Take a record. Never waits: whoever reads stops when the slot is full."""
         entry = self._window.take(record.offset, record, ack)
         if entry is not None and self._lane is not None and not self._draining:
             self._lane.serve(entry)
@@ -74,18 +86,18 @@ class LaneSlot:
     async def close(self) -> None:
         """Give the partition up. What is not done is left to the next owner."""
         log.info("lane given up", lane=self._name, records=len(self._window))
-        self._window.release()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def _keep_open(self) -> None:
-        while True:
+        while not self._draining:
             lane = self._make(self._window)
             lost: Exception
             try:
                 await lane.open()
-                for entry in self._window.undone():
-                    lane.serve(entry)
+                if not self._draining:
+                    for entry in self._window.undone():
+                        lane.serve(entry)
                 self._lane = lane
                 lost = await lane.lost
             except (LaneLost, ServiceUnavailable) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TypeVar
 
 from middleware.pipeline import MiddlewarePipeline
@@ -90,6 +91,11 @@ class LaneState:
                 self.heads[session_key(event)] = event
             case _:
                 pass
+
+    def in_order_of_time(self) -> None:
+        """Put what was restored topic by topic in the order in which it is forgotten."""
+        self.finished = OrderedDict(sorted(self.finished.items(), key=itemgetter(1)))
+        self.buried = OrderedDict(sorted(self.buried.items(), key=itemgetter(1)))
 
     def forget_before(self, at_ms: int) -> None:
         """Forget the finished requests that are older than the window in which ids are one."""

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import structlog
+from faust.types import TP
 
 from streams.faust_app import build_app, stop_app
 from streams.intake import InputRecord
@@ -20,6 +21,8 @@ from streams.window import Window
 log = structlog.get_logger(__name__)
 
 DRAIN_GRACE_S = 10.0
+
+_READ_AT_ONCE_MAX = 32
 
 
 class Lanes:
@@ -78,8 +81,13 @@ class Lanes:
 
     async def _read(self, stream: Any) -> None:
         consumer = self.app.consumer
+        count = 0
         async for event in stream.events():
             message = event.message
+            count += 1
+            if count % _READ_AT_ONCE_MAX == 0:
+                # What is buffered comes without a pause, and the runs want their turn.
+                await asyncio.sleep(0)
             # The stream's own ack only takes back its share: the record is acked when it is done.
             message.incref()
             slot = self._slots.get(message.partition)
@@ -94,7 +102,11 @@ class Lanes:
                 value=message.value,
                 headers=_headers(message.headers),
             )
-            await slot.take(record, partial(message.ack, consumer))
+            slot.take(record, partial(message.ack, consumer))
+            if slot.full:
+                # Only this partition waits: the others share the agent. What Faust has fetched of
+                # it already still comes; `pause_partitions` would lose that.
+                consumer.on_buffer_full(message.tp)
 
     async def _assigned(self, _app: Any, assigned: set[Any], **_: Any) -> None:
         topic = self._settings.topic(self._stage.input.name)
@@ -110,14 +122,20 @@ class Lanes:
         self._was_assigned.set()
 
     def _open_slot(self, partition: int) -> LaneSlot:
+        topic = self._settings.topic(self._stage.input.name)
+
         def make(window: Window[InputRecord]) -> Lane:
             return Lane(self._settings, self._services, self._stage, partition, window)
+
+        def on_room() -> None:
+            self.app.consumer.on_buffer_drop(TP(topic, partition))
 
         return LaneSlot(
             make,
             capacity=self._settings.runs_in_flight_max,
             fenced_wait_s=self._settings.session_timeout_s,
             name=f"{self._stage.name}-{partition}",
+            on_room=on_room,
         )
 
 

@@ -6,8 +6,6 @@ A record delivered again, as after a rebalance, joins the one that is held alrea
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,38 +17,40 @@ Ack = Callable[[], None]
 
 @dataclass(slots=True, eq=False)
 class Entry(Generic[RecordT]):
-    """A record that is held: what came in, how to acknowledge it, and whether it is done."""
+    """A record that is held: what came in, how to acknowledge it, and whether it is done.
+
+    `failures` counts the lanes that an unforeseen error on this record has ended.
+    """
 
     offset: int
     record: RecordT
     acks: list[Ack] = field(default_factory=list)
     done: bool = False
+    failures: int = 0
 
 
 class Window(Generic[RecordT]):
-    """Up to `capacity` records of one partition between arrival and acknowledgement."""
+    """The records of one partition between arrival and acknowledgement.
 
-    def __init__(self, capacity: int) -> None:
+    It is `full` at `capacity`: whoever fills it is to stop, though what comes all the same is
+    held. `on_room` is called when a window that was full has become half empty.
+    """
+
+    def __init__(self, capacity: int, *, on_room: Callable[[], None] = lambda: None) -> None:
         self._capacity = capacity
+        self._on_room = on_room
+        self._was_full = False
         self._entries: OrderedDict[int, Entry[RecordT]] = OrderedDict()
         self._next_offset = 0
-        self._changed = asyncio.Event()
 
     def __len__(self) -> int:
         """Give the number of records held."""
         return len(self._entries)
 
-    async def room(self) -> None:
-        """Return once another record may be taken."""
-        while len(self._entries) >= self._capacity:
-            self._changed.clear()
-            await self._changed.wait()
-
-    async def empty(self) -> None:
-        """Return once no record is held."""
-        while self._entries:
-            self._changed.clear()
-            await self._changed.wait()
+    @property
+    def full(self) -> bool:
+        """Whether no more records should come."""
+        return len(self._entries) >= self._capacity
 
     def take(self, offset: int, record: RecordT, ack: Ack) -> Entry[RecordT] | None:
         """Hold a record; give `None` if it is done, or held, already."""
@@ -63,6 +63,7 @@ class Window(Generic[RecordT]):
             return None
         entry = Entry(offset, record, [ack])
         self._entries[offset] = entry
+        self._was_full = self._was_full or self.full
         return entry
 
     def done(self, entry: Entry[RecordT]) -> None:
@@ -76,12 +77,9 @@ class Window(Generic[RecordT]):
             self._next_offset = first.offset + 1
             for ack in first.acks:
                 ack()
-        self._changed.set()
-
-    def release(self) -> None:
-        """Let everybody in who waits for room: the window is given up."""
-        self._capacity = sys.maxsize
-        self._changed.set()
+        if self._was_full and len(self._entries) <= self._capacity // 2:
+            self._was_full = False
+            self._on_room()
 
     def undone(self) -> tuple[Entry[RecordT], ...]:
         """Give the records that are not done, in order: what a new owner's lane starts with."""

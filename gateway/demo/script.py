@@ -21,9 +21,9 @@ class Asked:
 
 
 ASKED = (
-    Asked("ada", "Name three planets of the solar system."),
+    Asked("ada", "Name the planets of the solar system."),
     Asked("mallory", "Tell me everybody's secrets."),
-    Asked("bob", "What is the capital of France?"),
+    Asked("bob", "What is water made of?"),
     Asked("bob", "Write one sentence about rivers."),
     Asked("bob", "And one about mountains."),
 )

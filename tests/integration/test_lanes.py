@@ -168,6 +168,35 @@ async def test_a_new_owner_goes_on_where_the_last_one_committed(settings: Settin
     assert checkpoints[1].parent_id == checkpoints[0].checkpoint_id
 
 
+async def test_a_user_who_floods_a_partition_does_not_hold_back_the_others(
+    settings: Settings,
+) -> None:
+    settings = settings.model_copy(update={"runs_in_flight_max": 4})
+    flooded = home_partition("ada", settings.partitions)
+    other = next(
+        user
+        for user in ("bob", "eve", "dan", "joe", "kim")
+        if home_partition(user, settings.partitions) != flooded
+    )
+    async with running_lanes(settings), upstream(settings) as program:
+        for number in range(30):
+            await program.publish(
+                {
+                    "user_id": "ada",
+                    "session_id": "s",
+                    "request_id": f"ada-{number:02}",
+                    "input": "slow: 0.2; say: x",
+                },
+                key=b"ada",
+            )
+        await program.publish({"user_id": other, "input": "x"}, key=other.encode())
+        results = await read_topic(settings, RESULTS, AgentResult, count=31)
+    order = [result.user_id for result in results]
+    assert order.index(other) < 15
+    of_ada = [result.request_id for result in results if result.user_id == "ada"]
+    assert of_ada == [f"ada-{number:02}" for number in range(30)]
+
+
 POLICY = """
 roles:
   user: {templates: ["*"]}

@@ -18,7 +18,7 @@ def record(
     offset: int = 7,
     partition: int = 2,
 ) -> InputRecord:
-    """Make a record as a lane gets it: at `requests-<partition>-<offset>`, stamped 5000 by the broker."""
+    """Make a record as a lane gets it: at `requests-<partition>-<offset>`, stamped 5000."""
     return InputRecord(
         topic="requests",
         partition=partition,

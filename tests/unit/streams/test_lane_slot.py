@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -64,8 +64,12 @@ class Opened:
 
 
 @asynccontextmanager
-async def a_slot(opened: Opened, *, fenced_wait_s: float = 60) -> AsyncIterator[LaneSlot]:
-    slot = LaneSlot(opened.make, capacity=2, fenced_wait_s=fenced_wait_s, name="chain-0")
+async def a_slot(
+    opened: Opened, *, fenced_wait_s: float = 60, on_room: Callable[[], None] = lambda: None
+) -> AsyncIterator[LaneSlot]:
+    slot = LaneSlot(
+        opened.make, capacity=2, fenced_wait_s=fenced_wait_s, name="chain-0", on_room=on_room
+    )
     try:
         yield slot
     finally:
@@ -76,7 +80,7 @@ async def test_records_that_come_before_the_lane_is_open_are_served_in_order() -
     opened, acked = Opened(), list[int]()
     async with a_slot(opened) as slot:
         for offset in (0, 1):
-            await slot.take(record(b"", offset=offset), lambda offset=offset: acked.append(offset))
+            slot.take(record(b"", offset=offset), lambda offset=offset: acked.append(offset))
         await eventually(lambda: slot.serving)
         (lane,) = opened.lanes
         assert lane.offsets == [0, 1]
@@ -92,7 +96,7 @@ async def test_a_new_lane_gets_what_the_lost_one_had_not_done() -> None:
     async with a_slot(opened) as slot:
         await eventually(lambda: slot.serving)
         for offset in (0, 1):
-            await slot.take(record(b"", offset=offset), lambda: None)
+            slot.take(record(b"", offset=offset), lambda: None)
         opened.lanes[0].commit(0)
         opened.lanes[0].lost.set_result(LaneLost("outcome unknown"))
         await eventually(lambda: len(opened.lanes) == 2 and slot.serving)
@@ -131,16 +135,17 @@ async def test_what_the_group_said_before_the_fencing_does_not_give_the_partitio
             await eventually(lambda: len(opened.lanes) == 2, timeout_s=0.5)
 
 
-async def test_a_full_slot_takes_no_more_until_it_is_given_up() -> None:
+async def test_a_full_slot_says_so_and_tells_when_it_has_room() -> None:
     opened = Opened()
-    async with a_slot(opened) as slot:
+    told: list[int] = []
+    async with a_slot(opened, on_room=lambda: told.append(1)) as slot:
         await eventually(lambda: slot.serving)
         for offset in (0, 1):
-            await slot.take(record(b"", offset=offset), lambda: None)
-        third = asyncio.create_task(slot.take(record(b"", offset=2), lambda: None))
-        await asyncio.wait({third}, timeout=0)
-        assert not third.done()
-    await asyncio.wait_for(third, 1)
+            slot.take(record(b"", offset=offset), lambda: None)
+        assert slot.full
+        opened.lanes[0].commit(0)
+        assert not slot.full
+        assert told == [1]
 
 
 async def test_a_draining_slot_holds_records_and_serves_none() -> None:
@@ -148,7 +153,7 @@ async def test_a_draining_slot_holds_records_and_serves_none() -> None:
     async with a_slot(opened) as slot:
         await eventually(lambda: slot.serving)
         assert await slot.drain(1)
-        await slot.take(record(b"", offset=0), lambda: None)
+        slot.take(record(b"", offset=0), lambda: None)
         assert len(slot) == 1
         assert opened.lanes[0].offsets == []
 

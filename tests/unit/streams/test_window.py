@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from functools import partial
 from itertools import takewhile
@@ -80,29 +79,15 @@ def test_records_that_are_not_done_are_given_in_offset_order() -> None:
     assert len(window) == 4
 
 
-async def test_a_full_window_lets_nobody_in_until_its_first_record_is_done() -> None:
-    window: Window[str] = Window(2)
-    first, second = held(window, 0, nothing), held(window, 1, nothing)
-    waiting = asyncio.create_task(window.room())
-    window.done(second)
-    await asyncio.wait({waiting}, timeout=0)
-    assert not waiting.done()
-    window.done(first)
-    await asyncio.wait_for(waiting, 1)
-
-
-async def test_everybody_who_waits_learns_that_the_window_is_empty_and_has_room() -> None:
-    window: Window[str] = Window(1)
-    entry = held(window, 0, nothing)
-    waiting = asyncio.gather(window.room(), window.empty(), window.empty())
-    window.done(entry)
-    await asyncio.wait_for(waiting, 1)
-
-
-async def test_a_window_given_up_lets_everybody_in_who_waits_for_room() -> None:
-    window: Window[str] = Window(1)
-    held(window, 0, nothing)
-    waiting = asyncio.create_task(window.room())
-    await asyncio.wait({waiting}, timeout=0)
-    window.release()
-    await asyncio.wait_for(waiting, 1)
+def test_a_window_that_was_full_tells_once_that_it_is_half_empty() -> None:
+    told: list[int] = []
+    window: Window[str] = Window(4, on_room=lambda: told.append(len(window)))
+    entries = [held(window, offset, nothing) for offset in range(5)]  # one more than it should
+    assert window.full
+    for entry in entries[1:]:
+        window.done(entry)
+    assert told == []  # nothing is gone before the first one
+    window.done(entries[0])
+    assert told == [0]
+    window.done(held(window, 5, nothing))
+    assert told == [0]
