@@ -7,7 +7,7 @@ of the two is right is for people to say: `topic_drift` puts it in words with th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ from streams.settings import Settings
 __all__ = [
     "Drift",
     "TopicReport",
+    "ensure_changelogs",
     "ensure_topics",
     "partition_counts",
     "require_sound_topics",
@@ -35,6 +36,8 @@ _IN_SYNC_MIN = 2
 _READY_TIMEOUT_S = 30.0
 _READY_POLL_S = 0.05
 _NO_LEADER = -1
+# The newest segment is never compacted, and is read whole when a table is restored.
+_CHANGELOG_CONFIGS = {"cleanup.policy": "compact", "segment.bytes": str(16 * 1024 * 1024)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +76,27 @@ async def ensure_topics(settings: Settings, specs: Sequence[TopicSpec]) -> Topic
     Several workers may do this at once: who comes second finds the topic existing.
     Raises `ServiceUnavailable` if Kafka does not answer, `Misconfigured` if it refuses a topic.
     """
-    names = {settings.topic(spec.name): spec for spec in specs}
+    return await _ensure(settings, {settings.topic(spec.name): spec.configs() for spec in specs})
+
+
+async def ensure_changelogs(settings: Settings, names: Collection[str]) -> TopicReport:
+    """Create the changelogs of tables that do not exist, by their physical names.
+
+    They are compacted, with as many partitions and replicas as the catalogue's topics. Raises as
+    `ensure_topics` does.
+    """
+    return await _ensure(settings, dict.fromkeys(names, _CHANGELOG_CONFIGS))
+
+
+async def _ensure(settings: Settings, wanted: Mapping[str, Mapping[str, str]]) -> TopicReport:
     async with _admin(settings) as admin:
-        found = await _topics(admin, names)
-        missing = [name for name in names if name not in found]
-        created = await _create(admin, settings, {name: names[name] for name in missing})
+        found = await _topics(admin, wanted)
+        missing = {name: configs for name, configs in wanted.items() if name not in found}
+        created = await _create(admin, settings, missing)
         if missing:
-            await _wait_for_leaders(admin, settings, names)
+            await _wait_for_leaders(admin, settings, wanted)
     return TopicReport(
-        created=tuple(created), existing=tuple(name for name in names if name not in created)
+        created=tuple(created), existing=tuple(name for name in wanted if name not in created)
     )
 
 
@@ -154,7 +169,7 @@ async def _topics(
 
 
 async def _create(
-    admin: AIOKafkaAdminClient, settings: Settings, missing: dict[str, TopicSpec]
+    admin: AIOKafkaAdminClient, settings: Settings, missing: Mapping[str, Mapping[str, str]]
 ) -> list[str]:
     if not missing:
         return []
@@ -172,9 +187,9 @@ async def _create(
                 name,
                 settings.partitions,
                 replication,
-                topic_configs={**spec.configs(), **durability},
+                topic_configs={**configs, **durability},
             )
-            for name, spec in missing.items()
+            for name, configs in missing.items()
         ]
     )
     created = []

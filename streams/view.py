@@ -77,6 +77,11 @@ class View:
         agent = app.agent(app.raw_topic(self.topic), name=self.name, concurrency=1)
         self.agent = agent(self._read)
 
+    @property
+    def changelog(self) -> str:
+        """The topic that the table is restored from; it must exist before the app starts."""
+        return str(self._table.changelog_topic_name)
+
     def position(self, partition: int) -> int:
         """Give the offset from which a partition is to be read on."""
         kept = self._table.read(total_key(partition))

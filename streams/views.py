@@ -23,6 +23,7 @@ from streams.metrics import MetricsCollector
 from streams.partitioning import home_partition
 from streams.session_feed import SessionFeed
 from streams.table_metrics import TableMetrics
+from streams.topic_admin import ensure_changelogs
 from streams.view import View
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Views:
 
     async def start(self) -> None:
         """Join the group and restore the tables; returns when the first assignment is served."""
+        await ensure_changelogs(self._settings, [view.changelog for view in self._views.values()])
         await self.app.start()
         self._collector.registry.register(self._metrics)
         self._tasks = (
