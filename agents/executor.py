@@ -79,9 +79,12 @@ class AgentExecutor:
         attempt: int,
         load_checkpoint: LoadCheckpoint,
         emit: EmitToken,
+        announce: bool = False,
     ) -> RunOutcome:
         """Run an attempt to its end, and give its result and the session's next checkpoint.
 
+        `announce` is for an attempt that follows an earlier one: its first token record, without
+        text, is emitted before anything else, since what a subscriber was shown is void.
         Whatever a model, tool or template does becomes a result with a reason. Raises only
         `LaneLost` (from `emit` or `load_checkpoint`): then there is no one to give a result to.
         Cancelling it stops the run and emits no more tokens.
@@ -102,6 +105,8 @@ class AgentExecutor:
             started_at_ms=self._clock_ms(),
         )
         try:
+            if announce:
+                await writer.announce()
             return await self._within_limits(run, load_checkpoint)
         except LaneLost:
             raise

@@ -23,6 +23,9 @@ OUTPUT_BYTES_MAX: Final = 262_144
 class TokenWriter:
     """The text of one attempt. The first piece leaves at once, later ones after `coalesce_s`.
 
+    An attempt that follows an earlier one begins with `announce`: an empty piece, which tells a
+    subscriber that the earlier text is void before there is new text to show.
+
     Invariant (P3): `text` is the pieces that were emitted, joined in order of their `seq` (0 to
     `last_seq`, without a gap), and `text_sha256` its hash. A piece counts once `emit` has returned.
 
@@ -71,8 +74,16 @@ class TokenWriter:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing was written yet, emitted or gathered."""
+        """Whether no text was written yet, emitted or gathered; an announcement has none."""
         return self._written_bytes == 0
+
+    async def announce(self) -> None:
+        """Emit a piece without text, at once; before anything is written. Raises what `emit` did.
+
+        It counts like any other: it is the piece with `seq` 0.
+        """
+        async with self._emitting:
+            await self._emit_piece("", 0)
 
     async def write(self, text: str, *, tokens: int = 1) -> None:
         """Take some text. Raises what `emit` raised, or `Terminal` for an output without end."""
@@ -143,10 +154,13 @@ class TokenWriter:
                 return
             text, tokens = "".join(self._gathered), self._gathered_tokens
             self._drop_gathered()
-            # A time-out must not cut `emit` short: whether the piece is out would never be known.
-            self._sending = asyncio.create_task(self._send(text, tokens))
-            await _ended(self._sending)
-            self._raise_failure()
+            await self._emit_piece(text, tokens)
+
+    async def _emit_piece(self, text: str, tokens: int) -> None:
+        # A time-out must not cut `emit` short: whether the piece is out would never be known.
+        self._sending = asyncio.create_task(self._send(text, tokens))
+        await _ended(self._sending)
+        self._raise_failure()
 
     def _raise_failure(self) -> None:
         if self._failure is None and self._sending is not None and self._sending.cancelled():

@@ -40,6 +40,7 @@ class Runs:
         emit: EmitToken | None = None,
         load: LoadCheckpoint | None = None,
         executor: AgentExecutor | None = None,
+        announce: bool = False,
         **fields: Any,
     ) -> RunOutcome:
         """Run a request to its end; a checkpoint that it leaves is the next run's."""
@@ -55,6 +56,7 @@ class Runs:
             attempt=attempt,
             load_checkpoint=load or self._load,
             emit=emit or self._emit,
+            announce=announce,
         )
         self.saved = outcome.checkpoint or self.saved
         return outcome

@@ -333,3 +333,34 @@ async def test_a_resolved_request_keeps_its_tenant_in_everything_it_leaves(runs:
     outcome = await runs.run(resolved("hello", tenant="acme"))
     assert outcome.checkpoint is not None
     assert {outcome.result.tenant, outcome.checkpoint.tenant, runs.tokens[0].tenant} == {"acme"}
+
+
+async def test_an_announced_attempt_begins_with_an_empty_token_that_counts(runs: Runs) -> None:
+    outcome = await runs.run("one two three", attempt=2000, announce=True)
+    first = runs.tokens[0]
+    assert (first.seq, first.text, first.tokens, first.attempt) == (0, "", 0, 2000)
+    assert runs.tokens[1].text
+    assert outcome.result.output
+    assert outcome.result.last_seq == len(runs.tokens) - 1 >= 1
+    runs.assert_text_is_the_tokens(outcome)
+
+
+async def test_an_announced_attempt_that_fails_without_text_says_that_its_text_is_empty(
+    runs: Runs,
+) -> None:
+    outcome = await runs.run("fail: no such luck", announce=True)
+    assert (outcome.result.status, outcome.result.output) == ("failed", "")
+    assert outcome.result.last_seq == 0
+    assert outcome.result.first_token_at_ms is None
+    runs.assert_text_is_the_tokens(outcome)
+
+
+async def test_an_attempt_whose_deadline_has_passed_is_announced_all_the_same(runs: Runs) -> None:
+    outcome = await runs.run("Hi", deadline_ms=1, announce=True)
+    assert (outcome.result.status, outcome.result.last_seq) == ("expired", 0)
+    runs.assert_text_is_the_tokens(outcome)
+
+
+async def test_a_first_attempt_is_not_announced(runs: Runs) -> None:
+    await runs.run("one two three")
+    assert runs.tokens[0].text

@@ -166,3 +166,29 @@ async def test_nothing_is_emitted_for_no_text() -> None:
     assert broker.pieces == []
     assert writer.last_seq == -1
     assert writer.first_token_at_ms is None
+
+
+async def test_an_announcement_leaves_at_once_and_is_the_first_piece() -> None:
+    broker = Broker()
+    writer = a_writer(broker.emit)
+    await writer.announce()
+    (announced,) = broker.pieces
+    assert (announced.seq, announced.text, announced.tokens) == (0, "", 0)
+    assert (writer.last_seq, writer.text, writer.empty) == (0, "", True)
+    assert writer.first_token_at_ms is None
+    await writer.write("a")
+    assert [(piece.seq, piece.text) for piece in broker.pieces] == [(0, ""), (1, "a")]
+    assert writer.first_token_at_ms == 9
+
+
+async def test_an_announcement_that_fails_is_raised_and_nothing_follows_it() -> None:
+    async def emit(_: AgentToken) -> None:
+        message = "the broker is away"
+        raise LaneLost(message)
+
+    writer = a_writer(emit)
+    with pytest.raises(LaneLost):
+        await writer.announce()
+    with pytest.raises(LaneLost):
+        await writer.write("a")
+    assert writer.last_seq == -1
