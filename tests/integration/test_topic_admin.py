@@ -6,12 +6,14 @@ import asyncio
 
 import pytest
 from aiokafka.admin import NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from schemas.errors import Misconfigured, ServiceUnavailable, TopicDrift
 from schemas.topics import BASE_TOPICS, RESULTS, SESSIONS, TOKENS
 from streams.clients import admin_client
 from streams.settings import Settings
 from streams.topic_admin import (
+    ensure_changelogs,
     ensure_topics,
     partition_counts,
     require_sound_topics,
@@ -91,3 +93,21 @@ async def test_replication_that_the_cluster_cannot_give_is_refused_in_words(
 async def test_kafka_that_is_away_is_named_by_its_address() -> None:
     with pytest.raises(ServiceUnavailable, match=r"127\.0\.0\.1:1"):
         await ensure_topics(Settings(kafka="127.0.0.1:1"), [TOKENS])
+
+
+async def test_changelogs_are_compacted_and_have_the_partitions_of_the_catalogue(
+    settings: Settings,
+) -> None:
+    name = f"{settings.namespace}-views-results-changelog"
+    report = await ensure_changelogs(settings, [name])
+    assert report.created == (name,)
+    assert (await ensure_changelogs(settings, [name])).existing == (name,)
+    assert await partition_counts(settings, [name]) == {name: settings.partitions}
+    resource = ConfigResource(ConfigResourceType.TOPIC, name, {"cleanup.policy": None})
+    admin = admin_client(settings)
+    await admin.start()
+    [response] = await admin.describe_configs([resource])
+    await admin.close()
+    [described] = response.to_object()["resources"]
+    [entry] = described["config_entries"]
+    assert entry["config_value"] == "compact"
