@@ -26,6 +26,10 @@
     ├── Misconfigured            a setting, policy or topic is wrong; says which and what to do
     │   └── TopicDrift
     ├── ServiceUnavailable       Kafka or Redis does not answer
+    ├── AnswerUnread             the reader of an answer cannot go on
+    │   ├── AnswerLate           nothing of it came in time
+    │   ├── AnswerGone           what was to be read is no longer kept
+    │   └── AnswerAltered        the result's text is not the one that was read
     └── LaneLost                 a commit's outcome is unknown: the lane starts anew
         └── LaneFenced           a newer owner has the lane's partition
 
@@ -198,6 +202,30 @@ class ServiceUnavailable(MillstreamError):
     """Kafka or Redis does not answer at the address it was given."""
 
     code = "service_unavailable"
+
+
+class AnswerUnread(MillstreamError):
+    """The reader of an answer cannot go on."""
+
+    code = "answer_unread"
+
+
+class AnswerLate(AnswerUnread):
+    """Nothing more of the answer came within the reader's time-out; it may be asked again."""
+
+    code = "answer_late"
+
+
+class AnswerGone(AnswerUnread):
+    """Records that are needed were deleted by their topic's retention."""
+
+    code = "answer_gone"
+
+
+class AnswerAltered(AnswerUnread):
+    """The result's text is not that of its tokens, or not the one that its hash was made of."""
+
+    code = "answer_altered"
 
 
 class LaneLost(MillstreamError):

@@ -232,6 +232,14 @@ class EventBus(Protocol):
         The start is fixed when the context is entered, so what is published in it is seen.
         """
 
+    async def starts(
+        self,
+        topics: Sequence[TopicSpec],
+        from_: Start,
+        filter: EventFilter = EVERYTHING,  # noqa: A002
+    ) -> list[Address]:
+        """Give where a `tail` of the same arguments would begin now, in each partition it reads."""
+
     async def __aenter__(self) -> Self:
         """Connect. Raises `ServiceUnavailable`, naming the address, if Kafka does not answer."""
 

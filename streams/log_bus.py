@@ -28,7 +28,7 @@ from streams.fanout import Fanout
 from streams.mailbox import Mailbox
 from streams.newest import newest
 from streams.partitioning import home_partition
-from streams.record_log import Outgoing, RecordLog, scope_of
+from streams.record_log import Outgoing, Positions, RecordLog, scope_of
 from streams.settings import Settings
 from streams.subscription import HandlerSubscription
 
@@ -163,9 +163,30 @@ class LogBus:
             self._fanout.remove(box)
             box.close()
 
+    async def starts(
+        self,
+        topics: Sequence[TopicSpec],
+        from_: Start,
+        filter: EventFilter = EVERYTHING,  # noqa: A002
+    ) -> list[Address]:
+        """Give where reading would begin."""
+        _, positions = await self._begin(topics, from_, filter)
+        return [
+            Address(topic=one.topic, partition=one.partition, offset=offset)
+            for one, offset in positions.items()
+        ]
+
     async def _open(
         self, topics: Sequence[TopicSpec], start: Start, wanted: EventFilter
     ) -> Mailbox:
+        scope, positions = await self._begin(topics, start, wanted)
+        box = Mailbox(wanted, positions, self._fanout.steer)
+        self._fanout.add(box, scope)
+        return box
+
+    async def _begin(
+        self, topics: Sequence[TopicSpec], start: Start, wanted: EventFilter
+    ) -> tuple[dict[TopicPartition, TopicSpec], Positions]:
         if self._reading is None:
             message = "the bus is not started; use it as `async with bus:`"
             raise Misconfigured(message)
@@ -174,10 +195,7 @@ class LogBus:
         only = getattr(start, "partition", None)
         if only is not None:
             scope = {one: spec for one, spec in scope.items() if one.partition == only}
-        positions = await self._reader.offsets(scope, start)
-        box = Mailbox(wanted, positions, self._fanout.steer)
-        self._fanout.add(box, scope)
-        return box
+        return scope, await self._reader.offsets(scope, start)
 
     async def _counted(self, topics: Sequence[str] | set[str]) -> dict[str, int]:
         missing = [topic for topic in topics if topic not in self._counts]
