@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
 from schemas.base import Address, EpochMs, Event, Frozen, Identifier, Micros, Reason, Usage
 
@@ -68,6 +68,12 @@ class Origin(Frozen):
     source: Address
 
 
+class Redriven(Origin):
+    """Which buried record was put back as this one; `source` is where the request first arrived."""
+
+    buried: Address
+
+
 class StageRequest(Event):
     """A request that passed the layers before a cut in the chain, on its way to the next stage."""
 
@@ -97,7 +103,8 @@ class AgentToken(RequestEvent):
 
     (`request_id`, `attempt`, `seq`) name it; `seq` counts these records from 0 within an attempt,
     without a gap. `tokens` is the number of model tokens in `text`. A higher attempt supersedes
-    the text of every lower one.
+    the text of every lower one; one that follows a lower one announces itself at once, by a first
+    record (`seq` 0) whose `text` is empty and whose `tokens` is 0.
     """
 
     title: ClassVar[str] = "A piece of an answer as it is written"
@@ -246,6 +253,33 @@ class SessionUpdated(RequestEvent):
         return f"{self.tenant}\x1f{self.user_id}\x1f{self.session_id}"
 
 
+class ControlCommand(Event):
+    """What a user asks of requests that were accepted before.
+
+    `cancel` ends one request (`request_id`) or all of a session that have arrived (`session_id`):
+    each ends in one result, `cancelled` unless it had ended already. Name one of the two.
+    """
+
+    title: ClassVar[str] = "What a user asks of requests that were accepted before"
+
+    type: Literal["control"] = "control"
+    command: Literal["cancel"]
+    request_id: Identifier | None = None
+    session_id: Identifier | None = None
+
+    @model_validator(mode="after")
+    def _names_one_target(self) -> Self:
+        if (self.request_id is None) == (self.session_id is None):
+            message = "name either request_id or session_id"
+            raise ValueError(message)
+        return self
+
+    @property
+    def event_id(self) -> str:
+        """The command, its target and when it was given."""
+        return f"{self.command}:{self.request_id or self.session_id}:{self.at_ms}"
+
+
 class LaneOpened(Event):
     """A new owner of a partition. Its `generation` is one more than its predecessor's.
 
@@ -296,6 +330,34 @@ class DeadLetter(Event):
         return f"{self.source}:dead"
 
 
+class DeadLetterRedriven(Event):
+    """A dead letter was put back; written in the one transaction that put it back.
+
+    `source` is where the record stood that could not be read, `redriven_as` where it stands now.
+    `mended`: with another value than it had. `request_id` and the user are those of the request
+    that it now is, if whoever put it back could read it.
+    """
+
+    title: ClassVar[str] = "A record that could not be read was put back"
+
+    type: Literal["redriven"] = "redriven"
+    user_id: Identifier = "unknown"
+    source: Address
+    redriven_as: Address
+    mended: bool = False
+    request_id: Identifier | None = None
+
+    @property
+    def event_id(self) -> str:
+        """The address of the original: it is put back once."""
+        return f"{self.source}:redriven"
+
+    @property
+    def record_key(self) -> str:
+        """The address of the original."""
+        return str(self.source)
+
+
 AnyEvent = Annotated[
     AgentRequest
     | StageRequest
@@ -305,8 +367,10 @@ AnyEvent = Annotated[
     | CostRecorded
     | CheckpointSaved
     | SessionUpdated
+    | ControlCommand
     | LaneOpened
-    | DeadLetter,
+    | DeadLetter
+    | DeadLetterRedriven,
     Field(discriminator="type"),
 ]
 
@@ -319,8 +383,10 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     CostRecorded,
     CheckpointSaved,
     SessionUpdated,
+    ControlCommand,
     LaneOpened,
     DeadLetter,
+    DeadLetterRedriven,
 )
 
 any_event: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)

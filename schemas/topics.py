@@ -16,8 +16,10 @@ from schemas.events import (
     AgentResult,
     AgentToken,
     CheckpointSaved,
+    ControlCommand,
     CostRecorded,
     DeadLetter,
+    DeadLetterRedriven,
     Decision,
     LaneOpened,
     SessionUpdated,
@@ -92,6 +94,13 @@ CHECKPOINTS = TopicSpec(
 SESSIONS = TopicSpec(
     "sessions", SessionUpdated, "user and session", "The head of each session", None
 )
+CONTROL = TopicSpec(
+    "control",
+    ControlCommand,
+    "user (any other key is put right)",
+    "What users ask of requests that were accepted before",
+    7 * DAY_MS,
+)
 LANES = TopicSpec(
     "lanes", LaneOpened, "stage", "Who owns each partition", None, placement="per_lane"
 )
@@ -105,6 +114,15 @@ DEAD_LETTERS = TopicSpec(
     # The largest record that the broker takes, in base64, and why it could not be read.
     record_bytes_max=2 * RECORD_BYTES_MAX,
 )
+REDRIVES = TopicSpec(
+    "redrives",
+    DeadLetterRedriven,
+    "address of the original record",
+    "Which dead letters were put back, and as what",
+    # Longer than any dead letter can be seen: its segment may span days beyond its own retention.
+    60 * DAY_MS,
+    placement="per_lane",
+)
 
 BASE_TOPICS: tuple[TopicSpec, ...] = (
     REQUESTS,
@@ -114,8 +132,10 @@ BASE_TOPICS: tuple[TopicSpec, ...] = (
     COSTS,
     CHECKPOINTS,
     SESSIONS,
+    CONTROL,
     LANES,
     DEAD_LETTERS,
+    REDRIVES,
 )
 
 

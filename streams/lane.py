@@ -15,36 +15,27 @@ from typing import Any
 import structlog
 from aiokafka.errors import KafkaError
 
-from schemas.base import Event
 from schemas.errors import LaneLost, Poison, Unserviceable
-from schemas.events import (
-    ATTEMPTS_PER_GENERATION,
-    AgentResult,
-    CheckpointSaved,
-    CostRecorded,
-    LaneOpened,
-    ResolvedRequest,
-    StageRequest,
-)
-from schemas.reasons import reason_of
-from schemas.topics import REQUESTS, TOKENS
+from schemas.events import ControlCommand, LaneOpened, ResolvedRequest, StageRequest
+from schemas.topics import CONTROL
 from streams import outcomes
 from streams.admission import Admission, admit
 from streams.clients import transactional_producer
-from streams.codec import traceparent_of
-from streams.committer import CommitRefused, Committer
+from streams.codec import decode, traceparent_of
+from streams.committer import Committer
 from streams.intake import InputRecord, dead_letter, origin_header
+from streams.lane_control import LaneControl
+from streams.lane_endings import LaneEndings
 from streams.lane_follow import follow
 from streams.lane_output import LaneOutput
 from streams.lane_parts import LaneServices, Stage
 from streams.lane_restore import restore
-from streams.lane_state import LaneState, RequestKey, request_key, session_key
+from streams.lane_runs import LaneRuns, Run
+from streams.lane_state import LaneState, request_key
 from streams.partition_reader import PartitionReader
 from streams.partitioning import home_partition
-from streams.session_queues import SessionQueues
 from streams.settings import Settings
-from streams.tokens import TokenPublisher
-from streams.window import Entry, Window
+from streams.window import Entry
 
 log = structlog.get_logger(__name__)
 
@@ -64,19 +55,16 @@ class Lane:
         services: LaneServices,
         stage: Stage,
         partition: int,
-        window: Window[InputRecord],
     ) -> None:
         self._settings = settings
         self._services = services
         self._stage = stage
         self._partition = partition
-        self._window = window
         self._state = LaneState(stage.name, stage.pipeline(), hands_over=stage.next is not None)
-        self._in_flight: set[RequestKey] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._follower: asyncio.Task[None] | None = None
-        self._sessions = SessionQueues(self._failed)
         self._reader = PartitionReader(settings)
+        self._control_topic = settings.topic(CONTROL.name)
         name = f"{settings.namespace}-{stage.name}-{partition}"
         self._committer = Committer(
             lambda number: transactional_producer(settings, f"{name}-{number}"),
@@ -93,6 +81,25 @@ class Lane:
             state=self._state,
             committer=self._committer,
             reader=self._reader,
+        )
+        self._endings = LaneEndings(
+            state=self._state, output=self._output, clock_ms=services.clock_ms
+        )
+        self._runs = LaneRuns(
+            settings,
+            services,
+            partition,
+            state=self._state,
+            output=self._output,
+            endings=self._endings,
+            blamed=self._blamed,
+            on_failure=self._failed,
+        )
+        self._control = LaneControl(
+            output=self._output,
+            runs=self._runs,
+            endings=self._endings,
+            clock_ms=services.clock_ms,
         )
         self.lost: asyncio.Future[LaneLost] = asyncio.get_running_loop().create_future()
 
@@ -136,7 +143,7 @@ class Lane:
         """Wait until no record is worked on; tell whether that came within `timeout_s`."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        while tasks := self._tasks | self._sessions.tasks:
+        while tasks := self._tasks | self._runs.tasks:
             left_s = deadline - loop.time()
             if left_s <= 0:
                 return False
@@ -148,7 +155,7 @@ class Lane:
         tasks = {*self._tasks, *([self._follower] if self._follower else [])}
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, self._sessions.cancel(), return_exceptions=True)
+        await asyncio.gather(*tasks, self._runs.close(), return_exceptions=True)
         await self._committer.stop()
         await self._reader.stop()
 
@@ -160,11 +167,38 @@ class Lane:
             )
             self._spawn(entry, self._bury(entry, Unserviceable(message)))
             return
+        is_control = entry.record.topic == self._control_topic
         try:
-            self._serve(entry)
+            if is_control:
+                self._command(entry)
+            else:
+                self._serve(entry)
         # Faust would take an exception for an ack, and the record would be lost.
         except Exception as error:  # noqa: BLE001
             self._failed(error, entry)
+
+    def _command(self, entry: Entry[InputRecord]) -> None:
+        try:
+            command = decode(entry.record, ControlCommand)
+        except Poison as poison:
+            self._spawn(entry, self._bury(entry, poison))
+            return
+        if not self._belongs_elsewhere(entry, command.partition_key):
+            self._spawn(entry, self._obey(entry, command))
+
+    async def _obey(self, entry: Entry[InputRecord], command: ControlCommand) -> None:
+        await self._control.obey(entry, command)
+        entry.finish()
+
+    def _belongs_elsewhere(
+        self, entry: Entry[InputRecord], partition_key: str, *headers: tuple[str, bytes]
+    ) -> bool:
+        """Send a record that arrived under another key to its user's partition, if it did."""
+        home = home_partition(partition_key, self._settings.partitions)
+        if home == self._partition:
+            return False
+        self._spawn(entry, self._put_right(entry, partition_key, home, headers))
+        return True
 
     def _serve(self, entry: Entry[InputRecord]) -> None:
         record = entry.record
@@ -172,20 +206,16 @@ class Lane:
             request, passed = self._stage.read(record)
         except Poison as poison:
             if str(record.address) in self._state.buried:
-                self._window.done(entry)
+                entry.finish()
             else:
                 self._spawn(entry, self._bury(entry, poison))
             return
-        home = home_partition(request.partition_key, self._settings.partitions)
-        if home != self._partition:
-            self._spawn(entry, self._put_right(entry, request, home))
+        if self._belongs_elsewhere(entry, request.partition_key, origin_header(request)):
             return
-        key = request_key(request)
-        if key in self._state.finished or key in self._in_flight:
+        if not self._endings.begin(request_key(request)):
             self._services.metrics.duplicates.inc()
-            self._window.done(entry)
+            entry.finish()
             return
-        self._in_flight.add(key)
         self._admit(entry, request, passed)
 
     def _admit(
@@ -203,20 +233,15 @@ class Lane:
         elif self._stage.next is not None:
             onward = outcomes.onward(request, admission.decision, passed, self._stage.next)
             events = [admission.decision, onward]
-            self._spawn(entry, self._finish(entry, request, events, traceparent))
+            self._spawn(entry, self._endings.finish(entry, request, events, traceparent))
         else:
             reserves = admission.decision.reserved_micros > 0
             committed: asyncio.Future[Any] | None = None
             if admission.is_new:
                 committed = self._output.queue(admission.decision, traceparent, lazy=not reserves)
             # A call that costs waits for its reservation to be committed.
-            wait_for = committed if reserves else None
-            self._sessions.submit(
-                session_key(request),
-                lambda: self._blamed(
-                    entry, self._run(entry, request, admission, wait_for, traceparent)
-                ),
-            )
+            reserved = committed if reserves else None
+            self._runs.submit(Run(entry, request, admission, reserved, traceparent))
 
     async def _refuse(
         self,
@@ -232,85 +257,21 @@ class Lane:
             reason=admission.refused,
         )
         decisions = [admission.decision] if admission.is_new else []
-        await self._finish(
-            entry, request, [*decisions, *self._settled(request, result)], traceparent
-        )
-
-    async def _run(
-        self,
-        entry: Entry[InputRecord],
-        request: ResolvedRequest,
-        admission: Admission,
-        wait_for: asyncio.Future[Any] | None,
-        traceparent: bytes,
-    ) -> None:
-        if wait_for is not None:
-            await wait_for
-        tokens = TokenPublisher(
-            self._services.producer,
-            topic=self._settings.topic(TOKENS.name),
-            partition=self._partition,
-            source=self._output.source,
-            traceparent=traceparent,
-        )
-        head = self._output.head(session_key(request))
-
-        async def load_checkpoint() -> CheckpointSaved | None:
-            return None if head is None else await self._output.load_checkpoint(head)
-
-        assert admission.plan is not None  # noqa: S101  what is not refused has a plan
-        with self._services.metrics.runs_in_flight.track_inprogress():
-            outcome = await self._services.executor.run(
-                request,
-                admission.plan,
-                attempt=self._state.generation * ATTEMPTS_PER_GENERATION,
-                load_checkpoint=load_checkpoint,
-                emit=tokens.write,
-            )
-        events = self._settled(request, outcome.result)
-        if outcome.checkpoint is not None:
-            events += [outcome.checkpoint, self._output.head_of(outcome.checkpoint, head)]
-        # The result comes after its tokens: whoever has read the result can read all of them.
-        await tokens.flush()
-        await self._finish(entry, request, events, traceparent)
-
-    def _settled(self, request: ResolvedRequest, result: AgentResult) -> list[Event]:
-        """Take a result back through the chain: the result to commit, and what goes with it."""
-        pipeline = self._state.pipeline
-        settlement = pipeline.settle(request, result)
-        events: list[Event] = [settlement.result, *settlement.events]
-        if not pipeline.needs:  # else they come back from the topics, as another stage's do
-            for event in events:
-                pipeline.fold(event)
-        return events
-
-    async def _finish(
-        self,
-        entry: Entry[InputRecord],
-        request: ResolvedRequest,
-        events: Sequence[Event],
-        traceparent: bytes,
-    ) -> None:
-        """Commit a request's outcome; if it is too large to be written, that is its outcome."""
-        try:
-            await self._output.commit(events, traceparent)
-        except CommitRefused as refused:
-            failed = outcomes.too_large(
-                request, events, at_ms=self._services.clock_ms(), reason=reason_of(refused)
-            )
-            spent = [event for event in events if isinstance(event, CostRecorded)]
-            await self._output.commit([failed, *spent], traceparent)
-        self._in_flight.discard(request_key(request))
-        self._window.done(entry)
+        events = [*decisions, *self._endings.settled(request, result)]
+        await self._endings.finish(entry, request, events, traceparent)
 
     async def _bury(self, entry: Entry[InputRecord], poison: Poison) -> None:
         letter = dead_letter(entry.record, poison, at_ms=self._services.clock_ms())
         log.warning("dead letter", source=str(entry.record.address), reason=str(poison))
         await self._output.commit([letter])
-        self._window.done(entry)
+        entry.finish()
 
     async def _put_right(
-        self, entry: Entry[InputRecord], request: ResolvedRequest, home: int
+        self,
+        entry: Entry[InputRecord],
+        partition_key: str,
+        home: int,
+        more_headers: Sequence[tuple[str, bytes]],
     ) -> None:
         # A plain send: only lane `home` may write to partition `home` in a transaction. Sent
         # again after a crash it is the same request, since it keeps the id of its origin.
@@ -318,16 +279,16 @@ class Lane:
         headers = [pair for pair in record.headers if pair[1] is not None]
         try:
             await self._services.producer.send_and_wait(
-                self._settings.topic(REQUESTS.name),
+                record.topic,
                 record.value,
-                request.partition_key.encode(),
+                partition_key.encode(),
                 home,
-                headers=[*headers, origin_header(request)],
+                headers=[*headers, *more_headers],
             )
         except KafkaError as error:
-            raise LaneLost(f"a request could not be put at its partition: {error!r}") from error
+            raise LaneLost(f"a record could not be put at its partition: {error!r}") from error
         self._services.metrics.put_right.inc()
-        self._window.done(entry)
+        entry.finish()
 
     def _spawn(self, entry: Entry[InputRecord], work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(self._blamed(entry, work))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import structlog
 
@@ -14,32 +15,36 @@ from streams.window import Ack, Window
 
 log = structlog.get_logger(__name__)
 
-OpenLane = Callable[[Window[InputRecord]], Lane]
-"""Makes a lane over a window of records; nothing is started yet."""
+MakeLane = Callable[[], Lane]
+"""Makes a lane; nothing is started yet."""
 
 _REOPEN_AFTER_S = 1.0
 
 
 class LaneSlot:
-    """Holds one assigned partition: a window of records and, as long as it lives, a lane.
+    """Holds one assigned partition: a window of records per topic and, while it lives, a lane.
 
     A lost lane is replaced. The new one restores from the topics and gets the records that are
-    not done from the window. A fenced one is replaced only when the group has said again whose
-    the partition is, or `fenced_wait_s` has passed, after which this member would be out of it:
-    a worker that slept past its session must not take back what is another's.
+    not done from the windows, in the order of `topics`. A fenced one is replaced only when the
+    group has said again whose the partition is, or `fenced_wait_s` has passed, after which this
+    member would be out of it: a worker that slept past its session must not take back what is
+    another's.
     """
 
     def __init__(
         self,
-        make: OpenLane,
+        make: MakeLane,
         *,
+        topics: Iterable[str],
         capacity: int,
         fenced_wait_s: float,
         name: str,
-        on_room: Callable[[], None] = lambda: None,
+        on_room: Callable[[str], None] = lambda _topic: None,
     ) -> None:
         self._make = make
-        self._window: Window[InputRecord] = Window(capacity, on_room=on_room)
+        self._windows: dict[str, Window[InputRecord]] = {
+            topic: Window(capacity, on_room=partial(on_room, topic)) for topic in topics
+        }
         self._fenced_wait_s = fenced_wait_s
         self._name = name
         self._lane: Lane | None = None
@@ -60,16 +65,15 @@ class LaneSlot:
 
     def __len__(self) -> int:
         """Give the number of records held."""
-        return len(self._window)
+        return sum(len(window) for window in self._windows.values())
 
-    @property
-    def full(self) -> bool:
-        """Whether it holds so much that no more should be read for it."""
-        return self._window.full
+    def full(self, topic: str) -> bool:
+        """Tell whether it holds so much of `topic` that no more should be read for it."""
+        return self._windows[topic].full
 
     def take(self, record: InputRecord, ack: Ack) -> None:
         """Take a record. Never waits: whoever reads stops when the slot is full."""
-        entry = self._window.take(record.offset, record, ack)
+        entry = self._windows[record.topic].take(record.offset, record, ack)
         if entry is not None and self._lane is not None and not self._draining:
             self._lane.serve(entry)
 
@@ -85,19 +89,20 @@ class LaneSlot:
 
     async def close(self) -> None:
         """Give the partition up. What is not done is left to the next owner."""
-        log.info("lane given up", lane=self._name, records=len(self._window))
+        log.info("lane given up", lane=self._name, records=len(self))
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def _keep_open(self) -> None:
         while not self._draining:
-            lane = self._make(self._window)
+            lane = self._make()
             lost: Exception
             try:
                 await lane.open()
                 if not self._draining:
-                    for entry in self._window.undone():
-                        lane.serve(entry)
+                    for window in self._windows.values():
+                        for entry in window.undone():
+                            lane.serve(entry)
                 self._lane = lane
                 lost = await lane.lost
             except (LaneLost, ServiceUnavailable) as error:
@@ -112,7 +117,7 @@ class LaneSlot:
             # What the group said before counts no more: since then it gave the partition away.
             self._confirmed.clear()
             self._lanes_lost += 1
-            log.warning("lane lost", lane=self._name, reason=str(lost), records=len(self._window))
+            log.warning("lane lost", lane=self._name, reason=str(lost), records=len(self))
             fenced = isinstance(lost, LaneFenced)
             await self._may_reopen(self._fenced_wait_s if fenced else _REOPEN_AFTER_S)
 

@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 from faust.types import TP
 
+from schemas.topics import CONTROL
 from streams.faust_app import build_app, stop_app
 from streams.intake import InputRecord
 from streams.lane import Lane
@@ -16,7 +17,6 @@ from streams.lane_metrics import Figures
 from streams.lane_parts import CHAIN, LaneServices, Stage
 from streams.lane_slot import LaneSlot
 from streams.settings import Settings
-from streams.window import Window
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +37,12 @@ class Lanes:
         self.app = build_app(settings, name)
         topic = self.app.raw_topic(settings.topic(stage.input.name))
         agent_name = "requests" if stage.name == CHAIN else f"stage-{stage.name}"
-        self.agent = self.app.agent(topic, name=agent_name, concurrency=1)(self._read)
+        self.agents = [self.app.agent(topic, name=agent_name, concurrency=1)(self._read)]
+        self._topics = [settings.topic(stage.input.name)]
+        if stage.next is None:  # commands concern runs
+            self._topics.append(settings.topic(CONTROL.name))
+            control = self.app.raw_topic(self._topics[-1])
+            self.agents.append(self.app.agent(control, name="control", concurrency=1)(self._read))
         self.app.on_partitions_assigned.connect(self._assigned)
         self._was_assigned = asyncio.Event()
 
@@ -103,14 +108,17 @@ class Lanes:
                 headers=_headers(message.headers),
             )
             slot.take(record, partial(message.ack, consumer))
-            if slot.full:
+            if slot.full(message.topic):
                 # Only this partition waits: the others share the agent. What Faust has fetched of
                 # it already still comes; `pause_partitions` would lose that.
                 consumer.on_buffer_full(message.tp)
 
     async def _assigned(self, _app: Any, assigned: set[Any], **_: Any) -> None:
-        topic = self._settings.topic(self._stage.input.name)
-        mine = {tp.partition for tp in assigned if tp.topic == topic}
+        # Faust gives a worker the same partitions of all topics that have as many of them.
+        mine = {tp.partition for tp in assigned if tp.topic == self._topics[0]}
+        for topic in self._topics[1:]:
+            if mine != {tp.partition for tp in assigned if tp.topic == topic}:
+                log.error("partitions came apart", topic=topic, partitions=sorted(mine))
         gone = [self._slots.pop(number) for number in set(self._slots) - mine]
         await asyncio.gather(*(slot.close() for slot in gone))
         for number in sorted(mine):
@@ -122,16 +130,15 @@ class Lanes:
         self._was_assigned.set()
 
     def _open_slot(self, partition: int) -> LaneSlot:
-        topic = self._settings.topic(self._stage.input.name)
+        def make() -> Lane:
+            return Lane(self._settings, self._services, self._stage, partition)
 
-        def make(window: Window[InputRecord]) -> Lane:
-            return Lane(self._settings, self._services, self._stage, partition, window)
-
-        def on_room() -> None:
+        def on_room(topic: str) -> None:
             self.app.consumer.on_buffer_drop(TP(topic, partition))
 
         return LaneSlot(
             make,
+            topics=self._topics,
             capacity=self._settings.runs_in_flight_max,
             fenced_wait_s=self._settings.session_timeout_s,
             name=f"{self._stage.name}-{partition}",

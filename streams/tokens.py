@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import deque
 
 from aiokafka import AIOKafkaProducer
@@ -36,12 +37,16 @@ class TokenPublisher:
         self._traceparent = traceparent
         self._max = unacknowledged_max
         self._sent: deque[asyncio.Future[object]] = deque()
+        self._hash = hashlib.sha256()
+        self.last_seq = -1
 
     async def write(self, token: AgentToken) -> None:
         """Hand a token record to the producer. Raises `LaneLost` if Kafka does not take it.
 
         Raises `Terminal` for a token that no record can hold: that run fails, and no other.
         """
+        self.last_seq = token.seq
+        self._hash.update(token.text.encode())
         encoded = encode(token, source=self._source, traceparent=self._traceparent)
         try:
             self._sent.append(
@@ -59,6 +64,11 @@ class TokenPublisher:
             raise Terminal(f"a token of {len(token.text)} characters is too large") from error
         except KafkaError as error:
             raise LaneLost(f"tokens are not acknowledged: {error!r}") from error
+
+    @property
+    def text_sha256(self) -> str | None:
+        """The hash of the text written so far, `None` while there is none."""
+        return None if self.last_seq < 0 else self._hash.hexdigest()
 
     async def flush(self) -> None:
         """Return once every token is acknowledged. Raises `LaneLost` if one is not."""

@@ -24,9 +24,14 @@ class Entry(Generic[RecordT]):
 
     offset: int
     record: RecordT
+    window: Window[RecordT] = field(repr=False)
     acks: list[Ack] = field(default_factory=list)
     done: bool = False
     failures: int = 0
+
+    def finish(self) -> None:
+        """Say that nothing is left to do for this record."""
+        self.window.done(self)
 
 
 class Window(Generic[RecordT]):
@@ -61,7 +66,7 @@ class Window(Generic[RecordT]):
         if held is not None:
             held.acks.append(ack)
             return None
-        entry = Entry(offset, record, [ack])
+        entry = Entry(offset, record, self, [ack])
         self._entries[offset] = entry
         self._was_full = self._was_full or self.full
         return entry

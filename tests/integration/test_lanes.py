@@ -20,6 +20,7 @@ from schemas.events import (
 )
 from schemas.topics import (
     CHECKPOINTS,
+    CONTROL,
     COSTS,
     DEAD_LETTERS,
     DECISIONS,
@@ -29,7 +30,7 @@ from schemas.topics import (
 )
 from streams.partitioning import home_partition
 from streams.settings import Settings
-from tests.lane_harness import read_topic, running_lanes, upstream
+from tests.lane_harness import Upstream, read_topic, read_whole, running_lanes, upstream
 
 
 async def test_the_bare_minimum_gets_tokens_and_one_result(settings: Settings) -> None:
@@ -254,3 +255,71 @@ async def test_a_rate_limit_survives_a_new_owner(settings: Settings) -> None:
         "b1": "completed",
         "b2": "rejected",
     }
+
+
+async def publish_command(settings: Settings, program: Upstream, **command: str) -> None:
+    await program.publish(
+        {"user_id": "ada", "command": "cancel", **command}, topic=settings.topic(CONTROL.name)
+    )
+
+
+async def test_cancel_cuts_a_run_off_and_keeps_what_was_written(settings: Settings) -> None:
+    async with running_lanes(settings), upstream(settings) as program:
+        await program.publish(
+            {"user_id": "ada", "request_id": "r1", "input": "pace: 0.05; endless"}
+        )
+        await read_topic(settings, TOKENS, AgentToken, count=3)
+        await publish_command(settings, program, request_id="r1")
+        (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
+    tokens = await read_whole(settings, TOKENS, AgentToken)
+    assert (result.status, result.output) == ("cancelled", None)
+    assert result.last_seq == len(tokens) - 1
+    text = "".join(token.text for token in tokens)
+    assert result.text_sha256 == hashlib.sha256(text.encode()).hexdigest()
+
+
+async def test_cancelling_a_session_ends_all_that_runs_and_waits_in_it(settings: Settings) -> None:
+    async with running_lanes(settings), upstream(settings) as program:
+        for number in range(3):
+            await program.publish(
+                {"user_id": "ada", "session_id": "s", "request_id": f"r{number}", "input": "hang"},
+                key=b"ada",
+            )
+        await read_topic(settings, DECISIONS, Decision, count=3)
+        await publish_command(settings, program, session_id="s")
+        results = await read_topic(settings, RESULTS, AgentResult, count=3)
+        await program.publish({"user_id": "ada", "session_id": "s", "input": "after"})
+        (*_, last) = await read_topic(settings, RESULTS, AgentResult, count=4)
+    assert {result.status for result in results} == {"cancelled"}
+    assert last.output == "after"
+
+
+async def test_a_request_that_is_cancelled_before_it_comes_never_runs(settings: Settings) -> None:
+    async with running_lanes(settings), upstream(settings) as program:
+        await publish_command(settings, program, request_id="r1")
+        (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
+        await program.publish({"user_id": "ada", "request_id": "r1", "input": "x"}, key=b"ada")
+        await program.publish({"user_id": "ada", "request_id": "r2", "input": "x"}, key=b"ada")
+        await read_topic(settings, RESULTS, AgentResult, count=2)
+    results = await read_whole(settings, RESULTS, AgentResult)
+    assert result.status == "cancelled"
+    assert [(one.request_id, one.status) for one in results] == [
+        ("r1", "cancelled"),
+        ("r2", "completed"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "command", [{"command": "explode", "request_id": "r"}, {"command": "cancel"}]
+)
+async def test_a_command_that_makes_no_sense_is_buried_and_the_next_one_obeyed(
+    settings: Settings, command: dict[str, str]
+) -> None:
+    topic = settings.topic(CONTROL.name)
+    async with running_lanes(settings), upstream(settings) as program:
+        await program.publish({"user_id": "ada", **command}, key=b"ada", topic=topic)
+        await publish_command(settings, program, request_id="r1")
+        (letter,) = await read_topic(settings, DEAD_LETTERS, DeadLetter, count=1)
+        (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
+    assert (letter.reason.code, letter.source.topic) == ("wrong_shape", topic)
+    assert result.status == "cancelled"

@@ -13,7 +13,7 @@ from schemas.errors import LaneFenced, LaneLost, ServiceUnavailable
 from streams.intake import InputRecord
 from streams.lane import Lane
 from streams.lane_slot import LaneSlot
-from streams.window import Entry, Window
+from streams.window import Entry
 from tests.support import eventually
 from tests.unit.streams.making import record
 
@@ -21,8 +21,7 @@ from tests.unit.streams.making import record
 class PlainLane:
     """A lane that does what its slot relies on, and commits when told to."""
 
-    def __init__(self, window: Window[InputRecord], failure: Exception | None) -> None:
-        self._window = window
+    def __init__(self, failure: Exception | None) -> None:
         self._failure = failure
         self.served: list[Entry[InputRecord]] = []
         self.closed = False
@@ -42,7 +41,7 @@ class PlainLane:
         self.closed = True
 
     def commit(self, offset: int) -> None:
-        self._window.done(next(one for one in self.served if one.offset == offset))
+        next(one for one in self.served if one.offset == offset).finish()
 
     @property
     def offsets(self) -> list[int]:
@@ -56,19 +55,27 @@ class Opened:
         self.lanes: list[PlainLane] = []
         self._failures = list(failures)
 
-    def make(self, window: Window[InputRecord]) -> Lane:
+    def make(self) -> Lane:
         failure = self._failures.pop(0) if self._failures else None
-        lane = PlainLane(window, failure)
+        lane = PlainLane(failure)
         self.lanes.append(lane)
         return cast("Lane", lane)
 
 
 @asynccontextmanager
 async def a_slot(
-    opened: Opened, *, fenced_wait_s: float = 60, on_room: Callable[[], None] = lambda: None
+    opened: Opened,
+    *,
+    fenced_wait_s: float = 60,
+    on_room: Callable[[str], None] = lambda _topic: None,
 ) -> AsyncIterator[LaneSlot]:
     slot = LaneSlot(
-        opened.make, capacity=2, fenced_wait_s=fenced_wait_s, name="chain-0", on_room=on_room
+        opened.make,
+        topics=["requests"],
+        capacity=2,
+        fenced_wait_s=fenced_wait_s,
+        name="chain-0",
+        on_room=on_room,
     )
     try:
         yield slot
@@ -137,15 +144,15 @@ async def test_what_the_group_said_before_the_fencing_does_not_give_the_partitio
 
 async def test_a_full_slot_says_so_and_tells_when_it_has_room() -> None:
     opened = Opened()
-    told: list[int] = []
-    async with a_slot(opened, on_room=lambda: told.append(1)) as slot:
+    told: list[str] = []
+    async with a_slot(opened, on_room=told.append) as slot:
         await eventually(lambda: slot.serving)
         for offset in (0, 1):
             slot.take(record(b"", offset=offset), lambda: None)
-        assert slot.full
+        assert slot.full("requests")
         opened.lanes[0].commit(0)
-        assert not slot.full
-        assert told == [1]
+        assert not slot.full("requests")
+        assert told == ["requests"]
 
 
 async def test_a_draining_slot_holds_records_and_serves_none() -> None:
