@@ -1,0 +1,221 @@
+"""What the reader of an answer yields, whatever bus it reads."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import pytest
+
+from schemas.base import Address
+from schemas.errors import AnswerLate, Misconfigured, ServiceUnavailable
+from schemas.events import AgentResult, AgentToken, ResultStatus
+from schemas.topics import RESULTS, TOKENS
+from streams.bus import NOW, EventBus, EventFilter, FromTime
+from streams.partitioning import home_partition
+from streams.settings import Settings
+from streams.token_reader import Ended, Piece, Position, StartedAnew, Text, TokenReader, answer
+from tests.support import eventually
+
+MOMENT_S = 0.2
+"""Waited out by the test that expects nothing to come."""
+
+
+class World(Protocol):
+    """Where buses run: topics exist, and whatever one bus publishes the others read."""
+
+    settings: Settings
+
+    def bus(self) -> EventBus:
+        """Make another bus, as another process would, not started."""
+
+
+def token(text: str, seq: int, attempt: int = 1000, *, request: str = "r") -> AgentToken:
+    return AgentToken(
+        user_id="ada", request_id=request, session_id="s", attempt=attempt, seq=seq, text=text
+    )
+
+
+def result(
+    output: str | None,
+    attempt: int = 1000,
+    *,
+    last_seq: int = -1,
+    request: str = "r",
+    status: ResultStatus = "completed",
+) -> AgentResult:
+    return AgentResult(
+        user_id="ada",
+        request_id=request,
+        session_id="s",
+        status=status,
+        output=output,
+        attempt=attempt,
+        last_seq=last_seq,
+        text_sha256=None if output is None else hashlib.sha256(output.encode()).hexdigest(),
+        source=Address(topic="t", partition=0, offset=0),
+        accepted_at_ms=1,
+    )
+
+
+def words(pieces: list[Piece]) -> list[str]:
+    """Give the pieces' texts, `!` for a new beginning and `.` for the end."""
+    told = []
+    for piece in pieces:
+        match piece:
+            case Text(text=text):
+                told.append(text)
+            case StartedAnew():
+                told.append("!")
+            case Ended():
+                told.append(".")
+    return told
+
+
+async def take(reader: TokenReader, count: int) -> list[Piece]:
+    return [await anext(reader) for _ in range(count)]
+
+
+class TokenReaderContract:
+    """Cases of the reader on any bus; a subclass gives the `world` fixture."""
+
+    @pytest.fixture
+    async def bus(self, world: World) -> AsyncIterator[EventBus]:
+        async with world.bus() as bus:
+            yield bus
+
+    async def test_tokens_are_yielded_as_they_are_written_and_the_end_is_the_last(
+        self, bus: EventBus
+    ) -> None:
+        async with TokenReader(bus, "ada", "r", since=NOW) as reader:
+            await bus.publish(token("one ", 0))
+            assert words(await take(reader, 1)) == ["one "]
+            await bus.publish(token("two", 1))
+            assert words(await take(reader, 1)) == ["two"]
+            await bus.publish(result("one two", last_seq=1))
+            assert words([piece async for piece in reader]) == ["."]
+            # Over is over.
+            assert [piece async for piece in reader] == []
+
+    async def test_a_lost_attempt_is_void_as_soon_as_the_next_one_is_announced(
+        self, bus: EventBus
+    ) -> None:
+        async with TokenReader(bus, "ada", "r", since=NOW) as reader:
+            await bus.publish(token("old", 0))
+            await bus.publish(token("", 0, 2000))
+            assert words(await take(reader, 2)) == ["old", "!"]
+            # A zombie goes on.
+            await bus.publish_batch([token("er", 1), token("new", 1, 2000), token("est", 2)])
+            await bus.publish(result("new", 2000, last_seq=1))
+            assert words([piece async for piece in reader]) == ["new", "."]
+
+    async def test_an_answer_is_read_after_the_fact(self, bus: EventBus) -> None:
+        before = await bus.publish_batch([token("x", 0, request="earlier"), token("a", 0)])
+        (first, *_) = await bus.history(topics=[TOKENS])
+        assert first.address == before[0]
+        await bus.publish(token("b", 1))
+        await bus.publish(result("x", request="earlier"))
+        await bus.publish(result("ab", last_seq=1))
+        for reader in (
+            TokenReader(bus, "ada", "r"),
+            TokenReader(bus, "ada", "r", since=FromTime(first.at_ms)),
+        ):
+            async with reader:
+                told = words([piece async for piece in reader])
+            assert "".join(told) == "ab."
+
+    async def test_a_reader_that_begins_in_the_middle_gets_the_whole_text_with_the_result(
+        self, bus: EventBus
+    ) -> None:
+        await bus.publish(token("a", 0))
+        async with TokenReader(bus, "ada", "r", since=NOW) as reader:
+            await bus.publish(token("b", 1))
+            await bus.publish(result("ab", last_seq=1))
+            assert words([piece async for piece in reader]) == ["ab", "."]
+
+    async def test_another_process_goes_on_behind_any_piece(
+        self, world: World, bus: EventBus
+    ) -> None:
+        await bus.publish_batch(
+            [token("old", 0), token("er", 1), token("", 0, 2000), token("ne", 1, 2000)]
+        )
+        await bus.publish(token("w", 2, 2000))
+        await bus.publish(result("new", 2000, last_seq=2))
+        async with TokenReader(bus, "ada", "r") as reader:
+            whole = [piece async for piece in reader]
+        assert isinstance(whole[-1], Ended)
+        text = ""
+        for index, piece in enumerate(whole):
+            text = text + piece.text if isinstance(piece, Text) else text
+            text = "" if isinstance(piece, StartedAnew) else text
+            resume = Position.parse(str(piece.position))
+            shown = text
+            async with (
+                world.bus() as other,
+                TokenReader(other, "ada", "r", resume=resume) as reader,
+            ):
+                async for later in reader:
+                    shown = shown + later.text if isinstance(later, Text) else shown
+                    shown = "" if isinstance(later, StartedAnew) else shown
+                    ended = isinstance(later, Ended)
+                assert (shown, index == len(whole) - 1 or ended) == ("new", True)
+
+    async def test_a_request_that_is_rejected_just_ends(self, bus: EventBus) -> None:
+        await bus.publish(result(None, 0, status="rejected"))
+        async with TokenReader(bus, "ada", "r") as reader:
+            (end,) = [piece async for piece in reader]
+        assert isinstance(end, Ended)
+        assert end.result.status == "rejected"
+
+    async def test_only_the_answer_of_this_user_is_read(self, bus: EventBus) -> None:
+        other = token("not ada's", 0).model_copy(update={"user_id": "grace"})
+        tenants = token("not hers", 0).model_copy(update={"tenant": "acme"})
+        await bus.publish_batch([other, tenants, token("hers", 0)])
+        await bus.publish(result("hers", last_seq=0))
+        async with TokenReader(bus, "ada", "r") as reader:
+            assert "".join(words([piece async for piece in reader])) == "hers."
+
+    async def test_a_reader_that_waited_long_enough_says_so_and_may_be_asked_again(
+        self, bus: EventBus
+    ) -> None:
+        async with TokenReader(bus, "ada", "r", timeout_s=MOMENT_S) as reader:
+            with pytest.raises(AnswerLate, match="request r of ada"):
+                await anext(reader)
+            await bus.publish(result("a", last_seq=0))
+
+            async def asked_again() -> Piece | None:
+                try:
+                    return await anext(reader)
+                except AnswerLate:
+                    return None
+
+            assert words([await eventually(asked_again), await anext(reader)]) == ["a", "."]
+
+    async def test_a_bus_that_is_stopped_stops_its_readers(self, world: World) -> None:
+        bus = world.bus()
+        async with bus:
+            reader = await TokenReader(bus, "ada", "r").__aenter__()
+        with pytest.raises(ServiceUnavailable, match="stopped"):
+            await anext(reader)
+        await reader.__aexit__()
+
+    async def test_the_answer_of_a_request_is_its_result(self, bus: EventBus) -> None:
+        await bus.publish(token("a", 0))
+        await bus.publish(result("a", last_seq=0))
+        assert await answer(bus, "ada", "r") == result("a", last_seq=0)
+
+    async def test_a_position_of_other_topics_is_refused(self, world: World, bus: EventBus) -> None:
+        home = home_partition("ada", world.settings.partitions)
+        for elsewhere in (Position(home + 1), Position(home, 5, 0), Position(home, 0, 5)):
+            with pytest.raises(Misconfigured, match="topics are others"):
+                await TokenReader(bus, "ada", "r", resume=elsewhere).__aenter__()
+
+    async def test_reading_begins_where_a_tail_would(self, world: World, bus: EventBus) -> None:
+        home = home_partition("ada", world.settings.partitions)
+        ada = EventFilter(user_id="ada")
+        await bus.publish(token("a", 0))
+        (tokens, results) = await bus.starts([TOKENS, RESULTS], NOW, ada)
+        assert tokens == Address(topic=world.settings.topic("tokens"), partition=home, offset=1)
+        assert (results.partition, results.offset) == (home, 0)
+        assert len(await bus.starts([TOKENS], NOW)) == world.settings.partitions
