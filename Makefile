@@ -27,8 +27,8 @@ check: setup ## format, lint, types, layers, published schemas, unit tests
 	$(VENV_PYTHON) -m schemas check
 	$(VENV_PYTHON) -m pytest tests/unit $(ARGS)
 
-chaos: setup ## run the fault tests, which start three brokers
-	$(VENV_PYTHON) -m pytest -m cluster $(ARGS)
+chaos: setup ## end workers, brokers, Redis and the network under load, and count
+	$(VENV_PYTHON) -m tests.chaos $(ARGS)
 
 bench: setup ## measure raw aiokafka and the whole path, side by side
 	$(VENV_PYTHON) -m benchmarks $(ARGS)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from infra.ports import HOST
 
-__all__ = ["LOG4J", "NodeSpec", "server_properties"]
+__all__ = ["LOG4J", "Listener", "NodeSpec", "server_properties"]
 
 _SYSTEM_TOPIC_PARTITIONS = 8
 
@@ -24,12 +24,25 @@ rootLogger.appenderRef.stdout.ref = stdout
 
 
 @dataclass(frozen=True, slots=True)
+class Listener:
+    """A further port for clients, who are told to connect to `advertised_port`.
+
+    So a client that first connects to a proxy there stays behind it. `name` is in capitals.
+    """
+
+    name: str
+    port: int
+    advertised_port: int
+
+
+@dataclass(frozen=True, slots=True)
 class NodeSpec:
     """One node: its id (1, 2, …), its clients' port, and every node's controller port by id."""
 
     node_id: int
     port: int
     controller_ports: tuple[tuple[int, int], ...]
+    more: tuple[Listener, ...] = ()
 
     @property
     def address(self) -> str:
@@ -48,15 +61,20 @@ def server_properties(spec: NodeSpec) -> str:
     in_sync = max(1, replicas - 1)
     voters = ",".join(f"{node_id}@{HOST}:{port}" for node_id, port in spec.controller_ports)
     controller_port = dict(spec.controller_ports)[spec.node_id]
+    advertised = [f"CLIENT://{spec.address}"]
+    advertised += [f"{one.name}://{HOST}:{one.advertised_port}" for one in spec.more]
+    listeners = [f"CLIENT://{spec.address}", f"CONTROLLER://{HOST}:{controller_port}"]
+    listeners += [f"{one.name}://{HOST}:{one.port}" for one in spec.more]
+    names = ["CLIENT", "CONTROLLER", *(one.name for one in spec.more)]
     settings = {
         "process.roles": "broker,controller",
         "node.id": spec.node_id,
         "controller.quorum.voters": voters,
         "controller.listener.names": "CONTROLLER",
         "inter.broker.listener.name": "CLIENT",
-        "listeners": f"CLIENT://{spec.address},CONTROLLER://{HOST}:{controller_port}",
-        "advertised.listeners": f"CLIENT://{spec.address}",
-        "listener.security.protocol.map": "CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "listeners": ",".join(listeners),
+        "advertised.listeners": ",".join(advertised),
+        "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in names),
         "log.dirs": "log",
         # A topic that nobody declared is a mistake, not a wish.
         "auto.create.topics.enable": "false",

@@ -54,9 +54,9 @@ class WorkerProcess:
         """Send it a signal."""
         self._process.send_signal(number)
 
-    async def ended(self) -> int:
-        """Wait for its end, and give the exit code."""
-        async with asyncio.timeout(STOP_TIMEOUT_S):
+    async def ended(self, timeout_s: float | None = STOP_TIMEOUT_S) -> int:
+        """Wait for its end, and give the exit code; `None`: as long as it takes."""
+        async with asyncio.timeout(timeout_s):
             return await self._process.wait()
 
     async def kill(self) -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from infra.kafka_config import NodeSpec, server_properties
+from infra.kafka_config import Listener, NodeSpec, server_properties
 
 
 def _settings(spec: NodeSpec) -> dict[str, str]:
@@ -16,6 +16,13 @@ def test_a_node_listens_on_loopback_only_and_tells_clients_so() -> None:
     settings = _settings(_SECOND_OF_THREE)
     assert settings["listeners"] == "CLIENT://127.0.0.1:9002,CONTROLLER://127.0.0.1:9102"
     assert settings["advertised.listeners"] == "CLIENT://127.0.0.1:9002"
+
+
+def test_clients_of_a_further_listener_are_sent_to_the_port_it_advertises() -> None:
+    settings = _settings(NodeSpec(1, 9001, ((1, 9101),), more=(Listener("FAR", 9201, 9301),)))
+    assert settings["listeners"].endswith(",FAR://127.0.0.1:9201")
+    assert settings["advertised.listeners"].endswith(",FAR://127.0.0.1:9301")
+    assert settings["listener.security.protocol.map"].endswith(",FAR:PLAINTEXT")
 
 
 def test_every_node_knows_all_controllers() -> None:

@@ -1,0 +1,154 @@
+"""`python -m tests.chaos`: real workers under load, ended and cut off in every way; one table.
+
+Exits 1 if a request was lost or answered twice, a session's runs were out of order, a text was not
+what was streamed, or a scenario did not come to its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import secrets
+import sys
+import tempfile
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from schemas.topics import catalogue
+from streams.settings import Settings
+from streams.topic_admin import ensure_topics
+from tests.chaos.audit import audit, read_records
+from tests.chaos.calls import finished_and_repeated, out_of_order, read_calls, resumed_after_s
+from tests.chaos.crew import Crew
+from tests.chaos.ground import Ground, ground
+from tests.chaos.load import Asked, Progress, plan_load, policy_for, publish, watch_results
+from tests.chaos.scenarios import SCENARIOS, Drill, Scenario
+from tests.chaos.table import Row, as_table, told_faults
+
+REQUESTS = 2000
+_SESSION_TIMEOUT_S = 6.0
+_LIMIT_S = 240.0
+_LIMIT_PER_REQUEST_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What was asked for on the command line."""
+
+    scenarios: tuple[str, ...]
+    requests: int
+    seed: int
+    data: Path
+
+
+def main() -> None:
+    """Run the scenarios asked for, one after the other."""
+    given = _given()
+    console = Console(width=max(Console().width, 150))
+    console.print(f"seed {given.seed}, data in {given.data}")
+    rows = []
+    for name in given.scenarios:
+        row = asyncio.run(run_scenario(name, given))
+        rows.append(row)
+        console.print(f"{name}: {', '.join(row.blows) or 'nothing done'} in {row.duration_s:.0f} s")
+        for line in told_faults(row):
+            console.print(f"  {line}", markup=False, highlight=False)
+    console.print(as_table(rows, _SESSION_TIMEOUT_S))
+    sys.exit(0 if all(row.ok for row in rows) else 1)
+
+
+async def run_scenario(name: str, given: Given) -> Row:
+    """Run one scenario on ground of its own, and audit what it left."""
+    scenario = SCENARIOS[name]
+    rng = random.Random(given.seed ^ zlib.crc32(name.encode()))  # noqa: S311  only to be repeatable
+    load = plan_load(given.requests, rng)
+    data = given.data / name
+    data.mkdir(parents=True)
+    (data / "policy.yaml").write_text(policy_for(load), encoding="utf-8")
+    began = time.monotonic()
+    async with ground(data, scenario.brokers) as on:
+        settings = Settings(
+            kafka=on.kafka.bootstrap,
+            redis_url=on.redis.url,
+            namespace="chaos",
+            data_dir=data,
+            policy_file=data / "policy.yaml",
+            session_timeout_s=_SESSION_TIMEOUT_S,
+        )
+        await ensure_topics(settings, catalogue())
+        async with Crew(settings, on.model_url, scenario.roles) as crew:
+            blows: list[str] = []
+            progress = Progress(len(load))
+            drill = Drill(settings, on, crew, progress, rng, blows)
+            ending = await _play(scenario, drill, load)
+        return await _judge(name, load, drill, ending, time.monotonic() - began)
+
+
+async def _play(scenario: Scenario, drill: Drill, load: tuple[Asked, ...]) -> str | None:
+    """Let the load come in and the scenario happen; gives why it did not come to its end."""
+    limit_s = _LIMIT_S + _LIMIT_PER_REQUEST_S * len(load)
+    try:
+        async with asyncio.timeout(limit_s), asyncio.TaskGroup() as group:
+            await drill.crew.start(*scenario.workers)
+            watcher = group.create_task(watch_results(drill.settings, drill.progress))
+            publisher = group.create_task(publish(drill.settings, load, drill.progress))
+            await scenario.run(drill)
+            await publisher
+            await drill.progress.reached(len(load))
+            await drill.crew.retire_all()
+            watcher.cancel()
+    except (TimeoutError, ExceptionGroup, AssertionError) as error:
+        # What was reached by now is judged all the same: it tells more than the error.
+        return f"stopped at {len(drill.progress)} of {len(load)} results: {_told(error)}"
+    return None
+
+
+def _told(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(_told(one) for one in error.exceptions)
+    return repr(error)
+
+
+async def _judge(
+    name: str, load: tuple[Asked, ...], drill: Drill, ending: str | None, duration_s: float
+) -> Row:
+    on: Ground = drill.ground
+    calls = read_calls(on.model_log)
+    finished, repeated = finished_and_repeated(calls)
+    return Row(
+        name=name,
+        verdict=audit(load, await read_records(drill.settings)),
+        calls_out_of_order=out_of_order(calls, load),
+        calls_finished=finished,
+        calls_repeated=repeated,
+        resumed_after_s=resumed_after_s(calls, drill.crew.kills),
+        crashes=drill.crew.crashes,
+        faults=(*drill.crew.faults, *([ending] if ending else [])),
+        blows=tuple(drill.blows),
+        duration_s=duration_s,
+    )
+
+
+def _given() -> Given:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    names = ",".join(SCENARIOS)
+    parser.add_argument("--only", default=names, help=f"which, comma-separated, of {names}")
+    parser.add_argument("--requests", type=int, default=REQUESTS, help="requests per scenario")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
+    parser.add_argument("--data", type=Path, help="an empty folder to leave logs and data in")
+    given = parser.parse_args()
+    scenarios = tuple(given.only.split(","))
+    unknown = sorted(set(scenarios) - set(SCENARIOS))
+    if unknown:
+        parser.error(f"there is no scenario {unknown[0]!r}; there are {names}")
+    data = given.data or Path(tempfile.mkdtemp(prefix="millstream-chaos-"))
+    return Given(scenarios, given.requests, given.seed, data)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The audit: from what stands on the topics to what was lost, made twice, disordered or garbled."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from schemas.events import (
+    AgentRequest,
+    AgentResult,
+    AgentToken,
+    CheckpointSaved,
+    CostRecorded,
+    Decision,
+    RequestEvent,
+)
+from schemas.topics import CHECKPOINTS, COSTS, DECISIONS, REQUESTS, RESULTS, TOKENS
+from streams.settings import Settings
+from tests.chaos.load import Asked
+from tests.lane_harness import read_whole
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """All that is committed, each topic's records in the order of their partitions."""
+
+    requests: Sequence[AgentRequest]
+    results: Sequence[AgentResult]
+    tokens: Sequence[AgentToken]
+    decisions: Sequence[Decision]
+    costs: Sequence[CostRecorded]
+    checkpoints: Sequence[CheckpointSaved]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found, each fault in words. `superseded` attempts are no fault."""
+
+    requests: int
+    results: int
+    superseded: int
+    lost: tuple[str, ...]
+    twice: tuple[str, ...]
+    out_of_order: tuple[str, ...]
+    wrong_text: tuple[str, ...]
+
+
+async def read_records(settings: Settings) -> Records:
+    """Read the topics whole, committed records only."""
+    return Records(
+        requests=await read_whole(settings, REQUESTS, AgentRequest),
+        results=await read_whole(settings, RESULTS, AgentResult),
+        tokens=await read_whole(settings, TOKENS, AgentToken),
+        decisions=await read_whole(settings, DECISIONS, Decision),
+        costs=await read_whole(settings, COSTS, CostRecorded),
+        checkpoints=await read_whole(settings, CHECKPOINTS, CheckpointSaved),
+    )
+
+
+def audit(load: Sequence[Asked], records: Records) -> Verdict:
+    """Compare what was asked for with what is on the topics."""
+    attempts: dict[str, dict[int, list[AgentToken]]] = defaultdict(lambda: defaultdict(list))
+    for token in records.tokens:
+        attempts[token.request_id][token.attempt].append(token)
+    answered = {one.request_id for one in load if not one.refused}
+    wanted: tuple[tuple[str, set[str], Sequence[RequestEvent]], ...] = (
+        ("result", {one.request_id for one in load}, records.results),
+        ("decision", {one.request_id for one in load}, records.decisions),
+        ("cost", answered, records.costs),
+        ("checkpoint", answered, records.checkpoints),
+    )
+    lost = [f"{one.request_id}: no request" for one in _unpublished(load, records.requests)]
+    twice = []
+    for what, ids, events in wanted:
+        counts = Counter(event.request_id for event in events)
+        lost += [f"{name}: no {what}" for name in sorted(ids - counts.keys())]
+        twice += [f"{name}: {n} {what} records" for name, n in counts.items() if n > 1]
+        twice += [f"{name}: a {what} nobody asked for" for name in sorted(counts.keys() - ids)]
+    return Verdict(
+        requests=len({one.request_id for one in records.requests}),
+        results=len(records.results),
+        superseded=sum(len(of_request) - 1 for of_request in attempts.values()),
+        lost=tuple(lost),
+        twice=tuple(twice),
+        out_of_order=tuple(_disordered(load, records.results)),
+        wrong_text=tuple(_garbled(load, records.results, attempts)),
+    )
+
+
+def _unpublished(load: Iterable[Asked], requests: Iterable[AgentRequest]) -> Iterable[Asked]:
+    there = {one.request_id for one in requests}
+    return (one for one in load if one.request_id not in there)
+
+
+def _disordered(load: Sequence[Asked], results: Iterable[AgentResult]) -> Iterable[str]:
+    """Name results that stand before that of an earlier run of their session.
+
+    What is refused is no run: it does not wait for those ahead of it.
+    """
+    turn = {one.request_id: number for number, one in enumerate(load) if not one.refused}
+    newest: dict[str, str] = {}
+    for result in results:
+        if result.request_id not in turn:
+            continue
+        session = f"{result.user_id}/{result.session_id}"
+        before = newest.get(session)
+        if before is not None and turn[before] > turn[result.request_id]:
+            yield f"{result.request_id} stands behind {before}"
+        newest[session] = result.request_id
+
+
+def _garbled(
+    load: Sequence[Asked],
+    results: Iterable[AgentResult],
+    attempts: dict[str, dict[int, list[AgentToken]]],
+) -> Iterable[str]:
+    asked = {one.request_id: one for one in load}
+    for request_id, of_request in attempts.items():
+        for attempt, tokens in of_request.items():
+            if [token.seq for token in tokens] != list(range(len(tokens))):
+                yield f"{request_id}: the tokens of attempt {attempt} have gaps or repetitions"
+    for result in results:
+        one = asked.get(result.request_id)
+        if one is None:
+            continue
+        status = "rejected" if one.refused else "completed"
+        if result.status != status or result.output != one.answer:
+            yield (
+                f"{result.request_id}: {result.status} {result.output!r}, "
+                f"not {status} {one.answer!r} ({result.reason})"
+            )
+        elif result.output is not None:
+            yield from _unlike_its_tokens(result, attempts[result.request_id])
+
+
+def _unlike_its_tokens(result: AgentResult, attempts: dict[int, list[AgentToken]]) -> Iterable[str]:
+    assert result.output is not None
+    if max(attempts, default=None) != result.attempt:
+        yield f"{result.request_id}: the result is of {result.attempt} of {sorted(attempts)}"
+        return
+    tokens = attempts[result.attempt]
+    if len(tokens) != result.last_seq + 1 or "".join(one.text for one in tokens) != result.output:
+        yield f"{result.request_id}: the tokens of {result.attempt} are not the result's text"
+    if hashlib.sha256(result.output.encode()).hexdigest() != result.text_sha256:
+        yield f"{result.request_id}: the text has another hash than the result says"

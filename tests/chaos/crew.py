@@ -1,0 +1,131 @@
+"""The workers of a drill: started, ended in every way, and started again when they end by it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+import time
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+from streams.settings import Settings
+from tests.chaos.calls import Kill
+from tests.chaos.load import MODEL
+from tests.support import eventually
+from tests.worker_process import WorkerProcess, worker_process
+
+OPENED = "lane open"
+
+
+class Crew:
+    """Real `millstream worker` processes by name: `a-1`, and in its place `a-2`.
+
+    A worker that ends by itself is started again, as whoever runs workers would; `crashes` counts
+    these. `faults` holds what no worker should do: an exit code that is not 0 after SIGTERM.
+    """
+
+    def __init__(self, settings: Settings, model_url: str, roles: str) -> None:
+        self._settings = settings
+        self._model_url = model_url
+        self._roles = roles
+        self._stack = AsyncExitStack()
+        self._numbers = itertools.count(1)
+        self._workers: dict[str, WorkerProcess] = {}
+        self._named: dict[str, str] = {}
+        self._keepers: dict[str, asyncio.Task[None]] = {}
+        self.kills: list[Kill] = []
+        self.crashes = 0
+        self.faults: list[str] = []
+
+    async def __aenter__(self) -> Self:
+        """Nothing is started yet."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Kill what still runs."""
+        for keeper in self._keepers.values():
+            keeper.cancel()
+        await asyncio.gather(*self._keepers.values(), return_exceptions=True)
+        await self._stack.aclose()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Which workers there are."""
+        return tuple(self._workers)
+
+    def log(self, name: str) -> str:
+        """Give the log of the process that stands at this name now."""
+        return self._workers[name].log
+
+    async def start(self, *names: str, kafka: str | None = None) -> None:
+        """Start workers, and wait until they serve."""
+        await asyncio.gather(*(self._launch(name, kafka) for name in names))
+        await asyncio.gather(*(self._workers[name].ready() for name in names))
+
+    async def kill(self, name: str) -> None:
+        """SIGKILL a worker, and start another one in its place; does not wait until it serves."""
+        await self._dismiss(name)
+        self.kills.append(Kill(self._named[name], time.time_ns() / 1e6))
+        await self._workers.pop(name).kill()
+        await self._launch(name, None)
+
+    async def retire(self, name: str) -> None:
+        """SIGTERM a worker for good: it must end with exit code 0."""
+        await self._dismiss(name)
+        worker = self._workers.pop(name)
+        if worker.ended_already:
+            return
+        worker.signal(signal.SIGTERM)
+        code = await worker.ended()
+        if code != 0:
+            self.faults.append(f"{self._named[name]} ended with {code} after SIGTERM")
+
+    async def retire_all(self) -> None:
+        """SIGTERM whoever is left."""
+        await asyncio.gather(*(self.retire(name) for name in self.names))
+
+    def stop(self, name: str) -> None:
+        """SIGSTOP: it knows nothing of what happens from here on."""
+        self._workers[name].signal(signal.SIGSTOP)
+
+    def wake(self, name: str) -> None:
+        """SIGCONT."""
+        self._workers[name].signal(signal.SIGCONT)
+
+    async def taken_over(self, by: str, opened_before: int, *, timeout_s: float = 60) -> None:
+        """Wait until `by` has opened further lanes: it has what another one had."""
+        await eventually(lambda: self.log(by).count(OPENED) > opened_before, timeout_s=timeout_s)
+
+    async def _launch(self, name: str, kafka: str | None) -> None:
+        at = f"{name}-{next(self._numbers)}"
+        more = {
+            "MILLSTREAM_DEFAULT_MODEL": MODEL,
+            "MILLSTREAM_SESSION_TIMEOUT_S": f"{self._settings.session_timeout_s:g}",
+            "MILLSTREAM_POLICY_FILE": str(self._settings.policy_file),
+            "OPENAI_BASE_URL": self._model_url,
+            # The model logs who called: the key is the worker's name.
+            "OPENAI_API_KEY": at,
+        }
+        if kafka is not None:
+            more["MILLSTREAM_KAFKA"] = kafka
+        process = worker_process(self._settings, roles=self._roles, name=at, **more)
+        self._workers[name] = await self._stack.enter_async_context(process)
+        self._named[name] = at
+        self._keepers[name] = asyncio.create_task(self._keep(name, kafka))
+
+    async def _dismiss(self, name: str) -> None:
+        keeper = self._keepers.pop(name)
+        keeper.cancel()
+        await asyncio.gather(keeper, return_exceptions=True)
+
+    async def _keep(self, name: str, kafka: str | None) -> None:
+        await self._workers[name].ended(None)
+        self.crashes += 1
+        await self._launch(name, kafka)

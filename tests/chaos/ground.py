@@ -1,0 +1,85 @@
+"""What a drill runs on: brokers, Redis and the counting model, real processes with fresh data."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from infra.jars import class_path, read_lock
+from infra.kafka import JavaSettings, KafkaCluster, KafkaNode, port_names
+from infra.kafka_config import Listener
+from infra.paths import LOCK_FILE, cache_folder
+from infra.ports import HOST, choose_ports
+from infra.redis import RedisServer, find_redis_server
+from infra.state import LauncherState
+from tests.chaos.proxy import Proxy, proxied
+from tests.worker_process import ROOT
+
+_READY_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """Where things are. `far` is the way to the broker that leads through the proxy."""
+
+    kafka: KafkaCluster
+    redis: RedisServer
+    proxy: Proxy
+    far: str
+    model_url: str
+    model_log: Path
+
+
+@asynccontextmanager
+async def ground(data: Path, brokers: int) -> AsyncIterator[Ground]:
+    """Start everything, stop everything."""
+    async with AsyncExitStack() as stack:
+        ports = choose_ports(("redis", "listener", "proxy"), {})
+        kafka = _cluster(data, brokers, ports)
+        redis = RedisServer(data, ports["redis"], find_redis_server())
+        stack.push_async_callback(kafka.kill)
+        stack.push_async_callback(redis.kill)
+        await asyncio.gather(kafka.start(), redis.start())
+        log = data / "model.log"
+        yield Ground(
+            kafka=kafka,
+            redis=redis,
+            proxy=await stack.enter_async_context(proxied(ports["proxy"], HOST, ports["listener"])),
+            far=f"{HOST}:{ports['proxy']}",
+            model_url=await stack.enter_async_context(_model(log)),
+            model_log=log,
+        )
+
+
+def _cluster(data: Path, brokers: int, ports: dict[str, int]) -> KafkaCluster:
+    state = LauncherState.load(data, brokers).with_ports(port_names(brokers))
+    java = JavaSettings(class_path(read_lock(LOCK_FILE), cache_folder()))
+    cluster = KafkaCluster.at(data, state.ports, state.cluster_id, java, brokers)
+    if brokers > 1:
+        return cluster
+    far = Listener("FAR", ports["listener"], ports["proxy"])
+    spec = replace(cluster.nodes[0].spec, more=(far,))
+    return KafkaCluster((KafkaNode(spec, data, state.cluster_id, java),))
+
+
+@asynccontextmanager
+async def _model(log: Path) -> AsyncIterator[str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.chaos.model_server", str(log), cwd=ROOT, stdin=DEVNULL,
+        stdout=PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(_READY_TIMEOUT_S):
+            line = await process.stdout.readline()
+        yield f"http://{HOST}:{json.loads(line)['port']}/v1"
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()

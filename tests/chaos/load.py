@@ -1,0 +1,147 @@
+"""The load: requests with a known answer each, published as fast as results come, and counted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aiokafka import TopicPartition
+
+from schemas.events import AgentResult
+from schemas.topics import REQUESTS, RESULTS
+from streams.clients import committed_consumer, idempotent_producer
+from streams.codec import decode
+from streams.settings import Settings
+from tests.chaos.model_server import NOTHING, expected_answer
+
+MODEL = "openai:counted"
+POLICY = """\
+roles:
+  asker: {templates: [chat_agent]}
+defaults:
+  roles: [asker]
+users:
+%s
+prices:
+  openai:counted: {input_usd_per_mtok: 1, output_usd_per_mtok: 2}
+"""
+
+_SESSION_REQUESTS = 10
+_SESSIONS_PER_USER = 2
+_CAPPED_EVERY = 3
+_REFUSED_EVERY = 17
+_WAITING_MAX = 200
+_STALL_TIMEOUT_S = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request, in publish order, and the text that must come of it; refused: no text."""
+
+    request_id: str
+    user_id: str
+    session_id: str
+    refused: bool
+    answer: str | None
+
+    @property
+    def session(self) -> str:
+        """The session's name across users."""
+        return f"{self.user_id}/{self.session_id}"
+
+    @property
+    def value(self) -> bytes:
+        """The record's value, as an upstream would write it."""
+        request = {
+            "user_id": self.user_id,
+            "session_id": self.session_id,
+            "request_id": self.request_id,
+            "input": self.request_id,
+        }
+        # The policy permits chats only.
+        return json.dumps(
+            {**request, "template": "react_agent"} if self.refused else request
+        ).encode()
+
+
+def plan_load(requests: int, rng: random.Random) -> tuple[Asked, ...]:
+    """Plan requests of sessions of about ten each, in random turn; one in 17 is to be refused."""
+    sessions = max(8, requests // _SESSION_REQUESTS)
+    newest: dict[int, str] = {}
+    planned = []
+    for number in range(requests):
+        session = rng.randrange(sessions)
+        user, of_user = divmod(session, _SESSIONS_PER_USER)
+        request_id = f"r{number:05}"
+        refused = rng.randrange(_REFUSED_EVERY) == 0
+        answer = None
+        if not refused:
+            answer = expected_answer(request_id, newest.get(session, NOTHING))
+            newest[session] = request_id
+        planned.append(Asked(request_id, f"u{user:04}", f"s{of_user}", refused, answer))
+    return tuple(planned)
+
+
+def policy_for(load: Sequence[Asked]) -> str:
+    """Give a policy with a cap for a third of the users: their runs wait for a reservation."""
+    users = sorted({one.user_id for one in load})
+    capped = users[::_CAPPED_EVERY]
+    return POLICY % "\n".join(f"  {user}: {{spend: {{usd_per_day: 1000}}}}" for user in capped)
+
+
+class Progress:
+    """How many requests have a result by now, for whoever waits for so many."""
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted = wanted
+        self._done: set[str] = set()
+        self._changed = asyncio.Condition()
+
+    def __len__(self) -> int:
+        """Give the number of requests that have a result."""
+        return len(self._done)
+
+    async def add(self, request_ids: set[str]) -> None:
+        """Count requests that have a result."""
+        async with self._changed:
+            self._done |= request_ids
+            self._changed.notify_all()
+
+    async def reached(self, count: int) -> None:
+        """Wait for `count` results. Raises `TimeoutError` if there are no more for 90 s."""
+        while (before := len(self._done)) < count:
+            async with asyncio.timeout(_STALL_TIMEOUT_S), self._changed:
+                while len(self._done) == before:
+                    await self._changed.wait()
+
+
+async def publish(settings: Settings, load: Sequence[Asked], progress: Progress) -> None:
+    """Publish the load, with up to 200 requests on their way at once."""
+    producer = idempotent_producer(settings)
+    await producer.start()
+    try:
+        sent = []
+        for number, one in enumerate(load):
+            await progress.reached(number - _WAITING_MAX)
+            topic = settings.topic(REQUESTS.name)
+            sent.append(await producer.send(topic, one.value, one.user_id.encode()))
+        await asyncio.gather(*sent)
+    finally:
+        await producer.stop()
+
+
+async def watch_results(settings: Settings, progress: Progress) -> None:
+    """Count committed results until cancelled."""
+    consumer = committed_consumer(settings)
+    await consumer.start()
+    topic = settings.topic(RESULTS.name)
+    consumer.assign([TopicPartition(topic, number) for number in range(settings.partitions)])
+    try:
+        while True:
+            for records in (await consumer.getmany(timeout_ms=200)).values():
+                await progress.add({decode(one, AgentResult).request_id for one in records})
+    finally:
+        await consumer.stop()

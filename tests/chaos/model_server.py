@@ -1,0 +1,105 @@
+"""A model as a process of its own, spoken to as OpenAI's, which logs every call: who, what, when.
+
+`python tests/chaos/model_server.py LOG` prints `{"port": …}` once it listens on 127.0.0.1. The
+answer to a request tells what the model was shown, so that its text proves the session's memory:
+`<id> follows <id of the message before, or nothing>` and some words. A caller is told by its key.
+
+Each call leaves two lines of JSON in LOG: `{"call", "event": "start", "at_ms", "worker",
+"request_id"}` and `{"call", "event": "end", "at_ms", "finished"}`; `finished` says that the whole
+answer was written. That line comes before the end of the stream: no caller acts on it earlier.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from aiohttp import web
+
+WORDS = tuple(f"w{number}" for number in range(5))
+NOTHING = "nothing"
+_PACE_S = 0.02
+
+
+def expected_answer(request_id: str, follows: str) -> str:
+    """Give the text that the model writes for a request behind another one of its session."""
+    return " ".join((request_id, "follows", follows, *WORDS))
+
+
+class ModelServer:
+    """Streams answers and writes its log, line by line."""
+
+    def __init__(self, log: TextIO) -> None:
+        self._log = log
+        self._calls: Iterator[int] = itertools.count()
+
+    async def complete(self, http: web.Request) -> web.StreamResponse:
+        """Answer one call, a word every 20 ms."""
+        try:
+            body = await http.json()
+        except ConnectionError:
+            return web.Response()  # the worker is gone before it asked
+        asked = [one["content"] for one in body["messages"] if one["role"] == "user"]
+        call = next(self._calls)
+        worker = http.headers["Authorization"].removeprefix("Bearer ")
+        self._write(call=call, event="start", worker=worker, request_id=asked[-1])
+        finished = False
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        try:
+            await response.prepare(http)
+            text = expected_answer(asked[-1], asked[-2] if len(asked) > 1 else NOTHING)
+            for number, word in enumerate(text.split(" ")):
+                await asyncio.sleep(_PACE_S)  # noqa: TID251  a model takes its time
+                await response.write(_piece(word if number == 0 else f" {word}"))
+            await response.write(_last(len(asked)))
+            finished = True
+        except ConnectionError:
+            return response  # the worker was killed, or dropped the run
+        finally:
+            self._write(call=call, event="end", finished=finished)
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    def _write(self, **line: Any) -> None:
+        self._log.write(json.dumps({"at_ms": time.time_ns() / 1e6, **line}) + "\n")
+        self._log.flush()
+
+
+def _chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:
+    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": "counted"}
+    return f"data: {json.dumps({**chunk, 'choices': choices, **more})}\n\n".encode()
+
+
+def _piece(text: str) -> bytes:
+    delta = {"role": "assistant", "content": text}
+    return _chunk([{"index": 0, "delta": delta, "finish_reason": None}])
+
+
+def _last(messages: int) -> bytes:
+    written = 3 + len(WORDS)
+    usage = {"prompt_tokens": messages, "completion_tokens": written}
+    stop = _chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}])
+    return stop + _chunk([], usage={**usage, "total_tokens": messages + written})
+
+
+async def main(log: Path) -> None:
+    """Serve until ended by a signal."""
+    with log.open("w", encoding="utf-8") as lines:
+        app = web.Application(client_max_size=2**24)
+        app.router.add_post("/v1/chat/completions", ModelServer(lines).complete)
+        runner = web.AppRunner(app, access_log=None, handle_signals=True)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        sys.stdout.write(json.dumps({"port": runner.addresses[0][1]}) + "\n")
+        sys.stdout.flush()
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1])))

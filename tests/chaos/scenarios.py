@@ -1,0 +1,179 @@
+"""What is done to the platform while requests come in, a function each; moments are by progress."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from infra.kafka import KafkaNode
+from streams.settings import Settings
+from tests.chaos.crew import OPENED, Crew
+from tests.chaos.ground import Ground
+from tests.chaos.load import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Drill:
+    """What a scenario works with. It counts what it did in `blows`."""
+
+    settings: Settings
+    ground: Ground
+    crew: Crew
+    progress: Progress
+    rng: random.Random
+    blows: list[str]
+
+    async def at(self, share: float) -> None:
+        """Wait until this share of the requests has a result."""
+        await self.progress.reached(int(share * self.progress.wanted))
+
+    async def more(self, requests: int) -> None:
+        """Wait until so many further requests have a result."""
+        wanted = min(len(self.progress) + requests, self.progress.wanted)
+        await self.progress.reached(wanted)
+
+    def moments(self, count: int) -> list[float]:
+        """Draw shares of the way at which something happens, in order."""
+        return sorted(self.rng.uniform(0.05, 0.9) for _ in range(count))
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A scenario: what happens, and what it needs."""
+
+    about: str
+    run: Callable[[Drill], Awaitable[None]]
+    brokers: int = 1
+    workers: tuple[str, ...] = ("a", "b")
+    roles: str = "lanes"
+
+
+async def kills(drill: Drill) -> None:
+    """Six SIGKILLs at random; both workers may be down at once."""
+    for moment in drill.moments(6):
+        await drill.at(moment)
+        victim = drill.rng.choice(drill.crew.names)
+        drill.blows.append(f"SIGKILL {victim}")
+        await drill.crew.kill(victim)
+
+
+async def zombies(drill: Drill) -> None:
+    """Stop a worker until another has its partitions, and wake it in the midst of that."""
+    for moment in (0.1, 0.35, 0.6):
+        await drill.at(moment)
+        sleeper, other = drill.rng.sample(drill.crew.names, 2)
+        opened = drill.crew.log(other).count(OPENED)
+        drill.blows.append(f"SIGSTOP {sleeper}")
+        drill.crew.stop(sleeper)
+        try:
+            await drill.crew.taken_over(other, opened)
+            await drill.more(20)
+        finally:
+            drill.crew.wake(sleeper)
+
+
+async def rolling(drill: Drill) -> None:
+    """Workers come and go by SIGTERM; there is always one."""
+    steps = ("+b", "+c", "-a", "+d", "-c", "-b", "+e", "-d")
+    for number, step in enumerate(steps):
+        await drill.at(0.08 + 0.1 * number)
+        drill.blows.append(step)
+        if step[0] == "+":
+            await drill.crew.start(step[1])
+        else:
+            await drill.crew.retire(step[1])
+
+
+async def one_broker(drill: Drill) -> None:
+    """Kill the only broker and start it on its data, twice."""
+    for moment in (0.2, 0.6):
+        await drill.at(moment)
+        await _restart(drill, drill.ground.kafka.nodes[0])
+
+
+async def three_brokers(drill: Drill) -> None:
+    """Kill each broker in turn, serve without it for a while, start it again."""
+    for moment, node in zip((0.15, 0.4, 0.65), drill.ground.kafka.nodes, strict=True):
+        await drill.at(moment)
+        drill.blows.append(f"SIGKILL {node.name}")
+        await node.kill()
+        await drill.more(30)
+        await node.start()
+
+
+async def redis(drill: Drill) -> None:
+    """Redis comes back with old data, is killed, comes back empty, loses its keys."""
+    server, crew = drill.ground.redis, drill.crew
+    await drill.at(0.1)
+    await server.stop()  # writes its data down
+    await drill.at(0.25)
+    drill.blows.append("Redis came back with old data")
+    await server.start()
+    await crew.kill("a")  # whoever takes over looks for checkpoints there
+    await drill.at(0.45)
+    drill.blows.append("SIGKILL Redis")
+    await server.kill()
+    await crew.kill("b")
+    await drill.at(0.6)
+    await server.start()
+    await drill.at(0.8)
+    drill.blows.append(f"{await _forget(drill)} keys deleted")
+    await crew.kill("a")
+
+
+async def network(drill: Drill) -> None:
+    """One worker's way to the broker is slow, thin, cut until it is taken for dead, and torn."""
+    crew, proxy = drill.crew, drill.ground.proxy
+    await crew.start("far", kafka=drill.ground.far)
+    if proxy.connections == 0:
+        crew.faults.append("no connection went through the proxy")
+    await drill.at(0.1)
+    drill.blows.append("100 ms")
+    proxy.latency_s = 0.1
+    await drill.at(0.25)
+    drill.blows.append("100 kB/s")
+    proxy.latency_s, proxy.bytes_per_s = 0.0, 100_000.0
+    await drill.at(0.4)
+    proxy.heal()
+    for share, blow, strike in ((0.5, "cut", proxy.cut), (0.7, "torn", proxy.tear)):
+        await drill.at(share)
+        drill.blows.append(blow)
+        opened = crew.log("a").count(OPENED)
+        strike()
+        try:
+            await crew.taken_over("a", opened)
+            await drill.more(20)
+        finally:
+            proxy.heal()
+
+
+async def _restart(drill: Drill, node: KafkaNode) -> None:
+    drill.blows.append(f"SIGKILL {node.name}")
+    await node.kill()
+    await node.start()
+
+
+async def _forget(drill: Drill) -> int:
+    """Delete all of the namespace's keys; gives how many."""
+    client = Redis.from_url(drill.ground.redis.url)
+    try:
+        deleted = 0
+        async for key in client.scan_iter(match=f"{drill.settings.namespace}*", count=500):
+            deleted += await client.delete(key)
+        return deleted
+    finally:
+        await client.aclose()
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "kills": Scenario("six SIGKILLs to two workers", kills),
+    "zombies": Scenario("SIGSTOP past the session, SIGCONT", zombies),
+    "rolling": Scenario("workers added and removed", rolling, workers=("a",)),
+    "broker": Scenario("the one broker killed, twice", one_broker),
+    "brokers": Scenario("each of three brokers killed", three_brokers, brokers=3),
+    "redis": Scenario("Redis stale, killed, emptied", redis, roles="lanes,views"),
+    "network": Scenario("slow, thin, cut, torn network", network, workers=("a",)),
+}

@@ -1,0 +1,83 @@
+"""One row per scenario, and the table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from tests.chaos.audit import Verdict
+
+_TOLD_MAX = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What came of a scenario. Calls are those that the model's own process counted."""
+
+    name: str
+    verdict: Verdict
+    calls_out_of_order: tuple[str, ...]
+    calls_finished: int
+    calls_repeated: int
+    resumed_after_s: tuple[float, ...]
+    crashes: int
+    faults: tuple[str, ...]
+    blows: tuple[str, ...]
+    duration_s: float
+
+    @property
+    def out_of_order(self) -> tuple[str, ...]:
+        """Runs out of their session's order, by their results or by the model's calls."""
+        return self.verdict.out_of_order + self.calls_out_of_order
+
+    @property
+    def ok(self) -> bool:
+        """Whether all held. Calls that were repeated are no failure yet: steps are not recorded."""
+        verdict = self.verdict
+        found = (verdict.lost, verdict.twice, self.out_of_order, verdict.wrong_text, self.faults)
+        return not any(found)
+
+
+def told_faults(row: Row) -> Iterable[str]:
+    """Tell what did not hold, up to ten lines of each kind."""
+    kinds = {
+        "lost": row.verdict.lost,
+        "twice": row.verdict.twice,
+        "out of order": row.out_of_order,
+        "wrong text": row.verdict.wrong_text,
+        "failed": row.faults,
+    }
+    for kind, found in kinds.items():
+        yield from (f"{kind}: {what}" for what in found[:_TOLD_MAX])
+        if len(found) > _TOLD_MAX:
+            yield f"{kind}: and {len(found) - _TOLD_MAX} more"
+
+
+def as_table(rows: Sequence[Row], session_timeout_s: float) -> Table:
+    """Make the table; the time to the first resumed run stands beside the session's time-out."""
+    table = Table(caption=f"resumed: seconds from SIGKILL to the first run that is taken up, "
+                          f"each; the session time-out is {session_timeout_s:g} s")  # fmt: skip
+    table.add_column("scenario")
+    for heading in (
+        "requests", "results", "lost", "twice", "out of order", "wrong text", "superseded",
+        "calls finished", "repeated", "crashes", "resumed", "s", "",
+    ):  # fmt: skip
+        table.add_column(heading, justify="right")
+    for row in rows:
+        verdict = row.verdict
+        figures = (
+            verdict.requests, verdict.results, len(verdict.lost), len(verdict.twice),
+            len(row.out_of_order), len(verdict.wrong_text), verdict.superseded,
+            row.calls_finished, row.calls_repeated, row.crashes,
+        )  # fmt: skip
+        resumed = " ".join(f"{seconds:.1f}" for seconds in row.resumed_after_s)
+        table.add_row(
+            row.name,
+            *map(str, figures),
+            resumed or "-",
+            f"{row.duration_s:.0f}",
+            "held" if row.ok else "FAILED",
+        )
+    return table
