@@ -11,6 +11,8 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from gateway.commands.cancel import cancel
+from gateway.commands.dead_letters import dead_letters_app
 from gateway.commands.demo import demo
 from gateway.commands.doctor import doctor
 from gateway.commands.history import history
@@ -82,8 +84,9 @@ def _options(
     configure_logging(quiet, libraries_level=logging.CRITICAL)
 
 
-for _command in (up, worker, submit, tail, history, topics, doctor, demo):
+for _command in (up, worker, submit, cancel, tail, history, topics, doctor, demo):
     app.command()(_command)
+app.add_typer(dead_letters_app)
 
 
 def main() -> None:

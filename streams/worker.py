@@ -38,6 +38,7 @@ from streams.views import Views
 log = structlog.get_logger(__name__)
 
 _WATCH_INTERVAL_S = 0.25
+_TELL_UNREADY_S = 10.0
 _OBJECTS_PER_COLLECTION = 100_000
 
 
@@ -186,6 +187,8 @@ def _spare_the_collector() -> None:
 
 async def _watch(worker: _Worker, ready: Callable[[WorkerInfo], None], stop: asyncio.Event) -> None:
     told = False
+    loop = asyncio.get_running_loop()
+    tell_again_at = loop.time() + _TELL_UNREADY_S
     while not stop.is_set():
         reasons = [reason for part in worker.lanes if (reason := part.unready())]
         if worker.views is not None:
@@ -195,6 +198,11 @@ async def _watch(worker: _Worker, ready: Callable[[WorkerInfo], None], stop: asy
             told = True
             _spare_the_collector()
             ready(worker.info)
+        if not reasons:
+            tell_again_at = loop.time() + _TELL_UNREADY_S
+        elif loop.time() >= tell_again_at:
+            tell_again_at = loop.time() + _TELL_UNREADY_S
+            log.warning("not ready", why="; ".join(reasons))
         for part in worker.lanes:
             if part.failure is not None:
                 raise WorkerCrashed(f"a lane agent stopped: {part.failure!r}") from part.failure

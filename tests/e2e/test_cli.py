@@ -134,6 +134,22 @@ async def test_history_tells_what_became_of_a_request(up: Up) -> None:
     assert len([json.loads(line) for line in as_json.out.splitlines()]) == 2
 
 
+async def test_cancel_ends_a_run_and_tells_how_it_ended(up: Up) -> None:
+    who = ("--user", "ada", "--request", "endless")
+    async with millstream(
+        up.environment, "submit", "pace: 0.05; endless", "--user", "ada", "--request-id", "endless"
+    ) as submitted:
+        assert submitted.stdout is not None
+        await submitted.stdout.read(1)
+        told = await run(up.environment, "cancel", *who)
+        assert (told.code, told.err) == (0, "request endless: cancelled\n")
+        assert (await ended(submitted)).code == 4
+    again = await run(up.environment, "cancel", *who, "--json")
+    assert json.loads(again.out)["status"] == "cancelled"
+    wrong = await run(up.environment, "cancel", "--user", "ada")
+    assert wrong.code == 2
+
+
 async def test_history_exits_0_with_a_note_where_nothing_matches(up: Up) -> None:
     shown = await run(up.environment, "history", "--user", "nobody", "--since", "1h")
     assert (shown.code, shown.out, shown.err) == (0, "", "nothing matches\n")

@@ -1,0 +1,96 @@
+"""`millstream cancel`: end a request, or all of a session that has arrived."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from gateway.connect import open_bus, settings_for_client
+from gateway.exits import ExitCode
+from gateway.running import run
+from gateway.terminal import print_data, progress_console
+from schemas.base import DEFAULT_TENANT
+from schemas.events import AgentResult, ControlCommand
+from schemas.topics import RESULTS
+from streams.bus import BEGINNING, Delivery, EventFilter
+
+__all__ = ["cancel"]
+
+
+def cancel(
+    *,
+    user: Annotated[str, typer.Option(help="Whose it is.")],
+    request_id: Annotated[
+        str | None, typer.Option("--request", help="The request to end, by its id.")
+    ] = None,
+    session: Annotated[
+        str | None, typer.Option(help="The session whose requests are to end.")
+    ] = None,
+    tenant: Annotated[str, typer.Option(help="The user's tenant.")] = DEFAULT_TENANT,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the result.")
+    ] = 30.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """End a request, or all of a session that has arrived.
+
+    A model's call under way is cut off. Waits for a request's result and tells how it ended:
+    `cancelled`, unless it had come to its end before. A session's requests are not waited for.
+    """
+    try:
+        command = ControlCommand(
+            user_id=user,
+            tenant=tenant,
+            command="cancel",
+            request_id=request_id,
+            session_id=session,
+            at_ms=time.time_ns() // 10**6,
+        )
+    except ValidationError as error:
+        if (request_id is None) == (session is None):
+            message = "name either --request or --session"
+            raise typer.BadParameter(message) from error
+        problem = error.errors()[0]
+        raise typer.BadParameter(f"{problem['loc'][0]}: {problem['msg']}") from error
+    raise typer.Exit(run(_cancel(command, timeout_s=timeout_s, as_json=as_json)))
+
+
+async def _cancel(command: ControlCommand, *, timeout_s: float, as_json: bool) -> ExitCode:
+    tell = progress_console().print
+    async with open_bus(settings_for_client()) as bus:
+        await bus.publish(command)
+        if command.request_id is None:
+            tell(f"session {command.session_id}: what has arrived of it is cancelled")
+            return ExitCode.OK
+        wanted = EventFilter(
+            tenant=command.tenant, user_id=command.user_id, request_id=command.request_id
+        )
+        try:
+            async with (
+                asyncio.timeout(timeout_s) as limit,
+                bus.tail([RESULTS], from_=BEGINNING, filter=wanted) as coming,
+            ):
+                async for entry in coming:
+                    if isinstance(entry, Delivery) and isinstance(entry.event, AgentResult):
+                        _show(entry.event, as_json=as_json)
+                        return ExitCode.OK
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            tell(
+                f"no result of request {command.request_id} within {timeout_s:g} s. The command "
+                "stands; does a worker run? See `millstream doctor`."
+            )
+        return ExitCode.TIMED_OUT
+
+
+def _show(result: AgentResult, *, as_json: bool) -> None:
+    if as_json:
+        print_data(json.dumps(result.model_dump(mode="json", exclude_none=True)))
+    else:
+        progress_console().print(f"request {result.request_id}: {result.status}")
