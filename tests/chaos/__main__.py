@@ -32,7 +32,7 @@ from tests.chaos.table import Row, as_table, told_faults
 
 REQUESTS = 2000
 _SESSION_TIMEOUT_S = 6.0
-_LIMIT_S = 240.0
+_LIMIT_S = 180.0
 _LIMIT_PER_REQUEST_S = 0.1
 
 
@@ -44,6 +44,7 @@ class Given:
     requests: int
     seed: int
     data: Path
+    limit_s: float
 
 
 def main() -> None:
@@ -85,13 +86,14 @@ async def run_scenario(name: str, given: Given) -> Row:
             blows: list[str] = []
             progress = Progress(len(load))
             drill = Drill(settings, on, crew, progress, rng, blows)
-            ending = await _play(scenario, drill, load)
+            ending = await _play(scenario, drill, load, given.limit_s)
         return await _judge(name, load, drill, ending, time.monotonic() - began)
 
 
-async def _play(scenario: Scenario, drill: Drill, load: tuple[Asked, ...]) -> str | None:
+async def _play(
+    scenario: Scenario, drill: Drill, load: tuple[Asked, ...], limit_s: float
+) -> str | None:
     """Let the load come in and the scenario happen; gives why it did not come to its end."""
-    limit_s = _LIMIT_S + _LIMIT_PER_REQUEST_S * len(load)
     try:
         async with asyncio.timeout(limit_s), asyncio.TaskGroup() as group:
             await drill.crew.start(*scenario.workers)
@@ -141,13 +143,15 @@ def _given() -> Given:
     parser.add_argument("--requests", type=int, default=REQUESTS, help="requests per scenario")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
     parser.add_argument("--data", type=Path, help="an empty folder to leave logs and data in")
+    parser.add_argument("--limit-s", type=float, help="seconds that a scenario may take")
     given = parser.parse_args()
     scenarios = tuple(given.only.split(","))
     unknown = sorted(set(scenarios) - set(SCENARIOS))
     if unknown:
         parser.error(f"there is no scenario {unknown[0]!r}; there are {names}")
     data = given.data or Path(tempfile.mkdtemp(prefix="millstream-chaos-"))
-    return Given(scenarios, given.requests, given.seed, data)
+    limit_s = given.limit_s or _LIMIT_S + _LIMIT_PER_REQUEST_S * given.requests
+    return Given(scenarios, given.requests, given.seed, data, limit_s)
 
 
 if __name__ == "__main__":
