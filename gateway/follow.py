@@ -5,43 +5,61 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from schemas.base import Address
 from schemas.events import AgentRequest, AgentResult, DeadLetter
 from schemas.topics import DEAD_LETTERS, RESULTS, TOKENS
+from streams.answer import Answer, Ended, Piece
 from streams.bus import Delivery, EventBus, EventFilter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-__all__ = ["earlier_result", "submitted"]
+__all__ = ["Told", "earlier_result", "submitted"]
 
 _QUEUED_MAX = 1000
 
 
-async def earlier_result(bus: EventBus, request: AgentRequest) -> Delivery | None:
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A record that concerns the request, and what it adds to the answer."""
+
+    delivery: Delivery
+    pieces: tuple[Piece, ...] = ()
+
+
+async def earlier_result(bus: EventBus, request: AgentRequest) -> Told | None:
     """Give the result of an earlier request of the same user and id, `None` where there is none."""
     found = await bus.history(topics=(RESULTS,), filter=_of(request), limit=1)
-    return found[-1] if found else None
+    if not found:
+        return None
+    answer = Answer()
+    pieces = answer.take(found[-1])
+    result = found[-1].event
+    if not answer.position.ended and isinstance(result, AgentResult):
+        # It was cut off: its text stands in its tokens alone, which `millstream history` shows.
+        pieces = (Ended(result, answer.position),)
+    return Told(found[-1], pieces)
 
 
 @asynccontextmanager
 async def submitted(
     bus: EventBus, request: AgentRequest
-) -> AsyncGenerator[tuple[Address, AsyncIterator[Delivery]]]:
+) -> AsyncGenerator[tuple[Address, AsyncIterator[Told]]]:
     """Publish a request, which has an id, and give its address and what comes of it.
 
-    The deliveries end with its `AgentResult`, or with the `DeadLetter` of its record. They are
-    subscribed to before the request is published, so that none is missed.
+    That ends with the piece `Ended`, or with the `DeadLetter` of its record. It is subscribed to
+    before the request is published, so that nothing is missed.
     """
     arrived: asyncio.Queue[Delivery] = asyncio.Queue(_QUEUED_MAX)
     follow = await bus.subscribe(arrived.put, topics=(TOKENS, RESULTS), filter=_of(request))
     unread = await bus.subscribe(arrived.put, topics=(DEAD_LETTERS,))
     try:
         address = await bus.publish(request)
-        async with aclosing(_until_ended(arrived, address)) as deliveries:
-            yield address, deliveries
+        async with aclosing(_until_ended(arrived, address)) as told:
+            yield address, told
     finally:
         for subscription in (follow, unread):
             subscription.disable()
@@ -51,19 +69,18 @@ async def submitted(
             await bus.unsubscribe(subscription)
 
 
-async def _until_ended(
-    arrived: asyncio.Queue[Delivery], address: Address
-) -> AsyncGenerator[Delivery]:
-    while True:
+async def _until_ended(arrived: asyncio.Queue[Delivery], address: Address) -> AsyncGenerator[Told]:
+    answer = Answer()
+    while not answer.position.ended:
         delivery = await arrived.get()
         match delivery.event:
             case DeadLetter(source=source) if source != address:
                 continue
-            case AgentResult() | DeadLetter():
-                yield delivery
+            case DeadLetter():
+                yield Told(delivery)
                 return
             case _:
-                yield delivery
+                yield Told(delivery, answer.take(delivery))
 
 
 def _of(request: AgentRequest) -> EventFilter:

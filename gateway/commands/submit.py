@@ -10,16 +10,16 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from gateway.answer import Answer, Piece
 from gateway.connect import open_bus, settings_for_client
 from gateway.exits import EXIT_CODES_HELP, ExitCode, exit_code_of_result
-from gateway.follow import earlier_result, submitted
+from gateway.follow import Told, earlier_result, submitted
 from gateway.rendering import entry_json, money, reason_text, tokens_text
 from gateway.running import run
 from gateway.terminal import print_data, print_text, progress_console
 from schemas.base import DEFAULT_TENANT
-from schemas.events import DEFAULT_TEMPLATE, AgentRequest, AgentResult, AgentToken, DeadLetter
-from streams.bus import Delivery, EventBus
+from schemas.events import DEFAULT_TEMPLATE, AgentRequest, AgentResult, DeadLetter
+from streams.answer import Ended, StartedAnew, Text
+from streams.bus import EventBus
 
 __all__ = ["submit"]
 
@@ -103,8 +103,8 @@ async def follow(
             asyncio.timeout(timeout_s) as limit,
             submitted(bus, request) as (address, coming),
         ):
-            async for delivery in coming:
-                code = show.take(delivery)
+            async for told in coming:
+                code = show.take(told)
                 if code is not None:
                     return code
     except TimeoutError:
@@ -122,10 +122,10 @@ async def follow(
 class _JsonShow:
     """Prints each event as a line of JSON."""
 
-    def take(self, delivery: Delivery) -> ExitCode | None:
-        """Print a delivery; gives the exit code if it is the last."""
-        print_data(entry_json(delivery))
-        return _ends_with(delivery)
+    def take(self, told: Told) -> ExitCode | None:
+        """Print a record; gives the exit code if it is the last."""
+        print_data(entry_json(told.delivery))
+        return _ends_with(told)
 
     def broke_off(self) -> None:
         """Nothing is left half written."""
@@ -135,36 +135,31 @@ class _TextShow:
     """Prints the answer's text as it comes, and at the end how it ended."""
 
     def __init__(self) -> None:
-        self._answer = Answer()
+        self._in_line = False
         self._console = progress_console()
 
-    def take(self, delivery: Delivery) -> ExitCode | None:
-        """Show a delivery; gives the exit code if it is the last."""
-        match delivery.event:
-            case AgentToken() as token:
-                self._show(self._answer.take_token(token))
-            case AgentResult() as result:
-                self._show(self._answer.take_result(result))
-                self.broke_off()
-                self._console.print(ending(result))
-            case DeadLetter() as letter:
-                self._console.print(f"not accepted: {reason_text(letter.reason)}")
-            case _:
-                pass
-        return _ends_with(delivery)
+    def take(self, told: Told) -> ExitCode | None:
+        """Show what a record adds; gives the exit code if it is the last."""
+        for piece in told.pieces:
+            match piece:
+                case Text(text=text):
+                    print_text(text)
+                    self._in_line = not text.endswith("\n")
+                case StartedAnew():
+                    self.broke_off()
+                    self._console.print("the answer begins anew (an attempt was lost):")
+                case Ended(result=result):
+                    self.broke_off()
+                    self._console.print(ending(result))
+        if isinstance(told.delivery.event, DeadLetter):
+            self._console.print(f"not accepted: {reason_text(told.delivery.event.reason)}")
+        return _ends_with(told)
 
     def broke_off(self) -> None:
         """End the line that the answer stands in."""
-        if self._answer.shown and not self._answer.shown.endswith("\n"):
+        if self._in_line:
             print_text("\n")
-
-    def _show(self, piece: Piece | None) -> None:
-        if piece is None:
-            return
-        if piece.restarted:
-            print_text("\n")
-            self._console.print("the answer begins anew (an attempt was lost):")
-        print_text(piece.text)
+            self._in_line = False
 
 
 def ending(result: AgentResult) -> str:
@@ -176,11 +171,11 @@ def ending(result: AgentResult) -> str:
     return f"{result.status} after {took}, {reason_text(result.reason)} ({spent})"
 
 
-def _ends_with(delivery: Delivery) -> ExitCode | None:
-    match delivery.event:
-        case AgentResult() as result:
+def _ends_with(told: Told) -> ExitCode | None:
+    match told:
+        case Told(pieces=(*_, Ended(result=result))):
             return exit_code_of_result(result)
-        case DeadLetter():
+        case Told(delivery=delivery) if isinstance(delivery.event, DeadLetter):
             return ExitCode.REJECTED
         case _:
             return None

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from gateway.answer import Answer, Piece
 from gateway.rendering import money, reason_text, tokens_text
 from gateway.terminal import harmless
 from schemas.events import AgentResult, AgentToken
+from streams.answer import Answer, Ended, Piece, StartedAnew, Text
 from streams.bus import Delivery
 
 __all__ = ["Stage"]
@@ -22,8 +22,21 @@ class _Part:
 
     title: str
     answer: Answer = field(default_factory=Answer)
+    text: str = ""
+    result: AgentResult | None = None
+    begun: bool = False
     printed: int = 0
     restarted: bool = False
+
+    def take(self, piece: Piece) -> None:
+        """Note what a piece says."""
+        match piece:
+            case Text(text=text):
+                self.text += text
+            case StartedAnew():
+                self.text, self.restarted = "", self.begun
+            case Ended(result=result):
+                self.result = result
 
 
 class Stage:
@@ -42,7 +55,7 @@ class Stage:
     @property
     def waiting(self) -> tuple[str, ...]:
         """Ids of the requests whose result has not come."""
-        return tuple(one for one, part in self._parts.items() if part.answer.result is None)
+        return tuple(one for one, part in self._parts.items() if part.result is None)
 
     @property
     def tokens_seen(self) -> bool:
@@ -55,21 +68,14 @@ class Stage:
         if not isinstance(event, AgentToken | AgentResult) or event.request_id not in self._parts:
             return
         part = self._parts[event.request_id]
-        if isinstance(event, AgentToken):
-            self._note(part, part.answer.take_token(event))
-        else:
-            self._note(part, part.answer.take_result(event))
-            if event.status == "rejected":
-                self.rejected[event.request_id] = event
-                return
+        for piece in part.answer.take(delivery):
+            part.take(piece)
+        if part.result is not None and part.result.status == "rejected":
+            self.rejected[event.request_id] = part.result
+            return
         if event.request_id not in self._order:
             self._order.append(event.request_id)
         self._print()
-
-    @staticmethod
-    def _note(part: _Part, piece: Piece | None) -> None:
-        if piece is not None and piece.restarted and part.printed:
-            part.restarted = True
 
     def _print(self) -> None:
         """Print what the first in order has; with its result the turn goes to the next."""
@@ -78,12 +84,12 @@ class Stage:
             if part.restarted:
                 self._write(f"\n{_INDENT}(an attempt was lost, the answer begins anew)\n{_INDENT}")
                 part.printed, part.restarted = 0, False
-            elif part.printed == 0:
+            elif not part.begun:
                 self._write(f"\n  {part.title}\n{_INDENT}")
-            text = harmless(part.answer.shown[part.printed :]).replace("\n", f"\n{_INDENT}")
-            part.printed = max(1, len(part.answer.shown))
+            text = harmless(part.text[part.printed :]).replace("\n", f"\n{_INDENT}")
+            part.begun, part.printed = True, len(part.text)
             self._write(text)
-            result = part.answer.result
+            result = part.result
             if result is None:
                 return
             self._write(f"\n{_INDENT}── {_ending(result)}\n")

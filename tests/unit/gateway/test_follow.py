@@ -10,6 +10,7 @@ from gateway.follow import earlier_result, submitted
 from schemas.base import Address, Reason
 from schemas.events import AgentRequest, AgentResult, AgentToken, DeadLetter
 from schemas.topics import catalogue
+from streams.answer import Ended, Text
 from streams.bus import EventBus
 from streams.memory_bus import MemoryBus
 from streams.memory_log import MemoryBroker
@@ -58,7 +59,7 @@ async def types(bus: EventBus, *after: object) -> list[str]:
     async with asyncio.timeout(10), submitted(bus, REQUEST) as (address, coming):
         for event in after:
             await bus.publish(letter(address) if event == "letter" else event)  # type: ignore[arg-type]
-        return [type(delivery.event).__name__ async for delivery in coming]
+        return [type(told.delivery.event).__name__ async for told in coming]
 
 
 async def test_tokens_come_until_the_result(bus: MemoryBus) -> None:
@@ -85,4 +86,30 @@ async def test_an_earlier_result_of_the_same_id_is_found(bus: MemoryBus) -> None
         await bus.publish(result())
         found = await earlier_result(bus, REQUEST)
     assert found is not None
-    assert found.event == result()
+    assert found.delivery.event == result()
+    assert [type(piece) for piece in found.pieces] == [Text, Ended]
+
+
+async def test_an_earlier_result_whose_text_stands_in_its_tokens_alone_ends_all_the_same(
+    bus: MemoryBus,
+) -> None:
+    cut_off = result().model_copy(update={"status": "cancelled", "output": None, "last_seq": 3})
+    async with bus:
+        await bus.publish(cut_off)
+        found = await earlier_result(bus, REQUEST)
+    assert found is not None
+    assert [type(piece) for piece in found.pieces] == [Ended]
+
+
+async def test_a_request_that_was_cut_off_is_followed_until_all_its_tokens_came(
+    bus: MemoryBus,
+) -> None:
+    cut_off = result().model_copy(
+        update={"status": "cancelled", "output": None, "attempt": 1, "last_seq": 0}
+    )
+    async with bus, asyncio.timeout(10), submitted(bus, REQUEST) as (_, coming):
+        await bus.publish(cut_off)
+        assert (await anext(coming)).pieces == ()
+        await bus.publish(token())
+        (last,) = [told async for told in coming]
+    assert [type(piece) for piece in last.pieces] == [Text, Ended]
