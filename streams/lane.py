@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 import structlog
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from schemas.errors import LaneLost, Poison, Unserviceable
@@ -116,6 +117,8 @@ class Lane:
             now_ms=started_ms,
         )
         await self._output.open()
+        where = TopicPartition(self._settings.topic(self._stage.input.name), self._partition)
+        self._runs.open(new_from_offset=(await self._reader.ends([where]))[where])
         if self._state.pipeline.needs:
             self._follower = asyncio.create_task(
                 follow(self._state, self._settings, self._partition, restored.ends)

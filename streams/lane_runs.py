@@ -73,11 +73,16 @@ class LaneRuns:
         self._blamed = blamed
         self._sessions = SessionQueues(on_failure)
         self._runs: dict[RequestKey, Run] = {}
+        self._new_from_offset = 0
 
     @property
     def tasks(self) -> set[asyncio.Task[None]]:
         """Give the tasks at work, one per session."""
         return self._sessions.tasks
+
+    def open(self, *, new_from_offset: int) -> None:
+        """Say which records no earlier owner can have begun: those from `new_from_offset` on."""
+        self._new_from_offset = new_from_offset
 
     def submit(self, run: Run) -> None:
         """Queue a run behind those of its session."""
@@ -141,6 +146,7 @@ class LaneRuns:
                 attempt=self._attempt,
                 load_checkpoint=load_checkpoint,
                 emit=tokens.write,
+                announce=self._may_follow_another(run),
             )
         )
         try:
@@ -155,6 +161,10 @@ class LaneRuns:
         if outcome.checkpoint is not None:
             events += [outcome.checkpoint, self._output.head_of(outcome.checkpoint, head)]
         return events
+
+    def _may_follow_another(self, run: Run) -> bool:
+        # Tokens leave before anything is committed, so a decision's absence proves nothing.
+        return self._state.generation > 1 and run.entry.offset < self._new_from_offset
 
     @property
     def _attempt(self) -> int:

@@ -61,6 +61,9 @@ async def assert_tokens_make_the_results(settings: Settings, results: list[Agent
         of_result = texts[result.request_id, result.attempt]
         assert [token.seq for token in of_result] == list(range(result.last_seq + 1))
         assert "".join(token.text for token in of_result) == result.output
+        superseded = [attempt for name, attempt in texts if name == result.request_id]
+        if len(superseded) > 1:
+            assert of_result[0].text == "", "an attempt that follows another announces itself"
         assert max(attempt for name, attempt in texts if name == result.request_id) == (
             result.attempt
         )
