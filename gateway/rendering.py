@@ -12,8 +12,10 @@ from schemas.events import (
     AgentResult,
     AgentToken,
     CheckpointSaved,
+    ControlCommand,
     CostRecorded,
     DeadLetter,
+    DeadLetterRedriven,
     Decision,
     LaneOpened,
     SessionUpdated,
@@ -92,6 +94,9 @@ def what(event: Event) -> str:  # noqa: C901, PLR0911  one case per kind of even
             return f"checkpoint of session {event.session_id}, turn {event.turn}"
         case SessionUpdated():
             return f"session {event.session_id} is at turn {event.turn}"
+        case ControlCommand():
+            target = event.request_id or f"all of session {event.session_id}"
+            return f"asks to {event.command} {target}"
         case LaneOpened():
             return (
                 f"worker {event.worker} took over {event.stage} {event.partition}, "
@@ -99,6 +104,9 @@ def what(event: Event) -> str:  # noqa: C901, PLR0911  one case per kind of even
             )
         case DeadLetter():
             return f"unreadable record {event.source}: {reason_text(event.reason)}"
+        case DeadLetterRedriven():
+            mended = ", mended" if event.mended else ""
+            return f"unreadable record {event.source} was put back as {event.redriven_as}{mended}"
         case _:
             return one_line(event.model_dump_json(exclude_none=True))
 
@@ -142,7 +150,7 @@ def _user(event: Event) -> str:
     match event:
         case LaneOpened():
             return "-"
-        case DeadLetter() if event.user_id == "unknown":
+        case DeadLetter() | DeadLetterRedriven() if event.user_id == "unknown":
             return "-"
         case _:
             return event.partition_key

@@ -25,6 +25,8 @@
     │   └── Unserviceable        lanes fail by it again and again
     ├── Misconfigured            a setting, policy or topic is wrong; says which and what to do
     │   └── TopicDrift
+    ├── DeadLetterNotFound   there is no dead letter at or of an address
+    ├── CannotRedrive        a dead letter cannot be put back as asked; says why
     ├── ServiceUnavailable       Kafka or Redis does not answer
     ├── AnswerUnread             the reader of an answer cannot go on
     │   ├── AnswerLate           nothing of it came in time
@@ -196,6 +198,18 @@ class TopicDrift(Misconfigured):
     """A topic on the broker differs from the catalogue in a way that is not safe to work with."""
 
     code = "topic_drift"
+
+
+class DeadLetterNotFound(MillstreamError):
+    """There is no dead letter at this address, nor one of a record at this address."""
+
+    code = "dead_letter_not_found"
+
+
+class CannotRedrive(MillstreamError):
+    """A dead letter cannot be put back as asked; nothing was written."""
+
+    code = "cannot_redrive"
 
 
 class ServiceUnavailable(MillstreamError):

@@ -30,6 +30,7 @@ _AT_MS_MAX = 253_402_300_799_999
 
 TRACEPARENT = "traceparent"
 ORIGIN = "millstream-origin"
+REDRIVEN = "millstream-redriven"
 
 _TRACEPARENT = re.compile(rb"^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$")
 _PROBLEMS_SHOWN_MAX = 5

@@ -5,14 +5,24 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from schemas.base import Address
 from schemas.errors import Poison, RecordTooLarge, WrongShape
-from schemas.events import AgentRequest, DeadLetter, Origin, ResolvedRequest, StageRequest
+from schemas.events import (
+    AgentRequest,
+    DeadLetter,
+    Origin,
+    Redriven,
+    ResolvedRequest,
+    StageRequest,
+)
 from schemas.reasons import reason_of
-from streams.codec import ORIGIN, decode, header
+from streams.codec import ORIGIN, REDRIVEN, decode, header
+
+OriginT = TypeVar("OriginT", bound=Origin)
 
 REQUEST_BYTES_MAX = 950_000
 """Largest record of a request: what it grows by on its way must not pass the broker's limit."""
@@ -52,7 +62,7 @@ class InputRecord:
 
 
 def read_request(record: InputRecord) -> ResolvedRequest:
-    """Read a record of the requests topic; one that was put right keeps the id of its origin.
+    """Read a record of the requests topic; one that was moved keeps the id of where it first stood.
 
     Its time is the broker's for this very record. Raises `Poison`.
     """
@@ -61,17 +71,40 @@ def read_request(record: InputRecord) -> ResolvedRequest:
             f"the record has {record.size_bytes} bytes, a request at most {REQUEST_BYTES_MAX}"
         )
     request = decode(record, AgentRequest)
-    given = header(record, ORIGIN)
+    return request.resolved(first_place(record), record.timestamp)
+
+
+def first_place(record: InputRecord) -> Address:
+    """Give where a record first stood that was put right or redriven, else where it stands.
+
+    Raises `WrongShape` for a header that names no place.
+    """
+    # Anybody may write these headers. They name the request and no more: were its time taken from
+    # them too, a forged one could move a whole partition's windows. One that cannot be true is
+    # none: what was put right comes from another partition, what was redriven from an earlier
+    # place on this one, or from another if it was put right afterwards.
+    origin = _place(record, ORIGIN, Origin)
+    if origin is not None:
+        first = origin.source
+        if first.topic == record.topic and first.partition != record.partition:
+            return first
+    redriven = _place(record, REDRIVEN, Redriven)
+    if redriven is not None:
+        first = redriven.source
+        earlier = first.partition != record.partition or first.offset < record.offset
+        if first.topic == record.topic and earlier:
+            return first
+    return record.address
+
+
+def _place(record: InputRecord, name: str, of: type[OriginT]) -> OriginT | None:
+    given = header(record, name)
     if given is None:
-        return request.resolved(record.address, record.timestamp)
+        return None
     try:
-        origin = Origin.model_validate_json(given)
+        return of.model_validate_json(given)
     except ValidationError as error:
-        raise WrongShape(f"the header {ORIGIN} is not the place of a record: {error}") from None
-    # Anybody may write this header. It names the request and no more: were its time taken from
-    # it too, a forged one could move a whole partition's windows. One that cannot be true is none.
-    moved = origin.source.topic == record.topic and origin.source.partition != record.partition
-    return request.resolved(origin.source if moved else record.address, record.timestamp)
+        raise WrongShape(f"the header {name} is not the place of a record: {error}") from None
 
 
 def read_stage_request(record: InputRecord) -> StageRequest:

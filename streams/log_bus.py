@@ -11,7 +11,7 @@ from aiokafka import TopicPartition
 
 from schemas.base import Address, Event
 from schemas.errors import InputTooLarge, Misconfigured
-from schemas.events import DeadLetter, LaneOpened, StageRequest
+from schemas.events import DeadLetter, DeadLetterRedriven, LaneOpened, StageRequest
 from schemas.topics import TopicSpec, catalogue, stage_topic
 from streams.bus import (
     EVERYTHING,
@@ -223,7 +223,7 @@ class LogBus:
         match event:
             case LaneOpened():
                 partition = event.partition
-            case DeadLetter():
+            case DeadLetter() | DeadLetterRedriven():
                 partition = event.source.partition % count
             case _:
                 partition = home_partition(event.partition_key, count)

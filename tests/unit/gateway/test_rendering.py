@@ -16,8 +16,10 @@ from schemas.events import (
     AgentResult,
     AgentToken,
     CheckpointSaved,
+    ControlCommand,
     CostRecorded,
     DeadLetter,
+    DeadLetterRedriven,
     Decision,
     LaneOpened,
     SessionUpdated,
@@ -91,6 +93,7 @@ CASES: tuple[tuple[Event, str], ...] = (
         SessionUpdated(**IDS, checkpoint_id="c", checkpoint_offset_min=0, turn=2, created_at_ms=1),
         "session s is at turn 2",
     ),
+    (ControlCommand(user_id="ada", command="cancel", request_id="r"), "asks to cancel r"),
     (
         LaneOpened(stage="chain", partition=3, generation=4, worker="w"),
         "worker w took over chain 3, generation 4",
@@ -104,6 +107,10 @@ CASES: tuple[tuple[Event, str], ...] = (
             value=None,
         ),
         "unreadable record ns.results-1-7: not_json: no",
+    ),
+    (
+        DeadLetterRedriven(source=PLACE, redriven_as=PLACE, mended=True),
+        "unreadable record ns.results-1-7 was put back as ns.results-1-7, mended",
     ),
 )
 

@@ -1,0 +1,298 @@
+"""`millstream dead-letters`: see the records that could not be read, and put them back, once."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import sys
+from collections import deque
+from contextlib import aclosing
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gateway.connect import settings_for_client
+from gateway.rendering import one_line, reason_text
+from gateway.running import run
+from gateway.terminal import print_data, progress_console
+from gateway.topic_names import topic_named
+from gateway.when import parse_time_ms, time_text
+from schemas.base import Address
+from schemas.events import DeadLetter
+from streams.codec import rfc3339
+from streams.dead_letters import (
+    Buried,
+    DeadLetterQuery,
+    dead_letters,
+    find_dead_letter,
+    read_letter,
+    with_outcomes,
+)
+from streams.partition_reader import PartitionReader
+from streams.redrive import Redrive, Redriver
+from streams.settings import Settings
+
+__all__ = ["dead_letters_app"]
+
+_LIMIT_MAX = 10_000
+_WIDTH_UNBOUNDED = 400
+_ADDRESS = re.compile(r"(?P<topic>[\w.-]{1,249})-(?P<partition>\d{1,5})[-@](?P<offset>\d{1,18})")
+
+dead_letters_app = typer.Typer(
+    name="dead-letters",
+    help="Records that could not be read: see them, and put them back, once.",
+    no_args_is_help=True,
+)
+
+_Codes = Annotated[
+    list[str] | None,
+    typer.Option("--code", help="Only with this reason; may be given several times."),
+]
+_Since = Annotated[
+    str | None, typer.Option(help="From this time on: 90s, 10m, 1h, 7d ago, or ISO 8601.")
+]
+_Topic = Annotated[str | None, typer.Option(help="Only from this topic.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON Lines.")]
+_Where = typer.Argument(
+    metavar="ADDRESS", help="Where the record stood, TOPIC-PARTITION-OFFSET, or its dead letter."
+)
+
+
+@dead_letters_app.command("list")
+def list_(
+    *,
+    code: _Codes = None,
+    since: _Since = None,
+    topic: _Topic = None,
+    limit: Annotated[
+        int, typer.Option(min=1, max=_LIMIT_MAX, help="Only the newest so many.")
+    ] = 100,
+    as_json: _Json = False,
+) -> None:
+    """Show which records could not be read, why, and what became of those put back.
+
+    Exits 0 also where there are none.
+    """
+    settings = settings_for_client()
+    found = run(_newest(settings, _query(settings, code, since, topic), limit))
+    if as_json:
+        for one in found:
+            print_data(json.dumps(_facts(one), ensure_ascii=False))
+    elif found:
+        _print_table(settings, found)
+    if not found:
+        progress_console().print("there are no such dead letters")
+
+
+@dead_letters_app.command()
+def show(address: Annotated[str, _Where], *, as_json: _Json = False) -> None:
+    """Show one dead letter whole: reason, key, headers and bytes, and what became of it.
+
+    In JSON bytes are in base64; as text, what is not UTF-8 is escaped.
+    """
+    settings = settings_for_client()
+    buried, letter = run(_whole(settings, _address(address, settings)))
+    if as_json:
+        body = _facts(buried) | {
+            name: getattr(letter, name) for name in ("key", "value", "headers")
+        }
+        print_data(json.dumps(body, ensure_ascii=False))
+        return
+    value = "not kept or none" if letter.value is None else _text(letter.value)
+    lines = [
+        ("record", str(buried.source)),
+        ("dead letter", f"{buried.address}, {time_text(buried.at_ms)} UTC"),
+        ("reason", f"{buried.reason.code}: {buried.reason.message}"),
+        ("state", _told(buried)),
+        ("key", "none" if letter.key is None else _text(letter.key)),
+        *((f"header {name}", _text(held or "")) for name, held in letter.headers),
+        ("value", value),
+    ]
+    for name, told in lines:
+        print_data(f"{name:<12} {told}")
+
+
+@dead_letters_app.command()
+def redrive(
+    address: Annotated[str | None, _Where] = None,
+    *,
+    value: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="The mended value, instead of its own."),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All that match --code, --since and --topic.")
+    ] = False,
+    code: _Codes = None,
+    since: _Since = None,
+    topic: _Topic = None,
+    as_json: _Json = False,
+) -> None:
+    """Put a record back on its topic, as it was or mended; what was put back before is left alone.
+
+    Exits 0 also if it had been put back before, and says what became of it.
+    """
+    if everything == (address is not None):
+        message = "name one ADDRESS, or --all with a --code"
+        raise typer.BadParameter(message)
+    settings = settings_for_client()
+    if address is not None:
+        if code or since or topic:
+            message = "--code, --since and --topic go with --all"
+            raise typer.BadParameter(message)
+        mended = None if value is None else value.read_bytes()
+        run(_redrive_one(settings, _address(address, settings), mended, as_json=as_json))
+        return
+    if not code or value is not None:
+        message = "--all needs a --code, and takes no --value"
+        raise typer.BadParameter(message)
+    count = run(_redrive_all(settings, _query(settings, code, since, topic), as_json=as_json))
+    progress_console().print(f"{count} put back")
+
+
+async def _newest(settings: Settings, query: DeadLetterQuery, limit: int) -> list[Buried]:
+    kept: deque[Buried] = deque(maxlen=limit)
+    async with aclosing(dead_letters(settings, query)) as letters:
+        async for one in letters:
+            kept.append(one)
+    return await with_outcomes(settings, kept)
+
+
+async def _whole(settings: Settings, address: Address) -> tuple[Buried, DeadLetter]:
+    (buried,) = await with_outcomes(settings, [await find_dead_letter(settings, address)])
+    reader = PartitionReader(settings)
+    try:
+        await reader.start()
+        return buried, await read_letter(reader, buried)
+    finally:
+        await reader.stop()
+
+
+async def _redrive_one(
+    settings: Settings, address: Address, value: bytes | None, *, as_json: bool
+) -> None:
+    buried = await find_dead_letter(settings, address)
+    async with Redriver(settings) as redriver:
+        done = await redriver.redrive(buried, value)
+    (buried,) = await with_outcomes(settings, [buried])
+    _tell(buried, done, as_json=as_json)
+
+
+async def _redrive_all(settings: Settings, query: DeadLetterQuery, *, as_json: bool) -> int:
+    count = 0
+    async with (
+        aclosing(dead_letters(settings, query)) as letters,
+        Redriver(settings) as redriver,
+    ):
+        async for buried in letters:
+            done = await redriver.redrive(buried)
+            if done.first:
+                count += 1
+                _tell(buried, done, as_json=as_json)
+    return count
+
+
+def _tell(buried: Buried, done: Redrive, *, as_json: bool) -> None:
+    if done.unreadable is not None:
+        progress_console().print(
+            f"note: this program cannot read {buried.source} either "
+            f"({done.unreadable.code}: {one_line(str(done.unreadable))}); unless the workers are "
+            "newer, it will be a dead letter again"
+        )
+    if as_json:
+        body = {**_facts(buried), "redriven_as": str(done.redriven_as), "first": done.first}
+        print_data(json.dumps(body, ensure_ascii=False))
+    elif done.first:
+        print_data(f"{buried.source} was put back as {done.redriven_as}")
+    else:
+        print_data(f"{buried.source}: nothing was done, for it was {_told(buried)}")
+
+
+def _facts(buried: Buried) -> dict[str, Any]:
+    redrive = buried.redrive
+    facts = {
+        "source": str(buried.source),
+        "dead_letter": str(buried.address),
+        "time": rfc3339(buried.at_ms).decode(),
+        "code": buried.reason.code,
+        "message": buried.reason.message,
+        "value_bytes": buried.value_bytes,
+        "state": buried.state,
+        "came_of": None if buried.came_of is None else str(buried.came_of),
+        "redriven_as": None if redrive is None else str(redrive.redriven_as),
+        "mended": None if redrive is None else redrive.mended,
+        "request_id": None if redrive is None else redrive.request_id,
+        "status": buried.status,
+        "dead_as": None if buried.dead_as is None else str(buried.dead_as),
+    }
+    return {name: fact for name, fact in facts.items() if fact is not None}
+
+
+def _told(buried: Buried) -> str:
+    if buried.redrive is None:
+        return "not put back"
+    back = f"put back as {buried.redrive.redriven_as}" + (
+        ", mended" if buried.redrive.mended else ""
+    )
+    match buried.state:
+        case "ended":
+            return f"{back}; its request {buried.redrive.request_id} is {buried.status}"
+        case "dead_again":
+            return f"{back}; it is a dead letter again: {buried.dead_as}"
+        case _:
+            return f"{back}; it has no result yet"
+
+
+def _print_table(settings: Settings, found: list[Buried]) -> None:
+    terminal = sys.stdout.isatty()
+    table = Table(box=None, pad_edge=False)
+    for heading in ("buried (UTC)", "record", "bytes", "state", "reason"):
+        table.add_column(heading, no_wrap=not terminal, overflow="fold")
+    for one in found:
+        cells = (
+            time_text(one.at_ms),
+            str(one.source),
+            "-" if one.value_bytes is None else str(one.value_bytes),
+            _told(one),
+            reason_text(one.reason),
+        )
+        table.add_row(*(Text(cell.replace(f"{settings.namespace}.", "")) for cell in cells))
+    # Where no terminal says how wide it is, each stays on its line: programs read it too.
+    plain = Console(highlight=False, width=None if terminal else _WIDTH_UNBOUNDED)
+    with plain.capture() as captured:
+        plain.print(table)
+    for line in captured.get().splitlines():
+        print_data(line.rstrip())
+
+
+def _query(
+    settings: Settings, codes: list[str] | None, since: str | None, topic: str | None
+) -> DeadLetterQuery:
+    return DeadLetterQuery(
+        codes=frozenset(codes or ()),
+        topic=None if topic is None else settings.topic(topic_named(topic, settings).name),
+        since_ms=None if since is None else parse_time_ms(since),
+    )
+
+
+def _address(text: str, settings: Settings) -> Address:
+    """Read `requests-2-7` or `requests-2@7`, with or without the namespace."""
+    found = _ADDRESS.fullmatch(text)
+    if found is None:
+        message = f"{text!r} is no address: write TOPIC-PARTITION-OFFSET, for instance requests-2-7"
+        raise typer.BadParameter(message)
+    name = found["topic"].removeprefix(f"{settings.namespace}.")
+    return Address(
+        topic=settings.topic(name), partition=int(found["partition"]), offset=int(found["offset"])
+    )
+
+
+def _text(encoded: str) -> str:
+    """Give base64 as text; control characters and what is not UTF-8 are escaped."""
+    text = base64.b64decode(encoded).decode("utf-8", errors="backslashreplace")
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)

@@ -1,0 +1,120 @@
+"""`millstream dead-letters` as real processes, and the lines of its how-to as they stand there."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import re
+from asyncio.subprocess import PIPE
+from collections.abc import Mapping
+
+import pytest
+
+from schemas.events import AgentResult, DeadLetter
+from schemas.topics import DEAD_LETTERS, RESULTS
+from streams.settings import Settings
+from tests.e2e.programs import PROJECT, Ended, ended, run
+from tests.lane_harness import read_topic, running_lanes, upstream
+
+PAGE = (PROJECT / "docs" / "how-to" / "dead-letters.md").read_text(encoding="utf-8")
+SNIPPETS = dict(re.findall(r"<!-- snippet: ([a-z-]+) -->\n```sh\n(.*?)\n```", PAGE, re.DOTALL))
+ADA = 1
+"""The home partition of ada among four, as the page has it."""
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Give the variables of a command on the test's own topics."""
+    return {"MILLSTREAM_KAFKA": settings.kafka, "MILLSTREAM_NAMESPACE": settings.namespace}
+
+
+async def run_snippet(name: str, variables: Mapping[str, str]) -> Ended:
+    """Run lines of the page."""
+    process = await asyncio.create_subprocess_exec(
+        "env",
+        *(f"{name}={value}" for name, value in variables.items()),
+        "sh",
+        "-euc",
+        SNIPPETS[name],
+        cwd=PROJECT,
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    return await ended(process)
+
+
+@pytest.mark.timeout(240)
+async def test_a_record_is_seen_mended_and_put_back_once(settings: Settings) -> None:
+    variables = environment(settings)
+    where = f"{settings.namespace}.requests-{ADA}-0"
+    async with running_lanes(settings), upstream(settings) as program:
+        none = await run(variables, "dead-letters", "list")
+        await program.publish({"user_id": "ada"}, key=b"\xff\x00", partition=ADA)
+        await read_topic(settings, DEAD_LETTERS, DeadLetter, count=1)
+        looked = await run_snippet("look", variables)
+        mended = await run_snippet("mend", variables)
+        (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
+        again = await run_snippet("mend", variables)
+    assert (none.code, none.out, none.err) == (0, "", "there are no such dead letters\n")
+    assert looked.code == 0, looked.err
+    assert f"requests-{ADA}-0" in looked.out
+    assert "wrong_shape: not a AgentRequest: input: Field required" in looked.out
+    assert r"\xff" in looked.out
+    assert (mended.code, mended.out) == (
+        0,
+        f"{where} was put back as {settings.namespace}.requests-{ADA}-1\n",
+    ), mended.err
+    assert (result.request_id, result.output) == (where, "Name three planets.")
+    assert again.code == 0, again.err
+    assert "nothing was done" in again.out
+    assert f"its request {where} is completed" in again.out
+    listed = await run(variables, "dead-letters", "list", "--json", "--code", "wrong_shape")
+    (one,) = [json.loads(line) for line in listed.out.splitlines()]
+    assert (one["source"], one["state"], one["status"]) == (where, "ended", "completed")
+    shown = await run(variables, "dead-letters", "show", one["dead_letter"], "--json")
+    body = json.loads(shown.out)
+    assert base64.b64decode(body["value"]) == b'{"user_id": "ada"}'
+    assert base64.b64decode(body["key"]) == b"\xff\x00"
+    assert body["source"] == where
+    other = await run(variables, "dead-letters", "list", "--code", "not_json", "--json")
+    assert (other.code, other.out) == (0, "")
+
+
+async def test_all_of_a_kind_are_put_back_and_those_before_left_alone(settings: Settings) -> None:
+    variables = environment(settings)
+    async with running_lanes(settings), upstream(settings) as program:
+        for _ in range(2):
+            newer = {"user_id": "ada", "input": "x", "schema_version": 99}
+            await program.publish(newer, partition=ADA)
+        await read_topic(settings, DEAD_LETTERS, DeadLetter, count=2)
+        command = ("dead-letters", "redrive", "--all", "--code", "newer_schema", "--json")
+        told = await run(variables, *command)
+        await read_topic(settings, DEAD_LETTERS, DeadLetter, count=4)
+        listed = await run(variables, "dead-letters", "list", "--json")
+    assert told.code == 0, told.err
+    assert [json.loads(line)["first"] for line in told.out.splitlines()] == [True, True]
+    assert "this program cannot read" in told.err
+    states = [json.loads(line)["state"] for line in listed.out.splitlines()]
+    assert states == ["dead_again", "dead_again", "dead", "dead"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("show", "requests-0-7"), 1, "requests-0-7 is no dead letter"),
+        (("redrive", "requests-0-7"), 1, "requests-0-7 is no dead letter"),
+        (("show", "requests"), 2, "TOPIC-PARTITION-OFFSET"),
+        (("redrive",), 2, "--all"),
+        (("redrive", "--all"), 2, "--code"),
+        (("redrive", "requests-0-7", "--code", "not_json"), 2, "--all"),
+    ],
+    ids=["show", "redrive", "no-address", "nothing-named", "all-of-no-kind", "one-of-a-kind"],
+)
+async def test_what_cannot_be_done_is_told(
+    settings: Settings, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    variables = environment(settings)
+    await run(variables, "topics", "--create")
+    told = await run(variables, "dead-letters", *arguments)
+    assert (told.code, told.out) == (code, "")
+    assert words in " ".join(told.err.replace("│", "").split())
