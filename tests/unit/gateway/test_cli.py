@@ -24,7 +24,8 @@ def _nothing_runs_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_help_names_every_command_and_the_exit_codes() -> None:
     shown = runner.invoke(app, ["--help"])
     assert shown.exit_code == 0
-    names = ("up", "worker", "submit", "tail", "history", "topics", "doctor", "demo", "Exit codes")
+    commands = ("up", "worker", "submit", "tail", "history", "topics", "dead-letters", "doctor")
+    names = (*commands, "demo", "Exit codes")
     assert all(name in shown.stdout for name in names)
 
 

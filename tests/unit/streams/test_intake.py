@@ -8,8 +8,9 @@ import pytest
 
 from schemas.base import Address
 from schemas.errors import NotJson, Poison, RecordTooLarge, WrongShape
+from schemas.events import Redriven
 from schemas.topics import DEAD_LETTERS
-from streams.codec import ORIGIN, encode
+from streams.codec import ORIGIN, REDRIVEN, encode
 from streams.intake import (
     DEAD_LETTER_BYTES_MAX,
     REQUEST_BYTES_MAX,
@@ -67,6 +68,45 @@ def test_an_origin_gives_no_time() -> None:
     origin = f'{{"source": {source.model_dump_json()}, "at_ms": 253370764800000}}'.encode()
     request = read_request(record(MINIMUM, headers=((ORIGIN, origin),)))
     assert (request.source, request.at_ms) == (source, 5000)
+
+
+def redriven(source: Address, buried: Address) -> tuple[str, bytes]:
+    return REDRIVEN, Redriven(source=source, buried=buried).model_dump_json().encode()
+
+
+@pytest.mark.parametrize("partition", [2, 5], ids=["the-originals-partition", "put-right"])
+def test_a_redriven_record_keeps_the_id_of_where_it_first_stood(partition: int) -> None:
+    first = Address(topic="requests", partition=2, offset=3)
+    request = read_request(record(MINIMUM, partition=partition, headers=(redriven(first, first),)))
+    assert (request.request_id, request.source) == ("requests-2-3", first)
+    assert request.at_ms == 5000
+
+
+def test_a_redriven_record_that_is_put_right_is_the_same_request_there() -> None:
+    first = Address(topic="requests", partition=2, offset=3)
+    header = redriven(first, first)
+    here = read_request(record(MINIMUM, headers=(header,)))
+    there = read_request(record(MINIMUM, partition=5, headers=(header, origin_header(here))))
+    assert there == here
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        Address(topic="elsewhere", partition=2, offset=3),
+        Address(topic="requests", partition=2, offset=7),
+        Address(topic="requests", partition=2, offset=8),
+    ],
+    ids=["another-topic", "itself", "later"],
+)
+def test_a_redrive_that_cannot_be_true_gives_no_identity(source: Address) -> None:
+    request = read_request(record(MINIMUM, headers=(redriven(source, source),)))
+    assert request.source == Address(topic="requests", partition=2, offset=7)
+
+
+def test_a_redrive_that_names_no_place_is_poison() -> None:
+    with pytest.raises(WrongShape, match=REDRIVEN):
+        read_request(record(MINIMUM, headers=((REDRIVEN, b"{}"),)))
 
 
 def test_a_request_too_large_to_be_written_about_is_poison() -> None:
