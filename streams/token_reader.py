@@ -42,8 +42,9 @@ class TokenReader:
     follows that piece is yielded, nothing is missing and nothing repeated.
 
     Begins at `since`, by default with the oldest records, so an answer is found whenever it was
-    written; a time shortly before the request spares reading what is older. Only the user's home
-    partition is read. Holds a bounded number of records, and of the text nothing.
+    written; a time shortly before the request spares reading what is older, and is needed where an
+    id was used again after the window in which it is remembered. Only the user's home partition is
+    read. Holds a bounded number of records, and of the text nothing.
 
     Raises `AnswerLate` if no piece comes for `timeout_s`; the reader can be asked again.
     Raises `AnswerGone`, `AnswerAltered`, and `ServiceUnavailable` once the bus is stopped.

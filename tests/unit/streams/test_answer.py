@@ -129,6 +129,8 @@ def test_a_run_that_was_cut_off_ends_once_all_its_tokens_were_shown() -> None:
     cut_off = result(None, last_seq=1, text="ab")
     assert shown(token("a", 0), cut_off, token("x", 0, attempt=1), token("b", 1)) == ["a", "b", "."]
     assert shown(token("a", 0), token("b", 1), cut_off) == ["a", "b", "."]
+    of_no_result = token("x", 0, attempt=2000)
+    assert shown(token("a", 0), cut_off, of_no_result, token("b", 1)) == ["a", "b", "."]
 
 
 def test_a_run_that_was_cut_off_and_whose_tokens_are_gone_says_so() -> None:
