@@ -101,6 +101,7 @@ async def test_the_journeys_do_what_the_readme_says(settings: Settings) -> None:
         "Ear\n(the answer begins anew)\n"
         f"Name three planets.\ncompleted, {result.usage.output_tokens} tokens\n"
     )
+    assert await run_snippet("read", settings) == shown
     home = home_partition("ada", settings.partitions)
     assert result.source == Address(topic=settings.topic("requests"), partition=home, offset=0)
     history = (await run_snippet("replay", settings)).splitlines()
