@@ -32,6 +32,9 @@ __all__ = [
     "with_outcomes",
 ]
 
+# What follows another record may stand on another broker, whose clock is a little behind.
+_CLOCKS_APART_MS = 60_000
+
 State = Literal["dead", "put_back", "ended", "dead_again"]
 """`dead`: not put back; `put_back`: no outcome yet; `ended`: it has a result."""
 
@@ -150,7 +153,7 @@ async def with_outcomes(settings: Settings, letters: Collection[Buried]) -> list
     if not letters:
         return []
     asked = {one.source for one in letters}
-    since_ms = min(one.at_ms for one in letters)
+    since_ms = max(0, min(one.at_ms for one in letters) - _CLOCKS_APART_MS)
     redrives: dict[Address, DeadLetterRedriven] = {}
     first_ms: int | None = None
     async with aclosing(_history(settings, REDRIVES, since_ms)) as found:
@@ -160,6 +163,7 @@ async def with_outcomes(settings: Settings, letters: Collection[Buried]) -> list
                 first_ms = at_ms if first_ms is None else first_ms
     if first_ms is None:
         return list(letters)
+    first_ms = max(0, first_ms - _CLOCKS_APART_MS)
     statuses = await _statuses(settings, redrives.values(), first_ms)
     dead_as = await _dead_again(settings, redrives.values(), first_ms)
     return [

@@ -104,9 +104,11 @@ class Redriver:
                 except _FENCED:
                     # Somebody else puts back this partition's dead letters. Let them end: who
                     # fences them at once is fenced in turn.
+                    self._open.discard(buried.source.partition)
                     await self._drop(buried.source.partition)
                     await asyncio.sleep(_FENCED_PAUSE_S)
                 except (KafkaError, TimeoutError, LaneLost) as error:
+                    self._open.discard(buried.source.partition)
                     await self._drop(buried.source.partition)
                     message = f"Kafka does not answer at {self._settings.kafka}: {error!r}"
                     raise ServiceUnavailable(message) from error
@@ -142,8 +144,8 @@ class Redriver:
                     partition,
                     headers=marker.headers,
                 )
-                await producer.commit_transaction()
                 self._open.discard(partition)
+                await producer.commit_transaction()
         except MessageSizeTooLargeError as error:
             # Its sequence numbers are out of order from here on: the next one begins anew.
             await self._drop(partition)
@@ -223,14 +225,15 @@ class Redriver:
         producer = self._producers.pop(partition, None)
         if producer is None:
             return
-        with suppress(KafkaError, TimeoutError):
-            async with asyncio.timeout(_STOP_TIMEOUT_S):
-                if partition in self._open:
-                    await producer.abort_transaction()
-        self._open.discard(partition)
-        with suppress(KafkaError, TimeoutError):
-            async with asyncio.timeout(_STOP_TIMEOUT_S):
-                await producer.stop()
+        try:
+            # Only what is whole can be aborted: not after a fencing, nor once it is committing.
+            if partition in self._open:
+                self._open.discard(partition)
+                with suppress(KafkaError, TimeoutError):
+                    await asyncio.wait_for(producer.abort_transaction(), _STOP_TIMEOUT_S)
+        finally:
+            with suppress(KafkaError, TimeoutError):
+                await asyncio.wait_for(producer.stop(), _STOP_TIMEOUT_S)
 
 
 def _put_back(record: InputRecord, buried: Buried) -> InputRecord:

@@ -33,7 +33,7 @@ MENDED = b'{"user_id": "ada", "input": "say: mended"}'
 
 
 async def bury(
-    settings: Settings, program: Upstream, value: dict[str, Any], *, count: int = 1
+    settings: Settings, program: Upstream, value: dict[str, Any] | bytes, *, count: int = 1
 ) -> Buried:
     """Publish a record that cannot be read, and wait for its dead letter, the `count`th."""
     sent = await program.publish(value, partition=home_partition("ada", settings.partitions))
@@ -205,6 +205,22 @@ async def test_bytes_that_were_not_kept_are_read_where_the_record_stood(
     assert asked[0] == asked[1]
     # The original could be read, too: as one request with its copy.
     assert [one.request_id for one in results] == [str(there.source)]
+
+
+async def test_a_record_that_the_broker_refuses_is_told_and_the_next_one_put_back(
+    settings: Settings,
+) -> None:
+    async with running_lanes(settings), upstream(settings) as program:
+        # It fits its topic, but not with one header more.
+        large = await bury(settings, program, b" " * 1_048_400)
+        small = await bury(settings, program, NEWER, count=2)
+        async with Redriver(settings) as redriver:
+            with pytest.raises(CannotRedrive, match="too large"):
+                await redriver.redrive(large)
+            await redriver.redrive(small, MENDED)
+        results = await results_before(settings, program)
+    assert [one.request_id for one in results] == [str(small.source)]
+    assert (await looked_up(settings, large)).state == "dead"
 
 
 @pytest.mark.parametrize(
