@@ -28,6 +28,7 @@ from schemas.errors import (
     LaneLost,
     MillstreamError,
     Rejected,
+    Retryable,
     Terminal,
 )
 from schemas.events import AgentResult, CheckpointSaved, ResolvedRequest, ResultStatus
@@ -48,11 +49,13 @@ def wall_clock_ms() -> int:
 class RunOutcome:
     """What a run leaves behind.
 
-    `checkpoint` is there only if the run completed: else the session stays as it was.
+    `checkpoint` is there only if the run completed: else the session stays as it was. `retryable`
+    says that another attempt may fare better than this failed one.
     """
 
     result: AgentResult
     checkpoint: CheckpointSaved | None
+    retryable: bool = False
 
 
 class AgentExecutor:
@@ -122,7 +125,8 @@ class AgentExecutor:
                 reason=str(error),
                 exc_info=not foreseen,
             )
-            return RunOutcome(run.failed(error, self._clock_ms()), None)
+            failed = run.failed(error, self._clock_ms())
+            return RunOutcome(failed, None, retryable=isinstance(error, Retryable))
         finally:
             await writer.abandon()
 

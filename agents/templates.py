@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from agents.retry import RetryPolicy
 from agents.structured import check_schema
 from schemas.base import Frozen, Identifier
 
@@ -18,7 +19,8 @@ class AgentTemplate(Frozen):
     `model` is `None` for the deployment's default. `tools` are names in the tool registry.
     `response_format` is the JSON schema of an object that a `structured` agent answers with.
     With tools a run makes up to `model_calls_max` model calls, without one; each writes up to
-    `output_tokens_max` tokens. An attempt ends after `attempt_timeout_s` seconds. The model is
+    `output_tokens_max` tokens. An attempt ends after `attempt_timeout_s` seconds, and one
+    that failed is tried again as `retry` says. The model is
     shown up to `memory_turns_max` earlier turns of the session, as many of the newest as fit into
     about `memory_tokens_max` tokens.
     """
@@ -36,6 +38,7 @@ class AgentTemplate(Frozen):
     output_tokens_max: Annotated[int, Field(ge=1, le=131_072)] = 256
     model_calls_max: Annotated[int, Field(ge=1, le=100)] = 8
     attempt_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
+    retry: RetryPolicy = RetryPolicy()
     memory_turns_max: Annotated[int, Field(ge=0, le=1000)] = 20
     # Half of the local model's context of 2,048 tokens: the rest is for the question and answer.
     memory_tokens_max: Annotated[int, Field(ge=0, le=100_000)] = 1024

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from agents.executor import RunOutcome
-from schemas.base import Event, Reason
-from schemas.events import ATTEMPTS_PER_GENERATION, CheckpointSaved, ResolvedRequest
+from agents.factory import RunPlan
+from schemas.base import Event, Reason, Usage
+from schemas.events import (
+    ATTEMPTS_PER_GENERATION,
+    AgentResult,
+    CheckpointSaved,
+    ResolvedRequest,
+    SessionUpdated,
+)
 from schemas.topics import TOKENS
 from streams import outcomes
 from streams.admission import Admission
@@ -27,12 +35,18 @@ Blamed = Callable[[Entry[InputRecord], Coroutine[Any, Any, None]], Coroutine[Any
 """Wraps work on a record, so that an unforeseen error is held against the record."""
 
 
+T = TypeVar("T")
+
+_CHANCE = random.SystemRandom()
+
+
 @dataclass(slots=True, eq=False)
 class Run:
     """A run that is under way or waits for its session.
 
     `reserved` is done once its reservation is committed, `ended` once its result is; `cancelled`
-    says why it is to end.
+    says why it is to end, `failures`
+    counts the attempts that were in vain.
     """
 
     entry: Entry[InputRecord]
@@ -41,7 +55,8 @@ class Run:
     reserved: asyncio.Future[Any] | None
     traceparent: bytes
     cancelled: Reason | None = None
-    executing: asyncio.Task[RunOutcome] | None = None
+    executing: asyncio.Task[Any] | None = None
+    failures: int = 0
     ended: asyncio.Future[None] = field(default_factory=asyncio.Future)
 
     def is_cancelled(self) -> bool:
@@ -113,73 +128,104 @@ class LaneRuns:
         await self._sessions.cancel()
 
     async def _work(self, run: Run) -> None:
-        tokens = TokenPublisher(
+        if run.reserved is not None:
+            await run.reserved
+        events = await self._events(run)
+        await self._endings.finish(run.entry, run.request, events, run.traceparent)
+        del self._runs[request_key(run.request)]
+        run.ended.set_result(None)
+
+    async def _events(self, run: Run) -> list[Event]:
+        """Try until there is an outcome that stands; give what is to be committed of it."""
+        head = self._output.head(session_key(run.request))
+        policy = _plan_of(run).template.retry
+        spent = Usage()
+        while True:
+            tokens = self._tokens(run)
+            outcome = None if run.is_cancelled() else await self._attempt(run, tokens, head)
+            # The result comes after its tokens: whoever has read the result can read all of them.
+            await tokens.flush()
+            if outcome is None:
+                return self._endings.settled(run.request, self._cancelled(run, tokens))
+            delay_s = None
+            if outcome.retryable:
+                delay_s = policy.delay_s(run.failures + 1, chance=_CHANCE.random())
+            if delay_s is None:
+                break
+            spent += outcome.result.usage
+            await self._cancellable(run, asyncio.sleep(delay_s))
+            if not run.is_cancelled():
+                run.failures += 1
+        result = outcome.result.model_copy(update={"usage": outcome.result.usage + spent})
+        events = self._endings.settled(run.request, result)
+        if outcome.checkpoint is not None:
+            events += [outcome.checkpoint, self._output.head_of(outcome.checkpoint, head)]
+        return events
+
+    async def _attempt(
+        self, run: Run, tokens: TokenPublisher, head: SessionUpdated | None
+    ) -> RunOutcome | None:
+        """Run the agent once; gives `None` if the run was cancelled."""
+
+        async def load_checkpoint() -> CheckpointSaved | None:
+            return None if head is None else await self._output.load_checkpoint(head)
+
+        with self._services.metrics.runs_in_flight.track_inprogress():
+            return await self._cancellable(
+                run,
+                self._services.executor.run(
+                    run.request,
+                    _plan_of(run),
+                    attempt=self._number(run),
+                    load_checkpoint=load_checkpoint,
+                    emit=tokens.write,
+                    announce=run.failures > 0 or self._may_follow_another(run),
+                ),
+            )
+
+    async def _cancellable(self, run: Run, work: Coroutine[Any, Any, T]) -> T | None:
+        """Do what the run waits for; gives `None` if the run was cancelled meanwhile."""
+        run.executing = executing = asyncio.create_task(work)
+        try:
+            return await executing
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not run.is_cancelled() or (task is not None and task.cancelling()):
+                raise  # not the run is cancelled but its lane: nothing of it counts
+            return None
+        finally:
+            run.executing = None
+
+    def _tokens(self, run: Run) -> TokenPublisher:
+        return TokenPublisher(
             self._services.producer,
             topic=self._settings.topic(TOKENS.name),
             partition=self._partition,
             source=self._output.source,
             traceparent=run.traceparent,
         )
-        events = await self._outcome(run, tokens)
-        # The result comes after its tokens: whoever has read the result can read all of them.
-        await tokens.flush()
-        await self._endings.finish(run.entry, run.request, events, run.traceparent)
-        del self._runs[request_key(run.request)]
-        run.ended.set_result(None)
-
-    async def _outcome(self, run: Run, tokens: TokenPublisher) -> list[Event]:
-        if run.reserved is not None:
-            await run.reserved
-        if run.is_cancelled():
-            return self._cancelled(run, tokens)
-        head = self._output.head(session_key(run.request))
-
-        async def load_checkpoint() -> CheckpointSaved | None:
-            return None if head is None else await self._output.load_checkpoint(head)
-
-        plan = run.admission.plan
-        assert plan is not None  # noqa: S101  what is not refused has a plan
-        run.executing = asyncio.create_task(
-            self._services.executor.run(
-                run.request,
-                plan,
-                attempt=self._attempt,
-                load_checkpoint=load_checkpoint,
-                emit=tokens.write,
-                announce=self._may_follow_another(run),
-            )
-        )
-        try:
-            with self._services.metrics.runs_in_flight.track_inprogress():
-                outcome = await run.executing
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not run.is_cancelled() or (task is not None and task.cancelling()):
-                raise  # not the run is cancelled but its lane: nothing of it counts
-            return self._cancelled(run, tokens)
-        events = self._endings.settled(run.request, outcome.result)
-        if outcome.checkpoint is not None:
-            events += [outcome.checkpoint, self._output.head_of(outcome.checkpoint, head)]
-        return events
 
     def _may_follow_another(self, run: Run) -> bool:
         # Tokens leave before anything is committed, so a decision's absence proves nothing.
         return self._state.generation > 1 and run.entry.offset < self._new_from_offset
 
-    @property
-    def _attempt(self) -> int:
-        return self._state.generation * ATTEMPTS_PER_GENERATION
+    def _number(self, run: Run) -> int:
+        return self._state.generation * ATTEMPTS_PER_GENERATION + run.failures
 
-    def _cancelled(self, run: Run, tokens: TokenPublisher) -> list[Event]:
-        plan = run.admission.plan
-        result = outcomes.result(
+    def _cancelled(self, run: Run, tokens: TokenPublisher) -> AgentResult:
+        return outcomes.result(
             run.request,
             at_ms=self._services.clock_ms(),
             status="cancelled",
             reason=run.cancelled,
-            attempt=self._attempt,
+            attempt=self._number(run),
             last_seq=tokens.last_seq,
             text_sha256=tokens.text_sha256,
-            model=None if plan is None else plan.model,
+            model=_plan_of(run).model,
         )
-        return self._endings.settled(run.request, result)
+
+
+def _plan_of(run: Run) -> RunPlan:
+    plan = run.admission.plan
+    assert plan is not None  # noqa: S101  what is not refused has a plan
+    return plan

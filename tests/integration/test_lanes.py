@@ -323,3 +323,38 @@ async def test_a_command_that_makes_no_sense_is_buried_and_the_next_one_obeyed(
         (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
     assert (letter.reason.code, letter.source.topic) == ("wrong_shape", topic)
     assert result.status == "cancelled"
+
+
+async def test_a_run_that_fails_in_a_way_that_may_pass_is_tried_again_as_new_attempts(
+    settings: Settings,
+) -> None:
+    async with running_lanes(settings), upstream(settings) as program:
+        home = home_partition("ada", settings.partitions)
+        await program.publish(
+            {"user_id": "ada", "request_id": "r1", "input": "breaks: 2; tokens: 9"},
+            partition=home,
+        )
+        await program.publish({"user_id": "ada", "request_id": "r2", "input": "x"}, partition=home)
+        results = await read_topic(settings, RESULTS, AgentResult, count=2)
+    tokens = await read_whole(settings, TOKENS, AgentToken)
+    (other, failed) = results
+    assert (other.request_id, other.status) == ("r2", "completed")  # the partition did not wait
+    assert (failed.status, failed.attempt) == ("failed", 1002)
+    assert failed.reason is not None
+    assert failed.reason.code == "model_failed"
+    by_attempt = {
+        number: [one.text for one in tokens if one.attempt == number and one.request_id == "r1"]
+        for number in (1000, 1001, 1002)
+    }
+    assert by_attempt[1000][0] != ""
+    assert by_attempt[1001][0] == by_attempt[1002][0] == ""
+    assert failed.last_seq == len(by_attempt[1002]) - 1
+
+
+async def test_a_run_that_waits_for_its_next_attempt_can_be_cancelled(settings: Settings) -> None:
+    async with running_lanes(settings), upstream(settings) as program:
+        await program.publish({"user_id": "ada", "request_id": "r1", "input": "retry: not yet"})
+        await read_topic(settings, DECISIONS, Decision, count=1)
+        await publish_command(settings, program, request_id="r1")
+        (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
+    assert result.status == "cancelled"
