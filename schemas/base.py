@@ -30,10 +30,15 @@ Identifier = Annotated[
 TenantName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """A tenant: 1 to 64 of letters, digits, dot, underscore and hyphen."""
 
-EpochMs = Annotated[int, Field(ge=0)]
-"""Milliseconds since 1970-01-01T00:00:00Z."""
+INT64_MAX = 2**63 - 1
 
-Micros = int
+EpochMs = Annotated[int, Field(ge=0, le=253_402_300_799_999)]
+"""Milliseconds since 1970-01-01T00:00:00Z, up to the end of the year 9999."""
+
+Count = Annotated[int, Field(ge=0, le=INT64_MAX)]
+"""A number that every client's 64-bit integer holds."""
+
+Micros = Annotated[int, Field(ge=-INT64_MAX, le=INT64_MAX)]
 """Money in millionths of a US dollar."""
 
 
@@ -47,8 +52,8 @@ class Address(Frozen):
     """Where a record stands on Kafka."""
 
     topic: str
-    partition: Annotated[int, Field(ge=0)]
-    offset: Annotated[int, Field(ge=0)]
+    partition: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    offset: Count
 
     def __str__(self) -> str:
         """Give `topic-partition-offset`, which is also the id derived for a record without one."""
@@ -58,8 +63,8 @@ class Address(Frozen):
 class Usage(Frozen):
     """Tokens that a model read and wrote, as its provider reports them."""
 
-    input_tokens: Annotated[int, Field(ge=0)] = 0
-    output_tokens: Annotated[int, Field(ge=0)] = 0
+    input_tokens: Count = 0
+    output_tokens: Count = 0
 
     def __add__(self, other: Usage) -> Usage:
         """Add up two usages."""

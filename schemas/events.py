@@ -6,7 +6,18 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, TypeAdapter, model_validator
 
-from schemas.base import Address, EpochMs, Event, Frozen, Identifier, Micros, Reason, Usage
+from schemas.base import (
+    INT64_MAX,
+    Address,
+    Count,
+    EpochMs,
+    Event,
+    Frozen,
+    Identifier,
+    Micros,
+    Reason,
+    Usage,
+)
 
 DEFAULT_TEMPLATE = "chat_agent"
 
@@ -110,10 +121,10 @@ class AgentToken(RequestEvent):
     title: ClassVar[str] = "A piece of an answer as it is written"
 
     type: Literal["token"] = "token"
-    attempt: Annotated[int, Field(ge=0)]
-    seq: Annotated[int, Field(ge=0)]
+    attempt: Count
+    seq: Count
     text: str
-    tokens: Annotated[int, Field(ge=0)] = 1
+    tokens: Count = 1
 
     @property
     def event_id(self) -> str:
@@ -139,8 +150,8 @@ class AgentResult(RequestEvent):
     template: str = DEFAULT_TEMPLATE
     template_version: str | None = None
     model: str | None = None
-    attempt: int = 0
-    last_seq: int = -1
+    attempt: Count = 0
+    last_seq: Annotated[int, Field(ge=-1, le=INT64_MAX)] = -1
     text_sha256: str | None = None
     usage: Usage = Usage()
     cost_micros: Micros = 0
@@ -173,7 +184,7 @@ class Decision(RequestEvent):
     passed: tuple[str, ...] = ()
     template: str = DEFAULT_TEMPLATE
     reserved_micros: Micros = 0
-    generation: int
+    generation: Count
     source: Address
 
     @property
@@ -198,7 +209,7 @@ class CostRecorded(RequestEvent):
     price_digest: str
     estimated: bool = False
     template: str = DEFAULT_TEMPLATE
-    attempt: int = 0
+    attempt: Count = 0
 
     @property
     def event_id(self) -> str:
@@ -217,7 +228,7 @@ class CheckpointSaved(RequestEvent):
     type: Literal["checkpoint"] = "checkpoint"
     checkpoint_id: str
     parent_id: str | None = None
-    turn: Annotated[int, Field(ge=1)] = 1
+    turn: Annotated[Count, Field(ge=1)] = 1
     encoding: Literal["langgraph+msgpack"] = "langgraph+msgpack"
     data: str
 
@@ -238,8 +249,8 @@ class SessionUpdated(RequestEvent):
 
     type: Literal["session"] = "session"
     checkpoint_id: str
-    checkpoint_offset_min: Annotated[int, Field(ge=0)]
-    turn: Annotated[int, Field(ge=1)]
+    checkpoint_offset_min: Count
+    turn: Annotated[Count, Field(ge=1)]
     created_at_ms: EpochMs
 
     @property
@@ -292,8 +303,8 @@ class LaneOpened(Event):
     type: Literal["lane"] = "lane"
     user_id: Identifier = "millstream"
     stage: str
-    partition: int
-    generation: Annotated[int, Field(ge=1)]
+    partition: Count
+    generation: Annotated[Count, Field(ge=1)]
     worker: str
 
     @property

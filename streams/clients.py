@@ -8,6 +8,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 
 from schemas.topics import DEAD_LETTERS
+from streams.tolerant_records import tolerate_header_names
 
 if TYPE_CHECKING:
     from streams.settings import Settings
@@ -41,6 +42,7 @@ def transactional_producer(settings: Settings, transactional_id: str) -> AIOKafk
 
 def committed_consumer(settings: Settings) -> AIOKafkaConsumer:
     """Build a consumer without a group that sees committed records only; assign it by hand."""
+    tolerate_header_names()
     return AIOKafkaConsumer(
         bootstrap_servers=settings.kafka,
         group_id=None,

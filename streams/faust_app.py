@@ -30,6 +30,7 @@ from faust.transport.drivers.aiokafka import Transport as AIOKafkaTransport
 from faust.types import TP
 
 from schemas.topics import RECORD_BYTES_MAX
+from streams.tolerant_records import tolerate_header_names
 
 if TYPE_CHECKING:
     from streams.settings import Settings
@@ -57,6 +58,7 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
     """The thread that holds the aiokafka consumer."""
 
     def _create_worker_consumer(self, transport: AIOKafkaTransport) -> Any:
+        tolerate_header_names()
         consumer = super()._create_worker_consumer(transport)
         # Both are read at `start()`, which comes later. Faust hard-wires them; a rename in aiokafka
         # must fail here, not fall back to reading aborted records.

@@ -113,13 +113,20 @@ class LaneSlot:
                 lost = error
             finally:
                 self._lane = None
-                await lane.close()
+                await self._closed(lane)
             # What the group said before counts no more: since then it gave the partition away.
             self._confirmed.clear()
             self._lanes_lost += 1
             log.warning("lane lost", lane=self._name, reason=str(lost), records=len(self))
             fenced = isinstance(lost, LaneFenced)
             await self._may_reopen(self._fenced_wait_s if fenced else _REOPEN_AFTER_S)
+
+    async def _closed(self, lane: Lane) -> None:
+        try:
+            await lane.close()
+        # What a client cannot close must not end the slot: the next lane fences it anyhow.
+        except Exception:
+            log.exception("a lane did not close cleanly", lane=self._name)
 
     async def _may_reopen(self, wait_s: float) -> None:
         try:

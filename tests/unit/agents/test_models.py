@@ -39,7 +39,7 @@ def test_an_unreadable_script_is_refused_when_the_model_is_resolved() -> None:
         ("gpt-5", "provider:model"),
         ("local:other", "use `local`"),
         ("nobody:model", "cannot be used"),
-        ("openai:gpt-5-mini", "pip install langchain-openai"),
+        ("groq:llama-4", "pip install langchain-groq"),
         ("anthropic:claude-opus-4-7", "pip install langchain-anthropic"),
     ],
 )

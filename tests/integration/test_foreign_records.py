@@ -1,0 +1,56 @@
+"""Records as clients write them that are not ours: compressed, or with names that are no text."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+
+import pytest
+from confluent_kafka import Producer
+
+from schemas.events import AgentResult, AgentToken, DeadLetter
+from schemas.topics import DEAD_LETTERS, REQUESTS, RESULTS, TOKENS
+from streams.settings import Settings
+from tests.lane_harness import read_topic, read_whole, running_lanes, upstream
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+async def test_a_compressed_request_from_librdkafka_is_answered(
+    settings: Settings, codec: str
+) -> None:
+    async with running_lanes(settings):
+        producer = Producer({"bootstrap.servers": settings.kafka, "compression.type": codec})
+        value = json.dumps({"user_id": "ada", "input": "x" * 2000})
+        producer.produce(settings.topic(REQUESTS.name), value.encode(), key=b"any")
+        assert await asyncio.to_thread(producer.flush, 30) == 0
+        (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
+    assert result.output == "x" * 2000
+
+
+def publish_with_header(settings: Settings, value: str, name: bytes) -> None:
+    """Publish with kcat, which takes any bytes for a header's name."""
+    command = [b"kcat", b"-P", b"-b", settings.kafka.encode(), b"-k", b"ada"]
+    topic = settings.topic(REQUESTS.name).encode()
+    subprocess.run(
+        [*command, b"-t", topic, b"-H", name + b"=1"],
+        input=value.encode(),
+        check=True,
+        timeout=30,
+    )
+
+
+@pytest.mark.skipif(shutil.which("kcat") is None, reason="no kcat: apt-get install kcat")
+async def test_a_header_whose_name_is_no_text_stops_nobody(settings: Settings) -> None:
+    name = b"\xff\xfe\x80"
+    async with running_lanes(settings), upstream(settings) as program:
+        request = '{"user_id": "ada", "request_id": "r1", "input": "x"}'
+        await asyncio.to_thread(publish_with_header, settings, request, name)
+        await asyncio.to_thread(publish_with_header, settings, "no json", name)
+        await program.publish({"user_id": "ada", "request_id": "r2", "input": "x"})
+        results = await read_topic(settings, RESULTS, AgentResult, count=2)
+        (letter,) = await read_topic(settings, DEAD_LETTERS, DeadLetter, count=1)
+    assert {result.request_id for result in results} == {"r1", "r2"}
+    assert letter.headers == ((r"\xff\xfe\x80", "MQ=="),)
+    assert await read_whole(settings, TOKENS, AgentToken)
