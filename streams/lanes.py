@@ -120,7 +120,8 @@ class Lanes:
             if mine != {tp.partition for tp in assigned if tp.topic == topic}:
                 log.error("partitions came apart", topic=topic, partitions=sorted(mine))
         gone = [self._slots.pop(number) for number in set(self._slots) - mine]
-        await asyncio.gather(*(slot.close() for slot in gone))
+        # No await before this: Faust lets records through beside this call, and one that finds no
+        # slot is left to the next owner, who would be this worker.
         for number in sorted(mine):
             slot = self._slots.get(number)
             if slot is None:
@@ -128,6 +129,7 @@ class Lanes:
             else:
                 slot.confirm()
         self._was_assigned.set()
+        await asyncio.gather(*(slot.close() for slot in gone))
 
     def _open_slot(self, partition: int) -> LaneSlot:
         def make() -> Lane:
