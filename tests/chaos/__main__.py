@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import random
 import secrets
 import sys
@@ -50,6 +51,8 @@ class Given:
 def main() -> None:
     """Run the scenarios asked for, one after the other."""
     given = _given()
+    # Brokers are killed on purpose, and aiokafka tells of each try to reach them.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     console = Console(width=max(Console().width, 150))
     console.print(f"seed {given.seed}, data in {given.data}")
     rows = []
