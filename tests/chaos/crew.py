@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import signal
 import time
+from collections import defaultdict
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -16,7 +17,7 @@ from tests.chaos.load import MODEL
 from tests.support import eventually
 from tests.worker_process import WorkerProcess, worker_process
 
-OPENED = "lane open"
+_OPENED = "lane open"
 
 
 class Crew:
@@ -33,6 +34,7 @@ class Crew:
         self._stack = AsyncExitStack()
         self._numbers = itertools.count(1)
         self._workers: dict[str, WorkerProcess] = {}
+        self._started: dict[str, list[WorkerProcess]] = defaultdict(list)
         self._named: dict[str, str] = {}
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self.kills: list[Kill] = []
@@ -60,9 +62,9 @@ class Crew:
         """Which workers there are."""
         return tuple(self._workers)
 
-    def log(self, name: str) -> str:
-        """Give the log of the process that stands at this name now."""
-        return self._workers[name].log
+    def opened(self, name: str) -> int:
+        """Count the lanes that all processes of this name have opened."""
+        return sum(worker.log.count(_OPENED) for worker in self._started[name])
 
     async def start(self, *names: str, kafka: str | None = None) -> None:
         """Start workers, and wait until they serve."""
@@ -99,9 +101,9 @@ class Crew:
         """SIGCONT."""
         self._workers[name].signal(signal.SIGCONT)
 
-    async def taken_over(self, by: str, opened_before: int, *, timeout_s: float = 60) -> None:
-        """Wait until `by` has opened further lanes: it has what another one had."""
-        await eventually(lambda: self.log(by).count(OPENED) > opened_before, timeout_s=timeout_s)
+    async def opens_more(self, name: str, than: int, *, timeout_s: float = 60) -> None:
+        """Wait until `name` has opened more lanes than `than`: it has been given partitions."""
+        await eventually(lambda: self.opened(name) > than, timeout_s=timeout_s)
 
     async def _launch(self, name: str, kafka: str | None) -> None:
         at = f"{name}-{next(self._numbers)}"
@@ -117,6 +119,7 @@ class Crew:
             more["MILLSTREAM_KAFKA"] = kafka
         process = worker_process(self._settings, roles=self._roles, name=at, **more)
         self._workers[name] = await self._stack.enter_async_context(process)
+        self._started[name].append(self._workers[name])
         self._named[name] = at
         self._keepers[name] = asyncio.create_task(self._keep(name, kafka))
 

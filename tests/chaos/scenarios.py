@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from infra.kafka import KafkaNode
 from streams.settings import Settings
-from tests.chaos.crew import OPENED, Crew
+from tests.chaos.crew import Crew
 from tests.chaos.ground import Ground
 from tests.chaos.load import Progress
 
@@ -65,14 +65,15 @@ async def zombies(drill: Drill) -> None:
     for moment in (0.1, 0.35, 0.6):
         await drill.at(moment)
         sleeper, other = drill.rng.sample(drill.crew.names, 2)
-        opened = drill.crew.log(other).count(OPENED)
+        opened = {name: drill.crew.opened(name) for name in (sleeper, other)}
         drill.blows.append(f"SIGSTOP {sleeper}")
         drill.crew.stop(sleeper)
         try:
-            await drill.crew.taken_over(other, opened)
+            await drill.crew.opens_more(other, opened[other])
             await drill.more(20)
         finally:
             drill.crew.wake(sleeper)
+        await drill.crew.opens_more(sleeper, opened[sleeper])
 
 
 async def rolling(drill: Drill) -> None:
@@ -134,20 +135,21 @@ async def network(drill: Drill) -> None:
     drill.blows.append("100 ms")
     proxy.latency_s = 0.1
     await drill.at(0.25)
-    drill.blows.append("100 kB/s")
-    proxy.latency_s, proxy.bytes_per_s = 0.0, 100_000.0
+    drill.blows.append("200 kB/s")
+    proxy.latency_s, proxy.bytes_per_s = 0.0, 200_000.0
     await drill.at(0.4)
     proxy.heal()
     for share, blow, strike in ((0.5, "cut", proxy.cut), (0.7, "torn", proxy.tear)):
         await drill.at(share)
         drill.blows.append(blow)
-        opened = crew.log("a").count(OPENED)
+        opened = {name: crew.opened(name) for name in ("a", "far")}
         strike()
         try:
-            await crew.taken_over("a", opened)
+            await crew.opens_more("a", opened["a"])
             await drill.more(20)
         finally:
             proxy.heal()
+        await crew.opens_more("far", opened["far"])
 
 
 async def _restart(drill: Drill, node: KafkaNode) -> None:
