@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 import secrets
+import shutil
 import sys
 import tempfile
 import time
@@ -46,6 +47,7 @@ class Given:
     seed: int
     data: Path
     limit_s: float
+    keep: bool
 
 
 def main() -> None:
@@ -63,7 +65,10 @@ def main() -> None:
         for line in told_faults(row):
             console.print(f"  {line}", markup=False, highlight=False)
     console.print(as_table(rows, _SESSION_TIMEOUT_S))
-    sys.exit(0 if all(row.ok for row in rows) else 1)
+    held = all(row.ok for row in rows)
+    if held and not given.keep:
+        shutil.rmtree(given.data)
+    sys.exit(0 if held else 1)
 
 
 async def run_scenario(name: str, given: Given) -> Row:
@@ -154,7 +159,7 @@ def _given() -> Given:
         parser.error(f"there is no scenario {unknown[0]!r}; there are {names}")
     data = given.data or Path(tempfile.mkdtemp(prefix="millstream-chaos-"))
     limit_s = given.limit_s or _LIMIT_S + _LIMIT_PER_REQUEST_S * given.requests
-    return Given(scenarios, given.requests, given.seed, data, limit_s)
+    return Given(scenarios, given.requests, given.seed, data, limit_s, keep=bool(given.data))
 
 
 if __name__ == "__main__":
