@@ -11,6 +11,7 @@ from typing import TypeVar
 from gateway.children import Child, ChildEnded, module_command
 from gateway.connect import Endpoints
 from gateway.workers import KeptWorker
+from streams.policy_file import load_policy
 from streams.settings import Role, Settings
 
 __all__ = ["Platform", "platform"]
@@ -57,8 +58,10 @@ async def platform(
     """Start the services and a worker that serves; stop the worker, then the services.
 
     Services that the environment names are used and not started. What was started does not
-    outlive us, even if we are killed. Raises `ChildEnded`.
+    outlive us, even if we are killed. Raises `ChildEnded`, and `Misconfigured` for a policy with
+    mistakes before anything is started.
     """
+    load_policy(settings)
     size = () if brokers is None else ("--brokers", str(brokers))
     services = await Child.start(
         "launcher of Kafka and Redis",

@@ -38,7 +38,7 @@ async def test_the_demo_shows_the_whole_path_and_leaves_nothing_running(
     assert "forbidden: " in step[4]
     assert "rate_limited: user 'bob' may make 2 requests in 60 s" in step[4]
     assert all(user in step[5] for user in ("ada", "bob", "mallory"))
-    assert "asks chat_agent: Name three planets" in step[6]
+    assert "asks chat_agent: Name the planets" in step[6]
     assert "completed, " in step[6]
     assert "first token " in told.out
     assert running_with(f"MILLSTREAM_NAMESPACE={environment['MILLSTREAM_NAMESPACE']}") == set()
