@@ -21,7 +21,7 @@ class Proxy:
         self._open = asyncio.Event()
         self._open.set()
         self._refuses = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._ways: set[asyncio.Task[None]] = set()
         self.latency_s = 0.0
         self.bytes_per_s = float("inf")
         self.connections = 0
@@ -33,8 +33,8 @@ class Proxy:
     def tear(self) -> None:
         """Close all connections and refuse new ones, as a firewall that was changed."""
         self._refuses = True
-        for task in self._tasks:
-            task.cancel()
+        for way in self._ways:
+            way.cancel()
 
     def heal(self) -> None:
         """Forward everything at once, also what waits."""
@@ -43,31 +43,30 @@ class Proxy:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Join a client with the target until either ends."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
         with contextlib.closing(writer), contextlib.suppress(OSError):
             if self._refuses:
                 return
             self.connections += 1
             far_reader, far_writer = await asyncio.open_connection(*self._target)
             with contextlib.closing(far_writer):
-                ways = [
+                ways = {
                     asyncio.create_task(self._forward(reader, far_writer)),
                     asyncio.create_task(self._forward(far_reader, writer)),
-                ]
+                }
+                self._ways |= ways
                 try:
                     await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     for way in ways:
                         way.cancel()
                     await asyncio.gather(*ways, return_exceptions=True)
+                    self._ways -= ways
 
     async def close(self) -> None:
         """End all connections."""
         self.tear()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._ways:
+            await asyncio.wait(self._ways)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while chunk := await reader.read(_CHUNK_BYTES):
