@@ -149,7 +149,7 @@ class LocalEngine:
     def _load(self) -> Any:
         if self._server is None:
             try:
-                import xllamacpp  # noqa: PLC0415 - 40 ms and 20 MB, only for those who use it
+                import xllamacpp  # noqa: PLC0415 - only for those who use it
             except ImportError as error:
                 message = (
                     "the local model's engine is missing: run `make setup`, or install xllamacpp"

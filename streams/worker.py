@@ -177,8 +177,8 @@ async def _stop_all(lanes: tuple[Lanes, ...], views: Views | None) -> None:
 def _spare_the_collector() -> None:
     """Take what was built at the start out of garbage collection, and collect less often.
 
-    Runs make tens of thousands of short-lived objects; walking LangChain's modules for each few
-    hundred of them took an eighth of the worker's CPU.
+    Runs make thousands of short-lived objects each; walking LangChain's modules for every few
+    hundred of them is CPU that runs could have.
     """
     gc.collect()
     gc.freeze()
