@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, TypeAdapter, model_validator
 
@@ -385,20 +385,8 @@ AnyEvent = Annotated[
     Field(discriminator="type"),
 ]
 
-EVENT_TYPES: tuple[type[Event], ...] = (
-    AgentRequest,
-    StageRequest,
-    AgentToken,
-    AgentResult,
-    Decision,
-    CostRecorded,
-    CheckpointSaved,
-    SessionUpdated,
-    ControlCommand,
-    LaneOpened,
-    DeadLetter,
-    DeadLetterRedriven,
-)
+EVENT_TYPES: tuple[type[Event], ...] = get_args(get_args(AnyEvent)[0])
+"""The same, for whoever goes through them."""
 
 any_event: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)
 """Reads any event by its `type`."""

@@ -95,9 +95,9 @@ class Lanes:
                 await asyncio.sleep(0)
             # The stream's own ack only takes back its share: the record is acked when it is done.
             message.incref()
-            slot = self._slots.get(message.partition)
+            slot = self._slots.get(message.partition) or self._slot_for_stray(message.tp)
             if slot is None:
-                continue  # revoked since it was buffered: its next owner reads it
+                continue
             record = InputRecord(
                 topic=message.topic,
                 partition=message.partition,
@@ -112,6 +112,21 @@ class Lanes:
                 # Only this partition waits: the others share the agent. What Faust has fetched of
                 # it already still comes; `pause_partitions` would lose that.
                 consumer.on_buffer_full(message.tp)
+
+    def _slot_for_stray(self, tp: TP) -> LaneSlot | None:
+        """Give a slot to a record that finds none, if this worker is who is to run it."""
+        if tp not in self.app.consumer.assignment():
+            return None  # revoked since it was buffered: its next owner reads it
+        if tp.topic != self._topics[0]:
+            # To open a lane for it would fence the partition's owner. It stays unacked, and comes
+            # again with the next rebalance.
+            log.error(
+                "a command came where its lane is not", topic=tp.topic, partition=tp.partition
+            )
+            return None
+        # Faust lets records of a new assignment through before it tells of the assignment.
+        slot = self._slots[tp.partition] = self._open_slot(tp.partition)
+        return slot
 
     async def _assigned(self, _app: Any, assigned: set[Any], **_: Any) -> None:
         # Faust gives a worker the same partitions of all topics that have as many of them.
