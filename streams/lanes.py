@@ -95,7 +95,9 @@ class Lanes:
                 await asyncio.sleep(0)
             # The stream's own ack only takes back its share: the record is acked when it is done.
             message.incref()
-            slot = self._slots.get(message.partition) or self._slot_for_stray(message.tp)
+            slot = self._slots.get(message.partition)
+            if slot is None:  # not "if not slot": an empty one is still there
+                slot = self._slot_for_stray(message.tp)
             if slot is None:
                 continue
             record = InputRecord(

@@ -47,6 +47,8 @@ async def test_the_bare_minimum_gets_tokens_and_one_result(settings: Settings) -
     assert [token.seq for token in tokens] == list(range(len(tokens)))
     assert result.last_seq == len(tokens) - 1
     assert result.text_sha256 == hashlib.sha256(text.encode()).hexdigest()
+    opened = await read_whole(settings, LANES, LaneOpened)
+    assert [lane.generation for lane in opened] == [1] * settings.partitions
 
 
 NEWER = {"user_id": "ada", "input": "x", "schema_version": 99}
