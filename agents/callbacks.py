@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from agents.token_writer import TokenWriter
 from schemas.base import EpochMs, Frozen, Usage
-from schemas.ports import ClockMs
+from schemas.ports import BeforeCall, ClockMs
 
 __all__ = ["AgentCallbackHandler", "CallbackEvent", "OnCallbackEvent"]
 
@@ -53,8 +53,10 @@ class AgentCallbackHandler(AsyncCallbackHandler):
     is set off by an empty line. Models that a tool calls for itself are not the agent's voice: they
     count in `usage`, but not in the text. A model that cannot stream is one token per call.
 
-    A token that cannot be written fails the run (`raise_error`), since the result's text would not
-    be the tokens' text. Nothing else here does.
+    `before_call` is awaited before each call of a model, also of one that an asynchronous tool
+    calls. What it raises, the call raises and the run fails by; so it is with a token that cannot
+    be written, since the result's text would not be the tokens' text (`raise_error`). Nothing else
+    here fails a run.
     """
 
     raise_error = True
@@ -71,11 +73,13 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         *,
         clock_ms: ClockMs,
         on_event: OnCallbackEvent | None = None,
+        before_call: BeforeCall | None = None,
     ) -> None:
         self.usage = Usage()
         self._writer = writer
         self._clock_ms = clock_ms
         self._on_event = on_event
+        self._before_call = before_call
         # Model calls under way that are the agent's own, and whether they have written text.
         self._speaking: dict[UUID, bool] = {}
 
@@ -111,6 +115,9 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        # LangChain calls the model only once this has returned, streaming or not.
+        if self._before_call is not None:
+            await self._before_call()
         if _is_agents_own(metadata or {}):
             self._speaking[run_id] = False
         if self._on_event is not None:

@@ -16,6 +16,7 @@ import structlog
 from langchain_core.messages import HumanMessage
 from langgraph.errors import GraphRecursionError
 
+from agents.call_gate import RunContext
 from agents.callbacks import AgentCallbackHandler, OnCallbackEvent
 from agents.checkpointer import RunCheckpointer
 from agents.factory import AgentFactory, RunPlan
@@ -32,7 +33,7 @@ from schemas.errors import (
     Terminal,
 )
 from schemas.events import AgentResult, CheckpointSaved, ResolvedRequest, ResultStatus
-from schemas.ports import ClockMs, EmitToken, LoadCheckpoint
+from schemas.ports import BeforeCall, ClockMs, EmitToken, LoadCheckpoint
 from schemas.reasons import reason_of
 
 __all__ = ["AgentExecutor", "RunOutcome", "wall_clock_ms"]
@@ -83,13 +84,16 @@ class AgentExecutor:
         load_checkpoint: LoadCheckpoint,
         emit: EmitToken,
         announce: bool = False,
+        before_call: BeforeCall | None = None,
     ) -> RunOutcome:
         """Run an attempt to its end, and give its result and the session's next checkpoint.
 
         `announce` is for an attempt that follows an earlier one: its first token record, without
         text, is emitted before anything else, since what a subscriber was shown is void.
-        Whatever a model, tool or template does becomes a result with a reason. Raises only
-        `LaneLost` (from `emit` or `load_checkpoint`): then there is no one to give a result to.
+        `before_call` is awaited before each model call and each tool call; the time it takes is
+        the attempt's. Whatever a model, tool or template does becomes a result with a reason.
+        Raises only `LaneLost` (from `emit`, `load_checkpoint` or `before_call`): then there is no
+        one to give a result to.
         Cancelling it stops the run and emits no more tokens.
         """
         writer = TokenWriter(
@@ -104,7 +108,13 @@ class AgentExecutor:
             plan=plan,
             attempt=attempt,
             writer=writer,
-            handler=AgentCallbackHandler(writer, clock_ms=self._clock_ms, on_event=self._on_event),
+            handler=AgentCallbackHandler(
+                writer,
+                clock_ms=self._clock_ms,
+                on_event=self._on_event,
+                before_call=before_call,
+            ),
+            context=RunContext(before_call),
             started_at_ms=self._clock_ms(),
         )
         try:
@@ -185,6 +195,7 @@ class AgentExecutor:
                     # Each model call but the last is followed by a step of tools.
                     "recursion_limit": 2 * template.run_model_calls_max,
                 },
+                context=run.context,
                 # The lane writes once, at the end: a state in between would be put in vain.
                 durability="exit",
             )
@@ -207,6 +218,7 @@ class _Run:
     attempt: int
     writer: TokenWriter
     handler: AgentCallbackHandler
+    context: RunContext
     started_at_ms: int
 
     def completed(self, structured: dict[str, Any] | None, at_ms: int) -> AgentResult:

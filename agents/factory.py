@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from langchain.agents import create_agent
+from langchain.agents.middleware import AgentMiddleware
 from langchain_core.language_models.chat_models import BaseChatModel
 from langgraph.graph.state import CompiledStateGraph
 
+from agents.call_gate import CallGate
 from agents.local_model import LocalChatModel
 from agents.models import resolve_model
 from agents.structured import HeldByGrammar
@@ -113,11 +115,16 @@ class AgentFactory:
         schema = template.response_format
         # It cannot call tools, which is how LangChain asks a model that it does not know.
         by_grammar = isinstance(model, LocalChatModel)
+        middleware: list[AgentMiddleware[Any, Any, Any]] = []
+        if template.tools:
+            middleware.append(CallGate())
+        if schema and by_grammar:
+            middleware.append(HeldByGrammar(schema))
         graph: AgentGraph = create_agent(
             model,
             list(self.tools.pick(template.tools)),
             system_prompt=template.system_prompt,
-            middleware=(HeldByGrammar(schema),) if schema and by_grammar else (),
+            middleware=middleware,
             response_format=None if by_grammar else schema,
         )
         return graph

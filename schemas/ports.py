@@ -10,6 +10,9 @@ from schemas.events import AgentToken, CheckpointSaved
 EmitToken = Callable[[AgentToken], Awaitable[None]]
 """Takes a piece of an answer; returns once it may be forgotten, waits while the broker is slow."""
 
+BeforeCall = Callable[[], Awaitable[None]]
+"""Lets a run make its next model or tool call: waits while it may not, raises if it never may."""
+
 LoadCheckpoint = Callable[[], Awaitable[CheckpointSaved | None]]
 """Gives the newest committed checkpoint of the run's session, `None` for a new session."""
 

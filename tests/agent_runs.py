@@ -10,7 +10,7 @@ from agents.executor import AgentExecutor, RunOutcome
 from agents.factory import AgentFactory
 from schemas.base import Address
 from schemas.events import AgentRequest, AgentToken, CheckpointSaved, ResolvedRequest
-from schemas.ports import EmitToken, LoadCheckpoint
+from schemas.ports import BeforeCall, EmitToken, LoadCheckpoint
 
 ACCEPTED_AT_MS = 1_000_000
 NOW_MS = 1_000_500
@@ -41,6 +41,7 @@ class Runs:
         load: LoadCheckpoint | None = None,
         executor: AgentExecutor | None = None,
         announce: bool = False,
+        before_call: BeforeCall | None = None,
         **fields: Any,
     ) -> RunOutcome:
         """Run a request to its end; a checkpoint that it leaves is the next run's."""
@@ -57,6 +58,7 @@ class Runs:
             load_checkpoint=load or self._load,
             emit=emit or self._emit,
             announce=announce,
+            before_call=before_call,
         )
         self.saved = outcome.checkpoint or self.saved
         return outcome

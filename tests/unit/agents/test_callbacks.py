@@ -165,3 +165,16 @@ async def test_a_model_that_writes_nothing_completes_with_an_empty_output() -> N
     outcome = await runs.run("")
     assert (outcome.result.status, outcome.result.output) == ("completed", "")
     runs.assert_text_is_the_tokens(outcome)
+
+
+async def test_a_model_that_a_tool_calls_is_asked_for_too() -> None:
+    runs = runs_with_tools()
+    asked = 0
+
+    async def before_call() -> None:
+        nonlocal asked
+        asked += 1
+
+    script = 'call: ask_model {"question": "say: x"}; say: got {tool_result}'
+    await runs.run(script, template="own", before_call=before_call)
+    assert asked == 4  # the agent's two, the tool, and the tool's own
