@@ -57,17 +57,17 @@ class Record(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An event as a record's key, value and headers."""
+    """An event as a record's key, value and headers; no value: its key is to be forgotten."""
 
     key: bytes
-    value: bytes
+    value: bytes | None
     headers: list[tuple[str, bytes]]
 
     @property
     def size_bytes(self) -> int:
         """An upper bound of the record's size on the wire."""
         names = sum(len(name) + len(value) + 10 for name, value in self.headers)
-        return len(self.key) + len(self.value) + names + 64
+        return len(self.key) + len(self.value or b"") + names + 64
 
 
 def encode(event: Event, *, source: str, traceparent: bytes | None = None) -> Encoded:

@@ -135,7 +135,9 @@ class Committer:
         """Queue records that commit together; gives their offsets once committed.
 
         The future raises `CommitRefused` if one of them cannot be written, and `LaneLost` if the
-        lane is lost. `lazy` records wait up to `LAZY_S` for others to go with.
+        lane is lost. `lazy` records wait up to `LAZY_S` for others to go with. Futures are done in
+        the order in which they were given, but for what is too large, which is refused at once.
+        One without records writes nothing: it is done when all that was queued before it is.
         """
         member = _Member(tuple(records))
         if self._lost is not None:
@@ -200,6 +202,9 @@ class Committer:
             raise
 
     async def _commit(self, members: list[_Member]) -> None:
+        if not any(member.records for member in members):
+            _tell(members, ())
+            return
         turn = next(self._turns)
         producer = self._producers[turn]
         try:
@@ -229,12 +234,8 @@ class Committer:
         except (KafkaError, TimeoutError) as error:
             raise _lost(error, "a commit failed or its outcome is unknown") from error
         self.transactions += 1
-        written = iter(outcomes)
-        for member in members:
-            self.records += len(member.records)
-            offsets = tuple(next(written).offset for _ in member.records)
-            if not member.committed.done():  # whoever waited may have been cancelled
-                member.committed.set_result(offsets)
+        self.records += len(outcomes)
+        _tell(members, outcomes)
 
     async def _abort_and_replace(self, turn: int) -> None:
         # The refused batch took sequence numbers that the broker never saw: whatever this producer
@@ -260,6 +261,15 @@ class Committer:
         for member in self._waiting:
             member.refuse(lost)
         self._waiting.clear()
+
+
+def _tell(members: Iterable[_Member], outcomes: Iterable[Any]) -> None:
+    """Give each member the offsets of its records, in order."""
+    written = iter(outcomes)
+    for member in members:
+        offsets = tuple(next(written).offset for _ in member.records)
+        if not member.committed.done():  # whoever waited may have been cancelled
+            member.committed.set_result(offsets)
 
 
 def _lost(error: BaseException, what: str) -> LaneLost:

@@ -124,6 +124,26 @@ async def test_lazy_records_go_with_the_next_ones_or_by_themselves(settings: Set
         assert committer.transactions == 2
 
 
+async def test_what_has_no_records_is_done_when_all_before_it_is_and_makes_no_transaction(
+    settings: Settings,
+) -> None:
+    topic = await create(settings, "out")
+    done: list[str] = []
+    async with committing(settings) as (committer, _):
+        assert await soon(committer.submit(())) == ()
+        assert committer.transactions == 0
+        members = {
+            "before": committer.submit([outgoing(topic, b"before")]),
+            "mark": committer.submit(()),
+            "after": committer.submit([outgoing(topic, b"after")]),
+        }
+        for name, member in members.items():
+            member.add_done_callback(lambda _, name=name: done.append(name))  # type: ignore[misc]
+        await soon(asyncio.gather(*members.values()))
+        assert committer.transactions == 1
+    assert done == ["before", "mark", "after"]
+
+
 async def test_a_record_that_no_broker_takes_fails_only_its_own_member(settings: Settings) -> None:
     topic = await create(settings, "out")
     async with committing(settings) as (committer, lost):
