@@ -30,7 +30,7 @@ check: setup ## format, lint, types, layers, published schemas, unit tests
 chaos: setup ## end workers, brokers, Redis and the network under load, and count
 	$(VENV_PYTHON) -m tests.chaos $(ARGS)
 
-bench: setup ## measure raw aiokafka and the whole path, side by side
+bench: setup ## measure raw aiokafka, the engine and the whole path, side by side
 	$(VENV_PYTHON) -m benchmarks $(ARGS)
 
 lock: setup ## resolve requirements.lock and Kafka's jars anew

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from benchmarks import bus, round_trip
+from benchmarks import bus, engine, round_trip
 from benchmarks.report import Figure
 from benchmarks.services import machine, services
 from streams.settings import Settings
@@ -18,6 +18,7 @@ REQUESTS = 1600
 Benchmark = Callable[[Settings, int], Iterable[Figure]]
 
 BENCHMARKS: dict[str, Benchmark] = {
+    "engine": lambda settings, requests: engine.run(settings, requests=requests),
     "round_trip": lambda settings, requests: round_trip.run(settings, requests=requests),
     "bus": lambda settings, _: bus.run(settings),
 }

@@ -9,35 +9,35 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
+import itertools
+import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass, field
-from itertools import count
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from pydantic import TypeAdapter
 
-from benchmarks.echo import SOURCE
+__all__ = ["IN_FLIGHT", "Load", "Samples", "Side", "Task"]
 
-__all__ = ["Samples", "Side", "Task"]
-
-ANSWER_TIMEOUT_S = 30.0
+IN_FLIGHT = 64
+ANSWER_TIMEOUT_S = 60.0
 USERS = 256
 _TICKS_PER_S = 100
-
-Place = tuple[int, int]
-"""Partition and offset of a request's record."""
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
     """One server to be measured: its topics, and the process whose CPU time counts.
 
-    Under load it gets `load_factor` times the requests, so that a quick one is not done at once.
+    It answers a request, `{"request_id": …, "user_id": …, "input": …}`, with one record on
+    `responses` whose value is a JSON object with that `request_id`. Under load it gets
+    `load_factor` times the requests, so that a quick one is not done at once, once for each number
+    of requests that are to be `in_flight`.
     """
 
     name: str
@@ -45,55 +45,60 @@ class Side:
     requests: str
     responses: str
     tokens: str | None = None
-    load_factor: int = 1
+    load_factor: float = 1.0
+    in_flight: tuple[int, ...] = (IN_FLIGHT,)
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What to measure in a round: `serial` requests one by one, `loaded` with `in_flight`."""
+    """What to measure in a round: `serial` requests one by one, and `loaded` under load."""
 
     kafka: str
     sides: tuple[Side, ...]
     rounds: int
     serial: int
     loaded: int
-    in_flight: int
 
 
 @dataclass(slots=True)
-class Samples:
-    """What was measured of a side; times in seconds, lists by round."""
+class Load:
+    """What was measured of a side under one load; lists by round, times in seconds."""
 
-    serial_s: list[list[float]] = field(default_factory=list)
-    first_token_s: list[list[float]] = field(default_factory=list)
-    loaded_s: list[list[float]] = field(default_factory=list)
+    took_s: list[list[float]] = field(default_factory=list)
     rate_per_s: list[float] = field(default_factory=list)
     cpu_ms_per_request: list[float] = field(default_factory=list)
 
 
-class Answers:
-    """When each request's answer arrived; an answer may come before its request's own ack."""
+@dataclass(slots=True)
+class Samples:
+    """What was measured of a side; times in seconds, lists by round; loads by what is in flight."""
+
+    serial_s: list[list[float]] = field(default_factory=list)
+    first_token_s: list[list[float]] = field(default_factory=list)
+    loads: dict[int, Load] = field(default_factory=dict)
+
+
+SAMPLES = TypeAdapter(dict[str, Samples])
+TASK = TypeAdapter(Task)
+
+
+class Arrivals:
+    """When the first record about each request arrived that somebody waits for."""
 
     def __init__(self) -> None:
-        self._arrived: dict[Place, float] = {}
-        self._awaited: dict[Place, asyncio.Future[float]] = {}
+        self._awaited: dict[str, asyncio.Future[float]] = {}
 
-    def arrive(self, place: Place) -> None:
-        """Note the first arrival of something about a request."""
+    def expect(self, request_id: str) -> asyncio.Future[float]:
+        """Say before a request is sent that its arrival will be awaited."""
+        awaited = self._awaited[request_id] = asyncio.get_running_loop().create_future()
+        return awaited
+
+    def arrive(self, value: bytes) -> None:
+        """Note the arrival of a record with this value."""
         at_s = time.perf_counter()
-        awaited = self._awaited.pop(place, None)
-        if awaited is None:
-            self._arrived.setdefault(place, at_s)
-        elif not awaited.done():
+        awaited = self._awaited.pop(orjson.loads(value)["request_id"], None)
+        if awaited is not None and not awaited.done():
             awaited.set_result(at_s)
-
-    async def of(self, place: Place) -> float:
-        """Give the time of the arrival. Raises `TimeoutError`."""
-        at_s = self._arrived.pop(place, None)
-        if at_s is not None:
-            return at_s
-        awaited = self._awaited[place] = asyncio.get_running_loop().create_future()
-        return await asyncio.wait_for(awaited, ANSWER_TIMEOUT_S)
 
 
 class Caller:
@@ -101,22 +106,24 @@ class Caller:
 
     def __init__(self, side: Side, producer: AIOKafkaProducer) -> None:
         self.side = side
-        self.answers = Answers()
-        self.tokens = Answers()
+        self.answers = Arrivals()
+        self.tokens = Arrivals()
         self._producer = producer
-        self._users = count()
+        self._numbers = itertools.count()
+        self._run = secrets.token_hex(4)
 
     async def call(self) -> tuple[float, float | None]:
         """Publish a request; give the seconds to its answer, and to its first token."""
-        user = f"user-{next(self._users) % USERS}"
-        value = json.dumps({"user_id": user, "input": "hello"}).encode()
+        number = next(self._numbers)
+        user, request_id = f"user-{number % USERS}", f"{self._run}-{number}"
+        value = orjson.dumps({"request_id": request_id, "user_id": user, "input": "hello"})
+        answered = self.answers.expect(request_id)
+        first = None if self.side.tokens is None else self.tokens.expect(request_id)
         began = time.perf_counter()
-        sent = await self._producer.send_and_wait(self.side.requests, value, user.encode())
-        place = (sent.partition, sent.offset)
-        answered_s = await self.answers.of(place) - began
-        if self.side.tokens is None:
-            return answered_s, None
-        return answered_s, await self.tokens.of(place) - began
+        sent = await self._producer.send(self.side.requests, value, user.encode())
+        answered_s = await answered - began
+        await sent
+        return answered_s, None if first is None else await first - began
 
 
 async def _measure(task: Task) -> dict[str, Samples]:
@@ -129,10 +136,14 @@ async def _measure(task: Task) -> dict[str, Samples]:
         ]
         for caller in callers:  # to warm up
             await _serial(caller, task.serial // 2)
-            await _loaded(caller, task.loaded // 2, task.in_flight)
+            for in_flight in caller.side.in_flight:
+                await _loaded(caller, _requests(caller, task, in_flight) // 2, in_flight)
         gc.collect()
         gc.freeze()
-        samples = {caller.side.name: Samples() for caller in callers}
+        samples = {
+            caller.side.name: Samples(loads={number: Load() for number in caller.side.in_flight})
+            for caller in callers
+        }
         for _ in range(task.rounds):
             for caller in callers:
                 await _round(caller, task, samples[caller.side.name])
@@ -143,20 +154,28 @@ async def _round(caller: Caller, task: Task, samples: Samples) -> None:
     serial = await _serial(caller, task.serial)
     samples.serial_s.append([answered for answered, _ in serial])
     samples.first_token_s.append([first for _, first in serial if first is not None])
-    requests = task.loaded * caller.side.load_factor
-    cpu_s, began = _cpu_s(caller.side.pid), time.perf_counter()
-    loaded = await _loaded(caller, requests, task.in_flight)
-    samples.rate_per_s.append(requests / (time.perf_counter() - began))
-    samples.cpu_ms_per_request.append((_cpu_s(caller.side.pid) - cpu_s) * 1000 / requests)
-    samples.loaded_s.append(loaded)
+    for in_flight, load in samples.loads.items():
+        requests = _requests(caller, task, in_flight)
+        cpu_s, began = _cpu_s(caller.side.pid), time.perf_counter()
+        load.took_s.append(await _loaded(caller, requests, in_flight))
+        load.rate_per_s.append(requests / (time.perf_counter() - began))
+        load.cpu_ms_per_request.append((_cpu_s(caller.side.pid) - cpu_s) * 1000 / requests)
+
+
+def _requests(caller: Caller, task: Task, in_flight: int) -> int:
+    return max(in_flight, int(task.loaded * caller.side.load_factor))
 
 
 async def _serial(caller: Caller, requests: int) -> list[tuple[float, float | None]]:
-    return [await caller.call() for _ in range(requests)]
+    answers = []
+    for _ in range(requests):
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            answers.append(await caller.call())
+    return answers
 
 
 async def _loaded(caller: Caller, requests: int, in_flight: int) -> list[float]:
-    numbers: Iterator[int] = iter(range(requests))
+    numbers = iter(range(requests))
     took_s: list[float] = []
 
     async def call_in_turn() -> None:
@@ -164,7 +183,7 @@ async def _loaded(caller: Caller, requests: int, in_flight: int) -> list[float]:
             answered_s, _first = await caller.call()
             took_s.append(answered_s)
 
-    async with asyncio.TaskGroup() as group:
+    async with asyncio.timeout(ANSWER_TIMEOUT_S), asyncio.TaskGroup() as group:
         for _ in range(in_flight):
             group.create_task(call_in_turn())
     return took_s
@@ -174,31 +193,25 @@ async def _loaded(caller: Caller, requests: int, in_flight: int) -> list[float]:
 async def _calling(task: Task, side: Side, producer: AIOKafkaProducer) -> AsyncIterator[Caller]:
     caller = Caller(side, producer)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(
-            _listening(task, side.responses, "read_committed", caller.answers)
-        )
+        await stack.enter_async_context(_listening(task, side.responses, caller.answers))
         if side.tokens is not None:
-            await stack.enter_async_context(
-                _listening(task, side.tokens, "read_committed", caller.tokens)
-            )
+            await stack.enter_async_context(_listening(task, side.tokens, caller.tokens))
         yield caller
 
 
 @asynccontextmanager
-async def _listening(
-    task: Task, topic: str, isolation_level: str, answers: Answers
-) -> AsyncIterator[None]:
+async def _listening(task: Task, topic: str, arrivals: Arrivals) -> AsyncIterator[None]:
     consumer = AIOKafkaConsumer(
         topic,
         bootstrap_servers=task.kafka,
-        isolation_level=isolation_level,
+        isolation_level="read_committed",
         auto_offset_reset="earliest",
     )
     await consumer.start()
 
     async def listen() -> None:
         async for record in consumer:
-            answers.arrive(_place(record))
+            arrivals.arrive(record.value)
 
     listening = asyncio.create_task(listen())
     try:
@@ -209,14 +222,6 @@ async def _listening(
         await consumer.stop()
 
 
-def _place(record: Any) -> Place:
-    """Give the place of the request that a record answers."""
-    source = dict(record.headers).get(SOURCE)
-    text = source.decode() if source is not None else json.loads(record.value)["request_id"]
-    _, partition, offset = f"-{text}".rsplit("-", 2)
-    return int(partition), int(offset)
-
-
 def _cpu_s(pid: int) -> float:
     """Give the CPU time that a process has used, of all its threads, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
@@ -225,10 +230,8 @@ def _cpu_s(pid: int) -> float:
 
 def main() -> None:
     """Read the task, measure, print the samples."""
-    given = json.load(sys.stdin)
-    task = Task(**{**given, "sides": tuple(Side(**side) for side in given["sides"])})
-    samples = asyncio.run(_measure(task))
-    print(json.dumps({name: asdict(one) for name, one in samples.items()}))
+    samples = asyncio.run(_measure(TASK.validate_json(sys.stdin.buffer.read())))
+    print(SAMPLES.dump_json(samples).decode())
 
 
 if __name__ == "__main__":

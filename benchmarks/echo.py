@@ -1,7 +1,7 @@
 """The raw side's server: an aiokafka consumer and an aiokafka producer, and nothing between them.
 
 `python -m benchmarks.echo KAFKA REQUESTS RESPONSES` answers until SIGTERM. A response is the
-request's value, with the request's place in a header; it does not wait for its acknowledgement.
+request's own value; it does not wait for its acknowledgement.
 """
 
 from __future__ import annotations
@@ -13,9 +13,6 @@ import sys
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-SOURCE = "source"
-"""The header that says which request is answered: `partition-offset`."""
-
 
 async def _echo(kafka: str, requests: str, responses: str) -> None:
     consumer = AIOKafkaConsumer(requests, bootstrap_servers=kafka, auto_offset_reset="earliest")
@@ -25,14 +22,7 @@ async def _echo(kafka: str, requests: str, responses: str) -> None:
     print(json.dumps({"echo": requests}), flush=True)
     try:
         async for record in consumer:
-            source = f"{record.partition}-{record.offset}".encode()
-            await producer.send(
-                responses,
-                record.value,
-                record.key,
-                partition=record.partition,
-                headers=[(SOURCE, source)],
-            )
+            await producer.send(responses, record.value, record.key, partition=record.partition)
     finally:
         await consumer.stop()
         await producer.stop()

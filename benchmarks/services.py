@@ -17,7 +17,7 @@ from pathlib import Path
 
 from streams.settings import Settings, child_environment
 
-__all__ = ["Process", "machine", "running", "services", "told_settings", "worker"]
+__all__ = ["Process", "machine", "running", "services", "told_settings"]
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -51,14 +51,6 @@ def services(data: Path) -> Iterator[Settings]:
         yield given.model_copy(
             update={name: str(launcher.ready[name]) for name in ("kafka", "redis_url")}
         )
-
-
-@contextmanager
-def worker(settings: Settings, log: Path) -> Iterator[Process]:
-    """Run `millstream worker --role lanes` with these settings, ready to serve."""
-    command = ["-m", "gateway", "worker", "--role", "lanes"]
-    with running(command, child_environment(settings), log) as process:
-        yield process
 
 
 @contextmanager

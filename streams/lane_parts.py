@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from aiokafka import AIOKafkaProducer
 
-from agents.executor import AgentExecutor
-from agents.factory import AgentFactory
+from agents.executor import RunOutcome
+from agents.factory import AgentFactory, RunPlan
 from middleware.pipeline import MiddlewarePipeline
 from schemas.events import ResolvedRequest, StageRequest
-from schemas.ports import ClockMs
+from schemas.ports import ClockMs, EmitToken, LoadCheckpoint
 from schemas.topics import REQUESTS, TopicSpec, stage_topic
 from streams.checkpoints import PeekCheckpoint
 from streams.intake import InputRecord, read_request, read_stage_request
@@ -39,6 +40,23 @@ class Stage:
     next: TopicSpec | None
 
 
+class RunAgent(Protocol):
+    """Runs one attempt of an admitted request, as `AgentExecutor.run` does and promises."""
+
+    async def __call__(
+        self,
+        request: ResolvedRequest,
+        plan: RunPlan,
+        *,
+        attempt: int,
+        load_checkpoint: LoadCheckpoint,
+        emit: EmitToken,
+        announce: bool = False,
+    ) -> RunOutcome:
+        """Give what the attempt leaves behind. Raises only `LaneLost`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class LaneServices:
     """What the lanes of one worker share."""
@@ -46,7 +64,7 @@ class LaneServices:
     worker: str
     producer: AIOKafkaProducer
     factory: AgentFactory
-    executor: AgentExecutor
+    run_agent: RunAgent
     peek_checkpoint: PeekCheckpoint
     clock_ms: ClockMs
     metrics: LaneMetrics

@@ -173,7 +173,7 @@ class LaneRuns:
         with self._services.metrics.runs_in_flight.track_inprogress():
             return await self._cancellable(
                 run,
-                self._services.executor.run(
+                self._services.run_agent(
                     run.request,
                     _plan_of(run),
                     attempt=self._number(run),

@@ -26,7 +26,7 @@ from streams.checkpoints import PeekCheckpoint
 from streams.clients import idempotent_producer
 from streams.exposition import Exposition, Readiness
 from streams.lane_metrics import LaneMetrics
-from streams.lane_parts import LaneServices, stages
+from streams.lane_parts import LaneServices, RunAgent, stages
 from streams.lanes import Lanes
 from streams.metrics import MetricsCollector, set_metrics
 from streams.policy_file import load_policy
@@ -63,8 +63,11 @@ async def run_worker(
     *,
     ready: Callable[[WorkerInfo], None],
     stop: asyncio.Event,
+    run_agent: RunAgent | None = None,
 ) -> None:
     """Work in `roles` until `stop` is set; `ready` is called once requests are served.
+
+    `run_agent` stands in for the agents, to measure what is around them.
 
     Raises `Misconfigured`, `TopicDrift` or `ServiceUnavailable` where it cannot start, and
     `WorkerCrashed` if a part of it stops by itself.
@@ -72,7 +75,7 @@ async def run_worker(
     keep_traces_local()
     name = f"{socket.gethostname()}-{os.getpid()}"
     async with AsyncExitStack() as stack:
-        worker = await _build(settings, roles, name, stack)
+        worker = await _build(settings, roles, name, stack, run_agent)
         log.info("worker started", worker=name, roles=sorted(roles), kafka=settings.kafka)
         await _watch(worker, ready, stop)
         log.info("worker stops", worker=name)
@@ -87,7 +90,11 @@ class _Worker:
 
 
 async def _build(
-    settings: Settings, roles: frozenset[Role], name: str, stack: AsyncExitStack
+    settings: Settings,
+    roles: frozenset[Role],
+    name: str,
+    stack: AsyncExitStack,
+    run_agent: RunAgent | None,
 ) -> _Worker:
     policy = load_policy(settings)
     specs = catalogue(settings.chain_cuts)
@@ -113,7 +120,7 @@ async def _build(
             worker=name,
             producer=producer,
             factory=factory,
-            executor=AgentExecutor(factory, coalesce_s=settings.token_coalesce_s),
+            run_agent=run_agent or AgentExecutor(factory, coalesce_s=settings.token_coalesce_s).run,
             peek_checkpoint=_peek(store),
             clock_ms=wall_clock_ms,
             metrics=LaneMetrics.declare(collector),

@@ -50,7 +50,7 @@ async def running_lanes(
         worker="test",
         producer=producer,
         factory=factory,
-        executor=AgentExecutor(factory, coalesce_s=settings.token_coalesce_s),
+        run_agent=AgentExecutor(factory, coalesce_s=settings.token_coalesce_s).run,
         peek_checkpoint=no_redis,
         clock_ms=wall_clock_ms,
         metrics=LaneMetrics.declare(MetricsCollector()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 import uvloop
@@ -15,7 +15,10 @@ from gateway.terminal import print_data, progress_console
 from streams.logs import configure_logging
 from streams.settings import Role, Settings
 
-__all__ = ["ROLES", "parse_roles", "worker"]
+if TYPE_CHECKING:
+    from streams.lane_parts import RunAgent
+
+__all__ = ["ROLES", "parse_roles", "work", "worker"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -44,10 +47,13 @@ def worker(
     roles = parse_roles(role)
     settings = settings_for_client()
     configure_logging(settings)
-    uvloop.run(_work(settings, roles))
+    uvloop.run(work(settings, roles))
 
 
-async def _work(settings: Settings, roles: frozenset[Role]) -> None:
+async def work(
+    settings: Settings, roles: frozenset[Role], *, run_agent: RunAgent | None = None
+) -> None:
+    """Work in `roles` until SIGINT or SIGTERM; say on standard output when requests are served."""
     from streams.worker import WorkerInfo, run_worker  # noqa: PLC0415  takes seconds to import
 
     def ready(info: WorkerInfo) -> None:
@@ -71,4 +77,4 @@ async def _work(settings: Settings, roles: frozenset[Role]) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop_once)
-    await run_worker(settings, roles, ready=ready, stop=stop)
+    await run_worker(settings, roles, ready=ready, stop=stop, run_agent=run_agent)

@@ -49,7 +49,7 @@ def lanes_of_places(settings: Settings) -> LanesOfPlaces:
         worker="test",
         producer=AIOKafkaProducer(bootstrap_servers=settings.kafka),
         factory=factory,
-        executor=AgentExecutor(factory),
+        run_agent=AgentExecutor(factory).run,
         peek_checkpoint=no_redis,
         clock_ms=wall_clock_ms,
         metrics=LaneMetrics.declare(MetricsCollector()),
