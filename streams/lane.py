@@ -35,6 +35,7 @@ from streams.lane_runs import LaneRuns, Run
 from streams.lane_state import LaneState, request_key
 from streams.partition_reader import PartitionReader
 from streams.partitioning import home_partition
+from streams.seen_ids import SeenIds
 from streams.settings import Settings
 from streams.window import Entry
 
@@ -61,7 +62,12 @@ class Lane:
         self._services = services
         self._stage = stage
         self._partition = partition
-        self._state = LaneState(stage.name, stage.pipeline(), hands_over=stage.next is not None)
+        self._state = LaneState(
+            stage.name,
+            stage.pipeline(),
+            hands_over=stage.next is not None,
+            seen=SeenIds(ids_max=settings.dedup_ids_max),
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self._follower: asyncio.Task[None] | None = None
         self._reader = PartitionReader(settings)
@@ -208,7 +214,7 @@ class Lane:
         try:
             request, passed = self._stage.read(record)
         except Poison as poison:
-            if str(record.address) in self._state.buried:
+            if self._state.is_buried(record.address):
                 entry.finish()
             else:
                 self._spawn(entry, self._bury(entry, poison))
@@ -232,7 +238,7 @@ class Lane:
             input_bytes_max=self._settings.input_bytes_max,
         )
         if admission.refused is not None:
-            self._spawn(entry, self._refuse(entry, request, admission, traceparent))
+            self._refuse(entry, request, admission, traceparent)
         elif self._stage.next is not None:
             onward = outcomes.onward(request, admission.decision, passed, self._stage.next)
             events = [admission.decision, onward]
@@ -241,12 +247,14 @@ class Lane:
             reserves = admission.decision.reserved_micros > 0
             committed: asyncio.Future[Any] | None = None
             if admission.is_new:
-                committed = self._output.queue(admission.decision, traceparent, lazy=not reserves)
+                committed = self._output.submit(
+                    [admission.decision], traceparent, lazy=not reserves
+                )
             # A call that costs waits for its reservation to be committed.
             reserved = committed if reserves else None
             self._runs.submit(Run(entry, request, admission, reserved, traceparent))
 
-    async def _refuse(
+    def _refuse(
         self,
         entry: Entry[InputRecord],
         request: ResolvedRequest,
@@ -261,7 +269,7 @@ class Lane:
         )
         decisions = [admission.decision] if admission.is_new else []
         events = [*decisions, *self._endings.settled(request, result)]
-        await self._endings.finish(entry, request, events, traceparent)
+        self._spawn(entry, self._endings.finish(entry, request, events, traceparent))
 
     async def _bury(self, entry: Entry[InputRecord], poison: Poison) -> None:
         letter = dead_letter(entry.record, poison, at_ms=self._services.clock_ms())

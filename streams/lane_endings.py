@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from schemas.base import Event
-from schemas.events import AgentResult, CostRecorded, ResolvedRequest
+from schemas.events import AgentResult, CostRecorded, Decision, ResolvedRequest
 from schemas.ports import ClockMs
 from schemas.reasons import reason_of
 from streams import outcomes
 from streams.committer import CommitRefused
 from streams.intake import InputRecord
-from streams.lane_output import LaneOutput
+from streams.lane_output import Committed, LaneOutput
 from streams.lane_state import LaneState, RequestKey, request_key
 from streams.window import Entry
 
@@ -33,7 +34,7 @@ class LaneEndings:
 
     def begin(self, key: RequestKey) -> bool:
         """Take a request in hand; tell whether it is neither finished nor in hand already."""
-        if key in self._state.finished or key in self._in_flight:
+        if key in self._in_flight or self._state.is_finished(key):
             return False
         self._in_flight.add(key)
         return True
@@ -43,7 +44,10 @@ class LaneEndings:
         self._in_flight.discard(key)
 
     def settled(self, request: ResolvedRequest, result: AgentResult) -> list[Event]:
-        """Take a result back through the chain: the result to commit, and what goes with it."""
+        """Take a result back through the chain: the result to commit, and what goes with it.
+
+        It is folded here: hand it to `finish` in the same tick.
+        """
         pipeline = self._state.pipeline
         settlement = pipeline.settle(request, result)
         events: list[Event] = [settlement.result, *settlement.events]
@@ -52,21 +56,38 @@ class LaneEndings:
                 pipeline.fold(event)
         return events
 
-    async def finish(
+    def finish(
         self,
         entry: Entry[InputRecord],
         request: ResolvedRequest,
         events: Sequence[Event],
         traceparent: bytes,
+    ) -> Coroutine[Any, Any, None]:
+        """Submit a request's outcome now; gives what to await until it is committed.
+
+        Call it in the tick in which the outcome was folded: a snapshot cuts between two ticks, and
+        what is in the pipeline's state must be on its way to the log. An outcome that is too large
+        to be written is replaced by one that says so.
+        """
+        committed = self._output.submit(events, traceparent)
+        return self._finished(entry, request, events, traceparent, committed)
+
+    async def _finished(
+        self,
+        entry: Entry[InputRecord],
+        request: ResolvedRequest,
+        events: Sequence[Event],
+        traceparent: bytes,
+        committed: Committed,
     ) -> None:
-        """Commit a request's outcome; if it is too large to be written, that is its outcome."""
         try:
-            await self._output.commit(events, traceparent)
+            await committed
         except CommitRefused as refused:
             failed = outcomes.too_large(
                 request, events, at_ms=self._clock_ms(), reason=reason_of(refused)
             )
-            spent = [event for event in events if isinstance(event, CostRecorded)]
-            await self._output.commit([failed, *spent], traceparent)
+            # What the pipeline has folded must be on the log, whatever else is not.
+            folded = [event for event in events if isinstance(event, Decision | CostRecorded)]
+            await self._output.replace([*folded, failed], traceparent)
         self.end(request_key(request))
         entry.finish()

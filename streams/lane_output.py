@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -28,6 +29,9 @@ from streams.lane_parts import LaneServices, Stage
 from streams.lane_state import LaneState
 from streams.partition_reader import PartitionReader
 from streams.settings import Settings
+
+Committed = asyncio.Future[tuple[int, ...]]
+"""Done when its events are committed and folded: their offsets."""
 
 _TOPIC_OF: dict[str, TopicSpec] = {
     spec.event.model_fields["type"].default: spec
@@ -61,6 +65,7 @@ class LaneOutput:
             reader=reader, partition=self._where, peek=services.peek_checkpoint
         )
         self._checkpoints_floor = 0
+        self._unsettled = 0
         self.source = f"/{settings.namespace}/{stage.name}/{partition}"
 
     async def open(self) -> None:
@@ -68,25 +73,40 @@ class LaneOutput:
         ends = await self._reader.ends([self._where])
         self._checkpoints_floor = ends[self._where]
 
-    async def commit(self, events: Sequence[Event], traceparent: bytes | None = None) -> None:
-        """Commit events together, then fold them.
+    def submit(
+        self, events: Sequence[Event], traceparent: bytes | None = None, *, lazy: bool = False
+    ) -> Committed:
+        """Queue events that commit together and are then folded, in the order of submission.
 
-        Raises `CommitRefused` if one is too large to be written, and `LaneLost`.
+        Whoever waits for it finds them folded. It raises `CommitRefused` if one is too large to be
+        written, and `LaneLost`. `lazy`: they may wait for others to go with.
         """
-        offsets = await self._committer.submit(self._outgoing(events, traceparent))
-        for event, offset in zip(events, offsets, strict=True):
+        committed = self._committer.submit(self._outgoing(events, traceparent), lazy=lazy)
+        # Not behind an await: a snapshot must find folded all that was committed before it.
+        committed.add_done_callback(partial(self._done, events))
+        return committed
+
+    async def commit(self, events: Sequence[Event], traceparent: bytes | None = None) -> None:
+        """Submit events and wait until they are committed and folded."""
+        await self.submit(events, traceparent)
+
+    async def replace(self, events: Sequence[Event], traceparent: bytes | None = None) -> None:
+        """Commit what takes the place of events that were refused."""
+        self._unsettled -= 1
+        await self.submit(events, traceparent)
+
+    def _done(self, events: Sequence[Event], committed: Committed) -> None:
+        if committed.cancelled() or committed.exception() is not None:
+            # Folded in the pipeline, perhaps, but not on the log, until it is replaced there.
+            self._unsettled += 1
+            return
+        for event, offset in zip(events, committed.result(), strict=True):
             self._state.apply(event)
             if isinstance(event, CheckpointSaved):
                 self._checkpoints.keep(event)
                 self._checkpoints_floor = max(self._checkpoints_floor, offset + 1)
         window_ms = self._settings.dedup_window_s * 1000
         self._state.forget_before(self._services.clock_ms() - window_ms)
-
-    def queue(
-        self, event: Event, traceparent: bytes, *, lazy: bool
-    ) -> asyncio.Future[tuple[int, ...]]:
-        """Queue an event that no state waits for; `lazy`: it may wait for others to go with."""
-        return self._committer.submit(self._outgoing([event], traceparent), lazy=lazy)
 
     def head_of(self, checkpoint: CheckpointSaved, before: SessionUpdated | None) -> SessionUpdated:
         """Give the head of a session whose next checkpoint is about to be committed."""

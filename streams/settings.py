@@ -56,6 +56,8 @@ class Settings(BaseSettings):
     """A commit that takes longer has an unknown outcome: the lane is dropped."""
     dedup_window_s: Annotated[int, Field(ge=60, le=7 * 86_400)] = 86_400
     """How long a request id is remembered: within it, the same id gives the same one result."""
+    dedup_ids_max: Annotated[int, Field(ge=1000, le=10_000_000)] = 500_000
+    """Most ids that one lane remembers, at 185 bytes each; with more, `dedup_window_s` shrinks."""
     session_timeout_s: Annotated[float, Field(ge=6, le=300)] = 15.0
     """A worker that sends no heartbeat for so long loses its partitions; brokers take 6 or more."""
     token_coalesce_s: Annotated[float, Field(ge=0, le=1)] = 0.025
