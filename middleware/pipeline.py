@@ -208,6 +208,7 @@ def _decision(
         passed=tuple(passed),
         template=request.template,
         reserved_micros=reserved_micros,
+        request_digest=request.digest,
         generation=generation,
         source=request.source,
     )

@@ -21,7 +21,8 @@
     │   ├── NotJson
     │   ├── WrongShape
     │   ├── NewerSchema
-    │   └── RecordTooLarge
+    │   ├── RecordTooLarge
+    │   ├── RequestIdReused      its id was that of a request for something else
     │   └── Unserviceable        lanes fail by it again and again
     ├── Misconfigured            a setting, policy or topic is wrong; says which and what to do
     │   └── TopicDrift
@@ -180,6 +181,12 @@ class RecordTooLarge(Poison):
     """The record is so large that what is written about it would not fit into one."""
 
     code = "record_too_large"
+
+
+class RequestIdReused(Poison):
+    """The same user asked for something else under this request id before."""
+
+    code = "request_id_reused"
 
 
 class Unserviceable(Poison):

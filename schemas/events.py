@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, TypeAdapter, model_validator
@@ -71,6 +72,16 @@ class ResolvedRequest(AgentRequest):
     request_id: Identifier
     session_id: Identifier
     source: Address
+
+    @property
+    def digest(self) -> str:
+        """What is asked, in 16 hex digits: template, model, session and input.
+
+        Not the deadline and the metadata: an upstream that asks again may change them.
+        """
+        # Only the input, which comes last, may hold the separator.
+        asked = f"{self.template}\x1f{self.model or ''}\x1f{self.session_id}\x1f{self.input}"
+        return blake2b(asked.encode(), digest_size=8).hexdigest()
 
 
 class Origin(Frozen):
@@ -171,7 +182,9 @@ class Decision(RequestEvent):
     """What the middleware decided on a request; `at_ms` is the broker's time of the request.
 
     `stage` names the part of the chain that decided, `chain` where it is not cut; `passed` are the
-    layers that let the request through, `layer` the one that did not.
+    layers that let the request through, `layer` the one that did not. `request_digest` stands for
+    what was asked (template, model, session, input), so that the same request id with something
+    else is found out.
     """
 
     title: ClassVar[str] = "What the middleware decided on a request"
@@ -184,6 +197,7 @@ class Decision(RequestEvent):
     passed: tuple[str, ...] = ()
     template: str = DEFAULT_TEMPLATE
     reserved_micros: Micros = 0
+    request_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = None
     generation: Count
     source: Address
 

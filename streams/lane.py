@@ -16,7 +16,7 @@ import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from schemas.errors import LaneLost, Poison, Unserviceable
+from schemas.errors import LaneLost, Poison, RequestIdReused, Unserviceable
 from schemas.events import ControlCommand, LaneOpened, ResolvedRequest, StageRequest
 from schemas.topics import CONTROL
 from streams import outcomes
@@ -214,14 +214,16 @@ class Lane:
         try:
             request, passed = self._stage.read(record)
         except Poison as poison:
-            if self._state.is_buried(record.address):
-                entry.finish()
-            else:
-                self._spawn(entry, self._bury(entry, poison))
+            self._bury_once(entry, poison)
             return
         if self._belongs_elsewhere(entry, request.partition_key, origin_header(request)):
             return
-        if not self._endings.begin(request_key(request)):
+        try:
+            is_new = self._endings.begin(request_key(request), request.digest)
+        except RequestIdReused as reused:
+            self._bury_once(entry, reused)
+            return
+        if not is_new:
             self._services.metrics.duplicates.inc()
             entry.finish()
             return
@@ -270,6 +272,12 @@ class Lane:
         decisions = [admission.decision] if admission.is_new else []
         events = [*decisions, *self._endings.settled(request, result)]
         self._spawn(entry, self._endings.finish(entry, request, events, traceparent))
+
+    def _bury_once(self, entry: Entry[InputRecord], poison: Poison) -> None:
+        if self._state.is_buried(entry.record.address):
+            entry.finish()
+        else:
+            self._spawn(entry, self._bury(entry, poison))
 
     async def _bury(self, entry: Entry[InputRecord], poison: Poison) -> None:
         letter = dead_letter(entry.record, poison, at_ms=self._services.clock_ms())

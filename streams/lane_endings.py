@@ -6,6 +6,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from schemas.base import Event
+from schemas.errors import RequestIdReused
 from schemas.events import AgentResult, CostRecorded, Decision, ResolvedRequest
 from schemas.ports import ClockMs
 from schemas.reasons import reason_of
@@ -30,18 +31,29 @@ class LaneEndings:
         self._state = state
         self._output = output
         self._clock_ms = clock_ms
-        self._in_flight: set[RequestKey] = set()
+        self._in_flight: dict[RequestKey, str | None] = {}
 
-    def begin(self, key: RequestKey) -> bool:
-        """Take a request in hand; tell whether it is neither finished nor in hand already."""
-        if key in self._in_flight or self._state.is_finished(key):
+    def begin(self, key: RequestKey, asked: str | None = None) -> bool:
+        """Take a request in hand; tell whether it is neither finished nor in hand already.
+
+        `asked` is its digest, if it is known. Raises `RequestIdReused` if it differs from what was
+        asked under the same id before, as far as that is known.
+        """
+        is_in_flight = key in self._in_flight
+        before = self._in_flight[key] if is_in_flight else self._state.asked(key)
+        if before is not None and asked is not None and before != asked:
+            raise RequestIdReused(
+                f"request id {key[2]!r} was used before by this user for something else (template, "
+                "model, session or input differ); give each request an id of its own"
+            )
+        if is_in_flight or self._state.is_finished(key):
             return False
-        self._in_flight.add(key)
+        self._in_flight[key] = asked
         return True
 
     def end(self, key: RequestKey) -> None:
         """Let go of a request whose outcome is committed."""
-        self._in_flight.discard(key)
+        self._in_flight.pop(key, None)
 
     def settled(self, request: ResolvedRequest, result: AgentResult) -> list[Event]:
         """Take a result back through the chain: the result to commit, and what goes with it.

@@ -72,7 +72,7 @@ class LaneState:
             case Decision() if event.stage == self.stage:
                 key = request_key(event)
                 if self.hands_over or not event.admitted:
-                    self._finish(key, event.at_ms)
+                    self._finish(key, event.at_ms, event.request_digest)
                 elif not self.is_finished(key):
                     self.decided[key] = event
             case AgentResult():
@@ -90,6 +90,14 @@ class LaneState:
         """Tell whether this stage is through with a request."""
         return id_digest(*key) in self.seen
 
+    def asked(self, key: RequestKey) -> str | None:
+        """Give the digest of what was asked under a request's id before, `None` if unknown."""
+        decided = self.decided.get(key)
+        if decided is not None:
+            return decided.request_digest
+        body = self.seen.body(id_digest(*key))
+        return None if body is None else f"{body:016x}"
+
     def is_buried(self, address: Address) -> bool:
         """Tell whether a record is a dead letter."""
         return id_digest(str(address)) in self.seen
@@ -102,6 +110,8 @@ class LaneState:
         """Forget the finished requests that are older than the window in which ids are one."""
         self.seen.forget_before(at_ms)
 
-    def _finish(self, key: RequestKey, at_ms: int) -> None:
-        self.decided.pop(key, None)
-        self.seen.add(id_digest(*key), at_ms)
+    def _finish(self, key: RequestKey, at_ms: int, asked: str | None = None) -> None:
+        decided = self.decided.pop(key, None)
+        if decided is not None:
+            asked = decided.request_digest
+        self.seen.add(id_digest(*key), at_ms, None if asked is None else int(asked, 16))

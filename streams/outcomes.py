@@ -33,6 +33,7 @@ def refusal(
         admitted=False,
         reason=reason_of(rejection),
         template=request.template,
+        request_digest=request.digest,
         generation=generation,
         source=request.source,
     )

@@ -37,6 +37,17 @@ def test_an_event_is_read_by_its_type() -> None:
     assert isinstance(token, AgentToken)
 
 
+def test_a_requests_digest_is_what_it_asks_and_not_how_it_is_asked() -> None:
+    asked = {"user_id": "ada", "input": "hi", "request_id": "r", "session_id": "s"}
+    first = AgentRequest.model_validate(asked).resolved(ADDRESS, 1000)
+    later = {**asked, "deadline_ms": 5, "metadata": {"try": "2"}}
+    assert AgentRequest.model_validate(later).resolved(ADDRESS, 2000).digest == first.digest
+    digests = {first.digest}
+    for other in ({"input": "ho"}, {"model": "m"}, {"template": "t"}, {"session_id": "t"}):
+        digests.add(AgentRequest.model_validate({**asked, **other}).resolved(ADDRESS, 1000).digest)
+    assert len(digests) == 5
+
+
 def test_an_unknown_type_is_refused() -> None:
     with pytest.raises(ValidationError, match="does not match any of the expected tags"):
         any_event.validate_python({"type": "telegram", **OF_A_RUN})

@@ -17,6 +17,7 @@ from streams.lane_state import LaneState
 
 HERE = Address(topic="requests", partition=0, offset=7)
 KEY = ("default", "ada", "r1")
+DIGEST = "00000000000000ab"
 
 
 def state(stage: str = "chain", *, hands_over: bool = False) -> LaneState:
@@ -31,6 +32,7 @@ def decision(request_id: str = "r1", *, admitted: bool = True, stage: str = "cha
         at_ms=1000,
         stage=stage,
         admitted=admitted,
+        request_digest=DIGEST,
         generation=1,
         source=HERE,
     )
@@ -112,6 +114,23 @@ def test_a_dead_letter_keeps_its_record_from_being_buried_twice() -> None:
         reason=Reason(code="not_json", message="x"), source=HERE, source_at_ms=1, at_ms=5
     )
     assert restored(letter).is_buried(HERE)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [(decision(),), (decision(), result()), (decision(admitted=False),)],
+    ids=["open", "ended", "rejected"],
+)
+def test_what_was_asked_under_an_id_is_known_from_its_decision_on(
+    events: tuple[Event, ...],
+) -> None:
+    folded = restored(*events)
+    assert folded.asked(KEY) == DIGEST
+    assert folded.asked(("default", "ada", "r2")) is None
+
+
+def test_what_was_asked_is_not_known_of_a_request_without_a_decision() -> None:
+    assert restored(result()).asked(KEY) is None
 
 
 def test_live_and_restored_are_one_fold() -> None:
