@@ -17,7 +17,7 @@ from agents.local_model import LocalChatModel
 from agents.models import resolve_model
 from agents.structured import HeldByGrammar
 from agents.templates import BUILT_IN_TEMPLATES, AgentTemplate
-from agents.tools import ToolRegistry, built_in_tools
+from agents.tools import READ_ONLY_TOOLS, ToolRegistry, built_in_tools
 from schemas.errors import Misconfigured, UnknownTemplate
 from schemas.events import ResolvedRequest
 
@@ -33,11 +33,15 @@ GRAPHS_CACHED_MAX: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """What a run will use, known before it starts: its price can be reserved from this."""
+    """What a run will use, known before it starts: its price can be reserved from this.
+
+    `has_effects`: it has tools that may do what stays done.
+    """
 
     template: AgentTemplate
     model: str
     output_tokens_max: int
+    has_effects: bool = False
 
 
 class AgentFactory:
@@ -92,6 +96,7 @@ class AgentFactory:
             template=template,
             model=request.model or template.model or self._default_model,
             output_tokens_max=template.output_tokens_max * template.run_model_calls_max,
+            has_effects=not READ_ONLY_TOOLS.issuperset(template.tools),
         )
 
     def create(self, plan: RunPlan) -> AgentGraph:

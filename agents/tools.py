@@ -14,7 +14,10 @@ from langchain_core.tools import BaseTool, StructuredTool, ToolException
 
 from schemas.errors import Misconfigured
 
-__all__ = ["ToolRegistry", "built_in_tools", "calculate"]
+__all__ = ["READ_ONLY_TOOLS", "ToolRegistry", "built_in_tools", "calculate"]
+
+READ_ONLY_TOOLS: Final = frozenset({"calculator", "current_time"})
+"""Tools that change nothing anywhere; any other is taken to have effects, free as it may be."""
 
 EXPRESSION_CHARS_MAX: Final = 200
 NUMBER_BITS_MAX: Final = 4096

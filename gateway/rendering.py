@@ -11,6 +11,7 @@ from schemas.events import (
     AgentRequest,
     AgentResult,
     AgentToken,
+    AttemptStarted,
     CheckpointSaved,
     ControlCommand,
     CostRecorded,
@@ -85,6 +86,11 @@ def what(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912  one case per kin
             return _result(event)
         case Decision():
             return _decision(event)
+        case AttemptStarted():
+            return (
+                f"begins attempt {event.attempt} on {event.model}, "
+                f"which may cost up to {money(event.reserved_micros)}"
+            )
         case CostRecorded():
             return (
                 f"spent {money(event.cost_micros)} on {event.model} ({tokens_text(event.usage)})"

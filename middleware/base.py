@@ -8,10 +8,10 @@ decides is the same, live and restored, and a record processed again changes no 
 from __future__ import annotations
 
 from abc import ABC
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from schemas.base import Event
+from schemas.base import Event, Micros, Usage
 from schemas.errors import Rejected
 from schemas.events import AgentResult, Decision, ResolvedRequest
 
@@ -23,6 +23,7 @@ class MiddlewareContext:
     `now_ms` is the broker's time of the request, `model` the name of the model the run would use,
     `output_tokens_max` the most it may write. `input_tokens_max` is the most it may read, over all
     of its model calls; `None` where nobody knows: it is then taken from the input's length alone.
+    `has_effects`: it may do what stays done, whatever it costs.
     """
 
     request: ResolvedRequest
@@ -30,6 +31,7 @@ class MiddlewareContext:
     model: str
     output_tokens_max: int
     input_tokens_max: int | None = None
+    has_effects: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,28 @@ class MiddlewareResult:
 
 
 GO_ON = MiddlewareResult()
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A run's account before one of its attempts begins.
+
+    `reserved_micros` is what its decision reserved, in whichever stage; the `spent` fields are what
+    its earlier attempts count at.
+    """
+
+    reserved_micros: Micros = 0
+    spent_micros: Micros = 0
+    spent_usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """The most that one attempt may use and cost, and the digest of the prices that say so."""
+
+    usage_max: Usage
+    reserved_micros: Micros
+    price_digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +100,13 @@ class AgentMiddleware(ABC):
 
     def decided(self, context: MiddlewareContext, decision: Decision) -> None:  # noqa: B027
         """Hear what the chain decided, once and live, for reports. Changes no folded state."""
+
+    def begin(self, context: MiddlewareContext, standing: Standing) -> Quote | Rejected | None:  # noqa: ARG002
+        """Answer for an attempt that is about to begin: what it may cost, `None` if nothing.
+
+        Reads state, changes none; in a cut chain, a layer of another stage has none to read.
+        """
+        return None
 
     def settle(self, request: ResolvedRequest, result: AgentResult) -> Settlement:  # noqa: ARG002
         """Look at a run's result before it is committed. Reads no state that `fold` changes."""

@@ -1,17 +1,8 @@
-"""A cap on what a user spends in a UTC day: reserved before the run, settled after it.
-
-The day of a request is that of the broker's clock when it arrived, and all that the run costs falls
-on it, however late it ends. Kept are the newest day seen and the one before; what arrives dated
-earlier still counts on the older of the two. `CostRecorded` carries the request's time for that.
-
-A cost record and the result it belongs to may be folded in either order, and with other users'
-records between them: whatever the result says was spent and no cost record has said yet stays
-reserved. So spend is never seen too small, also by a stage that reads both topics.
-"""
+"""What runs cost: reserved before each attempt, settled after it, capped per user and UTC day."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 
@@ -20,16 +11,16 @@ from middleware.base import (
     AgentMiddleware,
     MiddlewareContext,
     MiddlewareResult,
+    Quote,
     Settlement,
+    Standing,
 )
-from middleware.policy import MICROS_PER_USD, Policy, UserKey
+from middleware.ledger import DAY_MS, DAYS_KEPT, DayAccount, SpendLedger
+from middleware.policy import MICROS_PER_USD, Policy
 from middleware.prices import PriceTable
 from schemas.base import Event, Micros, Usage, partition_key
-from schemas.errors import BudgetExceeded, ModelUnpriced
-from schemas.events import AgentResult, CostRecorded, Decision, ResolvedRequest
-
-DAY_MS = 86_400_000
-DAYS_KEPT = 2
+from schemas.errors import BudgetExceeded, ModelUnpriced, Rejected
+from schemas.events import AgentResult, AttemptStarted, CostRecorded, Decision, ResolvedRequest
 
 PROMPT_TOKENS_MAX = 1024
 """Taken for a template's own words and the chat's framing where nobody says what a run may read."""
@@ -38,22 +29,6 @@ UNPRICED = "unpriced"
 """Stands for the price digest where no table knew the model: its cost of 0 is a gap."""
 
 UNKNOWN_MODEL = "unknown"
-
-
-@dataclass(slots=True)
-class _Reservation:
-    """`held_micros` still counts against the cap; `settled_micros` is already in `spent`."""
-
-    held_micros: Micros
-    settled_micros: Micros = 0
-    is_over: bool = False
-
-
-@dataclass(slots=True)
-class _Day:
-    spent_micros: Micros = 0
-    held_micros: Micros = 0
-    open: dict[str, _Reservation] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +41,10 @@ class DaySpend:
 
 
 class CostTrackingMiddleware(AgentMiddleware):
-    """Reserves a run's worst case under its user's cap, and makes its usage a `CostRecorded`.
+    """Reserves a run's worst case, under a cap if there is one, and records what it used.
 
     Admits if spent + reserved + this run's worst case is at most the cap; else `BudgetExceeded`.
+    Without a cap the same is reserved, and nothing refused.
     The worst case is `output_tokens_max` and `input_tokens_max` at the model's price; where the
     latter is not known, a token for each byte of the input and 1,024 for the rest of the prompt.
 
@@ -82,15 +58,14 @@ class CostTrackingMiddleware(AgentMiddleware):
 
     name = "cost"
     priority = 30
-    folds = frozenset({Decision, CostRecorded, AgentResult})
+    folds = frozenset({Decision, AttemptStarted, CostRecorded, AgentResult})
 
     def __init__(self, policy: Policy, prices: PriceTable, *, enabled: bool = True) -> None:
         super().__init__(enabled=enabled)
         self._policy = policy
         self._prices = prices
         self._log = structlog.get_logger("millstream.cost").bind()
-        self._days: dict[int, dict[UserKey, _Day]] = {}
-        self._newest_day = 0
+        self._ledger = SpendLedger()
 
     @property
     def history_ms(self) -> int:
@@ -99,30 +74,50 @@ class CostTrackingMiddleware(AgentMiddleware):
 
     def admit(self, context: MiddlewareContext) -> MiddlewareResult:
         """Reserve the run's worst case if it fits under the cap."""
-        request = context.request
-        cap_micros = self._policy.rules_for(request.tenant, request.user_id).cap_micros
-        if cap_micros is None:
+        quote = self._quote(context)
+        if quote is None:
             return GO_ON
-        rates = self._prices.rates(context.model, context.now_ms)
-        if rates is None:
-            return MiddlewareResult(
-                ModelUnpriced(
-                    f"model {context.model!r} has no known price, and the user's spend is capped; "
-                    f"set it in the policy: prices: {{{context.model!r}: "
-                    f"{{input_usd_per_mtok: …, output_usd_per_mtok: …}}}}"
-                )
-            )
-        needed_micros = rates.cost_micros(_worst_case(context))
-        day = self._days.get(self._kept(context.now_ms), {}).get((request.tenant, request.user_id))
-        taken_micros = 0 if day is None else day.spent_micros + day.held_micros
-        if taken_micros + needed_micros <= cap_micros:
-            return MiddlewareResult(reserved_micros=needed_micros) if needed_micros else GO_ON
+        if isinstance(quote, ModelUnpriced):
+            return MiddlewareResult(quote)
+        request, needed_micros = context.request, quote.reserved_micros
+        cap_micros = self._cap_micros(request)
+        user = (request.tenant, request.user_id)
+        taken_micros = self._ledger.account(user, context.now_ms).taken_micros
+        if cap_micros is None or taken_micros + needed_micros <= cap_micros:
+            return MiddlewareResult(reserved_micros=needed_micros)
         return MiddlewareResult(
             BudgetExceeded(
-                f"user {partition_key(request.tenant, request.user_id)!r} may spend "
-                f"{_usd(cap_micros)} a day (UTC); {_usd(taken_micros)} is spent or reserved, and "
-                f"this run may cost up to {_usd(needed_micros)}"
+                f"{_may_spend(request, cap_micros)}; {_usd(taken_micros)} is spent or reserved, "
+                f"and this run may cost up to {_usd(needed_micros)}"
             )
+        )
+
+    def begin(self, context: MiddlewareContext, standing: Standing) -> Quote | Rejected | None:
+        """Let an attempt begin if its worst case is reserved, or can be reserved under the cap.
+
+        In a cut chain the stage that runs agents knows no spend: there a further attempt must do
+        with what is left of its run's reservation, so that the cap holds all the same.
+        """
+        quote = self._quote(context)
+        if not isinstance(quote, Quote):
+            return quote
+        request, needed_micros = context.request, quote.reserved_micros
+        cap_micros = self._cap_micros(request)
+        found = self._ledger.find((request.tenant, request.user_id), request.request_id)
+        if found is None:
+            left_micros = standing.reserved_micros - standing.spent_micros
+            fits = needed_micros <= left_micros
+        else:
+            day, reservation = found
+            held_micros = reservation.held_micros
+            taken_micros = day.taken_micros - held_micros
+            fits = needed_micros <= held_micros or taken_micros + needed_micros <= (cap_micros or 0)
+        if cap_micros is None or fits:
+            return quote
+        return BudgetExceeded(
+            f"{_may_spend(request, cap_micros)}, and another attempt of this run may cost up to "
+            f"{_usd(needed_micros)}; its earlier ones count at {_usd(standing.spent_micros)}, each "
+            "that did not report what it used at its worst case"
         )
 
     def settle(self, request: ResolvedRequest, result: AgentResult) -> Settlement:
@@ -151,77 +146,41 @@ class CostTrackingMiddleware(AgentMiddleware):
         return Settlement(result.model_copy(update={"cost_micros": cost_micros}), (cost,))
 
     def fold(self, event: Event) -> None:
-        """Open a reservation, count what was spent, or release what a run no longer needs."""
+        """Open or raise a reservation, count what was spent, or release what is not needed."""
         match event:
             case Decision():
                 if event.admitted and self.name in event.passed:
-                    self._reserve(event)
+                    self._ledger.reserve(event)
+            case AttemptStarted():
+                self._ledger.raise_to(event)
             case CostRecorded():
-                self._spend(event)
+                self._ledger.spend(event)
             case AgentResult():
-                self._release(event)
+                self._ledger.release(event)
 
     def spend(self, tenant: str, user_id: str, at_ms: int) -> DaySpend:
         """Give what a user spent on the UTC day of `at_ms`; zero for a day no longer kept."""
-        day = self._days.get(at_ms // DAY_MS, {}).get((tenant, user_id), _Day())
+        day = self._ledger.days.get(at_ms // DAY_MS, {}).get((tenant, user_id)) or DayAccount()
         return DaySpend(day.spent_micros, day.held_micros, len(day.open))
 
-    def _kept(self, at_ms: int) -> int:
-        """Give the day that something of this time counts on."""
-        return max(at_ms // DAY_MS, self._newest_day - DAYS_KEPT + 1)
+    def _cap_micros(self, request: ResolvedRequest) -> Micros | None:
+        return self._policy.rules_for(request.tenant, request.user_id).cap_micros
 
-    def _reserve(self, decision: Decision) -> None:
-        number = self._kept(decision.at_ms)
-        if number > self._newest_day:
-            self._newest_day = number
-            # Few days are ever there: this costs as many steps, once a day.
-            for old in [each for each in self._days if each <= number - DAYS_KEPT]:
-                del self._days[old]
-        if not decision.reserved_micros:
-            return
-        day = self._day(number, (decision.tenant, decision.user_id))
-        day.open[decision.request_id] = _Reservation(decision.reserved_micros)
-        day.held_micros += decision.reserved_micros
-
-    def _spend(self, cost: CostRecorded) -> None:
-        user = (cost.tenant, cost.user_id)
-        found = self._find(user, cost.request_id)
-        if found is None:
-            # A run without a reservation. Its day may be over: then nothing asks for it any more.
-            number = cost.at_ms // DAY_MS
-            if cost.cost_micros and number > self._newest_day - DAYS_KEPT:
-                self._day(number, user).spent_micros += cost.cost_micros
-            return
-        day, reservation = found
-        day.spent_micros += cost.cost_micros
-        reservation.settled_micros += cost.cost_micros
-        self._hold(day, cost.request_id, reservation.held_micros - cost.cost_micros)
-
-    def _release(self, result: AgentResult) -> None:
-        found = self._find((result.tenant, result.user_id), result.request_id)
-        if found is None:
-            return
-        day, reservation = found
-        reservation.is_over = True
-        self._hold(day, result.request_id, result.cost_micros - reservation.settled_micros)
-
-    def _hold(self, day: _Day, request_id: str, micros: Micros) -> None:
-        reservation = day.open[request_id]
-        day.held_micros -= reservation.held_micros
-        reservation.held_micros = max(0, micros)
-        day.held_micros += reservation.held_micros
-        if reservation.is_over and not reservation.held_micros:
-            del day.open[request_id]
-
-    def _find(self, user: UserKey, request_id: str) -> tuple[_Day, _Reservation] | None:
-        for users in self._days.values():
-            day = users.get(user)
-            if day is not None and request_id in day.open:
-                return day, day.open[request_id]
-        return None
-
-    def _day(self, number: int, user: UserKey) -> _Day:
-        return self._days.setdefault(number, {}).setdefault(user, _Day())
+    def _quote(self, context: MiddlewareContext) -> Quote | ModelUnpriced | None:
+        """Give the worst case of an attempt, `None` where the model is known to cost nothing."""
+        rates = self._prices.rates(context.model, context.now_ms)
+        if rates is None:
+            if self._cap_micros(context.request) is None:
+                return Quote(_worst_case(context), 0, UNPRICED)
+            return ModelUnpriced(
+                f"model {context.model!r} has no known price, and the user's spend is capped; "
+                f"set it in the policy: prices: {{{context.model!r}: "
+                f"{{input_usd_per_mtok: …, output_usd_per_mtok: …}}}}"
+            )
+        if rates.is_free:
+            return None
+        usage_max = _worst_case(context)
+        return Quote(usage_max, rates.cost_micros(usage_max), self._prices.digest)
 
 
 def _worst_case(context: MiddlewareContext) -> Usage:
@@ -230,6 +189,11 @@ def _worst_case(context: MiddlewareContext) -> Usage:
         # No tokenizer makes more tokens than there are bytes.
         read = len(context.request.input.encode()) + PROMPT_TOKENS_MAX
     return Usage.model_construct(input_tokens=read, output_tokens=context.output_tokens_max)
+
+
+def _may_spend(request: ResolvedRequest, cap_micros: Micros) -> str:
+    user = partition_key(request.tenant, request.user_id)
+    return f"user {user!r} may spend {_usd(cap_micros)} a day (UTC)"
 
 
 def _usd(micros: Micros) -> str:

@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from middleware.auth import AuthMiddleware
-from middleware.base import AgentMiddleware, MiddlewareContext, Settlement
+from middleware.base import AgentMiddleware, MiddlewareContext, Quote, Settlement, Standing
 from middleware.cost import CostTrackingMiddleware
 from middleware.log import LoggingMiddleware
 from middleware.policy import Policy
 from middleware.policy_errors import nearest
 from middleware.prices import PriceTable
 from middleware.rate_limit import RateLimitMiddleware
-from schemas.base import Event, Reason
+from schemas.base import Event, Reason, Usage
 from schemas.errors import Misconfigured, RateLimited, Rejected
-from schemas.events import AgentResult, Decision, ResolvedRequest
+from schemas.events import AgentResult, AttemptStarted, Decision, ResolvedRequest
 
 EXECUTOR = "executor"
 """Stands for the executor in a chain's cuts: what comes last, after every layer."""
@@ -28,13 +28,14 @@ class MiddlewarePipeline:
     side and their reports read no folded state, so every stage runs all of them, and a result is
     settled alike wherever it is made (the executor's stage, or the one that rejects).
 
-    What the lane does: `decide`, write the decision; later `settle`, write the result and its
-    events, and `fold` each of them. On restore it folds the committed events of the types `folds`,
-    decisions first, from `history_ms` before the newest decision on.
+    What the lane does: `decide`, write the decision; before each attempt `begin`, write the mark
+    that it gives; later `settle`, write the result and its events, and `fold` each of them. On
+    restore it folds the committed events of the types `folds`, decisions first, from `history_ms`
+    before the newest decision on.
 
     `needs` are the types of event that layers here fold and another stage writes: a stage with the
-    cost layer but without the executor must be fed the committed `CostRecorded` and `AgentResult`
-    records of its partition, live too, or its reservations would never end. Fed late, it refuses
+    cost layer but without the executor must be fed the committed attempts, costs and results of
+    its partition, live too, or its reservations would never end. Fed late, it refuses
     too early; it never admits too much. The executor's own stage needs nothing.
     """
 
@@ -102,6 +103,26 @@ class MiddlewarePipeline:
             if layer.enabled:
                 layer.decided(context, decision)
         return decision
+
+    def begin(
+        self, context: MiddlewareContext, standing: Standing, *, attempt: int
+    ) -> AttemptStarted | Rejected | None:
+        """Ask every layer of the chain about an attempt that is about to begin.
+
+        Gives the mark of an attempt that may cost or have an effect, folded at once as a decision
+        is: it is to be committed before the attempt's first call. `None`: it may begin right now.
+        """
+        quote: Quote | None = None
+        for layer in self.chain:
+            answer = layer.begin(context, standing) if layer.enabled else None
+            if isinstance(answer, Rejected):
+                return answer
+            quote = quote or answer
+        if quote is None and not context.has_effects:
+            return None
+        started = _started(context, standing, attempt, quote or _NOTHING)
+        self.fold(started)
+        return started
 
     def settle(self, request: ResolvedRequest, result: AgentResult) -> Settlement:
         """Take a result back through the chain, last layer first; gather the layers' events."""
@@ -181,6 +202,31 @@ def _ordered(layers: Iterable[AgentMiddleware]) -> tuple[AgentMiddleware, ...]:
         if names.count(name) > 1 or name == EXECUTOR:
             raise Misconfigured(f"the layer name {name!r} is taken; give each layer its own")
     return ordered
+
+
+_NOTHING = Quote(Usage(), 0, "")
+"""The quote of an attempt that has effects and no price."""
+
+
+def _started(
+    context: MiddlewareContext, standing: Standing, attempt: int, quote: Quote
+) -> AttemptStarted:
+    request = context.request
+    return AttemptStarted(
+        tenant=request.tenant,
+        user_id=request.user_id,
+        at_ms=context.now_ms,
+        request_id=request.request_id,
+        session_id=request.session_id,
+        attempt=attempt,
+        model=context.model,
+        template=request.template,
+        usage_max=quote.usage_max,
+        reserved_micros=quote.reserved_micros,
+        price_digest=quote.price_digest,
+        spent_usage=standing.spent_usage,
+        spent_micros=standing.spent_micros,
+    )
 
 
 def _decision(

@@ -44,6 +44,11 @@ class Rates:
     output: Tiers
     request_nanos: int = 0
 
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing costs, however much is used."""
+        return self == _FREE
+
     def cost_micros(self, usage: Usage) -> Micros:
         """Give what this usage costs, rounded up to the next micro."""
         nanos = (
@@ -94,7 +99,7 @@ class PriceTable:
     def is_free(self, model: str, at_ms: int) -> bool:
         """Tell whether a run of `model` is known to cost nothing."""
         rates = self.rates(model, at_ms)
-        return rates is not None and rates == _FREE
+        return rates is not None and rates.is_free
 
     def _remember(self, model: str) -> _RatesAt | None:
         # A request may name any model: forget all at the bound, rather than grow with bad names.

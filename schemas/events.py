@@ -207,6 +207,33 @@ class Decision(RequestEvent):
         return f"{self.request_id}:decision:{self.stage}"
 
 
+class AttemptStarted(RequestEvent):
+    """An attempt that may cost or have an effect, committed before its first call.
+
+    A run that costs nothing has none. `reserved_micros` is the most that the attempt may cost,
+    `usage_max` the usage that this was taken from, `price_digest` names the prices. The `spent`
+    fields are what the request's earlier attempts count at. `at_ms` is the broker's time of the
+    request.
+    """
+
+    title: ClassVar[str] = "An attempt that may cost is about to begin"
+
+    type: Literal["attempt"] = "attempt"
+    attempt: Count
+    model: str
+    template: str = DEFAULT_TEMPLATE
+    usage_max: Usage
+    reserved_micros: Micros
+    price_digest: str
+    spent_usage: Usage = Usage()
+    spent_micros: Micros = 0
+
+    @property
+    def event_id(self) -> str:
+        """Request and attempt."""
+        return f"{self.request_id}:{self.attempt}:attempt"
+
+
 class CostRecorded(RequestEvent):
     """What one run spent on one model.
 
@@ -389,6 +416,7 @@ AnyEvent = Annotated[
     | AgentToken
     | AgentResult
     | Decision
+    | AttemptStarted
     | CostRecorded
     | CheckpointSaved
     | SessionUpdated

@@ -15,6 +15,7 @@ from schemas.events import (
     AgentRequest,
     AgentResult,
     AgentToken,
+    AttemptStarted,
     CheckpointSaved,
     ControlCommand,
     CostRecorded,
@@ -87,6 +88,14 @@ RESULTS = TopicSpec("results", AgentResult, "user", "One terminal result per req
 DECISIONS = TopicSpec(
     "decisions", Decision, "user", "What the middleware decided, and why", 7 * DAY_MS
 )
+ATTEMPTS = TopicSpec(
+    "attempts",
+    AttemptStarted,
+    "user",
+    "Attempts that may cost, each before its first call",
+    # As long as what they cost: the two are one account.
+    30 * DAY_MS,
+)
 COSTS = TopicSpec("costs", CostRecorded, "user", "What each run spent", 30 * DAY_MS)
 CHECKPOINTS = TopicSpec(
     "checkpoints", CheckpointSaved, "user", "Session states after each run", 30 * DAY_MS
@@ -129,6 +138,7 @@ BASE_TOPICS: tuple[TopicSpec, ...] = (
     TOKENS,
     RESULTS,
     DECISIONS,
+    ATTEMPTS,
     COSTS,
     CHECKPOINTS,
     SESSIONS,

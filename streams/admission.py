@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from agents.factory import AgentFactory, RunPlan
 from middleware.base import MiddlewareContext
-from schemas.base import Reason
+from schemas.base import Micros, Reason
 from schemas.errors import InputTooLarge, Rejected
 from schemas.events import Decision, ResolvedRequest
 from schemas.reasons import reason_of
@@ -20,16 +20,25 @@ class Admission:
 
     `is_new`: the decision was made now, so it has yet to be committed. `refused` says why there is
     no run: the decision's own reason, or that an admitted request can no longer be planned.
+    `context` is what the layers look at, there where the plan is. `reserved_micros` is what this
+    stage's decision reserved for the run and those of the stages before it.
     """
 
     decision: Decision
     is_new: bool
     plan: RunPlan | None
     refused: Reason | None
+    context: MiddlewareContext | None = None
+    reserved_micros: Micros = 0
 
 
 def admit(
-    request: ResolvedRequest, state: LaneState, factory: AgentFactory, *, input_bytes_max: int
+    request: ResolvedRequest,
+    state: LaneState,
+    factory: AgentFactory,
+    *,
+    input_bytes_max: int,
+    reserved_before_micros: Micros = 0,
 ) -> Admission:
     """Decide on a request, once: a committed decision stands, whoever works on it after a crash."""
     decided = state.decided.get(request_key(request))
@@ -41,16 +50,24 @@ def admit(
             request, rejection, stage=state.stage, generation=state.generation
         )
         return Admission(refusal, decided is None, None, reason_of(rejection))
-    if decided is not None:
-        return Admission(decided, is_new=False, plan=plan, refused=None)
     context = MiddlewareContext(
         request=request,
         now_ms=request.at_ms,
         model=plan.model,
         output_tokens_max=plan.output_tokens_max,
+        has_effects=plan.has_effects,
     )
-    decision = state.pipeline.decide(context, generation=state.generation, stage=state.stage)
-    return Admission(decision, is_new=True, plan=plan, refused=decision.reason)
+    decision = decided or state.pipeline.decide(
+        context, generation=state.generation, stage=state.stage
+    )
+    return Admission(
+        decision,
+        is_new=decided is None,
+        plan=plan,
+        refused=decision.reason,
+        context=context,
+        reserved_micros=reserved_before_micros + decision.reserved_micros,
+    )
 
 
 def _plan(request: ResolvedRequest, factory: AgentFactory, input_bytes_max: int) -> RunPlan:

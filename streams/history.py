@@ -17,6 +17,7 @@ from aiokafka import TopicPartition
 from schemas.base import Address
 from schemas.events import ResolvedRequest
 from schemas.topics import (
+    ATTEMPTS,
     CHECKPOINTS,
     COSTS,
     DEAD_LETTERS,
@@ -44,7 +45,10 @@ from streams.settings import Settings
 
 __all__ = ["HISTORY_TOPICS", "HistoryQuery", "read_history", "replay"]
 
-HISTORY_TOPICS = (REQUESTS, DECISIONS, TOKENS, COSTS, CHECKPOINTS, RESULTS, DEAD_LETTERS)
+HISTORY_TOPICS = (
+    *(REQUESTS, DECISIONS, ATTEMPTS, TOKENS),
+    *(COSTS, CHECKPOINTS, RESULTS, DEAD_LETTERS),
+)
 """What is replayed unless said otherwise; records of one millisecond come in this order."""
 
 _AHEAD_RECORDS_MAX = 200

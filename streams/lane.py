@@ -238,6 +238,7 @@ class Lane:
             self._state,
             self._services.factory,
             input_bytes_max=self._settings.input_bytes_max,
+            reserved_before_micros=passed.reserved_micros if passed else 0,
         )
         if admission.refused is not None:
             self._refuse(entry, request, admission, traceparent)
@@ -246,15 +247,11 @@ class Lane:
             events = [admission.decision, onward]
             self._spawn(entry, self._endings.finish(entry, request, events, traceparent))
         else:
-            reserves = admission.decision.reserved_micros > 0
-            committed: asyncio.Future[Any] | None = None
+            decided: asyncio.Future[Any] | None = None
             if admission.is_new:
-                committed = self._output.submit(
-                    [admission.decision], traceparent, lazy=not reserves
-                )
-            # A call that costs waits for its reservation to be committed.
-            reserved = committed if reserves else None
-            self._runs.submit(Run(entry, request, admission, reserved, traceparent))
+                # An attempt that may cost takes it along, and waits for it.
+                decided = self._output.submit([admission.decision], traceparent, lazy=True)
+            self._runs.submit(Run(entry, request, admission, decided, traceparent))
 
     def _refuse(
         self,

@@ -12,6 +12,7 @@ from aiokafka import TopicPartition
 from schemas.base import Event
 from schemas.events import CheckpointSaved, SessionUpdated, StageRequest
 from schemas.topics import (
+    ATTEMPTS,
     CHECKPOINTS,
     COSTS,
     DEAD_LETTERS,
@@ -35,7 +36,7 @@ Committed = asyncio.Future[tuple[int, ...]]
 
 _TOPIC_OF: dict[str, TopicSpec] = {
     spec.event.model_fields["type"].default: spec
-    for spec in (RESULTS, DECISIONS, COSTS, CHECKPOINTS, SESSIONS, LANES, DEAD_LETTERS)
+    for spec in (RESULTS, DECISIONS, ATTEMPTS, COSTS, CHECKPOINTS, SESSIONS, LANES, DEAD_LETTERS)
 }
 
 

@@ -9,7 +9,16 @@ import structlog
 from aiokafka import TopicPartition
 
 from schemas.errors import Poison
-from schemas.topics import COSTS, DEAD_LETTERS, DECISIONS, LANES, RESULTS, SESSIONS, TopicSpec
+from schemas.topics import (
+    ATTEMPTS,
+    COSTS,
+    DEAD_LETTERS,
+    DECISIONS,
+    LANES,
+    RESULTS,
+    SESSIONS,
+    TopicSpec,
+)
 from streams.codec import decode
 from streams.lane_state import LaneState
 from streams.partition_reader import PartitionReader
@@ -20,7 +29,7 @@ log = structlog.get_logger(__name__)
 WHOLE: tuple[TopicSpec, ...] = (LANES, SESSIONS)
 """Compacted topics, read from their beginning."""
 
-TAIL: tuple[TopicSpec, ...] = (DECISIONS, COSTS, RESULTS, DEAD_LETTERS)
+TAIL: tuple[TopicSpec, ...] = (DECISIONS, ATTEMPTS, COSTS, RESULTS, DEAD_LETTERS)
 """Logs, of which only the window is read in which request ids are one."""
 
 

@@ -11,17 +11,21 @@ from typing import Any, TypeVar
 from agents.executor import RunOutcome
 from agents.factory import RunPlan
 from schemas.base import Event, Reason, Usage
+from schemas.errors import Rejected
 from schemas.events import (
     ATTEMPTS_PER_GENERATION,
     AgentResult,
+    AttemptStarted,
     CheckpointSaved,
     ResolvedRequest,
     SessionUpdated,
 )
+from schemas.reasons import reason_of
 from schemas.topics import TOKENS
 from streams import outcomes
 from streams.admission import Admission
 from streams.intake import InputRecord
+from streams.lane_attempts import LaneAttempts
 from streams.lane_endings import LaneEndings
 from streams.lane_output import LaneOutput
 from streams.lane_parts import LaneServices
@@ -44,15 +48,14 @@ _CHANCE = random.SystemRandom()
 class Run:
     """A run that is under way or waits for its session.
 
-    `reserved` is done once its reservation is committed, `ended` once its result is; `cancelled`
-    says why it is to end, `failures`
-    counts the attempts that were in vain.
+    `decided` is done once its decision is committed, `ended` once its result is; `cancelled`
+    says why it is to end, `failures` counts the attempts that were in vain.
     """
 
     entry: Entry[InputRecord]
     request: ResolvedRequest
     admission: Admission
-    reserved: asyncio.Future[Any] | None
+    decided: asyncio.Future[Any] | None
     traceparent: bytes
     cancelled: Reason | None = None
     executing: asyncio.Task[Any] | None = None
@@ -85,6 +88,7 @@ class LaneRuns:
         self._state = state
         self._output = output
         self._endings = endings
+        self._attempts = LaneAttempts(state=state, output=output)
         self._blamed = blamed
         self._sessions = SessionQueues(on_failure)
         self._runs: dict[RequestKey, Run] = {}
@@ -128,8 +132,6 @@ class LaneRuns:
         await self._sessions.cancel()
 
     async def _work(self, run: Run) -> None:
-        if run.reserved is not None:
-            await run.reserved
         events = await self._events(run)
         await self._endings.finish(run.entry, run.request, events, run.traceparent)
         del self._runs[request_key(run.request)]
@@ -140,8 +142,12 @@ class LaneRuns:
         head = self._output.head(session_key(run.request))
         policy = _plan_of(run).template.retry
         spent = Usage()
+        outcome: RunOutcome | None = None
         while True:
             tokens = self._tokens(run)
+            begun = await self._begin(run)
+            if isinstance(begun, Rejected):
+                return self._endings.settled(run.request, self._refused(run, begun, outcome))
             outcome = None if run.is_cancelled() else await self._attempt(run, tokens, head)
             # The result comes after its tokens: whoever has read the result can read all of them.
             await tokens.flush()
@@ -161,6 +167,16 @@ class LaneRuns:
         if outcome.checkpoint is not None:
             events += [outcome.checkpoint, self._output.head_of(outcome.checkpoint, head)]
         return events
+
+    async def _begin(self, run: Run) -> AttemptStarted | Rejected | None:
+        if run.is_cancelled():
+            return None
+        return await self._attempts.begin(
+            run.admission,
+            attempt=self._number(run),
+            decided=run.decided,
+            traceparent=run.traceparent,
+        )
 
     async def _attempt(
         self, run: Run, tokens: TokenPublisher, head: SessionUpdated | None
@@ -211,6 +227,19 @@ class LaneRuns:
 
     def _number(self, run: Run) -> int:
         return self._state.generation * ATTEMPTS_PER_GENERATION + run.failures
+
+    def _refused(self, run: Run, rejection: Rejected, before: RunOutcome | None) -> AgentResult:
+        """Give the failed result of a run that may not begin another attempt."""
+        failed: dict[str, Any] = {"status": "failed", "reason": reason_of(rejection)}
+        if before is not None:
+            return before.result.model_copy(update=failed)
+        return outcomes.result(
+            run.request,
+            at_ms=self._services.clock_ms(),
+            attempt=self._number(run),
+            model=_plan_of(run).model,
+            **failed,
+        )
 
     def _cancelled(self, run: Run, tokens: TokenPublisher) -> AgentResult:
         return outcomes.result(

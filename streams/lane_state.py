@@ -8,6 +8,7 @@ from middleware.pipeline import MiddlewarePipeline
 from schemas.base import Address, Event
 from schemas.events import (
     AgentResult,
+    AttemptStarted,
     CostRecorded,
     DeadLetter,
     Decision,
@@ -60,7 +61,7 @@ class LaneState:
                 self.generation = max(self.generation, event.generation)
             case Decision() if event.stage == self.stage:
                 self.pipeline.fold(event)
-            case AgentResult() | CostRecorded():
+            case AttemptStarted() | CostRecorded() | AgentResult():
                 self.pipeline.fold(event)
             case _:
                 pass

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 
+from agents.callbacks import OnCallbackEvent
 from agents.executor import AgentExecutor, wall_clock_ms
 from agents.factory import AgentFactory
 from middleware.pipeline import build_pipeline
@@ -19,13 +20,17 @@ from schemas.events import CheckpointSaved
 from schemas.topics import REQUESTS, TopicSpec, catalogue
 from streams.clients import committed_consumer, idempotent_producer
 from streams.codec import decode
+from streams.intake import InputRecord
+from streams.lane import Lane
 from streams.lane_metrics import LaneMetrics
-from streams.lane_parts import LaneServices, stages
+from streams.lane_parts import LaneServices, Stage, stages
 from streams.lanes import Lanes
 from streams.metrics import MetricsCollector
 from streams.partition_reader import PartitionReader
+from streams.partitioning import home_partition
 from streams.settings import Settings
 from streams.topic_admin import ensure_topics
+from streams.window import Window
 from tests.support import eventually
 
 EventT = TypeVar("EventT", bound=Event)
@@ -37,34 +42,93 @@ async def no_redis(_tenant: str, _user_id: str, _session_id: str) -> CheckpointS
 
 
 @asynccontextmanager
+async def lane_services(
+    settings: Settings, on_event: OnCallbackEvent | None = None
+) -> AsyncIterator[LaneServices]:
+    """Give what lanes share: topics are there, the model is the scripted one."""
+    await ensure_topics(settings, catalogue(settings.chain_cuts))
+    producer = idempotent_producer(settings)
+    await producer.start()
+    factory = AgentFactory(default_model="scripted")
+    try:
+        yield LaneServices(
+            worker="test",
+            producer=producer,
+            factory=factory,
+            run_agent=AgentExecutor(
+                factory, coalesce_s=settings.token_coalesce_s, on_event=on_event
+            ).run,
+            peek_checkpoint=no_redis,
+            clock_ms=wall_clock_ms,
+            metrics=LaneMetrics.declare(MetricsCollector()),
+        )
+    finally:
+        await producer.stop()
+
+
+def chain_stages(settings: Settings, policy: Policy | None = None) -> tuple[Stage, ...]:
+    """Give the stages of the chain as the settings cut it."""
+    cuts = settings.chain_cuts
+    return stages(cuts, lambda: build_pipeline(policy).split(cuts))
+
+
+@asynccontextmanager
 async def running_lanes(
     settings: Settings, policy: Policy | None = None
 ) -> AsyncIterator[tuple[Lanes, ...]]:
     """Run all stages of the chain until the block ends; stopped as a worker stops them."""
-    settings = settings.model_copy(update={"default_model": "scripted"})
-    await ensure_topics(settings, catalogue(settings.chain_cuts))
-    producer = idempotent_producer(settings)
-    await producer.start()
-    factory = AgentFactory(default_model=settings.default_model)
-    services = LaneServices(
-        worker="test",
-        producer=producer,
-        factory=factory,
-        run_agent=AgentExecutor(factory, coalesce_s=settings.token_coalesce_s).run,
-        peek_checkpoint=no_redis,
-        clock_ms=wall_clock_ms,
-        metrics=LaneMetrics.declare(MetricsCollector()),
-    )
-    chain = stages(settings.chain_cuts, lambda: build_pipeline(policy).split(settings.chain_cuts))
-    lanes = tuple(Lanes(settings, services, stage) for stage in chain)
+    async with lane_services(settings) as services:
+        chain = chain_stages(settings, policy)
+        lanes = tuple(Lanes(settings, services, stage) for stage in chain)
+        try:
+            await asyncio.gather(*(one.start() for one in lanes))
+            await eventually(lambda: all(one.unready() is None for one in lanes), timeout_s=60)
+            yield lanes
+        finally:
+            for one in lanes:
+                await one.stop()
+
+
+class OneLane:
+    """One lane of an uncut chain without a consumer group: a test hands it its records itself.
+
+    Several may be opened over one partition, as by workers of which some sleep.
+    """
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+        self.acked: list[int] = []
+        self._window: Window[InputRecord] = Window(100)
+
+    def serve(self, sent: Any, value: dict[str, Any]) -> None:
+        """Serve a published record, as it was when it was published."""
+        record = InputRecord(
+            topic=sent.topic,
+            partition=sent.partition,
+            offset=sent.offset,
+            timestamp=sent.timestamp,
+            key=None,
+            value=json.dumps(value).encode(),
+            headers=(),
+        )
+        entry = self._window.take(sent.offset, record, lambda: self.acked.append(sent.offset))
+        assert entry is not None
+        self.lane.serve(entry)
+
+
+@asynccontextmanager
+async def one_lane(
+    settings: Settings, services: LaneServices, policy: Policy | None, *, user: str = "ada"
+) -> AsyncIterator[OneLane]:
+    """Open the lane of the partition that a user is at home at, and drop it as a crash does."""
+    (stage,) = chain_stages(settings, policy)
+    partition = home_partition(user, settings.partitions)
+    lane = Lane(settings, services, stage, partition)
     try:
-        await asyncio.gather(*(one.start() for one in lanes))
-        await eventually(lambda: all(one.unready() is None for one in lanes), timeout_s=60)
-        yield lanes
+        await lane.open()
+        yield OneLane(lane)
     finally:
-        for one in lanes:
-            await one.stop()
-        await producer.stop()
+        await lane.close()
 
 
 class Upstream:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from langchain_core.tools import StructuredTool
 
 from agents.factory import GRAPHS_CACHED_MAX, AgentFactory
 from agents.templates import BUILT_IN_TEMPLATES, AgentTemplate
+from agents.tools import ToolRegistry, built_in_tools
 from schemas.errors import Misconfigured, ModelUnavailable, UnknownTemplate
 from tests.agent_runs import resolved
 
@@ -23,6 +25,15 @@ def test_a_plan_says_what_a_run_will_use(factory: AgentFactory) -> None:
         256,
     )
     assert factory.plan(resolved("x", template="react_agent")).output_tokens_max == 8 * 256
+
+
+def test_tools_that_are_not_known_to_change_nothing_are_taken_to_have_effects() -> None:
+    mail = StructuredTool.from_function(lambda text: text, name="mail", description="Send mail")
+    factory = AgentFactory(tools=ToolRegistry([*built_in_tools(), mail]))
+    factory.register(AgentTemplate(name="clerk", kind="react", tools=("calculator", "mail")))
+    assert factory.plan(resolved("x", template="clerk")).has_effects
+    assert not factory.plan(resolved("x", template="react_agent")).has_effects
+    assert not factory.plan(resolved("x")).has_effects
 
 
 def test_a_requests_model_goes_before_the_templates_and_that_before_the_default(

@@ -15,6 +15,7 @@ from schemas.events import (
     AgentRequest,
     AgentResult,
     AgentToken,
+    AttemptStarted,
     CheckpointSaved,
     ControlCommand,
     CostRecorded,
@@ -76,6 +77,17 @@ CASES: tuple[tuple[Event, str], ...] = (
             source=PLACE,
         ),
         "rejected by auth, forbidden: no",
+    ),
+    (
+        AttemptStarted(
+            **IDS,
+            attempt=1000,
+            model="m",
+            usage_max=Usage(input_tokens=3, output_tokens=2),
+            reserved_micros=14,
+            price_digest="d",
+        ),
+        "begins attempt 1000 on m, which may cost up to $0.000014",
     ),
     (
         CostRecorded(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
 from structlog.testing import capture_logs
 
-from middleware.cost import UNPRICED, CostTrackingMiddleware
+from middleware.base import Standing
+from middleware.cost import UNPRICED, CostTrackingMiddleware, DaySpend
 from middleware.pipeline import MiddlewarePipeline
 from middleware.policy import Policy
 from middleware.prices import PriceTable
 from schemas.base import Usage
-from schemas.errors import BudgetExceeded, ModelUnpriced
-from schemas.events import CostRecorded, ResolvedRequest
+from schemas.errors import BudgetExceeded, ModelUnpriced, Rejected
+from schemas.events import AttemptStarted, CostRecorded, ResolvedRequest
 from tests.unit.middleware.making import DAY_MS, NOON_MS, context, request, result
 
 # A micro per token either way: a context of 100 and 100 tokens reserves 200 micros.
@@ -30,6 +32,33 @@ def layer(cap_micros: int | None = None) -> CostTrackingMiddleware:
 def decide(cost: CostTrackingMiddleware, asked: ResolvedRequest, model: str = "local") -> str:
     decision = MiddlewarePipeline([cost]).decide(context(asked, model=model), generation=1)
     return "admitted" if decision.reason is None else decision.reason.code
+
+
+def begin(
+    cost: CostTrackingMiddleware,
+    asked: ResolvedRequest,
+    *,
+    attempt: int = 1000,
+    model: str = "local",
+    spent_micros: int = 0,
+    reserved_micros: int = 0,
+) -> AttemptStarted | Rejected | None:
+    standing = Standing(reserved_micros=reserved_micros, spent_micros=spent_micros)
+    return MiddlewarePipeline([cost]).begin(context(asked, model=model), standing, attempt=attempt)
+
+
+def spent(attempt: int, micros: int) -> CostRecorded:
+    return CostRecorded(
+        user_id="ada",
+        request_id="r1",
+        session_id="r1",
+        at_ms=NOON_MS,
+        model="local",
+        usage=Usage(output_tokens=micros),
+        cost_micros=micros,
+        price_digest="d",
+        attempt=attempt,
+    )
 
 
 def end(cost: CostTrackingMiddleware, asked: ResolvedRequest, tokens: int = 0) -> None:
@@ -101,7 +130,7 @@ def test_days_before_yesterday_are_forgotten_and_late_requests_still_counted() -
     cost = layer(cap_micros=RUN_MICROS)
     for number in range(30):
         decide(cost, request(f"r{number}", at_ms=NOON_MS + number * DAY_MS))
-    assert len(cost._days) == 2
+    assert len(cost._ledger.days) == 2
     # Dated long ago: counts on yesterday, which is full.
     assert decide(cost, request("late", at_ms=NOON_MS)) == "budget_exceeded"
 
@@ -113,7 +142,8 @@ def test_a_cost_of_a_forgotten_day_is_not_kept() -> None:
     decide(cost, request("new", at_ms=NOON_MS + 2 * DAY_MS))
     for event in settled.events:
         cost.fold(event)
-    assert cost._days == {}
+    assert cost.spend("default", "ada", NOON_MS).spent_micros == 0
+    assert len(cost._ledger.days) == 1
 
 
 def test_a_cost_and_its_result_may_be_folded_in_either_order() -> None:
@@ -137,12 +167,77 @@ def test_a_run_that_cost_more_than_reserved_counts_in_full() -> None:
     assert decide(cost, request("r2")) == "budget_exceeded"
 
 
-def test_spend_without_a_cap_is_counted_and_nothing_reserved() -> None:
+def test_without_a_cap_a_run_reserves_and_settles_as_under_one_and_none_is_refused() -> None:
     cost = layer()
-    assert decide(cost, request("r1")) == "admitted"
+    for number in range(30):
+        assert decide(cost, request(f"r{number}")) == "admitted"
+    assert cost.spend("default", "ada", NOON_MS).reserved_micros == 30 * RUN_MICROS
     end(cost, request("r1"), tokens=33)
     spend = cost.spend("default", "ada", NOON_MS)
-    assert (spend.spent_micros, spend.reserved_micros) == (33, 0)
+    assert (spend.spent_micros, spend.reserved_micros) == (33, 29 * RUN_MICROS)
+
+
+@pytest.mark.parametrize(
+    ("model", "cap_micros", "reserved_micros"),
+    [("local", RUN_MICROS, RUN_MICROS), ("local", None, RUN_MICROS), ("nobody:knows", None, 0)],
+)
+def test_an_attempt_that_may_cost_is_marked_with_its_worst_case(
+    model: str, cap_micros: int | None, reserved_micros: int
+) -> None:
+    cost = layer(cap_micros)
+    decide(cost, request(), model=model)
+    started = begin(cost, request(), model=model)
+    assert isinstance(started, AttemptStarted)
+    assert (started.attempt, started.model) == (1000, model)
+    assert started.usage_max == Usage(input_tokens=100, output_tokens=100)
+    assert started.reserved_micros == reserved_micros
+
+
+def test_an_attempt_of_a_free_model_has_no_mark_unless_it_has_effects() -> None:
+    cost, asked = layer(), request()
+    assert begin(cost, asked, model="scripted") is None
+    harmful = dataclasses.replace(context(asked, model="scripted"), has_effects=True)
+    started = MiddlewarePipeline([cost]).begin(harmful, Standing(), attempt=1000)
+    assert isinstance(started, AttemptStarted)
+    assert (started.reserved_micros, started.price_digest) == (0, "")
+
+
+def test_the_first_attempt_takes_over_what_the_decision_reserved() -> None:
+    cost = layer(cap_micros=RUN_MICROS)
+    decide(cost, request())
+    assert isinstance(begin(cost, request()), AttemptStarted)
+    assert cost.spend("default", "ada", NOON_MS).reserved_micros == RUN_MICROS
+
+
+def test_a_further_attempt_needs_room_under_the_cap_for_its_worst_case() -> None:
+    for cap_micros, fits in ((2 * RUN_MICROS, True), (2 * RUN_MICROS - 1, False)):
+        cost = layer(cap_micros)
+        decide(cost, request())
+        begin(cost, request())
+        cost.fold(spent(1000, RUN_MICROS))
+        answer = begin(cost, request(), attempt=1001, spent_micros=RUN_MICROS)
+        assert isinstance(answer, AttemptStarted if fits else BudgetExceeded)
+        day = cost.spend("default", "ada", NOON_MS)
+        assert day.spent_micros == RUN_MICROS
+        assert day.reserved_micros == (RUN_MICROS if fits else 0)
+    assert "its earlier ones count at $0.000200" in str(answer)
+
+
+def test_where_spend_is_not_known_a_further_attempt_must_do_with_what_its_run_reserved() -> None:
+    elsewhere = layer(cap_micros=10 * RUN_MICROS)
+    for spent_micros, fits in ((0, True), (1, False)):
+        answer = begin(elsewhere, request(), spent_micros=spent_micros, reserved_micros=RUN_MICROS)
+        assert isinstance(answer, AttemptStarted if fits else BudgetExceeded)
+
+
+def test_an_attempt_that_is_folded_after_its_runs_end_holds_nothing() -> None:
+    cost = layer(cap_micros=1000)
+    decide(cost, request())
+    started = begin(layer(), request())
+    end(cost, request(), tokens=50)
+    assert isinstance(started, AttemptStarted)
+    cost.fold(started)
+    assert cost.spend("default", "ada", NOON_MS) == DaySpend(50, 0, 0)
 
 
 def test_a_decision_of_a_stage_without_this_layer_reserves_nothing() -> None:

@@ -224,7 +224,7 @@ def test_what_is_spent_and_reserved_is_never_over_the_cap(steps: list[Ask | End]
     live = fused()
     live.play(bounded)
     cost = next(each for each in live.stages[0].layers if isinstance(each, CostTrackingMiddleware))
-    for users in cost._days.values():
+    for users in cost._ledger.days.values():
         for (_, user_id), day in users.items():
             cap_micros = POLICY.rules_for("default", user_id).cap_micros
             taken_micros = day.spent_micros + day.held_micros

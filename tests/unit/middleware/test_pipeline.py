@@ -11,7 +11,14 @@ from middleware.pipeline import MiddlewarePipeline, build_pipeline
 from middleware.policy import Policy
 from schemas.base import Event, Usage
 from schemas.errors import Forbidden, Misconfigured, RateLimited
-from schemas.events import AgentResult, CostRecorded, Decision, ResolvedRequest, any_event
+from schemas.events import (
+    AgentResult,
+    AttemptStarted,
+    CostRecorded,
+    Decision,
+    ResolvedRequest,
+    any_event,
+)
 from tests.unit.middleware.making import context, request, result
 
 
@@ -137,7 +144,7 @@ def test_stages_hold_the_layers_between_cuts_and_the_last_runs_the_executor() ->
 
 
 def test_only_a_stage_with_the_cost_layer_and_no_executor_needs_to_be_fed() -> None:
-    feed = frozenset({CostRecorded, AgentResult})
+    feed = frozenset({AttemptStarted, CostRecorded, AgentResult})
     stages = build_pipeline().split(("cost", "rate_limit", "executor"))
     assert [stage.needs for stage in stages] == [frozenset(), feed, frozenset(), frozenset()]
 

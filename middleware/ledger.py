@@ -1,0 +1,150 @@
+"""What users spent and have reserved, per UTC day: a fold of decisions, attempts, costs, results.
+
+The day of a request is that of the broker's clock when it arrived, and all that the run costs falls
+on it, however late it ends. Kept are the newest day seen and the one before; what arrives dated
+earlier still counts on the older of the two. `CostRecorded` carries the request's time for that.
+
+A decision reserves for the first attempt. A further one may need more than is left of that, and
+raises it. So a run holds what it may cost in all, less what its attempts are known to have cost:
+
+    reserved = settled + released + held
+
+Attempts, costs and the result of a run may be folded in any order, and with other users' records
+between them: whatever the result says was spent and no cost record has said yet stays held. So
+spend is never seen too small, also by a stage that reads all of these topics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from middleware.policy import UserKey
+from schemas.base import Micros
+from schemas.events import AgentResult, AttemptStarted, CostRecorded, Decision
+
+DAY_MS = 86_400_000
+DAYS_KEPT = 2
+
+
+@dataclass(slots=True)
+class Reservation:
+    """What a run may cost in all (once it is over: what it did), and what of that is settled."""
+
+    micros: Micros
+    settled_micros: Micros = 0
+    is_over: bool = False
+
+    @property
+    def held_micros(self) -> Micros:
+        """What still counts against the cap beside what is spent."""
+        return max(0, self.micros - self.settled_micros)
+
+
+@dataclass(slots=True)
+class DayAccount:
+    """A user's day: what was spent, and what open runs hold, in all and each."""
+
+    spent_micros: Micros = 0
+    held_micros: Micros = 0
+    open: dict[str, Reservation] = field(default_factory=dict)
+
+    @property
+    def taken_micros(self) -> Micros:
+        """What counts against the cap."""
+        return self.spent_micros + self.held_micros
+
+
+class SpendLedger:
+    """The accounts of one lane's users.
+
+    Memory: two days of the users who spent or reserved in them, and the runs that are open.
+    """
+
+    def __init__(self) -> None:
+        self.days: dict[int, dict[UserKey, DayAccount]] = {}
+        self._newest_day = 0
+
+    def account(self, user: UserKey, at_ms: int) -> DayAccount:
+        """Give the account that a request of this time counts on."""
+        return self.days.get(self._kept(at_ms), {}).get(user) or DayAccount()
+
+    def find(self, user: UserKey, request_id: str) -> tuple[DayAccount, Reservation] | None:
+        """Give the reservation of an open run, and the account it stands on."""
+        for users in self.days.values():
+            day = users.get(user)
+            if day is not None and request_id in day.open:
+                return day, day.open[request_id]
+        return None
+
+    def reserve(self, decision: Decision) -> None:
+        """Open a reservation, if there is one, and go on to its day."""
+        number = self._kept(decision.at_ms)
+        if number > self._newest_day:
+            self._newest_day = number
+            # Few days are ever there: this costs as many steps, once a day.
+            for old in [each for each in self.days if each <= number - DAYS_KEPT]:
+                del self.days[old]
+        if not decision.reserved_micros:
+            return
+        day = self._day(number, (decision.tenant, decision.user_id))
+        day.open[decision.request_id] = Reservation(decision.reserved_micros)
+        day.held_micros += decision.reserved_micros
+
+    def raise_to(self, started: AttemptStarted) -> None:
+        """Raise a run's reservation to what an attempt needs on top of the earlier ones."""
+        found = self.find((started.tenant, started.user_id), started.request_id)
+        if found is None or found[1].is_over:
+            return
+        day, reservation = found
+        in_all_micros = started.spent_micros + started.reserved_micros
+        with _holding(day, reservation):
+            reservation.micros = max(reservation.micros, in_all_micros)
+
+    def spend(self, cost: CostRecorded) -> None:
+        """Count what an attempt cost, out of its run's reservation if it has one."""
+        user = (cost.tenant, cost.user_id)
+        found = self.find(user, cost.request_id)
+        if found is None:
+            # A run without a reservation. Its day may be over: then nothing asks for it any more.
+            number = cost.at_ms // DAY_MS
+            if cost.cost_micros and number > self._newest_day - DAYS_KEPT:
+                self._day(number, user).spent_micros += cost.cost_micros
+            return
+        day, reservation = found
+        day.spent_micros += cost.cost_micros
+        with _holding(day, reservation):
+            reservation.settled_micros += cost.cost_micros
+        _close(day, cost.request_id)
+
+    def release(self, result: AgentResult) -> None:
+        """Let go of what a run that is over did not cost."""
+        found = self.find((result.tenant, result.user_id), result.request_id)
+        if found is None:
+            return
+        day, reservation = found
+        with _holding(day, reservation):
+            reservation.micros = result.cost_micros
+            reservation.is_over = True
+        _close(day, result.request_id)
+
+    def _kept(self, at_ms: int) -> int:
+        return max(at_ms // DAY_MS, self._newest_day - DAYS_KEPT + 1)
+
+    def _day(self, number: int, user: UserKey) -> DayAccount:
+        return self.days.setdefault(number, {}).setdefault(user, DayAccount())
+
+
+@contextmanager
+def _holding(day: DayAccount, reservation: Reservation) -> Iterator[None]:
+    """Keep a day's sum of what is held right while one of its reservations changes."""
+    day.held_micros -= reservation.held_micros
+    yield
+    day.held_micros += reservation.held_micros
+
+
+def _close(day: DayAccount, request_id: str) -> None:
+    reservation = day.open[request_id]
+    if reservation.is_over and not reservation.held_micros:
+        del day.open[request_id]
