@@ -8,7 +8,8 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from benchmarks import bus, engine, round_trip
+from benchmarks import bus, engine, first_token, round_trip, waiting
+from benchmarks.peers import measure as peers
 from benchmarks.report import Figure
 from benchmarks.services import machine, services
 from streams.settings import Settings
@@ -20,6 +21,9 @@ Benchmark = Callable[[Settings, int], Iterable[Figure]]
 BENCHMARKS: dict[str, Benchmark] = {
     "engine": lambda settings, requests: engine.run(settings, requests=requests),
     "round_trip": lambda settings, requests: round_trip.run(settings, requests=requests),
+    "peers": lambda settings, requests: peers.run(settings, requests=requests),
+    "waiting": lambda settings, _: waiting.run(settings),
+    "first_token": lambda settings, _: first_token.run(settings),
     "bus": lambda settings, _: bus.run(settings),
 }
 

@@ -26,7 +26,7 @@ from benchmarks.sides import (
 )
 from streams.settings import Settings, child_environment
 
-__all__ = ["ENGINE", "engine_side", "figures", "run"]
+__all__ = ["ENGINE", "ORIENTATION_IN_FLIGHT", "ROUNDS", "engine_side", "figures", "run"]
 
 ENGINE = "engine"
 PRICED = "engine_priced"
@@ -75,14 +75,26 @@ def run(settings: Settings, *, requests: int) -> Iterator[Figure]:
 
 
 def engine_side(
-    name: str, settings: Settings, stack: ExitStack, *, price: float = 0, **more: object
+    name: str,
+    settings: Settings,
+    stack: ExitStack,
+    *,
+    price: float = 0,
+    in_flight: tuple[int, ...] = (IN_FLIGHT,),
+    **more: object,
 ) -> Side:
     """Start an engine whose model costs `price` dollars per million tokens."""
     policy = settings.data_dir / f"{name}.yaml"
     policy.write_text(POLICY.format(price=price), encoding="utf-8")
     own = deployment(settings, policy_file=policy, **more)
     return worker_side(
-        name, own, stack, program=["-m", "benchmarks.noop_worker"], tokens=False, load_factor=2
+        name,
+        own,
+        stack,
+        program=["-m", "benchmarks.noop_worker"],
+        tokens=False,
+        load_factor=2,
+        in_flight=in_flight,
     )
 
 

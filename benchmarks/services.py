@@ -59,8 +59,12 @@ def running(
     environment: Mapping[str, str],
     log: Path,
     ready_timeout_s: float = _READY_TIMEOUT_S,
+    *,
+    python: Path | None = None,
 ) -> Iterator[Process]:
     """Run a Python program that prints a line of JSON when it is ready; its words go to `log`.
+
+    `python` is the interpreter; none given: our own.
 
     It is stopped by the end of its input and SIGTERM, after a grace by SIGKILL. Raises
     `RuntimeError` with the end of its log if it does not get ready.
@@ -68,7 +72,7 @@ def running(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as words:
         process = subprocess.Popen(
-            [sys.executable, *command],
+            [python or sys.executable, *command],
             cwd=PROJECT,
             env=dict(environment),
             stdin=subprocess.PIPE,

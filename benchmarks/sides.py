@@ -82,6 +82,7 @@ def worker_side(
     program: Sequence[str] = WORKER,
     tokens: bool = True,
     load_factor: float = 1.0,
+    in_flight: tuple[int, ...] = (IN_FLIGHT,),
 ) -> Side:
     """Start a worker with these settings; it ends with `stack`. `tokens`: whether it writes any."""
     print(f"{name} {told_settings(own)}", flush=True)
@@ -95,6 +96,7 @@ def worker_side(
         own.topic(RESULTS.name),
         own.topic(TOKENS.name) if tokens else None,
         load_factor=load_factor,
+        in_flight=in_flight,
     )
 
 

@@ -3,8 +3,11 @@
 #
 #   infra/bootstrap.sh        do what is missing; needs no network, and no time, when nothing is
 #   infra/bootstrap.sh lock   resolve requirements.lock anew from pyproject.toml
+#   infra/bootstrap.sh environment FOLDER REQUIREMENTS PYTHON
+#                             build a virtual environment elsewhere, unless it stands already
 #
-# Needs Python 3.11 to 3.13 and nothing else. All it writes is .tools, .venv and .millstream/cache.
+# Needs Python 3.11 to 3.13 and nothing else. All it writes is .tools, .venv,
+# .millstream/cache and FOLDER.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -118,6 +121,16 @@ build_venv() {
     printf '%s\n' "$checkout" >"$stamp"
 }
 
+build_environment() {
+    stamp=$1/.stamp-$(sha256sum "$2" | cut -c1-16)
+    [ ! -e "$stamp" ] || return 0
+    prepare_uv
+    say "building $1 with $("$3" --version)"
+    "$uv" venv --quiet --clear --python "$3" "$1"
+    "$uv" pip sync --python "$1/bin/python" --compile-bytecode --require-hashes "$2"
+    : >"$stamp"
+}
+
 case ${1:-setup} in
 setup)
     if ! ready; then
@@ -127,12 +140,16 @@ setup)
     fi
     exec .venv/bin/python -m infra fetch
     ;;
+environment)
+    [ $# -eq 4 ] || fail "usage: $0 environment FOLDER REQUIREMENTS PYTHON"
+    build_environment "$2" "$3" "$4"
+    ;;
 lock)
     prepare_uv
     "$uv" pip compile pyproject.toml --group dev --universal --generate-hashes \
         -o requirements.lock
     ;;
 *)
-    fail "usage: $0 [setup|lock]"
+    fail "usage: $0 [setup|lock|environment FOLDER REQUIREMENTS PYTHON]"
     ;;
 esac
