@@ -336,7 +336,8 @@ class LaneOpened(Event):
     """A new owner of a partition. Its `generation` is one more than its predecessor's.
 
     Every attempt of this owner is numbered from `generation * ATTEMPTS_PER_GENERATION`, so that a
-    later owner's attempts are the higher ones.
+    later owner's attempts are the higher ones. It writes with `producers` transactional producers,
+    all of which the next owner has to fence; 0 where that was not recorded.
     """
 
     title: ClassVar[str] = "A worker took over a partition"
@@ -347,6 +348,7 @@ class LaneOpened(Event):
     partition: Count
     generation: Annotated[Count, Field(ge=1)]
     worker: str
+    producers: Count = 0
 
     @property
     def event_id(self) -> str:

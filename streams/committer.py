@@ -118,6 +118,20 @@ class Committer:
             raise _lost(error, "the lane's producers did not start") from error
         self._task = asyncio.create_task(self._run(), name="committer")
 
+    async def fence_up_to(self, producers: int) -> None:
+        """Fence an earlier owner that had this many producers, more than this one has.
+
+        Raises `LaneLost` if the broker does not let it.
+        """
+        for number in range(len(self._producers), producers):
+            producer = self._make_producer(number)
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    await producer.start()
+                    await producer.stop()
+            except (KafkaError, TimeoutError) as error:
+                raise _lost(error, "an earlier owner's producer was not fenced") from error
+
     async def stop(self) -> None:
         """Stop without committing what still waits; those who wait are told `LaneLost`."""
         if self._task is not None:

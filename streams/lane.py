@@ -30,7 +30,7 @@ from streams.lane_endings import LaneEndings
 from streams.lane_follow import follow
 from streams.lane_output import LaneOutput
 from streams.lane_parts import LaneServices, Stage
-from streams.lane_restore import restore
+from streams.lane_restore import producers_announced, restore
 from streams.lane_runs import LaneRuns, Run
 from streams.lane_state import LaneState, request_key
 from streams.partition_reader import PartitionReader
@@ -115,6 +115,11 @@ class Lane:
         started_ms = self._services.clock_ms()
         await self._committer.start()
         await self._reader.start()
+        # A predecessor that had more of them could write on with those that this lane has not.
+        announced = await producers_announced(
+            self._reader, self._settings, stage=self._stage.name, partition=self._partition
+        )
+        await self._committer.fence_up_to(announced)
         restored = await restore(
             self._state,
             self._reader,
@@ -136,6 +141,7 @@ class Lane:
             partition=self._partition,
             generation=self._state.generation,
             worker=self._services.worker,
+            producers=self._settings.transactional_producers,
             at_ms=self._services.clock_ms(),
         )
         await self._output.commit([opened])

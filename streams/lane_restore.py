@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import structlog
 from aiokafka import TopicPartition
 
 from schemas.errors import Poison
+from schemas.events import LaneOpened
 from schemas.topics import (
     ATTEMPTS,
     COSTS,
@@ -39,6 +41,24 @@ class Restored:
 
     records: int
     ends: dict[TopicPartition, int]
+
+
+async def producers_announced(
+    reader: PartitionReader, settings: Settings, *, stage: str, partition: int
+) -> int:
+    """Give the number of producers that the newest owner announced to write with.
+
+    An owner announces itself by its first transaction, of its first producer. So call it once that
+    one is fenced: whoever has announced nothing yet will never write.
+    """
+    where = TopicPartition(settings.topic(LANES.name), partition)
+    producers = 0
+    async for record in reader.read(await reader.ends([where])):
+        with suppress(Poison):
+            opened = decode(record, LaneOpened)
+            if opened.stage == stage:
+                producers = opened.producers
+    return producers
 
 
 async def restore(

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     runs_in_flight_max: Annotated[int, Field(ge=1, le=100_000)] = 1000
     """Records that one lane holds at once, running or waiting for their session."""
     transactional_producers: Annotated[int, Field(ge=1, le=8)] = 3
-    """Producers in rotation per lane. Fixed per deployment: shrinking it leaves one unfenced."""
+    """Producers in rotation per lane. May differ between workers: a new owner fences all."""
     commit_records_max: Annotated[int, Field(ge=1, le=10_000)] = 500
     """Most records in one transaction."""
     commit_timeout_s: Annotated[float, Field(gt=0, le=300)] = 30.0

@@ -164,6 +164,12 @@ async def upstream(settings: Settings) -> AsyncIterator[Upstream]:
         await producer.stop()
 
 
+async def ask(program: Upstream, text: str, **more: Any) -> tuple[Any, dict[str, Any]]:
+    """Publish a request `r1` of ada's, unless `more` says otherwise; gives what a lane serves."""
+    value = {"user_id": "ada", "request_id": "r1", "input": text, **more}
+    return await program.publish(value, key=value["user_id"].encode()), value
+
+
 async def read_topic(
     settings: Settings, spec: TopicSpec, event: type[EventT], *, count: int, timeout_s: float = 60
 ) -> list[EventT]:

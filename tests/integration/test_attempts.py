@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,7 @@ from schemas.events import AgentResult, AttemptStarted, CostRecorded, Decision
 from schemas.topics import ATTEMPTS, COSTS, DECISIONS, RESULTS
 from streams.settings import Settings
 from tests.lane_harness import (
-    Upstream,
+    ask,
     lane_services,
     one_lane,
     read_topic,
@@ -34,12 +33,6 @@ class Calls:
     async def __call__(self, event: CallbackEvent) -> None:
         """Hear of a step of a run."""
         self.made += event.kind == "model_start"
-
-
-async def ask(program: Upstream, text: str, **more: Any) -> tuple[Any, dict[str, Any]]:
-    """Publish a request of ada's; gives what a lane is to be served."""
-    value = {"user_id": "ada", "request_id": "r1", "input": text, **more}
-    return await program.publish(value, key=b"ada"), value
 
 
 @pytest.mark.parametrize(

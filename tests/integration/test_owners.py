@@ -1,0 +1,77 @@
+"""Owners of a partition: who is fenced writes nothing, and what is read again counts once."""
+
+from __future__ import annotations
+
+import asyncio
+
+from middleware.policy import Policy
+from schemas.events import AgentResult, Decision, LaneOpened
+from schemas.topics import DECISIONS, LANES, RESULTS
+from streams.partitioning import home_partition
+from streams.settings import Settings
+from tests.lane_harness import ask, lane_services, one_lane, read_topic, read_whole, upstream
+
+TWO_AN_HOUR = Policy.from_yaml("defaults: {rate: {requests: 2, window_s: 3600}}", "test")
+
+
+async def decided(settings: Settings, *, count: int) -> list[tuple[str, bool]]:
+    decisions = await read_topic(settings, DECISIONS, Decision, count=count)
+    return [(one.request_id, one.admitted) for one in decisions]
+
+
+async def test_a_new_owner_with_fewer_producers_fences_all_of_the_last_ones(
+    settings: Settings,
+) -> None:
+    fewer = settings.model_copy(update={"transactional_producers": 1})
+    async with (
+        lane_services(settings) as services,
+        upstream(settings) as program,
+        one_lane(settings, services, None) as zombie,
+        one_lane(fewer, services, None),
+    ):
+        # Its first producer announced it, so the next commit is of one that the new owner has not.
+        zombie.serve(*await ask(program, "say: x"))
+        await asyncio.wait_for(zombie.lane.lost, 30)
+    assert await read_whole(settings, DECISIONS, Decision) == []
+    opened = await read_whole(settings, LANES, LaneOpened)
+    assert [(one.generation, one.producers) for one in opened] == [(1, 3), (2, 1)]
+    home = home_partition("ada", settings.partitions)
+    assert {one.partition for one in opened} == {home}
+
+
+async def test_a_record_that_is_processed_again_is_counted_once(settings: Settings) -> None:
+    async with lane_services(settings) as services, upstream(settings) as program:
+        first = await ask(program, "hang")
+        async with one_lane(settings, services, TWO_AN_HOUR) as owner:
+            owner.serve(*first)
+            await read_topic(settings, DECISIONS, Decision, count=1)
+        async with one_lane(settings, services, TWO_AN_HOUR) as owner:
+            owner.serve(*first)
+            owner.serve(*await ask(program, "hang"))  # the same request, published again
+            owner.serve(*await ask(program, "say: x", request_id="r2"))
+            owner.serve(*await ask(program, "say: x", request_id="r3"))
+            told = await decided(settings, count=3)
+        # Restored once more: finished or not, each counts as it did.
+        async with one_lane(settings, services, TWO_AN_HOUR) as owner:
+            owner.serve(*first)
+            owner.serve(*await ask(program, "say: x", request_id="r4"))
+            told = await decided(settings, count=4)
+    assert told == [("r1", True), ("r2", True), ("r3", False), ("r4", False)]
+
+
+async def test_what_a_zombie_decides_counts_for_nothing(settings: Settings) -> None:
+    async with lane_services(settings) as services, upstream(settings) as program:
+        async with (
+            one_lane(settings, services, TWO_AN_HOUR) as zombie,
+            one_lane(settings, services, TWO_AN_HOUR) as owner,
+        ):
+            for number in (1, 2):
+                zombie.serve(*await ask(program, "say: x", request_id=f"zombie-{number}"))
+            await asyncio.wait_for(zombie.lane.lost, 30)
+            for number in (1, 2):
+                owner.serve(*await ask(program, "say: x", request_id=f"r{number}"))
+            await read_topic(settings, RESULTS, AgentResult, count=2)
+        async with one_lane(settings, services, TWO_AN_HOUR) as owner:
+            owner.serve(*await ask(program, "say: x", request_id="r3"))
+            told = await decided(settings, count=3)
+    assert told == [("r1", True), ("r2", True), ("r3", False)]
