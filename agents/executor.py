@@ -30,6 +30,7 @@ from schemas.errors import (
     MillstreamError,
     Rejected,
     Retryable,
+    Suspended,
     Terminal,
 )
 from schemas.events import AgentResult, CheckpointSaved, ResolvedRequest, ResultStatus
@@ -51,12 +52,14 @@ class RunOutcome:
     """What a run leaves behind.
 
     `checkpoint` is there only if the run completed: else the session stays as it was. `retryable`
-    says that another attempt may fare better than this failed one.
+    says that another attempt may fare better than this failed one. `suspended` says that it was
+    stopped before a call and is to be begun anew: of its result only the usage counts.
     """
 
     result: AgentResult
     checkpoint: CheckpointSaved | None
     retryable: bool = False
+    suspended: bool = False
 
 
 class AgentExecutor:
@@ -91,9 +94,9 @@ class AgentExecutor:
         `announce` is for an attempt that follows an earlier one: its first token record, without
         text, is emitted before anything else, since what a subscriber was shown is void.
         `before_call` is awaited before each model call and each tool call; the time it takes is
-        the attempt's. Whatever a model, tool or template does becomes a result with a reason.
-        Raises only `LaneLost` (from `emit`, `load_checkpoint` or `before_call`): then there is no
-        one to give a result to.
+        the attempt's; `Suspended` from it ends the attempt so. Whatever a model, tool or template
+        does becomes a result with a reason. Raises only `LaneLost` (from `emit`, `load_checkpoint`
+        or `before_call`): then there is no one to give a result to.
         Cancelling it stops the run and emits no more tokens.
         """
         writer = TokenWriter(
@@ -136,7 +139,12 @@ class AgentExecutor:
                 exc_info=not foreseen,
             )
             failed = run.failed(error, self._clock_ms())
-            return RunOutcome(failed, None, retryable=isinstance(error, Retryable))
+            return RunOutcome(
+                failed,
+                None,
+                retryable=isinstance(error, Retryable),
+                suspended=isinstance(error, Suspended),
+            )
         finally:
             await writer.abandon()
 

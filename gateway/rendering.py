@@ -18,7 +18,9 @@ from schemas.events import (
     DeadLetter,
     DeadLetterRedriven,
     Decision,
+    HoldPlaced,
     LaneOpened,
+    RunParked,
     SessionUpdated,
     StageRequest,
 )
@@ -100,6 +102,12 @@ def what(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912  one case per kin
             return f"checkpoint of session {event.session_id}, turn {event.turn}"
         case SessionUpdated():
             return f"session {event.session_id} is at turn {event.turn}"
+        case RunParked():
+            return f"request {event.request_id} waits ({event.tries} attempts so far)"
+        case HoldPlaced():
+            return f"{event.request_id or f'all of session {event.session_id}'} is paused"
+        case ControlCommand(command="drain"):
+            return f"asks worker {event.worker} to hand over and end"
         case ControlCommand():
             target = event.request_id or f"all of session {event.session_id}"
             return f"asks to {event.command} {target}"

@@ -16,6 +16,7 @@
     ├── Retryable                the same call may succeed later
     │   ├── ModelFailed
     │   └── AttemptTimedOut
+    ├── Suspended                the run is paused; it ends with no result and is begun anew
     ├── Poison                   a record that cannot be read; ends as a dead letter
     │   ├── NullValue
     │   ├── NotJson
@@ -247,6 +248,12 @@ class AnswerAltered(AnswerUnread):
     """The result's text is not that of its tokens, or not the one that its hash was made of."""
 
     code = "answer_altered"
+
+
+class Suspended(MillstreamError):
+    """The run is not to make its next call now: its attempt ends without a result."""
+
+    code = "suspended"
 
 
 class LaneLost(MillstreamError):

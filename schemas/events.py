@@ -305,31 +305,111 @@ class SessionUpdated(RequestEvent):
         return f"{self.tenant}\x1f{self.user_id}\x1f{self.session_id}"
 
 
-class ControlCommand(Event):
-    """What a user asks of requests that were accepted before.
+class RunParked(RequestEvent):
+    """An admitted request that waits, whole: the record that asked for it need not be kept.
 
-    `cancel` ends one request (`request_id`) or all of a session that have arrived (`session_id`):
-    each ends in one result, `cancelled` unless it had ended already. Name one of the two.
+    Kept compacted by request, with a tombstone once it has ended; what is left is what a new owner
+    takes over. `order` is the offset of its record on the lane's input topic: runs of a session go
+    in this order. `reserved_micros` is what all stages of the chain reserved for it. `tries` counts
+    the attempts begun, `failures` those in vain, `spent` is what these used; it is not begun again
+    before `not_before_ms`.
     """
 
-    title: ClassVar[str] = "What a user asks of requests that were accepted before"
+    title: ClassVar[str] = "An admitted request that waits"
 
-    type: Literal["control"] = "control"
-    command: Literal["cancel"]
+    type: Literal["parked"] = "parked"
+    request: ResolvedRequest
+    decision: Decision
+    order: Count
+    reserved_micros: Micros = 0
+    tries: Count = 0
+    failures: Count = 0
+    spent: Usage = Usage()
+    not_before_ms: EpochMs = 0
+
+    @property
+    def event_id(self) -> str:
+        """The request id and how often it was tried."""
+        return f"{self.request_id}:parked:{self.tries}"
+
+    @property
+    def record_key(self) -> str:
+        """Tenant, user and request id; the separator can stand in none of them."""
+        return parked_key(self.tenant, self.user_id, self.request_id)
+
+
+def parked_key(tenant: str, user_id: str, request_id: str) -> str:
+    """Give the key under which a request is parked."""
+    return f"{tenant}\x1f{user_id}\x1f{request_id}"
+
+
+class HoldPlaced(Event):
+    """A request, or a session, is paused: no run of it begins until it is resumed.
+
+    Kept compacted, with a tombstone once it is resumed or has ended. Names one of the two.
+    """
+
+    title: ClassVar[str] = "A request or a session is paused"
+
+    type: Literal["hold"] = "hold"
     request_id: Identifier | None = None
     session_id: Identifier | None = None
 
     @model_validator(mode="after")
     def _names_one_target(self) -> Self:
-        if (self.request_id is None) == (self.session_id is None):
-            message = "name either request_id or session_id"
+        _require_one_target(self.request_id, self.session_id)
+        return self
+
+    @property
+    def event_id(self) -> str:
+        """The target, and when it was paused."""
+        return f"{self.request_id or self.session_id}:hold:{self.at_ms}"
+
+    @property
+    def record_key(self) -> str:
+        """Tenant, user, and the request or the session."""
+        target = ("r", self.request_id) if self.request_id is not None else ("s", self.session_id)
+        return "\x1f".join((self.tenant, self.user_id, *map(str, target)))
+
+
+class ControlCommand(Event):
+    """What a user asks of requests that were accepted before, or an operator of a worker.
+
+    `cancel` ends one request (`request_id`) or all of a session that have arrived (`session_id`):
+    each ends in one result, `cancelled` unless it had ended already. `pause` lets no run of the
+    request or session begin, and stops one under way before its next call of a model or tool;
+    `resume` takes that back. Name one of the two. `drain` tells the worker named `worker` to hand
+    over what it has and end; it stands at any partition that the worker owns.
+    """
+
+    title: ClassVar[str] = "What is asked of requests that were accepted before, or of a worker"
+
+    type: Literal["control"] = "control"
+    command: Literal["cancel", "pause", "resume", "drain"]
+    request_id: Identifier | None = None
+    session_id: Identifier | None = None
+    worker: Identifier | None = None
+
+    @model_validator(mode="after")
+    def _names_one_target(self) -> Self:
+        if self.command != "drain":
+            _require_one_target(self.request_id, self.session_id)
+        elif self.worker is None:
+            message = "name the worker that is to be drained"
             raise ValueError(message)
         return self
 
     @property
     def event_id(self) -> str:
         """The command, its target and when it was given."""
-        return f"{self.command}:{self.request_id or self.session_id}:{self.at_ms}"
+        target = self.request_id or self.session_id or self.worker
+        return f"{self.command}:{target}:{self.at_ms}"
+
+
+def _require_one_target(request_id: str | None, session_id: str | None) -> None:
+    if (request_id is None) == (session_id is None):
+        message = "name either request_id or session_id"
+        raise ValueError(message)
 
 
 class LaneOpened(Event):
@@ -422,6 +502,8 @@ AnyEvent = Annotated[
     | CostRecorded
     | CheckpointSaved
     | SessionUpdated
+    | RunParked
+    | HoldPlaced
     | ControlCommand
     | LaneOpened
     | DeadLetter

@@ -22,7 +22,9 @@ from schemas.events import (
     DeadLetter,
     DeadLetterRedriven,
     Decision,
+    HoldPlaced,
     LaneOpened,
+    RunParked,
     SessionUpdated,
     StageRequest,
 )
@@ -110,6 +112,22 @@ CONTROL = TopicSpec(
     "What users ask of requests that were accepted before",
     7 * DAY_MS,
 )
+PARKED = TopicSpec(
+    "parked",
+    RunParked,
+    "user and request",
+    "Admitted requests that wait, until they have ended",
+    None,
+    # A request as large as may be, and what was decided on it.
+    record_bytes_max=2 * RECORD_BYTES_MAX,
+)
+HOLDS = TopicSpec(
+    "holds",
+    HoldPlaced,
+    "user, and request or session",
+    "Which requests and sessions are paused",
+    None,
+)
 LANES = TopicSpec(
     "lanes", LaneOpened, "stage", "Who owns each partition", None, placement="per_lane"
 )
@@ -143,6 +161,8 @@ BASE_TOPICS: tuple[TopicSpec, ...] = (
     CHECKPOINTS,
     SESSIONS,
     CONTROL,
+    PARKED,
+    HOLDS,
     LANES,
     DEAD_LETTERS,
     REDRIVES,

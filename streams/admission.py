@@ -39,9 +39,13 @@ def admit(
     *,
     input_bytes_max: int,
     reserved_before_micros: Micros = 0,
+    decided: Decision | None = None,
 ) -> Admission:
-    """Decide on a request, once: a committed decision stands, whoever works on it after a crash."""
-    decided = state.decided.get(request_key(request))
+    """Decide on a request, once: a committed decision stands, whoever works on it after a crash.
+
+    It is `decided`, where a parked request brings it along, or what the lane knows.
+    """
+    decided = decided or state.decided.get(request_key(request))
     try:
         plan = _plan(request, factory, input_bytes_max)
     except Rejected as rejection:

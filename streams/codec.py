@@ -86,6 +86,11 @@ def encode(event: Event, *, source: str, traceparent: bytes | None = None) -> En
     return Encoded(event.record_key.encode(), value, headers)
 
 
+def tombstone(key: str) -> Encoded:
+    """Give the record by which a compacted topic forgets what stands under `key`."""
+    return Encoded(key.encode(), None, [])
+
+
 def decode(record: Record, event_type: type[EventT]) -> EventT:
     """Read a record as `event_type`.
 

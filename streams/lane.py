@@ -8,7 +8,7 @@ When a commit's outcome is unknown, or a newer owner fenced it, the whole lane i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,11 +16,13 @@ import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
+from schemas.base import Address
 from schemas.errors import LaneLost, Poison, RequestIdReused, Unserviceable
 from schemas.events import ControlCommand, LaneOpened, ResolvedRequest, StageRequest
 from schemas.topics import CONTROL
 from streams import outcomes
 from streams.admission import Admission, admit
+from streams.blame import Blame
 from streams.clients import transactional_producer
 from streams.codec import decode, traceparent_of
 from streams.committer import Committer
@@ -31,18 +33,16 @@ from streams.lane_follow import follow
 from streams.lane_output import LaneOutput
 from streams.lane_parts import LaneServices, Stage
 from streams.lane_restore import producers_announced, restore
-from streams.lane_runs import LaneRuns, Run
 from streams.lane_state import LaneState, request_key
 from streams.partition_reader import PartitionReader
 from streams.partitioning import home_partition
+from streams.run import Run
+from streams.run_queue import RunQueue
 from streams.seen_ids import SeenIds
 from streams.settings import Settings
 from streams.window import Entry
 
 log = structlog.get_logger(__name__)
-
-_FAILURES_MAX = 3
-"""Lanes that one record may end by an unforeseen error before it is given up."""
 
 
 class Lane:
@@ -57,10 +57,15 @@ class Lane:
         services: LaneServices,
         stage: Stage,
         partition: int,
+        *,
+        blame: Blame,
+        on_room: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._services = services
         self._stage = stage
+        self._blame = blame
+        self._new_from_offset = 0
         self._partition = partition
         self._state = LaneState(
             stage.name,
@@ -92,21 +97,24 @@ class Lane:
         self._endings = LaneEndings(
             state=self._state, output=self._output, clock_ms=services.clock_ms
         )
-        self._runs = LaneRuns(
+        self._queue = RunQueue(
             settings,
             services,
             partition,
             state=self._state,
             output=self._output,
             endings=self._endings,
-            blamed=self._blamed,
+            reader=self._reader,
+            blame=blame,
+            blamed=lambda run, work: self._blamed(run.request.source, work),
             on_failure=self._failed,
+            on_room=on_room,
         )
         self._control = LaneControl(
+            services,
             output=self._output,
-            runs=self._runs,
+            queue=self._queue,
             endings=self._endings,
-            clock_ms=services.clock_ms,
         )
         self.lost: asyncio.Future[LaneLost] = asyncio.get_running_loop().create_future()
 
@@ -129,7 +137,7 @@ class Lane:
         )
         await self._output.open()
         where = TopicPartition(self._settings.topic(self._stage.input.name), self._partition)
-        self._runs.open(new_from_offset=(await self._reader.ends([where]))[where])
+        self._new_from_offset = (await self._reader.ends([where]))[where]
         if self._state.pipeline.needs:
             self._follower = asyncio.create_task(
                 follow(self._state, self._settings, self._partition, restored.ends)
@@ -145,6 +153,8 @@ class Lane:
             at_ms=self._services.clock_ms(),
         )
         await self._output.commit([opened])
+        if self._stage.next is None:
+            await self._queue.open()
         log.info(
             "lane open",
             stage=self._stage.name,
@@ -155,10 +165,11 @@ class Lane:
         )
 
     async def idle(self, timeout_s: float) -> bool:
-        """Wait until no record is worked on; tell whether that came within `timeout_s`."""
+        """Begin no run any more, and wait for those under way; tell whether they all ended."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        while tasks := self._tasks | self._runs.tasks:
+        self._queue.drain()
+        while tasks := self._tasks | self._queue.tasks:
             left_s = deadline - loop.time()
             if left_s <= 0:
                 return False
@@ -170,17 +181,26 @@ class Lane:
         tasks = {*self._tasks, *([self._follower] if self._follower else [])}
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, self._runs.close(), return_exceptions=True)
+        await asyncio.gather(*tasks, self._queue.close(), return_exceptions=True)
         await self._committer.stop()
         await self._reader.stop()
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait on the log."""
+        return self._queue.waiting
+
+    @property
+    def full(self) -> bool:
+        """Whether so many wait that no more should come."""
+        return self._queue.full
+
     def serve(self, entry: Entry[InputRecord]) -> None:
         """Take one record on its way. Called in offset order; never waits, never raises."""
-        if entry.failures >= _FAILURES_MAX:
-            message = (
-                f"it ended {entry.failures} lanes by an unforeseen error; see the worker's log"
-            )
-            self._spawn(entry, self._bury(entry, Unserviceable(message)))
+        address = entry.record.address
+        if self._blame.given_up(address):
+            reason = outcomes.gave_up(self._blame.lanes_ended(address))
+            self._spawn(entry, self._bury(entry, Unserviceable(reason.message)))
             return
         is_control = entry.record.topic == self._control_topic
         try:
@@ -198,12 +218,17 @@ class Lane:
         except Poison as poison:
             self._spawn(entry, self._bury(entry, poison))
             return
-        if not self._belongs_elsewhere(entry, command.partition_key):
+        # What concerns a worker stands wherever the worker is.
+        if command.command == "drain" or not self._belongs_elsewhere(entry, command.partition_key):
             self._spawn(entry, self._obey(entry, command))
 
     async def _obey(self, entry: Entry[InputRecord], command: ControlCommand) -> None:
-        await self._control.obey(entry, command)
-        entry.finish()
+        try:
+            await self._control.obey(entry, command)
+        except Unserviceable as poison:
+            await self._bury(entry, poison)
+        else:
+            entry.finish()
 
     def _belongs_elsewhere(
         self, entry: Entry[InputRecord], partition_key: str, *headers: tuple[str, bytes]
@@ -257,7 +282,21 @@ class Lane:
             if admission.is_new:
                 # An attempt that may cost takes it along, and waits for it.
                 decided = self._output.submit([admission.decision], traceparent, lazy=True)
-            self._runs.submit(Run(entry, request, admission, decided, traceparent))
+            self._queue.submit(
+                Run(
+                    request,
+                    admission,
+                    traceparent,
+                    order=entry.offset,
+                    entry=entry,
+                    decided=decided,
+                    may_follow=self._may_follow_another(entry),
+                )
+            )
+
+    def _may_follow_another(self, entry: Entry[InputRecord]) -> bool:
+        # Tokens leave before anything is committed, so a decision's absence proves nothing.
+        return self._state.generation > 1 and entry.offset < self._new_from_offset
 
     def _refuse(
         self,
@@ -313,18 +352,18 @@ class Lane:
         entry.finish()
 
     def _spawn(self, entry: Entry[InputRecord], work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(self._blamed(entry, work))
+        task = asyncio.create_task(self._blamed(entry.record.address, work))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
-    async def _blamed(self, entry: Entry[InputRecord], work: Coroutine[Any, Any, None]) -> None:
-        """Do `work`, and hold an error that ends the lane against the record, unless foreseen."""
+    async def _blamed(self, source: Address, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work`, and hold an error that ends the lane against its record, unless foreseen."""
         try:
             await work
         except LaneLost:
             raise
         except Exception:
-            entry.failures += 1
+            self._blame.hold_against(source)
             raise
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -334,7 +373,7 @@ class Lane:
 
     def _failed(self, error: BaseException, entry: Entry[InputRecord] | None = None) -> None:
         if entry is not None:
-            entry.failures += 1
+            self._blame.hold_against(entry.record.address)
         if isinstance(error, LaneLost):
             self._lose(error)
             return

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import structlog
 
 from schemas.base import Reason
-from schemas.events import AgentResult, ControlCommand
+from schemas.errors import Unserviceable
+from schemas.events import AgentResult, ControlCommand, HoldPlaced
+from streams.holds import HOLDS_MAX
 from streams.intake import InputRecord
 from streams.lane_endings import LaneEndings
 from streams.lane_output import LaneOutput
-from streams.lane_runs import LaneRuns
+from streams.lane_parts import LaneServices
+from streams.lane_state import RequestKey
+from streams.run_queue import RunQueue
 from streams.window import Entry
 
 log = structlog.get_logger(__name__)
@@ -23,37 +26,56 @@ class LaneControl:
 
     def __init__(
         self,
+        services: LaneServices,
         *,
         output: LaneOutput,
-        runs: LaneRuns,
+        queue: RunQueue,
         endings: LaneEndings,
-        clock_ms: Callable[[], int],
     ) -> None:
+        self._services = services
         self._output = output
-        self._runs = runs
+        self._queue = queue
         self._endings = endings
-        self._clock_ms = clock_ms
 
     async def obey(self, entry: Entry[InputRecord], command: ControlCommand) -> None:
         """Carry a command out; returns once its effect is certain, whatever crashes after that.
 
-        Cancelling a session ends what has arrived of it. Cancelling a request that is not here,
-        because it is on its way or was never made, ends it before it begins: its one result is
-        `cancelled`, and when it comes it is passed over.
+        Raises `Unserviceable` for a pause that would be one too many.
+        """
+        match command.command:
+            case "cancel":
+                await self._cancel(entry, command)
+            case "pause":
+                await self._pause(command)
+            case "resume":
+                await self._resume(command)
+            case "drain":
+                if command.worker == self._services.worker:
+                    log.info("worker is drained by a command")
+                    self._services.drain()
+
+    async def _cancel(self, entry: Entry[InputRecord], command: ControlCommand) -> None:
+        """End a request, or what has arrived of a session.
+
+        A request that is not here, because it is on its way or was never made, ends before it
+        begins: its one result is `cancelled`, and when it comes it is passed over.
         """
         reason = Reason(code="cancelled", message="cancelled by its user")
         user = (command.tenant, command.user_id)
         if command.session_id is not None:
-            keys = self._runs.of_session((*user, command.session_id))
-            await asyncio.gather(*filter(None, (self._runs.cancel(key, reason) for key in keys)))
+            found = self._queue.of_session((*user, command.session_id))
+            await asyncio.gather(*(self._queue.cancel(each, reason) for each in found))
             return
         key = (*user, command.request_id or "")
-        if (ended := self._runs.cancel(key, reason)) is not None:
-            await ended
-            return
-        if not self._endings.begin(key):
-            return  # finished, or refused this moment: its result is on the way
-        address = entry.record.address
+        if (one := self._queue.find(key)) is not None:
+            await self._queue.cancel(one, reason)
+        elif self._endings.begin(key):
+            await self._end_before_it_comes(entry, command, key, reason)
+        # Else it is finished, or refused this moment: its result is on the way.
+
+    async def _end_before_it_comes(
+        self, entry: Entry[InputRecord], command: ControlCommand, key: RequestKey, reason: Reason
+    ) -> None:
         log.info("request cancelled before it came", request_id=command.request_id)
         try:
             await self._output.commit(
@@ -63,13 +85,45 @@ class LaneControl:
                         user_id=command.user_id,
                         request_id=key[2],
                         session_id=key[2],
-                        at_ms=self._clock_ms(),
+                        at_ms=self._services.clock_ms(),
                         status="cancelled",
                         reason=reason,
-                        source=address,
+                        source=entry.record.address,
                         accepted_at_ms=entry.record.timestamp,
                     )
                 ]
             )
         finally:
             self._endings.end(key)
+
+    async def _pause(self, command: ControlCommand) -> None:
+        parking = self._queue.parking
+        hold = _hold(command)
+        if hold in parking.holds:
+            return
+        if command.request_id is not None:
+            key = (command.tenant, command.user_id, command.request_id)
+            if self._endings.is_over(key):
+                return
+        if len(parking.holds) >= HOLDS_MAX:
+            raise Unserviceable(
+                f"{HOLDS_MAX} requests and sessions of this partition are paused already; "
+                "resume or cancel some, then put this command back"
+            )
+        await parking.pause(hold)
+
+    async def _resume(self, command: ControlCommand) -> None:
+        hold = _hold(command)
+        if hold in self._queue.parking.holds:
+            await self._queue.parking.resume(hold)
+            self._queue.go_on(hold)
+
+
+def _hold(command: ControlCommand) -> HoldPlaced:
+    return HoldPlaced(
+        tenant=command.tenant,
+        user_id=command.user_id,
+        request_id=command.request_id,
+        session_id=command.session_id,
+        at_ms=command.at_ms,
+    )

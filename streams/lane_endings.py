@@ -13,7 +13,7 @@ from schemas.reasons import reason_of
 from streams import outcomes
 from streams.committer import CommitRefused
 from streams.intake import InputRecord
-from streams.lane_output import Committed, LaneOutput
+from streams.lane_output import Committed, LaneOutput, Tombstone
 from streams.lane_state import LaneState, RequestKey, request_key
 from streams.window import Entry
 
@@ -51,6 +51,10 @@ class LaneEndings:
         self._in_flight[key] = asked
         return True
 
+    def is_over(self, key: RequestKey) -> bool:
+        """Tell whether a request's result is committed."""
+        return self._state.is_finished(key)
+
     def end(self, key: RequestKey) -> None:
         """Let go of a request whose outcome is committed."""
         self._in_flight.pop(key, None)
@@ -70,25 +74,26 @@ class LaneEndings:
 
     def finish(
         self,
-        entry: Entry[InputRecord],
+        entry: Entry[InputRecord] | None,
         request: ResolvedRequest,
-        events: Sequence[Event],
+        events: Sequence[Event | Tombstone],
         traceparent: bytes,
     ) -> Coroutine[Any, Any, None]:
         """Submit a request's outcome now; gives what to await until it is committed.
 
         Call it in the tick in which the outcome was folded: a snapshot cuts between two ticks, and
         what is in the pipeline's state must be on its way to the log. An outcome that is too large
-        to be written is replaced by one that says so.
+        to be written is replaced by one that says so. `entry` is the record that asked for it,
+        unless that is acknowledged already.
         """
         committed = self._output.submit(events, traceparent)
         return self._finished(entry, request, events, traceparent, committed)
 
     async def _finished(
         self,
-        entry: Entry[InputRecord],
+        entry: Entry[InputRecord] | None,
         request: ResolvedRequest,
-        events: Sequence[Event],
+        events: Sequence[Event | Tombstone],
         traceparent: bytes,
         committed: Committed,
     ) -> None:
@@ -99,7 +104,9 @@ class LaneEndings:
                 request, events, at_ms=self._clock_ms(), reason=reason_of(refused)
             )
             # What the pipeline has folded must be on the log, whatever else is not.
-            folded = [event for event in events if isinstance(event, Decision | CostRecorded)]
+            kept = Decision | CostRecorded | Tombstone
+            folded = [event for event in events if isinstance(event, kept)]
             await self._output.replace([*folded, failed], traceparent)
         self.end(request_key(request))
-        entry.finish()
+        if entry is not None:
+            entry.finish()

@@ -13,10 +13,11 @@ from streams.metrics import MetricsCollector
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Lanes that serve, records held, and lanes lost since the start."""
+    """Lanes that serve, records held, requests that wait on the log, lanes lost since the start."""
 
     open: int
     held: int
+    waiting: int
     lost: int
 
 
@@ -37,6 +38,7 @@ class LaneMetrics:
     lanes_lost: Gauge
     lanes_open: Gauge
     records_held: Gauge
+    requests_waiting: Gauge
     runs_in_flight: Gauge
 
     def watch(self, lanes: Iterable[LaneFigures]) -> None:
@@ -44,6 +46,7 @@ class LaneMetrics:
         watched = tuple(lanes)
         self.lanes_open.set_function(lambda: sum(one.figures().open for one in watched))
         self.records_held.set_function(lambda: sum(one.figures().held for one in watched))
+        self.requests_waiting.set_function(lambda: sum(one.figures().waiting for one in watched))
         self.lanes_lost.set_function(lambda: sum(one.figures().lost for one in watched))
 
     @classmethod
@@ -66,6 +69,10 @@ class LaneMetrics:
             records_held=collector.gauge(
                 "millstream_lane_records_held",
                 "Records between arrival and acknowledgement.",
+            ),
+            requests_waiting=collector.gauge(
+                "millstream_lane_requests_waiting",
+                "Requests that are parked on the log until there is room, or they may go on.",
             ),
             runs_in_flight=collector.gauge("millstream_runs_in_flight", "Agent runs under way."),
         )

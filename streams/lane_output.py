@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from aiokafka import TopicPartition
 
 from schemas.base import Event
-from schemas.events import CheckpointSaved, SessionUpdated, StageRequest
+from schemas.events import (
+    AgentResult,
+    CheckpointSaved,
+    CostRecorded,
+    Decision,
+    SessionUpdated,
+    StageRequest,
+)
 from schemas.topics import (
     ATTEMPTS,
     CHECKPOINTS,
     COSTS,
     DEAD_LETTERS,
     DECISIONS,
+    HOLDS,
     LANES,
+    PARKED,
     RESULTS,
     SESSIONS,
     TopicSpec,
 )
 from streams import outcomes
 from streams.checkpoints import CheckpointSource
-from streams.codec import encode
+from streams.codec import encode, tombstone
 from streams.committer import Committer, Outgoing
 from streams.lane_parts import LaneServices, Stage
 from streams.lane_state import LaneState
@@ -36,8 +46,30 @@ Committed = asyncio.Future[tuple[int, ...]]
 
 _TOPIC_OF: dict[str, TopicSpec] = {
     spec.event.model_fields["type"].default: spec
-    for spec in (RESULTS, DECISIONS, ATTEMPTS, COSTS, CHECKPOINTS, SESSIONS, LANES, DEAD_LETTERS)
+    for spec in (
+        RESULTS,
+        DECISIONS,
+        ATTEMPTS,
+        COSTS,
+        CHECKPOINTS,
+        SESSIONS,
+        PARKED,
+        HOLDS,
+        LANES,
+        DEAD_LETTERS,
+    )
 }
+
+
+_FOLDED = Decision | AgentResult | CostRecorded
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """What a compacted topic is to forget."""
+
+    topic: TopicSpec
+    key: str
 
 
 class LaneOutput:
@@ -75,7 +107,11 @@ class LaneOutput:
         self._checkpoints_floor = ends[self._where]
 
     def submit(
-        self, events: Sequence[Event], traceparent: bytes | None = None, *, lazy: bool = False
+        self,
+        events: Sequence[Event | Tombstone],
+        traceparent: bytes | None = None,
+        *,
+        lazy: bool = False,
     ) -> Committed:
         """Queue events that commit together and are then folded, in the order of submission.
 
@@ -87,21 +123,27 @@ class LaneOutput:
         committed.add_done_callback(partial(self._done, events))
         return committed
 
-    async def commit(self, events: Sequence[Event], traceparent: bytes | None = None) -> None:
+    async def commit(
+        self, events: Sequence[Event | Tombstone], traceparent: bytes | None = None
+    ) -> None:
         """Submit events and wait until they are committed and folded."""
         await self.submit(events, traceparent)
 
-    async def replace(self, events: Sequence[Event], traceparent: bytes | None = None) -> None:
+    async def replace(
+        self, events: Sequence[Event | Tombstone], traceparent: bytes | None = None
+    ) -> None:
         """Commit what takes the place of events that were refused."""
         self._unsettled -= 1
         await self.submit(events, traceparent)
 
-    def _done(self, events: Sequence[Event], committed: Committed) -> None:
+    def _done(self, events: Sequence[Event | Tombstone], committed: Committed) -> None:
         if committed.cancelled() or committed.exception() is not None:
-            # Folded in the pipeline, perhaps, but not on the log, until it is replaced there.
-            self._unsettled += 1
+            # Folded in the pipeline, but not on the log, until it is replaced there.
+            self._unsettled += any(isinstance(event, _FOLDED) for event in events)
             return
         for event, offset in zip(events, committed.result(), strict=True):
+            if isinstance(event, Tombstone):
+                continue
             self._state.apply(event)
             if isinstance(event, CheckpointSaved):
                 self._checkpoints.keep(event)
@@ -129,12 +171,16 @@ class LaneOutput:
         """Give a session's committed head."""
         return self._state.heads.get(session)
 
-    def _outgoing(self, events: Sequence[Event], traceparent: bytes | None) -> list[Outgoing]:
+    def _outgoing(
+        self, events: Sequence[Event | Tombstone], traceparent: bytes | None
+    ) -> list[Outgoing]:
         return [
             Outgoing(
                 self._settings.topic(spec.name),
                 self._partition,
-                encode(event, source=self.source, traceparent=traceparent),
+                tombstone(event.key)
+                if isinstance(event, Tombstone)
+                else encode(event, source=self.source, traceparent=traceparent),
                 spec.record_bytes_max,
             )
             for event in events
@@ -142,6 +188,8 @@ class LaneOutput:
         ]
 
     def _topic_of(self, event: Any) -> TopicSpec:
+        if isinstance(event, Tombstone):
+            return event.topic
         if isinstance(event, StageRequest) and self._stage.next is not None:
             return self._stage.next
         return _TOPIC_OF[event.type]

@@ -12,7 +12,7 @@ from agents.executor import RunOutcome
 from agents.factory import AgentFactory, RunPlan
 from middleware.pipeline import MiddlewarePipeline
 from schemas.events import ResolvedRequest, StageRequest
-from schemas.ports import ClockMs, EmitToken, LoadCheckpoint
+from schemas.ports import BeforeCall, ClockMs, EmitToken, LoadCheckpoint
 from schemas.topics import REQUESTS, TopicSpec, stage_topic
 from streams.checkpoints import PeekCheckpoint
 from streams.intake import InputRecord, read_request, read_stage_request
@@ -52,6 +52,7 @@ class RunAgent(Protocol):
         load_checkpoint: LoadCheckpoint,
         emit: EmitToken,
         announce: bool = False,
+        before_call: BeforeCall | None = None,
     ) -> RunOutcome:
         """Give what the attempt leaves behind. Raises only `LaneLost`."""
         ...
@@ -59,7 +60,7 @@ class RunAgent(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LaneServices:
-    """What the lanes of one worker share."""
+    """What the lanes of one worker share. `drain` tells the worker to hand over and end."""
 
     worker: str
     producer: AIOKafkaProducer
@@ -68,6 +69,7 @@ class LaneServices:
     peek_checkpoint: PeekCheckpoint
     clock_ms: ClockMs
     metrics: LaneMetrics
+    drain: Callable[[], None]
 
 
 def stages(

@@ -4,67 +4,66 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from agents.executor import RunOutcome
-from agents.factory import RunPlan
-from schemas.base import Event, Reason, Usage
-from schemas.errors import Rejected
+from schemas.base import Event
+from schemas.errors import Rejected, Suspended
 from schemas.events import (
     ATTEMPTS_PER_GENERATION,
     AgentResult,
     AttemptStarted,
     CheckpointSaved,
-    ResolvedRequest,
     SessionUpdated,
 )
 from schemas.reasons import reason_of
 from schemas.topics import TOKENS
 from streams import outcomes
-from streams.admission import Admission
-from streams.intake import InputRecord
 from streams.lane_attempts import LaneAttempts
 from streams.lane_endings import LaneEndings
 from streams.lane_output import LaneOutput
 from streams.lane_parts import LaneServices
-from streams.lane_state import LaneState, RequestKey, SessionKey, request_key, session_key
+from streams.lane_state import LaneState
+from streams.run import Run
 from streams.session_queues import SessionQueues
 from streams.settings import Settings
 from streams.tokens import TokenPublisher
-from streams.window import Entry
 
-Blamed = Callable[[Entry[InputRecord], Coroutine[Any, Any, None]], Coroutine[Any, Any, None]]
-"""Wraps work on a record, so that an unforeseen error is held against the record."""
-
+Blamed = Callable[[Run, Coroutine[Any, Any, None]], Coroutine[Any, Any, None]]
+"""Wraps work on a run, so that an unforeseen error is held against its request."""
 
 T = TypeVar("T")
+
+WAIT_IN_MEMORY_MAX_S = 1.0
+"""A run that has to wait longer than this for its next attempt leaves memory meanwhile."""
 
 _CHANCE = random.SystemRandom()
 
 
-@dataclass(slots=True, eq=False)
-class Run:
-    """A run that is under way or waits for its session.
+class RunQueuePort(Protocol):
+    """What a run asks of the queue that it came from."""
 
-    `decided` is done once its decision is committed, `ended` once its result is; `cancelled`
-    says why it is to end, `failures` counts the attempts that were in vain.
-    """
+    def must_leave(self, run: Run) -> bool:
+        """Tell whether a run is to leave memory instead of beginning an attempt."""
+        ...
 
-    entry: Entry[InputRecord]
-    request: ResolvedRequest
-    admission: Admission
-    decided: asyncio.Future[Any] | None
-    traceparent: bytes
-    cancelled: Reason | None = None
-    executing: asyncio.Task[Any] | None = None
-    failures: int = 0
-    ended: asyncio.Future[None] = field(default_factory=asyncio.Future)
+    def is_held(self, run: Run) -> bool:
+        """Tell whether a run is paused."""
+        ...
 
-    def is_cancelled(self) -> bool:
-        """Whether its user wants it to end."""
-        return self.cancelled is not None
+    async def left(self, run: Run) -> None:
+        """Take back a run that has left; returns once it is certain to be taken up again."""
+        ...
+
+    def tombstones(self, run: Run) -> list[Any]:
+        """Give what the compacted topics are to forget with this run's result."""
+        ...
+
+    def ended(self, run: Run) -> None:
+        """Hear that a run's result is committed."""
+        ...
 
 
 class LaneRuns:
@@ -79,6 +78,7 @@ class LaneRuns:
         state: LaneState,
         output: LaneOutput,
         endings: LaneEndings,
+        queue: RunQueuePort,
         blamed: Blamed,
         on_failure: Callable[[BaseException], None],
     ) -> None:
@@ -89,43 +89,18 @@ class LaneRuns:
         self._output = output
         self._endings = endings
         self._attempts = LaneAttempts(state=state, output=output)
+        self._queue = queue
         self._blamed = blamed
         self._sessions = SessionQueues(on_failure)
-        self._runs: dict[RequestKey, Run] = {}
-        self._new_from_offset = 0
 
     @property
     def tasks(self) -> set[asyncio.Task[None]]:
         """Give the tasks at work, one per session."""
         return self._sessions.tasks
 
-    def open(self, *, new_from_offset: int) -> None:
-        """Say which records no earlier owner can have begun: those from `new_from_offset` on."""
-        self._new_from_offset = new_from_offset
-
-    def submit(self, run: Run) -> None:
-        """Queue a run behind those of its session."""
-        self._runs[request_key(run.request)] = run
-        self._sessions.submit(
-            session_key(run.request), lambda: self._blamed(run.entry, self._work(run))
-        )
-
-    def cancel(self, key: RequestKey, reason: Reason) -> asyncio.Future[None] | None:
-        """End a run: the model's call is cut off, or never made.
-
-        Gives what is done once its result is committed; `None` where there is no such run.
-        """
-        run = self._runs.get(key)
-        if run is None:
-            return None
-        run.cancelled = reason
-        if run.executing is not None:
-            run.executing.cancel()
-        return run.ended
-
-    def of_session(self, session: SessionKey) -> tuple[RequestKey, ...]:
-        """Give the requests of a session that run or wait."""
-        return tuple(key for key, run in self._runs.items() if session_key(run.request) == session)
+    def start(self, run: Run) -> None:
+        """Queue a run behind those of its session that are in memory."""
+        self._sessions.submit(run.session, lambda: self._blamed(run, self._work(run)))
 
     async def close(self) -> None:
         """Cancel everything; nothing is committed any more."""
@@ -133,17 +108,24 @@ class LaneRuns:
 
     async def _work(self, run: Run) -> None:
         events = await self._events(run)
-        await self._endings.finish(run.entry, run.request, events, run.traceparent)
-        del self._runs[request_key(run.request)]
-        run.ended.set_result(None)
+        if events is None:
+            await self._queue.left(run)
+            return
+        gone = self._queue.tombstones(run)
+        await self._endings.finish(run.entry, run.request, [*events, *gone], run.traceparent)
+        self._queue.ended(run)
 
-    async def _events(self, run: Run) -> list[Event]:
-        """Try until there is an outcome that stands; give what is to be committed of it."""
-        head = self._output.head(session_key(run.request))
-        policy = _plan_of(run).template.retry
-        spent = Usage()
+    async def _events(self, run: Run) -> list[Event] | None:
+        """Try until there is an outcome that stands; give what is to be committed of it.
+
+        Gives `None` for a run that has to leave memory.
+        """
+        head = self._output.head(run.session)
+        policy = run.plan.template.retry
         outcome: RunOutcome | None = None
         while True:
+            if not run.is_cancelled() and self._queue.must_leave(run):
+                return None
             tokens = self._tokens(run)
             begun = await self._begin(run)
             if isinstance(begun, Rejected):
@@ -153,16 +135,23 @@ class LaneRuns:
             await tokens.flush()
             if outcome is None:
                 return self._endings.settled(run.request, self._cancelled(run, tokens))
+            if outcome.suspended:
+                run.spent += outcome.result.usage
+                run.tries += 1
+                continue
             delay_s = None
             if outcome.retryable:
                 delay_s = policy.delay_s(run.failures + 1, chance=_CHANCE.random())
             if delay_s is None:
                 break
-            spent += outcome.result.usage
+            run.spent += outcome.result.usage
+            run.failures += 1
+            run.tries += 1
+            if delay_s > WAIT_IN_MEMORY_MAX_S:
+                run.not_before_ms = self._services.clock_ms() + round(delay_s * 1000)
+                return None
             await self._cancellable(run, asyncio.sleep(delay_s))
-            if not run.is_cancelled():
-                run.failures += 1
-        result = outcome.result.model_copy(update={"usage": outcome.result.usage + spent})
+        result = outcome.result.model_copy(update={"usage": outcome.result.usage + run.spent})
         events = self._endings.settled(run.request, result)
         if outcome.checkpoint is not None:
             events += [outcome.checkpoint, self._output.head_of(outcome.checkpoint, head)]
@@ -191,17 +180,23 @@ class LaneRuns:
                 run,
                 self._services.run_agent(
                     run.request,
-                    _plan_of(run),
+                    run.plan,
                     attempt=self._number(run),
                     load_checkpoint=load_checkpoint,
                     emit=tokens.write,
-                    announce=run.failures > 0 or self._may_follow_another(run),
+                    announce=run.tries > 0 or run.may_follow,
+                    before_call=partial(self._before_call, run),
                 ),
             )
 
-    async def _cancellable(self, run: Run, work: Coroutine[Any, Any, T]) -> T | None:
+    async def _before_call(self, run: Run) -> None:
+        if self._queue.is_held(run):
+            message = "the request or its session is paused"
+            raise Suspended(message)
+
+    async def _cancellable(self, run: Run, work: Awaitable[T]) -> T | None:
         """Do what the run waits for; gives `None` if the run was cancelled meanwhile."""
-        run.executing = executing = asyncio.create_task(work)
+        run.executing = executing = asyncio.ensure_future(work)
         try:
             return await executing
         except asyncio.CancelledError:
@@ -221,12 +216,8 @@ class LaneRuns:
             traceparent=run.traceparent,
         )
 
-    def _may_follow_another(self, run: Run) -> bool:
-        # Tokens leave before anything is committed, so a decision's absence proves nothing.
-        return self._state.generation > 1 and run.entry.offset < self._new_from_offset
-
     def _number(self, run: Run) -> int:
-        return self._state.generation * ATTEMPTS_PER_GENERATION + run.failures
+        return self._state.generation * ATTEMPTS_PER_GENERATION + run.tries
 
     def _refused(self, run: Run, rejection: Rejected, before: RunOutcome | None) -> AgentResult:
         """Give the failed result of a run that may not begin another attempt."""
@@ -237,7 +228,8 @@ class LaneRuns:
             run.request,
             at_ms=self._services.clock_ms(),
             attempt=self._number(run),
-            model=_plan_of(run).model,
+            model=run.plan.model,
+            usage=run.spent,
             **failed,
         )
 
@@ -250,11 +242,5 @@ class LaneRuns:
             attempt=self._number(run),
             last_seq=tokens.last_seq,
             text_sha256=tokens.text_sha256,
-            model=_plan_of(run).model,
+            model=run.plan.model,
         )
-
-
-def _plan_of(run: Run) -> RunPlan:
-    plan = run.admission.plan
-    assert plan is not None  # noqa: S101  what is not refused has a plan
-    return plan

@@ -9,14 +9,18 @@ from functools import partial
 import structlog
 
 from schemas.errors import LaneFenced, LaneLost, ServiceUnavailable
+from streams.blame import Blame
 from streams.intake import InputRecord
 from streams.lane import Lane
 from streams.window import Ack, Window
 
 log = structlog.get_logger(__name__)
 
-MakeLane = Callable[[], Lane]
-"""Makes a lane; nothing is started yet."""
+MakeLane = Callable[[Blame, Callable[[], None]], Lane]
+"""Makes a lane, of what was held against records and of whom to tell that there is room.
+
+Nothing is started yet.
+"""
 
 _REOPEN_AFTER_S = 1.0
 
@@ -43,8 +47,12 @@ class LaneSlot:
     ) -> None:
         self._make = make
         self._windows: dict[str, Window[InputRecord]] = {
-            topic: Window(capacity, on_room=partial(on_room, topic)) for topic in topics
+            topic: Window(capacity, on_room=partial(self._has_room, topic)) for topic in topics
         }
+        self._on_room = on_room
+        self._blame = Blame()
+        # Topics that are not read further until there is room.
+        self._told_full: set[str] = set()
         self._fenced_wait_s = fenced_wait_s
         self._name = name
         self._lane: Lane | None = None
@@ -69,7 +77,15 @@ class LaneSlot:
 
     def full(self, topic: str) -> bool:
         """Tell whether it holds so much of `topic` that no more should be read for it."""
-        return self._windows[topic].full
+        is_full = self._windows[topic].full or (self._lane is not None and self._lane.full)
+        if is_full:
+            self._told_full.add(topic)
+        return is_full
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait on the log."""
+        return 0 if self._lane is None else self._lane.waiting
 
     def take(self, record: InputRecord, ack: Ack) -> None:
         """Take a record. Never waits: whoever reads stops when the slot is full."""
@@ -95,7 +111,7 @@ class LaneSlot:
 
     async def _keep_open(self) -> None:
         while not self._draining:
-            lane = self._make()
+            lane = self._make(self._blame, self._lane_has_room)
             lost: Exception
             try:
                 await lane.open()
@@ -104,6 +120,7 @@ class LaneSlot:
                         for entry in window.undone():
                             lane.serve(entry)
                 self._lane = lane
+                self._lane_has_room()
                 lost = await lane.lost
             except (LaneLost, ServiceUnavailable) as error:
                 lost = error
@@ -120,6 +137,16 @@ class LaneSlot:
             log.warning("lane lost", lane=self._name, reason=str(lost), records=len(self))
             fenced = isinstance(lost, LaneFenced)
             await self._may_reopen(self._fenced_wait_s if fenced else _REOPEN_AFTER_S)
+
+    def _has_room(self, topic: str) -> None:
+        lane_full = self._lane is not None and self._lane.full
+        if topic in self._told_full and not lane_full and not self._windows[topic].full:
+            self._told_full.discard(topic)
+            self._on_room(topic)
+
+    def _lane_has_room(self) -> None:
+        for topic in tuple(self._told_full):
+            self._has_room(topic)
 
     async def _closed(self, lane: Lane) -> None:
         try:

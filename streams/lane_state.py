@@ -15,6 +15,7 @@ from schemas.events import (
     LaneOpened,
     RequestEvent,
     ResolvedRequest,
+    RunParked,
     SessionUpdated,
     StageRequest,
 )
@@ -42,8 +43,8 @@ class LaneState:
     """The fold of one partition's committed records for one stage of the chain.
 
     `seen`: requests that this stage is through with, and records that are dead letters; `decided`:
-    decisions on requests that are not finished; `heads`: each session's newest committed
-    checkpoint.
+    decisions on requests that are not finished, but for those that are `parked`, of which the
+    digests are kept; `heads`: each session's newest committed checkpoint.
     """
 
     stage: str
@@ -52,6 +53,7 @@ class LaneState:
     generation: int = 0
     seen: SeenIds = field(default_factory=SeenIds)
     decided: dict[RequestKey, Decision] = field(default_factory=dict)
+    parked: dict[RequestKey, str | None] = field(default_factory=dict)
     heads: dict[SessionKey, SessionUpdated] = field(default_factory=dict)
 
     def restore(self, event: Event) -> None:
@@ -82,10 +84,17 @@ class LaneState:
                 self._finish(request_key(event.request), event.at_ms)
             case DeadLetter():
                 self.seen.add(id_digest(str(event.source)), event.at_ms)
+            case RunParked():
+                self.park(request_key(event), event.decision.request_digest)
             case SessionUpdated():
                 self.heads[session_key(event)] = event
             case _:
                 pass
+
+    def park(self, key: RequestKey, asked: str | None) -> None:
+        """Take in that a request is parked: its record there carries the decision."""
+        self.decided.pop(key, None)
+        self.parked[key] = asked
 
     def is_finished(self, key: RequestKey) -> bool:
         """Tell whether this stage is through with a request."""
@@ -115,4 +124,5 @@ class LaneState:
         decided = self.decided.pop(key, None)
         if decided is not None:
             asked = decided.request_digest
+        asked = self.parked.pop(key, asked)
         self.seen.add(id_digest(*key), at_ms, None if asked is None else int(asked, 16))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import structlog
 from faust.types import TP
 
 from schemas.topics import CONTROL
+from streams.blame import Blame
 from streams.faust_app import build_app, stop_app
 from streams.intake import InputRecord
 from streams.lane import Lane
@@ -81,6 +83,7 @@ class Lanes:
         return Figures(
             open=sum(slot.serving for slot in slots),
             held=sum(len(slot) for slot in slots),
+            waiting=sum(slot.waiting for slot in slots),
             lost=sum(slot.lanes_lost for slot in slots),
         )
 
@@ -149,8 +152,15 @@ class Lanes:
         await asyncio.gather(*(slot.close() for slot in gone))
 
     def _open_slot(self, partition: int) -> LaneSlot:
-        def make() -> Lane:
-            return Lane(self._settings, self._services, self._stage, partition)
+        def make(blame: Blame, on_lane_room: Callable[[], None]) -> Lane:
+            return Lane(
+                self._settings,
+                self._services,
+                self._stage,
+                partition,
+                blame=blame,
+                on_room=on_lane_room,
+            )
 
         def on_room(topic: str) -> None:
             self.app.consumer.on_buffer_drop(TP(topic, partition))

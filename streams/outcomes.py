@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from schemas.base import Event, Reason
-from schemas.errors import Rejected
+from schemas.base import Reason
+from schemas.errors import Rejected, Unserviceable
 from schemas.events import (
     AgentResult,
     CheckpointSaved,
@@ -55,8 +55,14 @@ def result(request: ResolvedRequest, *, at_ms: int, **fields: Any) -> AgentResul
     )
 
 
+def gave_up(lanes_ended: int) -> Reason:
+    """Give why a request is tried no more that ended lanes by errors nobody foresaw."""
+    message = f"it ended {lanes_ended} lanes by an unforeseen error; see the worker's log"
+    return reason_of(Unserviceable(message))
+
+
 def too_large(
-    request: ResolvedRequest, events: Iterable[Event], *, at_ms: int, reason: Reason
+    request: ResolvedRequest, events: Iterable[object], *, at_ms: int, reason: Reason
 ) -> AgentResult:
     """Give the failed result of a request whose outcome cannot be written, with what it spent."""
     lost = next((event for event in events if isinstance(event, AgentResult)), None)

@@ -47,7 +47,13 @@ class Settings(BaseSettings):
     """The model of templates that name none: `local`, `scripted` or `provider:name`."""
 
     runs_in_flight_max: Annotated[int, Field(ge=1, le=100_000)] = 1000
-    """Records that one lane holds at once, running or waiting for their session."""
+    """Runs that one lane has in memory at once; what is more waits on the log."""
+    runs_per_user_max: Annotated[int, Field(ge=1, le=100_000)] = 250
+    """Runs that one user has in a lane's memory once half of it is taken."""
+    park_after_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    """A run that takes longer no longer holds its record: its request is parked on the log."""
+    parked_max: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
+    """Requests of one partition that wait on the log; at so many it is read no further."""
     transactional_producers: Annotated[int, Field(ge=1, le=8)] = 3
     """Producers in rotation per lane. May differ between workers: a new owner fences all."""
     commit_records_max: Annotated[int, Field(ge=1, le=10_000)] = 500

@@ -17,17 +17,13 @@ Ack = Callable[[], None]
 
 @dataclass(slots=True, eq=False)
 class Entry(Generic[RecordT]):
-    """A record that is held: what came in, how to acknowledge it, and whether it is done.
-
-    `failures` counts the lanes that an unforeseen error on this record has ended.
-    """
+    """A record that is held: what came in, how to acknowledge it, and whether it is done."""
 
     offset: int
     record: RecordT
     window: Window[RecordT] = field(repr=False)
     acks: list[Ack] = field(default_factory=list)
     done: bool = False
-    failures: int = 0
 
     def finish(self) -> None:
         """Say that nothing is left to do for this record."""

@@ -75,7 +75,7 @@ async def run_worker(
     keep_traces_local()
     name = f"{socket.gethostname()}-{os.getpid()}"
     async with AsyncExitStack() as stack:
-        worker = await _build(settings, roles, name, stack, run_agent)
+        worker = await _build(settings, roles, name, stack, run_agent, drain=stop.set)
         log.info("worker started", worker=name, roles=sorted(roles), kafka=settings.kafka)
         await _watch(worker, ready, stop)
         log.info("worker stops", worker=name)
@@ -95,6 +95,8 @@ async def _build(
     name: str,
     stack: AsyncExitStack,
     run_agent: RunAgent | None,
+    *,
+    drain: Callable[[], None],
 ) -> _Worker:
     policy = load_policy(settings)
     specs = catalogue(settings.chain_cuts)
@@ -124,6 +126,7 @@ async def _build(
             peek_checkpoint=_peek(store),
             clock_ms=wall_clock_ms,
             metrics=LaneMetrics.declare(collector),
+            drain=drain,
         )
         lanes = _lanes(settings, policy, services)
     stack.push_async_callback(_stop_all, lanes, views)

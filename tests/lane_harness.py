@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -13,11 +13,13 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from agents.callbacks import OnCallbackEvent
 from agents.executor import AgentExecutor, wall_clock_ms
 from agents.factory import AgentFactory
+from agents.templates import BUILT_IN_TEMPLATES, AgentTemplate
 from middleware.pipeline import build_pipeline
 from middleware.policy import Policy
 from schemas.base import Event
 from schemas.events import CheckpointSaved
 from schemas.topics import REQUESTS, TopicSpec, catalogue
+from streams.blame import Blame
 from streams.clients import committed_consumer, idempotent_producer
 from streams.codec import decode
 from streams.intake import InputRecord
@@ -43,13 +45,15 @@ async def no_redis(_tenant: str, _user_id: str, _session_id: str) -> CheckpointS
 
 @asynccontextmanager
 async def lane_services(
-    settings: Settings, on_event: OnCallbackEvent | None = None
+    settings: Settings,
+    on_event: OnCallbackEvent | None = None,
+    templates: Iterable[AgentTemplate] = BUILT_IN_TEMPLATES,
 ) -> AsyncIterator[LaneServices]:
     """Give what lanes share: topics are there, the model is the scripted one."""
     await ensure_topics(settings, catalogue(settings.chain_cuts))
     producer = idempotent_producer(settings)
     await producer.start()
-    factory = AgentFactory(default_model="scripted")
+    factory = AgentFactory(default_model="scripted", templates=templates)
     try:
         yield LaneServices(
             worker="test",
@@ -61,6 +65,7 @@ async def lane_services(
             peek_checkpoint=no_redis,
             clock_ms=wall_clock_ms,
             metrics=LaneMetrics.declare(MetricsCollector()),
+            drain=lambda: None,
         )
     finally:
         await producer.stop()
@@ -74,10 +79,12 @@ def chain_stages(settings: Settings, policy: Policy | None = None) -> tuple[Stag
 
 @asynccontextmanager
 async def running_lanes(
-    settings: Settings, policy: Policy | None = None
+    settings: Settings,
+    policy: Policy | None = None,
+    templates: Iterable[AgentTemplate] = BUILT_IN_TEMPLATES,
 ) -> AsyncIterator[tuple[Lanes, ...]]:
     """Run all stages of the chain until the block ends; stopped as a worker stops them."""
-    async with lane_services(settings) as services:
+    async with lane_services(settings, templates=templates) as services:
         chain = chain_stages(settings, policy)
         lanes = tuple(Lanes(settings, services, stage) for stage in chain)
         try:
@@ -123,7 +130,7 @@ async def one_lane(
     """Open the lane of the partition that a user is at home at, and drop it as a crash does."""
     (stage,) = chain_stages(settings, policy)
     partition = home_partition(user, settings.partitions)
-    lane = Lane(settings, services, stage, partition)
+    lane = Lane(settings, services, stage, partition, blame=Blame(), on_room=lambda: None)
     try:
         await lane.open()
         yield OneLane(lane)
@@ -196,5 +203,18 @@ async def read_whole(settings: Settings, spec: TopicSpec, event: type[EventT]) -
         topic = settings.topic(spec.name)
         ends = await reader.ends(TopicPartition(topic, n) for n in range(settings.partitions))
         return [decode(record, event) async for record in reader.read(ends)]
+    finally:
+        await reader.stop()
+
+
+async def open_keys(settings: Settings, spec: TopicSpec) -> set[bytes | None]:
+    """Give the keys of a compacted topic whose newest record is no tombstone."""
+    reader = PartitionReader(settings)
+    await reader.start()
+    try:
+        topic = settings.topic(spec.name)
+        ends = await reader.ends(TopicPartition(topic, n) for n in range(settings.partitions))
+        newest = {record.key: record.value async for record in reader.read(ends)}
+        return {key for key, value in newest.items() if value is not None}
     finally:
         await reader.stop()

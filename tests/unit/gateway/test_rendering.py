@@ -22,7 +22,10 @@ from schemas.events import (
     DeadLetter,
     DeadLetterRedriven,
     Decision,
+    HoldPlaced,
     LaneOpened,
+    ResolvedRequest,
+    RunParked,
     SessionUpdated,
     StageRequest,
 )
@@ -105,7 +108,25 @@ CASES: tuple[tuple[Event, str], ...] = (
         SessionUpdated(**IDS, checkpoint_id="c", checkpoint_offset_min=0, turn=2, created_at_ms=1),
         "session s is at turn 2",
     ),
+    (
+        RunParked(
+            **IDS,
+            request=ResolvedRequest(
+                user_id="ada", request_id="r", session_id="s", input="x", source=PLACE
+            ),
+            decision=Decision(**IDS, admitted=True, generation=1, source=PLACE),
+            order=7,
+            tries=2,
+        ),
+        "request r waits (2 attempts so far)",
+    ),
+    (HoldPlaced(user_id="ada", session_id="s"), "all of session s is paused"),
+    (HoldPlaced(user_id="ada", request_id="r"), "r is paused"),
     (ControlCommand(user_id="ada", command="cancel", request_id="r"), "asks to cancel r"),
+    (
+        ControlCommand(user_id="ada", command="drain", worker="w"),
+        "asks worker w to hand over and end",
+    ),
     (
         LaneOpened(stage="chain", partition=3, generation=4, worker="w"),
         "worker w took over chain 3, generation 4",

@@ -10,6 +10,7 @@ from typing import cast
 import pytest
 
 from schemas.errors import LaneFenced, LaneLost, ServiceUnavailable
+from streams.blame import Blame
 from streams.intake import InputRecord
 from streams.lane import Lane
 from streams.lane_slot import LaneSlot
@@ -21,8 +22,11 @@ from tests.unit.streams.making import record
 class PlainLane:
     """A lane that does what its slot relies on, and commits when told to."""
 
-    def __init__(self, failure: Exception | None) -> None:
+    def __init__(self, failure: Exception | None, on_room: Callable[[], None]) -> None:
         self._failure = failure
+        self._on_room = on_room
+        self.full = False
+        self.waiting = 0
         self.served: list[Entry[InputRecord]] = []
         self.closed = False
         self.lost: asyncio.Future[LaneLost] = asyncio.get_running_loop().create_future()
@@ -36,6 +40,10 @@ class PlainLane:
 
     async def idle(self, timeout_s: float) -> bool:
         return timeout_s > 0
+
+    def make_room(self) -> None:
+        self.full = False
+        self._on_room()
 
     async def close(self) -> None:
         self.closed = True
@@ -55,9 +63,9 @@ class Opened:
         self.lanes: list[PlainLane] = []
         self._failures = list(failures)
 
-    def make(self) -> Lane:
+    def make(self, _blame: Blame, on_room: Callable[[], None]) -> Lane:
         failure = self._failures.pop(0) if self._failures else None
-        lane = PlainLane(failure)
+        lane = PlainLane(failure, on_room)
         self.lanes.append(lane)
         return cast("Lane", lane)
 

@@ -53,6 +53,7 @@ def lanes_of_places(settings: Settings) -> LanesOfPlaces:
         peek_checkpoint=no_redis,
         clock_ms=wall_clock_ms,
         metrics=LaneMetrics.declare(MetricsCollector()),
+        drain=lambda: None,
     )
     [stage] = stages((), lambda: build_pipeline(None).split(()))
     return LanesOfPlaces(settings, services, stage)

@@ -1,0 +1,128 @@
+"""Reading parked requests back: all that are open when a lane opens, then each when its turn comes.
+
+A lane reads ahead, since requests that wait in line were mostly parked one after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from contextlib import aclosing
+from typing import Any
+
+import structlog
+from aiokafka import TopicPartition
+
+from schemas.base import Frozen, Identifier
+from schemas.errors import LaneLost, ServiceUnavailable
+from schemas.events import RunParked
+from streams.codec import decode, traceparent_of
+from streams.lane_state import RequestKey, SessionKey
+from streams.partition_reader import PartitionReader
+
+log = structlog.get_logger(__name__)
+
+AHEAD_RECORDS_MAX = 200
+AHEAD_BYTES_MAX = 4 * 1024 * 1024
+
+
+class _Decided(Frozen):
+    request_digest: str | None = None
+
+
+class ParkedHead(Frozen):
+    """Of a parked request, what must be known while it waits."""
+
+    tenant: str
+    user_id: Identifier
+    request_id: Identifier
+    session_id: Identifier
+    decision: _Decided
+    order: int
+    not_before_ms: int = 0
+
+    @property
+    def key(self) -> RequestKey:
+        """What makes the request one and the same."""
+        return (self.tenant, self.user_id, self.request_id)
+
+    @property
+    def session(self) -> SessionKey:
+        """What runs are serial by."""
+        return (self.tenant, self.user_id, self.session_id)
+
+
+class ParkedRuns:
+    """The records of one partition of `parked`."""
+
+    def __init__(self, reader: PartitionReader, where: TopicPartition) -> None:
+        self._reader = reader
+        self._where = where
+        self._end = 0
+        self._ahead: OrderedDict[int, Any] = OrderedDict()
+        self._ahead_bytes = 0
+        self._lock = asyncio.Lock()
+
+    async def open_set(self) -> list[tuple[int, ParkedHead]]:
+        """Give what is parked, in order, each with the offset of its record.
+
+        Raises `LaneLost` and `ServiceUnavailable` as the reader does.
+        """
+        ends = await self._reader.ends([self._where])
+        self._end = ends[self._where]
+        found: dict[bytes | None, tuple[int, ParkedHead]] = {}
+        async for record in self._reader.read(ends):
+            found.pop(record.key, None)
+            if record.value is None:
+                continue
+            try:
+                head = ParkedHead.model_validate_json(record.value)
+            except ValueError as error:
+                # Only lanes write here: this is a foreign record, and nobody waits for it.
+                log.warning("foreign record passed over", offset=record.offset, reason=str(error))
+                continue
+            found[record.key] = (record.offset, head)
+        return sorted(found.values(), key=lambda each: each[1].order)
+
+    def written(self, offset: int) -> None:
+        """Hear that the lane has parked a request at `offset`."""
+        self._end = max(self._end, offset + 1)
+
+    async def load(self, offset: int) -> tuple[RunParked, bytes]:
+        """Give the request parked at `offset`, and its trace.
+
+        Raises `Poison` for one that this version cannot read, and `LaneLost`.
+        """
+        async with self._lock:
+            record = self._take(offset)
+            if record is None:
+                await self._read_on(offset)
+                record = self._take(offset)
+        if record is None or record.value is None:
+            raise LaneLost(f"there is no parked request at {self._at(offset)}")
+        return decode(record, RunParked), traceparent_of(record)
+
+    async def _read_on(self, offset: int) -> None:
+        self._ahead.clear()
+        self._ahead_bytes = 0
+        try:
+            async with self._reader.lock:
+                stretch = self._reader.read({self._where: self._end}, from_offset=offset)
+                async with aclosing(stretch) as records:
+                    async for record in records:
+                        self._ahead[record.offset] = record
+                        self._ahead_bytes += len(record.value or b"")
+                        enough = len(self._ahead) >= AHEAD_RECORDS_MAX
+                        if enough or self._ahead_bytes >= AHEAD_BYTES_MAX:
+                            return
+        except ServiceUnavailable as error:
+            raise LaneLost(f"the request at {self._at(offset)} cannot be read: {error}") from error
+
+    def _take(self, offset: int) -> Any:
+        record = self._ahead.pop(offset, None)
+        if record is not None:
+            self._ahead_bytes -= len(record.value or b"")
+        return record
+
+    def _at(self, offset: int) -> str:
+        return f"{self._where.topic}-{self._where.partition}-{offset}"

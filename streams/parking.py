@@ -1,0 +1,197 @@
+"""Parking runs: their whole requests go to the log, so that their records need not be kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+from aiokafka import TopicPartition
+
+from schemas.errors import Poison
+from schemas.events import HoldPlaced, RunParked, parked_key
+from schemas.topics import HOLDS, PARKED
+from streams.admission import admit
+from streams.codec import decode
+from streams.committer import CommitRefused
+from streams.holds import Holds
+from streams.lane_output import Committed, LaneOutput, Tombstone
+from streams.lane_parts import LaneServices
+from streams.lane_state import LaneState
+from streams.parked_runs import ParkedRuns
+from streams.partition_reader import PartitionReader
+from streams.run import Run
+from streams.settings import Settings
+from streams.waiting_line import Ticket
+
+log = structlog.get_logger(__name__)
+
+
+class Parking:
+    """What is parked and paused of one lane's partition.
+
+    `on_refused` is told of a run that no record can hold: it cannot wait.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        services: LaneServices,
+        partition: int,
+        *,
+        state: LaneState,
+        output: LaneOutput,
+        reader: PartitionReader,
+        on_refused: Callable[[Run, CommitRefused], None],
+    ) -> None:
+        self._settings = settings
+        self._services = services
+        self._state = state
+        self._output = output
+        self._reader = reader
+        self._on_refused = on_refused
+        self._holds_at = TopicPartition(settings.topic(HOLDS.name), partition)
+        parked_at = TopicPartition(settings.topic(PARKED.name), partition)
+        self._records = ParkedRuns(reader, parked_at)
+        self.holds = Holds()
+
+    async def restore(self) -> list[Ticket]:
+        """Fold what is paused; give a ticket for each request that is parked, in order.
+
+        Raises `LaneLost` or `ServiceUnavailable`.
+        """
+        for hold in await self._holds():
+            self.holds.place(hold)
+        tickets = []
+        for offset, head in await self._records.open_set():
+            self._state.park(head.key, head.decision.request_digest)
+            stands_at: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            stands_at.set_result(offset)
+            tickets.append(
+                Ticket(
+                    head.key, head.session, head.order, stands_at, head.not_before_ms, restored=True
+                )
+            )
+        return tickets
+
+    def park(self, run: Run) -> asyncio.Future[int]:
+        """Commit a run's request as it stands, and acknowledge its record then.
+
+        Gives the offset at which it is parked; done at once if it is parked as it stands already.
+        """
+        if run.parked is not None and run.parked_tries == run.tries:
+            return run.parked
+        run.parked = parked = asyncio.get_running_loop().create_future()
+        run.parked_tries = run.tries
+        request = run.request
+        event = RunParked(
+            tenant=request.tenant,
+            user_id=request.user_id,
+            request_id=request.request_id,
+            session_id=request.session_id,
+            at_ms=self._services.clock_ms(),
+            request=request,
+            decision=run.admission.decision,
+            order=run.order,
+            reserved_micros=run.admission.reserved_micros,
+            tries=run.tries,
+            failures=run.failures,
+            spent=run.spent,
+            not_before_ms=run.not_before_ms,
+        )
+        committed = self._output.submit([event], run.traceparent)
+        committed.add_done_callback(partial(self._is_parked, run, parked))
+        return parked
+
+    async def load(self, ticket: Ticket) -> Run | None:
+        """Read a parked request back, with the plan of its run.
+
+        Gives `None` for one that could not be parked, or cannot be read here: the latter is left
+        on the log to a newer worker. Raises `LaneLost`.
+        """
+        try:
+            parked, traceparent = await self._records.load(await ticket.stands_at)
+        except CommitRefused:
+            return None
+        except Poison as poison:
+            log.warning("a parked request cannot be read", key=ticket.key, reason=str(poison))
+            return None
+        admission = admit(
+            parked.request,
+            self._state,
+            self._services.factory,
+            input_bytes_max=self._settings.input_bytes_max,
+            reserved_before_micros=parked.reserved_micros - parked.decision.reserved_micros,
+            decided=parked.decision,
+        )
+        return Run(
+            request=parked.request,
+            admission=admission,
+            traceparent=traceparent,
+            order=parked.order,
+            may_follow=ticket.restored or parked.tries > 0,
+            # Attempts are numbered within a generation: a new owner's are higher by that.
+            tries=0 if ticket.restored else parked.tries,
+            failures=parked.failures,
+            spent=parked.spent,
+            parked=ticket.stands_at,
+            parked_tries=0 if ticket.restored else parked.tries,
+        )
+
+    async def pause(self, hold: HoldPlaced) -> None:
+        """Place a hold; returns once it is committed."""
+        await self._output.commit([hold])
+        self.holds.place(hold)
+
+    async def resume(self, hold: HoldPlaced) -> None:
+        """Lift a hold; returns once that is committed."""
+        await self._output.commit([Tombstone(HOLDS, hold.record_key)])
+        self.holds.lift(hold)
+
+    def tombstones(self, run: Run) -> list[Tombstone]:
+        """Give what the compacted topics are to forget with a run's result."""
+        tenant, user_id, request_id = run.key
+        gone = []
+        if run.parked is not None:
+            gone.append(Tombstone(PARKED, parked_key(tenant, user_id, request_id)))
+        hold = HoldPlaced(tenant=tenant, user_id=user_id, request_id=request_id)
+        if hold in self.holds:
+            gone.append(Tombstone(HOLDS, hold.record_key))
+            self.holds.lift(hold)
+        return gone
+
+    def _is_parked(
+        self,
+        run: Run,
+        parked: asyncio.Future[int],
+        committed: Committed,
+    ) -> None:
+        error = committed.exception()
+        if error is None:
+            (offset,) = committed.result()
+            self._records.written(offset)
+            parked.set_result(offset)
+            entry, run.entry = run.entry, None
+            if entry is not None:
+                entry.finish()
+            return
+        parked.set_exception(error)
+        parked.exception()  # a lost lane is told by its committer
+        if isinstance(error, CommitRefused):
+            run.parked = None
+            self._on_refused(run, error)
+
+    async def _holds(self) -> list[HoldPlaced]:
+        found: dict[bytes | None, HoldPlaced] = {}
+        ends = await self._reader.ends([self._holds_at])
+        async for record in self._reader.read(ends):
+            found.pop(record.key, None)
+            if record.value is None:
+                continue
+            try:
+                found[record.key] = decode(record, HoldPlaced)
+            except Poison as poison:
+                # Only lanes write here: this is a foreign record, and it holds nothing.
+                log.warning("foreign record passed over", offset=record.offset, reason=str(poison))
+        return list(found.values())

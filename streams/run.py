@@ -1,0 +1,67 @@
+"""A run: an admitted request on its way to its one result."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from agents.factory import RunPlan
+from schemas.base import Reason, Usage
+from schemas.events import ResolvedRequest
+from streams.admission import Admission
+from streams.intake import InputRecord
+from streams.lane_state import RequestKey, SessionKey, request_key, session_key
+from streams.window import Entry
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """A run that is in memory: under way, or behind another one of its session.
+
+    `order` is the offset of its record. `entry` is that record until it is acknowledged; a run
+    that was parked has none. `decided` is done once its decision is committed, `parked` gives
+    the offset of its newest record on `parked`, which tells of `parked_tries` attempts, `ended` is
+    done once its result is committed. `may_follow`: an earlier attempt may have shown tokens.
+    `tries` counts the attempts begun, `failures` those in vain, `spent` is what these used.
+    `in_memory_since` is the loop's time.
+    """
+
+    request: ResolvedRequest
+    admission: Admission
+    traceparent: bytes
+    order: int
+    entry: Entry[InputRecord] | None = None
+    decided: asyncio.Future[Any] | None = None
+    may_follow: bool = False
+    tries: int = 0
+    failures: int = 0
+    spent: Usage = field(default_factory=Usage)
+    not_before_ms: int = 0
+    cancelled: Reason | None = None
+    executing: asyncio.Task[Any] | None = None
+    parked: asyncio.Future[int] | None = None
+    parked_tries: int = 0
+    in_memory_since: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    ended: asyncio.Future[None] = field(default_factory=asyncio.Future)
+
+    @property
+    def key(self) -> RequestKey:
+        """What makes the request one and the same."""
+        return request_key(self.request)
+
+    @property
+    def session(self) -> SessionKey:
+        """What runs are serial by."""
+        return session_key(self.request)
+
+    @property
+    def plan(self) -> RunPlan:
+        """What it will use."""
+        plan = self.admission.plan
+        assert plan is not None  # noqa: S101  what is not refused has a plan
+        return plan
+
+    def is_cancelled(self) -> bool:
+        """Whether its user wants it to end."""
+        return self.cancelled is not None

@@ -1,0 +1,362 @@
+"""The runs of a lane between admission and their end: so many in memory, the others parked.
+
+A record is acknowledged in the order of its partition, so none may stay for long. A run that has
+no room, must wait, or takes its time is parked: its whole request is committed to `parked`, and its
+record is acknowledged. Of a session, what is parked came before all that is not: so whoever
+takes over has the runs of each session in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from schemas.base import Reason
+from schemas.events import ATTEMPTS_PER_GENERATION, HoldPlaced, ResultStatus
+from schemas.reasons import reason_of
+from streams import outcomes
+from streams.blame import Blame
+from streams.committer import CommitRefused
+from streams.lane_endings import LaneEndings
+from streams.lane_output import LaneOutput, Tombstone
+from streams.lane_parts import LaneServices
+from streams.lane_runs import Blamed, LaneRuns
+from streams.lane_state import LaneState, RequestKey, SessionKey
+from streams.parking import Parking
+from streams.partition_reader import PartitionReader
+from streams.run import Run
+from streams.run_table import RunTable
+from streams.settings import Settings
+from streams.waiting_line import Ticket, User, WaitingLine
+
+_LOOK_FOR_OLD_EVERY_S = 1.0
+_TIMER_SLACK_S = 0.005
+
+
+class RunQueue:
+    """Runs what is admitted, fairly among users, and parks what has to wait.
+
+    `full` says that no more should be admitted, `on_room` is called when there is room again.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        services: LaneServices,
+        partition: int,
+        *,
+        state: LaneState,
+        output: LaneOutput,
+        endings: LaneEndings,
+        reader: PartitionReader,
+        blame: Blame,
+        blamed: Blamed,
+        on_failure: Callable[[BaseException], None],
+        on_room: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._services = services
+        self._state = state
+        self._endings = endings
+        self._blame = blame
+        self._on_failure = on_failure
+        self._on_room = on_room
+        self._was_full = False
+        self._draining = False
+        self.parking = Parking(
+            settings,
+            services,
+            partition,
+            state=state,
+            output=output,
+            reader=reader,
+            on_refused=self._cannot_wait,
+        )
+        self._line = WaitingLine(self._is_blocked)
+        self._in_memory = RunTable()
+        # Sessions whose runs in memory must all leave before one of them may come back.
+        self._leaving: set[SessionKey] = set()
+        # Sessions whose runs in memory are parked, all of them.
+        self._all_parked: set[SessionKey] = set()
+        self._wake = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._runs = LaneRuns(
+            settings,
+            services,
+            partition,
+            state=state,
+            output=output,
+            endings=endings,
+            queue=self,
+            blamed=blamed,
+            on_failure=on_failure,
+        )
+
+    async def open(self) -> None:
+        """Take over what is parked and paused, and begin.
+
+        Raises `LaneLost` or `ServiceUnavailable`.
+        """
+        for ticket in await self.parking.restore():
+            self._endings.begin(ticket.key, self._state.parked[ticket.key])
+            self._line.join(ticket)
+            self._release_later(ticket)
+        self._was_full = self.full
+        for work in (self._call_up(), self._park_what_is_old()):
+            self._spawn(work)
+        self._wake.set()
+
+    async def close(self) -> None:
+        """Cancel everything; nothing is committed any more."""
+        for timer in self._timers:
+            timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, self._runs.close(), return_exceptions=True)
+
+    def drain(self) -> None:
+        """Begin no run any more; those under way go on."""
+        self._draining = True
+
+    @property
+    def tasks(self) -> set[asyncio.Task[None]]:
+        """Give the tasks of runs in memory, one per session."""
+        return self._runs.tasks
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait outside memory."""
+        return len(self._line)
+
+    @property
+    def full(self) -> bool:
+        """Whether so many wait that no more should come."""
+        return len(self._line) >= self._settings.parked_max
+
+    def submit(self, run: Run) -> None:
+        """Take an admitted run: it begins, or goes behind what waits already."""
+        user, session = run.key[:2], run.session
+        waits = self._line.holds_back(user, session) or self.must_leave(run)
+        if not waits and self._has_room(user):
+            self._begin(run)
+            return
+        if session not in self._all_parked:
+            self._all_parked.add(session)
+            for earlier in self._in_memory.of_session(session):
+                self.parking.park(earlier)
+        self._line.join(Ticket(run.key, session, run.order, self.parking.park(run)))
+        self._was_full = self._was_full or self.full
+        self._wake.set()
+
+    def find(self, key: RequestKey) -> Run | Ticket | None:
+        """Give a request that runs or waits."""
+        return self._in_memory.get(key) or self._line.find(key)
+
+    def of_session(self, session: SessionKey) -> tuple[Run | Ticket, ...]:
+        """Give the requests of a session that run or wait."""
+        waiting = (ticket for ticket in self._line if ticket.session == session)
+        return (*self._in_memory.of_session(session), *waiting)
+
+    async def cancel(self, found: Run | Ticket, reason: Reason) -> None:
+        """End a request: the model's call is cut off, or never made.
+
+        Returns once its result is committed.
+        """
+        if isinstance(found, Run):
+            found.cancelled = reason
+            if found.executing is not None:
+                found.executing.cancel()
+            await asyncio.shield(found.ended)
+            return
+        run = await self.parking.load(found)
+        if found.gone:  # its turn came meanwhile
+            again = self._in_memory.get(found.key)
+            if again is not None:
+                await self.cancel(again, reason)
+            return
+        self._line.withdraw(found)
+        self._tell_room()
+        if run is not None:
+            await self._end(run, "cancelled", reason)
+
+    def go_on(self, hold: HoldPlaced) -> None:
+        """Let what a lifted hold kept from beginning have its turn."""
+        user = (hold.tenant, hold.user_id)
+        if hold.session_id is not None:
+            self._release((*user, hold.session_id))
+        elif (found := self.find((*user, str(hold.request_id)))) is not None:
+            self._release(found.session)
+
+    # What runs ask: see `RunQueuePort`.
+
+    def must_leave(self, run: Run) -> bool:
+        """Tell whether a run is to leave memory instead of beginning an attempt."""
+        return self.is_held(run) or self._draining or run.session in self._leaving
+
+    def is_held(self, run: Run) -> bool:
+        """Tell whether a run is paused, by itself or with its session."""
+        return self.parking.holds.covers(run.key, run.session)
+
+    async def left(self, run: Run) -> None:
+        """Take a run back into the line, at its place in its session."""
+        if self._draining:
+            return  # its record, or its parked request, is the next owner's
+        self._leaving.add(run.session)
+        parked = self.parking.park(run)
+        await asyncio.wait([parked])
+        error = parked.exception()
+        if isinstance(error, CommitRefused):
+            await self._end(run, "failed", reason_of(error))
+        elif run.cancelled is not None:  # while it left
+            await self._end(run, "cancelled", run.cancelled)
+        else:
+            ticket = Ticket(run.key, run.session, run.order, parked, run.not_before_ms)
+            self._line.set_aside(ticket)
+            self._release_later(ticket)
+            self._out_of_memory(run)
+            return
+        self.ended(run)
+
+    def tombstones(self, run: Run) -> list[Tombstone]:
+        """Give what the compacted topics are to forget with this run's result."""
+        return self.parking.tombstones(run)
+
+    def ended(self, run: Run) -> None:
+        """Hear that a run's result is committed."""
+        self._out_of_memory(run)
+        run.ended.set_result(None)
+
+    # Into memory.
+
+    def _begin(self, run: Run) -> None:
+        if run.parked is None:
+            self._all_parked.discard(run.session)
+        self._in_memory.add(run)
+        self._runs.start(run)
+
+    def _out_of_memory(self, run: Run) -> None:
+        self._in_memory.remove(run)
+        if not self._in_memory.of_session(run.session):
+            self._all_parked.discard(run.session)
+            if run.session in self._leaving:
+                self._leaving.discard(run.session)
+                self._line.release(run.session)
+        self._wake.set()
+
+    def _has_room(self, user: User) -> bool:
+        """Tell whether a user may have one more in memory: half of it is for all alike."""
+        count, most = len(self._in_memory), self._settings.runs_in_flight_max
+        if count < most // 2:
+            return True
+        return count < most and self._in_memory.of_user(user) < self._settings.runs_per_user_max
+
+    def _is_blocked(self, ticket: Ticket) -> bool:
+        held = self.parking.holds.covers(ticket.key, ticket.session)
+        return held or self._is_early(ticket) or ticket.session in self._leaving
+
+    async def _call_up(self) -> None:
+        """Call into memory whoever is next, while there is room."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while (ticket := self._next()) is not None:
+                run = await self.parking.load(ticket)
+                if run is None:
+                    self._line.withdraw(ticket)
+                elif self._line.leave(ticket):
+                    await self._called_up(run)
+                self._tell_room()
+
+    def _next(self) -> Ticket | None:
+        if self._draining or len(self._in_memory) >= self._settings.runs_in_flight_max:
+            return None
+        return self._line.next(self._has_room)
+
+    async def _called_up(self, run: Run) -> None:
+        source = run.request.source
+        if self._blame.given_up(source):
+            await self._end(run, "failed", outcomes.gave_up(self._blame.lanes_ended(source)))
+        elif run.admission.refused is not None:
+            await self._end(run, "failed", run.admission.refused)
+        else:
+            self._begin(run)
+
+    async def _end(self, run: Run, status: ResultStatus, reason: Reason) -> None:
+        """End a request that waits, without an attempt."""
+        shown = run.may_follow or run.tries > 0
+        result = outcomes.result(
+            run.request,
+            at_ms=self._services.clock_ms(),
+            status=status,
+            reason=reason,
+            usage=run.spent,
+            # What an earlier attempt showed is void: the newest one has no text.
+            attempt=self._state.generation * ATTEMPTS_PER_GENERATION + run.tries if shown else 0,
+        )
+        events = self._endings.settled(run.request, result)
+        gone = self.tombstones(run)
+        await self._endings.finish(run.entry, run.request, [*events, *gone], run.traceparent)
+
+    def _cannot_wait(self, run: Run, refused: CommitRefused) -> None:
+        """End a request in the line that is too large to be parked with its decision."""
+        ticket = self._line.find(run.key)
+        if ticket is not None:
+            self._line.withdraw(ticket)
+            self._spawn(self._end(run, "failed", reason_of(refused)))
+
+    async def _park_what_is_old(self) -> None:
+        """Acknowledge the records of runs that take long: others stand behind them."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_LOOK_FOR_OLD_EVERY_S)
+            old_since = loop.time() - self._settings.park_after_s
+            for run in self._in_memory:
+                if run.parked is None:
+                    if run.in_memory_since > old_since:
+                        break
+                    self.parking.park(run)
+
+    # Waiting.
+
+    def _release(self, session: SessionKey) -> None:
+        self._line.release(session)
+        self._wake.set()
+
+    def _release_later(self, ticket: Ticket) -> None:
+        """Let a session go on when its first run may be tried again."""
+        if not self._is_early(ticket):
+            return
+        delay_s = (ticket.not_before_ms - self._services.clock_ms()) / 1000
+        loop = asyncio.get_running_loop()
+
+        def due() -> None:
+            self._timers.discard(timer)
+            if ticket.gone:
+                return
+            if self._is_early(ticket):  # the wall clock and the loop's differ
+                self._release_later(ticket)
+            else:
+                self._release(ticket.session)
+
+        timer = loop.call_later(delay_s + _TIMER_SLACK_S, due)
+        self._timers.add(timer)
+
+    def _is_early(self, ticket: Ticket) -> bool:
+        return ticket.not_before_ms > self._services.clock_ms()
+
+    def _tell_room(self) -> None:
+        if self._was_full and len(self._line) <= self._settings.parked_max // 2:
+            self._was_full = False
+            self._on_room()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_failure(error)

@@ -1,0 +1,57 @@
+"""The runs of a lane that are in memory: by request, and how many by user and by session."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from streams.lane_state import RequestKey, SessionKey
+from streams.run import Run
+from streams.waiting_line import User
+
+
+class RunTable:
+    """Runs in the order in which they came into memory."""
+
+    def __init__(self) -> None:
+        self._runs: dict[RequestKey, Run] = {}
+        self._of_user: Counter[User] = Counter()
+        self._of_session: dict[SessionKey, dict[RequestKey, Run]] = {}
+
+    def __len__(self) -> int:
+        """Give the number of runs."""
+        return len(self._runs)
+
+    def __iter__(self) -> Iterator[Run]:
+        """Give the runs, the oldest first."""
+        return iter(tuple(self._runs.values()))
+
+    def add(self, run: Run) -> None:
+        """Take a run in."""
+        self._runs[run.key] = run
+        self._of_user[run.key[:2]] += 1
+        self._of_session.setdefault(run.session, {})[run.key] = run
+
+    def remove(self, run: Run) -> None:
+        """Let a run go."""
+        del self._runs[run.key]
+        user = run.key[:2]
+        self._of_user[user] -= 1
+        if not self._of_user[user]:
+            del self._of_user[user]
+        of_session = self._of_session[run.session]
+        del of_session[run.key]
+        if not of_session:
+            del self._of_session[run.session]
+
+    def get(self, key: RequestKey) -> Run | None:
+        """Give a request's run."""
+        return self._runs.get(key)
+
+    def of_user(self, user: User) -> int:
+        """Count a user's runs."""
+        return self._of_user[user]
+
+    def of_session(self, session: SessionKey) -> tuple[Run, ...]:
+        """Give a session's runs, in order."""
+        return tuple(self._of_session.get(session, {}).values())

@@ -1,0 +1,253 @@
+"""Runs that have to wait: parked on the log, fair among users, taken over with their order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agents.retry import RetryPolicy
+from agents.templates import BUILT_IN_TEMPLATES, AgentTemplate
+from schemas.events import AgentResult, AgentToken, Decision, HoldPlaced, RunParked
+from schemas.topics import CONTROL, DECISIONS, HOLDS, PARKED, RESULTS, TOKENS
+from streams.settings import Settings
+from tests.lane_harness import (
+    Upstream,
+    open_keys,
+    read_topic,
+    read_whole,
+    running_lanes,
+    upstream,
+)
+from tests.support import eventually
+
+
+def waiting(lanes: Any) -> int:
+    return sum(one.figures().waiting for one in lanes)
+
+
+def held(lanes: Any) -> int:
+    return sum(one.figures().held for one in lanes)
+
+
+async def command(settings: Settings, program: Upstream, name: str, **target: str) -> None:
+    await program.publish(
+        {"user_id": "ada", "command": name, **target},
+        key=b"ada",
+        topic=settings.topic(CONTROL.name),
+    )
+
+
+def small(settings: Settings, **changes: object) -> Settings:
+    """A lane that has room for few, and parks soon."""
+    few = {"runs_in_flight_max": 8, "runs_per_user_max": 2, "park_after_s": 0.2, "partitions": 1}
+    return settings.model_copy(update={**few, **changes})
+
+
+async def test_a_user_who_floods_does_not_starve_the_others(settings: Settings) -> None:
+    settings = small(settings)
+    async with running_lanes(settings) as lanes, upstream(settings) as program:
+        for number in range(60):
+            await program.publish(
+                {"user_id": "ada", "request_id": f"a{number}", "input": "slow: 0.3; say: x"}
+            )
+        await read_topic(settings, DECISIONS, Decision, count=60)
+        # Their records are done with, though they wait: others may come.
+        await eventually(lambda: held(lanes) <= settings.runs_in_flight_max)
+        for number in range(4):
+            await program.publish(
+                {"user_id": "bob", "request_id": f"b{number}", "input": "slow: 0.3; say: x"}
+            )
+        results = await read_topic(settings, RESULTS, AgentResult, count=64)
+        await eventually(lambda: waiting(lanes) == 0)
+    order = [result.request_id for result in results]
+    assert {result.status for result in results} == {"completed"}
+    assert len(set(order)) == 64
+    last_of_bob = max(order.index(f"b{number}") for number in range(4))
+    assert last_of_bob < 40
+    assert await open_keys(settings, PARKED) == set()
+
+
+async def test_a_long_run_is_acknowledged_before_it_ends(settings: Settings) -> None:
+    settings = small(settings)
+    async with running_lanes(settings) as lanes, upstream(settings) as program:
+        await program.publish({"user_id": "ada", "request_id": "r1", "input": "hang"})
+        await read_topic(settings, PARKED, RunParked, count=1)
+        await eventually(lambda: held(lanes) == 0)
+        assert waiting(lanes) == 0  # it runs on
+        await command(settings, program, "cancel", request_id="r1")
+        (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
+    assert result.status == "cancelled"
+    assert await open_keys(settings, PARKED) == set()
+
+
+async def test_what_is_parked_is_taken_over_in_order_and_has_one_result(
+    settings: Settings,
+) -> None:
+    settings = small(settings)
+    requests = [
+        {
+            "user_id": "ada",
+            "session_id": f"s{number % 3}",
+            "request_id": f"r{number}",
+            "input": f"slow: 0.2; say: {number}",
+        }
+        for number in range(24)
+    ]
+    async with upstream(settings) as program:
+        async with running_lanes(settings) as lanes:
+            for request in requests:
+                await program.publish(dict(request))
+            await read_topic(settings, DECISIONS, Decision, count=24)
+            await eventually(lambda: waiting(lanes) > 5)
+        # An upstream that never heard an answer publishes them all again.
+        for request in requests:
+            await program.publish(dict(request))
+        async with running_lanes(settings):
+            await read_topic(settings, RESULTS, AgentResult, count=24)
+            await program.publish({"user_id": "ada", "request_id": "last", "input": "x"})
+            await read_topic(settings, RESULTS, AgentResult, count=25)
+    results = await read_whole(settings, RESULTS, AgentResult)
+    assert len(results) == 25
+    assert {result.status for result in results} == {"completed"}
+    for name in ("s0", "s1", "s2"):
+        ids = [int(one.request_id[1:]) for one in results if one.session_id == name]
+        assert ids == sorted(ids)
+    assert await open_keys(settings, PARKED) == set()
+
+
+async def test_a_run_that_waits_long_for_its_next_attempt_leaves_the_lane_free(
+    settings: Settings,
+) -> None:
+    settings = small(settings, runs_in_flight_max=2, runs_per_user_max=1)
+    patient = AgentTemplate(
+        name="patient",
+        kind="chat",
+        retry=RetryPolicy(attempts_max=2, backoff_first_s=2, jitter=0),
+    )
+    templates = (*BUILT_IN_TEMPLATES, patient)
+    lanes = running_lanes(settings, templates=templates)
+    async with lanes, upstream(settings) as program:
+        for number in range(6):
+            await program.publish(
+                {
+                    "user_id": "ada",
+                    "session_id": f"s{number}",
+                    "request_id": f"r{number}",
+                    "template": "patient",
+                    "input": "retry: the provider is away",
+                }
+            )
+        await program.publish(
+            {"user_id": "ada", "session_id": "s0", "request_id": "behind", "input": "behind"}
+        )
+        await program.publish({"user_id": "bob", "request_id": "other", "input": "x"})
+        (first, *rest) = await read_topic(settings, RESULTS, AgentResult, count=8)
+    assert first.request_id == "other"
+    by_id = {result.request_id: result for result in rest}
+    assert by_id["behind"].status == "completed"
+    assert [by_id[f"r{number}"].status for number in range(6)] == ["failed"] * 6
+    order = [result.request_id for result in rest]
+    assert order.index("r0") < order.index("behind")
+    assert {by_id[f"r{number}"].attempt for number in range(6)} == {1001}
+
+
+@pytest.mark.parametrize("target", [{"request_id": "r1"}, {"session_id": "s"}])
+async def test_what_is_paused_waits_through_a_new_owner_until_it_is_resumed(
+    settings: Settings, target: dict[str, str]
+) -> None:
+    settings = small(settings)
+
+    def ask(number: int, session: str = "s") -> dict[str, Any]:
+        return {
+            "user_id": "ada",
+            "session_id": session,
+            "request_id": f"r{number}",
+            "input": f"say: {number}",
+        }
+
+    async with upstream(settings) as program:
+        async with running_lanes(settings) as lanes:
+            await command(settings, program, "pause", **target)
+            await read_topic(settings, HOLDS, HoldPlaced, count=1)
+            for number in (1, 2):
+                await program.publish(ask(number))
+            await program.publish(ask(3, "another"))
+            (other,) = await read_topic(settings, RESULTS, AgentResult, count=1)
+            assert other.request_id == "r3"
+            await eventually(lambda: waiting(lanes) == 2)
+        async with running_lanes(settings) as lanes:
+            await program.publish(ask(4, "another"))
+            await read_topic(settings, RESULTS, AgentResult, count=2)
+            assert waiting(lanes) == 2
+            await command(settings, program, "resume", **target)
+            results = await read_topic(settings, RESULTS, AgentResult, count=4)
+    assert [result.request_id for result in results] == ["r3", "r4", "r1", "r2"]
+    assert {result.status for result in results} == {"completed"}
+    assert await open_keys(settings, HOLDS) == set()
+    assert await open_keys(settings, PARKED) == set()
+
+
+async def test_a_run_under_way_stops_before_its_next_call_and_is_begun_anew(
+    settings: Settings,
+) -> None:
+    settings = small(settings)
+    async with running_lanes(settings) as lanes, upstream(settings) as program:
+        await program.publish(
+            {
+                "user_id": "ada",
+                "request_id": "r1",
+                "template": "react_agent",
+                "input": "slow: 3; call: current_time {}; say: done",
+            }
+        )
+        await read_topic(settings, DECISIONS, Decision, count=1)
+        await command(settings, program, "pause", request_id="r1")
+        await eventually(lambda: waiting(lanes) == 1)
+        await command(settings, program, "resume", request_id="r1")
+        (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
+    assert (result.status, result.attempt) == ("completed", 1001)
+    tokens = await read_whole(settings, TOKENS, AgentToken)
+    assert [(token.attempt, token.text) for token in tokens] == [(1001, ""), (1001, "done")]
+
+
+async def test_what_is_paused_can_be_cancelled(settings: Settings) -> None:
+    settings = small(settings)
+    async with running_lanes(settings) as lanes, upstream(settings) as program:
+        await command(settings, program, "pause", session_id="s")
+        await read_topic(settings, HOLDS, HoldPlaced, count=1)
+        for number in (1, 2):
+            await program.publish(
+                {
+                    "user_id": "ada",
+                    "session_id": "s",
+                    "request_id": f"r{number}",
+                    "input": "x",
+                    "metadata": {"order": str(number)},
+                }
+            )
+        await eventually(lambda: waiting(lanes) == 2)
+        await command(settings, program, "cancel", request_id="r2")
+        (second,) = await read_topic(settings, RESULTS, AgentResult, count=1)
+        await command(settings, program, "cancel", session_id="s")
+        await read_topic(settings, RESULTS, AgentResult, count=2)
+    assert (second.request_id, second.status) == ("r2", "cancelled")
+    assert second.metadata == {"order": "2"}
+    assert await open_keys(settings, PARKED) == set()
+
+
+async def test_a_partition_whose_line_is_full_is_read_no_further_until_there_is_room(
+    settings: Settings,
+) -> None:
+    settings = small(settings, parked_max=5, runs_in_flight_max=4, runs_per_user_max=1)
+    async with running_lanes(settings) as lanes, upstream(settings) as program:
+        await command(settings, program, "pause", session_id="s")
+        await read_topic(settings, HOLDS, HoldPlaced, count=1)
+        for number in range(30):
+            await program.publish(
+                {"user_id": "ada", "session_id": "s", "request_id": f"r{number}", "input": "x"}
+            )
+        await eventually(lambda: waiting(lanes) >= 5)
+        await command(settings, program, "resume", session_id="s")
+        results = await read_topic(settings, RESULTS, AgentResult, count=30)
+    assert [result.request_id for result in results] == [f"r{number}" for number in range(30)]
