@@ -15,7 +15,9 @@ from gateway.commands.cancel import cancel
 from gateway.commands.dead_letters import dead_letters_app
 from gateway.commands.demo import demo
 from gateway.commands.doctor import doctor
+from gateway.commands.drain import drain
 from gateway.commands.history import history
+from gateway.commands.pause import pause, resume
 from gateway.commands.submit import submit
 from gateway.commands.tail import tail
 from gateway.commands.topics import topics
@@ -84,7 +86,20 @@ def _options(
     configure_logging(quiet, libraries_level=logging.CRITICAL)
 
 
-for _command in (up, worker, submit, cancel, tail, history, topics, doctor, demo):
+for _command in (
+    up,
+    worker,
+    drain,
+    submit,
+    cancel,
+    pause,
+    resume,
+    tail,
+    history,
+    topics,
+    doctor,
+    demo,
+):
     app.command()(_command)
 app.add_typer(dead_letters_app)
 

@@ -7,6 +7,7 @@ Source: org.apache.kafka.clients.producer.internals.BuiltInPartitioner.
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import count
 
 from aiokafka.partitioner import murmur2
 
@@ -18,3 +19,12 @@ _KEYS_CACHED_MAX = 65_536
 def home_partition(partition_key: str, partitions: int) -> int:
     """Give the partition, of `partitions`, that everything of this user stands at."""
     return (int(murmur2(partition_key.encode())) & _SIGN_MASK) % partitions
+
+
+def name_at(partition: int, partitions: int) -> str:
+    """Give a name whose home is this partition, for what concerns a lane and no user."""
+    return next(
+        name
+        for number in count()
+        if home_partition(name := f"millstream-{number}", partitions) == partition
+    )

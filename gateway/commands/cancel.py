@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
+from gateway.commands.control import (
+    RequestOption,
+    SessionOption,
+    TenantOption,
+    UserOption,
+    user_command,
+)
 from gateway.connect import open_bus, settings_for_client
 from gateway.exits import ExitCode
 from gateway.running import run
@@ -24,14 +29,10 @@ __all__ = ["cancel"]
 
 def cancel(
     *,
-    user: Annotated[str, typer.Option(help="Whose it is.")],
-    request_id: Annotated[
-        str | None, typer.Option("--request", help="The request to end, by its id.")
-    ] = None,
-    session: Annotated[
-        str | None, typer.Option(help="The session whose requests are to end.")
-    ] = None,
-    tenant: Annotated[str, typer.Option(help="The user's tenant.")] = DEFAULT_TENANT,
+    user: UserOption,
+    request_id: RequestOption = None,
+    session: SessionOption = None,
+    tenant: TenantOption = DEFAULT_TENANT,
     timeout_s: Annotated[
         float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the result.")
     ] = 30.0,
@@ -42,21 +43,9 @@ def cancel(
     A model's call under way is cut off. Waits for a request's result and tells how it ended:
     `cancelled`, unless it had come to its end before. A session's requests are not waited for.
     """
-    try:
-        command = ControlCommand(
-            user_id=user,
-            tenant=tenant,
-            command="cancel",
-            request_id=request_id,
-            session_id=session,
-            at_ms=time.time_ns() // 10**6,
-        )
-    except ValidationError as error:
-        if (request_id is None) == (session is None):
-            message = "name either --request or --session"
-            raise typer.BadParameter(message) from error
-        problem = error.errors()[0]
-        raise typer.BadParameter(f"{problem['loc'][0]}: {problem['msg']}") from error
+    command = user_command(
+        "cancel", user=user, tenant=tenant, request_id=request_id, session=session
+    )
     raise typer.Exit(run(_cancel(command, timeout_s=timeout_s, as_json=as_json)))
 
 

@@ -150,6 +150,45 @@ async def test_cancel_ends_a_run_and_tells_how_it_ended(up: Up) -> None:
     assert wrong.code == 2
 
 
+async def test_a_paused_request_waits_until_it_is_resumed(up: Up) -> None:
+    who = ("--user", "ada", "--request", "paused")
+    told = await run(up.environment, "pause", *who)
+    assert (told.code, told.err.partition(":")[0]) == (0, "request paused")
+    async with millstream(
+        up.environment, "submit", "say: at last", "--user", "ada", "--request-id", "paused"
+    ) as submitted:
+
+        async def is_decided() -> bool:
+            shown = await run(up.environment, "history", "--request", "paused")
+            return "admitted" in shown.out
+
+        await eventually(is_decided, timeout_s=60)
+        assert submitted.returncode is None
+        assert (await run(up.environment, "resume", *who)).code == 0
+        done = await ended(submitted)
+    assert (done.code, done.out.strip()) == (0, "at last")
+
+
+async def test_a_worker_that_is_drained_hands_over_and_exits_0(up: Up) -> None:
+    async with millstream(up.environment, "worker", "--role", "lanes") as worker:
+        assert worker.stdout is not None
+        name = json.loads(await line_with(worker.stdout, "metrics_url"))["worker"]
+        told = await eventually(lambda: drained(up.environment, name), timeout_s=60)
+        assert name in told
+        assert (await ended(worker)).code == 0
+    after = await run(up.environment, "submit", "say: still here", "--user", "ada")
+    assert after.code == 0
+    unknown = await run(up.environment, "drain", "nobody")
+    assert unknown.code == 1
+    assert "nobody" in unknown.err
+
+
+async def drained(environment: dict[str, str], worker: str) -> str | None:
+    """Drain a worker once it owns a partition."""
+    told = await run(environment, "drain", worker)
+    return told.err if told.code == 0 else None
+
+
 async def test_history_exits_0_with_a_note_where_nothing_matches(up: Up) -> None:
     shown = await run(up.environment, "history", "--user", "nobody", "--since", "1h")
     assert (shown.code, shown.out, shown.err) == (0, "", "nothing matches\n")

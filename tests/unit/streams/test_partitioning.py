@@ -7,7 +7,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.partitioning import home_partition
+from streams.partitioning import home_partition, name_at
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=64), st.integers(1, 64))
@@ -31,3 +31,9 @@ def test_it_is_where_a_default_producer_puts_a_record_of_that_key(key: str, coun
 def test_it_hashes_as_the_java_client_does(key: str, murmur2: int) -> None:
     for count in (1, 4, 7, 1024):
         assert home_partition(key, count) == (murmur2 & 0x7FFFFFFF) % count
+
+
+@pytest.mark.parametrize("partitions", [1, 4, 64])
+def test_every_partition_has_a_name_that_is_at_home_there(partitions: int) -> None:
+    for partition in range(partitions):
+        assert home_partition(name_at(partition, partitions), partitions) == partition
