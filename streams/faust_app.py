@@ -3,14 +3,7 @@
 No Faust worker or command line: `await app.start()` and `await stop_app(app)`. Several apps live
 side by side in one process. What differs from a plain `faust.App`, and why:
 
-- Consumers read `read_committed`. Faust asks for that only under `exactly_once`, which must stay
-  off: it derives the transactional id from the output partition and swallows begin errors.
-- A gap of offsets (transaction markers, aborted records) no longer counts the record behind it
-  as acked: Faust's interval includes that record, and so commits past one in flight.
-- An app may say where each partition is to be read from (`position_of`), for state that carries its
-  own offsets. Faust alone would trust the committed offset, also where the state is older.
-- Records are let through only behind the seek. Once tables are restored, Faust resumes partitions,
-  then seeks them, then clears the queues of all agents: what came in between is gone.
+- Its consumer is ours (`faust_consumer.py`).
 - Keys and values stay bytes: a decode error inside Faust acks the record and goes unseen.
 """
 
@@ -18,19 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import faust
-from aiokafka import TopicPartition
-from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
-from faust.transport.drivers.aiokafka import Consumer as AIOKafkaConsumer
-from faust.transport.drivers.aiokafka import Transport as AIOKafkaTransport
 from faust.types import TP
 
 from schemas.topics import RECORD_BYTES_MAX
-from streams.tolerant_records import tolerate_header_names
+from streams.faust_consumer import CommittedTransport
 
 if TYPE_CHECKING:
     from streams.settings import Settings
@@ -44,107 +33,11 @@ _COMMIT_INTERVAL_S = 0.5
 _POLL_RECORDS_MAX = 1000
 _BUFFERED_RECORDS_MAX = 4 * _POLL_RECORDS_MAX
 _PRODUCER_TIMEOUT_S = 60.0
-_FETCH_WAIT_MS = 100
-# A seek waits for the fetch under way, so a fetch without records must be short.
-_FETCH_MAX_S = 0.2
 _METADATA_MAX_AGE_MS = 30_000
 _HEARTBEATS_PER_SESSION = 5
 _REQUEST_TIMEOUT_MIN_S = 40.0
 
 _log = logging.getLogger(__name__)
-
-
-class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
-    """The thread that holds the aiokafka consumer."""
-
-    def _create_worker_consumer(self, transport: AIOKafkaTransport) -> Any:
-        tolerate_header_names()
-        consumer = super()._create_worker_consumer(transport)
-        # Both are read at `start()`, which comes later. Faust hard-wires them; a rename in aiokafka
-        # must fail here, not fall back to reading aborted records.
-        for name in ("_isolation_level", "_fetch_max_wait_ms"):
-            getattr(consumer, name)
-        consumer._isolation_level = "read_committed"  # noqa: SLF001
-        consumer._fetch_max_wait_ms = _FETCH_WAIT_MS  # noqa: SLF001
-        return consumer
-
-    async def seek_to_committed_of(self, tps: Iterable[TP]) -> Mapping[TP, int]:
-        """Seek these partitions to their committed offsets."""
-        offsets: Mapping[TP, int] = await self.call_thread(
-            self._ensure_consumer().seek_to_committed, *(TopicPartition(*tp) for tp in tps)
-        )
-        return offsets
-
-
-class CommittedConsumer(AIOKafkaConsumer):  # type: ignore[misc]
-    """Faust's consumer: committed records only, positions from the app's state where it has any."""
-
-    def _new_consumer_thread(self) -> CommittedConsumerThread:
-        return CommittedConsumerThread(self, loop=self.loop, beacon=self.beacon)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._held: set[TP] = set()
-        self._fetching = asyncio.Lock()
-
-    async def _getmany(
-        self,
-        active_partitions: set[TP] | None,
-        timeout: float,  # noqa: ASYNC109  Faust's
-    ) -> Mapping[TP, Any]:
-        # Faust's set changes while the thread waits with it, and an empty one means "all". What
-        # comes of a partition that is not active is thrown away, though its position has moved.
-        active = None if active_partitions is None else frozenset(active_partitions)
-        async with self._fetching:
-            records: Mapping[TP, Any] = await super()._getmany(active, min(timeout, _FETCH_MAX_S))
-            return records
-
-    async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Seek each assigned partition to the app's position for it, else to the committed one."""
-        async with self._fetching:  # what is fetched from the old position is gone before the seek
-            return await self._seek_to_known()
-
-    async def _seek_to_known(self) -> Mapping[TP, int]:
-        # Recovery alone seeks changelogs, and may be at it right now: a fetch that a rebalance
-        # interrupts asks for this seek too.
-        assigned = {tp for tp in self.assignment() if not self._is_changelog_tp(tp)}
-        positions = {
-            tp: position for tp in assigned if (position := self.app.position_of(tp)) is not None
-        }
-        offsets: dict[TP, int] = dict(positions)
-        if others := assigned - positions.keys():
-            offsets.update(await self._thread.seek_to_committed_of(others))
-        await self.seek_wait(positions)
-        return offsets
-
-    def resume_partitions(self, tps: Iterable[TP]) -> None:
-        """Resume changelogs; hold the others back until the flow is resumed behind their seek."""
-        wanted = set(tps)
-        held = {tp for tp in wanted if not self._is_changelog_tp(tp)}
-        self._held |= held
-        super().resume_partitions(wanted - held)
-
-    def pause_partitions(self, tps: Iterable[TP]) -> None:
-        """Pause fetching from partitions, also from those held back."""
-        paused = set(tps)
-        self._held -= paused
-        super().pause_partitions(paused)
-
-    def resume_flow(self) -> None:
-        """Let records through, and let go of the partitions that were held back."""
-        held, self._held = self._held, set()
-        super().resume_partitions(held)
-        super().resume_flow()
-
-    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
-        # `offset_to` is the record that came after the gap: it is not acked yet.
-        await super()._add_gap(tp, offset_from, offset_to - 1)
-
-
-class CommittedTransport(AIOKafkaTransport):  # type: ignore[misc]
-    """Faust's transport with `CommittedConsumer`."""
-
-    Consumer = CommittedConsumer
 
 
 class App(faust.App):  # type: ignore[misc]
