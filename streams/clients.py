@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _REQUEST_BYTES_MAX = DEAD_LETTERS.record_bytes_max + 4096
 
+_BATCH_BYTES = 262_144
+
 _FETCH_WAIT_MS = 100
 _METADATA_MAX_AGE_MS = 30_000
 
@@ -35,6 +37,7 @@ def transactional_producer(settings: Settings, transactional_id: str) -> AIOKafk
         bootstrap_servers=settings.kafka,
         transactional_id=transactional_id,
         transaction_timeout_ms=int(settings.commit_timeout_s * 2000),
+        max_batch_size=_BATCH_BYTES,
         max_request_size=_REQUEST_BYTES_MAX,
         metadata_max_age_ms=_METADATA_MAX_AGE_MS,
     )

@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -25,8 +24,7 @@ from aiokafka.errors import (
 )
 
 from schemas.errors import LaneFenced, LaneLost, MillstreamError
-from schemas.topics import RECORD_BYTES_MAX
-from streams.codec import Encoded
+from streams.batches import Outgoing, send_batches
 
 log = structlog.get_logger(__name__)
 
@@ -47,16 +45,6 @@ class CommitRefused(MillstreamError):
     code = "commit_refused"
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A record to be written: physical topic, partition, content, and the most it may have."""
-
-    topic: str
-    partition: int
-    encoded: Encoded
-    bytes_max: int = RECORD_BYTES_MAX
-
-
 @dataclass(slots=True, eq=False)
 class _Member:
     """Records that commit together or not at all, and who waits for it.
@@ -67,6 +55,7 @@ class _Member:
     records: tuple[Outgoing, ...]
     committed: asyncio.Future[tuple[int, ...]] = field(default_factory=asyncio.Future)
     alone: bool = False
+    lazy: bool = False
 
     def refuse(self, error: MillstreamError) -> None:
         """Tell whoever waits why nothing was written, unless they have stopped waiting."""
@@ -89,6 +78,7 @@ class Committer:
         producers: int,
         records_max: int,
         timeout_s: float,
+        gather_s: float,
         on_lost: Callable[[LaneLost], None],
     ) -> None:
         self._make_producer = make_producer
@@ -99,6 +89,9 @@ class Committer:
         self._on_lost = on_lost
         self._waiting: deque[_Member] = deque()
         self._wake = asyncio.Event()
+        self._lazily: asyncio.TimerHandle | None = None
+        self._gather_s = gather_s
+        self._busy = False
         self._lost: LaneLost | None = None
         self._task: asyncio.Task[None] | None = None
         self.transactions = 0
@@ -153,17 +146,17 @@ class Committer:
         the order in which they were given, but for what is too large, which is refused at once.
         One without records writes nothing: it is done when all that was queued before it is.
         """
-        member = _Member(tuple(records))
+        member = _Member(tuple(records), lazy=lazy)
         if self._lost is not None:
             member.committed.set_exception(self._lost)
         elif (oversized := _oversized(member.records)) is not None:
             member.committed.set_exception(oversized)
         else:
             self._waiting.append(member)
-            if lazy:
-                asyncio.get_running_loop().call_later(LAZY_S, self._wake.set)
-            else:
+            if not lazy:
                 self._wake.set()
+            elif self._lazily is None:
+                self._lazily = asyncio.get_running_loop().call_later(LAZY_S, self._wake.set)
         # Whoever queues lazily need not look: a lost lane is told through `on_lost`.
         member.committed.add_done_callback(lambda future: future.cancelled() or future.exception())
         return member.committed
@@ -171,9 +164,15 @@ class Committer:
     async def _run(self) -> None:
         while self._lost is None:
             await self._wake.wait()
+            if self._busy:
+                await asyncio.sleep(self._gather_s)
             members = self._gather()
             if not self._waiting:
                 self._wake.clear()
+                if self._lazily is not None:
+                    self._lazily.cancel()
+                    self._lazily = None
+            self._busy = sum(not member.lazy for member in members) > 1
             if not members:
                 continue
             try:
@@ -224,23 +223,11 @@ class Committer:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await producer.begin_transaction()
-                sends = [
-                    await producer.send(
-                        record.topic,
-                        record.encoded.value,
-                        record.encoded.key,
-                        record.partition,
-                        headers=record.encoded.headers,
-                    )
-                    for member in members
-                    for record in member.records
-                ]
-                # Every send is awaited: a record that the broker refuses fails only its own future,
-                # and the transaction would commit without it.
-                outcomes: list[Any] = await asyncio.gather(*sends, return_exceptions=True)
-                for outcome in outcomes:
-                    if isinstance(outcome, BaseException):
-                        raise outcome
+                # Every batch is awaited: one that the broker refuses fails only its own future, and
+                # the transaction would commit without it.
+                offsets = await send_batches(
+                    producer, [record for member in members for record in member.records]
+                )
                 await producer.commit_transaction()
         except _REFUSED as error:
             await self._abort_and_replace(turn)
@@ -248,8 +235,8 @@ class Committer:
         except (KafkaError, TimeoutError) as error:
             raise _lost(error, "a commit failed or its outcome is unknown") from error
         self.transactions += 1
-        self.records += len(outcomes)
-        _tell(members, outcomes)
+        self.records += len(offsets)
+        _tell(members, offsets)
 
     async def _abort_and_replace(self, turn: int) -> None:
         # The refused batch took sequence numbers that the broker never saw: whatever this producer
@@ -277,13 +264,14 @@ class Committer:
         self._waiting.clear()
 
 
-def _tell(members: Iterable[_Member], outcomes: Iterable[Any]) -> None:
+def _tell(members: Iterable[_Member], offsets: Sequence[int]) -> None:
     """Give each member the offsets of its records, in order."""
-    written = iter(outcomes)
+    first = 0
     for member in members:
-        offsets = tuple(next(written).offset for _ in member.records)
+        end = first + len(member.records)
         if not member.committed.done():  # whoever waited may have been cancelled
-            member.committed.set_result(offsets)
+            member.committed.set_result(tuple(offsets[first:end]))
+        first = end
 
 
 def _lost(error: BaseException, what: str) -> LaneLost:

@@ -83,6 +83,7 @@ class Lane:
             producers=settings.transactional_producers,
             records_max=settings.commit_records_max,
             timeout_s=settings.commit_timeout_s,
+            gather_s=settings.commit_gather_s,
             on_lost=self._lose,
         )
         self._output = LaneOutput(

@@ -33,9 +33,10 @@ from schemas.topics import (
     TopicSpec,
 )
 from streams import outcomes
+from streams.batches import Outgoing
 from streams.checkpoints import CheckpointSource
 from streams.codec import encode, tombstone
-from streams.committer import Committer, Outgoing
+from streams.committer import Committer
 from streams.lane_parts import LaneServices, Stage
 from streams.lane_state import LaneState
 from streams.partition_reader import PartitionReader

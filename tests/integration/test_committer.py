@@ -12,13 +12,14 @@ from aiokafka.admin import NewTopic
 
 from schemas.errors import LaneFenced, LaneLost
 from schemas.topics import RECORD_BYTES_MAX
+from streams.batches import Outgoing
 from streams.clients import (
     admin_client,
     committed_consumer,
     transactional_producer,
 )
 from streams.codec import Encoded
-from streams.committer import CommitRefused, Committer, Outgoing
+from streams.committer import CommitRefused, Committer
 from streams.settings import Settings
 
 T = TypeVar("T")
@@ -40,7 +41,11 @@ async def create(settings: Settings, name: str, **configs: str) -> str:
 
 @asynccontextmanager
 async def committing(
-    settings: Settings, *, producers: int = 2, transactional_id: str = "lane"
+    settings: Settings,
+    *,
+    producers: int = 2,
+    transactional_id: str = "lane",
+    gather_s: float = 0.0,
 ) -> AsyncIterator[tuple[Committer, list[LaneLost]]]:
     lost: list[LaneLost] = []
     committer = Committer(
@@ -50,6 +55,7 @@ async def committing(
         producers=producers,
         records_max=100,
         timeout_s=20,
+        gather_s=gather_s,
         on_lost=lost.append,
     )
     await committer.start()
@@ -111,6 +117,28 @@ async def test_transactions_go_round_the_producers_and_keep_their_order(
         assert committer.transactions == 7
     values = [record.value for record in await committed(settings, topic, count=7)]
     assert values == [b"%d" % number for number in range(7)]
+
+
+async def test_under_load_a_commit_waits_for_others_to_go_with_it(settings: Settings) -> None:
+    topic = await create(settings, "out")
+    async with committing(settings, gather_s=0.5) as (committer, _):
+        loaded = [committer.submit([outgoing(topic, b"%d" % number)]) for number in range(2)]
+        await soon(asyncio.gather(*loaded))
+        first = committer.submit([outgoing(topic, b"2")])
+        await asyncio.to_thread(lambda: None)  # its commit would be under way by now
+        second = committer.submit([outgoing(topic, b"3")])
+        await soon(asyncio.gather(first, second))
+        assert committer.transactions == 2
+
+
+async def test_an_idle_lane_commits_without_waiting_for_company(settings: Settings) -> None:
+    topic = await create(settings, "out")
+    async with committing(settings, gather_s=3600) as (committer, _):
+        for number in range(3):
+            lazy = committer.submit([outgoing(topic, b"lazy")], lazy=True)
+            await soon(committer.submit([outgoing(topic, b"%d" % number)]))
+            await soon(lazy)
+        assert committer.transactions == 3
 
 
 async def test_lazy_records_go_with_the_next_ones_or_by_themselves(settings: Settings) -> None:
