@@ -15,6 +15,8 @@ DEFAULT_TENANT = "default"
 
 def _normalised(value: str) -> str:
     """Give the NFC form: two spellings of a name are one user. Refuse control characters."""
+    if value.isascii() and value.isprintable():
+        return value  # as most are
     text = unicodedata.normalize("NFC", value)
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
         message = "must not hold control characters or lone surrogates"

@@ -56,13 +56,12 @@ class AgentRequest(Event):
     def resolved(self, address: Address, at_ms: int) -> ResolvedRequest:
         """Fill in what the upstream left out, from the record's own address and broker time."""
         request_id = self.request_id or str(address)
-        given = self.model_dump(exclude={"type"})
-        given.update(
-            request_id=request_id,
-            session_id=self.session_id or request_id,
-            at_ms=at_ms,
-            source=address,
-        )
+        given = self.__dict__ | {
+            "request_id": request_id,
+            "session_id": self.session_id or request_id,
+            "at_ms": at_ms,
+            "source": address,
+        }
         return ResolvedRequest.model_construct(**given)
 
 

@@ -126,7 +126,8 @@ def traceparent_of(record: Record) -> bytes:
 
 def new_traceparent() -> bytes:
     """Start a trace: version 00, random trace and parent ids, sampled."""
-    return f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-01".encode()
+    ids = os.urandom(24).hex()
+    return f"00-{ids[:32]}-{ids[32:]}-01".encode()
 
 
 @lru_cache(maxsize=1024)  # records of one millisecond are many, and formatting is half of encoding

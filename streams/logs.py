@@ -1,15 +1,19 @@
 """Logs of a process: one stream, standard error, for our own lines and those of libraries.
 
 Standard output is for data. On `console` a line is for people, on `json` it is one JSON object.
+Our own lines are rendered and written without a detour through `logging`: each result has one.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
+import orjson
 import structlog
 
 if TYPE_CHECKING:
@@ -62,16 +66,57 @@ def configure_logging(
     for own in ("streams", "agents", "middleware", "gateway", "millstream"):
         logging.getLogger(own).setLevel(level)
     structlog.configure(
-        processors=(*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter),
+        processors=(*_SHARED, *_renderers(settings.log_format, colors=to.isatty())),
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        logger_factory=lambda *names: _Lines(to, *names),
     )
+
+
+class _Lines:
+    """A logger whose every method writes a rendered line."""
+
+    def __init__(self, to: TextIO, name: str = "") -> None:
+        self.name = name
+        self._to = to
+
+    def msg(self, line: str) -> None:
+        """Write a line in one piece: other threads write, too."""
+        self._to.write(line + "\n")
+        self._to.flush()
+
+    debug = info = warning = error = critical = msg
 
 
 def _renderers(form: str, *, colors: bool) -> tuple[structlog.typing.Processor, ...]:
     if form == "json":
-        return (structlog.processors.format_exc_info, structlog.processors.JSONRenderer())
-    return (structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_plain),)
+        return (structlog.processors.format_exc_info, _json)
+    if colors:
+        return (structlog.dev.ConsoleRenderer(colors=True, exception_formatter=_plain),)
+    return (structlog.processors.format_exc_info, _console)
+
+
+def _json(_logger: Any, _method: str, fields: structlog.typing.EventDict) -> str:
+    try:
+        return orjson.dumps(fields, default=repr).decode()
+    except TypeError:  # half a surrogate pair, an integer of more than 64 bits, a key that is none
+        return json.dumps(fields, default=repr, skipkeys=True)
+
+
+_BARE = re.compile(r"[^\s=\"']+")
+
+
+def _console(_logger: Any, _method: str, fields: structlog.typing.EventDict) -> str:
+    """Write what structlog's own renderer writes where there is no terminal, in less time."""
+    at, level = fields.pop("timestamp"), fields.pop("level")
+    event, name = fields.pop("event"), fields.pop("logger", "")
+    exception = fields.pop("exception", None)
+    told = " ".join([f"{key}={_shown(fields[key])}" for key in sorted(fields)])
+    line = f"{at} [{level:<9}] {event:<30} [{name}] {told}".rstrip()
+    return line if exception is None else f"{line}\n{exception}"
+
+
+def _shown(value: object) -> str:
+    return value if isinstance(value, str) and _BARE.fullmatch(value) else repr(value)
 
 
 def _plain(to: TextIO, exc_info: structlog.typing.ExcInfo) -> None:

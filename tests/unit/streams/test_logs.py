@@ -63,6 +63,25 @@ def test_the_level_of_the_settings_holds() -> None:
     ]
 
 
+def test_what_json_can_hardly_say_is_written_all_the_same() -> None:
+    stream = io.StringIO()
+    configure_logging(Settings(log_format="json"), stream=stream)
+    log = structlog.get_logger("streams")
+    log.info("odd", half="\ud800", large=2**70, thing=Settings)
+    told = json.loads(stream.getvalue())
+    assert (told["half"], told["large"]) == ("\ud800", 2**70)
+    assert "Settings" in told["thing"]
+
+
+def test_a_console_line_can_be_taken_apart() -> None:
+    stream = io.StringIO()
+    configure_logging(Settings(), stream=stream)
+    structlog.get_logger("streams").warning("dead letter", source="a-0-1", why='it is = "x"\n')
+    (line,) = stream.getvalue().splitlines()
+    assert "[warning  ] dead letter" in line
+    assert line.endswith("[streams] source=a-0-1 why='it is = \"x\"\\n'")
+
+
 def test_an_exception_is_written_with_its_traceback() -> None:
     stream = io.StringIO()
     configure_logging(Settings(log_format="json"), stream=stream)
