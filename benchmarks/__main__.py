@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from benchmarks import bus, engine, first_token, round_trip, waiting
+from benchmarks import bus, engine, first_token, round_trip, transactions, waiting
 from benchmarks.peers import measure as peers
 from benchmarks.report import Figure
 from benchmarks.services import machine, services
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "waiting": lambda settings, _: waiting.run(settings),
     "first_token": lambda settings, _: first_token.run(settings),
     "bus": lambda settings, _: bus.run(settings),
+    "transactions": lambda settings, _: transactions.run(settings),
 }
 
 
