@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Literal
 
 import structlog
@@ -49,6 +50,8 @@ class LoggingMiddleware(AgentMiddleware):
 
     def decided(self, context: MiddlewareContext, decision: Decision) -> None:
         """Write what the chain decided on a request."""
+        if decision.admitted and not self._log.is_enabled_for(logging.DEBUG):
+            return  # of each request, and seldom wanted
         fields = _ids(context.request)
         fields["template"] = decision.template
         fields["model"] = context.model

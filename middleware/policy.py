@@ -131,6 +131,17 @@ class UserRules:
         return self.permitted is None or self.permitted.match(template) is not None
 
 
+class _Rules(dict[UserKey, UserRules]):
+    """Rules by user; whoever is not listed has the default ones."""
+
+    def __init__(self, default: UserRules) -> None:
+        super().__init__()
+        self._default = default
+
+    def __missing__(self, _user: UserKey) -> UserRules:
+        return self._default
+
+
 class Policy(_Section):
     """A whole policy; `Policy()` permits everything to everybody, without a limit."""
 
@@ -139,8 +150,7 @@ class Policy(_Section):
     users: Mapping[str, Grants] = Field(default_factory=dict)
     prices: Mapping[str, Price] = Field(default_factory=dict)
 
-    _rules: dict[UserKey, UserRules] = PrivateAttr(default_factory=dict)
-    _default_rules: UserRules = PrivateAttr()
+    _rules: _Rules = PrivateAttr()
 
     @classmethod
     def from_yaml(cls, text: str, name: str) -> Policy:
@@ -187,7 +197,7 @@ class Policy(_Section):
 
     def model_post_init(self, _context: Any) -> None:
         """Resolve each listed user's rules once, so that a request only looks them up."""
-        self._default_rules = self._resolve(self.defaults)
+        self._rules = _Rules(self._resolve(self.defaults))
         for written, grants in self.users.items():
             self._rules[_user_key(written)] = self._resolve(grants)
 
@@ -198,7 +208,7 @@ class Policy(_Section):
 
     def rules_for(self, tenant: str, user_id: str) -> UserRules:
         """Give what holds for a user: the entry of the user, or the defaults."""
-        return self._rules.get((tenant, user_id), self._default_rules)
+        return self._rules[tenant, user_id]
 
     def _all_grants(self) -> Iterable[tuple[tuple[str, ...], Grants]]:
         yield ("defaults",), self.defaults

@@ -6,13 +6,12 @@ them is read all the same. `decode` raises `Poison`, and nothing else, for bytes
 
 from __future__ import annotations
 
-import os
+import random
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, lru_cache
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import orjson
 from pydantic import ValidationError
@@ -33,6 +32,7 @@ ORIGIN = "millstream-origin"
 REDRIVEN = "millstream-redriven"
 
 _TRACEPARENT = re.compile(rb"^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$")
+_NO_ZERO_ID = 1 << 64 | 1
 _PROBLEMS_SHOWN_MAX = 5
 
 
@@ -55,8 +55,7 @@ class Record(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(NamedTuple):
     """An event as a record's key, value and headers; no value: its key is to be forgotten."""
 
     key: bytes
@@ -126,7 +125,8 @@ def traceparent_of(record: Record) -> bytes:
 
 def new_traceparent() -> bytes:
     """Start a trace: version 00, random trace and parent ids, sampled."""
-    ids = os.urandom(24).hex()
+    # Ids of traces must be unlike each other, not secret; the system's own take a call each.
+    ids = f"{random.getrandbits(192) | _NO_ZERO_ID:048x}"
     return f"00-{ids[:32]}-{ids[32:]}-01".encode()
 
 

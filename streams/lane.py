@@ -232,12 +232,16 @@ class Lane:
             entry.finish()
 
     def _belongs_elsewhere(
-        self, entry: Entry[InputRecord], partition_key: str, *headers: tuple[str, bytes]
+        self,
+        entry: Entry[InputRecord],
+        partition_key: str,
+        request: ResolvedRequest | None = None,
     ) -> bool:
         """Send a record that arrived under another key to its user's partition, if it did."""
         home = home_partition(partition_key, self._settings.partitions)
         if home == self._partition:
             return False
+        headers = () if request is None else (origin_header(request),)
         self._spawn(entry, self._put_right(entry, partition_key, home, headers))
         return True
 
@@ -248,7 +252,7 @@ class Lane:
         except Poison as poison:
             self._bury_once(entry, poison)
             return
-        if self._belongs_elsewhere(entry, request.partition_key, origin_header(request)):
+        if self._belongs_elsewhere(entry, request.partition_key, request):
             return
         try:
             is_new = self._endings.begin(request_key(request), request.digest)

@@ -151,8 +151,7 @@ class LaneRuns:
                 run.not_before_ms = self._services.clock_ms() + round(delay_s * 1000)
                 return None
             await self._cancellable(run, asyncio.sleep(delay_s))
-        result = outcome.result.model_copy(update={"usage": outcome.result.usage + run.spent})
-        events = self._endings.settled(run.request, result)
+        events = self._endings.settled(run.request, _with_earlier_usage(run, outcome.result))
         if outcome.checkpoint is not None:
             events += [outcome.checkpoint, self._output.head_of(outcome.checkpoint, head)]
         return events
@@ -244,3 +243,9 @@ class LaneRuns:
             text_sha256=tokens.text_sha256,
             model=run.plan.model,
         )
+
+
+def _with_earlier_usage(run: Run, result: AgentResult) -> AgentResult:
+    if not run.tries:
+        return result
+    return result.model_copy(update={"usage": result.usage + run.spent})

@@ -58,8 +58,8 @@ class Settings(BaseSettings):
     """Producers in rotation per lane. May differ between workers: a new owner fences all."""
     commit_records_max: Annotated[int, Field(ge=1, le=10_000)] = 500
     """Most records in one transaction."""
-    commit_gather_s: Annotated[float, Field(ge=0, le=1)] = 0.005
-    """How long a commit under load waits for others to go with it; an idle lane never waits."""
+    commit_gather_s: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """The most that a commit waits for others to go with it; an idle lane never waits."""
     commit_timeout_s: Annotated[float, Field(gt=0, le=300)] = 30.0
     """A commit that takes longer has an unknown outcome: the lane is dropped."""
     dedup_window_s: Annotated[int, Field(ge=60, le=7 * 86_400)] = 86_400

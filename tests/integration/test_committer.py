@@ -73,6 +73,15 @@ async def soon(waiting: Awaitable[T]) -> T:
     return await asyncio.wait_for(waiting, 30)
 
 
+async def turns(count: int) -> None:
+    """Let whatever is ready run, this many times."""
+    loop = asyncio.get_running_loop()
+    for _ in range(count):
+        turned = loop.create_future()
+        loop.call_soon(turned.set_result, None)
+        await turned
+
+
 async def committed(settings: Settings, topic: str, *, count: int) -> list[Any]:
     """Read the first `count` committed records of a topic."""
     consumer = committed_consumer(settings)
@@ -107,6 +116,24 @@ async def test_what_comes_while_a_commit_is_under_way_leaves_in_one_transaction(
     assert lost == []
 
 
+async def test_records_of_several_batches_keep_their_order_and_are_told_their_offsets(
+    settings: Settings,
+) -> None:
+    large, small = await create(settings, "large"), await create(settings, "small")
+    async with committing(settings) as (committer, _):
+        records = [
+            outgoing(topic, b"%d" % number * size)
+            for number in range(8)
+            for topic, size in ((large, 100_000), (small, 1))
+        ]
+        offsets = await soon(committer.submit(records))
+        assert committer.transactions == 1
+    for topic, start, size in ((large, 0, 100_000), (small, 1, 1)):
+        written = {one.offset: one.value for one in await committed(settings, topic, count=8)}
+        told = [written[offset] for offset in offsets[start::2]]
+        assert told == [b"%d" % number * size for number in range(8)]
+
+
 async def test_transactions_go_round_the_producers_and_keep_their_order(
     settings: Settings,
 ) -> None:
@@ -125,7 +152,7 @@ async def test_under_load_a_commit_waits_for_others_to_go_with_it(settings: Sett
         loaded = [committer.submit([outgoing(topic, b"%d" % number)]) for number in range(2)]
         await soon(asyncio.gather(*loaded))
         first = committer.submit([outgoing(topic, b"2")])
-        await asyncio.to_thread(lambda: None)  # its commit would be under way by now
+        await turns(5)  # its commit would be under way by now
         second = committer.submit([outgoing(topic, b"3")])
         await soon(asyncio.gather(first, second))
         assert committer.transactions == 2
