@@ -111,6 +111,7 @@ class LaneRuns:
         if events is None:
             await self._queue.left(run)
             return
+        run.ending = True  # parked after its result it would be taken up again
         gone = self._queue.tombstones(run)
         await self._endings.finish(run.entry, run.request, [*events, *gone], run.traceparent)
         self._queue.ended(run)

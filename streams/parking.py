@@ -140,14 +140,15 @@ class Parking:
         )
 
     async def pause(self, hold: HoldPlaced) -> None:
-        """Place a hold; returns once it is committed."""
-        await self._output.commit([hold])
+        """Place a hold at once; returns when it is committed."""
+        # Not after the commit: the next command may take it back already.
         self.holds.place(hold)
+        await self._output.commit([hold])
 
     async def resume(self, hold: HoldPlaced) -> None:
-        """Lift a hold; returns once that is committed."""
-        await self._output.commit([Tombstone(HOLDS, hold.record_key)])
+        """Lift a hold at once; returns when that is committed."""
         self.holds.lift(hold)
+        await self._output.commit([Tombstone(HOLDS, hold.record_key)])
 
     def tombstones(self, run: Run) -> list[Tombstone]:
         """Give what the compacted topics are to forget with a run's result."""

@@ -24,7 +24,8 @@ class Run:
     the offset of its newest record on `parked`, which tells of `parked_tries` attempts, `ended` is
     done once its result is committed. `may_follow`: an earlier attempt may have shown tokens.
     `tries` counts the attempts begun, `failures` those in vain, `spent` is what these used.
-    `in_memory_since` is the loop's time.
+    `ending`: its outcome is on its way
+    to the log. `in_memory_since` is the loop's time.
     """
 
     request: ResolvedRequest
@@ -42,6 +43,7 @@ class Run:
     executing: asyncio.Task[Any] | None = None
     parked: asyncio.Future[int] | None = None
     parked_tries: int = 0
+    ending: bool = False
     in_memory_since: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     ended: asyncio.Future[None] = field(default_factory=asyncio.Future)
 

@@ -145,7 +145,8 @@ class RunQueue:
         if session not in self._all_parked:
             self._all_parked.add(session)
             for earlier in self._in_memory.of_session(session):
-                self.parking.park(earlier)
+                if not earlier.ending:
+                    self.parking.park(earlier)
         self._line.join(Ticket(run.key, session, run.order, self.parking.park(run)))
         self._was_full = self._was_full or self.full
         self._wake.set()
@@ -313,7 +314,7 @@ class RunQueue:
             await asyncio.sleep(_LOOK_FOR_OLD_EVERY_S)
             old_since = loop.time() - self._settings.park_after_s
             for run in self._in_memory:
-                if run.parked is None:
+                if run.parked is None and not run.ending:
                     if run.in_memory_since > old_since:
                         break
                     self.parking.park(run)

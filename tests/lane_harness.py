@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -105,7 +106,8 @@ class OneLane:
     def __init__(self, lane: Lane) -> None:
         self.lane = lane
         self.acked: list[int] = []
-        self._window: Window[InputRecord] = Window(100)
+        self.acked_of: Counter[str] = Counter()
+        self._windows: dict[str, Window[InputRecord]] = {}
 
     def serve(self, sent: Any, value: dict[str, Any]) -> None:
         """Serve a published record, as it was when it was published."""
@@ -118,7 +120,13 @@ class OneLane:
             value=json.dumps(value).encode(),
             headers=(),
         )
-        entry = self._window.take(sent.offset, record, lambda: self.acked.append(sent.offset))
+
+        def ack() -> None:
+            self.acked.append(sent.offset)
+            self.acked_of[sent.topic] += 1
+
+        window = self._windows.setdefault(sent.topic, Window(1000))
+        entry = window.take(sent.offset, record, ack)
         assert entry is not None
         self.lane.serve(entry)
 
