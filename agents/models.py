@@ -14,6 +14,7 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from pydantic import SecretStr
 
 from agents.local_model import LOCAL_MODEL_NAME, LocalChatModel
+from agents.provider_http import ProviderHttp
 from agents.script import parse_script
 from agents.scripted_model import SCRIPTED_MODEL_NAME, ScriptedChatModel
 from schemas.errors import ModelUnavailable
@@ -48,8 +49,10 @@ _PROVIDERS: Final[Mapping[str, _Provider]] = MappingProxyType(
 )
 
 
-def resolve_model(name: str, **params: Any) -> BaseChatModel:
+def resolve_model(name: str, *, http: ProviderHttp | None = None, **params: Any) -> BaseChatModel:
     """Return the chat model that `name` stands for, made with `params` (`temperature`, …).
+
+    A provider is called through `http`, if given, else as its own client does by default.
 
     `local` or `local:smollm2` is the model that comes with Millstream; all share one engine.
     `scripted` plays the cues in its input, `scripted:SCRIPT` the given ones (`agents.script`).
@@ -70,6 +73,8 @@ def resolve_model(name: str, **params: Any) -> BaseChatModel:
             "for instance `openai:gpt-5-mini`"
         )
         raise ModelUnavailable(message)
+    if http is not None:
+        params |= http.params(kind)
     return _provided_model(name, kind, params)
 
 

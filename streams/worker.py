@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -16,7 +17,8 @@ from aiokafka.errors import KafkaError
 
 from agents.executor import AgentExecutor, wall_clock_ms
 from agents.factory import AgentFactory
-from agents.models import keep_traces_local, warm_up
+from agents.models import keep_traces_local, resolve_model, warm_up
+from agents.provider_http import ProviderHttp
 from middleware.pipeline import MiddlewarePipeline, build_pipeline
 from middleware.policy import Policy
 from schemas.errors import MillstreamError, ServiceUnavailable
@@ -117,7 +119,11 @@ async def _build(
         producer = await stack.enter_async_context(_producer(settings))
         # Loading the model stops the loop for a moment, which must not be while others wait.
         await warm_up(settings.default_model)
-        factory = AgentFactory(default_model=settings.default_model)
+        http = ProviderHttp()
+        stack.push_async_callback(http.close)
+        factory = AgentFactory(
+            default_model=settings.default_model, resolve=partial(resolve_model, http=http)
+        )
         services = LaneServices(
             worker=name,
             producer=producer,
