@@ -132,6 +132,9 @@ class TokenWriter:
             if task is not None:
                 task.cancel()
         await _ended(self._background, self._sending)
+        # A task's context leads back here by way of the run's callbacks: a cycle, which would hold
+        # all that the run was made of until the garbage collector comes by.
+        self._background = self._sending = None
 
     def _flush_later(self) -> None:
         self._timer = None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 
@@ -14,6 +16,7 @@ from schemas.base import Address
 from schemas.errors import LaneLost
 from schemas.events import AgentToken, CheckpointSaved
 from tests.agent_runs import ACCEPTED_AT_MS, NOW_MS, Runs, resolved
+from tests.support import eventually
 
 SUM = 'call: calculator {"expression": "2 + 3 * 4"}; say: it is {tool_result}'
 
@@ -364,3 +367,26 @@ async def test_an_attempt_whose_deadline_has_passed_is_announced_all_the_same(ru
 async def test_a_first_attempt_is_not_announced(runs: Runs) -> None:
     await runs.run("one two three")
     assert runs.tokens[0].text
+
+
+class Emitting:
+    """Takes tokens; stands for all that a run holds on to while it goes on."""
+
+    async def emit(self, token: AgentToken) -> None:
+        """Forget it."""
+
+
+@pytest.mark.parametrize("text", ["hello", SUM])
+async def test_a_run_that_is_over_leaves_nothing_to_the_garbage_collector(
+    runs: Runs, text: str
+) -> None:
+    emitting = Emitting()
+    held = weakref.ref(emitting)
+    gc.collect()
+    gc.disable()
+    try:
+        await runs.run(text, template="react_agent", emit=emitting.emit)
+        del emitting
+        await eventually(lambda: held() is None)
+    finally:
+        gc.enable()
