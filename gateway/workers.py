@@ -15,8 +15,8 @@ from streams.settings import Role, Settings, child_environment
 __all__ = ["KeptWorker", "RestartPolicy"]
 
 READY_TIMEOUT_S = 120.0
-# Above the worker's own: 10 s for what runs, 10 s for Faust, and some for the sockets.
-STOP_GRACE_S = 30.0
+# Behind the grace of its runs: 10 s for Faust, and some for the sockets.
+CLOSING_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,4 +87,4 @@ class KeptWorker:
     async def stop(self) -> None:
         """Let what runs come to its end, then end it; does nothing if it never started."""
         if self._child is not None:
-            await self._child.stop(STOP_GRACE_S)
+            await self._child.stop(self.settings.shutdown_grace_s + CLOSING_S)

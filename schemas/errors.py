@@ -35,7 +35,8 @@
     │   ├── AnswerGone           what was to be read is no longer kept
     │   └── AnswerAltered        the result's text is not the one that was read
     └── LaneLost                 a commit's outcome is unknown: the lane starts anew
-        └── LaneFenced           a newer owner has the lane's partition
+        ├── LaneFenced           a newer owner has the lane's partition
+        └── LaneLapsed           a newer owner may have it: the group has not heard of this worker
 
 `code` is what goes on the wire: stable, lower snake case.
 """
@@ -266,3 +267,9 @@ class LaneFenced(LaneLost):
     """A newer owner has taken over the lane's partition."""
 
     code = "lane_fenced"
+
+
+class LaneLapsed(LaneLost):
+    """The worker was out of its group for all that it knows: the partition may be another's."""
+
+    code = "lane_lapsed"

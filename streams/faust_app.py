@@ -22,6 +22,8 @@ from schemas.topics import RECORD_BYTES_MAX
 from streams.faust_consumer import CommittedTransport
 
 if TYPE_CHECKING:
+    from streams.lane_assignor import LaneAssignor
+    from streams.membership import Membership
     from streams.settings import Settings
 
 PositionOf = Callable[[TP], int | None]
@@ -35,15 +37,23 @@ _BUFFERED_RECORDS_MAX = 4 * _POLL_RECORDS_MAX
 _PRODUCER_TIMEOUT_S = 60.0
 _METADATA_MAX_AGE_MS = 30_000
 _HEARTBEATS_PER_SESSION = 5
+# A member learns from its next heartbeat that the group deals anew, so all wait for the slowest.
+_HEARTBEAT_MAX_S = 0.5
 _REQUEST_TIMEOUT_MIN_S = 40.0
 
 _log = logging.getLogger(__name__)
 
 
 class App(faust.App):  # type: ignore[misc]
-    """A Faust app; set `position_of` before `start` if its state carries offsets."""
+    """A Faust app; set `position_of` before `start` if its state carries offsets.
+
+    So with `assignor_of_lanes` and `membership`, where partitions belong to lanes.
+    """
 
     position_of: PositionOf = staticmethod(lambda _tp: None)
+
+    assignor_of_lanes: LaneAssignor | None = None
+    membership: Membership | None = None
 
     _failure: BaseException | None = None
 
@@ -100,7 +110,9 @@ def build_app(
         broker_commit_interval=_COMMIT_INTERVAL_S,
         broker_max_poll_records=_POLL_RECORDS_MAX,
         broker_session_timeout=settings.session_timeout_s,
-        broker_heartbeat_interval=settings.session_timeout_s / _HEARTBEATS_PER_SESSION,
+        broker_heartbeat_interval=min(
+            settings.session_timeout_s / _HEARTBEATS_PER_SESSION, _HEARTBEAT_MAX_S
+        ),
         broker_request_timeout=max(_REQUEST_TIMEOUT_MIN_S, settings.session_timeout_s + 1),
         # Above a poll's records, or a full buffer of one agent holds up every other.
         stream_buffer_maxsize=_BUFFERED_RECORDS_MAX,

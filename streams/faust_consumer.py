@@ -8,6 +8,9 @@ What differs from Faust's own, and why:
   as acked: Faust's interval includes that record, and so commits past one in flight.
 - An app may say where each partition is to be read from (`position_of`), for state that carries its
   own offsets. Faust alone would trust the committed offset, also where the state is older.
+- Offsets are not committed while this member joins its group anew.
+- Partitions may be dealt by an assignor of the app's (`assignor_of_lanes`), and what the group's
+  coordinator says is told to its `membership`.
 - Records are let through only behind the seek. Once tables are restored, Faust resumes partitions,
   then seeks them, then clears the queues of all agents: what came in between is gone.
 - It runs in the event loop of its agents. Faust gives it a thread: each fetch then crosses from one
@@ -77,7 +80,29 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
             getattr(consumer, name)
         consumer._isolation_level = "read_committed"  # noqa: SLF001
         consumer._fetch_max_wait_ms = _FETCH_WAIT_MS  # noqa: SLF001
+        if self.app.assignor_of_lanes is not None:
+            getattr(consumer, "_partition_assignment_strategy")  # noqa: B009  as above
+            consumer._partition_assignment_strategy = [self.app.assignor_of_lanes]  # noqa: SLF001
         return consumer
+
+    async def on_start(self) -> None:
+        """Create the aiokafka consumer, and listen to what the group tells it."""
+        await super().on_start()
+        assignor, membership = self.app.assignor_of_lanes, self.app.membership
+        if assignor is not None and membership is not None:
+            membership.watch(self._ensure_consumer()._coordinator, assignor.forget)  # noqa: SLF001
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        # While it joins, this member's generation is the last one: aiokafka takes the broker's
+        # refusal for a throw-out, and joins as another member. What is not committed comes again.
+        if self._ensure_consumer()._coordinator._heartbeat_task is None:  # noqa: SLF001
+            return False
+        committed: bool = await super()._commit(offsets)
+        return committed
+
+    def join_anew(self) -> None:
+        """Let the group deal again, by what this member holds now."""
+        self._ensure_consumer()._coordinator.request_rejoin()  # noqa: SLF001
 
     async def seek_to_committed_of(self, tps: Iterable[TP]) -> Mapping[TP, int]:
         """Seek these partitions to their committed offsets."""
@@ -141,6 +166,10 @@ class CommittedConsumer(AIOKafkaConsumer):  # type: ignore[misc]
             offsets.update(await self._thread.seek_to_committed_of(others))
         await self.seek_wait(positions)
         return offsets
+
+    def join_anew(self) -> None:
+        """Let the group deal again, by what this member holds now."""
+        self._thread.join_anew()
 
     def resume_partitions(self, tps: Iterable[TP]) -> None:
         """Resume changelogs; hold the others back until the flow is resumed behind their seek."""

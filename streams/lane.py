@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaError
 from schemas.base import Address
 from schemas.errors import LaneLost, Poison, RequestIdReused, Unserviceable
 from schemas.events import ControlCommand, LaneOpened, ResolvedRequest, StageRequest
+from schemas.ports import BeforeCall
 from schemas.topics import CONTROL
 from streams import outcomes
 from streams.admission import Admission, admit
@@ -48,7 +49,8 @@ log = structlog.get_logger(__name__)
 class Lane:
     """One incarnation of the owner of `partition` of a stage's input topic.
 
-    `lost` is done once the lane can no longer write; then only `close` may be called.
+    `before_call` is awaited before each model and tool call; what it raises ends the lane. `lost`
+    is done once the lane can no longer write; then only `close` may be called.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Lane:
         stage: Stage,
         partition: int,
         *,
+        before_call: BeforeCall,
         blame: Blame,
         on_room: Callable[[], None],
     ) -> None:
@@ -84,7 +87,7 @@ class Lane:
             records_max=settings.commit_records_max,
             timeout_s=settings.commit_timeout_s,
             gather_s=settings.commit_gather_s,
-            on_lost=self._lose,
+            on_lost=self.lose,
         )
         self._output = LaneOutput(
             settings,
@@ -106,6 +109,7 @@ class Lane:
             output=self._output,
             endings=self._endings,
             reader=self._reader,
+            before_call=before_call,
             blame=blame,
             blamed=lambda run, work: self._blamed(run.request.source, work),
             on_failure=self._failed,
@@ -165,8 +169,12 @@ class Lane:
             duration_ms=self._services.clock_ms() - started_ms,
         )
 
-    async def idle(self, timeout_s: float) -> bool:
-        """Begin no run any more, and wait for those under way; tell whether they all ended."""
+    async def drain(self, timeout_s: float) -> bool:
+        """Begin no more runs; wait until what is under way is committed, at most `timeout_s`.
+
+        Runs that wait are left to the next owner. Gives whether all ended; then what the lane
+        knows is what it committed.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         self._queue.drain()
@@ -380,11 +388,12 @@ class Lane:
         if entry is not None:
             self._blame.hold_against(entry.record.address)
         if isinstance(error, LaneLost):
-            self._lose(error)
+            self.lose(error)
             return
         log.error("a lane failed", partition=self._partition, exc_info=error)
-        self._lose(LaneLost(f"the lane failed: {error!r}"))
+        self.lose(LaneLost(f"the lane failed: {error!r}"))
 
-    def _lose(self, lost: LaneLost) -> None:
+    def lose(self, lost: LaneLost) -> None:
+        """Say that the lane may not write any more; the first reason stands."""
         with suppress(asyncio.InvalidStateError):
             self.lost.set_result(lost)

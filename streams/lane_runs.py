@@ -18,6 +18,7 @@ from schemas.events import (
     CheckpointSaved,
     SessionUpdated,
 )
+from schemas.ports import BeforeCall
 from schemas.reasons import reason_of
 from schemas.topics import TOKENS
 from streams import outcomes
@@ -79,6 +80,7 @@ class LaneRuns:
         output: LaneOutput,
         endings: LaneEndings,
         queue: RunQueuePort,
+        before_call: BeforeCall,
         blamed: Blamed,
         on_failure: Callable[[BaseException], None],
     ) -> None:
@@ -90,6 +92,7 @@ class LaneRuns:
         self._endings = endings
         self._attempts = LaneAttempts(state=state, output=output)
         self._queue = queue
+        self._may_call = before_call
         self._blamed = blamed
         self._sessions = SessionQueues(on_failure)
 
@@ -190,6 +193,7 @@ class LaneRuns:
             )
 
     async def _before_call(self, run: Run) -> None:
+        await self._may_call()
         if self._queue.is_held(run):
             message = "the request or its session is paused"
             raise Suspended(message)

@@ -12,6 +12,7 @@ from schemas.errors import LaneFenced, LaneLost, ServiceUnavailable
 from streams.blame import Blame
 from streams.intake import InputRecord
 from streams.lane import Lane
+from streams.membership import Tenure
 from streams.window import Ack, Window
 
 log = structlog.get_logger(__name__)
@@ -29,16 +30,17 @@ class LaneSlot:
     """Holds one assigned partition: a window of records per topic and, while it lives, a lane.
 
     A lost lane is replaced. The new one restores from the topics and gets the records that are
-    not done from the windows, in the order of `topics`. A fenced one is replaced only when the
-    group has said again whose the partition is, or `fenced_wait_s` has passed, after which this
-    member would be out of it: a worker that slept past its session must not take back what is
-    another's.
+    not done from the windows, in the order of `topics`. None is opened while this worker may be
+    out of its group (`tenure`): one that slept past its session must not take back what is
+    another's. A fenced one is replaced only when the group has said again whose the partition is,
+    or `fenced_wait_s` has passed, after which this member would be out of it.
     """
 
     def __init__(
         self,
         make: MakeLane,
         *,
+        tenure: Tenure,
         topics: Iterable[str],
         capacity: int,
         fenced_wait_s: float,
@@ -46,6 +48,7 @@ class LaneSlot:
         on_room: Callable[[str], None] = lambda _topic: None,
     ) -> None:
         self._make = make
+        self._tenure = tenure
         self._windows: dict[str, Window[InputRecord]] = {
             topic: Window(capacity, on_room=partial(self._has_room, topic)) for topic in topics
         }
@@ -54,7 +57,7 @@ class LaneSlot:
         # Topics that are not read further until there is room.
         self._told_full: set[str] = set()
         self._fenced_wait_s = fenced_wait_s
-        self._name = name
+        self.name = name
         self._lane: Lane | None = None
         self._confirmed = asyncio.Event()
         self._draining = False
@@ -95,22 +98,35 @@ class LaneSlot:
 
     def confirm(self) -> None:
         """Say that the group has just assigned the partition to this worker (again)."""
+        self._tenure.renew()
         self._confirmed.set()
 
+    def lose(self, lost: LaneLost) -> None:
+        """Drop the lane, if there is one; another is opened when that may be."""
+        if self._lane is not None:
+            self._lane.lose(lost)
+
     async def drain(self, grace_s: float) -> bool:
-        """Take no more work; tell whether all that ran ended within `grace_s`."""
+        """Begin nothing more; tell whether all that ran was committed within `grace_s`."""
         self._draining = True
         lane = self._lane
-        return lane is None or await lane.idle(grace_s)
+        return lane is None or await lane.drain(grace_s)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was given up: what it holds is not served any more."""
+        return self._task.done()
 
     async def close(self) -> None:
         """Give the partition up. What is not done is left to the next owner."""
-        log.info("lane given up", lane=self._name, records=len(self))
+        if not self._task.done():
+            log.info("lane given up", lane=self.name, records=len(self))
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def _keep_open(self) -> None:
         while not self._draining:
+            await self._tenure.wait()
             lane = self._make(self._blame, self._lane_has_room)
             lost: Exception
             try:
@@ -126,7 +142,7 @@ class LaneSlot:
                 lost = error
             # An error that nobody foresaw must not leave the partition without an owner.
             except Exception as error:
-                log.exception("a lane failed in an unforeseen way", lane=self._name)
+                log.exception("a lane failed in an unforeseen way", lane=self.name)
                 lost = error
             finally:
                 self._lane = None
@@ -134,7 +150,7 @@ class LaneSlot:
             # What the group said before counts no more: since then it gave the partition away.
             self._confirmed.clear()
             self._lanes_lost += 1
-            log.warning("lane lost", lane=self._name, reason=str(lost), records=len(self))
+            log.warning("lane lost", lane=self.name, reason=str(lost), records=len(self))
             fenced = isinstance(lost, LaneFenced)
             await self._may_reopen(self._fenced_wait_s if fenced else _REOPEN_AFTER_S)
 
@@ -153,7 +169,7 @@ class LaneSlot:
             await lane.close()
         # What a client cannot close must not end the slot: the next lane fences it anyhow.
         except Exception:
-            log.exception("a lane did not close cleanly", lane=self._name)
+            log.exception("a lane did not close cleanly", lane=self.name)
 
     async def _may_reopen(self, wait_s: float) -> None:
         try:

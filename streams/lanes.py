@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 import structlog
 from faust.types import TP
 
+from schemas.errors import LaneLapsed
 from schemas.topics import CONTROL
 from streams.blame import Blame
 from streams.faust_app import build_app, stop_app
 from streams.intake import InputRecord
 from streams.lane import Lane
+from streams.lane_assignor import LaneAssignor
+from streams.lane_handover import Handover
 from streams.lane_metrics import Figures
 from streams.lane_parts import CHAIN, LaneServices, Stage
 from streams.lane_slot import LaneSlot
+from streams.membership import Membership, Tenure
 from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
-
-DRAIN_GRACE_S = 10.0
 
 _READ_AT_ONCE_MAX = 32
 
@@ -37,6 +39,13 @@ class Lanes:
         self._slots: dict[int, LaneSlot] = {}
         name = "lanes" if stage.name == CHAIN else f"lanes-{stage.name}"
         self.app = build_app(settings, name)
+        self._membership = Membership(settings.session_timeout_s)
+        self._assignor = LaneAssignor()
+        self.app.membership, self.app.assignor_of_lanes = self._membership, self._assignor
+        self._membership.on_thrown_out(self._drop_lanes)
+        self._handover = Handover(
+            self._assignor, grace_s=settings.revoke_grace_s, join_anew=self._join_anew
+        )
         topic = self.app.raw_topic(settings.topic(stage.input.name))
         agent_name = "requests" if stage.name == CHAIN else f"stage-{stage.name}"
         self.agents = [self.app.agent(topic, name=agent_name, concurrency=1)(self._read)]
@@ -52,15 +61,17 @@ class Lanes:
         """Join the group; returns before partitions are assigned."""
         await self.app.start()
 
-    async def stop(self) -> None:
-        """Let what runs end within a grace, commit, leave the group."""
-        drained = await asyncio.gather(
-            *(slot.drain(DRAIN_GRACE_S) for slot in self._slots.values())
-        )
+    async def stop(self, grace_s: float) -> None:
+        """Let what runs end within a grace, commit, cut off what is left, leave the group."""
+        await self._handover.stop()
+        slots = tuple(self._slots.values())
+        drained = await asyncio.gather(*(slot.drain(grace_s) for slot in slots))
         if not all(drained):
-            log.warning("runs were left to the next owner", stage=self._stage.name)
+            log.warning("runs were cut off and left to the next owner", stage=self._stage.name)
+        # Before the group is left: the next owner begins at once, and a call that is made here
+        # still would be made twice at a time.
+        await asyncio.gather(*(slot.close() for slot in slots))
         await stop_app(self.app)
-        await asyncio.gather(*(slot.close() for slot in self._slots.values()))
         self._slots.clear()
 
     @property
@@ -69,12 +80,15 @@ class Lanes:
         return self.app.failure
 
     def unready(self) -> str | None:
-        """Say why requests are not served, `None` if they are (or other workers have them all)."""
+        """Say why not all is served that is to be, `None` if it is (it may be nothing)."""
         if not self._was_assigned.is_set():
             return "waits for its partitions"
-        opening = sorted(number for number, slot in self._slots.items() if not slot.serving)
+        slots = self._slots.items()
+        opening = sorted(number for number, slot in slots if not (slot.serving or slot.closed))
         if opening:
             return f"opens the lanes of partitions {', '.join(map(str, opening))}"
+        if self._assignor.owed:
+            return f"waits for {self._assignor.owed} partitions that other workers work on"
         return None
 
     def figures(self) -> Figures:
@@ -120,36 +134,49 @@ class Lanes:
 
     def _slot_for_stray(self, tp: TP) -> LaneSlot | None:
         """Give a slot to a record that finds none, if this worker is who is to run it."""
-        if tp not in self.app.consumer.assignment():
+        if tp.partition not in self._whole(self.app.consumer.assignment()):
             return None  # revoked since it was buffered: its next owner reads it
-        if tp.topic != self._topics[0]:
-            # To open a lane for it would fence the partition's owner. It stays unacked, and comes
-            # again with the next rebalance.
-            log.error(
-                "a command came where its lane is not", topic=tp.topic, partition=tp.partition
-            )
-            return None
         # Faust lets records of a new assignment through before it tells of the assignment.
         slot = self._slots[tp.partition] = self._open_slot(tp.partition)
         return slot
 
-    async def _assigned(self, _app: Any, assigned: set[Any], **_: Any) -> None:
-        # Faust gives a worker the same partitions of all topics that have as many of them.
-        mine = {tp.partition for tp in assigned if tp.topic == self._topics[0]}
-        for topic in self._topics[1:]:
-            if mine != {tp.partition for tp in assigned if tp.topic == topic}:
-                log.error("partitions came apart", topic=topic, partitions=sorted(mine))
+    def _whole(self, assigned: Iterable[TP]) -> set[int]:
+        """Give the partitions that came of all input topics: a lane needs its commands, too."""
+        of_topic = {topic: set[int]() for topic in self._topics}
+        for tp in assigned:
+            of_topic[tp.topic].add(tp.partition)
+        whole = set.intersection(*of_topic.values())
+        if apart := set.union(*of_topic.values()) - whole:
+            log.error("partitions came apart and are not served", partitions=sorted(apart))
+        return whole
+
+    async def _assigned(self, _app: Any, assigned: set[TP], **_: Any) -> None:
+        mine = self._whole(assigned)
+        given_back = self._assignor.given_back
         gone = [self._slots.pop(number) for number in set(self._slots) - mine]
         # No await before this: Faust lets records through beside this call, and one that finds no
         # slot is left to the next owner, who would be this worker.
-        for number in sorted(mine):
+        for number in sorted(mine - given_back):
             slot = self._slots.get(number)
-            if slot is None:
+            if slot is None or slot.closed:
                 self._slots[number] = self._open_slot(number)
             else:
                 slot.confirm()
         self._was_assigned.set()
+        for number in sorted(self._assignor.wanted & mine - given_back):
+            self._handover.begin(number, self._slots[number])
+        if given_back:  # let go while the group was dealing already
+            self.app.consumer.join_anew()
         await asyncio.gather(*(slot.close() for slot in gone))
+
+    async def _join_anew(self) -> None:
+        # What was acked goes with the partition, or its next owner reads it again.
+        await self.app.consumer.commit()
+        self.app.consumer.join_anew()
+
+    def _drop_lanes(self) -> None:
+        for slot in self._slots.values():
+            slot.lose(LaneLapsed("the group gave this worker up"))
 
     def _open_slot(self, partition: int) -> LaneSlot:
         def make(blame: Blame, on_lane_room: Callable[[], None]) -> Lane:
@@ -158,6 +185,8 @@ class Lanes:
                 self._services,
                 self._stage,
                 partition,
+                # A lane is of one tenure: one that outlived it must not go on in the next.
+                before_call=Tenure(self._membership).require,
                 blame=blame,
                 on_room=on_lane_room,
             )
@@ -167,6 +196,7 @@ class Lanes:
 
         return LaneSlot(
             make,
+            tenure=Tenure(self._membership),
             topics=self._topics,
             capacity=self._settings.runs_in_flight_max,
             fenced_wait_s=self._settings.session_timeout_s,

@@ -14,6 +14,7 @@ from typing import Any
 
 from schemas.base import Reason
 from schemas.events import ATTEMPTS_PER_GENERATION, HoldPlaced, ResultStatus
+from schemas.ports import BeforeCall
 from schemas.reasons import reason_of
 from streams import outcomes
 from streams.blame import Blame
@@ -50,6 +51,7 @@ class RunQueue:
         output: LaneOutput,
         endings: LaneEndings,
         reader: PartitionReader,
+        before_call: BeforeCall,
         blame: Blame,
         blamed: Blamed,
         on_failure: Callable[[BaseException], None],
@@ -90,6 +92,7 @@ class RunQueue:
             output=output,
             endings=endings,
             queue=self,
+            before_call=before_call,
             blamed=blamed,
             on_failure=on_failure,
         )

@@ -66,8 +66,12 @@ class Settings(BaseSettings):
     """How long a request id is remembered: within it, the same id gives the same one result."""
     dedup_ids_max: Annotated[int, Field(ge=1000, le=10_000_000)] = 500_000
     """Most ids that one lane remembers, at 185 bytes each; with more, `dedup_window_s` shrinks."""
-    session_timeout_s: Annotated[float, Field(ge=6, le=300)] = 15.0
+    session_timeout_s: Annotated[float, Field(ge=6, le=300)] = 10.0
     """A worker that sends no heartbeat for so long loses its partitions; brokers take 6 or more."""
+    revoke_grace_s: Annotated[float, Field(ge=0, le=3600)] = 10.0
+    """How long runs may go on when another worker is to have their partition; then they are cut."""
+    shutdown_grace_s: Annotated[float, Field(ge=0, le=3600)] = 10.0
+    """How long runs may go on when a worker is told to stop; then they are left to others."""
     token_coalesce_s: Annotated[float, Field(ge=0, le=1)] = 0.025
     """After the first one, tokens are gathered for so long into one record."""
 

@@ -135,7 +135,7 @@ async def _build(
             drain=drain,
         )
         lanes = _lanes(settings, policy, services)
-    stack.push_async_callback(_stop_all, lanes, views)
+    stack.push_async_callback(_stop_all, lanes, views, settings.shutdown_grace_s)
     starts = [one.start() for one in lanes]
     await asyncio.gather(*starts, *([views.start()] if views is not None else []))
     return _Worker(WorkerInfo(name, roles, exposition.url), lanes, views, readiness)
@@ -182,10 +182,12 @@ def _peek(store: RedisSessionStore) -> PeekCheckpoint:
     return peek
 
 
-async def _stop_all(lanes: tuple[Lanes, ...], views: Views | None) -> None:
+async def _stop_all(lanes: tuple[Lanes, ...], views: Views | None, grace_s: float) -> None:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + grace_s
     # The first stage stops first: what it hands on is still taken by the next one, and counted.
     for one in lanes:
-        await one.stop()
+        await one.stop(max(0.0, deadline - loop.time()))
     if views is not None:
         await views.stop()
 

@@ -21,19 +21,22 @@ from pathlib import Path
 
 from rich.console import Console
 
-from schemas.topics import catalogue
+from schemas.events import LaneOpened
+from schemas.topics import LANES, catalogue
 from streams.settings import Settings
 from streams.topic_admin import ensure_topics
 from tests.chaos.audit import audit, read_records
 from tests.chaos.calls import finished_and_repeated, out_of_order, read_calls, resumed_after_s
+from tests.chaos.clients import Clients
 from tests.chaos.crew import Crew
 from tests.chaos.ground import Ground, ground
 from tests.chaos.load import Asked, Progress, plan_load, policy_for, publish, watch_results
 from tests.chaos.scenarios import SCENARIOS, Drill, Scenario
 from tests.chaos.table import Row, as_table, told_faults
+from tests.handovers import handovers
+from tests.lane_harness import read_whole
 
 REQUESTS = 2000
-_SESSION_TIMEOUT_S = 6.0
 _LIMIT_S = 180.0
 _LIMIT_PER_REQUEST_S = 0.1
 
@@ -47,6 +50,7 @@ class Given:
     seed: int
     data: Path
     limit_s: float
+    session_timeout_s: float
     keep: bool
 
 
@@ -62,9 +66,12 @@ def main() -> None:
         row = asyncio.run(run_scenario(name, given))
         rows.append(row)
         console.print(f"{name}: {', '.join(row.blows) or 'nothing done'} in {row.duration_s:.0f} s")
+        if row.handed_over_s:
+            gaps = " ".join(f"{seconds:.1f}" for seconds in row.handed_over_s)
+            console.print(f"  last result of an owner to its successor's lane, s: {gaps}")
         for line in told_faults(row):
             console.print(f"  {line}", markup=False, highlight=False)
-    console.print(as_table(rows, _SESSION_TIMEOUT_S))
+    console.print(as_table(rows, given.session_timeout_s))
     held = all(row.ok for row in rows)
     if held and not given.keep:
         shutil.rmtree(given.data)
@@ -80,20 +87,21 @@ async def run_scenario(name: str, given: Given) -> Row:
     data.mkdir(parents=True)
     (data / "policy.yaml").write_text(policy_for(load), encoding="utf-8")
     began = time.monotonic()
-    async with ground(data, scenario.brokers) as on:
+    async with ground(data, scenario.brokers, model_pace_s=scenario.model_pace_s) as on:
         settings = Settings(
             kafka=on.kafka.bootstrap,
             redis_url=on.redis.url,
             namespace="chaos",
             data_dir=data,
             policy_file=data / "policy.yaml",
-            session_timeout_s=_SESSION_TIMEOUT_S,
+            session_timeout_s=given.session_timeout_s,
         )
         await ensure_topics(settings, catalogue())
         async with Crew(settings, on.model_url, scenario.roles) as crew:
             blows: list[str] = []
             progress = Progress(len(load))
-            drill = Drill(settings, on, crew, progress, rng, blows)
+            clients = Clients(settings)
+            drill = Drill(settings, on, crew, progress, rng, blows, clients)
             ending = await _play(scenario, drill, load, given.limit_s)
         return await _judge(name, load, drill, ending, time.monotonic() - began)
 
@@ -106,10 +114,12 @@ async def _play(
         async with asyncio.timeout(limit_s), asyncio.TaskGroup() as group:
             await drill.crew.start(*scenario.workers)
             watcher = group.create_task(watch_results(drill.settings, drill.progress))
-            publisher = group.create_task(publish(drill.settings, load, drill.progress))
+            publisher = group.create_task(
+                publish(drill.settings, load, drill.progress, scenario.waiting_max)
+            )
             await scenario.run(drill)
             await publisher
-            await drill.progress.reached(len(load))
+            await drill.progress.reached(len(load) + len(drill.clients.asked))
             await drill.crew.retire_all()
             watcher.cancel()
     except (TimeoutError, ExceptionGroup, AssertionError) as error:
@@ -128,17 +138,25 @@ async def _judge(
     name: str, load: tuple[Asked, ...], drill: Drill, ending: str | None, duration_s: float
 ) -> Row:
     on: Ground = drill.ground
+    records = await read_records(drill.settings)
+    opened = await read_whole(drill.settings, LANES, LaneOpened)
+    verdict = audit((*load, *drill.clients.asked), records)
+    faults = [*drill.crew.faults, *drill.clients.faults, *([ending] if ending else [])]
+    if verdict.superseded and not SCENARIOS[name].supersedes:
+        faults.append(f"{verdict.superseded} runs that could have ended were begun anew")
+    changed = handovers(records.results, opened, drill.settings.partitions)
     calls = read_calls(on.model_log)
     finished, repeated = finished_and_repeated(calls)
     return Row(
         name=name,
-        verdict=audit(load, await read_records(drill.settings)),
+        verdict=verdict,
         calls_out_of_order=out_of_order(calls, load),
         calls_finished=finished,
         calls_repeated=repeated,
         resumed_after_s=resumed_after_s(calls, drill.crew.kills),
+        handed_over_s=tuple(one.opened_s for one in changed),
         crashes=drill.crew.crashes,
-        faults=(*drill.crew.faults, *([ending] if ending else [])),
+        faults=tuple(faults),
         blows=tuple(drill.blows),
         duration_s=duration_s,
     )
@@ -152,6 +170,7 @@ def _given() -> Given:
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
     parser.add_argument("--data", type=Path, help="an empty folder to leave logs and data in")
     parser.add_argument("--limit-s", type=float, help="seconds that a scenario may take")
+    parser.add_argument("--session-timeout-s", type=float, default=6.0, help="of the workers")
     given = parser.parse_args()
     scenarios = tuple(given.only.split(","))
     unknown = sorted(set(scenarios) - set(SCENARIOS))
@@ -159,7 +178,15 @@ def _given() -> Given:
         parser.error(f"there is no scenario {unknown[0]!r}; there are {names}")
     data = given.data or Path(tempfile.mkdtemp(prefix="millstream-chaos-"))
     limit_s = given.limit_s or _LIMIT_S + _LIMIT_PER_REQUEST_S * given.requests
-    return Given(scenarios, given.requests, given.seed, data, limit_s, keep=bool(given.data))
+    return Given(
+        scenarios,
+        given.requests,
+        given.seed,
+        data,
+        limit_s,
+        given.session_timeout_s,
+        keep=bool(given.data),
+    )
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from schemas.events import (
 from schemas.topics import CHECKPOINTS, COSTS, DECISIONS, REQUESTS, RESULTS, TOKENS
 from streams.settings import Settings
 from tests.chaos.load import Asked
+from tests.handovers import longest_wait_s
 from tests.lane_harness import read_whole
 
 
@@ -41,6 +42,7 @@ class Verdict:
     requests: int
     results: int
     superseded: int
+    longest_wait_s: float
     lost: tuple[str, ...]
     twice: tuple[str, ...]
     out_of_order: tuple[str, ...]
@@ -82,6 +84,7 @@ def audit(load: Sequence[Asked], records: Records) -> Verdict:
         requests=len({one.request_id for one in records.requests}),
         results=len(records.results),
         superseded=sum(len(of_request) - 1 for of_request in attempts.values()),
+        longest_wait_s=longest_wait_s(records.results),
         lost=tuple(lost),
         twice=tuple(twice),
         out_of_order=tuple(_disordered(load, records.results)),

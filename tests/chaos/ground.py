@@ -18,6 +18,7 @@ from infra.paths import LOCK_FILE, cache_folder
 from infra.ports import HOST, choose_ports
 from infra.redis import RedisServer, find_redis_server
 from infra.state import LauncherState
+from tests.chaos.model_server import PACE_S
 from tests.chaos.proxy import Proxy, proxied
 from tests.worker_process import ROOT
 
@@ -37,7 +38,9 @@ class Ground:
 
 
 @asynccontextmanager
-async def ground(data: Path, brokers: int) -> AsyncIterator[Ground]:
+async def ground(
+    data: Path, brokers: int, *, model_pace_s: float = PACE_S
+) -> AsyncIterator[Ground]:
     """Start everything, stop everything."""
     async with AsyncExitStack() as stack:
         ports = choose_ports(("redis", "listener", "proxy"), {})
@@ -52,7 +55,7 @@ async def ground(data: Path, brokers: int) -> AsyncIterator[Ground]:
             redis=redis,
             proxy=await stack.enter_async_context(proxied(ports["proxy"], HOST, ports["listener"])),
             far=f"{HOST}:{ports['proxy']}",
-            model_url=await stack.enter_async_context(_model(log)),
+            model_url=await stack.enter_async_context(model_server(log, model_pace_s)),
             model_log=log,
         )
 
@@ -69,10 +72,11 @@ def _cluster(data: Path, brokers: int, ports: dict[str, int]) -> KafkaCluster:
 
 
 @asynccontextmanager
-async def _model(log: Path) -> AsyncIterator[str]:
+async def model_server(log: Path, pace_s: float = PACE_S) -> AsyncIterator[str]:
+    """Start a model that logs each call and writes a word every `pace_s`; gives its URL."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.chaos.model_server", str(log), cwd=ROOT, stdin=DEVNULL,
-        stdout=PIPE,
+        sys.executable, "-m", "tests.chaos.model_server", str(log), str(pace_s),
+        cwd=ROOT, stdin=DEVNULL, stdout=PIPE,
     )  # fmt: skip
     try:
         assert process.stdout is not None

@@ -33,7 +33,7 @@ _SESSION_REQUESTS = 10
 _SESSIONS_PER_USER = 2
 _CAPPED_EVERY = 3
 _REFUSED_EVERY = 17
-_WAITING_MAX = 200
+WAITING_MAX = 200
 _STALL_TIMEOUT_S = 90.0
 
 
@@ -118,17 +118,30 @@ class Progress:
                     await self._changed.wait()
 
 
-async def publish(settings: Settings, load: Sequence[Asked], progress: Progress) -> None:
-    """Publish the load, with up to 200 requests on their way at once."""
+async def publish(
+    settings: Settings, load: Sequence[Asked], progress: Progress, waiting_max: int = WAITING_MAX
+) -> None:
+    """Publish the load, with up to `waiting_max` requests on their way at once."""
     producer = idempotent_producer(settings)
     await producer.start()
     try:
         sent = []
         for number, one in enumerate(load):
-            await progress.reached(number - _WAITING_MAX)
+            await progress.reached(number - waiting_max)
             topic = settings.topic(REQUESTS.name)
             sent.append(await producer.send(topic, one.value, one.user_id.encode()))
         await asyncio.gather(*sent)
+    finally:
+        await producer.stop()
+
+
+async def publish_one(settings: Settings, one: Asked) -> None:
+    """Publish a request by itself."""
+    producer = idempotent_producer(settings)
+    await producer.start()
+    try:
+        topic = settings.topic(REQUESTS.name)
+        await producer.send_and_wait(topic, one.value, one.user_id.encode())
     finally:
         await producer.stop()
 

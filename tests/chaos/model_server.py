@@ -1,8 +1,10 @@
 """A model as a process of its own, spoken to as OpenAI's, which logs every call: who, what, when.
 
-`python tests/chaos/model_server.py LOG` prints `{"port": …}` once it listens on 127.0.0.1. The
-answer to a request tells what the model was shown, so that its text proves the session's memory:
-`<id> follows <id of the message before, or nothing>` and some words. A caller is told by its key.
+`python -m tests.chaos.model_server LOG [PACE_S]` prints `{"port": …}` once it listens on
+127.0.0.1, and writes a word every PACE_S seconds. The answer to a request tells what the model was
+shown, so that its text proves the session's memory: `<id> follows <id of the message before, or
+nothing>` and some words. A request that ends `tools: 5` is answered only once a tool was called
+five times. A caller is told by its key.
 
 Each call leaves two lines of JSON in LOG: `{"call", "event": "start", "at_ms", "worker",
 "request_id"}` and `{"call", "event": "end", "at_ms", "finished"}`; `finished` says that the whole
@@ -24,7 +26,8 @@ from aiohttp import web
 
 WORDS = tuple(f"w{number}" for number in range(5))
 NOTHING = "nothing"
-_PACE_S = 0.02
+TOOL_PACE_S = 0.3
+PACE_S = 0.02
 
 
 def expected_answer(request_id: str, follows: str) -> str:
@@ -35,12 +38,13 @@ def expected_answer(request_id: str, follows: str) -> str:
 class ModelServer:
     """Streams answers and writes its log, line by line."""
 
-    def __init__(self, log: TextIO) -> None:
+    def __init__(self, log: TextIO, pace_s: float) -> None:
         self._log = log
+        self._pace_s = pace_s
         self._calls: Iterator[int] = itertools.count()
 
     async def complete(self, http: web.Request) -> web.StreamResponse:
-        """Answer one call, a word every 20 ms."""
+        """Answer one call, word by word."""
         try:
             body = await http.json()
         except ConnectionError:
@@ -53,11 +57,15 @@ class ModelServer:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         try:
             await response.prepare(http)
-            text = expected_answer(asked[-1], asked[-2] if len(asked) > 1 else NOTHING)
-            for number, word in enumerate(text.split(" ")):
-                await asyncio.sleep(_PACE_S)  # noqa: TID251  a model takes its time
-                await response.write(_piece(word if number == 0 else f" {word}"))
-            await response.write(_last(len(asked)))
+            if _tool_calls_left(body["messages"]):
+                await asyncio.sleep(TOOL_PACE_S)  # noqa: TID251  a model takes its time
+                await response.write(_tool_call(call))
+            else:
+                text = expected_answer(asked[-1], asked[-2] if len(asked) > 1 else NOTHING)
+                for number, word in enumerate(text.split(" ")):
+                    await asyncio.sleep(self._pace_s)  # noqa: TID251  a model takes its time
+                    await response.write(_piece(word if number == 0 else f" {word}"))
+                await response.write(_last(len(asked)))
             finished = True
         except ConnectionError:
             return response  # the worker was killed, or dropped the run
@@ -81,6 +89,23 @@ def _piece(text: str) -> bytes:
     return _chunk([{"index": 0, "delta": delta, "finish_reason": None}])
 
 
+def _tool_calls_left(messages: list[dict[str, Any]]) -> bool:
+    asked = [number for number, one in enumerate(messages) if one["role"] == "user"][-1]
+    words = str(messages[asked]["content"]).rpartition("tools: ")[2]
+    made = sum(one["role"] == "tool" for one in messages[asked:])
+    return words.isdecimal() and made < int(words)
+
+
+def _tool_call(call: int) -> bytes:
+    function = {"name": "calculator", "arguments": json.dumps({"expression": f"{call} + 1"})}
+    use = {"index": 0, "id": f"call_{call}", "type": "function", "function": function}
+    delta = {"role": "assistant", "content": None, "tool_calls": [use]}
+    chunk = _chunk([{"index": 0, "delta": delta, "finish_reason": None}])
+    ended = _chunk([{"index": 0, "delta": {}, "finish_reason": "tool_calls"}])
+    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+    return chunk + ended + _chunk([], usage=usage)
+
+
 def _last(messages: int) -> bytes:
     written = 3 + len(WORDS)
     usage = {"prompt_tokens": messages, "completion_tokens": written}
@@ -88,11 +113,11 @@ def _last(messages: int) -> bytes:
     return stop + _chunk([], usage={**usage, "total_tokens": messages + written})
 
 
-async def main(log: Path) -> None:
+async def main(log: Path, pace_s: float) -> None:
     """Serve until ended by a signal."""
     with log.open("w", encoding="utf-8") as lines:
         app = web.Application(client_max_size=2**24)
-        app.router.add_post("/v1/chat/completions", ModelServer(lines).complete)
+        app.router.add_post("/v1/chat/completions", ModelServer(lines, pace_s).complete)
         runner = web.AppRunner(app, access_log=None, handle_signals=True)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -102,4 +127,4 @@ async def main(log: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1])))
+    asyncio.run(main(Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else PACE_S))

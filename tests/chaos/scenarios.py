@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ from redis.asyncio import Redis
 
 from infra.kafka import KafkaNode
 from streams.settings import Settings
+from tests.chaos.clients import Clients
 from tests.chaos.crew import Crew
 from tests.chaos.ground import Ground
-from tests.chaos.load import Progress
+from tests.chaos.load import WAITING_MAX, Progress
+from tests.chaos.model_server import PACE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class Drill:
     progress: Progress
     rng: random.Random
     blows: list[str]
+    clients: Clients
 
     async def at(self, share: float) -> None:
         """Wait until this share of the requests has a result."""
@@ -49,6 +53,10 @@ class Scenario:
     brokers: int = 1
     workers: tuple[str, ...] = ("a", "b")
     roles: str = "lanes"
+    model_pace_s: float = PACE_S
+    waiting_max: int = WAITING_MAX
+    supersedes: bool = True
+    """Whether runs may be begun anew; where all end in time, none may."""
 
 
 async def kills(drill: Drill) -> None:
@@ -76,7 +84,7 @@ async def zombies(drill: Drill) -> None:
         await drill.crew.opens_more(sleeper, opened[sleeper])
 
 
-async def rolling(drill: Drill) -> None:
+async def scaling(drill: Drill) -> None:
     """Workers come and go by SIGTERM; there is always one."""
     steps = ("+b", "+c", "-a", "+d", "-c", "-b", "+e", "-d")
     for number, step in enumerate(steps):
@@ -86,6 +94,19 @@ async def rolling(drill: Drill) -> None:
             await drill.crew.start(step[1])
         else:
             await drill.crew.retire(step[1])
+
+
+async def rolling(drill: Drill) -> None:
+    """Each of three workers ends by SIGTERM and is replaced, while clients wait for answers."""
+    async with asyncio.TaskGroup() as group:
+        for number, name in enumerate(drill.crew.names):
+            await drill.at(0.1 + 0.25 * number)
+            group.create_task(drill.clients.submit())
+            group.create_task(drill.clients.read())
+            drill.blows.append(f"SIGTERM {name}")
+            await drill.crew.retire(name)
+            group.create_task(drill.clients.submit())
+            await drill.crew.start(name)
 
 
 async def one_broker(drill: Drill) -> None:
@@ -173,7 +194,15 @@ async def _forget(drill: Drill) -> int:
 SCENARIOS: dict[str, Scenario] = {
     "kills": Scenario("six SIGKILLs to two workers", kills),
     "zombies": Scenario("SIGSTOP past the session, SIGCONT", zombies),
-    "rolling": Scenario("workers added and removed", rolling, workers=("a",)),
+    "scaling": Scenario("workers added and removed", scaling, workers=("a",)),
+    "rolling": Scenario(
+        "three workers replaced one by one",
+        rolling,
+        workers=("a", "b", "c"),
+        model_pace_s=0.08,
+        waiting_max=40,
+        supersedes=False,
+    ),
     "broker": Scenario("the one broker killed, twice", one_broker),
     "brokers": Scenario("each of three brokers killed", three_brokers, brokers=3),
     "redis": Scenario("Redis stale, killed, emptied", redis, roles="lanes,views"),

@@ -22,6 +22,7 @@ class Row:
     calls_finished: int
     calls_repeated: int
     resumed_after_s: tuple[float, ...]
+    handed_over_s: tuple[float, ...]
     crashes: int
     faults: tuple[str, ...]
     blows: tuple[str, ...]
@@ -58,11 +59,12 @@ def told_faults(row: Row) -> Iterable[str]:
 def as_table(rows: Sequence[Row], session_timeout_s: float) -> Table:
     """Make the table; the time to the first resumed run stands beside the session's time-out."""
     table = Table(caption=f"resumed: seconds from SIGKILL to the first run that is taken up, "
-                          f"each; the session time-out is {session_timeout_s:g} s")  # fmt: skip
+                          f"each; the session time-out is {session_timeout_s:g} s. longest wait: "
+                          f"seconds from a request to its result")  # fmt: skip
     table.add_column("scenario")
     for heading in (
         "requests", "results", "lost", "twice", "out of order", "wrong text", "superseded",
-        "calls finished", "repeated", "crashes", "resumed", "s", "",
+        "longest wait", "calls finished", "repeated", "crashes", "resumed", "s", "",
     ):  # fmt: skip
         table.add_column(heading, justify="right")
     for row in rows:
@@ -70,7 +72,7 @@ def as_table(rows: Sequence[Row], session_timeout_s: float) -> Table:
         figures = (
             verdict.requests, verdict.results, len(verdict.lost), len(verdict.twice),
             len(row.out_of_order), len(verdict.wrong_text), verdict.superseded,
-            row.calls_finished, row.calls_repeated, row.crashes,
+            f"{verdict.longest_wait_s:.1f}", row.calls_finished, row.calls_repeated, row.crashes,
         )  # fmt: skip
         resumed = " ".join(f"{seconds:.1f}" for seconds in row.resumed_after_s)
         table.add_row(

@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from streams.settings import Settings
+
 PROJECT = Path(__file__).resolve().parents[2]
 
 _STOP_TIMEOUT_S = 60.0
@@ -61,6 +63,11 @@ async def run(environment: Mapping[str, str], *arguments: str) -> Ended:
     """Run `millstream ARGUMENTS` to its end."""
     async with millstream(environment, *arguments) as process:
         return await ended(process)
+
+
+def as_client(settings: Settings) -> dict[str, str]:
+    """Give the variables of a program that talks to the deployment of these settings."""
+    return {"MILLSTREAM_KAFKA": settings.kafka, "MILLSTREAM_NAMESPACE": settings.namespace}
 
 
 async def line_with(stream: asyncio.StreamReader, words: str, timeout_s: float = 60.0) -> str:

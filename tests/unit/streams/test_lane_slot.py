@@ -9,11 +9,12 @@ from typing import cast
 
 import pytest
 
-from schemas.errors import LaneFenced, LaneLost, ServiceUnavailable
+from schemas.errors import LaneFenced, LaneLapsed, LaneLost, ServiceUnavailable
 from streams.blame import Blame
 from streams.intake import InputRecord
 from streams.lane import Lane
 from streams.lane_slot import LaneSlot
+from streams.membership import Membership, Tenure, since_boot_s
 from streams.window import Entry
 from tests.support import eventually
 from tests.unit.streams.making import record
@@ -38,8 +39,11 @@ class PlainLane:
     def serve(self, entry: Entry[InputRecord]) -> None:
         self.served.append(entry)
 
-    async def idle(self, timeout_s: float) -> bool:
+    async def drain(self, timeout_s: float) -> bool:
         return timeout_s > 0
+
+    def lose(self, lost: LaneLost) -> None:
+        self.lost.set_result(lost)
 
     def make_room(self) -> None:
         self.full = False
@@ -70,15 +74,24 @@ class Opened:
         return cast("Lane", lane)
 
 
+def in_the_group() -> Membership:
+    membership = Membership(60)
+    membership.heard(since_boot_s())
+    return membership
+
+
 @asynccontextmanager
 async def a_slot(
     opened: Opened,
     *,
     fenced_wait_s: float = 60,
+    membership: Membership | None = None,
     on_room: Callable[[str], None] = lambda _topic: None,
 ) -> AsyncIterator[LaneSlot]:
+    membership = membership or in_the_group()
     slot = LaneSlot(
         opened.make,
+        tenure=Tenure(membership),
         topics=["requests"],
         capacity=2,
         fenced_wait_s=fenced_wait_s,
@@ -177,3 +190,30 @@ async def test_an_error_that_nobody_foresaw_does_not_end_the_slot_in_silence() -
     opened = Opened(ValueError("unforeseen"))
     async with a_slot(opened) as slot:
         await eventually(lambda: slot.serving, timeout_s=3)
+
+
+async def test_no_lane_is_opened_by_who_may_be_out_of_the_group() -> None:
+    opened, membership = Opened(), in_the_group()
+    async with a_slot(opened, membership=membership) as slot:
+        await eventually(lambda: slot.serving)
+        slot.take(record(b"", offset=0), lambda: None)
+        membership.thrown_out()
+        slot.lose(LaneLapsed("x"))
+        with pytest.raises(AssertionError):
+            await eventually(lambda: len(opened.lanes) == 2, timeout_s=1.5)
+        membership.heard(since_boot_s())  # taken in again, and told of no partition yet
+        with pytest.raises(AssertionError):
+            await eventually(lambda: len(opened.lanes) == 2, timeout_s=0.2)
+        slot.confirm()
+        await eventually(lambda: slot.serving)
+        assert opened.lanes[1].offsets == [0]
+
+
+async def test_a_slot_is_closed_for_good() -> None:
+    opened = Opened()
+    async with a_slot(opened) as slot:
+        await eventually(lambda: slot.serving)
+        assert not slot.closed
+        await slot.close()
+        assert slot.closed
+        assert opened.lanes[0].closed

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from faust.types import TP
 
 from agents.executor import AgentExecutor, wall_clock_ms
@@ -23,6 +25,9 @@ from tests.support import eventually
 class Place:
     """Stands for a slot; it closes only when it may."""
 
+    name = "place"
+    serving = True
+
     def __init__(self, partition: int) -> None:
         self.partition = partition
         self.closing = asyncio.Event()
@@ -30,6 +35,13 @@ class Place:
 
     def confirm(self) -> None:
         """Nothing waits for it here."""
+
+    @property
+    def closed(self) -> bool:
+        return self.may_close.is_set()
+
+    async def drain(self, grace_s: float) -> bool:
+        return grace_s > 0
 
     async def close(self) -> None:
         self.closing.set()
@@ -39,8 +51,13 @@ class Place:
 class LanesOfPlaces(Lanes):
     """Lanes that open no lane, so that they need no broker."""
 
+    joined: asyncio.Event
+
     def _open_slot(self, partition: int) -> LaneSlot:
         return Place(partition)  # type: ignore[return-value]
+
+    async def _join_anew(self) -> None:
+        self.joined.set()
 
 
 def lanes_of_places(settings: Settings) -> LanesOfPlaces:
@@ -56,7 +73,24 @@ def lanes_of_places(settings: Settings) -> LanesOfPlaces:
         drain=lambda: None,
     )
     [stage] = stages((), lambda: build_pipeline(None).split(()))
-    return LanesOfPlaces(settings, services, stage)
+    lanes = LanesOfPlaces(settings, services, stage)
+    lanes.joined = asyncio.Event()
+    return lanes
+
+
+def both(settings: Settings, *partitions: int) -> set[TP]:
+    """Give these partitions of both input topics."""
+    names = (settings.topic(REQUESTS.name), settings.topic(CONTROL.name))
+    return {TP(name, number) for name in names for number in partitions}
+
+
+def deal(lanes: Lanes, numbers: list[int], wanted: list[int]) -> None:
+    """Tell the assignor what the group's leader dealt."""
+    lanes._assignor.metadata(["control", "requests"])
+    told = json.dumps({"round": 1, "wanted": wanted, "owed": 0}).encode()
+    lanes._assignor.on_assignment(
+        ConsumerProtocolMemberAssignment(0, [("requests", numbers)], told)
+    )
 
 
 async def test_partitions_that_come_have_their_slots_before_those_that_go_are_closed(
@@ -64,14 +98,9 @@ async def test_partitions_that_come_have_their_slots_before_those_that_go_are_cl
 ) -> None:
     settings = Settings(data_dir=tmp_path)
     lanes = lanes_of_places(settings)
-
-    def both(*partitions: int) -> set[TP]:
-        names = (settings.topic(REQUESTS.name), settings.topic(CONTROL.name))
-        return {TP(name, number) for name in names for number in partitions}
-
-    await lanes._assigned(lanes.app, both(0, 1))
+    await lanes._assigned(lanes.app, both(settings, 0, 1))
     gone: list[Place] = [lanes._slots[0], lanes._slots[1]]  # type: ignore[list-item]
-    swap = asyncio.create_task(lanes._assigned(lanes.app, both(2, 3)))
+    swap = asyncio.create_task(lanes._assigned(lanes.app, both(settings, 2, 3)))
     await eventually(lambda: all(place.closing.is_set() for place in gone))
     # A record of partition 2 may come now: closing lanes takes as long as their last commit.
     assert sorted(lanes._slots) == [2, 3]
@@ -79,3 +108,34 @@ async def test_partitions_that_come_have_their_slots_before_those_that_go_are_cl
     for place in gone:
         place.may_close.set()
     await swap
+
+
+async def test_a_lane_starts_only_when_its_partition_came_of_all_input_topics(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(data_dir=tmp_path)
+    lanes = lanes_of_places(settings)
+    alone = TP(settings.topic(REQUESTS.name), 1)
+    await lanes._assigned(lanes.app, both(settings, 0) | {alone})
+    assert sorted(lanes._slots) == [0]
+
+
+async def test_a_lane_that_is_wanted_elsewhere_is_closed_let_go_and_opened_anew_if_it_comes_back(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(data_dir=tmp_path)
+    lanes = lanes_of_places(settings)
+    deal(lanes, [0, 1], wanted=[1])
+    await lanes._assigned(lanes.app, both(settings, 0, 1))
+    wanted: Place = lanes._slots[1]  # type: ignore[assignment]
+    await eventually(wanted.closing.is_set)
+    assert not lanes.joined.is_set()
+    wanted.may_close.set()
+    await lanes.joined.wait()
+    assert lanes._assignor.given_back == {1}
+    assert lanes._slots[1] is wanted  # it takes what still comes, and serves nothing
+    assert lanes.unready() is None
+    deal(lanes, [0, 1], wanted=[])  # there was nobody else any more
+    await lanes._assigned(lanes.app, both(settings, 0, 1))
+    assert lanes._slots[1] is not wanted
+    await lanes._handover.stop()
