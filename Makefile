@@ -3,6 +3,9 @@
 
 VENV_PYTHON = .venv/bin/python
 ARGS =
+# Processes that share the tests, each with a Kafka and a Redis of its own; 0: none but make's own.
+PROCESSES = 2
+SHARED = -n $(PROCESSES) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check lock chaos bench clean distclean
@@ -17,7 +20,7 @@ demo: setup ## watch Kafka, Redis and a small model answer requests
 	@$(VENV_PYTHON) -m gateway demo $(ARGS)
 
 test: setup ## run every test, on real Kafka and Redis
-	$(VENV_PYTHON) -m pytest $(ARGS)
+	$(VENV_PYTHON) -m pytest $(SHARED) $(ARGS)
 
 check: setup ## format, lint, types, layers, published schemas, unit tests
 	.venv/bin/ruff format --check .
@@ -25,7 +28,7 @@ check: setup ## format, lint, types, layers, published schemas, unit tests
 	$(VENV_PYTHON) -m mypy
 	.venv/bin/lint-imports
 	$(VENV_PYTHON) -m schemas check
-	$(VENV_PYTHON) -m pytest tests/unit $(ARGS)
+	$(VENV_PYTHON) -m pytest $(SHARED) tests/unit $(ARGS)
 
 chaos: setup ## end workers, brokers, Redis and the network under load, and count
 	$(VENV_PYTHON) -m tests.chaos $(ARGS)

@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,25 +15,47 @@ from tests.services import Services, running_services
 
 _IN_CI = pytest.StashKey[bool]()
 _ENVIRONMENT = pytest.StashKey[Mapping[str, str]]()
-_SERVICES = pytest.StashKey[Services]()
+_TOLD = pytest.StashKey[set[str]]()
+_GIVEN = "millstream"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Take Millstream's variables out of the environment: no test depends on who runs it."""
     environment = os.environ  # noqa: TID251  the root of the test run
     taken = {name: at for name, at in environment.items() if name.startswith("MILLSTREAM_")}
-    config.stash[_ENVIRONMENT] = taken
+    # One of several processes is given what the first one took.
+    given = getattr(config, "workerinput", {}).get(_GIVEN, taken)
+    config.stash[_ENVIRONMENT] = given
     config.stash[_IN_CI] = environment.get("CI") == "true"
+    config.stash[_TOLD] = set()
     for name in taken:
         del environment[name]
     config.add_cleanup(lambda: environment.update(taken))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Hand a process of its own what it needs to know."""
+    node.workerinput[_GIVEN] = dict(node.config.stash[_ENVIRONMENT])
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand on which services a process ran its tests on."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output[_GIVEN] = sorted(session.config.stash[_TOLD])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take note of the services of a process that has ended."""
+    node.config.stash[_TOLD].update(getattr(node, "workeroutput", {}).get(_GIVEN, ()))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tell which services the tests ran on."""
-    services = terminalreporter.config.stash.get(_SERVICES, None)
-    if services is not None:
-        terminalreporter.write_line(f"services: {'; '.join(services.told)}")
+    for told in sorted(terminalreporter.config.stash[_TOLD]):
+        terminalreporter.write_line(f"services: {told}")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -54,7 +77,7 @@ def services(
     """One real Kafka and one real Redis, shared by the session: each test has its namespace."""
     data = tmp_path_factory.mktemp("services")
     with running_services(request.config.stash[_ENVIRONMENT], data) as running:
-        request.config.stash[_SERVICES] = running
+        request.config.stash[_TOLD].add("; ".join(running.told))
         yield running
 
 
