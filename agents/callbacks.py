@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from agents.token_writer import TokenWriter
 from schemas.base import EpochMs, Frozen, Usage
+from schemas.errors import MillstreamError
 from schemas.ports import BeforeCall, ClockMs
 
 __all__ = ["AgentCallbackHandler", "CallbackEvent", "OnCallbackEvent"]
@@ -76,12 +77,24 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         before_call: BeforeCall | None = None,
     ) -> None:
         self.usage = Usage()
+        # Model calls under way, and whether each has written anything.
+        self._calls: dict[UUID, bool] = {}
+        self._unreported = False
         self._writer = writer
         self._clock_ms = clock_ms
         self._on_event = on_event
         self._before_call = before_call
         # Model calls under way that are the agent's own, and whether they have written text.
         self._speaking: dict[UUID, bool] = {}
+
+    @property
+    def usage_known(self) -> bool:
+        """Whether `usage` is all that was used.
+
+        It is not where a call was cut off, or ended without a report. A call that its provider
+        refused before it wrote anything used nothing.
+        """
+        return not self._calls and not self._unreported
 
     @property
     @override
@@ -118,6 +131,7 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         # LangChain calls the model only once this has returned, streaming or not.
         if self._before_call is not None:
             await self._before_call()
+        self._calls[run_id] = False
         if _is_agents_own(metadata or {}):
             self._speaking[run_id] = False
         if self._on_event is not None:
@@ -132,6 +146,7 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         run_id: UUID,
         **kwargs: Any,
     ) -> None:
+        self._calls[run_id] = True
         if run_id not in self._speaking:
             return
         if isinstance(token, str):
@@ -148,6 +163,9 @@ class AgentCallbackHandler(AsyncCallbackHandler):
             self.usage += Usage(
                 input_tokens=usage["input_tokens"], output_tokens=usage["output_tokens"]
             )
+        else:
+            self._unreported = True
+        self._calls.pop(run_id, None)
         if self._speaking.get(run_id) is False and message is not None and message.text:
             await self._write(run_id, message.text)
         self._speaking.pop(run_id, None)
@@ -156,6 +174,9 @@ class AgentCallbackHandler(AsyncCallbackHandler):
 
     @override
     async def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        wrote = self._calls.pop(run_id, None)
+        if wrote or (wrote is False and not _was_refused(error)):
+            self._unreported = True
         self._speaking.pop(run_id, None)
         if self._on_event is not None:
             await self._tell("model_error", run_id, detail=str(error))
@@ -212,6 +233,17 @@ def _is_agents_own(metadata: dict[str, Any]) -> bool:
     # A nested agent's namespace has a part for the node of the outer one, joined by a bar.
     namespace: str = metadata.get("langgraph_checkpoint_ns", "")
     return metadata.get("langgraph_node") == "model" and "|" not in namespace
+
+
+def _was_refused(error: BaseException) -> bool:
+    """Tell whether a call's error is its provider's answer, rather than the lack of one.
+
+    The clients of LangChain's providers give an answer's HTTP status; a call that was cut off, or
+    whose connection broke, has none, and may go on at the provider.
+    """
+    return isinstance(error, MillstreamError) or isinstance(
+        getattr(error, "status_code", None), int
+    )
 
 
 def _message_of(response: LLMResult) -> AIMessage | None:

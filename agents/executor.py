@@ -53,13 +53,16 @@ class RunOutcome:
 
     `checkpoint` is there only if the run completed: else the session stays as it was. `retryable`
     says that another attempt may fare better than this failed one. `suspended` says that it was
-    stopped before a call and is to be begun anew: of its result only the usage counts.
+    stopped before a call and is to be begun anew: of its result only the usage counts. Where not
+    `usage_known`, more was used than the result's usage says: a model's call was cut off, or not
+    reported on.
     """
 
     result: AgentResult
     checkpoint: CheckpointSaved | None
     retryable: bool = False
     suspended: bool = False
+    usage_known: bool = True
 
 
 class AgentExecutor:
@@ -144,6 +147,7 @@ class AgentExecutor:
                 None,
                 retryable=isinstance(error, Retryable),
                 suspended=isinstance(error, Suspended),
+                usage_known=run.handler.usage_known,
             )
         finally:
             await writer.abandon()
@@ -189,7 +193,9 @@ class AgentExecutor:
             )
         at_ms = self._clock_ms()
         checkpoint = checkpointer.seal(run.request, at_ms)
-        return RunOutcome(run.completed(structured, at_ms), checkpoint)
+        return RunOutcome(
+            run.completed(structured, at_ms), checkpoint, usage_known=run.handler.usage_known
+        )
 
     async def _invoke(self, run: _Run, checkpointer: RunCheckpointer) -> dict[str, Any]:
         template = run.plan.template

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from schemas.base import Event, Micros, Usage
 from schemas.errors import Rejected
-from schemas.events import AgentResult, Decision, ResolvedRequest
+from schemas.events import AgentResult, AttemptStarted, Decision, ResolvedRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,34 @@ class Quote:
 
 
 @dataclass(frozen=True, slots=True)
+class Used:
+    """What an attempt that is over used, as far as anybody knows.
+
+    `started` is its committed mark, `None` if it needed none. Where not `usage_known`, it may have
+    used more than `usage`: it was lost with its owner, or cut off, or its provider did not say.
+    """
+
+    attempt: int
+    model: str | None
+    template: str
+    usage: Usage
+    usage_known: bool = True
+    started: AttemptStarted | None = None
+
+    @classmethod
+    def lost(cls, started: AttemptStarted) -> Used:
+        """Give what is known of an attempt that ended with its lane."""
+        return cls(
+            attempt=started.attempt,
+            model=started.model,
+            template=started.template,
+            usage=Usage(),
+            usage_known=False,
+            started=started,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
     """What a layer makes of a run's result: it, perhaps changed, and events to go with it."""
 
@@ -107,6 +135,14 @@ class AgentMiddleware(ABC):
         Reads state, changes none; in a cut chain, a layer of another stage has none to read.
         """
         return None
+
+    def charge(self, request: ResolvedRequest | AttemptStarted, used: Used) -> tuple[Event, ...]:  # noqa: ARG002
+        """Make events of what an attempt used. Reads no state that `fold` changes.
+
+        An attempt that was lost may be charged when its request is not at hand: then its mark
+        stands for it.
+        """
+        return ()
 
     def settle(self, request: ResolvedRequest, result: AgentResult) -> Settlement:  # noqa: ARG002
         """Look at a run's result before it is committed. Reads no state that `fold` changes."""

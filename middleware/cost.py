@@ -12,8 +12,8 @@ from middleware.base import (
     MiddlewareContext,
     MiddlewareResult,
     Quote,
-    Settlement,
     Standing,
+    Used,
 )
 from middleware.ledger import DAY_MS, DAYS_KEPT, DayAccount, SpendLedger
 from middleware.policy import MICROS_PER_USD, Policy
@@ -120,30 +120,40 @@ class CostTrackingMiddleware(AgentMiddleware):
             "that did not report what it used at its worst case"
         )
 
-    def settle(self, request: ResolvedRequest, result: AgentResult) -> Settlement:
-        """Price the run's usage: gives the result with its cost, and the cost's record."""
-        usage = result.usage
-        if not usage.input_tokens and not usage.output_tokens:
-            return Settlement(result)
-        model = result.model or request.model or UNKNOWN_MODEL
+    def charge(self, request: ResolvedRequest | AttemptStarted, used: Used) -> tuple[Event, ...]:
+        """Price what an attempt used: one `CostRecorded` for each that was marked or used anything.
+
+        What nobody reported is taken to be the worst case, `estimated`: the cap must hold although
+        the provider may ask for all of it.
+        """
+        started = used.started
+        if started is None and used.usage == Usage():
+            return ()
+        model = used.model or request.model or UNKNOWN_MODEL
         rates = self._prices.rates(model, request.at_ms)
         if rates is None:
             self._log.warning("model has no known price", model=model, user_id=request.user_id)
+        usage, reserved_micros = used.usage, 0
+        estimated = started is not None and not used.usage_known
+        if started is not None and estimated:
+            usage, reserved_micros = _at_least(usage, started.usage_max), started.reserved_micros
         cost_micros = 0 if rates is None else rates.cost_micros(usage)
-        cost = CostRecorded(
-            tenant=request.tenant,
-            user_id=request.user_id,
-            at_ms=request.at_ms,
-            request_id=request.request_id,
-            session_id=request.session_id,
-            model=model,
-            usage=usage,
-            cost_micros=cost_micros,
-            price_digest=UNPRICED if rates is None else self._prices.digest,
-            template=result.template,
-            attempt=result.attempt,
+        return (
+            CostRecorded(
+                tenant=request.tenant,
+                user_id=request.user_id,
+                at_ms=request.at_ms,
+                request_id=request.request_id,
+                session_id=request.session_id,
+                model=model,
+                usage=usage,
+                cost_micros=max(cost_micros, reserved_micros),
+                price_digest=UNPRICED if rates is None else self._prices.digest,
+                estimated=estimated,
+                template=used.template,
+                attempt=used.attempt,
+            ),
         )
-        return Settlement(result.model_copy(update={"cost_micros": cost_micros}), (cost,))
 
     def fold(self, event: Event) -> None:
         """Open or raise a reservation, count what was spent, or release what is not needed."""
@@ -189,6 +199,13 @@ def _worst_case(context: MiddlewareContext) -> Usage:
         # No tokenizer makes more tokens than there are bytes.
         read = len(context.request.input.encode()) + PROMPT_TOKENS_MAX
     return Usage.model_construct(input_tokens=read, output_tokens=context.output_tokens_max)
+
+
+def _at_least(usage: Usage, worst: Usage) -> Usage:
+    return Usage(
+        input_tokens=max(usage.input_tokens, worst.input_tokens),
+        output_tokens=max(usage.output_tokens, worst.output_tokens),
+    )
 
 
 def _may_spend(request: ResolvedRequest, cap_micros: Micros) -> str:

@@ -6,7 +6,14 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from middleware.auth import AuthMiddleware
-from middleware.base import AgentMiddleware, MiddlewareContext, Quote, Settlement, Standing
+from middleware.base import (
+    AgentMiddleware,
+    MiddlewareContext,
+    Quote,
+    Settlement,
+    Standing,
+    Used,
+)
 from middleware.cost import CostTrackingMiddleware
 from middleware.log import LoggingMiddleware
 from middleware.policy import Policy
@@ -29,9 +36,9 @@ class MiddlewarePipeline:
     settled alike wherever it is made (the executor's stage, or the one that rejects).
 
     What the lane does: `decide`, write the decision; before each attempt `begin`, write the mark
-    that it gives; later `settle`, write the result and its events, and `fold` each of them. On
-    restore it folds the committed events of the types `folds`, decisions first, from `history_ms`
-    before the newest decision on.
+    that it gives; after each `charge`, write the events; in the end `settle`, write the result and
+    its events, and `fold` each of them. On restore it folds the committed events of the types
+    `folds`, decisions and attempts first, from `history_ms` before the newest decision on.
 
     `needs` are the types of event that layers here fold and another stage writes: a stage with the
     cost layer but without the executor must be fed the committed attempts, costs and results of
@@ -123,6 +130,15 @@ class MiddlewarePipeline:
         started = _started(context, standing, attempt, quote or _NOTHING)
         self.fold(started)
         return started
+
+    def charge(self, request: ResolvedRequest | AttemptStarted, used: Used) -> list[Event]:
+        """Make the events of what an attempt used, and fold them at once."""
+        events = [
+            event for layer in self.chain if layer.enabled for event in layer.charge(request, used)
+        ]
+        for event in events:
+            self.fold(event)
+        return events
 
     def settle(self, request: ResolvedRequest, result: AgentResult) -> Settlement:
         """Take a result back through the chain, last layer first; gather the layers' events."""

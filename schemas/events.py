@@ -146,8 +146,9 @@ class AgentResult(RequestEvent):
     """The one terminal result of a request.
 
     `output` is the whole text of attempt `attempt`; `last_seq` the sequence number of its last
-    token record (-1: none) and `text_sha256` the hash of that text in UTF-8. Times are in
-    milliseconds since the epoch; `accepted_at_ms` is the broker's for the request.
+    token record (-1: none) and `text_sha256` the hash of that text in UTF-8. `usage` and
+    `cost_micros` are those of all attempts, as their cost records say. Times are in milliseconds
+    since the epoch; `accepted_at_ms` is the broker's for the request.
     """
 
     title: ClassVar[str] = "The one terminal result of a request"
@@ -234,13 +235,15 @@ class AttemptStarted(RequestEvent):
 
 
 class CostRecorded(RequestEvent):
-    """What one run spent on one model.
+    """What one attempt spent on one model.
 
-    `price_digest` names the price table used; `estimated` says that the tokens were counted here
-    because the provider did not report them.
+    Every `AttemptStarted` has one, of the same `attempt`. `price_digest` names the price table
+    used. `estimated`: nobody reported what was used, so this is the most that it can have been:
+    the attempt was lost in a crash, or cut off, or its provider does not say. The `at_ms` is the
+    broker's time of the request.
     """
 
-    title: ClassVar[str] = "What a run spent on a model"
+    title: ClassVar[str] = "What an attempt spent on a model"
 
     type: Literal["cost"] = "cost"
     model: str

@@ -1,7 +1,8 @@
 """The attempts of a lane's runs: one that may cost or have an effect is committed before it begins.
 
-So whoever takes over knows which attempts were under way, and what each may have cost. A run of
-price zero without effects has no mark and waits for nothing.
+So whoever takes over knows which attempts were under way, and what each may have cost. One that
+was lost is charged at its worst case when the next one begins, or the run ends. A run of price zero
+without effects has no mark and waits for nothing.
 """
 
 from __future__ import annotations
@@ -9,16 +10,17 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from middleware.base import Standing
+from middleware.base import Standing, Used
 from schemas.errors import Rejected
-from schemas.events import AttemptStarted
+from schemas.events import AttemptStarted, ResolvedRequest
 from streams.admission import Admission
+from streams.charges import charged
 from streams.lane_output import LaneOutput
-from streams.lane_state import LaneState
+from streams.lane_state import LaneState, request_key
 
 
 class LaneAttempts:
-    """Begins the attempts of one lane."""
+    """Begins the attempts of one lane's runs, and charges for those that were in vain."""
 
     def __init__(self, *, state: LaneState, output: LaneOutput) -> None:
         self._state = state
@@ -38,10 +40,17 @@ class LaneAttempts:
         done once the run's decision is committed. Raises `LaneLost`.
         """
         assert admission.context is not None  # noqa: S101  what is not refused has one
-        standing = Standing(reserved_micros=admission.reserved_micros)
+        charges = charged(self._state, request_key(admission.context.request))
+        standing = Standing(admission.reserved_micros, charges.micros, charges.usage)
         begun = self._state.pipeline.begin(admission.context, standing, attempt=attempt)
-        if isinstance(begun, AttemptStarted):
-            await self._output.commit([begun], traceparent)
-            if decided is not None:
-                await decided
+        events = [*charges.events, *([begun] if isinstance(begun, AttemptStarted) else [])]
+        if events:
+            await self._output.commit(events, traceparent)
+        if isinstance(begun, AttemptStarted) and decided is not None:
+            await decided
         return begun
+
+    async def charge(self, request: ResolvedRequest, used: Used, traceparent: bytes) -> None:
+        """Commit what an attempt used that was in vain, so that the next one may begin."""
+        if events := charged(self._state, request_key(request), (request, used)).events:
+            await self._output.commit(events, traceparent)

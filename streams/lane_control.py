@@ -78,21 +78,19 @@ class LaneControl:
     ) -> None:
         log.info("request cancelled before it came", request_id=command.request_id)
         try:
-            await self._output.commit(
-                [
-                    AgentResult(
-                        tenant=command.tenant,
-                        user_id=command.user_id,
-                        request_id=key[2],
-                        session_id=key[2],
-                        at_ms=self._services.clock_ms(),
-                        status="cancelled",
-                        reason=reason,
-                        source=entry.record.address,
-                        accepted_at_ms=entry.record.timestamp,
-                    )
-                ]
+            result = AgentResult(
+                tenant=command.tenant,
+                user_id=command.user_id,
+                request_id=key[2],
+                session_id=key[2],
+                at_ms=self._services.clock_ms(),
+                status="cancelled",
+                reason=reason,
+                source=entry.record.address,
+                accepted_at_ms=entry.record.timestamp,
             )
+            # It may have begun under an earlier owner, and reserved and spent.
+            await self._output.commit(self._endings.abandoned(result))
         finally:
             self._endings.end(key)
 

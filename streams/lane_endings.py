@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from middleware.base import Used
 from schemas.base import Event
 from schemas.errors import RequestIdReused
 from schemas.events import AgentResult, CostRecorded, Decision, ResolvedRequest
 from schemas.ports import ClockMs
 from schemas.reasons import reason_of
 from streams import outcomes
+from streams.charges import charged
 from streams.committer import CommitRefused
 from streams.intake import InputRecord
 from streams.lane_output import Committed, LaneOutput, Tombstone
@@ -59,18 +61,32 @@ class LaneEndings:
         """Let go of a request whose outcome is committed."""
         self._in_flight.pop(key, None)
 
-    def settled(self, request: ResolvedRequest, result: AgentResult) -> list[Event]:
+    def settled(
+        self, request: ResolvedRequest, result: AgentResult, used: Used | None = None
+    ) -> list[Event]:
         """Take a result back through the chain: the result to commit, and what goes with it.
 
-        It is folded here: hand it to `finish` in the same tick.
+        `used` is what its last attempt used, if one was made. It is folded here: hand it to
+        `finish` in the same tick.
         """
         pipeline = self._state.pipeline
-        settlement = pipeline.settle(request, result)
+        ended = None if used is None else (request, used)
+        charges = charged(self._state, request_key(request), ended)
+        bill = {"cost_micros": charges.micros, "usage": charges.usage}
+        settlement = pipeline.settle(request, result.model_copy(update=bill))
         events: list[Event] = [settlement.result, *settlement.events]
         if not pipeline.needs:  # else they come back from the topics, as another stage's do
             for event in events:
                 pipeline.fold(event)
-        return events
+        return [*events, *charges.events]
+
+    def abandoned(self, result: AgentResult) -> list[Event]:
+        """Give what to commit with the result of a request that is not at hand; folded here."""
+        charges = charged(self._state, request_key(result))
+        bill = {"cost_micros": charges.micros, "usage": charges.usage}
+        result = result.model_copy(update=bill)
+        self._state.pipeline.fold(result)
+        return [result, *charges.events]
 
     def finish(
         self,

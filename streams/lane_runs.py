@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from agents.executor import RunOutcome
-from schemas.base import Event
+from middleware.base import Used
+from schemas.base import Event, Usage
 from schemas.errors import Rejected, Suspended
 from schemas.events import (
     ATTEMPTS_PER_GENERATION,
@@ -133,14 +134,17 @@ class LaneRuns:
             tokens = self._tokens(run)
             begun = await self._begin(run)
             if isinstance(begun, Rejected):
-                return self._endings.settled(run.request, self._refused(run, begun, outcome))
-            outcome = None if run.is_cancelled() else await self._attempt(run, tokens, head)
+                refused = self._refused(run, begun, outcome)
+                return self._endings.settled(run.request, refused, run.used(refused.attempt))
+            called = not run.is_cancelled()
+            outcome = await self._attempt(run, tokens, head) if called else None
+            used = run.used(self._number(run), begun, outcome, called=called)
             # The result comes after its tokens: whoever has read the result can read all of them.
             await tokens.flush()
             if outcome is None:
-                return self._endings.settled(run.request, self._cancelled(run, tokens))
+                return self._endings.settled(run.request, self._cancelled(run, tokens), used)
             if outcome.suspended:
-                run.spent += outcome.result.usage
+                await self._charge(run, used)
                 run.tries += 1
                 continue
             delay_s = None
@@ -148,14 +152,14 @@ class LaneRuns:
                 delay_s = policy.delay_s(run.failures + 1, chance=_CHANCE.random())
             if delay_s is None:
                 break
-            run.spent += outcome.result.usage
+            await self._charge(run, used)
             run.failures += 1
             run.tries += 1
             if delay_s > WAIT_IN_MEMORY_MAX_S:
                 run.not_before_ms = self._services.clock_ms() + round(delay_s * 1000)
                 return None
             await self._cancellable(run, asyncio.sleep(delay_s))
-        events = self._endings.settled(run.request, _with_earlier_usage(run, outcome.result))
+        events = self._endings.settled(run.request, outcome.result, used)
         if outcome.checkpoint is not None:
             events += [outcome.checkpoint, self._output.head_of(outcome.checkpoint, head)]
         return events
@@ -169,6 +173,14 @@ class LaneRuns:
             decided=run.decided,
             traceparent=run.traceparent,
         )
+
+    async def _charge(self, run: Run, used: Used) -> None:
+        """Charge for an attempt after which another is to begin; what is free adds up."""
+        if used.started is None:
+            run.spent = used.usage
+            return
+        run.spent = Usage()
+        await self._attempts.charge(run.request, used, run.traceparent)
 
     async def _attempt(
         self, run: Run, tokens: TokenPublisher, head: SessionUpdated | None
@@ -248,9 +260,3 @@ class LaneRuns:
             text_sha256=tokens.text_sha256,
             model=run.plan.model,
         )
-
-
-def _with_earlier_usage(run: Run, result: AgentResult) -> AgentResult:
-    if not run.tries:
-        return result
-    return result.model_copy(update={"usage": result.usage + run.spent})

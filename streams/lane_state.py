@@ -19,6 +19,7 @@ from schemas.events import (
     SessionUpdated,
     StageRequest,
 )
+from streams.bills import Bills
 from streams.seen_ids import SeenIds, id_digest
 
 RequestKey = tuple[str, str, str]
@@ -44,7 +45,8 @@ class LaneState:
 
     `seen`: requests that this stage is through with, and records that are dead letters; `decided`:
     decisions on requests that are not finished, but for those that are `parked`, of which the
-    digests are kept; `heads`: each session's newest committed checkpoint.
+    digests are kept; `bills`: what attempts of unfinished requests count at, where they may cost;
+    `heads`: each session's newest committed checkpoint.
     """
 
     stage: str
@@ -54,6 +56,7 @@ class LaneState:
     seen: SeenIds = field(default_factory=SeenIds)
     decided: dict[RequestKey, Decision] = field(default_factory=dict)
     parked: dict[RequestKey, str | None] = field(default_factory=dict)
+    bills: Bills = field(default_factory=Bills)
     heads: dict[SessionKey, SessionUpdated] = field(default_factory=dict)
 
     def restore(self, event: Event) -> None:
@@ -71,6 +74,8 @@ class LaneState:
 
     def apply(self, event: Event) -> None:
         """Take in a record that has just been committed; its pipeline side is folded already."""
+        if not self.hands_over:
+            self.bills.fold(event)
         match event:
             case Decision() if event.stage == self.stage:
                 key = request_key(event)

@@ -6,9 +6,11 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
+from agents.executor import RunOutcome
 from agents.factory import RunPlan
+from middleware.base import Used
 from schemas.base import Reason, Usage
-from schemas.events import ResolvedRequest
+from schemas.events import AttemptStarted, ResolvedRequest
 from streams.admission import Admission
 from streams.intake import InputRecord
 from streams.lane_state import RequestKey, SessionKey, request_key, session_key
@@ -23,9 +25,9 @@ class Run:
     that was parked has none. `decided` is done once its decision is committed, `parked` gives
     the offset of its newest record on `parked`, which tells of `parked_tries` attempts, `ended` is
     done once its result is committed. `may_follow`: an earlier attempt may have shown tokens.
-    `tries` counts the attempts begun, `failures` those in vain, `spent` is what these used.
-    `ending`: its outcome is on its way
-    to the log. `in_memory_since` is the loop's time.
+    `tries` counts the attempts begun, `failures` those in vain, `spent` is what these used and was
+    not charged for, since it costs nothing. `ending`: its outcome is on its way to the log.
+    `in_memory_since` is the loop's time.
     """
 
     request: ResolvedRequest
@@ -63,6 +65,28 @@ class Run:
         plan = self.admission.plan
         assert plan is not None  # noqa: S101  what is not refused has a plan
         return plan
+
+    def used(
+        self,
+        attempt: int,
+        begun: AttemptStarted | None = None,
+        outcome: RunOutcome | None = None,
+        *,
+        called: bool = False,
+    ) -> Used:
+        """Give what an attempt used, and what earlier ones did that is not charged for.
+
+        One that was `called` and gave no outcome was cut off, and did not say.
+        """
+        plan = self.admission.plan
+        return Used(
+            attempt=attempt,
+            model=plan.model if plan else None,
+            template=plan.template.name if plan else self.request.template,
+            usage=self.spent if outcome is None else self.spent + outcome.result.usage,
+            usage_known=not called if outcome is None else outcome.usage_known,
+            started=begun,
+        )
 
     def is_cancelled(self) -> bool:
         """Whether its user wants it to end."""

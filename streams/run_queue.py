@@ -299,7 +299,7 @@ class RunQueue:
             # What an earlier attempt showed is void: the newest one has no text.
             attempt=self._state.generation * ATTEMPTS_PER_GENERATION + run.tries if shown else 0,
         )
-        events = self._endings.settled(run.request, result)
+        events = self._endings.settled(run.request, result, run.used(result.attempt))
         gone = self.tombstones(run)
         await self._endings.finish(run.entry, run.request, [*events, *gone], run.traceparent)
 

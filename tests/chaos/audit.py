@@ -70,7 +70,7 @@ def audit(load: Sequence[Asked], records: Records) -> Verdict:
     wanted: tuple[tuple[str, set[str], Sequence[RequestEvent]], ...] = (
         ("result", {one.request_id for one in load}, records.results),
         ("decision", {one.request_id for one in load}, records.decisions),
-        ("cost", answered, records.costs),
+        ("cost", answered, _of_the_newest_attempt(records.costs)),
         ("checkpoint", answered, records.checkpoints),
     )
     lost = [f"{one.request_id}: no request" for one in _unpublished(load, records.requests)]
@@ -90,6 +90,14 @@ def audit(load: Sequence[Asked], records: Records) -> Verdict:
         out_of_order=tuple(_disordered(load, records.results)),
         wrong_text=tuple(_garbled(load, records.results, attempts)),
     )
+
+
+def _of_the_newest_attempt(costs: Sequence[CostRecorded]) -> list[CostRecorded]:
+    """Leave out what attempts cost that were lost or in vain: each has a record of its own."""
+    newest: dict[str, int] = defaultdict(int)
+    for cost in costs:
+        newest[cost.request_id] = max(newest[cost.request_id], cost.attempt)
+    return [cost for cost in costs if cost.attempt == newest[cost.request_id]]
 
 
 def _unpublished(load: Iterable[Asked], requests: Iterable[AgentRequest]) -> Iterable[Asked]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from agents.callbacks import CallbackEvent
 from middleware.policy import Policy
 from schemas.events import AgentResult, AttemptStarted, CostRecorded, Decision
-from schemas.topics import ATTEMPTS, COSTS, DECISIONS, RESULTS
+from schemas.topics import ATTEMPTS, CONTROL, COSTS, DECISIONS, RESULTS
 from streams.settings import Settings
 from tests.lane_harness import (
+    Upstream,
     ask,
     lane_services,
     one_lane,
@@ -33,6 +35,14 @@ class Calls:
     async def __call__(self, event: CallbackEvent) -> None:
         """Hear of a step of a run."""
         self.made += event.kind == "model_start"
+
+
+async def cancel(
+    settings: Settings, program: Upstream, request_id: str
+) -> tuple[Any, dict[str, Any]]:
+    """Publish ada's wish to end a request; gives what a lane is to be served."""
+    value = {"user_id": "ada", "command": "cancel", "request_id": request_id}
+    return await program.publish(value, key=b"ada", topic=settings.topic(CONTROL.name)), value
 
 
 @pytest.mark.parametrize(
@@ -95,3 +105,91 @@ async def test_a_call_that_costs_is_made_once_its_attempt_is_committed(settings:
     (cost,) = await read_whole(settings, COSTS, CostRecorded)
     assert started.attempt == cost.attempt == result.attempt == 1000
     assert started.reserved_micros == decision.reserved_micros >= cost.cost_micros > 0
+
+
+HANG_MICROS = len("hang") + 1024 + 256
+"""The worst case of `hang` at a micro per token: the input's bytes, the prompt, the output."""
+
+
+async def costs_of(settings: Settings) -> list[tuple[int, int, bool]]:
+    costs = await read_whole(settings, COSTS, CostRecorded)
+    return [(cost.attempt, cost.cost_micros, cost.estimated) for cost in costs]
+
+
+async def test_lost_attempts_count_at_their_worst_case_until_the_cap_lets_none_begin(
+    settings: Settings,
+) -> None:
+    cap = f"defaults: {{spend: {{micros_per_day: {3 * HANG_MICROS - 1}}}}}"
+    rules = Policy.from_yaml(PRICED + cap, "test")
+    async with lane_services(settings) as services, upstream(settings) as program:
+        served = await ask(program, "hang")
+        for number in (1, 2):
+            async with one_lane(settings, services, rules) as owner:
+                owner.serve(*served)
+                await read_topic(settings, ATTEMPTS, AttemptStarted, count=number)
+        async with one_lane(settings, services, rules) as owner:
+            owner.serve(*served)
+            (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
+            await eventually(lambda: owner.acked)
+    assert (result.status, result.attempt, result.cost_micros) == ("failed", 3000, 2 * HANG_MICROS)
+    assert result.reason is not None
+    assert result.reason.code == "budget_exceeded"
+    assert "at its worst case" in result.reason.message
+    assert await costs_of(settings) == [(1000, HANG_MICROS, True), (2000, HANG_MICROS, True)]
+    started = await read_whole(settings, ATTEMPTS, AttemptStarted)
+    assert [(one.attempt, one.spent_micros) for one in started] == [(1000, 0), (2000, HANG_MICROS)]
+
+
+async def test_an_attempt_that_is_cut_off_counts_at_its_worst_case_and_one_that_reports_does_not(
+    settings: Settings,
+) -> None:
+    rules = Policy.from_yaml(PRICED, "test")
+    async with (
+        lane_services(settings) as services,
+        upstream(settings) as program,
+        one_lane(settings, services, rules) as owner,
+    ):
+        owner.serve(*await ask(program, "hang", request_id="cut"))
+        await read_topic(settings, ATTEMPTS, AttemptStarted, count=1)
+        owner.serve(*await cancel(settings, program, "cut"))
+        owner.serve(*await ask(program, "say: two words", request_id="whole"))
+        results = await read_topic(settings, RESULTS, AgentResult, count=2)
+    costs = await read_whole(settings, COSTS, CostRecorded)
+    assert {(cost.request_id, cost.estimated, cost.cost_micros) for cost in costs} == {
+        ("cut", True, HANG_MICROS),
+        ("whole", False, 5),
+    }
+    told = {result.request_id: (result.status, result.cost_micros) for result in results}
+    assert told == {"cut": ("cancelled", HANG_MICROS), "whole": ("completed", 5)}
+
+
+async def test_each_attempt_is_on_the_bill_and_the_result_is_their_sum(settings: Settings) -> None:
+    rules = Policy.from_yaml(PRICED, "test")
+    async with (
+        lane_services(settings) as services,
+        upstream(settings) as program,
+        one_lane(settings, services, rules) as owner,
+    ):
+        owner.serve(*await ask(program, "retry: no"))
+        (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
+    # It was refused before a word: nothing was used, and so it is said.
+    attempts = [1000, 1001, 1002]
+    assert await costs_of(settings) == [(attempt, 0, False) for attempt in attempts]
+    started = await read_whole(settings, ATTEMPTS, AttemptStarted)
+    assert [one.attempt for one in started] == attempts
+    assert (result.attempt, result.cost_micros) == (1002, 0)
+
+
+async def test_a_request_that_is_cancelled_before_it_comes_again_is_charged_for_what_was_lost(
+    settings: Settings,
+) -> None:
+    rules = Policy.from_yaml(PRICED, "test")
+    async with lane_services(settings) as services, upstream(settings) as program:
+        async with one_lane(settings, services, rules) as owner:
+            owner.serve(*await ask(program, "hang"))
+            await read_topic(settings, ATTEMPTS, AttemptStarted, count=1)
+        async with one_lane(settings, services, rules) as owner:
+            owner.serve(*await cancel(settings, program, "r1"))
+            (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
+    assert (result.status, result.cost_micros) == ("cancelled", HANG_MICROS)
+    assert await costs_of(settings) == [(1000, HANG_MICROS, True)]

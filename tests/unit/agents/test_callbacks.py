@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 from langchain.agents import create_agent
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
@@ -83,6 +84,49 @@ async def test_a_model_that_cannot_stream_writes_one_token() -> None:
     outcome = await runs.run("all at once")
     assert [token.text for token in runs.tokens] == ["all at once"]
     runs.assert_text_is_the_tokens(outcome)
+
+
+class Failing(Silent):
+    """Fails as a provider's client does: with an HTTP status if the provider answered."""
+
+    status_code: int | None
+
+    def _generate(self, *_: Any, **__: Any) -> ChatResult:
+        raise Answered(self.status_code) if self.status_code else ConnectionError
+
+
+class Answered(Exception):
+    """A provider's refusal."""
+
+    def __init__(self, status_code: int) -> None:
+        self.status_code = status_code
+
+
+@pytest.mark.parametrize(
+    ("script", "known"),
+    [
+        ("say: all is told", True),
+        ("retry: refused before a word", True),
+        ("breaks: 2; tokens: 9", False),
+        ("hang", False),
+        ("endless", False),
+        ('call: calculator {"expression": "1+1"}; say: x', True),
+        ('call: calculator {"expression": "1+1"}; hang', False),
+    ],
+)
+async def test_usage_is_known_unless_a_call_was_cut_off(script: str, *, known: bool) -> None:
+    own = AgentTemplate(name="own", kind="react", tools=("calculator",), attempt_timeout_s=0.2)
+    runs = Runs(AgentFactory(default_model="scripted", templates=[own]))
+    assert (await runs.run(script, template="own")).usage_known is known
+
+
+async def test_usage_is_not_known_where_a_provider_reports_none_or_does_not_answer() -> None:
+    for model, known in (
+        (Silent(), False),
+        (Failing(status_code=429), True),
+        (Failing(status_code=None), False),
+    ):
+        assert (await runs_of(model).run("x")).usage_known is known
 
 
 async def test_only_the_text_among_content_blocks_is_written() -> None:

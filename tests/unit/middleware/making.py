@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from middleware.base import MiddlewareContext
+from middleware.base import MiddlewareContext, Used
 from schemas.base import Address, Usage
-from schemas.events import AgentRequest, AgentResult, ResolvedRequest, ResultStatus
+from schemas.events import (
+    AgentRequest,
+    AgentResult,
+    AttemptStarted,
+    ResolvedRequest,
+    ResultStatus,
+)
 
 NOON_MS = 1_790_000_000_000 // 86_400_000 * 86_400_000 + 43_200_000
 DAY_MS = 86_400_000
@@ -57,4 +63,22 @@ def result(
         source=asked.source,
         accepted_at_ms=asked.at_ms,
         at_ms=asked.at_ms + 1000,
+    )
+
+
+def used(
+    tokens: int,
+    *,
+    model: str | None = "local",
+    known: bool = True,
+    started: AttemptStarted | None = None,
+) -> Used:
+    """Make what an attempt used that wrote some tokens."""
+    return Used(
+        attempt=started.attempt if started else 0,
+        model=model,
+        template="chat_agent",
+        usage=Usage(output_tokens=tokens),
+        usage_known=known,
+        started=started,
     )

@@ -8,7 +8,7 @@ import itertools
 import pytest
 from structlog.testing import capture_logs
 
-from middleware.base import Standing
+from middleware.base import Standing, Used
 from middleware.cost import UNPRICED, CostTrackingMiddleware, DaySpend
 from middleware.pipeline import MiddlewarePipeline
 from middleware.policy import Policy
@@ -16,7 +16,7 @@ from middleware.prices import PriceTable
 from schemas.base import Usage
 from schemas.errors import BudgetExceeded, ModelUnpriced, Rejected
 from schemas.events import AttemptStarted, CostRecorded, ResolvedRequest
-from tests.unit.middleware.making import DAY_MS, NOON_MS, context, request, result
+from tests.unit.middleware.making import DAY_MS, NOON_MS, context, request, result, used
 
 # A micro per token either way: a context of 100 and 100 tokens reserves 200 micros.
 PRICES = "prices: {local: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}}\n"
@@ -47,6 +47,12 @@ def begin(
     return MiddlewarePipeline([cost]).begin(context(asked, model=model), standing, attempt=attempt)
 
 
+def marked(cost: CostTrackingMiddleware, *, at_ms: int = NOON_MS) -> AttemptStarted:
+    started = begin(cost, request(at_ms=at_ms))
+    assert isinstance(started, AttemptStarted)
+    return started
+
+
 def spent(attempt: int, micros: int) -> CostRecorded:
     return CostRecorded(
         user_id="ada",
@@ -63,9 +69,9 @@ def spent(attempt: int, micros: int) -> CostRecorded:
 
 def end(cost: CostTrackingMiddleware, asked: ResolvedRequest, tokens: int = 0) -> None:
     pipeline = MiddlewarePipeline([cost])
-    settled = pipeline.settle(asked, result(asked, usage=Usage(output_tokens=tokens)))
-    for event in (*settled.events, settled.result):
-        pipeline.fold(event)
+    charges = pipeline.charge(asked, used(tokens))
+    ended = result(asked, usage=Usage(output_tokens=tokens))
+    pipeline.fold(ended.model_copy(update={"cost_micros": tokens if charges else 0}))
 
 
 def test_a_run_is_admitted_as_long_as_its_worst_case_fits_under_the_cap_exactly() -> None:
@@ -138,9 +144,9 @@ def test_days_before_yesterday_are_forgotten_and_late_requests_still_counted() -
 def test_a_cost_of_a_forgotten_day_is_not_kept() -> None:
     cost = layer()
     asked = request("old")
-    settled = cost.settle(asked, result(asked, usage=Usage(output_tokens=5)))
+    charges = cost.charge(asked, used(5))
     decide(cost, request("new", at_ms=NOON_MS + 2 * DAY_MS))
-    for event in settled.events:
+    for event in charges:
         cost.fold(event)
     assert cost.spend("default", "ada", NOON_MS).spent_micros == 0
     assert len(cost._ledger.days) == 1
@@ -148,8 +154,8 @@ def test_a_cost_of_a_forgotten_day_is_not_kept() -> None:
 
 def test_a_cost_and_its_result_may_be_folded_in_either_order() -> None:
     asked = request("r1")
-    settled = layer().settle(asked, result(asked, usage=Usage(output_tokens=70)))
-    for order in itertools.permutations([*settled.events, settled.result]):
+    ended = result(asked, usage=Usage(output_tokens=70)).model_copy(update={"cost_micros": 70})
+    for order in itertools.permutations([*layer().charge(asked, used(70)), ended]):
         cost = layer(cap_micros=1000)
         decide(cost, asked)
         for event in order:
@@ -257,9 +263,8 @@ def test_a_model_without_a_price_is_recorded_as_unpriced_without_a_cap() -> None
     cost = layer()
     asked = request()
     assert decide(cost, asked, model="ollama:llama3") == "admitted"
-    ended = result(asked, usage=Usage(output_tokens=5), model="ollama:llama3")
     with capture_logs() as lines:
-        (event,) = cost.settle(asked, ended).events
+        (event,) = cost.charge(asked, used(5, model="ollama:llama3"))
     assert isinstance(event, CostRecorded)
     assert (event.cost_micros, event.price_digest) == (0, UNPRICED)
     assert [line["event"] for line in lines] == ["model has no known price"]
@@ -268,20 +273,46 @@ def test_a_model_without_a_price_is_recorded_as_unpriced_without_a_cap() -> None
 def test_the_cost_record_carries_the_time_of_the_request_and_the_digest_of_the_prices() -> None:
     cost = layer()
     asked = request(tenant="acme")
-    settled = cost.settle(asked, result(asked, usage=Usage(input_tokens=3, output_tokens=4)))
-    (event,) = settled.events
+    (event,) = cost.charge(asked, used(7))
     assert isinstance(event, CostRecorded)
-    assert settled.result.cost_micros == event.cost_micros == 7
+    assert (event.cost_micros, event.estimated) == (7, False)
     assert (event.at_ms, event.tenant, event.partition_key) == (NOON_MS, "acme", "acme/ada")
     assert event.price_digest == cost._prices.digest
 
 
-def test_a_result_without_usage_makes_no_cost_record() -> None:
-    asked = request()
-    refused = result(asked, status="rejected")
-    settled = layer().settle(asked, refused)
-    assert settled.events == ()
-    assert settled.result is refused
+def test_an_attempt_that_used_nothing_makes_a_cost_record_only_if_it_was_marked() -> None:
+    cost, asked = layer(), request()
+    assert cost.charge(asked, used(0)) == ()
+    (event,) = cost.charge(asked, used(0, started=marked(cost)))
+    assert isinstance(event, CostRecorded)
+    assert (event.attempt, event.cost_micros, event.estimated) == (1000, 0, False)
+
+
+@pytest.mark.parametrize(("tokens", "counted"), [(0, RUN_MICROS), (30, RUN_MICROS), (150, 250)])
+def test_an_attempt_that_did_not_report_all_it_used_counts_at_its_worst_case(
+    tokens: int, counted: int
+) -> None:
+    cost = layer()
+    (event,) = cost.charge(request(), used(tokens, known=False, started=marked(cost)))
+    assert isinstance(event, CostRecorded)
+    assert event.estimated
+    assert event.cost_micros == counted
+    assert event.usage == Usage(input_tokens=100, output_tokens=counted - 100)
+
+
+def test_a_lost_attempt_is_charged_by_its_mark_alone_on_the_day_of_its_request() -> None:
+    started = marked(layer(), at_ms=NOON_MS - DAY_MS)
+    # The prices may be others by now: what was reserved is what counts.
+    cheap = CostTrackingMiddleware(Policy(), PriceTable())
+    (event,) = cheap.charge(started, Used.lost(started))
+    assert isinstance(event, CostRecorded)
+    assert (event.at_ms, event.request_id, event.attempt) == (NOON_MS - DAY_MS, "r1", 1000)
+    assert (event.cost_micros, event.usage) == (RUN_MICROS, started.usage_max)
+    assert event.estimated
+
+
+def test_a_free_attempt_that_was_cut_off_costs_what_it_said() -> None:
+    assert layer().charge(request(), used(0, model="scripted", known=False)) == ()
 
 
 @pytest.mark.parametrize(("text", "read"), [("", 1024), ("é" * 10, 1044)])

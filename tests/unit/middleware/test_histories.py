@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from middleware.base import Standing
 from middleware.cost import CostTrackingMiddleware
+from middleware.ledger import DayAccount
 from middleware.pipeline import MiddlewarePipeline, build_pipeline
 from middleware.policy import Policy
 from middleware.prices import PriceTable
-from schemas.base import Event, Reason, Usage
-from schemas.events import AgentResult, CostRecorded, Decision, ResolvedRequest
-from tests.unit.middleware.making import NOON_MS, context, request, result
+from schemas.base import Event, Reason
+from schemas.errors import Rejected
+from schemas.events import (
+    AgentResult,
+    AttemptStarted,
+    CostRecorded,
+    Decision,
+    ResolvedRequest,
+    ResultStatus,
+)
+from tests.unit.middleware.making import NOON_MS, context, request, result, used
 
 POLICY = Policy.from_yaml(
     """
@@ -46,11 +57,36 @@ class Ask:
 
 @dataclass(frozen=True)
 class End:
-    """The end of one of the open runs."""
+    """The end of one of the open runs. Not `known`: nobody said what its last attempt used."""
 
     pick: int
     tokens: int
     failed: bool
+    known: bool
+
+
+@dataclass(frozen=True)
+class Retry:
+    """The end of an attempt of one of the open runs, after which another is to begin."""
+
+    pick: int
+    tokens: int
+    known: bool
+
+
+Step = Ask | End | Retry
+
+
+@dataclass
+class Open:
+    """A run under way: its request, what it reserved and spent, and its newest attempt's mark."""
+
+    asked: ResolvedRequest
+    model: str
+    reserved_micros: int
+    attempt: int = 0
+    started: AttemptStarted | None = None
+    spent_micros: int = 0
 
 
 ASKS = st.builds(
@@ -62,8 +98,14 @@ ASKS = st.builds(
     template=st.sampled_from(("chat_agent", "chat_agent", "chat_agent", "react_agent")),
     model=st.sampled_from(("local", "local", "scripted", "nobody:knows")),
 )
-ENDS = st.builds(End, pick=st.integers(0, 50), tokens=st.integers(0, 250), failed=st.booleans())
-HISTORIES = st.lists(st.one_of(ASKS, ENDS), max_size=60)
+PICKS = st.integers(0, 50)
+TOKENS = st.integers(0, 250)
+"""A run may write 100 and read 100, which is all that is reserved for it."""
+
+ENDS = st.builds(End, pick=PICKS, tokens=TOKENS, failed=st.booleans(), known=st.booleans())
+RETRIES = st.builds(Retry, pick=PICKS, tokens=TOKENS, known=st.booleans())
+HISTORIES = st.lists(st.one_of(ASKS, ENDS, RETRIES), max_size=60)
+WITHOUT_RETRIES = st.lists(st.one_of(ASKS, ENDS), max_size=60)
 
 
 @dataclass
@@ -73,57 +115,96 @@ class Live:
     stages: tuple[MiddlewarePipeline, ...]
     decided: list[Decision] = field(default_factory=list)
     written: list[Event] = field(default_factory=list)
-    open: list[ResolvedRequest] = field(default_factory=list)
-    models: dict[str, str] = field(default_factory=dict)
+    open: list[Open] = field(default_factory=list)
     now_ms: int = NOON_MS
+    asked: int = 0
 
-    def play(self, steps: list[Ask | End]) -> None:
-        for number, step in enumerate(steps):
+    @property
+    def runner(self) -> MiddlewarePipeline:
+        return self.stages[-1]
+
+    def play(self, steps: list[Step]) -> None:
+        for step in steps:
             match step:
                 case Ask():
-                    self.ask(f"r{number}", step)
-                case End() if self.open:
-                    self.end(step)
+                    self.ask(step)
+                case End() | Retry() if self.open:
+                    self.go_on(step)
                 case _:
                     pass
 
-    def ask(self, request_id: str, step: Ask) -> None:
+    def ask(self, step: Ask) -> None:
         self.now_ms += step.after_ms
-        asked = request(request_id, user_id=step.user_id, template=step.template, at_ms=self.now_ms)
+        self.asked += 1
+        asked = request(
+            f"r{self.asked}", user_id=step.user_id, template=step.template, at_ms=self.now_ms
+        )
+        reserved_micros = 0
         for stage in self.stages:
             decision = stage.decide(context(asked, model=step.model), generation=1)
+            reserved_micros += decision.reserved_micros
             self.written.append(decision)
             if not decision.admitted:
                 refused = result(asked, status="rejected", model=None)
-                refused = refused.model_copy(update={"reason": decision.reason})
-                self.write(stage, asked, refused)
+                self.end(stage, refused.model_copy(update={"reason": decision.reason}))
                 break
         else:
-            self.open.append(asked)
-            self.models[request_id] = step.model
+            self.begin(Open(asked, step.model, reserved_micros))
         self.decided.append(decision)
 
-    def end(self, step: End) -> None:
-        asked = self.open.pop(step.pick % len(self.open))
-        ended = result(
-            asked,
-            status="failed" if step.failed else "completed",
-            usage=Usage(output_tokens=step.tokens),
-            model=self.models[asked.request_id],
+    def begin(self, run: Open) -> None:
+        begun = self.runner.begin(
+            context(run.asked, model=run.model),
+            Standing(run.reserved_micros, run.spent_micros),
+            attempt=run.attempt,
         )
-        self.write(self.stages[-1], asked, ended)
+        if isinstance(begun, Rejected):
+            failed = result(run.asked, status="failed", model=run.model)
+            self.end(self.runner, failed.model_copy(update={"cost_micros": run.spent_micros}))
+            return
+        run.started = begun
+        self.open.append(run)
+        if begun is not None:
+            self.write(self.runner, begun)
 
-    def write(self, writer: MiddlewarePipeline, asked: ResolvedRequest, ended: AgentResult) -> None:
-        settled = writer.settle(asked, ended)
-        for event in (*settled.events, settled.result):
-            self.written.append(event)
-            for stage in self.stages:
-                if stage is writer or type(event) in stage.needs:
-                    stage.fold(event)
+    def go_on(self, step: End | Retry) -> None:
+        run = self.open.pop(step.pick % len(self.open))
+        ended = used(step.tokens, model=run.model, known=step.known, started=run.started)
+        for cost in self.runner.charge(run.asked, ended):
+            self.write(self.runner, cost)
+            assert isinstance(cost, CostRecorded)
+            run.spent_micros += cost.cost_micros
+        if isinstance(step, Retry):
+            self.begin(dataclasses.replace(run, attempt=run.attempt + 1, started=None))
+            return
+        status: ResultStatus = "failed" if step.failed else "completed"
+        self.end(
+            self.runner,
+            result(run.asked, status=status, model=run.model).model_copy(
+                update={"cost_micros": run.spent_micros}
+            ),
+        )
+
+    def end(self, writer: MiddlewarePipeline, ended: AgentResult) -> None:
+        writer.fold(ended)
+        self.write(writer, ended)
+
+    def write(self, writer: MiddlewarePipeline, event: Event) -> None:
+        """Put on the log what its writer has folded, and feed it to the stages that need it."""
+        self.written.append(event)
+        for stage in self.stages:
+            if stage is not writer and type(event) in stage.needs:
+                stage.fold(event)
 
 
 def fused() -> Live:
     return Live((build_pipeline(POLICY, PRICES),))
+
+
+def cut(cuts: tuple[str, ...]) -> Live:
+    """Each stage in a lane of its own, with layers of its own: none sees another's state."""
+    stages = range(len(cuts) + 1)
+    return Live(tuple(build_pipeline(POLICY, PRICES).split(cuts)[number] for number in stages))
 
 
 def outcomes(decisions: list[Decision]) -> list[tuple[bool, str | None, Reason | None]]:
@@ -146,7 +227,7 @@ def probes(pipeline: MiddlewarePipeline, from_ms: int) -> list[object]:
 
 @given(steps=HISTORIES)
 @settings(deadline=None)
-def test_folding_what_was_written_gives_the_state_that_was_live(steps: list[Ask | End]) -> None:
+def test_folding_what_was_written_gives_the_state_that_was_live(steps: list[Step]) -> None:
     live = fused()
     live.play(steps)
     restored = build_pipeline(POLICY, PRICES)
@@ -157,12 +238,12 @@ def test_folding_what_was_written_gives_the_state_that_was_live(steps: list[Ask 
 
 @given(steps=HISTORIES)
 @settings(deadline=None)
-def test_topics_folded_one_after_another_give_the_same_state(steps: list[Ask | End]) -> None:
+def test_topics_folded_one_after_another_give_the_same_state(steps: list[Step]) -> None:
     live = fused()
     live.play(steps)
     for later in ((CostRecorded, AgentResult), (AgentResult, CostRecorded)):
         restored = build_pipeline(POLICY, PRICES)
-        for kind in (Decision, *later):
+        for kind in (Decision, AttemptStarted, *later):
             for event in live.written:
                 if type(event) is kind:
                     restored.fold(event)
@@ -172,7 +253,7 @@ def test_topics_folded_one_after_another_give_the_same_state(steps: list[Ask | E
 @given(steps=HISTORIES, before=HISTORIES)
 @settings(deadline=None)
 def test_a_restored_lane_goes_on_as_if_nothing_had_happened(
-    before: list[Ask | End], steps: list[Ask | End]
+    before: list[Step], steps: list[Step]
 ) -> None:
     live = fused()
     live.play(before)
@@ -181,8 +262,7 @@ def test_a_restored_lane_goes_on_as_if_nothing_had_happened(
         stages=fused().stages,
         decided=[],
         written=list(live.written),
-        open=list(live.open),
-        models=dict(live.models),
+        open=[dataclasses.replace(run) for run in live.open],
     )
     for event in live.written:
         restored.stages[0].fold(event)
@@ -192,41 +272,47 @@ def test_a_restored_lane_goes_on_as_if_nothing_had_happened(
     assert restored.decided == live.decided
 
 
-@given(
-    steps=HISTORIES,
-    cuts=st.sets(st.sampled_from(CUTS)).map(lambda some: tuple(sorted(some, key=CUTS.index))),
-)
+ANY_CUTS = st.sets(st.sampled_from(CUTS)).map(lambda some: tuple(sorted(some, key=CUTS.index)))
+
+
+@given(steps=WITHOUT_RETRIES, cuts=ANY_CUTS)
 @settings(deadline=None)
-def test_a_cut_chain_decides_as_the_whole_one(
-    steps: list[Ask | End], cuts: tuple[str, ...]
-) -> None:
+def test_a_cut_chain_decides_as_the_whole_one(steps: list[Step], cuts: tuple[str, ...]) -> None:
     whole = fused()
-    staged = Live(build_pipeline(POLICY, PRICES).split(cuts))
+    staged = cut(cuts)
     whole.play(steps)
     staged.play(steps)
     assert outcomes(staged.decided) == outcomes(whole.decided)
-    restored = build_pipeline(POLICY, PRICES).split(cuts)
-    for stage, was in zip(restored, staged.stages, strict=True):
+    for stage, was in zip(cut(cuts).stages, staged.stages, strict=True):
         # Each stage restores from the same topics, which hold every stage's records.
         for event in staged.written:
             stage.fold(event)
         assert probes(stage, staged.now_ms) == probes(was, staged.now_ms)
 
 
-@given(steps=HISTORIES)
+def accounts(live: Live) -> Iterator[tuple[str, DayAccount]]:
+    """Give every account, in whichever stage it is kept, with its user."""
+    for stage in live.stages:
+        for layer in stage.layers:
+            if isinstance(layer, CostTrackingMiddleware):
+                for users in layer._ledger.days.values():
+                    yield from ((user_id, day) for (_, user_id), day in users.items())
+
+
+@given(steps=HISTORIES, cuts=ANY_CUTS)
 @settings(deadline=None)
-def test_what_is_spent_and_reserved_is_never_over_the_cap(steps: list[Ask | End]) -> None:
-    """As long as no run costs more than it reserved: 250 tokens may be used, 200 are reserved."""
+def test_what_is_spent_and_reserved_is_never_over_the_cap(
+    steps: list[Step], cuts: tuple[str, ...]
+) -> None:
+    """As long as no attempt costs more than it reserved: 250 tokens may be used, 200 are."""
     bounded = [
-        dataclasses.replace(step, tokens=min(step.tokens, 200)) if isinstance(step, End) else step
+        step if isinstance(step, Ask) else dataclasses.replace(step, tokens=min(step.tokens, 100))
         for step in steps
     ]
-    live = fused()
-    live.play(bounded)
-    cost = next(each for each in live.stages[0].layers if isinstance(each, CostTrackingMiddleware))
-    for users in cost._ledger.days.values():
-        for (_, user_id), day in users.items():
+    live = cut(cuts)
+    for step in bounded:
+        live.play([step])
+        for user_id, day in accounts(live):
             cap_micros = POLICY.rules_for("default", user_id).cap_micros
-            taken_micros = day.spent_micros + day.held_micros
-            assert cap_micros is None or taken_micros <= cap_micros
+            assert cap_micros is None or day.taken_micros <= cap_micros
             assert day.held_micros == sum(each.held_micros for each in day.open.values())

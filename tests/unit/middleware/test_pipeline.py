@@ -6,11 +6,18 @@ from typing import ClassVar
 
 import pytest
 
-from middleware.base import AgentMiddleware, MiddlewareContext, MiddlewareResult, Settlement
+from middleware.base import (
+    AgentMiddleware,
+    MiddlewareContext,
+    MiddlewareResult,
+    Quote,
+    Settlement,
+    Standing,
+)
 from middleware.pipeline import MiddlewarePipeline, build_pipeline
 from middleware.policy import Policy
 from schemas.base import Event, Usage
-from schemas.errors import Forbidden, Misconfigured, RateLimited
+from schemas.errors import Forbidden, Misconfigured, RateLimited, Rejected
 from schemas.events import (
     AgentResult,
     AttemptStarted,
@@ -19,7 +26,7 @@ from schemas.events import (
     ResolvedRequest,
     any_event,
 )
-from tests.unit.middleware.making import context, request, result
+from tests.unit.middleware.making import context, request, result, used
 
 
 class Layer(AgentMiddleware):
@@ -149,15 +156,35 @@ def test_only_a_stage_with_the_cost_layer_and_no_executor_needs_to_be_fed() -> N
     assert [stage.needs for stage in stages] == [frozenset(), feed, frozenset(), frozenset()]
 
 
-def test_every_stage_settles_a_result_as_the_whole_chain_does() -> None:
+def test_every_stage_charges_for_an_attempt_as_the_whole_chain_does() -> None:
     whole = build_pipeline(
         Policy.from_yaml("prices: {local: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}}", "p")
     )
-    ended = result(request(), usage=Usage(input_tokens=2, output_tokens=3))
-    settled = whole.settle(request(), ended)
-    assert settled.result.cost_micros == 5
+    (cost,) = charges = whole.charge(request(), used(5))
+    assert isinstance(cost, CostRecorded)
+    assert cost.cost_micros == 5
     for stage in whole.split(("cost", "executor")):
-        assert stage.settle(request(), ended) == settled
+        assert stage.charge(request(), used(5)) == charges
+
+
+def test_an_attempt_may_begin_once_no_layer_refuses_it() -> None:
+    class Priced(Layer):
+        def begin(self, context: MiddlewareContext, standing: Standing) -> Quote | Rejected | None:  # noqa: ARG002
+            return Quote(Usage(output_tokens=3), 3, "d")
+
+    class Strict(Layer):
+        def begin(self, context: MiddlewareContext, standing: Standing) -> Quote | Rejected | None:  # noqa: ARG002
+            return Forbidden("not again")
+
+    asked, standing = context(request()), Standing(spent_micros=4)
+    priced, strict = Priced("a", 1), Strict("b", 2, on=False)
+    pipeline = MiddlewarePipeline([priced, strict])
+    started = pipeline.begin(asked, standing, attempt=1001)
+    assert isinstance(started, AttemptStarted)
+    assert (started.attempt, started.reserved_micros, started.spent_micros) == (1001, 3, 4)
+    strict.enabled = True
+    assert isinstance(pipeline.begin(asked, standing, attempt=1002), Forbidden)
+    assert MiddlewarePipeline([Layer("a", 1)]).begin(asked, standing, attempt=1000) is None
 
 
 @pytest.mark.parametrize(

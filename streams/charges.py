@@ -1,0 +1,45 @@
+"""What is charged for a run's attempts: what each used or, where nobody heard, its worst case."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from middleware.base import Used
+from schemas.base import Event, Micros, Usage
+from schemas.events import AttemptStarted, CostRecorded, ResolvedRequest
+from streams.lane_state import LaneState, RequestKey
+
+
+@dataclass(frozen=True, slots=True)
+class Charges:
+    """Events that charge for what was not charged yet, and what all attempts count at."""
+
+    events: list[Event]
+    micros: Micros
+    usage: Usage
+
+
+def charged(
+    state: LaneState, key: RequestKey, ended: tuple[ResolvedRequest, Used] | None = None
+) -> Charges:
+    """Charge what an attempt used and, if the one before it was lost, that at its worst case.
+
+    `ended` is the attempt that has just ended, and whose it was. It is folded in the pipeline here:
+    submit the events in the same tick.
+    """
+    bill = state.bills.open.get(key)
+    micros, usage = (bill.spent_micros, bill.spent_usage) if bill else (0, Usage())
+    events: list[Event] = []
+    charging: list[tuple[ResolvedRequest | AttemptStarted, Used]] = []
+    if bill and bill.cost is None and not (ended and ended[1].attempt == bill.started.attempt):
+        # Its mark stands for it: the request may not be at hand.
+        charging.append((bill.started, Used.lost(bill.started)))
+    if ended is not None:
+        charging.append(ended)
+    for request, one in charging:
+        made = state.pipeline.charge(request, one)
+        costs = [event for event in made if isinstance(event, CostRecorded)]
+        micros += sum(cost.cost_micros for cost in costs)
+        usage = sum((cost.usage for cost in costs), usage) if costs else usage + one.usage
+        events += made
+    return Charges(events, micros, usage)
