@@ -12,6 +12,7 @@
     │   ├── Expired              its deadline passed; ends as an `expired` result
     │   ├── ModelUnavailable     no such model, package or key; says what to install or set
     │   ├── InputTooLong         the conversation does not fit the model's context
+    │   ├── AttemptsExhausted    begun as often as one owner of a partition may
     │   └── CheckpointUnreadable the session's checkpoint cannot be opened
     ├── Retryable                the same call may succeed later
     │   ├── ModelFailed
@@ -123,6 +124,12 @@ class InputTooLong(Terminal):
     """The conversation has more tokens than the model's context."""
 
     code = "input_too_long"
+
+
+class AttemptsExhausted(Terminal):
+    """The request was begun as often as one owner of a partition may begin it."""
+
+    code = "attempts_exhausted"
 
 
 class CheckpointUnreadable(Terminal):

@@ -444,6 +444,7 @@ class LaneOpened(Event):
 
 
 ATTEMPTS_PER_GENERATION = 1000
+"""The most attempts that one owner makes at a request, so that the next one's are higher."""
 
 
 class DeadLetter(Event):

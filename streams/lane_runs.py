@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from agents.executor import RunOutcome
 from middleware.base import Used
 from schemas.base import Event, Usage
-from schemas.errors import Rejected, Suspended
+from schemas.errors import AttemptsExhausted, Suspended, Terminal
 from schemas.events import (
     ATTEMPTS_PER_GENERATION,
     AgentResult,
@@ -133,7 +133,7 @@ class LaneRuns:
                 return None
             tokens = self._tokens(run)
             begun = await self._begin(run)
-            if isinstance(begun, Rejected):
+            if isinstance(begun, Terminal):
                 refused = self._refused(run, begun, outcome)
                 return self._endings.settled(run.request, refused, run.used(refused.attempt))
             called = not run.is_cancelled()
@@ -164,9 +164,12 @@ class LaneRuns:
             events += [outcome.checkpoint, self._output.head_of(outcome.checkpoint, head)]
         return events
 
-    async def _begin(self, run: Run) -> AttemptStarted | Rejected | None:
+    async def _begin(self, run: Run) -> AttemptStarted | Terminal | None:
         if run.is_cancelled():
             return None
+        if run.tries >= ATTEMPTS_PER_GENERATION:
+            # A higher number is the next owner's. Retries are bounded far below, pauses are not.
+            return AttemptsExhausted(f"the request was begun {run.tries} times without an outcome")
         return await self._attempts.begin(
             run.admission,
             attempt=self._number(run),
@@ -235,9 +238,9 @@ class LaneRuns:
     def _number(self, run: Run) -> int:
         return self._state.generation * ATTEMPTS_PER_GENERATION + run.tries
 
-    def _refused(self, run: Run, rejection: Rejected, before: RunOutcome | None) -> AgentResult:
+    def _refused(self, run: Run, refusal: Terminal, before: RunOutcome | None) -> AgentResult:
         """Give the failed result of a run that may not begin another attempt."""
-        failed: dict[str, Any] = {"status": "failed", "reason": reason_of(rejection)}
+        failed: dict[str, Any] = {"status": "failed", "reason": reason_of(refusal)}
         if before is not None:
             return before.result.model_copy(update=failed)
         return outcomes.result(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
+from agents.executor import RunOutcome
+from agents.factory import RunPlan
 from middleware.policy import Policy
-from schemas.events import AgentResult, Decision, LaneOpened
+from schemas.events import AgentResult, Decision, LaneOpened, ResolvedRequest
 from schemas.topics import DECISIONS, LANES, RESULTS
+from streams import outcomes
 from streams.partitioning import home_partition
 from streams.settings import Settings
 from tests.lane_harness import ask, lane_services, one_lane, read_topic, read_whole, upstream
@@ -75,3 +79,27 @@ async def test_what_a_zombie_decides_counts_for_nothing(settings: Settings) -> N
             owner.serve(*await ask(program, "say: x", request_id="r3"))
             told = await decided(settings, count=3)
     assert told == [("r1", True), ("r2", True), ("r3", False)]
+
+
+async def test_a_request_is_begun_no_more_often_than_one_owner_has_numbers_for(
+    settings: Settings,
+) -> None:
+    numbers: list[int] = []
+
+    async def pause(
+        request: ResolvedRequest, _plan: RunPlan, *, attempt: int, **_: object
+    ) -> RunOutcome:
+        """Stop before a call, as an attempt does whose request is paused and at once resumed."""
+        numbers.append(attempt)
+        stopped = outcomes.result(request, at_ms=0, status="failed", attempt=attempt)
+        return RunOutcome(stopped, checkpoint=None, suspended=True)
+
+    async with lane_services(settings) as services, upstream(settings) as program:
+        pausing = dataclasses.replace(services, run_agent=pause)
+        async with one_lane(settings, pausing, None) as owner:
+            owner.serve(*await ask(program, "x"))
+            (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
+    assert numbers == list(range(1000, 2000))
+    assert (result.status, result.attempt) == ("failed", 1999)
+    assert result.reason is not None
+    assert result.reason.code == "attempts_exhausted"

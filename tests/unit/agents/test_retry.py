@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from agents.retry import RetryPolicy
+from schemas.events import ATTEMPTS_PER_GENERATION
 
 
 def test_waits_grow_to_their_bound_and_end_with_the_attempts() -> None:
@@ -20,6 +21,11 @@ def test_jitter_takes_off_at_most_its_part() -> None:
 
 def test_one_attempt_is_not_tried_again() -> None:
     assert RetryPolicy(attempts_max=1).delay_s(1, chance=0) is None
+
+
+def test_no_policy_allows_more_attempts_than_one_owner_has_numbers_for() -> None:
+    with pytest.raises(ValidationError):
+        RetryPolicy(attempts_max=ATTEMPTS_PER_GENERATION + 1)
 
 
 @pytest.mark.parametrize("wrong", [{"attempts_max": 0}, {"jitter": 2}, {"backoff_factor": 0.5}])
