@@ -11,12 +11,13 @@ from schemas.events import (
     AgentRequest,
     AgentResult,
     AgentToken,
+    AttemptStarted,
     CheckpointSaved,
     CostRecorded,
     Decision,
     RequestEvent,
 )
-from schemas.topics import CHECKPOINTS, COSTS, DECISIONS, REQUESTS, RESULTS, TOKENS
+from schemas.topics import ATTEMPTS, CHECKPOINTS, COSTS, DECISIONS, REQUESTS, RESULTS, TOKENS
 from streams.settings import Settings
 from tests.chaos.load import Asked
 from tests.handovers import longest_wait_s
@@ -31,6 +32,7 @@ class Records:
     results: Sequence[AgentResult]
     tokens: Sequence[AgentToken]
     decisions: Sequence[Decision]
+    attempts: Sequence[AttemptStarted]
     costs: Sequence[CostRecorded]
     checkpoints: Sequence[CheckpointSaved]
 
@@ -56,6 +58,7 @@ async def read_records(settings: Settings) -> Records:
         results=await read_whole(settings, RESULTS, AgentResult),
         tokens=await read_whole(settings, TOKENS, AgentToken),
         decisions=await read_whole(settings, DECISIONS, Decision),
+        attempts=await read_whole(settings, ATTEMPTS, AttemptStarted),
         costs=await read_whole(settings, COSTS, CostRecorded),
         checkpoints=await read_whole(settings, CHECKPOINTS, CheckpointSaved),
     )
@@ -70,7 +73,6 @@ def audit(load: Sequence[Asked], records: Records) -> Verdict:
     wanted: tuple[tuple[str, set[str], Sequence[RequestEvent]], ...] = (
         ("result", {one.request_id for one in load}, records.results),
         ("decision", {one.request_id for one in load}, records.decisions),
-        ("cost", answered, _of_the_newest_attempt(records.costs)),
         ("checkpoint", answered, records.checkpoints),
     )
     lost = [f"{one.request_id}: no request" for one in _unpublished(load, records.requests)]
@@ -80,6 +82,8 @@ def audit(load: Sequence[Asked], records: Records) -> Verdict:
         lost += [f"{name}: no {what}" for name in sorted(ids - counts.keys())]
         twice += [f"{name}: {n} {what} records" for name, n in counts.items() if n > 1]
         twice += [f"{name}: a {what} nobody asked for" for name in sorted(counts.keys() - ids)]
+    lost += _uncharged(answered, records)
+    twice += _charged_twice(records)
     return Verdict(
         requests=len({one.request_id for one in records.requests}),
         results=len(records.results),
@@ -92,12 +96,22 @@ def audit(load: Sequence[Asked], records: Records) -> Verdict:
     )
 
 
-def _of_the_newest_attempt(costs: Sequence[CostRecorded]) -> list[CostRecorded]:
-    """Leave out what attempts cost that were lost or in vain: each has a record of its own."""
-    newest: dict[str, int] = defaultdict(int)
-    for cost in costs:
-        newest[cost.request_id] = max(newest[cost.request_id], cost.attempt)
-    return [cost for cost in costs if cost.attempt == newest[cost.request_id]]
+def _uncharged(answered: set[str], records: Records) -> Iterable[str]:
+    """Name runs that were never begun, and attempts that nobody charged for."""
+    begun = {(one.request_id, one.attempt) for one in records.attempts}
+    for name in sorted(answered - {request_id for request_id, _ in begun}):
+        yield f"{name}: no attempt"
+    charged = {(cost.request_id, cost.attempt) for cost in records.costs}
+    for name, attempt in sorted(begun - charged):
+        yield f"{name}: no cost of attempt {attempt}"
+
+
+def _charged_twice(records: Records) -> Iterable[str]:
+    """Name attempts with several cost records, or without a mark."""
+    begun = {(one.request_id, one.attempt) for one in records.attempts}
+    for one, count in Counter((cost.request_id, cost.attempt) for cost in records.costs).items():
+        if count > 1 or one not in begun:
+            yield f"{one[0]}: {count} cost records of attempt {one[1]}"
 
 
 def _unpublished(load: Iterable[Asked], requests: Iterable[AgentRequest]) -> Iterable[Asked]:

@@ -10,8 +10,15 @@ from typing import Self
 
 import pytest
 
-from schemas.events import AgentResult, AgentToken, Decision, LaneOpened
-from schemas.topics import DECISIONS, LANES, RESULTS, TOKENS, catalogue
+from schemas.events import (
+    AgentResult,
+    AgentToken,
+    AttemptStarted,
+    CostRecorded,
+    Decision,
+    LaneOpened,
+)
+from schemas.topics import ATTEMPTS, COSTS, DECISIONS, LANES, RESULTS, TOKENS, catalogue
 from streams.settings import Settings
 from streams.topic_admin import ensure_topics
 from tests.chaos.calls import read_calls
@@ -75,12 +82,37 @@ async def assert_tokens_make_the_results(settings: Settings, results: list[Agent
         )
 
 
+async def assert_each_attempt_is_on_the_bill(
+    settings: Settings, results: list[AgentResult]
+) -> list[CostRecorded]:
+    attempts = await read_whole(settings, ATTEMPTS, AttemptStarted)
+    costs = await read_whole(settings, COSTS, CostRecorded)
+    assert sorted((one.request_id, one.attempt) for one in attempts) == sorted(
+        (one.request_id, one.attempt) for one in costs
+    )
+    spent: dict[str, int] = defaultdict(int)
+    for cost in costs:
+        spent[cost.request_id] += cost.cost_micros
+    assert {result.request_id: result.cost_micros for result in results} == spent
+    return costs
+
+
 @pytest.mark.timeout(180)
-async def test_a_worker_killed_in_mid_run_leaves_one_result_each(settings: Settings) -> None:
+async def test_a_worker_killed_in_mid_run_leaves_one_result_each_and_the_whole_bill(
+    settings: Settings,
+) -> None:
     await ensure_topics(settings, catalogue())
+    policy = settings.data_dir / "policy.yaml"
+    policy.write_text(
+        "prices: {scripted: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}}\n", encoding="utf-8"
+    )
     async with AsyncExitStack() as stack:
         first, second = [
-            await stack.enter_async_context(worker_process(settings, roles="lanes", name=name))
+            await stack.enter_async_context(
+                worker_process(
+                    settings, roles="lanes", name=name, MILLSTREAM_POLICY_FILE=str(policy)
+                )
+            )
             for name in ("first", "second")
         ]
         await asyncio.gather(first.ready(), second.ready())
@@ -90,6 +122,9 @@ async def test_a_worker_killed_in_mid_run_leaves_one_result_each(settings: Setti
         await first.kill()
         results = await assert_each_has_one_result(settings, ids)
         await assert_tokens_make_the_results(settings, results)
+        costs = await assert_each_attempt_is_on_the_bill(settings, results)
+    # Those that the killed worker had begun count, though it told nobody what they used.
+    assert 0 < sum(cost.estimated for cost in costs) < len(costs)
     assert "lane open" in second.log
 
 

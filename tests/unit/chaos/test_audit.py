@@ -11,6 +11,7 @@ from schemas.events import (
     AgentRequest,
     AgentResult,
     AgentToken,
+    AttemptStarted,
     CheckpointSaved,
     CostRecorded,
     Decision,
@@ -58,6 +59,7 @@ def sound(load: tuple[Asked, ...]) -> Records:
             token(one, 2000, 0, one.answer[:half]),
             token(one, 2000, 1, one.answer[half:]),
         ]
+    begun = [(runs[0], 1000), *((one, 2000) for one in runs)]
     return Records(
         requests=[
             AgentRequest(user_id=one.user_id, request_id=one.request_id, input="") for one in load
@@ -75,17 +77,31 @@ def sound(load: tuple[Asked, ...]) -> Records:
             )
             for one in load
         ],
+        attempts=[
+            AttemptStarted(
+                user_id=one.user_id,
+                session_id=one.session_id,
+                request_id=one.request_id,
+                attempt=attempt,
+                model="m",
+                usage_max=Usage(),
+                reserved_micros=1,
+                price_digest="",
+            )
+            for one, attempt in begun
+        ],
         costs=[
             CostRecorded(
                 user_id=one.user_id,
                 session_id=one.session_id,
                 request_id=one.request_id,
+                attempt=attempt,
                 model="m",
                 usage=Usage(),
                 cost_micros=1,
                 price_digest="",
             )
-            for one in runs
+            for one, attempt in begun
         ],
         checkpoints=[
             CheckpointSaved(
@@ -135,6 +151,18 @@ def test_a_missing_result_is_lost(load: tuple[Asked, ...]) -> None:
 def test_a_missing_cost_is_lost(load: tuple[Asked, ...]) -> None:
     records = sound(load)
     assert faults(audit(load, replace(records, costs=records.costs[1:]))) == {"lost": 1}
+
+
+def test_an_attempt_that_is_charged_for_twice_is_found(load: tuple[Asked, ...]) -> None:
+    records = sound(load)
+    again = [*records.costs, records.costs[3]]
+    assert faults(audit(load, replace(records, costs=again))) == {"twice": 1}
+
+
+def test_a_run_without_a_mark_of_its_attempt_is_found(load: tuple[Asked, ...]) -> None:
+    records = sound(load)
+    unmarked = replace(records, attempts=records.attempts[:-1])
+    assert faults(audit(load, unmarked)) == {"lost": 1, "twice": 1}
 
 
 def test_a_second_result_is_found(load: tuple[Asked, ...]) -> None:
