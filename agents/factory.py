@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from langgraph.graph.state import CompiledStateGraph
 
 from agents.call_gate import CallGate
 from agents.local_model import LocalChatModel
+from agents.memory import BYTES_PER_TOKEN
 from agents.models import resolve_model
 from agents.structured import HeldByGrammar
 from agents.templates import BUILT_IN_TEMPLATES, AgentTemplate
@@ -30,16 +32,25 @@ ResolveModel = Callable[..., BaseChatModel]
 # A request may name its model, so the number of pairs is up to upstreams.
 GRAPHS_CACHED_MAX: Final = 64
 
+FRAME_TOKENS_MAX: Final = 16
+"""Taken for what a chat's format puts around each message."""
+
+TOOL_TOKENS_MAX: Final = 256
+"""Taken for a tool's description, which goes with every call."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
     """What a run will use, known before it starts: its price can be reserved from this.
 
-    `has_effects`: it has tools that may do what stays done.
+    `input_tokens_max` and `output_tokens_max` are for all of its model calls together. The former
+    leaves out what tools give back, which nobody knows. `has_effects`: it has tools that may do
+    what stays done.
     """
 
     template: AgentTemplate
     model: str
+    input_tokens_max: int
     output_tokens_max: int
     has_effects: bool = False
 
@@ -96,6 +107,7 @@ class AgentFactory:
             template=template,
             model=request.model or template.model or self._default_model,
             output_tokens_max=template.output_tokens_max * template.run_model_calls_max,
+            input_tokens_max=_input_tokens_max(template, request.input),
             has_effects=not READ_ONLY_TOOLS.issuperset(template.tools),
         )
 
@@ -133,3 +145,22 @@ class AgentFactory:
             response_format=None if by_grammar else schema,
         )
         return graph
+
+
+def _input_tokens_max(template: AgentTemplate, text: str) -> int:
+    """Give the most tokens that the model calls of a run may read: no token is less than a byte."""
+    schema = "" if template.response_format is None else json.dumps(template.response_format)
+    turns = template.memory_turns_max
+    read_each_time = (
+        sum(
+            len(words.encode(errors="replace"))
+            for words in (text, template.system_prompt or "", schema)
+        )
+        + (template.memory_tokens_max * BYTES_PER_TOKEN if turns else 0)
+        + FRAME_TOKENS_MAX * (2 * turns + 2)
+        + TOOL_TOKENS_MAX * len(template.tools)
+    )
+    calls = template.run_model_calls_max
+    # A call reads again what the calls before it wrote.
+    read_again = template.output_tokens_max * calls * (calls - 1) // 2
+    return calls * read_each_time + read_again

@@ -58,6 +58,7 @@ def admit(
         request=request,
         now_ms=request.at_ms,
         model=plan.model,
+        input_tokens_max=plan.input_tokens_max,
         output_tokens_max=plan.output_tokens_max,
         has_effects=plan.has_effects,
     )

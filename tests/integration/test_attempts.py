@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from agents.callbacks import CallbackEvent
+from agents.factory import AgentFactory
 from middleware.policy import Policy
-from schemas.events import AgentResult, AttemptStarted, CostRecorded, Decision
+from schemas.base import Address
+from schemas.events import AgentRequest, AgentResult, AttemptStarted, CostRecorded, Decision
 from schemas.topics import ATTEMPTS, CONTROL, COSTS, DECISIONS, RESULTS
 from streams.settings import Settings
 from tests.lane_harness import (
@@ -107,8 +109,12 @@ async def test_a_call_that_costs_is_made_once_its_attempt_is_committed(settings:
     assert started.reserved_micros == decision.reserved_micros >= cost.cost_micros > 0
 
 
-HANG_MICROS = len("hang") + 1024 + 256
-"""The worst case of `hang` at a micro per token: the input's bytes, the prompt, the output."""
+HANG = AgentRequest(user_id="ada", input="hang").resolved(
+    Address(topic="t", partition=0, offset=0), 0
+)
+PLAN = AgentFactory(default_model="scripted").plan(HANG)
+HANG_MICROS = PLAN.input_tokens_max + PLAN.output_tokens_max
+"""The worst case of `hang` at a micro per token."""
 
 
 async def costs_of(settings: Settings) -> list[tuple[int, int, bool]]:
@@ -154,13 +160,15 @@ async def test_an_attempt_that_is_cut_off_counts_at_its_worst_case_and_one_that_
         owner.serve(*await cancel(settings, program, "cut"))
         owner.serve(*await ask(program, "say: two words", request_id="whole"))
         results = await read_topic(settings, RESULTS, AgentResult, count=2)
-    costs = await read_whole(settings, COSTS, CostRecorded)
-    assert {(cost.request_id, cost.estimated, cost.cost_micros) for cost in costs} == {
-        ("cut", True, HANG_MICROS),
-        ("whole", False, 5),
-    }
+    cut, whole = sorted(
+        await read_whole(settings, COSTS, CostRecorded), key=lambda cost: cost.request_id
+    )
+    assert (cut.request_id, cut.estimated, cut.cost_micros) == ("cut", True, HANG_MICROS)
+    assert (whole.request_id, whole.estimated) == ("whole", False)
+    assert whole.cost_micros == whole.usage.input_tokens + whole.usage.output_tokens
+    assert whole.usage.output_tokens == len(["two", "words"])
     told = {result.request_id: (result.status, result.cost_micros) for result in results}
-    assert told == {"cut": ("cancelled", HANG_MICROS), "whole": ("completed", 5)}
+    assert told == {"cut": ("cancelled", HANG_MICROS), "whole": ("completed", whole.cost_micros)}
 
 
 async def test_each_attempt_is_on_the_bill_and_the_result_is_their_sum(settings: Settings) -> None:

@@ -27,6 +27,21 @@ def test_a_plan_says_what_a_run_will_use(factory: AgentFactory) -> None:
     assert factory.plan(resolved("x", template="react_agent")).output_tokens_max == 8 * 256
 
 
+def test_a_plan_says_the_most_that_a_run_may_read(factory: AgentFactory) -> None:
+    bare = AgentTemplate(name="bare", memory_turns_max=0)
+    factory.register(bare)
+    assert factory.plan(resolved("é", template="bare")).input_tokens_max == 2 + 2 * 16
+    # The prompt, 3 bytes for each token of 20 remembered turns, and what frames the messages.
+    chat = BUILT_IN_TEMPLATES[0]
+    prompt = len(chat.system_prompt or "") + 3 * 1024 + 42 * 16
+    assert factory.plan(resolved("x")).input_tokens_max == 1 + prompt
+    # Eight calls, each of which reads again what the ones before it wrote.
+    react = AgentTemplate(name="r", kind="react", tools=("calculator",), memory_turns_max=0)
+    factory.register(react)
+    reads = 8 * (1 + 2 * 16 + 256) + 256 * (0 + 1 + 2 + 3 + 4 + 5 + 6 + 7)
+    assert factory.plan(resolved("x", template="r")).input_tokens_max == reads
+
+
 def test_tools_that_are_not_known_to_change_nothing_are_taken_to_have_effects() -> None:
     mail = StructuredTool.from_function(lambda text: text, name="mail", description="Send mail")
     factory = AgentFactory(tools=ToolRegistry([*built_in_tools(), mail]))
