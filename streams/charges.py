@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from middleware.base import Used
 from schemas.base import Event, Micros, Usage
-from schemas.events import AttemptStarted, CostRecorded, ResolvedRequest
+from schemas.events import AgentResult, AttemptStarted, CostRecorded, ResolvedRequest
 from streams.lane_state import LaneState, RequestKey
 
 
@@ -17,6 +17,12 @@ class Charges:
     events: list[Event]
     micros: Micros
     usage: Usage
+
+    def on(self, result: AgentResult) -> AgentResult:
+        """Give a result with the sum of what its run's attempts used and cost."""
+        if result.cost_micros == self.micros and result.usage == self.usage:
+            return result  # as most are of free models: a copy takes its time
+        return result.model_copy(update={"cost_micros": self.micros, "usage": self.usage})
 
 
 def charged(

@@ -72,8 +72,7 @@ class LaneEndings:
         pipeline = self._state.pipeline
         ended = None if used is None else (request, used)
         charges = charged(self._state, request_key(request), ended)
-        bill = {"cost_micros": charges.micros, "usage": charges.usage}
-        settlement = pipeline.settle(request, result.model_copy(update=bill))
+        settlement = pipeline.settle(request, charges.on(result))
         events: list[Event] = [settlement.result, *settlement.events]
         if not pipeline.needs:  # else they come back from the topics, as another stage's do
             for event in events:
@@ -83,8 +82,7 @@ class LaneEndings:
     def abandoned(self, result: AgentResult) -> list[Event]:
         """Give what to commit with the result of a request that is not at hand; folded here."""
         charges = charged(self._state, request_key(result))
-        bill = {"cost_micros": charges.micros, "usage": charges.usage}
-        result = result.model_copy(update=bill)
+        result = charges.on(result)
         self._state.pipeline.fold(result)
         return [result, *charges.events]
 
