@@ -18,6 +18,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, GenerationChunk, LLMResult
 from typing_extensions import override
 
+from agents.provider_errors import status_of
 from agents.token_writer import TokenWriter
 from schemas.base import EpochMs, Frozen, Usage
 from schemas.errors import MillstreamError
@@ -77,6 +78,7 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         before_call: BeforeCall | None = None,
     ) -> None:
         self.usage = Usage()
+        self.model_error: BaseException | None = None
         # Model calls under way, and whether each has written anything.
         self._calls: dict[UUID, bool] = {}
         self._unreported = False
@@ -178,6 +180,7 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         if wrote or (wrote is False and not _was_refused(error)):
             self._unreported = True
         self._speaking.pop(run_id, None)
+        self.model_error = error
         if self._on_event is not None:
             await self._tell("model_error", run_id, detail=str(error))
 
@@ -238,12 +241,9 @@ def _is_agents_own(metadata: dict[str, Any]) -> bool:
 def _was_refused(error: BaseException) -> bool:
     """Tell whether a call's error is its provider's answer, rather than the lack of one.
 
-    The clients of LangChain's providers give an answer's HTTP status; a call that was cut off, or
-    whose connection broke, has none, and may go on at the provider.
+    A call that was cut off, or whose connection broke, may go on at the provider.
     """
-    return isinstance(error, MillstreamError) or isinstance(
-        getattr(error, "status_code", None), int
-    )
+    return isinstance(error, MillstreamError) or status_of(error) is not None
 
 
 def _message_of(response: LLMResult) -> AIMessage | None:

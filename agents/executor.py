@@ -20,6 +20,7 @@ from agents.call_gate import RunContext
 from agents.callbacks import AgentCallbackHandler, OnCallbackEvent
 from agents.checkpointer import RunCheckpointer
 from agents.factory import AgentFactory, RunPlan
+from agents.provider_errors import as_foreseen
 from agents.structured import checked_answer
 from agents.token_writer import TokenWriter
 from schemas.errors import (
@@ -130,8 +131,9 @@ class AgentExecutor:
         except LaneLost:
             raise
         # The one boundary: any other error is the run's, and ends it as a result that says so.
-        except Exception as error:  # noqa: BLE001
+        except Exception as raised:  # noqa: BLE001
             await writer.settle()
+            error = run.told_by_provider(raised)
             foreseen = isinstance(error, MillstreamError)
             tell = _log.info if foreseen else _log.error
             tell(
@@ -139,7 +141,7 @@ class AgentExecutor:
                 request_id=request.request_id,
                 attempt=attempt,
                 reason=str(error),
-                exc_info=not foreseen,
+                exc_info=None if foreseen else raised,
             )
             failed = run.failed(error, self._clock_ms())
             return RunOutcome(
@@ -234,6 +236,12 @@ class _Run:
     handler: AgentCallbackHandler
     context: RunContext
     started_at_ms: int
+
+    def told_by_provider(self, error: Exception) -> Exception:
+        """Give what an error of the model's provider means; any other stays as it is."""
+        if error is not self.handler.model_error:
+            return error
+        return as_foreseen(error) or error
 
     def completed(self, structured: dict[str, Any] | None, at_ms: int) -> AgentResult:
         return self._result(

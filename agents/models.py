@@ -26,25 +26,29 @@ _LOCAL_NAMES: Final = frozenset({"local", "local:smollm2", f"local:{LOCAL_MODEL_
 
 @dataclass(frozen=True, slots=True)
 class _Provider:
-    """What a provider needs: a variable with its key, and the error its client raises without."""
+    """What a provider needs: a variable with its key, and the error its client raises without.
+
+    `retries`: its client makes a failed call again by itself, unless it is told not to.
+    """
 
     key_variable: str
     client_error: str | None = None
+    retries: bool = False
 
 
-# Only for better words in an error; any other provider that LangChain knows works as well.
+# Any other provider that LangChain knows works as well.
 _PROVIDERS: Final[Mapping[str, _Provider]] = MappingProxyType(
     {
-        "anthropic": _Provider("ANTHROPIC_API_KEY", "anthropic.AnthropicError"),
+        "anthropic": _Provider("ANTHROPIC_API_KEY", "anthropic.AnthropicError", retries=True),
         "cohere": _Provider("COHERE_API_KEY"),
-        "deepseek": _Provider("DEEPSEEK_API_KEY", "openai.OpenAIError"),
+        "deepseek": _Provider("DEEPSEEK_API_KEY", "openai.OpenAIError", retries=True),
         "fireworks": _Provider("FIREWORKS_API_KEY"),
         "google_genai": _Provider("GOOGLE_API_KEY"),
-        "groq": _Provider("GROQ_API_KEY", "groq.GroqError"),
-        "mistralai": _Provider("MISTRAL_API_KEY"),
-        "openai": _Provider("OPENAI_API_KEY", "openai.OpenAIError"),
-        "together": _Provider("TOGETHER_API_KEY", "openai.OpenAIError"),
-        "xai": _Provider("XAI_API_KEY", "openai.OpenAIError"),
+        "groq": _Provider("GROQ_API_KEY", "groq.GroqError", retries=True),
+        "mistralai": _Provider("MISTRAL_API_KEY", retries=True),
+        "openai": _Provider("OPENAI_API_KEY", "openai.OpenAIError", retries=True),
+        "together": _Provider("TOGETHER_API_KEY", "openai.OpenAIError", retries=True),
+        "xai": _Provider("XAI_API_KEY", "openai.OpenAIError", retries=True),
     }
 )
 
@@ -75,6 +79,10 @@ def resolve_model(name: str, *, http: ProviderHttp | None = None, **params: Any)
         raise ModelUnavailable(message)
     if http is not None:
         params |= http.params(kind)
+    provider = _PROVIDERS.get(kind)
+    if provider is not None and provider.retries:
+        # The lane tries again, by its template's policy, and counts what each attempt costs.
+        params.setdefault("max_retries", 0)
     return _provided_model(name, kind, params)
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
+    IllegalOperation,
     InvalidProducerEpoch,
     KafkaError,
     MessageSizeTooLargeError,
@@ -37,7 +38,8 @@ _REFUSED = (MessageSizeTooLargeError, RecordListTooLargeError)
 MakeProducer = Callable[[int], AIOKafkaProducer]
 """Makes the lane's transactional producer of a number, not started."""
 
-_FENCED = (ProducerFenced, InvalidProducerEpoch)
+# A producer that was fenced may also say only that it is in no state to go on.
+_FENCED = (ProducerFenced, InvalidProducerEpoch, IllegalOperation)
 _ABORT_TIMEOUT_S = 5.0
 
 
