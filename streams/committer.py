@@ -1,52 +1,30 @@
 """Group commit: the records of many runs leave in one short transaction.
 
-A transaction costs much the same CPU whatever it holds, so an idle lane commits at once and a busy
-one gathers: what came while the last commit was under way, and for as long again as that took.
-Transactional producers take turns, since the broker still writes the markers of the last
-transaction when the next one begins.
+A transaction (`transactions.py`) costs much the same CPU whatever it holds, so an idle lane commits
+at once and a busy one gathers: what came while the last commit was under way, and for as long again
+as that took.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import (
-    IllegalOperation,
-    InvalidProducerEpoch,
-    KafkaError,
-    MessageSizeTooLargeError,
-    ProducerFenced,
-    RecordListTooLargeError,
-)
 
-from schemas.errors import LaneFenced, LaneLost, MillstreamError
-from streams.batches import Outgoing, send_batches
+from schemas.errors import LaneLost, MillstreamError
+from streams.batches import Outgoing
+from streams.transactions import CommitRefused, MakeProducer, Transactions
+
+__all__ = ["LAZY_S", "CommitRefused", "Committer"]
 
 log = structlog.get_logger(__name__)
 
 LAZY_S = 0.05
 """How long records that nobody waits for wait for company."""
-
-_REFUSED = (MessageSizeTooLargeError, RecordListTooLargeError)
-MakeProducer = Callable[[int], AIOKafkaProducer]
-"""Makes the lane's transactional producer of a number, not started."""
-
-# A producer that was fenced may also say only that it is in no state to go on.
-_FENCED = (ProducerFenced, InvalidProducerEpoch, IllegalOperation)
-_ABORT_TIMEOUT_S = 5.0
-
-
-class CommitRefused(MillstreamError):
-    """The broker refused one of these records; nothing of them was written."""
-
-    code = "commit_refused"
 
 
 @dataclass(slots=True, eq=False)
@@ -70,9 +48,8 @@ class _Member:
 class Committer:
     """The transactional side of one lane.
 
-    It makes and starts `producers` of them, each fencing its predecessor; one transaction is open
-    at a time. `on_lost` is called once, when a commit's
-    outcome is unknown or the lane was fenced: nothing is written after that.
+    One transaction is open at a time. `on_lost` is called once, when a commit's outcome is unknown
+    or the lane was fenced: nothing is written after that.
     """
 
     def __init__(
@@ -85,11 +62,8 @@ class Committer:
         gather_s: float,
         on_lost: Callable[[LaneLost], None],
     ) -> None:
-        self._make_producer = make_producer
-        self._producers = [make_producer(number) for number in range(producers)]
-        self._turns = itertools.cycle(range(producers))
+        self._transactions = Transactions(make_producer, producers=producers, timeout_s=timeout_s)
         self._records_max = records_max
-        self._timeout_s = timeout_s
         self._on_lost = on_lost
         self._waiting: deque[_Member] = deque()
         self._wake = asyncio.Event()
@@ -97,6 +71,7 @@ class Committer:
         self._gather_s = gather_s
         self._busy = False
         self._last_s = 0.0
+        self._due = False
         self._lost: LaneLost | None = None
         self._task: asyncio.Task[None] | None = None
         self.transactions = 0
@@ -108,12 +83,10 @@ class Committer:
         Raises `LaneLost` if the broker does not let it.
         """
         try:
-            async with asyncio.timeout(self._timeout_s):
-                for producer in self._producers:
-                    await producer.start()
-        except (KafkaError, TimeoutError) as error:
+            await self._transactions.start()
+        except LaneLost:
             await self.stop()
-            raise _lost(error, "the lane's producers did not start") from error
+            raise
         self._task = asyncio.create_task(self._run(), name="committer")
 
     async def fence_up_to(self, producers: int) -> None:
@@ -121,14 +94,7 @@ class Committer:
 
         Raises `LaneLost` if the broker does not let it.
         """
-        for number in range(len(self._producers), producers):
-            producer = self._make_producer(number)
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    await producer.start()
-                    await producer.stop()
-            except (KafkaError, TimeoutError) as error:
-                raise _lost(error, "an earlier owner's producer was not fenced") from error
+        await self._transactions.fence_up_to(producers)
 
     async def stop(self) -> None:
         """Stop without committing what still waits; those who wait are told `LaneLost`."""
@@ -136,10 +102,7 @@ class Committer:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._lose(LaneLost("the lane was closed"), tell=False)
-        stops = (asyncio.wait_for(one.stop(), _ABORT_TIMEOUT_S) for one in self._producers)
-        for outcome in await asyncio.gather(*stops, return_exceptions=True):
-            if isinstance(outcome, Exception):
-                log.debug("a lane's producer did not stop cleanly", error=repr(outcome))
+        await self._transactions.stop()
 
     def submit(
         self, records: Iterable[Outgoing], *, lazy: bool = False
@@ -159,22 +122,32 @@ class Committer:
         else:
             self._waiting.append(member)
             if not lazy:
-                self._wake.set()
+                self._hurry()
             elif self._lazily is None:
-                self._lazily = asyncio.get_running_loop().call_later(LAZY_S, self._wake.set)
+                self._lazily = asyncio.get_running_loop().call_later(LAZY_S, self._hurry)
+                self._wake.set()
         # Whoever queues lazily need not look: a lost lane is told through `on_lost`.
         member.committed.add_done_callback(lambda future: future.cancelled() or future.exception())
         return member.committed
 
+    def _hurry(self) -> None:
+        self._due = True
+        self._wake.set()
+
     async def _run(self) -> None:
         while self._lost is None:
             await self._wake.wait()
+            if not self._due:
+                self._wake.clear()
+                await self._begin_early()
+                continue
             if self._busy:
                 # As long as the last one took: a slow broker is given fewer of them to do.
                 await asyncio.sleep(min(self._gather_s, self._last_s))
             members = self._gather()
             if not self._waiting:
                 self._wake.clear()
+                self._due = False
                 if self._lazily is not None:
                     self._lazily.cancel()
                     self._lazily = None
@@ -188,6 +161,16 @@ class Committer:
                 log.exception("a commit failed in an unforeseen way")
                 self._waiting.extendleft(reversed(members))
                 self._lose(LaneLost(f"a commit failed: {error!r}"))
+
+    async def _begin_early(self) -> None:
+        """Begin the transaction while its first records wait for others."""
+        try:
+            await self._transactions.begin()
+        except LaneLost as lost:
+            self._lose(lost)
+        except Exception as error:
+            log.exception("a transaction did not begin, in an unforeseen way")
+            self._lose(LaneLost(f"a transaction did not begin: {error!r}"))
 
     def _gather(self) -> list[_Member]:
         members: list[_Member] = []
@@ -212,7 +195,7 @@ class Committer:
             for member in members:
                 member.alone = True
             self._waiting.extendleft(reversed(members))
-            self._wake.set()
+            self._hurry()
         except LaneLost as lost:
             self._waiting.extendleft(reversed(members))
             self._lose(lost)
@@ -221,42 +204,16 @@ class Committer:
             raise
 
     async def _commit(self, members: list[_Member]) -> None:
-        if not any(member.records for member in members):
+        records = [record for member in members for record in member.records]
+        if not records:
             _tell(members, ())
             return
-        turn = next(self._turns)
-        producer = self._producers[turn]
         began = time.monotonic()
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await producer.begin_transaction()
-                # Every batch is awaited: one that the broker refuses fails only its own future, and
-                # the transaction would commit without it.
-                offsets = await send_batches(
-                    producer, [record for member in members for record in member.records]
-                )
-                await producer.commit_transaction()
-        except _REFUSED as error:
-            await self._abort_and_replace(turn)
-            raise CommitRefused(f"the broker refused a record: {error!r}") from error
-        except (KafkaError, TimeoutError) as error:
-            raise _lost(error, "a commit failed or its outcome is unknown") from error
+        offsets = await self._transactions.commit(records)
         self._last_s = time.monotonic() - began
         self.transactions += 1
         self.records += len(offsets)
         _tell(members, offsets)
-
-    async def _abort_and_replace(self, turn: int) -> None:
-        # The refused batch took sequence numbers that the broker never saw: whatever this producer
-        # sends next would be out of order. A new one of its id starts with a new epoch.
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._producers[turn].abort_transaction()
-                await self._producers[turn].stop()
-                self._producers[turn] = self._make_producer(turn)
-                await self._producers[turn].start()
-        except (KafkaError, TimeoutError) as error:
-            raise _lost(error, "a transaction could not be aborted") from error
 
     def _lose(self, lost: LaneLost, *, tell: bool = True) -> None:
         if self._lost is not None:
@@ -280,12 +237,6 @@ def _tell(members: Iterable[_Member], offsets: Sequence[int]) -> None:
         if not member.committed.done():  # whoever waited may have been cancelled
             member.committed.set_result(tuple(offsets[first:end]))
         first = end
-
-
-def _lost(error: BaseException, what: str) -> LaneLost:
-    if isinstance(error, _FENCED):
-        return LaneFenced(f"{what}: a newer owner has the partition ({error!r})")
-    return LaneLost(f"{what}: {error!r}")
 
 
 def _oversized(records: tuple[Outgoing, ...]) -> CommitRefused | None:

@@ -168,6 +168,24 @@ async def test_an_idle_lane_commits_without_waiting_for_company(settings: Settin
         assert committer.transactions == 3
 
 
+async def test_a_transaction_that_was_begun_and_never_committed_holds_nobody_up(
+    settings: Settings,
+) -> None:
+    topic = await create(settings, "out")
+    async with committing(settings) as (committer, _):
+        await soon(committer.submit([outgoing(topic, b"before")]))
+        dropped = committer.submit([outgoing(topic, b"dropped")], lazy=True)
+        await turns(5)  # its transaction has begun by now
+    with pytest.raises(LaneLost):
+        await dropped
+    async with committing(settings) as (committer, lost):
+        for number in range(2):
+            await soon(committer.submit([outgoing(topic, b"%d" % number)]))
+        assert lost == []
+    values = [record.value for record in await committed(settings, topic, count=3)]
+    assert values == [b"before", b"0", b"1"]
+
+
 async def test_lazy_records_go_with_the_next_ones_or_by_themselves(settings: Settings) -> None:
     topic = await create(settings, "out")
     async with committing(settings) as (committer, _):
