@@ -62,7 +62,8 @@ def share_out(count: int, held: Mapping[str, frozenset[int]]) -> dict[str, Share
 class LaneAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
     """One member's side of it, and the dealing where this member leads the group."""
 
-    name = "millstream-lanes"
+    # What members tell each other has no versions: a change of it is another assignor.
+    name = "millstream-lanes-1"
 
     def __init__(self) -> None:
         self._round = 0
