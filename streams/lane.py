@@ -204,6 +204,10 @@ class Lane:
         """Whether so many wait that no more should come."""
         return self._queue.full
 
+    def make_room(self) -> None:
+        """Let go of records as soon as can be: no more are read until the first ones are done."""
+        self._queue.make_room()
+
     def serve(self, entry: Entry[InputRecord]) -> None:
         """Take one record on its way. Called in offset order; never waits, never raises."""
         address = entry.record.address

@@ -15,6 +15,7 @@ from streams.lane_endings import LaneEndings
 from streams.lane_output import LaneOutput
 from streams.lane_parts import LaneServices
 from streams.lane_state import RequestKey
+from streams.run import Run
 from streams.run_queue import RunQueue
 from streams.window import Entry
 
@@ -101,7 +102,7 @@ class LaneControl:
             return
         if command.request_id is not None:
             key = (command.tenant, command.user_id, command.request_id)
-            if self._endings.is_over(key):
+            if self._is_ending(key):  # nobody would ever lift this hold
                 return
         if len(parking.holds) >= HOLDS_MAX:
             raise Unserviceable(
@@ -109,6 +110,16 @@ class LaneControl:
                 "resume or cancel some, then put this command back"
             )
         await parking.pause(hold)
+
+    def _is_ending(self, key: RequestKey) -> bool:
+        """Tell whether a request's result is committed, or on its way to the log."""
+        match self._queue.find(key):
+            case None:
+                return self._endings.is_over(key) or self._endings.is_in_hand(key)
+            case Run() as run:
+                return run.ending
+            case _:
+                return False
 
     async def _resume(self, command: ControlCommand) -> None:
         hold = _hold(command)

@@ -57,6 +57,10 @@ class LaneEndings:
         """Tell whether a request's result is committed."""
         return self._state.is_finished(key)
 
+    def is_in_hand(self, key: RequestKey) -> bool:
+        """Tell whether a request has begun here, and its result is not committed."""
+        return key in self._in_flight
+
     def end(self, key: RequestKey) -> None:
         """Let go of a request whose outcome is committed."""
         self._in_flight.pop(key, None)

@@ -59,8 +59,8 @@ class RunQueuePort(Protocol):
         """Take back a run that has left; returns once it is certain to be taken up again."""
         ...
 
-    def tombstones(self, run: Run) -> list[Any]:
-        """Give what the compacted topics are to forget with this run's result."""
+    def ends(self, run: Run) -> list[Any]:
+        """Hear that a run's result is submitted now; give what is to be forgotten with it."""
         ...
 
     def ended(self, run: Run) -> None:
@@ -115,8 +115,7 @@ class LaneRuns:
         if events is None:
             await self._queue.left(run)
             return
-        run.ending = True  # parked after its result it would be taken up again
-        gone = self._queue.tombstones(run)
+        gone = self._queue.ends(run)
         await self._endings.finish(run.entry, run.request, [*events, *gone], run.traceparent)
         self._queue.ended(run)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import structlog
@@ -29,6 +29,10 @@ _REOPEN_AFTER_S = 1.0
 class LaneSlot:
     """Holds one assigned partition: a window of records per topic and, while it lives, a lane.
 
+    The first of `topics` is the lane's input. When so many requests wait that the lane takes no
+    more, that one alone is not read further: commands must still come through, or nobody could
+    resume or cancel what fills the line.
+
     A lost lane is replaced. The new one restores from the topics and gets the records that are
     not done from the windows, in the order of `topics`. None is opened while this worker may be
     out of its group (`tenure`): one that slept past its session must not take back what is
@@ -41,7 +45,7 @@ class LaneSlot:
         make: MakeLane,
         *,
         tenure: Tenure,
-        topics: Iterable[str],
+        topics: Sequence[str],
         capacity: int,
         fenced_wait_s: float,
         name: str,
@@ -52,6 +56,7 @@ class LaneSlot:
         self._windows: dict[str, Window[InputRecord]] = {
             topic: Window(capacity, on_room=partial(self._has_room, topic)) for topic in topics
         }
+        self._input = topics[0]
         self._on_room = on_room
         self._blame = Blame()
         # Topics that are not read further until there is room.
@@ -80,7 +85,10 @@ class LaneSlot:
 
     def full(self, topic: str) -> bool:
         """Tell whether it holds so much of `topic` that no more should be read for it."""
-        is_full = self._windows[topic].full or (self._lane is not None and self._lane.full)
+        has_no_place = self._windows[topic].full
+        if has_no_place and self._lane is not None:
+            self._lane.make_room()
+        is_full = has_no_place or self._line_is_full(topic)
         if is_full:
             self._told_full.add(topic)
         return is_full
@@ -155,10 +163,13 @@ class LaneSlot:
             await self._may_reopen(self._fenced_wait_s if fenced else _REOPEN_AFTER_S)
 
     def _has_room(self, topic: str) -> None:
-        lane_full = self._lane is not None and self._lane.full
-        if topic in self._told_full and not lane_full and not self._windows[topic].full:
-            self._told_full.discard(topic)
-            self._on_room(topic)
+        if topic not in self._told_full or self._windows[topic].full or self._line_is_full(topic):
+            return
+        self._told_full.discard(topic)
+        self._on_room(topic)
+
+    def _line_is_full(self, topic: str) -> bool:
+        return topic == self._input and self._lane is not None and self._lane.full
 
     def _lane_has_room(self) -> None:
         for topic in tuple(self._told_full):

@@ -22,8 +22,10 @@ from streams.partition_reader import PartitionReader
 
 log = structlog.get_logger(__name__)
 
-AHEAD_RECORDS_MAX = 200
-AHEAD_BYTES_MAX = 4 * 1024 * 1024
+STRETCH_RECORDS = 200
+AHEAD_RECORDS_MAX = 5 * STRETCH_RECORDS
+STRETCH_BYTES = 1024 * 1024
+AHEAD_BYTES_MAX = 4 * STRETCH_BYTES
 
 
 class _Decided(Frozen):
@@ -98,30 +100,40 @@ class ParkedRuns:
             if record is None:
                 await self._read_on(offset)
                 record = self._take(offset)
-        if record is None or record.value is None:
+        if record is None:
             raise LaneLost(f"there is no parked request at {self._at(offset)}")
         return decode(record, RunParked), traceparent_of(record)
 
     async def _read_on(self, offset: int) -> None:
-        self._ahead.clear()
-        self._ahead_bytes = 0
+        end = min(self._end, offset + STRETCH_RECORDS)
+        size = 0
         try:
             async with self._reader.lock:
-                stretch = self._reader.read({self._where: self._end}, from_offset=offset)
+                stretch = self._reader.read({self._where: end}, from_offset=offset)
                 async with aclosing(stretch) as records:
                     async for record in records:
-                        self._ahead[record.offset] = record
-                        self._ahead_bytes += len(record.value or b"")
-                        enough = len(self._ahead) >= AHEAD_RECORDS_MAX
-                        if enough or self._ahead_bytes >= AHEAD_BYTES_MAX:
+                        if record.value is None:  # a request that has ended
+                            continue
+                        self._keep(record)
+                        size += len(record.value)
+                        if size >= STRETCH_BYTES:
                             return
         except ServiceUnavailable as error:
             raise LaneLost(f"the request at {self._at(offset)} cannot be read: {error}") from error
 
+    def _keep(self, record: Any) -> None:
+        # Users take turns, each at a place of its own: what was read for one of them stays.
+        self._take(record.offset)
+        self._ahead[record.offset] = record
+        self._ahead_bytes += len(record.value)
+        while len(self._ahead) > AHEAD_RECORDS_MAX or self._ahead_bytes > AHEAD_BYTES_MAX:
+            _, oldest = self._ahead.popitem(last=False)
+            self._ahead_bytes -= len(oldest.value)
+
     def _take(self, offset: int) -> Any:
         record = self._ahead.pop(offset, None)
         if record is not None:
-            self._ahead_bytes -= len(record.value or b"")
+            self._ahead_bytes -= len(record.value)
         return record
 
     def _at(self, offset: int) -> str:

@@ -140,13 +140,13 @@ class Parking:
         )
 
     async def pause(self, hold: HoldPlaced) -> None:
-        """Place a hold at once; returns when it is committed."""
-        # Not after the commit: the next command may take it back already.
+        """Place a hold, at once; returns when it is committed."""
+        # Not after the commit: a command, or a result, that comes meanwhile must find it.
         self.holds.place(hold)
         await self._output.commit([hold])
 
     async def resume(self, hold: HoldPlaced) -> None:
-        """Lift a hold at once; returns when that is committed."""
+        """Lift a hold, at once; returns when that is committed."""
         self.holds.lift(hold)
         await self._output.commit([Tombstone(HOLDS, hold.record_key)])
 

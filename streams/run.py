@@ -26,7 +26,8 @@ class Run:
     the offset of its newest record on `parked`, which tells of `parked_tries` attempts, `ended` is
     done once its result is committed. `may_follow`: an earlier attempt may have shown tokens.
     `tries` counts the attempts begun, `failures` those in vain, `spent` is what these used and was
-    not charged for, since it costs nothing. `ending`: its outcome is on its way to the log.
+    not charged for, since it costs nothing. `ending`: its outcome is on its way to the log, so it
+    must not be parked any more.
     `in_memory_since` is the loop's time.
     """
 
@@ -42,10 +43,10 @@ class Run:
     spent: Usage = field(default_factory=Usage)
     not_before_ms: int = 0
     cancelled: Reason | None = None
+    ending: bool = False
     executing: asyncio.Task[Any] | None = None
     parked: asyncio.Future[int] | None = None
     parked_tries: int = 0
-    ending: bool = False
     in_memory_since: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     ended: asyncio.Future[None] = field(default_factory=asyncio.Future)
 

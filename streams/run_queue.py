@@ -31,14 +31,16 @@ from streams.run_table import RunTable
 from streams.settings import Settings
 from streams.waiting_line import Ticket, User, WaitingLine
 
-_LOOK_FOR_OLD_EVERY_S = 1.0
+_LOOK_FOR_OLD_EVERY_S = 0.25
+_OLD_IN_A_CROWD_S = 0.25
 _TIMER_SLACK_S = 0.005
 
 
 class RunQueue:
     """Runs what is admitted, fairly among users, and parks what has to wait.
 
-    `full` says that no more should be admitted, `on_room` is called when there is room again.
+    `full` says that no more should be admitted; `on_room` is called whenever one has left the line
+    and half of it is free.
     """
 
     def __init__(
@@ -64,8 +66,8 @@ class RunQueue:
         self._blame = blame
         self._on_failure = on_failure
         self._on_room = on_room
-        self._was_full = False
         self._draining = False
+        self._crowded_at = 0.0
         self.parking = Parking(
             settings,
             services,
@@ -106,7 +108,6 @@ class RunQueue:
             self._endings.begin(ticket.key, self._state.parked[ticket.key])
             self._line.join(ticket)
             self._release_later(ticket)
-        self._was_full = self.full
         for work in (self._call_up(), self._park_what_is_old()):
             self._spawn(work)
         self._wake.set()
@@ -148,11 +149,13 @@ class RunQueue:
         if session not in self._all_parked:
             self._all_parked.add(session)
             for earlier in self._in_memory.of_session(session):
-                if not earlier.ending:
-                    self.parking.park(earlier)
+                self._park(earlier)
         self._line.join(Ticket(run.key, session, run.order, self.parking.park(run)))
-        self._was_full = self._was_full or self.full
         self._wake.set()
+
+    def make_room(self) -> None:
+        """Let go of the records of all but quick runs: others cannot be read before."""
+        self._crowded_at = asyncio.get_running_loop().time()
 
     def find(self, key: RequestKey) -> Run | Ticket | None:
         """Give a request that runs or waits."""
@@ -223,8 +226,9 @@ class RunQueue:
             return
         self.ended(run)
 
-    def tombstones(self, run: Run) -> list[Tombstone]:
-        """Give what the compacted topics are to forget with this run's result."""
+    def ends(self, run: Run) -> list[Tombstone]:
+        """Hear that a run's result is submitted now; give what is to be forgotten with it."""
+        run.ending = True
         return self.parking.tombstones(run)
 
     def ended(self, run: Run) -> None:
@@ -300,7 +304,7 @@ class RunQueue:
             attempt=self._state.generation * ATTEMPTS_PER_GENERATION + run.tries if shown else 0,
         )
         events = self._endings.settled(run.request, result, run.used(result.attempt))
-        gone = self.tombstones(run)
+        gone = self.ends(run)
         await self._endings.finish(run.entry, run.request, [*events, *gone], run.traceparent)
 
     def _cannot_wait(self, run: Run, refused: CommitRefused) -> None:
@@ -308,6 +312,7 @@ class RunQueue:
         ticket = self._line.find(run.key)
         if ticket is not None:
             self._line.withdraw(ticket)
+            self._tell_room()
             self._spawn(self._end(run, "failed", reason_of(refused)))
 
     async def _park_what_is_old(self) -> None:
@@ -315,12 +320,21 @@ class RunQueue:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_LOOK_FOR_OLD_EVERY_S)
-            old_since = loop.time() - self._settings.park_after_s
-            for run in self._in_memory:
-                if run.parked is None and not run.ending:
-                    if run.in_memory_since > old_since:
-                        break
-                    self.parking.park(run)
+            now = loop.time()
+            # Whatever runs since the lane was crowded may hold back those who are not read yet.
+            held_back_since = min(self._crowded_at, now - _OLD_IN_A_CROWD_S)
+            old_since = max(now - self._settings.park_after_s, held_back_since)
+            while (run := self._in_memory.first_unparked()) is not None:
+                if run.in_memory_since > old_since:
+                    break
+                self._park(run)
+
+    def _park(self, run: Run) -> None:
+        """Park a run that stays in memory."""
+        self._in_memory.asked_to_park(run)
+        # Behind its result, what is parked would be taken for a request that is still open.
+        if not run.ending:
+            self.parking.park(run)
 
     # Waiting.
 
@@ -351,8 +365,7 @@ class RunQueue:
         return ticket.not_before_ms > self._services.clock_ms()
 
     def _tell_room(self) -> None:
-        if self._was_full and len(self._line) <= self._settings.parked_max // 2:
-            self._was_full = False
+        if len(self._line) <= self._settings.parked_max // 2:
             self._on_room()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 from streams.lane_state import RequestKey, SessionKey
 from streams.run import Run
@@ -17,24 +16,24 @@ class RunTable:
         self._runs: dict[RequestKey, Run] = {}
         self._of_user: Counter[User] = Counter()
         self._of_session: dict[SessionKey, dict[RequestKey, Run]] = {}
+        self._unparked: dict[RequestKey, Run] = {}
 
     def __len__(self) -> int:
         """Give the number of runs."""
         return len(self._runs)
-
-    def __iter__(self) -> Iterator[Run]:
-        """Give the runs, the oldest first."""
-        return iter(tuple(self._runs.values()))
 
     def add(self, run: Run) -> None:
         """Take a run in."""
         self._runs[run.key] = run
         self._of_user[run.key[:2]] += 1
         self._of_session.setdefault(run.session, {})[run.key] = run
+        if run.parked is None:
+            self._unparked[run.key] = run
 
     def remove(self, run: Run) -> None:
         """Let a run go."""
         del self._runs[run.key]
+        self._unparked.pop(run.key, None)
         user = run.key[:2]
         self._of_user[user] -= 1
         if not self._of_user[user]:
@@ -55,3 +54,11 @@ class RunTable:
     def of_session(self, session: SessionKey) -> tuple[Run, ...]:
         """Give a session's runs, in order."""
         return tuple(self._of_session.get(session, {}).values())
+
+    def first_unparked(self) -> Run | None:
+        """Give the oldest run that still holds its record, and was not asked to be parked."""
+        return next(iter(self._unparked.values()), None)
+
+    def asked_to_park(self, run: Run) -> None:
+        """Note that a run is being parked, ends, or cannot be parked: one need not ask again."""
+        self._unparked.pop(run.key, None)

@@ -81,8 +81,10 @@ class WaitingLine:
 
     def next(self, has_room: Callable[[User], bool]) -> Ticket | None:
         """Give who is next among the users that `has_room` for; it stays in the line."""
-        for user in tuple(self._ready):
-            if has_room(user) and (ticket := self._first(user)) is not None:
+        # `_first` may change `_ready`. Only a few users can lack room while there is any, so this
+        # looks at a few, however many wait.
+        while (user := next(filter(has_room, self._ready), None)) is not None:
+            if (ticket := self._first(user)) is not None:
                 return ticket
         return None
 

@@ -248,6 +248,8 @@ async def test_a_partition_whose_line_is_full_is_read_no_further_until_there_is_
                 {"user_id": "ada", "session_id": "s", "request_id": f"r{number}", "input": "x"}
             )
         await eventually(lambda: waiting(lanes) >= 5)
-        await command(settings, program, "resume", session_id="s")
+        # Commands come through all the same, and not only the first one.
+        for name in ("another", "one more", "s"):
+            await command(settings, program, "resume", session_id=name)
         results = await read_topic(settings, RESULTS, AgentResult, count=30)
     assert [result.request_id for result in results] == [f"r{number}" for number in range(30)]

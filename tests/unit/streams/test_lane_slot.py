@@ -28,6 +28,7 @@ class PlainLane:
         self._on_room = on_room
         self.full = False
         self.waiting = 0
+        self.asked_for_room = 0
         self.served: list[Entry[InputRecord]] = []
         self.closed = False
         self.lost: asyncio.Future[LaneLost] = asyncio.get_running_loop().create_future()
@@ -46,6 +47,9 @@ class PlainLane:
         self.lost.set_result(lost)
 
     def make_room(self) -> None:
+        self.asked_for_room += 1
+
+    def line_has_room(self) -> None:
         self.full = False
         self._on_room()
 
@@ -92,7 +96,7 @@ async def a_slot(
     slot = LaneSlot(
         opened.make,
         tenure=Tenure(membership),
-        topics=["requests"],
+        topics=["requests", "control"],
         capacity=2,
         fenced_wait_s=fenced_wait_s,
         name="chain-0",
@@ -171,7 +175,22 @@ async def test_a_full_slot_says_so_and_tells_when_it_has_room() -> None:
         for offset in (0, 1):
             slot.take(record(b"", offset=offset), lambda: None)
         assert slot.full("requests")
+        assert opened.lanes[0].asked_for_room == 1
         opened.lanes[0].commit(0)
+        assert not slot.full("requests")
+        assert told == ["requests"]
+
+
+async def test_a_lane_whose_line_is_full_still_gets_commands() -> None:
+    opened = Opened()
+    told: list[str] = []
+    async with a_slot(opened, on_room=told.append) as slot:
+        await eventually(lambda: slot.serving)
+        (lane,) = opened.lanes
+        lane.full = True
+        assert slot.full("requests")
+        assert not slot.full("control")
+        lane.line_has_room()
         assert not slot.full("requests")
         assert told == ["requests"]
 
