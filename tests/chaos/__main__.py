@@ -25,14 +25,15 @@ from schemas.events import LaneOpened
 from schemas.topics import LANES, catalogue
 from streams.settings import Settings
 from streams.topic_admin import ensure_topics
-from tests.chaos.audit import audit, read_records
+from tests.chaos.audit import audit, left_behind, read_records
 from tests.chaos.calls import finished_and_repeated, out_of_order, read_calls, resumed_after_s
 from tests.chaos.clients import Clients
 from tests.chaos.crew import Crew
 from tests.chaos.ground import Ground, ground
-from tests.chaos.load import Asked, Progress, plan_load, policy_for, publish, watch_results
+from tests.chaos.load import Asked, Progress, policy_for, watch_results
+from tests.chaos.pauses import as_it_came, commander, ran_while_paused
 from tests.chaos.scenarios import SCENARIOS, Drill, Scenario
-from tests.chaos.table import Row, as_table, told_faults
+from tests.chaos.table import Row, as_table, told_faults, told_waits
 from tests.handovers import handovers
 from tests.lane_harness import read_whole
 
@@ -69,7 +70,7 @@ def main() -> None:
         if row.handed_over_s:
             gaps = " ".join(f"{seconds:.1f}" for seconds in row.handed_over_s)
             console.print(f"  last result of an owner to its successor's lane, s: {gaps}")
-        for line in told_faults(row):
+        for line in (*told_waits(row), *told_faults(row)):
             console.print(f"  {line}", markup=False, highlight=False)
     console.print(as_table(rows, given.session_timeout_s))
     held = all(row.ok for row in rows)
@@ -82,7 +83,7 @@ async def run_scenario(name: str, given: Given) -> Row:
     """Run one scenario on ground of its own, and audit what it left."""
     scenario = SCENARIOS[name]
     rng = random.Random(given.seed ^ zlib.crc32(name.encode()))  # noqa: S311  only to be repeatable
-    load = plan_load(given.requests, rng)
+    load = scenario.plan(given.requests, rng)
     data = given.data / name
     data.mkdir(parents=True)
     (data / "policy.yaml").write_text(policy_for(load), encoding="utf-8")
@@ -95,14 +96,16 @@ async def run_scenario(name: str, given: Given) -> Row:
             data_dir=data,
             policy_file=data / "policy.yaml",
             session_timeout_s=given.session_timeout_s,
+            **scenario.settings,
         )
         await ensure_topics(settings, catalogue())
         async with Crew(settings, on.model_url, scenario.roles) as crew:
             blows: list[str] = []
             progress = Progress(len(load))
             clients = Clients(settings)
-            drill = Drill(settings, on, crew, progress, rng, blows, clients)
-            ending = await _play(scenario, drill, load, given.limit_s)
+            async with commander(settings, load, progress, rng) as commands:
+                drill = Drill(settings, on, crew, progress, rng, blows, clients, load, commands)
+                ending = await _play(scenario, drill, load, given.limit_s)
         return await _judge(name, load, drill, ending, time.monotonic() - began)
 
 
@@ -114,9 +117,7 @@ async def _play(
         async with asyncio.timeout(limit_s), asyncio.TaskGroup() as group:
             await drill.crew.start(*scenario.workers)
             watcher = group.create_task(watch_results(drill.settings, drill.progress))
-            publisher = group.create_task(
-                publish(drill.settings, load, drill.progress, scenario.waiting_max)
-            )
+            publisher = group.create_task(scenario.publish(drill.settings, load, drill.progress))
             await scenario.run(drill)
             await publisher
             await drill.progress.reached(len(load) + len(drill.clients.asked))
@@ -140,12 +141,19 @@ async def _judge(
     on: Ground = drill.ground
     records = await read_records(drill.settings)
     opened = await read_whole(drill.settings, LANES, LaneOpened)
+    load = as_it_came(load, drill.commander.may_be_cancelled, records.results)
     verdict = audit((*load, *drill.clients.asked), records)
-    faults = [*drill.crew.faults, *drill.clients.faults, *([ending] if ending else [])]
-    if verdict.superseded and not SCENARIOS[name].supersedes:
-        faults.append(f"{verdict.superseded} runs that could have ended were begun anew")
     changed = handovers(records.results, opened, drill.settings.partitions)
     calls = read_calls(on.model_log)
+    faults = [
+        *drill.crew.faults,
+        *drill.clients.faults,
+        *await left_behind(drill.settings),
+        *ran_while_paused(drill.commander.pauses, load, calls),
+        *([ending] if ending else []),
+    ]
+    if verdict.superseded and not SCENARIOS[name].supersedes:
+        faults.append(f"{verdict.superseded} runs that could have ended were begun anew")
     finished, repeated = finished_and_repeated(calls)
     return Row(
         name=name,
@@ -158,6 +166,7 @@ async def _judge(
         crashes=drill.crew.crashes,
         faults=tuple(faults),
         blows=tuple(drill.blows),
+        waited_s=tuple(sorted(drill.progress.waited_s)),
         duration_s=duration_s,
     )
 

@@ -17,11 +17,21 @@ from schemas.events import (
     Decision,
     RequestEvent,
 )
-from schemas.topics import ATTEMPTS, CHECKPOINTS, COSTS, DECISIONS, REQUESTS, RESULTS, TOKENS
+from schemas.topics import (
+    ATTEMPTS,
+    CHECKPOINTS,
+    COSTS,
+    DECISIONS,
+    HOLDS,
+    PARKED,
+    REQUESTS,
+    RESULTS,
+    TOKENS,
+)
 from streams.settings import Settings
 from tests.chaos.load import Asked
 from tests.handovers import longest_wait_s
-from tests.lane_harness import read_whole
+from tests.lane_harness import open_keys, read_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +74,27 @@ async def read_records(settings: Settings) -> Records:
     )
 
 
+async def left_behind(settings: Settings) -> list[str]:
+    """Name what is parked or paused though every request has its result."""
+    return [
+        f"{len(keys)} keys are left on {spec.name}"
+        for spec in (PARKED, HOLDS)
+        if (keys := await open_keys(settings, spec))
+    ]
+
+
 def audit(load: Sequence[Asked], records: Records) -> Verdict:
     """Compare what was asked for with what is on the topics."""
     attempts: dict[str, dict[int, list[AgentToken]]] = defaultdict(lambda: defaultdict(list))
     for token in records.tokens:
         attempts[token.request_id][token.attempt].append(token)
-    answered = {one.request_id for one in load if not one.refused}
+    every = {one.request_id for one in load}
+    answered = {one.request_id for one in load if one.runs}
+    # A cancel may come before the request, or in the midst of its run.
+    cancelled = {one.request_id for one in load if one.cancelled}
     wanted: tuple[tuple[str, set[str], Sequence[RequestEvent]], ...] = (
-        ("result", {one.request_id for one in load}, records.results),
-        ("decision", {one.request_id for one in load}, records.decisions),
+        ("result", every, records.results),
+        ("decision", every - cancelled, records.decisions),
         ("checkpoint", answered, records.checkpoints),
     )
     lost = [f"{one.request_id}: no request" for one in _unpublished(load, records.requests)]
@@ -81,7 +103,9 @@ def audit(load: Sequence[Asked], records: Records) -> Verdict:
         counts = Counter(event.request_id for event in events)
         lost += [f"{name}: no {what}" for name in sorted(ids - counts.keys())]
         twice += [f"{name}: {n} {what} records" for name, n in counts.items() if n > 1]
-        twice += [f"{name}: a {what} nobody asked for" for name in sorted(counts.keys() - ids)]
+        twice += [
+            f"{name}: a {what} nobody asked for" for name in sorted(counts.keys() - ids - cancelled)
+        ]
     lost += _uncharged(answered, records)
     twice += _charged_twice(records)
     return Verdict(
@@ -122,9 +146,9 @@ def _unpublished(load: Iterable[Asked], requests: Iterable[AgentRequest]) -> Ite
 def _disordered(load: Sequence[Asked], results: Iterable[AgentResult]) -> Iterable[str]:
     """Name results that stand before that of an earlier run of their session.
 
-    What is refused is no run: it does not wait for those ahead of it.
+    What is refused or cancelled does not wait for those ahead of it.
     """
-    turn = {one.request_id: number for number, one in enumerate(load) if not one.refused}
+    turn = {one.request_id: number for number, one in enumerate(load) if one.runs}
     newest: dict[str, str] = {}
     for result in results:
         if result.request_id not in turn:
@@ -150,7 +174,7 @@ def _garbled(
         one = asked.get(result.request_id)
         if one is None:
             continue
-        status = "rejected" if one.refused else "completed"
+        status = one.status
         if result.status != status or result.output != one.answer:
             yield (
                 f"{result.request_id}: {result.status} {result.output!r}, "

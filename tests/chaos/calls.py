@@ -58,7 +58,7 @@ def out_of_order(calls: Iterable[Call], asked: Iterable[Asked]) -> tuple[str, ..
     ahead: dict[str, str] = {}
     newest: dict[str, str] = {}
     for one in asked:
-        if not one.refused:
+        if one.runs:
             if one.session in newest:
                 ahead[one.request_id] = newest[one.session]
             newest[one.session] = one.request_id

@@ -18,6 +18,7 @@ from tests.support import eventually
 from tests.worker_process import WorkerProcess, worker_process
 
 _OPENED = "lane open"
+_SIZES = ("partitions", "runs_in_flight_max", "runs_per_user_max", "park_after_s", "parked_max")
 
 
 class Crew:
@@ -111,6 +112,7 @@ class Crew:
             "MILLSTREAM_DEFAULT_MODEL": MODEL,
             "MILLSTREAM_SESSION_TIMEOUT_S": f"{self._settings.session_timeout_s:g}",
             "MILLSTREAM_POLICY_FILE": str(self._settings.policy_file),
+            **{f"MILLSTREAM_{name.upper()}": str(getattr(self._settings, name)) for name in _SIZES},
             "OPENAI_BASE_URL": self._model_url,
             # The model logs who called: the key is the worker's name.
             "OPENAI_API_KEY": at,

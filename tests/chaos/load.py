@@ -39,13 +39,29 @@ _STALL_TIMEOUT_S = 90.0
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request, in publish order, and the text that must come of it; refused: no text."""
+    """One request, in publish order, and the text that must come of it.
+
+    There is none if it is refused, or was cancelled.
+    """
 
     request_id: str
     user_id: str
     session_id: str
     refused: bool
     answer: str | None
+    cancelled: bool = False
+
+    @property
+    def status(self) -> str:
+        """The status of its result."""
+        if self.refused:
+            return "rejected"
+        return "cancelled" if self.cancelled else "completed"
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is a run that ends by itself, and so waits for those ahead of it."""
+        return self.status == "completed"
 
     @property
     def session(self) -> str:
@@ -93,16 +109,30 @@ def policy_for(load: Sequence[Asked]) -> str:
 
 
 class Progress:
-    """How many requests have a result by now, for whoever waits for so many."""
+    """Which requests have a result by now, for whoever waits for one or for so many.
+
+    `sent` is how many of the load are published, `waited_s` what clients waited for answers.
+    """
 
     def __init__(self, wanted: int) -> None:
         self.wanted = wanted
+        self.sent = 0
+        self.waited_s: list[float] = []
         self._done: set[str] = set()
         self._changed = asyncio.Condition()
 
     def __len__(self) -> int:
         """Give the number of requests that have a result."""
         return len(self._done)
+
+    def __contains__(self, request_id: str) -> bool:
+        """Tell whether a request has a result."""
+        return request_id in self._done
+
+    async def has(self, request_id: str) -> None:
+        """Wait for a request's result."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: request_id in self._done)
 
     async def add(self, request_ids: set[str]) -> None:
         """Count requests that have a result."""
@@ -130,6 +160,7 @@ async def publish(
             await progress.reached(number - waiting_max)
             topic = settings.topic(REQUESTS.name)
             sent.append(await producer.send(topic, one.value, one.user_id.encode()))
+            progress.sent = number + 1
         await asyncio.gather(*sent)
     finally:
         await producer.stop()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 from redis.asyncio import Redis
 
@@ -13,9 +14,13 @@ from infra.kafka import KafkaNode
 from streams.settings import Settings
 from tests.chaos.clients import Clients
 from tests.chaos.crew import Crew
+from tests.chaos.floods import PARTITIONS, plan_flood, publish_flood
 from tests.chaos.ground import Ground
-from tests.chaos.load import WAITING_MAX, Progress
+from tests.chaos.load import Asked, Progress, plan_load, publish
 from tests.chaos.model_server import PACE_S
+from tests.chaos.pauses import Commander
+
+_PAUSES = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,8 @@ class Drill:
     rng: random.Random
     blows: list[str]
     clients: Clients
+    load: tuple[Asked, ...]
+    commander: Commander
 
     async def at(self, share: float) -> None:
         """Wait until this share of the requests has a result."""
@@ -54,7 +61,9 @@ class Scenario:
     workers: tuple[str, ...] = ("a", "b")
     roles: str = "lanes"
     model_pace_s: float = PACE_S
-    waiting_max: int = WAITING_MAX
+    settings: Mapping[str, int | float] = field(default_factory=dict)
+    plan: Callable[[int, random.Random], tuple[Asked, ...]] = plan_load
+    publish: Callable[[Settings, Sequence[Asked], Progress], Awaitable[None]] = publish
     supersedes: bool = True
     """Whether runs may be begun anew; where all end in time, none may."""
 
@@ -66,6 +75,38 @@ async def kills(drill: Drill) -> None:
         victim = drill.rng.choice(drill.crew.names)
         drill.blows.append(f"SIGKILL {victim}")
         await drill.crew.kill(victim)
+
+
+async def flood(drill: Drill) -> None:
+    """Two users flood; workers are killed meanwhile."""
+    for moment in drill.moments(3):
+        await drill.at(moment)
+        victim = drill.rng.choice(drill.crew.names)
+        drill.blows.append(f"SIGKILL {victim}")
+        await drill.crew.kill(victim)
+
+
+async def pauses(drill: Drill) -> None:
+    """Pause, resume and cancel at random; workers are killed meanwhile."""
+    async with asyncio.TaskGroup() as group:
+        watcher = group.create_task(drill.commander.watch_holds())
+        troubles = group.create_task(_trouble(drill))
+        await kills(drill)
+        await troubles
+        watcher.cancel()
+    pauses, cancelled = drill.commander.pauses, drill.commander.may_be_cancelled
+    alone = sum(pause.alone for pause in pauses)
+    drill.blows.append(
+        f"{alone} requests and {len(pauses) - alone} sessions paused, "
+        f"{len(cancelled)} requests asked to be cancelled"
+    )
+
+
+async def _trouble(drill: Drill) -> None:
+    async with asyncio.TaskGroup() as group:
+        for number in range(_PAUSES):
+            await drill.at(0.05 + 0.8 * number / _PAUSES)
+            group.create_task(drill.commander.trouble())
 
 
 async def zombies(drill: Drill) -> None:
@@ -193,6 +234,29 @@ async def _forget(drill: Drill) -> int:
 
 SCENARIOS: dict[str, Scenario] = {
     "kills": Scenario("six SIGKILLs to two workers", kills),
+    "flood": Scenario(
+        "users who flood, workers killed",
+        flood,
+        settings={
+            "partitions": PARTITIONS,
+            "runs_in_flight_max": 24,
+            "runs_per_user_max": 6,
+            "park_after_s": 0.2,
+        },
+        plan=plan_flood,
+        publish=publish_flood,
+    ),
+    "pauses": Scenario(
+        "paused, resumed, cancelled, killed",
+        pauses,
+        settings={
+            "partitions": 2,
+            "runs_in_flight_max": 16,
+            "runs_per_user_max": 3,
+            "park_after_s": 0.1,
+            "parked_max": 60,
+        },
+    ),
     "zombies": Scenario("SIGSTOP past the session, SIGCONT", zombies),
     "scaling": Scenario("workers added and removed", scaling, workers=("a",)),
     "rolling": Scenario(
@@ -200,7 +264,7 @@ SCENARIOS: dict[str, Scenario] = {
         rolling,
         workers=("a", "b", "c"),
         model_pace_s=0.08,
-        waiting_max=40,
+        publish=partial(publish, waiting_max=40),
         supersedes=False,
     ),
     "broker": Scenario("the one broker killed, twice", one_broker),

@@ -26,6 +26,7 @@ class Row:
     crashes: int
     faults: tuple[str, ...]
     blows: tuple[str, ...]
+    waited_s: tuple[float, ...]
     duration_s: float
 
     @property
@@ -39,6 +40,16 @@ class Row:
         verdict = self.verdict
         found = (verdict.lost, verdict.twice, self.out_of_order, verdict.wrong_text, self.faults)
         return not any(found)
+
+
+def told_waits(row: Row) -> Iterable[str]:
+    """Tell how long those waited who asked one thing after the other beside a flood."""
+    waited = row.waited_s
+    if waited:
+        yield (
+            f"beside the flood: {len(waited)} answers, p50 {waited[len(waited) // 2]:.2f} s, "
+            f"p99 {waited[len(waited) * 99 // 100]:.2f} s, longest {waited[-1]:.2f} s"
+        )
 
 
 def told_faults(row: Row) -> Iterable[str]:
