@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from benchmarks import bus, engine, first_token, round_trip, transactions, waiting
+from benchmarks import backlog, bus, engine, first_token, round_trip, transactions, waiting
 from benchmarks.peers import measure as peers
 from benchmarks.report import Figure
 from benchmarks.services import machine, services
@@ -24,9 +24,12 @@ BENCHMARKS: dict[str, Benchmark] = {
     "peers": lambda settings, requests: peers.run(settings, requests=requests),
     "waiting": lambda settings, _: waiting.run(settings),
     "first_token": lambda settings, _: first_token.run(settings),
+    "backlog": lambda settings, requests: backlog.run(settings, requests=requests),
     "bus": lambda settings, _: bus.run(settings),
     "transactions": lambda settings, _: transactions.run(settings),
 }
+
+_DEFAULTS = {"backlog": backlog.REQUESTS_DEFAULT}
 
 
 def main() -> None:
@@ -34,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", default=",".join(BENCHMARKS), help="which, comma-separated")
     parser.add_argument(
-        "--requests", type=int, default=REQUESTS, help="requests under load, per round"
+        "--requests", type=int, help="requests under load, per round; in a backlog, all of them"
     )
     given = parser.parse_args()
     wanted = given.only.split(",")
@@ -49,7 +52,9 @@ def main() -> None:
     ):
         for name in wanted:
             print(f"-- {name}", flush=True)
-            for figure in BENCHMARKS[name](settings, given.requests):
+            for figure in BENCHMARKS[name](
+                settings, given.requests or _DEFAULTS.get(name, REQUESTS)
+            ):
                 met = figure.show() and met
     sys.exit(0 if met else 1)
 

@@ -1,10 +1,14 @@
-"""A lanes worker whose agent does nothing: `python -m benchmarks.noop_worker`.
+"""A lanes worker whose agent does nothing: `python -m benchmarks.noop_worker [SECONDS]`.
 
 All else is the worker as it is deployed. The agent gives a fixed answer and a fixed usage, and
 writes no tokens, so what is measured is the engine around it.
 """
 
 from __future__ import annotations
+
+import asyncio
+import sys
+from functools import partial
 
 import uvloop
 
@@ -47,11 +51,20 @@ async def do_nothing(
     return RunOutcome(result, checkpoint=None)
 
 
+async def take_time(
+    takes_s: float, request: ResolvedRequest, plan: RunPlan, *, attempt: int, **_: object
+) -> RunOutcome:
+    """Wait, and answer then."""
+    await asyncio.sleep(takes_s)
+    return await do_nothing(request, plan, attempt=attempt)
+
+
 def main() -> None:
-    """Work until SIGTERM."""
+    """Work until SIGTERM; a run takes as many seconds as the command line says, else none."""
     settings = load_settings()
     configure_logging(settings)
-    run_agent: RunAgent = do_nothing
+    takes_s = float(sys.argv[1]) if len(sys.argv) > 1 else 0.0
+    run_agent: RunAgent = partial(take_time, takes_s) if takes_s else do_nothing
     uvloop.run(work(settings, frozenset({"lanes"}), run_agent=run_agent))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from streams.settings import Settings, child_environment
 
-__all__ = ["Process", "machine", "running", "services", "told_settings"]
+__all__ = ["Process", "machine", "resident_kib", "running", "services", "told_settings"]
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -108,6 +108,12 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.kill()
         process.wait()
     process.stdout.close()
+
+
+def resident_kib(pid: int) -> float:
+    """Give the memory that a process holds, in KiB."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return float(status.partition("VmRSS:")[2].split()[0])
 
 
 def machine() -> str:

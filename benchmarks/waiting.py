@@ -16,13 +16,12 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
 
 from benchmarks.client import Caller, Side, calling, cpu_s
 from benchmarks.report import Figure, percentile
-from benchmarks.services import Process, running
+from benchmarks.services import Process, resident_kib, running
 from benchmarks.sides import WORKER, deployment
 from schemas.topics import REQUESTS, RESULTS
 from streams.settings import Settings, child_environment
@@ -109,11 +108,11 @@ async def _measure(name: str, own: Settings, worker: Process) -> _Measured:
 
 async def _memory(caller: Caller, worker: Process) -> float:
     """Give the KiB by which the worker grows for each run that waits for its model."""
-    idle_kib = _resident_kib(worker.pid)
+    idle_kib = resident_kib(worker.pid)
     cue = f"slow: {HELD_S}; say: hello"
     waiting = asyncio.create_task(caller.load(IN_FLIGHT, IN_FLIGHT, text=cue))
     await asyncio.to_thread(_until_all_run, worker)
-    grown_kib = _resident_kib(worker.pid) - idle_kib
+    grown_kib = resident_kib(worker.pid) - idle_kib
     await waiting
     return grown_kib / IN_FLIGHT
 
@@ -132,12 +131,6 @@ async def _rate(caller: Caller) -> tuple[list[float], float]:
     # From the end of the first thousand to where there are no more to be sent.
     steady_s = ended_s[-IN_FLIGHT - 1] - ended_s[IN_FLIGHT - 1]
     return took_s, (RUNS - 2 * IN_FLIGHT) / steady_s
-
-
-def _resident_kib(pid: int) -> float:
-    """Give the memory that a process holds, in KiB."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return float(status.partition("VmRSS:")[2].split()[0])
 
 
 def _until_all_run(worker: Process) -> None:
