@@ -18,6 +18,7 @@ from tests.support import eventually
 from tests.worker_process import WorkerProcess, worker_process
 
 _OPENED = "lane open"
+_SERVES = "ready: "
 _SIZES = ("partitions", "runs_in_flight_max", "runs_per_user_max", "park_after_s", "parked_max")
 
 
@@ -83,6 +84,8 @@ class Crew:
         """SIGTERM a worker for good: it must end with exit code 0."""
         await self._dismiss(name)
         worker = self._workers.pop(name)
+        # Whoever is told to end while it is still starting ends by the signal itself.
+        await eventually(lambda: worker.ended_already or _SERVES in worker.log, timeout_s=90)
         if worker.ended_already:
             return
         worker.signal(signal.SIGTERM)
