@@ -183,8 +183,7 @@ class RunQueue:
             if again is not None:
                 await self.cancel(again, reason)
             return
-        self._line.withdraw(found)
-        self._tell_room()
+        self._withdraw(found)
         if run is not None:
             await self._end(run, "cancelled", reason)
 
@@ -311,8 +310,7 @@ class RunQueue:
         """End a request in the line that is too large to be parked with its decision."""
         ticket = self._line.find(run.key)
         if ticket is not None:
-            self._line.withdraw(ticket)
-            self._tell_room()
+            self._withdraw(ticket)
             self._spawn(self._end(run, "failed", reason_of(refused)))
 
     async def _park_what_is_old(self) -> None:
@@ -363,6 +361,11 @@ class RunQueue:
 
     def _is_early(self, ticket: Ticket) -> bool:
         return ticket.not_before_ms > self._services.clock_ms()
+
+    def _withdraw(self, ticket: Ticket) -> None:
+        self._line.withdraw(ticket)
+        self._tell_room()
+        self._wake.set()
 
     def _tell_room(self) -> None:
         if len(self._line) <= self._settings.parked_max // 2:

@@ -110,8 +110,7 @@ class WaitingLine:
         aside = self._aside.get(ticket.session, [])
         if ticket in aside:
             aside.remove(ticket)
-            if not aside:
-                del self._aside[ticket.session]
+            self.release(ticket.session)  # the others may have waited for this one alone
         else:
             self._first(ticket.user)  # so that nobody waits behind those that are gone
 

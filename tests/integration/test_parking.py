@@ -253,3 +253,21 @@ async def test_a_partition_whose_line_is_full_is_read_no_further_until_there_is_
             await command(settings, program, "resume", session_id=name)
         results = await read_topic(settings, RESULTS, AgentResult, count=30)
     assert [result.request_id for result in results] == [f"r{number}" for number in range(30)]
+
+
+async def test_those_behind_a_paused_request_run_when_it_is_cancelled(settings: Settings) -> None:
+    settings = small(settings)
+    async with running_lanes(settings) as lanes, upstream(settings) as program:
+        await command(settings, program, "pause", request_id="r1")
+        await read_topic(settings, HOLDS, HoldPlaced, count=1)
+        for number in (1, 2):
+            await program.publish(
+                {"user_id": "ada", "session_id": "s", "request_id": f"r{number}", "input": "x"}
+            )
+        await eventually(lambda: waiting(lanes) == 2)
+        await command(settings, program, "cancel", request_id="r1")
+        results = await read_topic(settings, RESULTS, AgentResult, count=2)
+    assert [(one.request_id, one.status) for one in results] == [
+        ("r1", "cancelled"),
+        ("r2", "completed"),
+    ]

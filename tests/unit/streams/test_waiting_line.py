@@ -169,3 +169,12 @@ def test_a_session_leaves_in_order_whatever_is_blocked_and_comes_back(
         pass
     assert sum(map(len, lane.running.values())) == lane.joined
     assert len(lane.line.line) == 0
+
+
+def test_those_behind_a_blocked_request_go_on_when_it_is_withdrawn(line: Line) -> None:
+    first, second = line.join("ada"), line.join("ada")
+    line.blocked.add(first.session)
+    assert list(line.all()) == []
+    line.blocked.clear()
+    line.line.withdraw(first)
+    assert list(line.all()) == [second]
