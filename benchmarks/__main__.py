@@ -8,7 +8,16 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from benchmarks import backlog, bus, engine, first_token, round_trip, transactions, waiting
+from benchmarks import (
+    backlog,
+    bus,
+    engine,
+    first_token,
+    recovery,
+    round_trip,
+    transactions,
+    waiting,
+)
 from benchmarks.peers import measure as peers
 from benchmarks.report import Figure
 from benchmarks.services import machine, services
@@ -26,6 +35,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "first_token": lambda settings, _: first_token.run(settings),
     "backlog": lambda settings, requests: backlog.run(settings, requests=requests),
     "bus": lambda settings, _: bus.run(settings),
+    "recovery": lambda settings, _: recovery.run(settings),
     "transactions": lambda settings, _: transactions.run(settings),
 }
 

@@ -20,6 +20,7 @@ from schemas.events import (
     Decision,
     HoldPlaced,
     LaneOpened,
+    LaneSnapshot,
     RunParked,
     SessionUpdated,
     StageRequest,
@@ -116,6 +117,8 @@ def what(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912  one case per kin
                 f"worker {event.worker} took over {event.stage} {event.partition}, "
                 f"generation {event.generation}"
             )
+        case LaneSnapshot():
+            return f"knows {event.stage} {event.partition}: {event.part}"
         case DeadLetter():
             return f"unreadable record {event.source}: {reason_text(event.reason)}"
         case DeadLetterRedriven():
@@ -162,7 +165,7 @@ def _line(entry: Delivery | Unreadable, namespace: str, user: str, told: str) ->
 
 def _user(event: Event) -> str:
     match event:
-        case LaneOpened():
+        case LaneOpened() | LaneSnapshot():
             return "-"
         case DeadLetter() | DeadLetterRedriven() if event.user_id == "unknown":
             return "-"

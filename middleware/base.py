@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from schemas.base import Event, Micros, Usage
 from schemas.errors import Rejected
@@ -150,3 +150,18 @@ class AgentMiddleware(ABC):
 
     def fold(self, event: Event) -> None:  # noqa: B027
         """Take in an event that this lane writes or has written."""
+
+    @property
+    def folded_under(self) -> str:
+        """What `fold` goes by besides the events; state folded under another is not loaded."""
+        return ""
+
+    def state(self) -> Any:
+        """Give what was folded so far, as values for JSON that share nothing with it.
+
+        A layer that folds and does not give it is restored by folding its history.
+        """
+        return None
+
+    def load(self, state: Any) -> None:  # noqa: B027
+        """Take in what `state` gave, through JSON. Nothing was folded before."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -167,6 +168,14 @@ class CostTrackingMiddleware(AgentMiddleware):
                 self._ledger.spend(event)
             case AgentResult():
                 self._ledger.release(event)
+
+    def state(self) -> Any:
+        """Give the accounts."""
+        return self._ledger.state()
+
+    def load(self, state: Any) -> None:
+        """Take in what `state` gave."""
+        self._ledger.load(state)
 
     def spend(self, tenant: str, user_id: str, at_ms: int) -> DaySpend:
         """Give what a user spent on the UTC day of `at_ms`; zero for a day no longer kept."""

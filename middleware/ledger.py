@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
 
 from middleware.policy import UserKey
 from schemas.base import Micros
@@ -128,6 +130,40 @@ class SpendLedger:
             reservation.micros = result.cost_micros
             reservation.is_over = True
         _close(day, result.request_id)
+
+    def state(self) -> Any:
+        """Give the newest day, each user's days, and which reservations are open on them.
+
+        In columns: a list for each of many users would take the garbage collector long.
+        """
+        accounts = [day for users in self.days.values() for day in users.values()]
+        reserved = [each for day in accounts for each in day.open.values()]
+        return {
+            "newest_day": self._newest_day,
+            "days": [number for number, users in self.days.items() for _ in users],
+            "tenants": [tenant for users in self.days.values() for tenant, _ in users],
+            "users": [user_id for users in self.days.values() for _, user_id in users],
+            "spent_micros": [day.spent_micros for day in accounts],
+            "counts": [len(day.open) for day in accounts],
+            "requests": [request_id for day in accounts for request_id in day.open],
+            "micros": [each.micros for each in reserved],
+            "settled_micros": [each.settled_micros for each in reserved],
+            "are_over": [each.is_over for each in reserved],
+        }
+
+    def load(self, state: Any) -> None:
+        """Take in what `state` gave, through JSON."""
+        self._newest_day = state["newest_day"]
+        users = zip(state["tenants"], state["users"], strict=True)
+        accounts = [self._day(day, user) for day, user in zip(state["days"], users, strict=True)]
+        columns = ("requests", "micros", "settled_micros", "are_over")
+        reserved = zip(*(state[column] for column in columns), strict=True)
+        amounts = zip(state["spent_micros"], state["counts"], strict=True)
+        for account, (spent_micros, count) in zip(accounts, amounts, strict=True):
+            account.spent_micros = spent_micros
+            for request_id, *values in islice(reserved, count):
+                account.open[request_id] = Reservation(*values)
+            account.held_micros = sum(each.held_micros for each in account.open.values())
 
     def _kept(self, at_ms: int) -> int:
         return max(at_ms // DAY_MS, self._newest_day - DAYS_KEPT + 1)

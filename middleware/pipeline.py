@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any
 
 from middleware.auth import AuthMiddleware
 from middleware.base import (
@@ -154,6 +155,27 @@ class MiddlewarePipeline:
         """Take a written event into the layers' state, whether they are enabled or not."""
         for layer in self._folding.get(type(event), ()):
             layer.fold(event)
+
+    @property
+    def folded_under(self) -> str:
+        """What the layers' folding goes by besides the events: state of another is not loaded."""
+        return ",".join(f"{layer.name}={layer.folded_under}" for layer in self.layers)
+
+    @property
+    def gives_state(self) -> bool:
+        """Whether every layer that folds can give its state; else only its history restores it."""
+        return all(
+            type(layer).state is not AgentMiddleware.state for layer in self.layers if layer.folds
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Give what each layer has folded so far, as values for JSON."""
+        return {layer.name: layer.state() for layer in self.layers}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take in what `state` gave, through JSON, before anything is folded."""
+        for layer in self.layers:
+            layer.load(state[layer.name])
 
     def split(self, cuts: tuple[str, ...]) -> tuple[MiddlewarePipeline, ...]:
         """Cut the chain before each of the named layers, or before `executor`: gives the stages.

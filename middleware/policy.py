@@ -29,11 +29,13 @@ What holds:
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -205,6 +207,11 @@ class Policy(_Section):
     def governs_permissions(self) -> bool:
         """Whether only roles permit: true once `roles` or `users` stand in the policy."""
         return bool(self.roles or self.users) or "roles" in self.model_fields_set
+
+    @cached_property
+    def digest(self) -> str:
+        """Stands for all that the policy says."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
     def rules_for(self, tenant: str, user_id: str) -> UserRules:
         """Give what holds for a user: the entry of the user, or the defaults."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from itertools import islice
+from typing import Any
 
 from middleware.base import GO_ON, AgentMiddleware, MiddlewareContext, MiddlewareResult
 from middleware.policy import Policy, Rate, UserKey
@@ -88,6 +89,36 @@ class RateLimitMiddleware(AgentMiddleware):
             self._count((event.tenant, event.user_id), event.at_ms, rate)
         self._clock_ms = max(self._clock_ms, event.at_ms)
         self._forget_idle()
+
+    @property
+    def folded_under(self) -> str:
+        """The policy: of each user as many admitted requests are kept as the user's rate says."""
+        return self._policy.digest
+
+    def state(self) -> Any:
+        """Give the clock, and each user's admitted requests, the least recent user first.
+
+        In columns: a list for each of many users would take the garbage collector long.
+        """
+        times = array("q")
+        for each in self._admitted.values():
+            times.extend(each)
+        return {
+            "clock_ms": self._clock_ms,
+            "tenants": [tenant for tenant, _ in self._admitted],
+            "users": [user_id for _, user_id in self._admitted],
+            "counts": list(map(len, self._admitted.values())),
+            "times_ms": times.tolist(),
+        }
+
+    def load(self, state: Any) -> None:
+        """Take in what `state` gave."""
+        self._clock_ms = state["clock_ms"]
+        times = array("q", state["times_ms"])
+        start = 0
+        for *user, count in zip(state["tenants"], state["users"], state["counts"], strict=True):
+            self._admitted[(user[0], user[1])] = times[start : start + count]
+            start += count
 
     def _count(self, user: UserKey, at_ms: int, rate: Rate) -> None:
         times = self._admitted.pop(user, None)

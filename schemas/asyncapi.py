@@ -98,9 +98,10 @@ def _channel(topic: TopicSpec) -> Json:
 
 
 def _topic_configuration(topic: TopicSpec) -> Json:
-    if topic.retention_ms is None:
-        return {"cleanup.policy": ["compact"]}
-    return {"cleanup.policy": ["delete"], "retention.ms": topic.retention_ms}
+    configuration: Json = {"cleanup.policy": list(topic.cleanup_policies)}
+    if topic.retention_ms is not None:
+        configuration["retention.ms"] = topic.retention_ms
+    return configuration
 
 
 def _operation_name(topic: TopicSpec) -> str:

@@ -447,6 +447,51 @@ ATTEMPTS_PER_GENERATION = 1000
 """The most attempts that one owner makes at a request, so that the next one's are higher."""
 
 
+class SnapshotHeader(Frozen):
+    """What makes a snapshot whole, and what comes after it.
+
+    `logs`: for each topic, from which offset of its partition on the snapshot does not know it.
+    `state_parts`: in how many parts its state stands, and `state_digest` of them joined. `chunks`:
+    number, how many of its last ids count, and digest, of each chunk of ids, the oldest first.
+    `folded_under`: stands for the policy and the format; one taken under another is not used.
+    """
+
+    logs: dict[str, Count]
+    state_parts: Annotated[Count, Field(ge=1)]
+    state_digest: str
+    chunks: tuple[tuple[Count, Count, str], ...]
+    folded_under: str
+
+
+class LaneSnapshot(Event):
+    """A part of what the lane of a partition knows, so that a later owner need not read it all.
+
+    `part` is `header`, `state-<n>` or `ids-<n>`; `data` is the part's bytes in base64. The parts of
+    one snapshot are written in one transaction, the header last.
+    """
+
+    title: ClassVar[str] = "A part of what a lane knows"
+
+    type: Literal["snapshot"] = "snapshot"
+    user_id: Identifier = "millstream"
+    stage: str
+    partition: Count
+    generation: Annotated[Count, Field(ge=1)]
+    part: str
+    header: SnapshotHeader | None = None
+    data: str | None = None
+
+    @property
+    def event_id(self) -> str:
+        """Stage, partition, part, and when it was taken."""
+        return f"{self.stage}:{self.partition}:{self.part}:{self.generation}:{self.at_ms}"
+
+    @property
+    def record_key(self) -> str:
+        """Stage and part: the record's partition is the lane's own."""
+        return f"{self.stage}\x1f{self.part}"
+
+
 class DeadLetter(Event):
     """A record that could not be read, whole: bytes are in base64, `None` where there was none."""
 
@@ -509,6 +554,7 @@ AnyEvent = Annotated[
     | HoldPlaced
     | ControlCommand
     | LaneOpened
+    | LaneSnapshot
     | DeadLetter
     | DeadLetterRedriven,
     Field(discriminator="type"),

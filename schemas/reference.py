@@ -49,11 +49,16 @@ def _topic_row(topic: TopicSpec) -> str:
 
 
 def _kept(topic: TopicSpec) -> str:
-    if topic.retention_ms is None:
-        return "the newest of each key"
-    if topic.retention_ms < DAY_MS:
-        return f"{topic.retention_ms // HOUR_MS} h"
-    return f"{topic.retention_ms // DAY_MS} d"
+    newest = ("the newest of each key",) * topic.compacted
+    return ", ".join((*newest, *_span(topic.retention_ms)))
+
+
+def _span(retention_ms: int | None) -> tuple[str, ...]:
+    if retention_ms is None:
+        return ()
+    if retention_ms < DAY_MS:
+        return (f"{retention_ms // HOUR_MS} h",)
+    return (f"{retention_ms // DAY_MS} d",)
 
 
 def _event_section(event: type[Event]) -> list[str]:

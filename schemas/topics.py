@@ -24,6 +24,7 @@ from schemas.events import (
     Decision,
     HoldPlaced,
     LaneOpened,
+    LaneSnapshot,
     RunParked,
     SessionUpdated,
     StageRequest,
@@ -37,13 +38,24 @@ RECORD_BYTES_MAX = 1_000_000
 
 Placement = Literal["per_user", "per_lane"]
 
+_COMPACTION = {
+    # Compacted topics are read whole. The newest segment is never compacted, and of the others a
+    # tenth may be stale: so what is read is what is alive, a tenth of it, and some 4 MiB.
+    "segment.bytes": str(4 * 1024 * 1024),
+    "segment.ms": str(HOUR_MS),
+    "min.cleanable.dirty.ratio": "0.1",
+    "max.compaction.lag.ms": str(HOUR_MS),
+    "delete.retention.ms": str(HOUR_MS),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
     """One topic of the catalogue.
 
-    `name` is without the namespace. `retention_ms` is `None` for a compacted topic.
-    `key` says in words what the records' key is.
+    `name` is without the namespace. `retention_ms` is `None` for what is kept for ever. Of a topic
+    that is `compacted` the broker keeps the newest record of each key, until its retention if it
+    has one. `key` says in words what the records' key is.
     """
 
     name: str
@@ -54,23 +66,32 @@ class TopicSpec:
     placement: Placement = "per_user"
     public: bool = True
     record_bytes_max: int = RECORD_BYTES_MAX
+    is_compacted: bool = False
 
     @property
     def compacted(self) -> bool:
-        """Whether the broker keeps the newest record of each key instead of a span of time."""
-        return self.retention_ms is None
+        """Whether the broker keeps the newest record of each key."""
+        return self.is_compacted or self.retention_ms is None
+
+    @property
+    def cleanup_policies(self) -> tuple[str, ...]:
+        """What the broker does with old records, in Kafka's words."""
+        deletes = self.retention_ms is not None
+        return ("compact",) * self.compacted + ("delete",) * deletes
 
     def configs(self) -> dict[str, str]:
         """Give the topic's configuration as Kafka names it.
 
         The broker's clock stamps every record: time that decides is never a client's.
         """
-        cleanup = (
-            {"cleanup.policy": "compact"}
-            if self.retention_ms is None
-            else {"cleanup.policy": "delete", "retention.ms": str(self.retention_ms)}
-        )
-        configs = {**cleanup, "message.timestamp.type": "LogAppendTime"}
+        configs = {
+            "cleanup.policy": ",".join(self.cleanup_policies),
+            "message.timestamp.type": "LogAppendTime",
+        }
+        if self.retention_ms is not None:
+            configs["retention.ms"] = str(self.retention_ms)
+        if self.compacted:
+            configs |= _COMPACTION
         if self.record_bytes_max > RECORD_BYTES_MAX:
             configs["max.message.bytes"] = str(self.record_bytes_max)
         return configs
@@ -103,7 +124,13 @@ CHECKPOINTS = TopicSpec(
     "checkpoints", CheckpointSaved, "user", "Session states after each run", 30 * DAY_MS
 )
 SESSIONS = TopicSpec(
-    "sessions", SessionUpdated, "user and session", "The head of each session", None
+    "sessions",
+    SessionUpdated,
+    "user and session",
+    "The head of each session",
+    # A head is of no use once the checkpoint that it names is gone.
+    CHECKPOINTS.retention_ms,
+    is_compacted=True,
 )
 CONTROL = TopicSpec(
     "control",
@@ -130,6 +157,15 @@ HOLDS = TopicSpec(
 )
 LANES = TopicSpec(
     "lanes", LaneOpened, "stage", "Who owns each partition", None, placement="per_lane"
+)
+SNAPSHOTS = TopicSpec(
+    "snapshots",
+    LaneSnapshot,
+    "stage and part",
+    "What lanes know, from which a later owner goes on",
+    None,
+    placement="per_lane",
+    public=False,
 )
 DEAD_LETTERS = TopicSpec(
     "dead-letters",
@@ -164,6 +200,7 @@ BASE_TOPICS: tuple[TopicSpec, ...] = (
     PARKED,
     HOLDS,
     LANES,
+    SNAPSHOTS,
     DEAD_LETTERS,
     REDRIVES,
 )

@@ -23,6 +23,9 @@ __all__ = ["LAZY_S", "CommitRefused", "Committer"]
 
 log = structlog.get_logger(__name__)
 
+_STOP_TIMEOUT_S = 5.0
+"""The longest that a commit which is under way may take when its lane is closed."""
+
 LAZY_S = 0.05
 """How long records that nobody waits for wait for company."""
 
@@ -73,6 +76,7 @@ class Committer:
         self._last_s = 0.0
         self._due = False
         self._lost: LaneLost | None = None
+        self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.transactions = 0
         self.records = 0
@@ -97,8 +101,15 @@ class Committer:
         await self._transactions.fence_up_to(producers)
 
     async def stop(self) -> None:
-        """Stop without committing what still waits; those who wait are told `LaneLost`."""
+        """Stop without committing what still waits; those who wait are told `LaneLost`.
+
+        A commit that is under way may end: cut off, it would leave a transaction open, which hides
+        what comes behind it until a successor fences it or it times out.
+        """
+        self._stopping.set()
+        self._wake.set()
         if self._task is not None:
+            await asyncio.wait({self._task}, timeout=_STOP_TIMEOUT_S)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._lose(LaneLost("the lane was closed"), tell=False)
@@ -137,6 +148,8 @@ class Committer:
     async def _run(self) -> None:
         while self._lost is None:
             await self._wake.wait()
+            if self._stopping.is_set():
+                return
             if not self._due:
                 self._wake.clear()
                 await self._begin_early()
@@ -144,6 +157,8 @@ class Committer:
             if self._busy:
                 # As long as the last one took: a slow broker is given fewer of them to do.
                 await asyncio.sleep(min(self._gather_s, self._last_s))
+            if self._stopping.is_set():
+                return
             members = self._gather()
             if not self._waiting:
                 self._wake.clear()

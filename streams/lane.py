@@ -30,10 +30,11 @@ from streams.committer import Committer
 from streams.intake import InputRecord, dead_letter, origin_header
 from streams.lane_control import LaneControl
 from streams.lane_endings import LaneEndings
-from streams.lane_follow import follow
+from streams.lane_follow import Follower
 from streams.lane_output import LaneOutput
 from streams.lane_parts import LaneServices, Stage
 from streams.lane_restore import producers_announced, restore
+from streams.lane_snapshots import LaneSnapshots
 from streams.lane_state import LaneState, request_key
 from streams.partition_reader import PartitionReader
 from streams.partitioning import home_partition
@@ -44,6 +45,10 @@ from streams.settings import Settings
 from streams.window import Entry
 
 log = structlog.get_logger(__name__)
+
+
+_SNAPSHOT_TIMEOUT_S = 5.0
+"""The longest that a lane which is given up waits for its last snapshot."""
 
 
 class Lane:
@@ -77,7 +82,8 @@ class Lane:
             seen=SeenIds(ids_max=settings.dedup_ids_max),
         )
         self._tasks: set[asyncio.Task[None]] = set()
-        self._follower: asyncio.Task[None] | None = None
+        self._follower: Follower | None = None
+        self._following: asyncio.Task[None] | None = None
         self._reader = PartitionReader(settings)
         self._control_topic = settings.topic(CONTROL.name)
         name = f"{settings.namespace}-{stage.name}-{partition}"
@@ -98,6 +104,16 @@ class Lane:
             committer=self._committer,
             reader=self._reader,
         )
+        self._snapshots = LaneSnapshots(
+            settings,
+            partition,
+            state=self._state,
+            output=self._output,
+            committer=self._committer,
+            followed=lambda: {} if self._follower is None else self._follower.positions,
+            clock_ms=services.clock_ms,
+        )
+        self._output.watch(self._snapshots.consider)
         self._endings = LaneEndings(
             state=self._state, output=self._output, clock_ms=services.clock_ms
         )
@@ -140,14 +156,13 @@ class Lane:
             partition=self._partition,
             now_ms=started_ms,
         )
-        await self._output.open()
+        await self._output.open(restored.ends)
         where = TopicPartition(self._settings.topic(self._stage.input.name), self._partition)
         self._new_from_offset = (await self._reader.ends([where]))[where]
         if self._state.pipeline.needs:
-            self._follower = asyncio.create_task(
-                follow(self._state, self._settings, self._partition, restored.ends)
-            )
-            self._follower.add_done_callback(self._ended)
+            self._follower = Follower(self._state, self._settings, self._partition, restored.ends)
+            self._following = asyncio.create_task(self._follower.run())
+            self._following.add_done_callback(self._ended)
         self._state.generation += 1
         opened = LaneOpened(
             stage=self._stage.name,
@@ -158,6 +173,7 @@ class Lane:
             at_ms=self._services.clock_ms(),
         )
         await self._output.commit([opened])
+        self._snapshots.open(restored)
         if self._stage.next is None:
             await self._queue.open()
         log.info(
@@ -166,6 +182,7 @@ class Lane:
             partition=self._partition,
             generation=self._state.generation,
             records_restored=restored.records,
+            from_snapshot=restored.snapshot is not None,
             duration_ms=self._services.clock_ms() - started_ms,
         )
 
@@ -185,9 +202,16 @@ class Lane:
             await asyncio.wait(tasks, timeout=left_s)
         return True
 
-    async def close(self) -> None:
-        """Drop everything: runs are cancelled, what was not committed never happened."""
-        tasks = {*self._tasks, *([self._follower] if self._follower else [])}
+    async def close(self, *, snapshot: bool = True) -> None:
+        """Drop everything: runs are cancelled, what was not committed never happened.
+
+        Unless it is lost or `snapshot` is false, it leaves its successor a last snapshot.
+        """
+        # Whoever waits for `lost` and is cancelled cancels it: then the lane is not lost.
+        if snapshot and (not self.lost.done() or self.lost.cancelled()):
+            await self._snapshots.close(_SNAPSHOT_TIMEOUT_S)
+        self._snapshots.cancel()
+        tasks = {*self._tasks, *([self._following] if self._following else [])}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, self._queue.close(), return_exceptions=True)

@@ -14,29 +14,42 @@ from streams.lane_restore import fold_record
 from streams.lane_state import LaneState
 from streams.settings import Settings
 
+FOLLOWED = (ATTEMPTS, COSTS, RESULTS)
 
-async def follow(
-    state: LaneState, settings: Settings, partition: int, since: Mapping[TopicPartition, int]
-) -> None:
-    """Fold the partition's attempts, costs and results into `state`, for ever.
 
-    It goes on from where the restore ended.
+class Follower:
+    """Folds what another stage commits on `partition`, from where this one's restore ended.
 
-    Raises `LaneLost` if Kafka stops answering: a stage that learns nothing of spend decides wrong.
+    `positions` says by topic, without the namespace, what is folded: all that stands before.
     """
-    specs = {
-        TopicPartition(settings.topic(spec.name), partition): spec
-        for spec in (ATTEMPTS, COSTS, RESULTS)
-    }
-    consumer = committed_consumer(settings)
-    try:
-        await consumer.start()
-        consumer.assign(list(specs))
-        for where in specs:
-            consumer.seek(where, since[where])
-        async for record in consumer:
-            fold_record(state, record, specs[TopicPartition(record.topic, record.partition)])
-    except KafkaError as error:
-        raise LaneLost(f"attempts, costs and results cannot be followed: {error!r}") from error
-    finally:
-        await consumer.stop()
+
+    def __init__(
+        self, state: LaneState, settings: Settings, partition: int, since: Mapping[str, int]
+    ) -> None:
+        self._state = state
+        self._settings = settings
+        self._partition = partition
+        self.positions = {spec.name: since[spec.name] for spec in FOLLOWED}
+
+    async def run(self) -> None:
+        """Follow for ever.
+
+        Raises `LaneLost` if Kafka stops answering: a stage that learns nothing of spend decides
+        wrong.
+        """
+        specs = {self._settings.topic(spec.name): spec for spec in FOLLOWED}
+        consumer = committed_consumer(self._settings)
+        try:
+            await consumer.start()
+            places = {TopicPartition(topic, self._partition): specs[topic] for topic in specs}
+            consumer.assign(list(places))
+            for where, spec in places.items():
+                consumer.seek(where, self.positions[spec.name])
+            async for record in consumer:
+                spec = specs[record.topic]
+                fold_record(self._state, record, spec)
+                self.positions[spec.name] = record.offset + 1
+        except KafkaError as error:
+            raise LaneLost(f"attempts, costs and results cannot be followed: {error!r}") from error
+        finally:
+            await consumer.stop()

@@ -35,6 +35,7 @@ class LaneMetrics:
 
     duplicates: Counter
     put_right: Counter
+    dedup_window: Gauge
     lanes_lost: Gauge
     lanes_open: Gauge
     records_held: Gauge
@@ -60,6 +61,11 @@ class LaneMetrics:
             put_right=collector.counter(
                 "millstream_lane_put_right_total",
                 "Requests that arrived under another key and were sent to their home partition.",
+            ),
+            dedup_window=collector.gauge(
+                "millstream_lane_dedup_window_seconds",
+                "How far back ids are remembered, where their number cuts the window short.",
+                ("stage", "partition"),
             ),
             lanes_lost=collector.gauge(
                 "millstream_lanes_lost",

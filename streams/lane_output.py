@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from aiokafka import TopicPartition
 from schemas.base import Event
 from schemas.events import (
     AgentResult,
+    AttemptStarted,
     CheckpointSaved,
     CostRecorded,
     Decision,
@@ -62,7 +63,7 @@ _TOPIC_OF: dict[str, TopicSpec] = {
 }
 
 
-_FOLDED = Decision | AgentResult | CostRecorded
+_FOLDED = Decision | AttemptStarted | AgentResult | CostRecorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,11 @@ class Tombstone:
 
 
 class LaneOutput:
-    """The writing side of one lane. State changes when a commit has succeeded, and only then."""
+    """The writing side of one lane. State changes when a commit has succeeded, and only then.
+
+    `next_offsets` says for each log that a restore reads where the next record behind those that
+    are folded can stand; `tail_records` counts the records committed to them.
+    """
 
     def __init__(
         self,
@@ -99,11 +104,20 @@ class LaneOutput:
             reader=reader, partition=self._where, peek=services.peek_checkpoint
         )
         self._checkpoints_floor = 0
-        self._unsettled = 0
+        self._on_committed: Callable[[], None] = lambda: None
+        self._replacements = 0
+        self.refusals = 0
+        self.next_offsets: dict[str, int] = {}
+        self.tail_records = 0
         self.source = f"/{settings.namespace}/{stage.name}/{partition}"
 
-    async def open(self) -> None:
-        """Learn where this lane's checkpoints will stand."""
+    def watch(self, on_committed: Callable[[], None]) -> None:
+        """Have `on_committed` called whenever events are committed and folded."""
+        self._on_committed = on_committed
+
+    async def open(self, logs: Mapping[str, int]) -> None:
+        """Learn where this lane's records will stand; `logs` are the ends of what was restored."""
+        self.next_offsets = dict(logs)
         ends = await self._reader.ends([self._where])
         self._checkpoints_floor = ends[self._where]
 
@@ -119,10 +133,14 @@ class LaneOutput:
         Whoever waits for it finds them folded. It raises `CommitRefused` if one is too large to be
         written, and `LaneLost`. `lazy`: they may wait for others to go with.
         """
+        folded: Committed = asyncio.get_running_loop().create_future()
+        # Who does not wait need not look: a lost lane is told by its committer.
+        folded.add_done_callback(lambda future: future.cancelled() or future.exception())
         committed = self._committer.submit(self._outgoing(events, traceparent), lazy=lazy)
-        # Not behind an await: a snapshot must find folded all that was committed before it.
-        committed.add_done_callback(partial(self._done, events))
-        return committed
+        # Not behind an await, nor given up with who waits: a snapshot must find folded all that was
+        # committed before it.
+        committed.add_done_callback(partial(self._done, events, folded))
+        return folded
 
     async def commit(
         self, events: Sequence[Event | Tombstone], traceparent: bytes | None = None
@@ -134,23 +152,49 @@ class LaneOutput:
         self, events: Sequence[Event | Tombstone], traceparent: bytes | None = None
     ) -> None:
         """Commit what takes the place of events that were refused."""
-        self._unsettled -= 1
-        await self.submit(events, traceparent)
+        committed = self.submit(events, traceparent)
+        self._replacements += 1
+        await committed
 
-    def _done(self, events: Sequence[Event | Tombstone], committed: Committed) -> None:
-        if committed.cancelled() or committed.exception() is not None:
+    @property
+    def is_settled(self) -> bool:
+        """Whether all that was refused has been replaced: what is folded is on its way to a log."""
+        return self.refusals == self._replacements
+
+    def _done(
+        self, events: Sequence[Event | Tombstone], folded: Committed, committed: Committed
+    ) -> None:
+        if (error := committed.exception()) is not None:
             # Folded in the pipeline, but not on the log, until it is replaced there.
-            self._unsettled += any(isinstance(event, _FOLDED) for event in events)
+            self.refusals += any(isinstance(event, _FOLDED) for event in events)
+            if not folded.done():
+                folded.set_exception(error)
             return
         for event, offset in zip(events, committed.result(), strict=True):
             if isinstance(event, Tombstone):
                 continue
             self._state.apply(event)
+            log = self._topic_of(event).name
+            if log in self.next_offsets:
+                self.next_offsets[log] = max(self.next_offsets[log], offset + 1)
+                self.tail_records += 1
             if isinstance(event, CheckpointSaved):
                 self._checkpoints.keep(event)
                 self._checkpoints_floor = max(self._checkpoints_floor, offset + 1)
-        window_ms = self._settings.dedup_window_s * 1000
-        self._state.forget_before(self._services.clock_ms() - window_ms)
+        self._forget()
+        if not folded.done():
+            folded.set_result(committed.result())
+        self._on_committed()
+
+    def _forget(self) -> None:
+        now_ms = self._services.clock_ms()
+        self._state.forget_before(now_ms - self._settings.dedup_window_s * 1000)
+        forgotten_ms = self._state.seen.forgotten_ms
+        if forgotten_ms is not None:
+            window = self._services.metrics.dedup_window
+            window.labels(self._stage.name, str(self._partition)).set(
+                (now_ms - forgotten_ms) / 1000
+            )
 
     def head_of(self, checkpoint: CheckpointSaved, before: SessionUpdated | None) -> SessionUpdated:
         """Give the head of a session whose next checkpoint is about to be committed."""

@@ -10,7 +10,7 @@ import structlog
 from aiokafka import TopicPartition
 
 from schemas.errors import Poison
-from schemas.events import LaneOpened
+from schemas.events import LaneOpened, SnapshotHeader
 from schemas.topics import (
     ATTEMPTS,
     COSTS,
@@ -19,12 +19,14 @@ from schemas.topics import (
     LANES,
     RESULTS,
     SESSIONS,
+    SNAPSHOTS,
     TopicSpec,
 )
 from streams.codec import decode
 from streams.lane_state import LaneState
 from streams.partition_reader import PartitionReader
 from streams.settings import Settings
+from streams.snapshots import StoredSnapshot, folded_under
 
 log = structlog.get_logger(__name__)
 
@@ -32,15 +34,26 @@ WHOLE: tuple[TopicSpec, ...] = (LANES, SESSIONS)
 """Compacted topics, read from their beginning."""
 
 TAIL: tuple[TopicSpec, ...] = (DECISIONS, ATTEMPTS, COSTS, RESULTS, DEAD_LETTERS)
-"""Logs, of which only the window is read in which request ids are one."""
+"""Logs, read from where a snapshot ends, or else in the window in which request ids are one.
+
+What their records do to a lane's state must be in its snapshots too: see `snapshots.py`.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """How far a restore read: records in all, and the end of each partition."""
+    """How far a restore read.
+
+    `records` in all, `tail_records` of those of logs; `ends` of the logs, by topic without the
+    namespace. `snapshot` is the one that was used, `None` if the window was read, and `parts` are
+    the parts of this stage's snapshots that stand on the topic, used or not.
+    """
 
     records: int
-    ends: dict[TopicPartition, int]
+    tail_records: int
+    ends: dict[str, int]
+    snapshot: SnapshotHeader | None
+    parts: frozenset[str]
 
 
 async def producers_announced(
@@ -64,30 +77,47 @@ async def producers_announced(
 async def restore(
     state: LaneState, reader: PartitionReader, settings: Settings, *, partition: int, now_ms: int
 ) -> Restored:
-    """Fold partition `partition` of all topics that decide into `state`.
+    """Fold partition `partition` of all topics that decide into `state`, which is new.
 
     Call it only after the lane's last producer has fenced its predecessor. Raises `LaneLost` if
     an open transaction hides the end for too long.
     """
-    window_ms = max(settings.dedup_window_s * 1000, state.pipeline.history_ms)
-    places = {
-        TopicPartition(settings.topic(spec.name), partition): spec for spec in (*WHOLE, *TAIL)
+    at = {
+        spec.name: TopicPartition(settings.topic(spec.name), partition)
+        for spec in (*WHOLE, SNAPSHOTS, *TAIL)
     }
-    ends = await reader.ends(places)
+    found = await reader.ends(at.values())
+    ends = {name: found[where] for name, where in at.items()}
     # After a long stop the newest decision is what the next requests in line came after.
-    decisions = TopicPartition(settings.topic(DECISIONS.name), partition)
-    newest_ms = await reader.newest_ms(decisions, ends[decisions])
-    since_ms = min(now_ms, now_ms if newest_ms is None else newest_ms) - window_ms
+    newest_ms = await reader.newest_ms(at[DECISIONS.name], ends[DECISIONS.name])
+    since_ms = min(now_ms, now_ms if newest_ms is None else newest_ms)
     count = 0
+    stored = StoredSnapshot(state.stage)
+    async for record in reader.read({at[SNAPSHOTS.name]: ends[SNAPSHOTS.name]}):
+        count += 1
+        stored.take(record)
+    tail_ends = {spec.name: ends[spec.name] for spec in TAIL}
+    snapshot = stored.header(folded_under(state, settings), tail_ends)
+    if snapshot is not None and not stored.load(snapshot, state):
+        snapshot = None
+    window_ms = max(settings.dedup_window_s * 1000, state.pipeline.history_ms)
+    tail_records = 0
     # One topic after the other: decisions are folded before what settles them.
-    for where, spec in places.items():
-        from_ms = None if spec in WHOLE else since_ms
-        async for record in reader.read({where: ends[where]}, since_ms=from_ms):
+    for spec in (*WHOLE, *TAIL):
+        from_offset: int | None = None
+        from_ms: int | None = None
+        if spec in TAIL and snapshot is not None:
+            from_offset = snapshot.logs[spec.name]
+        elif spec in TAIL:
+            from_ms = since_ms - window_ms
+        stretch = {at[spec.name]: ends[spec.name]}
+        async for record in reader.read(stretch, since_ms=from_ms, from_offset=from_offset):
             count += 1
+            tail_records += spec in TAIL
             fold_record(state, record, spec)
     state.in_order_of_time()
-    state.forget_before(since_ms)
-    return Restored(count, ends)
+    state.forget_before(since_ms - settings.dedup_window_s * 1000)
+    return Restored(count, tail_records, tail_ends, snapshot, stored.parts)
 
 
 def fold_record(state: LaneState, record: Any, spec: TopicSpec) -> None:

@@ -66,6 +66,7 @@ class LaneSlot:
         self._lane: Lane | None = None
         self._confirmed = asyncio.Event()
         self._draining = False
+        self._closing = False
         self._lanes_lost = 0
         self._task = asyncio.create_task(self._keep_open(), name=f"slot {name}")
 
@@ -127,10 +128,12 @@ class LaneSlot:
 
     async def close(self) -> None:
         """Give the partition up. What is not done is left to the next owner."""
-        if not self._task.done():
+        if not self._closing:
+            self._closing = True
             log.info("lane given up", lane=self.name, records=len(self))
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+            self._task.cancel()
+        # Once only, and not with who waits: the lane takes its last snapshot meanwhile.
+        await asyncio.wait({self._task})
 
     async def _keep_open(self) -> None:
         while not self._draining:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from middleware.pipeline import MiddlewarePipeline
@@ -19,6 +20,7 @@ from schemas.events import (
     SessionUpdated,
     StageRequest,
 )
+from schemas.topics import SESSIONS
 from streams.bills import Bills
 from streams.seen_ids import SeenIds, id_digest
 
@@ -57,7 +59,7 @@ class LaneState:
     decided: dict[RequestKey, Decision] = field(default_factory=dict)
     parked: dict[RequestKey, str | None] = field(default_factory=dict)
     bills: Bills = field(default_factory=Bills)
-    heads: dict[SessionKey, SessionUpdated] = field(default_factory=dict)
+    heads: OrderedDict[SessionKey, SessionUpdated] = field(default_factory=OrderedDict)
 
     def restore(self, event: Event) -> None:
         """Take in a committed record read back from a topic."""
@@ -92,7 +94,7 @@ class LaneState:
             case RunParked():
                 self.park(request_key(event), event.decision.request_digest)
             case SessionUpdated():
-                self.heads[session_key(event)] = event
+                self._move_head(event)
             case _:
                 pass
 
@@ -124,6 +126,15 @@ class LaneState:
     def forget_before(self, at_ms: int) -> None:
         """Forget the finished requests that are older than the window in which ids are one."""
         self.seen.forget_before(at_ms)
+
+    def _move_head(self, head: SessionUpdated) -> None:
+        key = session_key(head)
+        self.heads[key] = head
+        self.heads.move_to_end(key)
+        # Its checkpoint is gone, or about to be: the session would begin anew in any case.
+        since_ms = head.at_ms - (SESSIONS.retention_ms or 0)
+        while next(iter(self.heads.values())).at_ms < since_ms:
+            self.heads.popitem(last=False)
 
     def _finish(self, key: RequestKey, at_ms: int, asked: str | None = None) -> None:
         decided = self.decided.pop(key, None)

@@ -11,7 +11,7 @@ from aiokafka import TopicPartition
 
 from schemas.base import Address, Event
 from schemas.errors import InputTooLarge, Misconfigured
-from schemas.events import DeadLetter, DeadLetterRedriven, LaneOpened, StageRequest
+from schemas.events import DeadLetter, DeadLetterRedriven, LaneOpened, LaneSnapshot, StageRequest
 from schemas.topics import TopicSpec, catalogue, stage_topic
 from streams.bus import (
     EVERYTHING,
@@ -221,7 +221,7 @@ class LogBus:
     def _outgoing(self, event: Event, route: _Route, count: int, trace: bytes | None) -> Outgoing:
         topic, spec = route
         match event:
-            case LaneOpened():
+            case LaneOpened() | LaneSnapshot():
                 partition = event.partition
             case DeadLetter() | DeadLetterRedriven():
                 partition = event.source.partition % count

@@ -66,6 +66,8 @@ class Settings(BaseSettings):
     """How long a request id is remembered: within it, the same id gives the same one result."""
     dedup_ids_max: Annotated[int, Field(ge=1000, le=10_000_000)] = 500_000
     """Most ids that one lane remembers, at 185 bytes each; with more, `dedup_window_s` shrinks."""
+    snapshot_records: Annotated[int, Field(ge=1, le=1_000_000)] = 5000
+    """A lane takes a snapshot after so many records of what a restore reads; fewer, more often."""
     session_timeout_s: Annotated[float, Field(ge=6, le=300)] = 10.0
     """A worker that sends no heartbeat for so long loses its partitions; brokers take 6 or more."""
     revoke_grace_s: Annotated[float, Field(ge=0, le=3600)] = 10.0

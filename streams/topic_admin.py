@@ -103,7 +103,7 @@ async def _ensure(settings: Settings, wanted: Mapping[str, Mapping[str, str]]) -
 async def topic_drift(settings: Settings, specs: Sequence[TopicSpec]) -> tuple[Drift, ...]:
     """Compare the topics on the broker with the catalogue; empty when they agree.
 
-    Looks at existence, number of partitions, cleanup policy, retention and timestamp type.
+    Looks at existence, number of partitions, and every configuration that the catalogue sets.
     Raises `ServiceUnavailable` if Kafka does not answer.
     """
     names = {settings.topic(spec.name): spec for spec in specs}
@@ -288,8 +288,13 @@ def _config_drift(name: str, spec: TopicSpec, found: dict[str, str]) -> list[Dri
             wanted,
             found.get(key, "unknown"),
             f"to follow the catalogue: kafka-configs.sh --alter --entity-type topics "
-            f"--entity-name {name} --add-config '{key}={wanted}'",
+            f"--entity-name {name} --add-config '{key}={_bracketed(wanted)}'",
         )
         for key, wanted in spec.configs().items()
         if found.get(key) != wanted
     ]
+
+
+def _bracketed(value: str) -> str:
+    """Put brackets around a list: without them the tool ends the value at its first comma."""
+    return f"[{value}]" if "," in value else value

@@ -155,7 +155,7 @@ async def one_lane(
         await lane.open()
         yield OneLane(lane)
     finally:
-        await lane.close()
+        await lane.close(snapshot=False)
 
 
 class Upstream:

@@ -69,7 +69,7 @@ def _facts(settings: Settings, spec: TopicSpec, drifts: tuple[Drift, ...]) -> di
         "key": spec.key,
         "partitions": settings.partitions,
         "retention_ms": spec.retention_ms,
-        "cleanup_policy": "compact" if spec.compacted else "delete",
+        "cleanup_policy": ",".join(spec.cleanup_policies),
         "about": spec.about,
         "drift": [
             {
@@ -118,8 +118,9 @@ def _is_terminal() -> bool:
 
 
 def _kept(spec: TopicSpec) -> str:
+    newest = ["newest per key"] if spec.compacted else []
     if spec.retention_ms is None:
-        return "newest per key"
+        return ", ".join(newest)
     if spec.retention_ms % DAY_MS == 0:
-        return f"{spec.retention_ms // DAY_MS} d"
-    return f"{spec.retention_ms / HOUR_MS:g} h"
+        return ", ".join([*newest, f"{spec.retention_ms // DAY_MS} d"])
+    return ", ".join([*newest, f"{spec.retention_ms / HOUR_MS:g} h"])

@@ -24,6 +24,7 @@ from schemas.events import (
     Decision,
     HoldPlaced,
     LaneOpened,
+    LaneSnapshot,
     ResolvedRequest,
     RunParked,
     SessionUpdated,
@@ -130,6 +131,10 @@ CASES: tuple[tuple[Event, str], ...] = (
     (
         LaneOpened(stage="chain", partition=3, generation=4, worker="w"),
         "worker w took over chain 3, generation 4",
+    ),
+    (
+        LaneSnapshot(stage="chain", partition=3, generation=4, part="ids-7", data=""),
+        "knows chain 3: ids-7",
     ),
     (
         DeadLetter(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -234,6 +235,39 @@ def test_folding_what_was_written_gives_the_state_that_was_live(steps: list[Step
     for event in live.written:
         restored.fold(event)
     assert probes(restored, live.now_ms) == probes(live.stages[0], live.now_ms)
+
+
+@given(
+    steps=HISTORIES,
+    cut=st.floats(0, 1),
+    cuts=st.sampled_from(((), ("cost",), ("rate_limit",), ("executor",))),
+)
+@settings(deadline=None)
+def test_state_that_was_given_and_loaded_is_folded_on_as_if_nothing_had_happened(
+    steps: list[Step], cut: float, cuts: tuple[str, ...]
+) -> None:
+    live = Live(build_pipeline(POLICY, PRICES).split(cuts))
+    live.play(steps)
+    at = round(cut * len(live.written))
+    for whole, before, after in zip(
+        live.stages,
+        build_pipeline(POLICY, PRICES).split(cuts),
+        build_pipeline(POLICY, PRICES).split(cuts),
+        strict=True,
+    ):
+        for event in live.written[:at]:
+            before.fold(event)
+        state = before.state()
+        given_state = json.dumps(state)
+        for event in live.written[at:]:
+            before.fold(event)
+        assert json.dumps(state) == given_state  # it shares nothing with what is folded on
+        after.load(json.loads(given_state))
+        assert json.dumps(after.state()) == given_state
+        for event in live.written[at:]:
+            after.fold(event)
+        assert after.state() == before.state()
+        assert probes(after, live.now_ms) == probes(whole, live.now_ms)
 
 
 @given(steps=HISTORIES)

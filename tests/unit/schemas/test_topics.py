@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from schemas.events import EVENT_TYPES, StageRequest
-from schemas.topics import BASE_TOPICS, REQUESTS, SESSIONS, TopicSpec, catalogue
+from schemas.topics import BASE_TOPICS, CHECKPOINTS, LANES, REQUESTS, SESSIONS, TopicSpec, catalogue
 
 
 def test_every_topics_name_and_event_is_its_own() -> None:
@@ -24,9 +24,24 @@ def test_the_brokers_clock_stamps_every_record(topic: TopicSpec) -> None:
     assert topic.configs()["message.timestamp.type"] == "LogAppendTime"
 
 
-def test_a_topic_is_either_compacted_or_kept_for_a_span_of_time() -> None:
-    assert SESSIONS.compacted
-    assert SESSIONS.configs()["cleanup.policy"] == "compact"
-    assert "retention.ms" not in SESSIONS.configs()
+def test_a_topic_is_compacted_or_kept_for_a_span_of_time() -> None:
+    assert LANES.compacted
+    assert LANES.configs()["cleanup.policy"] == "compact"
+    assert "retention.ms" not in LANES.configs()
     assert not REQUESTS.compacted
     assert REQUESTS.configs()["retention.ms"] == str(7 * 86_400_000)
+
+
+def test_a_session_is_forgotten_when_its_newest_checkpoint_is() -> None:
+    assert SESSIONS.compacted
+    assert SESSIONS.configs()["cleanup.policy"] == "compact,delete"
+    assert SESSIONS.configs()["retention.ms"] == CHECKPOINTS.configs()["retention.ms"]
+
+
+@pytest.mark.parametrize(
+    "topic", [topic for topic in BASE_TOPICS if topic.compacted], ids=lambda topic: topic.name
+)
+def test_what_is_read_whole_is_compacted_in_small_segments(topic: TopicSpec) -> None:
+    configs = topic.configs()
+    assert int(configs["segment.bytes"]) <= 4 * 1024 * 1024
+    assert float(configs["min.cleanable.dirty.ratio"]) <= 0.1

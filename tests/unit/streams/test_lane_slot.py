@@ -31,6 +31,8 @@ class PlainLane:
         self.asked_for_room = 0
         self.served: list[Entry[InputRecord]] = []
         self.closed = False
+        self.may_close = asyncio.Event()
+        self.may_close.set()
         self.lost: asyncio.Future[LaneLost] = asyncio.get_running_loop().create_future()
 
     async def open(self) -> None:
@@ -54,6 +56,7 @@ class PlainLane:
         self._on_room()
 
     async def close(self) -> None:
+        await self.may_close.wait()
         self.closed = True
 
     def commit(self, offset: int) -> None:
@@ -235,4 +238,20 @@ async def test_a_slot_is_closed_for_good() -> None:
         assert not slot.closed
         await slot.close()
         assert slot.closed
+        assert opened.lanes[0].closed
+
+
+async def test_a_lane_may_end_its_closing_whoever_else_closes_the_slot_or_stops_waiting() -> None:
+    opened = Opened()
+    async with a_slot(opened) as slot:
+        await eventually(lambda: slot.serving)
+        opened.lanes[0].may_close.clear()
+        impatient = asyncio.create_task(slot.close())
+        await asyncio.wait({impatient}, timeout=0.05)
+        impatient.cancel()
+        second = asyncio.create_task(slot.close())
+        await asyncio.wait({second}, timeout=0.05)
+        assert not second.done()
+        opened.lanes[0].may_close.set()
+        await second
         assert opened.lanes[0].closed

@@ -1,0 +1,184 @@
+"""Snapshots on real Kafka: a restore from one is exact, and reads no more after a long history."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from middleware.policy import Policy
+from schemas.errors import LaneLost
+from schemas.events import AgentResult, DeadLetter, Decision
+from schemas.topics import DEAD_LETTERS, DECISIONS, RESULTS
+from streams.clients import transactional_producer
+from streams.committer import Committer
+from streams.lane_parts import LaneServices
+from streams.lane_restore import Restored
+from streams.lane_state import LaneState
+from streams.partition_reader import PartitionReader
+from streams.settings import Settings
+from tests.lane_harness import (
+    chain_stages,
+    lane_services,
+    read_topic,
+    read_whole,
+    running_lanes,
+    upstream,
+)
+from tests.writing_lane import (
+    CHUNK_IDS,
+    POLICY,
+    Clock,
+    WritingLane,
+    known,
+    restored_state,
+    writing_lane,
+)
+
+IDS_MAX = 1000
+
+
+@dataclasses.dataclass
+class Deployment:
+    """Opens one writing side after the other over the same topics."""
+
+    settings: Settings
+    services: LaneServices
+    clock: Clock
+    reader: PartitionReader
+
+    @asynccontextmanager
+    async def lane(self) -> AsyncIterator[WritingLane]:
+        (stage,) = chain_stages(self.settings, POLICY)
+        lost: list[LaneLost] = []
+        committer = Committer(
+            lambda number: transactional_producer(
+                self.settings, f"{self.settings.namespace}-writing-{number}"
+            ),
+            producers=2,
+            records_max=self.settings.commit_records_max,
+            timeout_s=20,
+            gather_s=0.0,
+            on_lost=lost.append,
+        )
+        await committer.start()
+        try:
+            async with writing_lane(
+                self.settings,
+                self.services,
+                stage,
+                POLICY,
+                committer=committer,
+                reader=self.reader,
+            ) as lane:
+                yield lane
+            assert lost == []
+        finally:
+            await committer.stop()
+
+    async def restored(self, **other: Any) -> tuple[LaneState, Restored]:
+        """Restore as the next owner would, once whoever wrote last is fenced."""
+        fence = transactional_producer(self.settings, f"{self.settings.namespace}-writing-0")
+        other_fence = transactional_producer(self.settings, f"{self.settings.namespace}-writing-1")
+        for producer in (fence, other_fence):
+            await producer.start()
+            await producer.stop()
+        settings = self.settings.model_copy(update=other)
+        return await restored_state(settings, POLICY, self.reader, now_ms=self.clock())
+
+
+@asynccontextmanager
+async def deployed(settings: Settings, *, snapshot_records: int) -> AsyncIterator[Deployment]:
+    update = {
+        "partitions": 1,
+        "snapshot_records": snapshot_records,
+        "dedup_ids_max": IDS_MAX,
+    }
+    settings = settings.model_copy(update=update)
+    clock = Clock()
+    reader = PartitionReader(settings)
+    async with lane_services(settings) as services:
+        await reader.start()
+        try:
+            by_clock = dataclasses.replace(services, clock_ms=clock)
+            yield Deployment(settings, by_clock, clock, reader)
+        finally:
+            await reader.stop()
+
+
+def chance_of(seed: int) -> random.Random:
+    return random.Random(seed)  # noqa: S311  the same history each time
+
+
+@pytest.mark.parametrize("snapshot_records", [1, 40])
+async def test_wherever_a_lane_ends_its_successor_knows_what_a_fold_of_everything_does(
+    settings: Settings, snapshot_records: int
+) -> None:
+    chance = chance_of(snapshot_records)
+    used = 0
+    async with deployed(settings, snapshot_records=snapshot_records) as deployment:
+        for _ in range(6):
+            async with deployment.lane() as lane:
+                await lane.play(chance, chance.randint(20, 300), deployment.clock)
+            state, restored = await deployment.restored()
+            whole, folded = await deployment.restored(dedup_window_s=7 * 86_400)
+            assert folded.snapshot is None
+            used += restored.snapshot is not None
+            assert known(state) == known(whole)
+    assert used >= 3
+
+
+async def test_what_a_restore_reads_does_not_grow_with_the_history(settings: Settings) -> None:
+    chance = chance_of(0)
+    read: list[int] = []
+    async with deployed(settings, snapshot_records=200) as deployment:
+        for _ in range(3):
+            async with deployment.lane() as lane:
+                await lane.play(chance, 2500, deployment.clock)
+                await lane.settled()
+            _, restored = await deployment.restored()
+            assert restored.snapshot is not None
+            read.append(restored.tail_records)
+            # Ids were forgotten, and their chunks with them.
+            assert len(restored.snapshot.chunks) <= IDS_MAX // CHUNK_IDS + 1
+        _, everything = await deployment.restored(dedup_window_s=7 * 86_400)
+    assert deployment.clock.asked > 2 * IDS_MAX
+    assert everything.tail_records > 4 * IDS_MAX
+    # What is committed while a snapshot is written comes on top of what it is due after.
+    assert max(read) < IDS_MAX
+
+
+async def test_limits_ids_and_bodies_are_exact_through_lanes_that_come_and_go(
+    settings: Settings,
+) -> None:
+    settings = settings.model_copy(update={"partitions": 1, "snapshot_records": 3})
+    policy = Policy.from_yaml("defaults: {rate: {requests: 12, window_s: 3600}}", "p")
+    asked = [{"user_id": "ada", "request_id": f"r{n}", "input": f"say: {n}"} for n in range(18)]
+    async with upstream(settings) as program:
+        for owner in range(3):
+            async with running_lanes(settings, policy):
+                for value in asked[: 6 * (owner + 1)]:  # the earlier ones again
+                    await program.publish(value, key=b"ada")
+                await read_topic(settings, RESULTS, AgentResult, count=6 * (owner + 1))
+        async with running_lanes(settings, policy):
+            await program.publish({**asked[0], "input": "something else"}, key=b"ada")
+            letters = await read_topic(settings, DEAD_LETTERS, DeadLetter, count=1)
+    results = await read_whole(settings, RESULTS, AgentResult)
+    decisions = await read_whole(settings, DECISIONS, Decision)
+    assert len(results) == len(decisions) == 18
+    assert [one.status for one in results].count("completed") == 12
+    assert [one.reason.code for one in letters] == ["request_id_reused"]
+    reader = PartitionReader(settings)
+    await reader.start()
+    # Its ids are in no chunks yet: this reads them as a lane does.
+    _, restored = await asyncio.wait_for(
+        restored_state(settings, policy, reader, now_ms=10**13), 30
+    )
+    await reader.stop()
+    assert restored.snapshot is not None
+    assert restored.tail_records == 0

@@ -1,0 +1,206 @@
+"""Snapshots cut exactly: wherever a lane ends, its successor knows what a fold of all knows."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from middleware.policy import Policy
+from schemas.topics import DECISIONS, SNAPSHOTS
+from streams.lane_metrics import LaneMetrics
+from streams.lane_restore import Restored
+from streams.lane_state import LaneState
+from streams.metrics import MetricsCollector
+from streams.settings import Settings
+from tests.lane_harness import chain_stages, no_redis
+from tests.memory_lane import MemoryCommitter, MemoryPartition, MemoryReader, MemoryRecord
+from tests.writing_lane import (
+    CHUNK_IDS,
+    POLICY,
+    Clock,
+    WritingLane,
+    known,
+    restored_state,
+    writing_lane,
+)
+
+IDS_MAX = 1000
+
+
+class Deployment:
+    """One lane after the other over a partition in memory."""
+
+    def __init__(self, seed: int, *, snapshot_records: int, refused_share: float = 0.0) -> None:
+        self.chance = random.Random(seed)  # noqa: S311  the same history each time
+        self.clock = Clock()
+        self.log = MemoryPartition(self.clock)
+        self.refused_share = refused_share
+        self.collector = MetricsCollector()
+        self.settings = Settings(snapshot_records=snapshot_records, dedup_ids_max=IDS_MAX)
+        self.reader = cast("Any", MemoryReader(self.log))
+
+    @asynccontextmanager
+    async def lane(self, policy: Policy = POLICY) -> AsyncIterator[WritingLane]:
+        (stage,) = chain_stages(self.settings, policy)
+        committer = MemoryCommitter(self.log, self.chance, refused_share=self.refused_share)
+        metrics = LaneMetrics.declare(self.collector)
+        services = SimpleNamespace(clock_ms=self.clock, peek_checkpoint=no_redis, metrics=metrics)
+        try:
+            async with writing_lane(
+                self.settings,
+                cast("Any", services),
+                stage,
+                policy,
+                committer=cast("Any", committer),
+                reader=self.reader,
+            ) as lane:
+                yield lane
+        finally:
+            await committer.crash()
+
+    async def restored(self, policy: Policy = POLICY, **other: Any) -> tuple[LaneState, Restored]:
+        settings = self.settings.model_copy(update=other)
+        return await restored_state(settings, policy, self.reader, now_ms=self.clock())
+
+    async def folded_whole(self) -> LaneState:
+        """Fold the whole window: with another window no snapshot is used."""
+        state, restored = await self.restored(dedup_window_s=7 * 86_400)
+        assert restored.snapshot is None
+        return state
+
+    def spoil(self, part: str, change: Callable[[bytes], bytes | None]) -> None:
+        """Put another record in the place of a part of the snapshot."""
+        topic = self.settings.topic(SNAPSHOTS.name)
+        key = f"chain\x1f{part}".encode()
+        newest = [record for record in self.log.topics[topic] if record.key == key][-1]
+        assert newest.value is not None
+        offset = self.log.ends[topic]
+        self.log.ends[topic] += 1
+        self.log.topics[topic].append(
+            MemoryRecord(topic, 0, offset, self.clock(), key, change(newest.value))
+        )
+
+
+@pytest.mark.parametrize("refused_share", [0.0, 0.1], ids=["written", "refused"])
+@pytest.mark.parametrize("seed", range(30))
+async def test_wherever_a_lane_ends_its_successor_knows_what_a_fold_of_everything_does(
+    seed: int, refused_share: float
+) -> None:
+    deployment = Deployment(seed, snapshot_records=1 + 5 * (seed % 5), refused_share=refused_share)
+    used = 0
+    for _ in range(6):
+        async with deployment.lane() as lane:
+            await lane.play(deployment.chance, deployment.chance.randint(5, 80), deployment.clock)
+        state, restored = await deployment.restored()
+        used += restored.snapshot is not None
+        assert known(state) == known(await deployment.folded_whole())
+    assert used >= 1
+
+
+async def test_what_a_lane_knows_live_is_what_its_successor_restores() -> None:
+    deployment = Deployment(1, snapshot_records=20)
+    for _ in range(3):
+        async with deployment.lane() as lane:
+            await lane.play(deployment.chance, 200, deployment.clock)
+            await lane.settled()
+            live = known(lane.state)
+        state, restored = await deployment.restored()
+        assert restored.snapshot is not None
+        assert known(state) == live
+
+
+async def test_what_a_restore_reads_does_not_grow_with_the_history() -> None:
+    deployment = Deployment(2, snapshot_records=50)
+    read: list[int] = []
+    for _ in range(6):
+        async with deployment.lane() as lane:
+            await lane.play(deployment.chance, 3000, deployment.clock)
+            await lane.settled()
+        _, restored = await deployment.restored()
+        assert restored.snapshot is not None
+        read.append(restored.tail_records)
+        # Ids were forgotten, and their chunks with them.
+        assert len(restored.snapshot.chunks) <= IDS_MAX // CHUNK_IDS + 1
+        assert len(restored.parts) <= IDS_MAX // CHUNK_IDS + 3
+    labels = {"stage": "chain", "partition": "0"}
+    window_s = deployment.collector.registry.get_sample_value(
+        "millstream_lane_dedup_window_seconds", labels
+    )
+    assert window_s is not None
+    assert 0 < window_s < 86_400
+    decisions = deployment.log.topics[deployment.settings.topic(DECISIONS.name)]
+    assert len(decisions) > 5 * IDS_MAX
+    # What is committed while a snapshot is written comes on top of what it is due after.
+    assert max(read) < 1000
+
+
+async def test_after_a_last_snapshot_nothing_is_left_to_fold() -> None:
+    deployment = Deployment(3, snapshot_records=1_000_000)
+    async with deployment.lane() as lane:
+        await lane.play(deployment.chance, 50, deployment.clock)
+        await lane.settled()
+        live = known(lane.state)
+        await lane.snapshots.close(20)
+    state, restored = await deployment.restored()
+    assert (restored.tail_records, known(state)) == (0, live)
+
+
+async def test_another_policy_is_folded_from_the_window() -> None:
+    deployment = Deployment(4, snapshot_records=20)
+    changed = Policy.from_yaml("defaults: {rate: {requests: 9, window_s: 1}}", "p")
+    async with deployment.lane() as lane:
+        await lane.play(deployment.chance, 100, deployment.clock)
+    async with deployment.lane(changed) as lane:
+        assert lane.restored.snapshot is None
+        assert lane.restored.tail_records > 0
+        await lane.play(deployment.chance, 60, deployment.clock)
+        await lane.snapshots.close(20)
+    _, restored = await deployment.restored(changed)
+    assert restored.snapshot is not None
+
+
+@pytest.mark.parametrize("part", ["header", "state-0", "ids-0"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _: None,
+        lambda _: b"no json",
+        lambda value: value[:-20] + b'AAAAAAAAAAAAAAAAAA"}',
+        lambda _: b'{"stage": "chain", "partition": 0, "generation": 1, "part": "x", "data": "?"}',
+    ],
+    ids=["gone", "no-json", "altered", "foreign"],
+)
+async def test_a_snapshot_that_is_not_whole_is_passed_over_and_replaced(
+    part: str, change: Callable[[bytes], bytes | None]
+) -> None:
+    deployment = Deployment(5, snapshot_records=20)
+    async with deployment.lane() as lane:
+        await lane.play(deployment.chance, 300, deployment.clock)
+        await lane.snapshots.close(20)
+    deployment.spoil(part, change)
+    state, restored = await deployment.restored()
+    assert restored.snapshot is None
+    assert known(state) == known(await deployment.folded_whole())
+    async with deployment.lane() as lane:
+        await lane.play(deployment.chance, 30, deployment.clock)
+        await lane.snapshots.close(20)
+    state, restored = await deployment.restored()
+    assert restored.snapshot is not None
+    assert known(state) == known(await deployment.folded_whole())
+
+
+async def test_a_snapshot_of_logs_that_are_not_these_is_passed_over() -> None:
+    deployment = Deployment(6, snapshot_records=20)
+    async with deployment.lane() as lane:
+        await lane.play(deployment.chance, 100, deployment.clock)
+        await lane.snapshots.close(20)
+    topic = deployment.settings.topic(DECISIONS.name)
+    deployment.log.topics[topic].clear()
+    deployment.log.ends[topic] = 0
+    _, restored = await deployment.restored()
+    assert restored.snapshot is None

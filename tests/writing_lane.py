@@ -1,0 +1,212 @@
+"""The writing side of a lane, with its layers and its snapshots, without agents."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from middleware.base import MiddlewareContext, Standing, Used
+from middleware.cost import CostTrackingMiddleware
+from middleware.pipeline import build_pipeline
+from middleware.policy import Policy
+from middleware.rate_limit import RateLimitMiddleware
+from schemas.base import Address, Usage
+from schemas.events import (
+    AgentRequest,
+    AgentResult,
+    AttemptStarted,
+    Decision,
+    LaneOpened,
+    ResolvedRequest,
+)
+from streams import outcomes
+from streams.committer import Committer
+from streams.lane_endings import LaneEndings
+from streams.lane_output import LaneOutput
+from streams.lane_parts import LaneServices, Stage
+from streams.lane_restore import Restored, restore
+from streams.lane_snapshots import LaneSnapshots
+from streams.lane_state import LaneState
+from streams.partition_reader import PartitionReader
+from streams.seen_ids import SeenIds
+from streams.settings import Settings
+
+PARTITION = 0
+CHUNK_IDS = 16
+
+POLICY = Policy.from_yaml(
+    """
+    defaults: {rate: {requests: 5, window_s: 1}, spend: {micros_per_day: 4000}}
+    prices: {local: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}}
+    """,
+    "p",
+)
+
+
+@dataclass
+class Clock:
+    """A clock that a test moves on, and how many requests were asked by it."""
+
+    now_ms: int = 1_790_000_000_000
+    asked: int = 0
+
+    def tick(self, ms: int) -> int:
+        """Move on and give the time."""
+        self.now_ms += ms
+        return self.now_ms
+
+    def __call__(self) -> int:
+        """Give the time."""
+        return self.now_ms
+
+
+@dataclass
+class WritingLane:
+    """Decides on requests and ends their runs, as a lane does, as fast as it is told to."""
+
+    state: LaneState
+    committer: Committer
+    output: LaneOutput
+    snapshots: LaneSnapshots
+    endings: LaneEndings
+    restored: Restored
+    open: dict[str, ResolvedRequest] = field(default_factory=dict)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def ask(self, request_id: str, user_id: str, at_ms: int) -> None:
+        """Decide on a request, unless it is known; after a crash its decision stands."""
+        source = Address(topic="requests", partition=PARTITION, offset=0)
+        asked = AgentRequest(user_id=user_id, request_id=request_id, session_id="s", input="hi")
+        request = asked.resolved(source, at_ms)
+        key = ("default", user_id, request_id)
+        if not self.endings.begin(key, request.digest):
+            return
+        if key in self.state.decided:
+            self.open[request_id] = request
+            return
+        context = MiddlewareContext(request, at_ms, "local", 100, 100)
+        decision = self.state.pipeline.decide(context, generation=self.state.generation)
+        if decision.admitted:
+            self.open[request_id] = request
+            self.output.submit([decision], b"", lazy=True)
+            attempt = self.state.generation * 1000
+            begun = self.state.pipeline.begin(context, Standing(), attempt=attempt)
+            if isinstance(begun, AttemptStarted):
+                self.output.submit([begun], b"")
+            return
+        refused = outcomes.result(request, at_ms=at_ms, status="rejected", reason=decision.reason)
+        self._finish(request, refused, None, decision)
+
+    def end(self, request_id: str, *, tokens: int, at_ms: int) -> None:
+        """End an open run."""
+        request = self.open.pop(request_id)
+        ended = outcomes.result(request, at_ms=at_ms, status="completed", model="local")
+        attempt = self.state.generation * 1000
+        used = Used(attempt, "local", request.template, Usage(output_tokens=tokens))
+        self._finish(request, ended, used)
+
+    def _finish(
+        self, request: ResolvedRequest, ended: AgentResult, used: Used | None, *decided: Decision
+    ) -> None:
+        events = [*decided, *self.endings.settled(request, ended, used)]
+        task = asyncio.create_task(self.endings.finish(None, request, events, b""))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def play(self, chance: random.Random, steps: int, clock: Clock) -> None:
+        """Ask and end at random, letting commits happen now and then."""
+        for _ in range(steps):
+            now_ms = clock.tick(chance.randint(0, 50))
+            if self.open and chance.random() < 0.5:
+                picked = chance.choice(sorted(self.open))
+                self.end(picked, tokens=chance.randint(0, 150), at_ms=now_ms)
+            else:
+                is_new = chance.random() < 0.6
+                number = clock.asked if is_new else chance.randint(0, clock.asked)
+                clock.asked += is_new
+                self.ask(f"r{number}", f"u{number % 7}", now_ms)
+            if chance.random() < 0.1 and self.tasks:
+                await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
+            elif chance.random() < 0.05 and self.snapshots._task is not None:
+                await asyncio.wait({self.snapshots._task})
+            elif chance.random() < 0.3:
+                await asyncio.sleep(0)  # noqa: TID251  lets commits happen between two steps
+
+    async def settled(self) -> None:
+        """Wait until all that was submitted is committed."""
+        while self.tasks:
+            await asyncio.wait(self.tasks)
+        await self.committer.submit(())
+
+
+def new_state(settings: Settings, policy: Policy | None) -> LaneState:
+    """Give the state of a lane that has read nothing; its ids are kept in small chunks."""
+    seen = SeenIds(ids_max=settings.dedup_ids_max, chunk_ids=CHUNK_IDS)
+    return LaneState("chain", build_pipeline(policy), hands_over=False, seen=seen)
+
+
+async def restored_state(
+    settings: Settings, policy: Policy | None, reader: PartitionReader, *, now_ms: int
+) -> tuple[LaneState, Restored]:
+    """Restore a lane's state as its next owner would."""
+    state = new_state(settings, policy)
+    return state, await restore(state, reader, settings, partition=PARTITION, now_ms=now_ms)
+
+
+@asynccontextmanager
+async def writing_lane(
+    settings: Settings,
+    services: LaneServices,
+    stage: Stage,
+    policy: Policy | None,
+    *,
+    committer: Committer,
+    reader: PartitionReader,
+) -> AsyncIterator[WritingLane]:
+    """Open a lane's writing side over what earlier ones committed; left as by a crash.
+
+    `committer` and `reader` are started.
+    """
+    state, restored = await restored_state(settings, policy, reader, now_ms=services.clock_ms())
+    output = LaneOutput(
+        settings, services, stage, PARTITION, state=state, committer=committer, reader=reader
+    )
+    snapshots = LaneSnapshots(
+        settings,
+        PARTITION,
+        state=state,
+        output=output,
+        committer=committer,
+        followed=dict,
+        clock_ms=services.clock_ms,
+    )
+    endings = LaneEndings(state=state, output=output, clock_ms=services.clock_ms)
+    output.watch(snapshots.consider)
+    await output.open(restored.ends)
+    state.generation += 1
+    opened = LaneOpened(stage="chain", partition=PARTITION, generation=state.generation, worker="w")
+    await output.commit([opened])
+    snapshots.open(restored)
+    lane = WritingLane(state, committer, output, snapshots, endings, restored)
+    try:
+        yield lane
+    finally:
+        snapshots.cancel()
+        for task in lane.tasks:
+            task.cancel()
+
+
+def known(state: LaneState) -> Any:
+    """Give all that a state knows and a snapshot holds, in an order of its own."""
+    layers = {layer.name: layer for layer in state.pipeline.layers}
+    rate, cost = layers["rate_limit"], layers["cost"]
+    assert isinstance(rate, RateLimitMiddleware)
+    assert isinstance(cost, CostTrackingMiddleware)
+    clocks = (rate._clock_ms, cost._ledger._newest_day)
+    ids = {key: state.seen.body(key) for key in (*state.seen._sealed, *state.seen._open)}
+    open_runs = (state.decided, state.bills)
+    return clocks, rate._admitted, cost._ledger.days, open_runs, ids
