@@ -33,13 +33,14 @@ from streams.lane_parts import LaneServices, Stage, stages
 from streams.lane_restore import Restored, restore
 from streams.lane_snapshots import LaneSnapshots
 from streams.lane_state import LaneState
+from streams.logs import configure_logging
 from streams.partition_reader import PartitionReader
 from streams.settings import Settings
 from streams.topic_admin import ensure_topics
 
 __all__ = ["run"]
 
-HISTORIES = (1_000, 10_000, 50_000)
+HISTORIES = (2_500, 10_000, 50_000)
 USERS = 1_000
 SESSIONS = 200
 USERS_OF_THE_STALL = 100_000
@@ -58,6 +59,7 @@ _POLICY = Policy.from_yaml(
 
 def run(settings: Settings) -> Iterator[Figure]:
     """Measure; give the figures."""
+    configure_logging(settings.model_copy(update={"log_level": "warning"}))
     for requests in HISTORIES:
         yield from asyncio.run(_recovery(_fresh(settings), requests))
     yield from asyncio.run(_stall(_fresh(settings)))
