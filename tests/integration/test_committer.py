@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import NewTopic
 
 from schemas.errors import LaneFenced, LaneLost
@@ -46,15 +47,24 @@ async def committing(
     producers: int = 2,
     transactional_id: str = "lane",
     gather_s: float = 0.0,
+    records_max: int = 100,
+    timeout_s: float = 20,
+    tap: Callable[[AIOKafkaProducer], None] = lambda _producer: None,
 ) -> AsyncIterator[tuple[Committer, list[LaneLost]]]:
+    """Run a committer; `tap` may put something into the way of its producers."""
     lost: list[LaneLost] = []
+
+    def make(number: int) -> AIOKafkaProducer:
+        name = f"{settings.namespace}-{transactional_id}-{number}"
+        producer = transactional_producer(settings, name)
+        tap(producer)
+        return producer
+
     committer = Committer(
-        lambda number: transactional_producer(
-            settings, f"{settings.namespace}-{transactional_id}-{number}"
-        ),
+        make,
         producers=producers,
-        records_max=100,
-        timeout_s=20,
+        records_max=records_max,
+        timeout_s=timeout_s,
         gather_s=gather_s,
         on_lost=lost.append,
     )
@@ -237,10 +247,11 @@ async def test_a_record_that_this_topic_refuses_fails_only_its_own_member(
     settings: Settings,
 ) -> None:
     topic = await create(settings, "out", **{"max.message.bytes": str(SMALL_RECORDS_MAX)})
+    takes_all = await create(settings, "takes-all")
     async with committing(settings) as (committer, lost):
         before = committer.submit([outgoing(topic, b"before")])
         refused = committer.submit(
-            [outgoing(topic, b"beside"), outgoing(topic, b"x" * 2 * SMALL_RECORDS_MAX)]
+            [outgoing(takes_all, b"beside"), outgoing(topic, b"x" * 2 * SMALL_RECORDS_MAX)]
         )
         after = committer.submit([outgoing(topic, b"after")])
         with pytest.raises(CommitRefused, match="refused"):
@@ -248,6 +259,9 @@ async def test_a_record_that_this_topic_refuses_fails_only_its_own_member(
         await soon(asyncio.gather(before, after))
         for number in range(4):  # each producer still works
             await soon(committer.submit([outgoing(topic, b"later %d" % number)]))
+        await soon(committer.submit([outgoing(takes_all, b"alone")]))
+    (alone,) = await committed(settings, takes_all, count=1)
+    assert alone.value == b"alone"  # what the broker took beside the refused record was aborted
     values = [record.value for record in await committed(settings, topic, count=6)]
     assert values == [b"before", b"after", *(b"later %d" % number for number in range(4))]
     assert lost == []
@@ -294,3 +308,53 @@ async def test_an_error_that_nobody_foresaw_loses_the_lane_instead_of_hanging_it
         assert nowhere.done()
         assert isinstance(nowhere.exception(), LaneLost)
         assert len(lost) == 1
+
+
+async def test_a_commit_whose_outcome_is_unknown_loses_the_lane_and_is_not_repeated(
+    settings: Settings,
+) -> None:
+    topic = await create(settings, "out")
+
+    def lose_answers(producer: AIOKafkaProducer) -> None:
+        commit = producer.commit_transaction
+
+        async def commit_and_hear_nothing() -> None:
+            await commit()
+            await asyncio.get_running_loop().create_future()
+
+        producer.commit_transaction = commit_and_hear_nothing
+
+    async with committing(settings, timeout_s=2, tap=lose_answers) as (committer, lost):
+        unknown = committer.submit([outgoing(topic, b"once")])
+        with pytest.raises(LaneLost, match="unknown"):
+            await asyncio.wait_for(unknown, 10)
+        with pytest.raises(LaneLost):
+            await soon(committer.submit([outgoing(topic, b"after")]))
+        assert len(lost) == 1
+    async with committing(settings) as (committer, _):
+        await soon(committer.submit([outgoing(topic, b"the next owner's")]))
+    values = [record.value for record in await committed(settings, topic, count=2)]
+    assert values == [b"once", b"the next owner's"]
+
+
+async def test_one_transaction_is_open_at_a_time(settings: Settings) -> None:
+    topic = await create(settings, "out")
+    steps: list[str] = []
+
+    def note(producer: AIOKafkaProducer) -> None:
+        begin, commit = producer.begin_transaction, producer.commit_transaction
+
+        async def noted_begin() -> None:
+            steps.append("begin")
+            await begin()
+
+        async def noted_commit() -> None:
+            await commit()
+            steps.append("committed")
+
+        producer.begin_transaction, producer.commit_transaction = noted_begin, noted_commit
+
+    async with committing(settings, producers=3, records_max=1, tap=note) as (committer, _):
+        members = [committer.submit([outgoing(topic, b"%d" % number)]) for number in range(6)]
+        await soon(asyncio.gather(*members))
+    assert steps == ["begin", "committed"] * 6

@@ -7,6 +7,7 @@ import hashlib
 import json
 
 import pytest
+from aiokafka import TopicPartition
 
 from middleware.policy import Policy
 from schemas.events import (
@@ -25,9 +26,11 @@ from schemas.topics import (
     DEAD_LETTERS,
     DECISIONS,
     LANES,
+    REQUESTS,
     RESULTS,
     TOKENS,
 )
+from streams.partition_reader import PartitionReader
 from streams.partitioning import home_partition
 from streams.settings import Settings
 from tests.lane_harness import Upstream, read_topic, read_whole, running_lanes, upstream
@@ -116,6 +119,16 @@ async def test_the_same_request_id_published_twice_has_one_result(settings: Sett
     assert sorted(result.request_id for result in results) == ["r1", "r2"]
 
 
+async def timestamps(settings: Settings, where: TopicPartition) -> list[int]:
+    """Give the broker's times of a partition's records."""
+    reader = PartitionReader(settings)
+    await reader.start()
+    try:
+        return [record.timestamp async for record in reader.read(await reader.ends([where]))]
+    finally:
+        await reader.stop()
+
+
 async def test_a_request_under_another_key_is_put_right(settings: Settings) -> None:
     async with running_lanes(settings), upstream(settings) as program:
         home = home_partition("ada", settings.partitions)
@@ -125,7 +138,8 @@ async def test_a_request_under_another_key_is_put_right(settings: Settings) -> N
         (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
     assert result.request_id == f"{sent.topic}-{away}-{sent.offset}"
     assert result.source.partition == away
-    assert result.accepted_at_ms == decision.at_ms >= sent.timestamp
+    moved = await timestamps(settings, TopicPartition(settings.topic(REQUESTS.name), home))
+    assert [result.accepted_at_ms] == [decision.at_ms] == moved
 
 
 async def test_runs_of_a_session_keep_their_order_and_their_memory(settings: Settings) -> None:

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from agents.retry import RetryPolicy
 from agents.templates import BUILT_IN_TEMPLATES, AgentTemplate
-from schemas.events import AgentResult, AgentToken, Decision, HoldPlaced, RunParked
+from schemas.events import (
+    AgentResult,
+    AgentToken,
+    Decision,
+    HoldPlaced,
+    RunParked,
+    parked_key,
+)
 from schemas.topics import CONTROL, DECISIONS, HOLDS, PARKED, RESULTS, TOKENS
+from streams.batches import Outgoing, send_batches
+from streams.parking import Parking
+from streams.run import Run
 from streams.settings import Settings
 from tests.lane_harness import (
     Upstream,
+    ask,
+    lane_services,
+    one_lane,
     open_keys,
     read_topic,
     read_whole,
@@ -79,6 +94,41 @@ async def test_a_long_run_is_acknowledged_before_it_ends(settings: Settings) -> 
         (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
     assert result.status == "cancelled"
     assert await open_keys(settings, PARKED) == set()
+
+
+async def test_a_run_whose_result_is_on_its_way_is_not_parked_any_more(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small(settings, runs_in_flight_max=2)
+    on_its_way, go_on = asyncio.Event(), asyncio.Event()
+    parked: list[str] = []
+    park = Parking.park
+
+    async def hold_results(producer: AIOKafkaProducer, records: list[Outgoing]) -> list[int]:
+        if any(record.topic == settings.topic(RESULTS.name) for record in records):
+            on_its_way.set()
+            await go_on.wait()
+        return await send_batches(producer, records)
+
+    def note(self: Parking, run: Run) -> asyncio.Future[int]:
+        parked.append(run.request.request_id)
+        return park(self, run)
+
+    monkeypatch.setattr("streams.transactions.send_batches", hold_results)
+    monkeypatch.setattr(Parking, "park", note)
+    async with (
+        lane_services(settings) as services,
+        upstream(settings) as program,
+        one_lane(settings, services, None) as owner,
+    ):
+        owner.serve(*await ask(program, "say: x", request_id="ending", session_id="s"))
+        await asyncio.wait_for(on_its_way.wait(), 30)
+        owner.serve(*await ask(program, "hang", request_id="long"))
+        owner.serve(*await ask(program, "say: x", request_id="next", session_id="s"))
+        await eventually(lambda: "long" in parked)
+        go_on.set()
+        await read_topic(settings, RESULTS, AgentResult, count=2)
+    assert await open_keys(settings, PARKED) == {parked_key("default", "ada", "long").encode()}
 
 
 async def test_what_is_parked_is_taken_over_in_order_and_has_one_result(

@@ -45,3 +45,8 @@ def test_what_is_read_whole_is_compacted_in_small_segments(topic: TopicSpec) -> 
     configs = topic.configs()
     assert int(configs["segment.bytes"]) <= 4 * 1024 * 1024
     assert float(configs["min.cleanable.dirty.ratio"]) <= 0.1
+
+
+def test_only_what_is_a_newest_state_by_key_is_compacted() -> None:
+    compacted = {topic.name for topic in catalogue(("executor",)) if topic.compacted}
+    assert compacted == {"sessions", "parked", "holds", "lanes", "snapshots"}

@@ -167,7 +167,8 @@ async def test_what_the_group_said_before_the_fencing_does_not_give_the_partitio
         slot.confirm()  # a rebalance that left the partition here
         opened.lanes[0].lost.set_result(LaneFenced("x"))
         with pytest.raises(AssertionError):
-            await eventually(lambda: len(opened.lanes) == 2, timeout_s=0.5)
+            # Longer than a lane that was not fenced would wait.
+            await eventually(lambda: len(opened.lanes) == 2, timeout_s=1.5)
 
 
 async def test_a_full_slot_says_so_and_tells_when_it_has_room() -> None:
