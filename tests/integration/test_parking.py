@@ -265,7 +265,8 @@ async def test_what_is_paused_can_be_cancelled(settings: Settings) -> None:
     settings = small(settings)
     async with running_lanes(settings) as lanes, upstream(settings) as program:
         await command(settings, program, "pause", session_id="s")
-        await read_topic(settings, HOLDS, HoldPlaced, count=1)
+        await command(settings, program, "pause", request_id="r2")
+        await read_topic(settings, HOLDS, HoldPlaced, count=2)
         for number in (1, 2):
             await program.publish(
                 {
@@ -284,6 +285,8 @@ async def test_what_is_paused_can_be_cancelled(settings: Settings) -> None:
     assert (second.request_id, second.status) == ("r2", "cancelled")
     assert second.metadata == {"order": "2"}
     assert await open_keys(settings, PARKED) == set()
+    session = HoldPlaced(tenant="default", user_id="ada", session_id="s")
+    assert await open_keys(settings, HOLDS) == {session.record_key.encode()}
 
 
 async def test_a_partition_whose_line_is_full_is_read_no_further_until_there_is_room(
