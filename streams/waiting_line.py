@@ -44,7 +44,7 @@ class WaitingLine:
     """Tickets by user, first come first served; users take turns.
 
     `blocked` says of a ticket that its session may not go on now. Such a one is set aside with all
-    of its session that come after it, until `release`. Memory: some 0.5 kB for each ticket.
+    of its session that come after it, until `release`. Memory: some 0.7 kB for each ticket.
     """
 
     def __init__(self, blocked: Callable[[Ticket], bool]) -> None:

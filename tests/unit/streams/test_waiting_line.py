@@ -82,6 +82,17 @@ def test_what_is_set_aside_comes_back_before_what_came_after_it(line: Line) -> N
     assert list(line.all()) == [early, *late]
 
 
+def test_who_leaves_memory_goes_before_those_who_were_set_aside_meanwhile(line: Line) -> None:
+    early = a_ticket("ada", order=next(_ORDERS))
+    late = line.join("ada")
+    line.blocked.add(late.session)
+    assert line.line.next(lambda _user: True) is None
+    line.line.set_aside(early)
+    line.blocked.clear()
+    line.line.release(late.session)
+    assert list(line.all()) == [early, late]
+
+
 def test_who_is_set_aside_while_it_is_called_up_does_not_leave(line: Line) -> None:
     ticket = line.join("ada")
     assert line.line.next(lambda _user: True) is ticket
