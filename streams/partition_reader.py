@@ -124,7 +124,9 @@ class PartitionReader:
             if pending and asyncio.get_running_loop().time() > deadline:
                 held = ", ".join(f"{one.topic}-{one.partition}" for one in pending)
                 raise LaneLost(
-                    f"{held}: an open transaction held back the end for {stall_timeout_s:.0f} s"
+                    f"{held}: an open transaction held back the end for {stall_timeout_s:.0f} s; "
+                    "if it does so again, a broker left it hanging: `kafka-transactions.sh "
+                    "find-hanging` shows it, and `abort` ends it"
                 )
 
     @staticmethod
