@@ -109,6 +109,10 @@ async def _trouble(drill: Drill) -> None:
             group.create_task(drill.commander.trouble())
 
 
+_SHARE = 2
+"""Partitions of each of two workers."""
+
+
 async def zombies(drill: Drill) -> None:
     """Stop a worker until another has its partitions, and wake it in the midst of that."""
     for moment in (0.1, 0.35, 0.6):
@@ -118,11 +122,12 @@ async def zombies(drill: Drill) -> None:
         drill.blows.append(f"SIGSTOP {sleeper}")
         drill.crew.stop(sleeper)
         try:
-            await drill.crew.opens_more(other, opened[other])
+            # All of its share: one lane alone may be what `other` was opening before.
+            await drill.crew.opens_more(other, opened[other] + _SHARE - 1)
             await drill.more(20)
         finally:
             drill.crew.wake(sleeper)
-        await drill.crew.opens_more(sleeper, opened[sleeper])
+        await drill.crew.opens_more(sleeper, opened[sleeper] + _SHARE - 1)
 
 
 async def scaling(drill: Drill) -> None:
