@@ -12,13 +12,15 @@ import itertools
 import re
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaProducer
 
+from benchmarks.client import listening
 from benchmarks.report import Figure, percentile
 from benchmarks.services import Process, resident_kib, running, told_settings
 from benchmarks.sides import deployment
@@ -59,8 +61,8 @@ class _Answers:
     seen: int = 0
     newest_at: float = field(default_factory=time.perf_counter)
 
-    def arrive(self, value: bytes) -> None:
-        request_id: str = orjson.loads(value)["request_id"]
+    def arrive(self, record: Any) -> None:
+        request_id: str = orjson.loads(record.value)["request_id"]
         self.newest_at = time.perf_counter()
         if request_id.startswith(_FLOOD):
             number = int(request_id.removeprefix(_FLOOD))
@@ -141,7 +143,7 @@ async def _measure(own: Settings, worker: Process, requests: int) -> _Measured:
     answers = _Answers(bytearray(requests))
     topic = own.topic(REQUESTS.name)
     try:
-        async with _listening(own, answers):
+        async with listening(own.kafka, own.topic(RESULTS.name), answers.arrive):
             async with asyncio.timeout(BEFORE_S + STALL_S):
                 before_s = await _ask(producer, topic, answers, BEFORE_S)
             idle_kib = resident_kib(worker.pid)
@@ -224,31 +226,6 @@ async def _all_answered(answers: _Answers) -> None:
         await asyncio.sleep(MEMORY_EVERY_S)
         if time.perf_counter() - answers.newest_at > STALL_S:
             return  # what is lost is counted
-
-
-@asynccontextmanager
-async def _listening(own: Settings, answers: _Answers) -> AsyncIterator[None]:
-    consumer = AIOKafkaConsumer(
-        own.topic(RESULTS.name),
-        bootstrap_servers=own.kafka,
-        isolation_level="read_committed",
-        auto_offset_reset="earliest",
-    )
-    await consumer.start()
-
-    async def listen() -> None:
-        while True:
-            for records in (await consumer.getmany(timeout_ms=200)).values():
-                for record in records:
-                    answers.arrive(record.value)
-
-    listening = asyncio.create_task(listen())
-    try:
-        yield
-    finally:
-        listening.cancel()
-        await asyncio.gather(listening, return_exceptions=True)
-        await consumer.stop()
 
 
 def _waiting(worker: Process) -> float:

@@ -259,14 +259,15 @@ async def calling(kafka: str, side: Side, producer: AIOKafkaProducer) -> AsyncIt
     """Give a caller of a side, which listens to its answers until the block ends."""
     caller = Caller(side, producer)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(_listening(kafka, side.responses, caller.answers))
+        await stack.enter_async_context(listening(kafka, side.responses, caller.answers.arrive))
         if side.tokens is not None:
-            await stack.enter_async_context(_listening(kafka, side.tokens, caller.tokens))
+            await stack.enter_async_context(listening(kafka, side.tokens, caller.tokens.arrive))
         yield caller
 
 
 @asynccontextmanager
-async def _listening(kafka: str, topic: str, arrivals: Arrivals) -> AsyncIterator[None]:
+async def listening(kafka: str, topic: str, arrive: Callable[[Any], None]) -> AsyncIterator[None]:
+    """Hand each committed record of a topic to `arrive` until the block ends."""
     consumer = AIOKafkaConsumer(
         topic,
         bootstrap_servers=kafka,
@@ -277,14 +278,14 @@ async def _listening(kafka: str, topic: str, arrivals: Arrivals) -> AsyncIterato
 
     async def listen() -> None:
         async for record in consumer:
-            arrivals.arrive(record)
+            arrive(record)
 
-    listening = asyncio.create_task(listen())
+    listener = asyncio.create_task(listen())
     try:
         yield
     finally:
-        listening.cancel()
-        await asyncio.gather(listening, return_exceptions=True)
+        listener.cancel()
+        await asyncio.gather(listener, return_exceptions=True)
         await consumer.stop()
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from benchmarks.client import IN_FLIGHT, Samples, Side, Task
+from benchmarks.client import IN_FLIGHT, Samples, Side
 from benchmarks.report import Figure
 from benchmarks.sides import (
     RAW,
@@ -24,15 +24,14 @@ from benchmarks.sides import (
     side_figures,
     worker_side,
 )
-from streams.settings import Settings, child_environment
+from streams.settings import Settings
 
-__all__ = ["ENGINE", "ORIENTATION_IN_FLIGHT", "ROUNDS", "engine_side", "figures", "run"]
+__all__ = ["ENGINE", "ORIENTATION_IN_FLIGHT", "engine_side", "figures", "run"]
 
 ENGINE = "engine"
 PRICED = "engine_priced"
 CUT = "engine_cut"
 
-ROUNDS = 5
 ORIENTATION_IN_FLIGHT = 32
 
 RATE_OVER_RAW_MIN = 0.5
@@ -63,14 +62,7 @@ def run(settings: Settings, *, requests: int) -> Iterator[Figure]:
             engine_side(PRICED, settings, stack, price=1),
             engine_side(CUT, settings, stack, chain_cuts=("executor",)),
         )
-        task = Task(
-            kafka=settings.kafka,
-            sides=sides,
-            rounds=ROUNDS,
-            serial=max(20, requests // 8),
-            loaded=max(IN_FLIGHT, requests),
-        )
-        samples = ask_client(task, child_environment(settings))
+        samples = ask_client(settings, sides, requests=requests)
     yield from figures(samples)
 
 

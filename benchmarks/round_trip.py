@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from benchmarks.client import IN_FLIGHT, Samples, Task
+from benchmarks.client import IN_FLIGHT, Samples
 from benchmarks.report import Figure
 from benchmarks.sides import (
     RAW,
@@ -23,11 +23,10 @@ from benchmarks.sides import (
     side_figures,
     worker_side,
 )
-from streams.settings import Settings, child_environment
+from streams.settings import Settings
 
 __all__ = ["run"]
 
-ROUNDS = 5
 
 PRICED_POLICY = """
 roles:
@@ -49,14 +48,7 @@ def run(settings: Settings, *, requests: int) -> Iterator[Figure]:
             worker_side("path", deployment(settings), stack),
             worker_side("priced", _priced(settings), stack),
         )
-        task = Task(
-            kafka=settings.kafka,
-            sides=sides,
-            rounds=ROUNDS,
-            serial=max(20, requests // 8),
-            loaded=max(IN_FLIGHT, requests),
-        )
-        samples = ask_client(task, child_environment(settings))
+        samples = ask_client(settings, sides, requests=requests)
     yield from _figures(samples)
 
 

@@ -33,6 +33,7 @@ __all__ = [
 RAW = "raw"
 RAW_LOAD_FACTOR = 8
 CLIENT_TIMEOUT_S = 900.0
+ROUNDS = 5
 
 WORKER = ("-m", "gateway", "worker", "--role", "lanes")
 """The worker as it is deployed."""
@@ -100,17 +101,25 @@ def worker_side(
     )
 
 
-def ask_client(task: Task, environment: dict[str, str]) -> dict[str, Samples]:
+def ask_client(settings: Settings, sides: tuple[Side, ...], *, requests: int) -> dict[str, Samples]:
     """Measure in a process of its own; give the samples by side.
 
-    Raises `subprocess.SubprocessError` if it fails or is too slow.
+    In each of `ROUNDS` rounds `requests` are under load, and an eighth of them one by one. Raises
+    `subprocess.SubprocessError` if it fails or is too slow.
     """
+    task = Task(
+        kafka=settings.kafka,
+        sides=sides,
+        rounds=ROUNDS,
+        serial=max(20, requests // 8),
+        loaded=max(IN_FLIGHT, requests),
+    )
     client = subprocess.run(
         [sys.executable, "-m", "benchmarks.client"],
         input=TASK.dump_json(task),
         stdout=subprocess.PIPE,
         cwd=PROJECT,
-        env=environment,
+        env=child_environment(settings),
         check=True,
         timeout=CLIENT_TIMEOUT_S,
     )

@@ -111,6 +111,11 @@ class Event(Frozen):
         return self.partition_key
 
 
+def compound_key(*names: str) -> str:
+    """Give a record's key of several names; the separator can stand in none of them."""
+    return "\x1f".join(names)
+
+
 def partition_key(tenant: str, user_id: str) -> str:
     """Give the text whose murmur2 decides a user's home partition.
 

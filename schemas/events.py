@@ -18,6 +18,7 @@ from schemas.base import (
     Micros,
     Reason,
     Usage,
+    compound_key,
 )
 
 DEFAULT_TEMPLATE = "chat_agent"
@@ -303,8 +304,8 @@ class SessionUpdated(RequestEvent):
 
     @property
     def record_key(self) -> str:
-        """Tenant, user and session; the separator can stand in none of them."""
-        return f"{self.tenant}\x1f{self.user_id}\x1f{self.session_id}"
+        """Tenant, user and session."""
+        return compound_key(self.tenant, self.user_id, self.session_id)
 
 
 class RunParked(RequestEvent):
@@ -336,13 +337,8 @@ class RunParked(RequestEvent):
 
     @property
     def record_key(self) -> str:
-        """Tenant, user and request id; the separator can stand in none of them."""
-        return parked_key(self.tenant, self.user_id, self.request_id)
-
-
-def parked_key(tenant: str, user_id: str, request_id: str) -> str:
-    """Give the key under which a request is parked."""
-    return f"{tenant}\x1f{user_id}\x1f{request_id}"
+        """Tenant, user and request id."""
+        return compound_key(self.tenant, self.user_id, self.request_id)
 
 
 class HoldPlaced(Event):
@@ -371,7 +367,7 @@ class HoldPlaced(Event):
     def record_key(self) -> str:
         """Tenant, user, and the request or the session."""
         target = ("r", self.request_id) if self.request_id is not None else ("s", self.session_id)
-        return "\x1f".join((self.tenant, self.user_id, *map(str, target)))
+        return compound_key(self.tenant, self.user_id, *map(str, target))
 
 
 class ControlCommand(Event):
@@ -489,7 +485,7 @@ class LaneSnapshot(Event):
     @property
     def record_key(self) -> str:
         """Stage and part: the record's partition is the lane's own."""
-        return f"{self.stage}\x1f{self.part}"
+        return compound_key(self.stage, self.part)
 
 
 class DeadLetter(Event):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from schemas.base import Address
+from schemas.errors import Unserviceable
 
 LANES_ENDED_MAX = 3
 """Lanes that one record may end before it is given up."""
@@ -27,10 +28,9 @@ class Blame:
         while len(self._ended) > _RECORDS_MAX:
             del self._ended[next(iter(self._ended))]
 
-    def lanes_ended(self, source: Address) -> int:
-        """Give how many lanes this record has ended."""
-        return self._ended[source]
-
-    def given_up(self, source: Address) -> bool:
-        """Tell whether it ended so many that it is tried no more."""
-        return self._ended[source] >= LANES_ENDED_MAX
+    def verdict(self, source: Address) -> Unserviceable | None:
+        """Give why a record is tried no more, `None` as long as it is."""
+        ended = self._ended[source]
+        if ended < LANES_ENDED_MAX:
+            return None
+        return Unserviceable(f"it ended {ended} lanes by an unforeseen error; see the worker's log")

@@ -11,16 +11,14 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
-import structlog
 from aiokafka import TopicPartition
 
 from schemas.errors import CheckpointUnreadable, LaneLost, Poison, ServiceUnavailable
 from schemas.events import CheckpointSaved, SessionUpdated
 from streams.codec import decode
+from streams.compacted import pass_over
 from streams.lane_state import SessionKey, session_key
 from streams.partition_reader import PartitionReader
-
-log = structlog.get_logger(__name__)
 
 PeekCheckpoint = Callable[[str, str, str], Awaitable[CheckpointSaved | None]]
 """Asks the Redis view for a session's newest checkpoint; `None` if it has none or is away."""
@@ -99,6 +97,5 @@ def _readable(record: Any) -> CheckpointSaved | None:
     try:
         return decode(record, CheckpointSaved)
     except Poison as poison:
-        # Only lanes write here: this is a foreign record, and no session is to fail for it.
-        log.warning("foreign record passed over", offset=record.offset, reason=str(poison))
+        pass_over(record, poison)  # no session is to fail for it
         return None

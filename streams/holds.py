@@ -24,20 +24,28 @@ class Holds:
         """Tell whether a request may not begin, by itself or with its session."""
         return key in self._requests or session in self._sessions
 
+    def of_request(self, key: RequestKey) -> HoldPlaced | None:
+        """Give the hold on a request by itself."""
+        if key not in self._requests:
+            return None
+        tenant, user_id, request_id = key
+        return HoldPlaced(tenant=tenant, user_id=user_id, request_id=request_id)
+
     def __contains__(self, hold: HoldPlaced) -> bool:
         """Tell whether there is such a hold."""
-        key = target(hold)
-        return key in (self._requests if hold.request_id is not None else self._sessions)
+        return _target(hold) in self._of_its_kind(hold)
 
     def place(self, hold: HoldPlaced) -> None:
         """Take in a hold."""
-        (self._requests if hold.request_id is not None else self._sessions).add(target(hold))
+        self._of_its_kind(hold).add(_target(hold))
 
     def lift(self, hold: HoldPlaced) -> None:
         """Take a hold back; one that was never placed is none."""
-        (self._requests if hold.request_id is not None else self._sessions).discard(target(hold))
+        self._of_its_kind(hold).discard(_target(hold))
+
+    def _of_its_kind(self, hold: HoldPlaced) -> set[tuple[str, str, str]]:
+        return self._requests if hold.request_id is not None else self._sessions
 
 
-def target(hold: HoldPlaced) -> tuple[str, str, str]:
-    """Give the key of the request or the session that is paused."""
+def _target(hold: HoldPlaced) -> tuple[str, str, str]:
     return (hold.tenant, hold.user_id, str(hold.request_id or hold.session_id))

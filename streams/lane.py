@@ -8,13 +8,12 @@ When a commit's outcome is unknown, or a newer owner fenced it, the whole lane i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
 
 from schemas.base import Address
 from schemas.errors import LaneLost, Poison, RequestIdReused, Unserviceable
@@ -27,7 +26,7 @@ from streams.blame import Blame
 from streams.clients import transactional_producer
 from streams.codec import decode, traceparent_of
 from streams.committer import Committer
-from streams.intake import InputRecord, dead_letter, origin_header
+from streams.intake import InputRecord, origin_header
 from streams.lane_control import LaneControl
 from streams.lane_endings import LaneEndings
 from streams.lane_follow import Follower
@@ -36,6 +35,7 @@ from streams.lane_parts import LaneServices, Stage
 from streams.lane_restore import producers_announced, restore
 from streams.lane_snapshots import LaneSnapshots
 from streams.lane_state import LaneState, request_key
+from streams.lane_strays import LaneStrays
 from streams.partition_reader import PartitionReader
 from streams.partitioning import home_partition
 from streams.run import Run
@@ -114,6 +114,7 @@ class Lane:
             clock_ms=services.clock_ms,
         )
         self._output.watch(self._snapshots.consider)
+        self._strays = LaneStrays(services, output=self._output)
         self._endings = LaneEndings(
             state=self._state, output=self._output, clock_ms=services.clock_ms
         )
@@ -234,10 +235,8 @@ class Lane:
 
     def serve(self, entry: Entry[InputRecord]) -> None:
         """Take one record on its way. Called in offset order; never waits, never raises."""
-        address = entry.record.address
-        if self._blame.given_up(address):
-            reason = outcomes.gave_up(self._blame.lanes_ended(address))
-            self._spawn(entry, self._bury(entry, Unserviceable(reason.message)))
+        if (given_up := self._blame.verdict(entry.record.address)) is not None:
+            self._spawn(entry, self._strays.bury(entry, given_up))
             return
         is_control = entry.record.topic == self._control_topic
         try:
@@ -253,7 +252,7 @@ class Lane:
         try:
             command = decode(entry.record, ControlCommand)
         except Poison as poison:
-            self._spawn(entry, self._bury(entry, poison))
+            self._spawn(entry, self._strays.bury(entry, poison))
             return
         # What concerns a worker stands wherever the worker is.
         if command.command == "drain" or not self._belongs_elsewhere(entry, command.partition_key):
@@ -263,7 +262,7 @@ class Lane:
         try:
             await self._control.obey(entry, command)
         except Unserviceable as poison:
-            await self._bury(entry, poison)
+            await self._strays.bury(entry, poison)
         else:
             entry.finish()
 
@@ -278,7 +277,7 @@ class Lane:
         if home == self._partition:
             return False
         headers = () if request is None else (origin_header(request),)
-        self._spawn(entry, self._put_right(entry, partition_key, home, headers))
+        self._spawn(entry, self._strays.put_right(entry, partition_key, home, headers))
         return True
 
     def _serve(self, entry: Entry[InputRecord]) -> None:
@@ -360,37 +359,7 @@ class Lane:
         if self._state.is_buried(entry.record.address):
             entry.finish()
         else:
-            self._spawn(entry, self._bury(entry, poison))
-
-    async def _bury(self, entry: Entry[InputRecord], poison: Poison) -> None:
-        letter = dead_letter(entry.record, poison, at_ms=self._services.clock_ms())
-        log.warning("dead letter", source=str(entry.record.address), reason=str(poison))
-        await self._output.commit([letter])
-        entry.finish()
-
-    async def _put_right(
-        self,
-        entry: Entry[InputRecord],
-        partition_key: str,
-        home: int,
-        more_headers: Sequence[tuple[str, bytes]],
-    ) -> None:
-        # A plain send: only lane `home` may write to partition `home` in a transaction. Sent
-        # again after a crash it is the same request, since it keeps the id of its origin.
-        record = entry.record
-        headers = [pair for pair in record.headers if pair[1] is not None]
-        try:
-            await self._services.producer.send_and_wait(
-                record.topic,
-                record.value,
-                partition_key.encode(),
-                home,
-                headers=[*headers, *more_headers],
-            )
-        except KafkaError as error:
-            raise LaneLost(f"a record could not be put at its partition: {error!r}") from error
-        self._services.metrics.put_right.inc()
-        entry.finish()
+            self._spawn(entry, self._strays.bury(entry, poison))
 
     def _spawn(self, entry: Entry[InputRecord], work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(self._blamed(entry.record.address, work))

@@ -6,7 +6,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
 from aiokafka import TopicPartition
 
 from schemas.errors import Poison
@@ -23,12 +22,11 @@ from schemas.topics import (
     TopicSpec,
 )
 from streams.codec import decode
+from streams.compacted import pass_over
 from streams.lane_state import LaneState
 from streams.partition_reader import PartitionReader
 from streams.settings import Settings
 from streams.snapshots import StoredSnapshot, folded_under
-
-log = structlog.get_logger(__name__)
 
 WHOLE: tuple[TopicSpec, ...] = (LANES, SESSIONS)
 """Compacted topics, read from their beginning."""
@@ -127,11 +125,4 @@ def fold_record(state: LaneState, record: Any, spec: TopicSpec) -> None:
     try:
         state.restore(decode(record, spec.event))
     except Poison as poison:
-        # Only lanes write here: this is a foreign record, and it decides nothing.
-        log.warning(
-            "foreign record passed over",
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            reason=str(poison),
-        )
+        pass_over(record, poison)  # it decides nothing

@@ -235,7 +235,7 @@ class LaneRuns:
         )
 
     def _number(self, run: Run) -> int:
-        return self._state.generation * ATTEMPTS_PER_GENERATION + run.tries
+        return self._state.attempt(run.tries)
 
     def _refused(self, run: Run, refusal: Terminal, before: RunOutcome | None) -> AgentResult:
         """Give the failed result of a run that may not begin another attempt."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 
+from schemas.base import compound_key
 from schemas.errors import LaneLost
 from schemas.events import LaneSnapshot, SnapshotHeader
 from schemas.ports import ClockMs
@@ -208,7 +209,7 @@ class LaneSnapshots:
 
         return [
             *(
-                Outgoing(self._topic, self._partition, tombstone(f"{stage}\x1f{part}"))
+                Outgoing(self._topic, self._partition, tombstone(compound_key(stage, part)))
                 for part in sorted(stale)
             ),
             *(outgoing(part, data=base64.b64encode(data)) for part, data in written.items()),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from middleware.pipeline import MiddlewarePipeline
 from schemas.base import Address, Event
 from schemas.events import (
+    ATTEMPTS_PER_GENERATION,
     AgentResult,
     AttemptStarted,
     CostRecorded,
@@ -97,6 +98,10 @@ class LaneState:
                 self._move_head(event)
             case _:
                 pass
+
+    def attempt(self, tries: int) -> int:
+        """Give the number of an attempt that follows `tries` of this owner's."""
+        return self.generation * ATTEMPTS_PER_GENERATION + tries
 
     def park(self, key: RequestKey, asked: str | None) -> None:
         """Take in that a request is parked: its record there carries the decision."""

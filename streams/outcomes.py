@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from schemas.base import Reason
-from schemas.errors import Rejected, Unserviceable
+from schemas.errors import Rejected
 from schemas.events import (
     AgentResult,
     CheckpointSaved,
@@ -53,12 +53,6 @@ def result(request: ResolvedRequest, *, at_ms: int, **fields: Any) -> AgentResul
         metadata=request.metadata,
         **fields,
     )
-
-
-def gave_up(lanes_ended: int) -> Reason:
-    """Give why a request is tried no more that ended lanes by errors nobody foresaw."""
-    message = f"it ended {lanes_ended} lanes by an unforeseen error; see the worker's log"
-    return reason_of(Unserviceable(message))
 
 
 def too_large(

@@ -10,17 +10,15 @@ from collections import OrderedDict
 from contextlib import aclosing
 from typing import Any
 
-import structlog
 from aiokafka import TopicPartition
 
 from schemas.base import Frozen, Identifier
 from schemas.errors import LaneLost, ServiceUnavailable
 from schemas.events import RunParked
 from streams.codec import decode, traceparent_of
+from streams.compacted import newest_of_each
 from streams.lane_state import RequestKey, SessionKey
 from streams.partition_reader import PartitionReader
-
-log = structlog.get_logger(__name__)
 
 STRETCH_RECORDS = 200
 AHEAD_RECORDS_MAX = 5 * STRETCH_RECORDS
@@ -70,24 +68,15 @@ class ParkedRuns:
 
         Raises `LaneLost` and `ServiceUnavailable` as the reader does.
         """
-        ends = await self._reader.ends([self._where])
-        self._end = ends[self._where]
-        found: dict[bytes | None, tuple[int, ParkedHead]] = {}
-        async for record in self._reader.read(ends):
-            found.pop(record.key, None)
-            if record.value is None:
-                continue
-            try:
-                head = ParkedHead.model_validate_json(record.value)
-            except ValueError as error:
-                # Only lanes write here: this is a foreign record, and nobody waits for it.
-                log.warning("foreign record passed over", offset=record.offset, reason=str(error))
-                continue
-            found[record.key] = (record.offset, head)
-        return sorted(found.values(), key=lambda each: each[1].order)
+        found = await newest_of_each(
+            self._reader, self._where, lambda record: ParkedHead.model_validate_json(record.value)
+        )
+        for offset, _ in found:
+            self.written(offset)
+        return sorted(found, key=lambda each: each[1].order)
 
     def written(self, offset: int) -> None:
-        """Hear that the lane has parked a request at `offset`."""
+        """Hear that a request is parked at `offset`."""
         self._end = max(self._end, offset + 1)
 
     async def load(self, offset: int) -> tuple[RunParked, bytes]:

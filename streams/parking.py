@@ -9,12 +9,14 @@ from functools import partial
 import structlog
 from aiokafka import TopicPartition
 
+from schemas.base import compound_key
 from schemas.errors import Poison
-from schemas.events import HoldPlaced, RunParked, parked_key
+from schemas.events import HoldPlaced, RunParked
 from schemas.topics import HOLDS, PARKED
 from streams.admission import admit
 from streams.codec import decode
 from streams.committer import CommitRefused
+from streams.compacted import newest_of_each
 from streams.holds import Holds
 from streams.lane_output import Committed, LaneOutput, Tombstone
 from streams.lane_parts import LaneServices
@@ -61,7 +63,10 @@ class Parking:
 
         Raises `LaneLost` or `ServiceUnavailable`.
         """
-        for hold in await self._holds():
+        paused = await newest_of_each(
+            self._reader, self._holds_at, lambda record: decode(record, HoldPlaced)
+        )
+        for _, hold in paused:
             self.holds.place(hold)
         tickets = []
         for offset, head in await self._records.open_set():
@@ -152,12 +157,10 @@ class Parking:
 
     def tombstones(self, run: Run) -> list[Tombstone]:
         """Give what the compacted topics are to forget with a run's result."""
-        tenant, user_id, request_id = run.key
         gone = []
         if run.parked is not None:
-            gone.append(Tombstone(PARKED, parked_key(tenant, user_id, request_id)))
-        hold = HoldPlaced(tenant=tenant, user_id=user_id, request_id=request_id)
-        if hold in self.holds:
+            gone.append(Tombstone(PARKED, compound_key(*run.key)))
+        if (hold := self.holds.of_request(run.key)) is not None:
             gone.append(Tombstone(HOLDS, hold.record_key))
             self.holds.lift(hold)
         return gone
@@ -182,17 +185,3 @@ class Parking:
         if isinstance(error, CommitRefused):
             run.parked = None
             self._on_refused(run, error)
-
-    async def _holds(self) -> list[HoldPlaced]:
-        found: dict[bytes | None, HoldPlaced] = {}
-        ends = await self._reader.ends([self._holds_at])
-        async for record in self._reader.read(ends):
-            found.pop(record.key, None)
-            if record.value is None:
-                continue
-            try:
-                found[record.key] = decode(record, HoldPlaced)
-            except Poison as poison:
-                # Only lanes write here: this is a foreign record, and it holds nothing.
-                log.warning("foreign record passed over", offset=record.offset, reason=str(poison))
-        return list(found.values())

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from schemas.base import Reason
-from schemas.events import ATTEMPTS_PER_GENERATION, HoldPlaced, ResultStatus
+from schemas.events import HoldPlaced, ResultStatus
 from schemas.ports import BeforeCall
 from schemas.reasons import reason_of
 from streams import outcomes
@@ -282,9 +282,8 @@ class RunQueue:
         return self._line.next(self._has_room)
 
     async def _called_up(self, run: Run) -> None:
-        source = run.request.source
-        if self._blame.given_up(source):
-            await self._end(run, "failed", outcomes.gave_up(self._blame.lanes_ended(source)))
+        if (given_up := self._blame.verdict(run.request.source)) is not None:
+            await self._end(run, "failed", reason_of(given_up))
         elif run.admission.refused is not None:
             await self._end(run, "failed", run.admission.refused)
         else:
@@ -300,7 +299,7 @@ class RunQueue:
             reason=reason,
             usage=run.spent,
             # What an earlier attempt showed is void: the newest one has no text.
-            attempt=self._state.generation * ATTEMPTS_PER_GENERATION + run.tries if shown else 0,
+            attempt=self._state.attempt(run.tries) if shown else 0,
         )
         events = self._endings.settled(run.request, result, run.used(result.attempt))
         gone = self.ends(run)

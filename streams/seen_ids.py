@@ -14,6 +14,8 @@ from hashlib import blake2b
 from itertools import islice, takewhile
 from operator import itemgetter
 
+from schemas.base import compound_key
+
 IDS_MAX = 500_000
 CHUNK_IDS = 8192
 
@@ -27,7 +29,7 @@ _BODY_MASK = (1 << _BODY_BITS) - 1
 
 def id_digest(*parts: str) -> int:
     """Give the 16-byte digest that an id is known by; its parts hold no control characters."""
-    return int.from_bytes(blake2b("\x1f".join(parts).encode(), digest_size=_KEY_BYTES).digest())
+    return int.from_bytes(blake2b(compound_key(*parts).encode(), digest_size=_KEY_BYTES).digest())
 
 
 @dataclass(slots=True)

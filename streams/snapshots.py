@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 import structlog
 
-from schemas.base import Event
+from schemas.base import Event, compound_key
 from schemas.errors import Poison
 from schemas.events import (
     AttemptStarted,
@@ -27,6 +27,7 @@ from schemas.events import (
     SnapshotHeader,
 )
 from streams.codec import decode
+from streams.compacted import pass_over
 from streams.lane_state import LaneState, RequestKey, request_key
 from streams.seen_ids import SealedChunk
 from streams.settings import Settings
@@ -114,7 +115,7 @@ class StoredSnapshot:
 
     def take(self, record: Any) -> None:
         """Take in a record, in order; those of other stages are passed over."""
-        if record.key is None or not record.key.startswith(f"{self.stage}\x1f".encode()):
+        if record.key is None or not record.key.startswith(compound_key(self.stage, "").encode()):
             return
         if record.value is None:
             self.records.pop(record.key, None)
@@ -177,13 +178,13 @@ class StoredSnapshot:
             return None
 
     def _part(self, part: str) -> LaneSnapshot | None:
-        record = self.records.get(f"{self.stage}\x1f{part}".encode())
+        record = self.records.get(compound_key(self.stage, part).encode())
         if record is None:
             return None
         try:
             return decode(record, LaneSnapshot)
         except Poison as poison:
-            log.warning("foreign record passed over", part=part, reason=str(poison))
+            pass_over(record, poison)
             return None
 
 

@@ -14,8 +14,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.client import IN_FLIGHT, Form, Samples, Side, Task
-from benchmarks.engine import ENGINE, ORIENTATION_IN_FLIGHT, ROUNDS, engine_side
+from benchmarks.client import IN_FLIGHT, Form, Samples, Side
+from benchmarks.engine import ENGINE, ORIENTATION_IN_FLIGHT, engine_side
 from benchmarks.peers.install import PythonMissing, Version, environment
 from benchmarks.report import Figure
 from benchmarks.services import running
@@ -71,14 +71,7 @@ def run(settings: Settings, *, requests: int) -> Iterator[Figure]:
                 sides.append(_side(peer, settings, stack))
             except PythonMissing as missing:
                 print(f"{peer.name} skipped: {missing}", flush=True)
-        task = Task(
-            kafka=settings.kafka,
-            sides=tuple(sides),
-            rounds=ROUNDS,
-            serial=max(20, requests // 8),
-            loaded=max(IN_FLIGHT, requests),
-        )
-        samples = ask_client(task, child_environment(settings))
+        samples = ask_client(settings, tuple(sides), requests=requests)
     yield from _figures(samples, peers)
 
 

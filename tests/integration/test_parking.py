@@ -10,13 +10,13 @@ from aiokafka import AIOKafkaProducer
 
 from agents.retry import RetryPolicy
 from agents.templates import BUILT_IN_TEMPLATES, AgentTemplate
+from schemas.base import compound_key
 from schemas.events import (
     AgentResult,
     AgentToken,
     Decision,
     HoldPlaced,
     RunParked,
-    parked_key,
 )
 from schemas.topics import CONTROL, DECISIONS, HOLDS, PARKED, RESULTS, TOKENS
 from streams.batches import Outgoing, send_batches
@@ -128,7 +128,7 @@ async def test_a_run_whose_result_is_on_its_way_is_not_parked_any_more(
         await eventually(lambda: "long" in parked)
         go_on.set()
         await read_topic(settings, RESULTS, AgentResult, count=2)
-    assert await open_keys(settings, PARKED) == {parked_key("default", "ada", "long").encode()}
+    assert await open_keys(settings, PARKED) == {compound_key("default", "ada", "long").encode()}
 
 
 async def test_what_is_parked_is_taken_over_in_order_and_has_one_result(
