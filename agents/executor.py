@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import structlog
@@ -30,6 +31,7 @@ from schemas.errors import (
     LaneLost,
     MillstreamError,
     Rejected,
+    RequestTimedOut,
     Retryable,
     Suspended,
     Terminal,
@@ -92,15 +94,17 @@ class AgentExecutor:
         emit: EmitToken,
         announce: bool = False,
         before_call: BeforeCall | None = None,
+        ends_by_ms: int | None = None,
     ) -> RunOutcome:
         """Run an attempt to its end, and give its result and the session's next checkpoint.
 
         `announce` is for an attempt that follows an earlier one: its first token record, without
         text, is emitted before anything else, since what a subscriber was shown is void.
         `before_call` is awaited before each model call and each tool call; the time it takes is
-        the attempt's; `Suspended` from it ends the attempt so. Whatever a model, tool or template
-        does becomes a result with a reason. Raises only `LaneLost` (from `emit`, `load_checkpoint`
-        or `before_call`): then there is no one to give a result to.
+        the attempt's; `Suspended` from it ends the attempt so. `ends_by_ms` is when the
+        request's own time limit is reached, in milliseconds since the epoch. Whatever a model, tool
+        or template does becomes a result with a reason. Raises only `LaneLost` (from `emit`,
+        `load_checkpoint` or `before_call`): then there is no one to give a result to.
         Cancelling it stops the run and emits no more tokens.
         """
         writer = TokenWriter(
@@ -123,6 +127,7 @@ class AgentExecutor:
             ),
             context=RunContext(before_call),
             started_at_ms=self._clock_ms(),
+            ends_by_ms=ends_by_ms,
         )
         try:
             if announce:
@@ -155,23 +160,16 @@ class AgentExecutor:
             await writer.abandon()
 
     async def _within_limits(self, run: _Run, load_checkpoint: LoadCheckpoint) -> RunOutcome:
-        deadline_ms = run.request.deadline_ms
-        limit_s = run.plan.template.attempt_timeout_s
-        left_s = limit_s if deadline_ms is None else (deadline_ms - run.started_at_ms) / 1000
+        left_s, told_by, message = run.first_limit()
         if left_s <= 0:
-            message = "the request's deadline passed before its run began"
-            raise Expired(message)
+            raise told_by(f"{message} before its attempt began")
         try:
-            async with asyncio.timeout(min(limit_s, left_s)) as timer:
+            async with asyncio.timeout(left_s) as timer:
                 return await self._answer(run, load_checkpoint)
         except TimeoutError as error:
             if not timer.expired():
                 raise
-            if left_s <= limit_s and deadline_ms is not None:
-                message = f"the request's deadline passed {left_s:g} s after its run began"
-                raise Expired(message) from error
-            message = f"the attempt took longer than {limit_s:g} s"
-            raise AttemptTimedOut(message) from error
+            raise told_by(message) from error
 
     async def _answer(self, run: _Run, load_checkpoint: LoadCheckpoint) -> RunOutcome:
         template = run.plan.template
@@ -236,6 +234,24 @@ class _Run:
     handler: AgentCallbackHandler
     context: RunContext
     started_at_ms: int
+    ends_by_ms: int | None
+
+    def first_limit(self) -> tuple[float, type[MillstreamError], str]:
+        """Give how many seconds are left at its start, and the error and words for them over."""
+        template = self.plan.template
+        attempt_s = template.attempt_timeout_s
+        limits: list[tuple[float, type[MillstreamError], str]] = []
+        # Where two end at once, the one that no further attempt helps counts.
+        if (deadline_ms := self.request.deadline_ms) is not None:
+            left_s = (deadline_ms - self.started_at_ms) / 1000
+            limits.append((left_s, Expired, "the request's deadline passed"))
+        if self.ends_by_ms is not None:
+            left_s = (self.ends_by_ms - self.started_at_ms) / 1000
+            message = f"the request took longer than {template.request_timeout_s:g} s"
+            limits.append((left_s, RequestTimedOut, message))
+        message = f"the attempt took longer than {attempt_s:g} s"
+        limits.append((attempt_s, AttemptTimedOut, message))
+        return min(limits, key=itemgetter(0))
 
     def told_by_provider(self, error: Exception) -> Exception:
         """Give what an error of the model's provider means; any other stays as it is."""

@@ -20,9 +20,10 @@ class AgentTemplate(Frozen):
     `response_format` is the JSON schema of an object that a `structured` agent answers with.
     With tools a run makes up to `model_calls_max` model calls, without one; each writes up to
     `output_tokens_max` tokens. An attempt ends after `attempt_timeout_s` seconds, and one
-    that failed is tried again as `retry` says. The model is
-    shown up to `memory_turns_max` earlier turns of the session, as many of the newest as fit into
-    about `memory_tokens_max` tokens.
+    that failed is tried again as `retry` says. However many there are, the request ends once
+    they and the waits between them took `request_timeout_s` seconds. The model is shown up to
+    `memory_turns_max` earlier turns of the session, as many of the newest as fit into about
+    `memory_tokens_max` tokens.
     """
 
     # A misspelt field would be a limit that silently does not hold.
@@ -38,6 +39,8 @@ class AgentTemplate(Frozen):
     output_tokens_max: Annotated[int, Field(ge=1, le=131_072)] = 256
     model_calls_max: Annotated[int, Field(ge=1, le=100)] = 8
     attempt_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
+    # None: `attempts_max` attempts bound a request as well, and this one costs a record on the log.
+    request_timeout_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
     retry: RetryPolicy = RetryPolicy()
     memory_turns_max: Annotated[int, Field(ge=0, le=1000)] = 20
     # Half of the local model's context of 2,048 tokens: the rest is for the question and answer.

@@ -13,6 +13,7 @@
     │   ├── ModelUnavailable     no such model, package or key; says what to install or set
     │   ├── InputTooLong         the conversation does not fit the model's context
     │   ├── AttemptsExhausted    begun as often as one owner of a partition may
+    │   ├── RequestTimedOut      its attempts and the waits between them took too long
     │   └── CheckpointUnreadable the session's checkpoint cannot be opened
     ├── Retryable                the same call may succeed later
     │   ├── ModelFailed
@@ -130,6 +131,12 @@ class AttemptsExhausted(Terminal):
     """The request was begun as often as one owner of a partition may begin it."""
 
     code = "attempts_exhausted"
+
+
+class RequestTimedOut(Terminal):
+    """The request's attempts, and the waits between them, took longer than its template allows."""
+
+    code = "request_timed_out"
 
 
 class CheckpointUnreadable(Terminal):

@@ -315,7 +315,8 @@ class RunParked(RequestEvent):
     takes over. `order` is the offset of its record on the lane's input topic: runs of a session go
     in this order. `reserved_micros` is what all stages of the chain reserved for it. `tries` counts
     the attempts begun, `failures` those in vain, `spent` is what these used; it is not begun again
-    before `not_before_ms`.
+    before `not_before_ms`. Where its template limits a request's time, `elapsed_ms` is how long it
+    has been under way; while it is, `since_ms` is that long ago instead.
     """
 
     title: ClassVar[str] = "An admitted request that waits"
@@ -329,11 +330,13 @@ class RunParked(RequestEvent):
     failures: Count = 0
     spent: Usage = Usage()
     not_before_ms: EpochMs = 0
+    elapsed_ms: Count = 0
+    since_ms: EpochMs = 0
 
     @property
     def event_id(self) -> str:
-        """The request id and how often it was tried."""
-        return f"{self.request_id}:parked:{self.tries}"
+        """The request id, how often it was tried, and since when it is under way."""
+        return f"{self.request_id}:parked:{self.tries}:{self.since_ms}"
 
     @property
     def record_key(self) -> str:

@@ -53,6 +53,7 @@ class RunAgent(Protocol):
         emit: EmitToken,
         announce: bool = False,
         before_call: BeforeCall | None = None,
+        ends_by_ms: int | None = None,
     ) -> RunOutcome:
         """Give what the attempt leaves behind. Raises only `LaneLost`."""
         ...

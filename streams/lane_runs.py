@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from agents.executor import RunOutcome
 from middleware.base import Used
 from schemas.base import Event, Usage
-from schemas.errors import AttemptsExhausted, Suspended, Terminal
+from schemas.errors import AttemptsExhausted, RequestTimedOut, Suspended, Terminal
 from schemas.events import (
     ATTEMPTS_PER_GENERATION,
     AgentResult,
@@ -53,6 +54,10 @@ class RunQueuePort(Protocol):
 
     def is_held(self, run: Run) -> bool:
         """Tell whether a run is paused."""
+        ...
+
+    def keep_progress(self, run: Run) -> None:
+        """Commit how far a run is, so that the next owner knows it too."""
         ...
 
     async def left(self, run: Run) -> None:
@@ -129,6 +134,7 @@ class LaneRuns:
         outcome: RunOutcome | None = None
         while True:
             if not run.is_cancelled() and self._queue.must_leave(run):
+                run.under_way.stop(self._services.clock_ms())
                 return None
             tokens = self._tokens(run)
             begun = await self._begin(run)
@@ -146,22 +152,30 @@ class LaneRuns:
                 await self._charge(run, used)
                 run.tries += 1
                 continue
-            delay_s = None
-            if outcome.retryable:
-                delay_s = policy.delay_s(run.failures + 1, chance=_CHANCE.random())
-            if delay_s is None:
+            delay_s = policy.delay_s(run.failures + 1, chance=_CHANCE.random())
+            if delay_s is None or not outcome.retryable:
+                break
+            if run.is_over_by(self._services.clock_ms() + round(delay_s * 1000)):
+                outcome = _out_of_time(run, outcome)
                 break
             await self._charge(run, used)
             run.failures += 1
             run.tries += 1
-            if delay_s > WAIT_IN_MEMORY_MAX_S:
-                run.not_before_ms = self._services.clock_ms() + round(delay_s * 1000)
+            if not await self._waited(run, delay_s):
                 return None
-            await self._cancellable(run, asyncio.sleep(delay_s))
         events = self._endings.settled(run.request, outcome.result, used)
         if outcome.checkpoint is not None:
             events += [outcome.checkpoint, self._output.head_of(outcome.checkpoint, head)]
         return events
+
+    async def _waited(self, run: Run, delay_s: float) -> bool:
+        """Wait before the next attempt; gives false if the run is to leave memory meanwhile."""
+        if delay_s > WAIT_IN_MEMORY_MAX_S:
+            run.not_before_ms = self._services.clock_ms() + round(delay_s * 1000)
+            run.under_way.stop(run.not_before_ms)
+            return False
+        await self._cancellable(run, asyncio.sleep(delay_s))
+        return True
 
     async def _begin(self, run: Run) -> AttemptStarted | Terminal | None:
         if run.is_cancelled():
@@ -169,6 +183,13 @@ class LaneRuns:
         if run.tries >= ATTEMPTS_PER_GENERATION:
             # A higher number is the next owner's. Retries are bounded far below, pauses are not.
             return AttemptsExhausted(f"the request was begun {run.tries} times without an outcome")
+        if (limit_s := run.plan.template.request_timeout_s) is not None:
+            now_ms = self._services.clock_ms()
+            run.under_way.start(now_ms)
+            if run.is_over_by(now_ms):
+                return RequestTimedOut(f"the request took longer than {limit_s:g} s")
+            # Committed with the attempt's mark; where it needs none, while it is under way.
+            self._queue.keep_progress(run)
         return await self._attempts.begin(
             run.admission,
             attempt=self._number(run),
@@ -203,6 +224,7 @@ class LaneRuns:
                     emit=tokens.write,
                     announce=run.tries > 0 or run.may_follow,
                     before_call=partial(self._before_call, run),
+                    ends_by_ms=run.ends_by_ms,
                 ),
             )
 
@@ -262,3 +284,14 @@ class LaneRuns:
             text_sha256=tokens.text_sha256,
             model=run.plan.model,
         )
+
+
+def _out_of_time(run: Run, failed: RunOutcome) -> RunOutcome:
+    """Give the outcome of a run that failed, and whose next attempt would begin too late."""
+    message = (
+        f"another attempt would begin after the request's {run.plan.template.request_timeout_s:g} s"
+    )
+    if (before := failed.result.reason) is not None:
+        message += f"; the last one failed: {before.code}: {before.message}"
+    reason = reason_of(RequestTimedOut(message))
+    return replace(failed, result=failed.result.model_copy(update={"reason": reason}))

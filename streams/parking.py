@@ -25,6 +25,7 @@ from streams.parked_runs import ParkedRuns
 from streams.partition_reader import PartitionReader
 from streams.run import Run
 from streams.settings import Settings
+from streams.stopwatch import Stopwatch
 from streams.waiting_line import Ticket
 
 log = structlog.get_logger(__name__)
@@ -56,6 +57,7 @@ class Parking:
         self._holds_at = TopicPartition(settings.topic(HOLDS.name), partition)
         parked_at = TopicPartition(settings.topic(PARKED.name), partition)
         self._records = ParkedRuns(reader, parked_at)
+        self._taken_over_ms = 0
         self.holds = Holds()
 
     async def restore(self) -> list[Ticket]:
@@ -68,6 +70,7 @@ class Parking:
         )
         for _, hold in paused:
             self.holds.place(hold)
+        self._taken_over_ms = self._services.clock_ms()
         tickets = []
         for offset, head in await self._records.open_set():
             self._state.park(head.key, head.decision.request_digest)
@@ -85,10 +88,10 @@ class Parking:
 
         Gives the offset at which it is parked; done at once if it is parked as it stands already.
         """
-        if run.parked is not None and run.parked_tries == run.tries:
+        if run.parked is not None and run.parked_progress == run.progress:
             return run.parked
         run.parked = parked = asyncio.get_running_loop().create_future()
-        run.parked_tries = run.tries
+        run.parked_progress = run.progress
         request = run.request
         event = RunParked(
             tenant=request.tenant,
@@ -104,6 +107,8 @@ class Parking:
             failures=run.failures,
             spent=run.spent,
             not_before_ms=run.not_before_ms,
+            elapsed_ms=run.under_way.elapsed_ms,
+            since_ms=run.under_way.since_ms,
         )
         committed = self._output.submit([event], run.traceparent)
         committed.add_done_callback(partial(self._is_parked, run, parked))
@@ -130,7 +135,11 @@ class Parking:
             reserved_before_micros=parked.reserved_micros - parked.decision.reserved_micros,
             decided=parked.decision,
         )
-        return Run(
+        under_way = Stopwatch(parked.elapsed_ms, parked.since_ms)
+        if ticket.restored:
+            # Nobody knows when its last owner was lost; since this one is here it only waits.
+            under_way.stop(self._taken_over_ms)
+        run = Run(
             request=parked.request,
             admission=admission,
             traceparent=traceparent,
@@ -140,9 +149,11 @@ class Parking:
             tries=0 if ticket.restored else parked.tries,
             failures=parked.failures,
             spent=parked.spent,
+            under_way=under_way,
             parked=ticket.stands_at,
-            parked_tries=0 if ticket.restored else parked.tries,
         )
+        run.parked_progress = run.progress
+        return run
 
     async def pause(self, hold: HoldPlaced) -> None:
         """Place a hold, at once; returns when it is committed."""

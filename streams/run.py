@@ -14,6 +14,7 @@ from schemas.events import AttemptStarted, ResolvedRequest
 from streams.admission import Admission
 from streams.intake import InputRecord
 from streams.lane_state import RequestKey, SessionKey, request_key, session_key
+from streams.stopwatch import Stopwatch
 from streams.window import Entry
 
 
@@ -23,12 +24,12 @@ class Run:
 
     `order` is the offset of its record. `entry` is that record until it is acknowledged; a run
     that was parked has none. `decided` is done once its decision is committed, `parked` gives
-    the offset of its newest record on `parked`, which tells of `parked_tries` attempts, `ended` is
+    the offset of its newest record on `parked`, which tells of `parked_progress`, `ended` is
     done once its result is committed. `may_follow`: an earlier attempt may have shown tokens.
     `tries` counts the attempts begun, `failures` those in vain, `spent` is what these used and was
-    not charged for, since it costs nothing. `ending`: its outcome is on its way to the log, so it
-    must not be parked any more.
-    `in_memory_since` is the loop's time.
+    not charged for, since it costs nothing. `under_way` counts towards a template's
+    `request_timeout_s`, and only where there is one. `ending`: its outcome is on its way to the
+    log, so it must not be parked any more. `in_memory_since` is the loop's time.
     """
 
     request: ResolvedRequest
@@ -42,11 +43,12 @@ class Run:
     failures: int = 0
     spent: Usage = field(default_factory=Usage)
     not_before_ms: int = 0
+    under_way: Stopwatch = field(default_factory=Stopwatch)
     cancelled: Reason | None = None
     ending: bool = False
     executing: asyncio.Task[Any] | None = None
     parked: asyncio.Future[int] | None = None
-    parked_tries: int = 0
+    parked_progress: tuple[int, ...] = ()
     in_memory_since: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     ended: asyncio.Future[None] = field(default_factory=asyncio.Future)
 
@@ -66,6 +68,21 @@ class Run:
         plan = self.admission.plan
         assert plan is not None  # noqa: S101  what is not refused has a plan
         return plan
+
+    @property
+    def progress(self) -> tuple[int, ...]:
+        """How far it is: what its record on `parked` must tell of it."""
+        return (self.tries, self.under_way.elapsed_ms, self.under_way.since_ms)
+
+    @property
+    def ends_by_ms(self) -> int | None:
+        """When its template's time limit is reached if it stays under way; `None`: never."""
+        limit_s = self.plan.template.request_timeout_s
+        return None if limit_s is None else self.under_way.since_ms + round(limit_s * 1000)
+
+    def is_over_by(self, at_ms: int) -> bool:
+        """Tell whether its template's time limit is reached at `at_ms`."""
+        return self.ends_by_ms is not None and self.ends_by_ms <= at_ms
 
     def used(
         self,

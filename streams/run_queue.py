@@ -205,6 +205,10 @@ class RunQueue:
         """Tell whether a run is paused, by itself or with its session."""
         return self.parking.holds.covers(run.key, run.session)
 
+    def keep_progress(self, run: Run) -> None:
+        """Commit how far a run is, with its request; it stays in memory."""
+        self._park(run)
+
     async def left(self, run: Run) -> None:
         """Take a run back into the line, at its place in its session."""
         if self._draining:

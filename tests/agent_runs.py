@@ -42,6 +42,7 @@ class Runs:
         executor: AgentExecutor | None = None,
         announce: bool = False,
         before_call: BeforeCall | None = None,
+        ends_by_ms: int | None = None,
         **fields: Any,
     ) -> RunOutcome:
         """Run a request to its end; a checkpoint that it leaves is the next run's."""
@@ -59,6 +60,7 @@ class Runs:
             emit=emit or self._emit,
             announce=announce,
             before_call=before_call,
+            ends_by_ms=ends_by_ms,
         )
         self.saved = outcome.checkpoint or self.saved
         return outcome

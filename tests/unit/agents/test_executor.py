@@ -205,7 +205,34 @@ async def test_an_attempt_that_takes_too_long_fails(script: str) -> None:
     assert outcome.result.status == "failed"
     assert outcome.result.reason is not None
     assert outcome.result.reason.code == "attempt_timed_out"
+    assert outcome.retryable
     runs.assert_text_is_the_tokens(outcome)
+
+
+@pytest.mark.parametrize("deadline_ms", [None, NOW_MS + 50])
+async def test_an_attempt_that_goes_past_its_requests_time_limit_ends_the_request(
+    deadline_ms: int | None,
+) -> None:
+    runs = with_template(request_timeout_s=2, attempt_timeout_s=0.05)
+    outcome = await runs.run(
+        "hang", template="own", ends_by_ms=NOW_MS + 50, deadline_ms=deadline_ms
+    )
+    # Of limits that end together, one that no further attempt helps; the user's own before others.
+    told = ("failed", "request_timed_out") if deadline_ms is None else ("expired", "expired")
+    assert outcome.result.reason is not None
+    assert (outcome.result.status, outcome.result.reason.code) == told
+    assert not outcome.retryable
+
+
+async def test_an_attempt_beyond_its_requests_time_limit_calls_no_model() -> None:
+    runs = with_template(request_timeout_s=2)
+    outcome = await runs.run("hello", template="own", ends_by_ms=NOW_MS)
+    assert outcome.result.reason is not None
+    assert outcome.result.reason.message == (
+        "the request took longer than 2 s before its attempt began"
+    )
+    assert outcome.result.usage.input_tokens == 0
+    assert runs.tokens == []
 
 
 async def test_an_answer_without_end_is_stopped_before_no_record_can_hold_it(runs: Runs) -> None:
