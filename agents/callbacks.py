@@ -127,6 +127,7 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         messages: list[list[BaseMessage]],
         *,
         run_id: UUID,
+        parent_run_id: UUID | None = None,
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -134,7 +135,8 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         if self._before_call is not None:
             await self._before_call()
         self._calls[run_id] = False
-        if _is_agents_own(metadata or {}):
+        # Calls of a graph's nodes and tools have the graph's run above them.
+        if parent_run_id is None or _is_agents_own(metadata or {}):
             self._speaking[run_id] = False
         if self._on_event is not None:
             await self._tell("model_start", run_id, name=kwargs.get("name"))

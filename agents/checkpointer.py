@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any, Final, Self
 
 import ormsgpack
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AnyMessage, BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     BaseCheckpointSaver,
@@ -62,11 +62,12 @@ class RunCheckpointer(BaseCheckpointSaver[int]):
             self._newest = _opened(loaded, turns_max, template.memory_tokens_max)
 
     @property
-    def remembers(self) -> bool:
-        """Whether it holds any message."""
-        return self._newest is not None and bool(
-            self._newest.checkpoint["channel_values"].get("messages")
-        )
+    def messages(self) -> Sequence[AnyMessage]:
+        """The messages of the newest state, oldest first."""
+        if self._newest is None:
+            return ()
+        messages: list[AnyMessage] = self._newest.checkpoint["channel_values"].get("messages", [])
+        return messages
 
     @override
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> Self:

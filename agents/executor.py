@@ -17,6 +17,7 @@ import structlog
 from langchain_core.messages import HumanMessage
 from langgraph.errors import GraphRecursionError
 
+from agents.agent import Invocation
 from agents.call_gate import RunContext
 from agents.callbacks import AgentCallbackHandler, OnCallbackEvent
 from agents.checkpointer import RunCheckpointer
@@ -175,44 +176,39 @@ class AgentExecutor:
         template = run.plan.template
         loaded = await load_checkpoint()
         checkpointer = RunCheckpointer(loaded, template)
-        remembered = checkpointer.remembers
+        remembered = bool(checkpointer.messages)
         try:
-            state = await self._invoke(run, checkpointer)
+            answer = await self._invoke(run, checkpointer)
         except InputTooLong:
             if not remembered or not run.writer.empty:
                 raise
             # What was remembered turned out too long in this model's tokens. Better to forget it
             # than to fail: each later run of the session would fail in the same way.
             checkpointer = RunCheckpointer(loaded, template, forget=True)
-            state = await self._invoke(run, checkpointer)
+            answer = await self._invoke(run, checkpointer)
         await run.writer.finish()
         structured = None
         if template.response_format is not None:
-            structured = checked_answer(
-                template.response_format, state.get("structured_response"), run.writer.text
-            )
+            structured = checked_answer(template.response_format, answer, run.writer.text)
         at_ms = self._clock_ms()
         checkpoint = checkpointer.seal(run.request, at_ms)
         return RunOutcome(
             run.completed(structured, at_ms), checkpoint, usage_known=run.handler.usage_known
         )
 
-    async def _invoke(self, run: _Run, checkpointer: RunCheckpointer) -> dict[str, Any]:
+    async def _invoke(self, run: _Run, checkpointer: RunCheckpointer) -> object:
         template = run.plan.template
-        graph = self._factory.create(run.plan).copy({"checkpointer": checkpointer})
+        invocation = Invocation(
+            question=HumanMessage(_encodable(run.request.input)),
+            session_id=run.request.session_id,
+            checkpointer=checkpointer,
+            handler=run.handler,
+            context=run.context,
+            # Each model call but the last is followed by a step of tools.
+            steps_max=2 * template.run_model_calls_max,
+        )
         try:
-            state: dict[str, Any] = await graph.ainvoke(
-                {"messages": [HumanMessage(_encodable(run.request.input))]},
-                {
-                    "callbacks": [run.handler],
-                    "configurable": {"thread_id": run.request.session_id},
-                    # Each model call but the last is followed by a step of tools.
-                    "recursion_limit": 2 * template.run_model_calls_max,
-                },
-                context=run.context,
-                # The lane writes once, at the end: a state in between would be put in vain.
-                durability="exit",
-            )
+            return await self._factory.create(run.plan).answer(invocation)
         except GraphRecursionError as error:
             message = (
                 "the model did not give its answer in the form that was asked for"
@@ -220,7 +216,6 @@ class AgentExecutor:
                 else f"the agent did not end within {template.run_model_calls_max} model calls"
             )
             raise Terminal(message) from error
-        return state
 
 
 @dataclass(frozen=True, slots=True)

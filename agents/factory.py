@@ -1,4 +1,4 @@
-"""From a request to the agent that answers it: templates by name, compiled graphs by template."""
+"""From a request to the agent that answers it: templates by name, agents by template."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any, Final
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware
 from langchain_core.language_models.chat_models import BaseChatModel
-from langgraph.graph.state import CompiledStateGraph
+from langchain_core.messages import SystemMessage
 
+from agents.agent import Agent, AgentGraph, LoopAgent, SingleCallAgent
 from agents.call_gate import CallGate
 from agents.local_model import LocalChatModel
 from agents.memory import BYTES_PER_TOKEN
@@ -23,14 +24,13 @@ from agents.tools import READ_ONLY_TOOLS, ToolRegistry, built_in_tools
 from schemas.errors import Misconfigured, UnknownTemplate
 from schemas.events import ResolvedRequest
 
-__all__ = ["AgentFactory", "AgentGraph", "ResolveModel", "RunPlan"]
+__all__ = ["AgentFactory", "ResolveModel", "RunPlan"]
 
-AgentGraph = CompiledStateGraph[Any, Any, Any, Any]
 ResolveModel = Callable[..., BaseChatModel]
 """Gives the chat model of a name, made with keyword parameters such as `max_tokens`."""
 
 # A request may name its model, so the number of pairs is up to upstreams.
-GRAPHS_CACHED_MAX: Final = 64
+AGENTS_CACHED_MAX: Final = 64
 
 FRAME_TOKENS_MAX: Final = 16
 """Taken for what a chat's format puts around each message."""
@@ -56,10 +56,10 @@ class RunPlan:
 
 
 class AgentFactory:
-    """Templates by name, and the LangGraph graphs made from them.
+    """Templates by name, and the agents made from them.
 
-    A graph takes milliseconds to build and holds no state of a run, so it is built once per
-    template version and model and shared by all runs; the 64 most recently used are kept.
+    An agent's graph takes milliseconds to build and holds no state of a run, so it is built once
+    per template version and model and shared by all runs; the 64 most recently used are kept.
     `resolve` is what turns a model's name into a model.
     """
 
@@ -75,7 +75,7 @@ class AgentFactory:
         self._default_model = default_model
         self._resolve = resolve
         self._templates: dict[str, AgentTemplate] = {}
-        self._graphs: OrderedDict[tuple[str, str, str], AgentGraph] = OrderedDict()
+        self._agents: OrderedDict[tuple[str, str, str], Agent] = OrderedDict()
         for template in templates:
             self.register(template)
 
@@ -111,22 +111,19 @@ class AgentFactory:
             has_effects=not READ_ONLY_TOOLS.issuperset(template.tools),
         )
 
-    def create(self, plan: RunPlan) -> AgentGraph:
-        """Give the graph of a plan, without a checkpointer: `graph.copy` adds one for 10 µs.
-
-        Raises `ModelUnavailable` where the model cannot be used here.
-        """
+    def create(self, plan: RunPlan) -> Agent:
+        """Give the agent of a plan. Raises `ModelUnavailable` where its model cannot be used."""
         key = (plan.template.name, plan.template.version, plan.model)
-        graph = self._graphs.get(key)
-        if graph is None:
-            graph = self._graphs[key] = self._built(plan)
-            if len(self._graphs) > GRAPHS_CACHED_MAX:
-                self._graphs.popitem(last=False)
+        agent = self._agents.get(key)
+        if agent is None:
+            agent = self._agents[key] = self._built(plan)
+            if len(self._agents) > AGENTS_CACHED_MAX:
+                self._agents.popitem(last=False)
         else:
-            self._graphs.move_to_end(key)
-        return graph
+            self._agents.move_to_end(key)
+        return agent
 
-    def _built(self, plan: RunPlan) -> AgentGraph:
+    def _built(self, plan: RunPlan) -> Agent:
         template = plan.template
         model = self._resolve(plan.model, max_tokens=template.output_tokens_max)
         schema = template.response_format
@@ -144,7 +141,10 @@ class AgentFactory:
             middleware=middleware,
             response_format=None if by_grammar else schema,
         )
-        return graph
+        if template.tools or middleware or schema:
+            return LoopAgent(graph)
+        prompt = template.system_prompt
+        return SingleCallAgent(graph, model, None if prompt is None else SystemMessage(prompt))
 
 
 def _input_tokens_max(template: AgentTemplate, text: str) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from benchmarks import (
+    agent,
     backlog,
     bus,
     engine,
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "bus": lambda settings, _: bus.run(settings),
     "recovery": lambda settings, _: recovery.run(settings),
     "transactions": lambda settings, _: transactions.run(settings),
+    "agent": lambda *_: agent.run(),
 }
 
 _DEFAULTS = {"backlog": backlog.REQUESTS_DEFAULT}

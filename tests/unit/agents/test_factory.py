@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from langchain_core.tools import StructuredTool
 
-from agents.factory import GRAPHS_CACHED_MAX, AgentFactory
+from agents.factory import AGENTS_CACHED_MAX, AgentFactory
 from agents.templates import BUILT_IN_TEMPLATES, AgentTemplate
 from agents.tools import ToolRegistry, built_in_tools
 from schemas.errors import Misconfigured, ModelUnavailable, UnknownTemplate
@@ -68,7 +68,7 @@ def test_templates_are_listed_by_name(factory: AgentFactory) -> None:
     assert factory.list() == BUILT_IN_TEMPLATES
 
 
-def test_a_graph_is_built_once_per_template_version_and_model(factory: AgentFactory) -> None:
+def test_an_agent_is_built_once_per_template_version_and_model(factory: AgentFactory) -> None:
     first = factory.create(factory.plan(resolved("x")))
     assert factory.create(factory.plan(resolved("y"))) is first
     factory.register(AgentTemplate(name="chat_agent", version="2", system_prompt="Be brief."))
@@ -77,10 +77,10 @@ def test_a_graph_is_built_once_per_template_version_and_model(factory: AgentFact
     assert factory.create(plan) is not first
 
 
-def test_graphs_of_models_that_requests_name_are_bounded(factory: AgentFactory) -> None:
-    for index in range(GRAPHS_CACHED_MAX + 5):
+def test_agents_of_models_that_requests_name_are_bounded(factory: AgentFactory) -> None:
+    for index in range(AGENTS_CACHED_MAX + 5):
         factory.create(factory.plan(resolved("x", model=f"scripted:tokens: {index}")))
-    assert len(factory._graphs) == GRAPHS_CACHED_MAX
+    assert len(factory._agents) == AGENTS_CACHED_MAX
 
 
 def test_a_version_names_one_content(factory: AgentFactory) -> None:
@@ -94,7 +94,7 @@ def test_a_template_with_an_unknown_tool_is_refused(factory: AgentFactory) -> No
         factory.register(AgentTemplate(name="own", kind="react", tools=("nosuch",)))
 
 
-def test_a_model_that_is_not_there_is_told_when_the_graph_is_made(factory: AgentFactory) -> None:
+def test_a_model_that_is_not_there_is_told_when_the_agent_is_made(factory: AgentFactory) -> None:
     plan = factory.plan(resolved("x", model="nosuch"))
     with pytest.raises(ModelUnavailable):
         factory.create(plan)
