@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
 
 from schemas.topics import DEAD_LETTERS
 from streams.tolerant_records import tolerate_header_names
@@ -74,3 +75,10 @@ def ends_consumer(settings: Settings) -> AIOKafkaConsumer:
 def admin_client(settings: Settings) -> AIOKafkaAdminClient:
     """Build an administration client."""
     return AIOKafkaAdminClient(bootstrap_servers=settings.kafka)
+
+
+def raw_client(settings: Settings) -> AIOKafkaClient:
+    """Build a client for requests that no other client makes."""
+    return AIOKafkaClient(
+        bootstrap_servers=settings.kafka, metadata_max_age_ms=_METADATA_MAX_AGE_MS
+    )

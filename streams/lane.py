@@ -26,13 +26,14 @@ from streams.blame import Blame
 from streams.clients import transactional_producer
 from streams.codec import decode, traceparent_of
 from streams.committer import Committer
+from streams.hanging_transactions import HangingTransactions
 from streams.intake import InputRecord, origin_header
 from streams.lane_control import LaneControl
 from streams.lane_endings import LaneEndings
 from streams.lane_follow import Follower
 from streams.lane_output import LaneOutput
 from streams.lane_parts import LaneServices, Stage
-from streams.lane_restore import producers_announced, restore
+from streams.lane_restore import Restored, producers_announced, restore
 from streams.lane_snapshots import LaneSnapshots
 from streams.lane_state import LaneState, request_key
 from streams.lane_strays import LaneStrays
@@ -86,9 +87,8 @@ class Lane:
         self._following: asyncio.Task[None] | None = None
         self._reader = PartitionReader(settings)
         self._control_topic = settings.topic(CONTROL.name)
-        name = f"{settings.namespace}-{stage.name}-{partition}"
         self._committer = Committer(
-            lambda number: transactional_producer(settings, f"{name}-{number}"),
+            lambda number: transactional_producer(settings, self._transactional_id(number)),
             producers=settings.transactional_producers,
             records_max=settings.commit_records_max,
             timeout_s=settings.commit_timeout_s,
@@ -104,6 +104,7 @@ class Lane:
             committer=self._committer,
             reader=self._reader,
         )
+        self._hanging = HangingTransactions(settings, self._output.places)
         self._snapshots = LaneSnapshots(
             settings,
             partition,
@@ -144,12 +145,27 @@ class Lane:
         """Fence, restore, announce. Raises `LaneLost` or `ServiceUnavailable`."""
         started_ms = self._services.clock_ms()
         await self._committer.start()
+        self._fenced(self._settings.transactional_producers)
         await self._reader.start()
+        async with self._hanging.watched():
+            restored = await self._open(started_ms)
+        log.info(
+            "lane open",
+            stage=self._stage.name,
+            partition=self._partition,
+            generation=self._state.generation,
+            records_restored=restored.records,
+            from_snapshot=restored.snapshot is not None,
+            duration_ms=self._services.clock_ms() - started_ms,
+        )
+
+    async def _open(self, started_ms: int) -> Restored:
         # A predecessor that had more of them could write on with those that this lane has not.
         announced = await producers_announced(
             self._reader, self._settings, stage=self._stage.name, partition=self._partition
         )
         await self._committer.fence_up_to(announced)
+        self._fenced(max(announced, self._settings.transactional_producers))
         restored = await restore(
             self._state,
             self._reader,
@@ -177,15 +193,14 @@ class Lane:
         self._snapshots.open(restored)
         if self._stage.next is None:
             await self._queue.open()
-        log.info(
-            "lane open",
-            stage=self._stage.name,
-            partition=self._partition,
-            generation=self._state.generation,
-            records_restored=restored.records,
-            from_snapshot=restored.snapshot is not None,
-            duration_ms=self._services.clock_ms() - started_ms,
-        )
+        return restored
+
+    def _transactional_id(self, number: int) -> str:
+        return f"{self._settings.namespace}-{self._stage.name}-{self._partition}-{number}"
+
+    def _fenced(self, producers: int) -> None:
+        """Take note that no earlier owner's producer of these can be alive."""
+        self._hanging.fenced = frozenset(map(self._transactional_id, range(producers)))
 
     async def drain(self, timeout_s: float) -> bool:
         """Begin no more runs; wait until what is under way is committed, at most `timeout_s`.

@@ -31,6 +31,7 @@ from schemas.topics import (
     PARKED,
     RESULTS,
     SESSIONS,
+    SNAPSHOTS,
     TopicSpec,
 )
 from streams import outcomes
@@ -99,7 +100,7 @@ class LaneOutput:
         self._state = state
         self._committer = committer
         self._reader = reader
-        self._where = TopicPartition(settings.topic(CHECKPOINTS.name), partition)
+        self._where = self._at(CHECKPOINTS)
         self._checkpoints = CheckpointSource(
             reader=reader, partition=self._where, peek=services.peek_checkpoint
         )
@@ -111,14 +112,29 @@ class LaneOutput:
         self.tail_records = 0
         self.source = f"/{settings.namespace}/{stage.name}/{partition}"
 
+    @property
+    def places(self) -> tuple[TopicPartition, ...]:
+        """All partitions that this lane's transactions write to."""
+        following = () if self._stage.next is None else (self._stage.next,)
+        return tuple(map(self._at, (*_TOPIC_OF.values(), SNAPSHOTS, *following)))
+
+    def _at(self, spec: TopicSpec) -> TopicPartition:
+        return TopicPartition(self._settings.topic(spec.name), self._partition)
+
     def watch(self, on_committed: Callable[[], None]) -> None:
         """Have `on_committed` called whenever events are committed and folded."""
         self._on_committed = on_committed
 
     async def open(self, logs: Mapping[str, int]) -> None:
-        """Learn where this lane's records will stand; `logs` are the ends of what was restored."""
+        """Learn where this lane's records will stand; `logs` are the ends of what was restored.
+
+        Where a lane only writes, it must not begin behind an open transaction either: a producer
+        of the same id would go on with it, and the next marker would end both alike.
+        """
         self.next_offsets = dict(logs)
-        ends = await self._reader.ends([self._where])
+        following = self._stage.next
+        written = [] if following is None else [self._at(following)]
+        ends = await self._reader.settled([self._where, *written])
         self._checkpoints_floor = ends[self._where]
 
     def submit(

@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaError
 
 from schemas.errors import LaneLost, ServiceUnavailable
 from streams.clients import committed_consumer, ends_consumer
+from streams.raw_log import RawLog
 
 if TYPE_CHECKING:
     from streams.settings import Settings
@@ -57,6 +58,24 @@ class PartitionReader:
             ends: dict[TopicPartition, int] = await consumer.end_offsets(list(partitions))
         except KafkaError as error:
             raise self._unavailable(error) from error
+        return ends
+
+    async def settled(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """Give the ends of partitions, once no transaction is open before them.
+
+        Raises as `read` does.
+        """
+        ends = await self.ends(partitions)
+        # Asked by the client that has just learned who leads them: the other one would wait for it.
+        raw = RawLog(_started(self._ends_of)._client)  # noqa: SLF001  it has no public way
+        try:
+            stable = {one: await raw.stable_end(one) for one in ends}
+        except KafkaError as error:
+            raise self._unavailable(error) from error
+        for one, end in ends.items():
+            if stable[one] < end:
+                async for _ in self.read({one: end}, from_offset=stable[one]):
+                    pass
         return ends
 
     async def newest_ms(self, partition: TopicPartition, end: int) -> int | None:
@@ -125,8 +144,9 @@ class PartitionReader:
                 held = ", ".join(f"{one.topic}-{one.partition}" for one in pending)
                 raise LaneLost(
                     f"{held}: an open transaction held back the end for {stall_timeout_s:.0f} s; "
-                    "if it does so again, a broker left it hanging: `kafka-transactions.sh "
-                    "find-hanging` shows it, and `abort` ends it"
+                    "if it does so again, a broker left it hanging and it was not ended here (the "
+                    "log says why): `kafka-transactions.sh find-hanging` shows it, and `abort` "
+                    "ends it, which loses it if it was committed"
                 )
 
     @staticmethod

@@ -113,6 +113,10 @@ class MemoryReader:
         """Give the offsets behind the last records."""
         return {where: self._log.ends[where.topic] for where in partitions}
 
+    async def settled(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """Give the same: what is not committed does not stand here."""
+        return await self.ends(partitions)
+
     async def newest_ms(self, partition: TopicPartition, end: int) -> int | None:
         """Give the time of the newest record."""
         del end

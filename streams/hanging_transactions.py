@@ -1,0 +1,320 @@
+"""Ending transactions that a broker left hanging on a lane's partitions.
+
+A broker that is killed while it ends a transaction, and is started again, may take partitions of it
+for deleted while they have no leader: it calls the transaction complete, and never writes its
+markers there. All that is committed behind it then waits for ever. What `kafka-transactions.sh`
+does by hand (KIP-664) is done here, but with the outcome that the transaction had: that tool can
+only abort, which would lose what its producer was told is committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+from aiokafka import TopicPartition
+from aiokafka.errors import ClusterAuthorizationFailedError, KafkaError, for_code
+from aiokafka.record.control_record import COMMIT_MARKER, ControlRecord
+
+from schemas.errors import MillstreamError
+from streams import transaction_log
+from streams.raw_log import RawLog, raw_log
+from streams.settings import Settings
+from streams.transaction_requests import (
+    DescribeProducersRequest,
+    DescribeTransactionsRequest,
+    Topics,
+    WriteTxnMarkersRequest,
+)
+
+__all__ = ["HangingTransaction", "HangingTransactions", "Undecided"]
+
+log = structlog.get_logger(__name__)
+
+_HELD_BACK_S = 5.0
+"""A lane that opens healthily is open by then: until then nothing is asked."""
+
+_LOOK_EVERY_S = 2.0
+
+_NONE = -1
+_BY_HAND = (
+    "`kafka-transactions.sh find-hanging` shows it, and `abort` ends it, which loses it if it was "
+    "committed"
+)
+
+
+class Undecided(MillstreamError):
+    """A transaction hangs, and how it is to end is not known for certain."""
+
+    code = "hanging_transaction"
+
+
+@dataclass(frozen=True, slots=True)
+class HangingTransaction:
+    """An open transaction on one partition, as its leader describes it."""
+
+    where: TopicPartition
+    producer_id: int
+    producer_epoch: int
+    coordinator_epoch: int
+    start_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class _InHand:
+    """What the coordinator of a transactional id says: the partitions that it has yet to mark."""
+
+    transactional_id: str
+    partitions: frozenset[TopicPartition]
+
+
+class HangingTransactions:
+    """Ends what hangs on `partitions`, all that one lane's transactions write to.
+
+    Only of producers whose transactional id is in `fenced`, which the lane has fenced: no other
+    can be told from one that is alive. Nothing that a coordinator has in hand is touched.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        partitions: Collection[TopicPartition],
+        *,
+        held_back_s: float = _HELD_BACK_S,
+        look_every_s: float = _LOOK_EVERY_S,
+    ) -> None:
+        self._settings = settings
+        self._partitions = frozenset(partitions)
+        self._held_back_s = held_back_s
+        self._look_every_s = look_every_s
+        self.fenced: frozenset[str] = frozenset()
+        self.ended: list[HangingTransaction] = []
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncGenerator[None, None]:
+        """End what hangs for longer than a moment while the block runs."""
+        watching = asyncio.create_task(self._watch(), name="hanging transactions")
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.wait({watching})
+        if not watching.cancelled() and (error := watching.exception()) is not None:
+            raise error
+
+    async def _watch(self) -> None:
+        """Look for them again and again. What Kafka does not answer is told in the log."""
+        await asyncio.sleep(self._held_back_s)
+        topics = {where.topic for where in self._partitions}
+        seen: frozenset[HangingTransaction] = frozenset()
+        while True:
+            try:
+                async with raw_log(self._settings, topics) as raw:
+                    while True:
+                        seen = await self._look(raw, seen)
+                        await asyncio.sleep(self._look_every_s)
+            except (KafkaError, TimeoutError) as error:
+                log.warning("hanging transactions cannot be looked for", reason=repr(error))
+                seen = frozenset()
+            await asyncio.sleep(self._look_every_s)
+
+    async def _look(
+        self, raw: RawLog, before: frozenset[HangingTransaction]
+    ) -> frozenset[HangingTransaction]:
+        """End those that were hanging at the last look, too; give all that hang now.
+
+        At one look alone, a marker may have been written between the two answers. At the second
+        one, a transaction that the coordinator had let go of would be gone.
+        """
+        opened = await self._open(raw)
+        if not opened:
+            return frozenset()
+        coordinated = await self._coordinated(raw)
+        hanging = frozenset(
+            one
+            for one in opened
+            if (told := coordinated.get(one.producer_id)) is not None
+            and one.where not in told.partitions
+        )
+        for one in sorted(hanging & before, key=lambda one: one.where):
+            try:
+                await self._end(raw, one, coordinated[one.producer_id].transactional_id)
+            except Undecided as undecided:
+                log.error("a transaction hangs and is not ended", reason=str(undecided))  # noqa: TRY400  no trace
+        return hanging
+
+    async def _open(self, raw: RawLog) -> list[HangingTransaction]:
+        """Give the open transactions on this lane's partitions."""
+        by_leader: dict[int, list[TopicPartition]] = defaultdict(list)
+        for where in self._partitions:
+            by_leader[raw.leader(where)].append(where)
+        found = []
+        for node, partitions in by_leader.items():
+            response = await raw.ask(node, DescribeProducersRequest(_by_topic(partitions)))
+            for topic, described, _ in response.topics:
+                for partition, error_code, _, producers, _ in described:
+                    where = TopicPartition(topic, partition)
+                    if error_code:
+                        raise for_code(error_code)(f"producers of {topic}-{partition}")
+                    found += [
+                        HangingTransaction(where, producer_id, epoch, coordinator_epoch, start)
+                        for producer_id, epoch, _, _, coordinator_epoch, start, _ in producers
+                        if start != _NONE
+                    ]
+        return found
+
+    async def _coordinated(self, raw: RawLog) -> Mapping[int, _InHand]:
+        """Give what the coordinators say of the fenced ids, by producer id.
+
+        Each is asked of its own coordinator, which says so if it is not, or not yet.
+        """
+        found = {}
+        for transactional_id in sorted(self.fenced):
+            node = await raw.coordinator(transactional_id)
+            response = await raw.ask(node, DescribeTransactionsRequest([transactional_id]))
+            ((error_code, _, _, _, _, producer_id, _, topics, _),) = response.transactions
+            if error_code:
+                raise for_code(error_code)(f"the transaction of {transactional_id}")
+            found[producer_id] = _InHand(
+                transactional_id,
+                frozenset(
+                    TopicPartition(topic, partition)
+                    for topic, partitions, _ in topics
+                    for partition in partitions
+                ),
+            )
+        return found
+
+    async def _end(self, raw: RawLog, one: HangingTransaction, transactional_id: str) -> None:
+        """Write the marker that is missing. Raises `Undecided` and `KafkaError`."""
+        is_commit, why = await self._outcome(raw, one, transactional_id)
+        where = one.where
+        request = WriteTxnMarkersRequest(
+            where.topic,
+            where.partition,
+            producer_id=one.producer_id,
+            producer_epoch=one.producer_epoch,
+            # None has ended one there yet: 0 is no newer than any (as kafka-transactions.sh does).
+            coordinator_epoch=max(one.coordinator_epoch, 0),
+            is_commit=is_commit,
+        )
+        response = await raw.ask(raw.leader(where), request)
+        ((_, ((_, ((_, error_code, _),), _),), _),) = response.markers
+        error = for_code(error_code)
+        if error is ClusterAuthorizationFailedError:
+            raise Undecided(
+                f"{_told(one)}: it is to be {_word(is_commit)}, but this worker lacks the right "
+                f"`Alter` on the cluster, which ending it needs; {_BY_HAND}"
+            )
+        if error_code:
+            raise error(f"the marker for {_told(one)}")
+        self.ended.append(one)
+        log.warning(
+            "a transaction that a broker left hanging was ended",
+            partition=f"{where.topic}-{where.partition}",
+            producer_id=one.producer_id,
+            producer_epoch=one.producer_epoch,
+            start_offset=one.start_offset,
+            outcome=_word(is_commit),
+            known_from=why,
+        )
+
+    async def _outcome(
+        self, raw: RawLog, one: HangingTransaction, transactional_id: str
+    ) -> tuple[bool, str]:
+        """Tell whether it was committed, and how that is known. Raises `Undecided`."""
+        began_ms = await self._began_ms(raw, one)
+        unreadable = ""
+        try:
+            verdicts = await self._verdicts(raw, one, transactional_id, began_ms)
+        except KafkaError as error:
+            verdicts, unreadable = set(), f"{transaction_log.TOPIC} cannot be read ({error!r})"
+        if len(verdicts) > 1:
+            raise Undecided(
+                f"{_told(one)}: several transactions stand there, and not all of them were "
+                f"committed; {_BY_HAND}"
+            )
+        if verdicts:
+            return verdicts.pop(), "the coordinator's log"
+        marker = await self._marker_elsewhere(raw, one, began_ms)
+        if marker is not None:
+            return marker, "the marker on another partition"
+        if unreadable:
+            # Its producer is told of the commit before any marker is written.
+            raise Undecided(
+                f"{_told(one)}: no partition has its marker and {unreadable}, so nobody knows "
+                f"whether it was committed; give this worker the right `Read` there, or: {_BY_HAND}"
+            )
+        return False, "no coordinator ever decided on it"
+
+    async def _began_ms(self, raw: RawLog, one: HangingTransaction) -> int:
+        async for batch in raw.batches(one.where, from_offset=one.start_offset):
+            return int(batch.max_timestamp)  # the broker's, when it took the batch
+        raise Undecided(f"{_told(one)}: its first record is not there; {_BY_HAND}")
+
+    async def _verdicts(
+        self, raw: RawLog, one: HangingTransaction, transactional_id: str, began_ms: int
+    ) -> set[bool]:
+        """Give how the coordinator ended this producer's transactions with this partition."""
+        partitions = await raw.partitions_of(transaction_log.TOPIC)
+        if not partitions:
+            raise for_code(_UNKNOWN_TOPIC)(transaction_log.TOPIC)
+        where = partitions[transaction_log.log_partition(transactional_id, len(partitions))]
+        found = set()
+        async for batch in raw.batches(where, since_ms=began_ms):
+            for record in () if batch.is_control_batch else batch:
+                verdict = transaction_log.read_verdict(record.value)
+                if (
+                    verdict is not None
+                    and record.timestamp >= began_ms
+                    and verdict.producer_id == one.producer_id
+                    and one.where in verdict.partitions
+                ):
+                    found.add(verdict.is_commit)
+        return found
+
+    async def _marker_elsewhere(
+        self, raw: RawLog, one: HangingTransaction, began_ms: int
+    ) -> bool | None:
+        """Give the outcome of this producer's first marker since then on the other partitions.
+
+        A producer's transactions follow one another: the next one begins when all markers of the
+        last one are out. So its earliest marker is that of the transaction that hangs.
+        """
+        earliest: tuple[int, bool] | None = None
+        for where in self._partitions - {one.where}:
+            async for batch in raw.batches(where, since_ms=began_ms):
+                if not batch.is_control_batch or batch.producer_id != one.producer_id:
+                    continue
+                if batch.max_timestamp < began_ms:
+                    continue
+                is_commit = ControlRecord.parse(next(iter(batch)).key) == COMMIT_MARKER
+                if earliest is None or batch.max_timestamp < earliest[0]:
+                    earliest = (batch.max_timestamp, is_commit)
+                break
+        return None if earliest is None else earliest[1]
+
+
+_UNKNOWN_TOPIC = 3
+
+
+def _by_topic(partitions: Iterable[TopicPartition]) -> Topics:
+    found: dict[str, list[int]] = defaultdict(list)
+    for where in partitions:
+        found[where.topic].append(where.partition)
+    return list(found.items())
+
+
+def _told(one: HangingTransaction) -> str:
+    return (
+        f"a broker left a transaction hanging on {one.where.topic}-{one.where.partition} "
+        f"(producer {one.producer_id}, from offset {one.start_offset})"
+    )
+
+
+def _word(is_commit: bool) -> str:  # noqa: FBT001  the only argument
+    return "committed" if is_commit else "aborted"

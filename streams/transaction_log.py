@@ -1,0 +1,88 @@
+"""Reading what a transaction coordinator wrote down: its topic `__transaction_state`.
+
+The records are Kafka's own (`TransactionLogValue.json`, versions 0 and 1, as of Kafka 4.3), and may
+change with it: what cannot be read is `None`, and decides nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import BytesIO
+
+from aiokafka import TopicPartition
+from aiokafka.protocol.types import (
+    Array,
+    CompactArray,
+    CompactString,
+    Int8,
+    Int16,
+    Int32,
+    Int64,
+    Schema,
+    String,
+    TaggedFields,
+)
+
+__all__ = ["TOPIC", "Verdict", "log_partition", "read_verdict"]
+
+TOPIC = "__transaction_state"
+
+_HEAD = (("producer_id", Int64), ("epoch", Int16), ("timeout_ms", Int32), ("status", Int8))
+_VALUES = {
+    0: Schema(*_HEAD, ("topics", Array(("topic", String("utf-8")), ("partitions", Array(Int32))))),
+    1: Schema(
+        *_HEAD,
+        (
+            "topics",
+            CompactArray(
+                ("topic", CompactString("utf-8")),
+                ("partitions", CompactArray(Int32)),
+                ("tags", TaggedFields),
+            ),
+        ),
+    ),
+}
+_PREPARE_COMMIT = 2
+_PREPARE_ABORT = 3
+_VERSION_BYTES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a coordinator decided to end a transaction, and the partitions it was to mark."""
+
+    producer_id: int
+    is_commit: bool
+    partitions: frozenset[TopicPartition]
+
+
+def read_verdict(value: bytes | None) -> Verdict | None:
+    """Read a record of the log; `None` if it decides on no transaction, or is of another format."""
+    if value is None or len(value) < _VERSION_BYTES:
+        return None
+    schema = _VALUES.get(int.from_bytes(value[:_VERSION_BYTES], "big"))
+    if schema is None:
+        return None
+    producer_id, _, _, status, topics = schema.decode(BytesIO(value[_VERSION_BYTES:]))
+    if status not in {_PREPARE_COMMIT, _PREPARE_ABORT}:
+        return None
+    return Verdict(
+        producer_id=producer_id,
+        is_commit=status == _PREPARE_COMMIT,
+        partitions=frozenset(
+            TopicPartition(topic, partition)
+            for topic, partitions, *_ in topics or ()
+            for partition in partitions
+        ),
+    )
+
+
+def log_partition(transactional_id: str, partitions: int) -> int:
+    """Give the partition that the coordinator keeps an id at: Java's `hashCode`, made positive."""
+    code = 0
+    encoded = transactional_id.encode("utf-16-be")
+    for at in range(0, len(encoded), 2):
+        code = (31 * code + int.from_bytes(encoded[at : at + 2], "big")) & 0xFFFFFFFF
+    signed = code - (1 << 32) if code >= 1 << 31 else code
+    # `Utils.abs` of Kafka: the smallest integer, which has no positive one, is 0.
+    return (0 if signed == -(1 << 31) else abs(signed)) % partitions
