@@ -34,6 +34,8 @@ MakeProducer = Callable[[int], AIOKafkaProducer]
 
 # A producer that was fenced may also say only that it is in no state to go on.
 _FENCED = (ProducerFenced, InvalidProducerEpoch, IllegalOperation)
+# That last one is no `KafkaError`.
+_FAILED = (KafkaError, IllegalOperation, TimeoutError)
 _ABORT_TIMEOUT_S = 5.0
 
 
@@ -63,7 +65,7 @@ class Transactions:
             async with asyncio.timeout(self._timeout_s):
                 for producer in self._producers:
                     await producer.start()
-        except (KafkaError, TimeoutError) as error:
+        except _FAILED as error:
             raise _lost(error, "the lane's producers did not start") from error
 
     async def fence_up_to(self, producers: int) -> None:
@@ -77,7 +79,7 @@ class Transactions:
                 async with asyncio.timeout(self._timeout_s):
                     await producer.start()
                     await producer.stop()
-            except (KafkaError, TimeoutError) as error:
+            except _FAILED as error:
                 raise _lost(error, "an earlier owner's producer was not fenced") from error
 
     async def stop(self) -> None:
@@ -98,7 +100,7 @@ class Transactions:
         try:
             async with asyncio.timeout(self._timeout_s):
                 manager = (await self._open())._txn_manager  # noqa: SLF001  it has no public way
-        except (KafkaError, TimeoutError) as error:
+        except _FAILED as error:
             raise _lost(error, "a transaction did not begin") from error
         for place in self._written_last:
             manager.maybe_add_partition_to_txn(place)
@@ -118,7 +120,7 @@ class Transactions:
         except _REFUSED as error:
             await self._abort_and_replace()
             raise CommitRefused(f"the broker refused a record: {error!r}") from error
-        except (KafkaError, TimeoutError) as error:
+        except _FAILED as error:
             raise _lost(error, "a commit failed or its outcome is unknown") from error
         self._begun = None
         self._written_last = frozenset(TopicPartition(one.topic, one.partition) for one in records)
@@ -143,7 +145,7 @@ class Transactions:
                 await self._producers[turn].stop()
                 self._producers[turn] = self._make_producer(turn)
                 await self._producers[turn].start()
-        except (KafkaError, TimeoutError) as error:
+        except _FAILED as error:
             raise _lost(error, "a transaction could not be aborted") from error
 
 
