@@ -5,7 +5,13 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import assert_never
 
-from schemas.errors import MillstreamError, Misconfigured, Rejected, ServiceUnavailable
+from schemas.errors import (
+    MillstreamError,
+    Misconfigured,
+    Rejected,
+    RequestIdReused,
+    ServiceUnavailable,
+)
 from schemas.events import AgentResult
 
 __all__ = ["EXIT_CODES_HELP", "ExitCode", "exit_code_of_error", "exit_code_of_result"]
@@ -48,7 +54,7 @@ def exit_code_of_result(result: AgentResult) -> ExitCode:
 
 def exit_code_of_error(error: MillstreamError) -> ExitCode:
     """Give the exit code of a command that ended by this error."""
-    if isinstance(error, Rejected):
+    if isinstance(error, Rejected | RequestIdReused):
         return ExitCode.REJECTED
     if isinstance(error, Misconfigured | ServiceUnavailable):
         return ExitCode.UNAVAILABLE

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from schemas.base import Address
-from schemas.events import AgentRequest, AgentResult, DeadLetter
-from schemas.topics import DEAD_LETTERS, RESULTS, TOKENS
+from schemas.errors import RequestIdReused
+from schemas.events import AgentRequest, AgentResult, DeadLetter, Decision
+from schemas.topics import DEAD_LETTERS, DECISIONS, RESULTS, TOKENS
 from streams.answer import Answer, Ended, Piece
 from streams.bus import Delivery, EventBus, EventFilter
 
@@ -31,10 +32,14 @@ class Told:
 
 
 async def earlier_result(bus: EventBus, request: AgentRequest) -> Told | None:
-    """Give the result of an earlier request of the same user and id, `None` where there is none."""
+    """Give the result of an earlier request of the same user and id, `None` where there is none.
+
+    Raises `RequestIdReused` if that asked for something else, as lanes do.
+    """
     found = await bus.history(topics=(RESULTS,), filter=_of(request), limit=1)
     if not found:
         return None
+    await _require_same_question(bus, request)
     answer = Answer()
     pieces = answer.take(found[-1])
     result = found[-1].event
@@ -42,6 +47,24 @@ async def earlier_result(bus: EventBus, request: AgentRequest) -> Told | None:
         # It was cut off: its text stands in its tokens alone, which `millstream history` shows.
         pieces = (Ended(result, answer.position),)
     return Told(found[-1], pieces)
+
+
+async def _require_same_question(bus: EventBus, request: AgentRequest) -> None:
+    # A result does not say what was asked; the decision that came before it does. There is none of
+    # a request that was cancelled before it came, which matches any question.
+    decided = await bus.history(topics=(DECISIONS,), filter=_of(request), limit=1)
+    decision = decided[-1].event if decided else None
+    if not isinstance(decision, Decision) or decision.request_digest is None:
+        return
+    # Without a session of its own it has the request's id for one; so neither address nor time
+    # is in the digest.
+    nowhere = Address(topic="", partition=0, offset=0)
+    if request.resolved(nowhere, request.at_ms).digest != decision.request_digest:
+        raise RequestIdReused(
+            f"request id {request.request_id!r} was used before by this user for something else "
+            "(template, model, session or input differ); nothing was published. Give each request "
+            "an id of its own"
+        )
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from schemas.errors import (
     LaneLost,
     MillstreamError,
     Misconfigured,
+    RequestIdReused,
     ServiceUnavailable,
     TopicDrift,
 )
@@ -48,6 +49,7 @@ def test_a_result_s_status_decides_the_exit_code(status: ResultStatus) -> None:
         (TopicDrift("x"), 6),
         (ServiceUnavailable("x"), 6),
         (InputTooLarge("x"), 3),
+        (RequestIdReused("x"), 3),
         (LaneLost("x"), 1),
     ],
 )

@@ -8,7 +8,8 @@ import pytest
 
 from gateway.follow import earlier_result, submitted
 from schemas.base import Address, Reason
-from schemas.events import AgentRequest, AgentResult, AgentToken, DeadLetter
+from schemas.errors import RequestIdReused
+from schemas.events import AgentRequest, AgentResult, AgentToken, DeadLetter, Decision
 from schemas.topics import catalogue
 from streams.answer import Ended, Text
 from streams.bus import EventBus
@@ -88,6 +89,36 @@ async def test_an_earlier_result_of_the_same_id_is_found(bus: MemoryBus) -> None
     assert found is not None
     assert found.delivery.event == result()
     assert [type(piece) for piece in found.pieces] == [Text, Ended]
+
+
+def decision(request: AgentRequest) -> Decision:
+    place = Address(topic="t", partition=0, offset=0)
+    return Decision(
+        user_id="ada",
+        request_id="r",
+        session_id="s",
+        admitted=True,
+        generation=1,
+        source=place,
+        request_digest=request.resolved(place, 7).digest,
+    )
+
+
+async def test_the_same_question_asked_again_gets_its_earlier_result(bus: MemoryBus) -> None:
+    async with bus:
+        await bus.publish_batch([decision(REQUEST), result()])
+        asked_later = REQUEST.model_copy(update={"deadline_ms": 9, "at_ms": 8})
+        assert await earlier_result(bus, asked_later) is not None
+
+
+@pytest.mark.parametrize("other", [{"input": "Bye"}, {"session_id": None}, {"model": "scripted"}])
+async def test_another_question_under_the_id_is_not_given_the_earlier_result(
+    bus: MemoryBus, other: dict[str, str | None]
+) -> None:
+    async with bus:
+        await bus.publish_batch([decision(REQUEST), result()])
+        with pytest.raises(RequestIdReused, match="'r' was used before"):
+            await earlier_result(bus, REQUEST.model_copy(update=other))
 
 
 async def test_an_earlier_result_whose_text_stands_in_its_tokens_alone_ends_all_the_same(
