@@ -8,6 +8,7 @@ from typing import assert_never
 from schemas.errors import (
     MillstreamError,
     Misconfigured,
+    NoSuchPartition,
     Rejected,
     RequestIdReused,
     ServiceUnavailable,
@@ -56,6 +57,8 @@ def exit_code_of_error(error: MillstreamError) -> ExitCode:
     """Give the exit code of a command that ended by this error."""
     if isinstance(error, Rejected | RequestIdReused):
         return ExitCode.REJECTED
+    if isinstance(error, NoSuchPartition):
+        return ExitCode.USAGE
     if isinstance(error, Misconfigured | ServiceUnavailable):
         return ExitCode.UNAVAILABLE
     return ExitCode.FAILED

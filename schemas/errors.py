@@ -29,6 +29,7 @@
     │   └── Unserviceable        lanes fail by it again and again
     ├── Misconfigured            a setting, policy or topic is wrong; says which and what to do
     │   └── TopicDrift
+    ├── NoSuchPartition      topics have fewer partitions than the one that was asked for
     ├── DeadLetterNotFound   there is no dead letter at or of an address
     ├── CannotRedrive        a dead letter cannot be put back as asked; says why
     ├── ServiceUnavailable       Kafka or Redis does not answer
@@ -221,6 +222,12 @@ class TopicDrift(Misconfigured):
     """A topic on the broker differs from the catalogue in a way that is not safe to work with."""
 
     code = "topic_drift"
+
+
+class NoSuchPartition(MillstreamError):
+    """What was asked for names a partition that the topics do not have; says which they have."""
+
+    code = "no_such_partition"
 
 
 class DeadLetterNotFound(MillstreamError):

@@ -20,6 +20,7 @@ from streams.intake import InputRecord
 from streams.partition_reader import PartitionReader
 from streams.partitioning import home_partition
 from streams.settings import Settings
+from streams.topic_admin import partition_counts
 
 __all__ = [
     "Buried",
@@ -109,7 +110,7 @@ async def find_dead_letter(settings: Settings, address: Address) -> Buried:
     Raises `DeadLetterNotFound`.
     """
     partition = address.partition
-    if partition < settings.partitions:
+    if partition < await _partitions(settings, DEAD_LETTERS):
         if address.topic == settings.topic(DEAD_LETTERS.name):
             one = HistoryQuery(
                 topics=(DEAD_LETTERS,),
@@ -182,11 +183,12 @@ async def _statuses(
 ) -> dict[Address, ResultStatus]:
     by_request: dict[tuple[str, str, str], list[Address]] = {}
     homes: set[int] = set()
+    partitions = await _partitions(settings, RESULTS)
     for one in redrives:
         if one.request_id is not None:
             key = (one.tenant, one.user_id, one.request_id)
             by_request.setdefault(key, []).append(one.source)
-            homes.add(home_partition(one.partition_key, settings.partitions))
+            homes.add(home_partition(one.partition_key, partitions))
     # A request of the same id may have ended before: then that result is this one's, too.
     since_ms = max(0, first_ms - settings.dedup_window_s * 1000)
     statuses: dict[Address, ResultStatus] = {}
@@ -213,6 +215,12 @@ async def _dead_again(
             if source in sources:
                 found[source] = one.source
     return found
+
+
+async def _partitions(settings: Settings, spec: TopicSpec) -> int:
+    """Give how many partitions a topic has, whatever MILLSTREAM_PARTITIONS says here."""
+    topic = settings.topic(spec.name)
+    return (await partition_counts(settings, [topic]))[topic]
 
 
 async def _history(

@@ -82,7 +82,8 @@ def read_history(settings: Settings, query: HistoryQuery) -> AsyncGenerator[Entr
     A request that was put right, at its user's home partition, is shown once. Only the home
     partition is read where the user is known. Memory is bounded by the number of partitions.
     Close the iterator (`contextlib.aclosing`) when leaving it early.
-    Raises `ServiceUnavailable`, and `Misconfigured` for a topic that does not exist.
+    Raises `ServiceUnavailable`, `Misconfigured` for a topic that does not exist, and
+    `NoSuchPartition`.
     """
     return replay(KafkaLog(settings), settings, query)
 
@@ -92,9 +93,10 @@ async def replay(
 ) -> AsyncGenerator[Entry, None]:
     """Replay as `read_history` does, from any record log; the log need not be started."""
     names = {settings.topic(spec.name) for spec in query.topics}
-    scope = scope_of(settings, query.topics, query.wanted, await log.partition_counts(names))
-    if query.partition is not None:
-        scope = {one: spec for one, spec in scope.items() if one.partition == query.partition}
+    counts = await log.partition_counts(names)
+    scope = scope_of(settings, query.topics, query.wanted, counts, only=query.partition)
+    if not scope:
+        return  # that partition is not the user's
     reader = log.reader()
     try:
         await reader.start()

@@ -191,10 +191,9 @@ class LogBus:
             message = "the bus is not started; use it as `async with bus:`"
             raise Misconfigured(message)
         names = [self._settings.topic(spec.name) for spec in topics]
-        scope = scope_of(self._settings, topics, wanted, await self._counted(names))
+        counts = await self._counted(names)
         only = getattr(start, "partition", None)
-        if only is not None:
-            scope = {one: spec for one, spec in scope.items() if one.partition == only}
+        scope = scope_of(self._settings, topics, wanted, counts, only=only)
         return scope, await self._reader.offsets(scope, start)
 
     async def _counted(self, topics: Sequence[str] | set[str]) -> dict[str, int]:

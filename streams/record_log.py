@@ -9,6 +9,7 @@ from typing import Protocol
 from aiokafka import TopicPartition
 
 from schemas.base import Address
+from schemas.errors import NoSuchPartition
 from schemas.topics import TopicSpec
 from streams.bus import EventFilter, Start
 from streams.codec import Encoded
@@ -117,11 +118,19 @@ def scope_of(
     topics: Sequence[TopicSpec],
     wanted: EventFilter,
     counts: Mapping[str, int],
+    *,
+    only: int | None = None,
 ) -> dict[TopicPartition, TopicSpec]:
     """Give the partitions in which matching records can stand, in the order of `topics`.
 
-    For a known user that is one partition of each per-user topic.
+    For a known user that is one partition of each per-user topic. With `only` it is at most that
+    one of each. Raises `NoSuchPartition` if none of them has it.
     """
+    most = max((counts[settings.topic(spec.name)] for spec in topics), default=0)
+    if only is not None and only >= most:
+        raise NoSuchPartition(
+            f"there is no partition {only}: there are {most} partitions, 0 to {most - 1}"
+        )
     scope: dict[TopicPartition, TopicSpec] = {}
     for spec in topics:
         name = settings.topic(spec.name)
@@ -130,4 +139,6 @@ def scope_of(
         else:
             partitions = list(range(counts[name]))
         scope.update({TopicPartition(name, partition): spec for partition in partitions})
+    if only is not None:
+        return {one: spec for one, spec in scope.items() if one.partition == only}
     return scope

@@ -10,7 +10,7 @@ from typing import Protocol
 import pytest
 
 from schemas.base import Address
-from schemas.errors import InputTooLarge, Misconfigured, NotJson
+from schemas.errors import InputTooLarge, Misconfigured, NoSuchPartition, NotJson
 from schemas.events import AgentRequest, AgentToken, CostRecorded, Usage
 from schemas.topics import COSTS, REQUESTS, TOKENS, TopicSpec
 from streams.bus import (
@@ -358,6 +358,11 @@ class BusContract:
             assert (await anext(deliveries)).address.offset == first.offset + 1
         async with bus.tail([TOKENS], FromTime(newest.at_ms)) as deliveries:
             assert (await anext(deliveries)).at_ms == newest.at_ms
+
+    async def test_tail_of_a_partition_that_there_is_not_says_so(self, bus: EventBus) -> None:
+        with pytest.raises(NoSuchPartition, match="there are 4 partitions, 0 to 3"):
+            async with bus.tail([TOKENS], FromOffset(5, partition=99)):
+                pass
 
     async def test_tail_from_the_beginning_runs_beside_a_handler(self, bus: EventBus) -> None:
         inbox = Inbox()

@@ -8,7 +8,7 @@ from typing import Protocol
 import pytest
 
 from schemas.base import Address
-from schemas.errors import NotJson
+from schemas.errors import NoSuchPartition, NotJson
 from schemas.events import AgentRequest, Origin, ResolvedRequest
 from schemas.topics import COSTS, REQUESTS, TOKENS, TopicSpec
 from streams.bus import Delivery, EventBus, EventFilter, Unreadable
@@ -62,6 +62,22 @@ class HistoryContract:
 
     async def test_empty_topics_replay_to_nothing(self, world: HistoryWorld) -> None:
         assert await entries(world, HistoryQuery()) == []
+
+    async def test_a_partition_that_there_is_not_is_told_with_those_there_are(
+        self, world: HistoryWorld
+    ) -> None:
+        with pytest.raises(NoSuchPartition, match="no partition 99: there are 4 partitions"):
+            await entries(world, HistoryQuery(partition=99))
+
+    async def test_a_partition_that_is_not_the_user_s_replays_to_nothing(
+        self, world: HistoryWorld, bus: EventBus
+    ) -> None:
+        await bus.publish(cost("ada"))
+        elsewhere = (home_partition("ada", 4) + 1) % 4
+        query = HistoryQuery(
+            topics=(COSTS,), wanted=EventFilter(user_id="ada"), partition=elsewhere
+        )
+        assert await entries(world, query) == []
 
     async def test_partitions_are_merged_by_time_and_keep_their_own_order(
         self, world: HistoryWorld, bus: EventBus

@@ -13,6 +13,7 @@ from schemas.errors import (
     LaneLost,
     MillstreamError,
     Misconfigured,
+    NoSuchPartition,
     RequestIdReused,
     ServiceUnavailable,
     TopicDrift,
@@ -50,6 +51,7 @@ def test_a_result_s_status_decides_the_exit_code(status: ResultStatus) -> None:
         (ServiceUnavailable("x"), 6),
         (InputTooLarge("x"), 3),
         (RequestIdReused("x"), 3),
+        (NoSuchPartition("x"), 2),
         (LaneLost("x"), 1),
     ],
 )
