@@ -26,7 +26,7 @@ from aiokafka.errors import (
 from schemas.base import Address
 from schemas.errors import CannotRedrive, LaneLost, NullValue, Poison, ServiceUnavailable
 from schemas.events import DeadLetter, DeadLetterRedriven, Redriven, ResolvedRequest
-from schemas.topics import REDRIVES, REQUESTS, stage_topic
+from schemas.topics import CONTROL, REDRIVES, REQUESTS, stage_topic
 from streams.clients import transactional_producer
 from streams.codec import ORIGIN, REDRIVEN, decode, encode
 from streams.dead_letters import Buried, read_letter, record_at
@@ -157,6 +157,11 @@ class Redriver:
     async def _mended(self, buried: Buried, value: bytes | None) -> InputRecord:
         """Give the record to put back, at the place of the original, without its own headers."""
         topic = buried.source.topic
+        if topic == self._settings.topic(CONTROL.name):
+            raise CannotRedrive(
+                f"{buried.source} is a command, and commands are not put back: give it again, "
+                "if it is still wanted"
+            )
         stages = {self._settings.topic(stage_topic(cut).name) for cut in self._settings.chain_cuts}
         if topic not in {self._settings.topic(REQUESTS.name), *stages}:
             raise CannotRedrive(f"no lane reads {topic}: it is neither requests nor a stage of now")

@@ -24,6 +24,7 @@ from gateway.topic_names import topic_named
 from gateway.when import parse_time_ms, time_text
 from schemas.base import Address
 from schemas.events import DeadLetter
+from schemas.topics import CONTROL
 from streams.codec import rfc3339
 from streams.dead_letters import (
     Buried,
@@ -190,6 +191,9 @@ async def _redrive_all(settings: Settings, query: DeadLetterQuery, *, as_json: b
         Redriver(settings) as redriver,
     ):
         async for buried in letters:
+            if buried.source.topic == settings.topic(CONTROL.name):
+                progress_console().print(f"{buried.source} is a command: left, give it again")
+                continue
             done = await redriver.redrive(buried)
             if done.first:
                 count += 1

@@ -11,7 +11,15 @@ import pytest
 from schemas.base import Address, Reason
 from schemas.errors import CannotRedrive, DeadLetterNotFound
 from schemas.events import AgentRequest, AgentResult, DeadLetter, DeadLetterRedriven
-from schemas.topics import DEAD_LETTERS, REDRIVES, REQUESTS, RESULTS, catalogue, stage_topic
+from schemas.topics import (
+    CONTROL,
+    DEAD_LETTERS,
+    REDRIVES,
+    REQUESTS,
+    RESULTS,
+    catalogue,
+    stage_topic,
+)
 from streams.clients import idempotent_producer, transactional_producer
 from streams.codec import encode
 from streams.dead_letters import (
@@ -244,6 +252,29 @@ async def test_a_mended_value_that_cannot_be_read_is_refused_and_costs_nothing(
             await redrive(settings, buried, b'{"user_id": "ada"}')
         assert (await looked_up(settings, buried)).state == "dead"
         assert (await redrive(settings, buried, MENDED)).first
+
+
+async def test_another_number_of_partitions_in_the_settings_finds_what_there_is(
+    settings: Settings,
+) -> None:
+    async with running_lanes(settings), upstream(settings) as program:
+        buried = await bury(settings, program, NEWER)
+        await redrive(settings, buried, MENDED)
+        await read_topic(settings, RESULTS, AgentResult, count=1)
+        for partitions in (1, 64):
+            elsewhere = settings.model_copy(update={"partitions": partitions})
+            found = await find_dead_letter(elsewhere, buried.source)
+            assert (await looked_up(elsewhere, found)).state == "ended"
+
+
+async def test_a_command_is_not_put_back_but_to_be_given_again(settings: Settings) -> None:
+    topic = settings.topic(CONTROL.name)
+    async with running_lanes(settings), idempotent_producer(settings) as producer:
+        await producer.send_and_wait(topic, b"{}", b"ada", 1)
+        await read_topic(settings, DEAD_LETTERS, DeadLetter, count=1)
+        buried = await find_dead_letter(settings, Address(topic=topic, partition=1, offset=0))
+        with pytest.raises(CannotRedrive, match="is a command"):
+            await redrive(settings, buried)
 
 
 async def test_a_record_between_stages_is_put_back_as_it_was_or_not_at_all(
