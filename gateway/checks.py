@@ -136,7 +136,10 @@ async def check_redis() -> tuple[Finding, ...]:
         settings: Settings = settings_for_client()
     except Misconfigured:
         return ()  # told by the check of Kafka
-    store = RedisSessionStore(settings)
+    try:
+        store = RedisSessionStore(settings)
+    except Misconfigured as error:
+        return (Finding("redis", "wrong", str(error), "mend MILLSTREAM_REDIS_URL, or unset it"),)
     try:
         await store.ping()
     except MillstreamError as error:

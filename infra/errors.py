@@ -5,6 +5,7 @@ InfraError
 ├── JarMismatch         a jar's bytes are not the pinned ones
 ├── DownloadFailed      a jar could not be fetched
 ├── DataInUse           another launcher holds the data folder
+├── DataUnwritable      the data folder cannot be made or written
 ├── DataMismatch        the data folder was made for something else
 ├── NoFreePort          no port could be found on 127.0.0.1
 ├── ServiceDied         a process ended that should be running
@@ -14,6 +15,7 @@ InfraError
 __all__ = [
     "DataInUse",
     "DataMismatch",
+    "DataUnwritable",
     "DownloadFailed",
     "InfraError",
     "JarMismatch",
@@ -42,6 +44,10 @@ class DownloadFailed(InfraError):
 
 class DataInUse(InfraError):
     """Another launcher holds the data folder."""
+
+
+class DataUnwritable(InfraError):
+    """The data folder cannot be made, or nothing may be written in it."""
 
 
 class DataMismatch(InfraError):

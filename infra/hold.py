@@ -6,17 +6,20 @@ be stale, so read it only while the lock is held.
 """
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
-from infra.errors import DataInUse
+from infra.errors import DataInUse, DataUnwritable
 
 __all__ = ["endpoints_file", "hold", "remove"]
 
 _LOCK_NAME = "launcher.lock"
+_HOW = "in MILLSTREAM_DATA_DIR (`python -m infra`: with --data)"
 
 
 def endpoints_file(data: Path) -> Path:
@@ -28,11 +31,10 @@ def endpoints_file(data: Path) -> Path:
 def hold(data: Path) -> Iterator[None]:
     """Hold a data folder, creating it; what a crashed launcher left in the note is removed.
 
-    Raises `DataInUse` with the holder's pid and how to connect to what it runs.
+    Raises `DataInUse` with the holder's pid and how to connect to what it runs, `DataUnwritable`
+    where nothing may be written.
     """
-    data.mkdir(parents=True, exist_ok=True)
-    # Opened for appending: the text of the holder must survive our failing to get the lock.
-    with (data / _LOCK_NAME).open("a+", encoding="utf-8") as lock:
+    with _lock_file(data) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -60,10 +62,23 @@ def remove(data: Path) -> bool:
     return True
 
 
+def _lock_file(data: Path) -> TextIO:
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        # For appending: the text of the holder must survive our failing to get the lock.
+        return (data / _LOCK_NAME).open("a+", encoding="utf-8")
+    except OSError as error:
+        message = f"the data folder cannot be written ({error}): name another one {_HOW}"
+        raise DataUnwritable(message) from error
+
+
 def _in_use(data: Path, pid: str) -> str:
     message = f"{data} is in use by the launcher with pid {pid or 'unknown'}."
     try:
-        endpoints = endpoints_file(data).read_text(encoding="utf-8").strip()
+        endpoints = json.loads(endpoints_file(data).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return f"{message} It is not ready yet, or is stopping."
-    return f"{message} Connect to it ({endpoints}), stop it (kill {pid}), or name another --data."
+    return (
+        f"{message} Use its Kafka ({endpoints['kafka']}), stop it (kill {pid}), or name another "
+        f"folder {_HOW}."
+    )

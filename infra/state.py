@@ -41,7 +41,8 @@ class LauncherState:
         if brokers not in {None, state.brokers}:
             message = (
                 f"{data} holds a cluster of {state.brokers}, not of {brokers}: "
-                "name another folder with --data, or remove this one with `make clean`"
+                "name another folder in MILLSTREAM_DATA_DIR (`python -m infra`: with --data), or "
+                "remove this one with `make clean`"
             )
             raise DataMismatch(message)
         return state

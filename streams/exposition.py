@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -57,8 +58,7 @@ class Exposition:
             await runner.cleanup()
             message = (
                 f"cannot serve metrics at {self._settings.metrics_host}:"
-                f"{self._settings.metrics_port} ({error}); set MILLSTREAM_METRICS_PORT to a free "
-                "port, or to 0 for any"
+                f"{self._settings.metrics_port} ({error}); set {_remedy(error)}"
             )
             raise Misconfigured(message) from error
         self._runner = runner
@@ -82,3 +82,9 @@ class Exposition:
         return web.json_response(
             {"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200
         )
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in {errno.EADDRINUSE, errno.EACCES}:
+        return "MILLSTREAM_METRICS_PORT to a free port, or to 0 for any"
+    return "MILLSTREAM_METRICS_HOST to an address of this machine, or to 0.0.0.0 for all"

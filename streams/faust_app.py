@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import faust
 from faust.types import TP
 
+from schemas.errors import Misconfigured
 from schemas.topics import RECORD_BYTES_MAX
 from streams.faust_consumer import CommittedTransport
 
@@ -74,8 +75,12 @@ class App(faust.App):  # type: ignore[misc]
         await super()._on_agent_error(agent, exc)
 
     def _create_directories(self) -> None:
-        self.conf.datadir.mkdir(parents=True, exist_ok=True)
-        super()._create_directories()
+        try:
+            self.conf.datadir.mkdir(parents=True, exist_ok=True)
+            super()._create_directories()
+        except OSError as error:
+            message = f"MILLSTREAM_DATA_DIR: the folder cannot be written ({error})"
+            raise Misconfigured(message) from error
 
     def _new_transport(self) -> CommittedTransport:
         return CommittedTransport(self.conf.broker_consumer, self)

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from agents.sessions import SessionInfo, SessionPage, StoredCheckpoint
-from schemas.errors import ServiceUnavailable
+from schemas.errors import Misconfigured, ServiceUnavailable
 from schemas.events import AgentResult, CheckpointSaved, ResultStatus
 from streams.session_limits import SessionLimits
 from streams.session_pages import page_of
@@ -63,19 +63,30 @@ _log = logging.getLogger(__name__)
 
 
 class RedisSessionStore:
-    """Sessions in Redis; `close` it. Calls wait some seconds at most, then `ServiceUnavailable`."""
+    """Sessions in Redis; `close` it. Calls wait some seconds at most, then `ServiceUnavailable`.
+
+    Raises `Misconfigured` for a URL that is none.
+    """
 
     def __init__(self, settings: Settings, limits: SessionLimits | None = None) -> None:
         self._namespace = settings.namespace
         self._limits = limits or SessionLimits()
-        pool = redis.asyncio.BlockingConnectionPool.from_url(
-            settings.redis_url,
-            max_connections=_CONNECTIONS_MAX,
-            timeout=_TIMEOUT_S,
-            socket_timeout=_TIMEOUT_S,
-            socket_connect_timeout=_TIMEOUT_S,
-            decode_responses=True,
-        )
+        try:
+            pool = redis.asyncio.BlockingConnectionPool.from_url(
+                settings.redis_url,
+                max_connections=_CONNECTIONS_MAX,
+                timeout=_TIMEOUT_S,
+                socket_timeout=_TIMEOUT_S,
+                socket_connect_timeout=_TIMEOUT_S,
+                decode_responses=True,
+            )
+        except ValueError:
+            # Neither the URL nor the error is shown: both may hold the password.
+            message = (
+                "MILLSTREAM_REDIS_URL is no Redis URL: write redis://HOST:PORT/DATABASE, or "
+                "rediss:// for TLS"
+            )
+            raise Misconfigured(message) from None
         self._redis = redis.asyncio.Redis.from_pool(pool)
         self._put_checkpoint = self._redis.register_script(_PUT_CHECKPOINT)
         self._note_result = self._redis.register_script(_NOTE_RESULT)

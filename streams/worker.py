@@ -21,7 +21,7 @@ from agents.models import keep_traces_local, resolve_model, warm_up
 from agents.provider_http import ProviderHttp
 from middleware.pipeline import MiddlewarePipeline, build_pipeline
 from middleware.policy import Policy
-from schemas.errors import MillstreamError, ServiceUnavailable
+from schemas.errors import MillstreamError, Misconfigured, ServiceUnavailable, Terminal
 from schemas.events import CheckpointSaved
 from schemas.topics import catalogue
 from streams.checkpoints import PeekCheckpoint
@@ -118,7 +118,7 @@ async def _build(
     if "lanes" in roles:
         producer = await stack.enter_async_context(_producer(settings))
         # Loading the model stops the loop for a moment, which must not be while others wait.
-        await warm_up(settings.default_model)
+        await _warm_up(settings.default_model)
         http = ProviderHttp()
         stack.push_async_callback(http.close)
         factory = AgentFactory(
@@ -151,6 +151,13 @@ def _lanes(settings: Settings, policy: Policy, services: LaneServices) -> tuple[
     )
     services.metrics.watch(lanes)
     return lanes
+
+
+async def _warm_up(default_model: str) -> None:
+    try:
+        await warm_up(default_model)
+    except Terminal as error:
+        raise Misconfigured(f"MILLSTREAM_DEFAULT_MODEL: {error}") from error
 
 
 @asynccontextmanager

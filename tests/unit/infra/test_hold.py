@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import DataInUse
+from infra.errors import DataInUse, DataUnwritable
 from infra.hold import endpoints_file, hold, remove
 
 
@@ -19,6 +19,12 @@ def test_the_error_tells_how_to_connect_to_what_runs(tmp_path: Path) -> None:
         endpoints_file(tmp_path).write_text('{"kafka": "127.0.0.1:9"}')
         with pytest.raises(DataInUse, match=r"127\.0\.0\.1:9"), hold(tmp_path):
             pass
+
+
+def test_a_folder_that_cannot_be_written_names_the_variable(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataUnwritable, match="MILLSTREAM_DATA_DIR"), hold(tmp_path / "file" / "a"):
+        pass
 
 
 def test_a_folder_is_free_again_afterwards(tmp_path: Path) -> None:

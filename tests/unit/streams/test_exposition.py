@@ -79,6 +79,13 @@ async def test_a_process_is_alive_while_it_is_not_ready(
         assert answer.status == 200
 
 
+@pytest.mark.parametrize("host", ["nope.invalid", "192.0.2.1"])
+async def test_a_host_that_is_not_this_machine_is_told(host: str) -> None:
+    elsewhere = Exposition(Settings(metrics_host=host), MetricsCollector(), Readiness())
+    with pytest.raises(Misconfigured, match="set MILLSTREAM_METRICS_HOST"):
+        await elsewhere.start()
+
+
 async def test_a_port_in_use_is_told(server: Exposition) -> None:
     taken = Settings(metrics_port=int(server.url.rsplit(":", 1)[1]))
     second = Exposition(taken, MetricsCollector(), Readiness())
