@@ -36,6 +36,16 @@ __all__ = ["app", "main"]
 class _Commands(TyperGroup):
     """Ends every command the same way: with an exit code, and words instead of a traceback."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse what is not text before any command sees it: no name on Kafka could hold it."""
+        for argument in args:
+            if not argument.isascii() and any("\ud800" <= one <= "\udfff" for one in argument):
+                shown = os.fsencode(argument)
+                message = f"{shown!r} is not UTF-8"
+                raise typer.BadParameter(message)
+        parsed: list[str] = super().parse_args(ctx, args)
+        return parsed
+
     def invoke(self, ctx: Any) -> Any:
         """Run a command; only what nobody foresaw is shown as a traceback, if that is wanted."""
         debug = bool(ctx.params.get("debug"))

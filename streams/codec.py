@@ -166,4 +166,6 @@ def _diagnosed(
         f"{'.'.join(str(part) for part in problem['loc']) or 'value'}: {problem['msg']}"
         for problem in error.errors(include_url=False, include_input=False)[:_PROBLEMS_SHOWN_MAX]
     ]
-    return WrongShape(f"not a {event_type.__name__}: {'; '.join(problems)}")
+    name = event_type.__name__
+    article = "an" if name[0] in "AEIOU" else "a"
+    return WrongShape(f"not {article} {name}: {'; '.join(problems)}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
+import shlex
 import time
 from typing import Annotated
 
@@ -57,6 +59,9 @@ def submit(
 
     The answer is on standard output, how it ended and what it cost on standard error.
     """
+    if deadline_s is not None and not math.isfinite(deadline_s):
+        message = f"{deadline_s} is no number of seconds"
+        raise typer.BadParameter(message, param_hint="--deadline")
     deadline_ms = None if deadline_s is None else time.time_ns() // 10**6 + round(deadline_s * 1000)
     try:
         request = AgentRequest(
@@ -98,11 +103,13 @@ async def follow(
     bus: EventBus, request: AgentRequest, show: _JsonShow | _TextShow, *, timeout_s: float
 ) -> ExitCode:
     """Publish a request and show what comes of it, for at most `timeout_s`."""
+    published = False
     try:
         async with (
             asyncio.timeout(timeout_s) as limit,
             submitted(bus, request) as (address, coming),
         ):
+            published = True
             async for told in coming:
                 code = show.take(told)
                 if code is not None:
@@ -116,7 +123,21 @@ async def follow(
             "still come: `millstream history --request "
             f"{request.request_id}`. Does a worker run? See `millstream doctor`."
         )
+    except asyncio.CancelledError:
+        show.broke_off()
+        if published:
+            progress_console().print(
+                f"request {request.request_id} goes on, and costs what it costs; to end it: "
+                f"`{_cancel_command(request)}`"
+            )
+        raise
     return ExitCode.TIMED_OUT
+
+
+def _cancel_command(request: AgentRequest) -> str:
+    words = ["millstream", "cancel", "--user", request.user_id]
+    words += ["--tenant", request.tenant] * (request.tenant != DEFAULT_TENANT)
+    return shlex.join([*words, "--request", str(request.request_id)])
 
 
 class _JsonShow:

@@ -105,6 +105,50 @@ async def test_a_request_id_is_answered_once_however_often_it_is_submitted(up: U
     assert "has ended before" in second.err
     shown = await run(up.environment, "history", "--request", "mine", "--topic", "requests")
     assert len(shown.out.splitlines()) == 1
+    other = await run(up.environment, "submit", "say: other", *ask[2:])
+    assert (other.code, other.out) == (3, "")
+    assert "was used before by this user for something else" in other.err
+
+
+async def test_submit_that_is_interrupted_says_how_to_end_what_goes_on(up: Up) -> None:
+    arguments = ("submit", "pace: 0.05; endless", "--user", "ada", "--request-id", "left")
+    async with millstream(up.environment, *arguments) as submitted:
+        assert submitted.stdout is not None
+        await submitted.stdout.read(1)
+        left = await interrupt(submitted)
+    assert left.code == 130
+    assert "request left goes on" in left.err
+    command = "cancel --user ada --request left"
+    assert f"`millstream {command}`" in left.err
+    assert (await run(up.environment, *command.split())).code == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("history", "--partition", "99"), ("tail", "results", "--from", "99:5")],
+)
+async def test_a_partition_that_there_is_not_is_wrong_usage(
+    up: Up, arguments: tuple[str, ...]
+) -> None:
+    told = await run(up.environment, *arguments)
+    assert told.code == 2
+    assert "there are 4 partitions, 0 to 3" in told.err
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("MILLSTREAM_REDIS_URL", "foo"),
+        ("MILLSTREAM_DEFAULT_MODEL", "nonsense"),
+        ("MILLSTREAM_METRICS_HOST", "nope.invalid"),
+    ],
+)
+async def test_a_worker_names_the_variable_that_is_wrong_and_exits_6(
+    up: Up, variable: str, value: str
+) -> None:
+    told = await run(up.environment | {variable: value}, "worker")
+    assert told.code == 6
+    assert variable in told.err
 
 
 async def test_tail_follows_a_topic_until_ctrl_c(up: Up) -> None:

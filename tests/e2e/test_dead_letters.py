@@ -58,7 +58,7 @@ async def test_a_record_is_seen_mended_and_put_back_once(settings: Settings) -> 
     assert (none.code, none.out, none.err) == (0, "", "there are no such dead letters\n")
     assert looked.code == 0, looked.err
     assert f"requests-{ADA}-0" in looked.out
-    assert "wrong_shape: not a AgentRequest: input: Field required" in looked.out
+    assert "wrong_shape: not an AgentRequest: input: Field required" in looked.out
     assert r"\xff" in looked.out
     assert (mended.code, mended.out) == (
         0,

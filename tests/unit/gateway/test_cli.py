@@ -35,6 +35,10 @@ def test_help_names_every_command_and_the_exit_codes() -> None:
         ["submit", "Hi"],
         ["submit", "Hi", "--user", "a\tb"],
         ["submit", "Hi", "--user", "ada", "--timeout", "0"],
+        ["submit", "Hi", "--user", "ada", "--deadline", "inf"],
+        ["submit", "Hi", "--user", "ada", "--deadline", "nan"],
+        ["submit", "\udcff", "--user", "ada"],
+        ["history", "--user", "\udcff"],
         ["up", "--brokers", "2"],
         ["up", "--policy", "/nowhere.yaml"],
         ["worker", "--role", "lane"],
@@ -75,6 +79,17 @@ def test_a_wrong_setting_exits_6_and_is_named(monkeypatch: pytest.MonkeyPatch) -
     shown = runner.invoke(app, ["history"])
     assert shown.exit_code == 6
     assert "MILLSTREAM_PARTITIONS" in shown.stderr
+
+
+def test_doctor_names_a_url_that_is_none_and_shows_no_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MILLSTREAM_KAFKA", "127.0.0.1:1")
+    monkeypatch.setenv("MILLSTREAM_REDIS_URL", "http://:secret@127.0.0.1")
+    shown = runner.invoke(app, ["doctor"])
+    assert shown.exit_code == 1
+    assert "✗ redis: MILLSTREAM_REDIS_URL is no Redis URL" in shown.stdout
+    assert "secret" not in shown.output
 
 
 def test_an_error_that_nobody_foresaw_is_one_line_and_a_traceback_on_demand(
