@@ -82,10 +82,18 @@ def _field_row(name: str, schema: Json) -> str:
         given = "required"
     else:
         given = "always" if name in always_written(schema) else "maybe"
-    notes = [f"{word} `{_text(shape[word])}`" for word in _NOTED if word in shape]
+    notes = _notes(shape)
+    values = shape.get("additionalProperties")
+    if isinstance(values, dict):
+        told = (_type_words(values, schema), *_notes(_shape(values, schema)))
+        notes.append(f"each value: {' '.join(told)}")
     if value.get("default") is not None and "const" not in shape:
         notes.append(f"default `{_text(value['default'])}`")
     return f"| `{name}` | {_type_words(value, schema)} | {given} | {', '.join(notes)} |"
+
+
+def _notes(shape: Json) -> list[str]:
+    return [f"{word} `{_text(shape[word])}`" for word in _NOTED if word in shape]
 
 
 def _type_words(value: Json, schema: Json) -> str:

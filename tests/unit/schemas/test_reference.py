@@ -28,3 +28,8 @@ def test_a_field_says_whether_it_can_be_relied_on() -> None:
     assert "| `input` | string | required |" in section
     assert "| `template` | string | always |" in section
     assert "| `model` | string | maybe |" in section
+
+
+def test_a_field_of_many_values_says_what_each_may_be() -> None:
+    section = PAGE.split("\n## request\n")[1].split("\n## ")[0]
+    assert "maxProperties `32`, each value: string maxLength `1024`" in section
