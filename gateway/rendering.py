@@ -13,6 +13,7 @@ from schemas.events import (
     AgentToken,
     AttemptStarted,
     CheckpointSaved,
+    CommandObeyed,
     ControlCommand,
     CostRecorded,
     DeadLetter,
@@ -112,6 +113,9 @@ def what(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912  one case per kin
         case ControlCommand():
             target = event.request_id or f"all of session {event.session_id}"
             return f"asks to {event.command} {target}"
+        case CommandObeyed():
+            target = event.request_id or f"all of session {event.session_id}"
+            return f"obeyed: {event.command} {target}"
         case LaneOpened():
             return (
                 f"worker {event.worker} took over {event.stage} {event.partition}, "

@@ -407,6 +407,26 @@ class ControlCommand(Event):
         return f"{self.command}:{target}:{self.at_ms}"
 
 
+class CommandObeyed(Event):
+    """A command that was carried out, committed with its effect: come again, it is passed over.
+
+    `source` is where the command's record first stood.
+    """
+
+    title: ClassVar[str] = "A command was carried out"
+
+    type: Literal["obeyed"] = "obeyed"
+    command: Literal["cancel", "pause", "resume"]
+    request_id: Identifier | None = None
+    session_id: Identifier | None = None
+    source: Address
+
+    @property
+    def event_id(self) -> str:
+        """Where the command first stood."""
+        return f"{self.source}:obeyed"
+
+
 def _require_one_target(request_id: str | None, session_id: str | None) -> None:
     if (request_id is None) == (session_id is None):
         message = "name either request_id or session_id"
@@ -552,6 +572,7 @@ AnyEvent = Annotated[
     | RunParked
     | HoldPlaced
     | ControlCommand
+    | CommandObeyed
     | LaneOpened
     | LaneSnapshot
     | DeadLetter

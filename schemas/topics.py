@@ -17,6 +17,7 @@ from schemas.events import (
     AgentToken,
     AttemptStarted,
     CheckpointSaved,
+    CommandObeyed,
     ControlCommand,
     CostRecorded,
     DeadLetter,
@@ -139,6 +140,14 @@ CONTROL = TopicSpec(
     "What users ask of requests that were accepted before",
     7 * DAY_MS,
 )
+OBEYED = TopicSpec(
+    "obeyed",
+    CommandObeyed,
+    "user",
+    "Which commands were carried out",
+    # As long as the commands: one that is delivered again must find its mark.
+    CONTROL.retention_ms,
+)
 PARKED = TopicSpec(
     "parked",
     RunParked,
@@ -197,6 +206,7 @@ BASE_TOPICS: tuple[TopicSpec, ...] = (
     CHECKPOINTS,
     SESSIONS,
     CONTROL,
+    OBEYED,
     PARKED,
     HOLDS,
     LANES,

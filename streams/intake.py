@@ -113,9 +113,9 @@ def read_stage_request(record: InputRecord) -> StageRequest:
     return decode(record, StageRequest)
 
 
-def origin_header(request: ResolvedRequest) -> tuple[str, bytes]:
-    """Give the header by which a request that is put at its home partition keeps its identity."""
-    return ORIGIN, Origin(source=request.source).model_dump_json().encode()
+def origin_header(source: Address) -> tuple[str, bytes]:
+    """Give the header by which a record that is put at its home partition keeps its identity."""
+    return ORIGIN, Origin(source=source).model_dump_json().encode()
 
 
 def dead_letter(record: InputRecord, poison: Poison, *, at_ms: int) -> DeadLetter:

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 from aiokafka import TopicPartition
 
-from schemas.base import Address
+from schemas.base import Address, Event
 from schemas.errors import LaneLost, Poison, RequestIdReused, Unserviceable
 from schemas.events import ControlCommand, LaneOpened, ResolvedRequest, StageRequest
 from schemas.ports import BeforeCall
@@ -27,11 +27,11 @@ from streams.clients import transactional_producer
 from streams.codec import decode, traceparent_of
 from streams.committer import Committer
 from streams.hanging_transactions import HangingTransactions
-from streams.intake import InputRecord, origin_header
+from streams.intake import InputRecord, first_place, origin_header
 from streams.lane_control import LaneControl
 from streams.lane_endings import LaneEndings
 from streams.lane_follow import Follower
-from streams.lane_output import LaneOutput
+from streams.lane_output import LaneOutput, Tombstone
 from streams.lane_parts import LaneServices, Stage
 from streams.lane_restore import Restored, producers_announced, restore
 from streams.lane_snapshots import LaneSnapshots
@@ -75,6 +75,7 @@ class Lane:
         self._stage = stage
         self._blame = blame
         self._new_from_offset = 0
+        self._new_commands_from = 0
         self._partition = partition
         self._state = LaneState(
             stage.name,
@@ -175,7 +176,9 @@ class Lane:
         )
         await self._output.open(restored.ends)
         where = TopicPartition(self._settings.topic(self._stage.input.name), self._partition)
-        self._new_from_offset = (await self._reader.ends([where]))[where]
+        commands = TopicPartition(self._control_topic, self._partition)
+        ends = await self._reader.ends([where, commands])
+        self._new_from_offset, self._new_commands_from = ends[where], ends[commands]
         if self._state.pipeline.needs:
             self._follower = Follower(self._state, self._settings, self._partition, restored.ends)
             self._following = asyncio.create_task(self._follower.run())
@@ -265,17 +268,28 @@ class Lane:
 
     def _command(self, entry: Entry[InputRecord]) -> None:
         try:
+            first = first_place(entry.record)
             command = decode(entry.record, ControlCommand)
         except Poison as poison:
-            self._spawn(entry, self._strays.bury(entry, poison))
+            self._bury_once(entry, poison)
             return
         # What concerns a worker stands wherever the worker is.
-        if command.command == "drain" or not self._belongs_elsewhere(entry, command.partition_key):
-            self._spawn(entry, self._obey(entry, command))
+        if command.command != "drain" and self._belongs_elsewhere(
+            entry, command.partition_key, first
+        ):
+            return
+        # A pause that was one too many when it came must not be obeyed now.
+        if self._state.is_buried(entry.record.address) or self._state.is_obeyed(command, first):
+            entry.finish()
+            return
+        self._spawn(entry, self._obey(entry, command, first))
 
-    async def _obey(self, entry: Entry[InputRecord], command: ControlCommand) -> None:
+    async def _obey(
+        self, entry: Entry[InputRecord], command: ControlCommand, first: Address
+    ) -> None:
+        may_be_again = entry.offset < self._new_commands_from
         try:
-            await self._control.obey(entry, command)
+            await self._control.obey(entry, command, first, may_be_again=may_be_again)
         except Unserviceable as poison:
             await self._strays.bury(entry, poison)
         else:
@@ -285,14 +299,14 @@ class Lane:
         self,
         entry: Entry[InputRecord],
         partition_key: str,
-        request: ResolvedRequest | None = None,
+        first: Address,
     ) -> bool:
         """Send a record that arrived under another key to its user's partition, if it did."""
         home = home_partition(partition_key, self._settings.partitions)
         if home == self._partition:
             return False
-        headers = () if request is None else (origin_header(request),)
-        self._spawn(entry, self._strays.put_right(entry, partition_key, home, headers))
+        put_right = self._strays.put_right(entry, partition_key, home, origin_header(first))
+        self._spawn(entry, put_right)
         return True
 
     def _serve(self, entry: Entry[InputRecord]) -> None:
@@ -302,7 +316,7 @@ class Lane:
         except Poison as poison:
             self._bury_once(entry, poison)
             return
-        if self._belongs_elsewhere(entry, request.partition_key, request):
+        if self._belongs_elsewhere(entry, request.partition_key, request.source):
             return
         try:
             is_new = self._endings.begin(request_key(request), request.digest)
@@ -367,7 +381,12 @@ class Lane:
             reason=admission.refused,
         )
         decisions = [admission.decision] if admission.is_new else []
-        events = [*decisions, *self._endings.settled(request, result)]
+        gone = self._queue.parking.let_go(request_key(request))
+        events: list[Event | Tombstone] = [
+            *decisions,
+            *self._endings.settled(request, result),
+            *gone,
+        ]
         self._spawn(entry, self._endings.finish(entry, request, events, traceparent))
 
     def _bury_once(self, entry: Entry[InputRecord], poison: Poison) -> None:

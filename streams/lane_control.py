@@ -6,9 +6,9 @@ import asyncio
 
 import structlog
 
-from schemas.base import Reason
+from schemas.base import Address, Reason
 from schemas.errors import Unserviceable
-from schemas.events import AgentResult, ControlCommand, HoldPlaced
+from schemas.events import AgentResult, CommandObeyed, ControlCommand, HoldPlaced
 from streams.holds import HOLDS_MAX
 from streams.intake import InputRecord
 from streams.lane_endings import LaneEndings
@@ -37,25 +37,61 @@ class LaneControl:
         self._output = output
         self._queue = queue
         self._endings = endings
+        self._in_hand: set[Address] = set()
 
-    async def obey(self, entry: Entry[InputRecord], command: ControlCommand) -> None:
+    async def obey(
+        self,
+        entry: Entry[InputRecord],
+        command: ControlCommand,
+        first: Address,
+        *,
+        may_be_again: bool,
+    ) -> None:
         """Carry a command out; returns once its effect is certain, whatever crashes after that.
 
-        Raises `Unserviceable` for a pause that would be one too many.
+        `first` is where its record first stood: what comes from there is one command. One that
+        `may_be_again` here may have been carried out in part by an earlier owner. Raises
+        `Unserviceable` for a pause that would be one too many.
         """
-        match command.command:
-            case "cancel":
-                await self._cancel(entry, command)
-            case "pause":
-                await self._pause(command)
-            case "resume":
-                await self._resume(command)
-            case "drain":
-                if command.worker == self._services.worker:
-                    log.info("worker is drained by a command")
-                    self._services.drain()
+        if command.command == "drain":
+            if command.worker == self._services.worker:
+                log.info("worker is drained by a command")
+                self._services.drain()
+            return
+        if first in self._in_hand:  # moved twice: the other copy is not acknowledged before its end
+            return
+        self._in_hand.add(first)
+        try:
+            mark = self._mark(command, first)
+            match command.command:
+                case "cancel":
+                    await self._cancel(entry, command, mark, may_be_again=may_be_again)
+                case "pause":
+                    await self._pause(command, mark)
+                case "resume":
+                    await self._resume(command, mark)
+        finally:
+            self._in_hand.discard(first)
 
-    async def _cancel(self, entry: Entry[InputRecord], command: ControlCommand) -> None:
+    def _mark(self, command: ControlCommand, first: Address) -> CommandObeyed:
+        return CommandObeyed(
+            tenant=command.tenant,
+            user_id=command.user_id,
+            at_ms=self._services.clock_ms(),
+            command=command.command,
+            request_id=command.request_id,
+            session_id=command.session_id,
+            source=first,
+        )
+
+    async def _cancel(
+        self,
+        entry: Entry[InputRecord],
+        command: ControlCommand,
+        mark: CommandObeyed,
+        *,
+        may_be_again: bool,
+    ) -> None:
         """End a request, or what has arrived of a session.
 
         A request that is not here, because it is on its way or was never made, ends before it
@@ -65,23 +101,33 @@ class LaneControl:
         user = (command.tenant, command.user_id)
         if command.session_id is not None:
             found = self._queue.of_session((*user, command.session_id))
-            await asyncio.gather(*(self._queue.cancel(each, reason) for each in found))
+            # Whoever saw a result of it may have asked on since.
+            until_ms = entry.record.timestamp if may_be_again else None
+            cancels = (self._queue.cancel(each, reason, until_ms=until_ms) for each in found)
+            await asyncio.gather(*cancels)
+            await self._output.commit([mark])
             return
         key = (*user, command.request_id or "")
         if (one := self._queue.find(key)) is not None:
             await self._queue.cancel(one, reason)
         elif self._endings.begin(key):
-            await self._end_before_it_comes(entry, command, key, reason)
+            await self._end_before_it_comes(entry, key, reason, mark)
+            return
         # Else it is finished, or refused this moment: its result is on the way.
+        await self._output.commit([mark])
 
     async def _end_before_it_comes(
-        self, entry: Entry[InputRecord], command: ControlCommand, key: RequestKey, reason: Reason
+        self,
+        entry: Entry[InputRecord],
+        key: RequestKey,
+        reason: Reason,
+        mark: CommandObeyed,
     ) -> None:
-        log.info("request cancelled before it came", request_id=command.request_id)
+        log.info("request cancelled before it came", request_id=key[2])
         try:
             result = AgentResult(
-                tenant=command.tenant,
-                user_id=command.user_id,
+                tenant=mark.tenant,
+                user_id=mark.user_id,
                 request_id=key[2],
                 session_id=key[2],
                 at_ms=self._services.clock_ms(),
@@ -91,28 +137,29 @@ class LaneControl:
                 accepted_at_ms=entry.record.timestamp,
             )
             # It may have begun under an earlier owner, and reserved and spent.
-            await self._output.commit(self._endings.abandoned(result))
+            gone = self._queue.parking.let_go(key)
+            await self._output.commit([*self._endings.abandoned(result), *gone, mark])
         finally:
             self._endings.end(key)
 
-    async def _pause(self, command: ControlCommand) -> None:
+    async def _pause(self, command: ControlCommand, mark: CommandObeyed) -> None:
         parking = self._queue.parking
         hold = _hold(command)
-        if hold in parking.holds:
+        if hold in parking.holds or self._ends(command):
+            await self._output.commit([mark])
             return
-        if command.request_id is not None:
-            key = (command.tenant, command.user_id, command.request_id)
-            if self._is_ending(key):  # nobody would ever lift this hold
-                return
         if len(parking.holds) >= HOLDS_MAX:
             raise Unserviceable(
                 f"{HOLDS_MAX} requests and sessions of this partition are paused already; "
-                "resume or cancel some, then put this command back"
+                "resume or cancel some, then give it again"
             )
-        await parking.pause(hold)
+        await parking.pause(hold, mark)
 
-    def _is_ending(self, key: RequestKey) -> bool:
-        """Tell whether a request's result is committed, or on its way to the log."""
+    def _ends(self, command: ControlCommand) -> bool:
+        """Tell whether a request's result is committed or on its way: nobody would lift a hold."""
+        if command.request_id is None:
+            return False
+        key = (command.tenant, command.user_id, command.request_id)
         match self._queue.find(key):
             case None:
                 return self._endings.is_over(key) or self._endings.is_in_hand(key)
@@ -121,11 +168,13 @@ class LaneControl:
             case _:
                 return False
 
-    async def _resume(self, command: ControlCommand) -> None:
+    async def _resume(self, command: ControlCommand, mark: CommandObeyed) -> None:
         hold = _hold(command)
-        if hold in self._queue.parking.holds:
-            await self._queue.parking.resume(hold)
-            self._queue.go_on(hold)
+        if hold not in self._queue.parking.holds:
+            await self._output.commit([mark])
+            return
+        await self._queue.parking.resume(hold, mark)
+        self._queue.go_on(hold)
 
 
 def _hold(command: ControlCommand) -> HoldPlaced:

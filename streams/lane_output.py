@@ -28,6 +28,7 @@ from schemas.topics import (
     DECISIONS,
     HOLDS,
     LANES,
+    OBEYED,
     PARKED,
     RESULTS,
     SESSIONS,
@@ -58,6 +59,7 @@ _TOPIC_OF: dict[str, TopicSpec] = {
         SESSIONS,
         PARKED,
         HOLDS,
+        OBEYED,
         LANES,
         DEAD_LETTERS,
     )

@@ -16,6 +16,7 @@ from schemas.topics import (
     DEAD_LETTERS,
     DECISIONS,
     LANES,
+    OBEYED,
     RESULTS,
     SESSIONS,
     SNAPSHOTS,
@@ -31,7 +32,7 @@ from streams.snapshots import StoredSnapshot, folded_under
 WHOLE: tuple[TopicSpec, ...] = (LANES, SESSIONS)
 """Compacted topics, read from their beginning."""
 
-TAIL: tuple[TopicSpec, ...] = (DECISIONS, ATTEMPTS, COSTS, RESULTS, DEAD_LETTERS)
+TAIL: tuple[TopicSpec, ...] = (DECISIONS, ATTEMPTS, COSTS, RESULTS, OBEYED, DEAD_LETTERS)
 """Logs, read from where a snapshot ends, or else in the window in which request ids are one.
 
 What their records do to a lane's state must be in its snapshots too: see `snapshots.py`.

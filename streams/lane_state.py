@@ -11,6 +11,8 @@ from schemas.events import (
     ATTEMPTS_PER_GENERATION,
     AgentResult,
     AttemptStarted,
+    CommandObeyed,
+    ControlCommand,
     CostRecorded,
     DeadLetter,
     Decision,
@@ -46,7 +48,8 @@ def session_key(event: RequestEvent | ResolvedRequest) -> SessionKey:
 class LaneState:
     """The fold of one partition's committed records for one stage of the chain.
 
-    `seen`: requests that this stage is through with, and records that are dead letters; `decided`:
+    `seen`: requests that this stage is through with, records that are dead letters, and commands
+    that were carried out; `decided`:
     decisions on requests that are not finished, but for those that are `parked`, of which the
     digests are kept; `bills`: what attempts of unfinished requests count at, where they may cost;
     `heads`: each session's newest committed checkpoint.
@@ -90,8 +93,8 @@ class LaneState:
                 self._finish(request_key(event), event.at_ms)
             case StageRequest() if event.stage != self.stage:
                 self._finish(request_key(event.request), event.at_ms)
-            case DeadLetter():
-                self.seen.add(id_digest(str(event.source)), event.at_ms)
+            case DeadLetter() | CommandObeyed():
+                self.seen.add(_record_digest(event), event.at_ms)
             case RunParked():
                 self.park(request_key(event), event.decision.request_digest)
             case SessionUpdated():
@@ -124,6 +127,10 @@ class LaneState:
         """Tell whether a record is a dead letter."""
         return id_digest(str(address)) in self.seen
 
+    def is_obeyed(self, command: ControlCommand, source: Address) -> bool:
+        """Tell whether a command, whose record first stood at `source`, was carried out."""
+        return _command_digest(command, source) in self.seen
+
     def in_order_of_time(self) -> None:
         """Put what was restored topic by topic in the order in which it is forgotten."""
         self.seen.sort()
@@ -147,3 +154,14 @@ class LaneState:
             asked = decided.request_digest
         asked = self.parked.pop(key, asked)
         self.seen.add(id_digest(*key), at_ms, None if asked is None else int(asked, 16))
+
+
+def _record_digest(event: DeadLetter | CommandObeyed) -> int:
+    if isinstance(event, CommandObeyed):
+        return _command_digest(event, event.source)
+    return id_digest(str(event.source))
+
+
+def _command_digest(event: ControlCommand | CommandObeyed, source: Address) -> int:
+    # With the user's name: a header says where a command first stood, and anybody may write it.
+    return id_digest(event.tenant, event.user_id, "command", str(source))

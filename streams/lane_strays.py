@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import structlog
 from aiokafka.errors import KafkaError
 
@@ -35,7 +33,7 @@ class LaneStrays:
         entry: Entry[InputRecord],
         partition_key: str,
         home: int,
-        more_headers: Sequence[tuple[str, bytes]],
+        origin: tuple[str, bytes],
     ) -> None:
         """Send a record to partition `home`, and acknowledge it then. Raises `LaneLost`."""
         # A plain send: only lane `home` may write to partition `home` in a transaction. Sent
@@ -48,7 +46,7 @@ class LaneStrays:
                 record.value,
                 partition_key.encode(),
                 home,
-                headers=[*headers, *more_headers],
+                headers=[*headers, origin],
             )
         except KafkaError as error:
             raise LaneLost(f"a record could not be put at its partition: {error!r}") from error

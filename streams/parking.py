@@ -11,7 +11,7 @@ from aiokafka import TopicPartition
 
 from schemas.base import compound_key
 from schemas.errors import Poison
-from schemas.events import HoldPlaced, RunParked
+from schemas.events import CommandObeyed, HoldPlaced, RunParked
 from schemas.topics import HOLDS, PARKED
 from streams.admission import admit
 from streams.codec import decode
@@ -20,7 +20,7 @@ from streams.compacted import newest_of_each
 from streams.holds import Holds
 from streams.lane_output import Committed, LaneOutput, Tombstone
 from streams.lane_parts import LaneServices
-from streams.lane_state import LaneState
+from streams.lane_state import LaneState, RequestKey
 from streams.parked_runs import ParkedRuns
 from streams.partition_reader import PartitionReader
 from streams.run import Run
@@ -155,26 +155,31 @@ class Parking:
         run.parked_progress = run.progress
         return run
 
-    async def pause(self, hold: HoldPlaced) -> None:
-        """Place a hold, at once; returns when it is committed."""
+    async def pause(self, hold: HoldPlaced, mark: CommandObeyed) -> None:
+        """Place a hold, at once; returns when it is committed, with its command's mark."""
         # Not after the commit: a command, or a result, that comes meanwhile must find it.
         self.holds.place(hold)
-        await self._output.commit([hold])
+        await self._output.commit([hold, mark])
 
-    async def resume(self, hold: HoldPlaced) -> None:
-        """Lift a hold, at once; returns when that is committed."""
+    async def resume(self, hold: HoldPlaced, mark: CommandObeyed) -> None:
+        """Lift a hold, at once; returns when that is committed, with its command's mark."""
         self.holds.lift(hold)
-        await self._output.commit([Tombstone(HOLDS, hold.record_key)])
+        await self._output.commit([Tombstone(HOLDS, hold.record_key), mark])
 
     def tombstones(self, run: Run) -> list[Tombstone]:
         """Give what the compacted topics are to forget with a run's result."""
-        gone = []
+        gone = self.let_go(run.key)
         if run.parked is not None:
             gone.append(Tombstone(PARKED, compound_key(*run.key)))
-        if (hold := self.holds.of_request(run.key)) is not None:
-            gone.append(Tombstone(HOLDS, hold.record_key))
-            self.holds.lift(hold)
         return gone
+
+    def let_go(self, key: RequestKey) -> list[Tombstone]:
+        """Lift the hold on a request that ends now; give what is to be forgotten of it."""
+        hold = self.holds.of_request(key)
+        if hold is None:
+            return []
+        self.holds.lift(hold)
+        return [Tombstone(HOLDS, hold.record_key)]
 
     def _is_parked(
         self,

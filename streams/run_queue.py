@@ -166,22 +166,28 @@ class RunQueue:
         waiting = (ticket for ticket in self._line if ticket.session == session)
         return (*self._in_memory.of_session(session), *waiting)
 
-    async def cancel(self, found: Run | Ticket, reason: Reason) -> None:
+    async def cancel(
+        self, found: Run | Ticket, reason: Reason, *, until_ms: int | None = None
+    ) -> None:
         """End a request: the model's call is cut off, or never made.
 
-        Returns once its result is committed.
+        One that arrived after `until_ms`, the broker's time, goes on. Returns once its result is
+        committed.
         """
         if isinstance(found, Run):
+            if until_ms is not None and found.request.at_ms > until_ms:
+                return
             found.cancelled = reason
             if found.executing is not None:
                 found.executing.cancel()
             await asyncio.shield(found.ended)
             return
         run = await self.parking.load(found)
-        if found.gone:  # its turn came meanwhile
-            again = self._in_memory.get(found.key)
-            if again is not None:
-                await self.cancel(again, reason)
+        if found.gone:  # its turn came meanwhile, and may have passed
+            if (again := self.find(found.key)) is not None:
+                await self.cancel(again, reason, until_ms=until_ms)
+            return
+        if run is not None and until_ms is not None and run.request.at_ms > until_ms:
             return
         self._withdraw(found)
         if run is not None:

@@ -113,7 +113,7 @@ class OneLane:
         self.acked_of: Counter[str] = Counter()
         self._windows: dict[str, Window[InputRecord]] = {}
 
-    def serve(self, sent: Any, value: dict[str, Any]) -> None:
+    def serve(self, sent: Any, value: dict[str, Any], *headers: tuple[str, bytes]) -> None:
         """Serve a published record, as it was when it was published."""
         record = InputRecord(
             topic=sent.topic,
@@ -122,7 +122,7 @@ class OneLane:
             timestamp=sent.timestamp,
             key=None,
             value=json.dumps(value).encode(),
-            headers=(),
+            headers=headers,
         )
 
         def ack() -> None:
