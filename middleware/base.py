@@ -50,12 +50,15 @@ class Standing:
     """A run's account before one of its attempts begins.
 
     `reserved_micros` is what its decision reserved, in whichever stage; the `spent` fields are what
-    its earlier attempts count at.
+    its earlier attempts count at. `lost` of them ended with their owners; `may_follow_lost` says
+    that there may be one of which nothing is known.
     """
 
     reserved_micros: Micros = 0
     spent_micros: Micros = 0
     spent_usage: Usage = field(default_factory=Usage)
+    lost: int = 0
+    may_follow_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)

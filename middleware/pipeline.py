@@ -119,6 +119,7 @@ class MiddlewarePipeline:
 
         Gives the mark of an attempt that may cost or have an effect, folded at once as a decision
         is: it is to be committed before the attempt's first call. `None`: it may begin right now.
+        One that may follow a lost attempt has a mark in any case: lost ones are counted by theirs.
         """
         quote: Quote | None = None
         for layer in self.chain:
@@ -126,7 +127,7 @@ class MiddlewarePipeline:
             if isinstance(answer, Rejected):
                 return answer
             quote = quote or answer
-        if quote is None and not context.has_effects:
+        if quote is None and not context.has_effects and not standing.may_follow_lost:
             return None
         started = _started(context, standing, attempt, quote or _NOTHING)
         self.fold(started)
@@ -264,6 +265,7 @@ def _started(
         price_digest=quote.price_digest,
         spent_usage=standing.spent_usage,
         spent_micros=standing.spent_micros,
+        lost=standing.lost,
     )
 
 

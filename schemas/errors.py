@@ -129,7 +129,7 @@ class InputTooLong(Terminal):
 
 
 class AttemptsExhausted(Terminal):
-    """The request was begun as often as one owner of a partition may begin it."""
+    """The request was begun as often as one owner may begin it, or as many owners may lose it."""
 
     code = "attempts_exhausted"
 

@@ -213,8 +213,8 @@ class AttemptStarted(RequestEvent):
 
     A run that costs nothing has none. `reserved_micros` is the most that the attempt may cost,
     `usage_max` the usage that this was taken from, `price_digest` names the prices. The `spent`
-    fields are what the request's earlier attempts count at. `at_ms` is the broker's time of the
-    request.
+    fields are what the request's earlier attempts count at, `lost` how many of them ended with
+    their owners. `at_ms` is the broker's time of the request.
     """
 
     title: ClassVar[str] = "An attempt that may cost is about to begin"
@@ -228,6 +228,7 @@ class AttemptStarted(RequestEvent):
     price_digest: str
     spent_usage: Usage = Usage()
     spent_micros: Micros = 0
+    lost: Count = 0
 
     @property
     def event_id(self) -> str:

@@ -38,6 +38,11 @@ class Bills:
 
     open: dict[tuple[str, str, str], Bill] = field(default_factory=dict)
 
+    def lost(self, key: tuple[str, str, str]) -> int:
+        """Count a run's attempts that ended with their owners; none may be under way."""
+        bill = self.open.get(key)
+        return 0 if bill is None else bill.started.lost + (bill.cost is None)
+
     def fold(self, event: Event) -> None:
         """Take in a committed event."""
         match event:

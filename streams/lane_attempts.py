@@ -11,12 +11,18 @@ import asyncio
 from typing import Any
 
 from middleware.base import Standing, Used
-from schemas.errors import Rejected
+from schemas.errors import AttemptsExhausted, Terminal
 from schemas.events import AttemptStarted, ResolvedRequest
 from streams.admission import Admission
 from streams.charges import charged
 from streams.lane_output import LaneOutput
 from streams.lane_state import LaneState, request_key
+
+LOST_MAX = 10
+"""Attempts of one request that may be lost with their owners: one more is not made.
+
+What ends its worker, by using up its memory for one, would end one worker after the other.
+"""
 
 
 class LaneAttempts:
@@ -32,17 +38,33 @@ class LaneAttempts:
         *,
         attempt: int,
         decided: asyncio.Future[Any] | None,
+        may_follow: bool,
         traceparent: bytes,
-    ) -> AttemptStarted | Rejected | None:
+    ) -> AttemptStarted | Terminal | None:
         """Ask the chain for an attempt, and return once it may make its first call.
 
         Gives its committed mark, `None` where it needs none, or why it may not begin. `decided` is
-        done once the run's decision is committed. Raises `LaneLost`.
+        done once the run's decision is committed; `may_follow` says that an earlier owner may have
+        begun the run. Raises `LaneLost`.
         """
         assert admission.context is not None  # noqa: S101  what is not refused has one
-        charges = charged(self._state, request_key(admission.context.request))
-        standing = Standing(admission.reserved_micros, charges.micros, charges.usage)
-        begun = self._state.pipeline.begin(admission.context, standing, attempt=attempt)
+        key = request_key(admission.context.request)
+        lost = self._state.bills.lost(key)
+        charges = charged(self._state, key)
+        standing = Standing(
+            admission.reserved_micros,
+            charges.micros,
+            charges.usage,
+            lost=lost,
+            may_follow_lost=may_follow,
+        )
+        begun: AttemptStarted | Terminal | None
+        if lost >= LOST_MAX:
+            begun = AttemptsExhausted(
+                f"{lost} attempts were lost with the workers that made them; see their logs"
+            )
+        else:
+            begun = self._state.pipeline.begin(admission.context, standing, attempt=attempt)
         events = [*charges.events, *([begun] if isinstance(begun, AttemptStarted) else [])]
         if events:
             await self._output.commit(events, traceparent)

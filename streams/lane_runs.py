@@ -194,6 +194,7 @@ class LaneRuns:
             run.admission,
             attempt=self._number(run),
             decided=run.decided,
+            may_follow=run.may_follow,
             traceparent=run.traceparent,
         )
 

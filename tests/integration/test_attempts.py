@@ -13,6 +13,7 @@ from middleware.policy import Policy
 from schemas.base import Address
 from schemas.events import AgentRequest, AgentResult, AttemptStarted, CostRecorded, Decision
 from schemas.topics import ATTEMPTS, CONTROL, COSTS, DECISIONS, RESULTS
+from streams import lane_attempts
 from streams.settings import Settings
 from tests.lane_harness import (
     Upstream,
@@ -201,3 +202,30 @@ async def test_a_request_that_is_cancelled_before_it_comes_again_is_charged_for_
             (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
     assert (result.status, result.cost_micros) == ("cancelled", HANG_MICROS)
     assert await costs_of(settings) == [(1000, HANG_MICROS, True)]
+
+
+@pytest.mark.parametrize(("policy", "marked_from"), [(PRICED, 1), ("", 2)], ids=["priced", "free"])
+async def test_a_request_that_takes_its_owners_down_is_given_up(
+    settings: Settings, policy: str, marked_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost_max = 3
+    monkeypatch.setattr(lane_attempts, "LOST_MAX", lost_max)
+    rules = Policy.from_yaml(policy, "test")
+    calls = Calls()
+    owners = marked_from - 1 + lost_max
+    async with lane_services(settings, calls) as services, upstream(settings) as program:
+        served = await ask(program, "hang")
+        for number in range(1, owners + 1):
+            async with one_lane(settings, services, rules) as owner:
+                owner.serve(*served)
+                await eventually(lambda number=number: calls.made == number)
+        async with one_lane(settings, services, rules) as owner:
+            owner.serve(*served)
+            (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
+    assert result.status == "failed"
+    assert result.reason is not None
+    assert result.reason.code == "attempts_exhausted"
+    assert calls.made == owners
+    started = await read_whole(settings, ATTEMPTS, AttemptStarted)
+    assert [one.lost for one in started] == list(range(lost_max))
+    assert len(await costs_of(settings)) == lost_max

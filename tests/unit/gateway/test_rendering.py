@@ -17,6 +17,7 @@ from schemas.events import (
     AgentToken,
     AttemptStarted,
     CheckpointSaved,
+    CommandObeyed,
     ControlCommand,
     CostRecorded,
     DeadLetter,
@@ -127,6 +128,10 @@ CASES: tuple[tuple[Event, str], ...] = (
     (
         ControlCommand(user_id="ada", command="drain", worker="w"),
         "asks worker w to hand over and end",
+    ),
+    (
+        CommandObeyed(user_id="ada", command="cancel", session_id="s", source=PLACE),
+        "obeyed: cancel all of session s",
     ),
     (
         LaneOpened(stage="chain", partition=3, generation=4, worker="w"),

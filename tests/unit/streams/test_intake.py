@@ -39,7 +39,7 @@ def test_an_upstreams_own_time_and_place_are_not_believed() -> None:
 
 def test_a_request_put_at_its_partition_is_the_same_request() -> None:
     first = read_request(record(MINIMUM, partition=1))
-    again = read_request(record(MINIMUM, offset=99, headers=(origin_header(first),)))
+    again = read_request(record(MINIMUM, offset=99, headers=(origin_header(first.source),)))
     assert again == first
 
 
@@ -86,7 +86,7 @@ def test_a_redriven_record_that_is_put_right_is_the_same_request_there() -> None
     first = Address(topic="requests", partition=2, offset=3)
     header = redriven(first, first)
     here = read_request(record(MINIMUM, headers=(header,)))
-    there = read_request(record(MINIMUM, partition=5, headers=(header, origin_header(here))))
+    there = read_request(record(MINIMUM, partition=5, headers=(header, origin_header(here.source))))
     assert there == here
 
 

@@ -13,7 +13,14 @@ from agents.executor import RunOutcome
 from agents.factory import AgentFactory, RunPlan
 from middleware.pipeline import build_pipeline
 from schemas.base import Event
-from schemas.events import AgentResult, ControlCommand, HoldPlaced, ResolvedRequest, RunParked
+from schemas.events import (
+    AgentResult,
+    CommandObeyed,
+    ControlCommand,
+    HoldPlaced,
+    ResolvedRequest,
+    RunParked,
+)
 from streams.admission import admit
 from streams.blame import Blame
 from streams.intake import InputRecord, read_request
@@ -146,7 +153,17 @@ class Bench:
     async def obey(self, command: str, **target: str) -> None:
         entry = self.entry({})
         told = ControlCommand.model_validate({"user_id": "ada", "command": command, **target})
-        await self.control.obey(entry, told)
+        await self.control.obey(entry, told, entry.record.address, may_be_again=False)
+
+    async def commit_until(self, *works: asyncio.Future[None]) -> None:
+        """Commit whatever comes until all of `works` are done."""
+
+        def done() -> bool:
+            self.output.commit_all()
+            return all(work.done() for work in works)
+
+        await eventually(done)
+        await asyncio.gather(*works)
 
     @property
     def held(self) -> int:
@@ -219,10 +236,11 @@ async def test_a_command_finds_what_the_command_before_it_did() -> None:
         pause, resume = (
             asyncio.ensure_future(bench.obey(name, **session)) for name in ("pause", "resume")
         )
-        await eventually(lambda: len(bench.output.submitted) == 2)
-        bench.output.commit_all()
-        await asyncio.gather(pause, resume)
-        placed, lifted = bench.output.submitted
+        await eventually(lambda: len(bench.output.submitted) == 4)
+        placed, paused, lifted, resumed = bench.output.submitted
+        await bench.commit_until(pause, resume)
+        assert isinstance(paused, CommandObeyed)
+        assert isinstance(resumed, CommandObeyed)
         assert isinstance(placed, HoldPlaced)
         assert lifted == Tombstone(lifted.topic, placed.record_key)  # type: ignore[union-attr]
         assert len(bench.queue.parking.holds) == 0
@@ -233,8 +251,8 @@ async def test_a_request_whose_result_is_on_its_way_cannot_be_paused() -> None:
     async with a_bench() as bench:
         bench.submit("r1")
         await eventually(lambda: bench.output.results() == ["r1"])
-        await bench.obey("pause", request_id="r1")
-        bench.output.commit_all()
+        await bench.commit_until(asyncio.ensure_future(bench.obey("pause", request_id="r1")))
+        assert not any(isinstance(one, HoldPlaced) for one in bench.output.submitted)
         assert len(bench.queue.parking.holds) == 0
 
 
@@ -249,5 +267,4 @@ async def test_a_hold_goes_with_the_result_that_comes_before_its_commit() -> Non
         assert isinstance(placed, HoldPlaced)
         assert isinstance(lifted, Tombstone)
         assert lifted.key == placed.record_key
-        bench.output.commit_all()
-        await asyncio.gather(pause, cancel)
+        await bench.commit_until(pause, cancel)
