@@ -35,8 +35,11 @@ REQUESTS_DEFAULT = 30_000
 BEFORE_S = 5.0
 STALL_S = 120.0
 MEMORY_EVERY_S = 0.2
+ANSWERED_S = 300.0
+"""A flood that is not answered by then is left: what waits is measured, not how fast it runs."""
 
 PARTITIONS = 2
+RUNS_MAX = 1000
 
 
 def _names_at(partition: int) -> Iterator[str]:
@@ -49,7 +52,7 @@ NEIGHBOUR = next(_names_at(1))
 
 _AT_ONCE = 100
 _FLOOD = "flood-"
-_WAITING = re.compile(r"^millstream_lane_requests_waiting ([\d.]+)$", re.MULTILINE)
+_TOLD = re.compile(r"^millstream_lane_requests_(waiting|deferred) ([\d.e+]+)$", re.MULTILINE)
 
 
 @dataclass(slots=True)
@@ -59,6 +62,7 @@ class _Answers:
     counts: bytearray
     awaited: dict[str, asyncio.Future[None]] = field(default_factory=dict)
     seen: int = 0
+    stopped: bool = False
     newest_at: float = field(default_factory=time.perf_counter)
 
     def arrive(self, record: Any) -> None:
@@ -72,20 +76,27 @@ class _Answers:
             awaited.set_result(None)
 
     @property
+    def is_over(self) -> bool:
+        return self.stopped or self.all_there
+
+    @property
     def all_there(self) -> bool:
         return self.seen == len(self.counts)
 
 
 @dataclass(slots=True)
 class _Memory:
-    """What the worker held at its most: in KiB, and requests that waited on the log.
+    """What the worker held at its most: in KiB, and requests that were parked, or left unread.
 
-    `scraped_s` is the longest that it took to tell its metrics.
+    `scraped_s` is the longest that it took to tell its metrics; at `read_at` it had read all of
+    the flood, whatever it did with it.
     """
 
     resident_kib: float = 0
     waiting: float = 0
+    deferred: float = 0
     scraped_s: float = 0
+    read_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +106,8 @@ class _Measured:
     before_s: dict[str, list[float]]
     beside_s: dict[str, list[float]]
     published_s: float
+    read_s: float
+    answered: int
     answered_s: float
     lost: int
     twice: int
@@ -103,7 +116,7 @@ class _Measured:
 def run(settings: Settings, *, requests: int) -> Iterator[Figure]:
     """Measure a flood of `requests`. Raises `RuntimeError` if a worker fails, or nothing ends."""
     for name, takes_s in (("backlog", 0.0), ("backlog_50ms", 0.05)):
-        own = deployment(settings, partitions=PARTITIONS)
+        own = deployment(settings, partitions=PARTITIONS, runs_in_flight_max=RUNS_MAX)
         print(f"{name} {told_settings(own)}", flush=True)
         with ExitStack() as stack:
             worker = stack.enter_context(
@@ -120,18 +133,22 @@ def run(settings: Settings, *, requests: int) -> Iterator[Figure]:
 def _figures(name: str, measured: _Measured, requests: int) -> Iterator[Figure]:
     grown_kib = measured.peak.resident_kib - measured.idle_kib
     yield Figure(f"{name}_published", requests / measured.published_s, "requests/s")
-    yield Figure(f"{name}_rate", requests / measured.answered_s, "requests/s")
+    yield Figure(f"{name}_read", requests / measured.read_s, "requests/s")
+    yield Figure(f"{name}_answered", measured.answered, "requests")
+    yield Figure(f"{name}_rate", measured.answered / measured.answered_s, "requests/s")
     yield Figure(f"{name}_memory_before", measured.idle_kib / 1024, "MiB")
     yield Figure(f"{name}_memory_peak", measured.peak.resident_kib / 1024, "MiB")
     yield Figure(f"{name}_waiting_peak", measured.peak.waiting, "requests")
-    yield Figure(f"{name}_memory_per_waiting", grown_kib / max(1, measured.peak.waiting), "KiB")
+    yield Figure(f"{name}_deferred_peak", measured.peak.deferred, "requests")
+    yield Figure(f"{name}_memory_per_request", grown_kib / requests, "KiB")
     yield Figure(f"{name}_metrics_longest", measured.peak.scraped_s * 1000, "ms")
     for when, of_user in (("before", measured.before_s), ("beside", measured.beside_s)):
         for user, took_s in of_user.items():
             yield Figure(f"{name}_{user}_{when}", len(took_s), "requests")
             yield Figure(f"{name}_{user}_{when}_p50", percentile(took_s, 50) * 1000, "ms")
             yield Figure(f"{name}_{user}_{when}_p99", percentile(took_s, 99) * 1000, "ms")
-    yield Figure(f"{name}_lost", measured.lost, "requests", 0, at_most=True)
+    if measured.answered == requests or measured.lost:
+        yield Figure(f"{name}_lost", measured.lost, "requests", 0, at_most=True)
     yield Figure(f"{name}_twice", measured.twice, "requests", 0, at_most=True)
 
 
@@ -150,10 +167,13 @@ async def _measure(own: Settings, worker: Process, requests: int) -> _Measured:
             began = time.perf_counter()
             beside = asyncio.create_task(_ask(producer, topic, answers, None))
             peak = _Memory()
-            watching = asyncio.gather(_watch_memory(worker, peak), _watch_line(worker, peak))
+            watching = asyncio.gather(
+                _watch_memory(worker, peak), _watch_line(worker, peak, answers)
+            )
             published_s = await _publish(producer, topic, requests)
-            await _all_answered(answers)
-            answered_s = answers.newest_at - began
+            is_stalled = await _all_answered(answers, began)
+            answers.stopped = True
+            answered, answered_s = answers.seen, answers.newest_at - began
             async with asyncio.timeout(STALL_S):
                 beside_s = await beside
             watching.cancel()
@@ -161,8 +181,18 @@ async def _measure(own: Settings, worker: Process, requests: int) -> _Measured:
                 await watching
     finally:
         await producer.stop()
-    lost, twice = answers.counts.count(0), sum(count > 1 for count in answers.counts)
-    return _Measured(idle_kib, peak, before_s, beside_s, published_s, answered_s, lost, twice)
+    return _Measured(
+        idle_kib,
+        peak,
+        before_s,
+        beside_s,
+        published_s,
+        read_s=(peak.read_at or time.perf_counter()) - began,
+        answered=answered,
+        answered_s=answered_s,
+        lost=answers.counts.count(0) if is_stalled else 0,
+        twice=sum(count > 1 for count in answers.counts),
+    )
 
 
 async def _publish(producer: AIOKafkaProducer, topic: str, requests: int) -> float:
@@ -196,7 +226,7 @@ async def _ask_in_turn(
     took_s: list[float] = []
     began = time.perf_counter()
     until = None if for_s is None else began + for_s
-    while (until is None or began < until) and not answers.all_there:
+    while (until is None or began < until) and not answers.is_over:
         request_id = f"{user}-{began}"
         value = orjson.dumps({"request_id": request_id, "user_id": user, "input": "x"})
         answered = answers.awaited[request_id] = asyncio.get_running_loop().create_future()
@@ -213,22 +243,34 @@ async def _watch_memory(worker: Process, peak: _Memory) -> None:
         await asyncio.sleep(MEMORY_EVERY_S)
 
 
-async def _watch_line(worker: Process, peak: _Memory) -> None:
+async def _watch_line(worker: Process, peak: _Memory, answers: _Answers) -> None:
     while True:
         began = time.perf_counter()
-        peak.waiting = max(peak.waiting, await asyncio.to_thread(_waiting, worker))
-        peak.scraped_s = max(peak.scraped_s, time.perf_counter() - began)
+        waiting, deferred = await asyncio.to_thread(_line, worker)
+        ended = time.perf_counter()
+        peak.waiting = max(peak.waiting, waiting)
+        peak.deferred = max(peak.deferred, deferred)
+        peak.scraped_s = max(peak.scraped_s, ended - began)
+        # What runs is in none of the figures.
+        known = waiting + deferred + answers.seen + RUNS_MAX
+        if peak.read_at is None and known >= len(answers.counts):
+            peak.read_at = ended
         await asyncio.sleep(MEMORY_EVERY_S)
 
 
-async def _all_answered(answers: _Answers) -> None:
+async def _all_answered(answers: _Answers, began: float) -> bool:
+    """Wait for the flood's answers, at most `ANSWERED_S`; tell whether no more came."""
     while not answers.all_there:
         await asyncio.sleep(MEMORY_EVERY_S)
-        if time.perf_counter() - answers.newest_at > STALL_S:
-            return  # what is lost is counted
+        now = time.perf_counter()
+        if now - answers.newest_at > STALL_S:
+            return True  # what is lost is counted
+        if now - began > ANSWERED_S:
+            return False
+    return False
 
 
-def _waiting(worker: Process) -> float:
-    with urllib.request.urlopen(str(worker.ready["metrics_url"])) as answer:  # noqa: S310  our own
-        told = _WAITING.search(answer.read().decode())
-    return float(told[1]) if told else 0.0
+def _line(worker: Process) -> tuple[float, float]:
+    with urllib.request.urlopen(f"{worker.ready['metrics_url']}/metrics") as answer:  # noqa: S310  our own
+        told = dict(_TOLD.findall(answer.read().decode()))
+    return float(told.get("waiting", 0)), float(told.get("deferred", 0))

@@ -22,6 +22,7 @@ from schemas.events import (
     HoldPlaced,
     LaneOpened,
     LaneSnapshot,
+    RequestsDeferred,
     RunParked,
     SessionUpdated,
     StageRequest,
@@ -108,6 +109,8 @@ def what(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912  one case per kin
             return f"request {event.request_id} waits ({event.tries} attempts so far)"
         case HoldPlaced():
             return f"{event.request_id or f'all of session {event.session_id}'} is paused"
+        case RequestsDeferred():
+            return f"what waits on {event.input} from {event.from_offset} on is left there"
         case ControlCommand(command="drain"):
             return f"asks worker {event.worker} to hand over and end"
         case ControlCommand():

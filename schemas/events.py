@@ -374,6 +374,30 @@ class HoldPlaced(Event):
         return compound_key(self.tenant, self.user_id, *map(str, target))
 
 
+class RequestsDeferred(Event):
+    """A user's requests are left where they stand: so many of theirs wait already.
+
+    All of the user's from `from_offset` on, on this partition of the topic `input`, are yet to be
+    taken in, though their records are acknowledged. Kept compacted, with a tombstone once all are.
+    """
+
+    title: ClassVar[str] = "A user's requests are left where they stand"
+
+    type: Literal["deferred"] = "deferred"
+    input: str
+    from_offset: Count
+
+    @property
+    def event_id(self) -> str:
+        """The topic, and from where on."""
+        return f"{self.input}:deferred:{self.from_offset}"
+
+    @property
+    def record_key(self) -> str:
+        """The topic, tenant and user."""
+        return compound_key(self.input, self.tenant, self.user_id)
+
+
 class ControlCommand(Event):
     """What a user asks of requests that were accepted before, or an operator of a worker.
 
@@ -572,6 +596,7 @@ AnyEvent = Annotated[
     | SessionUpdated
     | RunParked
     | HoldPlaced
+    | RequestsDeferred
     | ControlCommand
     | CommandObeyed
     | LaneOpened

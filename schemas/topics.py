@@ -26,6 +26,7 @@ from schemas.events import (
     HoldPlaced,
     LaneOpened,
     LaneSnapshot,
+    RequestsDeferred,
     RunParked,
     SessionUpdated,
     StageRequest,
@@ -164,6 +165,13 @@ HOLDS = TopicSpec(
     "Which requests and sessions are paused",
     None,
 )
+DEFERRED = TopicSpec(
+    "deferred",
+    RequestsDeferred,
+    "input topic and user",
+    "Whose requests are left where they stand until there is room, and from where on",
+    None,
+)
 LANES = TopicSpec(
     "lanes", LaneOpened, "stage", "Who owns each partition", None, placement="per_lane"
 )
@@ -209,6 +217,7 @@ BASE_TOPICS: tuple[TopicSpec, ...] = (
     OBEYED,
     PARKED,
     HOLDS,
+    DEFERRED,
     LANES,
     SNAPSHOTS,
     DEAD_LETTERS,

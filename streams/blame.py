@@ -30,7 +30,7 @@ class Blame:
 
     def verdict(self, source: Address) -> Unserviceable | None:
         """Give why a record is tried no more, `None` as long as it is."""
-        ended = self._ended[source]
+        ended = self._ended.get(source, 0)
         if ended < LANES_ENDED_MAX:
             return None
         return Unserviceable(f"it ended {ended} lanes by an unforeseen error; see the worker's log")

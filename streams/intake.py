@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from schemas.base import Address
+from schemas.base import DEFAULT_TENANT, Address, Frozen, Identifier, TenantName
 from schemas.errors import Poison, RecordTooLarge, WrongShape
 from schemas.events import (
     AgentRequest,
@@ -73,6 +73,43 @@ def read_request(record: InputRecord) -> ResolvedRequest:
         )
     request = decode(record, AgentRequest)
     return request.resolved(first_place(record), record.timestamp)
+
+
+def whose(value: bytes | None) -> tuple[str, str] | None:
+    """Give tenant and user id of a request, `None` where `read_request` will find none either.
+
+    Far cheaper than reading all of it.
+    """
+    return _whose(value, _Asker)
+
+
+def whose_staged(value: bytes | None) -> tuple[str, str] | None:
+    """Give tenant and user id of a request between two stages, as `whose` does."""
+    return _whose(value, _StagedAsker)
+
+
+class _Asker(Frozen):
+    tenant: TenantName = DEFAULT_TENANT
+    user_id: Identifier
+
+    @property
+    def user(self) -> tuple[str, str]:
+        return (self.tenant, self.user_id)
+
+
+class _StagedAsker(Frozen):
+    request: _Asker
+
+    @property
+    def user(self) -> tuple[str, str]:
+        return self.request.user
+
+
+def _whose(value: bytes | None, shape: type[_Asker | _StagedAsker]) -> tuple[str, str] | None:
+    try:
+        return None if value is None else shape.model_validate_json(value).user
+    except ValidationError:
+        return None
 
 
 def first_place(record: InputRecord) -> Address:

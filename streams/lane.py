@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import structlog
@@ -26,6 +27,7 @@ from streams.blame import Blame
 from streams.clients import transactional_producer
 from streams.codec import decode, traceparent_of
 from streams.committer import Committer
+from streams.deferrals import Deferrals
 from streams.hanging_transactions import HangingTransactions
 from streams.intake import InputRecord, first_place, origin_header
 from streams.lane_control import LaneControl
@@ -68,7 +70,6 @@ class Lane:
         *,
         before_call: BeforeCall,
         blame: Blame,
-        on_room: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._services = services
@@ -132,7 +133,17 @@ class Lane:
             blame=blame,
             blamed=lambda run, work: self._blamed(run.request.source, work),
             on_failure=self._failed,
-            on_room=on_room,
+        )
+        self._deferrals = Deferrals(
+            settings,
+            services,
+            stage,
+            partition,
+            output=self._output,
+            reader=self._reader,
+            queue=self._queue,
+            take_in=partial(self._try, self._take_in),
+            on_failure=self._failed,
         )
         self._control = LaneControl(
             services,
@@ -195,7 +206,9 @@ class Lane:
         await self._output.commit([opened])
         self._snapshots.open(restored)
         if self._stage.next is None:
+            await self._deferrals.open(self._new_from_offset)
             await self._queue.open()
+            self._deferrals.begin()
         return restored
 
     def _transactional_id(self, number: int) -> str:
@@ -214,6 +227,7 @@ class Lane:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         self._queue.drain()
+        self._deferrals.drain()
         while tasks := self._tasks | self._queue.tasks:
             left_s = deadline - loop.time()
             if left_s <= 0:
@@ -233,38 +247,52 @@ class Lane:
         tasks = {*self._tasks, *([self._following] if self._following else [])}
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, self._queue.close(), return_exceptions=True)
+        await asyncio.gather(
+            *tasks, self._deferrals.close(), self._queue.close(), return_exceptions=True
+        )
         await self._committer.stop()
         await self._reader.stop()
 
     @property
     def waiting(self) -> int:
-        """How many requests wait on the log."""
+        """How many requests are parked on the log."""
         return self._queue.waiting
 
     @property
-    def full(self) -> bool:
-        """Whether so many wait that no more should come."""
-        return self._queue.full
+    def deferred(self) -> int:
+        """How many requests are left where they stand."""
+        return len(self._deferrals)
 
     def make_room(self) -> None:
         """Let go of records as soon as can be: no more are read until the first ones are done."""
         self._queue.make_room()
 
-    def serve(self, entry: Entry[InputRecord]) -> None:
-        """Take one record on its way. Called in offset order; never waits, never raises."""
-        if (given_up := self._blame.verdict(entry.record.address)) is not None:
-            self._spawn(entry, self._strays.bury(entry, given_up))
-            return
-        is_control = entry.record.topic == self._control_topic
+    def serve(self, entry: Entry[InputRecord], *, is_behind: bool = False) -> None:
+        """Take one record on its way. Called in offset order; never waits, never raises.
+
+        `is_behind`: many others wait to be read behind it.
+        """
+        self._try(partial(self._arrived, is_behind), entry)
+
+    def _try(self, step: Callable[[Entry[InputRecord]], None], entry: Entry[InputRecord]) -> None:
         try:
-            if is_control:
-                self._command(entry)
-            else:
-                self._serve(entry)
+            step(entry)
         # Faust would take an exception for an ack, and the record would be lost.
         except Exception as error:  # noqa: BLE001
             self._failed(error, entry)
+
+    def _arrived(self, is_behind: bool, entry: Entry[InputRecord]) -> None:  # noqa: FBT001
+        is_control = entry.record.topic == self._control_topic
+        if is_control or not self._deferrals.defers(entry, is_behind=is_behind):
+            self._take_in(entry)
+
+    def _take_in(self, entry: Entry[InputRecord]) -> None:
+        if (given_up := self._blame.verdict(entry.record.address)) is not None:
+            self._bury_once(entry, given_up)
+        elif entry.record.topic == self._control_topic:
+            self._command(entry)
+        else:
+            self._serve(entry)
 
     def _command(self, entry: Entry[InputRecord]) -> None:
         try:

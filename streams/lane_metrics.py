@@ -13,11 +13,15 @@ from streams.metrics import MetricsCollector
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Lanes that serve, records held, requests that wait on the log, lanes lost since the start."""
+    """Lanes that serve, records held, requests that wait, lanes lost since the start.
+
+    Requests wait parked, or deferred: left where they stand.
+    """
 
     open: int
     held: int
     waiting: int
+    deferred: int
     lost: int
 
 
@@ -40,6 +44,8 @@ class LaneMetrics:
     lanes_open: Gauge
     records_held: Gauge
     requests_waiting: Gauge
+    requests_deferred: Gauge
+    deferred_lost: Counter
     runs_in_flight: Gauge
 
     def watch(self, lanes: Iterable[LaneFigures]) -> None:
@@ -48,6 +54,7 @@ class LaneMetrics:
         self.lanes_open.set_function(lambda: sum(one.figures().open for one in watched))
         self.records_held.set_function(lambda: sum(one.figures().held for one in watched))
         self.requests_waiting.set_function(lambda: sum(one.figures().waiting for one in watched))
+        self.requests_deferred.set_function(lambda: sum(one.figures().deferred for one in watched))
         self.lanes_lost.set_function(lambda: sum(one.figures().lost for one in watched))
 
     @classmethod
@@ -79,6 +86,14 @@ class LaneMetrics:
             requests_waiting=collector.gauge(
                 "millstream_lane_requests_waiting",
                 "Requests that are parked on the log until there is room, or they may go on.",
+            ),
+            requests_deferred=collector.gauge(
+                "millstream_lane_requests_deferred",
+                "Requests left where they stand, since so many of their user's wait already.",
+            ),
+            deferred_lost=collector.counter(
+                "millstream_lane_deferred_lost_total",
+                "Deferred requests that their topic's retention deleted before their turn came.",
             ),
             runs_in_flight=collector.gauge("millstream_runs_in_flight", "Agent runs under way."),
         )

@@ -26,6 +26,7 @@ from schemas.topics import (
     COSTS,
     DEAD_LETTERS,
     DECISIONS,
+    DEFERRED,
     HOLDS,
     LANES,
     OBEYED,
@@ -60,6 +61,7 @@ _TOPIC_OF: dict[str, TopicSpec] = {
         PARKED,
         HOLDS,
         OBEYED,
+        DEFERRED,
         LANES,
         DEAD_LETTERS,
     )

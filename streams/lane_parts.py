@@ -15,7 +15,7 @@ from schemas.events import ResolvedRequest, StageRequest
 from schemas.ports import BeforeCall, ClockMs, EmitToken, LoadCheckpoint
 from schemas.topics import REQUESTS, TopicSpec, stage_topic
 from streams.checkpoints import PeekCheckpoint
-from streams.intake import InputRecord, read_request, read_stage_request
+from streams.intake import InputRecord, read_request, read_stage_request, whose, whose_staged
 from streams.lane_metrics import LaneMetrics
 
 Intake = Callable[[InputRecord], tuple[ResolvedRequest, StageRequest | None]]
@@ -29,13 +29,15 @@ CHAIN = "chain"
 class Stage:
     """A part of the chain that one kind of lane works on.
 
-    `pipeline` makes this stage's layers anew, with empty state. `next` is the topic to the stage
-    after it, `None` where the executor runs.
+    `read` reads a record of its input, `whose` only tells tenant and user id. `pipeline` makes
+    this stage's layers anew, with empty state. `next` is the topic to the stage after it, `None`
+    where the executor runs.
     """
 
     name: str
     input: TopicSpec
     read: Intake
+    whose: Callable[[bytes | None], tuple[str, str] | None]
     pipeline: Callable[[], MiddlewarePipeline]
     next: TopicSpec | None
 
@@ -87,6 +89,7 @@ def stages(
             name=name,
             input=topics[index],
             read=_read_first if index == 0 else _read_later,
+            whose=whose if index == 0 else whose_staged,
             pipeline=lambda index=index: pipelines()[index],  # type: ignore[misc]
             next=topics[index + 1] if index + 1 < len(topics) else None,
         )

@@ -17,21 +17,14 @@ from streams.window import Ack, Window
 
 log = structlog.get_logger(__name__)
 
-MakeLane = Callable[[Blame, Callable[[], None]], Lane]
-"""Makes a lane, of what was held against records and of whom to tell that there is room.
-
-Nothing is started yet.
-"""
+MakeLane = Callable[[Blame], Lane]
+"""Makes a lane, of what was held against records. Nothing is started yet."""
 
 _REOPEN_AFTER_S = 1.0
 
 
 class LaneSlot:
     """Holds one assigned partition: a window of records per topic and, while it lives, a lane.
-
-    The first of `topics` is the lane's input. When so many requests wait that the lane takes no
-    more, that one alone is not read further: commands must still come through, or nobody could
-    resume or cancel what fills the line.
 
     A lost lane is replaced. The new one restores from the topics and gets the records that are
     not done from the windows, in the order of `topics`. None is opened while this worker may be
@@ -56,7 +49,6 @@ class LaneSlot:
         self._windows: dict[str, Window[InputRecord]] = {
             topic: Window(capacity, on_room=partial(self._has_room, topic)) for topic in topics
         }
-        self._input = topics[0]
         self._on_room = on_room
         self._blame = Blame()
         # Topics that are not read further until there is room.
@@ -86,24 +78,31 @@ class LaneSlot:
 
     def full(self, topic: str) -> bool:
         """Tell whether it holds so much of `topic` that no more should be read for it."""
-        has_no_place = self._windows[topic].full
-        if has_no_place and self._lane is not None:
-            self._lane.make_room()
-        is_full = has_no_place or self._line_is_full(topic)
+        is_full = self._windows[topic].full
         if is_full:
             self._told_full.add(topic)
+            if self._lane is not None:
+                self._lane.make_room()
         return is_full
 
     @property
     def waiting(self) -> int:
-        """How many requests wait on the log."""
+        """How many requests are parked on the log."""
         return 0 if self._lane is None else self._lane.waiting
 
-    def take(self, record: InputRecord, ack: Ack) -> None:
-        """Take a record. Never waits: whoever reads stops when the slot is full."""
+    @property
+    def deferred(self) -> int:
+        """How many requests are left where they stand."""
+        return 0 if self._lane is None else self._lane.deferred
+
+    def take(self, record: InputRecord, ack: Ack, *, is_behind: bool = False) -> None:
+        """Take a record. Never waits: whoever reads stops when the slot is full.
+
+        `is_behind`: many others have been fetched behind it.
+        """
         entry = self._windows[record.topic].take(record.offset, record, ack)
         if entry is not None and self._lane is not None and not self._draining:
-            self._lane.serve(entry)
+            self._lane.serve(entry, is_behind=is_behind)
 
     def confirm(self) -> None:
         """Say that the group has just assigned the partition to this worker (again)."""
@@ -138,7 +137,7 @@ class LaneSlot:
     async def _keep_open(self) -> None:
         while not self._draining:
             await self._tenure.wait()
-            lane = self._make(self._blame, self._lane_has_room)
+            lane = self._make(self._blame)
             lost: Exception
             try:
                 await lane.open()
@@ -147,7 +146,6 @@ class LaneSlot:
                         for entry in window.undone():
                             lane.serve(entry)
                 self._lane = lane
-                self._lane_has_room()
                 lost = await lane.lost
             except (LaneLost, ServiceUnavailable) as error:
                 lost = error
@@ -166,17 +164,9 @@ class LaneSlot:
             await self._may_reopen(self._fenced_wait_s if fenced else _REOPEN_AFTER_S)
 
     def _has_room(self, topic: str) -> None:
-        if topic not in self._told_full or self._windows[topic].full or self._line_is_full(topic):
-            return
-        self._told_full.discard(topic)
-        self._on_room(topic)
-
-    def _line_is_full(self, topic: str) -> bool:
-        return topic == self._input and self._lane is not None and self._lane.full
-
-    def _lane_has_room(self) -> None:
-        for topic in tuple(self._told_full):
-            self._has_room(topic)
+        if topic in self._told_full:
+            self._told_full.discard(topic)
+            self._on_room(topic)
 
     async def _closed(self, lane: Lane) -> None:
         try:

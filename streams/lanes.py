@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,11 @@ from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-_READ_AT_ONCE_MAX = 32
+_READ_FOR_S = 0.02
+"""What is buffered comes without a pause, and the runs want their turn after so long."""
+
+_BEHIND_RECORDS = 100
+"""With so many records buffered, reading does not keep up with what is published."""
 
 
 class Lanes:
@@ -98,18 +102,20 @@ class Lanes:
             open=sum(slot.serving for slot in slots),
             held=sum(len(slot) for slot in slots),
             waiting=sum(slot.waiting for slot in slots),
+            deferred=sum(slot.deferred for slot in slots),
             lost=sum(slot.lanes_lost for slot in slots),
         )
 
     async def _read(self, stream: Any) -> None:
         consumer = self.app.consumer
-        count = 0
+        buffered = stream.channel.queue
+        now = asyncio.get_running_loop().time
+        turn_ends = now() + _READ_FOR_S
         async for event in stream.events():
             message = event.message
-            count += 1
-            if count % _READ_AT_ONCE_MAX == 0:
-                # What is buffered comes without a pause, and the runs want their turn.
+            if now() > turn_ends:
                 await asyncio.sleep(0)
+                turn_ends = now() + _READ_FOR_S
             # The stream's own ack only takes back its share: the record is acked when it is done.
             message.incref()
             slot = self._slots.get(message.partition)
@@ -126,7 +132,8 @@ class Lanes:
                 value=message.value,
                 headers=_headers(message.headers),
             )
-            slot.take(record, partial(message.ack, consumer))
+            is_behind = buffered.qsize() >= _BEHIND_RECORDS
+            slot.take(record, partial(message.ack, consumer), is_behind=is_behind)
             if slot.full(message.topic):
                 # Only this partition waits: the others share the agent. What Faust has fetched of
                 # it already still comes; `pause_partitions` would lose that.
@@ -179,7 +186,7 @@ class Lanes:
             slot.lose(LaneLapsed("the group gave this worker up"))
 
     def _open_slot(self, partition: int) -> LaneSlot:
-        def make(blame: Blame, on_lane_room: Callable[[], None]) -> Lane:
+        def make(blame: Blame) -> Lane:
             return Lane(
                 self._settings,
                 self._services,
@@ -188,7 +195,6 @@ class Lanes:
                 # A lane is of one tenure: one that outlived it must not go on in the next.
                 before_call=Tenure(self._membership).require,
                 blame=blame,
-                on_room=on_lane_room,
             )
 
         def on_room(topic: str) -> None:

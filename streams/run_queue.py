@@ -37,11 +37,7 @@ _TIMER_SLACK_S = 0.005
 
 
 class RunQueue:
-    """Runs what is admitted, fairly among users, and parks what has to wait.
-
-    `full` says that no more should be admitted; `on_room` is called whenever one has left the line
-    and half of it is free.
-    """
+    """Runs what is admitted, fairly among users, and parks what has to wait."""
 
     def __init__(
         self,
@@ -57,7 +53,6 @@ class RunQueue:
         blame: Blame,
         blamed: Blamed,
         on_failure: Callable[[BaseException], None],
-        on_room: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._services = services
@@ -65,7 +60,6 @@ class RunQueue:
         self._endings = endings
         self._blame = blame
         self._on_failure = on_failure
-        self._on_room = on_room
         self._draining = False
         self._crowded_at = 0.0
         self.parking = Parking(
@@ -77,7 +71,8 @@ class RunQueue:
             reader=reader,
             on_refused=self._cannot_wait,
         )
-        self._line = WaitingLine(self._is_blocked)
+        self._line = WaitingLine(self._is_blocked, self._is_shorter)
+        self._on_place: Callable[[User], None] = lambda _user: None
         self._in_memory = RunTable()
         # Sessions whose runs in memory must all leave before one of them may come back.
         self._leaving: set[SessionKey] = set()
@@ -136,8 +131,43 @@ class RunQueue:
 
     @property
     def full(self) -> bool:
-        """Whether so many wait that no more should come."""
+        """Whether so many wait that nobody may have more than one."""
         return len(self._line) >= self._settings.parked_max
+
+    @property
+    def may_be_crowded(self) -> bool:
+        """Whether so many wait that one user may have too many."""
+        most = min(self._settings.waiting_per_user_max, self._settings.parked_max)
+        return len(self._line) >= most
+
+    def is_crowded(self, user: User) -> bool:
+        """Tell whether so many of a user's wait that no more should be taken in.
+
+        What is paused, or waits for its next attempt, does not count as long as the line is not
+        full: else a paused session would hold up the user's others.
+        """
+        if self.full and self._line.of_user(user):
+            return True
+        return self._line.ready_of(user) >= self._settings.waiting_per_user_max
+
+    def at_hand(self, user: User) -> int:
+        """Count a user's requests that run, or wait for their turn alone."""
+        return self._in_memory.of_user(user) + self._line.ready_of(user)
+
+    def has_place(self, user: User) -> bool:
+        """Tell whether so few of a user's wait that it is time to take in more."""
+        few = max(1, self._settings.waiting_per_user_max // 2)
+        return self._line.ready_of(user) < few and not self.is_crowded(user)
+
+    def watch(self, on_place: Callable[[User], None]) -> None:
+        """Have `on_place` called whenever fewer of a user's wait or run."""
+        self._on_place = on_place
+
+    def park_all_of(self, user: User) -> None:
+        """Park what a user has in memory: others of theirs are about to be left on the log."""
+        for run in self._in_memory.unparked_of_user(user):
+            self._all_parked.add(run.session)
+            self._park(run)
 
     def submit(self, run: Run) -> None:
         """Take an admitted run: it begins, or goes behind what waits already."""
@@ -255,6 +285,7 @@ class RunQueue:
 
     def _out_of_memory(self, run: Run) -> None:
         self._in_memory.remove(run)
+        self._on_place(run.key[:2])
         if not self._in_memory.of_session(run.session):
             self._all_parked.discard(run.session)
             if run.session in self._leaving:
@@ -284,7 +315,6 @@ class RunQueue:
                     self._line.withdraw(ticket)
                 elif self._line.leave(ticket):
                     await self._called_up(run)
-                self._tell_room()
 
     def _next(self) -> Ticket | None:
         if self._draining or len(self._in_memory) >= self._settings.runs_in_flight_max:
@@ -373,12 +403,10 @@ class RunQueue:
 
     def _withdraw(self, ticket: Ticket) -> None:
         self._line.withdraw(ticket)
-        self._tell_room()
         self._wake.set()
 
-    def _tell_room(self) -> None:
-        if len(self._line) <= self._settings.parked_max // 2:
-            self._on_room()
+    def _is_shorter(self, user: User) -> None:
+        self._on_place(user)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

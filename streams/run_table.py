@@ -55,6 +55,10 @@ class RunTable:
         """Give a session's runs, in order."""
         return tuple(self._of_session.get(session, {}).values())
 
+    def unparked_of_user(self, user: User) -> tuple[Run, ...]:
+        """Give a user's runs that still hold their records, and were not asked to be parked."""
+        return tuple(run for run in self._unparked.values() if run.key[:2] == user)
+
     def first_unparked(self) -> Run | None:
         """Give the oldest run that still holds its record, and was not asked to be parked."""
         return next(iter(self._unparked.values()), None)

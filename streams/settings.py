@@ -53,7 +53,9 @@ class Settings(BaseSettings):
     park_after_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
     """A run that takes longer no longer holds its record: its request is parked on the log."""
     parked_max: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
-    """Requests of one partition that wait on the log; at so many it is read no further."""
+    """Requests of one partition that are parked on the log; beyond that each user may have one."""
+    waiting_per_user_max: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """Of one user so many wait for their turn; what is more is left unread until there is room."""
     transactional_producers: Annotated[int, Field(ge=1, le=8)] = 3
     """Producers in rotation per lane. May differ between workers: a new owner fences all."""
     commit_records_max: Annotated[int, Field(ge=1, le=10_000)] = 500

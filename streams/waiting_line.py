@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import insort
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
@@ -44,11 +44,18 @@ class WaitingLine:
     """Tickets by user, first come first served; users take turns.
 
     `blocked` says of a ticket that its session may not go on now. Such a one is set aside with all
-    of its session that come after it, until `release`. Memory: some 0.7 kB for each ticket.
+    of its session that come after it, until `release`. `on_shorter` is called whenever fewer of a
+    user's are ready. Memory: some 0.7 kB for each ticket.
     """
 
-    def __init__(self, blocked: Callable[[Ticket], bool]) -> None:
+    def __init__(
+        self,
+        blocked: Callable[[Ticket], bool],
+        on_shorter: Callable[[User], None] = lambda _user: None,
+    ) -> None:
         self._blocked = blocked
+        self._on_shorter = on_shorter
+        self._of_user: Counter[User] = Counter()
         self._tickets: dict[RequestKey, Ticket] = {}
         self._ready: OrderedDict[User, deque[Ticket]] = OrderedDict()
         self._aside: dict[SessionKey, list[Ticket]] = {}
@@ -65,14 +72,22 @@ class WaitingLine:
         """Tell whether a newcomer must wait behind what is in the line already."""
         return user in self._ready or session in self._aside
 
+    def of_user(self, user: User) -> int:
+        """Count the requests of a user that wait."""
+        return self._of_user[user]
+
+    def ready_of(self, user: User) -> int:
+        """Count those that wait for their turn alone, and were not set aside."""
+        return len(self._ready.get(user, ()))
+
     def join(self, ticket: Ticket) -> None:
         """Come in behind all others of this user."""
-        self._tickets[ticket.key] = ticket
+        self._know(ticket)
         self._ready.setdefault(ticket.user, deque()).append(ticket)
 
     def set_aside(self, ticket: Ticket) -> None:
         """Come in at the ticket's own place in its session, which waits until `release`."""
-        self._tickets[ticket.key] = ticket
+        self._know(ticket)
         insort(self._aside.setdefault(ticket.session, []), ticket, key=_order)
 
     def find(self, key: RequestKey) -> Ticket | None:
@@ -102,6 +117,7 @@ class WaitingLine:
             self._ready.move_to_end(ticket.user)
         else:
             del self._ready[ticket.user]
+        self._on_shorter(ticket.user)
         return True
 
     def withdraw(self, ticket: Ticket) -> None:
@@ -113,6 +129,7 @@ class WaitingLine:
             self.release(ticket.session)  # the others may have waited for this one alone
         else:
             self._first(ticket.user)  # so that nobody waits behind those that are gone
+        self._on_shorter(ticket.user)
 
     def release(self, session: SessionKey) -> None:
         """Put what was set aside of a session in front of its user's line again."""
@@ -133,9 +150,17 @@ class WaitingLine:
             queue.popleft()
             if not ticket.gone:
                 self.set_aside(ticket)
+                self._on_shorter(user)
         self._ready.pop(user, None)
         return None
 
+    def _know(self, ticket: Ticket) -> None:
+        self._of_user[ticket.user] += ticket.key not in self._tickets
+        self._tickets[ticket.key] = ticket
+
     def _forget(self, ticket: Ticket) -> None:
         ticket.gone = True
-        self._tickets.pop(ticket.key, None)
+        if self._tickets.pop(ticket.key, None) is not None:
+            self._of_user[ticket.user] -= 1
+            if not self._of_user[ticket.user]:
+                del self._of_user[ticket.user]

@@ -113,7 +113,13 @@ class OneLane:
         self.acked_of: Counter[str] = Counter()
         self._windows: dict[str, Window[InputRecord]] = {}
 
-    def serve(self, sent: Any, value: dict[str, Any], *headers: tuple[str, bytes]) -> None:
+    def serve(
+        self,
+        sent: Any,
+        value: dict[str, Any],
+        *headers: tuple[str, bytes],
+        is_behind: bool = False,
+    ) -> None:
         """Serve a published record, as it was when it was published."""
         record = InputRecord(
             topic=sent.topic,
@@ -132,7 +138,7 @@ class OneLane:
         window = self._windows.setdefault(sent.topic, Window(1000))
         entry = window.take(sent.offset, record, ack)
         assert entry is not None
-        self.lane.serve(entry)
+        self.lane.serve(entry, is_behind=is_behind)
 
 
 @asynccontextmanager
@@ -149,7 +155,6 @@ async def one_lane(
         partition,
         before_call=always,
         blame=Blame(),
-        on_room=lambda: None,
     )
     try:
         await lane.open()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from schemas.events import AgentResult, AgentToken
-from schemas.topics import CONTROL, HOLDS, PARKED, REQUESTS, RESULTS, TOKENS
+from schemas.topics import CONTROL, DEFERRED, HOLDS, PARKED, REQUESTS, RESULTS, TOKENS
 from streams.settings import Settings
 from tests.lane_harness import (
     OneLane,
@@ -22,6 +22,7 @@ from tests.lane_harness import (
     read_whole,
     upstream,
 )
+from tests.support import eventually
 
 REQUESTS_MADE = 80
 OWNERS = 5
@@ -32,13 +33,20 @@ SESSIONS = ("s1", "s2")
 Record = tuple[Any, dict[str, Any]]
 
 
+async def is_forgotten(settings: Settings) -> bool:
+    return not await open_keys(settings, DEFERRED)
+
+
 class Partition:
     """The records of a partition, handed again to each owner from the last acknowledged one on."""
 
-    def __init__(self, settings: Settings, program: Upstream, seed: int) -> None:
+    def __init__(
+        self, settings: Settings, program: Upstream, seed: int, *, is_behind: bool
+    ) -> None:
         self._requests = settings.topic(REQUESTS.name)
         self._control = settings.topic(CONTROL.name)
         self._program = program
+        self._is_behind = is_behind
         self._chance = random.Random(seed)  # noqa: S311  the same steps for the same seed
         self._sent: dict[str, list[Record]] = {self._requests: [], self._control: []}
         self._acked: Counter[str] = Counter()
@@ -90,17 +98,32 @@ class Partition:
     async def _publish(self, lane: OneLane, topic: str, value: dict[str, Any]) -> None:
         sent = await self._program.publish(value, partition=0, topic=topic)
         self._sent[topic].append((sent, value))
-        lane.serve(sent, value)
+        is_behind = self._is_behind and self._chance.random() < 0.3
+        lane.serve(sent, value, is_behind=is_behind)
 
 
+@pytest.mark.parametrize(
+    ("waiting_per_user_max", "is_behind"), [(1000, False), (2, False), (1000, True)]
+)
 @pytest.mark.parametrize("seed", range(3))
 async def test_every_request_has_one_result_and_every_session_its_order(
-    settings: Settings, seed: int
+    settings: Settings,
+    seed: int,
+    waiting_per_user_max: int,
+    is_behind: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    few = {"partitions": 1, "runs_in_flight_max": 4, "runs_per_user_max": 1, "park_after_s": 0.1}
+    monkeypatch.setattr("streams.deferrals._AT_HAND_BEHIND", 2)
+    few = {
+        "partitions": 1,
+        "runs_in_flight_max": 4,
+        "runs_per_user_max": 1,
+        "park_after_s": 0.1,
+        "waiting_per_user_max": waiting_per_user_max,
+    }
     settings = settings.model_copy(update=few)
     async with lane_services(settings) as services, upstream(settings) as program:
-        partition = Partition(settings, program, seed)
+        partition = Partition(settings, program, seed, is_behind=is_behind)
         for owner in range(OWNERS):
             async with one_lane(settings, services, None) as lane:
                 partition.serve_again(lane)
@@ -109,6 +132,7 @@ async def test_every_request_has_one_result_and_every_session_its_order(
                 if owner + 1 == OWNERS:
                     await partition.resume_all(lane)
                     await read_topic(settings, RESULTS, AgentResult, count=REQUESTS_MADE)
+                    await eventually(lambda: is_forgotten(settings))
                 partition.lost(lane)
     results = await read_whole(settings, RESULTS, AgentResult)
     assert sorted(int(one.request_id[1:]) for one in results) == list(range(REQUESTS_MADE))

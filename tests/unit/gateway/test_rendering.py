@@ -26,6 +26,7 @@ from schemas.events import (
     HoldPlaced,
     LaneOpened,
     LaneSnapshot,
+    RequestsDeferred,
     ResolvedRequest,
     RunParked,
     SessionUpdated,
@@ -124,6 +125,10 @@ CASES: tuple[tuple[Event, str], ...] = (
     ),
     (HoldPlaced(user_id="ada", session_id="s"), "all of session s is paused"),
     (HoldPlaced(user_id="ada", request_id="r"), "r is paused"),
+    (
+        RequestsDeferred(user_id="ada", input="requests", from_offset=7),
+        "what waits on requests from 7 on is left there",
+    ),
     (ControlCommand(user_id="ada", command="cancel", request_id="r"), "asks to cancel r"),
     (
         ControlCommand(user_id="ada", command="drain", worker="w"),

@@ -23,11 +23,8 @@ from tests.unit.streams.making import record
 class PlainLane:
     """A lane that does what its slot relies on, and commits when told to."""
 
-    def __init__(self, failure: Exception | None, on_room: Callable[[], None]) -> None:
+    def __init__(self, failure: Exception | None) -> None:
         self._failure = failure
-        self._on_room = on_room
-        self.full = False
-        self.waiting = 0
         self.asked_for_room = 0
         self.served: list[Entry[InputRecord]] = []
         self.closed = False
@@ -39,7 +36,8 @@ class PlainLane:
         if self._failure is not None:
             raise self._failure
 
-    def serve(self, entry: Entry[InputRecord]) -> None:
+    def serve(self, entry: Entry[InputRecord], *, is_behind: bool = False) -> None:
+        del is_behind
         self.served.append(entry)
 
     async def drain(self, timeout_s: float) -> bool:
@@ -50,10 +48,6 @@ class PlainLane:
 
     def make_room(self) -> None:
         self.asked_for_room += 1
-
-    def line_has_room(self) -> None:
-        self.full = False
-        self._on_room()
 
     async def close(self) -> None:
         await self.may_close.wait()
@@ -74,9 +68,9 @@ class Opened:
         self.lanes: list[PlainLane] = []
         self._failures = list(failures)
 
-    def make(self, _blame: Blame, on_room: Callable[[], None]) -> Lane:
+    def make(self, _blame: Blame) -> Lane:
         failure = self._failures.pop(0) if self._failures else None
-        lane = PlainLane(failure, on_room)
+        lane = PlainLane(failure)
         self.lanes.append(lane)
         return cast("Lane", lane)
 
@@ -181,20 +175,6 @@ async def test_a_full_slot_says_so_and_tells_when_it_has_room() -> None:
         assert slot.full("requests")
         assert opened.lanes[0].asked_for_room == 1
         opened.lanes[0].commit(0)
-        assert not slot.full("requests")
-        assert told == ["requests"]
-
-
-async def test_a_lane_whose_line_is_full_still_gets_commands() -> None:
-    opened = Opened()
-    told: list[str] = []
-    async with a_slot(opened, on_room=told.append) as slot:
-        await eventually(lambda: slot.serving)
-        (lane,) = opened.lanes
-        lane.full = True
-        assert slot.full("requests")
-        assert not slot.full("control")
-        lane.line_has_room()
         assert not slot.full("requests")
         assert told == ["requests"]
 

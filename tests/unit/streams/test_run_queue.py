@@ -129,7 +129,6 @@ class Bench:
             blamed=lambda _run, work: work,
             before_call=_no_objection,
             on_failure=self.failures.append,
-            on_room=lambda: None,
         )
         self.control = LaneControl(services, output=output, queue=self.queue, endings=self.endings)
         self._window: Window[InputRecord] = Window(100)

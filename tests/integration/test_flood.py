@@ -1,0 +1,240 @@
+"""A user who floods: what is too much is left where it stands, and taken in when there is room."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiokafka import TopicPartition
+from aiokafka.admin import RecordsToDelete
+
+from schemas.events import AgentResult, DeadLetter, HoldPlaced, RequestsDeferred
+from schemas.topics import CONTROL, DEAD_LETTERS, DEFERRED, HOLDS, PARKED, REQUESTS, RESULTS
+from streams.clients import admin_client
+from streams.settings import Settings
+from tests.lane_harness import (
+    OneLane,
+    Upstream,
+    ask,
+    lane_services,
+    one_lane,
+    open_keys,
+    read_topic,
+    read_whole,
+    running_lanes,
+    upstream,
+)
+from tests.support import eventually
+
+
+def small(settings: Settings, **changes: object) -> Settings:
+    """A lane that has room for few, and lets few of a user wait."""
+    few = {
+        "partitions": 1,
+        "runs_in_flight_max": 4,
+        "runs_per_user_max": 1,
+        "park_after_s": 0.2,
+        "waiting_per_user_max": 4,
+    }
+    return settings.model_copy(update={**few, **changes})
+
+
+async def flood(
+    owner: OneLane, program: Upstream, count: int, text: str = "slow: 0.05; say: x"
+) -> list[Any]:
+    """Ask for so much in ada's name, in two sessions; gives where the records stand."""
+    sent = []
+    for number in range(count):
+        more = {"request_id": f"a{number}", "session_id": f"s{number % 2}"}
+        sent.append(await ask(program, text, **more))
+        owner.serve(*sent[-1])
+    return [where for where, _ in sent]
+
+
+async def command(settings: Settings, program: Upstream, owner: OneLane, **more: str) -> None:
+    value = {"user_id": "ada", **more}
+    sent = await program.publish(value, key=b"ada", topic=settings.topic(CONTROL.name))
+    owner.serve(sent, value)
+
+
+async def results(settings: Settings, count: int) -> list[AgentResult]:
+    return await read_topic(settings, RESULTS, AgentResult, count=count)
+
+
+async def is_forgotten(settings: Settings) -> bool:
+    return not await open_keys(settings, DEFERRED)
+
+
+def in_order(found: list[AgentResult], session: str) -> bool:
+    numbers = [int(one.request_id[1:]) for one in found if one.session_id == session]
+    return numbers == sorted(numbers)
+
+
+async def test_a_mate_is_answered_while_a_flood_waits_unread(settings: Settings) -> None:
+    settings = small(settings)
+    async with running_lanes(settings) as (lanes,), upstream(settings) as program:
+        for number in range(120):
+            value = {
+                "user_id": "ada",
+                "request_id": f"a{number}",
+                "session_id": f"s{number % 2}",
+                "input": "slow: 0.05; say: x",
+            }
+            await program.publish(value)  # without a key: its user is told by what it says
+        await eventually(lambda: lanes.figures().deferred > 60)
+        await eventually(lambda: lanes.figures().held <= settings.runs_in_flight_max)
+        assert lanes.figures().waiting <= 2 * settings.waiting_per_user_max
+        await program.publish({"user_id": "bob", "request_id": "b0", "input": "say: x"})
+        found = await results(settings, 121)
+        await eventually(lambda: is_forgotten(settings))
+    order = [one.request_id for one in found]
+    assert len(set(order)) == 121
+    assert order.index("b0") < 80
+    assert in_order(found, "s0")
+    assert in_order(found, "s1")
+    assert await open_keys(settings, PARKED) == set()
+
+
+async def test_a_flood_is_read_past_before_it_is_served(settings: Settings) -> None:
+    settings = settings.model_copy(update={"partitions": 1})
+    async with (
+        lane_services(settings) as services,
+        upstream(settings) as program,
+        one_lane(settings, services, None) as owner,
+    ):
+        sent = [await ask(program, "say: x", request_id=f"a{number}") for number in range(150)]
+        for one in sent:
+            owner.serve(*one, is_behind=True)
+        assert owner.lane.deferred == 50
+        await results(settings, 150)
+        await eventually(lambda: is_forgotten(settings))
+    found = await read_whole(settings, RESULTS, AgentResult)
+    assert len({one.request_id for one in found}) == len(found) == 150
+
+
+async def test_a_new_owner_finds_what_was_left_and_answers_each_once(settings: Settings) -> None:
+    settings = small(settings)
+    async with lane_services(settings) as services, upstream(settings) as program:
+        async with one_lane(settings, services, None) as first:
+            await flood(first, program, 30)
+            await eventually(lambda: len(first.acked) > 25)
+        assert len(await read_topic(settings, DEFERRED, RequestsDeferred, count=1)) == 1
+        async with one_lane(settings, services, None):
+            await results(settings, 30)
+            await eventually(lambda: services.metrics.runs_in_flight._value.get() == 0)
+        # What the owner before had not yet written down is found to be done.
+        async with one_lane(settings, services, None) as third:
+            await eventually(lambda: third.lane.deferred == 0)
+            third.serve(*await ask(program, "say: x", request_id="last"))
+            await results(settings, 31)
+    found = await read_whole(settings, RESULTS, AgentResult)
+    assert sorted(one.request_id for one in found) == sorted(
+        [*(f"a{n}" for n in range(30)), "last"]
+    )
+    assert in_order([one for one in found if one.request_id != "last"], "s0")
+    assert {one.status for one in found} == {"completed"}
+
+
+async def test_one_that_is_left_can_be_cancelled(settings: Settings) -> None:
+    settings = small(settings)
+    async with (
+        lane_services(settings) as services,
+        upstream(settings) as program,
+        one_lane(settings, services, None) as owner,
+    ):
+        await flood(owner, program, 20)
+        await command(settings, program, owner, command="cancel", request_id="a19")
+        found = await results(settings, 20)
+        await eventually(lambda: owner.lane.deferred == 0)
+    assert [one.request_id for one in found if one.status == "cancelled"] == ["a19"]
+    assert len({one.request_id for one in found}) == 20
+
+
+async def test_one_that_cannot_be_read_is_buried_once_when_its_turn_comes(
+    settings: Settings,
+) -> None:
+    settings = small(settings)
+    async with lane_services(settings) as services, upstream(settings) as program:
+        async with one_lane(settings, services, None) as owner:
+            await flood(owner, program, 20)
+            unreadable = {"user_id": "ada", "request_id": "bad"}
+            sent = await program.publish(unreadable, key=b"ada")
+            owner.serve(sent, unreadable)
+            owner.serve(*await ask(program, "say: x", request_id="a20", session_id="s0"))
+            await results(settings, 21)
+        async with one_lane(settings, services, None) as again:
+            again.serve(*await ask(program, "say: x", request_id="a21", session_id="s0"))
+            await results(settings, 22)
+            await eventually(lambda: again.lane.deferred == 0)
+    (letter,) = await read_whole(settings, DEAD_LETTERS, DeadLetter)
+    assert letter.source.offset == sent.offset
+
+
+async def test_a_paused_session_does_not_hold_up_the_users_others(settings: Settings) -> None:
+    settings = small(settings)
+    async with (
+        lane_services(settings) as services,
+        upstream(settings) as program,
+        one_lane(settings, services, None) as owner,
+    ):
+        await command(settings, program, owner, command="pause", session_id="s1")
+        await read_topic(settings, HOLDS, HoldPlaced, count=1)
+        for number in range(40):
+            more = {"request_id": f"a{number}", "session_id": "s1" if number < 39 else "s0"}
+            owner.serve(*await ask(program, "say: x", **more))
+        (one,) = await results(settings, 1)
+        assert one.request_id == "a39"
+        await command(settings, program, owner, command="resume", session_id="s1")
+        found = await results(settings, 40)
+    assert in_order(found, "s1")
+
+
+async def test_a_line_that_is_full_of_paused_requests_leaves_room_for_others(
+    settings: Settings,
+) -> None:
+    settings = small(settings, parked_max=6)
+    async with (
+        lane_services(settings) as services,
+        upstream(settings) as program,
+        one_lane(settings, services, None) as owner,
+    ):
+        await command(settings, program, owner, command="pause", session_id="s")
+        await read_topic(settings, HOLDS, HoldPlaced, count=1)
+        for number in range(30):
+            more = {"request_id": f"a{number}", "session_id": "s"}
+            owner.serve(*await ask(program, "say: x", **more))
+        await eventually(lambda: owner.lane.waiting >= 6)
+        for number in range(12):
+            more = {"user_id": "bob", "request_id": f"b{number}", "session_id": "s"}
+            owner.serve(*await ask(program, "slow: 0.05; say: x", **more))
+        found = await results(settings, 12)
+        assert {one.user_id for one in found} == {"bob"}
+        assert owner.lane.waiting <= 8
+        await command(settings, program, owner, command="resume", session_id="s")
+        found = await results(settings, 42)
+    assert in_order([one for one in found if one.user_id == "ada"], "s")
+
+
+async def test_those_that_retention_deletes_are_counted_and_hold_nobody_up(
+    settings: Settings,
+) -> None:
+    settings = small(settings)
+    where = TopicPartition(settings.topic(REQUESTS.name), 0)
+    async with lane_services(settings) as services, upstream(settings) as program:
+        async with one_lane(settings, services, None) as owner:
+            sent = await flood(owner, program, 40, "hang")
+            await eventually(lambda: len(owner.acked) == 40)
+            taken = 40 - owner.lane.deferred
+            admin = admin_client(settings)
+            await admin.start()
+            try:
+                await admin.delete_records({where: RecordsToDelete(before_offset=sent[35].offset)})
+            finally:
+                await admin.close()
+        async with one_lane(settings, services, None) as again:
+            for number in range(taken):
+                await command(settings, program, again, command="cancel", request_id=f"a{number}")
+            for number in range(35, 40):
+                await command(settings, program, again, command="cancel", request_id=f"a{number}")
+            await eventually(lambda: again.lane.deferred == 0)
+            await asyncio.wait_for(results(settings, taken + 5), 30)
