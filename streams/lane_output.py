@@ -208,7 +208,10 @@ class LaneOutput:
 
     def _forget(self) -> None:
         now_ms = self._services.clock_ms()
-        self._state.forget_before(now_ms - self._settings.dedup_window_s * 1000)
+        # What comes next may be as old as what was decided last, however long nobody was there: a
+        # record that its last owner finished and did not acknowledge is among it.
+        until_ms = min(now_ms, self._state.decided_until_ms)
+        self._state.forget_before(until_ms - self._settings.dedup_window_s * 1000)
         forgotten_ms = self._state.seen.forgotten_ms
         if forgotten_ms is not None:
             window = self._services.metrics.dedup_window

@@ -52,13 +52,15 @@ class LaneState:
     that were carried out; `decided`:
     decisions on requests that are not finished, but for those that are `parked`, of which the
     digests are kept; `bills`: what attempts of unfinished requests count at, where they may cost;
-    `heads`: each session's newest committed checkpoint.
+    `heads`: each session's newest committed checkpoint; `decided_until_ms`: the broker's time of
+    the newest request that was decided on.
     """
 
     stage: str
     pipeline: MiddlewarePipeline
     hands_over: bool
     generation: int = 0
+    decided_until_ms: int = 0
     seen: SeenIds = field(default_factory=SeenIds)
     decided: dict[RequestKey, Decision] = field(default_factory=dict)
     parked: dict[RequestKey, str | None] = field(default_factory=dict)
@@ -85,6 +87,7 @@ class LaneState:
         match event:
             case Decision() if event.stage == self.stage:
                 key = request_key(event)
+                self.decided_until_ms = max(self.decided_until_ms, event.at_ms)
                 if self.hands_over or not event.admitted:
                     self._finish(key, event.at_ms, event.request_digest)
                 elif not self.is_finished(key):
