@@ -1,0 +1,51 @@
+"""Fixtures of the tests of views: topics, a producer, and views that are stopped at the end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from agents.sessions import SessionStore
+from schemas.topics import BASE_TOPICS
+from streams.clients import transactional_producer
+from streams.memory_sessions import MemorySessionStore
+from streams.metrics import MetricsCollector
+from streams.settings import Settings
+from streams.topic_admin import ensure_topics
+from streams.views import Views
+from tests.view_harness import StartViews
+
+
+@pytest.fixture
+async def deployment(settings: Settings) -> Settings:
+    await ensure_topics(settings, BASE_TOPICS)
+    return settings
+
+
+@pytest.fixture
+async def producer(deployment: Settings) -> AsyncIterator[AIOKafkaProducer]:
+    producer = transactional_producer(deployment, f"{deployment.namespace}-test")
+    await producer.start()
+    yield producer
+    await producer.stop()
+
+
+@pytest.fixture
+async def start_views(deployment: Settings) -> AsyncIterator[StartViews]:
+    """Starts views, which are stopped at the end of the test whatever became of it."""
+    async with AsyncExitStack() as started:
+
+        async def start(
+            store: SessionStore | None = None, collector: MetricsCollector | None = None
+        ) -> Views:
+            views = Views(
+                deployment, store or MemorySessionStore(lambda: 0), collector or MetricsCollector()
+            )
+            started.push_async_callback(views.stop)
+            await views.start()
+            return views
+
+        yield start

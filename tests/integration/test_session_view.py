@@ -1,0 +1,112 @@
+"""The session view on real Kafka and Redis: it may be away or flushed, and goes on behind."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import redis.asyncio
+from aiokafka import AIOKafkaProducer
+
+from schemas.errors import ServiceUnavailable
+from schemas.events import CheckpointSaved
+from streams.memory_sessions import MemorySessionStore
+from streams.metrics import MetricsCollector
+from streams.redis_sessions import RedisSessionStore
+from streams.settings import Settings
+from tests.support import eventually
+from tests.view_harness import USERS, StartViews, counts, publish, run_of
+
+
+class SwitchableStore(MemorySessionStore):
+    """A view that can be away, and then has lost everything it held."""
+
+    away = False
+
+    async def put_checkpoint(self, event: CheckpointSaved, offset: int) -> bool:
+        if self.away:
+            message = "switched off"
+            raise ServiceUnavailable(message)
+        return await super().put_checkpoint(event, offset)
+
+
+class BrokenStore(MemorySessionStore):
+    """A view with a defect: no outage, so not to be waited for."""
+
+    async def put_checkpoint(self, event: CheckpointSaved, offset: int) -> bool:
+        raise KeyError(event.session_id, offset)
+
+
+def memory_store() -> SwitchableStore:
+    return SwitchableStore(lambda: 0)
+
+
+async def test_a_view_that_was_away_gets_every_session_once_it_answers(
+    deployment: Settings, producer: AIOKafkaProducer, start_views: StartViews
+) -> None:
+    store = memory_store()
+    collector = MetricsCollector()
+    views = await start_views(store, collector)
+    store.away = True
+    for number in (1, 2, 3):
+        await publish(producer, deployment, run_of(number))
+    await counts(views, (1, 2, 3))
+    behind = "millstream_session_view_partitions_behind"
+    await eventually(lambda: collector.registry.get_sample_value(behind))
+    store.away = False
+    for user in USERS:
+        await eventually(partial(store.get, "default", user, f"{user}-s"))
+    await eventually(lambda: collector.registry.get_sample_value(behind) == 0)
+    await views.stop()
+
+
+async def test_what_a_view_lacks_is_made_up_for_after_a_restart(
+    deployment: Settings, producer: AIOKafkaProducer, start_views: StartViews
+) -> None:
+    store = memory_store()
+    store.away = True
+    views = await start_views(store)
+    await publish(producer, deployment, run_of(1))
+    await counts(views, [1])
+    await views.stop()
+    store.away = False
+    views = await start_views(store)
+    await eventually(lambda: store.get("default", "bob", "bob-s"))
+    await counts(views, [1])
+    await views.stop()
+
+
+async def test_a_flushed_redis_has_a_session_again_after_its_next_turn(
+    deployment: Settings, producer: AIOKafkaProducer, start_views: StartViews
+) -> None:
+    store = RedisSessionStore(deployment)
+    views = await start_views(store)
+    await publish(producer, deployment, run_of(1))
+    await eventually(lambda: store.get("default", "bob", "bob-s"))
+    async with redis.asyncio.Redis.from_url(deployment.redis_url) as client:
+        keys = [key async for key in client.scan_iter(f"{deployment.namespace}:*")]
+        await client.delete(*keys)
+    assert await store.get_checkpoint("default", "bob", "bob-s") is None
+    await publish(producer, deployment, run_of(4))
+    kept = await eventually(lambda: store.get_checkpoint("default", "bob", "bob-s"))
+    assert kept is not None
+    assert kept.event.checkpoint_id == "c4"
+    head = await eventually(lambda: store.get("default", "bob", "bob-s"))
+    assert head is not None
+    assert (head.turn, head.last_request_id) == (5, "r4")
+    await views.stop()
+    await store.close()
+
+
+async def test_views_that_failed_say_so_and_write_nothing_more(
+    deployment: Settings, producer: AIOKafkaProducer, start_views: StartViews
+) -> None:
+    store = BrokenStore(lambda: 0)
+    views = await start_views(store)
+    await publish(producer, deployment, run_of(1))
+    await eventually(lambda: isinstance(views.failure, KeyError))
+    assert "KeyError" in views.unready()[0]
+    await publish(producer, deployment, run_of(2))
+    await views.stop()
+    views = await start_views()
+    await counts(views, (1, 2))
+    await views.stop()
