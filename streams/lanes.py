@@ -173,12 +173,15 @@ class Lanes:
         for number in sorted(self._assignor.wanted & mine - given_back):
             self._handover.begin(number, self._slots[number])
         if given_back:  # let go while the group was dealing already
-            self.app.consumer.join_anew()
+            self._deal_again()
         await asyncio.gather(*(slot.close() for slot in gone))
 
     async def _join_anew(self) -> None:
         # What was acked goes with the partition, or its next owner reads it again.
         await self.app.consumer.commit()
+        self._deal_again()
+
+    def _deal_again(self) -> None:
         self.app.consumer.join_anew()
 
     def _drop_lanes(self) -> None:

@@ -202,6 +202,25 @@ async def test_a_run_that_waits_long_for_its_next_attempt_leaves_the_lane_free(
     assert {by_id[f"r{number}"].attempt for number in range(6)} == {1001}
 
 
+async def test_a_run_whose_next_attempt_is_far_off_has_no_place_in_memory(
+    settings: Settings,
+) -> None:
+    settings = small(settings, runs_in_flight_max=1, runs_per_user_max=1, park_after_s=3600)
+    retry = RetryPolicy(backoff_first_s=60, backoff_max_s=60, jitter=0)
+    patient = AgentTemplate(name="patient", retry=retry)
+    running = running_lanes(settings, templates=(*BUILT_IN_TEMPLATES, patient))
+    async with running as lanes, upstream(settings) as program:
+        await program.publish(
+            {"user_id": "ada", "request_id": "r1", "template": "patient", "input": "retry: later"}
+        )
+        await eventually(lambda: waiting(lanes) == 1, timeout_s=30)
+        await program.publish({"user_id": "bob", "request_id": "r2", "input": "say: x"})
+        (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
+        assert waiting(lanes) == 1
+        await eventually(lambda: held(lanes) == 0)
+    assert (result.request_id, result.status) == ("r2", "completed")
+
+
 @pytest.mark.parametrize("target", [{"request_id": "r1"}, {"session_id": "s"}])
 async def test_what_is_paused_waits_through_a_new_owner_until_it_is_resumed(
     settings: Settings, target: dict[str, str]

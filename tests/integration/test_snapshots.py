@@ -182,3 +182,27 @@ async def test_limits_ids_and_bodies_are_exact_through_lanes_that_come_and_go(
     await reader.stop()
     assert restored.snapshot is not None
     assert restored.tail_records == 0
+
+
+async def test_what_a_stage_learned_of_another_ones_costs_is_in_its_snapshots_once(
+    settings: Settings,
+) -> None:
+    update = {"partitions": 1, "snapshot_records": 1, "chain_cuts": ("executor",)}
+    settings = settings.model_copy(update=update)
+    # A run reserves 256 and costs 200: five fit, unless what four of them cost is counted twice.
+    policy = Policy.from_yaml(
+        """
+        defaults: {spend: {micros_per_day: 1200}}
+        prices: {scripted: {input_usd_per_mtok: 0, output_usd_per_mtok: 1}}
+        """,
+        "p",
+    )
+    async with upstream(settings) as program:
+        for numbers in ((0, 1), (2, 3), (4,)):
+            async with running_lanes(settings, policy):
+                for number in numbers:
+                    asked = {"user_id": "ada", "request_id": f"r{number}", "input": "tokens: 200"}
+                    await program.publish(asked, key=b"ada")
+                    results = await read_topic(settings, RESULTS, AgentResult, count=number + 1)
+    assert [one.status for one in results] == ["completed"] * 5
+    assert {one.cost_micros for one in results} == {200}

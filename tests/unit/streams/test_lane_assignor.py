@@ -125,16 +125,21 @@ def test_what_is_let_go_while_the_group_deals_is_given_back_at_the_next_join() -
     assert json.loads(a.metadata(TOPICS).user_data)["holds"] == [0, 1, 2, 3]
 
 
-def test_who_was_thrown_out_claims_nothing_and_a_stale_claim_loses_to_a_newer_one() -> None:
+@pytest.mark.parametrize("name", ["a", "z"])
+def test_who_was_thrown_out_claims_nothing_and_a_stale_claim_loses_to_a_newer_one(
+    name: str,
+) -> None:
     group = Group()
-    group.join("a")
-    zombie = group.members.pop("a")
+    group.join(name)
+    zombie = group.members.pop(name)
     group.join("b")
     group.deal()
-    group.members["a"] = zombie  # it does not know yet
-    assert group.deal()["a"] == {}
-    zombie.forget()
-    assert json.loads(zombie.metadata(TOPICS).user_data)["holds"] == []
+    group.members[name] = zombie  # it does not know yet
+    assert group.deal()[name] == {}
+    b = group.members["b"]
+    assert json.loads(b.metadata(TOPICS).user_data)["holds"] == [0, 1, 2, 3]
+    b.forget()
+    assert json.loads(b.metadata(TOPICS).user_data)["holds"] == []
 
 
 def test_while_members_read_different_topics_those_that_read_the_most_have_all() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -10,13 +11,20 @@ from typing import Any, cast
 
 import pytest
 
+from middleware.base import Used
+from middleware.pipeline import build_pipeline
 from middleware.policy import Policy
+from schemas.base import Address, Reason, Usage
+from schemas.events import DeadLetter, RunParked
 from schemas.topics import DECISIONS, SNAPSHOTS
+from streams import snapshots
+from streams.lane_attempts import LaneAttempts
 from streams.lane_metrics import LaneMetrics
-from streams.lane_restore import Restored
-from streams.lane_state import LaneState
+from streams.lane_restore import Restored, restore
+from streams.lane_state import LaneState, request_key
 from streams.metrics import MetricsCollector
 from streams.settings import Settings
+from streams.snapshots import StoredSnapshot
 from tests.lane_harness import chain_stages, no_redis
 from tests.memory_lane import MemoryCommitter, MemoryPartition, MemoryReader, MemoryRecord
 from tests.writing_lane import (
@@ -137,6 +145,9 @@ async def test_what_a_restore_reads_does_not_grow_with_the_history() -> None:
     assert len(decisions) > 5 * IDS_MAX
     # What is committed while a snapshot is written comes on top of what it is due after.
     assert max(read) < 1000
+    parts = deployment.log.topics[deployment.settings.topic(SNAPSHOTS.name)]
+    chunks = Counter(one.key for one in parts if one.key and b"ids-" in one.key and one.value)
+    assert set(chunks.values()) == {1}, "a chunk never changes and is written once"
 
 
 async def test_after_a_last_snapshot_nothing_is_left_to_fold() -> None:
@@ -148,6 +159,113 @@ async def test_after_a_last_snapshot_nothing_is_left_to_fold() -> None:
         await lane.snapshots.close(20)
     state, restored = await deployment.restored()
     assert (restored.tail_records, known(state)) == (0, live)
+
+
+async def test_what_a_parked_request_asked_is_known_though_it_ended_behind_the_snapshot() -> None:
+    deployment = Deployment(7, snapshot_records=1_000_000)
+    async with deployment.lane() as lane:
+        lane.ask("r1", "u1", deployment.clock())
+        request, decision = lane.open["r1"], lane.state.decided
+        await lane.settled()
+        parked = RunParked(
+            user_id="u1",
+            request_id="r1",
+            session_id="s",
+            request=request,
+            decision=decision[request_key(request)],
+            order=0,
+        )
+        await lane.output.commit([parked])
+        await lane.snapshots.close(20)
+        lane.end("r1", tokens=1, at_ms=deployment.clock())
+        await lane.settled()
+    state, restored = await deployment.restored()
+    assert restored.snapshot is not None
+    assert restored.tail_records > 0
+    assert state.asked(request_key(request)) == request.digest
+
+
+async def test_what_a_failed_attempt_was_charged_is_in_a_snapshot() -> None:
+    deployment = Deployment(10, snapshot_records=1_000_000)
+    async with deployment.lane() as lane:
+        lane.ask("r1", "u1", deployment.clock())
+        request = lane.open["r1"]
+        await lane.settled()
+        attempts = LaneAttempts(state=lane.state, output=lane.output)
+        attempt = lane.state.bills.open[request_key(request)].started.attempt
+        used = Used(attempt, "local", request.template, Usage(output_tokens=5))
+        await attempts.charge(request, used, b"")
+        await lane.snapshots.close(20)
+        live = known(lane.state)
+    state, restored = await deployment.restored()
+    assert restored.tail_records == 0
+    cost = state.bills.open[request_key(request)].cost
+    assert cost is not None
+    assert cost.cost_micros == 5
+    assert known(state) == live
+
+
+async def test_spend_counts_for_its_day_however_short_ids_are_remembered() -> None:
+    deployment = Deployment(11, snapshot_records=1_000_000)
+    async with deployment.lane() as lane:
+        await lane.play(deployment.chance, 300, deployment.clock)
+        await lane.settled()
+    whole = await deployment.folded_whole()
+    state, _ = await deployment.restored(dedup_window_s=1)
+    assert len(state.seen) < len(whole.seen)
+    assert known(state)[2] == known(whole)[2]
+    assert known(whole)[2]
+
+
+def test_the_snapshots_of_other_stages_on_the_partition_are_not_this_ones() -> None:
+    stored = StoredSnapshot("chain")
+    for key in (b"executor\x1fheader", b"chain-2\x1fstate-0", None):
+        stored.take(MemoryRecord("snapshots", 0, 0, 0, key, b"{}"))
+    assert stored.parts == frozenset()
+
+
+async def test_ids_read_back_topic_by_topic_are_forgotten_in_the_order_of_time() -> None:
+    deployment = Deployment(8, snapshot_records=1_000_000)
+    letter = DeadLetter(
+        reason=Reason(code="not_json", message="no"),
+        source=Address(topic="requests", partition=0, offset=1),
+        source_at_ms=1,
+        at_ms=deployment.clock(),
+    )
+    async with deployment.lane() as lane:
+        await lane.output.commit([letter])
+        lane.ask("r1", "u1", deployment.clock.tick(2000))
+        key = request_key(lane.open["r1"])
+        lane.end("r1", tokens=1, at_ms=deployment.clock())
+        await lane.settled()
+    state, _ = await deployment.restored(dedup_window_s=1)
+    assert not state.is_buried(letter.source)
+    state, _ = await deployment.restored()
+    assert state.is_buried(letter.source)
+    state.forget_before(letter.at_ms + 500)
+    assert not state.is_buried(letter.source)
+    assert state.is_finished(key)
+
+
+@pytest.mark.parametrize("other", ["format", "ids_max", "stage that hands over"])
+async def test_a_snapshot_that_was_taken_otherwise_is_not_used(
+    other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment = Deployment(9, snapshot_records=1_000_000)
+    async with deployment.lane() as lane:
+        await lane.play(deployment.chance, 50, deployment.clock)
+        await lane.settled()
+        await lane.snapshots.close(20)
+    settings, hands_over = deployment.settings, other == "stage that hands over"
+    if other == "format":
+        monkeypatch.setattr(snapshots, "_FORMAT", snapshots._FORMAT + 1)
+    if other == "ids_max":
+        settings = settings.model_copy(update={"dedup_ids_max": IDS_MAX + 1})
+    state = LaneState("chain", build_pipeline(POLICY), hands_over=hands_over)
+    now_ms = deployment.clock()
+    restored = await restore(state, deployment.reader, settings, partition=0, now_ms=now_ms)
+    assert restored.snapshot is None
+    assert restored.tail_records > 0
 
 
 async def test_another_policy_is_folded_from_the_window() -> None:

@@ -3,7 +3,10 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from faust.types import TP
@@ -11,6 +14,7 @@ from faust.types import TP
 from agents.executor import AgentExecutor, wall_clock_ms
 from agents.factory import AgentFactory
 from middleware.pipeline import build_pipeline
+from schemas.errors import LaneLapsed, LaneLost
 from schemas.topics import CONTROL, REQUESTS
 from streams.lane_metrics import LaneMetrics
 from streams.lane_parts import LaneServices, stages
@@ -33,8 +37,14 @@ class Place:
         self.closing = asyncio.Event()
         self.may_close = asyncio.Event()
 
+        self.confirmed = 0
+        self.lost: list[LaneLost] = []
+
     def confirm(self) -> None:
-        """Nothing waits for it here."""
+        self.confirmed += 1
+
+    def lose(self, lost: LaneLost) -> None:
+        self.lost.append(lost)
 
     @property
     def closed(self) -> bool:
@@ -52,12 +62,16 @@ class LanesOfPlaces(Lanes):
     """Lanes that open no lane, so that they need no broker."""
 
     joined: asyncio.Event
+    dealt_again = 0
 
     def _open_slot(self, partition: int) -> LaneSlot:
         return Place(partition)  # type: ignore[return-value]
 
     async def _join_anew(self) -> None:
         self.joined.set()
+
+    def _deal_again(self) -> None:
+        self.dealt_again += 1
 
 
 def lanes_of_places(settings: Settings) -> LanesOfPlaces:
@@ -87,6 +101,11 @@ def both(settings: Settings, *partitions: int) -> set[TP]:
 def deal(lanes: Lanes, numbers: list[int], wanted: list[int]) -> None:
     """Tell the assignor what the group's leader dealt."""
     lanes._assignor.metadata(["control", "requests"])
+    take(lanes, numbers, wanted)
+
+
+def take(lanes: Lanes, numbers: list[int], wanted: list[int]) -> None:
+    """Tell the assignor what comes of the newest join."""
     told = json.dumps({"round": 1, "wanted": wanted, "owed": 0}).encode()
     lanes._assignor.on_assignment(
         ConsumerProtocolMemberAssignment(0, [("requests", numbers)], told)
@@ -108,6 +127,83 @@ async def test_partitions_that_come_have_their_slots_before_those_that_go_are_cl
     for place in gone:
         place.may_close.set()
     await swap
+
+
+async def test_a_lane_that_stays_is_told_so_and_is_not_opened_anew(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    lanes = lanes_of_places(settings)
+    await lanes._assigned(lanes.app, both(settings, 0))
+    place: Place = lanes._slots[0]  # type: ignore[assignment]
+    await lanes._assigned(lanes.app, both(settings, 0, 1))
+    assert lanes._slots[0] is place  # type: ignore[comparison-overlap]
+    # A lane that was lost is opened again only by that.
+    assert place.confirmed == 1
+
+
+async def test_who_is_thrown_out_of_the_group_drops_its_lanes_at_once(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    lanes = lanes_of_places(settings)
+    await lanes._assigned(lanes.app, both(settings, 0, 1))
+    lanes._membership.thrown_out()
+    for place in lanes._slots.values():
+        (lost,) = cast("Place", place).lost
+        assert isinstance(lost, LaneLapsed)
+
+
+async def test_a_lane_that_was_let_go_while_the_group_dealt_is_given_back_and_not_opened(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(data_dir=tmp_path)
+    lanes = lanes_of_places(settings)
+    deal(lanes, [0, 1], wanted=[1])
+    await lanes._assigned(lanes.app, both(settings, 0, 1))
+    wanted: Place = lanes._slots[1]  # type: ignore[assignment]
+    lanes._assignor.metadata(["control", "requests"])  # it joins, still with both
+    wanted.may_close.set()
+    await lanes.joined.wait()
+    take(lanes, [0, 1], wanted=[])
+    assert lanes._assignor.given_back == {1}
+    await lanes._assigned(lanes.app, both(settings, 0, 1))
+    # Whoever is dealt it next may open its lane at any moment.
+    assert lanes._slots[1] is wanted  # type: ignore[comparison-overlap]
+    assert wanted.confirmed == 0
+    assert lanes.dealt_again == 1
+    await lanes._handover.stop()
+
+
+async def test_a_worker_that_ends_closes_its_lanes_before_it_leaves_the_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[object] = []
+
+    async def leave(app: object) -> None:
+        left.append(app)
+
+    monkeypatch.setattr("streams.lanes.stop_app", leave)
+    lanes = lanes_of_places(Settings(data_dir=tmp_path))
+    deal(lanes, [0, 1], wanted=[1])
+    await lanes._assigned(lanes.app, both(lanes._settings, 0, 1))
+    places = [cast("Place", place) for place in lanes._slots.values()]
+    ending = asyncio.create_task(lanes.stop(0))
+    await eventually(lambda: all(place.closing.is_set() for place in places))
+    # The next owner of a partition may begin as soon as the group is left.
+    assert left == []
+    for place in places:
+        place.may_close.set()
+    await ending
+    assert left == [lanes.app]
+    # What was on its way to another worker is not let go once more.
+    assert not lanes.joined.is_set()
+
+
+async def test_a_record_of_a_partition_that_was_revoked_opens_no_lane(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    lanes = lanes_of_places(settings)
+    mine = both(settings, 1)
+    lanes.app.consumer = SimpleNamespace(assignment=lambda: mine)
+    assert lanes._slot_for_stray(TP(settings.topic(REQUESTS.name), 0)) is None
+    assert lanes._slots == {}
+    assert lanes._slot_for_stray(TP(settings.topic(REQUESTS.name), 1)) is lanes._slots[1]
 
 
 async def test_a_lane_starts_only_when_its_partition_came_of_all_input_topics(
