@@ -6,7 +6,6 @@ A node's folder `<data>/kafka-<id>/` holds `server.properties`, `server.log` (th
 
 import asyncio
 import shutil
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +17,13 @@ from infra.errors import ServiceDied
 from infra.kafka_config import LOG4J, NodeSpec, server_properties
 from infra.ports import listens
 from infra.process import ChildProcess, Command
+from infra.service import ChildService
 from infra.waiting import first, ready_or_dead, together
 
 __all__ = ["JavaSettings", "KafkaCluster", "KafkaNode", "brokers_seen", "port_names"]
 
 _FORMAT_TIMEOUT_S = 60.0
 _READY_TIMEOUT_S = 90.0
-_STOP_GRACE_S = 10.0
 _REQUEST_TIMEOUT_MS = 5_000
 
 
@@ -58,26 +57,19 @@ class JavaSettings:
         )
 
 
-class KafkaNode:
-    """One broker with its controller; `start` after `stop` or `kill` finds port and data again."""
+class KafkaNode(ChildService):
+    """One broker with its controller; `start` after `stop` or `kill` finds port and data again.
+
+    Its name is that of its folder: `kafka-1`, `kafka-2` and so on.
+    """
 
     def __init__(self, spec: NodeSpec, data: Path, cluster_id: str, java: JavaSettings) -> None:
         """Nothing is started or written yet."""
+        super().__init__(f"kafka-{spec.node_id}")
         self.spec = spec
-        self.folder = data / f"kafka-{spec.node_id}"
+        self.folder = data / self.name
         self._cluster_id = cluster_id
         self._java = java
-        self._child: ChildProcess | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of its folder: `kafka-1`, `kafka-2` and so on."""
-        return self.folder.name
-
-    @property
-    def pid(self) -> int | None:
-        """Process id, None while it is not running."""
-        return self._child.pid if self._child is not None and self._child.running else None
 
     async def start(self, timeout_s: float = _READY_TIMEOUT_S) -> None:
         """Start it and wait until the cluster's metadata names this node.
@@ -93,7 +85,7 @@ class KafkaNode:
         if not (self.folder / "log" / "meta.properties").exists():
             await self._format()
         self._write_config(self.folder)
-        self._child = await ChildProcess.start(
+        await self._start(
             Command(
                 name=self.name,
                 argv=self._java.command("kafka.Kafka", "server.properties"),
@@ -110,32 +102,6 @@ class KafkaNode:
             return self.spec.node_id in seen and len(seen) >= brokers
 
         await ready_or_dead(self._running(), answers, what=self.name, timeout_s=timeout_s)
-
-    async def stop(self, grace_s: float = _STOP_GRACE_S) -> None:
-        """SIGTERM, SIGKILL after `grace_s`; a node that is not running is left alone."""
-        if self._child is not None:
-            await self._child.stop(grace_s)
-
-    async def kill(self) -> None:
-        """SIGKILL, as a crash would."""
-        if self._child is not None:
-            await self._child.kill()
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send it a signal, for instance SIGSTOP and SIGCONT."""
-        self._running().signal(number)
-
-    async def wait_death(self) -> ServiceDied:
-        """Wait until it ends; gives the error that tells of it, with the end of its log."""
-        child = self._running()
-        await child.wait()
-        return child.died()
-
-    def _running(self) -> ChildProcess:
-        if self._child is None:
-            message = f"{self.name} was never started"
-            raise ServiceDied(message)
-        return self._child
 
     def _write_config(self, folder: Path) -> None:
         (folder / "server.properties").write_text(server_properties(self.spec), encoding="utf-8")
@@ -206,7 +172,7 @@ class KafkaCluster:
         await together(*(node.launch() for node in self.nodes))
         await together(*(node.wait_ready(brokers, timeout_s) for node in self.nodes))
 
-    async def stop(self, grace_s: float = _STOP_GRACE_S) -> None:
+    async def stop(self, grace_s: float | None = None) -> None:
         """Stop all nodes at once, within `grace_s` each."""
         await asyncio.gather(*(node.stop(grace_s) for node in self.nodes))
 

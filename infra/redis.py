@@ -5,7 +5,6 @@ Redis may be lost at any time, so nothing is written on the way.
 """
 
 import shutil
-import signal
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
@@ -16,38 +15,33 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from infra.errors import InfraError, ServiceDied
+from infra.errors import InfraError
 from infra.ports import HOST
-from infra.process import ChildProcess, Command
+from infra.process import Command
+from infra.service import ChildService
 from infra.waiting import ready_or_dead
 
 __all__ = ["RedisServer", "find_redis_server", "redis_answers", "without_password"]
 
 _READY_TIMEOUT_S = 20.0
-_STOP_GRACE_S = 5.0
 _REQUEST_TIMEOUT_S = 2.0
 
 
-class RedisServer:
-    """One Redis server; `start` after `stop` or `kill` finds its port and data again."""
+class RedisServer(ChildService):
+    """One Redis server; `start` after `stop` or `kill` finds its port and data again.
+
+    `stop` lets it save its data.
+    """
+
+    stop_grace_s = 5.0
 
     def __init__(self, data: Path, port: int, program: Path) -> None:
         """Nothing is started or written yet."""
-        self.folder = data / "redis"
+        super().__init__("redis")
+        self.folder = data / self.name
         self.url = f"redis://{HOST}:{port}/0"
         self._port = port
         self._program = program
-        self._child: ChildProcess | None = None
-
-    @property
-    def name(self) -> str:
-        """Name for a person."""
-        return "redis"
-
-    @property
-    def pid(self) -> int | None:
-        """Process id, None while it is not running."""
-        return self._child.pid if self._child is not None and self._child.running else None
 
     @property
     def pids(self) -> dict[str, int]:
@@ -60,7 +54,7 @@ class RedisServer:
         Raises `ServiceDied` with the end of its log if it ends before, `NotReady` after the limit.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._child = await ChildProcess.start(
+        child = await self._start(
             Command(
                 name=self.name,
                 argv=(str(self._program), *self._options()),
@@ -72,33 +66,7 @@ class RedisServer:
         async def answers() -> bool:
             return await redis_answers(self.url)
 
-        await ready_or_dead(self._child, answers, what=self.name, timeout_s=timeout_s)
-
-    async def stop(self, grace_s: float = _STOP_GRACE_S) -> None:
-        """SIGTERM (it saves its data), SIGKILL after `grace_s`; not running is fine."""
-        if self._child is not None:
-            await self._child.stop(grace_s)
-
-    async def kill(self) -> None:
-        """SIGKILL, as a crash would."""
-        if self._child is not None:
-            await self._child.kill()
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send it a signal, for instance SIGSTOP and SIGCONT."""
-        self._running().signal(number)
-
-    async def wait_death(self) -> ServiceDied:
-        """Wait until it ends; gives the error that tells of it, with the end of its log."""
-        child = self._running()
-        await child.wait()
-        return child.died()
-
-    def _running(self) -> ChildProcess:
-        if self._child is None:
-            message = "redis was never started"
-            raise ServiceDied(message)
-        return self._child
+        await ready_or_dead(child, answers, what=self.name, timeout_s=timeout_s)
 
     def _options(self) -> tuple[str, ...]:
         # Folders are relative to the working folder: Redis splits its options at spaces.
