@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from contextlib import AsyncExitStack
 
@@ -10,7 +11,16 @@ from schemas.topics import CONTROL, DECISIONS, LANES, RESULTS, TOKENS
 from streams.lanes import Lanes
 from streams.partitioning import home_partition
 from streams.settings import Settings
-from tests.lane_harness import Upstream, read_topic, read_whole, running_lanes, upstream
+from tests.lane_harness import (
+    Upstream,
+    ask,
+    lane_services,
+    one_lane,
+    read_topic,
+    read_whole,
+    running_lanes,
+    upstream,
+)
 from tests.support import eventually
 
 
@@ -100,3 +110,24 @@ async def test_commands_come_to_the_worker_that_has_the_requests(settings: Setti
             await program.publish(command, key=user.encode(), topic=topic)
         results = await read_topic(settings, RESULTS, AgentResult, count=len(ids))
     assert {(one.request_id, one.status) for one in results} == {(id_, "cancelled") for id_ in ids}
+
+
+async def test_a_lane_that_is_to_be_handed_over_begins_no_run_that_waits(
+    settings: Settings,
+) -> None:
+    async with (
+        lane_services(settings) as services,
+        upstream(settings) as program,
+        one_lane(settings, services, None) as owner,
+    ):
+        owner.serve(*await ask(program, "hang", session_id="s"))
+        owner.serve(*await ask(program, "say: x", request_id="r2", session_id="s"))
+        await read_topic(settings, DECISIONS, Decision, count=2)
+        drained = asyncio.create_task(owner.lane.drain(30))
+        cancel = {"user_id": "ada", "command": "cancel", "request_id": "r1"}
+        topic = settings.topic(CONTROL.name)
+        await asyncio.wait({drained}, timeout=0.01)
+        owner.serve(await program.publish(cancel, key=b"ada", topic=topic), cancel)
+        assert await drained
+        results = await read_whole(settings, RESULTS, AgentResult)
+    assert [(one.request_id, one.status) for one in results] == [("r1", "cancelled")]
