@@ -68,7 +68,8 @@ async def test_the_event_loop_goes_on_while_the_model_answers(model: LocalChatMo
     await model.ainvoke("Tell me about the sea.")
     longest_s = max(after - before for before, after in itertools.pairwise(ticks_s))
     assert len(ticks_s) > 10
-    assert longest_s < 0.1
+    # Held up, it would stand still for the whole answer; a busy machine holds it up for less.
+    assert longest_s < (ticks_s[-1] - ticks_s[0]) / 3
 
 
 async def time_of_tokens_s(model: LocalChatModel, tokens: int) -> float:
