@@ -240,15 +240,7 @@ async def record_at(reader: PartitionReader, address: Address) -> AsyncGenerator
         return  # nothing stands there yet: to read it would be to wait for it
     async with aclosing(reader.read(end, from_offset=address.offset)) as records:
         async for record in records:
-            yield InputRecord(
-                topic=record.topic,
-                partition=record.partition,
-                offset=record.offset,
-                timestamp=record.timestamp,
-                key=record.key,
-                value=record.value,
-                headers=tuple(record.headers),
-            )
+            yield InputRecord.of(record)
 
 
 def _buried(address: Address, at_ms: int, letter: DeadLetter) -> Buried:

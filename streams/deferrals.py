@@ -157,10 +157,8 @@ class Deferrals:
             deferral.held.append(entry)
         if self._has_place(deferral.user):
             self._is_hungry(deferral)
-        elif self._queue.full:
-            self._kept_out[deferral.user] = deferral
-        elif self._is_behind:
-            self._held_back[deferral.user] = deferral
+        else:
+            self._put_off(deferral)
         return True
 
     def _deferral(self, user: User, offset: int) -> Deferral | None:
@@ -247,11 +245,16 @@ class Deferrals:
         for user, deferral in asked.items():
             if self._may_take(deferral):
                 self._hungry[user] = deferral
-            elif self._queue.full:
-                self._kept_out[user] = deferral
-            elif self._is_behind:
-                self._held_back[user] = deferral
+            else:
+                self._put_off(deferral)
         return list(self._hungry.values())
+
+    def _put_off(self, deferral: Deferral) -> None:
+        """Keep in mind who must be asked again though nothing of theirs leaves the line."""
+        if self._queue.full:
+            self._kept_out[deferral.user] = deferral
+        elif self._is_behind:
+            self._held_back[deferral.user] = deferral
 
     def _may_take(self, deferral: Deferral) -> bool:
         return deferral.next is not None and not self._is_too_much(deferral.user)
@@ -288,7 +291,7 @@ class Deferrals:
                 deferral = wanted.pop(record.offset, None)
                 if deferral is not None:
                     moved_on = partial(self._move_on, deferral)
-                    self._take_in(deferral.take(_input_record(record), moved_on))
+                    self._take_in(deferral.take(InputRecord.of(record), moved_on))
                     taken += 1
                     size += len(record.value or b"")
                     if (following := deferral.next) is not None and self._may_take(deferral):
@@ -354,15 +357,3 @@ def _acknowledge(deferral: Deferral, committed: Committed) -> None:
     held, deferral.held = deferral.held or [], None
     for entry in held:
         entry.finish()
-
-
-def _input_record(record: Any) -> InputRecord:
-    return InputRecord(
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        timestamp=record.timestamp,
-        key=record.key,
-        value=record.value,
-        headers=tuple(record.headers),
-    )

@@ -20,22 +20,10 @@ def read_entry(record: LogRecord, spec: TopicSpec) -> Entry:
     address = Address(topic=record.topic, partition=record.partition, offset=record.offset)
     try:
         event = (
-            read_request(_input(record))
+            read_request(InputRecord.of(record))
             if spec.name == REQUESTS.name
             else decode(record, spec.event)
         )
     except Poison as error:
         return Unreadable(address, record.timestamp, record.key, error)
     return Delivery(event, address, record.timestamp)
-
-
-def _input(record: LogRecord) -> InputRecord:
-    return InputRecord(
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        timestamp=record.timestamp,
-        key=record.key,
-        value=record.value,
-        headers=tuple(record.headers),
-    )

@@ -21,6 +21,7 @@ from schemas.events import (
 )
 from schemas.reasons import reason_of
 from streams.codec import ORIGIN, REDRIVEN, decode, header
+from streams.record_log import LogRecord
 
 OriginT = TypeVar("OriginT", bound=Origin)
 
@@ -45,6 +46,19 @@ class InputRecord:
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...]
+
+    @classmethod
+    def of(cls, record: LogRecord) -> InputRecord:
+        """Give a record as it was read from a log."""
+        return cls(
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            timestamp=record.timestamp,
+            key=record.key,
+            value=record.value,
+            headers=tuple(record.headers),
+        )
 
     @property
     def address(self) -> Address:

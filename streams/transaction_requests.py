@@ -31,6 +31,16 @@ Topics = list[tuple[str, list[int]]]
 """Partitions by topic."""
 
 
+def _by_partition(*fields: tuple[str, Any]) -> Any:
+    """Give the type of an array that says `fields` of each partition, by topic."""
+    partition = (("partition", Int32), *fields, ("tags", TaggedFields))
+    return CompactArray(
+        ("name", CompactString("utf-8")),
+        ("partitions", CompactArray(*partition)),
+        ("tags", TaggedFields),
+    )
+
+
 def _tagged(topics: Topics) -> list[Any]:
     return [(name, partitions, _NO_TAGS) for name, partitions in topics]
 
@@ -44,30 +54,21 @@ class DescribeProducersResponse_v0(Response):  # type: ignore[misc]  # noqa: N80
         ("throttle_time_ms", Int32),
         (
             "topics",
-            CompactArray(
-                ("name", CompactString("utf-8")),
+            _by_partition(
+                ("error_code", Int16),
+                ("error_message", CompactString("utf-8")),
                 (
-                    "partitions",
+                    "producers",
                     CompactArray(
-                        ("partition", Int32),
-                        ("error_code", Int16),
-                        ("error_message", CompactString("utf-8")),
-                        (
-                            "producers",
-                            CompactArray(
-                                ("producer_id", Int64),
-                                ("producer_epoch", Int32),
-                                ("last_sequence", Int32),
-                                ("last_timestamp", Int64),
-                                ("coordinator_epoch", Int32),
-                                ("transaction_start_offset", Int64),
-                                ("tags", TaggedFields),
-                            ),
-                        ),
+                        ("producer_id", Int64),
+                        ("producer_epoch", Int32),
+                        ("last_sequence", Int32),
+                        ("last_timestamp", Int64),
+                        ("coordinator_epoch", Int32),
+                        ("transaction_start_offset", Int64),
                         ("tags", TaggedFields),
                     ),
                 ),
-                ("tags", TaggedFields),
             ),
         ),
         ("tags", TaggedFields),
@@ -157,19 +158,7 @@ class WriteTxnMarkersResponse_v1(Response):  # type: ignore[misc]  # noqa: N801
             "markers",
             CompactArray(
                 ("producer_id", Int64),
-                (
-                    "topics",
-                    CompactArray(
-                        ("name", CompactString("utf-8")),
-                        (
-                            "partitions",
-                            CompactArray(
-                                ("partition", Int32), ("error_code", Int16), ("tags", TaggedFields)
-                            ),
-                        ),
-                        ("tags", TaggedFields),
-                    ),
-                ),
+                ("topics", _by_partition(("error_code", Int16))),
                 ("tags", TaggedFields),
             ),
         ),

@@ -19,7 +19,7 @@ from middleware.pipeline import build_pipeline
 from middleware.policy import Policy
 from schemas.base import Event
 from schemas.events import CheckpointSaved
-from schemas.topics import REQUESTS, TopicSpec, catalogue
+from schemas.topics import CONTROL, REQUESTS, TopicSpec, catalogue
 from streams.blame import Blame
 from streams.clients import committed_consumer, idempotent_producer
 from streams.codec import decode
@@ -200,6 +200,14 @@ async def ask(program: Upstream, text: str, **more: Any) -> tuple[Any, dict[str,
     """Publish a request `r1` of ada's, unless `more` says otherwise; gives what a lane serves."""
     value = {"user_id": "ada", "request_id": "r1", "input": text, **more}
     return await program.publish(value, key=value["user_id"].encode()), value
+
+
+async def give(
+    settings: Settings, program: Upstream, name: str, **target: str
+) -> tuple[Any, dict[str, Any]]:
+    """Publish a command of ada's; gives what a lane serves."""
+    value = {"user_id": "ada", "command": name, **target}
+    return await program.publish(value, key=b"ada", topic=settings.topic(CONTROL.name)), value
 
 
 async def read_topic(

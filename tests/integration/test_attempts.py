@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -12,12 +11,12 @@ from agents.factory import AgentFactory
 from middleware.policy import Policy
 from schemas.base import Address
 from schemas.events import AgentRequest, AgentResult, AttemptStarted, CostRecorded, Decision
-from schemas.topics import ATTEMPTS, CONTROL, COSTS, DECISIONS, RESULTS
+from schemas.topics import ATTEMPTS, COSTS, DECISIONS, RESULTS
 from streams import lane_attempts
 from streams.settings import Settings
 from tests.lane_harness import (
-    Upstream,
     ask,
+    give,
     lane_services,
     one_lane,
     read_topic,
@@ -38,14 +37,6 @@ class Calls:
     async def __call__(self, event: CallbackEvent) -> None:
         """Hear of a step of a run."""
         self.made += event.kind == "model_start"
-
-
-async def cancel(
-    settings: Settings, program: Upstream, request_id: str
-) -> tuple[Any, dict[str, Any]]:
-    """Publish ada's wish to end a request; gives what a lane is to be served."""
-    value = {"user_id": "ada", "command": "cancel", "request_id": request_id}
-    return await program.publish(value, key=b"ada", topic=settings.topic(CONTROL.name)), value
 
 
 @pytest.mark.parametrize(
@@ -158,7 +149,7 @@ async def test_an_attempt_that_is_cut_off_counts_at_its_worst_case_and_one_that_
     ):
         owner.serve(*await ask(program, "hang", request_id="cut"))
         await read_topic(settings, ATTEMPTS, AttemptStarted, count=1)
-        owner.serve(*await cancel(settings, program, "cut"))
+        owner.serve(*await give(settings, program, "cancel", request_id="cut"))
         owner.serve(*await ask(program, "say: two words", request_id="whole"))
         results = await read_topic(settings, RESULTS, AgentResult, count=2)
     cut, whole = sorted(
@@ -198,7 +189,7 @@ async def test_a_request_that_is_cancelled_before_it_comes_again_is_charged_for_
             owner.serve(*await ask(program, "hang"))
             await read_topic(settings, ATTEMPTS, AttemptStarted, count=1)
         async with one_lane(settings, services, rules) as owner:
-            owner.serve(*await cancel(settings, program, "r1"))
+            owner.serve(*await give(settings, program, "cancel", request_id="r1"))
             (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
     assert (result.status, result.cost_micros) == ("cancelled", HANG_MICROS)
     assert await costs_of(settings) == [(1000, HANG_MICROS, True)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from schemas.base import Address
 from schemas.events import AgentResult, CommandObeyed, DeadLetter, HoldPlaced
 from schemas.topics import CONTROL, DEAD_LETTERS, HOLDS, OBEYED, RESULTS
@@ -11,8 +9,8 @@ from streams.intake import origin_header
 from streams.settings import Settings
 from tests.lane_harness import (
     OneLane,
-    Upstream,
     ask,
+    give,
     lane_services,
     one_lane,
     open_keys,
@@ -21,13 +19,6 @@ from tests.lane_harness import (
     upstream,
 )
 from tests.support import eventually
-
-
-async def give(
-    settings: Settings, program: Upstream, name: str, **target: str
-) -> tuple[Any, dict[str, Any]]:
-    value = {"user_id": "ada", "command": name, **target}
-    return await program.publish(value, key=b"ada", topic=settings.topic(CONTROL.name)), value
 
 
 async def acked_commands(settings: Settings, owner: OneLane, *, count: int) -> None:

@@ -9,13 +9,14 @@ from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 
 from schemas.events import AgentResult, DeadLetter, HoldPlaced, RequestsDeferred
-from schemas.topics import CONTROL, DEAD_LETTERS, DEFERRED, HOLDS, PARKED, REQUESTS, RESULTS
+from schemas.topics import DEAD_LETTERS, DEFERRED, HOLDS, PARKED, REQUESTS, RESULTS
 from streams.clients import admin_client
 from streams.settings import Settings
 from tests.lane_harness import (
     OneLane,
     Upstream,
     ask,
+    give,
     lane_services,
     one_lane,
     open_keys,
@@ -49,12 +50,6 @@ async def flood(
         sent.append(await ask(program, text, **more))
         owner.serve(*sent[-1])
     return [where for where, _ in sent]
-
-
-async def command(settings: Settings, program: Upstream, owner: OneLane, **more: str) -> None:
-    value = {"user_id": "ada", **more}
-    sent = await program.publish(value, key=b"ada", topic=settings.topic(CONTROL.name))
-    owner.serve(sent, value)
 
 
 async def results(settings: Settings, count: int) -> list[AgentResult]:
@@ -143,7 +138,7 @@ async def test_one_that_is_left_can_be_cancelled(settings: Settings) -> None:
         one_lane(settings, services, None) as owner,
     ):
         await flood(owner, program, 20)
-        await command(settings, program, owner, command="cancel", request_id="a19")
+        owner.serve(*await give(settings, program, "cancel", request_id="a19"))
         found = await results(settings, 20)
         await eventually(lambda: owner.lane.deferred == 0)
     assert [one.request_id for one in found if one.status == "cancelled"] == ["a19"]
@@ -177,14 +172,14 @@ async def test_a_paused_session_does_not_hold_up_the_users_others(settings: Sett
         upstream(settings) as program,
         one_lane(settings, services, None) as owner,
     ):
-        await command(settings, program, owner, command="pause", session_id="s1")
+        owner.serve(*await give(settings, program, "pause", session_id="s1"))
         await read_topic(settings, HOLDS, HoldPlaced, count=1)
         for number in range(40):
             more = {"request_id": f"a{number}", "session_id": "s1" if number < 39 else "s0"}
             owner.serve(*await ask(program, "say: x", **more))
         (one,) = await results(settings, 1)
         assert one.request_id == "a39"
-        await command(settings, program, owner, command="resume", session_id="s1")
+        owner.serve(*await give(settings, program, "resume", session_id="s1"))
         found = await results(settings, 40)
     assert in_order(found, "s1")
 
@@ -198,7 +193,7 @@ async def test_a_line_that_is_full_of_paused_requests_leaves_room_for_others(
         upstream(settings) as program,
         one_lane(settings, services, None) as owner,
     ):
-        await command(settings, program, owner, command="pause", session_id="s")
+        owner.serve(*await give(settings, program, "pause", session_id="s"))
         await read_topic(settings, HOLDS, HoldPlaced, count=1)
         for number in range(30):
             more = {"request_id": f"a{number}", "session_id": "s"}
@@ -210,7 +205,7 @@ async def test_a_line_that_is_full_of_paused_requests_leaves_room_for_others(
         found = await results(settings, 12)
         assert {one.user_id for one in found} == {"bob"}
         assert owner.lane.waiting <= 8
-        await command(settings, program, owner, command="resume", session_id="s")
+        owner.serve(*await give(settings, program, "resume", session_id="s"))
         found = await results(settings, 42)
     assert in_order([one for one in found if one.user_id == "ada"], "s")
 
@@ -233,8 +228,8 @@ async def test_those_that_retention_deletes_are_counted_and_hold_nobody_up(
                 await admin.close()
         async with one_lane(settings, services, None) as again:
             for number in range(taken):
-                await command(settings, program, again, command="cancel", request_id=f"a{number}")
+                again.serve(*await give(settings, program, "cancel", request_id=f"a{number}"))
             for number in range(35, 40):
-                await command(settings, program, again, command="cancel", request_id=f"a{number}")
+                again.serve(*await give(settings, program, "cancel", request_id=f"a{number}"))
             await eventually(lambda: again.lane.deferred == 0)
             await asyncio.wait_for(results(settings, taken + 5), 30)

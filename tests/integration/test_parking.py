@@ -18,14 +18,14 @@ from schemas.events import (
     HoldPlaced,
     RunParked,
 )
-from schemas.topics import CONTROL, DECISIONS, HOLDS, PARKED, RESULTS, TOKENS
+from schemas.topics import DECISIONS, HOLDS, PARKED, RESULTS, TOKENS
 from streams.batches import Outgoing, send_batches
 from streams.parking import Parking
 from streams.run import Run
 from streams.settings import Settings
 from tests.lane_harness import (
-    Upstream,
     ask,
+    give,
     lane_services,
     one_lane,
     open_keys,
@@ -43,14 +43,6 @@ def waiting(lanes: Any) -> int:
 
 def held(lanes: Any) -> int:
     return sum(one.figures().held for one in lanes)
-
-
-async def command(settings: Settings, program: Upstream, name: str, **target: str) -> None:
-    await program.publish(
-        {"user_id": "ada", "command": name, **target},
-        key=b"ada",
-        topic=settings.topic(CONTROL.name),
-    )
 
 
 def small(settings: Settings, **changes: object) -> Settings:
@@ -90,7 +82,7 @@ async def test_a_long_run_is_acknowledged_before_it_ends(settings: Settings) -> 
         await read_topic(settings, PARKED, RunParked, count=1)
         await eventually(lambda: held(lanes) == 0)
         assert waiting(lanes) == 0  # it runs on
-        await command(settings, program, "cancel", request_id="r1")
+        await give(settings, program, "cancel", request_id="r1")
         (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
     assert result.status == "cancelled"
     assert await open_keys(settings, PARKED) == set()
@@ -237,7 +229,7 @@ async def test_what_is_paused_waits_through_a_new_owner_until_it_is_resumed(
 
     async with upstream(settings) as program:
         async with running_lanes(settings) as lanes:
-            await command(settings, program, "pause", **target)
+            await give(settings, program, "pause", **target)
             await read_topic(settings, HOLDS, HoldPlaced, count=1)
             for number in (1, 2):
                 await program.publish(ask(number))
@@ -249,7 +241,7 @@ async def test_what_is_paused_waits_through_a_new_owner_until_it_is_resumed(
             await program.publish(ask(4, "another"))
             await read_topic(settings, RESULTS, AgentResult, count=2)
             assert waiting(lanes) == 2
-            await command(settings, program, "resume", **target)
+            await give(settings, program, "resume", **target)
             results = await read_topic(settings, RESULTS, AgentResult, count=4)
     assert [result.request_id for result in results] == ["r3", "r4", "r1", "r2"]
     assert {result.status for result in results} == {"completed"}
@@ -271,9 +263,9 @@ async def test_a_run_under_way_stops_before_its_next_call_and_is_begun_anew(
             }
         )
         await read_topic(settings, DECISIONS, Decision, count=1)
-        await command(settings, program, "pause", request_id="r1")
+        await give(settings, program, "pause", request_id="r1")
         await eventually(lambda: waiting(lanes) == 1)
-        await command(settings, program, "resume", request_id="r1")
+        await give(settings, program, "resume", request_id="r1")
         (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
     assert (result.status, result.attempt) == ("completed", 1001)
     tokens = await read_whole(settings, TOKENS, AgentToken)
@@ -283,8 +275,8 @@ async def test_a_run_under_way_stops_before_its_next_call_and_is_begun_anew(
 async def test_what_is_paused_can_be_cancelled(settings: Settings) -> None:
     settings = small(settings)
     async with running_lanes(settings) as lanes, upstream(settings) as program:
-        await command(settings, program, "pause", session_id="s")
-        await command(settings, program, "pause", request_id="r2")
+        await give(settings, program, "pause", session_id="s")
+        await give(settings, program, "pause", request_id="r2")
         await read_topic(settings, HOLDS, HoldPlaced, count=2)
         for number in (1, 2):
             await program.publish(
@@ -297,9 +289,9 @@ async def test_what_is_paused_can_be_cancelled(settings: Settings) -> None:
                 }
             )
         await eventually(lambda: waiting(lanes) == 2)
-        await command(settings, program, "cancel", request_id="r2")
+        await give(settings, program, "cancel", request_id="r2")
         (second,) = await read_topic(settings, RESULTS, AgentResult, count=1)
-        await command(settings, program, "cancel", session_id="s")
+        await give(settings, program, "cancel", session_id="s")
         await read_topic(settings, RESULTS, AgentResult, count=2)
     assert (second.request_id, second.status) == ("r2", "cancelled")
     assert second.metadata == {"order": "2"}
@@ -313,7 +305,7 @@ async def test_a_partition_whose_line_is_full_is_read_no_further_until_there_is_
 ) -> None:
     settings = small(settings, parked_max=5, runs_in_flight_max=4, runs_per_user_max=1)
     async with running_lanes(settings) as lanes, upstream(settings) as program:
-        await command(settings, program, "pause", session_id="s")
+        await give(settings, program, "pause", session_id="s")
         await read_topic(settings, HOLDS, HoldPlaced, count=1)
         for number in range(30):
             await program.publish(
@@ -322,7 +314,7 @@ async def test_a_partition_whose_line_is_full_is_read_no_further_until_there_is_
         await eventually(lambda: waiting(lanes) >= 5)
         # Commands come through all the same, and not only the first one.
         for name in ("another", "one more", "s"):
-            await command(settings, program, "resume", session_id=name)
+            await give(settings, program, "resume", session_id=name)
         results = await read_topic(settings, RESULTS, AgentResult, count=30)
     assert [result.request_id for result in results] == [f"r{number}" for number in range(30)]
 
@@ -330,14 +322,14 @@ async def test_a_partition_whose_line_is_full_is_read_no_further_until_there_is_
 async def test_those_behind_a_paused_request_run_when_it_is_cancelled(settings: Settings) -> None:
     settings = small(settings)
     async with running_lanes(settings) as lanes, upstream(settings) as program:
-        await command(settings, program, "pause", request_id="r1")
+        await give(settings, program, "pause", request_id="r1")
         await read_topic(settings, HOLDS, HoldPlaced, count=1)
         for number in (1, 2):
             await program.publish(
                 {"user_id": "ada", "session_id": "s", "request_id": f"r{number}", "input": "x"}
             )
         await eventually(lambda: waiting(lanes) == 2)
-        await command(settings, program, "cancel", request_id="r1")
+        await give(settings, program, "cancel", request_id="r1")
         results = await read_topic(settings, RESULTS, AgentResult, count=2)
     assert [(one.request_id, one.status) for one in results] == [
         ("r1", "cancelled"),
