@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Coroutine
+from typing import Any
 
 from schemas.base import Address
-from schemas.errors import Unserviceable
+from schemas.errors import LaneLost, Unserviceable
 
 LANES_ENDED_MAX = 3
 """Lanes that one record may end before it is given up."""
@@ -21,6 +23,16 @@ class Blame:
 
     def __init__(self) -> None:
         self._ended: Counter[Address] = Counter()
+
+    async def watched(self, source: Address, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work`, and hold an error that ends the lane against its record, unless foreseen."""
+        try:
+            await work
+        except LaneLost:
+            raise
+        except Exception:
+            self.hold_against(source)
+            raise
 
     def hold_against(self, source: Address) -> None:
         """Count one more lane that this record ended."""

@@ -8,40 +8,32 @@ When a commit's outcome is unknown, or a newer owner fenced it, the whole lane i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 import structlog
 from aiokafka import TopicPartition
 
-from schemas.base import Address, Event
-from schemas.errors import LaneLost, Poison, RequestIdReused, Unserviceable
-from schemas.events import ControlCommand, LaneOpened, ResolvedRequest, StageRequest
+from schemas.errors import LaneLost
+from schemas.events import LaneOpened
 from schemas.ports import BeforeCall
 from schemas.topics import CONTROL
-from streams import outcomes
-from streams.admission import Admission, admit
 from streams.blame import Blame
 from streams.clients import transactional_producer
-from streams.codec import decode, traceparent_of
 from streams.committer import Committer
 from streams.deferrals import Deferrals
 from streams.hanging_transactions import HangingTransactions
-from streams.intake import InputRecord, first_place, origin_header
-from streams.lane_control import LaneControl
+from streams.intake import InputRecord
 from streams.lane_endings import LaneEndings
 from streams.lane_follow import Follower
-from streams.lane_output import LaneOutput, Tombstone
+from streams.lane_output import LaneOutput
 from streams.lane_parts import LaneServices, Stage
+from streams.lane_reception import LaneReception
 from streams.lane_restore import Restored, producers_announced, restore
 from streams.lane_snapshots import LaneSnapshots
-from streams.lane_state import LaneState, request_key
-from streams.lane_strays import LaneStrays
+from streams.lane_state import LaneState
 from streams.partition_reader import PartitionReader
-from streams.partitioning import home_partition
-from streams.run import Run
 from streams.run_queue import RunQueue
 from streams.seen_ids import SeenIds
 from streams.settings import Settings
@@ -75,8 +67,6 @@ class Lane:
         self._services = services
         self._stage = stage
         self._blame = blame
-        self._new_from_offset = 0
-        self._new_commands_from = 0
         self._partition = partition
         self._state = LaneState(
             stage.name,
@@ -84,11 +74,9 @@ class Lane:
             hands_over=stage.next is not None,
             seen=SeenIds(ids_max=settings.dedup_ids_max),
         )
-        self._tasks: set[asyncio.Task[None]] = set()
         self._follower: Follower | None = None
         self._following: asyncio.Task[None] | None = None
         self._reader = PartitionReader(settings)
-        self._control_topic = settings.topic(CONTROL.name)
         self._committer = Committer(
             lambda number: transactional_producer(settings, self._transactional_id(number)),
             producers=settings.transactional_producers,
@@ -117,7 +105,6 @@ class Lane:
             clock_ms=services.clock_ms,
         )
         self._output.watch(self._snapshots.consider)
-        self._strays = LaneStrays(services, output=self._output)
         self._endings = LaneEndings(
             state=self._state, output=self._output, clock_ms=services.clock_ms
         )
@@ -131,7 +118,18 @@ class Lane:
             reader=self._reader,
             before_call=before_call,
             blame=blame,
-            blamed=lambda run, work: self._blamed(run.request.source, work),
+            on_failure=self._failed,
+        )
+        self._reception = LaneReception(
+            settings,
+            services,
+            stage,
+            partition,
+            state=self._state,
+            output=self._output,
+            endings=self._endings,
+            queue=self._queue,
+            blame=blame,
             on_failure=self._failed,
         )
         self._deferrals = Deferrals(
@@ -142,14 +140,8 @@ class Lane:
             output=self._output,
             reader=self._reader,
             queue=self._queue,
-            take_in=partial(self._try, self._take_in),
+            take_in=partial(self._try, self._reception.take_in),
             on_failure=self._failed,
-        )
-        self._control = LaneControl(
-            services,
-            output=self._output,
-            queue=self._queue,
-            endings=self._endings,
         )
         self.lost: asyncio.Future[LaneLost] = asyncio.get_running_loop().create_future()
 
@@ -187,9 +179,9 @@ class Lane:
         )
         await self._output.open(restored.ends)
         where = TopicPartition(self._settings.topic(self._stage.input.name), self._partition)
-        commands = TopicPartition(self._control_topic, self._partition)
+        commands = TopicPartition(self._settings.topic(CONTROL.name), self._partition)
         ends = await self._reader.ends([where, commands])
-        self._new_from_offset, self._new_commands_from = ends[where], ends[commands]
+        self._reception.open(new_from_offset=ends[where], new_commands_from=ends[commands])
         if self._state.pipeline.needs:
             self._follower = Follower(self._state, self._settings, self._partition, restored.ends)
             self._following = asyncio.create_task(self._follower.run())
@@ -206,7 +198,7 @@ class Lane:
         await self._output.commit([opened])
         self._snapshots.open(restored)
         if self._stage.next is None:
-            await self._deferrals.open(self._new_from_offset)
+            await self._deferrals.open(ends[where])
             await self._queue.open()
             self._deferrals.begin()
         return restored
@@ -228,7 +220,7 @@ class Lane:
         deadline = loop.time() + timeout_s
         self._queue.drain()
         self._deferrals.drain()
-        while tasks := self._tasks | self._queue.tasks:
+        while tasks := self._reception.tasks | self._queue.tasks:
             left_s = deadline - loop.time()
             if left_s <= 0:
                 return False
@@ -244,7 +236,7 @@ class Lane:
         if snapshot and (not self.lost.done() or self.lost.cancelled()):
             await self._snapshots.close(_SNAPSHOT_TIMEOUT_S)
         self._snapshots.cancel()
-        tasks = {*self._tasks, *([self._following] if self._following else [])}
+        tasks = {*self._reception.tasks, *([self._following] if self._following else [])}
         for task in tasks:
             task.cancel()
         await asyncio.gather(
@@ -282,164 +274,11 @@ class Lane:
             self._failed(error, entry)
 
     def _arrived(self, is_behind: bool, entry: Entry[InputRecord]) -> None:  # noqa: FBT001
-        is_control = entry.record.topic == self._control_topic
-        if is_control or not self._deferrals.defers(entry, is_behind=is_behind):
-            self._take_in(entry)
-
-    def _take_in(self, entry: Entry[InputRecord]) -> None:
-        if (given_up := self._blame.verdict(entry.record.address)) is not None:
-            self._bury_once(entry, given_up)
-        elif entry.record.topic == self._control_topic:
-            self._command(entry)
-        else:
-            self._serve(entry)
-
-    def _command(self, entry: Entry[InputRecord]) -> None:
-        try:
-            first = first_place(entry.record)
-            command = decode(entry.record, ControlCommand)
-        except Poison as poison:
-            self._bury_once(entry, poison)
-            return
-        # What concerns a worker stands wherever the worker is.
-        if command.command != "drain" and self._belongs_elsewhere(
-            entry, command.partition_key, first
-        ):
-            return
-        # A pause that was one too many when it came must not be obeyed now.
-        if self._state.is_buried(entry.record.address) or self._state.is_obeyed(command, first):
-            entry.finish()
-            return
-        self._spawn(entry, self._obey(entry, command, first))
-
-    async def _obey(
-        self, entry: Entry[InputRecord], command: ControlCommand, first: Address
-    ) -> None:
-        may_be_again = entry.offset < self._new_commands_from
-        try:
-            await self._control.obey(entry, command, first, may_be_again=may_be_again)
-        except Unserviceable as poison:
-            await self._strays.bury(entry, poison)
-        else:
-            entry.finish()
-
-    def _belongs_elsewhere(
-        self,
-        entry: Entry[InputRecord],
-        partition_key: str,
-        first: Address,
-    ) -> bool:
-        """Send a record that arrived under another key to its user's partition, if it did."""
-        home = home_partition(partition_key, self._settings.partitions)
-        if home == self._partition:
-            return False
-        put_right = self._strays.put_right(entry, partition_key, home, origin_header(first))
-        self._spawn(entry, put_right)
-        return True
-
-    def _serve(self, entry: Entry[InputRecord]) -> None:
-        record = entry.record
-        try:
-            request, passed = self._stage.read(record)
-        except Poison as poison:
-            self._bury_once(entry, poison)
-            return
-        if self._belongs_elsewhere(entry, request.partition_key, request.source):
-            return
-        try:
-            is_new = self._endings.begin(request_key(request), request.digest)
-        except RequestIdReused as reused:
-            self._bury_once(entry, reused)
-            return
-        if not is_new:
-            self._services.metrics.duplicates.inc()
-            entry.finish()
-            return
-        self._admit(entry, request, passed)
-
-    def _admit(
-        self, entry: Entry[InputRecord], request: ResolvedRequest, passed: StageRequest | None
-    ) -> None:
-        traceparent = traceparent_of(entry.record)
-        admission = admit(
-            request,
-            self._state,
-            self._services.factory,
-            input_bytes_max=self._settings.input_bytes_max,
-            reserved_before_micros=passed.reserved_micros if passed else 0,
-        )
-        if admission.refused is not None:
-            self._refuse(entry, request, admission, traceparent)
-        elif self._stage.next is not None:
-            onward = outcomes.onward(request, admission.decision, passed, self._stage.next)
-            events = [admission.decision, onward]
-            self._spawn(entry, self._endings.finish(entry, request, events, traceparent))
-        else:
-            decided: asyncio.Future[Any] | None = None
-            if admission.is_new:
-                # An attempt that may cost takes it along, and waits for it.
-                decided = self._output.submit([admission.decision], traceparent, lazy=True)
-            self._queue.submit(
-                Run(
-                    request,
-                    admission,
-                    traceparent,
-                    order=entry.offset,
-                    entry=entry,
-                    decided=decided,
-                    may_follow=self._may_follow_another(entry),
-                )
-            )
-
-    def _may_follow_another(self, entry: Entry[InputRecord]) -> bool:
-        # Tokens leave before anything is committed, so a decision's absence proves nothing.
-        return self._state.generation > 1 and entry.offset < self._new_from_offset
-
-    def _refuse(
-        self,
-        entry: Entry[InputRecord],
-        request: ResolvedRequest,
-        admission: Admission,
-        traceparent: bytes,
-    ) -> None:
-        result = outcomes.result(
-            request,
-            at_ms=self._services.clock_ms(),
-            status="failed" if admission.decision.admitted else "rejected",
-            reason=admission.refused,
-        )
-        decisions = [admission.decision] if admission.is_new else []
-        gone = self._queue.parking.let_go(request_key(request))
-        events: list[Event | Tombstone] = [
-            *decisions,
-            *self._endings.settled(request, result),
-            *gone,
-        ]
-        self._spawn(entry, self._endings.finish(entry, request, events, traceparent))
-
-    def _bury_once(self, entry: Entry[InputRecord], poison: Poison) -> None:
-        if self._state.is_buried(entry.record.address):
-            entry.finish()
-        else:
-            self._spawn(entry, self._strays.bury(entry, poison))
-
-    def _spawn(self, entry: Entry[InputRecord], work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(self._blamed(entry.record.address, work))
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    async def _blamed(self, source: Address, work: Coroutine[Any, Any, None]) -> None:
-        """Do `work`, and hold an error that ends the lane against its record, unless foreseen."""
-        try:
-            await work
-        except LaneLost:
-            raise
-        except Exception:
-            self._blame.hold_against(source)
-            raise
+        is_command = self._reception.is_command(entry)
+        if is_command or not self._deferrals.defers(entry, is_behind=is_behind):
+            self._reception.take_in(entry)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failed(error)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -24,6 +24,7 @@ from schemas.ports import BeforeCall
 from schemas.reasons import reason_of
 from schemas.topics import TOKENS
 from streams import outcomes
+from streams.blame import Blame
 from streams.lane_attempts import LaneAttempts
 from streams.lane_endings import LaneEndings
 from streams.lane_output import LaneOutput
@@ -33,9 +34,6 @@ from streams.run import Run
 from streams.session_queues import SessionQueues
 from streams.settings import Settings
 from streams.tokens import TokenPublisher
-
-Blamed = Callable[[Run, Coroutine[Any, Any, None]], Coroutine[Any, Any, None]]
-"""Wraps work on a run, so that an unforeseen error is held against its request."""
 
 T = TypeVar("T")
 
@@ -87,7 +85,7 @@ class LaneRuns:
         endings: LaneEndings,
         queue: RunQueuePort,
         before_call: BeforeCall,
-        blamed: Blamed,
+        blame: Blame,
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self._settings = settings
@@ -99,7 +97,7 @@ class LaneRuns:
         self._attempts = LaneAttempts(state=state, output=output)
         self._queue = queue
         self._may_call = before_call
-        self._blamed = blamed
+        self._blame = blame
         self._sessions = SessionQueues(on_failure)
 
     @property
@@ -109,7 +107,8 @@ class LaneRuns:
 
     def start(self, run: Run) -> None:
         """Queue a run behind those of its session that are in memory."""
-        self._sessions.submit(run.session, lambda: self._blamed(run, self._work(run)))
+        source = run.request.source
+        self._sessions.submit(run.session, lambda: self._blame.watched(source, self._work(run)))
 
     async def close(self) -> None:
         """Cancel everything; nothing is committed any more."""

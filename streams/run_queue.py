@@ -22,7 +22,7 @@ from streams.committer import CommitRefused
 from streams.lane_endings import LaneEndings
 from streams.lane_output import LaneOutput, Tombstone
 from streams.lane_parts import LaneServices
-from streams.lane_runs import Blamed, LaneRuns
+from streams.lane_runs import LaneRuns
 from streams.lane_state import LaneState, RequestKey, SessionKey
 from streams.parking import Parking
 from streams.partition_reader import PartitionReader
@@ -51,7 +51,6 @@ class RunQueue:
         reader: PartitionReader,
         before_call: BeforeCall,
         blame: Blame,
-        blamed: Blamed,
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self._settings = settings
@@ -90,7 +89,7 @@ class RunQueue:
             endings=endings,
             queue=self,
             before_call=before_call,
-            blamed=blamed,
+            blame=blame,
             on_failure=on_failure,
         )
 

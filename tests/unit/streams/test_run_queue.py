@@ -126,7 +126,6 @@ class Bench:
             endings=self.endings,
             reader=cast("PartitionReader", EmptyLog()),
             blame=Blame(),
-            blamed=lambda _run, work: work,
             before_call=_no_objection,
             on_failure=self.failures.append,
         )
