@@ -401,11 +401,11 @@ class RequestsDeferred(Event):
 class ControlCommand(Event):
     """What a user asks of requests that were accepted before, or an operator of a worker.
 
-    `cancel` ends one request (`request_id`) or all of a session that have arrived (`session_id`):
-    each ends in one result, `cancelled` unless it had ended already. `pause` lets no run of the
-    request or session begin, and stops one under way before its next call of a model or tool;
-    `resume` takes that back. Name one of the two. `drain` tells the worker named `worker` to hand
-    over what it has and end; it stands at any partition that the worker owns.
+    `cancel` ends one request (`request_id`) or all of a session that have arrived (`session_id`),
+    read or not: each ends in one result, `cancelled` unless it had ended already. `pause` lets no
+    run of the request or session begin, and stops one under way before its next call of a model or
+    tool; `resume` takes that back. Name one of the two. `drain` tells the worker named `worker` to
+    hand over what it has and end; it stands at any partition that the worker owns.
     """
 
     title: ClassVar[str] = "What is asked of requests that were accepted before, or of a worker"
@@ -435,7 +435,8 @@ class ControlCommand(Event):
 class CommandObeyed(Event):
     """A command that was carried out, committed with its effect: come again, it is passed over.
 
-    `source` is where the command's record first stood.
+    `source` is where the command's record first stood. Of a session's cancel `until_ms` is the
+    broker's time of the command: what arrived for the session no later ends when its turn comes.
     """
 
     title: ClassVar[str] = "A command was carried out"
@@ -444,6 +445,7 @@ class CommandObeyed(Event):
     command: Literal["cancel", "pause", "resume"]
     request_id: Identifier | None = None
     session_id: Identifier | None = None
+    until_ms: EpochMs | None = None
     source: Address
 
     @property

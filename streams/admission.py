@@ -11,7 +11,8 @@ from schemas.errors import InputTooLarge, Rejected
 from schemas.events import Decision, ResolvedRequest
 from schemas.reasons import reason_of
 from streams import outcomes
-from streams.lane_state import LaneState, request_key
+from streams.keys import request_key
+from streams.lane_state import LaneState
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from schemas.base import Event, Micros, Usage
-from schemas.events import AgentResult, AttemptStarted, CostRecorded, RequestEvent
+from schemas.events import AgentResult, AttemptStarted, CostRecorded
+from streams.keys import RequestKey, request_key
 
 
 @dataclass(slots=True)
@@ -36,9 +37,9 @@ class Bills:
     Runs that cost nothing have none. Attempts come before what settles them.
     """
 
-    open: dict[tuple[str, str, str], Bill] = field(default_factory=dict)
+    open: dict[RequestKey, Bill] = field(default_factory=dict)
 
-    def lost(self, key: tuple[str, str, str]) -> int:
+    def lost(self, key: RequestKey) -> int:
         """Count a run's attempts that ended with their owners; none may be under way."""
         bill = self.open.get(key)
         return 0 if bill is None else bill.started.lost + (bill.cost is None)
@@ -47,17 +48,13 @@ class Bills:
         """Take in a committed event."""
         match event:
             case AttemptStarted():
-                self.open[_key(event)] = Bill(event)
+                self.open[request_key(event)] = Bill(event)
             case CostRecorded():
-                bill = self.open.get(_key(event))
+                bill = self.open.get(request_key(event))
                 # That of an earlier attempt is counted on the newest one's mark.
                 if bill is not None and bill.started.attempt == event.attempt:
                     bill.cost = event
             case AgentResult():
-                self.open.pop(_key(event), None)
+                self.open.pop(request_key(event), None)
             case _:
                 pass
-
-
-def _key(event: RequestEvent) -> tuple[str, str, str]:
-    return (event.tenant, event.user_id, event.request_id)

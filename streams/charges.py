@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from middleware.base import Used
 from schemas.base import Event, Micros, Usage
 from schemas.events import AgentResult, AttemptStarted, CostRecorded, ResolvedRequest
-from streams.lane_state import LaneState, RequestKey
+from streams.keys import RequestKey
+from streams.lane_state import LaneState
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from schemas.errors import CheckpointUnreadable, LaneLost, Poison, ServiceUnavai
 from schemas.events import CheckpointSaved, SessionUpdated
 from streams.codec import decode
 from streams.compacted import pass_over
-from streams.lane_state import SessionKey, session_key
+from streams.keys import SessionKey, session_key
 from streams.partition_reader import PartitionReader
 
 PeekCheckpoint = Callable[[str, str, str], Awaitable[CheckpointSaved | None]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from schemas.events import HoldPlaced
-from streams.lane_state import RequestKey, SessionKey
+from streams.keys import RequestKey, SessionKey
 
 HOLDS_MAX = 10_000
 """Most requests and sessions of one partition that may be paused at once."""

@@ -15,8 +15,9 @@ from schemas.errors import AttemptsExhausted, Terminal
 from schemas.events import AttemptStarted, ResolvedRequest
 from streams.admission import Admission
 from streams.charges import charged
+from streams.keys import request_key
 from streams.lane_output import LaneOutput
-from streams.lane_state import LaneState, request_key
+from streams.lane_state import LaneState
 
 LOST_MAX = 10
 """Attempts of one request that may be lost with their owners: one more is not made.

@@ -6,15 +6,16 @@ import asyncio
 
 import structlog
 
-from schemas.base import Address, Reason
+from schemas.base import Address
 from schemas.errors import Unserviceable
 from schemas.events import AgentResult, CommandObeyed, ControlCommand, HoldPlaced
 from streams.holds import HOLDS_MAX
 from streams.intake import InputRecord
+from streams.keys import RequestKey, SessionKey
 from streams.lane_endings import LaneEndings
 from streams.lane_output import LaneOutput
 from streams.lane_parts import LaneServices
-from streams.lane_state import RequestKey
+from streams.outcomes import CANCELLED
 from streams.run import Run
 from streams.run_queue import RunQueue
 from streams.window import Entry
@@ -97,30 +98,42 @@ class LaneControl:
         A request that is not here, because it is on its way or was never made, ends before it
         begins: its one result is `cancelled`, and when it comes it is passed over.
         """
-        reason = Reason(code="cancelled", message="cancelled by its user")
         user = (command.tenant, command.user_id)
         if command.session_id is not None:
-            found = self._queue.of_session((*user, command.session_id))
-            # Whoever saw a result of it may have asked on since.
-            until_ms = entry.record.timestamp if may_be_again else None
-            cancels = (self._queue.cancel(each, reason, until_ms=until_ms) for each in found)
-            await asyncio.gather(*cancels)
-            await self._output.commit([mark])
+            session = (*user, command.session_id)
+            await self._cancel_session(entry, session, mark, may_be_again=may_be_again)
             return
         key = (*user, command.request_id or "")
         if (one := self._queue.find(key)) is not None:
-            await self._queue.cancel(one, reason)
+            await self._queue.cancel(one, CANCELLED)
         elif self._endings.begin(key):
-            await self._end_before_it_comes(entry, key, reason, mark)
+            await self._end_before_it_comes(entry, key, mark)
             return
         # Else it is finished, or refused this moment: its result is on the way.
         await self._output.commit([mark])
+
+    async def _cancel_session(
+        self,
+        entry: Entry[InputRecord],
+        session: SessionKey,
+        mark: CommandObeyed,
+        *,
+        may_be_again: bool,
+    ) -> None:
+        until_ms = entry.record.timestamp
+        # First, so that what is read, or taken over from this owner, from now on finds it.
+        await self._output.commit([mark.model_copy(update={"until_ms": until_ms})])
+        found = self._queue.of_session(session)
+        # All that is at hand, by whatever broker's clock; but whoever saw a result of an owner that
+        # was lost over this may have asked on since.
+        limit_ms = until_ms if may_be_again else None
+        cancels = (self._queue.cancel(each, CANCELLED, until_ms=limit_ms) for each in found)
+        await asyncio.gather(*cancels)
 
     async def _end_before_it_comes(
         self,
         entry: Entry[InputRecord],
         key: RequestKey,
-        reason: Reason,
         mark: CommandObeyed,
     ) -> None:
         log.info("request cancelled before it came", request_id=key[2])
@@ -132,7 +145,7 @@ class LaneControl:
                 session_id=key[2],
                 at_ms=self._services.clock_ms(),
                 status="cancelled",
-                reason=reason,
+                reason=CANCELLED,
                 source=entry.record.address,
                 accepted_at_ms=entry.record.timestamp,
             )

@@ -15,8 +15,9 @@ from streams import outcomes
 from streams.charges import charged
 from streams.committer import CommitRefused
 from streams.intake import InputRecord
+from streams.keys import RequestKey, request_key
 from streams.lane_output import Committed, LaneOutput, Tombstone
-from streams.lane_state import LaneState, RequestKey, request_key
+from streams.lane_state import LaneState
 from streams.window import Entry
 
 

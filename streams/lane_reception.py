@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from schemas.base import Address, Event
 from schemas.errors import Poison, RequestIdReused, Unserviceable
-from schemas.events import ControlCommand, ResolvedRequest, StageRequest
+from schemas.events import AgentResult, ControlCommand, Decision, ResolvedRequest, StageRequest
 from schemas.topics import CONTROL
 from streams import outcomes
 from streams.admission import Admission, admit
 from streams.blame import Blame
 from streams.codec import decode, traceparent_of
 from streams.intake import InputRecord, first_place, origin_header
+from streams.keys import request_key, session_key
 from streams.lane_control import LaneControl
 from streams.lane_endings import LaneEndings
 from streams.lane_output import LaneOutput, Tombstone
 from streams.lane_parts import LaneServices, Stage
-from streams.lane_state import LaneState, request_key
+from streams.lane_state import LaneState
 from streams.lane_strays import LaneStrays
 from streams.partitioning import home_partition
 from streams.run import Run
@@ -144,7 +145,24 @@ class LaneReception:
             self._services.metrics.duplicates.inc()
             entry.finish()
             return
-        self._admit(entry, request, passed)
+        cancelled = self._state.cancelled.covers(session_key(request), request.at_ms)
+        if cancelled and self._stage.next is None:
+            self._end_unread(entry, request)
+        else:
+            self._admit(entry, request, passed)
+
+    def _end_unread(self, entry: Entry[InputRecord], request: ResolvedRequest) -> None:
+        """End a request whose session was cancelled before it was read here, with no decision."""
+        may_follow = self._may_follow_another(entry)
+        result = outcomes.result(
+            request,
+            at_ms=self._services.clock_ms(),
+            status="cancelled",
+            reason=outcomes.CANCELLED,
+            # What an earlier attempt showed is void: the newest one has no text.
+            attempt=self._state.attempt(0) if may_follow else 0,
+        )
+        self._end(entry, request, result, traceparent_of(entry.record))
 
     def _admit(
         self, entry: Entry[InputRecord], request: ResolvedRequest, passed: StageRequest | None
@@ -197,12 +215,22 @@ class LaneReception:
             status="failed" if admission.decision.admitted else "rejected",
             reason=admission.refused,
         )
-        decisions = [admission.decision] if admission.is_new else []
-        gone = self._queue.parking.let_go(request_key(request))
+        decided = [admission.decision] if admission.is_new else []
+        self._end(entry, request, result, traceparent, decided)
+
+    def _end(
+        self,
+        entry: Entry[InputRecord],
+        request: ResolvedRequest,
+        result: AgentResult,
+        traceparent: bytes,
+        decided: Sequence[Decision] = (),
+    ) -> None:
+        """End a request without a run."""
         events: list[Event | Tombstone] = [
-            *decisions,
+            *decided,
             *self._endings.settled(request, result),
-            *gone,
+            *self._queue.parking.let_go(request_key(request)),
         ]
         self._spawn(entry, self._endings.finish(entry, request, events, traceparent))
 

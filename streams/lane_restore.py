@@ -107,6 +107,8 @@ async def restore(
         from_ms: int | None = None
         if spec in TAIL and snapshot is not None:
             from_offset = snapshot.logs[spec.name]
+        elif spec is OBEYED:
+            pass  # a session's cancel counts for as long as its requests may stand unread
         elif spec in TAIL:
             from_ms = since_ms - window_ms
         stretch = {at[spec.name]: ends[spec.name]}

@@ -184,6 +184,7 @@ class LaneSnapshots:
             decided=tuple(self._state.decided.values()),
             parked=tuple(self._state.parked.items()),
             bills=tuple((bill.started, bill.cost) for bill in self._state.bills.open.values()),
+            cancelled=self._state.cancelled.all,
             open_ids=seen.open_data,
             chunks=seen.chunks,
             unwritten=seen.unwritten(),

@@ -17,31 +17,15 @@ from schemas.events import (
     DeadLetter,
     Decision,
     LaneOpened,
-    RequestEvent,
-    ResolvedRequest,
     RunParked,
     SessionUpdated,
     StageRequest,
 )
 from schemas.topics import SESSIONS
 from streams.bills import Bills
+from streams.cancelled_sessions import CancelledSessions
+from streams.keys import RequestKey, SessionKey, request_key, session_key
 from streams.seen_ids import SeenIds, id_digest
-
-RequestKey = tuple[str, str, str]
-"""Tenant, user and request id: requests are one by these three."""
-
-SessionKey = tuple[str, str, str]
-"""Tenant, user and session id."""
-
-
-def request_key(event: RequestEvent | ResolvedRequest) -> RequestKey:
-    """Give what makes a request one and the same."""
-    return (event.tenant, event.user_id, event.request_id)
-
-
-def session_key(event: RequestEvent | ResolvedRequest) -> SessionKey:
-    """Give what runs are serial by."""
-    return (event.tenant, event.user_id, event.session_id)
 
 
 @dataclass(slots=True)
@@ -52,6 +36,7 @@ class LaneState:
     that were carried out; `decided`:
     decisions on requests that are not finished, but for those that are `parked`, of which the
     digests are kept; `bills`: what attempts of unfinished requests count at, where they may cost;
+    `cancelled`: which sessions were, and until when;
     `heads`: each session's newest committed checkpoint; `decided_until_ms`: the broker's time of
     the newest request that was decided on.
     """
@@ -65,6 +50,7 @@ class LaneState:
     decided: dict[RequestKey, Decision] = field(default_factory=dict)
     parked: dict[RequestKey, str | None] = field(default_factory=dict)
     bills: Bills = field(default_factory=Bills)
+    cancelled: CancelledSessions = field(default_factory=CancelledSessions)
     heads: OrderedDict[SessionKey, SessionUpdated] = field(default_factory=OrderedDict)
 
     def restore(self, event: Event) -> None:
@@ -98,6 +84,7 @@ class LaneState:
                 self._finish(request_key(event.request), event.at_ms)
             case DeadLetter() | CommandObeyed():
                 self.seen.add(_record_digest(event), event.at_ms)
+                self.cancelled.fold(event)
             case RunParked():
                 self.park(request_key(event), event.decision.request_digest)
             case SessionUpdated():

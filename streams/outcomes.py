@@ -18,6 +18,8 @@ from schemas.events import (
 from schemas.reasons import reason_of
 from schemas.topics import TopicSpec
 
+CANCELLED = Reason(code="cancelled", message="cancelled by its user")
+
 
 def refusal(
     request: ResolvedRequest, rejection: Rejected, *, stage: str, generation: int

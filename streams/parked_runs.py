@@ -17,7 +17,7 @@ from schemas.errors import LaneLost, ServiceUnavailable
 from schemas.events import RunParked
 from streams.codec import decode, traceparent_of
 from streams.compacted import newest_of_each
-from streams.lane_state import RequestKey, SessionKey
+from streams.keys import RequestKey, SessionKey
 from streams.partition_reader import PartitionReader
 
 STRETCH_RECORDS = 200

@@ -18,9 +18,10 @@ from streams.codec import decode
 from streams.committer import CommitRefused
 from streams.compacted import newest_of_each
 from streams.holds import Holds
+from streams.keys import RequestKey
 from streams.lane_output import Committed, LaneOutput, Tombstone
 from streams.lane_parts import LaneServices
-from streams.lane_state import LaneState, RequestKey
+from streams.lane_state import LaneState
 from streams.parked_runs import ParkedRuns
 from streams.partition_reader import PartitionReader
 from streams.run import Run

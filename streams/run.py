@@ -13,7 +13,7 @@ from schemas.base import Reason, Usage
 from schemas.events import AttemptStarted, ResolvedRequest
 from streams.admission import Admission
 from streams.intake import InputRecord
-from streams.lane_state import RequestKey, SessionKey, request_key, session_key
+from streams.keys import RequestKey, SessionKey, request_key, session_key
 from streams.stopwatch import Stopwatch
 from streams.window import Entry
 

@@ -9,7 +9,7 @@ takes over has the runs of each session in order.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from schemas.base import Reason
@@ -19,11 +19,12 @@ from schemas.reasons import reason_of
 from streams import outcomes
 from streams.blame import Blame
 from streams.committer import CommitRefused
+from streams.keys import RequestKey, SessionKey
 from streams.lane_endings import LaneEndings
 from streams.lane_output import LaneOutput, Tombstone
 from streams.lane_parts import LaneServices
 from streams.lane_runs import LaneRuns
-from streams.lane_state import LaneState, RequestKey, SessionKey
+from streams.lane_state import LaneState
 from streams.parking import Parking
 from streams.partition_reader import PartitionReader
 from streams.run import Run
@@ -98,11 +99,12 @@ class RunQueue:
 
         Raises `LaneLost` or `ServiceUnavailable`.
         """
-        for ticket in await self.parking.restore():
+        tickets = await self.parking.restore()
+        for ticket in tickets:
             self._endings.begin(ticket.key, self._state.parked[ticket.key])
             self._line.join(ticket)
             self._release_later(ticket)
-        for work in (self._call_up(), self._park_what_is_old()):
+        for work in (self._call_up(), self._park_what_is_old(), self._end_cancelled(tickets)):
             self._spawn(work)
         self._wake.set()
 
@@ -325,8 +327,17 @@ class RunQueue:
             await self._end(run, "failed", reason_of(given_up))
         elif run.admission.refused is not None:
             await self._end(run, "failed", run.admission.refused)
+        elif self._state.cancelled.covers(run.session, run.request.at_ms):
+            await self._end(run, "cancelled", outcomes.CANCELLED)
         else:
             self._begin(run)
+
+    async def _end_cancelled(self, tickets: Iterable[Ticket]) -> None:
+        """End what is parked of sessions whose cancel an earlier owner did not bring to its end."""
+        for ticket in tickets:
+            until_ms = self._state.cancelled.until(ticket.session)
+            if until_ms is not None:
+                await self.cancel(ticket, outcomes.CANCELLED, until_ms=until_ms)
 
     async def _end(self, run: Run, status: ResultStatus, reason: Reason) -> None:
         """End a request that waits, without an attempt."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from streams.lane_state import RequestKey, SessionKey
+from streams.keys import RequestKey, SessionKey
 from streams.run import Run
 from streams.waiting_line import User
 

@@ -28,7 +28,8 @@ from schemas.events import (
 )
 from streams.codec import decode
 from streams.compacted import pass_over
-from streams.lane_state import LaneState, RequestKey, request_key
+from streams.keys import RequestKey, SessionKey, request_key
+from streams.lane_state import LaneState
 from streams.seen_ids import SealedChunk
 from streams.settings import Settings
 
@@ -39,7 +40,7 @@ PART_BYTES_MAX = 500_000
 
 HEADER = "header"
 
-_FORMAT = 1
+_FORMAT = 2
 _LEVEL = 1
 """zlib's quickest: a snapshot must not cost the runs beside it much."""
 
@@ -55,6 +56,7 @@ class Captured:
     decided: tuple[Decision, ...]
     parked: tuple[tuple[RequestKey, str | None], ...]
     bills: tuple[tuple[AttemptStarted, CostRecorded | None], ...]
+    cancelled: tuple[tuple[SessionKey, int], ...]
     open_ids: bytes
     chunks: tuple[tuple[int, int], ...]
     unwritten: tuple[SealedChunk, ...]
@@ -87,6 +89,7 @@ def state_parts(captured: Captured) -> tuple[bytes, ...]:
             "decided": [_plain(decision) for decision in captured.decided],
             "bills": [[_plain(event) for event in bill if event] for bill in captured.bills],
             "parked": captured.parked,
+            "cancelled": captured.cancelled,
             "open_ids": base64.b64encode(captured.open_ids).decode(),
         }
     )
@@ -161,6 +164,8 @@ class StoredSnapshot:
         state.decided = {request_key(each): each for each in decided}
         for (tenant, user_id, request_id), asked in body["parked"]:
             state.park((tenant, user_id, request_id), asked)
+        for (tenant, user_id, session_id), until_ms in body["cancelled"]:
+            state.cancelled.cancel((tenant, user_id, session_id), until_ms)
         sealed = zip(header.chunks, chunks, strict=True)
         state.seen.load(
             ((SealedChunk(number, ids or b""), left) for (number, left, _), ids in sealed),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 
-from streams.lane_state import RequestKey, SessionKey
+from streams.keys import RequestKey, SessionKey
 
 User = tuple[str, str]
 """Tenant and user id."""

@@ -22,7 +22,7 @@ from schemas.events import CheckpointSaved
 from schemas.topics import CONTROL, REQUESTS, TopicSpec, catalogue
 from streams.blame import Blame
 from streams.clients import committed_consumer, idempotent_producer
-from streams.codec import decode
+from streams.codec import decode, encode
 from streams.intake import InputRecord
 from streams.lane import Lane
 from streams.lane_metrics import LaneMetrics
@@ -208,6 +208,15 @@ async def give(
     """Publish a command of ada's; gives what a lane serves."""
     value = {"user_id": "ada", "command": name, **target}
     return await program.publish(value, key=b"ada", topic=settings.topic(CONTROL.name)), value
+
+
+async def write_event(settings: Settings, program: Upstream, spec: TopicSpec, event: Event) -> None:
+    """Write an event as the lane of its user's partition would."""
+    record = encode(event, source="/test")
+    partition = home_partition(event.partition_key, settings.partitions)
+    await program.publish(
+        record.value, key=record.key, partition=partition, topic=settings.topic(spec.name)
+    )
 
 
 async def read_topic(

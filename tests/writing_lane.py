@@ -19,6 +19,7 @@ from schemas.events import (
     AgentRequest,
     AgentResult,
     AttemptStarted,
+    CommandObeyed,
     Decision,
     LaneOpened,
     ResolvedRequest,
@@ -49,10 +50,11 @@ POLICY = Policy.from_yaml(
 
 @dataclass
 class Clock:
-    """A clock that a test moves on, and how many requests were asked by it."""
+    """A clock that a test moves on, and how many requests and commands were given by it."""
 
     now_ms: int = 1_790_000_000_000
     asked: int = 0
+    commanded: int = 0
 
     def tick(self, ms: int) -> int:
         """Move on and give the time."""
@@ -109,6 +111,19 @@ class WritingLane:
         used = Used(attempt, "local", request.template, Usage(output_tokens=tokens))
         self._finish(request, ended, used)
 
+    def cancel(self, session_id: str, at_ms: int, *, offset: int) -> None:
+        """Mark a session's cancel as obeyed."""
+        source = Address(topic="control", partition=PARTITION, offset=offset)
+        mark = CommandObeyed(
+            user_id="ada",
+            session_id=session_id,
+            command="cancel",
+            at_ms=at_ms,
+            until_ms=at_ms,
+            source=source,
+        )
+        self.output.submit([mark])
+
     def _finish(
         self, request: ResolvedRequest, ended: AgentResult, used: Used | None, *decided: Decision
     ) -> None:
@@ -129,6 +144,9 @@ class WritingLane:
                 number = clock.asked if is_new else chance.randint(0, clock.asked)
                 clock.asked += is_new
                 self.ask(f"r{number}", f"u{number % 7}", now_ms)
+            if chance.random() < 0.05:
+                clock.commanded += 1
+                self.cancel(f"s{clock.asked % 5}", now_ms, offset=clock.commanded)
             if chance.random() < 0.1 and self.tasks:
                 await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
             elif chance.random() < 0.05 and self.snapshots._task is not None:
@@ -209,4 +227,4 @@ def known(state: LaneState) -> Any:
     clocks = (rate._clock_ms, cost._ledger._newest_day)
     ids = {key: state.seen.body(key) for key in (*state.seen._sealed, *state.seen._open)}
     open_runs = (state.decided, state.bills)
-    return clocks, rate._admitted, cost._ledger.days, open_runs, ids
+    return clocks, rate._admitted, cost._ledger.days, open_runs, ids, state.cancelled.all

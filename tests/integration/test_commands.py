@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from schemas.base import Address
-from schemas.events import AgentResult, CommandObeyed, DeadLetter, HoldPlaced
-from schemas.topics import CONTROL, DEAD_LETTERS, HOLDS, OBEYED, RESULTS
+from schemas.events import AgentResult, CommandObeyed, DeadLetter, Decision, HoldPlaced, RunParked
+from schemas.topics import CONTROL, DEAD_LETTERS, DECISIONS, HOLDS, OBEYED, PARKED, RESULTS
 from streams.intake import origin_header
 from streams.settings import Settings
 from tests.lane_harness import (
@@ -17,6 +17,7 @@ from tests.lane_harness import (
     read_topic,
     read_whole,
     upstream,
+    write_event,
 )
 from tests.support import eventually
 
@@ -63,6 +64,56 @@ async def test_a_cancel_that_was_cut_short_ends_what_had_come_and_no_more(
             owner.serve(*cancel)
             told = await statuses(settings, count=2)
     assert told == {"r1": "cancelled", "r2": "completed"}
+
+
+async def test_a_session_is_cancelled_with_what_was_not_read_yet(settings: Settings) -> None:
+    async with lane_services(settings) as services, upstream(settings) as program:
+        unread = [await ask(program, "say: x", request_id=f"r{n}", session_id="s") for n in (1, 2)]
+        other = await ask(program, "say: x", request_id="r3", session_id="another")
+        cancel = await give(settings, program, "cancel", session_id="s")
+        async with one_lane(settings, services, None) as owner:
+            owner.serve(*cancel)
+            await acked_commands(settings, owner, count=1)
+            owner.serve(*unread[0])
+            assert await statuses(settings, count=1) == {"r1": "cancelled"}
+        async with one_lane(settings, services, None) as owner:
+            owner.serve(*unread[0])  # it was not acknowledged
+            owner.serve(*unread[1])
+            owner.serve(*other)
+            owner.serve(*await ask(program, "say: x", request_id="r4", session_id="s"))
+            told = await statuses(settings, count=4)
+    assert told == {"r1": "cancelled", "r2": "cancelled", "r3": "completed", "r4": "completed"}
+    # Nothing was decided on them: they count for no limit.
+    decided = {one.request_id for one in await read_whole(settings, DECISIONS, Decision)}
+    assert decided == {"r3", "r4"}
+
+
+async def test_what_is_parked_of_a_cancelled_session_ends_though_its_owner_was_lost_over_it(
+    settings: Settings,
+) -> None:
+    async with lane_services(settings) as services, upstream(settings) as program:
+        async with one_lane(settings, services, None) as owner:
+            owner.serve(*await give(settings, program, "pause", session_id="s"))
+            await acked_commands(settings, owner, count=1)
+            for number in (1, 2):
+                more = {"request_id": f"r{number}", "session_id": "s"}
+                owner.serve(*await ask(program, "say: x", **more))
+            await eventually(lambda: owner.lane.waiting == 2)
+            (first, _) = await read_topic(settings, PARKED, RunParked, count=2)
+        # All that the owner did of the cancel before it crashed.
+        mark = CommandObeyed(
+            user_id="ada",
+            session_id="s",
+            command="cancel",
+            until_ms=first.request.at_ms,
+            source=Address(topic=settings.topic(CONTROL.name), partition=99, offset=7),
+        )
+        await write_event(settings, program, OBEYED, mark)
+        async with one_lane(settings, services, None) as owner:
+            assert await statuses(settings, count=1) == {"r1": "cancelled"}
+            owner.serve(*await give(settings, program, "resume", session_id="s"))
+            assert (await statuses(settings, count=2))["r2"] == "completed"
+    assert await open_keys(settings, PARKED) == set()
 
 
 async def test_a_command_that_is_moved_twice_is_one(settings: Settings) -> None:

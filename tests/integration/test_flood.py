@@ -8,8 +8,8 @@ from typing import Any
 from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 
-from schemas.events import AgentResult, DeadLetter, HoldPlaced, RequestsDeferred
-from schemas.topics import DEAD_LETTERS, DEFERRED, HOLDS, PARKED, REQUESTS, RESULTS
+from schemas.events import AgentResult, CommandObeyed, DeadLetter, HoldPlaced, RequestsDeferred
+from schemas.topics import DEAD_LETTERS, DEFERRED, HOLDS, OBEYED, PARKED, REQUESTS, RESULTS
 from streams.clients import admin_client
 from streams.settings import Settings
 from tests.lane_harness import (
@@ -143,6 +143,31 @@ async def test_one_that_is_left_can_be_cancelled(settings: Settings) -> None:
         await eventually(lambda: owner.lane.deferred == 0)
     assert [one.request_id for one in found if one.status == "cancelled"] == ["a19"]
     assert len({one.request_id for one in found}) == 20
+
+
+async def test_a_session_is_cancelled_with_what_is_left_of_it_also_by_a_new_owner(
+    settings: Settings,
+) -> None:
+    settings = small(settings)
+    async with lane_services(settings) as services, upstream(settings) as program:
+        async with one_lane(settings, services, None) as owner:
+            await flood(owner, program, 30, "slow: 0.3; say: x")
+            assert owner.lane.deferred > 10
+            owner.serve(*await give(settings, program, "cancel", session_id="s1"))
+            await read_topic(settings, OBEYED, CommandObeyed, count=1)
+            later = {"request_id": "a31", "session_id": "s1"}
+            owner.serve(*await ask(program, "say: x", **later))
+        async with one_lane(settings, services, None) as again:
+            found = await results(settings, 31)
+            await eventually(lambda: again.lane.deferred == 0)
+    ended = {one.request_id: one.status for one in found}
+    assert {ended[f"a{number}"] for number in range(0, 30, 2)} == {"completed"}
+    assert {ended[f"a{number}"] for number in range(5, 30, 2)} == {"cancelled"}
+    assert ended["a31"] == "completed"
+    cancelled = [one for one in found if one.status == "cancelled"]
+    assert {(one.session_id, one.reason and one.reason.code) for one in cancelled} == {
+        ("s1", "cancelled")
+    }
 
 
 async def test_one_that_cannot_be_read_is_buried_once_when_its_turn_comes(

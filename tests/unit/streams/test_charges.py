@@ -23,7 +23,8 @@ from schemas.events import (
     ResolvedRequest,
 )
 from streams.charges import charged
-from streams.lane_state import LaneState, request_key
+from streams.keys import request_key
+from streams.lane_state import LaneState
 from tests.unit.middleware.making import NOON_MS, context, request, result
 
 POLICY = Policy.from_yaml(

@@ -18,10 +18,11 @@ from schemas.base import Address, Reason, Usage
 from schemas.events import DeadLetter, RunParked
 from schemas.topics import DECISIONS, SNAPSHOTS
 from streams import snapshots
+from streams.keys import request_key
 from streams.lane_attempts import LaneAttempts
 from streams.lane_metrics import LaneMetrics
 from streams.lane_restore import Restored, restore
-from streams.lane_state import LaneState, request_key
+from streams.lane_state import LaneState
 from streams.metrics import MetricsCollector
 from streams.settings import Settings
 from streams.snapshots import StoredSnapshot
@@ -322,3 +323,17 @@ async def test_a_snapshot_of_logs_that_are_not_these_is_passed_over() -> None:
     deployment.log.ends[topic] = 0
     _, restored = await deployment.restored()
     assert restored.snapshot is None
+
+
+async def test_a_sessions_cancel_counts_longer_than_ids_are_remembered() -> None:
+    deployment = Deployment(3, snapshot_records=10_000)
+    async with deployment.lane() as lane:
+        lane.cancel("s", deployment.clock(), offset=1)
+        await lane.settled()
+        deployment.clock.tick(2 * deployment.settings.dedup_window_s * 1000)
+        lane.ask("r1", "u1", deployment.clock())
+        await lane.settled()
+        live = lane.state.cancelled.all
+    state, restored = await deployment.restored()
+    assert restored.snapshot is None
+    assert state.cancelled.all == live != ()

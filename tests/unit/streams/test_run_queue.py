@@ -24,12 +24,13 @@ from schemas.events import (
 from streams.admission import admit
 from streams.blame import Blame
 from streams.intake import InputRecord, read_request
+from streams.keys import request_key
 from streams.lane_control import LaneControl
 from streams.lane_endings import LaneEndings
 from streams.lane_metrics import LaneMetrics
 from streams.lane_output import Committed, LaneOutput, Tombstone
 from streams.lane_parts import LaneServices
-from streams.lane_state import LaneState, request_key
+from streams.lane_state import LaneState
 from streams.metrics import MetricsCollector
 from streams.partition_reader import PartitionReader
 from streams.run import Run

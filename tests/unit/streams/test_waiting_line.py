@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.lane_state import SessionKey
+from streams.keys import SessionKey
 from streams.waiting_line import Ticket, WaitingLine
 
 _ORDERS = count()
