@@ -21,8 +21,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from schemas.events import LaneOpened
-from schemas.topics import LANES, catalogue
+from schemas.events import CommandObeyed, LaneOpened
+from schemas.topics import LANES, OBEYED, catalogue
 from streams.settings import Settings
 from streams.topic_admin import ensure_topics
 from tests.chaos.audit import audit, left_behind, read_records
@@ -31,7 +31,7 @@ from tests.chaos.clients import Clients
 from tests.chaos.crew import Crew
 from tests.chaos.ground import Ground, ground
 from tests.chaos.load import Asked, Progress, policy_for, watch_results
-from tests.chaos.pauses import as_it_came, commander, ran_while_paused
+from tests.chaos.pauses import as_it_came, commander, ran_though_cancelled, ran_while_paused
 from tests.chaos.scenarios import SCENARIOS, Drill, Scenario
 from tests.chaos.table import Row, as_table, told_faults, told_waits
 from tests.handovers import handovers
@@ -141,6 +141,7 @@ async def _judge(
     on: Ground = drill.ground
     records = await read_records(drill.settings)
     opened = await read_whole(drill.settings, LANES, LaneOpened)
+    obeyed = await read_whole(drill.settings, OBEYED, CommandObeyed)
     load = as_it_came(load, drill.commander.may_be_cancelled, records.results)
     verdict = audit((*load, *drill.clients.asked), records)
     changed = handovers(records.results, opened, drill.settings.partitions)
@@ -150,6 +151,7 @@ async def _judge(
         *drill.clients.faults,
         *await left_behind(drill.settings),
         *ran_while_paused(drill.commander.pauses, load, calls),
+        *ran_though_cancelled(obeyed, records.results, calls),
         *([ending] if ending else []),
     ]
     if verdict.superseded and not SCENARIOS[name].supersedes:

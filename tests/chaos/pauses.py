@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 
-from schemas.events import AgentResult, HoldPlaced
+from schemas.events import AgentResult, CommandObeyed, HoldPlaced
 from schemas.topics import CONTROL, HOLDS
 from streams.clients import committed_consumer, idempotent_producer
 from streams.codec import decode
@@ -163,6 +163,25 @@ def as_it_came(
             found.append(replace(one, answer=expected_answer(one.request_id, before)))
             newest[one.session] = one.request_id
     return tuple(found)
+
+
+def ran_though_cancelled(
+    marks: Iterable[CommandObeyed], results: Iterable[AgentResult], calls: Iterable[Call]
+) -> tuple[str, ...]:
+    """Name calls that began after the cancel of a session that their request came before."""
+    cancelled = {(mark.user_id, mark.session_id): mark for mark in marks if mark.until_ms}
+    late = {}
+    for result in results:
+        mark = cancelled.get((result.user_id, result.session_id))
+        if mark is not None and mark.until_ms and result.accepted_at_ms <= mark.until_ms:
+            late[result.request_id] = mark.at_ms
+    return tuple(
+        f"{call.request_id} was called {(call.started_ms - at_ms) / 1000:.1f} s after its session "
+        "was cancelled"
+        for call in calls
+        if (at_ms := late.get(call.request_id)) is not None
+        and call.started_ms > at_ms + _SLACK_S * 1000
+    )
 
 
 def ran_while_paused(

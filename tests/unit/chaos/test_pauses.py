@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from schemas.base import Address
-from schemas.events import AgentResult
+from schemas.events import AgentResult, CommandObeyed
 from tests.chaos.calls import Call
 from tests.chaos.load import Asked
 from tests.chaos.model_server import NOTHING, expected_answer
-from tests.chaos.pauses import Pause, as_it_came, ran_while_paused
+from tests.chaos.pauses import Pause, as_it_came, ran_though_cancelled, ran_while_paused
 
 
 def _asked(name: str, before: str, session: str = "s") -> Asked:
@@ -57,3 +57,24 @@ def test_a_call_between_a_pause_and_its_end_is_named() -> None:
 def test_a_pause_of_a_request_concerns_no_other_one() -> None:
     pause = Pause(LOAD[0], alone=True, held_ms=1000, lifted_ms=9000)
     assert ran_while_paused([pause], LOAD, [Call("a-1", "r2", 5000)]) == ()
+
+
+def test_a_call_after_its_sessions_cancel_is_named_unless_its_request_came_later() -> None:
+    mark = CommandObeyed(
+        user_id="ada",
+        session_id="s",
+        command="cancel",
+        at_ms=5000,
+        until_ms=4000,
+        source=Address(topic="control", partition=0, offset=1),
+    )
+    came = {"r1": 4000, "r2": 4001}
+    results = [
+        _result(name, "cancelled").model_copy(update={"accepted_at_ms": at_ms})
+        for name, at_ms in came.items()
+    ]
+    calls = [Call("a-1", "r1", 5900), Call("a-1", "r2", 9000)]
+    assert ran_though_cancelled([mark], results, calls) == ()
+    assert ran_though_cancelled([mark], results, [*calls, Call("a-1", "r1", 7000)]) == (
+        "r1 was called 2.0 s after its session was cancelled",
+    )
