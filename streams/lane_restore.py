@@ -9,7 +9,7 @@ from typing import Any
 from aiokafka import TopicPartition
 
 from schemas.errors import Poison
-from schemas.events import LaneOpened, SnapshotHeader
+from schemas.events import Decision, LaneOpened, SnapshotHeader
 from schemas.topics import (
     ATTEMPTS,
     COSTS,
@@ -37,6 +37,9 @@ TAIL: tuple[TopicSpec, ...] = (DECISIONS, ATTEMPTS, COSTS, RESULTS, OBEYED, DEAD
 
 What their records do to a lane's state must be in its snapshots too: see `snapshots.py`.
 """
+
+_DECISIONS_LOOKED_AT = 1000
+"""Among so many last offsets the newest decision is looked for: some hold markers only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +90,9 @@ async def restore(
     }
     found = await reader.ends(at.values())
     ends = {name: found[where] for name, where in at.items()}
-    # After a long stop the newest decision is what the next requests in line came after.
-    newest_ms = await reader.newest_ms(at[DECISIONS.name], ends[DECISIONS.name])
+    # The next requests in line came after the newest one decided on, however long ago that was.
+    decisions = at[DECISIONS.name]
+    newest_ms = await _decided_until_ms(reader, decisions, ends[DECISIONS.name], state.stage)
     since_ms = min(now_ms, now_ms if newest_ms is None else newest_ms)
     count = 0
     stored = StoredSnapshot(state.stage)
@@ -119,6 +123,22 @@ async def restore(
     state.in_order_of_time()
     state.forget_before(since_ms - settings.dedup_window_s * 1000)
     return Restored(count, tail_records, tail_ends, snapshot, stored.parts)
+
+
+async def _decided_until_ms(
+    reader: PartitionReader, decisions: TopicPartition, end: int, stage: str
+) -> int | None:
+    """Give the time of the newest request among the last that were decided on.
+
+    Not when its decision was committed: after a stop, requests are decided on long after they came.
+    Those of `stage`, if it made any of the last decisions; another one may be far ahead.
+    """
+    times: dict[str, int] = {}
+    async for record in reader.read({decisions: end}, from_offset=end - _DECISIONS_LOOKED_AT):
+        with suppress(Poison):
+            decision = decode(record, Decision)
+            times[decision.stage] = max(decision.at_ms, times.get(decision.stage, 0))
+    return times.get(stage, max(times.values(), default=None))
 
 
 def fold_record(state: LaneState, record: Any, spec: TopicSpec) -> None:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _POLL_MS = 200
 _BATCH_MAX = 1000
-_NEWEST_LOOKED_AT = 100
 
 
 class PartitionReader:
@@ -77,16 +76,6 @@ class PartitionReader:
                 async for _ in self.read({one: end}, from_offset=stable[one]):
                     pass
         return ends
-
-    async def newest_ms(self, partition: TopicPartition, end: int) -> int | None:
-        """Give the broker's time of the last committed record before `end`, `None` without one.
-
-        Looks at the last `_NEWEST_LOOKED_AT` offsets, since the last ones may be markers.
-        """
-        newest: int | None = None
-        async for record in self.read({partition: end}, from_offset=end - _NEWEST_LOOKED_AT):
-            newest = record.timestamp
-        return newest
 
     def _unavailable(self, error: KafkaError) -> ServiceUnavailable:
         return ServiceUnavailable(f"Kafka does not answer at {self._settings.kafka}: {error!r}")

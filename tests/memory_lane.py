@@ -117,12 +117,6 @@ class MemoryReader:
         """Give the same: what is not committed does not stand here."""
         return await self.ends(partitions)
 
-    async def newest_ms(self, partition: TopicPartition, end: int) -> int | None:
-        """Give the time of the newest record."""
-        del end
-        records = self._log.topics[partition.topic]
-        return records[-1].timestamp if records else None
-
     async def read(
         self,
         ends: Mapping[TopicPartition, int],

@@ -79,8 +79,13 @@ class WritingLane:
     open: dict[str, ResolvedRequest] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def ask(self, request_id: str, user_id: str, at_ms: int) -> None:
-        """Decide on a request, unless it is known; after a crash its decision stands."""
+    def ask(
+        self, request_id: str, user_id: str, at_ms: int, *, decided_ms: int | None = None
+    ) -> None:
+        """Decide on a request, unless it is known; after a crash its decision stands.
+
+        It came at `at_ms`, and is decided on then, or else at `decided_ms`.
+        """
         source = Address(topic="requests", partition=PARTITION, offset=0)
         asked = AgentRequest(user_id=user_id, request_id=request_id, session_id="s", input="hi")
         request = asked.resolved(source, at_ms)
@@ -100,7 +105,9 @@ class WritingLane:
             if isinstance(begun, AttemptStarted):
                 self.output.submit([begun], b"")
             return
-        refused = outcomes.result(request, at_ms=at_ms, status="rejected", reason=decision.reason)
+        refused = outcomes.result(
+            request, at_ms=decided_ms or at_ms, status="rejected", reason=decision.reason
+        )
         self._finish(request, refused, None, decision)
 
     def end(self, request_id: str, *, tokens: int, at_ms: int) -> None:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from types import SimpleNamespace
-from typing import Any, cast
+from collections.abc import Callable
 
 import pytest
 
@@ -20,79 +16,12 @@ from schemas.topics import DECISIONS, SNAPSHOTS
 from streams import snapshots
 from streams.keys import request_key
 from streams.lane_attempts import LaneAttempts
-from streams.lane_metrics import LaneMetrics
-from streams.lane_restore import Restored, restore
+from streams.lane_restore import restore
 from streams.lane_state import LaneState
-from streams.metrics import MetricsCollector
-from streams.settings import Settings
 from streams.snapshots import StoredSnapshot
-from tests.lane_harness import chain_stages, no_redis
-from tests.memory_lane import MemoryCommitter, MemoryPartition, MemoryReader, MemoryRecord
-from tests.writing_lane import (
-    CHUNK_IDS,
-    POLICY,
-    Clock,
-    WritingLane,
-    known,
-    restored_state,
-    writing_lane,
-)
-
-IDS_MAX = 1000
-
-
-class Deployment:
-    """One lane after the other over a partition in memory."""
-
-    def __init__(self, seed: int, *, snapshot_records: int, refused_share: float = 0.0) -> None:
-        self.chance = random.Random(seed)  # noqa: S311  the same history each time
-        self.clock = Clock()
-        self.log = MemoryPartition(self.clock)
-        self.refused_share = refused_share
-        self.collector = MetricsCollector()
-        self.settings = Settings(snapshot_records=snapshot_records, dedup_ids_max=IDS_MAX)
-        self.reader = cast("Any", MemoryReader(self.log))
-
-    @asynccontextmanager
-    async def lane(self, policy: Policy = POLICY) -> AsyncIterator[WritingLane]:
-        (stage,) = chain_stages(self.settings, policy)
-        committer = MemoryCommitter(self.log, self.chance, refused_share=self.refused_share)
-        metrics = LaneMetrics.declare(self.collector)
-        services = SimpleNamespace(clock_ms=self.clock, peek_checkpoint=no_redis, metrics=metrics)
-        try:
-            async with writing_lane(
-                self.settings,
-                cast("Any", services),
-                stage,
-                policy,
-                committer=cast("Any", committer),
-                reader=self.reader,
-            ) as lane:
-                yield lane
-        finally:
-            await committer.crash()
-
-    async def restored(self, policy: Policy = POLICY, **other: Any) -> tuple[LaneState, Restored]:
-        settings = self.settings.model_copy(update=other)
-        return await restored_state(settings, policy, self.reader, now_ms=self.clock())
-
-    async def folded_whole(self) -> LaneState:
-        """Fold the whole window: with another window no snapshot is used."""
-        state, restored = await self.restored(dedup_window_s=7 * 86_400)
-        assert restored.snapshot is None
-        return state
-
-    def spoil(self, part: str, change: Callable[[bytes], bytes | None]) -> None:
-        """Put another record in the place of a part of the snapshot."""
-        topic = self.settings.topic(SNAPSHOTS.name)
-        key = f"chain\x1f{part}".encode()
-        newest = [record for record in self.log.topics[topic] if record.key == key][-1]
-        assert newest.value is not None
-        offset = self.log.ends[topic]
-        self.log.ends[topic] += 1
-        self.log.topics[topic].append(
-            MemoryRecord(topic, 0, offset, self.clock(), key, change(newest.value))
-        )
+from tests.deployment import IDS_MAX, Deployment
+from tests.memory_lane import MemoryRecord
+from tests.writing_lane import CHUNK_IDS, POLICY, known
 
 
 @pytest.mark.parametrize("refused_share", [0.0, 0.1], ids=["written", "refused"])
