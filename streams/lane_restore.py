@@ -105,6 +105,7 @@ async def restore(
         snapshot = None
     window_ms = max(settings.dedup_window_s * 1000, state.pipeline.history_ms)
     tail_records = 0
+    state.out_of_order()
     # One topic after the other: decisions are folded before what settles them.
     for spec in (*WHOLE, *TAIL):
         from_offset: int | None = None

@@ -121,6 +121,10 @@ class LaneState:
         """Tell whether a command, whose record first stood at `source`, was carried out."""
         return _command_digest(command, source) in self.seen
 
+    def out_of_order(self) -> None:
+        """Take in what follows topic by topic: what is first may be newer than what comes last."""
+        self.seen.unsorted()
+
     def in_order_of_time(self) -> None:
         """Put what was restored topic by topic in the order in which it is forgotten."""
         self.seen.sort()

@@ -177,6 +177,30 @@ async def test_ids_read_back_topic_by_topic_are_forgotten_in_the_order_of_time()
     assert state.is_finished(key)
 
 
+async def test_of_more_ids_than_are_remembered_a_restore_keeps_the_newest() -> None:
+    deployment = Deployment(12, snapshot_records=1_000_000)
+    letters = [
+        DeadLetter(
+            reason=Reason(code="not_json", message="no"),
+            source=Address(topic="requests", partition=0, offset=offset),
+            source_at_ms=1,
+            at_ms=deployment.clock(),
+        )
+        for offset in range(10)
+    ]
+    async with deployment.lane() as lane:
+        await lane.output.commit(letters)
+        for number in range(IDS_MAX):
+            lane.ask(f"r{number}", f"u{number}", deployment.clock.tick(1))
+            lane.end(f"r{number}", tokens=1, at_ms=deployment.clock())
+        await lane.settled()
+        live = known(lane.state)
+        assert not lane.state.is_buried(letters[0].source)
+    state, _ = await deployment.restored()
+    assert known(state) == live
+    assert state.seen.forgotten_ms == letters[0].at_ms
+
+
 @pytest.mark.parametrize("other", ["format", "ids_max", "stage that hands over"])
 async def test_a_snapshot_that_was_taken_otherwise_is_not_used(
     other: str, monkeypatch: pytest.MonkeyPatch

@@ -57,6 +57,23 @@ def test_beyond_its_number_the_oldest_id_goes_and_it_is_told_up_to_when() -> Non
     assert (2 in remembered, 3 in remembered, remembered.forgotten_ms) == (False, True, 20)
 
 
+def test_of_what_comes_out_of_turn_the_newest_are_remembered_within_bounds() -> None:
+    remembered = seen()
+    remembered.unsorted()
+    # As topics are read: the one that comes first may hold the newest.
+    times = {key: (2000 - 2 * key) if key < 500 else 2 * key + 1 for key in range(1000)}
+    for key, at_ms in times.items():
+        remembered.add(key, at_ms)
+        assert len(remembered) <= 125
+    remembered.sort()
+    newest = sorted(times, key=times.__getitem__)[-100:]
+    assert len(remembered) == 100
+    assert all(key in remembered for key in newest)
+    assert remembered.forgotten_ms == times[newest[0]] - 1
+    remembered.add(1001, 3000)
+    assert (len(remembered), newest[0] in remembered) == (100, False)
+
+
 def test_full_chunks_are_sealed_in_the_order_of_time_and_written_once() -> None:
     remembered = seen((1, 10), (2, 50), (3, 20), (4, 40), (5, 30))
     remembered.sort()
