@@ -68,7 +68,7 @@ class LaneControl:
                 case "cancel":
                     await self._cancel(entry, command, mark, may_be_again=may_be_again)
                 case "pause":
-                    await self._pause(command, mark)
+                    await self._pause(command, mark, at_ms=entry.record.timestamp)
                 case "resume":
                     await self._resume(command, mark)
         finally:
@@ -155,9 +155,9 @@ class LaneControl:
         finally:
             self._endings.end(key)
 
-    async def _pause(self, command: ControlCommand, mark: CommandObeyed) -> None:
+    async def _pause(self, command: ControlCommand, mark: CommandObeyed, *, at_ms: int) -> None:
         parking = self._queue.parking
-        hold = _hold(command)
+        hold = _hold(command, at_ms=at_ms)
         if hold in parking.holds or self._ends(command):
             await self._output.commit([mark])
             return
@@ -190,11 +190,11 @@ class LaneControl:
         self._queue.go_on(hold)
 
 
-def _hold(command: ControlCommand) -> HoldPlaced:
+def _hold(command: ControlCommand, *, at_ms: int = 0) -> HoldPlaced:
     return HoldPlaced(
         tenant=command.tenant,
         user_id=command.user_id,
         request_id=command.request_id,
         session_id=command.session_id,
-        at_ms=command.at_ms,
+        at_ms=at_ms,
     )

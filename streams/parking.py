@@ -26,6 +26,7 @@ from streams.parked_runs import ParkedRuns
 from streams.partition_reader import PartitionReader
 from streams.run import Run
 from streams.settings import Settings
+from streams.stale_holds import why_stale
 from streams.stopwatch import Stopwatch
 from streams.waiting_line import Ticket
 
@@ -67,10 +68,10 @@ class Parking:
         Raises `LaneLost` or `ServiceUnavailable`.
         """
         paused = await newest_of_each(
-            self._reader, self._holds_at, lambda record: decode(record, HoldPlaced)
+            self._reader,
+            self._holds_at,
+            lambda record: (decode(record, HoldPlaced), record.timestamp),
         )
-        for _, hold in paused:
-            self.holds.place(hold)
         self._taken_over_ms = self._services.clock_ms()
         tickets = []
         for offset, head in await self._records.open_set():
@@ -82,7 +83,16 @@ class Parking:
                     head.key, head.session, head.order, stands_at, head.not_before_ms, restored=True
                 )
             )
+        await asyncio.gather(*(self._take_over(*placed) for _, placed in paused))
         return tickets
+
+    async def _take_over(self, hold: HoldPlaced, placed_ms: int) -> None:
+        why = why_stale(hold, placed_ms, self._state, now_ms=self._taken_over_ms)
+        if why is None:
+            self.holds.place(hold)
+            return
+        log.info("a pause lapses", request_id=hold.request_id, user_id=hold.user_id, reason=why)
+        await self._output.commit([Tombstone(HOLDS, hold.record_key)])
 
     def park(self, run: Run) -> asyncio.Future[int]:
         """Commit a run's request as it stands, and acknowledge its record then.

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from schemas.base import Address
+from dataclasses import replace
+
+from agents.executor import wall_clock_ms
+from schemas.base import Address, compound_key
 from schemas.events import AgentResult, CommandObeyed, DeadLetter, Decision, HoldPlaced, RunParked
-from schemas.topics import CONTROL, DEAD_LETTERS, DECISIONS, HOLDS, OBEYED, PARKED, RESULTS
+from schemas.topics import (
+    CONTROL,
+    DEAD_LETTERS,
+    DECISIONS,
+    HOLDS,
+    OBEYED,
+    PARKED,
+    REQUESTS,
+    RESULTS,
+)
 from streams.intake import origin_header
 from streams.settings import Settings
+from streams.stale_holds import KEPT_MS
 from tests.lane_harness import (
     OneLane,
     ask,
@@ -160,3 +173,61 @@ async def test_no_hold_outlives_its_request(settings: Settings) -> None:
         await acked_commands(settings, owner, count=3)
     assert told == {"cancelled": "cancelled", "refused": "rejected"}
     assert await open_keys(settings, HOLDS) == set()
+
+
+async def test_a_hold_says_when_its_command_came_though_that_says_nothing(
+    settings: Settings,
+) -> None:
+    async with (
+        lane_services(settings) as services,
+        upstream(settings) as program,
+        one_lane(settings, services, None) as owner,
+    ):
+        pause = await give(settings, program, "pause", request_id="r1")
+        owner.serve(*pause)
+        (hold,) = await read_topic(settings, HOLDS, HoldPlaced, count=1)
+    assert hold.at_ms == pause[0].timestamp
+
+
+async def test_a_hold_on_a_request_that_never_comes_lapses_and_one_on_a_session_stays(
+    settings: Settings,
+) -> None:
+    async with lane_services(settings) as services, upstream(settings) as program:
+        async with one_lane(settings, services, None) as owner:
+            owner.serve(*await give(settings, program, "pause", request_id="never"))
+            owner.serve(*await give(settings, program, "pause", request_id="r1"))
+            owner.serve(*await ask(program, "say: x"))
+            owner.serve(*await give(settings, program, "pause", session_id="s"))
+            await acked_commands(settings, owner, count=3)
+            await eventually(lambda: owner.acked_of[settings.topic(REQUESTS.name)] == 1)
+        before = await open_keys(settings, HOLDS)
+        async with one_lane(settings, services, None):
+            assert await open_keys(settings, HOLDS) == before
+        later = replace(services, clock_ms=lambda: wall_clock_ms() + KEPT_MS)
+        async with one_lane(settings, later, None):
+            left = await open_keys(settings, HOLDS)
+    targets = [("r", "r1"), ("s", "s")]
+    assert left == {compound_key("default", "ada", *target).encode() for target in targets}
+    assert len(before) == 3
+
+
+async def test_a_hold_on_what_an_earlier_stage_refused_lapses_with_the_next_owner(
+    settings: Settings,
+) -> None:
+    async with lane_services(settings) as services, upstream(settings) as program:
+        async with one_lane(settings, services, None) as owner:
+            owner.serve(*await give(settings, program, "pause", request_id="r1"))
+            await acked_commands(settings, owner, count=1)
+        refused = AgentResult(
+            user_id="ada",
+            request_id="r1",
+            session_id="s",
+            status="rejected",
+            at_ms=wall_clock_ms(),
+            accepted_at_ms=1,
+            source=Address(topic=settings.topic(REQUESTS.name), partition=0, offset=0),
+        )
+        await write_event(settings, program, RESULTS, refused)
+        assert len(await open_keys(settings, HOLDS)) == 1
+        async with one_lane(settings, services, None):
+            assert await open_keys(settings, HOLDS) == set()
