@@ -437,6 +437,7 @@ class CommandObeyed(Event):
 
     `source` is where the command's record first stood. Of a session's cancel `until_ms` is the
     broker's time of the command: what arrived for the session no later ends when its turn comes.
+    `was_paused` is told of a resume: whether there was a pause to take back.
     """
 
     title: ClassVar[str] = "A command was carried out"
@@ -447,6 +448,7 @@ class CommandObeyed(Event):
     session_id: Identifier | None = None
     until_ms: EpochMs | None = None
     source: Address
+    was_paused: bool | None = None
 
     @property
     def event_id(self) -> str:

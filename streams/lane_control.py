@@ -183,7 +183,9 @@ class LaneControl:
 
     async def _resume(self, command: ControlCommand, mark: CommandObeyed) -> None:
         hold = _hold(command)
-        if hold not in self._queue.parking.holds:
+        was_paused = hold in self._queue.parking.holds
+        mark = mark.model_copy(update={"was_paused": was_paused})
+        if not was_paused:
             await self._output.commit([mark])
             return
         await self._queue.parking.resume(hold, mark)

@@ -208,9 +208,12 @@ async def test_a_paused_request_waits_until_it_is_resumed(up: Up) -> None:
 
         await eventually(is_decided, timeout_s=60)
         assert submitted.returncode is None
-        assert (await run(up.environment, "resume", *who)).code == 0
+        resumed = await run(up.environment, "resume", *who)
+        assert (resumed.code, resumed.err) == (0, "request paused: goes on\n")
         done = await ended(submitted)
     assert (done.code, done.out.strip()) == (0, "at last")
+    again = await run(up.environment, "resume", *who)
+    assert (again.code, again.err) == (1, "request paused: was not paused\n")
 
 
 async def test_a_worker_that_is_drained_hands_over_and_exits_0(up: Up) -> None:

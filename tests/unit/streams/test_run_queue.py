@@ -240,9 +240,19 @@ async def test_a_command_finds_what_the_command_before_it_did() -> None:
         await bench.commit_until(pause, resume)
         assert isinstance(paused, CommandObeyed)
         assert isinstance(resumed, CommandObeyed)
+        assert resumed.was_paused
         assert isinstance(placed, HoldPlaced)
         assert lifted == Tombstone(lifted.topic, placed.record_key)  # type: ignore[union-attr]
         assert len(bench.queue.parking.holds) == 0
+
+
+async def test_a_resume_says_that_there_was_no_pause_to_take_back() -> None:
+    async with a_bench() as bench:
+        resume = asyncio.ensure_future(bench.obey("resume", session_id="s"))
+        await bench.commit_until(resume)
+        (mark,) = bench.output.submitted
+        assert isinstance(mark, CommandObeyed)
+        assert mark.was_paused is False
 
 
 async def test_a_request_whose_result_is_on_its_way_cannot_be_paused() -> None:
