@@ -44,11 +44,13 @@ def up(
     if brokers is not None and brokers not in _CLUSTER_SIZES:
         message = "a cluster has 1 node or 3"
         raise typer.BadParameter(message, param_hint="--brokers")
+    # What was typed is told before what is set.
+    wanted = parse_roles(roles)
     settings = local_settings()
     if policy is not None:
         settings = settings.model_copy(update={"policy_file": policy.absolute()})
     try:
-        run(_up(settings, brokers, parse_roles(roles)))
+        run(_up(settings, brokers, wanted))
     except Stopped as stopped:
         # To be stopped is how it is meant to end.
         raise typer.Exit(ExitCode.OK) from stopped

@@ -52,6 +52,16 @@ def test_wrong_usage_exits_2(arguments: list[str], monkeypatch: pytest.MonkeyPat
     assert runner.invoke(app, arguments).exit_code == 2
 
 
+@pytest.mark.parametrize("command", [["worker", "--role", "lane"], ["up", "--roles", "lane"]])
+def test_a_role_that_there_is_not_is_told_before_a_setting_that_is_wrong(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MILLSTREAM_PARTITIONS", "none")
+    shown = runner.invoke(app, command)
+    assert shown.exit_code == 2
+    assert "there is no role 'lane'" in shown.stderr
+
+
 def test_a_topic_that_is_misspelt_is_told_the_right_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLSTREAM_KAFKA", "127.0.0.1:1")
     shown = runner.invoke(app, ["tail", "reslts"])
