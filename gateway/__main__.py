@@ -1,14 +1,30 @@
 """Runs the command line: `python -m gateway`."""
 
+import os
+import signal
 import sys
 
-from gateway.exits import ExitCode
+# Nothing else is imported before signals are heeded: it takes a second and more.
+
+
+def _end_with_nothing_begun(_number: int, _frame: object) -> None:
+    # No exception: one that is raised in the midst of an import may be swallowed there.
+    os._exit(0)
+
+
+def _is_worker(arguments: list[str]) -> bool:
+    return next((one for one in arguments if not one.startswith("-")), None) == "worker"
+
 
 if __name__ == "__main__":
+    if _is_worker(sys.argv[1:]):
+        # Until it handles them itself: to be told to end is how it is meant to end.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _end_with_nothing_begun)
     try:
         # Within the try: an impatient Ctrl-C may come while packages are imported.
         from gateway.cli import main
 
         main()
     except KeyboardInterrupt:
-        sys.exit(ExitCode.INTERRUPTED)
+        sys.exit(128 + signal.SIGINT)

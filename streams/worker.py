@@ -6,10 +6,11 @@ import asyncio
 import gc
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, TypeVar
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -38,6 +39,8 @@ from streams.topic_admin import ensure_topics, require_sound_topics
 from streams.views import Views
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 _WATCH_INTERVAL_S = 0.25
 _TELL_UNREADY_S = 10.0
@@ -77,7 +80,11 @@ async def run_worker(
     keep_traces_local()
     name = f"{socket.gethostname()}-{os.getpid()}"
     async with AsyncExitStack() as stack:
-        worker = await _build(settings, roles, name, stack, run_agent, drain=stop.set)
+        building = _build(settings, roles, name, stack, run_agent, drain=stop.set)
+        worker = await _unless(stop, building)
+        if worker is None:
+            log.info("worker is told to end before it is up", worker=name)
+            return
         log.info("worker started", worker=name, roles=sorted(roles), kafka=settings.kafka)
         await _watch(worker, ready, stop)
         log.info("worker stops", worker=name)
@@ -141,6 +148,19 @@ async def _build(
     return _Worker(WorkerInfo(name, roles, exposition.url), lanes, views, readiness)
 
 
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """Give what `work` comes to; cut it off and give `None` once `stop` is set."""
+    working, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopped.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.wait({working})
+    return None if working.cancelled() else working.result()
+
+
 def _lanes(settings: Settings, policy: Policy, services: LaneServices) -> tuple[Lanes, ...]:
     def pipelines() -> tuple[MiddlewarePipeline, ...]:
         return build_pipeline(policy).split(settings.chain_cuts)
@@ -164,13 +184,12 @@ async def _warm_up(default_model: str) -> None:
 async def _producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
     producer = idempotent_producer(settings)
     try:
-        await producer.start()
-    except KafkaError as error:
-        await producer.stop()
-        raise ServiceUnavailable(
-            f"Kafka does not answer at {settings.kafka}: {error!r}; check MILLSTREAM_KAFKA"
-        ) from error
-    try:
+        try:
+            await producer.start()
+        except KafkaError as error:
+            raise ServiceUnavailable(
+                f"Kafka does not answer at {settings.kafka}: {error!r}; check MILLSTREAM_KAFKA"
+            ) from error
         yield producer
     finally:
         await producer.stop()
