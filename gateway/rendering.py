@@ -118,7 +118,8 @@ def what(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912  one case per kin
             return f"asks to {event.command} {target}"
         case CommandObeyed():
             target = event.request_id or f"all of session {event.session_id}"
-            return f"obeyed: {event.command} {target}"
+            lacked = ", which was not paused" if event.was_paused is False else ""
+            return f"obeyed: {event.command} {target}{lacked}"
         case LaneOpened():
             return (
                 f"worker {event.worker} took over {event.stage} {event.partition}, "
@@ -176,6 +177,8 @@ def _user(event: Event) -> str:
             return "-"
         case DeadLetter() | DeadLetterRedriven() if event.user_id == "unknown":
             return "-"
+        case _ if "/" in event.user_id:  # as a policy writes such a user
+            return f"{event.tenant}/{event.user_id}"
         case _:
             return event.partition_key
 

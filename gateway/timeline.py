@@ -62,8 +62,9 @@ class _Row:
 
 def _follows(last: object, token: AgentToken) -> bool:
     return isinstance(last, AgentToken) and (
-        last.partition_key,
+        last.tenant,
+        last.user_id,
         last.request_id,
         last.attempt,
         last.seq + 1,
-    ) == (token.partition_key, token.request_id, token.attempt, token.seq)
+    ) == (token.tenant, token.user_id, token.request_id, token.attempt, token.seq)

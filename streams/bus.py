@@ -74,7 +74,11 @@ class EventFilter:
 
     @property
     def user_key(self) -> str | None:
-        """The user's partition key; `None` where no user is named."""
+        """The user's partition key; `None` where no user is named.
+
+        It says where the user's records stand, not whose they are: user `b` of tenant `a` and user
+        `a/b` of the default tenant have one.
+        """
         if self.user_id is None:
             return None
         return partition_key(self.tenant or DEFAULT_TENANT, self.user_id)
@@ -82,7 +86,8 @@ class EventFilter:
     def matches(self, event: Event) -> bool:
         """Whether the event is wanted."""
         if self.user_id is not None:
-            if event.partition_key != self.user_key:
+            whose = (self.tenant or DEFAULT_TENANT, self.user_id)
+            if (event.tenant, event.user_id) != whose:
                 return False
         elif self.tenant is not None and event.tenant != self.tenant:
             return False

@@ -16,6 +16,7 @@ from gateway.terminal import print_data, progress_console
 from gateway.timeline import timeline
 from gateway.topic_names import topic_named
 from gateway.when import parse_time_ms
+from gateway.whose import tenant_of
 from streams.bus import Delivery, EventFilter, Unreadable
 from streams.history import HISTORY_TOPICS, HistoryQuery, read_history
 from streams.settings import Settings
@@ -60,7 +61,9 @@ def history(
     settings = settings_for_client()
     query = HistoryQuery(
         topics=tuple(topic_named(name, settings) for name in topic) if topic else HISTORY_TOPICS,
-        wanted=EventFilter(user_id=user, tenant=tenant, session_id=session, request_id=request),
+        wanted=EventFilter(
+            user_id=user, tenant=tenant_of(user, tenant), session_id=session, request_id=request
+        ),
         since_ms=None if since is None else parse_time_ms(since),
         until_ms=None if until is None else parse_time_ms(until),
         partition=partition,

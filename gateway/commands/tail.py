@@ -12,6 +12,7 @@ from gateway.running import run
 from gateway.terminal import print_data
 from gateway.topic_names import topic_named
 from gateway.when import parse_start
+from gateway.whose import tenant_of
 from schemas.topics import TopicSpec
 from streams.bus import EventFilter, Start
 
@@ -36,7 +37,8 @@ def tail(
     start = parse_start(from_)
     settings = settings_for_client()
     spec = topic_named(topic, settings)
-    run(_tail(spec, start, EventFilter(user_id=user, tenant=tenant), as_json=as_json))
+    wanted = EventFilter(user_id=user, tenant=tenant_of(user, tenant))
+    run(_tail(spec, start, wanted, as_json=as_json))
 
 
 async def _tail(spec: TopicSpec, start: Start, wanted: EventFilter, *, as_json: bool) -> None:

@@ -196,6 +196,7 @@ class BusContract:
             "session": EventFilter(session_id="s2"),
             "request": EventFilter(request_id="r2"),
             "tenant": EventFilter(tenant="acme"),
+            "slash": EventFilter(user_id="acme/ada"),
             "all": EventFilter(),
         }
         inboxes = {name: Inbox() for name in filters}
@@ -204,7 +205,9 @@ class BusContract:
         of_grace = token(1, user="grace")
         other = token(2, request="r2", session="s2")
         of_acme = token(3).model_copy(update={"tenant": "acme"})
-        published = [token(0), of_grace, other, of_acme, cost()]
+        # It stands where the one of the tenant does, under the same key.
+        slashed = token(4, user="acme/ada")
+        published = [token(0), of_grace, other, of_acme, slashed, cost()]
         for event in published:
             await bus.publish(event)
         await eventually(lambda: len(inboxes["all"].events) == len(published))
@@ -213,6 +216,7 @@ class BusContract:
         await inboxes["session"].holds(other)
         await inboxes["request"].holds(other)
         await inboxes["tenant"].holds(of_acme)
+        await inboxes["slash"].holds(slashed)
 
     async def test_unsubscribed_handler_is_called_no_more(self, bus: EventBus) -> None:
         gone, stays = Inbox(), Inbox()

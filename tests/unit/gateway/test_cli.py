@@ -39,6 +39,8 @@ def test_help_names_every_command_and_the_exit_codes() -> None:
         ["submit", "Hi", "--user", "ada", "--deadline", "nan"],
         ["submit", "\udcff", "--user", "ada"],
         ["history", "--user", "\udcff"],
+        ["history", "--user", "a/b"],
+        ["tail", "results", "--user", "a/b"],
         ["up", "--brokers", "2"],
         ["up", "--policy", "/nowhere.yaml"],
         ["worker", "--role", "lane"],

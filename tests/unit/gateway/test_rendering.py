@@ -139,6 +139,12 @@ CASES: tuple[tuple[Event, str], ...] = (
         "obeyed: cancel all of session s",
     ),
     (
+        CommandObeyed(
+            user_id="ada", command="resume", request_id="r", source=PLACE, was_paused=False
+        ),
+        "obeyed: resume r, which was not paused",
+    ),
+    (
         LaneOpened(stage="chain", partition=3, generation=4, worker="w"),
         "worker w took over chain 3, generation 4",
     ),
@@ -188,6 +194,19 @@ def test_a_line_says_when_where_who_and_what() -> None:
         "$0.000014:",
         "Paris.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("tenant", "user", "shown"),
+    [
+        ("default", "ada", "ada"),
+        ("acme", "ada", "acme/ada"),
+        ("default", "acme/ada", "default/acme/ada"),
+    ],
+)
+def test_two_users_are_never_shown_alike(tenant: str, user: str, shown: str) -> None:
+    event = ControlCommand(tenant=tenant, user_id=user, command="cancel", request_id="r")
+    assert entry_line(Delivery(event, PLACE, 0), "ns").split()[3] == shown
 
 
 def test_json_has_the_address_the_time_and_the_event() -> None:

@@ -40,5 +40,15 @@ async def test_a_new_attempt_begins_a_line() -> None:
     ]
 
 
+async def test_tokens_of_two_users_with_one_key_make_a_line_each() -> None:
+    of_tenant = token("a", 0).model_copy(update={"tenant": "acme"})
+    slashed = token("b", 1).model_copy(update={"user_id": "acme/ada"})
+    assert of_tenant.partition_key == slashed.partition_key
+    assert await told(of_tenant, slashed) == [
+        "writes (attempt 1000, 0): a",
+        "writes (attempt 1000, 1): b",
+    ]
+
+
 async def test_nothing_makes_no_line() -> None:
     assert await told() == []

@@ -85,6 +85,15 @@ def test_a_request_with_a_result_is_finished() -> None:
     assert not folded.decided
 
 
+def test_users_who_stand_under_one_key_are_two() -> None:
+    of_tenant = result().model_copy(update={"tenant": "acme"})
+    slashed = result().model_copy(update={"user_id": "acme/ada"})
+    assert of_tenant.partition_key == slashed.partition_key
+    folded = restored(of_tenant)
+    assert folded.is_finished(("acme", "ada", "r1"))
+    assert not folded.is_finished(("default", "acme/ada", "r1"))
+
+
 def test_a_request_that_was_rejected_is_finished_by_its_decision() -> None:
     assert restored(decision(admitted=False)).is_finished(KEY)
 
