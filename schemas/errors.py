@@ -29,7 +29,7 @@
     │   └── Unserviceable        lanes fail by it again and again
     ├── Misconfigured            a setting, policy or topic is wrong; says which and what to do
     │   └── TopicDrift
-    ├── NoSuchPartition      topics have fewer partitions than the one that was asked for
+    ├── NoSuchPartition      what was asked for does not stand at the partition that was named
     ├── DeadLetterNotFound   there is no dead letter at or of an address
     ├── CannotRedrive        a dead letter cannot be put back as asked; says why
     ├── ServiceUnavailable       Kafka or Redis does not answer
@@ -225,7 +225,7 @@ class TopicDrift(Misconfigured):
 
 
 class NoSuchPartition(MillstreamError):
-    """What was asked for names a partition that the topics do not have; says which they have."""
+    """What was asked for does not stand at the partition that was named; says where it may."""
 
     code = "no_such_partition"
 

@@ -10,7 +10,7 @@ from typing import Self
 from aiokafka import TopicPartition
 
 from schemas.base import Address, Event
-from schemas.errors import InputTooLarge, Misconfigured
+from schemas.errors import InputTooLarge, Misconfigured, NoSuchPartition
 from schemas.events import DeadLetter, DeadLetterRedriven, LaneOpened, LaneSnapshot, StageRequest
 from schemas.topics import TopicSpec, catalogue, stage_topic
 from streams.bus import (
@@ -194,6 +194,13 @@ class LogBus:
         counts = await self._counted(names)
         only = getattr(start, "partition", None)
         scope = scope_of(self._settings, topics, wanted, counts, only=only)
+        if only is not None and not scope:
+            # Whoever follows it would wait for ever.
+            homes = {one.partition for one in scope_of(self._settings, topics, wanted, counts)}
+            raise NoSuchPartition(
+                f"partition {only} holds nothing of user {wanted.user_key!r}, "
+                f"whose partition is {', '.join(map(str, sorted(homes)))}"
+            )
         return scope, await self._reader.offsets(scope, start)
 
     async def _counted(self, topics: Sequence[str] | set[str]) -> dict[str, int]:
