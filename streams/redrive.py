@@ -96,11 +96,11 @@ class Redriver:
         its time is the broker's, now. Raises `CannotRedrive`, `DeadLetterNotFound` and
         `ServiceUnavailable`; after the last the record may have been put back: ask again.
         """
+        self._require_lanes(buried.source, mended=value is not None)
         async with self._turn:
-            record = await self._mended(buried, value)
             for _ in range(_FENCINGS_MAX):
                 try:
-                    return await self._once(buried, record, mended=value is not None)
+                    return await self._once(buried, value)
                 except _FENCED:
                     # Somebody else puts back this partition's dead letters. Let them end: who
                     # fences them at once is fenced in turn.
@@ -114,14 +114,15 @@ class Redriver:
                     raise ServiceUnavailable(message) from error
         raise CannotRedrive(f"others put back dead letters of {buried.source.topic}: try again")
 
-    async def _once(self, buried: Buried, record: InputRecord, *, mended: bool) -> Redrive:
+    async def _once(self, buried: Buried, value: bytes | None) -> Redrive:
         partition = buried.source.partition
         producer = await self._producer(partition)
         known = self._redriven[partition]
         before = known.get(str(buried.source))
         if before is not None:
-            return Redrive(before, first=False)
-        again = _put_back(record, buried)
+            return Redrive(before, first=False)  # its bytes may be gone by now
+        mended = value is not None
+        again = _put_back(await self._mended(buried, value), buried)
         request, unreadable = self._forecast(again)
         if unreadable is not None and mended:
             raise CannotRedrive(f"the mended value cannot be read, {unreadable.code}: {unreadable}")
@@ -154,22 +155,25 @@ class Redriver:
         known[str(buried.source)] = redriven_as
         return Redrive(redriven_as, first=True, unreadable=unreadable)
 
-    async def _mended(self, buried: Buried, value: bytes | None) -> InputRecord:
-        """Give the record to put back, at the place of the original, without its own headers."""
-        topic = buried.source.topic
+    def _require_lanes(self, source: Address, *, mended: bool) -> None:
+        """Refuse what no lane would read, or would not read so."""
+        topic = source.topic
         if topic == self._settings.topic(CONTROL.name):
             raise CannotRedrive(
-                f"{buried.source} is a command, and commands are not put back: give it again, "
+                f"{source} is a command, and commands are not put back: give it again, "
                 "if it is still wanted"
             )
         stages = {self._settings.topic(stage_topic(cut).name) for cut in self._settings.chain_cuts}
         if topic not in {self._settings.topic(REQUESTS.name), *stages}:
             raise CannotRedrive(f"no lane reads {topic}: it is neither requests nor a stage of now")
-        if topic in stages and value is not None:
+        if topic in stages and mended:
             raise CannotRedrive(
                 f"a record of {topic} says what was decided before: it is put back as it was, or "
                 "its request is published anew; it takes no other value"
             )
+
+    async def _mended(self, buried: Buried, value: bytes | None) -> InputRecord:
+        """Give the record to put back, at the place of the original, without its own headers."""
         record = _kept(await read_letter(self._reader, buried))
         if record is None:
             record = await self._original(buried.source, keep_value=value is None)

@@ -17,12 +17,14 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.connect import settings_for_client
+from gateway.exits import ExitCode
 from gateway.rendering import one_line, reason_text
 from gateway.running import run
 from gateway.terminal import print_data, progress_console
 from gateway.topic_names import topic_named
 from gateway.when import parse_time_ms, time_text
 from schemas.base import Address
+from schemas.errors import CannotRedrive, DeadLetterNotFound
 from schemas.events import DeadLetter
 from schemas.topics import CONTROL
 from streams.codec import rfc3339
@@ -136,7 +138,8 @@ def redrive(
 ) -> None:
     """Put a record back on its topic, as it was or mended; what was put back before is left alone.
 
-    Exits 0 also if it had been put back before, and says what became of it.
+    Exits 0 also if it had been put back before, and says what became of it. With --all, what cannot
+    be put back is told and the rest goes on; it exits 1 then.
     """
     if everything == (address is not None):
         message = "name one ADDRESS, or --all with a --code"
@@ -152,8 +155,14 @@ def redrive(
     if not code or value is not None:
         message = "--all needs a --code, and takes no --value"
         raise typer.BadParameter(message)
-    count = run(_redrive_all(settings, _query(settings, code, since, topic), as_json=as_json))
-    progress_console().print(f"{count} put back")
+    query = _query(settings, code, since, topic)
+    count, failed = run(_redrive_all(settings, query, as_json=as_json))
+    tell = progress_console().print
+    if not failed:
+        tell(f"{count} put back")
+        return
+    tell(f"{count} put back, {failed} could not be: see above")
+    raise typer.Exit(ExitCode.FAILED)
 
 
 async def _newest(settings: Settings, query: DeadLetterQuery, limit: int) -> list[Buried]:
@@ -184,8 +193,11 @@ async def _redrive_one(
     _tell(buried, done, as_json=as_json)
 
 
-async def _redrive_all(settings: Settings, query: DeadLetterQuery, *, as_json: bool) -> int:
-    count = 0
+async def _redrive_all(
+    settings: Settings, query: DeadLetterQuery, *, as_json: bool
+) -> tuple[int, int]:
+    """Give how many were put back, and how many could not be."""
+    count = failed = 0
     async with (
         aclosing(dead_letters(settings, query)) as letters,
         Redriver(settings) as redriver,
@@ -194,11 +206,16 @@ async def _redrive_all(settings: Settings, query: DeadLetterQuery, *, as_json: b
             if buried.source.topic == settings.topic(CONTROL.name):
                 progress_console().print(f"{buried.source} is a command: left, give it again")
                 continue
-            done = await redriver.redrive(buried)
+            try:
+                done = await redriver.redrive(buried)
+            except (CannotRedrive, DeadLetterNotFound) as error:
+                failed += 1
+                progress_console().print(f"{buried.source} cannot be put back: {error}")
+                continue
             if done.first:
                 count += 1
                 _tell(buried, done, as_json=as_json)
-    return count
+    return count, failed
 
 
 def _tell(buried: Buried, done: Redrive, *, as_json: bool) -> None:

@@ -11,9 +11,14 @@ from collections.abc import Mapping
 
 import pytest
 
+from schemas.base import Address, Reason
 from schemas.events import AgentResult, DeadLetter
-from schemas.topics import DEAD_LETTERS, RESULTS
+from schemas.topics import DEAD_LETTERS, REQUESTS, RESULTS, catalogue
+from streams.dead_letters import find_dead_letter
+from streams.kafka_bus import KafkaBus
+from streams.redrive import Redriver
 from streams.settings import Settings
+from streams.topic_admin import ensure_topics
 from tests.e2e.programs import PROJECT, Ended, ended, run
 from tests.lane_harness import read_topic, running_lanes, upstream
 
@@ -96,6 +101,33 @@ async def test_all_of_a_kind_are_put_back_and_those_before_left_alone(settings: 
     assert "this program cannot read" in told.err
     states = [json.loads(line)["state"] for line in listed.out.splitlines()]
     assert states == ["dead_again", "dead_again", "dead", "dead"]
+
+
+async def test_one_whose_bytes_are_gone_does_not_keep_the_others_from_being_put_back(
+    settings: Settings,
+) -> None:
+    variables = environment(settings)
+    await ensure_topics(settings, catalogue())
+    source = Address(topic=settings.topic(REQUESTS.name), partition=ADA, offset=1_000_000)
+    too_large = Reason(code="record_too_large", message="not kept")
+    gone = DeadLetter(reason=too_large, source=source, source_at_ms=1)
+    kept = gone.model_copy(
+        update={"source": source.model_copy(update={"offset": 0}), "value": "e30="}
+    )
+    async with KafkaBus(settings) as bus:
+        await bus.publish_batch([gone, kept])
+    command = ("dead-letters", "redrive", "--all", "--code", "record_too_large")
+    told = await run(variables, *command)
+    assert told.code == 1
+    assert told.out.startswith(f"{kept.source} was put back as ")
+    assert f"{source} cannot be put back: its bytes were too many to be kept" in told.err
+    assert told.err.endswith("1 put back, 1 could not be: see above\n")
+    async with Redriver(settings) as redriver:
+        await redriver.redrive(
+            await find_dead_letter(settings, source), b'{"user_id": "ada", "input": "x"}'
+        )
+    again = await run(variables, *command)
+    assert (again.code, again.out, again.err) == (0, "", "0 put back\n")
 
 
 @pytest.mark.parametrize(
