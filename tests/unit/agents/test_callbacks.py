@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,6 +13,8 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.tools import tool
 
+from agents.callbacks import CallbackEvent
+from agents.executor import AgentExecutor
 from agents.factory import AgentFactory
 from agents.models import resolve_model
 from agents.templates import AgentTemplate
@@ -102,22 +105,42 @@ class Answered(Exception):
         self.status_code = status_code
 
 
+ATTEMPT_S = 600.0
+
+
 @pytest.mark.parametrize(
-    ("script", "known"),
+    ("script", "cut_in_call", "known"),
     [
-        ("say: all is told", True),
-        ("retry: refused before a word", True),
-        ("breaks: 2; tokens: 9", False),
-        ("hang", False),
-        ("endless", False),
-        ('call: calculator {"expression": "1+1"}; say: x', True),
-        ('call: calculator {"expression": "1+1"}; hang', False),
+        ("say: all is told", None, True),
+        ("retry: refused before a word", None, True),
+        ("breaks: 2; tokens: 9", None, False),
+        ("hang", 1, False),
+        ("endless", 1, False),
+        ('call: calculator {"expression": "1+1"}; say: x', None, True),
+        ('call: calculator {"expression": "1+1"}; hang', 2, False),
     ],
 )
-async def test_usage_is_known_unless_a_call_was_cut_off(script: str, *, known: bool) -> None:
-    own = AgentTemplate(name="own", kind="react", tools=("calculator",), attempt_timeout_s=0.2)
-    runs = Runs(AgentFactory(default_model="scripted", templates=[own]))
-    assert (await runs.run(script, template="own")).usage_known is known
+async def test_usage_is_known_unless_a_call_was_cut_off(
+    script: str, cut_in_call: int | None, *, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = AgentTemplate(
+        name="own", kind="react", tools=("calculator",), attempt_timeout_s=ATTEMPT_S
+    )
+    factory = AgentFactory(default_model="scripted", templates=[own])
+    loop, calls = asyncio.get_running_loop(), 0
+    now = loop.time
+
+    async def count(event: CallbackEvent) -> None:
+        nonlocal calls
+        calls += event.kind == "model_start"
+        if event.kind == "model_start" and calls == cut_in_call:
+            # The limit passes now: however slow the machine, neither before the call nor never.
+            monkeypatch.setattr(loop, "time", lambda: now() + ATTEMPT_S)
+
+    executor = AgentExecutor(factory, on_event=count)
+    outcome = await Runs(factory).run(script, template="own", executor=executor)
+    assert outcome.usage_known is known
+    assert cut_in_call in {None, calls}
 
 
 async def test_usage_is_not_known_where_a_provider_reports_none_or_does_not_answer() -> None:
