@@ -14,6 +14,7 @@ from benchmarks import (
     bus,
     engine,
     first_token,
+    memory,
     recovery,
     round_trip,
     transactions,
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "recovery": lambda settings, _: recovery.run(settings),
     "transactions": lambda settings, _: transactions.run(settings),
     "agent": lambda *_: agent.run(),
+    "memory": lambda *_: memory.run(),
 }
 
 _DEFAULTS = {"backlog": backlog.REQUESTS_DEFAULT}

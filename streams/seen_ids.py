@@ -53,7 +53,7 @@ class SeenIds:
     """Finished ids in the order in which they are forgotten, the oldest first.
 
     At most `ids_max` are remembered: beyond that the oldest goes, and `forgotten_ms` says up to
-    when ids were forgotten for want of room. Memory: 185 bytes per id, measured in CPython 3.11.
+    when ids were forgotten for want of room. Memory per id: see `benchmarks/memory.py`.
     A quarter more may be there between `unsorted` and `sort`.
     """
 

@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     dedup_window_s: Annotated[int, Field(ge=60, le=7 * 86_400)] = 86_400
     """How long a request id is remembered: within it, the same id gives the same one result."""
     dedup_ids_max: Annotated[int, Field(ge=1000, le=10_000_000)] = 500_000
-    """Most ids that one lane remembers, at 185 bytes each; with more, `dedup_window_s` shrinks."""
+    """Most ids that one lane remembers, at 135 bytes each; with more, `dedup_window_s` shrinks."""
     snapshot_records: Annotated[int, Field(ge=1, le=1_000_000)] = 5000
     """A lane takes a snapshot after so many records of what a restore reads; fewer, more often."""
     session_timeout_s: Annotated[float, Field(ge=6, le=300)] = 10.0

@@ -45,7 +45,7 @@ class WaitingLine:
 
     `blocked` says of a ticket that its session may not go on now. Such a one is set aside with all
     of its session that come after it, until `release`. `on_shorter` is called whenever fewer of a
-    user's are ready. Memory: some 0.7 kB for each ticket.
+    user's are ready. Memory per ticket: `benchmarks/memory.py` has it in.
     """
 
     def __init__(
