@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
-from typing import Any
 
 from aiokafka import TopicPartition
 
-from schemas.errors import CheckpointUnreadable, LaneLost, Poison, ServiceUnavailable
+from schemas.errors import CheckpointUnreadable
 from schemas.events import CheckpointSaved, SessionUpdated
-from streams.codec import decode
-from streams.compacted import pass_over
+from streams.checkpoint_log import CheckpointLog, is_named_by
 from streams.keys import SessionKey, session_key
 from streams.partition_reader import PartitionReader
 
@@ -35,7 +32,7 @@ class CheckpointSource:
         peek: PeekCheckpoint,
         cached_bytes_max: int = 32 * 1024 * 1024,
     ) -> None:
-        self._reader = reader
+        self._log = CheckpointLog(reader, partition)
         self._partition = partition
         self._peek = peek
         self._cached: OrderedDict[SessionKey, CheckpointSaved] = OrderedDict()
@@ -58,44 +55,23 @@ class CheckpointSource:
         be read now: the run is not to blame.
         """
         cached = self._cached.get(session_key(head))
-        if cached is not None and _is_named_by(head, cached):
+        if cached is not None and is_named_by(head, cached):
             return cached
         seen = await self._peek(head.tenant, head.user_id, head.session_id)
-        if seen is not None and _is_named_by(head, seen):
+        if seen is not None and is_named_by(head, seen):
             return seen
         return await self._from_log(head)
 
     async def _from_log(self, head: SessionUpdated) -> CheckpointSaved:
-        async with self._reader.lock:
-            try:
-                ends = await self._reader.ends([self._partition])
-                stretch = self._reader.read(ends, from_offset=head.checkpoint_offset_min)
-                async with aclosing(stretch) as records:
-                    async for record in records:
-                        checkpoint = _readable(record)
-                        if checkpoint is not None and _is_named_by(head, checkpoint):
-                            return checkpoint
-            except ServiceUnavailable as error:
-                raise LaneLost(f"a checkpoint cannot be read: {error}") from error
-        raise CheckpointUnreadable(
-            f"checkpoint {head.checkpoint_id} of session {head.session_id} is no longer on "
-            f"{self._partition.topic}-{self._partition.partition}: its retention has passed"
-        )
+        found = await self._log.find(head)
+        if found is None:
+            raise CheckpointUnreadable(
+                f"checkpoint {head.checkpoint_id} of session {head.session_id} is no longer on "
+                f"{self._partition.topic}-{self._partition.partition}: its retention has passed"
+            )
+        return found
 
     def _forget(self, key: SessionKey) -> None:
         forgotten = self._cached.pop(key, None)
         if forgotten is not None:
             self._cached_bytes -= len(forgotten.data)
-
-
-def _is_named_by(head: SessionUpdated, checkpoint: CheckpointSaved) -> bool:
-    same_session = session_key(checkpoint) == session_key(head)
-    return same_session and checkpoint.checkpoint_id == head.checkpoint_id
-
-
-def _readable(record: Any) -> CheckpointSaved | None:
-    try:
-        return decode(record, CheckpointSaved)
-    except Poison as poison:
-        pass_over(record, poison)  # no session is to fail for it
-        return None

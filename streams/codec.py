@@ -28,6 +28,7 @@ _AT_MS_MAX = 253_402_300_799_999
 """The last moment that RFC 3339 can write: the end of the year 9999."""
 
 TRACEPARENT = "traceparent"
+_EVENT_ID = "ce_id"
 ORIGIN = "millstream-origin"
 REDRIVEN = "millstream-redriven"
 
@@ -74,7 +75,7 @@ def encode(event: Event, *, source: str, traceparent: bytes | None = None) -> En
     headers = [
         ("content-type", b"application/json"),
         ("ce_specversion", b"1.0"),
-        ("ce_id", event.event_id.encode()),
+        (_EVENT_ID, event.event_id.encode()),
         ("ce_source", source.encode()),
         ("ce_type", _type_header(type(event))),
         ("ce_subject", event.user_id.encode()),
@@ -115,6 +116,11 @@ def header(record: Record, name: str) -> bytes | None:
         if key == name:
             found = value
     return found
+
+
+def event_id_of(record: Record) -> bytes | None:
+    """Give the event's id as its headers tell it, `None` for a record without them."""
+    return header(record, _EVENT_ID)
 
 
 def traceparent_of(record: Record) -> bytes:
