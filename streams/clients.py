@@ -20,7 +20,6 @@ _BATCH_BYTES = 262_144
 
 _FETCH_WAIT_MS = 100
 _METADATA_MAX_AGE_MS = 30_000
-_ENDS_BACKOFF_MS = 10
 
 
 def idempotent_producer(settings: Settings) -> AIOKafkaProducer:
@@ -67,8 +66,6 @@ def ends_consumer(settings: Settings) -> AIOKafkaConsumer:
         enable_auto_commit=False,
         isolation_level="read_uncommitted",
         metadata_max_age_ms=_METADATA_MAX_AGE_MS,
-        # It learns of one topic at a time, and waits so long behind each.
-        retry_backoff_ms=_ENDS_BACKOFF_MS,
     )
 
 

@@ -54,7 +54,10 @@ class PartitionReader:
         """
         try:
             consumer = _started(self._ends_of)
-            ends: dict[TopicPartition, int] = await consumer.end_offsets(list(partitions))
+            wanted = tuple(partitions)
+            # Then it learns of all their topics at once, not of one after the other.
+            _assign_paused(consumer, wanted)
+            ends: dict[TopicPartition, int] = await consumer.end_offsets(wanted)
         except KafkaError as error:
             raise self._unavailable(error) from error
         return ends
@@ -110,12 +113,12 @@ class PartitionReader:
     ) -> AsyncGenerator[Any, None]:
         consumer = _started(self._consumer)
         wanted = tuple(ends)
-        consumer.assign(wanted)
+        _assign_paused(consumer, wanted)
         starts = await self._starts(consumer, ends, since_ms, from_offset)
         pending = {one for one in wanted if starts[one] < ends[one]}
         for partition in wanted:
             consumer.seek(partition, min(starts[partition], ends[partition]))
-        consumer.pause(*(set(wanted) - pending))
+        consumer.resume(*pending)
         deadline = asyncio.get_running_loop().time() + stall_timeout_s
         while pending:
             fetched = await consumer.getmany(*pending, timeout_ms=_POLL_MS, max_records=_BATCH_MAX)
@@ -154,6 +157,16 @@ class PartitionReader:
         return {
             one: end if found.get(one) is None else found[one].offset for one, end in ends.items()
         }
+
+
+def _assign_paused(consumer: AIOKafkaConsumer, partitions: tuple[TopicPartition, ...]) -> None:
+    """Assign without an await between: nothing is fetched yet.
+
+    Else it would be, from the beginning, and a fetch that finds nothing holds up all that is asked
+    behind it for as long as it may wait for records.
+    """
+    consumer.assign(partitions)
+    consumer.pause(*partitions)
 
 
 def _started(consumer: AIOKafkaConsumer | None) -> AIOKafkaConsumer:

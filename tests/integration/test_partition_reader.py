@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.protocol.fetch import FetchRequest
 
 from schemas.errors import CheckpointUnreadable, LaneLost, ServiceUnavailable
 from schemas.events import AgentToken, CheckpointSaved, SessionUpdated
@@ -31,6 +33,20 @@ async def reading(settings: Settings) -> AsyncIterator[PartitionReader]:
         yield reader
     finally:
         await reader.stop()
+
+
+def asked(consumer: Any, kind: type) -> list[Any]:
+    """Give the list that all requests of a kind go into that a reader's client sends from now."""
+    client = consumer._client  # the only place that all requests come by
+    send, sent = client.send, []
+
+    async def send_and_note(node_id: int, request: Any, **more: Any) -> Any:
+        if isinstance(request, kind):
+            sent.append(request)
+        return await send(node_id, request, **more)
+
+    client.send = send_and_note
+    return sent
 
 
 async def written(settings: Settings, where: TopicPartition, *values: bytes) -> list[int]:
@@ -145,6 +161,42 @@ async def test_a_kafka_that_does_not_answer_is_told_as_such(settings: Settings) 
             await reader.start()
     finally:
         await reader.stop()
+
+
+async def test_nothing_is_fetched_that_was_not_asked_for(settings: Settings) -> None:
+    """A fetch that finds nothing holds up what is asked behind it: 0.1 s for each topic."""
+    await ensure_topics(settings, [DECISIONS, SESSIONS])
+    full, empty = (TopicPartition(settings.topic(one.name), 0) for one in (DECISIONS, SESSIONS))
+    times = await written(settings, full, b"0", b"1", b"2")
+    async with reading(settings) as reader:
+        fetches = asked(reader._consumer, FetchRequest)
+        assert await values(reader, empty, 0) == []
+        assert await values(reader, empty, 0, since_ms=times[0]) == []
+        assert await values(reader, full, 3, since_ms=times[-1] + 1) == []
+        assert fetches == []
+        stretch = reader.read({full: 3}, from_offset=2)
+        assert [record.value async for record in stretch] == [b"2"]
+    offsets = {offset for one in fetches for _, parts in one.topics for _, offset, _ in parts}
+    assert min(offsets) == 2
+
+
+async def test_the_ends_of_many_topics_are_asked_for_at_once(settings: Settings) -> None:
+    specs = [CHECKPOINTS, DECISIONS, SESSIONS, TOKENS]
+    await ensure_topics(settings, specs)
+    async with reading(settings) as reader:
+        client = reader._ends_of._client
+        fetches, updates, update = asked(reader._ends_of, FetchRequest), [], client._metadata_update
+
+        async def update_and_note(cluster: Any, topics: Iterable[str]) -> Any:
+            updates.append(set(topics))
+            return await update(cluster, topics)
+
+        client._metadata_update = update_and_note
+        places = [TopicPartition(settings.topic(one.name), 0) for one in specs]
+        assert await reader.ends(places) == dict.fromkeys(places, 0)
+    # Several only if a topic's leader is not there yet.
+    assert all(topics == {place.topic for place in places} for topics in updates)
+    assert fetches == []
 
 
 def checkpoint(turn: int, session: str = "s") -> CheckpointSaved:
