@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import random
 import secrets
 import shutil
@@ -34,12 +35,14 @@ from tests.chaos.load import Asked, Progress, policy_for, watch_results
 from tests.chaos.pauses import as_it_came, commander, ran_though_cancelled, ran_while_paused
 from tests.chaos.scenarios import SCENARIOS, Drill, Scenario
 from tests.chaos.table import Row, as_table, told_faults, told_waits
+from tests.chaos.waits import longest_waits
 from tests.handovers import handovers
 from tests.lane_harness import read_whole
 
 REQUESTS = 2000
 _LIMIT_S = 180.0
 _LIMIT_PER_REQUEST_S = 0.1
+_WAITS_TOLD = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class Given:
     data: Path
     limit_s: float
     session_timeout_s: float
+    waits: int
     keep: bool
 
 
@@ -67,10 +71,11 @@ def main() -> None:
         row = asyncio.run(run_scenario(name, given))
         rows.append(row)
         console.print(f"{name}: {', '.join(row.blows) or 'nothing done'} in {row.duration_s:.0f} s")
+        console.print(f"  load average at the end {row.machine_load:.1f}, {os.cpu_count()} CPUs")
         if row.handed_over_s:
             gaps = " ".join(f"{seconds:.1f}" for seconds in row.handed_over_s)
             console.print(f"  last result of an owner to its successor's lane, s: {gaps}")
-        for line in (*told_waits(row), *told_faults(row)):
+        for line in (*map(str, row.longest_waits), *told_waits(row), *told_faults(row)):
             console.print(f"  {line}", markup=False, highlight=False)
     console.print(as_table(rows, given.session_timeout_s))
     held = all(row.ok for row in rows)
@@ -106,7 +111,7 @@ async def run_scenario(name: str, given: Given) -> Row:
             async with commander(settings, load, progress, rng) as commands:
                 drill = Drill(settings, on, crew, progress, rng, blows, clients, load, commands)
                 ending = await _play(scenario, drill, load, given.limit_s)
-        return await _judge(name, load, drill, ending, time.monotonic() - began)
+        return await _judge(name, load, drill, ending, time.monotonic() - began, waits=given.waits)
 
 
 async def _play(
@@ -136,7 +141,13 @@ def _told(error: BaseException) -> str:
 
 
 async def _judge(
-    name: str, load: tuple[Asked, ...], drill: Drill, ending: str | None, duration_s: float
+    name: str,
+    load: tuple[Asked, ...],
+    drill: Drill,
+    ending: str | None,
+    duration_s: float,
+    *,
+    waits: int,
 ) -> Row:
     on: Ground = drill.ground
     records = await read_records(drill.settings)
@@ -168,6 +179,10 @@ async def _judge(
         crashes=drill.crew.crashes,
         faults=tuple(faults),
         blows=tuple(drill.blows),
+        longest_waits=longest_waits(
+            records.results, opened, calls, drill.settings.partitions, count=waits
+        ),
+        machine_load=os.getloadavg()[0],
         waited_s=tuple(sorted(drill.progress.waited_s)),
         duration_s=duration_s,
     )
@@ -182,6 +197,7 @@ def _given() -> Given:
     parser.add_argument("--data", type=Path, help="an empty folder to leave logs and data in")
     parser.add_argument("--limit-s", type=float, help="seconds that a scenario may take")
     parser.add_argument("--session-timeout-s", type=float, default=6.0, help="of the workers")
+    parser.add_argument("--waits", type=int, default=_WAITS_TOLD, help="longest waits to explain")
     given = parser.parse_args()
     scenarios = tuple(given.only.split(","))
     unknown = sorted(set(scenarios) - set(SCENARIOS))
@@ -196,6 +212,7 @@ def _given() -> Given:
         data,
         limit_s,
         given.session_timeout_s,
+        given.waits,
         keep=bool(given.data),
     )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from tests.chaos.audit import Verdict
+from tests.chaos.waits import Wait
 
 _TOLD_MAX = 10
 
@@ -26,6 +27,8 @@ class Row:
     crashes: int
     faults: tuple[str, ...]
     blows: tuple[str, ...]
+    longest_waits: tuple[Wait, ...]
+    machine_load: float
     waited_s: tuple[float, ...]
     duration_s: float
 
