@@ -19,7 +19,7 @@ from schemas.errors import LaneLost, MillstreamError
 from streams.batches import Outgoing
 from streams.transactions import CommitRefused, MakeProducer, Transactions
 
-__all__ = ["LAZY_S", "CommitRefused", "Committer"]
+__all__ = ["LAZY_S", "CommitRefused", "Committer", "Hear", "Outcome"]
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +30,17 @@ LAZY_S = 0.05
 """How long records that nobody waits for wait for company."""
 
 
+Outcome = tuple[int, ...] | MillstreamError
+"""What became of records: their offsets once they are committed, or why they are not written."""
+
+Hear = Callable[[Outcome], None]
+"""Hears it once, in the tick in which it is known."""
+
+
+def _ignore(_outcome: Outcome) -> None:
+    """Nobody hears."""
+
+
 @dataclass(slots=True, eq=False)
 class _Member:
     """Records that commit together or not at all, and who waits for it.
@@ -38,14 +49,24 @@ class _Member:
     """
 
     records: tuple[Outgoing, ...]
+    hear: Hear
+    lazy: bool
     committed: asyncio.Future[tuple[int, ...]] = field(default_factory=asyncio.Future)
     alone: bool = False
-    lazy: bool = False
+
+    def settle(self, offsets: tuple[int, ...]) -> None:
+        """Tell that the records are committed; whoever waited may have been cancelled."""
+        self.hear(offsets)
+        if not self.committed.done():
+            self.committed.set_result(offsets)
 
     def refuse(self, error: MillstreamError) -> None:
-        """Tell whoever waits why nothing was written, unless they have stopped waiting."""
+        """Tell why nothing was written."""
+        self.hear(error)
         if not self.committed.done():
             self.committed.set_exception(error)
+            # Whoever queues lazily need not look: a lost lane is told through `on_lost`.
+            self.committed.exception()
 
 
 class Committer:
@@ -116,7 +137,7 @@ class Committer:
         await self._transactions.stop()
 
     def submit(
-        self, records: Iterable[Outgoing], *, lazy: bool = False
+        self, records: Iterable[Outgoing], *, lazy: bool = False, hear: Hear = _ignore
     ) -> asyncio.Future[tuple[int, ...]]:
         """Queue records that commit together; gives their offsets once committed.
 
@@ -124,12 +145,14 @@ class Committer:
         lane is lost. `lazy` records wait up to `LAZY_S` for others to go with. Futures are done in
         the order in which they were given, but for what is too large, which is refused at once.
         One without records writes nothing: it is done when all that was queued before it is.
+        `hear` is told the outcome in the same order, in the tick in which it is known, before
+        whoever waits and whether anybody still does.
         """
-        member = _Member(tuple(records), lazy=lazy)
+        member = _Member(tuple(records), hear, lazy)
         if self._lost is not None:
-            member.committed.set_exception(self._lost)
+            member.refuse(self._lost)
         elif (oversized := _oversized(member.records)) is not None:
-            member.committed.set_exception(oversized)
+            member.refuse(oversized)
         else:
             self._waiting.append(member)
             if not lazy:
@@ -137,8 +160,6 @@ class Committer:
             elif self._lazily is None:
                 self._lazily = asyncio.get_running_loop().call_later(LAZY_S, self._hurry)
                 self._wake.set()
-        # Whoever queues lazily need not look: a lost lane is told through `on_lost`.
-        member.committed.add_done_callback(lambda future: future.cancelled() or future.exception())
         return member.committed
 
     def _hurry(self) -> None:
@@ -249,8 +270,7 @@ def _tell(members: Iterable[_Member], offsets: Sequence[int]) -> None:
     first = 0
     for member in members:
         end = first + len(member.records)
-        if not member.committed.done():  # whoever waited may have been cancelled
-            member.committed.set_result(tuple(offsets[first:end]))
+        member.settle(tuple(offsets[first:end]))
         first = end
 
 

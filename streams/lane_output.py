@@ -11,6 +11,7 @@ from typing import Any
 from aiokafka import TopicPartition
 
 from schemas.base import Event
+from schemas.errors import MillstreamError
 from schemas.events import (
     AgentResult,
     AttemptStarted,
@@ -40,7 +41,7 @@ from streams import outcomes
 from streams.batches import Outgoing
 from streams.checkpoints import CheckpointSource
 from streams.codec import encode, tombstone
-from streams.committer import Committer
+from streams.committer import Committer, Outcome
 from streams.lane_parts import LaneServices, Stage
 from streams.lane_state import LaneState
 from streams.partition_reader import PartitionReader
@@ -153,14 +154,10 @@ class LaneOutput:
         Whoever waits for it finds them folded. It raises `CommitRefused` if one is too large to be
         written, and `LaneLost`. `lazy`: they may wait for others to go with.
         """
-        folded: Committed = asyncio.get_running_loop().create_future()
-        # Who does not wait need not look: a lost lane is told by its committer.
-        folded.add_done_callback(lambda future: future.cancelled() or future.exception())
-        committed = self._committer.submit(self._outgoing(events, traceparent), lazy=lazy)
-        # Not behind an await, nor given up with who waits: a snapshot must find folded all that was
-        # committed before it.
-        committed.add_done_callback(partial(self._done, events, folded))
-        return folded
+        # A snapshot must find folded all that was committed before it, whoever waits for it.
+        return self._committer.submit(
+            self._outgoing(events, traceparent), lazy=lazy, hear=partial(self._settled, events)
+        )
 
     async def commit(
         self, events: Sequence[Event | Tombstone], traceparent: bytes | None = None
@@ -181,16 +178,12 @@ class LaneOutput:
         """Whether all that was refused has been replaced: what is folded is on its way to a log."""
         return self.refusals == self._replacements
 
-    def _done(
-        self, events: Sequence[Event | Tombstone], folded: Committed, committed: Committed
-    ) -> None:
-        if (error := committed.exception()) is not None:
+    def _settled(self, events: Sequence[Event | Tombstone], outcome: Outcome) -> None:
+        if isinstance(outcome, MillstreamError):
             # Folded in the pipeline, but not on the log, until it is replaced there.
             self.refusals += any(isinstance(event, _FOLDED) for event in events)
-            if not folded.done():
-                folded.set_exception(error)
             return
-        for event, offset in zip(events, committed.result(), strict=True):
+        for event, offset in zip(events, outcome, strict=True):
             if isinstance(event, Tombstone):
                 continue
             self._state.apply(event)
@@ -202,8 +195,6 @@ class LaneOutput:
                 self._checkpoints.keep(event)
                 self._checkpoints_floor = max(self._checkpoints_floor, offset + 1)
         self._forget()
-        if not folded.done():
-            folded.set_result(committed.result())
         self._on_committed()
 
     def _forget(self) -> None:

@@ -17,13 +17,13 @@ from typing import Any
 import structlog
 
 from schemas.base import compound_key
-from schemas.errors import LaneLost
+from schemas.errors import LaneLost, MillstreamError
 from schemas.events import LaneSnapshot, SnapshotHeader
 from schemas.ports import ClockMs
 from schemas.topics import SNAPSHOTS
 from streams.batches import Outgoing
 from streams.codec import encode, tombstone
-from streams.committer import CommitRefused, Committer
+from streams.committer import CommitRefused, Committer, Outcome
 from streams.lane_output import LaneOutput
 from streams.lane_restore import Restored
 from streams.lane_state import LaneState
@@ -165,16 +165,16 @@ class LaneSnapshots:
         followed = dict(self._followed())
         refusals = self._output.refusals
 
-        def committed(mark: asyncio.Future[Any]) -> None:
+        def reached(mark: Outcome) -> None:
             if captured.done():  # whoever waited has been cancelled
                 return
-            if mark.cancelled() or mark.exception() or self._output.refusals != refusals:
+            if isinstance(mark, MillstreamError) or self._output.refusals != refusals:
                 # What was refused is in the layers' states, and not on the log before the mark.
                 captured.set_result(None)
             else:
                 captured.set_result(self._captured(layers, followed))
 
-        self._committer.submit(()).add_done_callback(committed)
+        self._committer.submit((), hear=reached)
         return captured
 
     def _captured(self, layers: dict[str, Any], followed: dict[str, int]) -> Captured:

@@ -12,7 +12,7 @@ from typing import Any
 from aiokafka import TopicPartition
 
 from streams.batches import Outgoing
-from streams.committer import CommitRefused
+from streams.committer import CommitRefused, Hear
 
 LARGE_BYTES = 5_000
 
@@ -64,17 +64,19 @@ class MemoryCommitter:
         self._log = log
         self._chance = chance
         self._refused_share = refused_share
-        self._waiting: deque[tuple[tuple[Outgoing, ...], asyncio.Future[tuple[int, ...]]]] = deque()
+        self._waiting: deque[tuple[tuple[Outgoing, ...], Hear, asyncio.Future[tuple[int, ...]]]] = (
+            deque()
+        )
         self._task = asyncio.create_task(self._run())
 
     def submit(
-        self, records: Iterable[Outgoing], *, lazy: bool = False
+        self, records: Iterable[Outgoing], *, lazy: bool = False, hear: Hear = lambda _outcome: None
     ) -> asyncio.Future[tuple[int, ...]]:
         """Queue records."""
         del lazy
         committed: asyncio.Future[tuple[int, ...]] = asyncio.get_running_loop().create_future()
         committed.add_done_callback(lambda future: future.cancelled() or future.exception())
-        self._waiting.append((tuple(records), committed))
+        self._waiting.append((tuple(records), hear, committed))
         return committed
 
     async def crash(self) -> None:
@@ -87,11 +89,14 @@ class MemoryCommitter:
             for _ in range(self._chance.randint(1, 4)):
                 await asyncio.sleep(0)  # noqa: TID251  the time that a transaction takes
             for _ in range(min(len(self._waiting), self._chance.randint(1, 6))):
-                records, committed = self._waiting.popleft()
+                records, hear, committed = self._waiting.popleft()
                 if self._refuses(records):
-                    committed.set_exception(CommitRefused("too large"))
+                    refused = CommitRefused("too large")
+                    hear(refused)
+                    committed.set_exception(refused)
                     break
                 offsets = tuple(self._log.append(record) for record in records)
+                hear(offsets)
                 if not committed.done():
                     committed.set_result(offsets)
             for topic in self._log.ends:
