@@ -8,10 +8,10 @@ decides is the same, live and restored, and a record processed again changes no 
 from __future__ import annotations
 
 from abc import ABC
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from schemas.base import Event, Micros, Usage
+from schemas.base import NO_USAGE, Event, Micros, Usage
 from schemas.errors import Rejected
 from schemas.events import AgentResult, AttemptStarted, Decision, ResolvedRequest
 
@@ -56,7 +56,7 @@ class Standing:
 
     reserved_micros: Micros = 0
     spent_micros: Micros = 0
-    spent_usage: Usage = field(default_factory=Usage)
+    spent_usage: Usage = NO_USAGE
     lost: int = 0
     may_follow_lost: bool = False
 
@@ -92,7 +92,7 @@ class Used:
             attempt=started.attempt,
             model=started.model,
             template=started.template,
-            usage=Usage(),
+            usage=NO_USAGE,
             usage_known=False,
             started=started,
         )

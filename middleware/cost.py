@@ -128,7 +128,7 @@ class CostTrackingMiddleware(AgentMiddleware):
         the provider may ask for all of it.
         """
         started = used.started
-        if started is None and used.usage == Usage():
+        if started is None and used.usage.is_none:
             return ()
         model = used.model or request.model or UNKNOWN_MODEL
         rates = self._prices.rates(model, request.at_ms)

@@ -280,8 +280,7 @@ def _decision(
 ) -> Decision:
     request = context.request
     stage, generation = decided_by
-    # Not validated again: every value comes from the request or from here.
-    return Decision.model_construct(
+    return Decision(
         tenant=request.tenant,
         user_id=request.user_id,
         at_ms=context.now_ms,

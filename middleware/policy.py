@@ -36,14 +36,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    PrivateAttr,
     ValidationError,
     model_validator,
 )
@@ -152,8 +151,6 @@ class Policy(_Section):
     users: Mapping[str, Grants] = Field(default_factory=dict)
     prices: Mapping[str, Price] = Field(default_factory=dict)
 
-    _rules: _Rules = PrivateAttr()
-
     @classmethod
     def from_yaml(cls, text: str, name: str) -> Policy:
         """Read a policy from the text of the file that errors call `name`.
@@ -197,12 +194,6 @@ class Policy(_Section):
                 )
         return self
 
-    def model_post_init(self, _context: Any) -> None:
-        """Resolve each listed user's rules once, so that a request only looks them up."""
-        self._rules = _Rules(self._resolve(self.defaults))
-        for written, grants in self.users.items():
-            self._rules[_user_key(written)] = self._resolve(grants)
-
     @property
     def governs_permissions(self) -> bool:
         """Whether only roles permit: true once `roles` or `users` stand in the policy."""
@@ -213,9 +204,17 @@ class Policy(_Section):
         """Stands for all that the policy says."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
+    @cached_property
+    def rules(self) -> Mapping[UserKey, UserRules]:
+        """What holds for each user, resolved once, so that a request only looks it up."""
+        rules = _Rules(self._resolve(self.defaults))
+        for written, grants in self.users.items():
+            rules[_user_key(written)] = self._resolve(grants)
+        return rules
+
     def rules_for(self, tenant: str, user_id: str) -> UserRules:
         """Give what holds for a user: the entry of the user, or the defaults."""
-        return self._rules[tenant, user_id]
+        return self.rules[tenant, user_id]
 
     def _all_grants(self) -> Iterable[tuple[tuple[str, ...], Grants]]:
         yield ("defaults",), self.defaults

@@ -68,12 +68,25 @@ class Usage(Frozen):
     input_tokens: Count = 0
     output_tokens: Count = 0
 
+    @property
+    def is_none(self) -> bool:
+        """Whether nothing was read nor written."""
+        return not (self.input_tokens or self.output_tokens)
+
     def __add__(self, other: Usage) -> Usage:
         """Add up two usages."""
+        if other.is_none:
+            return self
+        if self.is_none:
+            return other
         return Usage(
             input_tokens=self.input_tokens + other.input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
         )
+
+
+NO_USAGE = Usage()
+"""Nothing read, nothing written; one for all, since a usage never changes."""
 
 
 class Reason(Frozen):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from schemas.base import Event, Micros, Usage
+from schemas.base import NO_USAGE, Event, Micros, Usage
 from schemas.events import AgentResult, AttemptStarted, CostRecorded
 from streams.keys import RequestKey, request_key
 
@@ -27,7 +27,7 @@ class Bill:
     @property
     def spent_usage(self) -> Usage:
         """What the settled attempts used."""
-        return self.started.spent_usage + (self.cost.usage if self.cost else Usage())
+        return self.started.spent_usage + (self.cost.usage if self.cost else NO_USAGE)
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from middleware.base import Used
-from schemas.base import Event, Micros, Usage
+from schemas.base import NO_USAGE, Event, Micros, Usage
 from schemas.events import AgentResult, AttemptStarted, CostRecorded, ResolvedRequest
 from streams.keys import RequestKey
 from streams.lane_state import LaneState
@@ -21,7 +21,8 @@ class Charges:
 
     def on(self, result: AgentResult) -> AgentResult:
         """Give a result with the sum of what its run's attempts used and cost."""
-        if result.cost_micros == self.micros and result.usage == self.usage:
+        # Tuples compare what is one and the same without looking into it.
+        if (result.cost_micros, result.usage) == (self.micros, self.usage):
             return result  # as most are of free models: a copy takes its time
         return result.model_copy(update={"cost_micros": self.micros, "usage": self.usage})
 
@@ -35,7 +36,7 @@ def charged(
     submit the events in the same tick.
     """
     bill = state.bills.open.get(key)
-    micros, usage = (bill.spent_micros, bill.spent_usage) if bill else (0, Usage())
+    micros, usage = (bill.spent_micros, bill.spent_usage) if bill else (0, NO_USAGE)
     events: list[Event] = []
     charging: list[tuple[ResolvedRequest | AttemptStarted, Used]] = []
     if bill and bill.cost is None and not (ended and ended[1].attempt == bill.started.attempt):

@@ -10,7 +10,7 @@ import random
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import NamedTuple, Protocol, TypeVar
 
 import orjson
@@ -66,18 +66,17 @@ class Encoded(NamedTuple):
     @property
     def size_bytes(self) -> int:
         """An upper bound of the record's size on the wire."""
-        names = sum(len(name) + len(value) + 10 for name, value in self.headers)
-        return len(self.key) + len(self.value or b"") + names + 64
+        size = len(self.key) + len(self.value or b"") + 64
+        for name, value in self.headers:
+            size += len(name) + len(value) + 10
+        return size
 
 
 def encode(event: Event, *, source: str, traceparent: bytes | None = None) -> Encoded:
     """Give an event's record; `source` is the CloudEvents source, `traceparent` the cause's."""
     headers = [
-        ("content-type", b"application/json"),
-        ("ce_specversion", b"1.0"),
+        *_same_headers(type(event), source),
         (_EVENT_ID, event.event_id.encode()),
-        ("ce_source", source.encode()),
-        ("ce_type", _type_header(type(event))),
         ("ce_subject", event.user_id.encode()),
         ("ce_time", rfc3339(event.at_ms)),
         (TRACEPARENT, traceparent or new_traceparent()),
@@ -143,9 +142,16 @@ def rfc3339(at_ms: int) -> bytes:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
 
 
-@cache
-def _type_header(event_type: type[Event]) -> bytes:
-    return (TYPE_PREFIX + str(event_type.model_fields["type"].default)).encode()
+@lru_cache(maxsize=1024)
+def _same_headers(event_type: type[Event], source: str) -> tuple[tuple[str, bytes], ...]:
+    """Give the headers that all events of a type have in common, if they are of one source."""
+    event_name = TYPE_PREFIX + str(event_type.model_fields["type"].default)
+    return (
+        ("content-type", b"application/json"),
+        ("ce_specversion", b"1.0"),
+        ("ce_source", source.encode()),
+        ("ce_type", event_name.encode()),
+    )
 
 
 def _newer(version: int) -> NewerSchema:

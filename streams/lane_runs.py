@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from agents.executor import RunOutcome
 from middleware.base import Used
-from schemas.base import Event, Usage
+from schemas.base import NO_USAGE, Event
 from schemas.errors import AttemptsExhausted, RequestTimedOut, Suspended, Terminal
 from schemas.events import (
     ATTEMPTS_PER_GENERATION,
@@ -129,7 +129,6 @@ class LaneRuns:
         Gives `None` for a run that has to leave memory.
         """
         head = self._output.head(run.session)
-        policy = run.plan.template.retry
         outcome: RunOutcome | None = None
         while True:
             if not run.is_cancelled() and self._queue.must_leave(run):
@@ -151,8 +150,8 @@ class LaneRuns:
                 await self._charge(run, used)
                 run.tries += 1
                 continue
-            delay_s = policy.delay_s(run.failures + 1, chance=_CHANCE.random())
-            if delay_s is None or not outcome.retryable:
+            delay_s = _again_after_s(run, outcome)
+            if delay_s is None:
                 break
             if run.is_over_by(self._services.clock_ms() + round(delay_s * 1000)):
                 outcome = _out_of_time(run, outcome)
@@ -202,7 +201,7 @@ class LaneRuns:
         if used.started is None:
             run.spent = used.usage
             return
-        run.spent = Usage()
+        run.spent = NO_USAGE
         await self._attempts.charge(run.request, used, run.traceparent)
 
     async def _attempt(
@@ -284,6 +283,13 @@ class LaneRuns:
             text_sha256=tokens.text_sha256,
             model=run.plan.model,
         )
+
+
+def _again_after_s(run: Run, outcome: RunOutcome) -> float | None:
+    """Give how long to wait before a run is tried once more; `None`: it is not."""
+    if not outcome.retryable:
+        return None
+    return run.plan.template.retry.delay_s(run.failures + 1, chance=_CHANCE.random())
 
 
 def _out_of_time(run: Run, failed: RunOutcome) -> RunOutcome:

@@ -9,7 +9,7 @@ from typing import Any
 from agents.executor import RunOutcome
 from agents.factory import RunPlan
 from middleware.base import Used
-from schemas.base import Reason, Usage
+from schemas.base import NO_USAGE, Reason, Usage
 from schemas.events import AttemptStarted, ResolvedRequest
 from streams.admission import Admission
 from streams.intake import InputRecord
@@ -29,7 +29,8 @@ class Run:
     `tries` counts the attempts begun, `failures` those in vain, `spent` is what these used and was
     not charged for, since it costs nothing. `under_way` counts towards a template's
     `request_timeout_s`, and only where there is one. `ending`: its outcome is on its way to the
-    log, so it must not be parked any more. `in_memory_since` is the loop's time.
+    log, so it must not be parked any more. `in_memory_since` is the loop's time. `key` is what
+    makes the request one and the same, `session` what runs are serial by.
     """
 
     request: ResolvedRequest
@@ -41,7 +42,7 @@ class Run:
     may_follow: bool = False
     tries: int = 0
     failures: int = 0
-    spent: Usage = field(default_factory=Usage)
+    spent: Usage = NO_USAGE
     not_before_ms: int = 0
     under_way: Stopwatch = field(default_factory=Stopwatch)
     cancelled: Reason | None = None
@@ -51,16 +52,13 @@ class Run:
     parked_progress: tuple[int, ...] = ()
     in_memory_since: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     ended: asyncio.Future[None] = field(default_factory=asyncio.Future)
+    key: RequestKey = field(init=False)
+    session: SessionKey = field(init=False)
 
-    @property
-    def key(self) -> RequestKey:
-        """What makes the request one and the same."""
-        return request_key(self.request)
-
-    @property
-    def session(self) -> SessionKey:
-        """What runs are serial by."""
-        return session_key(self.request)
+    def __post_init__(self) -> None:
+        """Keep what is asked for again and again."""
+        self.key = request_key(self.request)
+        self.session = session_key(self.request)
 
     @property
     def plan(self) -> RunPlan:

@@ -118,7 +118,7 @@ class SeenIds:
         oldest = at_ms << _BODY_BITS
         while self._order and self._sealed[self._order[0]] < oldest:
             self._forget_sealed()
-        if not self._order:
+        if not self._order and next(iter(self._open.values()), oldest) < oldest:
             for key in list(takewhile(lambda key: self._open[key] < oldest, self._open)):
                 del self._open[key]
 
