@@ -201,7 +201,9 @@ class Committer:
     async def _begin_early(self) -> None:
         """Begin the transaction while its first records wait for others."""
         try:
-            await self._transactions.begin()
+            await self._transactions.begin(
+                [record for member in self._waiting for record in member.records]
+            )
         except LaneLost as lost:
             self._lose(lost)
         except Exception as error:

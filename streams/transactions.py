@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -57,7 +57,7 @@ class Transactions:
         self._turns = itertools.cycle(range(producers))
         self._timeout_s = timeout_s
         self._begun: int | None = None
-        self._written_last: frozenset[TopicPartition] = frozenset()
+        self._written_with: dict[TopicPartition, frozenset[TopicPartition]] = {}
 
     async def start(self) -> None:
         """Fence every earlier owner and abort what it left open. Raises `LaneLost`."""
@@ -89,11 +89,12 @@ class Transactions:
             if isinstance(outcome, Exception):
                 log.debug("a lane's producer did not stop cleanly", error=repr(outcome))
 
-    async def begin(self) -> None:
-        """Begin the next transaction before its records are there, unless it has begun.
+    async def begin(self, awaited: Iterable[Outgoing]) -> None:
+        """Begin the next transaction before all of its records are there, unless it has begun.
 
-        The partitions that the last one wrote to are added to it meanwhile, which takes a round
-        trip. It holds back no reader as long as it has no records. Raises `LaneLost`.
+        The partitions that the last ones with records such as those `awaited` wrote to are added to
+        it meanwhile, which takes a round trip. It holds back no reader as long as it has no
+        records. Raises `LaneLost`.
         """
         if self._begun is not None:
             return
@@ -102,8 +103,9 @@ class Transactions:
                 manager = (await self._open())._txn_manager  # noqa: SLF001  it has no public way
         except _FAILED as error:
             raise _lost(error, "a transaction did not begin") from error
-        for place in self._written_last:
-            manager.maybe_add_partition_to_txn(place)
+        for place in _places(awaited):
+            for beside in self._written_with.get(place, (place,)):
+                manager.maybe_add_partition_to_txn(beside)
 
     async def commit(self, records: Sequence[Outgoing]) -> list[int]:
         """Write records, at least one, in one transaction; give their offsets once it is committed.
@@ -123,7 +125,8 @@ class Transactions:
         except _FAILED as error:
             raise _lost(error, "a commit failed or its outcome is unknown") from error
         self._begun = None
-        self._written_last = frozenset(TopicPartition(one.topic, one.partition) for one in records)
+        written = _places(records)
+        self._written_with.update(dict.fromkeys(written, written))
         return offsets
 
     async def _open(self) -> AIOKafkaProducer:
@@ -147,6 +150,10 @@ class Transactions:
                 await self._producers[turn].start()
         except _FAILED as error:
             raise _lost(error, "a transaction could not be aborted") from error
+
+
+def _places(records: Iterable[Outgoing]) -> frozenset[TopicPartition]:
+    return frozenset(TopicPartition(one.topic, one.partition) for one in records)
 
 
 def _lost(error: BaseException, what: str) -> LaneLost:

@@ -196,6 +196,28 @@ async def test_a_transaction_that_was_begun_and_never_committed_holds_nobody_up(
     assert values == [b"before", b"0", b"1"]
 
 
+async def test_a_transaction_begins_where_those_with_its_first_records_went_before(
+    settings: Settings,
+) -> None:
+    asked, answered, other = [
+        await create(settings, name) for name in ("asked", "answered", "other")
+    ]
+    producers: list[AIOKafkaProducer] = []
+    async with committing(settings, tap=producers.append) as (committer, _):
+        for topics in ((asked, answered), (other,)):
+            await soon(committer.submit([outgoing(topic, b"before") for topic in topics]))
+        lazy = committer.submit([outgoing(asked, b"now")], lazy=True)
+        await turns(5)  # its transaction has begun by now
+        added = {
+            place.topic
+            for producer in producers
+            for place in producer._txn_manager.partitions_to_add()
+            | producer._txn_manager.txn_partitions
+        }
+        assert added == {asked, answered}
+        await soon(lazy)
+
+
 async def test_lazy_records_go_with_the_next_ones_or_by_themselves(settings: Settings) -> None:
     topic = await create(settings, "out")
     async with committing(settings) as (committer, _):
