@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from schemas.base import Address, Identifier, TenantName, Usage, partition_key
+from schemas.base import NO_USAGE, Address, Identifier, TenantName, Usage, partition_key
 from schemas.events import AgentRequest
 
 identifier: TypeAdapter[str] = TypeAdapter(Identifier)
@@ -38,6 +38,12 @@ def test_an_address_reads_as_topic_partition_offset() -> None:
 def test_usages_add_up() -> None:
     total = Usage(input_tokens=2, output_tokens=3) + Usage(input_tokens=5)
     assert total == Usage(input_tokens=7, output_tokens=3)
+
+
+def test_nothing_added_to_a_usage_leaves_it_as_it_is() -> None:
+    some = Usage(output_tokens=3)
+    assert some + NO_USAGE == NO_USAGE + some == some
+    assert (NO_USAGE.is_none, some.is_none) == (True, False)
 
 
 def test_an_event_cannot_be_changed() -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 import structlog
@@ -43,6 +44,14 @@ def test_json_has_one_object_per_line_with_time_level_and_logger() -> None:
     ]
     assert told[0]["partition"] == 3
     assert told[0]["timestamp"].endswith("Z")
+
+
+def test_the_time_of_a_line_is_the_second_and_its_millionths_in_utc() -> None:
+    before = datetime.now(UTC)
+    stamps = [json.loads(line)["timestamp"] for line in lines(Settings(log_format="json"))]
+    assert [len(stamp) for stamp in stamps] == [len("2026-11-25T17:00:00.000000Z")] * 2
+    first, second = map(datetime.fromisoformat, stamps)
+    assert before <= first <= second <= datetime.now(UTC)
 
 
 def test_console_lines_are_plain_where_there_is_no_terminal() -> None:
