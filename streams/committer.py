@@ -29,6 +29,8 @@ _STOP_TIMEOUT_S = 5.0
 LAZY_S = 0.05
 """How long records that nobody waits for wait for company."""
 
+_LOOK_EVERY_S = 2.0
+
 
 Outcome = tuple[int, ...] | MillstreamError
 """What became of records: their offsets once they are committed, or why they are not written."""
@@ -99,6 +101,7 @@ class Committer:
         self._lost: LaneLost | None = None
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         self.transactions = 0
         self.records = 0
 
@@ -113,6 +116,7 @@ class Committer:
             await self.stop()
             raise
         self._task = asyncio.create_task(self._run(), name="committer")
+        self._looking = asyncio.create_task(self._look(), name="committer looks")
 
     async def fence_up_to(self, producers: int) -> None:
         """Fence an earlier owner that had this many producers, more than this one has.
@@ -133,6 +137,9 @@ class Committer:
             await asyncio.wait({self._task}, timeout=_STOP_TIMEOUT_S)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
         self._lose(LaneLost("the lane was closed"), tell=False)
         await self._transactions.stop()
 
@@ -197,6 +204,18 @@ class Committer:
                 log.exception("a commit failed in an unforeseen way")
                 self._waiting.extendleft(reversed(members))
                 self._lose(LaneLost(f"a commit failed: {error!r}"))
+
+    async def _look(self) -> None:
+        """Lose the lane if what it has committed turns out to hang, though nothing is committed."""
+        while self._lost is None:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            try:
+                await self._transactions.look()
+            except LaneLost as lost:
+                self._lose(lost)
+            except Exception as error:
+                log.exception("hanging transactions were not looked for, in an unforeseen way")
+                self._lose(LaneLost(f"hanging transactions were not looked for: {error!r}"))
 
     async def _begin_early(self) -> None:
         """Begin the transaction while its first records wait for others."""

@@ -10,10 +10,8 @@ only abort, which would lose what its producer was told is committed.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import structlog
 from aiokafka import TopicPartition
@@ -22,16 +20,12 @@ from aiokafka.record.control_record import COMMIT_MARKER, ControlRecord
 
 from schemas.errors import MillstreamError
 from streams import transaction_log
+from streams.open_transactions import InHand, OpenTransaction, in_hand, open_transactions
 from streams.raw_log import RawLog, raw_log
 from streams.settings import Settings
-from streams.transaction_requests import (
-    DescribeProducersRequest,
-    DescribeTransactionsRequest,
-    Topics,
-    WriteTxnMarkersRequest,
-)
+from streams.transaction_requests import WriteTxnMarkersRequest
 
-__all__ = ["HangingTransaction", "HangingTransactions", "Undecided"]
+__all__ = ["HangingTransactions", "Undecided"]
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +34,6 @@ _HELD_BACK_S = 5.0
 
 _LOOK_EVERY_S = 2.0
 
-_NONE = -1
 _BY_HAND = (
     "`kafka-transactions.sh find-hanging` shows it, and `abort` ends it, which loses it if it was "
     "committed"
@@ -51,25 +44,6 @@ class Undecided(MillstreamError):
     """A transaction hangs, and how it is to end is not known for certain."""
 
     code = "hanging_transaction"
-
-
-@dataclass(frozen=True, slots=True)
-class HangingTransaction:
-    """An open transaction on one partition, as its leader describes it."""
-
-    where: TopicPartition
-    producer_id: int
-    producer_epoch: int
-    coordinator_epoch: int
-    start_offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class _InHand:
-    """What the coordinator of a transactional id says: the partitions that it has yet to mark."""
-
-    transactional_id: str
-    partitions: frozenset[TopicPartition]
 
 
 class HangingTransactions:
@@ -92,7 +66,7 @@ class HangingTransactions:
         self._held_back_s = held_back_s
         self._look_every_s = look_every_s
         self.fenced: frozenset[str] = frozenset()
-        self.ended: list[HangingTransaction] = []
+        self.ended: list[OpenTransaction] = []
 
     @asynccontextmanager
     async def watched(self) -> AsyncGenerator[None, None]:
@@ -110,7 +84,7 @@ class HangingTransactions:
         """Look for them again and again. What Kafka does not answer is told in the log."""
         await asyncio.sleep(self._held_back_s)
         topics = {where.topic for where in self._partitions}
-        seen: frozenset[HangingTransaction] = frozenset()
+        seen: frozenset[OpenTransaction] = frozenset()
         while True:
             try:
                 async with raw_log(self._settings, topics) as raw:
@@ -123,14 +97,14 @@ class HangingTransactions:
             await asyncio.sleep(self._look_every_s)
 
     async def _look(
-        self, raw: RawLog, before: frozenset[HangingTransaction]
-    ) -> frozenset[HangingTransaction]:
+        self, raw: RawLog, before: frozenset[OpenTransaction]
+    ) -> frozenset[OpenTransaction]:
         """End those that were hanging at the last look, too; give all that hang now.
 
         At one look alone, a marker may have been written between the two answers. At the second
         one, a transaction that the coordinator had let go of would be gone.
         """
-        opened = await self._open(raw)
+        opened = await open_transactions(raw, self._partitions)
         if not opened:
             return frozenset()
         coordinated = await self._coordinated(raw)
@@ -147,49 +121,12 @@ class HangingTransactions:
                 log.error("a transaction hangs and is not ended", reason=str(undecided))  # noqa: TRY400  no trace
         return hanging
 
-    async def _open(self, raw: RawLog) -> list[HangingTransaction]:
-        """Give the open transactions on this lane's partitions."""
-        by_leader: dict[int, list[TopicPartition]] = defaultdict(list)
-        for where in self._partitions:
-            by_leader[raw.leader(where)].append(where)
-        found = []
-        for node, partitions in by_leader.items():
-            response = await raw.ask(node, DescribeProducersRequest(_by_topic(partitions)))
-            for topic, described, _ in response.topics:
-                for partition, error_code, _, producers, _ in described:
-                    where = TopicPartition(topic, partition)
-                    if error_code:
-                        raise for_code(error_code)(f"producers of {topic}-{partition}")
-                    found += [
-                        HangingTransaction(where, producer_id, epoch, coordinator_epoch, start)
-                        for producer_id, epoch, _, _, coordinator_epoch, start, _ in producers
-                        if start != _NONE
-                    ]
-        return found
+    async def _coordinated(self, raw: RawLog) -> Mapping[int, InHand]:
+        """Give what the coordinators say of the fenced ids, by producer id."""
+        told = [await in_hand(raw, one) for one in sorted(self.fenced)]
+        return {one.producer_id: one for one in told}
 
-    async def _coordinated(self, raw: RawLog) -> Mapping[int, _InHand]:
-        """Give what the coordinators say of the fenced ids, by producer id.
-
-        Each is asked of its own coordinator, which says so if it is not, or not yet.
-        """
-        found = {}
-        for transactional_id in sorted(self.fenced):
-            node = await raw.coordinator(transactional_id)
-            response = await raw.ask(node, DescribeTransactionsRequest([transactional_id]))
-            ((error_code, _, _, _, _, producer_id, _, topics, _),) = response.transactions
-            if error_code:
-                raise for_code(error_code)(f"the transaction of {transactional_id}")
-            found[producer_id] = _InHand(
-                transactional_id,
-                frozenset(
-                    TopicPartition(topic, partition)
-                    for topic, partitions, _ in topics
-                    for partition in partitions
-                ),
-            )
-        return found
-
-    async def _end(self, raw: RawLog, one: HangingTransaction, transactional_id: str) -> None:
+    async def _end(self, raw: RawLog, one: OpenTransaction, transactional_id: str) -> None:
         """Write the marker that is missing. Raises `Undecided` and `KafkaError`."""
         is_commit, why = await self._outcome(raw, one, transactional_id)
         where = one.where
@@ -207,11 +144,11 @@ class HangingTransactions:
         error = for_code(error_code)
         if error is ClusterAuthorizationFailedError:
             raise Undecided(
-                f"{_told(one)}: it is to be {_word(is_commit)}, but this worker lacks the right "
+                f"{one} hangs: it is to be {_word(is_commit)}, but this worker lacks the right "
                 f"`Alter` on the cluster, which ending it needs; {_BY_HAND}"
             )
         if error_code:
-            raise error(f"the marker for {_told(one)}")
+            raise error(f"the marker for {one}")
         self.ended.append(one)
         log.warning(
             "a transaction that a broker left hanging was ended",
@@ -224,7 +161,7 @@ class HangingTransactions:
         )
 
     async def _outcome(
-        self, raw: RawLog, one: HangingTransaction, transactional_id: str
+        self, raw: RawLog, one: OpenTransaction, transactional_id: str
     ) -> tuple[bool, str]:
         """Tell whether it was committed, and how that is known. Raises `Undecided`."""
         began_ms = await self._began_ms(raw, one)
@@ -235,7 +172,7 @@ class HangingTransactions:
             verdicts, unreadable = set(), f"{transaction_log.TOPIC} cannot be read ({error!r})"
         if len(verdicts) > 1:
             raise Undecided(
-                f"{_told(one)}: several transactions stand there, and not all of them were "
+                f"{one} hangs: several transactions stand there, and not all of them were "
                 f"committed; {_BY_HAND}"
             )
         if verdicts:
@@ -246,18 +183,18 @@ class HangingTransactions:
         if unreadable:
             # Its producer is told of the commit before any marker is written.
             raise Undecided(
-                f"{_told(one)}: no partition has its marker and {unreadable}, so nobody knows "
+                f"{one} hangs: no partition has its marker and {unreadable}, so nobody knows "
                 f"whether it was committed; give this worker the right `Read` there, or: {_BY_HAND}"
             )
         return False, "no coordinator ever decided on it"
 
-    async def _began_ms(self, raw: RawLog, one: HangingTransaction) -> int:
+    async def _began_ms(self, raw: RawLog, one: OpenTransaction) -> int:
         async for batch in raw.batches(one.where, from_offset=one.start_offset):
             return int(batch.max_timestamp)  # the broker's, when it took the batch
-        raise Undecided(f"{_told(one)}: its first record is not there; {_BY_HAND}")
+        raise Undecided(f"{one} hangs: its first record is not there; {_BY_HAND}")
 
     async def _verdicts(
-        self, raw: RawLog, one: HangingTransaction, transactional_id: str, began_ms: int
+        self, raw: RawLog, one: OpenTransaction, transactional_id: str, began_ms: int
     ) -> set[bool]:
         """Give how the coordinator ended this producer's transactions with this partition."""
         partitions = await raw.partitions_of(transaction_log.TOPIC)
@@ -278,7 +215,7 @@ class HangingTransactions:
         return found
 
     async def _marker_elsewhere(
-        self, raw: RawLog, one: HangingTransaction, began_ms: int
+        self, raw: RawLog, one: OpenTransaction, began_ms: int
     ) -> bool | None:
         """Give the outcome of this producer's first marker since then on the other partitions.
 
@@ -300,20 +237,6 @@ class HangingTransactions:
 
 
 _UNKNOWN_TOPIC = 3
-
-
-def _by_topic(partitions: Iterable[TopicPartition]) -> Topics:
-    found: dict[str, list[int]] = defaultdict(list)
-    for where in partitions:
-        found[where.topic].append(where.partition)
-    return list(found.items())
-
-
-def _told(one: HangingTransaction) -> str:
-    return (
-        f"a broker left a transaction hanging on {one.where.topic}-{one.where.partition} "
-        f"(producer {one.producer_id}, from offset {one.start_offset})"
-    )
 
 
 def _word(is_commit: bool) -> str:  # noqa: FBT001  the only argument

@@ -133,13 +133,12 @@ class LaneOutput:
     async def open(self, logs: Mapping[str, int]) -> None:
         """Learn where this lane's records will stand; `logs` are the ends of what was restored.
 
-        Where a lane only writes, it must not begin behind an open transaction either: a producer
-        of the same id would go on with it, and the next marker would end both alike.
+        It must begin nowhere behind an open transaction, whether it reads there or not: a producer
+        of the same id would go on with it, and the next marker would end both alike. What a
+        snapshot covers is not read, and may hang all the same.
         """
         self.next_offsets = dict(logs)
-        following = self._stage.next
-        written = [] if following is None else [self._at(following)]
-        ends = await self._reader.settled([self._where, *written])
+        ends = await self._reader.settled(self.places)
         self._checkpoints_floor = ends[self._where]
 
     def submit(

@@ -71,7 +71,7 @@ class PartitionReader:
         # Asked by the client that has just learned who leads them: the other one would wait for it.
         raw = RawLog(_started(self._ends_of)._client)  # noqa: SLF001  it has no public way
         try:
-            stable = {one: await raw.stable_end(one) for one in ends}
+            stable = await raw.stable_ends(ends)
         except KafkaError as error:
             raise self._unavailable(error) from error
         for one, end in ends.items():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient, CoordinationType
-from aiokafka.errors import LeaderNotAvailableError, for_code
+from aiokafka.errors import IncompatibleBrokerVersion, LeaderNotAvailableError, for_code
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.record.memory_records import MemoryRecords
@@ -54,7 +55,10 @@ class RawLog:
 
     async def ask(self, node: int, request: Any) -> Any:
         """Send a request to a node."""
-        return await self._client.send(node, request)
+        try:
+            return await self._client.send(node, request)
+        except NotImplementedError as error:  # of a broker that knows newer versions only
+            raise IncompatibleBrokerVersion(str(error)) from error
 
     async def coordinator(self, transactional_id: str) -> int:
         """Give the node that coordinates a transactional id."""
@@ -62,9 +66,9 @@ class RawLog:
             await self._client.coordinator_lookup(CoordinationType.TRANSACTION, transactional_id)
         )
 
-    async def stable_end(self, where: TopicPartition) -> int:
-        """Give the last stable offset: where the first open transaction begins, else the end."""
-        return await self._offset(where, _LATEST, _COMMITTED)
+    async def stable_ends(self, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Give the last stable offsets: where the first open transaction begins, else the end."""
+        return await self._offsets(places, _LATEST, _COMMITTED)
 
     async def batches(
         self, where: TopicPartition, *, from_offset: int | None = None, since_ms: int = 0
@@ -73,8 +77,10 @@ class RawLog:
 
         Up to the end as it is at the call: the high watermark.
         """
-        end = await self._offset(where, _LATEST)
-        found = await self._offset(where, since_ms) if from_offset is None else from_offset
+        end = (await self._offsets([where], _LATEST))[where]
+        found = from_offset
+        if found is None:
+            found = (await self._offsets([where], since_ms))[where]
         offset = end if found < 0 else found
         while offset < end:
             got = offset
@@ -86,15 +92,22 @@ class RawLog:
                 return
             offset = got
 
-    async def _offset(
-        self, where: TopicPartition, time_ms: int, isolation: int = _UNCOMMITTED
-    ) -> int:
-        request = OffsetRequest(-1, isolation, [(where.topic, [(where.partition, time_ms)])])
-        response = await self.ask(self.leader(where), request)
-        _, error_code, _, offset = response.topics[0][1][0]
-        if error_code:
-            raise for_code(error_code)(f"{where.topic}-{where.partition}")
-        return int(offset)
+    async def _offsets(
+        self, places: Collection[TopicPartition], time_ms: int, isolation: int = _UNCOMMITTED
+    ) -> dict[TopicPartition, int]:
+        by_leader: dict[int, list[TopicPartition]] = defaultdict(list)
+        for where in places:
+            by_leader[self.leader(where)].append(where)
+        found = {}
+        for node, led in by_leader.items():
+            wanted = [(one.topic, [(one.partition, time_ms)]) for one in led]
+            response = await self.ask(node, OffsetRequest(-1, isolation, wanted))
+            for topic, partitions in response.topics:
+                for partition, error_code, _, offset in partitions:
+                    if error_code:
+                        raise for_code(error_code)(f"{topic}-{partition}")
+                    found[TopicPartition(topic, partition)] = int(offset)
+        return found
 
     async def _fetch(self, where: TopicPartition, offset: int) -> list[Any]:
         wanted = [(where.topic, [(where.partition, offset, _FETCH_BYTES)])]

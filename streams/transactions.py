@@ -23,6 +23,7 @@ from aiokafka.errors import (
 
 from schemas.errors import LaneFenced, LaneLost, MillstreamError
 from streams.batches import Outgoing, send_batches
+from streams.marker_watch import MarkerWatch, TransactionHangs
 
 __all__ = ["CommitRefused", "MakeProducer", "Transactions"]
 
@@ -54,6 +55,7 @@ class Transactions:
     def __init__(self, make_producer: MakeProducer, *, producers: int, timeout_s: float) -> None:
         self._make_producer = make_producer
         self._producers = [make_producer(number) for number in range(producers)]
+        self._watches = [MarkerWatch(producer) for producer in self._producers]
         self._turns = itertools.cycle(range(producers))
         self._timeout_s = timeout_s
         self._begun: int | None = None
@@ -89,6 +91,14 @@ class Transactions:
             if isinstance(outcome, Exception):
                 log.debug("a lane's producer did not stop cleanly", error=repr(outcome))
 
+    async def look(self) -> None:
+        """See to it that none of what ended a while ago was left hanging. Raises `LaneLost`."""
+        for watch in self._watches:
+            try:
+                await watch.look()
+            except TransactionHangs as hanging:
+                raise _hangs(hanging) from hanging
+
     async def begin(self, awaited: Iterable[Outgoing]) -> None:
         """Begin the next transaction before all of its records are there, unless it has begun.
 
@@ -102,7 +112,7 @@ class Transactions:
             async with asyncio.timeout(self._timeout_s):
                 manager = (await self._open())._txn_manager  # noqa: SLF001  it has no public way
         except _FAILED as error:
-            raise _lost(error, "a transaction did not begin") from error
+            raise self._lost(error, "a transaction did not begin") from error
         for place in _places(awaited):
             for beside in self._written_with.get(place, (place,)):
                 manager.maybe_add_partition_to_txn(beside)
@@ -123,7 +133,7 @@ class Transactions:
             await self._abort_and_replace()
             raise CommitRefused(f"the broker refused a record: {error!r}") from error
         except _FAILED as error:
-            raise _lost(error, "a commit failed or its outcome is unknown") from error
+            raise self._lost(error, "a commit failed or its outcome is unknown") from error
         self._begun = None
         written = _places(records)
         self._written_with.update(dict.fromkeys(written, written))
@@ -147,9 +157,23 @@ class Transactions:
                 await self._producers[turn].abort_transaction()
                 await self._producers[turn].stop()
                 self._producers[turn] = self._make_producer(turn)
+                self._watches[turn] = MarkerWatch(
+                    self._producers[turn], follows=self._watches[turn]
+                )
                 await self._producers[turn].start()
         except _FAILED as error:
             raise _lost(error, "a transaction could not be aborted") from error
+
+    def _lost(self, error: BaseException, what: str) -> LaneLost:
+        for watch in self._watches:
+            # Its producer only says that it cannot go on.
+            if watch.hanging is not None:
+                return _hangs(watch.hanging)
+        return _lost(error, what)
+
+
+def _hangs(hanging: TransactionHangs) -> LaneLost:
+    return LaneLost(f"{hanging}; the partition's next lane ends it as it was decided")
 
 
 def _places(records: Iterable[Outgoing]) -> frozenset[TopicPartition]:

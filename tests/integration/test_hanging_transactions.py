@@ -12,9 +12,19 @@ from aiokafka.admin import NewTopic
 
 from schemas.errors import LaneLost
 from schemas.events import AgentResult
-from schemas.topics import CHECKPOINTS, COSTS, DECISIONS, LANES, RESULTS, SESSIONS, TopicSpec
+from schemas.topics import (
+    ATTEMPTS,
+    CHECKPOINTS,
+    COSTS,
+    DECISIONS,
+    LANES,
+    RESULTS,
+    SESSIONS,
+    TopicSpec,
+)
 from streams.clients import admin_client
-from streams.hanging_transactions import HangingTransaction, HangingTransactions
+from streams.hanging_transactions import HangingTransactions
+from streams.open_transactions import OpenTransaction
 from streams.partition_reader import PartitionReader
 from streams.partitioning import home_partition
 from streams.raw_log import raw_log
@@ -57,12 +67,12 @@ def place(settings: Settings, spec: TopicSpec, partition: int = 0) -> TopicParti
 
 async def looked(
     settings: Settings, *places: TopicPartition, times: int, fenced: bool = True
-) -> tuple[frozenset[HangingTransaction], list[HangingTransaction]]:
+) -> tuple[frozenset[OpenTransaction], list[OpenTransaction]]:
     """Give what hangs at the last of so many looks, and what was ended in all."""
     transactions = HangingTransactions(settings, places)
     if fenced:
         transactions.fenced = frozenset({transactional_id(settings)})
-    seen: frozenset[HangingTransaction] = frozenset()
+    seen: frozenset[OpenTransaction] = frozenset()
     async with raw_log(settings, {where.topic for where in places}) as raw:
         for _ in range(times):
             seen = await transactions._look(raw, seen)
@@ -195,6 +205,27 @@ async def test_a_lane_with_a_hanging_transaction_opens_and_serves(
             lane.serve(*await ask(program, "say: x"))
             (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
     assert result.status == "completed"
+
+
+@pytest.mark.usefixtures("brokers")
+async def test_a_lane_does_not_open_behind_what_hangs_where_a_snapshot_spares_it_the_reading(
+    settings: Settings,
+) -> None:
+    where = place(settings, ATTEMPTS, home_partition("ada", settings.partitions))
+    async with lane_services(settings) as services, upstream(settings) as program:
+        async with one_lane(settings, services, None) as lane:
+            lane.serve(*await ask(program, "say: x"))
+            await read_topic(settings, RESULTS, AgentResult, count=1)
+            (owner, *_) = lane.lane._committer._transactions._producers
+            await hang(settings, owner, where, b"{}")
+            # As far as it was told, this has been committed: its snapshot covers it.
+            lane.lane._output.next_offsets[ATTEMPTS.name] += 1
+            await lane.lane.close()
+            assert lane.lane._snapshots.taken == 1
+        with pytest.raises(LaneLost, match="open transaction"):
+            await readable(settings, where)
+        async with one_lane(settings, services, None):
+            await readable(settings, where)
 
 
 async def with_times_of_its_own(settings: Settings, topic: str) -> None:
