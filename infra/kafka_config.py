@@ -37,12 +37,16 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """One node: its id (1, 2, …), its clients' port, and every node's controller port by id."""
+    """One node: its id (1, 2, …), its clients' port, and every node's controller port by id.
+
+    `properties` are further lines of its configuration, by key.
+    """
 
     node_id: int
     port: int
     controller_ports: tuple[tuple[int, int], ...]
     more: tuple[Listener, ...] = ()
+    properties: tuple[tuple[str, str], ...] = ()
 
     @property
     def address(self) -> str:
@@ -94,5 +98,6 @@ def server_properties(spec: NodeSpec) -> str:
         "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
         "num.network.threads": 2,
         "num.io.threads": 4,
+        **dict(spec.properties),
     }
     return "".join(f"{key}={value}\n" for key, value in settings.items())

@@ -20,7 +20,14 @@ from aiokafka.record.control_record import COMMIT_MARKER, ControlRecord
 
 from schemas.errors import MillstreamError
 from streams import transaction_log
-from streams.open_transactions import InHand, OpenTransaction, in_hand, open_transactions
+from streams.open_transactions import (
+    DENIED,
+    NEEDED,
+    InHand,
+    OpenTransaction,
+    in_hand,
+    open_transactions,
+)
 from streams.raw_log import RawLog, raw_log
 from streams.settings import Settings
 from streams.transaction_requests import WriteTxnMarkersRequest
@@ -91,6 +98,14 @@ class HangingTransactions:
                     while True:
                         seen = await self._look(raw, seen)
                         await asyncio.sleep(self._look_every_s)
+            except DENIED as error:
+                # Once: to ask again does not mend it, and the lane's next opening does.
+                log.error(  # noqa: TRY400  no trace
+                    "a lane takes long to open, and whether a transaction hangs cannot be asked",
+                    reason=repr(error),
+                    needed=NEEDED,
+                )
+                return
             except (KafkaError, TimeoutError) as error:
                 log.warning("hanging transactions cannot be looked for", reason=repr(error))
                 seen = frozenset()
@@ -168,7 +183,7 @@ class HangingTransactions:
         unreadable = ""
         try:
             verdicts = await self._verdicts(raw, one, transactional_id, began_ms)
-        except KafkaError as error:
+        except (KafkaError, transaction_log.UnknownFormat) as error:
             verdicts, unreadable = set(), f"{transaction_log.TOPIC} cannot be read ({error!r})"
         if len(verdicts) > 1:
             raise Undecided(
@@ -204,10 +219,13 @@ class HangingTransactions:
         found = set()
         async for batch in raw.batches(where, since_ms=began_ms):
             for record in () if batch.is_control_batch else batch:
+                if record.timestamp < began_ms:
+                    continue
+                if not transaction_log.is_of(record.key, transactional_id):
+                    continue
                 verdict = transaction_log.read_verdict(record.value)
                 if (
                     verdict is not None
-                    and record.timestamp >= began_ms
                     and verdict.producer_id == one.producer_id
                     and one.where in verdict.partitions
                 ):

@@ -23,7 +23,7 @@ from aiokafka.protocol.types import (
     TaggedFields,
 )
 
-__all__ = ["TOPIC", "Verdict", "log_partition", "read_verdict"]
+__all__ = ["TOPIC", "UnknownFormat", "Verdict", "is_of", "log_partition", "read_verdict"]
 
 TOPIC = "__transaction_state"
 
@@ -56,14 +56,27 @@ class Verdict:
     partitions: frozenset[TopicPartition]
 
 
+class UnknownFormat(ValueError):
+    """A record is of a format that was not known when this was written."""
+
+
+def is_of(key: bytes | None, transactional_id: str) -> bool:
+    """Tell by its key whether a record is of a transactional id."""
+    return key is not None and key[_VERSION_BYTES:] == String("utf-8").encode(transactional_id)
+
+
 def read_verdict(value: bytes | None) -> Verdict | None:
-    """Read a record of the log; `None` if it decides on no transaction, or is of another format."""
-    if value is None or len(value) < _VERSION_BYTES:
+    """Read a record of the log; `None` if it decides on no transaction. Raises `UnknownFormat`."""
+    if value is None:
         return None
-    schema = _VALUES.get(int.from_bytes(value[:_VERSION_BYTES], "big"))
-    if schema is None:
-        return None
-    producer_id, _, _, status, topics = schema.decode(BytesIO(value[_VERSION_BYTES:]))
+    version = int.from_bytes(value[:_VERSION_BYTES], "big")
+    schema = _VALUES.get(version)
+    try:
+        if schema is None:
+            raise UnknownFormat(f"a record of version {version}")
+        producer_id, _, _, status, topics = schema.decode(BytesIO(value[_VERSION_BYTES:]))
+    except ValueError as error:
+        raise UnknownFormat(str(error)) from error
     if status not in {_PREPARE_COMMIT, _PREPARE_ABORT}:
         return None
     return Verdict(

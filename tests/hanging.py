@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import NotLeaderForPartitionError
+from aiokafka.errors import InvalidTxnState, NotLeaderForPartitionError
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
@@ -83,8 +83,9 @@ async def hang(
     )
     async with raw_log(settings, [where.topic]) as raw:
         while error_code := (await raw.ask(raw.leader(where), request)).topics[0][1][0][1]:
-            # The leader of a topic that is new may not know yet that it is.
-            assert error_code == NotLeaderForPartitionError.errno, error_code
+            # The leader of a topic that is new may not know yet that it is, nor that it is not to
+            # verify what it gets.
+            assert error_code in {NotLeaderForPartitionError.errno, InvalidTxnState.errno}
             await raw.refresh()
 
 

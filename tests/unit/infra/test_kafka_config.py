@@ -25,6 +25,12 @@ def test_clients_of_a_further_listener_are_sent_to_the_port_it_advertises() -> N
     assert settings["listener.security.protocol.map"].endswith(",FAR:PLAINTEXT")
 
 
+def test_further_properties_come_on_top() -> None:
+    spec = NodeSpec(1, 9001, ((1, 9101),), properties=(("num.io.threads", "2"), ("a.b", "c")))
+    settings = _settings(spec)
+    assert (settings["num.io.threads"], settings["a.b"]) == ("2", "c")
+
+
 def test_every_node_knows_all_controllers() -> None:
     voters = "1@127.0.0.1:9101,2@127.0.0.1:9102,3@127.0.0.1:9103"
     assert _settings(_SECOND_OF_THREE)["controller.quorum.voters"] == voters

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from aiokafka import TopicPartition
 
-from streams.transaction_log import Verdict, log_partition, read_verdict
+from streams.transaction_log import UnknownFormat, Verdict, is_of, log_partition, read_verdict
 
 # As Kafka 4.3.1 wrote them, of the same transaction.
 PREPARED = bytes.fromhex(
@@ -31,9 +31,23 @@ def test_the_first_format_is_read_too() -> None:
     )
 
 
-@pytest.mark.parametrize("value", [None, b"", b"\x00\x09" + bytes(40), COMPLETED])
+@pytest.mark.parametrize("value", [None, COMPLETED])
 def test_what_decides_nothing_is_passed_over(value: bytes | None) -> None:
     assert read_verdict(value) is None
+
+
+@pytest.mark.parametrize("value", [b"", b"\x00\x09" + bytes(40), PREPARED[:20], PREPARED[:60]])
+def test_what_is_of_another_format_is_not_taken_for_no_decision(value: bytes) -> None:
+    with pytest.raises(UnknownFormat):
+        read_verdict(value)
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [(b"\x00\x00\x00\x05t-0-1", True), (b"\x00\x00\x00\x01t", False), (None, False)],
+)
+def test_a_record_is_of_the_id_in_its_key(key: bytes | None, told: bool) -> None:  # noqa: FBT001
+    assert is_of(key, "t-0-1") is told
 
 
 @pytest.mark.parametrize(
