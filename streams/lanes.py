@@ -60,6 +60,7 @@ class Lanes:
             self.agents.append(self.app.agent(control, name="control", concurrency=1)(self._read))
         self.app.on_partitions_assigned.connect(self._assigned)
         self._was_assigned = asyncio.Event()
+        self._stopping = False
 
     async def start(self) -> None:
         """Join the group; returns before partitions are assigned."""
@@ -67,6 +68,7 @@ class Lanes:
 
     async def stop(self, grace_s: float) -> None:
         """Let what runs end within a grace, commit, cut off what is left, leave the group."""
+        self._stopping = True
         await self._handover.stop()
         slots = tuple(self._slots.values())
         drained = await asyncio.gather(*(slot.drain(grace_s) for slot in slots))
@@ -141,7 +143,7 @@ class Lanes:
 
     def _slot_for_stray(self, tp: TP) -> LaneSlot | None:
         """Give a slot to a record that finds none, if this worker is who is to run it."""
-        if tp.partition not in self._whole(self.app.consumer.assignment()):
+        if self._stopping or tp.partition not in self._whole(self.app.consumer.assignment()):
             return None  # revoked since it was buffered: its next owner reads it
         # Faust lets records of a new assignment through before it tells of the assignment.
         slot = self._slots[tp.partition] = self._open_slot(tp.partition)
@@ -158,6 +160,8 @@ class Lanes:
         return whole
 
     async def _assigned(self, _app: Any, assigned: set[TP], **_: Any) -> None:
+        if self._stopping:
+            return  # the group deals once more before this member has left it
         mine = self._whole(assigned)
         given_back = self._assignor.given_back
         gone = [self._slots.pop(number) for number in set(self._slots) - mine]

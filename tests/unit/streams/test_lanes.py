@@ -235,3 +235,20 @@ async def test_a_lane_that_is_wanted_elsewhere_is_closed_let_go_and_opened_anew_
     await lanes._assigned(lanes.app, both(settings, 0, 1))
     assert lanes._slots[1] is not wanted
     await lanes._handover.stop()
+
+
+async def test_a_worker_that_stops_opens_nothing_when_the_group_deals_once_more(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(data_dir=tmp_path)
+    lanes = lanes_of_places(settings)
+    await lanes._assigned(lanes.app, both(settings, 0))
+    place: Place = lanes._slots[0]  # type: ignore[assignment]
+    stopping = asyncio.create_task(lanes.stop(0))
+    await eventually(place.closing.is_set)
+    # Another member has left meanwhile.
+    await lanes._assigned(lanes.app, both(settings, 0, 1, 2))
+    assert list(lanes._slots.values()) == [place]
+    place.may_close.set()
+    await stopping
+    assert not lanes._slots
