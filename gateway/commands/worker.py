@@ -11,6 +11,7 @@ import typer
 import uvloop
 
 from gateway.connect import settings_for_client
+from gateway.last_resort import end_within
 from gateway.terminal import print_data, progress_console
 from streams.logs import configure_logging
 from streams.settings import Role, Settings
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["ROLES", "parse_roles", "work", "worker"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
+
+_AFTER_THE_GRACE_S = 25.0
+"""So long may what follows the grace take: last commits and snapshots, leaving the groups."""
 
 
 def parse_roles(text: str) -> frozenset[Role]:
@@ -75,6 +79,12 @@ async def work(
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
 
+    async def end_in_time() -> None:
+        await stop.wait()
+        end_within(settings.shutdown_grace_s + _AFTER_THE_GRACE_S)
+
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop_once)
+    ending = asyncio.create_task(end_in_time())
     await run_worker(settings, roles, ready=ready, stop=stop, run_agent=run_agent)
+    ending.cancel()
