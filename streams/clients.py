@@ -9,6 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
 
 from schemas.topics import DEAD_LETTERS
+from streams.freed_fetches import free_fetches
 from streams.tolerant_records import tolerate_header_names
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def transactional_producer(settings: Settings, transactional_id: str) -> AIOKafk
 def committed_consumer(settings: Settings) -> AIOKafkaConsumer:
     """Build a consumer without a group that sees committed records only; assign it by hand."""
     tolerate_header_names()
+    free_fetches()
     return AIOKafkaConsumer(
         bootstrap_servers=settings.kafka,
         group_id=None,

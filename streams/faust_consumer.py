@@ -37,6 +37,7 @@ from mode.services import WaitResults
 from mode.utils.futures import maybe_async
 
 from streams.eager import begun
+from streams.freed_fetches import free_fetches
 from streams.tolerant_records import tolerate_header_names
 
 __all__ = ["CommittedTransport"]
@@ -76,6 +77,7 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
 
     def _create_worker_consumer(self, transport: AIOKafkaTransport) -> Any:
         tolerate_header_names()
+        free_fetches()
         consumer = super()._create_worker_consumer(transport)
         # Both are read at `start()`, which comes later. Faust hard-wires them; a rename in aiokafka
         # must fail here, not fall back to reading aborted records.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.consumer import fetcher
 from aiokafka.protocol.fetch import FetchRequest
 
 from schemas.errors import CheckpointUnreadable, LaneLost, ServiceUnavailable
@@ -264,3 +266,28 @@ async def test_flushed_tokens_stand_on_the_topic_in_their_order(settings: Settin
     finally:
         await producer.stop()
     assert read == tokens
+
+
+async def test_stretches_that_are_not_read_to_their_end_leave_nothing(settings: Settings) -> None:
+    where = TopicPartition(settings.topic(DECISIONS.name), 0)
+    await ensure_topics(settings, [DECISIONS])
+    count = 1100  # more than are taken at once out of what was fetched
+    producer = idempotent_producer(settings)
+    await producer.start()
+    try:
+        sent = [await producer.send(where.topic, b"x", b"key", partition=0) for _ in range(count)]
+        await asyncio.gather(*sent)
+    finally:
+        await producer.stop()
+    async with reading(settings) as reader:
+        gc.collect()
+        gc.disable()
+        try:
+            for offset in (0, 1, 0, 1, 0, 1):
+                async with aclosing(reader.read({where: count}, from_offset=offset)) as records:
+                    assert (await anext(records)).offset == offset
+            found = map(type, gc.get_objects())
+            kept = sum(issubclass(one, fetcher.PartitionRecords) for one in found)
+        finally:
+            gc.enable()
+    assert kept <= 1  # that of the last stretch
