@@ -1,11 +1,14 @@
 """Whose requests a lane leaves where they stand, since so many of theirs wait already.
 
-Of a user who floods, or while the line is full, no more is decided, parked or kept in memory: that
-the user's requests are deferred is one record on the topic `deferred`, and once that is committed
-theirs are acknowledged unread. As their place in the line empties they are read again, by offset,
-and taken in as if they had just come. What is done moves the record on; it is forgotten with the
-last of them. A crash in between brings requests again that were taken in: these are passed over
-as any that come twice.
+Of a user who floods, or while the line is half full, no more is decided, parked or kept in memory:
+that the user's requests are deferred is one record on the topic `deferred`, and once that is
+committed theirs are acknowledged unread. As their place in the line empties they are read again, by
+offset, and taken in as if they had just come. What is done moves the record on; it is forgotten
+with the last of them. A crash in between brings requests again that were taken in: these are passed
+over as any that come twice.
+
+Where nobody floods, but so many users ask that the line is full all the same, nothing is to be read
+at all until there is room: what waits then is the log's.
 """
 
 from __future__ import annotations
@@ -48,6 +51,9 @@ _AT_HAND_BEHIND = 100
 """While reading does not keep up, no user has more than so many in hand: first come those who were
 not read yet."""
 
+_ROOM_AGAIN = 0.9
+"""Of a line that was full so much must wait at most before more is read."""
+
 _BEHIND_FOR_S = 0.25
 """So long after the last record that others stood behind, reading is taken to keep up again."""
 
@@ -82,12 +88,14 @@ class Deferrals:
         self._take_in = take_in
         self._on_failure = on_failure
         self._of: dict[User, Deferral] = {}
-        # Those who have place in the line, those who have none because it is full, and those who
+        # Those who have place in the line, those who have none because others wait, and those who
         # give way to what is not read yet.
         self._hungry: dict[User, Deferral] = {}
         self._kept_out: dict[User, Deferral] = {}
         self._held_back: dict[User, Deferral] = {}
         self._behind_at = -_BEHIND_FOR_S
+        self._is_out_of_room = False
+        self._on_room: Callable[[], None] = lambda: None
         self._to_find: dict[User, Deferral] = {}
         self._found_to = self._find_to = 0
         self._wake = asyncio.Event()
@@ -98,6 +106,32 @@ class Deferrals:
     def __len__(self) -> int:
         """Give how many requests are left where they stand, as far as they are found."""
         return sum(map(len, self._of.values()))
+
+    def watch(self, on_room: Callable[[], None]) -> None:
+        """Have `on_room` called when there is room again, where `has_room` said there is none."""
+        self._on_room = on_room
+
+    def has_room(self) -> bool:
+        """Tell whether more is to be read: who waits, and who is deferred, takes memory."""
+        if not self._is_out_of_room and self._in_hand >= self._settings.parked_max:
+            self._is_out_of_room = True
+            log.warning(
+                "no more is read of a partition until fewer requests wait",
+                topic=self._input.topic,
+                partition=self._partition,
+                waiting=self._queue.waiting,
+                users_deferred=len(self._of),
+            )
+        return not self._is_out_of_room
+
+    @property
+    def _in_hand(self) -> int:
+        return self._queue.waiting + len(self._of)
+
+    def _look_for_room(self) -> None:
+        if self._is_out_of_room and self._in_hand <= _ROOM_AGAIN * self._settings.parked_max:
+            self._is_out_of_room = False
+            self._on_room()
 
     async def open(self, end: int) -> None:
         """Learn who was deferred; `end` is where the input ends, or lies behind that.
@@ -214,9 +248,10 @@ class Deferrals:
         deferral = self._of.get(user)
         if deferral is not None and self._has_place(user):
             self._is_hungry(deferral)
-        elif self._kept_out and not self._queue.full:
+        elif self._kept_out and not self._queue.half_full:
             # Whoever has nothing in line that could leave it would never be asked.
             self._is_hungry(self._kept_out.pop(next(iter(self._kept_out))))
+        self._look_for_room()
 
     def _is_hungry(self, deferral: Deferral) -> None:
         if deferral.next is not None and self._of.get(deferral.user) is deferral:
@@ -251,7 +286,7 @@ class Deferrals:
 
     def _put_off(self, deferral: Deferral) -> None:
         """Keep in mind who must be asked again though nothing of theirs leaves the line."""
-        if self._queue.full:
+        if self._queue.half_full:
             self._kept_out[deferral.user] = deferral
         elif self._is_behind:
             self._held_back[deferral.user] = deferral
@@ -341,6 +376,7 @@ class Deferrals:
             self._hungry.pop(deferral.user, None)
             self._kept_out.pop(deferral.user, None)
             self._held_back.pop(deferral.user, None)
+            self._look_for_room()
             self._submit(Tombstone(DEFERRED, self._event(deferral).record_key))
         elif deferral.unwritten >= _WRITTEN_EVERY:
             deferral.unwritten = 0

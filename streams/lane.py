@@ -255,6 +255,14 @@ class Lane:
         """How many requests are left where they stand."""
         return len(self._deferrals)
 
+    def wants(self, topic: str) -> bool:
+        """Tell whether more of a topic is to be read: commands always are."""
+        return topic == self._control_topic or self._deferrals.has_room()
+
+    def watch(self, on_room: Callable[[], None]) -> None:
+        """Have `on_room` called when it `wants` again what it did not."""
+        self._deferrals.watch(on_room)
+
     def make_room(self) -> None:
         """Let go of records as soon as can be: no more are read until the first ones are done."""
         self._queue.make_room()

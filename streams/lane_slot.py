@@ -78,12 +78,13 @@ class LaneSlot:
 
     def full(self, topic: str) -> bool:
         """Tell whether it holds so much of `topic` that no more should be read for it."""
-        is_full = self._windows[topic].full
-        if is_full:
-            self._told_full.add(topic)
+        if self._windows[topic].full:
             if self._lane is not None:
                 self._lane.make_room()
-        return is_full
+        elif self._lane is None or self._lane.wants(topic):
+            return False
+        self._told_full.add(topic)
+        return True
 
     @property
     def waiting(self) -> int:
@@ -138,6 +139,7 @@ class LaneSlot:
         while not self._draining:
             await self._tenure.wait()
             lane = self._make(self._blame)
+            lane.watch(self._lane_has_room)
             lost: Exception
             try:
                 await lane.open()
@@ -146,6 +148,7 @@ class LaneSlot:
                         for entry in window.undone():
                             lane.serve(entry)
                 self._lane = lane
+                self._lane_has_room()  # the one before may have had none
                 lost = await lane.lost
             except (LaneLost, ServiceUnavailable) as error:
                 lost = error
@@ -164,9 +167,15 @@ class LaneSlot:
             await self._may_reopen(self._fenced_wait_s if fenced else _REOPEN_AFTER_S)
 
     def _has_room(self, topic: str) -> None:
-        if topic in self._told_full:
+        # Without a lane the next one is asked, once it is open.
+        if topic in self._told_full and self._lane is not None and self._lane.wants(topic):
             self._told_full.discard(topic)
             self._on_room(topic)
+
+    def _lane_has_room(self) -> None:
+        for topic in tuple(self._told_full):
+            if not self._windows[topic].full:
+                self._has_room(topic)
 
     async def _closed(self, lane: Lane) -> None:
         try:

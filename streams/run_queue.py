@@ -131,23 +131,22 @@ class RunQueue:
         return len(self._line)
 
     @property
-    def full(self) -> bool:
-        """Whether so many wait that nobody may have more than one."""
-        return len(self._line) >= self._settings.parked_max
+    def half_full(self) -> bool:
+        """Whether so many wait that nobody may have more than one: the rest is for others."""
+        return 2 * len(self._line) >= self._settings.parked_max
 
     @property
     def may_be_crowded(self) -> bool:
         """Whether so many wait that one user may have too many."""
-        most = min(self._settings.waiting_per_user_max, self._settings.parked_max)
-        return len(self._line) >= most
+        return self.half_full or len(self._line) >= self._settings.waiting_per_user_max
 
     def is_crowded(self, user: User) -> bool:
         """Tell whether so many of a user's wait that no more should be taken in.
 
         What is paused, or waits for its next attempt, does not count as long as the line is not
-        full: else a paused session would hold up the user's others.
+        half full: else a paused session would hold up the user's others.
         """
-        if self.full and self._line.of_user(user):
+        if self.half_full and self._line.of_user(user):
             return True
         return self._line.ready_of(user) >= self._settings.waiting_per_user_max
 

@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     park_after_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
     """A run that takes longer no longer holds its record: its request is parked on the log."""
     parked_max: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
-    """Requests of one partition that are parked on the log; beyond that each user may have one."""
+    """Requests of one partition that wait, parked on the log; while so many do, none is read."""
     waiting_per_user_max: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Of one user so many wait for their turn; what is more is left unread until there is room."""
     transactional_producers: Annotated[int, Field(ge=1, le=8)] = 3

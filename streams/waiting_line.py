@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from bisect import insort
-from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from operator import attrgetter
 
 from streams.keys import RequestKey, SessionKey
@@ -20,7 +20,8 @@ class Ticket:
     """The place of a parked request in the line; the request itself is on the topic `parked`.
 
     `stands_at` gives the offset of its record there, once that is committed. `order` is where the
-    request stands among those of its session. `restored`: another owner parked it.
+    request stands among those of its session. `restored`: another owner parked it. `behind` is the
+    one behind it, of the same user.
     """
 
     key: RequestKey
@@ -30,6 +31,7 @@ class Ticket:
     not_before_ms: int = 0
     restored: bool = False
     gone: bool = False
+    behind: Ticket | None = field(default=None, repr=False)
 
     @property
     def user(self) -> User:
@@ -38,6 +40,46 @@ class Ticket:
 
 
 _order = attrgetter("order")
+
+
+class _Queue:
+    """One user's tickets that are ready. Most users have one, and a deque takes 0.7 kB."""
+
+    __slots__ = ("_count", "_last", "first")
+
+    def __init__(self) -> None:
+        self.first: Ticket | None = None
+        self._last: Ticket | None = None
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, ticket: Ticket) -> None:
+        if self._last is None:
+            self.first = ticket
+        else:
+            self._last.behind = ticket
+        self._last = ticket
+        self._count += 1
+
+    def prepend(self, tickets: Iterable[Ticket]) -> None:
+        """Put tickets in front of all others, in the order given."""
+        others, last, count = self.first, self._last, self._count
+        self.first = self._last = None
+        for ticket in tickets:
+            self.append(ticket)
+        if others is not None:
+            self.append(others)
+            self._last, self._count = last, self._count - 1 + count
+
+    def pop_first(self) -> None:
+        assert self.first is not None  # noqa: S101  whoever pops it has looked at it
+        ticket, self.first = self.first, self.first.behind
+        ticket.behind = None
+        self._count -= 1
+        if self.first is None:
+            self._last = None
 
 
 class WaitingLine:
@@ -57,7 +99,7 @@ class WaitingLine:
         self._on_shorter = on_shorter
         self._of_user: Counter[User] = Counter()
         self._tickets: dict[RequestKey, Ticket] = {}
-        self._ready: OrderedDict[User, deque[Ticket]] = OrderedDict()
+        self._ready: OrderedDict[User, _Queue] = OrderedDict()
         self._aside: dict[SessionKey, list[Ticket]] = {}
 
     def __len__(self) -> int:
@@ -82,8 +124,7 @@ class WaitingLine:
 
     def join(self, ticket: Ticket) -> None:
         """Come in behind all others of this user."""
-        self._know(ticket)
-        self._ready.setdefault(ticket.user, deque()).append(ticket)
+        self._ready_of(self._know(ticket)).append(ticket)
 
     def set_aside(self, ticket: Ticket) -> None:
         """Come in at the ticket's own place in its session, which waits until `release`."""
@@ -109,9 +150,9 @@ class WaitingLine:
         Gives false where it is out of the line, or was set aside, since `next` named it.
         """
         queue = self._ready.get(ticket.user)
-        if ticket.gone or not queue or queue[0] is not ticket or self._waits(ticket):
+        if ticket.gone or queue is None or queue.first is not ticket or self._waits(ticket):
             return False
-        queue.popleft()
+        queue.pop_first()
         self._forget(ticket)
         if queue:
             self._ready.move_to_end(ticket.user)
@@ -135,28 +176,34 @@ class WaitingLine:
         """Put what was set aside of a session in front of its user's line again."""
         aside = self._aside.pop(session, None)
         if aside:
-            queue = self._ready.setdefault(aside[0].user, deque())
-            queue.extendleft(reversed(aside))
+            self._ready_of(aside[0].user).prepend(aside)
+
+    def _ready_of(self, user: User) -> _Queue:
+        queue = self._ready.get(user)
+        if queue is None:
+            queue = self._ready[user] = _Queue()
+        return queue
 
     def _waits(self, ticket: Ticket) -> bool:
         return ticket.session in self._aside or self._blocked(ticket)
 
     def _first(self, user: User) -> Ticket | None:
         queue = self._ready.get(user)
-        while queue:
-            ticket = queue[0]
+        while queue is not None and (ticket := queue.first) is not None:
             if not ticket.gone and not self._waits(ticket):
                 return ticket
-            queue.popleft()
+            queue.pop_first()
             if not ticket.gone:
                 self.set_aside(ticket)
                 self._on_shorter(user)
         self._ready.pop(user, None)
         return None
 
-    def _know(self, ticket: Ticket) -> None:
-        self._of_user[ticket.user] += ticket.key not in self._tickets
+    def _know(self, ticket: Ticket) -> User:
+        user = ticket.user
+        self._of_user[user] += ticket.key not in self._tickets
         self._tickets[ticket.key] = ticket
+        return user
 
     def _forget(self, ticket: Ticket) -> None:
         ticket.gone = True

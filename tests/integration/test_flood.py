@@ -212,7 +212,7 @@ async def test_a_paused_session_does_not_hold_up_the_users_others(settings: Sett
 async def test_a_line_that_is_full_of_paused_requests_leaves_room_for_others(
     settings: Settings,
 ) -> None:
-    settings = small(settings, parked_max=6)
+    settings = small(settings, parked_max=12)
     async with (
         lane_services(settings) as services,
         upstream(settings) as program,
@@ -233,6 +233,37 @@ async def test_a_line_that_is_full_of_paused_requests_leaves_room_for_others(
         owner.serve(*await give(settings, program, "resume", session_id="s"))
         found = await results(settings, 42)
     assert in_order([one for one in found if one.user_id == "ada"], "s")
+
+
+async def test_no_more_is_read_while_too_many_users_wait_and_commands_come_through(
+    settings: Settings,
+) -> None:
+    settings = small(settings, parked_max=40)
+    async with running_lanes(settings) as (lanes,), upstream(settings) as program:
+
+        async def ask_for(numbers: range, text: str) -> None:
+            for number in numbers:
+                asked = {"user_id": f"u{number}", "request_id": f"r{number}", "input": text}
+                await program.publish(asked)
+
+        async def cancelled(number: int, count: int) -> None:
+            one = {"user_id": f"u{number}", "request_id": f"r{number}"}
+            await give(settings, program, "cancel", **one)
+            assert {found.status for found in await results(settings, count)} == {"cancelled"}
+
+        await ask_for(range(4), "hang")
+        await ask_for(range(4, 44), "say: x")
+        await eventually(lambda: lanes.figures().waiting == 40)
+        await cancelled(43, 1)
+        await ask_for(range(44, 84), "say: x")
+        # It is fetched later than what was published before it would have been.
+        await cancelled(42, 2)
+        assert lanes.figures().waiting == 38
+        for number in range(4):
+            one = {"user_id": f"u{number}", "request_id": f"r{number}"}
+            await give(settings, program, "cancel", **one)
+        found = await results(settings, 84)
+    assert len({one.request_id for one in found}) == 84
 
 
 async def test_those_that_retention_deletes_are_counted_and_hold_nobody_up(

@@ -300,10 +300,10 @@ async def test_what_is_paused_can_be_cancelled(settings: Settings) -> None:
     assert await open_keys(settings, HOLDS) == {session.record_key.encode()}
 
 
-async def test_a_partition_whose_line_is_full_is_read_no_further_until_there_is_room(
+async def test_a_user_who_fills_half_of_the_line_is_read_no_further_until_there_is_room(
     settings: Settings,
 ) -> None:
-    settings = small(settings, parked_max=5, runs_in_flight_max=4, runs_per_user_max=1)
+    settings = small(settings, parked_max=10, runs_in_flight_max=4, runs_per_user_max=1)
     async with running_lanes(settings) as lanes, upstream(settings) as program:
         await give(settings, program, "pause", session_id="s")
         await read_topic(settings, HOLDS, HoldPlaced, count=1)

@@ -26,6 +26,8 @@ class PlainLane:
     def __init__(self, failure: Exception | None) -> None:
         self._failure = failure
         self.asked_for_room = 0
+        self.has_room = True
+        self.tell_of_room: Callable[[], None] = lambda: None
         self.served: list[Entry[InputRecord]] = []
         self.closed = False
         self.may_close = asyncio.Event()
@@ -48,6 +50,12 @@ class PlainLane:
 
     def make_room(self) -> None:
         self.asked_for_room += 1
+
+    def wants(self, topic: str) -> bool:
+        return self.has_room or topic == "control"
+
+    def watch(self, on_room: Callable[[], None]) -> None:
+        self.tell_of_room = on_room
 
     async def close(self) -> None:
         await self.may_close.wait()
@@ -163,6 +171,52 @@ async def test_what_the_group_said_before_the_fencing_does_not_give_the_partitio
         with pytest.raises(AssertionError):
             # Longer than a lane that was not fenced would wait.
             await eventually(lambda: len(opened.lanes) == 2, timeout_s=1.5)
+
+
+async def test_what_its_lane_has_no_room_for_is_not_read_but_commands_are() -> None:
+    opened, told = Opened(), list[str]()
+    async with a_slot(opened, on_room=told.append) as slot:
+        await eventually(lambda: slot.serving)
+        (lane,) = opened.lanes
+        assert not slot.full("requests")
+        lane.has_room = False
+        assert slot.full("requests")
+        assert not slot.full("control")
+        lane.tell_of_room()
+        assert told == []
+        lane.has_room = True
+        lane.tell_of_room()
+        lane.tell_of_room()
+        assert told == ["requests"]
+        assert not slot.full("requests")
+
+
+async def test_a_window_that_empties_is_not_filled_again_while_the_lane_has_no_room() -> None:
+    opened, told = Opened(), list[str]()
+    async with a_slot(opened, on_room=told.append) as slot:
+        await eventually(lambda: slot.serving)
+        (lane,) = opened.lanes
+        for offset in (0, 1):
+            slot.take(record(b"", offset=offset), lambda: None)
+        assert slot.full("requests")
+        lane.has_room = False
+        lane.commit(0)
+        lane.commit(1)
+        assert told == []
+        lane.has_room = True
+        lane.tell_of_room()
+        assert told == ["requests"]
+
+
+async def test_a_new_lane_is_asked_whether_it_has_the_room_that_the_lost_one_had_not() -> None:
+    opened, told = Opened(), list[str]()
+    async with a_slot(opened, on_room=told.append) as slot:
+        await eventually(lambda: slot.serving)
+        opened.lanes[0].has_room = False
+        assert slot.full("requests")
+        opened.lanes[0].lost.set_result(LaneLost("outcome unknown"))
+        await eventually(lambda: told == ["requests"])
+        assert slot.serving
 
 
 async def test_a_full_slot_says_so_and_tells_when_it_has_room() -> None:
