@@ -35,7 +35,10 @@ BENCHMARKS: dict[str, Benchmark] = {
     "peers": lambda settings, requests: peers.run(settings, requests=requests),
     "waiting": lambda settings, _: waiting.run(settings),
     "first_token": lambda settings, _: first_token.run(settings),
-    "backlog": lambda settings, requests: backlog.run(settings, requests=requests),
+    "backlog": lambda settings, requests: backlog.run(
+        settings, backlog.BACKLOGS, requests=requests
+    ),
+    "crowd": lambda settings, requests: backlog.run(settings, backlog.CROWDS, requests=requests),
     "bus": lambda settings, _: bus.run(settings),
     "recovery": lambda settings, _: recovery.run(settings),
     "transactions": lambda settings, _: transactions.run(settings),
@@ -43,7 +46,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "memory": lambda *_: memory.run(),
 }
 
-_DEFAULTS = {"backlog": backlog.REQUESTS_DEFAULT}
+_DEFAULTS = dict.fromkeys(("backlog", "crowd"), backlog.REQUESTS_DEFAULT)
 
 
 def main() -> None:

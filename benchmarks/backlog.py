@@ -1,8 +1,11 @@
-"""A backlog: one user publishes a flood to a partition, others ask one thing after the other.
+"""A backlog: more is published to a partition than is served, while others ask one by one.
 
-`mate` is at home at the partition of the flood, `neighbour` at another one of the same worker. The
-agent does nothing in `backlog`, and takes 50 ms in `backlog_50ms`. What is measured is whether the
-worker's memory stays bounded however much waits, and what the flood costs the others.
+In `backlog` one user publishes a flood, and the agent does nothing; in `backlog_50ms` it takes
+50 ms. `mate` is at home at the partition of the flood, `neighbour` at another one of the same
+worker. In `crowd` every user asks ten things, in `crowd_alone` one, and the agent takes 5 s: nobody
+floods, and the partition is read no further when as many wait as may. What is measured is whether
+the worker's memory stays bounded however much waits, what that costs the others, and whether any
+request that was read was lost.
 """
 
 from __future__ import annotations
@@ -12,14 +15,15 @@ import itertools
 import re
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 from aiokafka import AIOKafkaProducer
 
+from benchmarks.books import Books, balanced
 from benchmarks.client import listening
 from benchmarks.report import Figure, percentile
 from benchmarks.services import Process, resident_kib, running, told_settings
@@ -28,7 +32,7 @@ from schemas.topics import REQUESTS, RESULTS
 from streams.partitioning import home_partition
 from streams.settings import Settings, child_environment
 
-__all__ = ["REQUESTS_DEFAULT", "run"]
+__all__ = ["BACKLOGS", "CROWDS", "REQUESTS_DEFAULT", "run"]
 
 REQUESTS_DEFAULT = 30_000
 
@@ -36,10 +40,21 @@ BEFORE_S = 5.0
 STALL_S = 120.0
 MEMORY_EVERY_S = 0.2
 ANSWERED_S = 300.0
-"""A flood that is not answered by then is left: what waits is measured, not how fast it runs."""
+SETTLED_S = 60.0
+"""What is not answered by then is left, and so long after all is read, or no more is: what waits is
+measured, not how fast it runs."""
 
 PARTITIONS = 2
 RUNS_MAX = 1000
+CROWD_PARKED_MAX = 20_000
+
+FIXED_KIB = 64 * 1024
+FETCHED_MAX = 6000
+BYTES_PER_ID = 185
+BYTES_PER_DEFERRED = 64
+BYTES_PER_PARKED = 2560
+"""What a worker may grow by: for what it has in memory at once, for each id that it remembers, for
+each request that is left unread, and for each that is parked. Some are fetched before it stops."""
 
 
 def _names_at(partition: int) -> Iterator[str]:
@@ -49,6 +64,37 @@ def _names_at(partition: int) -> Iterator[str]:
 
 FLOOD, MATE = itertools.islice(_names_at(0), 2)
 NEIGHBOUR = next(_names_at(1))
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is published, and to whom: each user asks for so much, `None`: one asks for all."""
+
+    name: str
+    takes_s: float
+    each: int | None
+    beside: Mapping[str, str]
+    parked_max: int = 100_000
+
+    def users(self) -> Iterator[str]:
+        """Give whose each request is."""
+        if self.each is None:
+            return itertools.repeat(FLOOD)
+        alike = (itertools.repeat(name, self.each) for name in _names_at(0))
+        return itertools.chain.from_iterable(alike)
+
+
+_BOTH = {"mate": MATE, "neighbour": NEIGHBOUR}
+_OTHER = {"neighbour": NEIGHBOUR}
+
+BACKLOGS = (
+    Backlog("backlog", 0.0, None, _BOTH),
+    Backlog("backlog_50ms", 0.05, None, _BOTH),
+)
+CROWDS = (
+    Backlog("crowd", 5.0, 10, _OTHER, CROWD_PARKED_MAX),
+    Backlog("crowd_alone", 5.0, 1, _OTHER, CROWD_PARKED_MAX),
+)
 
 _AT_ONCE = 100
 _FLOOD = "flood-"
@@ -88,15 +134,15 @@ class _Answers:
 class _Memory:
     """What the worker held at its most: in KiB, and requests that were parked, or left unread.
 
-    `scraped_s` is the longest that it took to tell its metrics; at `read_at` it had read all of
-    the flood, whatever it did with it.
+    `scraped_s` is the longest that it took to tell its metrics; at `settled_at` it had read all of
+    the flood, whatever it did with it, or was full.
     """
 
     resident_kib: float = 0
     waiting: float = 0
     deferred: float = 0
     scraped_s: float = 0
-    read_at: float | None = None
+    settled_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,53 +152,64 @@ class _Measured:
     before_s: dict[str, list[float]]
     beside_s: dict[str, list[float]]
     published_s: float
-    read_s: float
+    settled_s: float
     answered: int
     answered_s: float
-    lost: int
-    twice: int
 
 
-def run(settings: Settings, *, requests: int) -> Iterator[Figure]:
-    """Measure a flood of `requests`. Raises `RuntimeError` if a worker fails, or nothing ends."""
-    for name, takes_s in (("backlog", 0.0), ("backlog_50ms", 0.05)):
-        own = deployment(settings, partitions=PARTITIONS, runs_in_flight_max=RUNS_MAX)
-        print(f"{name} {told_settings(own)}", flush=True)
-        with ExitStack() as stack:
-            worker = stack.enter_context(
-                running(
-                    ["-m", "benchmarks.noop_worker", str(takes_s)],
-                    child_environment(own),
-                    own.data_dir / f"{name}.log",
-                )
-            )
-            measured = asyncio.run(_measure(own, worker, requests))
-        yield from _figures(name, measured, requests)
+def run(settings: Settings, backlogs: tuple[Backlog, ...], *, requests: int) -> Iterator[Figure]:
+    """Measure each with so many requests. Raises `RuntimeError` if a worker fails."""
+    for backlog in backlogs:
+        own = deployment(
+            settings,
+            partitions=PARTITIONS,
+            runs_in_flight_max=RUNS_MAX,
+            parked_max=backlog.parked_max,
+        )
+        print(f"{backlog.name} {told_settings(own)}", flush=True)
+        with running(
+            ["-m", "benchmarks.noop_worker", str(backlog.takes_s)],
+            child_environment(own),
+            own.data_dir / f"{backlog.name}.log",
+        ) as worker:
+            measured = asyncio.run(_measure(own, worker, backlog, requests))
+        books = asyncio.run(balanced(own, partition=0, prefix=_FLOOD))
+        yield from _figures(backlog.name, measured, books, requests)
 
 
-def _figures(name: str, measured: _Measured, requests: int) -> Iterator[Figure]:
-    grown_kib = measured.peak.resident_kib - measured.idle_kib
+def _figures(name: str, measured: _Measured, books: Books, requests: int) -> Iterator[Figure]:
+    peak = measured.peak
+    grown_kib = peak.resident_kib - measured.idle_kib
+    waited = peak.waiting + peak.deferred
     yield Figure(f"{name}_published", requests / measured.published_s, "requests/s")
-    yield Figure(f"{name}_read", requests / measured.read_s, "requests/s")
+    yield Figure(f"{name}_read", books.read, "requests")
+    yield Figure(f"{name}_read_or_full_after", measured.settled_s, "s")
     yield Figure(f"{name}_answered", measured.answered, "requests")
     yield Figure(f"{name}_rate", measured.answered / measured.answered_s, "requests/s")
+    yield Figure(f"{name}_waiting_peak", peak.waiting, "requests")
+    yield Figure(f"{name}_deferred_peak", peak.deferred, "requests")
     yield Figure(f"{name}_memory_before", measured.idle_kib / 1024, "MiB")
-    yield Figure(f"{name}_memory_peak", measured.peak.resident_kib / 1024, "MiB")
-    yield Figure(f"{name}_waiting_peak", measured.peak.waiting, "requests")
-    yield Figure(f"{name}_deferred_peak", measured.peak.deferred, "requests")
-    yield Figure(f"{name}_memory_per_request", grown_kib / requests, "KiB")
-    yield Figure(f"{name}_metrics_longest", measured.peak.scraped_s * 1000, "ms")
+    yield Figure(f"{name}_memory_peak", peak.resident_kib / 1024, "MiB")
+    yield Figure(f"{name}_memory_per_waiting", grown_kib * 1024 / waited, "bytes")
+    allowed_kib = FIXED_KIB + _bytes_for(peak, measured.answered) / 1024
+    yield Figure(f"{name}_memory_grown", grown_kib / 1024, "MiB", allowed_kib / 1024, at_most=True)
+    yield Figure(f"{name}_metrics_longest", peak.scraped_s * 1000, "ms")
     for when, of_user in (("before", measured.before_s), ("beside", measured.beside_s)):
         for user, took_s in of_user.items():
             yield Figure(f"{name}_{user}_{when}", len(took_s), "requests")
             yield Figure(f"{name}_{user}_{when}_p50", percentile(took_s, 50) * 1000, "ms")
             yield Figure(f"{name}_{user}_{when}_p99", percentile(took_s, 99) * 1000, "ms")
-    if measured.answered == requests or measured.lost:
-        yield Figure(f"{name}_lost", measured.lost, "requests", 0, at_most=True)
-    yield Figure(f"{name}_twice", measured.twice, "requests", 0, at_most=True)
+    yield Figure(f"{name}_lost", books.lost, "requests", 0, at_most=True)
+    yield Figure(f"{name}_twice", books.twice, "requests", 0, at_most=True)
 
 
-async def _measure(own: Settings, worker: Process, requests: int) -> _Measured:
+def _bytes_for(peak: _Memory, answered: int) -> float:
+    """Give what those that wait, and the ids of those that ended, may take."""
+    waiting = min(peak.waiting, CROWD_PARKED_MAX + FETCHED_MAX)
+    return waiting * BYTES_PER_PARKED + peak.deferred * BYTES_PER_DEFERRED + answered * BYTES_PER_ID
+
+
+async def _measure(own: Settings, worker: Process, backlog: Backlog, requests: int) -> _Measured:
     producer = AIOKafkaProducer(
         bootstrap_servers=own.kafka, enable_idempotence=True, linger_ms=5, max_batch_size=262_144
     )
@@ -162,16 +219,17 @@ async def _measure(own: Settings, worker: Process, requests: int) -> _Measured:
     try:
         async with listening(own.kafka, own.topic(RESULTS.name), answers.arrive):
             async with asyncio.timeout(BEFORE_S + STALL_S):
-                before_s = await _ask(producer, topic, answers, BEFORE_S)
+                before_s = await _ask(producer, topic, answers, backlog.beside, BEFORE_S)
             idle_kib = resident_kib(worker.pid)
             began = time.perf_counter()
-            beside = asyncio.create_task(_ask(producer, topic, answers, None))
+            beside = asyncio.create_task(_ask(producer, topic, answers, backlog.beside, None))
             peak = _Memory()
             watching = asyncio.gather(
-                _watch_memory(worker, peak), _watch_line(worker, peak, answers)
+                _watch_memory(worker, peak),
+                _watch_line(worker, peak, answers, full=backlog.parked_max),
             )
-            published_s = await _publish(producer, topic, requests)
-            is_stalled = await _all_answered(answers, began)
+            published_s = await _publish(producer, topic, backlog, requests)
+            await _answered_or_settled(answers, peak, began)
             answers.stopped = True
             answered, answered_s = answers.seen, answers.newest_at - began
             async with asyncio.timeout(STALL_S):
@@ -187,22 +245,19 @@ async def _measure(own: Settings, worker: Process, requests: int) -> _Measured:
         before_s,
         beside_s,
         published_s,
-        read_s=(peak.read_at or time.perf_counter()) - began,
+        settled_s=(peak.settled_at or time.perf_counter()) - began,
         answered=answered,
         answered_s=answered_s,
-        lost=answers.counts.count(0) if is_stalled else 0,
-        twice=sum(count > 1 for count in answers.counts),
     )
 
 
-async def _publish(producer: AIOKafkaProducer, topic: str, requests: int) -> float:
+async def _publish(
+    producer: AIOKafkaProducer, topic: str, backlog: Backlog, requests: int
+) -> float:
     began = time.perf_counter()
-    for number in range(requests):
-        value = b'{"request_id": "flood-%d", "user_id": "%s", "input": "x"}' % (
-            number,
-            FLOOD.encode(),
-        )
-        await producer.send(topic, value, FLOOD.encode())
+    for number, user in enumerate(itertools.islice(backlog.users(), requests)):
+        value = f'{{"request_id": "{_FLOOD}{number}", "user_id": "{user}", "input": "x"}}'
+        await producer.send(topic, value.encode(), user.encode(), partition=0)
         if number % _AT_ONCE == 0:
             await asyncio.sleep(0)  # the others want their turn
     await producer.flush()
@@ -210,10 +265,13 @@ async def _publish(producer: AIOKafkaProducer, topic: str, requests: int) -> flo
 
 
 async def _ask(
-    producer: AIOKafkaProducer, topic: str, answers: _Answers, for_s: float | None
+    producer: AIOKafkaProducer,
+    topic: str,
+    answers: _Answers,
+    users: Mapping[str, str],
+    for_s: float | None,
 ) -> dict[str, list[float]]:
     """Let each of the others ask for a time, or until cancelled; give what their answers took."""
-    users = {"mate": MATE, "neighbour": NEIGHBOUR}
     took_s = await asyncio.gather(
         *(_ask_in_turn(producer, topic, answers, user, for_s) for user in users.values())
     )
@@ -243,7 +301,7 @@ async def _watch_memory(worker: Process, peak: _Memory) -> None:
         await asyncio.sleep(MEMORY_EVERY_S)
 
 
-async def _watch_line(worker: Process, peak: _Memory, answers: _Answers) -> None:
+async def _watch_line(worker: Process, peak: _Memory, answers: _Answers, *, full: int) -> None:
     while True:
         began = time.perf_counter()
         waiting, deferred = await asyncio.to_thread(_line, worker)
@@ -253,21 +311,21 @@ async def _watch_line(worker: Process, peak: _Memory, answers: _Answers) -> None
         peak.scraped_s = max(peak.scraped_s, ended - began)
         # What runs is in none of the figures.
         known = waiting + deferred + answers.seen + RUNS_MAX
-        if peak.read_at is None and known >= len(answers.counts):
-            peak.read_at = ended
+        is_settled = known >= len(answers.counts) or waiting >= full
+        if peak.settled_at is None and is_settled:
+            peak.settled_at = ended
         await asyncio.sleep(MEMORY_EVERY_S)
 
 
-async def _all_answered(answers: _Answers, began: float) -> bool:
-    """Wait for the flood's answers, at most `ANSWERED_S`; tell whether no more came."""
+async def _answered_or_settled(answers: _Answers, peak: _Memory, began: float) -> None:
+    """Wait for all answers, but not past `SETTLED_S` and `ANSWERED_S`, nor where none come."""
     while not answers.all_there:
         await asyncio.sleep(MEMORY_EVERY_S)
         now = time.perf_counter()
-        if now - answers.newest_at > STALL_S:
-            return True  # what is lost is counted
-        if now - began > ANSWERED_S:
-            return False
-    return False
+        settled_at = now if peak.settled_at is None else peak.settled_at
+        is_over = now - settled_at > SETTLED_S or now - began > ANSWERED_S
+        if is_over or now - answers.newest_at > STALL_S:
+            return
 
 
 def _line(worker: Process) -> tuple[float, float]:
