@@ -7,8 +7,8 @@ offset, and taken in as if they had just come. What is done moves the record on;
 with the last of them. A crash in between brings requests again that were taken in: these are passed
 over as any that come twice.
 
-Where nobody floods, but so many users ask that the line is full all the same, nothing is to be read
-at all until there is room: what waits then is the log's.
+Where nobody floods, but so many users ask that the line is full all the same, there is no `room`
+for more: whoever reads is to stop.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from streams.lane_output import Committed, LaneOutput, Tombstone
 from streams.lane_parts import LaneServices, Stage
 from streams.partition_reader import PartitionReader
 from streams.partitioning import home_partition
+from streams.room import Room
 from streams.run_queue import RunQueue
 from streams.settings import Settings
 from streams.waiting_line import User
@@ -50,9 +51,6 @@ _WRITTEN_EVERY = 500
 _AT_HAND_BEHIND = 100
 """While reading does not keep up, no user has more than so many in hand: first come those who were
 not read yet."""
-
-_ROOM_AGAIN = 0.9
-"""Of a line that was full so much must wait at most before more is read."""
 
 _BEHIND_FOR_S = 0.25
 """So long after the last record that others stood behind, reading is taken to keep up again."""
@@ -94,8 +92,11 @@ class Deferrals:
         self._kept_out: dict[User, Deferral] = {}
         self._held_back: dict[User, Deferral] = {}
         self._behind_at = -_BEHIND_FOR_S
-        self._is_out_of_room = False
-        self._on_room: Callable[[], None] = lambda: None
+        self.room = Room(
+            f"{self._input.topic}-{partition}",
+            settings.parked_max,
+            lambda: queue.waiting + len(self._of),
+        )
         self._to_find: dict[User, Deferral] = {}
         self._found_to = self._find_to = 0
         self._wake = asyncio.Event()
@@ -106,32 +107,6 @@ class Deferrals:
     def __len__(self) -> int:
         """Give how many requests are left where they stand, as far as they are found."""
         return sum(map(len, self._of.values()))
-
-    def watch(self, on_room: Callable[[], None]) -> None:
-        """Have `on_room` called when there is room again, where `has_room` said there is none."""
-        self._on_room = on_room
-
-    def has_room(self) -> bool:
-        """Tell whether more is to be read: who waits, and who is deferred, takes memory."""
-        if not self._is_out_of_room and self._in_hand >= self._settings.parked_max:
-            self._is_out_of_room = True
-            log.warning(
-                "no more is read of a partition until fewer requests wait",
-                topic=self._input.topic,
-                partition=self._partition,
-                waiting=self._queue.waiting,
-                users_deferred=len(self._of),
-            )
-        return not self._is_out_of_room
-
-    @property
-    def _in_hand(self) -> int:
-        return self._queue.waiting + len(self._of)
-
-    def _look_for_room(self) -> None:
-        if self._is_out_of_room and self._in_hand <= _ROOM_AGAIN * self._settings.parked_max:
-            self._is_out_of_room = False
-            self._on_room()
 
     async def open(self, end: int) -> None:
         """Learn who was deferred; `end` is where the input ends, or lies behind that.
@@ -251,7 +226,7 @@ class Deferrals:
         elif self._kept_out and not self._queue.half_full:
             # Whoever has nothing in line that could leave it would never be asked.
             self._is_hungry(self._kept_out.pop(next(iter(self._kept_out))))
-        self._look_for_room()
+        self.room.look()
 
     def _is_hungry(self, deferral: Deferral) -> None:
         if deferral.next is not None and self._of.get(deferral.user) is deferral:
@@ -376,7 +351,7 @@ class Deferrals:
             self._hungry.pop(deferral.user, None)
             self._kept_out.pop(deferral.user, None)
             self._held_back.pop(deferral.user, None)
-            self._look_for_room()
+            self.room.look()
             self._submit(Tombstone(DEFERRED, self._event(deferral).record_key))
         elif deferral.unwritten >= _WRITTEN_EVERY:
             deferral.unwritten = 0

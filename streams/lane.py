@@ -257,11 +257,12 @@ class Lane:
 
     def wants(self, topic: str) -> bool:
         """Tell whether more of a topic is to be read: commands always are."""
-        return topic == self._control_topic or self._deferrals.has_room()
+        is_control = topic == self._settings.topic(CONTROL.name)
+        return is_control or self._deferrals.room.is_left()
 
     def watch(self, on_room: Callable[[], None]) -> None:
         """Have `on_room` called when it `wants` again what it did not."""
-        self._deferrals.watch(on_room)
+        self._deferrals.room.watch(on_room)
 
     def make_room(self) -> None:
         """Let go of records as soon as can be: no more are read until the first ones are done."""
