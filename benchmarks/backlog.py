@@ -197,6 +197,8 @@ def _figures(name: str, measured: _Measured, books: Books, requests: int) -> Ite
     for when, of_user in (("before", measured.before_s), ("beside", measured.beside_s)):
         for user, took_s in of_user.items():
             yield Figure(f"{name}_{user}_{when}", len(took_s), "requests")
+            if not took_s:  # what it asked for stands behind all the others still
+                continue
             yield Figure(f"{name}_{user}_{when}_p50", percentile(took_s, 50) * 1000, "ms")
             yield Figure(f"{name}_{user}_{when}_p99", percentile(took_s, 99) * 1000, "ms")
     yield Figure(f"{name}_lost", books.lost, "requests", 0, at_most=True)
@@ -218,11 +220,17 @@ async def _measure(own: Settings, worker: Process, backlog: Backlog, requests: i
     topic = own.topic(REQUESTS.name)
     try:
         async with listening(own.kafka, own.topic(RESULTS.name), answers.arrive):
+            before_s = _nothing_yet(backlog)
             async with asyncio.timeout(BEFORE_S + STALL_S):
-                before_s = await _ask(producer, topic, answers, backlog.beside, BEFORE_S)
+                await _ask(
+                    producer, topic, answers, users=backlog.beside, took_s=before_s, for_s=BEFORE_S
+                )
             idle_kib = resident_kib(worker.pid)
             began = time.perf_counter()
-            beside = asyncio.create_task(_ask(producer, topic, answers, backlog.beside, None))
+            beside_s = _nothing_yet(backlog)
+            beside = asyncio.create_task(
+                _ask(producer, topic, answers, users=backlog.beside, took_s=beside_s, for_s=None)
+            )
             peak = _Memory()
             watching = asyncio.gather(
                 _watch_memory(worker, peak),
@@ -232,11 +240,10 @@ async def _measure(own: Settings, worker: Process, backlog: Backlog, requests: i
             await _answered_or_settled(answers, peak, began)
             answers.stopped = True
             answered, answered_s = answers.seen, answers.newest_at - began
-            async with asyncio.timeout(STALL_S):
-                beside_s = await beside
-            watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
+            for work in (beside, watching):
+                work.cancel()
+                with suppress(asyncio.CancelledError):
+                    await work
     finally:
         await producer.stop()
     return _Measured(
@@ -264,24 +271,37 @@ async def _publish(
     return time.perf_counter() - began
 
 
+def _nothing_yet(backlog: Backlog) -> dict[str, list[float]]:
+    return {name: [] for name in backlog.beside}
+
+
 async def _ask(
     producer: AIOKafkaProducer,
     topic: str,
     answers: _Answers,
+    *,
     users: Mapping[str, str],
+    took_s: dict[str, list[float]],
     for_s: float | None,
-) -> dict[str, list[float]]:
-    """Let each of the others ask for a time, or until cancelled; give what their answers took."""
-    took_s = await asyncio.gather(
-        *(_ask_in_turn(producer, topic, answers, user, for_s) for user in users.values())
+) -> None:
+    """Let each of the others ask for a time, or until cancelled; note what their answers took."""
+    await asyncio.gather(
+        *(
+            _ask_in_turn(producer, topic, answers, user=user, took_s=took_s[name], for_s=for_s)
+            for name, user in users.items()
+        )
     )
-    return dict(zip(users, took_s, strict=True))
 
 
 async def _ask_in_turn(
-    producer: AIOKafkaProducer, topic: str, answers: _Answers, user: str, for_s: float | None
-) -> list[float]:
-    took_s: list[float] = []
+    producer: AIOKafkaProducer,
+    topic: str,
+    answers: _Answers,
+    *,
+    user: str,
+    took_s: list[float],
+    for_s: float | None,
+) -> None:
     began = time.perf_counter()
     until = None if for_s is None else began + for_s
     while (until is None or began < until) and not answers.is_over:
@@ -292,7 +312,6 @@ async def _ask_in_turn(
         await answered
         took_s.append(time.perf_counter() - began)
         began = time.perf_counter()
-    return took_s
 
 
 async def _watch_memory(worker: Process, peak: _Memory) -> None:

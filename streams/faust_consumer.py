@@ -18,6 +18,8 @@ What differs from Faust's own, and why:
   a lane acks once a run has ended or is parked. How far behind a lane is, our metrics tell.
 - It runs in the event loop of its agents. Faust gives it a thread: each fetch then crosses from one
   loop to another and back, and both wait for the interpreter's lock.
+- Partitions take turns. aiokafka gives of one as long as any of what it fetched of it is left: a
+  command, or another lane's request, would wait for some ten thousand records.
 - A record that its agent has room for is handed over at once. Faust makes four tasks for each, so
   that a rebalance can end the wait for room.
 """
@@ -61,6 +63,14 @@ class _NoThread:
 
     def stop(self) -> None:
         """Nothing to join: whoever stops the service has waited for its shutdown."""
+
+
+def let_others_go_first(consumer: Any, partitions: Iterable[Any]) -> None:
+    """Put what is left of these behind what was fetched of others."""
+    fetched = consumer._fetcher._records  # noqa: SLF001  it has no public way
+    for partition in partitions:
+        if partition in fetched:
+            fetched.move_to_end(partition)
 
 
 class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -108,6 +118,11 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
     def join_anew(self) -> None:
         """Let the group deal again, by what this member holds now."""
         self._ensure_consumer()._coordinator.request_rejoin()  # noqa: SLF001
+
+    async def _fetch_records(self, consumer: Any, *args: Any, **kwargs: Any) -> Any:
+        records = await super()._fetch_records(consumer, *args, **kwargs)
+        let_others_go_first(consumer, records)
+        return records
 
     async def seek_to_committed_of(self, tps: Iterable[TP]) -> Mapping[TP, int]:
         """Seek these partitions to their committed offsets."""
