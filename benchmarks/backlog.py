@@ -50,7 +50,7 @@ CROWD_PARKED_MAX = 10_000
 
 FIXED_KIB = 64 * 1024
 FETCHED_MAX = 6000
-BYTES_PER_ID = 185
+BYTES_PER_ID = 135
 BYTES_PER_DEFERRED = 64
 BYTES_PER_PARKED = 2560
 """What a worker may grow by: for what it has in memory at once, for each id that it remembers, for
