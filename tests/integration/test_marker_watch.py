@@ -43,14 +43,17 @@ class Owner:
     asked: list[object] = field(default_factory=list)
 
     async def commit(self, where: TopicPartition, value: bytes) -> None:
-        record = Outgoing(where.topic, where.partition, Encoded(b"key", value, []))
-        await soon(self.committer.submit([record]))
+        await soon(self.committer.submit([outgoing(where, value)]))
 
     def cut_off(self) -> None:
         """Lose all connections, as when the brokers are killed."""
         for producer in self.producers:
             for connection in producer.client._conns.values():
                 connection.close()
+
+
+def outgoing(where: TopicPartition, value: bytes) -> Outgoing:
+    return Outgoing(where.topic, where.partition, Encoded(b"key", value, []))
 
 
 async def soon(waiting: Awaitable[T]) -> T:
@@ -129,6 +132,8 @@ async def commit_and_hang(
 ) -> None:
     """Commit to both partitions with producer 0, and find no marker on the first one."""
     await owner.commit(sessions, b"before")
+    # Its marker is there, or it would end what hangs behind it, too.
+    assert await readable(settings, sessions) == [b"before"]
     for _ in owner.producers[1:]:
         await owner.commit(results, b"another's")
     await hang(settings, owner.producers[0], sessions, b"committed")
@@ -170,8 +175,8 @@ async def test_a_transaction_that_only_began_does_not_end_what_hangs_when_its_ow
         await commit_and_hang(settings, owner, sessions, results)
         await owner.commit(sessions, b"another's")
         owner.cut_off()
-        # It has no records yet, only the partition that the last one wrote to.
-        owner.committer.submit([], lazy=True)
+        # None of its records is written yet; the partition that they are for is added to it.
+        owner.committer.submit([outgoing(sessions, b"next")], lazy=True)
         manager = owner.producers[0]._txn_manager
         await eventually(lambda: manager.is_fatal_error() or manager.txn_partitions)
         found = await next_owner_finds(settings, sessions, results)
