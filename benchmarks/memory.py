@@ -138,7 +138,7 @@ def _waiting(count: int) -> Any:
 
 
 def _deferred(count: int) -> Deferral:
-    deferral = Deferral(("default", "user"), 0)
+    deferral = Deferral(("default", "user"), 0, from_ms=0)
     for offset in range(count):
         deferral.add(offset)
     return deferral
@@ -147,7 +147,7 @@ def _deferred(count: int) -> Deferral:
 def _users_deferred(count: int) -> list[Deferral]:
     deferrals = []
     for number in range(count):
-        deferrals.append(Deferral(("default", f"user-{number}"), number))
+        deferrals.append(Deferral(("default", f"user-{number}"), number, from_ms=number))
         deferrals[-1].add(number)
     return deferrals
 

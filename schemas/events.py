@@ -378,7 +378,8 @@ class RequestsDeferred(Event):
     """A user's requests are left where they stand: so many of theirs wait already.
 
     All of the user's from `from_offset` on, on this partition of the topic `input`, are yet to be
-    taken in, though their records are acknowledged. Kept compacted, with a tombstone once all are.
+    taken in, though their records are acknowledged; none of them came before `from_ms`, by the
+    broker's time. Kept compacted, with a tombstone once all are.
     """
 
     title: ClassVar[str] = "A user's requests are left where they stand"
@@ -386,6 +387,7 @@ class RequestsDeferred(Event):
     type: Literal["deferred"] = "deferred"
     input: str
     from_offset: Count
+    from_ms: EpochMs = 0
 
     @property
     def event_id(self) -> str:

@@ -17,12 +17,14 @@ class Deferral:
     is `add`ed from there on comes after that. Each is taken once, in order, and counts as done
     when it and all before it are; `unwritten` counts those since it was last written down. `held`
     are records that may be acknowledged once it is committed that there is this deferral, `None`
-    when it is. Memory: 8 bytes for each that is left.
+    when it is. None that is not done came before `from_ms`, by the broker's time. Memory: 8 bytes
+    for each that is left.
     """
 
-    def __init__(self, user: User, since: int, *, found_to: int = 0) -> None:
+    def __init__(self, user: User, since: int, *, from_ms: int, found_to: int = 0) -> None:
         self.user = user
         self.since = since
+        self.from_ms = from_ms
         self.unwritten = 0
         self.held: list[Entry[InputRecord]] | None = []
         self._found_to = found_to
@@ -86,7 +88,7 @@ class Deferral:
         self._advance(self._next + 1)
 
         def done() -> None:
-            self._done_to = record.offset + 1
+            self._done_to, self.from_ms = record.offset + 1, record.timestamp
             self.unwritten += 1
             on_done()
 

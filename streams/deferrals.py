@@ -32,6 +32,7 @@ from streams.deferral import Deferral
 from streams.intake import InputRecord
 from streams.lane_output import Committed, LaneOutput, Tombstone
 from streams.lane_parts import LaneServices, Stage
+from streams.lane_state import LaneState
 from streams.partition_reader import PartitionReader
 from streams.partitioning import home_partition
 from streams.room import Room
@@ -52,6 +53,8 @@ _AT_HAND_BEHIND = 100
 """While reading does not keep up, no user has more than so many in hand: first come those who were
 not read yet."""
 
+_LOOK_EVERY_S = 10.0
+
 _BEHIND_FOR_S = 0.25
 """So long after the last record that others stood behind, reading is taken to keep up again."""
 
@@ -69,6 +72,7 @@ class Deferrals:
         stage: Stage,
         partition: int,
         *,
+        state: LaneState,
         output: LaneOutput,
         reader: PartitionReader,
         queue: RunQueue,
@@ -80,6 +84,7 @@ class Deferrals:
         self._stage = stage
         self._partition = partition
         self._input = TopicPartition(settings.topic(stage.input.name), partition)
+        self._state = state
         self._output = output
         self._reader = reader
         self._queue = queue
@@ -97,6 +102,8 @@ class Deferrals:
             settings.parked_max,
             lambda: queue.waiting + len(self._of),
         )
+        self._restored: list[RequestsDeferred] = []
+        self._look_at = 0.0
         self._to_find: dict[User, Deferral] = {}
         self._found_to = self._find_to = 0
         self._wake = asyncio.Event()
@@ -108,8 +115,8 @@ class Deferrals:
         """Give how many requests are left where they stand, as far as they are found."""
         return sum(map(len, self._of.values()))
 
-    async def open(self, end: int) -> None:
-        """Learn who was deferred; `end` is where the input ends, or lies behind that.
+    async def restore(self) -> None:
+        """Learn who was deferred, before the rest of the state is restored.
 
         Raises `LaneLost` or `ServiceUnavailable`.
         """
@@ -117,7 +124,6 @@ class Deferrals:
         for _, event in await newest_of_each(
             self._reader, where, lambda record: decode(record, RequestsDeferred)
         ):
-            user = (event.tenant, event.user_id)
             if event.input != self._stage.input.name:
                 log.error(
                     "requests of a chain that was cut otherwise wait until it is cut so again",
@@ -126,8 +132,18 @@ class Deferrals:
                     from_offset=event.from_offset,
                 )
                 continue
-            self._of[user] = found = Deferral(user, event.from_offset, found_to=end)
+            self._restored.append(event)
+        self._state.waits_since_ms = min((one.from_ms for one in self._restored), default=None)
+
+    def open(self, end: int) -> None:
+        """Take over what was deferred; `end` is where the input ends, or lies behind that."""
+        for event in self._restored:
+            user = (event.tenant, event.user_id)
+            self._of[user] = found = Deferral(
+                user, event.from_offset, from_ms=event.from_ms, found_to=end
+            )
             found.held = None
+        self._restored.clear()
         self._hungry, self._to_find = dict(self._of), dict(self._of)
         self._found_to = min((one.since for one in self._of.values()), default=end)
         self._find_to = end
@@ -156,7 +172,7 @@ class Deferrals:
         elif not self._of and not self._queue.may_be_crowded:
             return False
         user = self._stage.whose(entry.record.value)
-        deferral = None if user is None else self._deferral(user, entry.offset)
+        deferral = None if user is None else self._deferral(user, entry)
         if deferral is None:
             return False
         deferral.add(entry.offset)
@@ -170,10 +186,10 @@ class Deferrals:
             self._put_off(deferral)
         return True
 
-    def _deferral(self, user: User, offset: int) -> Deferral | None:
+    def _deferral(self, user: User, entry: Entry[InputRecord]) -> Deferral | None:
         """Give the deferral that a user's record belongs to; `None` if it is to be taken in."""
         deferral = self._of.get(user)
-        if deferral is not None and offset < deferral.since:
+        if deferral is not None and entry.offset < deferral.since:
             return None  # it came before, and was not acknowledged
         if deferral is not None and not deferral.is_caught_up:
             return deferral
@@ -183,7 +199,10 @@ class Deferrals:
             return None
         self._queue.park_all_of(user)
         if deferral is None:
-            self._of[user] = deferral = Deferral(user, offset)
+            at_ms = entry.record.timestamp
+            self._of[user] = deferral = Deferral(user, entry.offset, from_ms=at_ms)
+            since_ms = self._state.waits_since_ms
+            self._state.waits_since_ms = at_ms if since_ms is None else min(since_ms, at_ms)
             self._submit(self._event(deferral)).add_done_callback(partial(_acknowledge, deferral))
         return deferral
 
@@ -207,6 +226,7 @@ class Deferrals:
             at_ms=self._services.clock_ms(),
             input=self._stage.input.name,
             from_offset=deferral.from_offset,
+            from_ms=deferral.from_ms,
         )
 
     def _submit(self, event: RequestsDeferred | Tombstone) -> Committed:
@@ -356,6 +376,14 @@ class Deferrals:
         elif deferral.unwritten >= _WRITTEN_EVERY:
             deferral.unwritten = 0
             self._submit(self._event(deferral))
+        self._look_who_waits_longest()
+
+    def _look_who_waits_longest(self) -> None:
+        # Now and then: there may be many, and to remember ids for longer than need be is no fault.
+        if not self._of or self._now() >= self._look_at:
+            self._look_at = self._now() + _LOOK_EVERY_S
+            times = (one.from_ms for one in self._of.values())
+            self._state.waits_since_ms = min(times, default=None)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -137,6 +137,7 @@ class Lane:
             services,
             stage,
             partition,
+            state=self._state,
             output=self._output,
             reader=self._reader,
             queue=self._queue,
@@ -170,6 +171,8 @@ class Lane:
         )
         await self._committer.fence_up_to(announced)
         self._fenced(max(announced, self._settings.transactional_producers))
+        if self._stage.next is None:
+            await self._deferrals.restore()
         restored = await restore(
             self._state,
             self._reader,
@@ -198,7 +201,7 @@ class Lane:
         await self._output.commit([opened])
         self._snapshots.open(restored)
         if self._stage.next is None:
-            await self._deferrals.open(ends[where])
+            self._deferrals.open(ends[where])
             await self._queue.open()
             self._deferrals.begin()
         return restored

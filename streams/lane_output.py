@@ -198,10 +198,9 @@ class LaneOutput:
 
     def _forget(self) -> None:
         now_ms = self._services.clock_ms()
-        # What comes next may be as old as what was decided last, however long nobody was there: a
-        # record that its last owner finished and did not acknowledge is among it.
-        until_ms = min(now_ms, self._state.decided_until_ms)
-        self._state.forget_before(until_ms - self._settings.dedup_window_s * 1000)
+        # What its last owner finished and did not acknowledge may be among what comes next.
+        up_to_ms = self._state.decided_up_to_ms(now_ms)
+        self._state.forget_before(up_to_ms - self._settings.dedup_window_s * 1000)
         forgotten_ms = self._state.seen.forgotten_ms
         if forgotten_ms is not None:
             window = self._services.metrics.dedup_window

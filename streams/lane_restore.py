@@ -79,9 +79,10 @@ async def producers_announced(
 async def restore(
     state: LaneState, reader: PartitionReader, settings: Settings, *, partition: int, now_ms: int
 ) -> Restored:
-    """Fold partition `partition` of all topics that decide into `state`, which is new.
+    """Fold partition `partition` of all topics that decide into `state`, which has folded nothing.
 
-    Call it only after the lane's last producer has fenced its predecessor. Raises `LaneLost` if
+    Call it only after the lane's last producer has fenced its predecessor, and once it is known
+    since when requests wait unread (`Deferrals.restore`). Raises `LaneLost` if
     an open transaction hides the end for too long.
     """
     at = {
@@ -93,7 +94,8 @@ async def restore(
     # The next requests in line came after the newest one decided on, however long ago that was.
     decisions = at[DECISIONS.name]
     newest_ms = await _decided_until_ms(reader, decisions, ends[DECISIONS.name], state.stage)
-    since_ms = min(now_ms, now_ms if newest_ms is None else newest_ms)
+    times = (now_ms, newest_ms, state.waits_since_ms)
+    since_ms = min(one for one in times if one is not None)
     count = 0
     stored = StoredSnapshot(state.stage)
     async for record in reader.read({at[SNAPSHOTS.name]: ends[SNAPSHOTS.name]}):

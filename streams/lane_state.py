@@ -38,7 +38,8 @@ class LaneState:
     digests are kept; `bills`: what attempts of unfinished requests count at, where they may cost;
     `cancelled`: which sessions were, and until when;
     `heads`: each session's newest committed checkpoint; `decided_until_ms`: the broker's time of
-    the newest request that was decided on.
+    the newest request that was decided on; `waits_since_ms`: none that was left unread came before
+    that, `None` if there is none.
     """
 
     stage: str
@@ -46,6 +47,7 @@ class LaneState:
     hands_over: bool
     generation: int = 0
     decided_until_ms: int = 0
+    waits_since_ms: int | None = None
     seen: SeenIds = field(default_factory=SeenIds)
     decided: dict[RequestKey, Decision] = field(default_factory=dict)
     parked: dict[RequestKey, str | None] = field(default_factory=dict)
@@ -128,6 +130,14 @@ class LaneState:
     def in_order_of_time(self) -> None:
         """Put what was restored topic by topic in the order in which it is forgotten."""
         self.seen.sort()
+
+    def decided_up_to_ms(self, now_ms: int) -> int:
+        """Give the time up to which all that came has been decided on.
+
+        What comes next may be as old, however long nobody was there, and however long it was left.
+        """
+        up_to_ms = min(now_ms, self.decided_until_ms)
+        return up_to_ms if self.waits_since_ms is None else min(up_to_ms, self.waits_since_ms)
 
     def forget_before(self, at_ms: int) -> None:
         """Forget the finished requests that are older than the window in which ids are one."""

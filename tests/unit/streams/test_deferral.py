@@ -35,7 +35,7 @@ class Owners:
 
     def crash(self) -> None:
         end = self.log[-1] + 1 if self.log else 0
-        self.deferral = Deferral(USER, self.written, found_to=end)
+        self.deferral = Deferral(USER, self.written, from_ms=0, found_to=end)
         self.to_find = [offset for offset in self.log if self.written <= offset < end]
         self.taken: dict[int, Entry[InputRecord]] = {}
         self.order: list[int] = []
@@ -114,7 +114,7 @@ def test_each_is_taken_in_order_until_it_is_done_whoever_crashes(
 
 
 def test_what_is_not_done_is_not_passed_over_by_those_behind_it() -> None:
-    deferral = Deferral(USER, 3)
+    deferral = Deferral(USER, 3, from_ms=0)
     for offset in (3, 5, 9):
         deferral.add(offset)
     first, second = (deferral.take(record(b"", offset=offset), nothing) for offset in (3, 5))
@@ -125,7 +125,7 @@ def test_what_is_not_done_is_not_passed_over_by_those_behind_it() -> None:
 
 
 def test_those_that_are_deleted_are_counted_and_passed_over() -> None:
-    deferral = Deferral(USER, 0)
+    deferral = Deferral(USER, 0, from_ms=0)
     for offset in (0, 1, 2, 7):
         deferral.add(offset)
     assert deferral.give_up_before(2) == 2
