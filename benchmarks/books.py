@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import orjson
 from aiokafka import TopicPartition
 
-from schemas.events import RequestsDeferred
+from schemas.lane_events import RequestsDeferred
 from schemas.topics import DEFERRED, PARKED, REQUESTS, RESULTS, TopicSpec
 from streams.clients import admin_client
 from streams.codec import decode

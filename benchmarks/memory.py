@@ -15,7 +15,8 @@ from typing import Any, cast
 
 from benchmarks.report import Figure
 from middleware.pipeline import build_pipeline
-from schemas.events import HoldPlaced, SessionUpdated
+from schemas.events import SessionUpdated
+from schemas.lane_events import HoldPlaced
 from schemas.topics import SESSIONS
 from streams.codec import encode
 from streams.deferral import Deferral

@@ -23,7 +23,8 @@ from middleware.base import MiddlewareContext, Used
 from middleware.pipeline import build_pipeline
 from middleware.policy import Policy
 from schemas.base import Address, Usage
-from schemas.events import AgentRequest, CostRecorded, LaneOpened, SessionUpdated
+from schemas.events import AgentRequest, CostRecorded, SessionUpdated
+from schemas.lane_events import LaneOpened
 from schemas.topics import REQUESTS, catalogue
 from streams import outcomes
 from streams.clients import transactional_producer

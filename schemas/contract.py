@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from schemas.any_event import EVENT_TYPES
 from schemas.base import Event
-from schemas.events import EVENT_TYPES
 
 Json = dict[str, Any]
 """A JSON object."""

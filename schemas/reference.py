@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from schemas.any_event import EVENT_TYPES
 from schemas.base import Event
 from schemas.contract import Json, always_written, event_name, event_schema
-from schemas.events import EVENT_TYPES
 from schemas.topics import BASE_TOPICS, DAY_MS, HOUR_MS, TopicSpec
 
 _NOTED = (

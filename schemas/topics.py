@@ -17,18 +17,20 @@ from schemas.events import (
     AgentToken,
     AttemptStarted,
     CheckpointSaved,
-    CommandObeyed,
     ControlCommand,
     CostRecorded,
     DeadLetter,
     DeadLetterRedriven,
     Decision,
+    SessionUpdated,
+)
+from schemas.lane_events import (
+    CommandObeyed,
     HoldPlaced,
     LaneOpened,
     LaneSnapshot,
     RequestsDeferred,
     RunParked,
-    SessionUpdated,
     StageRequest,
 )
 

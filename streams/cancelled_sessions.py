@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from schemas.base import Event
-from schemas.events import CommandObeyed
+from schemas.lane_events import CommandObeyed
 from schemas.topics import REQUESTS
 from streams.keys import SessionKey
 

@@ -24,7 +24,7 @@ from aiokafka import TopicPartition
 
 from schemas.base import partition_key
 from schemas.errors import LaneLost, ServiceUnavailable
-from schemas.events import RequestsDeferred
+from schemas.lane_events import RequestsDeferred
 from schemas.topics import DEFERRED
 from streams.codec import decode
 from streams.compacted import newest_of_each
@@ -169,7 +169,7 @@ class Deferrals:
         """Tell whether a record that has just come is left where it stands; it is then, if so."""
         if is_behind:
             self._behind_at = self._now()
-        elif not self._of and not self._queue.may_be_crowded:
+        elif not self._of and not self._queue.crowding.may_be_crowded:
             return False
         user = self._stage.whose(entry.record.value)
         deferral = None if user is None else self._deferral(user, entry)
@@ -211,12 +211,12 @@ class Deferrals:
         return self._now() - self._behind_at < _BEHIND_FOR_S
 
     def _is_too_much(self, user: User) -> bool:
-        too_many = self._is_behind and self._queue.at_hand(user) >= _AT_HAND_BEHIND
-        return too_many or self._queue.is_crowded(user)
+        too_many = self._is_behind and self._queue.crowding.at_hand(user) >= _AT_HAND_BEHIND
+        return too_many or self._queue.crowding.is_crowded(user)
 
     def _has_place(self, user: User) -> bool:
-        too_many = self._is_behind and self._queue.at_hand(user) >= _AT_HAND_BEHIND // 2
-        return not too_many and self._queue.has_place(user)
+        too_many = self._is_behind and self._queue.crowding.at_hand(user) >= _AT_HAND_BEHIND // 2
+        return not too_many and self._queue.crowding.has_place(user)
 
     def _event(self, deferral: Deferral) -> RequestsDeferred:
         tenant, user_id = deferral.user
@@ -243,7 +243,7 @@ class Deferrals:
         deferral = self._of.get(user)
         if deferral is not None and self._has_place(user):
             self._is_hungry(deferral)
-        elif self._kept_out and not self._queue.half_full:
+        elif self._kept_out and not self._queue.crowding.half_full:
             # Whoever has nothing in line that could leave it would never be asked.
             self._is_hungry(self._kept_out.pop(next(iter(self._kept_out))))
         self.room.look()
@@ -281,7 +281,7 @@ class Deferrals:
 
     def _put_off(self, deferral: Deferral) -> None:
         """Keep in mind who must be asked again though nothing of theirs leaves the line."""
-        if self._queue.half_full:
+        if self._queue.crowding.half_full:
             self._kept_out[deferral.user] = deferral
         elif self._is_behind:
             self._held_back[deferral.user] = deferral

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.events import HoldPlaced
+from schemas.lane_events import HoldPlaced
 from streams.keys import RequestKey, SessionKey
 
 HOLDS_MAX = 10_000

@@ -11,14 +11,8 @@ from pydantic import ValidationError
 
 from schemas.base import DEFAULT_TENANT, Address, Frozen, Identifier, TenantName
 from schemas.errors import Poison, RecordTooLarge, WrongShape
-from schemas.events import (
-    AgentRequest,
-    DeadLetter,
-    Origin,
-    Redriven,
-    ResolvedRequest,
-    StageRequest,
-)
+from schemas.events import AgentRequest, DeadLetter, Origin, Redriven, ResolvedRequest
+from schemas.lane_events import StageRequest
 from schemas.reasons import reason_of
 from streams.codec import ORIGIN, REDRIVEN, decode, header
 from streams.record_log import LogRecord

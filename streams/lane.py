@@ -16,7 +16,7 @@ import structlog
 from aiokafka import TopicPartition
 
 from schemas.errors import LaneLost
-from schemas.events import LaneOpened
+from schemas.lane_events import LaneOpened
 from schemas.ports import BeforeCall
 from schemas.topics import CONTROL
 from streams.blame import Blame

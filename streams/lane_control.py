@@ -8,7 +8,8 @@ import structlog
 
 from schemas.base import Address
 from schemas.errors import Unserviceable
-from schemas.events import AgentResult, CommandObeyed, ControlCommand, HoldPlaced
+from schemas.events import AgentResult, ControlCommand
+from schemas.lane_events import CommandObeyed, HoldPlaced
 from streams.holds import HOLDS_MAX
 from streams.intake import InputRecord
 from streams.keys import RequestKey, SessionKey

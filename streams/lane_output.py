@@ -19,8 +19,8 @@ from schemas.events import (
     CostRecorded,
     Decision,
     SessionUpdated,
-    StageRequest,
 )
+from schemas.lane_events import StageRequest
 from schemas.topics import (
     ATTEMPTS,
     CHECKPOINTS,

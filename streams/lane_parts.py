@@ -11,7 +11,8 @@ from aiokafka import AIOKafkaProducer
 from agents.executor import RunOutcome
 from agents.factory import AgentFactory, RunPlan
 from middleware.pipeline import MiddlewarePipeline
-from schemas.events import ResolvedRequest, StageRequest
+from schemas.events import ResolvedRequest
+from schemas.lane_events import StageRequest
 from schemas.ports import BeforeCall, ClockMs, EmitToken, LoadCheckpoint
 from schemas.topics import REQUESTS, TopicSpec, stage_topic
 from streams.checkpoints import PeekCheckpoint

@@ -8,7 +8,8 @@ from typing import Any
 
 from schemas.base import Address, Event
 from schemas.errors import Poison, RequestIdReused, Unserviceable
-from schemas.events import AgentResult, ControlCommand, Decision, ResolvedRequest, StageRequest
+from schemas.events import AgentResult, ControlCommand, Decision, ResolvedRequest
+from schemas.lane_events import StageRequest
 from schemas.topics import CONTROL
 from streams import outcomes
 from streams.admission import Admission, admit

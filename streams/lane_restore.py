@@ -9,7 +9,8 @@ from typing import Any
 from aiokafka import TopicPartition
 
 from schemas.errors import Poison
-from schemas.events import Decision, LaneOpened, SnapshotHeader
+from schemas.events import Decision
+from schemas.lane_events import LaneOpened, SnapshotHeader
 from schemas.topics import (
     ATTEMPTS,
     COSTS,

@@ -13,13 +13,8 @@ from agents.executor import RunOutcome
 from middleware.base import Used
 from schemas.base import NO_USAGE, Event
 from schemas.errors import AttemptsExhausted, RequestTimedOut, Suspended, Terminal
-from schemas.events import (
-    ATTEMPTS_PER_GENERATION,
-    AgentResult,
-    AttemptStarted,
-    CheckpointSaved,
-    SessionUpdated,
-)
+from schemas.events import AgentResult, AttemptStarted, CheckpointSaved, SessionUpdated
+from schemas.lane_events import ATTEMPTS_PER_GENERATION
 from schemas.ports import BeforeCall
 from schemas.reasons import reason_of
 from schemas.topics import TOKENS

@@ -18,7 +18,7 @@ import structlog
 
 from schemas.base import compound_key
 from schemas.errors import LaneLost, MillstreamError
-from schemas.events import LaneSnapshot, SnapshotHeader
+from schemas.lane_events import LaneSnapshot, SnapshotHeader
 from schemas.ports import ClockMs
 from schemas.topics import SNAPSHOTS
 from streams.batches import Outgoing

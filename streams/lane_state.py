@@ -8,17 +8,19 @@ from dataclasses import dataclass, field
 from middleware.pipeline import MiddlewarePipeline
 from schemas.base import Address, Event
 from schemas.events import (
-    ATTEMPTS_PER_GENERATION,
     AgentResult,
     AttemptStarted,
-    CommandObeyed,
     ControlCommand,
     CostRecorded,
     DeadLetter,
     Decision,
+    SessionUpdated,
+)
+from schemas.lane_events import (
+    ATTEMPTS_PER_GENERATION,
+    CommandObeyed,
     LaneOpened,
     RunParked,
-    SessionUpdated,
     StageRequest,
 )
 from schemas.topics import SESSIONS

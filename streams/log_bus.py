@@ -11,7 +11,8 @@ from aiokafka import TopicPartition
 
 from schemas.base import Address, Event
 from schemas.errors import InputTooLarge, Misconfigured, NoSuchPartition
-from schemas.events import DeadLetter, DeadLetterRedriven, LaneOpened, LaneSnapshot, StageRequest
+from schemas.events import DeadLetter, DeadLetterRedriven
+from schemas.lane_events import LaneOpened, LaneSnapshot, StageRequest
 from schemas.topics import TopicSpec, catalogue, stage_topic
 from streams.bus import (
     EVERYTHING,

@@ -7,14 +7,8 @@ from typing import Any
 
 from schemas.base import Reason
 from schemas.errors import Rejected
-from schemas.events import (
-    AgentResult,
-    CheckpointSaved,
-    Decision,
-    ResolvedRequest,
-    SessionUpdated,
-    StageRequest,
-)
+from schemas.events import AgentResult, CheckpointSaved, Decision, ResolvedRequest, SessionUpdated
+from schemas.lane_events import StageRequest
 from schemas.reasons import reason_of
 from schemas.topics import TopicSpec
 

@@ -14,7 +14,7 @@ from aiokafka import TopicPartition
 
 from schemas.base import Frozen, Identifier
 from schemas.errors import LaneLost, ServiceUnavailable
-from schemas.events import RunParked
+from schemas.lane_events import RunParked
 from streams.codec import decode, traceparent_of
 from streams.compacted import newest_of_each
 from streams.keys import RequestKey, SessionKey

@@ -11,7 +11,7 @@ from aiokafka import TopicPartition
 
 from schemas.base import compound_key
 from schemas.errors import Poison
-from schemas.events import CommandObeyed, HoldPlaced, RunParked
+from schemas.lane_events import CommandObeyed, HoldPlaced, RunParked
 from schemas.topics import HOLDS, PARKED
 from streams.admission import admit
 from streams.codec import decode

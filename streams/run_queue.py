@@ -13,12 +13,15 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from schemas.base import Reason
-from schemas.events import HoldPlaced, ResultStatus
+from schemas.events import ResultStatus
+from schemas.lane_events import HoldPlaced
 from schemas.ports import BeforeCall
 from schemas.reasons import reason_of
 from streams import outcomes
 from streams.blame import Blame
 from streams.committer import CommitRefused
+from streams.crowding import Crowding
+from streams.early_tickets import EarlyTickets
 from streams.keys import RequestKey, SessionKey
 from streams.lane_endings import LaneEndings
 from streams.lane_output import LaneOutput, Tombstone
@@ -34,7 +37,6 @@ from streams.waiting_line import Ticket, User, WaitingLine
 
 _LOOK_FOR_OLD_EVERY_S = 0.25
 _OLD_IN_A_CROWD_S = 0.25
-_TIMER_SLACK_S = 0.005
 
 
 class RunQueue:
@@ -73,14 +75,15 @@ class RunQueue:
         )
         self._line = WaitingLine(self._is_blocked, self._is_shorter)
         self._on_place: Callable[[User], None] = lambda _user: None
+        self._early = EarlyTickets(services.clock_ms, lambda ticket: self._release(ticket.session))
         self._in_memory = RunTable()
+        self.crowding = Crowding(settings, self._line, self._in_memory)
         # Sessions whose runs in memory must all leave before one of them may come back.
         self._leaving: set[SessionKey] = set()
         # Sessions whose runs in memory are parked, all of them.
         self._all_parked: set[SessionKey] = set()
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._timers: set[asyncio.TimerHandle] = set()
         self._runs = LaneRuns(
             settings,
             services,
@@ -103,15 +106,14 @@ class RunQueue:
         for ticket in tickets:
             self._endings.begin(ticket.key, self._state.parked[ticket.key])
             self._line.join(ticket)
-            self._release_later(ticket)
+            self._early.watch(ticket)
         for work in (self._call_up(), self._park_what_is_old(), self._end_cancelled(tickets)):
             self._spawn(work)
         self._wake.set()
 
     async def close(self) -> None:
         """Cancel everything; nothing is committed any more."""
-        for timer in self._timers:
-            timer.cancel()
+        self._early.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, self._runs.close(), return_exceptions=True)
@@ -130,35 +132,6 @@ class RunQueue:
         """How many requests wait outside memory."""
         return len(self._line)
 
-    @property
-    def half_full(self) -> bool:
-        """Whether so many wait that nobody may have more than one: the rest is for others."""
-        return 2 * len(self._line) >= self._settings.parked_max
-
-    @property
-    def may_be_crowded(self) -> bool:
-        """Whether so many wait that one user may have too many."""
-        return self.half_full or len(self._line) >= self._settings.waiting_per_user_max
-
-    def is_crowded(self, user: User) -> bool:
-        """Tell whether so many of a user's wait that no more should be taken in.
-
-        What is paused, or waits for its next attempt, does not count as long as the line is not
-        half full: else a paused session would hold up the user's others.
-        """
-        if self.half_full and self._line.of_user(user):
-            return True
-        return self._line.ready_of(user) >= self._settings.waiting_per_user_max
-
-    def at_hand(self, user: User) -> int:
-        """Count a user's requests that run, or wait for their turn alone."""
-        return self._in_memory.of_user(user) + self._line.ready_of(user)
-
-    def has_place(self, user: User) -> bool:
-        """Tell whether so few of a user's wait that it is time to take in more."""
-        few = max(1, self._settings.waiting_per_user_max // 2)
-        return self._line.ready_of(user) < few and not self.is_crowded(user)
-
     def watch(self, on_place: Callable[[User], None]) -> None:
         """Have `on_place` called whenever fewer of a user's wait or run."""
         self._on_place = on_place
@@ -173,7 +146,7 @@ class RunQueue:
         """Take an admitted run: it begins, or goes behind what waits already."""
         user, session = run.key[:2], run.session
         waits = self._line.holds_back(user, session) or self.must_leave(run)
-        if not waits and self._has_room(user):
+        if not waits and self.crowding.has_room(user):
             self._begin(run)
             return
         if session not in self._all_parked:
@@ -260,7 +233,7 @@ class RunQueue:
         else:
             ticket = Ticket(run.key, run.session, run.order, parked, run.not_before_ms)
             self._line.set_aside(ticket)
-            self._release_later(ticket)
+            self._early.watch(ticket)
             self._out_of_memory(run)
             return
         self.ended(run)
@@ -293,16 +266,9 @@ class RunQueue:
                 self._line.release(run.session)
         self._wake.set()
 
-    def _has_room(self, user: User) -> bool:
-        """Tell whether a user may have one more in memory: half of it is for all alike."""
-        count, most = len(self._in_memory), self._settings.runs_in_flight_max
-        if count < most // 2:
-            return True
-        return count < most and self._in_memory.of_user(user) < self._settings.runs_per_user_max
-
     def _is_blocked(self, ticket: Ticket) -> bool:
         held = self.parking.holds.covers(ticket.key, ticket.session)
-        return held or self._is_early(ticket) or ticket.session in self._leaving
+        return held or self._early.is_early(ticket) or ticket.session in self._leaving
 
     async def _call_up(self) -> None:
         """Call into memory whoever is next, while there is room."""
@@ -319,7 +285,7 @@ class RunQueue:
     def _next(self) -> Ticket | None:
         if self._draining or len(self._in_memory) >= self._settings.runs_in_flight_max:
             return None
-        return self._line.next(self._has_room)
+        return self._line.next(self.crowding.has_room)
 
     async def _called_up(self, run: Run) -> None:
         if (given_up := self._blame.verdict(run.request.source)) is not None:
@@ -387,28 +353,6 @@ class RunQueue:
     def _release(self, session: SessionKey) -> None:
         self._line.release(session)
         self._wake.set()
-
-    def _release_later(self, ticket: Ticket) -> None:
-        """Let a session go on when its first run may be tried again."""
-        if not self._is_early(ticket):
-            return
-        delay_s = (ticket.not_before_ms - self._services.clock_ms()) / 1000
-        loop = asyncio.get_running_loop()
-
-        def due() -> None:
-            self._timers.discard(timer)
-            if ticket.gone:
-                return
-            if self._is_early(ticket):  # the wall clock and the loop's differ
-                self._release_later(ticket)
-            else:
-                self._release(ticket.session)
-
-        timer = loop.call_later(delay_s + _TIMER_SLACK_S, due)
-        self._timers.add(timer)
-
-    def _is_early(self, ticket: Ticket) -> bool:
-        return ticket.not_before_ms > self._services.clock_ms()
 
     def _withdraw(self, ticket: Ticket) -> None:
         self._line.withdraw(ticket)

@@ -19,13 +19,8 @@ import structlog
 
 from schemas.base import Event, compound_key
 from schemas.errors import Poison
-from schemas.events import (
-    AttemptStarted,
-    CostRecorded,
-    Decision,
-    LaneSnapshot,
-    SnapshotHeader,
-)
+from schemas.events import AttemptStarted, CostRecorded, Decision
+from schemas.lane_events import LaneSnapshot, SnapshotHeader
 from streams.codec import decode
 from streams.compacted import pass_over
 from streams.keys import RequestKey, SessionKey, request_key

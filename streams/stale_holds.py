@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.events import HoldPlaced
+from schemas.lane_events import HoldPlaced
 from schemas.topics import REQUESTS
 from streams.lane_state import LaneState
 

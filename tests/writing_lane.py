@@ -15,15 +15,8 @@ from middleware.pipeline import build_pipeline
 from middleware.policy import Policy
 from middleware.rate_limit import RateLimitMiddleware
 from schemas.base import Address, Usage
-from schemas.events import (
-    AgentRequest,
-    AgentResult,
-    AttemptStarted,
-    CommandObeyed,
-    Decision,
-    LaneOpened,
-    ResolvedRequest,
-)
+from schemas.events import AgentRequest, AgentResult, AttemptStarted, Decision, ResolvedRequest
+from schemas.lane_events import CommandObeyed, LaneOpened
 from streams import outcomes
 from streams.committer import Committer
 from streams.lane_endings import LaneEndings

@@ -11,7 +11,8 @@ from gateway.connect import open_bus, settings_for_client
 from gateway.exits import ExitCode
 from gateway.running import run
 from gateway.terminal import progress_console
-from schemas.events import ControlCommand, LaneOpened
+from schemas.events import ControlCommand
+from schemas.lane_events import LaneOpened
 from schemas.topics import LANES
 from streams.bus import EventBus
 from streams.partitioning import name_at

@@ -19,7 +19,8 @@ from gateway.exits import ExitCode
 from gateway.running import run
 from gateway.terminal import progress_console
 from schemas.base import DEFAULT_TENANT
-from schemas.events import CommandObeyed, ControlCommand
+from schemas.events import ControlCommand
+from schemas.lane_events import CommandObeyed
 from schemas.topics import OBEYED
 from streams.bus import EventFilter
 

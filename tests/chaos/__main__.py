@@ -22,7 +22,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from schemas.events import CommandObeyed, LaneOpened
+from schemas.lane_events import CommandObeyed, LaneOpened
 from schemas.topics import LANES, OBEYED, catalogue
 from streams.settings import Settings
 from streams.topic_admin import ensure_topics

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 
-from schemas.events import AgentResult, CommandObeyed, HoldPlaced
+from schemas.events import AgentResult
+from schemas.lane_events import CommandObeyed, HoldPlaced
 from schemas.topics import CONTROL, HOLDS
 from streams.clients import committed_consumer, idempotent_producer
 from streams.codec import decode

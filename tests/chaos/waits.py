@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from schemas.events import ATTEMPTS_PER_GENERATION, AgentResult, LaneOpened
+from schemas.events import AgentResult
+from schemas.lane_events import ATTEMPTS_PER_GENERATION, LaneOpened
 from streams.partitioning import home_partition
 from tests.chaos.calls import Call
 

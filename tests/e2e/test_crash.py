@@ -10,14 +10,8 @@ from typing import Self
 
 import pytest
 
-from schemas.events import (
-    AgentResult,
-    AgentToken,
-    AttemptStarted,
-    CostRecorded,
-    Decision,
-    LaneOpened,
-)
+from schemas.events import AgentResult, AgentToken, AttemptStarted, CostRecorded, Decision
+from schemas.lane_events import LaneOpened
 from schemas.topics import ATTEMPTS, COSTS, DECISIONS, LANES, RESULTS, TOKENS, catalogue
 from streams.settings import Settings
 from streams.topic_admin import ensure_topics

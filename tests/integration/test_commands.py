@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from agents.executor import wall_clock_ms
 from schemas.base import Address, compound_key
-from schemas.events import AgentResult, CommandObeyed, DeadLetter, Decision, HoldPlaced, RunParked
+from schemas.events import AgentResult, DeadLetter, Decision
+from schemas.lane_events import CommandObeyed, HoldPlaced, RunParked
 from schemas.topics import (
     CONTROL,
     DEAD_LETTERS,

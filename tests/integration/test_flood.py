@@ -8,7 +8,8 @@ from typing import Any
 from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 
-from schemas.events import AgentResult, CommandObeyed, DeadLetter, HoldPlaced, RequestsDeferred
+from schemas.events import AgentResult, DeadLetter
+from schemas.lane_events import CommandObeyed, HoldPlaced, RequestsDeferred
 from schemas.topics import DEAD_LETTERS, DEFERRED, HOLDS, OBEYED, PARKED, REQUESTS, RESULTS
 from streams.clients import admin_client
 from streams.settings import Settings

@@ -17,8 +17,8 @@ from schemas.events import (
     CostRecorded,
     DeadLetter,
     Decision,
-    LaneOpened,
 )
+from schemas.lane_events import LaneOpened
 from schemas.topics import (
     CHECKPOINTS,
     CONTROL,

@@ -13,7 +13,8 @@ from agents.executor import RunOutcome
 from agents.factory import RunPlan
 from middleware.policy import Policy
 from schemas.errors import LaneFenced
-from schemas.events import AgentResult, DeadLetter, Decision, LaneOpened, ResolvedRequest
+from schemas.events import AgentResult, DeadLetter, Decision, ResolvedRequest
+from schemas.lane_events import LaneOpened
 from schemas.topics import DEAD_LETTERS, DECISIONS, LANES, RESULTS
 from streams import outcomes
 from streams.lane_restore import Restored, restore

@@ -9,7 +9,8 @@ from typing import Any
 from aiokafka import TopicPartition
 
 from middleware.policy import Policy
-from schemas.events import AgentResult, HoldPlaced, RunParked
+from schemas.events import AgentResult
+from schemas.lane_events import HoldPlaced, RunParked
 from schemas.topics import CONTROL, HOLDS, PARKED, RESULTS
 from streams.clients import idempotent_producer
 from streams.parked_runs import ParkedRuns

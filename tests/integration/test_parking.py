@@ -11,13 +11,8 @@ from aiokafka import AIOKafkaProducer
 from agents.retry import RetryPolicy
 from agents.templates import BUILT_IN_TEMPLATES, AgentTemplate
 from schemas.base import compound_key
-from schemas.events import (
-    AgentResult,
-    AgentToken,
-    Decision,
-    HoldPlaced,
-    RunParked,
-)
+from schemas.events import AgentResult, AgentToken, Decision
+from schemas.lane_events import HoldPlaced, RunParked
 from schemas.topics import DECISIONS, HOLDS, PARKED, RESULTS, TOKENS
 from streams.batches import Outgoing, send_batches
 from streams.parking import Parking

@@ -6,7 +6,8 @@ import asyncio
 from collections import defaultdict
 from contextlib import AsyncExitStack
 
-from schemas.events import AgentResult, AgentToken, Decision, LaneOpened
+from schemas.events import AgentResult, AgentToken, Decision
+from schemas.lane_events import LaneOpened
 from schemas.topics import CONTROL, DECISIONS, LANES, RESULTS, TOKENS
 from streams.lanes import Lanes
 from streams.partitioning import home_partition

@@ -14,7 +14,8 @@ from agents.executor import AgentExecutor, wall_clock_ms
 from agents.retry import RetryPolicy
 from agents.templates import BUILT_IN_TEMPLATES, AgentTemplate
 from middleware.policy import Policy
-from schemas.events import AgentResult, AttemptStarted, RunParked
+from schemas.events import AgentResult, AttemptStarted
+from schemas.lane_events import RunParked
 from schemas.topics import ATTEMPTS, CONTROL, PARKED, RESULTS
 from streams.lane_parts import LaneServices
 from streams.settings import Settings

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from agents.retry import RetryPolicy
-from schemas.events import ATTEMPTS_PER_GENERATION
+from schemas.lane_events import ATTEMPTS_PER_GENERATION
 
 
 def test_waits_grow_to_their_bound_and_end_with_the_attempts() -> None:

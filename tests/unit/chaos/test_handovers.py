@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 from schemas.base import Address
-from schemas.events import AgentResult, LaneOpened
+from schemas.events import AgentResult
+from schemas.lane_events import LaneOpened
 from streams.partitioning import home_partition
 from tests.handovers import Handover, handovers, longest_wait_s, superseded
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from schemas.base import Address
-from schemas.events import AgentResult, CommandObeyed
+from schemas.events import AgentResult
+from schemas.lane_events import CommandObeyed
 from tests.chaos.calls import Call
 from tests.chaos.load import Asked
 from tests.chaos.model_server import NOTHING, expected_answer

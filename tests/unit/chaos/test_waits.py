@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from schemas.base import Address
-from schemas.events import AgentResult, LaneOpened
+from schemas.events import AgentResult
+from schemas.lane_events import LaneOpened
 from streams.partitioning import home_partition
 from tests.chaos.calls import Call
 from tests.chaos.waits import Wait, longest_waits

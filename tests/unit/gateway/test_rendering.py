@@ -8,28 +8,30 @@ import pytest
 from pydantic import BaseModel
 
 from gateway.rendering import entry_json, entry_line, money, one_line, what
+from schemas.any_event import EVENT_TYPES
 from schemas.base import Address, Event, Reason, Usage
 from schemas.errors import NotJson
 from schemas.events import (
-    EVENT_TYPES,
     AgentRequest,
     AgentResult,
     AgentToken,
     AttemptStarted,
     CheckpointSaved,
-    CommandObeyed,
     ControlCommand,
     CostRecorded,
     DeadLetter,
     DeadLetterRedriven,
     Decision,
+    ResolvedRequest,
+    SessionUpdated,
+)
+from schemas.lane_events import (
+    CommandObeyed,
     HoldPlaced,
     LaneOpened,
     LaneSnapshot,
     RequestsDeferred,
-    ResolvedRequest,
     RunParked,
-    SessionUpdated,
     StageRequest,
 )
 from streams.bus import Delivery, Unreadable

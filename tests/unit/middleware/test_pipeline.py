@@ -16,16 +16,10 @@ from middleware.base import (
 )
 from middleware.pipeline import MiddlewarePipeline, build_pipeline
 from middleware.policy import Policy
+from schemas.any_event import any_event
 from schemas.base import Event, Usage
 from schemas.errors import Forbidden, Misconfigured, RateLimited, Rejected
-from schemas.events import (
-    AgentResult,
-    AttemptStarted,
-    CostRecorded,
-    Decision,
-    ResolvedRequest,
-    any_event,
-)
+from schemas.events import AgentResult, AttemptStarted, CostRecorded, Decision, ResolvedRequest
 from tests.unit.middleware.making import context, request, result, used
 
 

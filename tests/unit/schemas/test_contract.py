@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from schemas.any_event import EVENT_TYPES
 from schemas.base import Event
 from schemas.contract import always_written, event_name, event_schema, event_schemas
-from schemas.events import EVENT_TYPES, AgentRequest, AgentResult
+from schemas.events import AgentRequest, AgentResult
 
 
 @pytest.mark.parametrize("event", EVENT_TYPES, ids=event_name)

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.events import EVENT_TYPES, StageRequest
+from schemas.any_event import EVENT_TYPES
+from schemas.lane_events import StageRequest
 from schemas.topics import BASE_TOPICS, CHECKPOINTS, LANES, REQUESTS, SESSIONS, TopicSpec, catalogue
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from schemas.base import Address
-from schemas.events import CommandObeyed
+from schemas.lane_events import CommandObeyed
 from schemas.topics import REQUESTS
 from streams.cancelled_sessions import CANCELS_MAX, CancelledSessions
 

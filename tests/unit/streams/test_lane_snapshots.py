@@ -11,7 +11,8 @@ from middleware.base import Used
 from middleware.pipeline import build_pipeline
 from middleware.policy import Policy
 from schemas.base import Address, Reason, Usage
-from schemas.events import DeadLetter, RunParked
+from schemas.events import DeadLetter
+from schemas.lane_events import RunParked
 from schemas.topics import DECISIONS, SNAPSHOTS
 from streams import snapshots
 from streams.keys import request_key

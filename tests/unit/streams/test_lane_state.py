@@ -6,13 +6,8 @@ import pytest
 
 from middleware.pipeline import build_pipeline
 from schemas.base import Address, Event, Reason
-from schemas.events import (
-    AgentResult,
-    DeadLetter,
-    Decision,
-    LaneOpened,
-    SessionUpdated,
-)
+from schemas.events import AgentResult, DeadLetter, Decision, SessionUpdated
+from schemas.lane_events import LaneOpened
 from streams.lane_state import LaneState
 
 HERE = Address(topic="requests", partition=0, offset=7)

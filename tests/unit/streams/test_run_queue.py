@@ -13,14 +13,8 @@ from agents.executor import RunOutcome
 from agents.factory import AgentFactory, RunPlan
 from middleware.pipeline import build_pipeline
 from schemas.base import Event
-from schemas.events import (
-    AgentResult,
-    CommandObeyed,
-    ControlCommand,
-    HoldPlaced,
-    ResolvedRequest,
-    RunParked,
-)
+from schemas.events import AgentResult, ControlCommand, ResolvedRequest
+from schemas.lane_events import CommandObeyed, HoldPlaced, RunParked
 from streams.admission import admit
 from streams.blame import Blame
 from streams.intake import InputRecord, read_request

@@ -6,7 +6,8 @@ import pytest
 
 from middleware.pipeline import build_pipeline
 from schemas.base import Address
-from schemas.events import AgentResult, Decision, HoldPlaced
+from schemas.events import AgentResult, Decision
+from schemas.lane_events import HoldPlaced
 from streams.lane_state import LaneState
 from streams.stale_holds import KEPT_MS, why_stale
 

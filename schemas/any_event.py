@@ -1,0 +1,59 @@
+"""All events on the wire in one union, discriminated by `type`."""
+
+from __future__ import annotations
+
+from typing import Annotated, get_args
+
+from pydantic import Field, TypeAdapter
+
+from schemas.base import Event
+from schemas.events import (
+    AgentRequest,
+    AgentResult,
+    AgentToken,
+    AttemptStarted,
+    CheckpointSaved,
+    ControlCommand,
+    CostRecorded,
+    DeadLetter,
+    DeadLetterRedriven,
+    Decision,
+    SessionUpdated,
+)
+from schemas.lane_events import (
+    CommandObeyed,
+    HoldPlaced,
+    LaneOpened,
+    LaneSnapshot,
+    RequestsDeferred,
+    RunParked,
+    StageRequest,
+)
+
+AnyEvent = Annotated[
+    AgentRequest
+    | StageRequest
+    | AgentToken
+    | AgentResult
+    | Decision
+    | AttemptStarted
+    | CostRecorded
+    | CheckpointSaved
+    | SessionUpdated
+    | RunParked
+    | HoldPlaced
+    | RequestsDeferred
+    | ControlCommand
+    | CommandObeyed
+    | LaneOpened
+    | LaneSnapshot
+    | DeadLetter
+    | DeadLetterRedriven,
+    Field(discriminator="type"),
+]
+
+EVENT_TYPES: tuple[type[Event], ...] = get_args(get_args(AnyEvent)[0])
+"""The same, for whoever goes through them."""
+
+any_event: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)
+"""Reads any event by its `type`."""

@@ -1,0 +1,233 @@
+"""What lanes write for themselves and for those after them: each event a frozen model.
+
+An auditor may read them; what they say may change with the version.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from schemas.base import (
+    Address,
+    Count,
+    EpochMs,
+    Event,
+    Frozen,
+    Identifier,
+    Micros,
+    Usage,
+    compound_key,
+)
+from schemas.events import Decision, RequestEvent, ResolvedRequest, require_one_target
+
+
+class StageRequest(Event):
+    """A request that passed the layers before a cut in the chain, on its way to the next stage."""
+
+    title: ClassVar[str] = "A request between two stages of the chain"
+
+    type: Literal["stage"] = "stage"
+    stage: str
+    passed: tuple[str, ...]
+    request: ResolvedRequest
+    reserved_micros: Micros = 0
+
+    @property
+    def event_id(self) -> str:
+        """The request id and the stage it goes to."""
+        return f"{self.request.request_id}:{self.stage}"
+
+
+class RunParked(RequestEvent):
+    """An admitted request that waits, whole: the record that asked for it need not be kept.
+
+    Kept compacted by request, with a tombstone once it has ended; what is left is what a new owner
+    takes over. `order` is the offset of its record on the lane's input topic: runs of a session go
+    in this order. `reserved_micros` is what all stages of the chain reserved for it. `tries` counts
+    the attempts begun, `failures` those in vain, `spent` is what these used; it is not begun again
+    before `not_before_ms`. Where its template limits a request's time, `elapsed_ms` is how long it
+    has been under way; while it is, `since_ms` is that long ago instead.
+    """
+
+    title: ClassVar[str] = "An admitted request that waits"
+
+    type: Literal["parked"] = "parked"
+    request: ResolvedRequest
+    decision: Decision
+    order: Count
+    reserved_micros: Micros = 0
+    tries: Count = 0
+    failures: Count = 0
+    spent: Usage = Usage()
+    not_before_ms: EpochMs = 0
+    elapsed_ms: Count = 0
+    since_ms: EpochMs = 0
+
+    @property
+    def event_id(self) -> str:
+        """The request id, how often it was tried, and since when it is under way."""
+        return f"{self.request_id}:parked:{self.tries}:{self.since_ms}"
+
+    @property
+    def record_key(self) -> str:
+        """Tenant, user and request id."""
+        return compound_key(self.tenant, self.user_id, self.request_id)
+
+
+class HoldPlaced(Event):
+    """A request, or a session, is paused: no run of it begins until it is resumed.
+
+    Kept compacted, with a tombstone once it is resumed or has ended. Names one of the two.
+    """
+
+    title: ClassVar[str] = "A request or a session is paused"
+
+    type: Literal["hold"] = "hold"
+    request_id: Identifier | None = None
+    session_id: Identifier | None = None
+
+    @model_validator(mode="after")
+    def _names_one_target(self) -> Self:
+        require_one_target(self.request_id, self.session_id)
+        return self
+
+    @property
+    def event_id(self) -> str:
+        """The target, and when it was paused."""
+        return f"{self.request_id or self.session_id}:hold:{self.at_ms}"
+
+    @property
+    def record_key(self) -> str:
+        """Tenant, user, and the request or the session."""
+        target = ("r", self.request_id) if self.request_id is not None else ("s", self.session_id)
+        return compound_key(self.tenant, self.user_id, *map(str, target))
+
+
+class RequestsDeferred(Event):
+    """A user's requests are left where they stand: so many of theirs wait already.
+
+    All of the user's from `from_offset` on, on this partition of the topic `input`, are yet to be
+    taken in, though their records are acknowledged; none of them came before `from_ms`, by the
+    broker's time. Kept compacted, with a tombstone once all are.
+    """
+
+    title: ClassVar[str] = "A user's requests are left where they stand"
+
+    type: Literal["deferred"] = "deferred"
+    input: str
+    from_offset: Count
+    from_ms: EpochMs = 0
+
+    @property
+    def event_id(self) -> str:
+        """The topic, and from where on."""
+        return f"{self.input}:deferred:{self.from_offset}"
+
+    @property
+    def record_key(self) -> str:
+        """The topic, tenant and user."""
+        return compound_key(self.input, self.tenant, self.user_id)
+
+
+class CommandObeyed(Event):
+    """A command that was carried out, committed with its effect: come again, it is passed over.
+
+    `source` is where the command's record first stood. Of a session's cancel `until_ms` is the
+    broker's time of the command: what arrived for the session no later ends when its turn comes.
+    `was_paused` is told of a resume: whether there was a pause to take back.
+    """
+
+    title: ClassVar[str] = "A command was carried out"
+
+    type: Literal["obeyed"] = "obeyed"
+    command: Literal["cancel", "pause", "resume"]
+    request_id: Identifier | None = None
+    session_id: Identifier | None = None
+    until_ms: EpochMs | None = None
+    source: Address
+    was_paused: bool | None = None
+
+    @property
+    def event_id(self) -> str:
+        """Where the command first stood."""
+        return f"{self.source}:obeyed"
+
+
+class LaneOpened(Event):
+    """A new owner of a partition. Its `generation` is one more than its predecessor's.
+
+    Every attempt of this owner is numbered from `generation * ATTEMPTS_PER_GENERATION`, so that a
+    later owner's attempts are the higher ones. It writes with `producers` transactional producers,
+    all of which the next owner has to fence; 0 where that was not recorded.
+    """
+
+    title: ClassVar[str] = "A worker took over a partition"
+
+    type: Literal["lane"] = "lane"
+    user_id: Identifier = "millstream"
+    stage: str
+    partition: Count
+    generation: Annotated[Count, Field(ge=1)]
+    worker: str
+    producers: Count = 0
+
+    @property
+    def event_id(self) -> str:
+        """Stage, partition and generation."""
+        return f"{self.stage}:{self.partition}:{self.generation}"
+
+    @property
+    def record_key(self) -> str:
+        """The stage: the record's partition is the lane's own."""
+        return self.stage
+
+
+ATTEMPTS_PER_GENERATION = 1000
+"""The most attempts that one owner makes at a request, so that the next one's are higher."""
+
+
+class SnapshotHeader(Frozen):
+    """What makes a snapshot whole, and what comes after it.
+
+    `logs`: for each topic, from which offset of its partition on the snapshot does not know it.
+    `state_parts`: in how many parts its state stands, and `state_digest` of them joined. `chunks`:
+    number, how many of its last ids count, and digest, of each chunk of ids, the oldest first.
+    `folded_under`: stands for the policy and the format; one taken under another is not used.
+    """
+
+    logs: dict[str, Count]
+    state_parts: Annotated[Count, Field(ge=1)]
+    state_digest: str
+    chunks: tuple[tuple[Count, Count, str], ...]
+    folded_under: str
+
+
+class LaneSnapshot(Event):
+    """A part of what the lane of a partition knows, so that a later owner need not read it all.
+
+    `part` is `header`, `state-<n>` or `ids-<n>`; `data` is the part's bytes in base64. The parts of
+    one snapshot are written in one transaction, the header last.
+    """
+
+    title: ClassVar[str] = "A part of what a lane knows"
+
+    type: Literal["snapshot"] = "snapshot"
+    user_id: Identifier = "millstream"
+    stage: str
+    partition: Count
+    generation: Annotated[Count, Field(ge=1)]
+    part: str
+    header: SnapshotHeader | None = None
+    data: str | None = None
+
+    @property
+    def event_id(self) -> str:
+        """Stage, partition, part, and when it was taken."""
+        return f"{self.stage}:{self.partition}:{self.part}:{self.generation}:{self.at_ms}"
+
+    @property
+    def record_key(self) -> str:
+        """Stage and part: the record's partition is the lane's own."""
+        return compound_key(self.stage, self.part)
