@@ -54,9 +54,9 @@ class Asked:
     @property
     def status(self) -> str:
         """The status of its result."""
-        if self.refused:
-            return "rejected"
-        return "cancelled" if self.cancelled else "completed"
+        if self.cancelled:  # nothing is decided on what is cancelled before it is read
+            return "cancelled"
+        return "rejected" if self.refused else "completed"
 
     @property
     def runs(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from schemas.base import Address
 from schemas.events import AgentResult
 from schemas.lane_events import CommandObeyed
@@ -42,6 +44,14 @@ def test_what_comes_behind_a_cancelled_request_follows_the_one_before_that() -> 
 
 def test_a_request_that_nobody_cancelled_is_not_taken_for_cancelled() -> None:
     assert as_it_came(LOAD, set(), [_result("r2", "cancelled")]) == LOAD
+
+
+def test_a_refused_request_may_be_cancelled_before_it_is_decided_on() -> None:
+    refused = replace(LOAD[1], refused=True, answer=None)
+    (one,) = as_it_came([refused], {"r2"}, [_result("r2", "cancelled")])
+    assert one.status == "cancelled"
+    (one,) = as_it_came([refused], {"r2"}, [_result("r2", "rejected")])
+    assert one.status == "rejected"
 
 
 def test_a_call_between_a_pause_and_its_end_is_named() -> None:
