@@ -6,6 +6,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from benchmarks import (
@@ -35,10 +36,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "peers": lambda settings, requests: peers.run(settings, requests=requests),
     "waiting": lambda settings, _: waiting.run(settings),
     "first_token": lambda settings, _: first_token.run(settings),
-    "backlog": lambda settings, requests: backlog.run(
-        settings, backlog.BACKLOGS, requests=requests
-    ),
-    "crowd": lambda settings, requests: backlog.run(settings, backlog.CROWDS, requests=requests),
+    **{one.name: partial(backlog.run, backlog=one) for one in backlog.BACKLOGS},
     "bus": lambda settings, _: bus.run(settings),
     "recovery": lambda settings, _: recovery.run(settings),
     "transactions": lambda settings, _: transactions.run(settings),
@@ -46,7 +44,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "memory": lambda *_: memory.run(),
 }
 
-_DEFAULTS = dict.fromkeys(("backlog", "crowd"), backlog.REQUESTS_DEFAULT)
+_DEFAULTS = {one.name: backlog.REQUESTS_DEFAULT for one in backlog.BACKLOGS}
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ from schemas.topics import REQUESTS, RESULTS
 from streams.partitioning import home_partition
 from streams.settings import Settings, child_environment
 
-__all__ = ["BACKLOGS", "CROWDS", "REQUESTS_DEFAULT", "run"]
+__all__ = ["BACKLOGS", "REQUESTS_DEFAULT", "run"]
 
 REQUESTS_DEFAULT = 30_000
 
@@ -91,8 +91,6 @@ BACKLOGS = (
     Backlog("backlog", 0.0, None, _BOTH),
     Backlog("backlog_50ms", 0.05, None, _BOTH),
     Backlog("backlog_5s", 5.0, None, _BOTH),
-)
-CROWDS = (
     Backlog("crowd", 30.0, 10, _OTHER, CROWD_PARKED_MAX),
     Backlog("crowd_alone", 30.0, 1, _OTHER, CROWD_PARKED_MAX),
 )
@@ -158,24 +156,23 @@ class _Measured:
     answered_s: float
 
 
-def run(settings: Settings, backlogs: tuple[Backlog, ...], *, requests: int) -> Iterator[Figure]:
-    """Measure each with so many requests. Raises `RuntimeError` if a worker fails."""
-    for backlog in backlogs:
-        own = deployment(
-            settings,
-            partitions=PARTITIONS,
-            runs_in_flight_max=RUNS_MAX,
-            parked_max=backlog.parked_max,
-        )
-        print(f"{backlog.name} {told_settings(own)}", flush=True)
-        with running(
-            ["-m", "benchmarks.noop_worker", str(backlog.takes_s)],
-            child_environment(own),
-            own.data_dir / f"{backlog.name}.log",
-        ) as worker:
-            measured = asyncio.run(_measure(own, worker, backlog, requests))
-        books = asyncio.run(balanced(own, partition=0, prefix=_FLOOD))
-        yield from _figures(backlog.name, measured, books, requests)
+def run(settings: Settings, requests: int, *, backlog: Backlog) -> Iterator[Figure]:
+    """Measure one with so many requests. Raises `RuntimeError` if a worker fails."""
+    own = deployment(
+        settings,
+        partitions=PARTITIONS,
+        runs_in_flight_max=RUNS_MAX,
+        parked_max=backlog.parked_max,
+    )
+    print(f"{backlog.name} {told_settings(own)}", flush=True)
+    with running(
+        ["-m", "benchmarks.noop_worker", str(backlog.takes_s)],
+        child_environment(own),
+        own.data_dir / f"{backlog.name}.log",
+    ) as worker:
+        measured = asyncio.run(_measure(own, worker, backlog, requests))
+    books = asyncio.run(balanced(own, partition=0, prefix=_FLOOD))
+    yield from _figures(backlog.name, measured, books, requests)
 
 
 def _figures(name: str, measured: _Measured, books: Books, requests: int) -> Iterator[Figure]:
