@@ -66,7 +66,7 @@ class _Queue:
     def prepend(self, tickets: Iterable[Ticket]) -> None:
         """Put tickets in front of all others, in the order given."""
         others, last, count = self.first, self._last, self._count
-        self.first = self._last = None
+        self.first, self._last, self._count = None, None, 0
         for ticket in tickets:
             self.append(ticket)
         if others is not None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.keys import SessionKey
-from streams.waiting_line import Ticket, WaitingLine
+from streams.waiting_line import Ticket, User, WaitingLine
 
 _ORDERS = count()
 
@@ -112,6 +112,10 @@ def test_who_is_withdrawn_is_found_no_more_and_holds_nobody_back(line: Line) -> 
     assert list(line.all()) == []
 
 
+def aside_of(line: WaitingLine, user: User) -> Iterator[list[Ticket]]:
+    return (tickets for session, tickets in line._aside.items() if session[:2] == user)
+
+
 class Lane:
     """A line, and who was called up from it: each session's runs must be there in order."""
 
@@ -144,6 +148,14 @@ class Lane:
             self.line.line.set_aside(replace(ticket, gone=False))
         self.unblock(user, session)
 
+    def is_counted(self) -> bool:
+        """Tell whether each user's are as many as are ready and set aside."""
+        line = self.line.line
+        return all(
+            line.of_user(user) == line.ready_of(user) + sum(map(len, aside_of(line, user)))
+            for user in (("t", "ada"), ("t", "bob"))
+        )
+
     def block(self, user: str, session: str) -> None:
         self.line.blocked.add(("t", user, session))
 
@@ -174,12 +186,24 @@ def test_a_session_leaves_in_order_whatever_is_blocked_and_comes_back(
     lane = Lane()
     for do, user, session in steps:
         do(lane, user, session)
+        assert lane.is_counted()
     for _, user, session in tuple(lane.line.blocked):
         lane.unblock(user, session)
     while lane.call_up():
         pass
     assert sum(map(len, lane.running.values())) == lane.joined
     assert len(lane.line.line) == 0
+
+
+def test_who_comes_back_in_front_of_others_is_counted_once(line: Line) -> None:
+    first = line.join("ada", "s1")
+    line.blocked.add(first.session)
+    assert list(line.all()) == []
+    for _ in range(3):
+        line.join("ada", "s2")
+    line.blocked.clear()
+    line.line.release(first.session)
+    assert line.line.ready_of(first.user) == 4
 
 
 def test_those_behind_a_blocked_request_go_on_when_it_is_withdrawn(line: Line) -> None:
