@@ -85,9 +85,10 @@ class ResolvedRequest(AgentRequest):
 
 
 class Origin(Frozen):
-    """Where a request first arrived, kept when it is put at its user's home partition."""
+    """Where a request first arrived, and when, kept when it is put at its user's home partition."""
 
     source: Address
+    at_ms: EpochMs | None = None
 
 
 class Redriven(Origin):

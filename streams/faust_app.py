@@ -75,6 +75,12 @@ class App(faust.App):  # type: ignore[misc]
         self.sensors.remove(self.monitor)
         return dependencies
 
+    def on_rebalance_start(self) -> None:
+        """Note that the group deals anew."""
+        super().on_rebalance_start()
+        # Without a sensor it is empty, which Faust warns of.
+        self._rebalancing_sensor_state: dict[Any, Any] = {None: {}}
+
     async def _on_agent_error(self, agent: Any, exc: BaseException) -> None:
         # Faust acks the record and goes on behind it: a state that missed one is not to be trusted.
         self.fail(exc)

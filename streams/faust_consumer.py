@@ -20,6 +20,8 @@ What differs from Faust's own, and why:
   loop to another and back, and both wait for the interpreter's lock.
 - Partitions take turns. aiokafka gives of one as long as any of what it fetched of it is left: a
   command, or another lane's request, would wait for some ten thousand records.
+- Nothing is fetched for an agent that has no room for it. Faust would wait for room with the first
+  record that finds none, and all other agents with it: commands behind a crowd's requests.
 - A record that its agent has room for is handed over at once. Faust makes four tasks for each, so
   that a rebalance can end the wait for room.
 """
@@ -47,6 +49,8 @@ __all__ = ["CommittedTransport"]
 _FETCH_WAIT_MS = 100
 # A seek waits for the fetch under way, so a fetch without records must be short.
 _FETCH_MAX_S = 0.2
+
+_ROOM_WAIT_S = 0.05
 
 
 class _NoThread:
@@ -153,9 +157,24 @@ class CommittedConsumer(AIOKafkaConsumer):  # type: ignore[misc]
         # Faust's set changes while the thread waits with it, and an empty one means "all". What
         # comes of a partition that is not active is thrown away, though its position has moved.
         active = None if active_partitions is None else frozenset(active_partitions)
+        if crowded := self._crowded(active):
+            active = (frozenset(self.assignment()) if active is None else active) - crowded
+            if not active:
+                await asyncio.sleep(min(timeout, _ROOM_WAIT_S))
+                return {}
         async with self._fetching:
             records: Mapping[TP, Any] = await super()._getmany(active, min(timeout, _FETCH_MAX_S))
             return records
+
+    def _crowded(self, active: frozenset[TP] | None) -> frozenset[TP]:
+        """Give the partitions of agents that have no room for all of one more fetch."""
+        buffered_max = self.app.conf.stream_buffer_maxsize - self.app.conf.broker_max_poll_records
+        channels = self.app.topics._tp_index  # noqa: SLF001  it has no public way
+        return frozenset(
+            tp
+            for tp in (self.assignment() if active is None else active)
+            if any(channel.queue.qsize() > buffered_max for channel in channels.get(tp, ()))
+        )
 
     async def wait_first(self, *coros: Any, timeout: Any = None) -> Any:  # noqa: ASYNC109  Faust's
         """Wait for the first of these to be done."""

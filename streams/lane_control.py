@@ -11,7 +11,7 @@ from schemas.errors import Unserviceable
 from schemas.events import AgentResult, ControlCommand
 from schemas.lane_events import CommandObeyed, HoldPlaced
 from streams.holds import HOLDS_MAX
-from streams.intake import InputRecord
+from streams.intake import InputRecord, came_ms
 from streams.keys import RequestKey, SessionKey
 from streams.lane_endings import LaneEndings
 from streams.lane_output import LaneOutput
@@ -121,7 +121,7 @@ class LaneControl:
         *,
         may_be_again: bool,
     ) -> None:
-        until_ms = entry.record.timestamp
+        until_ms = came_ms(entry.record)
         # First, so that what is read, or taken over from this owner, from now on finds it.
         await self._output.commit([mark.model_copy(update={"until_ms": until_ms})])
         found = self._queue.of_session(session)

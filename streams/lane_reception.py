@@ -15,7 +15,7 @@ from streams import outcomes
 from streams.admission import Admission, admit
 from streams.blame import Blame
 from streams.codec import decode, traceparent_of
-from streams.intake import InputRecord, first_place, origin_header
+from streams.intake import InputRecord, came_ms, first_place, origin_header
 from streams.keys import request_key, session_key
 from streams.lane_control import LaneControl
 from streams.lane_endings import LaneEndings
@@ -124,7 +124,8 @@ class LaneReception:
         home = home_partition(partition_key, self._settings.partitions)
         if home == self._partition:
             return False
-        put_right = self._strays.put_right(entry, partition_key, home, origin_header(first))
+        origin = origin_header(first, came_ms(entry.record))
+        put_right = self._strays.put_right(entry, partition_key, home, origin)
         self._spawn(entry, put_right)
         return True
 
@@ -146,7 +147,8 @@ class LaneReception:
             self._services.metrics.duplicates.inc()
             entry.finish()
             return
-        cancelled = self._state.cancelled.covers(session_key(request), request.at_ms)
+        until_ms = self._state.cancelled.until(session_key(request))
+        cancelled = until_ms is not None and came_ms(entry.record) <= until_ms
         if cancelled and self._stage.next is None:
             self._end_unread(entry, request)
         else:

@@ -13,6 +13,9 @@ from gateway.commands.control import (
     SessionOption,
     TenantOption,
     UserOption,
+    carry_out,
+    tell,
+    told_too_late,
     user_command,
 )
 from gateway.connect import open_bus, settings_for_client
@@ -41,7 +44,8 @@ def cancel(
     """End a request, or all of a session that has arrived.
 
     A model's call under way is cut off. Waits for a request's result and tells how it ended:
-    `cancelled`, unless it had come to its end before. A session's requests are not waited for.
+    `cancelled`, unless it had come to its end before. Of a session it waits until a worker
+    has taken the command up, not for the results.
     """
     command = user_command(
         "cancel", user=user, tenant=tenant, request_id=request_id, session=session
@@ -50,12 +54,10 @@ def cancel(
 
 
 async def _cancel(command: ControlCommand, *, timeout_s: float, as_json: bool) -> ExitCode:
-    tell = progress_console().print
+    if command.request_id is None:
+        return await _cancel_session(command, timeout_s=timeout_s)
     async with open_bus(settings_for_client()) as bus:
         await bus.publish(command)
-        if command.request_id is None:
-            tell(f"session {command.session_id}: what has arrived of it is cancelled")
-            return ExitCode.OK
         wanted = EventFilter(
             tenant=command.tenant, user_id=command.user_id, request_id=command.request_id
         )
@@ -71,11 +73,18 @@ async def _cancel(command: ControlCommand, *, timeout_s: float, as_json: bool) -
         except TimeoutError:
             if not limit.expired():
                 raise
-            tell(
+            progress_console().print(
                 f"no result of request {command.request_id} within {timeout_s:g} s. The command "
                 "stands; does a worker run? See `millstream doctor`."
             )
         return ExitCode.TIMED_OUT
+
+
+async def _cancel_session(command: ControlCommand, *, timeout_s: float) -> ExitCode:
+    if await carry_out(command, timeout_s=timeout_s) is None:
+        return told_too_late(command, timeout_s=timeout_s)
+    tell(command, "what had arrived of it is cancelled")
+    return ExitCode.OK
 
 
 def _show(result: AgentResult, *, as_json: bool) -> None:

@@ -102,6 +102,24 @@ async def test_a_session_is_cancelled_with_what_was_not_read_yet(settings: Setti
     assert decided == {"r3", "r4"}
 
 
+async def test_a_session_is_cancelled_with_what_is_moved_to_its_partition_later(
+    settings: Settings,
+) -> None:
+    elsewhere = Address(topic=settings.topic(REQUESTS.name), partition=99, offset=7)
+    async with lane_services(settings) as services, upstream(settings) as program:
+        cancel = await give(settings, program, "cancel", session_id="s")
+        moved = await ask(program, "say: x", session_id="s")
+        later = await ask(program, "say: x", session_id="s", request_id="r2")
+        came_ms = cancel[0].timestamp
+        async with one_lane(settings, services, None) as owner:
+            owner.serve(*cancel)
+            await acked_commands(settings, owner, count=1)
+            owner.serve(*moved, origin_header(elsewhere, came_ms))
+            owner.serve(*later, origin_header(elsewhere, came_ms + 1))
+            told = await statuses(settings, count=2)
+    assert told == {"r1": "cancelled", "r2": "completed"}
+
+
 async def test_what_is_parked_of_a_cancelled_session_ends_though_its_owner_was_lost_over_it(
     settings: Settings,
 ) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
+from typing import Any
 
 from aiokafka import TopicPartition
+from faust.types import TP
 
-from schemas.topics import REQUESTS
+from schemas.topics import CONTROL, REQUESTS
 from streams.clients import committed_consumer, idempotent_producer
+from streams.faust_app import build_app, stop_app
 from streams.faust_consumer import CommittedConsumerThread
 from streams.settings import Settings
 from streams.topic_admin import ensure_topics
@@ -43,3 +46,45 @@ async def test_partitions_take_turns_however_much_is_fetched_of_one(settings: Se
         await consumer.stop()
         await producer.stop()
     assert [list(one) for one in found] == [[long], [short, long]]
+
+
+async def test_an_agent_without_room_holds_up_no_other(settings: Settings) -> None:
+    settings = settings.model_copy(update={"partitions": 2})
+    await ensure_topics(settings, [REQUESTS, CONTROL])
+    crowded, other = (settings.topic(spec.name) for spec in (REQUESTS, CONTROL))
+    app = build_app(settings, "crowded")
+    has_room, came = asyncio.Event(), asyncio.Event()
+
+    async def take_none(stream: Any) -> None:
+        async for _ in stream.events():
+            await has_room.wait()
+
+    async def take(stream: Any) -> None:
+        async for _ in stream.events():
+            came.set()
+
+    app.agent(app.raw_topic(crowded), name="busy")(take_none)
+    app.agent(app.raw_topic(other), name="free")(take)
+    producer = idempotent_producer(settings)
+    await producer.start()
+    await app.start()
+    try:
+        most = app.conf.stream_buffer_maxsize
+        sent = [await producer.send(crowded, b"x", partition=n % 2) for n in range(3 * most)]
+        await asyncio.gather(*sent)
+        (channel,) = app.topics._tp_index[TP(crowded, 0)]
+
+        def lanes_have_room() -> bool:
+            """Have both partitions read on, as lanes do that have room, whatever is buffered."""
+            for number in range(2):
+                app.consumer.on_buffer_drop(TP(crowded, number))
+            return True
+
+        least = most - app.conf.broker_max_poll_records
+        await eventually(lambda: lanes_have_room() and channel.queue.qsize() > least)
+        await producer.send_and_wait(other, b"x", partition=0)
+        await eventually(lambda: lanes_have_room() and came.is_set())
+    finally:
+        has_room.set()
+        await stop_app(app)
+        await producer.stop()

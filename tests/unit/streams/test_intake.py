@@ -14,6 +14,8 @@ from streams.codec import ORIGIN, REDRIVEN, encode
 from streams.intake import (
     DEAD_LETTER_BYTES_MAX,
     REQUEST_BYTES_MAX,
+    InputRecord,
+    came_ms,
     dead_letter,
     origin_header,
     read_request,
@@ -152,3 +154,17 @@ def test_a_record_too_large_to_be_kept_leaves_its_address() -> None:
     letter = dead_letter(record(b"x" * 1_500_000), Poison("why"), at_ms=1)
     assert (letter.value, letter.key) == (None, None)
     assert "requests-2-7" in letter.reason.message
+
+
+def test_what_was_put_right_came_when_its_header_says_and_no_other_time_is_believed() -> None:
+    elsewhere = Address(topic="requests", partition=1, offset=3)
+
+    def moved(at_ms: int | None, source: Address = elsewhere) -> InputRecord:
+        return record(b"{}", headers=(origin_header(source, at_ms),))
+
+    assert came_ms(record(b"{}")) == 5000
+    assert came_ms(moved(4000)) == 4000
+    assert came_ms(moved(None)) == 5000  # moved by an earlier version
+    assert came_ms(moved(6000)) == 5000  # nothing comes before it is published
+    here = Address(topic="requests", partition=2, offset=3)
+    assert came_ms(moved(4000, here)) == 5000  # it was not moved
