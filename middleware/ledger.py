@@ -22,8 +22,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from middleware.policy import UserKey
-from schemas.base import Micros
+from schemas.base import Micros, UserKey
 from schemas.events import AgentResult, AttemptStarted, CostRecorded, Decision
 
 DAY_MS = 86_400_000

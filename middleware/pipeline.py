@@ -25,6 +25,9 @@ from schemas.base import Event, Reason, Usage
 from schemas.errors import Misconfigured, RateLimited, Rejected
 from schemas.events import AgentResult, AttemptStarted, Decision, ResolvedRequest
 
+CHAIN = "chain"
+"""The name of the first stage, which is the only one where the chain is not cut."""
+
 EXECUTOR = "executor"
 """Stands for the executor in a chain's cuts: what comes last, after every layer."""
 

@@ -49,15 +49,12 @@ from pydantic import (
 
 from middleware.policy_errors import explain, fault, nearest
 from middleware.yaml_tree import read_yaml
-from schemas.base import DEFAULT_TENANT, Micros
+from schemas.base import DEFAULT_TENANT, Micros, UserKey
 from schemas.errors import Misconfigured
 
 TENANT_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 MICROS_PER_USD = 1_000_000
 _UNLIMITED = "unlimited"
-
-UserKey = tuple[str, str]
-"""Tenant and user id: a pair, because a user id may hold the slash that would join them."""
 
 
 class _Section(BaseModel):

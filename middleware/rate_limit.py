@@ -12,8 +12,8 @@ from itertools import islice
 from typing import Any
 
 from middleware.base import GO_ON, AgentMiddleware, MiddlewareContext, MiddlewareResult
-from middleware.policy import Policy, Rate, UserKey
-from schemas.base import Event, partition_key
+from middleware.policy import Policy, Rate
+from schemas.base import Event, UserKey, partition_key
 from schemas.errors import RateLimited
 from schemas.events import Decision
 

@@ -32,6 +32,9 @@ Identifier = Annotated[
 TenantName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """A tenant: 1 to 64 of letters, digits, dot, underscore and hyphen."""
 
+UserKey = tuple[str, str]
+"""Tenant and user id: a pair, because a user id may hold the slash that would join them."""
+
 INT64_MAX = 2**63 - 1
 
 EpochMs = Annotated[int, Field(ge=0, le=253_402_300_799_999)]

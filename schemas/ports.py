@@ -16,6 +16,9 @@ BeforeCall = Callable[[], Awaitable[None]]
 LoadCheckpoint = Callable[[], Awaitable[CheckpointSaved | None]]
 """Gives the newest committed checkpoint of the run's session, `None` for a new session."""
 
+PeekCheckpoint = Callable[[str, str, str], Awaitable[CheckpointSaved | None]]
+"""Asks the Redis view for a session's newest checkpoint; `None` if it has none or is away."""
+
 Publish = Callable[[Event], Awaitable[None]]
 """Takes an event; returns once Kafka has acknowledged its record."""
 

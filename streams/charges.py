@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from middleware.base import Used
+from middleware.pipeline import MiddlewarePipeline
 from schemas.base import NO_USAGE, Event, Micros, Usage
 from schemas.events import AgentResult, AttemptStarted, CostRecorded, ResolvedRequest
+from streams.bills import Bills
 from streams.keys import RequestKey
-from streams.lane_state import LaneState
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +29,17 @@ class Charges:
 
 
 def charged(
-    state: LaneState, key: RequestKey, ended: tuple[ResolvedRequest, Used] | None = None
+    bills: Bills,
+    pipeline: MiddlewarePipeline,
+    key: RequestKey,
+    ended: tuple[ResolvedRequest, Used] | None = None,
 ) -> Charges:
     """Charge what an attempt used and, if the one before it was lost, that at its worst case.
 
     `ended` is the attempt that has just ended, and whose it was. It is folded in the pipeline here:
     submit the events in the same tick.
     """
-    bill = state.bills.open.get(key)
+    bill = bills.open.get(key)
     micros, usage = (bill.spent_micros, bill.spent_usage) if bill else (0, NO_USAGE)
     events: list[Event] = []
     charging: list[tuple[ResolvedRequest | AttemptStarted, Used]] = []
@@ -45,7 +49,7 @@ def charged(
     if ended is not None:
         charging.append(ended)
     for request, one in charging:
-        made = state.pipeline.charge(request, one)
+        made = pipeline.charge(request, one)
         costs = [event for event in made if isinstance(event, CostRecorded)]
         micros += sum(cost.cost_micros for cost in costs)
         usage = sum((cost.usage for cost in costs), usage) if costs else usage + one.usage

@@ -7,18 +7,15 @@ The lane's own memory and Redis are asked only for exactly that one; the log has
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
 
 from aiokafka import TopicPartition
 
 from schemas.errors import CheckpointUnreadable
 from schemas.events import CheckpointSaved, SessionUpdated
+from schemas.ports import PeekCheckpoint
 from streams.checkpoint_log import CheckpointLog, is_named_by
 from streams.keys import SessionKey, session_key
 from streams.partition_reader import PartitionReader
-
-PeekCheckpoint = Callable[[str, str, str], Awaitable[CheckpointSaved | None]]
-"""Asks the Redis view for a session's newest checkpoint; `None` if it has none or is away."""
 
 
 class CheckpointSource:

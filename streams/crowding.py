@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from schemas.base import UserKey
 from streams.run_table import RunTable
 from streams.settings import Settings
-from streams.waiting_line import User, WaitingLine
+from streams.waiting_line import WaitingLine
 
 
 class Crowding:
@@ -25,7 +26,7 @@ class Crowding:
         """Whether so many wait that one user may have too many."""
         return self.half_full or len(self._line) >= self._settings.waiting_per_user_max
 
-    def is_crowded(self, user: User) -> bool:
+    def is_crowded(self, user: UserKey) -> bool:
         """Tell whether so many of a user's wait that no more should be taken in.
 
         What is paused, or waits for its next attempt, does not count as long as the line is not
@@ -35,16 +36,16 @@ class Crowding:
             return True
         return self._line.ready_of(user) >= self._settings.waiting_per_user_max
 
-    def at_hand(self, user: User) -> int:
+    def at_hand(self, user: UserKey) -> int:
         """Count a user's requests that run, or wait for their turn alone."""
         return self._in_memory.of_user(user) + self._line.ready_of(user)
 
-    def has_place(self, user: User) -> bool:
+    def has_place(self, user: UserKey) -> bool:
         """Tell whether so few of a user's wait that it is time to take in more."""
         few = max(1, self._settings.waiting_per_user_max // 2)
         return self._line.ready_of(user) < few and not self.is_crowded(user)
 
-    def has_room(self, user: User) -> bool:
+    def has_room(self, user: UserKey) -> bool:
         """Tell whether a user may have one more in memory: half of it is for all alike."""
         count, most = len(self._in_memory), self._settings.runs_in_flight_max
         if count < most // 2:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable
 
+from schemas.base import UserKey
 from streams.intake import InputRecord
-from streams.waiting_line import User
 from streams.window import Entry, Window
 
 
@@ -21,7 +21,7 @@ class Deferral:
     for each that is left.
     """
 
-    def __init__(self, user: User, since: int, *, from_ms: int, found_to: int = 0) -> None:
+    def __init__(self, user: UserKey, since: int, *, from_ms: int, found_to: int = 0) -> None:
         self.user = user
         self.since = since
         self.from_ms = from_ms

@@ -22,7 +22,7 @@ from typing import Any
 import structlog
 from aiokafka import TopicPartition
 
-from schemas.base import partition_key
+from schemas.base import UserKey, partition_key
 from schemas.errors import LaneLost, ServiceUnavailable
 from schemas.lane_events import RequestsDeferred
 from schemas.topics import DEFERRED
@@ -38,7 +38,6 @@ from streams.partitioning import home_partition
 from streams.room import Room
 from streams.run_queue import RunQueue
 from streams.settings import Settings
-from streams.waiting_line import User
 from streams.window import Entry
 
 log = structlog.get_logger(__name__)
@@ -90,12 +89,12 @@ class Deferrals:
         self._queue = queue
         self._take_in = take_in
         self._on_failure = on_failure
-        self._of: dict[User, Deferral] = {}
+        self._of: dict[UserKey, Deferral] = {}
         # Those who have place in the line, those who have none because others wait, and those who
         # give way to what is not read yet.
-        self._hungry: dict[User, Deferral] = {}
-        self._kept_out: dict[User, Deferral] = {}
-        self._held_back: dict[User, Deferral] = {}
+        self._hungry: dict[UserKey, Deferral] = {}
+        self._kept_out: dict[UserKey, Deferral] = {}
+        self._held_back: dict[UserKey, Deferral] = {}
         self._behind_at = -_BEHIND_FOR_S
         self.room = Room(
             f"{self._input.topic}-{partition}",
@@ -104,7 +103,7 @@ class Deferrals:
         )
         self._restored: list[RequestsDeferred] = []
         self._look_at = 0.0
-        self._to_find: dict[User, Deferral] = {}
+        self._to_find: dict[UserKey, Deferral] = {}
         self._found_to = self._find_to = 0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -186,7 +185,7 @@ class Deferrals:
             self._put_off(deferral)
         return True
 
-    def _deferral(self, user: User, entry: Entry[InputRecord]) -> Deferral | None:
+    def _deferral(self, user: UserKey, entry: Entry[InputRecord]) -> Deferral | None:
         """Give the deferral that a user's record belongs to; `None` if it is to be taken in."""
         deferral = self._of.get(user)
         if deferral is not None and entry.offset < deferral.since:
@@ -210,11 +209,11 @@ class Deferrals:
     def _is_behind(self) -> bool:
         return self._now() - self._behind_at < _BEHIND_FOR_S
 
-    def _is_too_much(self, user: User) -> bool:
+    def _is_too_much(self, user: UserKey) -> bool:
         too_many = self._is_behind and self._queue.crowding.at_hand(user) >= _AT_HAND_BEHIND
         return too_many or self._queue.crowding.is_crowded(user)
 
-    def _has_place(self, user: User) -> bool:
+    def _has_place(self, user: UserKey) -> bool:
         too_many = self._is_behind and self._queue.crowding.at_hand(user) >= _AT_HAND_BEHIND // 2
         return not too_many and self._queue.crowding.has_place(user)
 
@@ -238,7 +237,7 @@ class Deferrals:
         if not committed.cancelled() and (error := committed.exception()) is not None:
             self._on_failure(error)
 
-    def _has_left(self, user: User) -> None:
+    def _has_left(self, user: UserKey) -> None:
         """Hear that there is one less of a user's in line."""
         deferral = self._of.get(user)
         if deferral is not None and self._has_place(user):

@@ -7,8 +7,7 @@ from schemas.errors import Poison
 from schemas.topics import REQUESTS, TopicSpec
 from streams.bus import Delivery, Unreadable
 from streams.codec import decode
-from streams.intake import InputRecord, read_request
-from streams.record_log import LogRecord
+from streams.intake import InputRecord, LogRecord, read_request
 
 __all__ = ["Entry", "read_entry"]
 

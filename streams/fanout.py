@@ -19,8 +19,9 @@ from schemas.errors import ServiceUnavailable
 from schemas.topics import TopicSpec
 from streams.bus import Unreadable
 from streams.deliveries import read_entry
+from streams.intake import LogRecord
 from streams.mailbox import Mailbox
-from streams.record_log import LogRecord, RecordReader
+from streams.record_log import RecordReader
 
 __all__ = ["Fanout"]
 

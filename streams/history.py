@@ -38,9 +38,10 @@ from streams.bus import (
     Unreadable,
 )
 from streams.deliveries import Entry, read_entry
+from streams.intake import LogRecord
 from streams.kafka_log import KafkaLog
 from streams.partitioning import home_partition
-from streams.record_log import LogRecord, Positions, RecordLog, RecordReader, scope_of
+from streams.record_log import Positions, RecordLog, RecordReader, scope_of
 from streams.settings import Settings
 
 __all__ = ["HISTORY_TOPICS", "HistoryQuery", "read_history", "replay"]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from pydantic import ValidationError
 
@@ -15,7 +15,6 @@ from schemas.events import AgentRequest, DeadLetter, Origin, Redriven, ResolvedR
 from schemas.lane_events import StageRequest
 from schemas.reasons import reason_of
 from streams.codec import ORIGIN, REDRIVEN, decode, header
-from streams.record_log import LogRecord
 
 OriginT = TypeVar("OriginT", bound=Origin)
 
@@ -27,6 +26,25 @@ DEAD_LETTER_BYTES_MAX = 1_400_000
 
 _JSON_PER_HEADER_BYTES = 16
 _JSON_PER_CHARACTER_BYTES = 6
+
+
+class LogRecord(Protocol):
+    """A record with its place; aiokafka's is one. `timestamp` is the broker's, in milliseconds."""
+
+    @property
+    def topic(self) -> str: ...  # noqa: D102
+    @property
+    def partition(self) -> int: ...  # noqa: D102
+    @property
+    def offset(self) -> int: ...  # noqa: D102
+    @property
+    def timestamp(self) -> int: ...  # noqa: D102
+    @property
+    def key(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def value(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,11 @@ from aiokafka.structs import RecordMetadata
 
 from schemas.base import Address
 from schemas.errors import ServiceUnavailable
+from streams.batches import Outgoing
 from streams.bus import Beginning, FromOffset, FromTime, Now, Start
 from streams.clients import committed_consumer, idempotent_producer
-from streams.record_log import LogRecord, Outgoing, Positions
+from streams.intake import LogRecord
+from streams.record_log import Positions
 from streams.settings import Settings
 from streams.topic_admin import partition_counts
 
@@ -168,7 +170,7 @@ class KafkaLog:
 
     async def append(self, record: Outgoing) -> Address:
         """Append a record, acknowledged by all in-sync replicas."""
-        topic, partition = record.target
+        topic, partition = record.topic, record.partition
         encoded = record.encoded
         try:
             async with asyncio.timeout(_ACKNOWLEDGED_TIMEOUT_S):
@@ -197,9 +199,10 @@ class KafkaLog:
     async def _filled(self, records: Iterable[Outgoing]) -> dict[TopicPartition, _Lane]:
         lanes: dict[TopicPartition, _Lane] = {}
         for index, record in enumerate(records):
-            lane = lanes.get(record.target)
+            target = TopicPartition(record.topic, record.partition)
+            lane = lanes.get(target)
             if lane is None:
-                lane = lanes[record.target] = _Lane([_batch()], [])
+                lane = lanes[target] = _Lane([_batch()], [])
             encoded = record.encoded
             key, value, headers = encoded.key, encoded.value, encoded.headers
             if (

@@ -51,7 +51,7 @@ class LaneAttempts:
         assert admission.context is not None  # noqa: S101  what is not refused has one
         key = request_key(admission.context.request)
         lost = self._state.bills.lost(key)
-        charges = charged(self._state, key)
+        charges = charged(self._state.bills, self._state.pipeline, key)
         standing = Standing(
             admission.reserved_micros,
             charges.micros,
@@ -75,5 +75,7 @@ class LaneAttempts:
 
     async def charge(self, request: ResolvedRequest, used: Used, traceparent: bytes) -> None:
         """Commit what an attempt used that was in vain, so that the next one may begin."""
-        if events := charged(self._state, request_key(request), (request, used)).events:
+        if events := charged(
+            self._state.bills, self._state.pipeline, request_key(request), (request, used)
+        ).events:
             await self._output.commit(events, traceparent)

@@ -76,7 +76,7 @@ class LaneEndings:
         """
         pipeline = self._state.pipeline
         ended = None if used is None else (request, used)
-        charges = charged(self._state, request_key(request), ended)
+        charges = charged(self._state.bills, self._state.pipeline, request_key(request), ended)
         settlement = pipeline.settle(request, charges.on(result))
         events: list[Event] = [settlement.result, *settlement.events]
         if not pipeline.needs:  # else they come back from the topics, as another stage's do
@@ -86,7 +86,7 @@ class LaneEndings:
 
     def abandoned(self, result: AgentResult) -> list[Event]:
         """Give what to commit with the result of a request that is not at hand; folded here."""
-        charges = charged(self._state, request_key(result))
+        charges = charged(self._state.bills, self._state.pipeline, request_key(result))
         result = charges.on(result)
         self._state.pipeline.fold(result)
         return [result, *charges.events]

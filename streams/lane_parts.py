@@ -10,20 +10,16 @@ from aiokafka import AIOKafkaProducer
 
 from agents.executor import RunOutcome
 from agents.factory import AgentFactory, RunPlan
-from middleware.pipeline import MiddlewarePipeline
+from middleware.pipeline import CHAIN, MiddlewarePipeline
 from schemas.events import ResolvedRequest
 from schemas.lane_events import StageRequest
-from schemas.ports import BeforeCall, ClockMs, EmitToken, LoadCheckpoint
+from schemas.ports import BeforeCall, ClockMs, EmitToken, LoadCheckpoint, PeekCheckpoint
 from schemas.topics import REQUESTS, TopicSpec, stage_topic
-from streams.checkpoints import PeekCheckpoint
 from streams.intake import InputRecord, read_request, read_stage_request, whose, whose_staged
 from streams.lane_metrics import LaneMetrics
 
 Intake = Callable[[InputRecord], tuple[ResolvedRequest, StageRequest | None]]
 """Reads an input record of a stage; raises `Poison`."""
-
-CHAIN = "chain"
-"""The name of the first stage, which is the only one where the chain is not cut."""
 
 
 @dataclass(frozen=True, slots=True)

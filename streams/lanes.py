@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 from faust.types import TP
 
+from middleware.pipeline import CHAIN
 from schemas.errors import LaneLapsed
 from schemas.topics import CONTROL
 from streams.blame import Blame
@@ -19,7 +20,7 @@ from streams.lane import Lane
 from streams.lane_assignor import LaneAssignor
 from streams.lane_handover import Handover
 from streams.lane_metrics import Figures
-from streams.lane_parts import CHAIN, LaneServices, Stage
+from streams.lane_parts import LaneServices, Stage
 from streams.lane_slot import LaneSlot
 from streams.membership import Membership, Tenure
 from streams.settings import Settings

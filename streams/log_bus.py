@@ -14,6 +14,7 @@ from schemas.errors import InputTooLarge, Misconfigured, NoSuchPartition
 from schemas.events import DeadLetter, DeadLetterRedriven
 from schemas.lane_events import LaneOpened, LaneSnapshot, StageRequest
 from schemas.topics import TopicSpec, catalogue, stage_topic
+from streams.batches import Outgoing
 from streams.bus import (
     EVERYTHING,
     NOW,
@@ -29,7 +30,7 @@ from streams.fanout import Fanout
 from streams.mailbox import Mailbox
 from streams.newest import newest
 from streams.partitioning import home_partition
-from streams.record_log import Outgoing, Positions, RecordLog, scope_of
+from streams.record_log import Positions, RecordLog, scope_of
 from streams.settings import Settings
 from streams.subscription import HandlerSubscription
 
@@ -242,7 +243,7 @@ class LogBus:
                 f"{type(event).__name__} {event.event_id} is {encoded.size_bytes} bytes as a "
                 f"record; the limit is {limit}"
             )
-        return Outgoing(TopicPartition(topic, partition), encoded)
+        return Outgoing(topic, partition, encoded)
 
 
 async def _drained(box: Mailbox) -> AsyncIterator[Delivery]:

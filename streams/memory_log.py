@@ -13,9 +13,11 @@ from schemas.base import Address
 from schemas.errors import Misconfigured
 from schemas.ports import ClockMs
 from schemas.topics import TopicSpec
+from streams.batches import Outgoing
 from streams.bus import Beginning, FromOffset, FromTime, Now, Start
 from streams.codec import Encoded
-from streams.record_log import LogRecord, Outgoing, Positions
+from streams.intake import LogRecord
+from streams.record_log import Positions
 from streams.settings import Settings
 
 __all__ = ["MemoryBroker", "MemoryLog"]
@@ -188,11 +190,14 @@ class MemoryLog:
 
     async def append(self, record: Outgoing) -> Address:
         """Append a record."""
-        return self._append(record.target, record.encoded)
+        return self._append(TopicPartition(record.topic, record.partition), record.encoded)
 
     async def append_all(self, records: Iterable[Outgoing]) -> list[Address]:
         """Append records."""
-        return [self._append(record.target, record.encoded) for record in list(records)]
+        return [
+            self._append(TopicPartition(record.topic, record.partition), record.encoded)
+            for record in list(records)
+        ]
 
     def reader(self) -> _MemoryReader:
         """Make a reader, not started."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from aiokafka import TopicPartition
@@ -11,42 +10,14 @@ from aiokafka import TopicPartition
 from schemas.base import Address
 from schemas.errors import NoSuchPartition
 from schemas.topics import TopicSpec
+from streams.batches import Outgoing
 from streams.bus import EventFilter, Start
-from streams.codec import Encoded
+from streams.intake import LogRecord
 from streams.partitioning import home_partition
 from streams.settings import Settings
 
-__all__ = ["LogRecord", "Outgoing", "Positions", "RecordLog", "RecordReader", "scope_of"]
-
 Positions = Mapping[TopicPartition, int]
 """The offset to read next, by partition."""
-
-
-class LogRecord(Protocol):
-    """A record with its place; aiokafka's is one. `timestamp` is the broker's, in milliseconds."""
-
-    @property
-    def topic(self) -> str: ...  # noqa: D102
-    @property
-    def partition(self) -> int: ...  # noqa: D102
-    @property
-    def offset(self) -> int: ...  # noqa: D102
-    @property
-    def timestamp(self) -> int: ...  # noqa: D102
-    @property
-    def key(self) -> bytes | None: ...  # noqa: D102
-    @property
-    def value(self) -> bytes | None: ...  # noqa: D102
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...  # noqa: D102
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A record that is ready to be appended."""
-
-    target: TopicPartition
-    encoded: Encoded
 
 
 class RecordReader(Protocol):

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
-from schemas.base import Reason
+from schemas.base import Reason, UserKey
 from schemas.events import ResultStatus
 from schemas.lane_events import HoldPlaced
 from schemas.ports import BeforeCall
@@ -33,7 +33,7 @@ from streams.partition_reader import PartitionReader
 from streams.run import Run
 from streams.run_table import RunTable
 from streams.settings import Settings
-from streams.waiting_line import Ticket, User, WaitingLine
+from streams.waiting_line import Ticket, WaitingLine
 
 _LOOK_FOR_OLD_EVERY_S = 0.25
 _OLD_IN_A_CROWD_S = 0.25
@@ -74,7 +74,7 @@ class RunQueue:
             on_refused=self._cannot_wait,
         )
         self._line = WaitingLine(self._is_blocked, self._is_shorter)
-        self._on_place: Callable[[User], None] = lambda _user: None
+        self._on_place: Callable[[UserKey], None] = lambda _user: None
         self._early = EarlyTickets(services.clock_ms, lambda ticket: self._release(ticket.session))
         self._in_memory = RunTable()
         self.crowding = Crowding(settings, self._line, self._in_memory)
@@ -132,11 +132,11 @@ class RunQueue:
         """How many requests wait outside memory."""
         return len(self._line)
 
-    def watch(self, on_place: Callable[[User], None]) -> None:
+    def watch(self, on_place: Callable[[UserKey], None]) -> None:
         """Have `on_place` called whenever fewer of a user's wait or run."""
         self._on_place = on_place
 
-    def park_all_of(self, user: User) -> None:
+    def park_all_of(self, user: UserKey) -> None:
         """Park what a user has in memory: others of theirs are about to be left on the log."""
         for run in self._in_memory.unparked_of_user(user):
             self._all_parked.add(run.session)
@@ -358,7 +358,7 @@ class RunQueue:
         self._line.withdraw(ticket)
         self._wake.set()
 
-    def _is_shorter(self, user: User) -> None:
+    def _is_shorter(self, user: UserKey) -> None:
         self._on_place(user)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
+from schemas.base import UserKey
 from streams.keys import RequestKey, SessionKey
 from streams.run import Run
-from streams.waiting_line import User
 
 
 class RunTable:
@@ -14,7 +14,7 @@ class RunTable:
 
     def __init__(self) -> None:
         self._runs: dict[RequestKey, Run] = {}
-        self._of_user: Counter[User] = Counter()
+        self._of_user: Counter[UserKey] = Counter()
         self._of_session: dict[SessionKey, dict[RequestKey, Run]] = {}
         self._unparked: dict[RequestKey, Run] = {}
 
@@ -47,7 +47,7 @@ class RunTable:
         """Give a request's run."""
         return self._runs.get(key)
 
-    def of_user(self, user: User) -> int:
+    def of_user(self, user: UserKey) -> int:
         """Count a user's runs."""
         return self._of_user[user]
 
@@ -55,7 +55,7 @@ class RunTable:
         """Give a session's runs, in order."""
         return tuple(self._of_session.get(session, {}).values())
 
-    def unparked_of_user(self, user: User) -> tuple[Run, ...]:
+    def unparked_of_user(self, user: UserKey) -> tuple[Run, ...]:
         """Give a user's runs that still hold their records, and were not asked to be parked."""
         return tuple(run for run in self._unparked.values() if run.key[:2] == user)
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from faust.types import TP
 
 from agents.sessions import SessionStore
+from middleware.pipeline import CHAIN
 from schemas.base import partition_key
 from schemas.events import AgentResult, CheckpointSaved
 from schemas.topics import CHECKPOINTS, COSTS, DEAD_LETTERS, DECISIONS, RESULTS, TOKENS, TopicSpec
 from streams.aggregates import Aggregate, merged
 from streams.faust_app import build_app, stop_app
-from streams.lane_parts import CHAIN
 from streams.metrics import MetricsCollector
 from streams.partitioning import home_partition
 from streams.session_feed import SessionFeed

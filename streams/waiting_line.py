@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import attrgetter
 
+from schemas.base import UserKey
 from streams.keys import RequestKey, SessionKey
-
-User = tuple[str, str]
-"""Tenant and user id."""
 
 
 @dataclass(slots=True, eq=False)
@@ -34,7 +32,7 @@ class Ticket:
     behind: Ticket | None = field(default=None, repr=False)
 
     @property
-    def user(self) -> User:
+    def user(self) -> UserKey:
         """Whose it is."""
         return self.key[:2]
 
@@ -93,13 +91,13 @@ class WaitingLine:
     def __init__(
         self,
         blocked: Callable[[Ticket], bool],
-        on_shorter: Callable[[User], None] = lambda _user: None,
+        on_shorter: Callable[[UserKey], None] = lambda _user: None,
     ) -> None:
         self._blocked = blocked
         self._on_shorter = on_shorter
-        self._of_user: Counter[User] = Counter()
+        self._of_user: Counter[UserKey] = Counter()
         self._tickets: dict[RequestKey, Ticket] = {}
-        self._ready: OrderedDict[User, _Queue] = OrderedDict()
+        self._ready: OrderedDict[UserKey, _Queue] = OrderedDict()
         self._aside: dict[SessionKey, list[Ticket]] = {}
 
     def __len__(self) -> int:
@@ -110,15 +108,15 @@ class WaitingLine:
         """Give every ticket, in no particular order."""
         return iter(tuple(self._tickets.values()))
 
-    def holds_back(self, user: User, session: SessionKey) -> bool:
+    def holds_back(self, user: UserKey, session: SessionKey) -> bool:
         """Tell whether a newcomer must wait behind what is in the line already."""
         return user in self._ready or session in self._aside
 
-    def of_user(self, user: User) -> int:
+    def of_user(self, user: UserKey) -> int:
         """Count the requests of a user that wait."""
         return self._of_user[user]
 
-    def ready_of(self, user: User) -> int:
+    def ready_of(self, user: UserKey) -> int:
         """Count those that wait for their turn alone, and were not set aside."""
         return len(self._ready.get(user, ()))
 
@@ -135,7 +133,7 @@ class WaitingLine:
         """Give the ticket of a request, if it waits here."""
         return self._tickets.get(key)
 
-    def next(self, has_room: Callable[[User], bool]) -> Ticket | None:
+    def next(self, has_room: Callable[[UserKey], bool]) -> Ticket | None:
         """Give who is next among the users that `has_room` for; it stays in the line."""
         # `_first` may change `_ready`. Only a few users can lack room while there is any, so this
         # looks at a few, however many wait.
@@ -178,7 +176,7 @@ class WaitingLine:
         if aside:
             self._ready_of(aside[0].user).prepend(aside)
 
-    def _ready_of(self, user: User) -> _Queue:
+    def _ready_of(self, user: UserKey) -> _Queue:
         queue = self._ready.get(user)
         if queue is None:
             queue = self._ready[user] = _Queue()
@@ -187,7 +185,7 @@ class WaitingLine:
     def _waits(self, ticket: Ticket) -> bool:
         return ticket.session in self._aside or self._blocked(ticket)
 
-    def _first(self, user: User) -> Ticket | None:
+    def _first(self, user: UserKey) -> Ticket | None:
         queue = self._ready.get(user)
         while queue is not None and (ticket := queue.first) is not None:
             if not ticket.gone and not self._waits(ticket):
@@ -199,7 +197,7 @@ class WaitingLine:
         self._ready.pop(user, None)
         return None
 
-    def _know(self, ticket: Ticket) -> User:
+    def _know(self, ticket: Ticket) -> UserKey:
         user = ticket.user
         self._of_user[user] += ticket.key not in self._tickets
         self._tickets[ticket.key] = ticket

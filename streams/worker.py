@@ -24,8 +24,8 @@ from middleware.pipeline import MiddlewarePipeline, build_pipeline
 from middleware.policy import Policy
 from schemas.errors import MillstreamError, Misconfigured, ServiceUnavailable, Terminal
 from schemas.events import CheckpointSaved
+from schemas.ports import PeekCheckpoint
 from schemas.topics import catalogue
-from streams.checkpoints import PeekCheckpoint
 from streams.clients import idempotent_producer
 from streams.exposition import Exposition, Readiness
 from streams.lane_metrics import LaneMetrics

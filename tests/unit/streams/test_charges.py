@@ -71,7 +71,7 @@ class Lane:
     def begin(self, asked: MiddlewareContext) -> None:
         self.attempt += 1
         key = request_key(asked.request)
-        charges = charged(self.state, key)
+        charges = charged(self.state.bills, self.state.pipeline, key)
         decision = self.state.decided[key]
         standing = Standing(decision.reserved_micros, charges.micros, charges.usage)
         begun = self.state.pipeline.begin(asked, standing, attempt=self.attempt)
@@ -91,12 +91,16 @@ class Lane:
         asked, used = self.used(request_id, tokens, known=known)
         if used.started is not None:
             ended = (asked.request, self.of(used))
-            self.commit(charged(self.state, request_key(asked.request), ended).events)
+            self.commit(
+                charged(
+                    self.state.bills, self.state.pipeline, request_key(asked.request), ended
+                ).events
+            )
         self.begin(asked)
 
     def end(self, asked: ResolvedRequest, used: Used | None) -> None:
         ended = None if used is None else (asked, self.of(used))
-        charges = charged(self.state, request_key(asked), ended)
+        charges = charged(self.state.bills, self.state.pipeline, request_key(asked), ended)
         bill = {"cost_micros": charges.micros, "usage": charges.usage}
         over = result(asked).model_copy(update=bill)
         self.state.pipeline.fold(over)

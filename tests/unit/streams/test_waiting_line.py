@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.base import UserKey
 from streams.keys import SessionKey
-from streams.waiting_line import Ticket, User, WaitingLine
+from streams.waiting_line import Ticket, WaitingLine
 
 _ORDERS = count()
 
@@ -112,7 +113,7 @@ def test_who_is_withdrawn_is_found_no_more_and_holds_nobody_back(line: Line) -> 
     assert list(line.all()) == []
 
 
-def aside_of(line: WaitingLine, user: User) -> Iterator[list[Ticket]]:
+def aside_of(line: WaitingLine, user: UserKey) -> Iterator[list[Ticket]]:
     return (tickets for session, tickets in line._aside.items() if session[:2] == user)
 
 
