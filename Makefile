@@ -17,7 +17,7 @@ setup: ## install everything into this folder (uv, .venv, Kafka's jars)
 	@sh infra/bootstrap.sh
 
 demo: setup ## watch Kafka, Redis and a small model answer requests
-	@$(VENV_PYTHON) -m gateway demo $(ARGS)
+	@$(VENV_PYTHON) -m millstream.gateway demo $(ARGS)
 
 test: setup ## run every test, on real Kafka and Redis
 	$(VENV_PYTHON) -m pytest $(SHARED) $(ARGS)
@@ -27,7 +27,7 @@ check: setup ## format, lint, types, layers, published schemas, unit tests
 	.venv/bin/ruff check .
 	$(VENV_PYTHON) -m mypy
 	.venv/bin/lint-imports
-	$(VENV_PYTHON) -m schemas check
+	$(VENV_PYTHON) -m millstream.schemas check
 	$(VENV_PYTHON) -m pytest $(SHARED) tests/unit $(ARGS)
 
 chaos: setup ## end workers, brokers, Redis and the network under load, and count
@@ -38,11 +38,11 @@ bench: setup ## measure raw aiokafka, the engine and the whole path, side by sid
 
 lock: setup ## resolve requirements.lock and Kafka's jars anew
 	sh infra/bootstrap.sh lock
-	$(VENV_PYTHON) -m infra lock-jars
+	$(VENV_PYTHON) -m millstream.infra lock-jars
 
 # Without .venv nothing can run on the data, and nothing could tell.
 clean: ## delete the data of Kafka and Redis, unless they are running
-	@if [ -x $(VENV_PYTHON) ]; then $(VENV_PYTHON) -m infra clean; else rm -rf .millstream/data; fi
+	@if [ -x $(VENV_PYTHON) ]; then $(VENV_PYTHON) -m millstream.infra clean; else rm -rf .millstream/data; fi
 
 distclean: clean ## delete all that was installed and downloaded too
 	rm -rf .venv .tools .millstream

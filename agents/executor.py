@@ -17,15 +17,15 @@ import structlog
 from langchain_core.messages import HumanMessage
 from langgraph.errors import GraphRecursionError
 
-from agents.agent import Invocation
-from agents.call_gate import RunContext
-from agents.callbacks import AgentCallbackHandler, OnCallbackEvent
-from agents.checkpointer import RunCheckpointer
-from agents.factory import AgentFactory, RunPlan
-from agents.provider_errors import as_foreseen
-from agents.structured import checked_answer
-from agents.token_writer import TokenWriter
-from schemas.errors import (
+from millstream.agents.factory import AgentFactory, RunPlan
+from millstream.agents.loop.agent import Invocation
+from millstream.agents.loop.call_gate import RunContext
+from millstream.agents.loop.callbacks import AgentCallbackHandler, OnCallbackEvent
+from millstream.agents.loop.token_writer import TokenWriter
+from millstream.agents.models.errors import as_foreseen
+from millstream.agents.sessions.checkpointer import RunCheckpointer
+from millstream.agents.templates.structured import checked_answer
+from millstream.schemas.errors import (
     AttemptTimedOut,
     Expired,
     InputTooLong,
@@ -37,9 +37,9 @@ from schemas.errors import (
     Suspended,
     Terminal,
 )
-from schemas.events import AgentResult, CheckpointSaved, ResolvedRequest, ResultStatus
-from schemas.ports import BeforeCall, ClockMs, EmitToken, LoadCheckpoint
-from schemas.reasons import reason_of
+from millstream.schemas.events import AgentResult, CheckpointSaved, ResolvedRequest, ResultStatus
+from millstream.schemas.ports import BeforeCall, ClockMs, EmitToken, LoadCheckpoint
+from millstream.schemas.reasons import reason_of
 
 __all__ = ["AgentExecutor", "RunOutcome", "wall_clock_ms"]
 

@@ -13,16 +13,16 @@ from langchain.agents.middleware import AgentMiddleware
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import SystemMessage
 
-from agents.agent import Agent, AgentGraph, LoopAgent, SingleCallAgent
-from agents.call_gate import CallGate
-from agents.local_model import LocalChatModel
-from agents.memory import BYTES_PER_TOKEN
-from agents.models import resolve_model
-from agents.structured import HeldByGrammar
-from agents.templates import BUILT_IN_TEMPLATES, AgentTemplate
-from agents.tools import READ_ONLY_TOOLS, ToolRegistry, built_in_tools
-from schemas.errors import Misconfigured, UnknownTemplate
-from schemas.events import ResolvedRequest
+from millstream.agents.loop.agent import Agent, AgentGraph, LoopAgent, SingleCallAgent
+from millstream.agents.loop.call_gate import CallGate
+from millstream.agents.models.local.model import LocalChatModel
+from millstream.agents.models.resolve import resolve_model
+from millstream.agents.sessions.memory import BYTES_PER_TOKEN
+from millstream.agents.templates.structured import HeldByGrammar
+from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
+from millstream.agents.tools import READ_ONLY_TOOLS, ToolRegistry, built_in_tools
+from millstream.schemas.errors import Misconfigured, UnknownTemplate
+from millstream.schemas.events import ResolvedRequest
 
 __all__ = ["AgentFactory", "ResolveModel", "RunPlan"]
 

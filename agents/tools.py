@@ -12,7 +12,7 @@ from typing import Final
 
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
 
-from schemas.errors import Misconfigured
+from millstream.schemas.errors import Misconfigured
 
 __all__ = ["READ_ONLY_TOOLS", "ToolRegistry", "built_in_tools", "calculate"]
 

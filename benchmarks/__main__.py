@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-from benchmarks import (
+from benchmarks.measures import (
     agent,
     backlog,
     bus,
@@ -24,7 +24,7 @@ from benchmarks import (
 from benchmarks.peers import measure as peers
 from benchmarks.report import Figure
 from benchmarks.services import machine, services
-from streams.settings import Settings
+from millstream.streams.settings import Settings
 
 REQUESTS = 1600
 

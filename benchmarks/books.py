@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import orjson
 from aiokafka import TopicPartition
 
-from schemas.lane_events import RequestsDeferred
-from schemas.topics import DEFERRED, PARKED, REQUESTS, RESULTS, TopicSpec
-from streams.clients import admin_client
-from streams.codec import decode
-from streams.compacted import newest_of_each
-from streams.partition_reader import PartitionReader
-from streams.settings import Settings
+from millstream.schemas.lane_events import RequestsDeferred
+from millstream.schemas.topics import DEFERRED, PARKED, REQUESTS, RESULTS, TopicSpec
+from millstream.streams.broker.clients import admin_client
+from millstream.streams.broker.compacted import newest_of_each
+from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.settings import Settings
+from millstream.streams.wire.codec import decode
 
 __all__ = ["Books", "balanced"]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from streams.settings import Settings, child_environment
+from millstream.streams.settings import Settings, child_environment
 
 __all__ = ["Process", "machine", "resident_kib", "running", "services", "told_settings"]
 
@@ -44,7 +44,15 @@ def services(data: Path) -> Iterator[Settings]:
     they are stopped at the end.
     """
     given = Settings(data_dir=data)
-    command = ["-m", "infra", "up", "--until-eof", "--data", str(data / "services"), "--json"]
+    command = [
+        "-m",
+        "millstream.infra",
+        "up",
+        "--until-eof",
+        "--data",
+        str(data / "services"),
+        "--json",
+    ]
     with running(
         command, child_environment(given), data / "services.log", _SERVICES_READY_TIMEOUT_S
     ) as launcher:

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
-from benchmarks.client import IN_FLIGHT, SAMPLES, TASK, Load, Samples, Side, Task
+from benchmarks.programs.client import IN_FLIGHT, SAMPLES, TASK, Load, Samples, Side, Task
 from benchmarks.report import Figure, percentile
 from benchmarks.services import PROJECT, running, told_settings
-from schemas.events import AgentRequest
-from schemas.topics import REQUESTS, RESULTS, TOKENS, TopicSpec
-from streams.settings import Settings, child_environment
-from streams.topic_admin import ensure_topics
+from millstream.schemas.events import AgentRequest
+from millstream.schemas.topics import REQUESTS, RESULTS, TOKENS, TopicSpec
+from millstream.streams.broker.topic_admin import ensure_topics
+from millstream.streams.settings import Settings, child_environment
 
 __all__ = [
     "RAW",
@@ -35,7 +35,7 @@ RAW_LOAD_FACTOR = 8
 CLIENT_TIMEOUT_S = 900.0
 ROUNDS = 5
 
-WORKER = ("-m", "gateway", "worker", "--role", "lanes")
+WORKER = ("-m", "millstream.gateway", "worker", "--role", "lanes")
 """The worker as it is deployed."""
 
 _RAW_TOPICS = tuple(
@@ -65,7 +65,7 @@ def raw_side(
     requests, responses = (own.topic(spec.name) for spec in _RAW_TOPICS)
     echo = stack.enter_context(
         running(
-            ["-m", "benchmarks.echo", settings.kafka, requests, responses],
+            ["-m", "benchmarks.programs.echo", settings.kafka, requests, responses],
             child_environment(own),
             settings.data_dir / "echo.log",
         )
@@ -115,7 +115,7 @@ def ask_client(settings: Settings, sides: tuple[Side, ...], *, requests: int) ->
         loaded=max(IN_FLIGHT, requests),
     )
     client = subprocess.run(
-        [sys.executable, "-m", "benchmarks.client"],
+        [sys.executable, "-m", "benchmarks.programs.client"],
         input=TASK.dump_json(task),
         stdout=subprocess.PIPE,
         cwd=PROJECT,

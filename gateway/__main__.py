@@ -1,4 +1,4 @@
-"""Runs the command line: `python -m gateway`."""
+"""Runs the command line: `python -m millstream.gateway`."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ if __name__ == "__main__":
             signal.signal(number, _end_with_nothing_begun)
     try:
         # Within the try: an impatient Ctrl-C may come while packages are imported.
-        from gateway.cli import main
+        from millstream.gateway.cli import main
 
         main()
     except KeyboardInterrupt:

@@ -9,14 +9,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from agents.local_weights import find_weights
-from gateway.connect import PROJECT, local_settings, settings_for_client
-from middleware.policy import Policy
-from schemas.errors import MillstreamError, Misconfigured
-from schemas.topics import catalogue
-from streams.redis_sessions import RedisSessionStore
-from streams.settings import Settings
-from streams.topic_admin import topic_drift
+from millstream.agents.models.local.weights import find_weights
+from millstream.gateway.client_settings import PROJECT, local_settings, settings_for_client
+from millstream.middleware.policy import Policy
+from millstream.schemas.errors import MillstreamError, Misconfigured
+from millstream.schemas.topics import catalogue
+from millstream.streams.broker.topic_admin import topic_drift
+from millstream.streams.sessions.redis import RedisSessionStore
+from millstream.streams.settings import Settings
 
 __all__ = ["CHECKS", "Finding"]
 

@@ -11,24 +11,24 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from gateway.commands.cancel import cancel
-from gateway.commands.dead_letters import dead_letters_app
-from gateway.commands.demo import demo
-from gateway.commands.doctor import doctor
-from gateway.commands.drain import drain
-from gateway.commands.history import history
-from gateway.commands.pause import pause, resume
-from gateway.commands.submit import submit
-from gateway.commands.tail import tail
-from gateway.commands.topics import topics
-from gateway.commands.up import up
-from gateway.commands.worker import worker
-from gateway.exits import EXIT_CODES_HELP, ExitCode, exit_code_of_error
-from gateway.running import Stopped
-from gateway.terminal import progress_console
-from schemas.errors import MillstreamError
-from streams.logs import configure_logging
-from streams.settings import Settings
+from millstream.gateway.commands.control.cancel import cancel
+from millstream.gateway.commands.control.drain import drain
+from millstream.gateway.commands.control.pause import pause, resume
+from millstream.gateway.commands.dead_letters import dead_letters_app
+from millstream.gateway.commands.demo import demo
+from millstream.gateway.commands.doctor import doctor
+from millstream.gateway.commands.history import history
+from millstream.gateway.commands.submit import submit
+from millstream.gateway.commands.tail import tail
+from millstream.gateway.commands.topics import topics
+from millstream.gateway.commands.up import up
+from millstream.gateway.commands.worker import worker
+from millstream.gateway.console.running import Stopped
+from millstream.gateway.console.terminal import progress_console
+from millstream.gateway.exits import EXIT_CODES_HELP, ExitCode, exit_code_of_error
+from millstream.schemas.errors import MillstreamError
+from millstream.streams.settings import Settings
+from millstream.streams.telemetry.logs import configure_logging
 
 __all__ = ["app", "main"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import assert_never
 
-from schemas.errors import (
+from millstream.schemas.errors import (
     MillstreamError,
     Misconfigured,
     NoSuchPartition,
@@ -13,7 +13,7 @@ from schemas.errors import (
     RequestIdReused,
     ServiceUnavailable,
 )
-from schemas.events import AgentResult
+from millstream.schemas.events import AgentResult
 
 __all__ = ["EXIT_CODES_HELP", "ExitCode", "exit_code_of_error", "exit_code_of_result"]
 

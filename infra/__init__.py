@@ -1,5 +1,6 @@
 """The dev launcher: real Apache Kafka and Redis on this machine, with no Docker and no root.
 
-`python -m infra up` is its command; tests that restart single nodes may use `infra.kafka` and
-`infra.redis` directly. Nothing else imports this package.
+`python -m millstream.infra up` is its command; tests that restart single nodes may use
+`millstream.infra.kafka.node` and `millstream.infra.redis` directly. Nothing else imports this
+package.
 """

@@ -1,4 +1,4 @@
-"""Command line of the dev launcher: `python -m infra up | fetch | lock-jars | clean`."""
+"""Command line of the dev launcher: `python -m millstream.infra up | fetch | lock-jars | clean`."""
 
 import asyncio
 import os
@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from infra.errors import InfraError
-from infra.hold import remove
-from infra.jars import read_lock
-from infra.paths import DATA_DEFAULT, LOCK_FILE, cache_folder
-from infra.terminal import console
+from millstream.infra.errors import InfraError
+from millstream.infra.hold import remove
+from millstream.infra.kafka.jars import read_lock
+from millstream.infra.paths import DATA_DEFAULT, LOCK_FILE, cache_folder
+from millstream.infra.terminal import console
 
 __all__ = ["app", "main"]
 
@@ -45,7 +45,7 @@ def up(
 
     MILLSTREAM_KAFKA and MILLSTREAM_REDIS_URL name services to use instead.
     """
-    from infra.up import run  # noqa: PLC0415  a download needs neither Kafka nor Redis clients
+    from millstream.infra.up import run  # noqa: PLC0415  a download needs neither Kafka nor Redis clients
 
     if brokers not in {None, 1, 3}:
         message = "a cluster has 1 node or 3"
@@ -58,7 +58,7 @@ def up(
 @app.command()
 def fetch() -> None:
     """Bring Kafka's jars into the cache; needs no network when they are there."""
-    from infra.fetch import fetch as fetch_jars  # noqa: PLC0415  slow to import, seldom needed
+    from millstream.infra.kafka.fetch import fetch as fetch_jars  # noqa: PLC0415  slow to import, seldom needed
 
     jars, cache = read_lock(LOCK_FILE), cache_folder()
     try:
@@ -73,7 +73,7 @@ def fetch() -> None:
 @app.command("lock-jars")
 def lock_jars() -> None:
     """Resolve Kafka's jars anew and pin them; for a new version of Kafka."""
-    from infra.fetch import lock_jars as pin  # noqa: PLC0415  slow to import, seldom needed
+    from millstream.infra.kafka.fetch import lock_jars as pin  # noqa: PLC0415  slow to import, seldom needed
 
     console().print(f"{len(pin(LOCK_FILE, cache_folder(), console()))} jars pinned in {LOCK_FILE}")
 

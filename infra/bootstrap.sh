@@ -100,7 +100,21 @@ prepare_uv() {
 
 # The stamp holds the checkout's path: a moved or copied .venv names the old one in its scripts.
 ready() {
-    [ -e "$stamp" ] && [ "$(cat "$stamp")" = "$checkout" ] && suitable .venv/bin/python
+    [ -e "$stamp" ] && [ "$(cat "$stamp")" = "$checkout" ] && suitable .venv/bin/python && is_linked
+}
+
+# With it, .venv's Python imports `millstream` from src/ of this checkout, wherever it is started.
+is_linked() {
+    for link in .venv/lib/python*/site-packages/millstream.pth; do
+        [ -e "$link" ] && [ "$(cat "$link")" = "$checkout/src" ] && return
+    done
+    return 1
+}
+
+link_checkout() {
+    for folder in .venv/lib/python*/site-packages; do
+        printf '%s\n' "$checkout/src" >"$folder/millstream.pth"
+    done
 }
 
 # Take turns: `make demo` and `make test` may both find an empty checkout.
@@ -118,6 +132,7 @@ build_venv() {
     say "building .venv with $("$python" --version)"
     "$uv" venv --quiet --clear --python "$python" .venv
     "$uv" pip sync --python .venv/bin/python --compile-bytecode --require-hashes requirements.lock
+    link_checkout
     printf '%s\n' "$checkout" >"$stamp"
 }
 
@@ -138,7 +153,7 @@ setup)
         ready || build_venv
         exec 9>&-
     fi
-    exec .venv/bin/python -m infra fetch
+    exec .venv/bin/python -m millstream.infra fetch
     ;;
 environment)
     [ $# -eq 4 ] || fail "usage: $0 environment FOLDER REQUIREMENTS PYTHON"

@@ -14,16 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from infra.errors import DataInUse, DataUnwritable
+from millstream.infra.errors import DataInUse, DataUnwritable
 
 __all__ = ["endpoints_file", "hold", "remove"]
 
 _LOCK_NAME = "launcher.lock"
-_HOW = "in MILLSTREAM_DATA_DIR (`python -m infra`: with --data)"
+_HOW = "in MILLSTREAM_DATA_DIR (`python -m millstream.infra`: with --data)"
 
 
 def endpoints_file(data: Path) -> Path:
-    """Path of the note: the JSON object that `python -m infra up` prints."""
+    """Path of the note: the JSON object that `python -m millstream.infra up` prints."""
     return data / "endpoints.json"
 
 

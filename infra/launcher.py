@@ -17,15 +17,15 @@ from typing import Protocol
 
 from rich.console import Console
 
-from infra.errors import DownloadFailed, ServiceDied
-from infra.hold import endpoints_file
-from infra.jars import class_path, missing, read_lock
-from infra.kafka import JavaSettings, KafkaCluster, brokers_seen, port_names
-from infra.paths import LOCK_FILE, PROJECT, ExternalServices, cache_folder
-from infra.process import guarded
-from infra.redis import RedisServer, find_redis_server, redis_answers, without_password
-from infra.state import LauncherState, write_whole
-from infra.waiting import eventually, first, together
+from millstream.infra.errors import DownloadFailed, ServiceDied
+from millstream.infra.hold import endpoints_file
+from millstream.infra.kafka.jars import class_path, missing, read_lock
+from millstream.infra.kafka.node import JavaSettings, KafkaCluster, brokers_seen, port_names
+from millstream.infra.paths import LOCK_FILE, PROJECT, ExternalServices, cache_folder
+from millstream.infra.processes.process import guarded
+from millstream.infra.processes.waiting import eventually, first, together
+from millstream.infra.redis import RedisServer, find_redis_server, redis_answers, without_password
+from millstream.infra.state import LauncherState, write_whole
 
 __all__ = ["Endpoints", "Launcher"]
 
@@ -192,11 +192,13 @@ class Launcher:
         self._console.print(f"✓ {name} answers and is used")
 
     async def _fetch_jars(self) -> None:
-        """Run `python -m infra fetch`, for a process can be stopped in mid-download."""
+        """Run `python -m millstream.infra fetch`, for a process can be stopped in mid-download."""
         if not missing(read_lock(LOCK_FILE), cache_folder()):
             return
         child = await asyncio.create_subprocess_exec(
-            *guarded((sys.executable, "-m", "infra", "fetch")), cwd=PROJECT, start_new_session=True
+            *guarded((sys.executable, "-m", "millstream.infra", "fetch")),
+            cwd=PROJECT,
+            start_new_session=True,
         )
         try:
             code = await child.wait()

@@ -5,7 +5,7 @@ import random
 import socket
 from collections.abc import Iterable, Mapping
 
-from infra.errors import NoFreePort
+from millstream.infra.errors import NoFreePort
 
 __all__ = ["HOST", "choose_ports", "is_free", "listens"]
 

@@ -15,11 +15,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from infra.errors import InfraError
-from infra.ports import HOST
-from infra.process import Command
-from infra.service import ChildService
-from infra.waiting import ready_or_dead
+from millstream.infra.errors import InfraError
+from millstream.infra.ports import HOST
+from millstream.infra.processes.process import Command
+from millstream.infra.processes.service import ChildService
+from millstream.infra.processes.waiting import ready_or_dead
 
 __all__ = ["RedisServer", "find_redis_server", "redis_answers", "without_password"]
 

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from infra.errors import DataMismatch
-from infra.ports import choose_ports
+from millstream.infra.errors import DataMismatch
+from millstream.infra.ports import choose_ports
 
 __all__ = ["LauncherState", "write_whole"]
 
@@ -41,8 +41,8 @@ class LauncherState:
         if brokers not in {None, state.brokers}:
             message = (
                 f"{data} holds a cluster of {state.brokers}, not of {brokers}: "
-                "name another folder in MILLSTREAM_DATA_DIR (`python -m infra`: with --data), or "
-                "remove this one with `make clean`"
+                "name another folder in MILLSTREAM_DATA_DIR (`python -m millstream.infra`: with "
+                "--data), or remove this one with `make clean`"
             )
             raise DataMismatch(message)
         return state

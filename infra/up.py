@@ -1,4 +1,4 @@
-"""The foreground life of `python -m infra up`: start, say how to connect, watch, stop.
+"""The foreground life of `python -m millstream.infra up`: start, say how to connect, watch, stop.
 
 Ends on SIGINT or SIGTERM, on the end of standard input if asked to, or when a service dies. A
 second signal while it stops kills what is left.
@@ -13,11 +13,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from infra.hold import hold
-from infra.launcher import Endpoints, Launcher
-from infra.paths import ExternalServices
-from infra.redis import without_password
-from infra.waiting import first
+from millstream.infra.hold import hold
+from millstream.infra.launcher import Endpoints, Launcher
+from millstream.infra.paths import ExternalServices
+from millstream.infra.processes.waiting import first
+from millstream.infra.redis import without_password
 
 __all__ = ["run"]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from middleware.base import GO_ON, AgentMiddleware, MiddlewareContext, MiddlewareResult
-from middleware.policy import Policy
-from schemas.base import partition_key
-from schemas.errors import Forbidden
+from millstream.middleware.base import GO_ON, AgentMiddleware, MiddlewareContext, MiddlewareResult
+from millstream.middleware.policy import Policy
+from millstream.schemas.base import partition_key
+from millstream.schemas.errors import Forbidden
 
 
 class AuthMiddleware(AgentMiddleware):

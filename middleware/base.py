@@ -11,9 +11,9 @@ from abc import ABC
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from schemas.base import NO_USAGE, Event, Micros, Usage
-from schemas.errors import Rejected
-from schemas.events import AgentResult, AttemptStarted, Decision, ResolvedRequest
+from millstream.schemas.base import NO_USAGE, Event, Micros, Usage
+from millstream.schemas.errors import Rejected
+from millstream.schemas.events import AgentResult, AttemptStarted, Decision, ResolvedRequest
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from middleware.base import (
+from millstream.middleware.base import (
     GO_ON,
     AgentMiddleware,
     MiddlewareContext,
@@ -16,12 +16,18 @@ from middleware.base import (
     Standing,
     Used,
 )
-from middleware.ledger import DAY_MS, DAYS_KEPT, DayAccount, SpendLedger
-from middleware.policy import MICROS_PER_USD, Policy
-from middleware.prices import PriceTable
-from schemas.base import Event, Micros, Usage, partition_key
-from schemas.errors import BudgetExceeded, ModelUnpriced, Rejected
-from schemas.events import AgentResult, AttemptStarted, CostRecorded, Decision, ResolvedRequest
+from millstream.middleware.ledger import DAY_MS, DAYS_KEPT, DayAccount, SpendLedger
+from millstream.middleware.policy import MICROS_PER_USD, Policy
+from millstream.middleware.prices import PriceTable
+from millstream.schemas.base import Event, Micros, Usage, partition_key
+from millstream.schemas.errors import BudgetExceeded, ModelUnpriced, Rejected
+from millstream.schemas.events import (
+    AgentResult,
+    AttemptStarted,
+    CostRecorded,
+    Decision,
+    ResolvedRequest,
+)
 
 PROMPT_TOKENS_MAX = 1024
 """Taken for a template's own words and the chat's framing where nobody says what a run may read."""

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from schemas.base import Micros, UserKey
-from schemas.events import AgentResult, AttemptStarted, CostRecorded, Decision
+from millstream.schemas.base import Micros, UserKey
+from millstream.schemas.events import AgentResult, AttemptStarted, CostRecorded, Decision
 
 DAY_MS = 86_400_000
 DAYS_KEPT = 2

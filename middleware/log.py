@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import structlog
 
-from middleware.base import AgentMiddleware, MiddlewareContext, Settlement
-from schemas.events import AgentResult, Decision, ResolvedRequest, ResultStatus
+from millstream.middleware.base import AgentMiddleware, MiddlewareContext, Settlement
+from millstream.schemas.events import AgentResult, Decision, ResolvedRequest, ResultStatus
 
 Level = Literal["debug", "info", "warning", "error"]
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
-from middleware.auth import AuthMiddleware
-from middleware.base import (
+from millstream.middleware.auth import AuthMiddleware
+from millstream.middleware.base import (
     AgentMiddleware,
     MiddlewareContext,
     Quote,
@@ -15,15 +15,15 @@ from middleware.base import (
     Standing,
     Used,
 )
-from middleware.cost import CostTrackingMiddleware
-from middleware.log import LoggingMiddleware
-from middleware.policy import Policy
-from middleware.policy_errors import nearest
-from middleware.prices import PriceTable
-from middleware.rate_limit import RateLimitMiddleware
-from schemas.base import Event, Reason, Usage
-from schemas.errors import Misconfigured, RateLimited, Rejected
-from schemas.events import AgentResult, AttemptStarted, Decision, ResolvedRequest
+from millstream.middleware.cost import CostTrackingMiddleware
+from millstream.middleware.log import LoggingMiddleware
+from millstream.middleware.policy import Policy
+from millstream.middleware.policy_errors import nearest
+from millstream.middleware.prices import PriceTable
+from millstream.middleware.rate_limit import RateLimitMiddleware
+from millstream.schemas.base import Event, Reason, Usage
+from millstream.schemas.errors import Misconfigured, RateLimited, Rejected
+from millstream.schemas.events import AgentResult, AttemptStarted, Decision, ResolvedRequest
 
 CHAIN = "chain"
 """The name of the first stage, which is the only one where the chain is not cut."""

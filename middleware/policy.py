@@ -47,10 +47,10 @@ from pydantic import (
     model_validator,
 )
 
-from middleware.policy_errors import explain, fault, nearest
-from middleware.yaml_tree import read_yaml
-from schemas.base import DEFAULT_TENANT, Micros, UserKey
-from schemas.errors import Misconfigured
+from millstream.middleware.policy_errors import explain, fault, nearest
+from millstream.middleware.yaml_tree import read_yaml
+from millstream.schemas.base import DEFAULT_TENANT, Micros, UserKey
+from millstream.schemas.errors import Misconfigured
 
 TENANT_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 MICROS_PER_USD = 1_000_000

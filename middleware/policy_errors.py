@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from middleware.yaml_tree import Path, YamlTree
+from millstream.middleware.yaml_tree import Path, YamlTree
 
 _FAULT = "policy_fault"
 

@@ -15,8 +15,8 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from middleware.policy import Price
-from schemas.base import Micros, Usage
+from millstream.middleware.policy import Price
+from millstream.schemas.base import Micros, Usage
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelPrice, Provider

@@ -11,11 +11,11 @@ from array import array
 from itertools import islice
 from typing import Any
 
-from middleware.base import GO_ON, AgentMiddleware, MiddlewareContext, MiddlewareResult
-from middleware.policy import Policy, Rate
-from schemas.base import Event, UserKey, partition_key
-from schemas.errors import RateLimited
-from schemas.events import Decision
+from millstream.middleware.base import GO_ON, AgentMiddleware, MiddlewareContext, MiddlewareResult
+from millstream.middleware.policy import Policy, Rate
+from millstream.schemas.base import Event, UserKey, partition_key
+from millstream.schemas.errors import RateLimited
+from millstream.schemas.events import Decision
 
 LATE_MS_MAX = 600_000
 """A request may be this much older than another of its partition and keep its own time.

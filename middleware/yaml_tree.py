@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from schemas.errors import Misconfigured
+from millstream.schemas.errors import Misconfigured
 
 Path = tuple[str | int, ...]
 

@@ -1,4 +1,4 @@
-"""`python -m schemas write | check | release`: the generated documents in `docs/reference`.
+"""`python -m millstream.schemas write | check | release`: the documents in `docs/reference`.
 
 `write` generates them, `check` tells where they are stale or break a reader of the newest release,
 `release` keeps what stands as the baseline of the version in `pyproject.toml`. Exits 0, 1 when
@@ -13,10 +13,10 @@ import sys
 import tomllib
 from pathlib import Path
 
-from schemas.asyncapi import asyncapi_document
-from schemas.compatibility import channel_breaks, event_breaks
-from schemas.contract import Json, event_schemas, to_text
-from schemas.reference import reference_page
+from millstream.schemas.documents.asyncapi import asyncapi_document
+from millstream.schemas.documents.compatibility import channel_breaks, event_breaks
+from millstream.schemas.documents.contract import Json, event_schemas, to_text
+from millstream.schemas.documents.reference import reference_page
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -49,12 +49,13 @@ def problems(folder: Path, version: str) -> list[str]:
     """Tell, a line each, what is stale and what breaks a reader of the newest release."""
     wanted = documents(version)
     stale = [
-        f"{path} is stale: run `python -m schemas write`"
+        f"{path} is stale: run `python -m millstream.schemas write`"
         for path, text in wanted.items()
         if not (folder / path).is_file() or (folder / path).read_text(encoding="utf-8") != text
     ]
     stale += [
-        f"{path} is of no event: run `python -m schemas write`" for path in _surplus(folder, wanted)
+        f"{path} is of no event: run `python -m millstream.schemas write`"
+        for path in _surplus(folder, wanted)
     ]
     return stale + _breaks(folder, version)
 

@@ -6,8 +6,8 @@ from typing import Annotated, get_args
 
 from pydantic import Field, TypeAdapter
 
-from schemas.base import Event
-from schemas.events import (
+from millstream.schemas.base import Event
+from millstream.schemas.events import (
     AgentRequest,
     AgentResult,
     AgentToken,
@@ -20,7 +20,7 @@ from schemas.events import (
     Decision,
     SessionUpdated,
 )
-from schemas.lane_events import (
+from millstream.schemas.lane_events import (
     CommandObeyed,
     HoldPlaced,
     LaneOpened,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.base import (
+from millstream.schemas.base import (
     INT64_MAX,
     Address,
     Count,

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.base import (
+from millstream.schemas.base import (
     Address,
     Count,
     EpochMs,
@@ -20,7 +20,7 @@ from schemas.base import (
     Usage,
     compound_key,
 )
-from schemas.events import Decision, RequestEvent, ResolvedRequest, require_one_target
+from millstream.schemas.events import Decision, RequestEvent, ResolvedRequest, require_one_target
 
 
 class StageRequest(Event):

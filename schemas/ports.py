@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from schemas.base import Event
-from schemas.events import AgentToken, CheckpointSaved
+from millstream.schemas.base import Event
+from millstream.schemas.events import AgentToken, CheckpointSaved
 
 EmitToken = Callable[[AgentToken], Awaitable[None]]
 """Takes a piece of an answer; returns once it may be forgotten, waits while the broker is slow."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from schemas.base import Reason
-from schemas.errors import MillstreamError, RateLimited
+from millstream.schemas.base import Reason
+from millstream.schemas.errors import MillstreamError, RateLimited
 
 __all__ = ["MESSAGE_CHARS_MAX", "reason_of"]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from schemas.base import Event
-from schemas.events import (
+from millstream.schemas.base import Event
+from millstream.schemas.events import (
     AgentRequest,
     AgentResult,
     AgentToken,
@@ -24,7 +24,7 @@ from schemas.events import (
     Decision,
     SessionUpdated,
 )
-from schemas.lane_events import (
+from millstream.schemas.lane_events import (
     CommandObeyed,
     HoldPlaced,
     LaneOpened,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from middleware.policy import Policy
-from schemas.errors import Misconfigured
-from streams.settings import Settings
+from millstream.middleware.policy import Policy
+from millstream.schemas.errors import Misconfigured
+from millstream.streams.settings import Settings
 
 
 def load_policy(settings: Settings) -> Policy:

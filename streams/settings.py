@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from schemas.errors import Misconfigured
+from millstream.schemas.errors import Misconfigured
 
 Role = Literal["lanes", "views"]
 

@@ -16,27 +16,27 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from agents.executor import AgentExecutor, wall_clock_ms
-from agents.factory import AgentFactory
-from agents.models import keep_traces_local, resolve_model, warm_up
-from agents.provider_http import ProviderHttp
-from middleware.pipeline import MiddlewarePipeline, build_pipeline
-from middleware.policy import Policy
-from schemas.errors import MillstreamError, Misconfigured, ServiceUnavailable, Terminal
-from schemas.events import CheckpointSaved
-from schemas.ports import PeekCheckpoint
-from schemas.topics import catalogue
-from streams.clients import idempotent_producer
-from streams.exposition import Exposition, Readiness
-from streams.lane_metrics import LaneMetrics
-from streams.lane_parts import LaneServices, RunAgent, stages
-from streams.lanes import Lanes
-from streams.metrics import MetricsCollector, set_metrics
-from streams.policy_file import load_policy
-from streams.redis_sessions import RedisSessionStore
-from streams.settings import Role, Settings
-from streams.topic_admin import ensure_topics, require_sound_topics
-from streams.views import Views
+from millstream.agents.executor import AgentExecutor, wall_clock_ms
+from millstream.agents.factory import AgentFactory
+from millstream.agents.models.http import ProviderHttp
+from millstream.agents.models.resolve import keep_traces_local, resolve_model, warm_up
+from millstream.middleware.pipeline import MiddlewarePipeline, build_pipeline
+from millstream.middleware.policy import Policy
+from millstream.schemas.errors import MillstreamError, Misconfigured, ServiceUnavailable, Terminal
+from millstream.schemas.events import CheckpointSaved
+from millstream.schemas.ports import PeekCheckpoint
+from millstream.schemas.topics import catalogue
+from millstream.streams.broker.clients import idempotent_producer
+from millstream.streams.broker.topic_admin import ensure_topics, require_sound_topics
+from millstream.streams.lane.base.context import LaneServices, RunAgent, stages
+from millstream.streams.lane.base.metrics import LaneMetrics
+from millstream.streams.lane.lanes import Lanes
+from millstream.streams.policy_file import load_policy
+from millstream.streams.sessions.redis import RedisSessionStore
+from millstream.streams.settings import Role, Settings
+from millstream.streams.telemetry.exposition import Exposition, Readiness
+from millstream.streams.telemetry.metrics import MetricsCollector, set_metrics
+from millstream.streams.views.service import Views
 
 log = structlog.get_logger(__name__)
 

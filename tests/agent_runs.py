@@ -6,11 +6,11 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from agents.executor import AgentExecutor, RunOutcome
-from agents.factory import AgentFactory
-from schemas.base import Address
-from schemas.events import AgentRequest, AgentToken, CheckpointSaved, ResolvedRequest
-from schemas.ports import BeforeCall, EmitToken, LoadCheckpoint
+from millstream.agents.executor import AgentExecutor, RunOutcome
+from millstream.agents.factory import AgentFactory
+from millstream.schemas.base import Address
+from millstream.schemas.events import AgentRequest, AgentToken, CheckpointSaved, ResolvedRequest
+from millstream.schemas.ports import BeforeCall, EmitToken, LoadCheckpoint
 
 ACCEPTED_AT_MS = 1_000_000
 NOW_MS = 1_000_500

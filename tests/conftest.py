@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from streams.settings import Settings
+from millstream.streams.settings import Settings
 from tests.services import Services, running_services
 
 _IN_CI = pytest.StashKey[bool]()

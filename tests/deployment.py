@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
-from middleware.policy import Policy
-from schemas.topics import SNAPSHOTS
-from streams.lane_metrics import LaneMetrics
-from streams.lane_restore import Restored
-from streams.lane_state import LaneState
-from streams.metrics import MetricsCollector
-from streams.settings import Settings
+from millstream.middleware.policy import Policy
+from millstream.schemas.topics import SNAPSHOTS
+from millstream.streams.lane.base.metrics import LaneMetrics
+from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.lane.state.restore import Restored
+from millstream.streams.settings import Settings
+from millstream.streams.telemetry.metrics import MetricsCollector
 from tests.lane_harness import chain_stages, no_redis
 from tests.memory_lane import MemoryCommitter, MemoryPartition, MemoryReader, MemoryRecord
 from tests.writing_lane import POLICY, Clock, WritingLane, restored_state, writing_lane

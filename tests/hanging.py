@@ -11,9 +11,9 @@ from aiokafka.errors import InvalidTxnState, NotLeaderForPartitionError
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from streams.clients import admin_client, transactional_producer
-from streams.raw_log import raw_log
-from streams.settings import Settings
+from millstream.streams.broker.clients import admin_client, transactional_producer
+from millstream.streams.broker.raw_broker import raw_log
+from millstream.streams.settings import Settings
 
 _VERIFY = "transaction.partition.verification.enable"
 _ALL_IN_SYNC = -1

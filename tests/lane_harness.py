@@ -11,29 +11,29 @@ from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 
-from agents.callbacks import OnCallbackEvent
-from agents.executor import AgentExecutor, wall_clock_ms
-from agents.factory import AgentFactory
-from agents.templates import BUILT_IN_TEMPLATES, AgentTemplate
-from middleware.pipeline import build_pipeline
-from middleware.policy import Policy
-from schemas.base import Event
-from schemas.events import CheckpointSaved
-from schemas.topics import CONTROL, REQUESTS, TopicSpec, catalogue
-from streams.blame import Blame
-from streams.clients import committed_consumer, idempotent_producer
-from streams.codec import decode, encode
-from streams.intake import InputRecord
-from streams.lane import Lane
-from streams.lane_metrics import LaneMetrics
-from streams.lane_parts import LaneServices, Stage, stages
-from streams.lanes import Lanes
-from streams.metrics import MetricsCollector
-from streams.partition_reader import PartitionReader
-from streams.partitioning import home_partition
-from streams.settings import Settings
-from streams.topic_admin import ensure_topics
-from streams.window import Window
+from millstream.agents.executor import AgentExecutor, wall_clock_ms
+from millstream.agents.factory import AgentFactory
+from millstream.agents.loop.callbacks import OnCallbackEvent
+from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
+from millstream.middleware.pipeline import build_pipeline
+from millstream.middleware.policy import Policy
+from millstream.schemas.base import Event
+from millstream.schemas.events import CheckpointSaved
+from millstream.schemas.topics import CONTROL, REQUESTS, TopicSpec, catalogue
+from millstream.streams.broker.clients import committed_consumer, idempotent_producer
+from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.broker.topic_admin import ensure_topics
+from millstream.streams.lane.base.context import LaneServices, Stage, stages
+from millstream.streams.lane.base.crash_counter import Blame
+from millstream.streams.lane.base.metrics import LaneMetrics
+from millstream.streams.lane.base.window import Window
+from millstream.streams.lane.lane import Lane
+from millstream.streams.lane.lanes import Lanes
+from millstream.streams.settings import Settings
+from millstream.streams.telemetry.metrics import MetricsCollector
+from millstream.streams.wire.codec import decode, encode
+from millstream.streams.wire.partitioning import home_partition
+from millstream.streams.wire.records import InputRecord
 from tests.support import eventually
 
 EventT = TypeVar("EventT", bound=Event)

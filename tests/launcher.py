@@ -21,7 +21,7 @@ _LOG_TAIL_CHARS = 4000
 
 @contextmanager
 def launched(data: Path, environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """Run `python -m infra up` on `data`, and give what it prints when its services answer.
+    """Run `python -m millstream.infra up` on `data`; give what it prints when its services answer.
 
     `environment` is added to the run's own; services that it names are used and not started.
     The launcher watches its standard input: at its end it stops all that it started.
@@ -30,7 +30,16 @@ def launched(data: Path, environment: Mapping[str, str]) -> Iterator[dict[str, s
     log = data / "launcher.log"
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "infra", "up", "--until-eof", "--data", str(data), "--json"],
+            [
+                sys.executable,
+                "-m",
+                "millstream.infra",
+                "up",
+                "--until-eof",
+                "--data",
+                str(data),
+                "--json",
+            ],
             cwd=PROJECT,
             env={**os.environ, **environment},  # noqa: TID251  what a child inherits
             stdin=subprocess.PIPE,

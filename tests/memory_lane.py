@@ -11,8 +11,8 @@ from typing import Any
 
 from aiokafka import TopicPartition
 
-from streams.batches import Outgoing
-from streams.committer import CommitRefused, Hear
+from millstream.streams.broker.batches import Outgoing
+from millstream.streams.transactions.committer import CommitRefused, Hear
 
 LARGE_BYTES = 5_000
 

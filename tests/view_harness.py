@@ -7,9 +7,15 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from aiokafka import AIOKafkaProducer
 
-from schemas.base import Address, Event, Reason, Usage
-from schemas.events import AgentResult, AgentToken, CheckpointSaved, CostRecorded, Decision
-from schemas.topics import (
+from millstream.schemas.base import Address, Event, Reason, Usage
+from millstream.schemas.events import (
+    AgentResult,
+    AgentToken,
+    CheckpointSaved,
+    CostRecorded,
+    Decision,
+)
+from millstream.schemas.topics import (
     BASE_TOPICS,
     CHECKPOINTS,
     COSTS,
@@ -18,10 +24,10 @@ from schemas.topics import (
     TOKENS,
     TopicSpec,
 )
-from streams.codec import encode
-from streams.partitioning import home_partition
-from streams.settings import Settings
-from streams.views import Views
+from millstream.streams.settings import Settings
+from millstream.streams.views.service import Views
+from millstream.streams.wire.codec import encode
+from millstream.streams.wire.partitioning import home_partition
 from tests.support import eventually
 
 StartViews = Callable[..., Awaitable[Views]]

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from streams.settings import Settings
+from millstream.streams.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -90,7 +90,7 @@ async def worker_process(
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "gateway",
+            "millstream.gateway",
             "worker",
             "--role",
             roles,

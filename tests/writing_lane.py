@@ -9,25 +9,31 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from middleware.base import MiddlewareContext, Standing, Used
-from middleware.cost import CostTrackingMiddleware
-from middleware.pipeline import build_pipeline
-from middleware.policy import Policy
-from middleware.rate_limit import RateLimitMiddleware
-from schemas.base import Address, Usage
-from schemas.events import AgentRequest, AgentResult, AttemptStarted, Decision, ResolvedRequest
-from schemas.lane_events import CommandObeyed, LaneOpened
-from streams import outcomes
-from streams.committer import Committer
-from streams.lane_endings import LaneEndings
-from streams.lane_output import LaneOutput
-from streams.lane_parts import LaneServices, Stage
-from streams.lane_restore import Restored, restore
-from streams.lane_snapshots import LaneSnapshots
-from streams.lane_state import LaneState
-from streams.partition_reader import PartitionReader
-from streams.seen_ids import SeenIds
-from streams.settings import Settings
+from millstream.middleware.base import MiddlewareContext, Standing, Used
+from millstream.middleware.cost import CostTrackingMiddleware
+from millstream.middleware.pipeline import build_pipeline
+from millstream.middleware.policy import Policy
+from millstream.middleware.rate_limit import RateLimitMiddleware
+from millstream.schemas.base import Address, Usage
+from millstream.schemas.events import (
+    AgentRequest,
+    AgentResult,
+    AttemptStarted,
+    Decision,
+    ResolvedRequest,
+)
+from millstream.schemas.lane_events import CommandObeyed, LaneOpened
+from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.lane.base.context import LaneServices, Stage
+from millstream.streams.lane.output import outcomes
+from millstream.streams.lane.output.in_flight import LaneEndings
+from millstream.streams.lane.output.snapshot_writer import LaneSnapshots
+from millstream.streams.lane.output.writer import LaneOutput
+from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.lane.state.restore import Restored, restore
+from millstream.streams.lane.state.seen_ids import SeenIds
+from millstream.streams.settings import Settings
+from millstream.streams.transactions.committer import Committer
 
 PARTITION = 0
 CHUNK_IDS = 16

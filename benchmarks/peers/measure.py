@@ -14,16 +14,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.client import IN_FLIGHT, Form, Samples, Side
-from benchmarks.engine import ENGINE, ORIENTATION_IN_FLIGHT, engine_side
+from benchmarks.measures.engine import ENGINE, ORIENTATION_IN_FLIGHT, engine_side
 from benchmarks.peers.install import PythonMissing, Version, environment
+from benchmarks.programs.client import IN_FLIGHT, Form, Samples, Side
 from benchmarks.report import Figure
 from benchmarks.services import running
 from benchmarks.sides import ask_client, deployment, median_ratio, raw_side, side_figures
-from schemas.events import AgentRequest
-from schemas.topics import TopicSpec
-from streams.settings import Settings, child_environment
-from streams.topic_admin import ensure_topics
+from millstream.schemas.events import AgentRequest
+from millstream.schemas.topics import TopicSpec
+from millstream.streams.broker.topic_admin import ensure_topics
+from millstream.streams.settings import Settings, child_environment
 
 __all__ = ["run"]
 

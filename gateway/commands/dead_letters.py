@@ -16,19 +16,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gateway.connect import settings_for_client
-from gateway.exits import ExitCode
-from gateway.rendering import one_line, reason_text
-from gateway.running import run
-from gateway.terminal import print_data, progress_console
-from gateway.topic_names import topic_named
-from gateway.when import parse_time_ms, time_text
-from schemas.base import Address
-from schemas.errors import CannotRedrive, DeadLetterNotFound
-from schemas.events import DeadLetter
-from schemas.topics import CONTROL
-from streams.codec import rfc3339
-from streams.dead_letters import (
+from millstream.gateway.client_settings import settings_for_client
+from millstream.gateway.console.rendering import one_line, reason_text
+from millstream.gateway.console.running import run
+from millstream.gateway.console.terminal import print_data, progress_console
+from millstream.gateway.console.time_parsing import parse_time_ms, time_text
+from millstream.gateway.console.topic_names import topic_named
+from millstream.gateway.exits import ExitCode
+from millstream.schemas.base import Address
+from millstream.schemas.errors import CannotRedrive, DeadLetterNotFound
+from millstream.schemas.events import DeadLetter
+from millstream.schemas.topics import CONTROL
+from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.history.dead_letters import (
     Buried,
     DeadLetterQuery,
     dead_letters,
@@ -36,9 +36,9 @@ from streams.dead_letters import (
     read_letter,
     with_outcomes,
 )
-from streams.partition_reader import PartitionReader
-from streams.redrive import Redrive, Redriver
-from streams.settings import Settings
+from millstream.streams.history.redrive import Redrive, Redriver
+from millstream.streams.settings import Settings
+from millstream.streams.wire.codec import rfc3339
 
 __all__ = ["dead_letters_app"]
 

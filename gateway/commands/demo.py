@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from gateway.commands.worker import ROLES
-from gateway.connect import PROJECT, local_settings
-from gateway.demo.clock import StartClock
-from gateway.demo.show import heading, show
-from gateway.platform import platform
-from gateway.running import run
-from gateway.terminal import print_text, progress_console
-from streams.settings import Settings
+from millstream.gateway.client_settings import PROJECT, local_settings
+from millstream.gateway.commands.worker import ROLES
+from millstream.gateway.console.running import run
+from millstream.gateway.console.terminal import print_text, progress_console
+from millstream.gateway.demo.clock import StartClock
+from millstream.gateway.demo.show import heading, show
+from millstream.gateway.processes.platform import platform
+from millstream.streams.settings import Settings
 
 __all__ = ["demo"]
 

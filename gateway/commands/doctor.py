@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from gateway.exits import ExitCode
-from gateway.running import run
-from gateway.terminal import print_data
+from millstream.gateway.console.running import run
+from millstream.gateway.console.terminal import print_data
+from millstream.gateway.exits import ExitCode
 
 __all__ = ["doctor"]
 
@@ -32,7 +32,7 @@ def doctor(
 
 
 async def _examine(*, as_json: bool) -> int:
-    from gateway.checks import CHECKS  # noqa: PLC0415  the packages it looks at are slow to import
+    from millstream.gateway.checks import CHECKS  # noqa: PLC0415  the packages it looks at are slow to import
 
     wrong = 0
     for check in CHECKS:

@@ -9,17 +9,17 @@ from typing import Annotated
 
 import typer
 
-from gateway.connect import settings_for_client
-from gateway.rendering import entry_json
-from gateway.running import run
-from gateway.terminal import print_data, progress_console
-from gateway.timeline import timeline
-from gateway.topic_names import topic_named
-from gateway.when import parse_time_ms
-from gateway.whose import tenant_of
-from streams.bus import Delivery, EventFilter, Unreadable
-from streams.history import HISTORY_TOPICS, HistoryQuery, read_history
-from streams.settings import Settings
+from millstream.gateway.client_settings import settings_for_client
+from millstream.gateway.console.rendering import entry_json
+from millstream.gateway.console.running import run
+from millstream.gateway.console.tenant_option import tenant_of
+from millstream.gateway.console.terminal import print_data, progress_console
+from millstream.gateway.console.time_parsing import parse_time_ms
+from millstream.gateway.console.timeline import timeline
+from millstream.gateway.console.topic_names import topic_named
+from millstream.streams.bus.api import Delivery, EventFilter, Unreadable
+from millstream.streams.history.replay import HISTORY_TOPICS, HistoryQuery, read_history
+from millstream.streams.settings import Settings
 
 __all__ = ["history", "print_history"]
 

@@ -12,16 +12,16 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from gateway.connect import open_bus, settings_for_client
-from gateway.exits import EXIT_CODES_HELP, ExitCode, exit_code_of_result
-from gateway.follow import Told, earlier_result, submitted
-from gateway.rendering import entry_json, money, reason_text, tokens_text
-from gateway.running import run
-from gateway.terminal import print_data, print_text, progress_console
-from schemas.base import DEFAULT_TENANT
-from schemas.events import DEFAULT_TEMPLATE, AgentRequest, AgentResult, DeadLetter
-from streams.answer import Ended, StartedAnew, Text
-from streams.bus import EventBus
+from millstream.gateway.client_settings import open_bus, settings_for_client
+from millstream.gateway.console.follow import Told, earlier_result, submitted
+from millstream.gateway.console.rendering import entry_json, money, reason_text, tokens_text
+from millstream.gateway.console.running import run
+from millstream.gateway.console.terminal import print_data, print_text, progress_console
+from millstream.gateway.exits import EXIT_CODES_HELP, ExitCode, exit_code_of_result
+from millstream.schemas.base import DEFAULT_TENANT
+from millstream.schemas.events import DEFAULT_TEMPLATE, AgentRequest, AgentResult, DeadLetter
+from millstream.streams.bus.answer import Ended, StartedAnew, Text
+from millstream.streams.bus.api import EventBus
 
 __all__ = ["submit"]
 

@@ -6,15 +6,15 @@ from typing import Annotated
 
 import typer
 
-from gateway.connect import open_bus, settings_for_client
-from gateway.rendering import entry_json, entry_line
-from gateway.running import run
-from gateway.terminal import print_data
-from gateway.topic_names import topic_named
-from gateway.when import parse_start
-from gateway.whose import tenant_of
-from schemas.topics import TopicSpec
-from streams.bus import EventFilter, Start
+from millstream.gateway.client_settings import open_bus, settings_for_client
+from millstream.gateway.console.rendering import entry_json, entry_line
+from millstream.gateway.console.running import run
+from millstream.gateway.console.tenant_option import tenant_of
+from millstream.gateway.console.terminal import print_data
+from millstream.gateway.console.time_parsing import parse_start
+from millstream.gateway.console.topic_names import topic_named
+from millstream.schemas.topics import TopicSpec
+from millstream.streams.bus.api import EventFilter, Start
 
 __all__ = ["tail"]
 

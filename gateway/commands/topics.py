@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gateway.connect import settings_for_client
-from gateway.exits import ExitCode
-from gateway.running import run
-from gateway.terminal import print_data, progress_console
-from schemas.topics import DAY_MS, HOUR_MS, TopicSpec, catalogue
-from streams.settings import Settings
-from streams.topic_admin import Drift, TopicReport, ensure_topics, topic_drift
+from millstream.gateway.client_settings import settings_for_client
+from millstream.gateway.console.running import run
+from millstream.gateway.console.terminal import print_data, progress_console
+from millstream.gateway.exits import ExitCode
+from millstream.schemas.topics import DAY_MS, HOUR_MS, TopicSpec, catalogue
+from millstream.streams.broker.topic_admin import Drift, TopicReport, ensure_topics, topic_drift
+from millstream.streams.settings import Settings
 
 __all__ = ["topics"]
 

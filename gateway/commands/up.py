@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from gateway.commands.worker import parse_roles
-from gateway.connect import local_settings
-from gateway.exits import ExitCode
-from gateway.platform import Platform, platform
-from gateway.running import Stopped, run
-from gateway.terminal import progress_console
-from schemas.topics import REQUESTS, RESULTS, catalogue
-from streams.settings import Role, Settings
+from millstream.gateway.client_settings import local_settings
+from millstream.gateway.commands.worker import parse_roles
+from millstream.gateway.console.running import Stopped, run
+from millstream.gateway.console.terminal import progress_console
+from millstream.gateway.exits import ExitCode
+from millstream.gateway.processes.platform import Platform, platform
+from millstream.schemas.topics import REQUESTS, RESULTS, catalogue
+from millstream.streams.settings import Role, Settings
 
 __all__ = ["up"]
 

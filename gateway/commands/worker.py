@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 import uvloop
 
-from gateway.connect import settings_for_client
-from gateway.last_resort import end_within
-from gateway.terminal import print_data, progress_console
-from streams.logs import configure_logging
-from streams.settings import Role, Settings
+from millstream.gateway.client_settings import settings_for_client
+from millstream.gateway.console.terminal import print_data, progress_console
+from millstream.gateway.processes.shutdown_watchdog import end_within
+from millstream.streams.settings import Role, Settings
+from millstream.streams.telemetry.logs import configure_logging
 
 if TYPE_CHECKING:
-    from streams.lane_parts import RunAgent
+    from millstream.streams.lane.base.context import RunAgent
 
 __all__ = ["ROLES", "parse_roles", "work", "worker"]
 
@@ -58,7 +58,7 @@ async def work(
     settings: Settings, roles: frozenset[Role], *, run_agent: RunAgent | None = None
 ) -> None:
     """Work in `roles` until SIGINT or SIGTERM; say on standard output when requests are served."""
-    from streams.worker import WorkerInfo, run_worker  # noqa: PLC0415  takes seconds to import
+    from millstream.streams.worker import WorkerInfo, run_worker  # noqa: PLC0415  takes seconds to import
 
     def ready(info: WorkerInfo) -> None:
         line = {

@@ -9,20 +9,20 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
-from gateway.children import log_tail
-from gateway.connect import PROJECT, open_bus
-from gateway.demo.clock import StartClock
-from gateway.demo.script import ASKED
-from gateway.demo.stage import Stage
-from gateway.platform import Platform
-from gateway.rendering import money, reason_text
-from gateway.terminal import print_styled, print_text
-from gateway.timeline import timeline
-from schemas.errors import MillstreamError
-from schemas.events import CostRecorded
-from schemas.topics import COSTS, REQUESTS, RESULTS, TOKENS
-from streams.bus import Delivery, EventFilter
-from streams.history import HistoryQuery, read_history
+from millstream.gateway.client_settings import PROJECT, open_bus
+from millstream.gateway.console.rendering import money, reason_text
+from millstream.gateway.console.terminal import print_styled, print_text
+from millstream.gateway.console.timeline import timeline
+from millstream.gateway.demo.clock import StartClock
+from millstream.gateway.demo.script import ASKED
+from millstream.gateway.demo.stage import Stage
+from millstream.gateway.processes.children import log_tail
+from millstream.gateway.processes.platform import Platform
+from millstream.schemas.errors import MillstreamError
+from millstream.schemas.events import CostRecorded
+from millstream.schemas.topics import COSTS, REQUESTS, RESULTS, TOKENS
+from millstream.streams.bus.api import Delivery, EventFilter
+from millstream.streams.history.replay import HistoryQuery, read_history
 
 __all__ = ["STEPS", "DemoFailed", "heading", "show"]
 

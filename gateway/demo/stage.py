@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from gateway.rendering import money, reason_text, tokens_text
-from gateway.terminal import harmless
-from schemas.events import AgentResult, AgentToken
-from streams.answer import Answer, Ended, Piece, StartedAnew, Text
-from streams.bus import Delivery
+from millstream.gateway.console.rendering import money, reason_text, tokens_text
+from millstream.gateway.console.terminal import harmless
+from millstream.schemas.events import AgentResult, AgentToken
+from millstream.streams.bus.answer import Answer, Ended, Piece, StartedAnew, Text
+from millstream.streams.bus.api import Delivery
 
 __all__ = ["Stage"]
 

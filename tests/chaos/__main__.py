@@ -22,10 +22,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from schemas.lane_events import CommandObeyed, LaneOpened
-from schemas.topics import LANES, OBEYED, catalogue
-from streams.settings import Settings
-from streams.topic_admin import ensure_topics
+from millstream.schemas.lane_events import CommandObeyed, LaneOpened
+from millstream.schemas.topics import LANES, OBEYED, catalogue
+from millstream.streams.broker.topic_admin import ensure_topics
+from millstream.streams.settings import Settings
 from tests.chaos.audit import audit, left_behind, read_records
 from tests.chaos.calls import finished_and_repeated, out_of_order, read_calls, resumed_after_s
 from tests.chaos.clients import Clients

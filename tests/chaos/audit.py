@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from schemas.events import (
+from millstream.schemas.events import (
     AgentRequest,
     AgentResult,
     AgentToken,
@@ -17,7 +17,7 @@ from schemas.events import (
     Decision,
     RequestEvent,
 )
-from schemas.topics import (
+from millstream.schemas.topics import (
     ATTEMPTS,
     CHECKPOINTS,
     COSTS,
@@ -28,7 +28,7 @@ from schemas.topics import (
     RESULTS,
     TOKENS,
 )
-from streams.settings import Settings
+from millstream.streams.settings import Settings
 from tests.chaos.load import Asked
 from tests.handovers import longest_wait_s
 from tests.lane_harness import open_keys, read_whole

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 
-from streams.kafka_bus import KafkaBus
-from streams.settings import Settings
-from streams.token_reader import Ended, StartedAnew, Text, TokenReader
+from millstream.streams.bus.kafka_bus import KafkaBus
+from millstream.streams.bus.token_reader import Ended, StartedAnew, Text, TokenReader
+from millstream.streams.settings import Settings
 from tests.chaos.load import Asked, publish_one
 from tests.chaos.model_server import NOTHING, expected_answer
 from tests.e2e.programs import as_client, run

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
-from streams.settings import Settings
+from millstream.streams.settings import Settings
 from tests.chaos.calls import Kill
 from tests.chaos.load import MODEL
 from tests.support import eventually

@@ -8,10 +8,10 @@ import random
 import time
 from collections.abc import Iterable, Sequence
 
-from schemas.topics import REQUESTS
-from streams.clients import idempotent_producer
-from streams.partitioning import home_partition
-from streams.settings import Settings
+from millstream.schemas.topics import REQUESTS
+from millstream.streams.broker.clients import idempotent_producer
+from millstream.streams.settings import Settings
+from millstream.streams.wire.partitioning import home_partition
 from tests.chaos.load import Asked, Progress
 from tests.chaos.model_server import NOTHING, expected_answer
 

@@ -11,13 +11,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from infra.jars import class_path, read_lock
-from infra.kafka import JavaSettings, KafkaCluster, KafkaNode, port_names
-from infra.kafka_config import Listener
-from infra.paths import LOCK_FILE, cache_folder
-from infra.ports import HOST, choose_ports
-from infra.redis import RedisServer, find_redis_server
-from infra.state import LauncherState
+from millstream.infra.kafka.config import Listener
+from millstream.infra.kafka.jars import class_path, read_lock
+from millstream.infra.kafka.node import JavaSettings, KafkaCluster, KafkaNode, port_names
+from millstream.infra.paths import LOCK_FILE, cache_folder
+from millstream.infra.ports import HOST, choose_ports
+from millstream.infra.redis import RedisServer, find_redis_server
+from millstream.infra.state import LauncherState
 from tests.chaos.model_server import PACE_S
 from tests.chaos.proxy import Proxy, proxied
 from tests.worker_process import ROOT

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from aiokafka import TopicPartition
 
-from schemas.events import AgentResult
-from schemas.topics import REQUESTS, RESULTS
-from streams.clients import committed_consumer, idempotent_producer
-from streams.codec import decode
-from streams.settings import Settings
+from millstream.schemas.events import AgentResult
+from millstream.schemas.topics import REQUESTS, RESULTS
+from millstream.streams.broker.clients import committed_consumer, idempotent_producer
+from millstream.streams.settings import Settings
+from millstream.streams.wire.codec import decode
 from tests.chaos.model_server import NOTHING, expected_answer
 
 MODEL = "openai:counted"

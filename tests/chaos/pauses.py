@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 
-from schemas.events import AgentResult
-from schemas.lane_events import CommandObeyed, HoldPlaced
-from schemas.topics import CONTROL, HOLDS
-from streams.clients import committed_consumer, idempotent_producer
-from streams.codec import decode
-from streams.settings import Settings
+from millstream.schemas.events import AgentResult
+from millstream.schemas.lane_events import CommandObeyed, HoldPlaced
+from millstream.schemas.topics import CONTROL, HOLDS
+from millstream.streams.broker.clients import committed_consumer, idempotent_producer
+from millstream.streams.settings import Settings
+from millstream.streams.wire.codec import decode
 from tests.chaos.calls import Call
 from tests.chaos.load import Asked, Progress
 from tests.chaos.model_server import NOTHING, expected_answer

@@ -10,8 +10,8 @@ from functools import partial
 
 from redis.asyncio import Redis
 
-from infra.kafka import KafkaNode
-from streams.settings import Settings
+from millstream.infra.kafka.node import KafkaNode
+from millstream.streams.settings import Settings
 from tests.chaos.clients import Clients
 from tests.chaos.crew import Crew
 from tests.chaos.floods import PARTITIONS, plan_flood, publish_flood

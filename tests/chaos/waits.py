@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from schemas.events import AgentResult
-from schemas.lane_events import ATTEMPTS_PER_GENERATION, LaneOpened
-from streams.partitioning import home_partition
+from millstream.schemas.events import AgentResult
+from millstream.schemas.lane_events import ATTEMPTS_PER_GENERATION, LaneOpened
+from millstream.streams.wire.partitioning import home_partition
 from tests.chaos.calls import Call
 
 _LATE = float("inf")

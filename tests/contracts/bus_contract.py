@@ -9,11 +9,11 @@ from typing import Protocol
 
 import pytest
 
-from schemas.base import Address
-from schemas.errors import InputTooLarge, Misconfigured, NoSuchPartition, NotJson
-from schemas.events import AgentRequest, AgentToken, CostRecorded, Usage
-from schemas.topics import COSTS, REQUESTS, TOKENS, TopicSpec
-from streams.bus import (
+from millstream.schemas.base import Address
+from millstream.schemas.errors import InputTooLarge, Misconfigured, NoSuchPartition, NotJson
+from millstream.schemas.events import AgentRequest, AgentToken, CostRecorded, Usage
+from millstream.schemas.topics import COSTS, REQUESTS, TOKENS, TopicSpec
+from millstream.streams.bus.api import (
     BEGINNING,
     BusHooks,
     Delivery,
@@ -26,9 +26,9 @@ from streams.bus import (
     event_bus,
     set_event_bus,
 )
-from streams.mailbox import RECORDS_MAX
-from streams.partitioning import home_partition
-from streams.settings import Settings
+from millstream.streams.bus.delivery_queue import RECORDS_MAX
+from millstream.streams.settings import Settings
+from millstream.streams.wire.partitioning import home_partition
 from tests.support import eventually
 
 

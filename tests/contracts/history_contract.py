@@ -7,16 +7,16 @@ from typing import Protocol
 
 import pytest
 
-from schemas.base import Address
-from schemas.errors import NoSuchPartition, NotJson
-from schemas.events import AgentRequest, Origin, ResolvedRequest
-from schemas.topics import COSTS, REQUESTS, TOKENS, TopicSpec
-from streams.bus import Delivery, EventBus, EventFilter, Unreadable
-from streams.codec import ORIGIN
-from streams.deliveries import Entry
-from streams.history import HistoryQuery
-from streams.partitioning import home_partition
-from streams.settings import Settings
+from millstream.schemas.base import Address
+from millstream.schemas.errors import NoSuchPartition, NotJson
+from millstream.schemas.events import AgentRequest, Origin, ResolvedRequest
+from millstream.schemas.topics import COSTS, REQUESTS, TOKENS, TopicSpec
+from millstream.streams.bus.api import Delivery, EventBus, EventFilter, Unreadable
+from millstream.streams.bus.deliveries import Entry
+from millstream.streams.history.replay import HistoryQuery
+from millstream.streams.settings import Settings
+from millstream.streams.wire.codec import ORIGIN
+from millstream.streams.wire.partitioning import home_partition
 from tests.contracts.bus_contract import cost, token
 from tests.support import eventually
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from agents.sessions import SessionManager, SessionStore
-from schemas.base import Address
-from schemas.events import AgentResult, CheckpointSaved, ResultStatus
+from millstream.agents.sessions.manager import SessionManager, SessionStore
+from millstream.schemas.base import Address
+from millstream.schemas.events import AgentResult, CheckpointSaved, ResultStatus
 
 SESSIONS_PER_USER_MAX = 5
 HOSTILE = ["a:b", "a}b{", "line\u2028break", "*", "%2F", "ä/ö", "x" * 250]

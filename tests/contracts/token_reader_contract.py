@@ -8,14 +8,22 @@ from typing import Protocol
 
 import pytest
 
-from schemas.base import Address
-from schemas.errors import AnswerLate, Misconfigured, ServiceUnavailable
-from schemas.events import AgentResult, AgentToken, ResultStatus
-from schemas.topics import RESULTS, TOKENS
-from streams.bus import NOW, EventBus, EventFilter, FromTime
-from streams.partitioning import home_partition
-from streams.settings import Settings
-from streams.token_reader import Ended, Piece, Position, StartedAnew, Text, TokenReader, answer
+from millstream.schemas.base import Address
+from millstream.schemas.errors import AnswerLate, Misconfigured, ServiceUnavailable
+from millstream.schemas.events import AgentResult, AgentToken, ResultStatus
+from millstream.schemas.topics import RESULTS, TOKENS
+from millstream.streams.bus.api import NOW, EventBus, EventFilter, FromTime
+from millstream.streams.bus.token_reader import (
+    Ended,
+    Piece,
+    Position,
+    StartedAnew,
+    Text,
+    TokenReader,
+    answer,
+)
+from millstream.streams.settings import Settings
+from millstream.streams.wire.partitioning import home_partition
 from tests.support import eventually
 
 MOMENT_S = 0.2

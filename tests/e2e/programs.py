@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from streams.settings import Settings
+from millstream.streams.settings import Settings
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -35,7 +35,7 @@ async def millstream(
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "gateway",
+        "millstream.gateway",
         *arguments,
         cwd=PROJECT,
         env={**os.environ, **environment},  # noqa: TID251  what a child inherits

@@ -10,11 +10,17 @@ from typing import Self
 
 import pytest
 
-from schemas.events import AgentResult, AgentToken, AttemptStarted, CostRecorded, Decision
-from schemas.lane_events import LaneOpened
-from schemas.topics import ATTEMPTS, COSTS, DECISIONS, LANES, RESULTS, TOKENS, catalogue
-from streams.settings import Settings
-from streams.topic_admin import ensure_topics
+from millstream.schemas.events import (
+    AgentResult,
+    AgentToken,
+    AttemptStarted,
+    CostRecorded,
+    Decision,
+)
+from millstream.schemas.lane_events import LaneOpened
+from millstream.schemas.topics import ATTEMPTS, COSTS, DECISIONS, LANES, RESULTS, TOKENS, catalogue
+from millstream.streams.broker.topic_admin import ensure_topics
+from millstream.streams.settings import Settings
 from tests.chaos.calls import read_calls
 from tests.chaos.ground import model_server
 from tests.chaos.load import MODEL, Progress, watch_results

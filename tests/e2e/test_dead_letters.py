@@ -11,14 +11,14 @@ from collections.abc import Mapping
 
 import pytest
 
-from schemas.base import Address, Reason
-from schemas.events import AgentResult, DeadLetter
-from schemas.topics import DEAD_LETTERS, REQUESTS, RESULTS, catalogue
-from streams.dead_letters import find_dead_letter
-from streams.kafka_bus import KafkaBus
-from streams.redrive import Redriver
-from streams.settings import Settings
-from streams.topic_admin import ensure_topics
+from millstream.schemas.base import Address, Reason
+from millstream.schemas.events import AgentResult, DeadLetter
+from millstream.schemas.topics import DEAD_LETTERS, REQUESTS, RESULTS, catalogue
+from millstream.streams.broker.topic_admin import ensure_topics
+from millstream.streams.bus.kafka_bus import KafkaBus
+from millstream.streams.history.dead_letters import find_dead_letter
+from millstream.streams.history.redrive import Redriver
+from millstream.streams.settings import Settings
 from tests.e2e.programs import PROJECT, Ended, ended, run
 from tests.lane_harness import read_topic, running_lanes, upstream
 

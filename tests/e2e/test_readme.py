@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from schemas.base import Address
-from schemas.events import AgentRequest, AgentResult, AgentToken
-from schemas.topics import RESULTS, TOKENS, catalogue
-from streams.clients import idempotent_producer
-from streams.codec import encode
-from streams.partitioning import home_partition
-from streams.settings import Settings
-from streams.topic_admin import ensure_topics
+from millstream.schemas.base import Address
+from millstream.schemas.events import AgentRequest, AgentResult, AgentToken
+from millstream.schemas.topics import RESULTS, TOKENS, catalogue
+from millstream.streams.broker.clients import idempotent_producer
+from millstream.streams.broker.topic_admin import ensure_topics
+from millstream.streams.settings import Settings
+from millstream.streams.wire.codec import encode
+from millstream.streams.wire.partitioning import home_partition
 from tests.lane_harness import read_topic
 from tests.worker_process import worker_process
 

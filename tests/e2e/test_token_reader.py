@@ -6,11 +6,11 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from schemas.topics import catalogue
-from streams.kafka_bus import KafkaBus
-from streams.settings import Settings
-from streams.token_reader import Ended, Position, StartedAnew, Text, TokenReader
-from streams.topic_admin import ensure_topics
+from millstream.schemas.topics import catalogue
+from millstream.streams.broker.topic_admin import ensure_topics
+from millstream.streams.bus.kafka_bus import KafkaBus
+from millstream.streams.bus.token_reader import Ended, Position, StartedAnew, Text, TokenReader
+from millstream.streams.settings import Settings
 from tests.lane_harness import upstream
 from tests.worker_process import worker_process
 

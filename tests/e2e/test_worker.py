@@ -12,12 +12,18 @@ import pytest
 import redis.asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
-from agents.sessions import SessionManager
-from schemas.events import AgentResult, AgentToken, CheckpointSaved, CostRecorded, Decision
-from schemas.topics import CHECKPOINTS, COSTS, DECISIONS, RESULTS, TOKENS, catalogue
-from streams.redis_sessions import RedisSessionStore
-from streams.settings import Settings
-from streams.topic_admin import ensure_topics
+from millstream.agents.sessions.manager import SessionManager
+from millstream.schemas.events import (
+    AgentResult,
+    AgentToken,
+    CheckpointSaved,
+    CostRecorded,
+    Decision,
+)
+from millstream.schemas.topics import CHECKPOINTS, COSTS, DECISIONS, RESULTS, TOKENS, catalogue
+from millstream.streams.broker.topic_admin import ensure_topics
+from millstream.streams.sessions.redis import RedisSessionStore
+from millstream.streams.settings import Settings
 from tests.lane_harness import Upstream, read_topic, read_whole, upstream
 from tests.support import eventually
 from tests.worker_process import WorkerProcess, worker_process

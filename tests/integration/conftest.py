@@ -8,14 +8,14 @@ from contextlib import AsyncExitStack
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from agents.sessions import SessionStore
-from schemas.topics import BASE_TOPICS
-from streams.clients import transactional_producer
-from streams.memory_sessions import MemorySessionStore
-from streams.metrics import MetricsCollector
-from streams.settings import Settings
-from streams.topic_admin import ensure_topics
-from streams.views import Views
+from millstream.agents.sessions.manager import SessionStore
+from millstream.schemas.topics import BASE_TOPICS
+from millstream.streams.broker.clients import transactional_producer
+from millstream.streams.broker.topic_admin import ensure_topics
+from millstream.streams.sessions.memory import MemorySessionStore
+from millstream.streams.settings import Settings
+from millstream.streams.telemetry.metrics import MetricsCollector
+from millstream.streams.views.service import Views
 from tests.view_harness import StartViews
 
 

@@ -6,14 +6,20 @@ import asyncio
 
 import pytest
 
-from agents.callbacks import CallbackEvent
-from agents.factory import AgentFactory
-from middleware.policy import Policy
-from schemas.base import Address
-from schemas.events import AgentRequest, AgentResult, AttemptStarted, CostRecorded, Decision
-from schemas.topics import ATTEMPTS, COSTS, DECISIONS, RESULTS
-from streams import lane_attempts
-from streams.settings import Settings
+from millstream.agents.factory import AgentFactory
+from millstream.agents.loop.callbacks import CallbackEvent
+from millstream.middleware.policy import Policy
+from millstream.schemas.base import Address
+from millstream.schemas.events import (
+    AgentRequest,
+    AgentResult,
+    AttemptStarted,
+    CostRecorded,
+    Decision,
+)
+from millstream.schemas.topics import ATTEMPTS, COSTS, DECISIONS, RESULTS
+from millstream.streams.lane.runs import attempts
+from millstream.streams.settings import Settings
 from tests.lane_harness import (
     ask,
     give,
@@ -200,7 +206,7 @@ async def test_a_request_that_takes_its_owners_down_is_given_up(
     settings: Settings, policy: str, marked_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost_max = 3
-    monkeypatch.setattr(lane_attempts, "LOST_MAX", lost_max)
+    monkeypatch.setattr(attempts, "LOST_MAX", lost_max)
     rules = Policy.from_yaml(policy, "test")
     calls = Calls()
     owners = marked_from - 1 + lost_max

@@ -9,15 +9,15 @@ from typing import Any
 
 from aiokafka import TopicPartition
 
-from schemas.events import CheckpointSaved, SessionUpdated
-from schemas.topics import CHECKPOINTS
-from streams.checkpoint_log import NEAR_RECORDS, CheckpointLog
-from streams.clients import idempotent_producer
-from streams.codec import encode
-from streams.outcomes import head
-from streams.partition_reader import PartitionReader
-from streams.settings import Settings
-from streams.topic_admin import ensure_topics
+from millstream.schemas.events import CheckpointSaved, SessionUpdated
+from millstream.schemas.topics import CHECKPOINTS
+from millstream.streams.broker.clients import idempotent_producer
+from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.broker.topic_admin import ensure_topics
+from millstream.streams.lane.output.checkpoint_log import NEAR_RECORDS, CheckpointLog
+from millstream.streams.lane.output.outcomes import head
+from millstream.streams.settings import Settings
+from millstream.streams.wire.codec import encode
 
 
 class CountingReader(PartitionReader):

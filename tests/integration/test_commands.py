@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from agents.executor import wall_clock_ms
-from schemas.base import Address, compound_key
-from schemas.events import AgentResult, DeadLetter, Decision
-from schemas.lane_events import CommandObeyed, HoldPlaced, RunParked
-from schemas.topics import (
+from millstream.agents.executor import wall_clock_ms
+from millstream.schemas.base import Address, compound_key
+from millstream.schemas.events import AgentResult, DeadLetter, Decision
+from millstream.schemas.lane_events import CommandObeyed, HoldPlaced, RunParked
+from millstream.schemas.topics import (
     CONTROL,
     DEAD_LETTERS,
     DECISIONS,
@@ -18,9 +18,9 @@ from schemas.topics import (
     REQUESTS,
     RESULTS,
 )
-from streams.intake import origin_header
-from streams.settings import Settings
-from streams.stale_holds import KEPT_MS
+from millstream.streams.lane.queue.stale_holds import KEPT_MS
+from millstream.streams.settings import Settings
+from millstream.streams.wire.records import origin_header
 from tests.lane_harness import (
     OneLane,
     ask,

@@ -11,17 +11,17 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import NewTopic
 
-from schemas.errors import LaneFenced, LaneLost
-from schemas.topics import RECORD_BYTES_MAX
-from streams.batches import Outgoing
-from streams.clients import (
+from millstream.schemas.errors import LaneFenced, LaneLost
+from millstream.schemas.topics import RECORD_BYTES_MAX
+from millstream.streams.broker.batches import Outgoing
+from millstream.streams.broker.clients import (
     admin_client,
     committed_consumer,
     transactional_producer,
 )
-from streams.codec import Encoded
-from streams.committer import CommitRefused, Committer
-from streams.settings import Settings
+from millstream.streams.settings import Settings
+from millstream.streams.transactions.committer import CommitRefused, Committer
+from millstream.streams.wire.codec import Encoded
 
 T = TypeVar("T")
 

@@ -13,22 +13,22 @@ from aiokafka.errors import TopicAuthorizationFailedError
 from aiokafka.protocol.admin import CreateAclsRequest
 from structlog.testing import capture_logs
 
-from infra.jars import class_path, read_lock
-from infra.kafka import JavaSettings, KafkaCluster, KafkaNode, port_names
-from infra.paths import LOCK_FILE, cache_folder
-from infra.state import LauncherState
-from schemas.topics import RESULTS, SESSIONS
-from streams import marker_watch, transaction_log
-from streams.batches import Outgoing
-from streams.clients import raw_client, transactional_producer
-from streams.codec import Encoded
-from streams.committer import Committer
-from streams.hanging_transactions import HangingTransactions
-from streams.open_transactions import open_transactions
-from streams.raw_log import raw_log
-from streams.settings import Settings
-from streams.topic_admin import ensure_topics
-from streams.transaction_requests import DescribeProducersRequest
+from millstream.infra.kafka.jars import class_path, read_lock
+from millstream.infra.kafka.node import JavaSettings, KafkaCluster, KafkaNode, port_names
+from millstream.infra.paths import LOCK_FILE, cache_folder
+from millstream.infra.state import LauncherState
+from millstream.schemas.topics import RESULTS, SESSIONS
+from millstream.streams.broker.batches import Outgoing
+from millstream.streams.broker.clients import raw_client, transactional_producer
+from millstream.streams.broker.raw_broker import raw_log
+from millstream.streams.broker.topic_admin import ensure_topics
+from millstream.streams.settings import Settings
+from millstream.streams.transactions.committer import Committer
+from millstream.streams.transactions.hanging import coordinator_log, marker_watch
+from millstream.streams.transactions.hanging.describe import open_transactions
+from millstream.streams.transactions.hanging.protocol import DescribeProducersRequest
+from millstream.streams.transactions.hanging.recovery import HangingTransactions
+from millstream.streams.wire.codec import Encoded
 from tests.hanging import end_one, hang, producing, unverified
 from tests.support import eventually
 
@@ -132,10 +132,10 @@ async def test_without_the_right_to_read_the_coordinators_log_nothing_is_ended_b
         # Decided since then, and marked where nobody looks.
         results = TopicPartition(guarded.topic(RESULTS.name), 0)
         await end_one(owner, [results], is_commit=True)
-    await forbid_reading(guarded, transaction_log.TOPIC)
+    await forbid_reading(guarded, coordinator_log.TOPIC)
     with capture_logs() as lines:
         await opening(guarded, lines, "a transaction hangs and is not ended")
-    assert transaction_log.TOPIC in lines[0]["reason"]
+    assert coordinator_log.TOPIC in lines[0]["reason"]
     assert "give this worker the right `Read` there" in lines[0]["reason"]
 
 

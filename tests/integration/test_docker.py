@@ -12,10 +12,14 @@ import redis.asyncio
 from aiokafka import TopicPartition
 from aiokafka.admin import NewTopic
 
-from infra.jars import jars_folder
-from infra.paths import PROJECT, cache_folder
-from streams.clients import admin_client, committed_consumer, transactional_producer
-from streams.settings import Settings
+from millstream.infra.kafka.jars import jars_folder
+from millstream.infra.paths import PROJECT, cache_folder
+from millstream.streams.broker.clients import (
+    admin_client,
+    committed_consumer,
+    transactional_producer,
+)
+from millstream.streams.settings import Settings
 from tests.containers import Engine, NoContainer, kafka_container, redis_container
 from tests.engine import docker_engine
 from tests.images import imported, kafka_root, redis_root
@@ -47,7 +51,7 @@ async def test_redis_runs_from_an_imported_image(engine: Engine, tmp_path: Path)
 
 @pytest.fixture(scope="module")
 def jars() -> Path:
-    subprocess.run([sys.executable, "-m", "infra", "fetch"], cwd=PROJECT, check=True)
+    subprocess.run([sys.executable, "-m", "millstream.infra", "fetch"], cwd=PROJECT, check=True)
     return jars_folder(cache_folder())
 
 

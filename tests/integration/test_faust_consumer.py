@@ -9,12 +9,12 @@ from typing import Any
 from aiokafka import TopicPartition
 from faust.types import TP
 
-from schemas.topics import CONTROL, REQUESTS
-from streams.clients import committed_consumer, idempotent_producer
-from streams.faust_app import build_app, stop_app
-from streams.faust_consumer import CommittedConsumerThread
-from streams.settings import Settings
-from streams.topic_admin import ensure_topics
+from millstream.schemas.topics import CONTROL, REQUESTS
+from millstream.streams.broker.clients import committed_consumer, idempotent_producer
+from millstream.streams.broker.topic_admin import ensure_topics
+from millstream.streams.consumer.faust_app import build_app, stop_app
+from millstream.streams.consumer.faust_consumer import CommittedConsumerThread
+from millstream.streams.settings import Settings
 from tests.support import eventually
 
 

@@ -8,11 +8,19 @@ from typing import Any
 from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 
-from schemas.events import AgentResult, DeadLetter
-from schemas.lane_events import CommandObeyed, HoldPlaced, RequestsDeferred
-from schemas.topics import DEAD_LETTERS, DEFERRED, HOLDS, OBEYED, PARKED, REQUESTS, RESULTS
-from streams.clients import admin_client
-from streams.settings import Settings
+from millstream.schemas.events import AgentResult, DeadLetter
+from millstream.schemas.lane_events import CommandObeyed, HoldPlaced, RequestsDeferred
+from millstream.schemas.topics import (
+    DEAD_LETTERS,
+    DEFERRED,
+    HOLDS,
+    OBEYED,
+    PARKED,
+    REQUESTS,
+    RESULTS,
+)
+from millstream.streams.broker.clients import admin_client
+from millstream.streams.settings import Settings
 from tests.lane_harness import (
     OneLane,
     Upstream,

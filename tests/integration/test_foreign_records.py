@@ -10,9 +10,9 @@ import subprocess
 import pytest
 from confluent_kafka import Producer
 
-from schemas.events import AgentResult, AgentToken, DeadLetter
-from schemas.topics import DEAD_LETTERS, REQUESTS, RESULTS, TOKENS
-from streams.settings import Settings
+from millstream.schemas.events import AgentResult, AgentToken, DeadLetter
+from millstream.schemas.topics import DEAD_LETTERS, REQUESTS, RESULTS, TOKENS
+from millstream.streams.settings import Settings
 from tests.lane_harness import read_topic, read_whole, running_lanes, upstream
 
 

@@ -10,9 +10,9 @@ import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import NewTopic
 
-from schemas.errors import LaneLost
-from schemas.events import AgentResult
-from schemas.topics import (
+from millstream.schemas.errors import LaneLost
+from millstream.schemas.events import AgentResult
+from millstream.schemas.topics import (
     ATTEMPTS,
     CHECKPOINTS,
     COSTS,
@@ -22,14 +22,14 @@ from schemas.topics import (
     SESSIONS,
     TopicSpec,
 )
-from streams.clients import admin_client
-from streams.hanging_transactions import HangingTransactions
-from streams.open_transactions import OpenTransaction
-from streams.partition_reader import PartitionReader
-from streams.partitioning import home_partition
-from streams.raw_log import raw_log
-from streams.settings import Settings
-from streams.topic_admin import ensure_topics
+from millstream.streams.broker.clients import admin_client
+from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.broker.raw_broker import raw_log
+from millstream.streams.broker.topic_admin import ensure_topics
+from millstream.streams.settings import Settings
+from millstream.streams.transactions.hanging.describe import OpenTransaction
+from millstream.streams.transactions.hanging.recovery import HangingTransactions
+from millstream.streams.wire.partitioning import home_partition
 from tests.hanging import end_one, hang, producing, unverified
 from tests.lane_harness import ask, lane_services, one_lane, read_topic, upstream
 

@@ -8,16 +8,16 @@ from contextlib import aclosing
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from schemas.base import Address
-from schemas.topics import BASE_TOPICS, RESULTS, TOKENS, TopicSpec
-from streams.bus import Delivery
-from streams.clients import transactional_producer
-from streams.codec import encode
-from streams.deliveries import Entry
-from streams.history import HistoryQuery, read_history
-from streams.kafka_bus import KafkaBus
-from streams.settings import Settings
-from streams.topic_admin import ensure_topics
+from millstream.schemas.base import Address
+from millstream.schemas.topics import BASE_TOPICS, RESULTS, TOKENS, TopicSpec
+from millstream.streams.broker.clients import transactional_producer
+from millstream.streams.broker.topic_admin import ensure_topics
+from millstream.streams.bus.api import Delivery
+from millstream.streams.bus.deliveries import Entry
+from millstream.streams.bus.kafka_bus import KafkaBus
+from millstream.streams.history.replay import HistoryQuery, read_history
+from millstream.streams.settings import Settings
+from millstream.streams.wire.codec import encode
 from tests.contracts.bus_contract import token
 from tests.contracts.history_contract import HistoryContract
 

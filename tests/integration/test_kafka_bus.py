@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from schemas.base import Address
-from schemas.errors import ServiceUnavailable
-from schemas.topics import BASE_TOPICS, TOKENS, TopicSpec
-from streams.bus import BusHooks
-from streams.clients import transactional_producer
-from streams.codec import encode
-from streams.kafka_bus import KafkaBus
-from streams.settings import Settings
-from streams.topic_admin import ensure_topics
+from millstream.schemas.base import Address
+from millstream.schemas.errors import ServiceUnavailable
+from millstream.schemas.topics import BASE_TOPICS, TOKENS, TopicSpec
+from millstream.streams.broker.clients import transactional_producer
+from millstream.streams.broker.topic_admin import ensure_topics
+from millstream.streams.bus.api import BusHooks
+from millstream.streams.bus.kafka_bus import KafkaBus
+from millstream.streams.settings import Settings
+from millstream.streams.wire.codec import encode
 from tests.contracts.bus_contract import BusContract, Inbox, token
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,9 +25,9 @@ ROOT = Path(__file__).resolve().parents[2]
 # What another program runs: it publishes three tokens and ends.
 PUBLISHER = """
 import asyncio, sys
-from schemas.events import AgentToken
-from streams.kafka_bus import KafkaBus
-from streams.settings import Settings
+from millstream.schemas.events import AgentToken
+from millstream.streams.bus.kafka_bus import KafkaBus
+from millstream.streams.settings import Settings
 
 async def main():
     async with KafkaBus(Settings(kafka=sys.argv[1], namespace=sys.argv[2])) as bus:

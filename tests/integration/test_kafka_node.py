@@ -7,12 +7,12 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from infra.errors import ServiceDied
-from infra.jars import class_path, read_lock
-from infra.kafka import JavaSettings, KafkaCluster, brokers_seen, port_names
-from infra.paths import LOCK_FILE, cache_folder
-from infra.ports import HOST
-from infra.state import LauncherState
+from millstream.infra.errors import ServiceDied
+from millstream.infra.kafka.jars import class_path, read_lock
+from millstream.infra.kafka.node import JavaSettings, KafkaCluster, brokers_seen, port_names
+from millstream.infra.paths import LOCK_FILE, cache_folder
+from millstream.infra.ports import HOST
+from millstream.infra.state import LauncherState
 
 
 def _cluster(data: Path, brokers: int) -> KafkaCluster:

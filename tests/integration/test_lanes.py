@@ -9,8 +9,8 @@ import json
 import pytest
 from aiokafka import TopicPartition
 
-from middleware.policy import Policy
-from schemas.events import (
+from millstream.middleware.policy import Policy
+from millstream.schemas.events import (
     AgentResult,
     AgentToken,
     CheckpointSaved,
@@ -18,8 +18,8 @@ from schemas.events import (
     DeadLetter,
     Decision,
 )
-from schemas.lane_events import LaneOpened
-from schemas.topics import (
+from millstream.schemas.lane_events import LaneOpened
+from millstream.schemas.topics import (
     CHECKPOINTS,
     CONTROL,
     COSTS,
@@ -30,9 +30,9 @@ from schemas.topics import (
     RESULTS,
     TOKENS,
 )
-from streams.partition_reader import PartitionReader
-from streams.partitioning import home_partition
-from streams.settings import Settings
+from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.settings import Settings
+from millstream.streams.wire.partitioning import home_partition
 from tests.lane_harness import Upstream, read_topic, read_whole, running_lanes, upstream
 
 

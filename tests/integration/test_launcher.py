@@ -52,7 +52,7 @@ def _launcher(
     data: Path, *arguments: str, environment: Mapping[str, str] | None = None
 ) -> Iterator[Running]:
     log = data.with_name(f"{data.name}.log")
-    command = (sys.executable, "-m", "infra", "up", "--data", str(data), *arguments)
+    command = (sys.executable, "-m", "millstream.infra", "up", "--data", str(data), *arguments)
     with (
         log.open("w") as errors,
         subprocess.Popen(

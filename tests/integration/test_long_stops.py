@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from agents.executor import wall_clock_ms
-from schemas.events import AgentResult
-from schemas.topics import RESULTS
-from streams.settings import Settings
+from millstream.agents.executor import wall_clock_ms
+from millstream.schemas.events import AgentResult
+from millstream.schemas.topics import RESULTS
+from millstream.streams.settings import Settings
 from tests.lane_harness import ask, lane_services, one_lane, read_topic, read_whole, upstream
 from tests.support import eventually
 

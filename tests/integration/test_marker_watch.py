@@ -13,19 +13,22 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import NodeNotReadyError
 from aiokafka.protocol.transaction import AddPartitionsToTxnRequest
 
-from schemas.errors import LaneFenced, LaneLost
-from schemas.topics import RESULTS, SESSIONS, TopicSpec
-from streams import marker_watch
-from streams.batches import Outgoing
-from streams.clients import transactional_producer
-from streams.codec import Encoded
-from streams.committer import CommitRefused, Committer
-from streams.hanging_transactions import HangingTransactions
-from streams.partition_reader import PartitionReader
-from streams.raw_log import raw_log
-from streams.settings import Settings
-from streams.topic_admin import ensure_topics
-from streams.transaction_requests import DescribeProducersRequest, DescribeTransactionsRequest
+from millstream.schemas.errors import LaneFenced, LaneLost
+from millstream.schemas.topics import RESULTS, SESSIONS, TopicSpec
+from millstream.streams.broker.batches import Outgoing
+from millstream.streams.broker.clients import transactional_producer
+from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.broker.raw_broker import raw_log
+from millstream.streams.broker.topic_admin import ensure_topics
+from millstream.streams.settings import Settings
+from millstream.streams.transactions.committer import CommitRefused, Committer
+from millstream.streams.transactions.hanging import marker_watch
+from millstream.streams.transactions.hanging.protocol import (
+    DescribeProducersRequest,
+    DescribeTransactionsRequest,
+)
+from millstream.streams.transactions.hanging.recovery import HangingTransactions
+from millstream.streams.wire.codec import Encoded
 from tests.hanging import hang, unverified
 from tests.support import eventually
 

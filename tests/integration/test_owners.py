@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from agents.executor import RunOutcome
-from agents.factory import RunPlan
-from middleware.policy import Policy
-from schemas.errors import LaneFenced
-from schemas.events import AgentResult, DeadLetter, Decision, ResolvedRequest
-from schemas.lane_events import LaneOpened
-from schemas.topics import DEAD_LETTERS, DECISIONS, LANES, RESULTS
-from streams import outcomes
-from streams.lane_restore import Restored, restore
-from streams.partitioning import home_partition
-from streams.settings import Settings
+from millstream.agents.executor import RunOutcome
+from millstream.agents.factory import RunPlan
+from millstream.middleware.policy import Policy
+from millstream.schemas.errors import LaneFenced
+from millstream.schemas.events import AgentResult, DeadLetter, Decision, ResolvedRequest
+from millstream.schemas.lane_events import LaneOpened
+from millstream.schemas.topics import DEAD_LETTERS, DECISIONS, LANES, RESULTS
+from millstream.streams.lane.output import outcomes
+from millstream.streams.lane.state.restore import Restored, restore
+from millstream.streams.settings import Settings
+from millstream.streams.wire.partitioning import home_partition
 from tests.lane_harness import ask, lane_services, one_lane, read_topic, read_whole, upstream
 from tests.support import eventually
 
@@ -71,7 +71,7 @@ async def test_every_producer_of_the_last_owner_is_fenced_before_a_new_one_resto
             assert isinstance(await asyncio.wait_for(zombie.lane.lost, 10), LaneFenced)
             return await restore(*args, **kwargs)
 
-        monkeypatch.setattr("streams.lane.restore", restore_later)
+        monkeypatch.setattr("millstream.streams.lane.lane.restore", restore_later)
         await stack.enter_async_context(one_lane(settings, services, None))
     assert len(await read_whole(settings, DECISIONS, Decision)) == commits
 
@@ -87,7 +87,7 @@ async def test_a_lane_that_is_fenced_before_its_generation_is_committed_never_se
             await stack.enter_async_context(one_lane(settings, services, None))
             return restored
 
-        monkeypatch.setattr("streams.lane.restore", restore_too_slowly)
+        monkeypatch.setattr("millstream.streams.lane.lane.restore", restore_too_slowly)
         with pytest.raises(LaneFenced):
             await stack.enter_async_context(one_lane(settings, services, None))
     assert [one.generation for one in await read_whole(settings, LANES, LaneOpened)] == [1]

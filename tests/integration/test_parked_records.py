@@ -8,15 +8,15 @@ from typing import Any
 
 from aiokafka import TopicPartition
 
-from middleware.policy import Policy
-from schemas.events import AgentResult
-from schemas.lane_events import HoldPlaced, RunParked
-from schemas.topics import CONTROL, HOLDS, PARKED, RESULTS
-from streams.clients import idempotent_producer
-from streams.parked_runs import ParkedRuns
-from streams.partition_reader import PartitionReader
-from streams.settings import Settings
-from streams.topic_admin import ensure_topics
+from millstream.middleware.policy import Policy
+from millstream.schemas.events import AgentResult
+from millstream.schemas.lane_events import HoldPlaced, RunParked
+from millstream.schemas.topics import CONTROL, HOLDS, PARKED, RESULTS
+from millstream.streams.broker.clients import idempotent_producer
+from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.broker.topic_admin import ensure_topics
+from millstream.streams.lane.queue.parked_log import ParkedRuns
+from millstream.streams.settings import Settings
 from tests.lane_harness import ask, lane_services, one_lane, read_topic, read_whole, upstream
 
 ONE_AN_HOUR = Policy.from_yaml("defaults: {rate: {requests: 1, window_s: 3600}}", "test")

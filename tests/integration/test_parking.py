@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from agents.retry import RetryPolicy
-from agents.templates import BUILT_IN_TEMPLATES, AgentTemplate
-from schemas.base import compound_key
-from schemas.events import AgentResult, AgentToken, Decision
-from schemas.lane_events import HoldPlaced, RunParked
-from schemas.topics import DECISIONS, HOLDS, PARKED, RESULTS, TOKENS
-from streams.batches import Outgoing, send_batches
-from streams.parking import Parking
-from streams.run import Run
-from streams.settings import Settings
+from millstream.agents.templates.retry import RetryPolicy
+from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
+from millstream.schemas.base import compound_key
+from millstream.schemas.events import AgentResult, AgentToken, Decision
+from millstream.schemas.lane_events import HoldPlaced, RunParked
+from millstream.schemas.topics import DECISIONS, HOLDS, PARKED, RESULTS, TOKENS
+from millstream.streams.broker.batches import Outgoing, send_batches
+from millstream.streams.lane.queue.parking import Parking
+from millstream.streams.lane.runs.run import Run
+from millstream.streams.settings import Settings
 from tests.lane_harness import (
     ask,
     give,
@@ -101,7 +101,7 @@ async def test_a_run_whose_result_is_on_its_way_is_not_parked_any_more(
         parked.append(run.request.request_id)
         return park(self, run)
 
-    monkeypatch.setattr("streams.transactions.send_batches", hold_results)
+    monkeypatch.setattr("millstream.streams.transactions.producers.send_batches", hold_results)
     monkeypatch.setattr(Parking, "park", note)
     async with (
         lane_services(settings) as services,

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from schemas.events import AgentResult, AgentToken
-from schemas.topics import CONTROL, DEFERRED, HOLDS, PARKED, REQUESTS, RESULTS, TOKENS
-from streams.settings import Settings
+from millstream.schemas.events import AgentResult, AgentToken
+from millstream.schemas.topics import CONTROL, DEFERRED, HOLDS, PARKED, REQUESTS, RESULTS, TOKENS
+from millstream.streams.settings import Settings
 from tests.lane_harness import (
     OneLane,
     Upstream,
@@ -113,7 +113,7 @@ async def test_every_request_has_one_result_and_every_session_its_order(
     is_behind: bool,  # noqa: FBT001
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streams.deferrals._AT_HAND_BEHIND", 2)
+    monkeypatch.setattr("millstream.streams.lane.overflow.deferrals._AT_HAND_BEHIND", 2)
     few = {
         "partitions": 1,
         "runs_in_flight_max": 4,

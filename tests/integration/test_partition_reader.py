@@ -13,17 +13,17 @@ from aiokafka import TopicPartition
 from aiokafka.consumer import fetcher
 from aiokafka.protocol.fetch import FetchRequest
 
-from schemas.errors import CheckpointUnreadable, LaneLost, ServiceUnavailable
-from schemas.events import AgentToken, CheckpointSaved, SessionUpdated
-from schemas.topics import CHECKPOINTS, DECISIONS, SESSIONS, TOKENS
-from streams.checkpoints import CheckpointSource
-from streams.clients import idempotent_producer, transactional_producer
-from streams.codec import decode, encode, new_traceparent
-from streams.outcomes import head
-from streams.partition_reader import PartitionReader
-from streams.settings import Settings
-from streams.tokens import TokenPublisher
-from streams.topic_admin import ensure_topics
+from millstream.schemas.errors import CheckpointUnreadable, LaneLost, ServiceUnavailable
+from millstream.schemas.events import AgentToken, CheckpointSaved, SessionUpdated
+from millstream.schemas.topics import CHECKPOINTS, DECISIONS, SESSIONS, TOKENS
+from millstream.streams.broker.clients import idempotent_producer, transactional_producer
+from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.broker.topic_admin import ensure_topics
+from millstream.streams.lane.output.checkpoints import CheckpointSource
+from millstream.streams.lane.output.outcomes import head
+from millstream.streams.lane.runs.token_publisher import TokenPublisher
+from millstream.streams.settings import Settings
+from millstream.streams.wire.codec import decode, encode, new_traceparent
 from tests.lane_harness import no_redis
 
 

@@ -9,11 +9,11 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 
-from schemas.events import AgentResult, AgentToken
-from schemas.topics import CONTROL, REQUESTS, RESULTS, TOKENS, TopicSpec
-from streams.partition_reader import PartitionReader
-from streams.partitioning import home_partition, name_at
-from streams.settings import Settings
+from millstream.schemas.events import AgentResult, AgentToken
+from millstream.schemas.topics import CONTROL, REQUESTS, RESULTS, TOKENS, TopicSpec
+from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.settings import Settings
+from millstream.streams.wire.partitioning import home_partition, name_at
 from tests.lane_harness import (
     ask,
     lane_services,

@@ -6,12 +6,12 @@ import asyncio
 from collections import defaultdict
 from contextlib import AsyncExitStack
 
-from schemas.events import AgentResult, AgentToken, Decision
-from schemas.lane_events import LaneOpened
-from schemas.topics import CONTROL, DECISIONS, LANES, RESULTS, TOKENS
-from streams.lanes import Lanes
-from streams.partitioning import home_partition
-from streams.settings import Settings
+from millstream.schemas.events import AgentResult, AgentToken, Decision
+from millstream.schemas.lane_events import LaneOpened
+from millstream.schemas.topics import CONTROL, DECISIONS, LANES, RESULTS, TOKENS
+from millstream.streams.lane.lanes import Lanes
+from millstream.streams.settings import Settings
+from millstream.streams.wire.partitioning import home_partition
 from tests.lane_harness import (
     Upstream,
     ask,

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 import pytest
 import redis.asyncio
 
-from schemas.errors import ServiceUnavailable
-from streams.redis_sessions import RedisSessionStore
-from streams.session_limits import SessionLimits
-from streams.settings import Settings
+from millstream.schemas.errors import ServiceUnavailable
+from millstream.streams.sessions.redis import RedisSessionStore
+from millstream.streams.sessions.session_limits import SessionLimits
+from millstream.streams.settings import Settings
 from tests.contracts.session_store_contract import (
     SESSIONS_PER_USER_MAX,
     SessionStoreContract,

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from schemas.base import Address, Reason
-from schemas.errors import CannotRedrive, DeadLetterNotFound
-from schemas.events import AgentRequest, AgentResult, DeadLetter, DeadLetterRedriven
-from schemas.topics import (
+from millstream.schemas.base import Address, Reason
+from millstream.schemas.errors import CannotRedrive, DeadLetterNotFound
+from millstream.schemas.events import AgentRequest, AgentResult, DeadLetter, DeadLetterRedriven
+from millstream.schemas.topics import (
     CONTROL,
     DEAD_LETTERS,
     REDRIVES,
@@ -20,19 +20,19 @@ from schemas.topics import (
     catalogue,
     stage_topic,
 )
-from streams.clients import idempotent_producer, transactional_producer
-from streams.codec import encode
-from streams.dead_letters import (
+from millstream.streams.broker.clients import idempotent_producer, transactional_producer
+from millstream.streams.broker.topic_admin import ensure_topics
+from millstream.streams.history.dead_letters import (
     Buried,
     DeadLetterQuery,
     dead_letters,
     find_dead_letter,
     with_outcomes,
 )
-from streams.partitioning import home_partition
-from streams.redrive import Redrive, Redriver
-from streams.settings import Settings
-from streams.topic_admin import ensure_topics
+from millstream.streams.history.redrive import Redrive, Redriver
+from millstream.streams.settings import Settings
+from millstream.streams.wire.codec import encode
+from millstream.streams.wire.partitioning import home_partition
 from tests.lane_harness import Upstream, read_topic, read_whole, running_lanes, upstream
 from tests.support import eventually
 

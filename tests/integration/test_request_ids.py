@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-from middleware.policy import Policy
-from schemas.events import AgentResult, DeadLetter, Decision
-from schemas.topics import CONTROL, DEAD_LETTERS, DECISIONS, RESULTS
-from streams.settings import Settings
+from millstream.middleware.policy import Policy
+from millstream.schemas.events import AgentResult, DeadLetter, Decision
+from millstream.schemas.topics import CONTROL, DEAD_LETTERS, DECISIONS, RESULTS
+from millstream.streams.settings import Settings
 from tests.lane_harness import read_topic, read_whole, running_lanes, upstream
 
 ASKED = {"user_id": "ada", "request_id": "r1", "input": "one"}

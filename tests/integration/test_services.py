@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from aiokafka.admin import NewTopic
 
-from streams.clients import admin_client, idempotent_producer
-from streams.settings import Settings
+from millstream.streams.broker.clients import admin_client, idempotent_producer
+from millstream.streams.settings import Settings
 from tests.probes import free_port, redis_answers
 from tests.services import Services, Unanswered, running_services
 

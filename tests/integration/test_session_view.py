@@ -7,12 +7,12 @@ from functools import partial
 import redis.asyncio
 from aiokafka import AIOKafkaProducer
 
-from schemas.errors import ServiceUnavailable
-from schemas.events import CheckpointSaved
-from streams.memory_sessions import MemorySessionStore
-from streams.metrics import MetricsCollector
-from streams.redis_sessions import RedisSessionStore
-from streams.settings import Settings
+from millstream.schemas.errors import ServiceUnavailable
+from millstream.schemas.events import CheckpointSaved
+from millstream.streams.sessions.memory import MemorySessionStore
+from millstream.streams.sessions.redis import RedisSessionStore
+from millstream.streams.settings import Settings
+from millstream.streams.telemetry.metrics import MetricsCollector
 from tests.support import eventually
 from tests.view_harness import USERS, StartViews, counts, publish, run_of
 

@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from middleware.policy import Policy
-from schemas.errors import LaneLost
-from schemas.events import AgentResult, DeadLetter, Decision
-from schemas.topics import DEAD_LETTERS, DECISIONS, RESULTS
-from streams.clients import transactional_producer
-from streams.committer import Committer
-from streams.lane_parts import LaneServices
-from streams.lane_restore import Restored
-from streams.lane_state import LaneState
-from streams.partition_reader import PartitionReader
-from streams.settings import Settings
+from millstream.middleware.policy import Policy
+from millstream.schemas.errors import LaneLost
+from millstream.schemas.events import AgentResult, DeadLetter, Decision
+from millstream.schemas.topics import DEAD_LETTERS, DECISIONS, RESULTS
+from millstream.streams.broker.clients import transactional_producer
+from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.lane.base.context import LaneServices
+from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.lane.state.restore import Restored
+from millstream.streams.settings import Settings
+from millstream.streams.transactions.committer import Committer
 from tests.lane_harness import (
     chain_stages,
     lane_services,

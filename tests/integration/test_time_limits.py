@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from agents.callbacks import CallbackEvent
-from agents.executor import AgentExecutor, wall_clock_ms
-from agents.retry import RetryPolicy
-from agents.templates import BUILT_IN_TEMPLATES, AgentTemplate
-from middleware.policy import Policy
-from schemas.events import AgentResult, AttemptStarted
-from schemas.lane_events import RunParked
-from schemas.topics import ATTEMPTS, CONTROL, PARKED, RESULTS
-from streams.lane_parts import LaneServices
-from streams.settings import Settings
+from millstream.agents.executor import AgentExecutor, wall_clock_ms
+from millstream.agents.loop.callbacks import CallbackEvent
+from millstream.agents.templates.retry import RetryPolicy
+from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
+from millstream.middleware.policy import Policy
+from millstream.schemas.events import AgentResult, AttemptStarted
+from millstream.schemas.lane_events import RunParked
+from millstream.schemas.topics import ATTEMPTS, CONTROL, PARKED, RESULTS
+from millstream.streams.lane.base.context import LaneServices
+from millstream.streams.settings import Settings
 from tests.lane_harness import ask, lane_services, one_lane, read_topic, read_whole, upstream
 from tests.support import eventually
 

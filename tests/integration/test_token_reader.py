@@ -6,12 +6,12 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
-from schemas.errors import AnswerGone
-from schemas.topics import BASE_TOPICS
-from streams.kafka_bus import KafkaBus
-from streams.settings import Settings
-from streams.token_reader import Position, TokenReader
-from streams.topic_admin import ensure_topics
+from millstream.schemas.errors import AnswerGone
+from millstream.schemas.topics import BASE_TOPICS
+from millstream.streams.broker.topic_admin import ensure_topics
+from millstream.streams.bus.kafka_bus import KafkaBus
+from millstream.streams.bus.token_reader import Position, TokenReader
+from millstream.streams.settings import Settings
 from tests.contracts.token_reader_contract import TokenReaderContract, result, token, words
 
 

@@ -8,17 +8,17 @@ import pytest
 from aiokafka.admin import NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from schemas.errors import Misconfigured, ServiceUnavailable, TopicDrift
-from schemas.topics import BASE_TOPICS, RESULTS, SESSIONS, TOKENS
-from streams.clients import admin_client
-from streams.settings import Settings
-from streams.topic_admin import (
+from millstream.schemas.errors import Misconfigured, ServiceUnavailable, TopicDrift
+from millstream.schemas.topics import BASE_TOPICS, RESULTS, SESSIONS, TOKENS
+from millstream.streams.broker.clients import admin_client
+from millstream.streams.broker.topic_admin import (
     ensure_changelogs,
     ensure_topics,
     partition_counts,
     require_sound_topics,
     topic_drift,
 )
+from millstream.streams.settings import Settings
 
 
 async def create(settings: Settings, name: str, partitions: int, **configs: str) -> None:

@@ -7,16 +7,16 @@ from collections import Counter
 import aiohttp
 from aiokafka import AIOKafkaProducer
 
-from schemas.base import Reason
-from schemas.events import DeadLetter
-from schemas.topics import DEAD_LETTERS, RESULTS
-from streams.exposition import Exposition, Readiness
-from streams.faust_app import stop_app
-from streams.memory_sessions import MemorySessionStore
-from streams.metrics import MetricsCollector
-from streams.partitioning import home_partition
-from streams.settings import Settings
-from streams.views import Views
+from millstream.schemas.base import Reason
+from millstream.schemas.events import DeadLetter
+from millstream.schemas.topics import DEAD_LETTERS, RESULTS
+from millstream.streams.consumer.faust_app import stop_app
+from millstream.streams.sessions.memory import MemorySessionStore
+from millstream.streams.settings import Settings
+from millstream.streams.telemetry.exposition import Exposition, Readiness
+from millstream.streams.telemetry.metrics import MetricsCollector
+from millstream.streams.views.service import Views
+from millstream.streams.wire.partitioning import home_partition
 from tests.support import eventually
 from tests.view_harness import SOURCE, StartViews, counted, counts, publish, recount, run_of
 

@@ -8,13 +8,13 @@ import weakref
 
 import pytest
 
-from agents.callbacks import CallbackEvent
-from agents.executor import AgentExecutor
-from agents.factory import AgentFactory
-from agents.templates import BUILT_IN_TEMPLATES, AgentTemplate
-from schemas.base import Address
-from schemas.errors import LaneLost
-from schemas.events import AgentToken, CheckpointSaved
+from millstream.agents.executor import AgentExecutor
+from millstream.agents.factory import AgentFactory
+from millstream.agents.loop.callbacks import CallbackEvent
+from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
+from millstream.schemas.base import Address
+from millstream.schemas.errors import LaneLost
+from millstream.schemas.events import AgentToken, CheckpointSaved
 from tests.agent_runs import ACCEPTED_AT_MS, NOW_MS, Runs, resolved
 from tests.support import eventually
 

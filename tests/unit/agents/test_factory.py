@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from langchain_core.tools import StructuredTool
 
-from agents.factory import AGENTS_CACHED_MAX, AgentFactory
-from agents.templates import BUILT_IN_TEMPLATES, AgentTemplate
-from agents.tools import ToolRegistry, built_in_tools
-from schemas.errors import Misconfigured, ModelUnavailable, UnknownTemplate
+from millstream.agents.factory import AGENTS_CACHED_MAX, AgentFactory
+from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
+from millstream.agents.tools import ToolRegistry, built_in_tools
+from millstream.schemas.errors import Misconfigured, ModelUnavailable, UnknownTemplate
 from tests.agent_runs import resolved
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agents.factory import AgentFactory
+from millstream.agents.factory import AgentFactory
 from tests.agent_runs import Runs
 
 pytestmark = pytest.mark.model

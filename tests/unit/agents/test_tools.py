@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from langchain_core.tools import ToolException
 
-from agents.tools import ToolRegistry, built_in_tools, calculate
-from schemas.errors import Misconfigured
+from millstream.agents.tools import ToolRegistry, built_in_tools, calculate
+from millstream.schemas.errors import Misconfigured
 
 
 @pytest.mark.parametrize(

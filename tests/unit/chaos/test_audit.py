@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from schemas.base import Address, Usage
-from schemas.events import (
+from millstream.schemas.base import Address, Usage
+from millstream.schemas.events import (
     AgentRequest,
     AgentResult,
     AgentToken,

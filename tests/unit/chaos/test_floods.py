@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 
-from streams.partitioning import home_partition
+from millstream.streams.wire.partitioning import home_partition
 from tests.chaos.floods import PARTITIONS, floods, plan_flood
 from tests.chaos.load import Asked
 from tests.chaos.model_server import NOTHING, expected_answer

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from schemas.base import Address
-from schemas.events import AgentResult
-from schemas.lane_events import LaneOpened
-from streams.partitioning import home_partition
+from millstream.schemas.base import Address
+from millstream.schemas.events import AgentResult
+from millstream.schemas.lane_events import LaneOpened
+from millstream.streams.wire.partitioning import home_partition
 from tests.handovers import Handover, handovers, longest_wait_s, superseded
 
 PARTITIONS = 4

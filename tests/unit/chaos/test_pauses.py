@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from schemas.base import Address
-from schemas.events import AgentResult
-from schemas.lane_events import CommandObeyed
+from millstream.schemas.base import Address
+from millstream.schemas.events import AgentResult
+from millstream.schemas.lane_events import CommandObeyed
 from tests.chaos.calls import Call
 from tests.chaos.load import Asked
 from tests.chaos.model_server import NOTHING, expected_answer

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from infra.ports import HOST, choose_ports
+from millstream.infra.ports import HOST, choose_ports
 from tests.chaos.proxy import Proxy, proxied
 from tests.support import eventually
 

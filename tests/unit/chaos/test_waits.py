@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.base import Address
-from schemas.events import AgentResult
-from schemas.lane_events import LaneOpened
-from streams.partitioning import home_partition
+from millstream.schemas.base import Address
+from millstream.schemas.events import AgentResult
+from millstream.schemas.lane_events import LaneOpened
+from millstream.streams.wire.partitioning import home_partition
 from tests.chaos.calls import Call
 from tests.chaos.waits import Wait, longest_waits
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from gateway.cli import app
-from gateway.connect import PROJECT
+from millstream.gateway.cli import app
+from millstream.gateway.client_settings import PROJECT
 
 runner = CliRunner()
 
@@ -149,7 +149,7 @@ def test_the_script_of_the_checkout_runs_from_any_folder(tmp_path: Path) -> None
 
 def test_the_module_runs_as_a_program() -> None:
     told = subprocess.run(
-        [sys.executable, "-m", "gateway", "nothing"],
+        [sys.executable, "-m", "millstream.gateway", "nothing"],
         cwd=PROJECT,
         capture_output=True,
         check=False,
@@ -160,7 +160,7 @@ def test_the_module_runs_as_a_program() -> None:
 
 def test_a_reader_that_has_had_enough_is_no_error() -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "gateway", "doctor"],
+        [sys.executable, "-m", "millstream.gateway", "doctor"],
         cwd=PROJECT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -6,9 +6,9 @@ from typing import get_args
 
 import pytest
 
-from gateway.exits import exit_code_of_error, exit_code_of_result
-from schemas.base import Address
-from schemas.errors import (
+from millstream.gateway.exits import exit_code_of_error, exit_code_of_result
+from millstream.schemas.base import Address
+from millstream.schemas.errors import (
     InputTooLarge,
     LaneLost,
     MillstreamError,
@@ -18,7 +18,7 @@ from schemas.errors import (
     ServiceUnavailable,
     TopicDrift,
 )
-from schemas.events import AgentResult, ResultStatus
+from millstream.schemas.events import AgentResult, ResultStatus
 
 CODES = {
     "completed": 0,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import DataInUse, DataUnwritable
-from infra.hold import endpoints_file, hold, remove
+from millstream.infra.errors import DataInUse, DataUnwritable
+from millstream.infra.hold import endpoints_file, hold, remove
 
 
 def test_a_folder_is_held_once_and_the_error_names_the_holder(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from infra.paths import PROJECT, ExternalServices, cache_folder, trust
+from millstream.infra.paths import PROJECT, ExternalServices, cache_folder, trust
 
 
 def test_the_environment_names_services_and_an_empty_name_is_none() -> None:

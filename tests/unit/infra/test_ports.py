@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import socket
 
-from infra.ports import HOST, choose_ports, is_free, listens
+from millstream.infra.ports import HOST, choose_ports, is_free, listens
 
 
 def test_each_name_gets_a_free_port_of_its_own() -> None:

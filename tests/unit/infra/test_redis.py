@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.redis import find_redis_server, without_password
+from millstream.infra.redis import find_redis_server, without_password
 
 
 def test_without_a_redis_server_on_the_path_the_wheels_own_is_found(

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import DataMismatch
-from infra.state import LauncherState
+from millstream.infra.errors import DataMismatch
+from millstream.infra.state import LauncherState
 
 
 def test_a_new_folder_begins_with_one_broker_and_a_cluster_id_of_kafkas_form(

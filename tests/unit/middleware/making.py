@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from middleware.base import MiddlewareContext, Used
-from schemas.base import Address, Usage
-from schemas.events import (
+from millstream.middleware.base import MiddlewareContext, Used
+from millstream.schemas.base import Address, Usage
+from millstream.schemas.events import (
     AgentRequest,
     AgentResult,
     AttemptStarted,

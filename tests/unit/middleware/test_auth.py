@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from middleware.auth import AuthMiddleware
-from middleware.policy import Policy
-from schemas.errors import Forbidden
+from millstream.middleware.auth import AuthMiddleware
+from millstream.middleware.policy import Policy
+from millstream.schemas.errors import Forbidden
 from tests.unit.middleware.making import context, request
 
 POLICY = Policy.from_yaml(

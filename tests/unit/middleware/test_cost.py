@@ -8,14 +8,14 @@ import itertools
 import pytest
 from structlog.testing import capture_logs
 
-from middleware.base import Standing, Used
-from middleware.cost import UNPRICED, CostTrackingMiddleware, DaySpend
-from middleware.pipeline import MiddlewarePipeline
-from middleware.policy import Policy
-from middleware.prices import PriceTable
-from schemas.base import Usage
-from schemas.errors import BudgetExceeded, ModelUnpriced, Rejected
-from schemas.events import AttemptStarted, CostRecorded, ResolvedRequest
+from millstream.middleware.base import Standing, Used
+from millstream.middleware.cost import UNPRICED, CostTrackingMiddleware, DaySpend
+from millstream.middleware.pipeline import MiddlewarePipeline
+from millstream.middleware.policy import Policy
+from millstream.middleware.prices import PriceTable
+from millstream.schemas.base import Usage
+from millstream.schemas.errors import BudgetExceeded, ModelUnpriced, Rejected
+from millstream.schemas.events import AttemptStarted, CostRecorded, ResolvedRequest
 from tests.unit.middleware.making import DAY_MS, NOON_MS, context, request, result, used
 
 # A micro per token either way: a context of 100 and 100 tokens reserves 200 micros.

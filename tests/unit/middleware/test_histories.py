@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from middleware.base import Standing
-from middleware.cost import CostTrackingMiddleware
-from middleware.ledger import DayAccount
-from middleware.pipeline import MiddlewarePipeline, build_pipeline
-from middleware.policy import Policy
-from middleware.prices import PriceTable
-from schemas.base import Event, Reason
-from schemas.errors import Rejected
-from schemas.events import (
+from millstream.middleware.base import Standing
+from millstream.middleware.cost import CostTrackingMiddleware
+from millstream.middleware.ledger import DayAccount
+from millstream.middleware.pipeline import MiddlewarePipeline, build_pipeline
+from millstream.middleware.policy import Policy
+from millstream.middleware.prices import PriceTable
+from millstream.schemas.base import Event, Reason
+from millstream.schemas.errors import Rejected
+from millstream.schemas.events import (
     AgentResult,
     AttemptStarted,
     CostRecorded,

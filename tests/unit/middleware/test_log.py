@@ -7,11 +7,11 @@ from typing import get_args
 import pytest
 from structlog.testing import capture_logs
 
-from middleware.log import LoggingMiddleware
-from middleware.pipeline import MiddlewarePipeline, build_pipeline
-from middleware.policy import Policy
-from schemas.base import Reason
-from schemas.events import ResultStatus
+from millstream.middleware.log import LoggingMiddleware
+from millstream.middleware.pipeline import MiddlewarePipeline, build_pipeline
+from millstream.middleware.policy import Policy
+from millstream.schemas.base import Reason
+from millstream.schemas.events import ResultStatus
 from tests.unit.middleware.making import context, request, result
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 
-from middleware.base import (
+from millstream.middleware.base import (
     AgentMiddleware,
     MiddlewareContext,
     MiddlewareResult,
@@ -14,12 +14,18 @@ from middleware.base import (
     Settlement,
     Standing,
 )
-from middleware.pipeline import MiddlewarePipeline, build_pipeline
-from middleware.policy import Policy
-from schemas.any_event import any_event
-from schemas.base import Event, Usage
-from schemas.errors import Forbidden, Misconfigured, RateLimited, Rejected
-from schemas.events import AgentResult, AttemptStarted, CostRecorded, Decision, ResolvedRequest
+from millstream.middleware.pipeline import MiddlewarePipeline, build_pipeline
+from millstream.middleware.policy import Policy
+from millstream.schemas.any_event import any_event
+from millstream.schemas.base import Event, Usage
+from millstream.schemas.errors import Forbidden, Misconfigured, RateLimited, Rejected
+from millstream.schemas.events import (
+    AgentResult,
+    AttemptStarted,
+    CostRecorded,
+    Decision,
+    ResolvedRequest,
+)
 from tests.unit.middleware.making import context, request, result, used
 
 

@@ -6,9 +6,9 @@ import textwrap
 
 import pytest
 
-from middleware import policy as policy_module
-from middleware.policy import Policy
-from schemas.errors import Misconfigured
+from millstream.middleware import policy as policy_module
+from millstream.middleware.policy import Policy
+from millstream.schemas.errors import Misconfigured
 
 
 def read(text: str) -> Policy:

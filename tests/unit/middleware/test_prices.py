@@ -10,9 +10,9 @@ import pytest
 from genai_prices.data import providers
 from genai_prices.types import Usage as PublishedUsage
 
-from middleware.policy import Policy
-from middleware.prices import _MODELS_CACHED_MAX, PriceTable
-from schemas.base import Usage
+from millstream.middleware.policy import Policy
+from millstream.middleware.prices import _MODELS_CACHED_MAX, PriceTable
+from millstream.schemas.base import Usage
 from tests.unit.middleware.making import NOON_MS
 
 USAGES = ((0, 0), (1, 1), (999, 77), (128_001, 5_000), (300_000, 12))

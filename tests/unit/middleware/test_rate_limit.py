@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from middleware.pipeline import MiddlewarePipeline
-from middleware.policy import Policy
-from middleware.rate_limit import LATE_MS_MAX, RateLimitMiddleware
-from schemas.errors import RateLimited
-from schemas.events import Decision
+from millstream.middleware.pipeline import MiddlewarePipeline
+from millstream.middleware.policy import Policy
+from millstream.middleware.rate_limit import LATE_MS_MAX, RateLimitMiddleware
+from millstream.schemas.errors import RateLimited
+from millstream.schemas.events import Decision
 from tests.unit.middleware.making import NOON_MS, context, request
 
 

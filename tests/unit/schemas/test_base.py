@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from schemas.base import NO_USAGE, Address, Identifier, TenantName, Usage, partition_key
-from schemas.events import AgentRequest
+from millstream.schemas.base import NO_USAGE, Address, Identifier, TenantName, Usage, partition_key
+from millstream.schemas.events import AgentRequest
 
 identifier: TypeAdapter[str] = TypeAdapter(Identifier)
 tenant: TypeAdapter[str] = TypeAdapter(TenantName)

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from schemas import errors
-from schemas.errors import MillstreamError, RateLimited
+from millstream.schemas import errors
+from millstream.schemas.errors import MillstreamError, RateLimited
 
 
 def descendants(of: type[MillstreamError]) -> set[type[MillstreamError]]:

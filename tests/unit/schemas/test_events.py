@@ -5,10 +5,16 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from schemas.any_event import EVENT_TYPES, AnyEvent, any_event
-from schemas.base import Address, Event
-from schemas.contract import event_name
-from schemas.events import AgentRequest, AgentResult, AgentToken, Decision, SessionUpdated
+from millstream.schemas.any_event import EVENT_TYPES, AnyEvent, any_event
+from millstream.schemas.base import Address, Event
+from millstream.schemas.documents.contract import event_name
+from millstream.schemas.events import (
+    AgentRequest,
+    AgentResult,
+    AgentToken,
+    Decision,
+    SessionUpdated,
+)
 
 ADDRESS = Address(topic="m.requests", partition=1, offset=42)
 OF_A_RUN = {"user_id": "ada", "request_id": "r", "session_id": "s"}

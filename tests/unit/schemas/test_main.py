@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.__main__ import PROJECT, main, problems, release, write
+from millstream.schemas.__main__ import PROJECT, main, problems, release, write
 
 
 def test_what_is_committed_is_fresh_and_breaks_no_reader() -> None:
@@ -19,9 +19,9 @@ def test_a_stale_a_missing_and_a_surplus_file_are_each_told(tmp_path: Path) -> N
     (tmp_path / "events.md").unlink()
     (tmp_path / "schemas" / "ghost.json").write_text("{}", encoding="utf-8")
     assert problems(tmp_path, "0.1.0") == [
-        "schemas/token.json is stale: run `python -m schemas write`",
-        "events.md is stale: run `python -m schemas write`",
-        "schemas/ghost.json is of no event: run `python -m schemas write`",
+        "schemas/token.json is stale: run `python -m millstream.schemas write`",
+        "events.md is stale: run `python -m millstream.schemas write`",
+        "schemas/ghost.json is of no event: run `python -m millstream.schemas write`",
     ]
     write(tmp_path, "0.1.0")
     assert problems(tmp_path, "0.1.0") == []

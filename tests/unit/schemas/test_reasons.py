@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from schemas.base import Reason
-from schemas.errors import Forbidden, RateLimited
-from schemas.reasons import MESSAGE_CHARS_MAX, reason_of
+from millstream.schemas.base import Reason
+from millstream.schemas.errors import Forbidden, RateLimited
+from millstream.schemas.reasons import MESSAGE_CHARS_MAX, reason_of
 
 
 def test_an_error_of_our_own_gives_its_code_and_words() -> None:

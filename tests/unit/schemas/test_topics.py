@@ -2,9 +2,17 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.any_event import EVENT_TYPES
-from schemas.lane_events import StageRequest
-from schemas.topics import BASE_TOPICS, CHECKPOINTS, LANES, REQUESTS, SESSIONS, TopicSpec, catalogue
+from millstream.schemas.any_event import EVENT_TYPES
+from millstream.schemas.lane_events import StageRequest
+from millstream.schemas.topics import (
+    BASE_TOPICS,
+    CHECKPOINTS,
+    LANES,
+    REQUESTS,
+    SESSIONS,
+    TopicSpec,
+    catalogue,
+)
 
 
 def test_every_topics_name_and_event_is_its_own() -> None:

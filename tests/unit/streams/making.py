@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from streams.intake import InputRecord
+from millstream.streams.wire.records import InputRecord
 
 Headers = tuple[tuple[str, bytes | None], ...]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from schemas.errors import Misconfigured
-from streams.settings import Settings, child_environment, load_settings
+from millstream.schemas.errors import Misconfigured
+from millstream.streams.settings import Settings, child_environment, load_settings
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

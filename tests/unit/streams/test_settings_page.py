@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import re
 
-from streams.settings import Settings
-from streams.settings_page import PAGE, settings_page
+from millstream.streams.settings import Settings
+from millstream.streams.settings_page import PAGE, settings_page
 
 
 def test_the_page_is_what_the_settings_are() -> None:
     assert PAGE.read_text(encoding="utf-8") == settings_page(), (
-        "stale: run `python -m streams.settings_page`"
+        "stale: run `python -m millstream.streams.settings_page`"
     )
 
 

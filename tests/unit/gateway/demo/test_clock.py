@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from gateway.demo.clock import StartClock
+from millstream.gateway.demo.clock import StartClock
 
 
 def test_it_counts_from_the_start_of_a_process() -> None:

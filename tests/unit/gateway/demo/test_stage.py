@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from gateway.demo.stage import Stage
-from schemas.base import Address, Event, Reason
-from schemas.events import AgentResult, AgentToken, ResultStatus
-from streams.bus import Delivery
+from millstream.gateway.demo.stage import Stage
+from millstream.schemas.base import Address, Event, Reason
+from millstream.schemas.events import AgentResult, AgentToken, ResultStatus
+from millstream.streams.bus.api import Delivery
 
 
 def token(request_id: str, text: str, seq: int = 0, attempt: int = 1000) -> AgentToken:

@@ -1,0 +1,256 @@
+"""What a run tells of itself while it goes on: tokens as records, and events for those who listen.
+
+Of the ways to get tokens out of an agent, `ainvoke` with a callback handler that asks for streaming
+takes less CPU than `astream` with `stream_mode="messages"`, though more than the model by itself; a
+plain handler under `ainvoke` gets no tokens at all. So the handler asks: it has the two
+`tap_output_*` methods by which langchain-core knows one that does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, Final, Literal, TypeVar
+from uuid import UUID
+
+import structlog
+from langchain_core.callbacks import AsyncCallbackHandler
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, GenerationChunk, LLMResult
+from typing_extensions import override
+
+from millstream.agents.loop.token_writer import TokenWriter
+from millstream.agents.models.errors import status_of
+from millstream.schemas.base import EpochMs, Frozen, Usage
+from millstream.schemas.errors import MillstreamError
+from millstream.schemas.ports import BeforeCall, ClockMs
+
+__all__ = ["AgentCallbackHandler", "CallbackEvent", "OnCallbackEvent"]
+
+T = TypeVar("T")
+
+DETAIL_CHARS_MAX: Final = 2_000
+_BETWEEN_MESSAGES: Final = "\n\n"
+
+_log = structlog.get_logger(__name__)
+
+
+class CallbackEvent(Frozen):
+    """A step of a run. `detail` is the error's or the tool's words, cut at 2,000 characters."""
+
+    kind: Literal["model_start", "model_end", "model_error", "tool_start", "tool_end", "tool_error"]
+    at_ms: EpochMs
+    run_id: UUID
+    name: str | None = None
+    detail: str | None = None
+
+
+OnCallbackEvent = Callable[[CallbackEvent], Awaitable[None]]
+"""Takes a run's events as they happen; what it raises is logged and never fails the run."""
+
+
+class AgentCallbackHandler(AsyncCallbackHandler):
+    """The callbacks of one attempt: writes the agent's tokens, adds up usage, tells `on_event`.
+
+    Tokens are those of the agent's own model calls, in the order written; the text of a later call
+    is set off by an empty line. Models that a tool calls for itself are not the agent's voice: they
+    count in `usage`, but not in the text. A model that cannot stream is one token per call.
+
+    `before_call` is awaited before each call of a model, also of one that an asynchronous tool
+    calls. What it raises, the call raises and the run fails by; so it is with a token that cannot
+    be written, since the result's text would not be the tokens' text (`raise_error`). Nothing else
+    here fails a run.
+    """
+
+    raise_error = True
+    # In order and one at a time, in the model's own task: so a slow broker slows the model down.
+    run_inline = True
+    ignore_chain = True
+    ignore_retriever = True
+    ignore_retry = True
+    ignore_custom_event = True
+
+    def __init__(
+        self,
+        writer: TokenWriter,
+        *,
+        clock_ms: ClockMs,
+        on_event: OnCallbackEvent | None = None,
+        before_call: BeforeCall | None = None,
+    ) -> None:
+        self.usage = Usage()
+        self.model_error: BaseException | None = None
+        # Model calls under way, and whether each has written anything.
+        self._calls: dict[UUID, bool] = {}
+        self._unreported = False
+        self._writer = writer
+        self._clock_ms = clock_ms
+        self._on_event = on_event
+        self._before_call = before_call
+        # Model calls under way that are the agent's own, and whether they have written text.
+        self._speaking: dict[UUID, bool] = {}
+
+    @property
+    def usage_known(self) -> bool:
+        """Whether `usage` is all that was used.
+
+        It is not where a call was cut off, or ended without a report. A call that its provider
+        refused before it wrote anything used nothing.
+        """
+        return not self._calls and not self._unreported
+
+    @property
+    @override
+    def ignore_agent(self) -> bool:
+        """Spare LangChain the tools' callbacks where nobody listens."""
+        return self._on_event is None
+
+    def tap_output_aiter(
+        self,
+        run_id: UUID,  # noqa: ARG002
+        output: AsyncIterator[T],
+    ) -> AsyncIterator[T]:
+        """Leave a runnable's output alone; see the module's docstring."""
+        return output
+
+    def tap_output_iter(
+        self,
+        run_id: UUID,  # noqa: ARG002
+        output: Iterator[T],
+    ) -> Iterator[T]:
+        """Leave a runnable's output alone; see the module's docstring."""
+        return output
+
+    @override
+    async def on_chat_model_start(
+        self,
+        serialized: dict[str, Any],
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # LangChain calls the model only once this has returned, streaming or not.
+        if self._before_call is not None:
+            await self._before_call()
+        self._calls[run_id] = False
+        # Calls of a graph's nodes and tools have the graph's run above them.
+        if parent_run_id is None or _is_agents_own(metadata or {}):
+            self._speaking[run_id] = False
+        if self._on_event is not None:
+            await self._tell("model_start", run_id, name=kwargs.get("name"))
+
+    @override
+    async def on_llm_new_token(
+        self,
+        token: str | list[str | dict[str, Any]],
+        *,
+        chunk: GenerationChunk | ChatGenerationChunk | None = None,
+        run_id: UUID,
+        **kwargs: Any,
+    ) -> None:
+        self._calls[run_id] = True
+        if run_id not in self._speaking:
+            return
+        if isinstance(token, str):
+            text = token
+        else:
+            text = chunk.message.text if isinstance(chunk, ChatGenerationChunk) else ""
+        if text:
+            await self._write(run_id, text)
+
+    @override
+    async def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        message = _message_of(response)
+        if message is not None and (usage := message.usage_metadata) is not None:
+            self.usage += Usage(
+                input_tokens=usage["input_tokens"], output_tokens=usage["output_tokens"]
+            )
+        else:
+            self._unreported = True
+        self._calls.pop(run_id, None)
+        if self._speaking.get(run_id) is False and message is not None and message.text:
+            await self._write(run_id, message.text)
+        self._speaking.pop(run_id, None)
+        if self._on_event is not None:
+            await self._tell("model_end", run_id)
+
+    @override
+    async def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        wrote = self._calls.pop(run_id, None)
+        if wrote or (wrote is False and not _was_refused(error)):
+            self._unreported = True
+        self._speaking.pop(run_id, None)
+        self.model_error = error
+        if self._on_event is not None:
+            await self._tell("model_error", run_id, detail=str(error))
+
+    @override
+    async def on_tool_start(
+        self, serialized: dict[str, Any], input_str: str, *, run_id: UUID, **kwargs: Any
+    ) -> None:
+        await self._tell("tool_start", run_id, name=serialized.get("name"), detail=input_str)
+
+    @override
+    async def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        detail = str(getattr(output, "content", output))
+        await self._tell("tool_end", run_id, name=getattr(output, "name", None), detail=detail)
+
+    @override
+    async def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        await self._tell("tool_error", run_id, detail=str(error))
+
+    async def _write(self, run_id: UUID, text: str) -> None:
+        if not self._speaking[run_id]:
+            self._speaking[run_id] = True
+            if not self._writer.empty:
+                text = _BETWEEN_MESSAGES + text
+        await self._writer.write(text)
+
+    async def _tell(
+        self,
+        kind: Literal[
+            "model_start", "model_end", "model_error", "tool_start", "tool_end", "tool_error"
+        ],
+        run_id: UUID,
+        *,
+        name: str | None = None,
+        detail: str | None = None,
+    ) -> None:
+        if self._on_event is None:
+            return
+        event = CallbackEvent(
+            kind=kind,
+            at_ms=self._clock_ms(),
+            run_id=run_id,
+            name=name,
+            detail=None if detail is None else detail[:DETAIL_CHARS_MAX],
+        )
+        try:
+            await self._on_event(event)
+        # `raise_error` is for tokens; a listener is a guest, whatever it raises.
+        except Exception:  # noqa: BLE001
+            _log.exception("a listener of callback events failed", kind=kind)
+
+
+def _is_agents_own(metadata: dict[str, Any]) -> bool:
+    # A nested agent's namespace has a part for the node of the outer one, joined by a bar.
+    namespace: str = metadata.get("langgraph_checkpoint_ns", "")
+    return metadata.get("langgraph_node") == "model" and "|" not in namespace
+
+
+def _was_refused(error: BaseException) -> bool:
+    """Tell whether a call's error is its provider's answer, rather than the lack of one.
+
+    A call that was cut off, or whose connection broke, may go on at the provider.
+    """
+    return isinstance(error, MillstreamError) or status_of(error) is not None
+
+
+def _message_of(response: LLMResult) -> AIMessage | None:
+    for generations in response.generations:
+        for generation in generations:
+            if isinstance(generation, ChatGeneration) and isinstance(generation.message, AIMessage):
+                return generation.message
+    return None

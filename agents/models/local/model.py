@@ -1,0 +1,188 @@
+"""A small language model that needs no network, no key and no GPU: SmolLM2-135M-Instruct.
+
+It streams well and knows little: fine for showing the platform, not for judging answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, closing
+from typing import Any, Final
+
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForLLMRun,
+    CallbackManagerForLLMRun,
+)
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models.chat_models import (
+    BaseChatModel,
+    agenerate_from_stream,
+    generate_from_stream,
+)
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
+from pydantic import Field
+from typing_extensions import override
+
+from millstream.agents.models.local.call import Event, Finished, Piece
+from millstream.agents.models.local.engine import LocalEngine, shared_engine
+from millstream.schemas.errors import ModelUnavailable
+
+__all__ = ["LOCAL_MODEL_NAME", "LocalChatModel"]
+
+LOCAL_MODEL_NAME: Final = "smollm2-135m-instruct"
+
+_ROLES: Final = {"human": "user", "ai": "assistant", "system": "system"}
+_CALL_OPTIONS: Final = ("temperature", "top_p", "max_tokens", "seed", "response_format")
+
+
+class LocalChatModel(BaseChatModel):
+    """The local model as a LangChain chat model; all instances share one engine.
+
+    Only the text of messages is passed on. `max_tokens` bounds the answer, `stop` ends it before
+    any of its strings. `response_format`, an option of a call, holds the answer to a JSON schema.
+
+    Calls raise `ModelUnavailable` (not installed), `InputTooLong` (longer than the context of
+    2,048 tokens), `ModelFailed` (busy or broken off) and `Terminal` (refused by the engine).
+    """
+
+    model_name: str = LOCAL_MODEL_NAME
+    # Temperature and top_p as the model's authors recommend them.
+    temperature: float = Field(default=0.2, ge=0)
+    top_p: float = Field(default=0.9, gt=0, le=1)
+    max_tokens: int = Field(default=256, ge=1)
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    engine: LocalEngine = Field(default_factory=shared_engine, exclude=True, repr=False)
+
+    @property
+    @override
+    def _llm_type(self) -> str:
+        return "millstream-local"
+
+    @property
+    @override
+    def _identifying_params(self) -> dict[str, Any]:
+        return {
+            "model_name": self.model_name,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_tokens": self.max_tokens,
+            "seed": self.seed,
+        }
+
+    async def warm_up(self) -> None:
+        """Load the engine now, rather than during the first call."""
+        await self.engine.warm_up()
+
+    @override
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Refuse: a model of this size makes calls up; `ModelUnavailable` says so."""
+        message = f"{self.model_name} cannot call tools: name a model that can, by provider:name"
+        raise ModelUnavailable(message)
+
+    @override
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        # Closed here, not by the garbage collector: until then the engine goes on.
+        async with aclosing(self.engine.astream(self._request(messages, stop, kwargs))) as events:
+            async for event in events:
+                yield self._chunk(event)
+
+    @override
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        with closing(self.engine.stream(self._request(messages, stop, kwargs))) as events:
+            for event in events:
+                yield self._chunk(event)
+
+    @override
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return await agenerate_from_stream(self._astream(messages, stop, **kwargs))
+
+    @override
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return generate_from_stream(self._stream(messages, stop, **kwargs))
+
+    def _request(
+        self,
+        messages: Sequence[BaseMessage],
+        stop: Sequence[str] | None,
+        options: dict[str, Any],
+    ) -> dict[str, Any]:
+        request: dict[str, Any] = {
+            "messages": [_openai_message(message) for message in messages],
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_tokens": self.max_tokens,
+            "stop": list(stop or self.stop),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            # A chunk after each batch of the prompt, so that a long prompt can be stopped.
+            "return_progress": True,
+        }
+        if self.seed is not None:
+            request["seed"] = self.seed
+        request.update({name: options[name] for name in _CALL_OPTIONS if name in options})
+        return request
+
+    def _chunk(self, event: Event) -> ChatGenerationChunk:
+        match event:
+            case Piece(text):
+                return ChatGenerationChunk(message=AIMessageChunk(content=text))
+            case Finished():
+                return ChatGenerationChunk(
+                    message=AIMessageChunk(
+                        content="",
+                        usage_metadata=UsageMetadata(
+                            input_tokens=event.input_tokens,
+                            output_tokens=event.output_tokens,
+                            total_tokens=event.input_tokens + event.output_tokens,
+                            input_token_details=InputTokenDetails(
+                                cache_read=event.input_tokens_cached
+                            ),
+                        ),
+                        chunk_position="last",
+                    ),
+                    generation_info={
+                        "finish_reason": event.reason,
+                        "model_name": self.model_name,
+                    },
+                )
+
+
+def _openai_message(message: BaseMessage) -> dict[str, str]:
+    # Half a surrogate pair is valid in a JSON string, but not in the engine's UTF-8.
+    text = message.text.encode(errors="replace").decode()
+    return {"role": _ROLES.get(message.type, "user"), "content": text}

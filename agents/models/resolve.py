@@ -1,0 +1,143 @@
+"""From the name of a model in a template or request to a LangChain chat model."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+import langsmith
+from langchain.chat_models import init_chat_model
+from langchain_core.language_models.chat_models import BaseChatModel
+from pydantic import SecretStr
+
+from millstream.agents.models.http import ProviderHttp
+from millstream.agents.models.local.model import LOCAL_MODEL_NAME, LocalChatModel
+from millstream.agents.models.scripted.model import SCRIPTED_MODEL_NAME, ScriptedChatModel
+from millstream.agents.models.scripted.script import parse_script
+from millstream.schemas.errors import ModelUnavailable
+
+__all__ = ["keep_traces_local", "resolve_model", "warm_up"]
+
+_LOCAL_NAMES: Final = frozenset({"local", "local:smollm2", f"local:{LOCAL_MODEL_NAME}"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Provider:
+    """What a provider needs: a variable with its key, and the error its client raises without.
+
+    `retries`: its client makes a failed call again by itself, unless it is told not to.
+    """
+
+    key_variable: str
+    client_error: str | None = None
+    retries: bool = False
+
+
+# Any other provider that LangChain knows works as well.
+_PROVIDERS: Final[Mapping[str, _Provider]] = MappingProxyType(
+    {
+        "anthropic": _Provider("ANTHROPIC_API_KEY", "anthropic.AnthropicError", retries=True),
+        "cohere": _Provider("COHERE_API_KEY"),
+        "deepseek": _Provider("DEEPSEEK_API_KEY", "openai.OpenAIError", retries=True),
+        "fireworks": _Provider("FIREWORKS_API_KEY"),
+        "google_genai": _Provider("GOOGLE_API_KEY"),
+        "groq": _Provider("GROQ_API_KEY", "groq.GroqError", retries=True),
+        "mistralai": _Provider("MISTRAL_API_KEY", retries=True),
+        "openai": _Provider("OPENAI_API_KEY", "openai.OpenAIError", retries=True),
+        "together": _Provider("TOGETHER_API_KEY", "openai.OpenAIError", retries=True),
+        "xai": _Provider("XAI_API_KEY", "openai.OpenAIError", retries=True),
+    }
+)
+
+
+def resolve_model(name: str, *, http: ProviderHttp | None = None, **params: Any) -> BaseChatModel:
+    """Return the chat model that `name` stands for, made with `params` (`temperature`, …).
+
+    A provider is called through `http`, if given, else as its own client does by default.
+
+    `local` or `local:smollm2` is the model that comes with Millstream; all share one engine.
+    `scripted` plays the cues in its input, `scripted:SCRIPT` the given ones (see the module
+    `scripted.script`).
+    Anything else is `provider:model` for LangChain's `init_chat_model`, with the provider's own
+    package and key.
+
+    Raises `ModelUnavailable`, saying which name is unknown, which package to install or which
+    variable to set, and `Terminal` for a script that cannot be read.
+    """
+    if name in _LOCAL_NAMES:
+        return LocalChatModel(**params)
+    kind, _, rest = name.partition(":")
+    if kind == SCRIPTED_MODEL_NAME:
+        return ScriptedChatModel(script=parse_script(rest) if rest.strip() else None, **params)
+    if kind == "local" or not rest:
+        message = (
+            f"no model is called {name!r}: use `local`, `scripted`, or `provider:model`, "
+            "for instance `openai:gpt-5-mini`"
+        )
+        raise ModelUnavailable(message)
+    if http is not None:
+        params |= http.params(kind)
+    provider = _PROVIDERS.get(kind)
+    if provider is not None and provider.retries:
+        # The lane tries again, by its template's policy, and counts what each attempt costs.
+        params.setdefault("max_retries", 0)
+    return _provided_model(name, kind, params)
+
+
+async def warm_up(name: str) -> None:
+    """Load what the model of this name needs, so that its first answer does not wait for it.
+
+    Raises `ModelUnavailable` as `resolve_model` does: better at a worker's start than later.
+    """
+    model = resolve_model(name)
+    if isinstance(model, LocalChatModel):
+        await model.warm_up()
+
+
+def keep_traces_local() -> None:
+    """Keep LangSmith from sending conversations to its service, whatever the environment says.
+
+    The variable that turns it on is often set for other projects on the same machine; here it
+    would publish every user's prompts. For the composition root to call, once per process.
+    """
+    langsmith.configure(enabled=False)
+
+
+def _provided_model(name: str, provider: str, params: Mapping[str, Any]) -> BaseChatModel:
+    try:
+        model: BaseChatModel = init_chat_model(name, **params)
+    except ImportError as error:
+        # LangChain's own message names the package.
+        message = f"the model {name!r} needs a package that is not installed: {error}"
+        raise ModelUnavailable(message) from error
+    except _construction_errors(provider) as error:
+        known = _PROVIDERS.get(provider)
+        hint = f" (set {known.key_variable})" if known else ""
+        message = f"the model {name!r} cannot be used{hint}: {error}"
+        raise ModelUnavailable(message) from error
+    _require_key(model, name, provider)
+    return model
+
+
+def _require_key(model: BaseChatModel, name: str, provider: str) -> None:
+    # Some classes take an empty key and fail only in their first call, with an error of the wire.
+    for field, value in model:
+        if field.endswith("api_key") and isinstance(value, SecretStr) and not value:
+            known = _PROVIDERS.get(provider)
+            variable = known.key_variable if known else field.upper()
+            message = f"the model {name!r} cannot be used: its key is missing (set {variable})"
+            raise ModelUnavailable(message)
+
+
+def _construction_errors(provider: str) -> tuple[type[Exception], ...]:
+    """Return what a provider's class raises without a key; pydantic's errors are ValueErrors."""
+    known = _PROVIDERS.get(provider)
+    if known is None or known.client_error is None:
+        return (ValueError,)
+    module, _, attribute = known.client_error.rpartition(".")
+    # Evaluated only once an error is on its way, so the provider's package is imported by then.
+    error: type[Exception] = getattr(importlib.import_module(module), attribute)
+    return (ValueError, error)

@@ -1,0 +1,1 @@
+"""A session's state: opened, sealed, bounded, and looked at."""

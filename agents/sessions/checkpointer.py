@@ -1,0 +1,200 @@
+"""A session's state around one run: opened from a `CheckpointSaved`, sealed into the next one.
+
+LangGraph sees a checkpointer; nothing is written here. The lane commits what `seal` gives in the
+transaction that holds the run's result, so a session's state is never ahead of its results.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import AsyncIterator, Collection, Sequence
+from typing import Any, Final, Self
+
+import ormsgpack
+from langchain_core.messages import AnyMessage, BaseMessage
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+)
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from typing_extensions import override
+
+from millstream.agents.sessions.memory import newest_turns
+from millstream.agents.templates.template import AgentTemplate
+from millstream.schemas.errors import CheckpointUnreadable, Terminal
+from millstream.schemas.events import CheckpointSaved, ResolvedRequest
+
+__all__ = ["CHECKPOINT_CHARS_MAX", "RunCheckpointer"]
+
+CHECKPOINT_CHARS_MAX: Final = 900_000
+"""Longest `data` of a checkpoint: with its envelope it must fit a Kafka record of 1 MiB."""
+
+# No pickle, and of types only LangGraph's own list of safe ones (messages, dates, …): a record is
+# data from outside, and must not be able to name a class to be imported and called.
+_SERDE: Final = JsonPlusSerializer(pickle_fallback=False, allowed_msgpack_modules=None)
+
+
+class RunCheckpointer(BaseCheckpointSaver[int]):
+    """The checkpointer of one run of one session; made for a run and dropped with it.
+
+    Holds one checkpoint, the newest, as objects: it is read once and serialised once per run.
+    It opens with as many earlier turns as the template's memory takes, or none with `forget`.
+
+    Raises `CheckpointUnreadable` if `loaded` cannot be opened, `Terminal` on sealing a state that
+    no record can hold.
+    """
+
+    serde = _SERDE
+
+    def __init__(
+        self, loaded: CheckpointSaved | None, template: AgentTemplate, *, forget: bool = False
+    ) -> None:
+        super().__init__(serde=_SERDE)
+        self._loaded = loaded
+        self._newest = None
+        if loaded is not None:
+            turns_max = 0 if forget else template.memory_turns_max
+            self._newest = _opened(loaded, turns_max, template.memory_tokens_max)
+
+    @property
+    def messages(self) -> Sequence[AnyMessage]:
+        """The messages of the newest state, oldest first."""
+        if self._newest is None:
+            return ()
+        messages: list[AnyMessage] = self._newest.checkpoint["channel_values"].get("messages", [])
+        return messages
+
+    @override
+    def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> Self:
+        """Keep to the own list, whatever a graph asks for (as LangGraph's strict mode does)."""
+        return self
+
+    @override
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Give the newest checkpoint; nested graphs start afresh in each run."""
+        return None if _namespace(config) else self._newest
+
+    @override
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """Give the newest checkpoint: a session's earlier ones are on the checkpoints topic."""
+        if self._newest is not None:
+            yield self._newest
+
+    @override
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Take in a checkpoint."""
+        placed = _config(config, checkpoint["id"])
+        if not _namespace(config):
+            self._newest = CheckpointTuple(placed, checkpoint, metadata, None, [])
+        return placed
+
+    @override
+    async def aput_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Take in the writes of a step that is not over, as an interrupted run leaves them."""
+        if self._newest is None or _namespace(config):
+            return
+        pending = [*(self._newest.pending_writes or ()), *((task_id, *write) for write in writes)]
+        self._newest = self._newest._replace(pending_writes=pending)
+
+    def seal(self, request: ResolvedRequest, at_ms: int) -> CheckpointSaved:
+        """Serialise the newest state as the session's next checkpoint."""
+        assert self._newest is not None  # noqa: S101 - a graph that ended has put its state
+        checkpoint = self._newest.checkpoint
+        _, packed = _SERDE.dumps_typed(
+            {
+                "checkpoint": checkpoint,
+                "metadata": self._newest.metadata,
+                "pending_writes": self._newest.pending_writes,
+            }
+        )
+        data = base64.b64encode(packed).decode("ascii")
+        if len(data) > CHECKPOINT_CHARS_MAX:
+            message = (
+                f"the state of the session takes {len(data)} characters, more than "
+                f"{CHECKPOINT_CHARS_MAX}: this turn's messages and tool results are too large"
+            )
+            raise Terminal(message)
+        loaded = self._loaded
+        return CheckpointSaved(
+            tenant=request.tenant,
+            user_id=request.user_id,
+            request_id=request.request_id,
+            session_id=request.session_id,
+            at_ms=at_ms,
+            checkpoint_id=checkpoint["id"],
+            parent_id=None if loaded is None else loaded.checkpoint_id,
+            turn=1 if loaded is None else loaded.turn + 1,
+            data=data,
+        )
+
+
+def _opened(saved: CheckpointSaved, turns_max: int, tokens_max: int) -> CheckpointTuple:
+    try:
+        state = _SERDE.loads_typed(("msgpack", base64.b64decode(saved.data, validate=True)))
+        checkpoint: Checkpoint = state["checkpoint"]
+        values = checkpoint["channel_values"]
+        messages = values.get("messages", [])
+        metadata: CheckpointMetadata = state["metadata"]
+        pending = [(task, channel, value) for task, channel, value in state["pending_writes"]]
+        config = {"configurable": {"thread_id": saved.session_id, "checkpoint_ns": ""}}
+        placed = _config(config, checkpoint["id"])  # type: ignore[arg-type]
+    except (
+        binascii.Error,
+        ormsgpack.MsgpackDecodeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:
+        raise _unreadable(saved, f"{type(error).__name__}: {error}") from error
+    # Types off the list come back as plain data: that would be another conversation.
+    if not all(isinstance(message, BaseMessage) for message in messages):
+        raise _unreadable(saved, "it holds messages of a type that is not allowed")
+    # An earlier turn's structured answer must not pass for this one's.
+    values.pop("structured_response", None)
+    values["messages"] = newest_turns(messages, turns_max=turns_max, tokens_max=tokens_max)
+    return CheckpointTuple(placed, checkpoint, metadata, None, pending)
+
+
+def _unreadable(saved: CheckpointSaved, why: str) -> CheckpointUnreadable:
+    message = f"checkpoint {saved.checkpoint_id} of session {saved.session_id!r}: {why}"
+    return CheckpointUnreadable(message)
+
+
+def _namespace(config: RunnableConfig) -> str:
+    namespace: str = config["configurable"].get("checkpoint_ns", "")
+    return namespace
+
+
+def _config(config: RunnableConfig, checkpoint_id: str) -> RunnableConfig:
+    return {
+        "configurable": {
+            "thread_id": config["configurable"]["thread_id"],
+            "checkpoint_ns": _namespace(config),
+            "checkpoint_id": checkpoint_id,
+        }
+    }

@@ -1,0 +1,1 @@
+"""What an agent is: its template, the shape of its answer, its retries."""

@@ -1,0 +1,114 @@
+"""What an agent is made from: a frozen, versioned value, and the three that are built in."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from millstream.agents.templates.retry import RetryPolicy
+from millstream.agents.templates.structured import check_schema
+from millstream.schemas.base import Frozen, Identifier
+
+__all__ = ["BUILT_IN_TEMPLATES", "AgentTemplate"]
+
+
+class AgentTemplate(Frozen):
+    """One kind of agent. A (`name`, `version`) names one content, for ever.
+
+    `model` is `None` for the deployment's default. `tools` are names in the tool registry.
+    `response_format` is the JSON schema of an object that a `structured` agent answers with.
+    With tools a run makes up to `model_calls_max` model calls, without one; each writes up to
+    `output_tokens_max` tokens. An attempt ends after `attempt_timeout_s` seconds, and one
+    that failed is tried again as `retry` says. However many there are, the request ends once
+    they and the waits between them took `request_timeout_s` seconds. The model is shown up to
+    `memory_turns_max` earlier turns of the session, as many of the newest as fit into about
+    `memory_tokens_max` tokens.
+    """
+
+    # A misspelt field would be a limit that silently does not hold.
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Identifier
+    version: Annotated[str, Field(min_length=1, max_length=64)] = "1"
+    kind: Literal["chat", "react", "structured"] = "chat"
+    model: Identifier | None = None
+    system_prompt: Annotated[str, Field(max_length=32_768)] | None = None
+    tools: tuple[Identifier, ...] = ()
+    response_format: dict[str, Any] | None = None
+    output_tokens_max: Annotated[int, Field(ge=1, le=131_072)] = 256
+    model_calls_max: Annotated[int, Field(ge=1, le=100)] = 8
+    attempt_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
+    # None: `attempts_max` attempts bound a request as well, and this one costs a record on the log.
+    request_timeout_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
+    retry: RetryPolicy = RetryPolicy()
+    memory_turns_max: Annotated[int, Field(ge=0, le=1000)] = 20
+    # Half of the local model's context of 2,048 tokens: the rest is for the question and answer.
+    memory_tokens_max: Annotated[int, Field(ge=0, le=100_000)] = 1024
+
+    @field_validator("response_format")
+    @classmethod
+    def _is_a_schema_of_an_object(cls, schema: dict[str, Any] | None) -> dict[str, Any] | None:
+        if schema is not None:
+            check_schema(schema)
+        return schema
+
+    @model_validator(mode="after")
+    def _has_what_its_kind_needs(self) -> Self:
+        if (self.kind == "structured") != (self.response_format is not None):
+            message = "`response_format` is for the kind `structured`, which cannot do without"
+            raise ValueError(message)
+        if (self.kind == "react") != bool(self.tools):
+            message = "`tools` are for the kind `react`, which cannot do without"
+            raise ValueError(message)
+        return self
+
+    @property
+    def run_model_calls_max(self) -> int:
+        """The most model calls of a run; only an agent with tools calls its model again."""
+        return self.model_calls_max if self.tools else 1
+
+
+BUILT_IN_TEMPLATES: tuple[AgentTemplate, ...] = (
+    AgentTemplate(
+        name="chat_agent",
+        kind="chat",
+        system_prompt="You are a helpful assistant. Answer briefly.",
+    ),
+    AgentTemplate(
+        name="react_agent",
+        kind="react",
+        system_prompt="You are a helpful assistant. Use the tools where they help; answer briefly.",
+        tools=("calculator", "current_time"),
+    ),
+    AgentTemplate(
+        name="structured_agent",
+        kind="structured",
+        output_tokens_max=512,
+        system_prompt=(
+            "Answer with a JSON object: `answer` is the answer in a sentence, "
+            "`keywords` are up to five words that say what it is about."
+        ),
+        response_format={
+            "title": "Answer",
+            "description": "An answer and what it is about",
+            "type": "object",
+            "properties": {
+                # Bounded, so that the answer of a model that repeats itself still ends as JSON.
+                "answer": {
+                    "type": "string",
+                    "maxLength": 200,
+                    "description": "The answer in a sentence",
+                },
+                "keywords": {
+                    "type": "array",
+                    "items": {"type": "string", "maxLength": 20},
+                    "maxItems": 5,
+                    "description": "What it is about",
+                },
+            },
+            "required": ["answer", "keywords"],
+            "additionalProperties": False,
+        },
+    ),
+)

@@ -1,0 +1,239 @@
+"""What a lane's restore reads and how long it takes, after ever longer histories.
+
+The history is what a lane would have written: a decision, a result, a cost and a session's head for
+each request, committed by its own writing side, which takes its snapshots on the way and none at
+the end, as if it were killed. Then the same topics are restored twice: from the newest snapshot,
+and without it from the window. Last, how long a snapshot of 100,000 users holds up the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, cast
+
+from benchmarks.report import Figure
+from millstream.agents.executor import wall_clock_ms
+from millstream.middleware.base import MiddlewareContext, Used
+from millstream.middleware.pipeline import build_pipeline
+from millstream.middleware.policy import Policy
+from millstream.schemas.base import Address, Usage
+from millstream.schemas.events import AgentRequest, CostRecorded, SessionUpdated
+from millstream.schemas.lane_events import LaneOpened
+from millstream.schemas.topics import REQUESTS, catalogue
+from millstream.streams.broker.clients import transactional_producer
+from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.broker.topic_admin import ensure_topics
+from millstream.streams.lane.base.context import LaneServices, Stage, stages
+from millstream.streams.lane.output import outcomes
+from millstream.streams.lane.output.snapshot_writer import LaneSnapshots
+from millstream.streams.lane.output.writer import LaneOutput
+from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.lane.state.restore import Restored, restore
+from millstream.streams.settings import Settings
+from millstream.streams.telemetry.logs import configure_logging
+from millstream.streams.transactions.committer import Committer
+
+__all__ = ["run"]
+
+HISTORIES = (2_500, 10_000, 50_000)
+USERS = 1_000
+SESSIONS = 200
+USERS_OF_THE_STALL = 100_000
+RECORDS_MAX = 30_000
+"""The bar for what is read after the longest history, the heads that await compaction included."""
+
+_AT_ONCE = 250
+_POLICY = Policy.from_yaml(
+    """
+    defaults: {rate: {requests: 100, window_s: 3600}, spend: {usd_per_day: 100}}
+    prices: {local: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}}
+    """,
+    "recovery",
+)
+
+
+def run(settings: Settings) -> Iterator[Figure]:
+    """Measure; give the figures."""
+    configure_logging(settings.model_copy(update={"log_level": "warning"}))
+    for requests in HISTORIES:
+        yield from asyncio.run(_recovery(_fresh(settings), requests))
+    yield from asyncio.run(_stall(_fresh(settings)))
+
+
+def _fresh(settings: Settings) -> Settings:
+    namespace = f"bench-{secrets.token_hex(4)}"
+    return settings.model_copy(update={"namespace": namespace, "partitions": 1})
+
+
+async def _recovery(settings: Settings, requests: int) -> list[Figure]:
+    async with _writing(settings) as lane:
+        for first in range(0, requests, _AT_ONCE):
+            await asyncio.gather(*(lane.serve(first + number) for number in range(_AT_ONCE)))
+    by_snapshot, snapshot_s = await _restored(settings)
+    if by_snapshot.snapshot is None:
+        message = "no snapshot was found"
+        raise RuntimeError(message)
+    # Ids of another window: no snapshot fits, and all that is younger than a day or two is read.
+    other = settings.model_copy(update={"dedup_window_s": settings.dedup_window_s + 1})
+    by_window, window_s = await _restored(other)
+    last = requests == HISTORIES[-1]
+    name = f"recovery_after_{requests}"
+    return [
+        Figure(
+            f"{name}_with_snapshots_records",
+            by_snapshot.records,
+            "records",
+            RECORDS_MAX if last else None,
+            at_most=True,
+        ),
+        Figure(f"{name}_with_snapshots_tail_records", by_snapshot.tail_records, "records"),
+        Figure(f"{name}_with_snapshots_s", snapshot_s, "s"),
+        Figure(f"{name}_from_the_window_records", by_window.records, "records"),
+        Figure(f"{name}_from_the_window_s", window_s, "s"),
+    ]
+
+
+async def _restored(settings: Settings) -> tuple[Restored, float]:
+    reader = PartitionReader(settings)
+    await reader.start()
+    began = time.perf_counter()
+    restored = await restore(_state(), reader, settings, partition=0, now_ms=wall_clock_ms())
+    took_s = time.perf_counter() - began
+    await reader.stop()
+    return restored, took_s
+
+
+async def _stall(settings: Settings) -> list[Figure]:
+    async with _writing(settings) as lane:
+        for number in range(USERS_OF_THE_STALL):
+            lane.decide(number, f"user-{number}")
+        lane.output.submit([lane.decide(0, "the-last-one")], b"")
+        beating = asyncio.create_task(_longest_gap_s())
+        await asyncio.sleep(0.1)
+        began = time.perf_counter()
+        await lane.snapshots.close(60)
+        took_s = time.perf_counter() - began
+        beating.cancel()
+        gap_s = await beating
+    name = f"snapshot_of_{USERS_OF_THE_STALL}_users"
+    return [
+        Figure(f"{name}_loop_held_up_ms", gap_s * 1000, "ms"),
+        Figure(f"{name}_taken_in_ms", took_s * 1000, "ms"),
+        Figure(f"{name}_kb", lane.snapshots.state_bytes / 1000, "kB"),
+    ]
+
+
+async def _longest_gap_s() -> float:
+    longest_s = 0.0
+    try:
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(0)
+            longest_s = max(longest_s, time.perf_counter() - before)
+    except asyncio.CancelledError:
+        return longest_s
+
+
+@dataclass
+class _Writing:
+    """The writing side of a lane, and what it would be told by agents."""
+
+    state: LaneState
+    output: LaneOutput
+    snapshots: LaneSnapshots
+    address: Address
+
+    async def serve(self, number: int) -> None:
+        """Decide on a request and end it."""
+        user_id = f"user-{number % USERS}"
+        decision = self.decide(number, user_id)
+        self.output.submit([decision], b"", lazy=True)
+        await asyncio.sleep(0)
+        request = self._request(number, user_id)
+        ended = outcomes.result(request, at_ms=wall_clock_ms(), status="completed", model="local")
+        used = Used(1000, "local", request.template, Usage(output_tokens=20))
+        charged = self.state.pipeline.charge(request, used)
+        costs_micros = sum(each.cost_micros for each in charged if isinstance(each, CostRecorded))
+        ended = ended.model_copy(update={"output": "done", "cost_micros": costs_micros})
+        settled = self.state.pipeline.settle(request, ended)
+        events = [settled.result, *settled.events]
+        for event in events:
+            self.state.pipeline.fold(event)
+        events += charged
+        head = SessionUpdated(
+            user_id=user_id,
+            request_id=request.request_id,
+            session_id=f"session-{number % SESSIONS}",
+            at_ms=ended.at_ms,
+            checkpoint_id=secrets.token_hex(18),
+            checkpoint_offset_min=number,
+            turn=1 + number // SESSIONS,
+            created_at_ms=ended.at_ms,
+        )
+        await self.output.submit([*events, head], b"")
+
+    def decide(self, number: int, user_id: str) -> Any:
+        """Decide on a request, folded and not yet written."""
+        request = self._request(number, user_id)
+        context = MiddlewareContext(request, request.at_ms, "local", 100, 100)
+        return self.state.pipeline.decide(context, generation=1)
+
+    def _request(self, number: int, user_id: str) -> Any:
+        asked = AgentRequest(user_id=user_id, request_id=f"request-{number}", input="hello")
+        return asked.resolved(self.address, wall_clock_ms())
+
+
+def _state() -> LaneState:
+    return LaneState("chain", build_pipeline(_POLICY), hands_over=False)
+
+
+@asynccontextmanager
+async def _writing(settings: Settings) -> AsyncIterator[_Writing]:
+    await ensure_topics(settings, catalogue())
+    committer = Committer(
+        lambda number: transactional_producer(settings, f"{settings.namespace}-{number}"),
+        producers=settings.transactional_producers,
+        records_max=settings.commit_records_max,
+        timeout_s=settings.commit_timeout_s,
+        gather_s=settings.commit_gather_s,
+        on_lost=lambda lost: print(f"lane lost: {lost}"),
+    )
+    reader = PartitionReader(settings)
+    # What of a worker's services this side uses.
+    services = cast(
+        "LaneServices", SimpleNamespace(clock_ms=wall_clock_ms, peek_checkpoint=lambda *_: None)
+    )
+    stage: Stage = stages((), lambda: (build_pipeline(_POLICY),))[0]
+    state = _state()
+    output = LaneOutput(
+        settings, services, stage, 0, state=state, committer=committer, reader=reader
+    )
+    snapshots = LaneSnapshots(
+        settings,
+        0,
+        state=state,
+        output=output,
+        committer=committer,
+        followed=dict,
+        clock_ms=wall_clock_ms,
+    )
+    output.watch(snapshots.consider)
+    await committer.start()
+    await reader.start()
+    restored = await restore(state, reader, settings, partition=0, now_ms=wall_clock_ms())
+    await output.open(restored.ends)
+    state.generation = 1
+    await output.commit([LaneOpened(stage="chain", partition=0, generation=1, worker="bench")])
+    snapshots.open(restored)
+    address = Address(topic=settings.topic(REQUESTS.name), partition=0, offset=0)
+    yield _Writing(state, output, snapshots, address)
+    snapshots.cancel()
+    await committer.submit(())
+    await committer.stop()
+    await reader.stop()

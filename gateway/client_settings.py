@@ -1,0 +1,112 @@
+"""Which services a command talks to: those the environment names, else those of a running `up`.
+
+`millstream up` changes nobody's environment. It leaves the launcher's note, `endpoints.json`, in
+the data folder, and every command that is not told of a Kafka looks there.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from millstream.schemas.errors import Misconfigured
+from millstream.streams.bus.kafka_bus import KafkaBus
+from millstream.streams.settings import Settings, load_settings
+
+__all__ = [
+    "DATA_FOLDER",
+    "PROJECT",
+    "Endpoints",
+    "local_settings",
+    "open_bus",
+    "running_endpoints",
+    "settings_for_client",
+]
+
+PROJECT = Path(__file__).resolve().parent.parent
+DATA_FOLDER = PROJECT / ".millstream" / "data"
+
+_NOTHING_RUNS = "nothing runs here: start `millstream up` or set MILLSTREAM_KAFKA"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where the services answer that a launcher started or found."""
+
+    kafka: str
+    redis_url: str
+    launcher_pid: int
+
+    @classmethod
+    def from_json(cls, text: str) -> Endpoints:
+        """Read the launcher's line; raises `ValueError`, `KeyError` or `TypeError`."""
+        note = json.loads(text)
+        return cls(
+            kafka=str(note["kafka"]),
+            redis_url=str(note["redis_url"]),
+            launcher_pid=int(note["launcher_pid"]),
+        )
+
+
+def local_settings() -> Settings:
+    """Read the settings; the data folder is the checkout's own unless one is named.
+
+    An empty MILLSTREAM_KAFKA or MILLSTREAM_REDIS_URL counts as not given.
+    """
+    settings = load_settings()
+    given = settings.model_fields_set
+    data = settings.data_dir.absolute() if "data_dir" in given else DATA_FOLDER
+    settings = settings.model_copy(update={"data_dir": data})
+    # Programs that we start run in the checkout, not where the path was written.
+    if settings.policy_file is not None:
+        policy = settings.policy_file.absolute()
+        settings = settings.model_copy(update={"policy_file": policy})
+    empty = {name for name in ("kafka", "redis_url") if not getattr(settings, name)}
+    kept = {name: getattr(settings, name) for name in settings.model_fields_set - empty}
+    return Settings.model_construct(**kept)
+
+
+def running_endpoints(data: Path) -> Endpoints | None:
+    """Read the note of the launcher that runs on this data folder, `None` where none does."""
+    try:
+        endpoints = Endpoints.from_json((data / "endpoints.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"{data / 'endpoints.json'} cannot be read ({error}): start `millstream up` anew"
+        raise Misconfigured(message) from error
+    # A launcher that was killed leaves its note behind.
+    return endpoints if _is_launcher(endpoints.launcher_pid) else None
+
+
+def settings_for_client() -> Settings:
+    """Give the settings of a command that talks to services that run already.
+
+    Raises `Misconfigured` where a setting is wrong, or neither a Kafka is named nor `up` runs.
+    """
+    settings = local_settings()
+    given = settings.model_fields_set
+    running = running_endpoints(settings.data_dir)
+    if "kafka" in given:
+        # The launcher's Redis belongs to the launcher's Kafka, and to no other.
+        if running is None or running.kafka != settings.kafka or "redis_url" in given:
+            return settings
+        return settings.model_copy(update={"redis_url": running.redis_url})
+    if running is None:
+        raise Misconfigured(_NOTHING_RUNS)
+    redis_url = settings.redis_url if "redis_url" in given else running.redis_url
+    return settings.model_copy(update={"kafka": running.kafka, "redis_url": redis_url})
+
+
+def open_bus(settings: Settings) -> KafkaBus:
+    """Build the bus of a command; it connects when it is entered."""
+    return KafkaBus(settings)
+
+
+def _is_launcher(pid: int) -> bool:
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return b"millstream.infra" in arguments

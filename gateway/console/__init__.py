@@ -1,0 +1,1 @@
+"""Words in and out of a terminal: what is parsed, what is shown."""

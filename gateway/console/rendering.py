@@ -1,0 +1,198 @@
+"""Deliveries as lines: one for people, or one JSON object for programs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from millstream.gateway.console.time_parsing import time_text
+from millstream.schemas.base import Address, Event, Reason, Usage
+from millstream.schemas.events import (
+    AgentRequest,
+    AgentResult,
+    AgentToken,
+    AttemptStarted,
+    CheckpointSaved,
+    ControlCommand,
+    CostRecorded,
+    DeadLetter,
+    DeadLetterRedriven,
+    Decision,
+    SessionUpdated,
+)
+from millstream.schemas.lane_events import (
+    CommandObeyed,
+    HoldPlaced,
+    LaneOpened,
+    LaneSnapshot,
+    RequestsDeferred,
+    RunParked,
+    StageRequest,
+)
+from millstream.streams.bus.api import Delivery, Unreadable
+from millstream.streams.wire.codec import rfc3339
+
+__all__ = [
+    "entry_json",
+    "entry_line",
+    "money",
+    "one_line",
+    "reason_text",
+    "tokens_text",
+    "what",
+    "written_line",
+]
+
+_TEXT_CHARACTERS_MAX = 160
+
+
+def entry_line(entry: Delivery | Unreadable, namespace: str) -> str:
+    """Give `time  topic-partition@offset  user  what`, the topic without its namespace."""
+    if isinstance(entry, Unreadable):
+        return _line(entry, namespace, "-", f"unreadable: {one_line(str(entry.error))}")
+    return _line(entry, namespace, _user(entry.event), what(entry.event))
+
+
+def written_line(first: Delivery, last: Delivery, text: str, namespace: str) -> str:
+    """Give the line of several tokens that one attempt wrote without anything in between."""
+    assert isinstance(first.event, AgentToken)  # noqa: S101  what the caller gathers
+    assert isinstance(last.event, AgentToken)  # noqa: S101
+    seqs = f"{first.event.seq}" if first is last else f"{first.event.seq} to {last.event.seq}"
+    told = f"writes (attempt {first.event.attempt}, {seqs}): {one_line(text)}"
+    return _line(first, namespace, _user(first.event), told)
+
+
+def entry_json(entry: Delivery | Unreadable) -> str:
+    """Give one line: where the record stands, the broker's time (RFC 3339), and the event.
+
+    A record that cannot be read has `unreadable`, the reason, instead of `event`.
+    """
+    body: dict[str, Any] = {
+        "topic": entry.address.topic,
+        "partition": entry.address.partition,
+        "offset": entry.address.offset,
+        "time": rfc3339(entry.at_ms).decode(),
+    }
+    if isinstance(entry, Unreadable):
+        body["unreadable"] = {"code": entry.error.code, "message": str(entry.error)}
+    else:
+        body["event"] = entry.event.model_dump(mode="json", exclude_none=True)
+    return json.dumps(body, ensure_ascii=False)
+
+
+def what(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912  one case per kind of event
+    """Say in a line what an event tells."""
+    match event:
+        case AgentRequest():
+            return f"asks {event.template}: {one_line(event.input)}"
+        case StageRequest():
+            return f"request {event.request.request_id} goes on to stage {event.stage}"
+        case AgentToken():
+            return f"token {event.attempt}/{event.seq}: {one_line(event.text)!r}"
+        case AgentResult():
+            return _result(event)
+        case Decision():
+            return _decision(event)
+        case AttemptStarted():
+            return (
+                f"begins attempt {event.attempt} on {event.model}, "
+                f"which may cost up to {money(event.reserved_micros)}"
+            )
+        case CostRecorded():
+            return (
+                f"spent {money(event.cost_micros)} on {event.model} ({tokens_text(event.usage)})"
+                + (", estimated" if event.estimated else "")
+            )
+        case CheckpointSaved():
+            return f"checkpoint of session {event.session_id}, turn {event.turn}"
+        case SessionUpdated():
+            return f"session {event.session_id} is at turn {event.turn}"
+        case RunParked():
+            return f"request {event.request_id} waits ({event.tries} attempts so far)"
+        case HoldPlaced():
+            return f"{event.request_id or f'all of session {event.session_id}'} is paused"
+        case RequestsDeferred():
+            return f"what waits on {event.input} from {event.from_offset} on is left there"
+        case ControlCommand(command="drain"):
+            return f"asks worker {event.worker} to hand over and end"
+        case ControlCommand():
+            target = event.request_id or f"all of session {event.session_id}"
+            return f"asks to {event.command} {target}"
+        case CommandObeyed():
+            target = event.request_id or f"all of session {event.session_id}"
+            lacked = ", which was not paused" if event.was_paused is False else ""
+            return f"obeyed: {event.command} {target}{lacked}"
+        case LaneOpened():
+            return (
+                f"worker {event.worker} took over {event.stage} {event.partition}, "
+                f"generation {event.generation}"
+            )
+        case LaneSnapshot():
+            return f"knows {event.stage} {event.partition}: {event.part}"
+        case DeadLetter():
+            return f"unreadable record {event.source}: {reason_text(event.reason)}"
+        case DeadLetterRedriven():
+            mended = ", mended" if event.mended else ""
+            return f"unreadable record {event.source} was put back as {event.redriven_as}{mended}"
+        case _:
+            return one_line(event.model_dump_json(exclude_none=True))
+
+
+def reason_text(reason: Reason | None) -> str:
+    """Give a reason's code and words."""
+    if reason is None:
+        return "no reason given"
+    return f"{reason.code}: {one_line(reason.message)}"
+
+
+def money(micros: int) -> str:
+    """Give millionths of a US dollar in dollars, to the last of them."""
+    sign = "-" if micros < 0 else ""
+    whole, rest = divmod(abs(micros), 1_000_000)
+    return f"{sign}${whole:,}.{rest:06d}"
+
+
+def tokens_text(usage: Usage) -> str:
+    """Give what a model read and wrote."""
+    return f"{usage.input_tokens} tokens in, {usage.output_tokens} out"
+
+
+def one_line(text: str) -> str:
+    """Give a text's beginning without line breaks or control characters, which a terminal obeys."""
+    shown = "".join(
+        character if character.isprintable() else " "
+        for character in text[: _TEXT_CHARACTERS_MAX + 1]
+    )
+    return shown if len(text) <= _TEXT_CHARACTERS_MAX else shown[: _TEXT_CHARACTERS_MAX - 1] + "…"
+
+
+def _line(entry: Delivery | Unreadable, namespace: str, user: str, told: str) -> str:
+    address: Address = entry.address
+    topic = address.topic.removeprefix(f"{namespace}.")
+    place = f"{topic}-{address.partition}@{address.offset}"
+    return f"{time_text(entry.at_ms)}  {place:<18}  {one_line(user):<8}  {told}"
+
+
+def _user(event: Event) -> str:
+    match event:
+        case LaneOpened() | LaneSnapshot():
+            return "-"
+        case DeadLetter() | DeadLetterRedriven() if event.user_id == "unknown":
+            return "-"
+        case _ if "/" in event.user_id:  # as a policy writes such a user
+            return f"{event.tenant}/{event.user_id}"
+        case _:
+            return event.partition_key
+
+
+def _result(event: AgentResult) -> str:
+    if event.status != "completed":
+        return f"{event.status}, {reason_text(event.reason)}"
+    output = "" if event.output is None else f": {one_line(event.output)}"
+    return f"completed, {tokens_text(event.usage)}, {money(event.cost_micros)}{output}"
+
+
+def _decision(event: Decision) -> str:
+    if event.admitted:
+        return f"admitted by {', '.join(event.passed) or 'no layer'}"
+    return f"rejected by {event.layer}, {reason_text(event.reason)}"

@@ -1,0 +1,55 @@
+"""Running a command's coroutine to its end, or to the first signal that asks it to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from typing import TypeVar
+
+from millstream.gateway.exits import ExitCode
+
+__all__ = ["Stopped", "run"]
+
+T = TypeVar("T")
+
+_EXIT_CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+
+
+class Stopped(Exception):
+    """A signal asked the command to stop, and everything has been stopped."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number.name)
+        self.exit_code = _EXIT_CODES[number]
+
+
+def run(main: Coroutine[object, object, T]) -> T:
+    """Run a coroutine in an event loop of its own and give what it returns.
+
+    SIGINT and SIGTERM cancel it, each time they come: what it stops in its `finally` with patience
+    it must give up at the second. Raises `Stopped` once it has ended.
+    """
+    return asyncio.run(_interruptible(main))
+
+
+async def _interruptible(main: Coroutine[object, object, T]) -> T:
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(main)
+    signalled: list[signal.Signals] = []
+
+    def stop(number: signal.Signals) -> None:
+        signalled.append(number)
+        task.cancel()
+
+    for number in _EXIT_CODES:
+        loop.add_signal_handler(number, stop, number)
+    try:
+        # Not awaited directly: a cancelled task and a cancelled self could not be told apart.
+        await asyncio.wait({task})
+    finally:
+        for number in _EXIT_CODES:
+            loop.remove_signal_handler(number)
+    if task.cancelled() and signalled:
+        raise Stopped(signalled[0])
+    return task.result()

@@ -1,0 +1,58 @@
+"""Points in time and places in topics, as people write them on a command line."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime
+
+import typer
+
+from millstream.streams.bus.api import BEGINNING, NOW, FromOffset, FromTime, Start
+
+__all__ = ["parse_start", "parse_time_ms", "time_text"]
+
+_AGO = re.compile(r"(\d{1,9})(s|m|h|d)")
+_UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_OFFSET = re.compile(r"(?:(\d{1,5}):)?(\d{1,18})")
+
+
+def parse_time_ms(text: str) -> int:
+    """Read `90s`, `10m`, `1h` or `7d` (so long ago), or ISO 8601 (local time without an offset).
+
+    Gives milliseconds since the epoch. Raises `typer.BadParameter`, which is wrong usage.
+    """
+    ago = _AGO.fullmatch(text)
+    if ago is not None:
+        return max(0, time.time_ns() // 1_000_000 - int(ago[1]) * _UNIT_MS[ago[2]])
+    try:
+        moment = datetime.fromisoformat(text)
+        at_ms = round(moment.timestamp() * 1000)
+    except (ValueError, OverflowError, OSError) as error:
+        message = f"{text!r} is no time: write 90s, 10m, 1h, 7d or 2026-01-31T09:30:00Z"
+        raise typer.BadParameter(message) from error
+    if at_ms < 0:
+        message = f"{text!r} is before 1970"
+        raise typer.BadParameter(message)
+    return at_ms
+
+
+def parse_start(text: str) -> Start:
+    """Read `now`, `beginning`, `OFFSET`, `PARTITION:OFFSET` or a time.
+
+    Raises `typer.BadParameter`.
+    """
+    if text == "now":
+        return NOW
+    if text == "beginning":
+        return BEGINNING
+    offset = _OFFSET.fullmatch(text)
+    if offset is not None:
+        return FromOffset(int(offset[2]), None if offset[1] is None else int(offset[1]))
+    return FromTime(parse_time_ms(text))
+
+
+def time_text(at_ms: int) -> str:
+    """Give a time of UTC to the millisecond, as people read it beside others of the same day."""
+    moment = datetime.fromtimestamp(at_ms / 1000, UTC)
+    return moment.strftime("%Y-%m-%d %H:%M:%S.") + f"{at_ms % 1000:03d}"

@@ -1,0 +1,107 @@
+"""The whole platform on this machine: Kafka and Redis from the launcher, and a worker on them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from millstream.gateway.client_settings import Endpoints
+from millstream.gateway.processes.children import Child, ChildEnded, module_command
+from millstream.gateway.processes.workers import KeptWorker
+from millstream.streams.policy_file import load_policy
+from millstream.streams.settings import Role, Settings
+
+__all__ = ["Platform", "platform"]
+
+T = TypeVar("T")
+
+# The first start may download Kafka's jars.
+_READY_TIMEOUT_S = 600.0
+_STOP_GRACE_S = 40.0
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What runs; `settings` are those of its clients."""
+
+    settings: Settings
+    services: Child
+    worker: KeptWorker
+
+    async def while_services_run(self, doing: Awaitable[T]) -> T:
+        """Do something; raises `ChildEnded` at once if the services end by themselves."""
+        return await _first(doing, self._services_died())
+
+    async def while_all_runs(self, doing: Awaitable[T]) -> T:
+        """As `while_services_run`, and also if the worker ends."""
+        return await _first(doing, self._services_died(), self._worker_died())
+
+    async def _services_died(self) -> ChildEnded:
+        await self.services.wait()
+        return self.services.ended()
+
+    async def _worker_died(self) -> ChildEnded:
+        return await self.worker.died()
+
+
+@asynccontextmanager
+async def platform(
+    settings: Settings,
+    *,
+    roles: frozenset[Role],
+    tell: Callable[[str], None],
+    brokers: int | None = None,
+) -> AsyncIterator[Platform]:
+    """Start the services and a worker that serves; stop the worker, then the services.
+
+    Services that the environment names are used and not started. What was started does not
+    outlive us, even if we are killed. Raises `ChildEnded`, and `Misconfigured` for a policy with
+    mistakes before anything is started.
+    """
+    load_policy(settings)
+    size = () if brokers is None else ("--brokers", str(brokers))
+    services = await Child.start(
+        "launcher of Kafka and Redis",
+        module_command(
+            "millstream.infra",
+            "up",
+            "--until-eof",
+            "--json",
+            "--data",
+            str(settings.data_dir),
+            *size,
+        ),
+        # Not by the guard: killed, it could not stop Kafka properly. Our end ends its input.
+        guarded=False,
+    )
+    try:
+        endpoints = Endpoints.from_json(await services.ready_line(_READY_TIMEOUT_S))
+        connected = settings.model_copy(
+            update={"kafka": endpoints.kafka, "redis_url": endpoints.redis_url}
+        )
+        worker = KeptWorker(connected, roles, tell)
+        try:
+            tell("starting a worker …")
+            await worker.start()
+            yield Platform(connected, services, worker)
+        finally:
+            await worker.stop()
+    finally:
+        await services.stop(_STOP_GRACE_S)
+
+
+async def _first(doing: Awaitable[T], *deaths: Awaitable[ChildEnded]) -> T:
+    wanted = asyncio.ensure_future(doing)
+    watching = [asyncio.ensure_future(death) for death in deaths]
+    try:
+        await asyncio.wait({wanted, *watching}, return_when=asyncio.FIRST_COMPLETED)
+        if wanted.done():
+            return wanted.result()
+        raise next(one.result() for one in watching if one.done())
+    finally:
+        for task in (wanted, *watching):
+            task.cancel()
+        await asyncio.gather(wanted, *watching, return_exceptions=True)

@@ -1,0 +1,1 @@
+"""A Kafka node: its jars, its configuration, its process."""

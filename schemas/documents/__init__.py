@@ -1,0 +1,1 @@
+"""The documents that are generated from the events, and what may change in them."""

@@ -1,0 +1,1 @@
+"""Kafka as clients and raw requests see it: readers, batches, topics."""

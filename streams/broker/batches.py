@@ -1,0 +1,89 @@
+"""Records to a producer as whole batches, one or more per partition: far less CPU than one by one.
+
+aiokafka's `send` is a coroutine and a future for each record; `send_batch` is that for each batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from aiokafka import AIOKafkaProducer
+
+from millstream.schemas.topics import RECORD_BYTES_MAX
+from millstream.streams.wire.codec import Encoded
+
+__all__ = ["Outgoing", "send_batches"]
+
+
+class Outgoing(NamedTuple):
+    """A record to be written: physical topic, partition, content, and the most it may have."""
+
+    topic: str
+    partition: int
+    encoded: Encoded
+    bytes_max: int = RECORD_BYTES_MAX
+
+
+@dataclass(slots=True)
+class _Filled:
+    """A batch of one partition, and which of the records are in it, in order."""
+
+    batch: Any
+    numbers: list[int] = field(default_factory=list)
+
+
+async def send_batches(producer: AIOKafkaProducer, records: Iterable[Outgoing]) -> list[int]:
+    """Send records, those of a partition in their order; give the offset of each.
+
+    Returns once all are acknowledged. Raises what the first of the batches that failed raises,
+    when the outcome of every one is known.
+    """
+    sends: list[asyncio.Future[Any]] = []
+    places: list[list[int]] = []
+    count = 0
+    filling: dict[tuple[str, int], _Filled] = {}
+    for record in records:
+        place = (record.topic, record.partition)
+        filled = filling.get(place)
+        if filled is None or not _append(filled, record.encoded, count):
+            if filled is not None:
+                sends.append(await _send(producer, place, filled))
+                places.append(filled.numbers)
+            # A batch takes its first record whatever its size.
+            filled = filling[place] = _Filled(producer.create_batch())
+            _append(filled, record.encoded, count)
+        count += 1
+    for place, filled in filling.items():
+        sends.append(await _send(producer, place, filled))
+        places.append(filled.numbers)
+    outcomes = await asyncio.gather(*sends, return_exceptions=True)
+    offsets = [0] * count
+    for outcome, numbers in zip(outcomes, places, strict=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
+        for position, number in enumerate(numbers):
+            offsets[number] = outcome.offset + position
+    return offsets
+
+
+def _append(filled: _Filled, encoded: Encoded, number: int) -> bool:
+    """Put a record into a batch; tell whether there was room."""
+    appended = filled.batch.append(
+        timestamp=None, key=encoded.key, value=encoded.value, headers=encoded.headers
+    )
+    if appended is None:
+        return False
+    filled.numbers.append(number)
+    return True
+
+
+async def _send(
+    producer: AIOKafkaProducer, place: tuple[str, int], filled: _Filled
+) -> asyncio.Future[Any]:
+    filled.batch.close()
+    topic, partition = place
+    sent: asyncio.Future[Any] = await producer.send_batch(filled.batch, topic, partition=partition)
+    return sent

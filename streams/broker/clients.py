@@ -1,0 +1,83 @@
+"""aiokafka clients, built from the settings in one place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
+
+from millstream.schemas.topics import DEAD_LETTERS
+from millstream.streams.broker.aiokafka_patches import tolerate_header_names
+from millstream.streams.broker.freed_fetches import free_fetches
+
+if TYPE_CHECKING:
+    from millstream.streams.settings import Settings
+
+_REQUEST_BYTES_MAX = DEAD_LETTERS.record_bytes_max + 4096
+
+_BATCH_BYTES = 262_144
+
+_FETCH_WAIT_MS = 100
+_METADATA_MAX_AGE_MS = 30_000
+
+
+def idempotent_producer(settings: Settings) -> AIOKafkaProducer:
+    """Build a producer whose sends are acknowledged by all in-sync replicas and never doubled."""
+    return AIOKafkaProducer(
+        bootstrap_servers=settings.kafka,
+        enable_idempotence=True,
+        max_request_size=_REQUEST_BYTES_MAX,
+        metadata_max_age_ms=_METADATA_MAX_AGE_MS,
+    )
+
+
+def transactional_producer(settings: Settings, transactional_id: str) -> AIOKafkaProducer:
+    """Build a producer of transactions; starting it fences every earlier one of the same id."""
+    return AIOKafkaProducer(
+        bootstrap_servers=settings.kafka,
+        transactional_id=transactional_id,
+        transaction_timeout_ms=int(settings.commit_timeout_s * 2000),
+        max_batch_size=_BATCH_BYTES,
+        max_request_size=_REQUEST_BYTES_MAX,
+        metadata_max_age_ms=_METADATA_MAX_AGE_MS,
+    )
+
+
+def committed_consumer(settings: Settings) -> AIOKafkaConsumer:
+    """Build a consumer without a group that sees committed records only; assign it by hand."""
+    tolerate_header_names()
+    free_fetches()
+    return AIOKafkaConsumer(
+        bootstrap_servers=settings.kafka,
+        group_id=None,
+        enable_auto_commit=False,
+        isolation_level="read_committed",
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=_FETCH_WAIT_MS,
+        metadata_max_age_ms=_METADATA_MAX_AGE_MS,
+    )
+
+
+def ends_consumer(settings: Settings) -> AIOKafkaConsumer:
+    """Build a consumer that reads nothing: its `end_offsets` are high watermarks."""
+    return AIOKafkaConsumer(
+        bootstrap_servers=settings.kafka,
+        group_id=None,
+        enable_auto_commit=False,
+        isolation_level="read_uncommitted",
+        metadata_max_age_ms=_METADATA_MAX_AGE_MS,
+    )
+
+
+def admin_client(settings: Settings) -> AIOKafkaAdminClient:
+    """Build an administration client."""
+    return AIOKafkaAdminClient(bootstrap_servers=settings.kafka)
+
+
+def raw_client(settings: Settings) -> AIOKafkaClient:
+    """Build a client for requests that no other client makes."""
+    return AIOKafkaClient(
+        bootstrap_servers=settings.kafka, metadata_max_age_ms=_METADATA_MAX_AGE_MS
+    )

@@ -1,0 +1,47 @@
+"""Reading a compacted partition: the newest record of each key, but for what was forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import structlog
+from aiokafka import TopicPartition
+from pydantic import ValidationError
+
+from millstream.schemas.errors import Poison
+from millstream.streams.broker.partition_reader import PartitionReader
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+async def newest_of_each(
+    reader: PartitionReader, where: TopicPartition, parse: Callable[[Any], T]
+) -> list[tuple[int, T]]:
+    """Give what `parse` makes of each key's newest record, with its offset, in their order.
+
+    What it cannot read, it says by `Poison` or `ValidationError`. Raises as the reader does.
+    """
+    found: dict[bytes | None, tuple[int, T]] = {}
+    async for record in reader.read(await reader.ends([where])):
+        found.pop(record.key, None)
+        if record.value is None:
+            continue
+        try:
+            found[record.key] = (record.offset, parse(record))
+        except (Poison, ValidationError) as error:
+            pass_over(record, error)
+    return list(found.values())
+
+
+def pass_over(record: Any, error: Exception) -> None:
+    """Say that a record was not taken in: only lanes write there, so it is a foreign one."""
+    log.warning(
+        "foreign record passed over",
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        reason=str(error),
+    )

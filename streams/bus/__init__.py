@@ -1,0 +1,1 @@
+"""The event bus: subscribe, publish, and read an answer, over Kafka or memory."""

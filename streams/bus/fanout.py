@@ -1,0 +1,154 @@
+"""One reader for all mailboxes of a bus.
+
+The reader stands, in each partition, at the smallest offset that a mailbox with room still wants.
+A full mailbox is left behind: the reader goes on for the others, and comes back to where that one
+stopped once it has room; what the others had already is not offered to them twice. A partition
+that only full mailboxes want is paused. So memory is bounded, no mailbox waits for another one,
+and nothing is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+from aiokafka import TopicPartition
+
+from millstream.schemas.errors import ServiceUnavailable
+from millstream.schemas.topics import TopicSpec
+from millstream.streams.bus.api import Unreadable
+from millstream.streams.bus.deliveries import read_entry
+from millstream.streams.bus.delivery_queue import Mailbox
+from millstream.streams.bus.record_log import RecordReader
+from millstream.streams.wire.records import LogRecord
+
+__all__ = ["Fanout"]
+
+_READ_WAIT_S = 1.0
+_RECORDS_READ_MAX = 500
+_TROUBLE_PAUSE_S = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Fanout:
+    """Hands the records of one reader to mailboxes. All but `run` is synchronous, thus atomic."""
+
+    def __init__(self, reader: RecordReader, on_unreadable: Callable[[Unreadable], None]) -> None:
+        self.unreadable = 0
+        self._reader = reader
+        self._on_unreadable = on_unreadable
+        self._boxes: dict[TopicPartition, list[Mailbox]] = {}
+        self._specs: dict[TopicPartition, TopicSpec] = {}
+        self._positions: dict[TopicPartition, int] = {}
+        self._read_to: dict[TopicPartition, int] = {}
+        self._paused: set[TopicPartition] = set()
+        self._busy = asyncio.Event()
+
+    def add(self, box: Mailbox, scope: Mapping[TopicPartition, TopicSpec]) -> None:
+        """Let a mailbox have the records of `scope` from its positions on."""
+        new = scope.keys() - self._boxes.keys()
+        for partition, spec in scope.items():
+            self._specs[partition] = spec
+            self._boxes.setdefault(partition, []).append(box)
+        if new:
+            for partition in new:
+                self._positions[partition] = box.positions[partition]
+                self._read_to[partition] = box.positions[partition]
+            self._assign()
+        self.steer(box)
+        self._busy.set()
+
+    def remove(self, box: Mailbox) -> None:
+        """Let a mailbox go; partitions that nobody wants any more are not read on."""
+        gone = False
+        for partition in box.positions:
+            boxes = self._boxes.get(partition, [])
+            if box in boxes:
+                boxes.remove(box)
+            if not boxes and self._boxes.pop(partition, None) is not None:
+                gone = True
+                self._paused.discard(partition)
+                del self._positions[partition], self._read_to[partition], self._specs[partition]
+        if gone:
+            self._assign()
+        self.steer(box)
+        if not self._boxes:
+            self._busy.clear()
+
+    def steer(self, box: Mailbox) -> None:
+        """Set the reader right in a mailbox's partitions after it came, went or drained."""
+        for partition in box.positions:
+            if partition in self._boxes:
+                self._steer(partition)
+
+    async def run(self) -> None:
+        """Read and hand out until cancelled."""
+        while True:
+            await self._busy.wait()
+            try:
+                batches = await self._reader.read(
+                    records_max=_RECORDS_READ_MAX, wait_s=_READ_WAIT_S
+                )
+            except ServiceUnavailable as error:
+                _log.warning("bus.read_failed", error=str(error))
+                await asyncio.sleep(_TROUBLE_PAUSE_S)
+                continue
+            for partition, records in batches.items():
+                if partition in self._boxes and records:
+                    self._hand_out(partition, records)
+            # A reader that always has something never waits: let the handlers run.
+            await asyncio.sleep(0)
+
+    def _assign(self) -> None:
+        self._reader.assign(self._positions)
+        for partition in self._paused:
+            self._reader.pause(partition)
+
+    def _hand_out(self, partition: TopicPartition, records: Sequence[LogRecord]) -> None:
+        boxes = self._boxes[partition]
+        spec = self._specs[partition]
+        for record in records:
+            offset = record.offset
+            takers = [box for box in boxes if not box.full and box.positions[partition] <= offset]
+            first_time = offset >= self._read_to[partition]
+            if not takers and not first_time:
+                continue
+            entry = read_entry(record, spec)
+            if isinstance(entry, Unreadable):
+                if first_time:
+                    self._note(entry)
+                continue
+            size_bytes = len(record.value or b"")
+            for box in takers:
+                box.offer(partition, entry, size_bytes)
+        end = records[-1].offset + 1
+        for box in boxes:
+            if not box.full:
+                box.positions[partition] = max(box.positions[partition], end)
+        self._positions[partition] = end
+        self._read_to[partition] = max(self._read_to[partition], end)
+        self._steer(partition)
+
+    def _steer(self, partition: TopicPartition) -> None:
+        wanted = min(
+            (box.positions[partition] for box in self._boxes[partition] if not box.full),
+            default=None,
+        )
+        if wanted is None:
+            if partition not in self._paused:
+                self._paused.add(partition)
+                self._reader.pause(partition)
+            return
+        if wanted != self._positions[partition]:
+            self._positions[partition] = wanted
+            self._reader.seek(partition, wanted)
+        if partition in self._paused:
+            self._paused.discard(partition)
+            self._reader.resume(partition)
+
+    def _note(self, entry: Unreadable) -> None:
+        self.unreadable += 1
+        _log.warning("bus.record_unreadable", address=str(entry.address), error=str(entry.error))
+        self._on_unreadable(entry)

@@ -1,0 +1,243 @@
+"""Faust's consumer with what loses records, and what costs most per record, changed.
+
+What differs from Faust's own, and why:
+
+- It reads `read_committed`. Faust asks for that only under `exactly_once`, which must stay off: it
+  derives the transactional id from the output partition and swallows begin errors.
+- A gap of offsets (transaction markers, aborted records) no longer counts the record behind it
+  as acked: Faust's interval includes that record, and so commits past one in flight.
+- An app may say where each partition is to be read from (`position_of`), for state that carries its
+  own offsets. Faust alone would trust the committed offset, also where the state is older.
+- Offsets are not committed while this member joins its group anew.
+- Partitions may be dealt by an assignor of the app's (`assignor_of_lanes`), and what the group's
+  coordinator says is told to its `membership`.
+- Records are let through only behind the seek. Once tables are restored, Faust resumes partitions,
+  then seeks them, then clears the queues of all agents: what came in between is gone.
+- It does not look for livelocks. Faust calls it one, and asks to report a bug, whenever the first
+  record of a partition comes after five minutes of silence, or takes longer than that to be acked:
+  a lane acks once a run has ended or is parked. How far behind a lane is, our metrics tell.
+- It runs in the event loop of its agents. Faust gives it a thread: each fetch then crosses from one
+  loop to another and back, and both wait for the interpreter's lock.
+- Partitions take turns. aiokafka gives of one as long as any of what it fetched of it is left: a
+  command, or another lane's request, would wait for some ten thousand records.
+- Nothing is fetched for an agent that has no room for it. Faust would wait for room with the first
+  record that finds none, and all other agents with it: commands behind a crowd's requests.
+- A record that its agent has room for is handed over at once. Faust makes four tasks for each, so
+  that a rebalance can end the wait for room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from aiokafka import TopicPartition
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
+from faust.transport.drivers.aiokafka import Consumer as AIOKafkaConsumer
+from faust.transport.drivers.aiokafka import Transport as AIOKafkaTransport
+from faust.types import TP
+from mode.services import WaitResults
+from mode.utils.futures import maybe_async
+
+from millstream.streams.broker.aiokafka_patches import tolerate_header_names
+from millstream.streams.broker.freed_fetches import free_fetches
+from millstream.streams.consumer.eager import begun
+
+__all__ = ["CommittedTransport"]
+
+_FETCH_WAIT_MS = 100
+# A seek waits for the fetch under way, so a fetch without records must be short.
+_FETCH_MAX_S = 0.2
+
+_ROOM_WAIT_S = 0.05
+
+
+class _NoThread:
+    """Stands where Faust has the consumer's thread: its service is a task of this loop."""
+
+    def __init__(self, service: Any) -> None:
+        self._service = service
+        self._serving: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Serve; what goes wrong has crashed the service and is told there."""
+        self._serving = asyncio.ensure_future(self._service._serve())  # noqa: SLF001
+        self._serving.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    def stop(self) -> None:
+        """Nothing to join: whoever stops the service has waited for its shutdown."""
+
+
+def let_others_go_first(consumer: Any, partitions: Iterable[Any]) -> None:
+    """Put what is left of these behind what was fetched of others."""
+    fetched = consumer._fetcher._records  # noqa: SLF001  it has no public way
+    for partition in partitions:
+        if partition in fetched:
+            fetched.move_to_end(partition)
+
+
+class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
+    """What holds the aiokafka consumer: Faust's thread, without the thread."""
+
+    Worker = _NoThread
+
+    async def call_thread(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call the consumer: it is here."""
+        return await maybe_async(fun(*args, **kwargs))
+
+    async def _gather_remaining_tasks(self) -> None:
+        """Leave the loop's other tasks alone: they are not the consumer's."""
+
+    def _create_worker_consumer(self, transport: AIOKafkaTransport) -> Any:
+        tolerate_header_names()
+        free_fetches()
+        consumer = super()._create_worker_consumer(transport)
+        # Both are read at `start()`, which comes later. Faust hard-wires them; a rename in aiokafka
+        # must fail here, not fall back to reading aborted records.
+        for name in ("_isolation_level", "_fetch_max_wait_ms"):
+            getattr(consumer, name)
+        consumer._isolation_level = "read_committed"  # noqa: SLF001
+        consumer._fetch_max_wait_ms = _FETCH_WAIT_MS  # noqa: SLF001
+        if self.app.assignor_of_lanes is not None:
+            getattr(consumer, "_partition_assignment_strategy")  # noqa: B009  as above
+            consumer._partition_assignment_strategy = [self.app.assignor_of_lanes]  # noqa: SLF001
+        return consumer
+
+    async def on_start(self) -> None:
+        """Create the aiokafka consumer, and listen to what the group tells it."""
+        await super().on_start()
+        assignor, membership = self.app.assignor_of_lanes, self.app.membership
+        if assignor is not None and membership is not None:
+            membership.watch(self._ensure_consumer()._coordinator, assignor.forget)  # noqa: SLF001
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        # While it joins, this member's generation is the last one: aiokafka takes the broker's
+        # refusal for a throw-out, and joins as another member. What is not committed comes again.
+        if self._ensure_consumer()._coordinator._heartbeat_task is None:  # noqa: SLF001
+            return False
+        committed: bool = await super()._commit(offsets)
+        return committed
+
+    def join_anew(self) -> None:
+        """Let the group deal again, by what this member holds now."""
+        self._ensure_consumer()._coordinator.request_rejoin()  # noqa: SLF001
+
+    async def _fetch_records(self, consumer: Any, *args: Any, **kwargs: Any) -> Any:
+        records = await super()._fetch_records(consumer, *args, **kwargs)
+        let_others_go_first(consumer, records)
+        return records
+
+    async def seek_to_committed_of(self, tps: Iterable[TP]) -> Mapping[TP, int]:
+        """Seek these partitions to their committed offsets."""
+        offsets: Mapping[TP, int] = await self.call_thread(
+            self._ensure_consumer().seek_to_committed, *(TopicPartition(*tp) for tp in tps)
+        )
+        return offsets
+
+
+class CommittedConsumer(AIOKafkaConsumer):  # type: ignore[misc]
+    """Faust's consumer: committed records only, positions from the app's state where it has any."""
+
+    def _new_consumer_thread(self) -> CommittedConsumerThread:
+        return CommittedConsumerThread(
+            self, loop=self.loop, thread_loop=self.loop, beacon=self.beacon
+        )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._held: set[TP] = set()
+        self._fetching = asyncio.Lock()
+
+    async def _getmany(
+        self,
+        active_partitions: set[TP] | None,
+        timeout: float,  # noqa: ASYNC109  Faust's
+    ) -> Mapping[TP, Any]:
+        # Faust's set changes while the thread waits with it, and an empty one means "all". What
+        # comes of a partition that is not active is thrown away, though its position has moved.
+        active = None if active_partitions is None else frozenset(active_partitions)
+        if crowded := self._crowded(active):
+            active = (frozenset(self.assignment()) if active is None else active) - crowded
+            if not active:
+                await asyncio.sleep(min(timeout, _ROOM_WAIT_S))
+                return {}
+        async with self._fetching:
+            records: Mapping[TP, Any] = await super()._getmany(active, min(timeout, _FETCH_MAX_S))
+            return records
+
+    def _crowded(self, active: frozenset[TP] | None) -> frozenset[TP]:
+        """Give the partitions of agents that have no room for all of one more fetch."""
+        buffered_max = self.app.conf.stream_buffer_maxsize - self.app.conf.broker_max_poll_records
+        channels = self.app.topics._tp_index  # noqa: SLF001  it has no public way
+        return frozenset(
+            tp
+            for tp in (self.assignment() if active is None else active)
+            if any(channel.queue.qsize() > buffered_max for channel in channels.get(tp, ()))
+        )
+
+    async def wait_first(self, *coros: Any, timeout: Any = None) -> Any:  # noqa: ASYNC109  Faust's
+        """Wait for the first of these to be done."""
+        first, *others = coros
+        if asyncio.iscoroutine(first):
+            first = begun(first)
+            if first is None:
+                for other in others:
+                    if asyncio.iscoroutine(other):
+                        other.close()
+                return WaitResults([], [], stopped=False)
+        return await super().wait_first(first, *others, timeout=timeout)
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Seek each assigned partition to the app's position for it, else to the committed one."""
+        async with self._fetching:  # what is fetched from the old position is gone before the seek
+            return await self._seek_to_known()
+
+    async def _seek_to_known(self) -> Mapping[TP, int]:
+        # Recovery alone seeks changelogs, and may be at it right now: a fetch that a rebalance
+        # interrupts asks for this seek too.
+        assigned = {tp for tp in self.assignment() if not self._is_changelog_tp(tp)}
+        positions = {
+            tp: position for tp in assigned if (position := self.app.position_of(tp)) is not None
+        }
+        offsets: dict[TP, int] = dict(positions)
+        if others := assigned - positions.keys():
+            offsets.update(await self._thread.seek_to_committed_of(others))
+        await self.seek_wait(positions)
+        return offsets
+
+    def join_anew(self) -> None:
+        """Let the group deal again, by what this member holds now."""
+        self._thread.join_anew()
+
+    def resume_partitions(self, tps: Iterable[TP]) -> None:
+        """Resume changelogs; hold the others back until the flow is resumed behind their seek."""
+        wanted = set(tps)
+        held = {tp for tp in wanted if not self._is_changelog_tp(tp)}
+        self._held |= held
+        super().resume_partitions(wanted - held)
+
+    def pause_partitions(self, tps: Iterable[TP]) -> None:
+        """Pause fetching from partitions, also from those held back."""
+        paused = set(tps)
+        self._held -= paused
+        super().pause_partitions(paused)
+
+    def resume_flow(self) -> None:
+        """Let records through, and let go of the partitions that were held back."""
+        held, self._held = self._held, set()
+        super().resume_partitions(held)
+        super().resume_flow()
+
+    async def verify_all_partitions_active(self) -> None:
+        """Leave it: what Faust would take for a livelock is a partition on which nothing came."""
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        # `offset_to` is the record that came after the gap: it is not acked yet.
+        await super()._add_gap(tp, offset_from, offset_to - 1)
+
+
+class CommittedTransport(AIOKafkaTransport):  # type: ignore[misc]
+    """Faust's transport with `CommittedConsumer`."""
+
+    Consumer = CommittedConsumer

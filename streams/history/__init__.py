@@ -1,0 +1,1 @@
+"""What stands on the topics: replay, dead letters, and putting them back."""

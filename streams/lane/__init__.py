@@ -1,0 +1,1 @@
+"""A lane: the one owner of a partition, from a record to its committed outcome."""

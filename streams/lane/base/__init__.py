@@ -1,0 +1,1 @@
+"""What every part of a lane is built from."""

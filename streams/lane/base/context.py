@@ -1,0 +1,109 @@
+"""What a lane is built from: its stage of the chain, and the services of its worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from aiokafka import AIOKafkaProducer
+
+from millstream.agents.executor import RunOutcome
+from millstream.agents.factory import AgentFactory, RunPlan
+from millstream.middleware.pipeline import CHAIN, MiddlewarePipeline
+from millstream.schemas.events import ResolvedRequest
+from millstream.schemas.lane_events import StageRequest
+from millstream.schemas.ports import BeforeCall, ClockMs, EmitToken, LoadCheckpoint, PeekCheckpoint
+from millstream.schemas.topics import REQUESTS, TopicSpec, stage_topic
+from millstream.streams.lane.base.metrics import LaneMetrics
+from millstream.streams.wire.records import (
+    InputRecord,
+    read_request,
+    read_stage_request,
+    whose,
+    whose_staged,
+)
+
+Intake = Callable[[InputRecord], tuple[ResolvedRequest, StageRequest | None]]
+"""Reads an input record of a stage; raises `Poison`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of the chain that one kind of lane works on.
+
+    `read` reads a record of its input, `whose` only tells tenant and user id. `pipeline` makes
+    this stage's layers anew, with empty state. `next` is the topic to the stage after it, `None`
+    where the executor runs.
+    """
+
+    name: str
+    input: TopicSpec
+    read: Intake
+    whose: Callable[[bytes | None], tuple[str, str] | None]
+    pipeline: Callable[[], MiddlewarePipeline]
+    next: TopicSpec | None
+
+
+class RunAgent(Protocol):
+    """Runs one attempt of an admitted request, as `AgentExecutor.run` does and promises."""
+
+    async def __call__(
+        self,
+        request: ResolvedRequest,
+        plan: RunPlan,
+        *,
+        attempt: int,
+        load_checkpoint: LoadCheckpoint,
+        emit: EmitToken,
+        announce: bool = False,
+        before_call: BeforeCall | None = None,
+        ends_by_ms: int | None = None,
+    ) -> RunOutcome:
+        """Give what the attempt leaves behind. Raises only `LaneLost`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LaneServices:
+    """What the lanes of one worker share. `drain` tells the worker to hand over and end."""
+
+    worker: str
+    producer: AIOKafkaProducer
+    factory: AgentFactory
+    run_agent: RunAgent
+    peek_checkpoint: PeekCheckpoint
+    clock_ms: ClockMs
+    metrics: LaneMetrics
+    drain: Callable[[], None]
+
+
+def stages(
+    chain_cuts: tuple[str, ...], pipelines: Callable[[], tuple[MiddlewarePipeline, ...]]
+) -> tuple[Stage, ...]:
+    """Give the stages of a chain cut before each layer in `chain_cuts`.
+
+    `pipelines` makes the layers of all stages, in order.
+    """
+    names = (CHAIN, *chain_cuts)
+    topics = (REQUESTS, *(stage_topic(layer) for layer in chain_cuts))
+    return tuple(
+        Stage(
+            name=name,
+            input=topics[index],
+            read=_read_first if index == 0 else _read_later,
+            whose=whose if index == 0 else whose_staged,
+            pipeline=lambda index=index: pipelines()[index],  # type: ignore[misc]
+            next=topics[index + 1] if index + 1 < len(topics) else None,
+        )
+        for index, name in enumerate(names)
+    )
+
+
+def _read_first(record: InputRecord) -> tuple[ResolvedRequest, None]:
+    return read_request(record), None
+
+
+def _read_later(record: InputRecord) -> tuple[ResolvedRequest, StageRequest]:
+    staged = read_stage_request(record)
+    return staged.request, staged

@@ -1,0 +1,99 @@
+"""What a worker records about its lanes; what happened to requests is on the topics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from prometheus_client import Counter, Gauge
+
+from millstream.streams.telemetry.metrics import MetricsCollector
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Lanes that serve, records held, requests that wait, lanes lost since the start.
+
+    Requests wait parked, or deferred: left where they stand.
+    """
+
+    open: int
+    held: int
+    waiting: int
+    deferred: int
+    lost: int
+
+
+class LaneFigures(Protocol):
+    """Whatever has lanes."""
+
+    def figures(self) -> Figures:
+        """Count them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LaneMetrics:
+    """The lanes' own figures, declared once per worker."""
+
+    duplicates: Counter
+    put_right: Counter
+    dedup_window: Gauge
+    lanes_lost: Gauge
+    lanes_open: Gauge
+    records_held: Gauge
+    requests_waiting: Gauge
+    requests_deferred: Gauge
+    deferred_lost: Counter
+    runs_in_flight: Gauge
+
+    def watch(self, lanes: Iterable[LaneFigures]) -> None:
+        """Read the lanes' figures at each scrape."""
+        watched = tuple(lanes)
+        self.lanes_open.set_function(lambda: sum(one.figures().open for one in watched))
+        self.records_held.set_function(lambda: sum(one.figures().held for one in watched))
+        self.requests_waiting.set_function(lambda: sum(one.figures().waiting for one in watched))
+        self.requests_deferred.set_function(lambda: sum(one.figures().deferred for one in watched))
+        self.lanes_lost.set_function(lambda: sum(one.figures().lost for one in watched))
+
+    @classmethod
+    def declare(cls, collector: MetricsCollector) -> LaneMetrics:
+        """Declare them on a collector."""
+        return cls(
+            duplicates=collector.counter(
+                "millstream_lane_duplicates_total",
+                "Requests passed over because one of the same id is finished or in flight.",
+            ),
+            put_right=collector.counter(
+                "millstream_lane_put_right_total",
+                "Requests that arrived under another key and were sent to their home partition.",
+            ),
+            dedup_window=collector.gauge(
+                "millstream_lane_dedup_window_seconds",
+                "How far back ids are remembered, where their number cuts the window short.",
+                ("stage", "partition"),
+            ),
+            lanes_lost=collector.gauge(
+                "millstream_lanes_lost",
+                "Lanes dropped since the start: fenced, or a commit's outcome was unknown.",
+            ),
+            lanes_open=collector.gauge("millstream_lanes_open", "Lanes that serve."),
+            records_held=collector.gauge(
+                "millstream_lane_records_held",
+                "Records between arrival and acknowledgement.",
+            ),
+            requests_waiting=collector.gauge(
+                "millstream_lane_requests_waiting",
+                "Requests that are parked on the log until there is room, or they may go on.",
+            ),
+            requests_deferred=collector.gauge(
+                "millstream_lane_requests_deferred",
+                "Requests left where they stand, since so many of their user's wait already.",
+            ),
+            deferred_lost=collector.counter(
+                "millstream_lane_deferred_lost_total",
+                "Deferred requests that their topic's retention deleted before their turn came.",
+            ),
+            runs_in_flight=collector.gauge("millstream_runs_in_flight", "Agent runs under way."),
+        )

@@ -1,0 +1,254 @@
+"""What a lane does with a record: reads it, then serves, obeys, buries, moves or passes it over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from millstream.schemas.base import Address, Event
+from millstream.schemas.errors import Poison, RequestIdReused, Unserviceable
+from millstream.schemas.events import AgentResult, ControlCommand, Decision, ResolvedRequest
+from millstream.schemas.lane_events import StageRequest
+from millstream.schemas.topics import CONTROL
+from millstream.streams.lane.base.context import LaneServices, Stage
+from millstream.streams.lane.base.crash_counter import Blame
+from millstream.streams.lane.base.window import Entry
+from millstream.streams.lane.input.commands import LaneControl
+from millstream.streams.lane.input.lane_strays import LaneStrays
+from millstream.streams.lane.output import outcomes
+from millstream.streams.lane.output.in_flight import LaneEndings
+from millstream.streams.lane.output.writer import LaneOutput, Tombstone
+from millstream.streams.lane.queue.run_queue import RunQueue
+from millstream.streams.lane.runs.admission import Admission, admit
+from millstream.streams.lane.runs.run import Run
+from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.settings import Settings
+from millstream.streams.wire.codec import decode, traceparent_of
+from millstream.streams.wire.keys import request_key, session_key
+from millstream.streams.wire.partitioning import home_partition
+from millstream.streams.wire.records import InputRecord, came_ms, first_place, origin_header
+
+
+class LaneReception:
+    """Takes the records of one lane on their way: called in offset order, it never waits.
+
+    `on_failure` is told what ends the lane.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        services: LaneServices,
+        stage: Stage,
+        partition: int,
+        *,
+        state: LaneState,
+        output: LaneOutput,
+        endings: LaneEndings,
+        queue: RunQueue,
+        blame: Blame,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._settings = settings
+        self._services = services
+        self._stage = stage
+        self._partition = partition
+        self._state = state
+        self._output = output
+        self._endings = endings
+        self._queue = queue
+        self._blame = blame
+        self._on_failure = on_failure
+        self._strays = LaneStrays(services, output=output)
+        self._control = LaneControl(services, output=output, queue=queue, endings=endings)
+        self._control_topic = settings.topic(CONTROL.name)
+        self._new_from_offset = 0
+        self._new_commands_from = 0
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def open(self, *, new_from_offset: int, new_commands_from: int) -> None:
+        """Learn from where on no earlier owner can have seen the requests, and the commands."""
+        self._new_from_offset = new_from_offset
+        self._new_commands_from = new_commands_from
+
+    def is_command(self, entry: Entry[InputRecord]) -> bool:
+        """Tell whether a record stands on the topic of commands."""
+        return entry.record.topic == self._control_topic
+
+    def take_in(self, entry: Entry[InputRecord]) -> None:
+        """Take one record on its way; what it raises ends the lane."""
+        if (given_up := self._blame.verdict(entry.record.address)) is not None:
+            self._bury_once(entry, given_up)
+        elif self.is_command(entry):
+            self._command(entry)
+        else:
+            self._serve(entry)
+
+    def _command(self, entry: Entry[InputRecord]) -> None:
+        try:
+            first = first_place(entry.record)
+            command = decode(entry.record, ControlCommand)
+        except Poison as poison:
+            self._bury_once(entry, poison)
+            return
+        # What concerns a worker stands wherever the worker is.
+        if command.command != "drain" and self._belongs_elsewhere(
+            entry, command.partition_key, first
+        ):
+            return
+        # A pause that was one too many when it came must not be obeyed now.
+        if self._state.is_buried(entry.record.address) or self._state.is_obeyed(command, first):
+            entry.finish()
+            return
+        self._spawn(entry, self._obey(entry, command, first))
+
+    async def _obey(
+        self, entry: Entry[InputRecord], command: ControlCommand, first: Address
+    ) -> None:
+        may_be_again = entry.offset < self._new_commands_from
+        try:
+            await self._control.obey(entry, command, first, may_be_again=may_be_again)
+        except Unserviceable as poison:
+            await self._strays.bury(entry, poison)
+        else:
+            entry.finish()
+
+    def _belongs_elsewhere(
+        self,
+        entry: Entry[InputRecord],
+        partition_key: str,
+        first: Address,
+    ) -> bool:
+        """Send a record that arrived under another key to its user's partition, if it did."""
+        home = home_partition(partition_key, self._settings.partitions)
+        if home == self._partition:
+            return False
+        origin = origin_header(first, came_ms(entry.record))
+        put_right = self._strays.put_right(entry, partition_key, home, origin)
+        self._spawn(entry, put_right)
+        return True
+
+    def _serve(self, entry: Entry[InputRecord]) -> None:
+        record = entry.record
+        try:
+            request, passed = self._stage.read(record)
+        except Poison as poison:
+            self._bury_once(entry, poison)
+            return
+        if self._belongs_elsewhere(entry, request.partition_key, request.source):
+            return
+        try:
+            is_new = self._endings.begin(request_key(request), request.digest)
+        except RequestIdReused as reused:
+            self._bury_once(entry, reused)
+            return
+        if not is_new:
+            self._services.metrics.duplicates.inc()
+            entry.finish()
+            return
+        until_ms = self._state.cancelled.until(session_key(request))
+        cancelled = until_ms is not None and came_ms(entry.record) <= until_ms
+        if cancelled and self._stage.next is None:
+            self._end_unread(entry, request)
+        else:
+            self._admit(entry, request, passed)
+
+    def _end_unread(self, entry: Entry[InputRecord], request: ResolvedRequest) -> None:
+        """End a request whose session was cancelled before it was read here, with no decision."""
+        may_follow = self._may_follow_another(entry)
+        result = outcomes.result(
+            request,
+            at_ms=self._services.clock_ms(),
+            status="cancelled",
+            reason=outcomes.CANCELLED,
+            # What an earlier attempt showed is void: the newest one has no text.
+            attempt=self._state.attempt(0) if may_follow else 0,
+        )
+        self._end(entry, request, result, traceparent_of(entry.record))
+
+    def _admit(
+        self, entry: Entry[InputRecord], request: ResolvedRequest, passed: StageRequest | None
+    ) -> None:
+        traceparent = traceparent_of(entry.record)
+        admission = admit(
+            request,
+            self._state,
+            self._services.factory,
+            input_bytes_max=self._settings.input_bytes_max,
+            reserved_before_micros=passed.reserved_micros if passed else 0,
+        )
+        if admission.refused is not None:
+            self._refuse(entry, request, admission, traceparent)
+        elif self._stage.next is not None:
+            onward = outcomes.onward(request, admission.decision, passed, self._stage.next)
+            events = [admission.decision, onward]
+            self._spawn(entry, self._endings.finish(entry, request, events, traceparent))
+        else:
+            decided: asyncio.Future[Any] | None = None
+            if admission.is_new:
+                # An attempt that may cost takes it along, and waits for it.
+                decided = self._output.submit([admission.decision], traceparent, lazy=True)
+            self._queue.submit(
+                Run(
+                    request,
+                    admission,
+                    traceparent,
+                    order=entry.offset,
+                    entry=entry,
+                    decided=decided,
+                    may_follow=self._may_follow_another(entry),
+                )
+            )
+
+    def _may_follow_another(self, entry: Entry[InputRecord]) -> bool:
+        # Tokens leave before anything is committed, so a decision's absence proves nothing.
+        return self._state.generation > 1 and entry.offset < self._new_from_offset
+
+    def _refuse(
+        self,
+        entry: Entry[InputRecord],
+        request: ResolvedRequest,
+        admission: Admission,
+        traceparent: bytes,
+    ) -> None:
+        result = outcomes.result(
+            request,
+            at_ms=self._services.clock_ms(),
+            status="failed" if admission.decision.admitted else "rejected",
+            reason=admission.refused,
+        )
+        decided = [admission.decision] if admission.is_new else []
+        self._end(entry, request, result, traceparent, decided)
+
+    def _end(
+        self,
+        entry: Entry[InputRecord],
+        request: ResolvedRequest,
+        result: AgentResult,
+        traceparent: bytes,
+        decided: Sequence[Decision] = (),
+    ) -> None:
+        """End a request without a run."""
+        events: list[Event | Tombstone] = [
+            *decided,
+            *self._endings.settled(request, result),
+            *self._queue.parking.let_go(request_key(request)),
+        ]
+        self._spawn(entry, self._endings.finish(entry, request, events, traceparent))
+
+    def _bury_once(self, entry: Entry[InputRecord], poison: Poison) -> None:
+        if self._state.is_buried(entry.record.address):
+            entry.finish()
+        else:
+            self._spawn(entry, self._strays.bury(entry, poison))
+
+    def _spawn(self, entry: Entry[InputRecord], work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(self._blame.watched(entry.record.address, work))
+        self.tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_failure(error)

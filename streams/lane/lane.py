@@ -1,0 +1,309 @@
+"""A lane: the one owner of an input partition, from a record to its committed outcome.
+
+It fences its predecessor, restores what was committed, announces its generation, and only then
+serves. What must be exact leaves in transactions of its own producers; tokens leave at once.
+When a commit's outcome is unknown, or a newer owner fenced it, the whole lane is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+import structlog
+from aiokafka import TopicPartition
+
+from millstream.schemas.errors import LaneLost
+from millstream.schemas.lane_events import LaneOpened
+from millstream.schemas.ports import BeforeCall
+from millstream.schemas.topics import CONTROL
+from millstream.streams.broker.clients import transactional_producer
+from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.lane.base.context import LaneServices, Stage
+from millstream.streams.lane.base.crash_counter import Blame
+from millstream.streams.lane.base.window import Entry
+from millstream.streams.lane.input.reception import LaneReception
+from millstream.streams.lane.output.in_flight import LaneEndings
+from millstream.streams.lane.output.snapshot_writer import LaneSnapshots
+from millstream.streams.lane.output.writer import LaneOutput
+from millstream.streams.lane.overflow.deferrals import Deferrals
+from millstream.streams.lane.queue.run_queue import RunQueue
+from millstream.streams.lane.state.follower import Follower
+from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.lane.state.restore import Restored, producers_announced, restore
+from millstream.streams.lane.state.seen_ids import SeenIds
+from millstream.streams.settings import Settings
+from millstream.streams.transactions.committer import Committer
+from millstream.streams.transactions.hanging.recovery import HangingTransactions
+from millstream.streams.wire.records import InputRecord
+
+log = structlog.get_logger(__name__)
+
+
+_SNAPSHOT_TIMEOUT_S = 5.0
+"""The longest that a lane which is given up waits for its last snapshot."""
+
+
+class Lane:
+    """One incarnation of the owner of `partition` of a stage's input topic.
+
+    `before_call` is awaited before each model and tool call; what it raises ends the lane. `lost`
+    is done once the lane can no longer write; then only `close` may be called.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        services: LaneServices,
+        stage: Stage,
+        partition: int,
+        *,
+        before_call: BeforeCall,
+        blame: Blame,
+    ) -> None:
+        self._settings = settings
+        self._services = services
+        self._stage = stage
+        self._blame = blame
+        self._partition = partition
+        self._state = LaneState(
+            stage.name,
+            stage.pipeline(),
+            hands_over=stage.next is not None,
+            seen=SeenIds(ids_max=settings.dedup_ids_max),
+        )
+        self._follower: Follower | None = None
+        self._following: asyncio.Task[None] | None = None
+        self._reader = PartitionReader(settings)
+        self._committer = Committer(
+            lambda number: transactional_producer(settings, self._transactional_id(number)),
+            producers=settings.transactional_producers,
+            records_max=settings.commit_records_max,
+            timeout_s=settings.commit_timeout_s,
+            gather_s=settings.commit_gather_s,
+            on_lost=self.lose,
+        )
+        self._output = LaneOutput(
+            settings,
+            services,
+            stage,
+            partition,
+            state=self._state,
+            committer=self._committer,
+            reader=self._reader,
+        )
+        self._hanging = HangingTransactions(settings, self._output.places)
+        self._snapshots = LaneSnapshots(
+            settings,
+            partition,
+            state=self._state,
+            output=self._output,
+            committer=self._committer,
+            followed=lambda: {} if self._follower is None else self._follower.positions,
+            clock_ms=services.clock_ms,
+        )
+        self._output.watch(self._snapshots.consider)
+        self._endings = LaneEndings(
+            state=self._state, output=self._output, clock_ms=services.clock_ms
+        )
+        self._queue = RunQueue(
+            settings,
+            services,
+            partition,
+            state=self._state,
+            output=self._output,
+            endings=self._endings,
+            reader=self._reader,
+            before_call=before_call,
+            blame=blame,
+            on_failure=self._failed,
+        )
+        self._reception = LaneReception(
+            settings,
+            services,
+            stage,
+            partition,
+            state=self._state,
+            output=self._output,
+            endings=self._endings,
+            queue=self._queue,
+            blame=blame,
+            on_failure=self._failed,
+        )
+        self._deferrals = Deferrals(
+            settings,
+            services,
+            stage,
+            partition,
+            state=self._state,
+            output=self._output,
+            reader=self._reader,
+            queue=self._queue,
+            take_in=partial(self._try, self._reception.take_in),
+            on_failure=self._failed,
+        )
+        self.lost: asyncio.Future[LaneLost] = asyncio.get_running_loop().create_future()
+
+    async def open(self) -> None:
+        """Fence, restore, announce. Raises `LaneLost` or `ServiceUnavailable`."""
+        started_ms = self._services.clock_ms()
+        await self._committer.start()
+        self._fenced(self._settings.transactional_producers)
+        await self._reader.start()
+        async with self._hanging.watched():
+            restored = await self._open(started_ms)
+        log.info(
+            "lane open",
+            stage=self._stage.name,
+            partition=self._partition,
+            generation=self._state.generation,
+            records_restored=restored.records,
+            from_snapshot=restored.snapshot is not None,
+            duration_ms=self._services.clock_ms() - started_ms,
+        )
+
+    async def _open(self, started_ms: int) -> Restored:
+        # A predecessor that had more of them could write on with those that this lane has not.
+        announced = await producers_announced(
+            self._reader, self._settings, stage=self._stage.name, partition=self._partition
+        )
+        await self._committer.fence_up_to(announced)
+        self._fenced(max(announced, self._settings.transactional_producers))
+        if self._stage.next is None:
+            await self._deferrals.restore()
+        restored = await restore(
+            self._state,
+            self._reader,
+            self._settings,
+            partition=self._partition,
+            now_ms=started_ms,
+        )
+        await self._output.open(restored.ends)
+        where = TopicPartition(self._settings.topic(self._stage.input.name), self._partition)
+        commands = TopicPartition(self._settings.topic(CONTROL.name), self._partition)
+        ends = await self._reader.ends([where, commands])
+        self._reception.open(new_from_offset=ends[where], new_commands_from=ends[commands])
+        if self._state.pipeline.needs:
+            self._follower = Follower(self._state, self._settings, self._partition, restored.ends)
+            self._following = asyncio.create_task(self._follower.run())
+            self._following.add_done_callback(self._ended)
+        self._state.generation += 1
+        opened = LaneOpened(
+            stage=self._stage.name,
+            partition=self._partition,
+            generation=self._state.generation,
+            worker=self._services.worker,
+            producers=self._settings.transactional_producers,
+            at_ms=self._services.clock_ms(),
+        )
+        await self._output.commit([opened])
+        self._snapshots.open(restored)
+        if self._stage.next is None:
+            self._deferrals.open(ends[where])
+            await self._queue.open()
+            self._deferrals.begin()
+        return restored
+
+    def _transactional_id(self, number: int) -> str:
+        return f"{self._settings.namespace}-{self._stage.name}-{self._partition}-{number}"
+
+    def _fenced(self, producers: int) -> None:
+        """Take note that no earlier owner's producer of these can be alive."""
+        self._hanging.fenced = frozenset(map(self._transactional_id, range(producers)))
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Begin no more runs; wait until what is under way is committed, at most `timeout_s`.
+
+        Runs that wait are left to the next owner. Gives whether all ended; then what the lane
+        knows is what it committed.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        self._queue.drain()
+        self._deferrals.drain()
+        while tasks := self._reception.tasks | self._queue.tasks:
+            left_s = deadline - loop.time()
+            if left_s <= 0:
+                return False
+            await asyncio.wait(tasks, timeout=left_s)
+        return True
+
+    async def close(self, *, snapshot: bool = True) -> None:
+        """Drop everything: runs are cancelled, what was not committed never happened.
+
+        Unless it is lost or `snapshot` is false, it leaves its successor a last snapshot.
+        """
+        # Whoever waits for `lost` and is cancelled cancels it: then the lane is not lost.
+        if snapshot and (not self.lost.done() or self.lost.cancelled()):
+            await self._snapshots.close(_SNAPSHOT_TIMEOUT_S)
+        self._snapshots.cancel()
+        tasks = {*self._reception.tasks, *([self._following] if self._following else [])}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(
+            *tasks, self._deferrals.close(), self._queue.close(), return_exceptions=True
+        )
+        await self._committer.stop()
+        await self._reader.stop()
+
+    @property
+    def waiting(self) -> int:
+        """How many requests are parked on the log."""
+        return self._queue.waiting
+
+    @property
+    def deferred(self) -> int:
+        """How many requests are left where they stand."""
+        return len(self._deferrals)
+
+    def wants(self, topic: str) -> bool:
+        """Tell whether more of a topic is to be read: commands always are."""
+        is_control = topic == self._settings.topic(CONTROL.name)
+        return is_control or self._deferrals.room.is_left()
+
+    def watch(self, on_room: Callable[[], None]) -> None:
+        """Have `on_room` called when it `wants` again what it did not."""
+        self._deferrals.room.watch(on_room)
+
+    def make_room(self) -> None:
+        """Let go of records as soon as can be: no more are read until the first ones are done."""
+        self._queue.make_room()
+
+    def serve(self, entry: Entry[InputRecord], *, is_behind: bool = False) -> None:
+        """Take one record on its way. Called in offset order; never waits, never raises.
+
+        `is_behind`: many others wait to be read behind it.
+        """
+        self._try(partial(self._arrived, is_behind), entry)
+
+    def _try(self, step: Callable[[Entry[InputRecord]], None], entry: Entry[InputRecord]) -> None:
+        try:
+            step(entry)
+        # Faust would take an exception for an ack, and the record would be lost.
+        except Exception as error:  # noqa: BLE001
+            self._failed(error, entry)
+
+    def _arrived(self, is_behind: bool, entry: Entry[InputRecord]) -> None:  # noqa: FBT001
+        is_command = self._reception.is_command(entry)
+        if is_command or not self._deferrals.defers(entry, is_behind=is_behind):
+            self._reception.take_in(entry)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failed(error)
+
+    def _failed(self, error: BaseException, entry: Entry[InputRecord] | None = None) -> None:
+        if entry is not None:
+            self._blame.hold_against(entry.record.address)
+        if isinstance(error, LaneLost):
+            self.lose(error)
+            return
+        log.error("a lane failed", partition=self._partition, exc_info=error)
+        self.lose(LaneLost(f"the lane failed: {error!r}"))
+
+    def lose(self, lost: LaneLost) -> None:
+        """Say that the lane may not write any more; the first reason stands."""
+        with suppress(asyncio.InvalidStateError):
+            self.lost.set_result(lost)

@@ -1,0 +1,224 @@
+"""The lanes of one stage in one worker: a Faust agent that hands each record to its lane."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import structlog
+from faust.types import TP
+
+from millstream.middleware.pipeline import CHAIN
+from millstream.schemas.errors import LaneLapsed
+from millstream.schemas.topics import CONTROL
+from millstream.streams.consumer.assignor import LaneAssignor
+from millstream.streams.consumer.faust_app import build_app, stop_app
+from millstream.streams.consumer.membership import Membership, Tenure
+from millstream.streams.lane.base.context import LaneServices, Stage
+from millstream.streams.lane.base.crash_counter import Blame
+from millstream.streams.lane.base.metrics import Figures
+from millstream.streams.lane.handover import Handover
+from millstream.streams.lane.lane import Lane
+from millstream.streams.lane.slot import LaneSlot
+from millstream.streams.settings import Settings
+from millstream.streams.wire.records import InputRecord
+
+log = structlog.get_logger(__name__)
+
+_READ_FOR_S = 0.02
+"""What is buffered comes without a pause, and the runs want their turn after so long."""
+
+_BEHIND_RECORDS = 100
+"""With so many records buffered, reading does not keep up with what is published."""
+
+
+class Lanes:
+    """Serves the partitions of `stage`'s input topic that the consumer group gives this worker."""
+
+    def __init__(self, settings: Settings, services: LaneServices, stage: Stage) -> None:
+        self._settings = settings
+        self._services = services
+        self._stage = stage
+        self._slots: dict[int, LaneSlot] = {}
+        name = "lanes" if stage.name == CHAIN else f"lanes-{stage.name}"
+        self.app = build_app(settings, name)
+        self._membership = Membership(settings.session_timeout_s)
+        self._assignor = LaneAssignor()
+        self.app.membership, self.app.assignor_of_lanes = self._membership, self._assignor
+        self._membership.on_thrown_out(self._drop_lanes)
+        self._handover = Handover(
+            self._assignor, grace_s=settings.revoke_grace_s, join_anew=self._join_anew
+        )
+        topic = self.app.raw_topic(settings.topic(stage.input.name))
+        agent_name = "requests" if stage.name == CHAIN else f"stage-{stage.name}"
+        self.agents = [self.app.agent(topic, name=agent_name, concurrency=1)(self._read)]
+        self._topics = [settings.topic(stage.input.name)]
+        if stage.next is None:  # commands concern runs
+            self._topics.append(settings.topic(CONTROL.name))
+            control = self.app.raw_topic(self._topics[-1])
+            self.agents.append(self.app.agent(control, name="control", concurrency=1)(self._read))
+        self.app.on_partitions_assigned.connect(self._assigned)
+        self._was_assigned = asyncio.Event()
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Join the group; returns before partitions are assigned."""
+        await self.app.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Let what runs end within a grace, commit, cut off what is left, leave the group."""
+        self._stopping = True
+        await self._handover.stop()
+        slots = tuple(self._slots.values())
+        drained = await asyncio.gather(*(slot.drain(grace_s) for slot in slots))
+        if not all(drained):
+            log.warning("runs were cut off and left to the next owner", stage=self._stage.name)
+        # Before the group is left: the next owner begins at once, and a call that is made here
+        # still would be made twice at a time.
+        await asyncio.gather(*(slot.close() for slot in slots))
+        await stop_app(self.app)
+        self._slots.clear()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What crashed the agent, `None` while it runs."""
+        return self.app.failure
+
+    def unready(self) -> str | None:
+        """Say why not all is served that is to be, `None` if it is (it may be nothing)."""
+        if not self._was_assigned.is_set():
+            return "waits for its partitions"
+        slots = self._slots.items()
+        opening = sorted(number for number, slot in slots if not (slot.serving or slot.closed))
+        if opening:
+            return f"opens the lanes of partitions {', '.join(map(str, opening))}"
+        if self._assignor.owed:
+            return f"waits for {self._assignor.owed} partitions that other workers work on"
+        return None
+
+    def figures(self) -> Figures:
+        """Count the lanes that serve, the records they hold, and the lanes that were lost."""
+        slots = self._slots.values()
+        return Figures(
+            open=sum(slot.serving for slot in slots),
+            held=sum(len(slot) for slot in slots),
+            waiting=sum(slot.waiting for slot in slots),
+            deferred=sum(slot.deferred for slot in slots),
+            lost=sum(slot.lanes_lost for slot in slots),
+        )
+
+    async def _read(self, stream: Any) -> None:
+        consumer = self.app.consumer
+        buffered = stream.channel.queue
+        now = asyncio.get_running_loop().time
+        turn_ends = now() + _READ_FOR_S
+        async for event in stream.events():
+            message = event.message
+            if now() > turn_ends:
+                await asyncio.sleep(0)
+                turn_ends = now() + _READ_FOR_S
+            # The stream's own ack only takes back its share: the record is acked when it is done.
+            message.incref()
+            slot = self._slots.get(message.partition)
+            if slot is None:  # not "if not slot": an empty one is still there
+                slot = self._slot_for_stray(message.tp)
+            if slot is None:
+                continue
+            record = InputRecord(
+                topic=message.topic,
+                partition=message.partition,
+                offset=message.offset,
+                timestamp=round(message.timestamp * 1000),
+                key=message.key,
+                value=message.value,
+                headers=_headers(message.headers),
+            )
+            is_behind = buffered.qsize() >= _BEHIND_RECORDS
+            slot.take(record, partial(message.ack, consumer), is_behind=is_behind)
+            if slot.full(message.topic):
+                # Only this partition waits: the others share the agent. What Faust has fetched of
+                # it already still comes; `pause_partitions` would lose that.
+                consumer.on_buffer_full(message.tp)
+
+    def _slot_for_stray(self, tp: TP) -> LaneSlot | None:
+        """Give a slot to a record that finds none, if this worker is who is to run it."""
+        if self._stopping or tp.partition not in self._whole(self.app.consumer.assignment()):
+            return None  # revoked since it was buffered: its next owner reads it
+        # Faust lets records of a new assignment through before it tells of the assignment.
+        slot = self._slots[tp.partition] = self._open_slot(tp.partition)
+        return slot
+
+    def _whole(self, assigned: Iterable[TP]) -> set[int]:
+        """Give the partitions that came of all input topics: a lane needs its commands, too."""
+        of_topic = {topic: set[int]() for topic in self._topics}
+        for tp in assigned:
+            of_topic[tp.topic].add(tp.partition)
+        whole = set.intersection(*of_topic.values())
+        if apart := set.union(*of_topic.values()) - whole:
+            log.error("partitions came apart and are not served", partitions=sorted(apart))
+        return whole
+
+    async def _assigned(self, _app: Any, assigned: set[TP], **_: Any) -> None:
+        if self._stopping:
+            return  # the group deals once more before this member has left it
+        mine = self._whole(assigned)
+        given_back = self._assignor.given_back
+        gone = [self._slots.pop(number) for number in set(self._slots) - mine]
+        # No await before this: Faust lets records through beside this call, and one that finds no
+        # slot is left to the next owner, who would be this worker.
+        for number in sorted(mine - given_back):
+            slot = self._slots.get(number)
+            if slot is None or slot.closed:
+                self._slots[number] = self._open_slot(number)
+            else:
+                slot.confirm()
+        self._was_assigned.set()
+        for number in sorted(self._assignor.wanted & mine - given_back):
+            self._handover.begin(number, self._slots[number])
+        if given_back:  # let go while the group was dealing already
+            self._deal_again()
+        await asyncio.gather(*(slot.close() for slot in gone))
+
+    async def _join_anew(self) -> None:
+        # What was acked goes with the partition, or its next owner reads it again.
+        await self.app.consumer.commit()
+        self._deal_again()
+
+    def _deal_again(self) -> None:
+        self.app.consumer.join_anew()
+
+    def _drop_lanes(self) -> None:
+        for slot in self._slots.values():
+            slot.lose(LaneLapsed("the group gave this worker up"))
+
+    def _open_slot(self, partition: int) -> LaneSlot:
+        def make(blame: Blame) -> Lane:
+            return Lane(
+                self._settings,
+                self._services,
+                self._stage,
+                partition,
+                # A lane is of one tenure: one that outlived it must not go on in the next.
+                before_call=Tenure(self._membership).require,
+                blame=blame,
+            )
+
+        def on_room(topic: str) -> None:
+            self.app.consumer.on_buffer_drop(TP(topic, partition))
+
+        return LaneSlot(
+            make,
+            tenure=Tenure(self._membership),
+            topics=self._topics,
+            capacity=self._settings.runs_in_flight_max,
+            fenced_wait_s=self._settings.session_timeout_s,
+            name=f"{self._stage.name}-{partition}",
+            on_room=on_room,
+        )
+
+
+def _headers(headers: Any) -> tuple[tuple[str, bytes | None], ...]:
+    pairs = headers.items() if isinstance(headers, dict) else headers or ()
+    return tuple(pairs)

@@ -1,0 +1,1 @@
+"""What leaves a lane: results, checkpoints, snapshots."""

@@ -1,0 +1,116 @@
+"""Reading checkpoints back from the log: one pass serves every session that waits for its own.
+
+Whoever takes over a partition needs the checkpoint of each session that goes on. Read one after
+the other, each with a seek and a fetch of its own, the last of 25 sessions waited for seconds.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import TopicPartition
+
+from millstream.schemas.errors import LaneLost, Poison, ServiceUnavailable
+from millstream.schemas.events import CheckpointSaved, SessionUpdated
+from millstream.streams.broker.compacted import pass_over
+from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.wire.codec import decode, event_id_of
+from millstream.streams.wire.keys import session_key
+
+NEAR_RECORDS = 200
+"""What stands no further on is read on to; behind a wider gap a new stretch begins."""
+
+
+@dataclass(slots=True, eq=False)
+class _Want:
+    head: SessionUpdated
+    is_settled: bool = False
+    found: CheckpointSaved | None = None
+
+
+class CheckpointLog:
+    """The log of one partition's checkpoints, looked through by the sessions' heads."""
+
+    def __init__(self, reader: PartitionReader, where: TopicPartition) -> None:
+        self._reader = reader
+        self._where = where
+        # By the id that a checkpoint's record has in its headers: others need not be parsed.
+        self._wanted: defaultdict[bytes, list[_Want]] = defaultdict(list)
+
+    async def find(self, head: SessionUpdated) -> CheckpointSaved | None:
+        """Give the checkpoint that `head` names, `None` if the log no longer has it.
+
+        Raises `LaneLost` if the log cannot be read now.
+        """
+        want = _Want(head)
+        of_id = self._wanted[event_id := _named_by(head)]
+        of_id.append(want)
+        try:
+            async with self._reader.lock:
+                # Settled already, if whoever had the lock before came by.
+                while not want.is_settled:
+                    await self._look_for(want)
+        except ServiceUnavailable as error:
+            raise LaneLost(f"a checkpoint cannot be read: {error}") from error
+        finally:
+            want.is_settled = True  # nobody is to look for it any more
+            of_id.remove(want)
+            if not of_id:
+                self._wanted.pop(event_id, None)
+        return want.found
+
+    async def _look_for(self, want: _Want) -> None:
+        """Read the stretch around `want`: with it those that are near each other, up to a gap."""
+        unsettled = (one for of_id in self._wanted.values() for one in of_id if not one.is_settled)
+        wants = sorted(unsettled, key=_offset_min)
+        first = wants.index(want)
+        while first and _offset_min(wants[first]) <= _offset_min(wants[first - 1]) + NEAR_RECORDS:
+            first -= 1
+        left = deque(wants[first:])
+        # After that: their checkpoints are committed, so they stand before this end.
+        ends = await self._reader.ends([self._where])
+        stretch = self._reader.read(ends, from_offset=_offset_min(left[0]))
+        async with aclosing(stretch) as records:
+            async for record in records:
+                self._meet(record)
+                while left and left[0].is_settled:
+                    left.popleft()
+                if not left or _offset_min(left[0]) > record.offset + NEAR_RECORDS:
+                    return
+        # Up to the end of the log: what is not there is nowhere.
+        for one in left:
+            one.is_settled = True
+
+    def _meet(self, record: Any) -> None:
+        event_id = event_id_of(record)
+        if event_id is not None and event_id not in self._wanted:
+            return
+        try:
+            checkpoint = decode(record, CheckpointSaved)
+        except Poison as poison:
+            pass_over(record, poison)  # no session is to fail for it
+            return
+        for want in self._named(checkpoint):
+            want.is_settled, want.found = True, checkpoint
+
+    def _named(self, checkpoint: CheckpointSaved) -> Iterable[_Want]:
+        of_id = self._wanted.get(checkpoint.event_id.encode(), ())
+        return (want for want in of_id if is_named_by(want.head, checkpoint))
+
+
+def is_named_by(head: SessionUpdated, checkpoint: CheckpointSaved) -> bool:
+    """Tell whether a session's head names this very checkpoint."""
+    same_session = session_key(checkpoint) == session_key(head)
+    return same_session and checkpoint.checkpoint_id == head.checkpoint_id
+
+
+def _offset_min(want: _Want) -> int:
+    return want.head.checkpoint_offset_min
+
+
+def _named_by(head: SessionUpdated) -> bytes:
+    return f"{head.session_id}:{head.checkpoint_id}".encode()

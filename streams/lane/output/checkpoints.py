@@ -1,0 +1,74 @@
+"""Where a run's checkpoint comes from: always the last committed one, by the quickest way.
+
+The session's head, which the lane folds from what it committed, says which checkpoint that is.
+The lane's own memory and Redis are asked only for exactly that one; the log has it in any case.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from aiokafka import TopicPartition
+
+from millstream.schemas.errors import CheckpointUnreadable
+from millstream.schemas.events import CheckpointSaved, SessionUpdated
+from millstream.schemas.ports import PeekCheckpoint
+from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.lane.output.checkpoint_log import CheckpointLog, is_named_by
+from millstream.streams.wire.keys import SessionKey, session_key
+
+
+class CheckpointSource:
+    """Gives committed checkpoints of one partition; keeps up to `cached_bytes_max` of them."""
+
+    def __init__(
+        self,
+        *,
+        reader: PartitionReader,
+        partition: TopicPartition,
+        peek: PeekCheckpoint,
+        cached_bytes_max: int = 32 * 1024 * 1024,
+    ) -> None:
+        self._log = CheckpointLog(reader, partition)
+        self._partition = partition
+        self._peek = peek
+        self._cached: OrderedDict[SessionKey, CheckpointSaved] = OrderedDict()
+        self._cached_bytes = 0
+        self._cached_bytes_max = cached_bytes_max
+
+    def keep(self, checkpoint: CheckpointSaved) -> None:
+        """Remember a checkpoint that was just committed."""
+        key = session_key(checkpoint)
+        self._forget(key)
+        self._cached[key] = checkpoint
+        self._cached_bytes += len(checkpoint.data)
+        while self._cached_bytes > self._cached_bytes_max:
+            self._forget(next(iter(self._cached)))
+
+    async def load(self, head: SessionUpdated) -> CheckpointSaved:
+        """Give the checkpoint that `head` names.
+
+        Raises `CheckpointUnreadable` if the log no longer has it, and `LaneLost` if the log cannot
+        be read now: the run is not to blame.
+        """
+        cached = self._cached.get(session_key(head))
+        if cached is not None and is_named_by(head, cached):
+            return cached
+        seen = await self._peek(head.tenant, head.user_id, head.session_id)
+        if seen is not None and is_named_by(head, seen):
+            return seen
+        return await self._from_log(head)
+
+    async def _from_log(self, head: SessionUpdated) -> CheckpointSaved:
+        found = await self._log.find(head)
+        if found is None:
+            raise CheckpointUnreadable(
+                f"checkpoint {head.checkpoint_id} of session {head.session_id} is no longer on "
+                f"{self._partition.topic}-{self._partition.partition}: its retention has passed"
+            )
+        return found
+
+    def _forget(self, key: SessionKey) -> None:
+        forgotten = self._cached.pop(key, None)
+        if forgotten is not None:
+            self._cached_bytes -= len(forgotten.data)

@@ -1,0 +1,101 @@
+"""The events by which a lane says what became of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from millstream.schemas.base import Reason
+from millstream.schemas.errors import Rejected
+from millstream.schemas.events import (
+    AgentResult,
+    CheckpointSaved,
+    Decision,
+    ResolvedRequest,
+    SessionUpdated,
+)
+from millstream.schemas.lane_events import StageRequest
+from millstream.schemas.reasons import reason_of
+from millstream.schemas.topics import TopicSpec
+
+CANCELLED = Reason(code="cancelled", message="cancelled by its user")
+
+
+def refusal(
+    request: ResolvedRequest, rejection: Rejected, *, stage: str, generation: int
+) -> Decision:
+    """Give the decision on a request that no layer was asked about."""
+    return Decision(
+        tenant=request.tenant,
+        user_id=request.user_id,
+        request_id=request.request_id,
+        session_id=request.session_id,
+        at_ms=request.at_ms,
+        stage=stage,
+        admitted=False,
+        reason=reason_of(rejection),
+        template=request.template,
+        request_digest=request.digest,
+        generation=generation,
+        source=request.source,
+    )
+
+
+def result(request: ResolvedRequest, *, at_ms: int, **fields: Any) -> AgentResult:
+    """Give a result made by the lane itself; `fields` say its status and why."""
+    return AgentResult(
+        tenant=request.tenant,
+        user_id=request.user_id,
+        request_id=request.request_id,
+        session_id=request.session_id,
+        at_ms=at_ms,
+        template=request.template,
+        source=request.source,
+        accepted_at_ms=request.at_ms,
+        metadata=request.metadata,
+        **fields,
+    )
+
+
+def too_large(
+    request: ResolvedRequest, events: Iterable[object], *, at_ms: int, reason: Reason
+) -> AgentResult:
+    """Give the failed result of a request whose outcome cannot be written, with what it spent."""
+    lost = next((event for event in events if isinstance(event, AgentResult)), None)
+    if lost is None:
+        return result(request, at_ms=at_ms, status="failed", reason=reason)
+    return lost.model_copy(
+        update={"status": "failed", "reason": reason, "output": None, "structured": None}
+    )
+
+
+def onward(
+    request: ResolvedRequest, decision: Decision, before: StageRequest | None, to: TopicSpec
+) -> StageRequest:
+    """Give the record by which a stage hands a request to the next one."""
+    return StageRequest(
+        tenant=request.tenant,
+        user_id=request.user_id,
+        at_ms=request.at_ms,
+        stage=to.name.removeprefix("stage-"),
+        passed=(*(before.passed if before else ()), *decision.passed),
+        request=request,
+        reserved_micros=(before.reserved_micros if before else 0) + decision.reserved_micros,
+    )
+
+
+def head(
+    checkpoint: CheckpointSaved, before: SessionUpdated | None, *, offset_min: int
+) -> SessionUpdated:
+    """Give a session's new head; `checkpoint` will stand at `offset_min` or behind."""
+    return SessionUpdated(
+        tenant=checkpoint.tenant,
+        user_id=checkpoint.user_id,
+        request_id=checkpoint.request_id,
+        session_id=checkpoint.session_id,
+        at_ms=checkpoint.at_ms,
+        checkpoint_id=checkpoint.checkpoint_id,
+        checkpoint_offset_min=offset_min,
+        turn=checkpoint.turn,
+        created_at_ms=before.created_at_ms if before else checkpoint.at_ms,
+    )

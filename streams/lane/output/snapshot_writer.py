@@ -1,0 +1,218 @@
+"""Taking a lane's snapshots: exact cuts through what it has committed, off the way of its runs.
+
+The layers fold a decision before it is committed, the lane's state follows after. So a cut is made
+in two steps. First, between two ticks of the loop, the layers' states are copied and a member
+without records is submitted: all that they have folded was submitted before it. When that member is
+done, all of it is committed and the lane's state has followed; nothing later has. What was captured
+is then packed in a thread, and written in one transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from millstream.schemas.base import compound_key
+from millstream.schemas.errors import LaneLost, MillstreamError
+from millstream.schemas.lane_events import LaneSnapshot, SnapshotHeader
+from millstream.schemas.ports import ClockMs
+from millstream.schemas.topics import SNAPSHOTS
+from millstream.streams.broker.batches import Outgoing
+from millstream.streams.lane.output.writer import LaneOutput
+from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.lane.state.restore import Restored
+from millstream.streams.lane.state.snapshot_format import (
+    HEADER,
+    Captured,
+    digest,
+    folded_under,
+    ids_part,
+    state_part,
+    state_parts,
+)
+from millstream.streams.settings import Settings
+from millstream.streams.transactions.committer import CommitRefused, Committer, Outcome
+from millstream.streams.wire.codec import encode, tombstone
+
+log = structlog.get_logger(__name__)
+
+_BYTES_PER_RECORD = 256
+"""A snapshot of more bytes than this for each record since the last one is put off: writing them
+must stay a small part of what the lane writes."""
+
+
+class LaneSnapshots:
+    """Takes a snapshot whenever a restore would have to read many records, and at the end.
+
+    `followed` gives how far the lane follows logs that other stages write, by topic.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        partition: int,
+        *,
+        state: LaneState,
+        output: LaneOutput,
+        committer: Committer,
+        followed: Callable[[], Mapping[str, int]],
+        clock_ms: ClockMs,
+    ) -> None:
+        self._settings = settings
+        self._partition = partition
+        self._state = state
+        self._output = output
+        self._committer = committer
+        self._followed = followed
+        self._clock_ms = clock_ms
+        self._folded_under = folded_under(state, settings)
+        self._restorable = state.pipeline.gives_state
+        self._topic = settings.topic(SNAPSHOTS.name)
+        self._parts: frozenset[str] = frozenset()
+        self._chunks: dict[int, str] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._known_records = 0
+        self.state_bytes = 0
+        self.taken = 0
+
+    def open(self, restored: Restored) -> None:
+        """Go on from what a restore found on the topic, once the lane has announced itself."""
+        self._parts = restored.parts
+        self._known_records = self._output.tail_records - restored.tail_records
+        if restored.snapshot is not None:
+            self._chunks = {number: chunk for number, _, chunk in restored.snapshot.chunks}
+        self.consider()
+
+    def consider(self) -> None:
+        """Take a snapshot if it is time for one; called after each commit."""
+        due = max(self._settings.snapshot_records, self.state_bytes // _BYTES_PER_RECORD)
+        ready = self._restorable and self._task is None and self._output.is_settled
+        if ready and self._unknown_records >= due:
+            self._task = asyncio.create_task(self._take(), name="snapshot")
+            self._task.add_done_callback(self._ended)
+
+    async def close(self, timeout_s: float) -> None:
+        """Take a last one, so that the next owner has next to nothing to read."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                if self._task is not None:
+                    await asyncio.wait({self._task})
+                if self._restorable and self._unknown_records:
+                    await self._take()
+        except TimeoutError:
+            log.warning("no last snapshot in time", partition=self._partition)
+        except LaneLost:
+            return
+        except CommitRefused as refused:
+            log.warning("no last snapshot", partition=self._partition, reason=str(refused))
+
+    def cancel(self) -> None:
+        """Take none any more."""
+        self._restorable = False
+        if self._task is not None:
+            self._task.cancel()
+
+    @property
+    def _unknown_records(self) -> int:
+        """How many records a restore would have to read behind the newest snapshot."""
+        return self._output.tail_records - self._known_records
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if task.cancelled():
+            return
+        error = task.exception()
+        if isinstance(error, LaneLost) or error is None:
+            return
+        # The lane is right without it; only a restore has more to read.
+        log.error("a snapshot failed", partition=self._partition, exc_info=error)
+        self._restorable = False
+
+    async def _take(self) -> None:
+        captured = await self._cut() if self._output.is_settled else None
+        if captured is None:
+            return
+        parts = await asyncio.to_thread(state_parts, captured)
+        chunks = dict(self._chunks)
+        written = {state_part(number): part for number, part in enumerate(parts)}
+        for chunk in captured.unwritten:
+            written[ids_part(chunk.number)] = chunk.data
+            chunks[chunk.number] = digest(chunk.data)
+        header = SnapshotHeader(
+            logs=captured.logs,
+            state_parts=len(parts),
+            state_digest=digest(b"".join(parts)),
+            chunks=tuple((number, left, chunks[number]) for number, left in captured.chunks),
+            folded_under=self._folded_under,
+        )
+        kept = {HEADER, *written, *(ids_part(number) for number, _ in captured.chunks)}
+        await self._committer.submit(self._records(header, written, self._parts - kept))
+        self.taken += 1
+        self._parts = frozenset(kept)
+        self._chunks = {number: chunks[number] for number, _ in captured.chunks}
+        self._state.seen.mark_written(self._chunks)
+        self._known_records = captured.tail_records
+        self.state_bytes = sum(map(len, parts))
+
+    def _cut(self) -> asyncio.Future[Captured | None]:
+        """Give what is to be written, once all of it is committed; `None` if it cannot be exact."""
+        captured: asyncio.Future[Captured | None] = asyncio.get_running_loop().create_future()
+        layers = self._state.pipeline.state()
+        followed = dict(self._followed())
+        refusals = self._output.refusals
+
+        def reached(mark: Outcome) -> None:
+            if captured.done():  # whoever waited has been cancelled
+                return
+            if isinstance(mark, MillstreamError) or self._output.refusals != refusals:
+                # What was refused is in the layers' states, and not on the log before the mark.
+                captured.set_result(None)
+            else:
+                captured.set_result(self._captured(layers, followed))
+
+        self._committer.submit((), hear=reached)
+        return captured
+
+    def _captured(self, layers: dict[str, Any], followed: dict[str, int]) -> Captured:
+        seen = self._state.seen
+        return Captured(
+            layers=layers,
+            decided=tuple(self._state.decided.values()),
+            parked=tuple(self._state.parked.items()),
+            bills=tuple((bill.started, bill.cost) for bill in self._state.bills.open.values()),
+            cancelled=self._state.cancelled.all,
+            open_ids=seen.open_data,
+            chunks=seen.chunks,
+            unwritten=seen.unwritten(),
+            logs={**self._output.next_offsets, **followed},
+            tail_records=self._output.tail_records,
+        )
+
+    def _records(
+        self, header: SnapshotHeader, written: Mapping[str, bytes], stale: frozenset[str]
+    ) -> list[Outgoing]:
+        stage, at_ms = self._state.stage, self._clock_ms()
+
+        def outgoing(part: str, **content: Any) -> Outgoing:
+            event = LaneSnapshot(
+                stage=stage,
+                partition=self._partition,
+                generation=self._state.generation,
+                at_ms=at_ms,
+                part=part,
+                **content,
+            )
+            return Outgoing(self._topic, self._partition, encode(event, source=self._output.source))
+
+        return [
+            *(
+                Outgoing(self._topic, self._partition, tombstone(compound_key(stage, part)))
+                for part in sorted(stale)
+            ),
+            *(outgoing(part, data=base64.b64encode(data)) for part, data in written.items()),
+            outgoing(HEADER, header=header),
+        ]

@@ -1,0 +1,252 @@
+"""What leaves a lane: events to their topics in group commits, and the state that follows them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from aiokafka import TopicPartition
+
+from millstream.schemas.base import Event
+from millstream.schemas.errors import MillstreamError
+from millstream.schemas.events import (
+    AgentResult,
+    AttemptStarted,
+    CheckpointSaved,
+    CostRecorded,
+    Decision,
+    SessionUpdated,
+)
+from millstream.schemas.lane_events import StageRequest
+from millstream.schemas.topics import (
+    ATTEMPTS,
+    CHECKPOINTS,
+    COSTS,
+    DEAD_LETTERS,
+    DECISIONS,
+    DEFERRED,
+    HOLDS,
+    LANES,
+    OBEYED,
+    PARKED,
+    RESULTS,
+    SESSIONS,
+    SNAPSHOTS,
+    TopicSpec,
+)
+from millstream.streams.broker.batches import Outgoing
+from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.lane.base.context import LaneServices, Stage
+from millstream.streams.lane.output import outcomes
+from millstream.streams.lane.output.checkpoints import CheckpointSource
+from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.settings import Settings
+from millstream.streams.transactions.committer import Committer, Outcome
+from millstream.streams.wire.codec import encode, tombstone
+
+Committed = asyncio.Future[tuple[int, ...]]
+"""Done when its events are committed and folded: their offsets."""
+
+_TOPIC_OF: dict[str, TopicSpec] = {
+    spec.event.model_fields["type"].default: spec
+    for spec in (
+        RESULTS,
+        DECISIONS,
+        ATTEMPTS,
+        COSTS,
+        CHECKPOINTS,
+        SESSIONS,
+        PARKED,
+        HOLDS,
+        OBEYED,
+        DEFERRED,
+        LANES,
+        DEAD_LETTERS,
+    )
+}
+
+
+_FOLDED = Decision | AttemptStarted | AgentResult | CostRecorded
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """What a compacted topic is to forget."""
+
+    topic: TopicSpec
+    key: str
+
+
+class LaneOutput:
+    """The writing side of one lane. State changes when a commit has succeeded, and only then.
+
+    `next_offsets` says for each log that a restore reads where the next record behind those that
+    are folded can stand; `tail_records` counts the records committed to them.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        services: LaneServices,
+        stage: Stage,
+        partition: int,
+        *,
+        state: LaneState,
+        committer: Committer,
+        reader: PartitionReader,
+    ) -> None:
+        self._settings = settings
+        self._services = services
+        self._stage = stage
+        self._partition = partition
+        self._state = state
+        self._committer = committer
+        self._reader = reader
+        self._where = self._at(CHECKPOINTS)
+        self._checkpoints = CheckpointSource(
+            reader=reader, partition=self._where, peek=services.peek_checkpoint
+        )
+        self._checkpoints_floor = 0
+        self._on_committed: Callable[[], None] = lambda: None
+        self._replacements = 0
+        self.refusals = 0
+        self.next_offsets: dict[str, int] = {}
+        self.tail_records = 0
+        self.source = f"/{settings.namespace}/{stage.name}/{partition}"
+
+    @property
+    def places(self) -> tuple[TopicPartition, ...]:
+        """All partitions that this lane's transactions write to."""
+        following = () if self._stage.next is None else (self._stage.next,)
+        return tuple(map(self._at, (*_TOPIC_OF.values(), SNAPSHOTS, *following)))
+
+    def _at(self, spec: TopicSpec) -> TopicPartition:
+        return TopicPartition(self._settings.topic(spec.name), self._partition)
+
+    def watch(self, on_committed: Callable[[], None]) -> None:
+        """Have `on_committed` called whenever events are committed and folded."""
+        self._on_committed = on_committed
+
+    async def open(self, logs: Mapping[str, int]) -> None:
+        """Learn where this lane's records will stand; `logs` are the ends of what was restored.
+
+        It must begin nowhere behind an open transaction, whether it reads there or not: a producer
+        of the same id would go on with it, and the next marker would end both alike. What a
+        snapshot covers is not read, and may hang all the same.
+        """
+        self.next_offsets = dict(logs)
+        ends = await self._reader.settled(self.places)
+        self._checkpoints_floor = ends[self._where]
+
+    def submit(
+        self,
+        events: Sequence[Event | Tombstone],
+        traceparent: bytes | None = None,
+        *,
+        lazy: bool = False,
+    ) -> Committed:
+        """Queue events that commit together and are then folded, in the order of submission.
+
+        Whoever waits for it finds them folded. It raises `CommitRefused` if one is too large to be
+        written, and `LaneLost`. `lazy`: they may wait for others to go with.
+        """
+        # A snapshot must find folded all that was committed before it, whoever waits for it.
+        return self._committer.submit(
+            self._outgoing(events, traceparent), lazy=lazy, hear=partial(self._settled, events)
+        )
+
+    async def commit(
+        self, events: Sequence[Event | Tombstone], traceparent: bytes | None = None
+    ) -> None:
+        """Submit events and wait until they are committed and folded."""
+        await self.submit(events, traceparent)
+
+    async def replace(
+        self, events: Sequence[Event | Tombstone], traceparent: bytes | None = None
+    ) -> None:
+        """Commit what takes the place of events that were refused."""
+        committed = self.submit(events, traceparent)
+        self._replacements += 1
+        await committed
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all that was refused has been replaced: what is folded is on its way to a log."""
+        return self.refusals == self._replacements
+
+    def _settled(self, events: Sequence[Event | Tombstone], outcome: Outcome) -> None:
+        if isinstance(outcome, MillstreamError):
+            # Folded in the pipeline, but not on the log, until it is replaced there.
+            self.refusals += any(isinstance(event, _FOLDED) for event in events)
+            return
+        for event, offset in zip(events, outcome, strict=True):
+            if isinstance(event, Tombstone):
+                continue
+            self._state.apply(event)
+            log = self._topic_of(event).name
+            if log in self.next_offsets:
+                self.next_offsets[log] = max(self.next_offsets[log], offset + 1)
+                self.tail_records += 1
+            if isinstance(event, CheckpointSaved):
+                self._checkpoints.keep(event)
+                self._checkpoints_floor = max(self._checkpoints_floor, offset + 1)
+        self._forget()
+        self._on_committed()
+
+    def _forget(self) -> None:
+        now_ms = self._services.clock_ms()
+        # What its last owner finished and did not acknowledge may be among what comes next.
+        up_to_ms = self._state.decided_up_to_ms(now_ms)
+        self._state.forget_before(up_to_ms - self._settings.dedup_window_s * 1000)
+        forgotten_ms = self._state.seen.forgotten_ms
+        if forgotten_ms is not None:
+            window = self._services.metrics.dedup_window
+            window.labels(self._stage.name, str(self._partition)).set(
+                (now_ms - forgotten_ms) / 1000
+            )
+
+    def head_of(self, checkpoint: CheckpointSaved, before: SessionUpdated | None) -> SessionUpdated:
+        """Give the head of a session whose next checkpoint is about to be committed."""
+        # Only this lane writes to its partition, so the record cannot stand before the floor.
+        return outcomes.head(checkpoint, before, offset_min=self._checkpoints_floor)
+
+    async def load_checkpoint(self, head: SessionUpdated) -> CheckpointSaved | None:
+        """Give the checkpoint that a head names; `None` if it is older than the log keeps them.
+
+        Such a session begins anew. Raises `CheckpointUnreadable`.
+        """
+        retention_ms = CHECKPOINTS.retention_ms
+        age_ms = self._services.clock_ms() - head.at_ms
+        if retention_ms is not None and age_ms > retention_ms:
+            return None
+        return await self._checkpoints.load(head)
+
+    def head(self, session: tuple[str, str, str]) -> SessionUpdated | None:
+        """Give a session's committed head."""
+        return self._state.heads.get(session)
+
+    def _outgoing(
+        self, events: Sequence[Event | Tombstone], traceparent: bytes | None
+    ) -> list[Outgoing]:
+        return [
+            Outgoing(
+                self._settings.topic(spec.name),
+                self._partition,
+                tombstone(event.key)
+                if isinstance(event, Tombstone)
+                else encode(event, source=self.source, traceparent=traceparent),
+                spec.record_bytes_max,
+            )
+            for event in events
+            for spec in (self._topic_of(event),)
+        ]
+
+    def _topic_of(self, event: Any) -> TopicSpec:
+        if isinstance(event, Tombstone):
+            return event.topic
+        if isinstance(event, StageRequest) and self._stage.next is not None:
+            return self._stage.next
+        return _TOPIC_OF[event.type]

@@ -1,0 +1,1 @@
+"""What a lane leaves on the log until there is room for it."""

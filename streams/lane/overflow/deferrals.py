@@ -1,0 +1,397 @@
+"""Whose requests a lane leaves where they stand, since so many of theirs wait already.
+
+Of a user who floods, or while the line is half full, no more is decided, parked or kept in memory:
+that the user's requests are deferred is one record on the topic `deferred`, and once that is
+committed theirs are acknowledged unread. As their place in the line empties they are read again, by
+offset, and taken in as if they had just come. What is done moves the record on; it is forgotten
+with the last of them. A crash in between brings requests again that were taken in: these are passed
+over as any that come twice.
+
+Where nobody floods, but so many users ask that the line is full all the same, there is no `room`
+for more: whoever reads is to stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
+from functools import partial
+from typing import Any
+
+import structlog
+from aiokafka import TopicPartition
+
+from millstream.schemas.base import UserKey, partition_key
+from millstream.schemas.errors import LaneLost, ServiceUnavailable
+from millstream.schemas.lane_events import RequestsDeferred
+from millstream.schemas.topics import DEFERRED
+from millstream.streams.broker.compacted import newest_of_each
+from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.lane.base.context import LaneServices, Stage
+from millstream.streams.lane.base.window import Entry
+from millstream.streams.lane.output.writer import Committed, LaneOutput, Tombstone
+from millstream.streams.lane.overflow.deferral import Deferral
+from millstream.streams.lane.queue.room import Room
+from millstream.streams.lane.queue.run_queue import RunQueue
+from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.settings import Settings
+from millstream.streams.wire.codec import decode
+from millstream.streams.wire.partitioning import home_partition
+from millstream.streams.wire.records import InputRecord
+
+log = structlog.get_logger(__name__)
+
+_TAKEN_AT_ONCE_MAX = 500
+_TAKEN_BYTES_MAX = 1024 * 1024
+_READ_AT_ONCE_MAX = 5000
+_TURN_RECORDS = 32
+_WRITTEN_EVERY = 500
+
+_AT_HAND_BEHIND = 100
+"""While reading does not keep up, no user has more than so many in hand: first come those who were
+not read yet."""
+
+_LOOK_EVERY_S = 10.0
+
+_BEHIND_FOR_S = 0.25
+"""So long after the last record that others stood behind, reading is taken to keep up again."""
+
+
+class Deferrals:
+    """The users of one lane's partition whose requests are left where they stand.
+
+    `take_in` is given each when its turn comes. `on_failure` is told what ends the lane.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        services: LaneServices,
+        stage: Stage,
+        partition: int,
+        *,
+        state: LaneState,
+        output: LaneOutput,
+        reader: PartitionReader,
+        queue: RunQueue,
+        take_in: Callable[[Entry[InputRecord]], None],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._settings = settings
+        self._services = services
+        self._stage = stage
+        self._partition = partition
+        self._input = TopicPartition(settings.topic(stage.input.name), partition)
+        self._state = state
+        self._output = output
+        self._reader = reader
+        self._queue = queue
+        self._take_in = take_in
+        self._on_failure = on_failure
+        self._of: dict[UserKey, Deferral] = {}
+        # Those who have place in the line, those who have none because others wait, and those who
+        # give way to what is not read yet.
+        self._hungry: dict[UserKey, Deferral] = {}
+        self._kept_out: dict[UserKey, Deferral] = {}
+        self._held_back: dict[UserKey, Deferral] = {}
+        self._behind_at = -_BEHIND_FOR_S
+        self.room = Room(
+            f"{self._input.topic}-{partition}",
+            settings.parked_max,
+            lambda: queue.waiting + len(self._of),
+        )
+        self._restored: list[RequestsDeferred] = []
+        self._look_at = 0.0
+        self._to_find: dict[UserKey, Deferral] = {}
+        self._found_to = self._find_to = 0
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._now = asyncio.get_running_loop().time
+        queue.watch(self._has_left)
+
+    def __len__(self) -> int:
+        """Give how many requests are left where they stand, as far as they are found."""
+        return sum(map(len, self._of.values()))
+
+    async def restore(self) -> None:
+        """Learn who was deferred, before the rest of the state is restored.
+
+        Raises `LaneLost` or `ServiceUnavailable`.
+        """
+        where = TopicPartition(self._settings.topic(DEFERRED.name), self._partition)
+        for _, event in await newest_of_each(
+            self._reader, where, lambda record: decode(record, RequestsDeferred)
+        ):
+            if event.input != self._stage.input.name:
+                log.error(
+                    "requests of a chain that was cut otherwise wait until it is cut so again",
+                    topic=event.input,
+                    partition=self._partition,
+                    from_offset=event.from_offset,
+                )
+                continue
+            self._restored.append(event)
+        self._state.waits_since_ms = min((one.from_ms for one in self._restored), default=None)
+
+    def open(self, end: int) -> None:
+        """Take over what was deferred; `end` is where the input ends, or lies behind that."""
+        for event in self._restored:
+            user = (event.tenant, event.user_id)
+            self._of[user] = found = Deferral(
+                user, event.from_offset, from_ms=event.from_ms, found_to=end
+            )
+            found.held = None
+        self._restored.clear()
+        self._hungry, self._to_find = dict(self._of), dict(self._of)
+        self._found_to = min((one.since for one in self._of.values()), default=end)
+        self._find_to = end
+
+    def begin(self) -> None:
+        """Take in what was left, once the lane serves."""
+        self._task = asyncio.create_task(self._run(), name="deferrals")
+        self._task.add_done_callback(self._ended)
+        self._wake.set()
+
+    def drain(self) -> None:
+        """Take nothing in any more."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def close(self) -> None:
+        """Stop; what is left is the next owner's."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def defers(self, entry: Entry[InputRecord], *, is_behind: bool) -> bool:
+        """Tell whether a record that has just come is left where it stands; it is then, if so."""
+        if is_behind:
+            self._behind_at = self._now()
+        elif not self._of and not self._queue.crowding.may_be_crowded:
+            return False
+        user = self._stage.whose(entry.record.value)
+        deferral = None if user is None else self._deferral(user, entry)
+        if deferral is None:
+            return False
+        deferral.add(entry.offset)
+        if deferral.held is None:
+            entry.finish()
+        else:
+            deferral.held.append(entry)
+        if self._has_place(deferral.user):
+            self._is_hungry(deferral)
+        else:
+            self._put_off(deferral)
+        return True
+
+    def _deferral(self, user: UserKey, entry: Entry[InputRecord]) -> Deferral | None:
+        """Give the deferral that a user's record belongs to; `None` if it is to be taken in."""
+        deferral = self._of.get(user)
+        if deferral is not None and entry.offset < deferral.since:
+            return None  # it came before, and was not acknowledged
+        if deferral is not None and not deferral.is_caught_up:
+            return deferral
+        # What was taken in so far came before it, and an owner after this one must find it so.
+        home = home_partition(partition_key(*user), self._settings.partitions)
+        if home != self._partition or not self._is_too_much(user):
+            return None
+        self._queue.park_all_of(user)
+        if deferral is None:
+            at_ms = entry.record.timestamp
+            self._of[user] = deferral = Deferral(user, entry.offset, from_ms=at_ms)
+            since_ms = self._state.waits_since_ms
+            self._state.waits_since_ms = at_ms if since_ms is None else min(since_ms, at_ms)
+            self._submit(self._event(deferral)).add_done_callback(partial(_acknowledge, deferral))
+        return deferral
+
+    @property
+    def _is_behind(self) -> bool:
+        return self._now() - self._behind_at < _BEHIND_FOR_S
+
+    def _is_too_much(self, user: UserKey) -> bool:
+        too_many = self._is_behind and self._queue.crowding.at_hand(user) >= _AT_HAND_BEHIND
+        return too_many or self._queue.crowding.is_crowded(user)
+
+    def _has_place(self, user: UserKey) -> bool:
+        too_many = self._is_behind and self._queue.crowding.at_hand(user) >= _AT_HAND_BEHIND // 2
+        return not too_many and self._queue.crowding.has_place(user)
+
+    def _event(self, deferral: Deferral) -> RequestsDeferred:
+        tenant, user_id = deferral.user
+        return RequestsDeferred(
+            tenant=tenant,
+            user_id=user_id,
+            at_ms=self._services.clock_ms(),
+            input=self._stage.input.name,
+            from_offset=deferral.from_offset,
+            from_ms=deferral.from_ms,
+        )
+
+    def _submit(self, event: RequestsDeferred | Tombstone) -> Committed:
+        committed = self._output.submit([event])
+        committed.add_done_callback(self._submitted)
+        return committed
+
+    def _submitted(self, committed: Committed) -> None:
+        if not committed.cancelled() and (error := committed.exception()) is not None:
+            self._on_failure(error)
+
+    def _has_left(self, user: UserKey) -> None:
+        """Hear that there is one less of a user's in line."""
+        deferral = self._of.get(user)
+        if deferral is not None and self._has_place(user):
+            self._is_hungry(deferral)
+        elif self._kept_out and not self._queue.crowding.half_full:
+            # Whoever has nothing in line that could leave it would never be asked.
+            self._is_hungry(self._kept_out.pop(next(iter(self._kept_out))))
+        self.room.look()
+
+    def _is_hungry(self, deferral: Deferral) -> None:
+        if deferral.next is not None and self._of.get(deferral.user) is deferral:
+            self._hungry[deferral.user] = deferral
+            self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_BEHIND_FOR_S if self._held_back else None):
+                    await self._wake.wait()
+            self._wake.clear()
+            if not self._is_behind:
+                self._hungry |= self._held_back
+                self._held_back = {}
+            while self._to_find or self._hungry:
+                if self._to_find:
+                    await self._find_on()
+                if hungry := self._who_may_take():
+                    await self._take_on(hungry)
+                    # No faster than they are parked.
+                    await self._output.submit([])
+
+    def _who_may_take(self) -> list[Deferral]:
+        asked, self._hungry = self._hungry, {}
+        for user, deferral in asked.items():
+            if self._may_take(deferral):
+                self._hungry[user] = deferral
+            else:
+                self._put_off(deferral)
+        return list(self._hungry.values())
+
+    def _put_off(self, deferral: Deferral) -> None:
+        """Keep in mind who must be asked again though nothing of theirs leaves the line."""
+        if self._queue.crowding.half_full:
+            self._kept_out[deferral.user] = deferral
+        elif self._is_behind:
+            self._held_back[deferral.user] = deferral
+
+    def _may_take(self, deferral: Deferral) -> bool:
+        return deferral.next is not None and not self._is_too_much(deferral.user)
+
+    async def _find_on(self) -> None:
+        """Read some more of what earlier owners left, to know which they are."""
+        read = 0
+        async with aclosing(self._stretch(self._found_to, self._find_to)) as records:
+            async for record in records:
+                self._found_to = record.offset + 1
+                user = self._stage.whose(record.value)
+                if user is not None and (deferral := self._to_find.get(user)) is not None:
+                    deferral.find(record.offset)
+                    self._is_hungry(deferral)
+                read += 1
+                if read >= _READ_AT_ONCE_MAX:
+                    return
+        found, self._to_find = self._to_find, {}
+        for deferral in found.values():
+            deferral.all_found()
+            self._is_hungry(deferral)
+            self._move_on(deferral)
+
+    async def _take_on(self, hungry: list[Deferral]) -> None:
+        """Take in what comes next of those who have place, as far as it stands together."""
+        wanted = {number: one for one in hungry if (number := one.next) is not None}
+        end = max(one.end for one in hungry)
+        read = taken = size = 0
+        async with aclosing(self._stretch(min(wanted), end)) as records:
+            async for record in records:
+                if not read:
+                    self._give_up_before(record.offset, wanted)
+                read += 1
+                deferral = wanted.pop(record.offset, None)
+                if deferral is not None:
+                    moved_on = partial(self._move_on, deferral)
+                    self._take_in(deferral.take(InputRecord.of(record), moved_on))
+                    taken += 1
+                    size += len(record.value or b"")
+                    if (following := deferral.next) is not None and self._may_take(deferral):
+                        wanted[following] = deferral
+                is_enough = taken >= _TAKEN_AT_ONCE_MAX or size >= _TAKEN_BYTES_MAX
+                if not wanted or is_enough or read >= _READ_AT_ONCE_MAX:
+                    return
+        if not read:
+            self._give_up_before(end, wanted)
+
+    async def _stretch(self, start: int, end: int) -> AsyncGenerator[Any, None]:
+        try:
+            async with self._reader.lock:
+                stretch = self._reader.read({self._input: end}, from_offset=start)
+                async with aclosing(stretch) as records:
+                    count = 0
+                    async for record in records:
+                        yield record
+                        count += 1
+                        if count % _TURN_RECORDS == 0:
+                            await asyncio.sleep(0)  # others have things to do, too
+        except ServiceUnavailable as error:
+            raise LaneLost(f"requests that wait cannot be read: {error}") from error
+
+    def _give_up_before(self, offset: int, wanted: dict[int, Deferral]) -> None:
+        for number in [number for number in wanted if number < offset]:
+            deferral = wanted.pop(number)
+            gone = deferral.give_up_before(offset)
+            self._services.metrics.deferred_lost.inc(gone)
+            log.error(
+                "requests were deleted by their topic's retention before their turn came",
+                tenant=deferral.user[0],
+                user_id=deferral.user[1],
+                requests=gone,
+                before=f"{self._input.topic}-{self._partition}-{offset}",
+            )
+            if (following := deferral.next) is not None:
+                wanted[following] = deferral
+            self._move_on(deferral)
+
+    def _move_on(self, deferral: Deferral) -> None:
+        """Write down how far a user's are done, now and then; forget it when all are."""
+        if self._of.get(deferral.user) is not deferral:
+            return
+        if deferral.is_used_up:
+            del self._of[deferral.user]
+            self._hungry.pop(deferral.user, None)
+            self._kept_out.pop(deferral.user, None)
+            self._held_back.pop(deferral.user, None)
+            self.room.look()
+            self._submit(Tombstone(DEFERRED, self._event(deferral).record_key))
+        elif deferral.unwritten >= _WRITTEN_EVERY:
+            deferral.unwritten = 0
+            self._submit(self._event(deferral))
+        self._look_who_waits_longest()
+
+    def _look_who_waits_longest(self) -> None:
+        # Now and then: there may be many, and to remember ids for longer than need be is no fault.
+        if not self._of or self._now() >= self._look_at:
+            self._look_at = self._now() + _LOOK_EVERY_S
+            times = (one.from_ms for one in self._of.values())
+            self._state.waits_since_ms = min(times, default=None)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_failure(error)
+
+
+def _acknowledge(deferral: Deferral, committed: Committed) -> None:
+    if committed.cancelled() or committed.exception() is not None:
+        return
+    held, deferral.held = deferral.held or [], None
+    for entry in held:
+        entry.finish()

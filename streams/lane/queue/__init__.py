@@ -1,0 +1,1 @@
+"""What waits in a lane: in line, parked, paused."""

@@ -1,0 +1,51 @@
+"""Which requests and sessions of a lane are paused: a fold of the topic `holds`."""
+
+from __future__ import annotations
+
+from millstream.schemas.lane_events import HoldPlaced
+from millstream.streams.wire.keys import RequestKey, SessionKey
+
+HOLDS_MAX = 10_000
+"""Most requests and sessions of one partition that may be paused at once."""
+
+
+class Holds:
+    """The holds that are committed. Memory: some 0.3 kB for each, at most `HOLDS_MAX`."""
+
+    def __init__(self) -> None:
+        self._requests: set[RequestKey] = set()
+        self._sessions: set[SessionKey] = set()
+
+    def __len__(self) -> int:
+        """Give the number of holds."""
+        return len(self._requests) + len(self._sessions)
+
+    def covers(self, key: RequestKey, session: SessionKey) -> bool:
+        """Tell whether a request may not begin, by itself or with its session."""
+        return key in self._requests or session in self._sessions
+
+    def of_request(self, key: RequestKey) -> HoldPlaced | None:
+        """Give the hold on a request by itself."""
+        if key not in self._requests:
+            return None
+        tenant, user_id, request_id = key
+        return HoldPlaced(tenant=tenant, user_id=user_id, request_id=request_id)
+
+    def __contains__(self, hold: HoldPlaced) -> bool:
+        """Tell whether there is such a hold."""
+        return _target(hold) in self._of_its_kind(hold)
+
+    def place(self, hold: HoldPlaced) -> None:
+        """Take in a hold."""
+        self._of_its_kind(hold).add(_target(hold))
+
+    def lift(self, hold: HoldPlaced) -> None:
+        """Take a hold back; one that was never placed is none."""
+        self._of_its_kind(hold).discard(_target(hold))
+
+    def _of_its_kind(self, hold: HoldPlaced) -> set[tuple[str, str, str]]:
+        return self._requests if hold.request_id is not None else self._sessions
+
+
+def _target(hold: HoldPlaced) -> tuple[str, str, str]:
+    return (hold.tenant, hold.user_id, str(hold.request_id or hold.session_id))

@@ -1,0 +1,53 @@
+"""How much of a user's waits and runs, and how much of it is too much."""
+
+from __future__ import annotations
+
+from millstream.schemas.base import UserKey
+from millstream.streams.lane.queue.run_table import RunTable
+from millstream.streams.lane.queue.waiting_line import WaitingLine
+from millstream.streams.settings import Settings
+
+
+class Crowding:
+    """Measures the line of one lane, and its runs in memory, by the settings' bounds."""
+
+    def __init__(self, settings: Settings, line: WaitingLine, in_memory: RunTable) -> None:
+        self._settings = settings
+        self._line = line
+        self._in_memory = in_memory
+
+    @property
+    def half_full(self) -> bool:
+        """Whether so many wait that nobody may have more than one: the rest is for others."""
+        return 2 * len(self._line) >= self._settings.parked_max
+
+    @property
+    def may_be_crowded(self) -> bool:
+        """Whether so many wait that one user may have too many."""
+        return self.half_full or len(self._line) >= self._settings.waiting_per_user_max
+
+    def is_crowded(self, user: UserKey) -> bool:
+        """Tell whether so many of a user's wait that no more should be taken in.
+
+        What is paused, or waits for its next attempt, does not count as long as the line is not
+        half full: else a paused session would hold up the user's others.
+        """
+        if self.half_full and self._line.of_user(user):
+            return True
+        return self._line.ready_of(user) >= self._settings.waiting_per_user_max
+
+    def at_hand(self, user: UserKey) -> int:
+        """Count a user's requests that run, or wait for their turn alone."""
+        return self._in_memory.of_user(user) + self._line.ready_of(user)
+
+    def has_place(self, user: UserKey) -> bool:
+        """Tell whether so few of a user's wait that it is time to take in more."""
+        few = max(1, self._settings.waiting_per_user_max // 2)
+        return self._line.ready_of(user) < few and not self.is_crowded(user)
+
+    def has_room(self, user: UserKey) -> bool:
+        """Tell whether a user may have one more in memory: half of it is for all alike."""
+        count, most = len(self._in_memory), self._settings.runs_in_flight_max
+        if count < most // 2:
+            return True
+        return count < most and self._in_memory.of_user(user) < self._settings.runs_per_user_max

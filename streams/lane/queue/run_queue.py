@@ -1,0 +1,372 @@
+"""The runs of a lane between admission and their end: so many in memory, the others parked.
+
+A record is acknowledged in the order of its partition, so none may stay for long. A run that has
+no room, must wait, or takes its time is parked: its whole request is committed to `parked`, and its
+record is acknowledged. Of a session, what is parked came before all that is not: so whoever
+takes over has the runs of each session in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+from millstream.schemas.base import Reason, UserKey
+from millstream.schemas.events import ResultStatus
+from millstream.schemas.lane_events import HoldPlaced
+from millstream.schemas.ports import BeforeCall
+from millstream.schemas.reasons import reason_of
+from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.lane.base.context import LaneServices
+from millstream.streams.lane.base.crash_counter import Blame
+from millstream.streams.lane.output import outcomes
+from millstream.streams.lane.output.in_flight import LaneEndings
+from millstream.streams.lane.output.writer import LaneOutput, Tombstone
+from millstream.streams.lane.queue.early_tickets import EarlyTickets
+from millstream.streams.lane.queue.parking import Parking
+from millstream.streams.lane.queue.quotas import Crowding
+from millstream.streams.lane.queue.run_table import RunTable
+from millstream.streams.lane.queue.waiting_line import Ticket, WaitingLine
+from millstream.streams.lane.runs.run import Run
+from millstream.streams.lane.runs.runner import LaneRuns
+from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.settings import Settings
+from millstream.streams.transactions.committer import CommitRefused
+from millstream.streams.wire.keys import RequestKey, SessionKey
+
+_LOOK_FOR_OLD_EVERY_S = 0.25
+_OLD_IN_A_CROWD_S = 0.25
+
+
+class RunQueue:
+    """Runs what is admitted, fairly among users, and parks what has to wait."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        services: LaneServices,
+        partition: int,
+        *,
+        state: LaneState,
+        output: LaneOutput,
+        endings: LaneEndings,
+        reader: PartitionReader,
+        before_call: BeforeCall,
+        blame: Blame,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._settings = settings
+        self._services = services
+        self._state = state
+        self._endings = endings
+        self._blame = blame
+        self._on_failure = on_failure
+        self._draining = False
+        self._crowded_at = 0.0
+        self.parking = Parking(
+            settings,
+            services,
+            partition,
+            state=state,
+            output=output,
+            reader=reader,
+            on_refused=self._cannot_wait,
+        )
+        self._line = WaitingLine(self._is_blocked, self._is_shorter)
+        self._on_place: Callable[[UserKey], None] = lambda _user: None
+        self._early = EarlyTickets(services.clock_ms, lambda ticket: self._release(ticket.session))
+        self._in_memory = RunTable()
+        self.crowding = Crowding(settings, self._line, self._in_memory)
+        # Sessions whose runs in memory must all leave before one of them may come back.
+        self._leaving: set[SessionKey] = set()
+        # Sessions whose runs in memory are parked, all of them.
+        self._all_parked: set[SessionKey] = set()
+        self._wake = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._runs = LaneRuns(
+            settings,
+            services,
+            partition,
+            state=state,
+            output=output,
+            endings=endings,
+            queue=self,
+            before_call=before_call,
+            blame=blame,
+            on_failure=on_failure,
+        )
+
+    async def open(self) -> None:
+        """Take over what is parked and paused, and begin.
+
+        Raises `LaneLost` or `ServiceUnavailable`.
+        """
+        tickets = await self.parking.restore()
+        for ticket in tickets:
+            self._endings.begin(ticket.key, self._state.parked[ticket.key])
+            self._line.join(ticket)
+            self._early.watch(ticket)
+        for work in (self._call_up(), self._park_what_is_old(), self._end_cancelled(tickets)):
+            self._spawn(work)
+        self._wake.set()
+
+    async def close(self) -> None:
+        """Cancel everything; nothing is committed any more."""
+        self._early.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, self._runs.close(), return_exceptions=True)
+
+    def drain(self) -> None:
+        """Begin no run any more; those under way go on."""
+        self._draining = True
+
+    @property
+    def tasks(self) -> set[asyncio.Task[None]]:
+        """Give the tasks of runs in memory, one per session."""
+        return self._runs.tasks
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait outside memory."""
+        return len(self._line)
+
+    def watch(self, on_place: Callable[[UserKey], None]) -> None:
+        """Have `on_place` called whenever fewer of a user's wait or run."""
+        self._on_place = on_place
+
+    def park_all_of(self, user: UserKey) -> None:
+        """Park what a user has in memory: others of theirs are about to be left on the log."""
+        for run in self._in_memory.unparked_of_user(user):
+            self._all_parked.add(run.session)
+            self._park(run)
+
+    def submit(self, run: Run) -> None:
+        """Take an admitted run: it begins, or goes behind what waits already."""
+        user, session = run.key[:2], run.session
+        waits = self._line.holds_back(user, session) or self.must_leave(run)
+        if not waits and self.crowding.has_room(user):
+            self._begin(run)
+            return
+        if session not in self._all_parked:
+            self._all_parked.add(session)
+            for earlier in self._in_memory.of_session(session):
+                self._park(earlier)
+        self._line.join(Ticket(run.key, session, run.order, self.parking.park(run)))
+        self._wake.set()
+
+    def make_room(self) -> None:
+        """Let go of the records of all but quick runs: others cannot be read before."""
+        self._crowded_at = asyncio.get_running_loop().time()
+
+    def find(self, key: RequestKey) -> Run | Ticket | None:
+        """Give a request that runs or waits."""
+        return self._in_memory.get(key) or self._line.find(key)
+
+    def of_session(self, session: SessionKey) -> tuple[Run | Ticket, ...]:
+        """Give the requests of a session that run or wait."""
+        waiting = (ticket for ticket in self._line if ticket.session == session)
+        return (*self._in_memory.of_session(session), *waiting)
+
+    async def cancel(
+        self, found: Run | Ticket, reason: Reason, *, until_ms: int | None = None
+    ) -> None:
+        """End a request: the model's call is cut off, or never made.
+
+        One that arrived after `until_ms`, the broker's time, goes on. Returns once its result is
+        committed.
+        """
+        if isinstance(found, Run):
+            if until_ms is not None and found.request.at_ms > until_ms:
+                return
+            found.cancelled = reason
+            if found.executing is not None:
+                found.executing.cancel()
+            await asyncio.shield(found.ended)
+            return
+        run = await self.parking.load(found)
+        if found.gone:  # its turn came meanwhile, and may have passed
+            if (again := self.find(found.key)) is not None:
+                await self.cancel(again, reason, until_ms=until_ms)
+            return
+        if run is not None and until_ms is not None and run.request.at_ms > until_ms:
+            return
+        self._withdraw(found)
+        if run is not None:
+            await self._end(run, "cancelled", reason)
+
+    def go_on(self, hold: HoldPlaced) -> None:
+        """Let what a lifted hold kept from beginning have its turn."""
+        user = (hold.tenant, hold.user_id)
+        if hold.session_id is not None:
+            self._release((*user, hold.session_id))
+        elif (found := self.find((*user, str(hold.request_id)))) is not None:
+            self._release(found.session)
+
+    # What runs ask: see `RunQueuePort`.
+
+    def must_leave(self, run: Run) -> bool:
+        """Tell whether a run is to leave memory instead of beginning an attempt."""
+        return self.is_held(run) or self._draining or run.session in self._leaving
+
+    def is_held(self, run: Run) -> bool:
+        """Tell whether a run is paused, by itself or with its session."""
+        return self.parking.holds.covers(run.key, run.session)
+
+    def keep_progress(self, run: Run) -> None:
+        """Commit how far a run is, with its request; it stays in memory."""
+        self._park(run)
+
+    async def left(self, run: Run) -> None:
+        """Take a run back into the line, at its place in its session."""
+        if self._draining:
+            return  # its record, or its parked request, is the next owner's
+        self._leaving.add(run.session)
+        parked = self.parking.park(run)
+        await asyncio.wait([parked])
+        error = parked.exception()
+        if isinstance(error, CommitRefused):
+            await self._end(run, "failed", reason_of(error))
+        elif run.cancelled is not None:  # while it left
+            await self._end(run, "cancelled", run.cancelled)
+        else:
+            ticket = Ticket(run.key, run.session, run.order, parked, run.not_before_ms)
+            self._line.set_aside(ticket)
+            self._early.watch(ticket)
+            self._out_of_memory(run)
+            return
+        self.ended(run)
+
+    def ends(self, run: Run) -> list[Tombstone]:
+        """Hear that a run's result is submitted now; give what is to be forgotten with it."""
+        run.ending = True
+        return self.parking.tombstones(run)
+
+    def ended(self, run: Run) -> None:
+        """Hear that a run's result is committed."""
+        self._out_of_memory(run)
+        run.ended.set_result(None)
+
+    # Into memory.
+
+    def _begin(self, run: Run) -> None:
+        if run.parked is None:
+            self._all_parked.discard(run.session)
+        self._in_memory.add(run)
+        self._runs.start(run)
+
+    def _out_of_memory(self, run: Run) -> None:
+        self._in_memory.remove(run)
+        self._on_place(run.key[:2])
+        if not self._in_memory.of_session(run.session):
+            self._all_parked.discard(run.session)
+            if run.session in self._leaving:
+                self._leaving.discard(run.session)
+                self._line.release(run.session)
+        self._wake.set()
+
+    def _is_blocked(self, ticket: Ticket) -> bool:
+        held = self.parking.holds.covers(ticket.key, ticket.session)
+        return held or self._early.is_early(ticket) or ticket.session in self._leaving
+
+    async def _call_up(self) -> None:
+        """Call into memory whoever is next, while there is room."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while (ticket := self._next()) is not None:
+                run = await self.parking.load(ticket)
+                if run is None:
+                    self._line.withdraw(ticket)
+                elif self._line.leave(ticket):
+                    await self._called_up(run)
+
+    def _next(self) -> Ticket | None:
+        if self._draining or len(self._in_memory) >= self._settings.runs_in_flight_max:
+            return None
+        return self._line.next(self.crowding.has_room)
+
+    async def _called_up(self, run: Run) -> None:
+        if (given_up := self._blame.verdict(run.request.source)) is not None:
+            await self._end(run, "failed", reason_of(given_up))
+        elif run.admission.refused is not None:
+            await self._end(run, "failed", run.admission.refused)
+        elif self._state.cancelled.covers(run.session, run.request.at_ms):
+            await self._end(run, "cancelled", outcomes.CANCELLED)
+        else:
+            self._begin(run)
+
+    async def _end_cancelled(self, tickets: Iterable[Ticket]) -> None:
+        """End what is parked of sessions whose cancel an earlier owner did not bring to its end."""
+        for ticket in tickets:
+            until_ms = self._state.cancelled.until(ticket.session)
+            if until_ms is not None:
+                await self.cancel(ticket, outcomes.CANCELLED, until_ms=until_ms)
+
+    async def _end(self, run: Run, status: ResultStatus, reason: Reason) -> None:
+        """End a request that waits, without an attempt."""
+        shown = run.may_follow or run.tries > 0
+        result = outcomes.result(
+            run.request,
+            at_ms=self._services.clock_ms(),
+            status=status,
+            reason=reason,
+            usage=run.spent,
+            # What an earlier attempt showed is void: the newest one has no text.
+            attempt=self._state.attempt(run.tries) if shown else 0,
+        )
+        events = self._endings.settled(run.request, result, run.used(result.attempt))
+        gone = self.ends(run)
+        await self._endings.finish(run.entry, run.request, [*events, *gone], run.traceparent)
+
+    def _cannot_wait(self, run: Run, refused: CommitRefused) -> None:
+        """End a request in the line that is too large to be parked with its decision."""
+        ticket = self._line.find(run.key)
+        if ticket is not None:
+            self._withdraw(ticket)
+            self._spawn(self._end(run, "failed", reason_of(refused)))
+
+    async def _park_what_is_old(self) -> None:
+        """Acknowledge the records of runs that take long: others stand behind them."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_LOOK_FOR_OLD_EVERY_S)
+            now = loop.time()
+            # Whatever runs since the lane was crowded may hold back those who are not read yet.
+            held_back_since = min(self._crowded_at, now - _OLD_IN_A_CROWD_S)
+            old_since = max(now - self._settings.park_after_s, held_back_since)
+            while (run := self._in_memory.first_unparked()) is not None:
+                if run.in_memory_since > old_since:
+                    break
+                self._park(run)
+
+    def _park(self, run: Run) -> None:
+        """Park a run that stays in memory."""
+        self._in_memory.asked_to_park(run)
+        # Behind its result, what is parked would be taken for a request that is still open.
+        if not run.ending:
+            self.parking.park(run)
+
+    # Waiting.
+
+    def _release(self, session: SessionKey) -> None:
+        self._line.release(session)
+        self._wake.set()
+
+    def _withdraw(self, ticket: Ticket) -> None:
+        self._line.withdraw(ticket)
+        self._wake.set()
+
+    def _is_shorter(self, user: UserKey) -> None:
+        self._on_place(user)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_failure(error)

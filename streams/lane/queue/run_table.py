@@ -1,0 +1,68 @@
+"""The runs of a lane that are in memory: by request, and how many by user and by session."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from millstream.schemas.base import UserKey
+from millstream.streams.lane.runs.run import Run
+from millstream.streams.wire.keys import RequestKey, SessionKey
+
+
+class RunTable:
+    """Runs in the order in which they came into memory."""
+
+    def __init__(self) -> None:
+        self._runs: dict[RequestKey, Run] = {}
+        self._of_user: Counter[UserKey] = Counter()
+        self._of_session: dict[SessionKey, dict[RequestKey, Run]] = {}
+        self._unparked: dict[RequestKey, Run] = {}
+
+    def __len__(self) -> int:
+        """Give the number of runs."""
+        return len(self._runs)
+
+    def add(self, run: Run) -> None:
+        """Take a run in."""
+        self._runs[run.key] = run
+        self._of_user[run.key[:2]] += 1
+        self._of_session.setdefault(run.session, {})[run.key] = run
+        if run.parked is None:
+            self._unparked[run.key] = run
+
+    def remove(self, run: Run) -> None:
+        """Let a run go."""
+        del self._runs[run.key]
+        self._unparked.pop(run.key, None)
+        user = run.key[:2]
+        self._of_user[user] -= 1
+        if not self._of_user[user]:
+            del self._of_user[user]
+        of_session = self._of_session[run.session]
+        del of_session[run.key]
+        if not of_session:
+            del self._of_session[run.session]
+
+    def get(self, key: RequestKey) -> Run | None:
+        """Give a request's run."""
+        return self._runs.get(key)
+
+    def of_user(self, user: UserKey) -> int:
+        """Count a user's runs."""
+        return self._of_user[user]
+
+    def of_session(self, session: SessionKey) -> tuple[Run, ...]:
+        """Give a session's runs, in order."""
+        return tuple(self._of_session.get(session, {}).values())
+
+    def unparked_of_user(self, user: UserKey) -> tuple[Run, ...]:
+        """Give a user's runs that still hold their records, and were not asked to be parked."""
+        return tuple(run for run in self._unparked.values() if run.key[:2] == user)
+
+    def first_unparked(self) -> Run | None:
+        """Give the oldest run that still holds its record, and was not asked to be parked."""
+        return next(iter(self._unparked.values()), None)
+
+    def asked_to_park(self, run: Run) -> None:
+        """Note that a run is being parked, ends, or cannot be parked: one need not ask again."""
+        self._unparked.pop(run.key, None)

@@ -1,0 +1,1 @@
+"""What runs in a lane: from admission to an outcome."""

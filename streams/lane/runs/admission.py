@@ -1,0 +1,86 @@
+"""Admitting a request: what its run would use, and what the middleware says to that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from millstream.agents.factory import AgentFactory, RunPlan
+from millstream.middleware.base import MiddlewareContext
+from millstream.schemas.base import Micros, Reason
+from millstream.schemas.errors import InputTooLarge, Rejected
+from millstream.schemas.events import Decision, ResolvedRequest
+from millstream.schemas.reasons import reason_of
+from millstream.streams.lane.output import outcomes
+from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.wire.keys import request_key
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A decision and, where the request is admitted, the plan of its run.
+
+    `is_new`: the decision was made now, so it has yet to be committed. `refused` says why there is
+    no run: the decision's own reason, or that an admitted request can no longer be planned.
+    `context` is what the layers look at, there where the plan is. `reserved_micros` is what this
+    stage's decision reserved for the run and those of the stages before it.
+    """
+
+    decision: Decision
+    is_new: bool
+    plan: RunPlan | None
+    refused: Reason | None
+    context: MiddlewareContext | None = None
+    reserved_micros: Micros = 0
+
+
+def admit(
+    request: ResolvedRequest,
+    state: LaneState,
+    factory: AgentFactory,
+    *,
+    input_bytes_max: int,
+    reserved_before_micros: Micros = 0,
+    decided: Decision | None = None,
+) -> Admission:
+    """Decide on a request, once: a committed decision stands, whoever works on it after a crash.
+
+    It is `decided`, where a parked request brings it along, or what the lane knows.
+    """
+    decided = decided or state.decided.get(request_key(request))
+    try:
+        plan = _plan(request, factory, input_bytes_max)
+    except Rejected as rejection:
+        # Its template is unknown here, so no layer could be asked about the run.
+        refusal = decided or outcomes.refusal(
+            request, rejection, stage=state.stage, generation=state.generation
+        )
+        return Admission(refusal, decided is None, None, reason_of(rejection))
+    context = MiddlewareContext(
+        request=request,
+        now_ms=request.at_ms,
+        model=plan.model,
+        input_tokens_max=plan.input_tokens_max,
+        output_tokens_max=plan.output_tokens_max,
+        has_effects=plan.has_effects,
+    )
+    decision = decided or state.pipeline.decide(
+        context, generation=state.generation, stage=state.stage
+    )
+    return Admission(
+        decision,
+        is_new=decided is None,
+        plan=plan,
+        refused=decision.reason,
+        context=context,
+        reserved_micros=reserved_before_micros + decision.reserved_micros,
+    )
+
+
+def _plan(request: ResolvedRequest, factory: AgentFactory, input_bytes_max: int) -> RunPlan:
+    size_bytes = len(request.input.encode())
+    if size_bytes > input_bytes_max:
+        raise InputTooLarge(
+            f"the input has {size_bytes} bytes, more than {input_bytes_max}; "
+            "shorten it, or raise MILLSTREAM_INPUT_BYTES_MAX on the workers"
+        )
+    return factory.plan(request)

@@ -1,0 +1,81 @@
+"""The attempts of a lane's runs: one that may cost or have an effect is committed before it begins.
+
+So whoever takes over knows which attempts were under way, and what each may have cost. One that
+was lost is charged at its worst case when the next one begins, or the run ends. A run of price zero
+without effects has no mark and waits for nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from millstream.middleware.base import Standing, Used
+from millstream.schemas.errors import AttemptsExhausted, Terminal
+from millstream.schemas.events import AttemptStarted, ResolvedRequest
+from millstream.streams.lane.output.writer import LaneOutput
+from millstream.streams.lane.runs.admission import Admission
+from millstream.streams.lane.state.charges import charged
+from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.wire.keys import request_key
+
+LOST_MAX = 10
+"""Attempts of one request that may be lost with their owners: one more is not made.
+
+What ends its worker, by using up its memory for one, would end one worker after the other.
+"""
+
+
+class LaneAttempts:
+    """Begins the attempts of one lane's runs, and charges for those that were in vain."""
+
+    def __init__(self, *, state: LaneState, output: LaneOutput) -> None:
+        self._state = state
+        self._output = output
+
+    async def begin(
+        self,
+        admission: Admission,
+        *,
+        attempt: int,
+        decided: asyncio.Future[Any] | None,
+        may_follow: bool,
+        traceparent: bytes,
+    ) -> AttemptStarted | Terminal | None:
+        """Ask the chain for an attempt, and return once it may make its first call.
+
+        Gives its committed mark, `None` where it needs none, or why it may not begin. `decided` is
+        done once the run's decision is committed; `may_follow` says that an earlier owner may have
+        begun the run. Raises `LaneLost`.
+        """
+        assert admission.context is not None  # noqa: S101  what is not refused has one
+        key = request_key(admission.context.request)
+        lost = self._state.bills.lost(key)
+        charges = charged(self._state.bills, self._state.pipeline, key)
+        standing = Standing(
+            admission.reserved_micros,
+            charges.micros,
+            charges.usage,
+            lost=lost,
+            may_follow_lost=may_follow,
+        )
+        begun: AttemptStarted | Terminal | None
+        if lost >= LOST_MAX:
+            begun = AttemptsExhausted(
+                f"{lost} attempts were lost with the workers that made them; see their logs"
+            )
+        else:
+            begun = self._state.pipeline.begin(admission.context, standing, attempt=attempt)
+        events = [*charges.events, *([begun] if isinstance(begun, AttemptStarted) else [])]
+        if events:
+            await self._output.commit(events, traceparent)
+        if isinstance(begun, AttemptStarted) and decided is not None:
+            await decided
+        return begun
+
+    async def charge(self, request: ResolvedRequest, used: Used, traceparent: bytes) -> None:
+        """Commit what an attempt used that was in vain, so that the next one may begin."""
+        if events := charged(
+            self._state.bills, self._state.pipeline, request_key(request), (request, used)
+        ).events:
+            await self._output.commit(events, traceparent)

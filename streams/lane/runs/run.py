@@ -1,0 +1,109 @@
+"""A run: an admitted request on its way to its one result."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from millstream.agents.executor import RunOutcome
+from millstream.agents.factory import RunPlan
+from millstream.middleware.base import Used
+from millstream.schemas.base import NO_USAGE, Reason, Usage
+from millstream.schemas.events import AttemptStarted, ResolvedRequest
+from millstream.streams.lane.base.window import Entry
+from millstream.streams.lane.runs.admission import Admission
+from millstream.streams.lane.runs.stopwatch import Stopwatch
+from millstream.streams.wire.keys import RequestKey, SessionKey, request_key, session_key
+from millstream.streams.wire.records import InputRecord
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """A run that is in memory: under way, or behind another one of its session.
+
+    `order` is the offset of its record. `entry` is that record until it is acknowledged; a run
+    that was parked has none. `decided` is done once its decision is committed, `parked` gives
+    the offset of its newest record on `parked`, which tells of `parked_progress`, `ended` is
+    done once its result is committed. `may_follow`: an earlier attempt may have shown tokens.
+    `tries` counts the attempts begun, `failures` those in vain, `spent` is what these used and was
+    not charged for, since it costs nothing. `under_way` counts towards a template's
+    `request_timeout_s`, and only where there is one. `ending`: its outcome is on its way to the
+    log, so it must not be parked any more. `in_memory_since` is the loop's time. `key` is what
+    makes the request one and the same, `session` what runs are serial by.
+    """
+
+    request: ResolvedRequest
+    admission: Admission
+    traceparent: bytes
+    order: int
+    entry: Entry[InputRecord] | None = None
+    decided: asyncio.Future[Any] | None = None
+    may_follow: bool = False
+    tries: int = 0
+    failures: int = 0
+    spent: Usage = NO_USAGE
+    not_before_ms: int = 0
+    under_way: Stopwatch = field(default_factory=Stopwatch)
+    cancelled: Reason | None = None
+    ending: bool = False
+    executing: asyncio.Task[Any] | None = None
+    parked: asyncio.Future[int] | None = None
+    parked_progress: tuple[int, ...] = ()
+    in_memory_since: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    ended: asyncio.Future[None] = field(default_factory=asyncio.Future)
+    key: RequestKey = field(init=False)
+    session: SessionKey = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Keep what is asked for again and again."""
+        self.key = request_key(self.request)
+        self.session = session_key(self.request)
+
+    @property
+    def plan(self) -> RunPlan:
+        """What it will use."""
+        plan = self.admission.plan
+        assert plan is not None  # noqa: S101  what is not refused has a plan
+        return plan
+
+    @property
+    def progress(self) -> tuple[int, ...]:
+        """How far it is: what its record on `parked` must tell of it."""
+        return (self.tries, self.under_way.elapsed_ms, self.under_way.since_ms)
+
+    @property
+    def ends_by_ms(self) -> int | None:
+        """When its template's time limit is reached if it stays under way; `None`: never."""
+        limit_s = self.plan.template.request_timeout_s
+        return None if limit_s is None else self.under_way.since_ms + round(limit_s * 1000)
+
+    def is_over_by(self, at_ms: int) -> bool:
+        """Tell whether its template's time limit is reached at `at_ms`."""
+        return self.ends_by_ms is not None and self.ends_by_ms <= at_ms
+
+    def used(
+        self,
+        attempt: int,
+        begun: AttemptStarted | None = None,
+        outcome: RunOutcome | None = None,
+        *,
+        called: bool = False,
+    ) -> Used:
+        """Give what an attempt used, and what earlier ones did that is not charged for.
+
+        One that was `called` and gave no outcome was cut off, and did not say.
+        """
+        plan = self.admission.plan
+        return Used(
+            attempt=attempt,
+            model=plan.model if plan else None,
+            template=plan.template.name if plan else self.request.template,
+            usage=self.spent if outcome is None else self.spent + outcome.result.usage,
+            usage_known=not called if outcome is None else outcome.usage_known,
+            started=begun,
+        )
+
+    def is_cancelled(self) -> bool:
+        """Whether its user wants it to end."""
+        return self.cancelled is not None

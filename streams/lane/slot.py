@@ -1,0 +1,192 @@
+"""The place of a lane in a worker: it outlives the lane, keeps the records, and opens it anew."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import structlog
+
+from millstream.schemas.errors import LaneFenced, LaneLost, ServiceUnavailable
+from millstream.streams.consumer.membership import Tenure
+from millstream.streams.lane.base.crash_counter import Blame
+from millstream.streams.lane.base.window import Ack, Window
+from millstream.streams.lane.lane import Lane
+from millstream.streams.wire.records import InputRecord
+
+log = structlog.get_logger(__name__)
+
+MakeLane = Callable[[Blame], Lane]
+"""Makes a lane, of what was held against records. Nothing is started yet."""
+
+_REOPEN_AFTER_S = 1.0
+
+
+class LaneSlot:
+    """Holds one assigned partition: a window of records per topic and, while it lives, a lane.
+
+    A lost lane is replaced. The new one restores from the topics and gets the records that are
+    not done from the windows, in the order of `topics`. None is opened while this worker may be
+    out of its group (`tenure`): one that slept past its session must not take back what is
+    another's. A fenced one is replaced only when the group has said again whose the partition is,
+    or `fenced_wait_s` has passed, after which this member would be out of it.
+    """
+
+    def __init__(
+        self,
+        make: MakeLane,
+        *,
+        tenure: Tenure,
+        topics: Sequence[str],
+        capacity: int,
+        fenced_wait_s: float,
+        name: str,
+        on_room: Callable[[str], None] = lambda _topic: None,
+    ) -> None:
+        self._make = make
+        self._tenure = tenure
+        self._windows: dict[str, Window[InputRecord]] = {
+            topic: Window(capacity, on_room=partial(self._has_room, topic)) for topic in topics
+        }
+        self._on_room = on_room
+        self._blame = Blame()
+        # Topics that are not read further until there is room.
+        self._told_full: set[str] = set()
+        self._fenced_wait_s = fenced_wait_s
+        self.name = name
+        self._lane: Lane | None = None
+        self._confirmed = asyncio.Event()
+        self._draining = False
+        self._closing = False
+        self._lanes_lost = 0
+        self._task = asyncio.create_task(self._keep_open(), name=f"slot {name}")
+
+    @property
+    def serving(self) -> bool:
+        """Whether a lane is open."""
+        return self._lane is not None
+
+    @property
+    def lanes_lost(self) -> int:
+        """How many lanes this slot has lost."""
+        return self._lanes_lost
+
+    def __len__(self) -> int:
+        """Give the number of records held."""
+        return sum(len(window) for window in self._windows.values())
+
+    def full(self, topic: str) -> bool:
+        """Tell whether it holds so much of `topic` that no more should be read for it."""
+        if self._windows[topic].full:
+            if self._lane is not None:
+                self._lane.make_room()
+        elif self._lane is None or self._lane.wants(topic):
+            return False
+        self._told_full.add(topic)
+        return True
+
+    @property
+    def waiting(self) -> int:
+        """How many requests are parked on the log."""
+        return 0 if self._lane is None else self._lane.waiting
+
+    @property
+    def deferred(self) -> int:
+        """How many requests are left where they stand."""
+        return 0 if self._lane is None else self._lane.deferred
+
+    def take(self, record: InputRecord, ack: Ack, *, is_behind: bool = False) -> None:
+        """Take a record. Never waits: whoever reads stops when the slot is full.
+
+        `is_behind`: many others have been fetched behind it.
+        """
+        entry = self._windows[record.topic].take(record.offset, record, ack)
+        if entry is not None and self._lane is not None and not self._draining:
+            self._lane.serve(entry, is_behind=is_behind)
+
+    def confirm(self) -> None:
+        """Say that the group has just assigned the partition to this worker (again)."""
+        self._tenure.renew()
+        self._confirmed.set()
+
+    def lose(self, lost: LaneLost) -> None:
+        """Drop the lane, if there is one; another is opened when that may be."""
+        if self._lane is not None:
+            self._lane.lose(lost)
+
+    async def drain(self, grace_s: float) -> bool:
+        """Begin nothing more; tell whether all that ran was committed within `grace_s`."""
+        self._draining = True
+        lane = self._lane
+        return lane is None or await lane.drain(grace_s)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was given up: what it holds is not served any more."""
+        return self._task.done()
+
+    async def close(self) -> None:
+        """Give the partition up. What is not done is left to the next owner."""
+        if not self._closing:
+            self._closing = True
+            log.info("lane given up", lane=self.name, records=len(self))
+            self._task.cancel()
+        # Once only, and not with who waits: the lane takes its last snapshot meanwhile.
+        await asyncio.wait({self._task})
+
+    async def _keep_open(self) -> None:
+        while not self._draining:
+            await self._tenure.wait()
+            lane = self._make(self._blame)
+            lane.watch(self._lane_has_room)
+            lost: Exception
+            try:
+                await lane.open()
+                if not self._draining:
+                    for window in self._windows.values():
+                        for entry in window.undone():
+                            lane.serve(entry)
+                self._lane = lane
+                self._lane_has_room()  # the one before may have had none
+                lost = await lane.lost
+            except (LaneLost, ServiceUnavailable) as error:
+                lost = error
+            # An error that nobody foresaw must not leave the partition without an owner.
+            except Exception as error:
+                log.exception("a lane failed in an unforeseen way", lane=self.name)
+                lost = error
+            finally:
+                self._lane = None
+                await self._closed(lane)
+            # What the group said before counts no more: since then it gave the partition away.
+            self._confirmed.clear()
+            self._lanes_lost += 1
+            log.warning("lane lost", lane=self.name, reason=str(lost), records=len(self))
+            fenced = isinstance(lost, LaneFenced)
+            await self._may_reopen(self._fenced_wait_s if fenced else _REOPEN_AFTER_S)
+
+    def _has_room(self, topic: str) -> None:
+        # Without a lane the next one is asked, once it is open.
+        if topic in self._told_full and self._lane is not None and self._lane.wants(topic):
+            self._told_full.discard(topic)
+            self._on_room(topic)
+
+    def _lane_has_room(self) -> None:
+        for topic in tuple(self._told_full):
+            if not self._windows[topic].full:
+                self._has_room(topic)
+
+    async def _closed(self, lane: Lane) -> None:
+        try:
+            await lane.close()
+        # What a client cannot close must not end the slot: the next lane fences it anyhow.
+        except Exception:
+            log.exception("a lane did not close cleanly", lane=self.name)
+
+    async def _may_reopen(self, wait_s: float) -> None:
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._confirmed.wait()
+        except TimeoutError:
+            return

@@ -1,0 +1,1 @@
+"""What a lane knows: a fold of committed records, restored and snapshotted."""

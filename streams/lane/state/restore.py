@@ -1,0 +1,155 @@
+"""Restoring a lane: after fencing, the fold of what its predecessors committed."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import TopicPartition
+
+from millstream.schemas.errors import Poison
+from millstream.schemas.events import Decision
+from millstream.schemas.lane_events import LaneOpened, SnapshotHeader
+from millstream.schemas.topics import (
+    ATTEMPTS,
+    COSTS,
+    DEAD_LETTERS,
+    DECISIONS,
+    LANES,
+    OBEYED,
+    RESULTS,
+    SESSIONS,
+    SNAPSHOTS,
+    TopicSpec,
+)
+from millstream.streams.broker.compacted import pass_over
+from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.lane.state.snapshot_format import StoredSnapshot, folded_under
+from millstream.streams.settings import Settings
+from millstream.streams.wire.codec import decode
+
+WHOLE: tuple[TopicSpec, ...] = (LANES, SESSIONS)
+"""Compacted topics, read from their beginning."""
+
+TAIL: tuple[TopicSpec, ...] = (DECISIONS, ATTEMPTS, COSTS, RESULTS, OBEYED, DEAD_LETTERS)
+"""Logs, read from where a snapshot ends, or else in the window in which request ids are one.
+
+What their records do to a lane's state must be in its snapshots too: see `snapshots.py`.
+"""
+
+_DECISIONS_LOOKED_AT = 1000
+"""Among so many last offsets the newest decision is looked for: some hold markers only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """How far a restore read.
+
+    `records` in all, `tail_records` of those of logs; `ends` of the logs, by topic without the
+    namespace. `snapshot` is the one that was used, `None` if the window was read, and `parts` are
+    the parts of this stage's snapshots that stand on the topic, used or not.
+    """
+
+    records: int
+    tail_records: int
+    ends: dict[str, int]
+    snapshot: SnapshotHeader | None
+    parts: frozenset[str]
+
+
+async def producers_announced(
+    reader: PartitionReader, settings: Settings, *, stage: str, partition: int
+) -> int:
+    """Give the number of producers that the newest owner announced to write with.
+
+    An owner announces itself by its first transaction, of its first producer. So call it once that
+    one is fenced: whoever has announced nothing yet will never write.
+    """
+    where = TopicPartition(settings.topic(LANES.name), partition)
+    producers = 0
+    async for record in reader.read(await reader.ends([where])):
+        with suppress(Poison):
+            opened = decode(record, LaneOpened)
+            if opened.stage == stage:
+                producers = opened.producers
+    return producers
+
+
+async def restore(
+    state: LaneState, reader: PartitionReader, settings: Settings, *, partition: int, now_ms: int
+) -> Restored:
+    """Fold partition `partition` of all topics that decide into `state`, which has folded nothing.
+
+    Call it only after the lane's last producer has fenced its predecessor, and once it is known
+    since when requests wait unread (`Deferrals.restore`). Raises `LaneLost` if
+    an open transaction hides the end for too long.
+    """
+    at = {
+        spec.name: TopicPartition(settings.topic(spec.name), partition)
+        for spec in (*WHOLE, SNAPSHOTS, *TAIL)
+    }
+    found = await reader.ends(at.values())
+    ends = {name: found[where] for name, where in at.items()}
+    # The next requests in line came after the newest one decided on, however long ago that was.
+    decisions = at[DECISIONS.name]
+    newest_ms = await _decided_until_ms(reader, decisions, ends[DECISIONS.name], state.stage)
+    times = (now_ms, newest_ms, state.waits_since_ms)
+    since_ms = min(one for one in times if one is not None)
+    count = 0
+    stored = StoredSnapshot(state.stage)
+    async for record in reader.read({at[SNAPSHOTS.name]: ends[SNAPSHOTS.name]}):
+        count += 1
+        stored.take(record)
+    tail_ends = {spec.name: ends[spec.name] for spec in TAIL}
+    snapshot = stored.header(folded_under(state, settings), tail_ends)
+    if snapshot is not None and not stored.load(snapshot, state):
+        snapshot = None
+    window_ms = max(settings.dedup_window_s * 1000, state.pipeline.history_ms)
+    tail_records = 0
+    state.out_of_order()
+    # One topic after the other: decisions are folded before what settles them.
+    for spec in (*WHOLE, *TAIL):
+        from_offset: int | None = None
+        from_ms: int | None = None
+        if spec in TAIL and snapshot is not None:
+            from_offset = snapshot.logs[spec.name]
+        elif spec is OBEYED:
+            pass  # a session's cancel counts for as long as its requests may stand unread
+        elif spec in TAIL:
+            from_ms = since_ms - window_ms
+        stretch = {at[spec.name]: ends[spec.name]}
+        async for record in reader.read(stretch, since_ms=from_ms, from_offset=from_offset):
+            count += 1
+            tail_records += spec in TAIL
+            fold_record(state, record, spec)
+    state.in_order_of_time()
+    state.forget_before(since_ms - settings.dedup_window_s * 1000)
+    return Restored(count, tail_records, tail_ends, snapshot, stored.parts)
+
+
+async def _decided_until_ms(
+    reader: PartitionReader, decisions: TopicPartition, end: int, stage: str
+) -> int | None:
+    """Give the time of the newest request among the last that were decided on.
+
+    Not when its decision was committed: after a stop, requests are decided on long after they came.
+    Those of `stage`, if it made any of the last decisions; another one may be far ahead.
+    """
+    times: dict[str, int] = {}
+    async for record in reader.read({decisions: end}, from_offset=end - _DECISIONS_LOOKED_AT):
+        with suppress(Poison):
+            decision = decode(record, Decision)
+            times[decision.stage] = max(decision.at_ms, times.get(decision.stage, 0))
+    return times.get(stage, max(times.values(), default=None))
+
+
+def fold_record(state: LaneState, record: Any, spec: TopicSpec) -> None:
+    """Fold one record that was read back."""
+    if record.value is None:
+        return  # a tombstone of a compacted topic
+    try:
+        state.restore(decode(record, spec.event))
+    except Poison as poison:
+        pass_over(record, poison)  # it decides nothing

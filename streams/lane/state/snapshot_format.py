@@ -1,0 +1,202 @@
+"""What a lane's snapshot is made of: its parts as bytes, and the way back from records to state.
+
+A snapshot holds the layers' states, the open decisions and the remembered ids. It is used whole or
+not at all: a part that is missing, altered or of another format, policy or window is as good as no
+snapshot, and the lane is restored from the topics' window instead.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+import structlog
+
+from millstream.schemas.base import Event, compound_key
+from millstream.schemas.errors import Poison
+from millstream.schemas.events import AttemptStarted, CostRecorded, Decision
+from millstream.schemas.lane_events import LaneSnapshot, SnapshotHeader
+from millstream.streams.broker.compacted import pass_over
+from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.lane.state.seen_ids import SealedChunk
+from millstream.streams.settings import Settings
+from millstream.streams.wire.codec import decode
+from millstream.streams.wire.keys import RequestKey, SessionKey, request_key
+
+log = structlog.get_logger(__name__)
+
+PART_BYTES_MAX = 500_000
+"""Most bytes in one part: in base64, with what goes round it, less than 700 kB."""
+
+HEADER = "header"
+
+_FORMAT = 2
+_LEVEL = 1
+"""zlib's quickest: a snapshot must not cost the runs beside it much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """What a snapshot is made of: all that its lane has committed up to one moment.
+
+    `logs` says where what it does not know begins, `tail_records` how much of them it knows.
+    """
+
+    layers: dict[str, Any]
+    decided: tuple[Decision, ...]
+    parked: tuple[tuple[RequestKey, str | None], ...]
+    bills: tuple[tuple[AttemptStarted, CostRecorded | None], ...]
+    cancelled: tuple[tuple[SessionKey, int], ...]
+    open_ids: bytes
+    chunks: tuple[tuple[int, int], ...]
+    unwritten: tuple[SealedChunk, ...]
+    logs: dict[str, int]
+    tail_records: int
+
+
+def folded_under(state: LaneState, settings: Settings) -> str:
+    """Give what a state depends on besides the records: policy, stage, window, format."""
+    depends = (
+        _FORMAT,
+        state.pipeline.folded_under,
+        state.hands_over,
+        settings.dedup_window_s,
+        settings.dedup_ids_max,
+    )
+    return digest(repr(depends).encode())
+
+
+def digest(data: bytes) -> str:
+    """Give the digest that tells an altered part."""
+    return blake2b(data, digest_size=16).hexdigest()
+
+
+def state_parts(captured: Captured) -> tuple[bytes, ...]:
+    """Give the state, without sealed ids, as parts that fit into records."""
+    body = orjson.dumps(
+        {
+            "layers": captured.layers,
+            "decided": [_plain(decision) for decision in captured.decided],
+            "bills": [[_plain(event) for event in bill if event] for bill in captured.bills],
+            "parked": captured.parked,
+            "cancelled": captured.cancelled,
+            "open_ids": base64.b64encode(captured.open_ids).decode(),
+        }
+    )
+    data = zlib.compress(body, _LEVEL)
+    return tuple(
+        data[start : start + PART_BYTES_MAX] for start in range(0, len(data), PART_BYTES_MAX)
+    )
+
+
+def state_part(number: int) -> str:
+    """Give the name of a part of the state."""
+    return f"state-{number}"
+
+
+def ids_part(number: int) -> str:
+    """Give the name of a chunk of ids."""
+    return f"ids-{number}"
+
+
+@dataclass(slots=True)
+class StoredSnapshot:
+    """The newest record of each part of one stage's snapshot, as a topic holds them."""
+
+    stage: str
+    records: dict[bytes, Any] = field(default_factory=dict)
+
+    def take(self, record: Any) -> None:
+        """Take in a record, in order; those of other stages are passed over."""
+        if record.key is None or not record.key.startswith(compound_key(self.stage, "").encode()):
+            return
+        if record.value is None:
+            self.records.pop(record.key, None)
+        else:
+            self.records[record.key] = record
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """Give the names of the parts that there are."""
+        return frozenset(key.decode(errors="replace").partition("\x1f")[2] for key in self.records)
+
+    def header(self, under: str, ends: Mapping[str, int]) -> SnapshotHeader | None:
+        """Give the header of a snapshot that may be used, `None` and a log line if there is none.
+
+        It must have been taken under `under`, and know how far it read of each log in `ends`.
+        """
+        part = self._part(HEADER)
+        if part is None or part.header is None:
+            return None
+        header = part.header
+        if header.folded_under != under:
+            log.info("snapshot of another policy, window or format", stage=self.stage)
+            return None
+        if any(header.logs.get(name, end + 1) > end for name, end in ends.items()):
+            log.warning("snapshot of other logs passed over", stage=self.stage)
+            return None
+        return header
+
+    def load(self, header: SnapshotHeader, state: LaneState) -> bool:
+        """Take a snapshot into a state that has folded nothing; tell whether it was whole."""
+        data = [self._data(state_part(number)) for number in range(header.state_parts)]
+        chunks = [self._data(ids_part(number)) for number, _, _ in header.chunks]
+        if not _is_whole(header, data, chunks):
+            log.warning("snapshot that is not whole passed over", stage=self.stage)
+            return False
+        body = orjson.loads(zlib.decompress(b"".join(filter(None, data))))
+        decided = [Decision.model_validate(each) for each in body["decided"]]
+        for started, *costs in body["bills"]:
+            state.bills.fold(AttemptStarted.model_validate(started))
+            for cost in costs:
+                state.bills.fold(CostRecorded.model_validate(cost))
+        state.pipeline.load(body["layers"])
+        state.decided = {request_key(each): each for each in decided}
+        for (tenant, user_id, request_id), asked in body["parked"]:
+            state.park((tenant, user_id, request_id), asked)
+        for (tenant, user_id, session_id), until_ms in body["cancelled"]:
+            state.cancelled.cancel((tenant, user_id, session_id), until_ms)
+        sealed = zip(header.chunks, chunks, strict=True)
+        state.seen.load(
+            ((SealedChunk(number, ids or b""), left) for (number, left, _), ids in sealed),
+            base64.b64decode(body["open_ids"]),
+        )
+        return True
+
+    def _data(self, part: str) -> bytes | None:
+        given = self._part(part)
+        if given is None or given.data is None:
+            return None
+        try:
+            return base64.b64decode(given.data, validate=True)
+        except ValueError:
+            return None
+
+    def _part(self, part: str) -> LaneSnapshot | None:
+        record = self.records.get(compound_key(self.stage, part).encode())
+        if record is None:
+            return None
+        try:
+            return decode(record, LaneSnapshot)
+        except Poison as poison:
+            pass_over(record, poison)
+            return None
+
+
+def _plain(event: Event) -> dict[str, Any]:
+    return event.model_dump(mode="json", exclude_none=True)
+
+
+def _is_whole(
+    header: SnapshotHeader, data: Sequence[bytes | None], chunks: Iterable[bytes | None]
+) -> bool:
+    state = b"".join(filter(None, data))
+    return digest(state) == header.state_digest and all(
+        ids is not None and digest(ids) == wanted
+        for ids, (_, _, wanted) in zip(chunks, header.chunks, strict=True)
+    )

@@ -1,0 +1,1 @@
+"""Sessions as Redis, and its twin in memory, show them."""

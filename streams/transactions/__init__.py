@@ -1,0 +1,1 @@
+"""Group commit: many runs' records in one transaction."""

@@ -1,0 +1,1 @@
+"""Transactions that nobody ends: found, understood, and ended as they were decided."""

@@ -1,0 +1,1 @@
+"""Views: counts per minute and in total, and sessions in Redis."""

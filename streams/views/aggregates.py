@@ -1,0 +1,194 @@
+"""What the views count: an aggregate of one partition of one topic, and what an event adds to it.
+
+An aggregate holds the offset of the last record folded into it. So it can be kept, lost and read
+again at any moment, and a record that is delivered again is never counted again.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import orjson
+
+from millstream.schemas.base import Event
+from millstream.schemas.events import (
+    AgentResult,
+    AgentToken,
+    CheckpointSaved,
+    CostRecorded,
+    DeadLetter,
+    Decision,
+)
+
+__all__ = [
+    "LATENCY",
+    "LATENCY_BUCKETS_MS",
+    "MINUTES_KEPT",
+    "OTHER",
+    "Aggregate",
+    "Counts",
+    "counts_of",
+    "merged",
+    "parts",
+    "spend_of",
+]
+
+Counts = Mapping[str, int]
+"""Whole numbers by name; a name is a figure and a label's value, joined by `|`."""
+
+MINUTES_KEPT = 60
+OTHER = "other"
+
+LATENCY_BUCKETS_MS = (
+    *(5, 10, 25, 50, 100, 250, 500),
+    *(1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000),
+)
+"""Upper bounds; a longer time falls into a last bucket without one."""
+
+_NAMES_MAX = 256
+_MINUTE_MS = 60_000
+# Distributions are many names each: by the minute they would be most of what is written.
+LATENCY = "latency_ms|"
+
+
+@dataclass(slots=True)
+class Aggregate:
+    """Counts up to and with the record at `offset`: in total, and by minute of the broker's clock.
+
+    `redo_from` is the first offset that some consumer outside the aggregate still has to see again;
+    `None`: it has seen all of them.
+    """
+
+    offset: int = -1
+    totals: dict[str, int] = field(default_factory=dict)
+    minutes: dict[int, dict[str, int]] = field(default_factory=dict)
+    redo_from: int | None = None
+
+    @property
+    def position(self) -> int:
+        """The offset from which the topic is to be read on."""
+        return self.offset + 1 if self.redo_from is None else min(self.redo_from, self.offset + 1)
+
+    def fold(self, offset: int, at_ms: int, counts: Counts) -> bool:
+        """Count a record unless it is counted already; tells whether it was new."""
+        if offset <= self.offset:
+            return False
+        self.offset = offset
+        minute = self._minute(at_ms // _MINUTE_MS)
+        for name, amount in counts.items():
+            known = _bounded(self.totals, name)
+            self.totals[known] = self.totals.get(known, 0) + amount
+            if minute is not None and not known.startswith(LATENCY):
+                minute[known] = minute.get(known, 0) + amount
+        return True
+
+    def _minute(self, number: int) -> dict[str, int] | None:
+        """Give the counts of a minute, `None` for one before those kept."""
+        newest = max(self.minutes, default=number)
+        if number <= newest - MINUTES_KEPT:
+            return None
+        counts = self.minutes.setdefault(number, {})
+        for old in [one for one in self.minutes if one <= number - MINUTES_KEPT]:
+            del self.minutes[old]
+        return counts
+
+    def to_bytes(self) -> bytes:
+        """Write it as JSON."""
+        return orjson.dumps(
+            {
+                "offset": self.offset,
+                "totals": self.totals,
+                "minutes": {str(minute): counts for minute, counts in self.minutes.items()},
+                "redo_from": self.redo_from,
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> Aggregate:
+        """Read what `to_bytes` wrote."""
+        read = orjson.loads(value)
+        return cls(
+            offset=read["offset"],
+            totals=read["totals"],
+            minutes={int(minute): counts for minute, counts in read["minutes"].items()},
+            redo_from=read["redo_from"],
+        )
+
+
+def counts_of(  # noqa: PLR0911  one return per type of event
+    event: Event, *, at_ms: int, last_stage: str
+) -> dict[str, int]:
+    """Give what an event adds to its topic's counts.
+
+    `at_ms` is the broker's time of the record. A chain that is cut decides once per stage: a
+    request is admitted when the stage named `last_stage` admits it, and rejected by any.
+    """
+    match event:
+        case Decision(admitted=True, stage=stage):
+            return {"requests|admitted|": 1} if stage == last_stage else {}
+        case Decision(reason=reason):
+            return {f"requests|rejected|{reason.code if reason else ''}": 1}
+        case AgentResult():
+            return {f"results|{event.status}": 1, **dict(_latencies(event, at_ms))}
+        case CostRecorded():
+            return spend_of(event)
+        case AgentToken():
+            return {"token_records|": 1, "streamed_tokens|": event.tokens}
+        case CheckpointSaved():
+            return {"checkpoints|": 1}
+        case DeadLetter():
+            return {f"dead_letters|{event.reason.code}": 1}
+        case _:
+            message = f"no view counts a {type(event).__name__}"
+            raise TypeError(message)
+
+
+def spend_of(event: CostRecorded) -> dict[str, int]:
+    """Give what a run's cost adds to its user's spend, and to that of all."""
+    return {
+        f"cost_micros|{event.model}": event.cost_micros,
+        "tokens|input": event.usage.input_tokens,
+        "tokens|output": event.usage.output_tokens,
+    }
+
+
+def merged(aggregates: Iterator[Aggregate]) -> Aggregate:
+    """Add up aggregates of several partitions; the sum has no offset."""
+    total = Aggregate()
+    for aggregate in aggregates:
+        _add(total.totals, aggregate.totals)
+        for minute, counts in aggregate.minutes.items():
+            _add(total.minutes.setdefault(minute, {}), counts)
+    return total
+
+
+def parts(name: str) -> tuple[str, str]:
+    """Split a counted name into the figure and its label's value, which may hold a `|` itself."""
+    figure, _, label = name.partition("|")
+    return figure, label
+
+
+def _latencies(event: AgentResult, at_ms: int) -> Iterator[tuple[str, int]]:
+    ends = {"queue": event.started_at_ms, "first_token": event.first_token_at_ms}
+    if event.started_at_ms is not None:
+        ends["run"] = at_ms
+    for step, end_ms in ends.items():
+        if end_ms is not None:
+            # A worker's clock may be behind the broker's.
+            took_ms = max(0, end_ms - event.accepted_at_ms)
+            yield f"{LATENCY}{step}|{bisect_left(LATENCY_BUCKETS_MS, took_ms)}", 1
+            yield f"{LATENCY}{step}|sum", took_ms
+
+
+def _bounded(counts: dict[str, int], name: str) -> str:
+    """Give the name to count under: a hostile flood of label values ends in `other`."""
+    if name in counts or len(counts) < _NAMES_MAX or name.startswith(LATENCY):
+        return name
+    return f"{parts(name)[0]}|{OTHER}"
+
+
+def _add(counts: dict[str, int], more: Counts) -> None:
+    for name, amount in more.items():
+        counts[name] = counts.get(name, 0) + amount

@@ -1,0 +1,164 @@
+"""The views of a worker: six named Faust agents in one app, each with a table.
+
+`tokens`, `costs`, `checkpoints`, `results`, `decisions` and `dead_letters` count their topics;
+`checkpoints` and `results` also feed the session view. All that they hold is a fold of topics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from faust.types import TP
+
+from millstream.agents.sessions.manager import SessionStore
+from millstream.middleware.pipeline import CHAIN
+from millstream.schemas.base import partition_key
+from millstream.schemas.events import AgentResult, CheckpointSaved
+from millstream.schemas.topics import (
+    CHECKPOINTS,
+    COSTS,
+    DEAD_LETTERS,
+    DECISIONS,
+    RESULTS,
+    TOKENS,
+    TopicSpec,
+)
+from millstream.streams.broker.topic_admin import ensure_changelogs
+from millstream.streams.consumer.faust_app import build_app, stop_app
+from millstream.streams.telemetry.metrics import MetricsCollector
+from millstream.streams.views.aggregates import Aggregate, merged
+from millstream.streams.views.session_feed import SessionFeed
+from millstream.streams.views.table_metrics import TableMetrics
+from millstream.streams.views.view import View
+from millstream.streams.wire.partitioning import home_partition
+
+if TYPE_CHECKING:
+    from millstream.streams.settings import Settings
+
+__all__ = ["Views"]
+
+_FLUSH_INTERVAL_S = 0.5
+
+
+class Views:
+    """Serves the partitions of the views that the consumer group gives this worker.
+
+    Their totals are collected from `collector`'s registry while the views run.
+    """
+
+    def __init__(
+        self, settings: Settings, store: SessionStore, collector: MetricsCollector
+    ) -> None:
+        self._settings = settings
+        self._collector = collector
+        self.app = build_app(settings, "views")
+        self.app.position_of = self._position_of
+        self.app.on_partitions_assigned.connect(self._assigned)
+        self._feeds: dict[str, SessionFeed[Any]] = {
+            CHECKPOINTS.name: SessionFeed(
+                settings, settings.topic(CHECKPOINTS.name), CheckpointSaved, store.put_checkpoint
+            ),
+            RESULTS.name: SessionFeed(
+                settings, settings.topic(RESULTS.name), AgentResult, store.note_result
+            ),
+        }
+        views = (
+            self._view(spec)
+            for spec in (TOKENS, COSTS, CHECKPOINTS, RESULTS, DECISIONS, DEAD_LETTERS)
+        )
+        self._views = {view.topic: view for view in views}
+        self._behind = collector.gauge(
+            "millstream_session_view_partitions_behind",
+            "Partitions with records that the session view lacks because it did not answer.",
+        )
+        self._metrics = TableMetrics(self._by_view)
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+
+    async def start(self) -> None:
+        """Join the group and restore the tables; returns when the first assignment is served."""
+        await ensure_changelogs(self._settings, [view.changelog for view in self._views.values()])
+        await self.app.start()
+        self._collector.registry.register(self._metrics)
+        self._tasks = (
+            asyncio.create_task(self._flush_often(), name="views-flush"),
+            *(
+                asyncio.create_task(feed.heal(), name=f"heal-{name}")
+                for name, feed in self._feeds.items()
+            ),
+        )
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
+
+    async def stop(self) -> None:
+        """Write what was counted and leave the group, within a time limit."""
+        tasks, self._tasks = self._tasks, ()
+        for task in tasks:
+            task.remove_done_callback(self._ended)
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            self._collector.registry.unregister(self._metrics)
+            self._flush()
+        await stop_app(self.app)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What crashed a view; the worker then ends, and a new one restores from the topics."""
+        return self.app.failure
+
+    def unready(self) -> list[str]:
+        """Say why the views are not up to serving; empty: they are."""
+        if self.failure is not None:
+            return [f"the views failed: {self.failure!r}"]
+        if not self._tasks:
+            return ["the views are not started"]
+        if self.app.rebalancing or self.app.in_recovery:
+            return ["the views restore their tables"]
+        return []
+
+    def totals(self, topic: str) -> Aggregate:
+        """Add up what is counted of a catalogue topic over this worker's partitions."""
+        view = self._views[self._settings.topic(topic)]
+        return merged(aggregate for _, aggregate in view.aggregates())
+
+    def spend(self, tenant: str, user_id: str) -> Aggregate | None:
+        """Give a user's runs, cost and tokens; `None` if none are known to this worker."""
+        key = partition_key(tenant, user_id)
+        home = home_partition(key, self._settings.partitions)
+        return self._views[self._settings.topic(COSTS.name)].of_user(home, tenant, user_id)
+
+    def _view(self, spec: TopicSpec) -> View:
+        last_stage = (CHAIN, *self._settings.chain_cuts)[-1]
+        feed = self._feeds.get(spec.name)
+        return View(self.app, self._settings, spec, last_stage=last_stage, feed=feed)
+
+    def _by_view(self) -> Iterator[tuple[str, int, Aggregate]]:
+        if self.app.failure is None:
+            for view in self._views.values():
+                for number, aggregate in view.aggregates():
+                    yield view.name, number, aggregate
+
+    def _position_of(self, tp: TP) -> int | None:
+        view = self._views.get(tp.topic)
+        return view.position(tp.partition) if view is not None else None
+
+    async def _assigned(self, _app: Any, assigned: set[TP], **_: Any) -> None:
+        for name, feed in self._feeds.items():
+            topic = self._settings.topic(name)
+            feed.keep(tp.partition for tp in assigned if tp.topic == topic)
+
+    async def _flush_often(self) -> None:
+        while True:
+            await asyncio.sleep(_FLUSH_INTERVAL_S)
+            self._flush()
+
+    def _flush(self) -> None:
+        self._behind.set(sum(feed.partitions_behind for feed in self._feeds.values()))
+        for view in self._views.values():
+            view.flush()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.app.fail(error)

@@ -1,0 +1,174 @@
+"""One view: a topic read by a named Faust agent and counted into a Faust table.
+
+What is right after any crash, redelivery or rebalance rests on three rules:
+
+- The table alone says where to read on (`position`); committed offsets are not asked. So the counts
+  and the place in the topic cannot part, whichever write was the last to survive.
+- Records are folded in memory and written to the table every half second, since Faust writes some
+  3,000 records/s. A rebalance drops what was not written; the records come again.
+- A record delivered for an earlier assignment is passed over: a fold begun anew from the table must
+  not skip what lies between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+
+from millstream.schemas.base import Event
+from millstream.schemas.errors import Poison
+from millstream.schemas.events import CostRecorded
+from millstream.schemas.topics import TopicSpec
+from millstream.streams.consumer.faust_app import App, assigned_partitions
+from millstream.streams.views.aggregates import Aggregate, counts_of, spend_of
+from millstream.streams.views.table import ViewTable, others_key, total_key, user_key, users_prefix
+from millstream.streams.wire.codec import decode
+
+if TYPE_CHECKING:
+    from millstream.streams.settings import Settings
+
+__all__ = ["Feed", "View"]
+
+USERS_PER_PARTITION_MAX = 100_000
+
+log = structlog.get_logger(__name__)
+
+
+class Feed(Protocol):
+    """Something beside the table that is to see every event of a topic."""
+
+    async def offer(self, event: Any, partition: int, offset: int) -> None:
+        """Hand over an event."""
+        ...
+
+    def redo_from(self, partition: int) -> int | None:
+        """Give the first offset that it still lacks, `None` if it lacks none."""
+        ...
+
+
+@dataclass(slots=True)
+class _Fold:
+    """A partition's counts since it was assigned: ahead of the table until written."""
+
+    generation: int
+    total: Aggregate
+    users_known: int
+    users: dict[bytes, Aggregate] = field(default_factory=dict)
+    dirty: bool = False
+
+
+class View:
+    """Counts a topic. Called on one event loop only."""
+
+    def __init__(
+        self, app: App, settings: Settings, spec: TopicSpec, *, last_stage: str, feed: Feed | None
+    ) -> None:
+        self.name = spec.name.replace("-", "_")
+        self.topic = settings.topic(spec.name)
+        self._app = app
+        self._spec = spec
+        self._last_stage = last_stage
+        self._feed = feed
+        self._folds: dict[int, _Fold] = {}
+        self._table = ViewTable.declare(app, self.name, partitions=settings.partitions)
+        agent = app.agent(app.raw_topic(self.topic), name=self.name, concurrency=1)
+        self.agent = agent(self._read)
+
+    @property
+    def changelog(self) -> str:
+        """The topic that the table is restored from; it must exist before the app starts."""
+        return str(self._table.changelog_topic_name)
+
+    def position(self, partition: int) -> int:
+        """Give the offset from which a partition is to be read on."""
+        kept = self._table.read(total_key(partition))
+        return kept.position if kept is not None else 0
+
+    def aggregates(self) -> Iterator[tuple[int, Aggregate]]:
+        """Give what the table has of each partition that this worker reads now."""
+        for partition in sorted(assigned_partitions(self._app, self.topic)):
+            kept = self._table.read(total_key(partition))
+            if kept is not None:
+                yield partition, kept
+
+    def of_user(self, partition: int, tenant: str, user_id: str) -> Aggregate | None:
+        """Give what the table has of a user whose home partition this worker reads."""
+        return self._table.read(user_key(partition, tenant, user_id))
+
+    def flush(self) -> None:
+        """Write what was counted to the table; users first, for the total is the position."""
+        if self._app.failure is not None or self._app.rebalancing:
+            return
+        generation = self._app.consumer_generation_id
+        for partition, fold in tuple(self._folds.items()):
+            redo_from = self._feed.redo_from(partition) if self._feed is not None else None
+            if fold.generation != generation:
+                del self._folds[partition]
+                continue
+            if not fold.dirty and fold.total.redo_from == redo_from:
+                continue
+            fold.total.redo_from = redo_from
+            for key, aggregate in fold.users.items():
+                self._table[key] = aggregate.to_bytes()
+            self._table[total_key(partition)] = fold.total.to_bytes()
+            fold.users.clear()
+            fold.dirty = False
+
+    async def _read(self, stream: Any) -> None:
+        async for event in stream.events():
+            if self._app.failure is None:
+                await self._take(event.message)
+
+    async def _take(self, message: Any) -> None:
+        at_ms = round(message.timestamp * 1000)
+        try:
+            event = decode(message, self._spec.event)
+        except Poison as error:
+            log.warning(
+                "unreadable record",
+                topic=message.topic,
+                partition=message.partition,
+                offset=message.offset,
+                reason=str(error),
+            )
+            self._count(message, at_ms, {f"unreadable|{error.code}": 1}, None)
+            return
+        if self._feed is not None:
+            await self._feed.offer(event, message.partition, message.offset)
+        counts = counts_of(event, at_ms=at_ms, last_stage=self._last_stage)
+        self._count(message, at_ms, counts, event)
+
+    def _count(self, message: Any, at_ms: int, counts: dict[str, int], event: Event | None) -> None:
+        """Fold one record; without an await, so that no rebalance comes in between."""
+        if message.generation_id != self._app.consumer_generation_id:
+            return
+        fold = self._fold(message.partition, message.generation_id)
+        if fold.total.fold(message.offset, at_ms, counts):
+            fold.dirty = True
+            if isinstance(event, CostRecorded):
+                key, user = self._user(fold, message.partition, event)
+                user.fold(message.offset, at_ms, {"runs|": 1, **spend_of(event)})
+                fold.users[key] = user
+
+    def _fold(self, partition: int, generation: int) -> _Fold:
+        fold = self._folds.get(partition)
+        if fold is None or fold.generation != generation:
+            total = self._table.read(total_key(partition)) or Aggregate()
+            prefix = users_prefix(partition)
+            users = sum(key.startswith(prefix) for key in self._table)
+            fold = self._folds[partition] = _Fold(generation, total, users)
+        return fold
+
+    def _user(self, fold: _Fold, partition: int, event: CostRecorded) -> tuple[bytes, Aggregate]:
+        key = user_key(partition, event.tenant, event.user_id)
+        kept = fold.users.get(key) or self._table.read(key)
+        if kept is not None:
+            return key, kept
+        if fold.users_known < USERS_PER_PARTITION_MAX:
+            fold.users_known += 1
+            return key, Aggregate()
+        key = others_key(partition)
+        return key, fold.users.get(key) or self._table.read(key) or Aggregate()

@@ -1,0 +1,183 @@
+"""Between events and Kafka records: JSON values, CloudEvents 1.0 in binary mode, W3C trace context.
+
+Headers follow the CloudEvents Kafka protocol binding (`content-type`, `ce_*`); a record without
+them is read all the same. `decode` raises `Poison`, and nothing else, for bytes it cannot read.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import NamedTuple, Protocol, TypeVar
+
+import orjson
+from pydantic import ValidationError
+
+from millstream.schemas.base import SCHEMA_VERSION, Event
+from millstream.schemas.errors import NewerSchema, NotJson, NullValue, WrongShape
+
+EventT = TypeVar("EventT", bound=Event)
+
+Headers = tuple[tuple[str, bytes | None], ...]
+
+TYPE_PREFIX = "io.millstream."
+_AT_MS_MAX = 253_402_300_799_999
+"""The last moment that RFC 3339 can write: the end of the year 9999."""
+
+TRACEPARENT = "traceparent"
+_EVENT_ID = "ce_id"
+ORIGIN = "millstream-origin"
+REDRIVEN = "millstream-redriven"
+
+_TRACEPARENT = re.compile(rb"^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$")
+_NO_ZERO_ID = 1 << 64 | 1
+_PROBLEMS_SHOWN_MAX = 5
+
+
+class Record(Protocol):
+    """What is read of a Kafka record, whichever client read it."""
+
+    @property
+    def key(self) -> bytes | None:
+        """The record's key."""
+        ...
+
+    @property
+    def value(self) -> bytes | None:
+        """The record's value."""
+        ...
+
+    @property
+    def headers(self) -> Iterable[tuple[str, bytes | None]]:
+        """The record's headers."""
+        ...
+
+
+class Encoded(NamedTuple):
+    """An event as a record's key, value and headers; no value: its key is to be forgotten."""
+
+    key: bytes
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+
+    @property
+    def size_bytes(self) -> int:
+        """An upper bound of the record's size on the wire."""
+        size = len(self.key) + len(self.value or b"") + 64
+        for name, value in self.headers:
+            size += len(name) + len(value) + 10
+        return size
+
+
+def encode(event: Event, *, source: str, traceparent: bytes | None = None) -> Encoded:
+    """Give an event's record; `source` is the CloudEvents source, `traceparent` the cause's."""
+    headers = [
+        *_same_headers(type(event), source),
+        (_EVENT_ID, event.event_id.encode()),
+        ("ce_subject", event.user_id.encode()),
+        ("ce_time", rfc3339(event.at_ms)),
+        (TRACEPARENT, traceparent or new_traceparent()),
+    ]
+    value = event.__pydantic_serializer__.to_json(event, exclude_none=True)
+    return Encoded(event.record_key.encode(), value, headers)
+
+
+def tombstone(key: str) -> Encoded:
+    """Give the record by which a compacted topic forgets what stands under `key`."""
+    return Encoded(key.encode(), None, [])
+
+
+def decode(record: Record, event_type: type[EventT]) -> EventT:
+    """Read a record as `event_type`.
+
+    Raises `NullValue`, `NotJson`, `NewerSchema` or `WrongShape`; the message says what is wrong
+    and what is expected, for the people who wrote the record.
+    """
+    if record.value is None:
+        message = "the record has no value; publish a JSON object"
+        raise NullValue(message)
+    try:
+        event = event_type.model_validate_json(record.value)
+    except ValidationError as error:
+        raise _diagnosed(record.value, event_type, error) from None
+    if event.schema_version > SCHEMA_VERSION:
+        raise _newer(event.schema_version)
+    return event
+
+
+def header(record: Record, name: str) -> bytes | None:
+    """Give the last value of a header, `None` if the record has none of that name."""
+    found: bytes | None = None
+    for key, value in record.headers or ():
+        if key == name:
+            found = value
+    return found
+
+
+def event_id_of(record: Record) -> bytes | None:
+    """Give the event's id as its headers tell it, `None` for a record without them."""
+    return header(record, _EVENT_ID)
+
+
+def traceparent_of(record: Record) -> bytes:
+    """Give the record's W3C trace context, or the start of a new trace if it has no valid one."""
+    given = header(record, TRACEPARENT)
+    return given if given is not None and _TRACEPARENT.match(given) else new_traceparent()
+
+
+def new_traceparent() -> bytes:
+    """Start a trace: version 00, random trace and parent ids, sampled."""
+    # Ids of traces must be unlike each other, not secret; the system's own take a call each.
+    ids = f"{random.getrandbits(192) | _NO_ZERO_ID:048x}"
+    return f"00-{ids[:32]}-{ids[32:]}-01".encode()
+
+
+@lru_cache(maxsize=1024)  # records of one millisecond are many, and formatting is half of encoding
+def rfc3339(at_ms: int) -> bytes:
+    """Give a time as CloudEvents wants it, in UTC with milliseconds; later than 9999 is 9999."""
+    moment = datetime.fromtimestamp(min(at_ms, _AT_MS_MAX) / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
+
+
+@lru_cache(maxsize=1024)
+def _same_headers(event_type: type[Event], source: str) -> tuple[tuple[str, bytes], ...]:
+    """Give the headers that all events of a type have in common, if they are of one source."""
+    event_name = TYPE_PREFIX + str(event_type.model_fields["type"].default)
+    return (
+        ("content-type", b"application/json"),
+        ("ce_specversion", b"1.0"),
+        ("ce_source", source.encode()),
+        ("ce_type", event_name.encode()),
+    )
+
+
+def _newer(version: int) -> NewerSchema:
+    return NewerSchema(
+        f"schema version {version} is newer than {SCHEMA_VERSION}, the newest known here; "
+        "upgrade the workers, then put the record back"
+    )
+
+
+def _diagnosed(
+    value: bytes, event_type: type[Event], error: ValidationError
+) -> NotJson | NewerSchema | WrongShape:
+    """Find out why a value did not validate: not JSON, newer than us, or of another shape."""
+    try:
+        body = orjson.loads(value)
+    except orjson.JSONDecodeError as broken:
+        return NotJson(f"the value is not JSON in UTF-8: {broken}")
+    if not isinstance(body, dict):
+        return WrongShape(f"the value is a JSON {type(body).__name__}; publish a JSON object")
+    version = body.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        return _newer(version)
+    problems = [
+        f"{'.'.join(str(part) for part in problem['loc']) or 'value'}: {problem['msg']}"
+        for problem in error.errors(include_url=False, include_input=False)[:_PROBLEMS_SHOWN_MAX]
+    ]
+    name = event_type.__name__
+    article = "an" if name[0] in "AEIOU" else "a"
+    return WrongShape(f"not {article} {name}: {'; '.join(problems)}")

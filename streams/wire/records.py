@@ -1,0 +1,231 @@
+"""From a record as it arrived to a request that can be worked on."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from pydantic import ValidationError
+
+from millstream.schemas.base import DEFAULT_TENANT, Address, Frozen, Identifier, TenantName
+from millstream.schemas.errors import Poison, RecordTooLarge, WrongShape
+from millstream.schemas.events import AgentRequest, DeadLetter, Origin, Redriven, ResolvedRequest
+from millstream.schemas.lane_events import StageRequest
+from millstream.schemas.reasons import reason_of
+from millstream.streams.wire.codec import ORIGIN, REDRIVEN, decode, header
+
+OriginT = TypeVar("OriginT", bound=Origin)
+
+REQUEST_BYTES_MAX = 950_000
+"""Largest record of a request: what it grows by on its way must not pass the broker's limit."""
+
+DEAD_LETTER_BYTES_MAX = 1_400_000
+"""Most bytes of a record that its dead letter keeps: in base64 they are a third more."""
+
+_JSON_PER_HEADER_BYTES = 16
+_JSON_PER_CHARACTER_BYTES = 6
+
+
+class LogRecord(Protocol):
+    """A record with its place; aiokafka's is one. `timestamp` is the broker's, in milliseconds."""
+
+    @property
+    def topic(self) -> str: ...  # noqa: D102
+    @property
+    def partition(self) -> int: ...  # noqa: D102
+    @property
+    def offset(self) -> int: ...  # noqa: D102
+    @property
+    def timestamp(self) -> int: ...  # noqa: D102
+    @property
+    def key(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def value(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class InputRecord:
+    """A record as a lane gets it; `timestamp` is the broker's, in milliseconds."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+
+    @classmethod
+    def of(cls, record: LogRecord) -> InputRecord:
+        """Give a record as it was read from a log."""
+        return cls(
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            timestamp=record.timestamp,
+            key=record.key,
+            value=record.value,
+            headers=tuple(record.headers),
+        )
+
+    @property
+    def address(self) -> Address:
+        """Where the record stands."""
+        return Address(topic=self.topic, partition=self.partition, offset=self.offset)
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of key, value and headers, these as they would be in JSON at worst."""
+        headers = sum(
+            len(name) * _JSON_PER_CHARACTER_BYTES + len(value or b"") + _JSON_PER_HEADER_BYTES
+            for name, value in self.headers
+            if name != ORIGIN  # what a move adds must not make a record too large
+        )
+        return len(self.key or b"") + len(self.value or b"") + headers
+
+
+def read_request(record: InputRecord) -> ResolvedRequest:
+    """Read a record of the requests topic; one that was moved keeps the id of where it first stood.
+
+    Its time is the broker's for this very record. Raises `Poison`.
+    """
+    if record.size_bytes > REQUEST_BYTES_MAX:
+        raise RecordTooLarge(
+            f"the record has {record.size_bytes} bytes, a request at most {REQUEST_BYTES_MAX}"
+        )
+    request = decode(record, AgentRequest)
+    return request.resolved(first_place(record), record.timestamp)
+
+
+def whose(value: bytes | None) -> tuple[str, str] | None:
+    """Give tenant and user id of a request, `None` where `read_request` will find none either.
+
+    Far cheaper than reading all of it.
+    """
+    return _whose(value, _Asker)
+
+
+def whose_staged(value: bytes | None) -> tuple[str, str] | None:
+    """Give tenant and user id of a request between two stages, as `whose` does."""
+    return _whose(value, _StagedAsker)
+
+
+class _Asker(Frozen):
+    tenant: TenantName = DEFAULT_TENANT
+    user_id: Identifier
+
+    @property
+    def user(self) -> tuple[str, str]:
+        return (self.tenant, self.user_id)
+
+
+class _StagedAsker(Frozen):
+    request: _Asker
+
+    @property
+    def user(self) -> tuple[str, str]:
+        return self.request.user
+
+
+def _whose(value: bytes | None, shape: type[_Asker | _StagedAsker]) -> tuple[str, str] | None:
+    try:
+        return None if value is None else shape.model_validate_json(value).user
+    except ValidationError:
+        return None
+
+
+def first_place(record: InputRecord) -> Address:
+    """Give where a record first stood that was put right or redriven, else where it stands.
+
+    Raises `WrongShape` for a header that names no place.
+    """
+    # Anybody may write these headers. They name the request and no more: were its time taken from
+    # them too, a forged one could move a whole partition's windows. One that cannot be true is
+    # none: what was put right comes from another partition, what was redriven from an earlier
+    # place on this one, or from another if it was put right afterwards.
+    origin = _place(record, ORIGIN, Origin)
+    if origin is not None:
+        first = origin.source
+        if first.topic == record.topic and first.partition != record.partition:
+            return first
+    redriven = _place(record, REDRIVEN, Redriven)
+    if redriven is not None:
+        first = redriven.source
+        earlier = first.partition != record.partition or first.offset < record.offset
+        if first.topic == record.topic and earlier:
+            return first
+    return record.address
+
+
+def came_ms(record: InputRecord) -> int:
+    """Give the broker's time at which a record first arrived, though it was put right since.
+
+    Anybody may write that header: ask it only where who forges it harms no one else.
+    """
+    origin = _place(record, ORIGIN, Origin)
+    if origin is None or origin.at_ms is None or first_place(record) != origin.source:
+        return record.timestamp
+    return min(origin.at_ms, record.timestamp)
+
+
+def _place(record: InputRecord, name: str, of: type[OriginT]) -> OriginT | None:
+    given = header(record, name)
+    if given is None:
+        return None
+    try:
+        return of.model_validate_json(given)
+    except ValidationError as error:
+        raise WrongShape(f"the header {name} is not the place of a record: {error}") from None
+
+
+def read_stage_request(record: InputRecord) -> StageRequest:
+    """Read a record of a topic between two stages. Raises `Poison`."""
+    return decode(record, StageRequest)
+
+
+def origin_header(source: Address, at_ms: int | None = None) -> tuple[str, bytes]:
+    """Give the header by which a record that is put at its home partition keeps its identity."""
+    origin = Origin(source=source, at_ms=at_ms)
+    return ORIGIN, origin.model_dump_json(exclude_none=True).encode()
+
+
+def dead_letter(record: InputRecord, poison: Poison, *, at_ms: int) -> DeadLetter:
+    """Give the dead letter of a record that could not be read, with all that it was.
+
+    Of one larger than `DEAD_LETTER_BYTES_MAX` only the address is kept, and the reason says so.
+    """
+    reason = reason_of(poison)
+    if record.size_bytes > DEAD_LETTER_BYTES_MAX:
+        kept_not = (
+            f"{reason.message} (its {record.size_bytes} bytes are too many to be kept here: "
+            f"they stand at {record.address} until that topic's retention has passed)"
+        )
+        return DeadLetter(
+            at_ms=at_ms,
+            reason=reason.model_copy(update={"message": kept_not}),
+            source=record.address,
+            source_at_ms=record.timestamp,
+        )
+    return DeadLetter(
+        at_ms=at_ms,
+        reason=reason,
+        source=record.address,
+        source_at_ms=record.timestamp,
+        key=_base64(record.key),
+        value=_base64(record.value),
+        headers=tuple(_header_pairs(record.headers)),
+    )
+
+
+def _header_pairs(
+    headers: Iterable[tuple[str, bytes | None]],
+) -> Iterable[tuple[str, str | None]]:
+    return ((name, _base64(value)) for name, value in headers)
+
+
+def _base64(value: bytes | None) -> str | None:
+    return None if value is None else base64.b64encode(value).decode()

@@ -1,0 +1,67 @@
+"""From a name to a model, or to words that tell what to do."""
+
+from __future__ import annotations
+
+import langsmith.utils
+import pytest
+from pydantic import SecretStr
+
+from millstream.agents.models.local.model import LocalChatModel
+from millstream.agents.models.resolve import _require_key, keep_traces_local, resolve_model
+from millstream.agents.models.scripted.model import ScriptedChatModel
+from millstream.agents.models.scripted.script import Say, Turn
+from millstream.schemas.errors import ModelUnavailable, Terminal
+
+
+@pytest.mark.parametrize("name", ["local", "local:smollm2", "local:smollm2-135m-instruct"])
+def test_local_names_share_one_engine(name: str) -> None:
+    model = resolve_model(name, temperature=0.0)
+    assert isinstance(model, LocalChatModel)
+    assert model.temperature == 0.0
+    assert model.engine is LocalChatModel().engine
+
+
+def test_scripted_takes_its_script_from_the_name_or_from_the_input() -> None:
+    assert resolve_model("scripted") == ScriptedChatModel()
+    assert resolve_model("scripted:say: hi") == ScriptedChatModel(script=(Turn(Say("hi")),))
+
+
+def test_an_unreadable_script_is_refused_when_the_model_is_resolved() -> None:
+    with pytest.raises(Terminal, match="number"):
+        resolve_model("scripted:tokens: x")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("", "provider:model"),
+        ("openai:", "provider:model"),
+        ("gpt-5", "provider:model"),
+        ("local:other", "use `local`"),
+        ("nobody:model", "cannot be used"),
+        ("groq:llama-4", "pip install langchain-groq"),
+        ("anthropic:claude-opus-4-7", "pip install langchain-anthropic"),
+    ],
+)
+def test_a_model_that_cannot_be_had_says_what_to_do(name: str, says: str) -> None:
+    with pytest.raises(ModelUnavailable, match=says):
+        resolve_model(name)
+
+
+class _ModelWithKey(ScriptedChatModel):
+    other_api_key: SecretStr | None = None
+    provider_api_key: SecretStr = SecretStr("")
+
+
+def test_an_empty_key_is_reported_before_the_first_call() -> None:
+    with pytest.raises(ModelUnavailable, match="set MISTRAL_API_KEY"):
+        _require_key(_ModelWithKey(), "mistralai:x", "mistralai")
+    _require_key(_ModelWithKey(provider_api_key=SecretStr("key")), "mistralai:x", "mistralai")
+
+
+def test_traces_stay_local_even_where_the_environment_asks_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LANGSMITH_TRACING", "true")
+    keep_traces_local()
+    assert langsmith.utils.tracing_is_enabled() is False

@@ -1,0 +1,146 @@
+"""A request is followed from its publishing to its end."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from millstream.gateway.console.follow import earlier_result, submitted
+from millstream.schemas.base import Address, Reason
+from millstream.schemas.errors import RequestIdReused
+from millstream.schemas.events import AgentRequest, AgentResult, AgentToken, DeadLetter, Decision
+from millstream.schemas.topics import catalogue
+from millstream.streams.bus.answer import Ended, Text
+from millstream.streams.bus.api import EventBus
+from millstream.streams.bus.memory import MemoryBroker
+from millstream.streams.bus.memory_bus import MemoryBus
+from millstream.streams.settings import Settings
+
+REQUEST = AgentRequest(user_id="ada", input="Hi", request_id="r", session_id="s")
+
+
+def token(request_id: str = "r") -> AgentToken:
+    return AgentToken(
+        user_id="ada", request_id=request_id, session_id="s", attempt=1, seq=0, text="Hello"
+    )
+
+
+def result() -> AgentResult:
+    return AgentResult(
+        user_id="ada",
+        request_id="r",
+        session_id="s",
+        status="completed",
+        output="Hello",
+        source=Address(topic="t", partition=0, offset=0),
+        accepted_at_ms=1,
+    )
+
+
+def letter(source: Address) -> DeadLetter:
+    return DeadLetter(
+        reason=Reason(code="wrong_shape", message="no"),
+        source=source,
+        source_at_ms=1,
+        key=None,
+        value=None,
+    )
+
+
+@pytest.fixture
+def bus() -> MemoryBus:
+    settings = Settings()
+    broker = MemoryBroker(settings)
+    broker.create_topics(catalogue())
+    return MemoryBus(settings, broker)
+
+
+async def types(bus: EventBus, *after: object) -> list[str]:
+    async with asyncio.timeout(10), submitted(bus, REQUEST) as (address, coming):
+        for event in after:
+            await bus.publish(letter(address) if event == "letter" else event)  # type: ignore[arg-type]
+        return [type(told.delivery.event).__name__ async for told in coming]
+
+
+async def test_tokens_come_until_the_result(bus: MemoryBus) -> None:
+    async with bus:
+        told = await types(bus, token(), result())
+    # The two topics have no order between them.
+    assert told[-1] == "AgentResult"
+
+
+async def test_what_concerns_another_request_is_left_out(bus: MemoryBus) -> None:
+    async with bus:
+        elsewhere = Address(topic="t", partition=0, offset=99)
+        assert await types(bus, token("other"), letter(elsewhere), result()) == ["AgentResult"]
+
+
+async def test_a_dead_letter_of_the_record_ends_it(bus: MemoryBus) -> None:
+    async with bus:
+        assert await types(bus, "letter") == ["DeadLetter"]
+
+
+async def test_an_earlier_result_of_the_same_id_is_found(bus: MemoryBus) -> None:
+    async with bus:
+        assert await earlier_result(bus, REQUEST) is None
+        await bus.publish(result())
+        found = await earlier_result(bus, REQUEST)
+    assert found is not None
+    assert found.delivery.event == result()
+    assert [type(piece) for piece in found.pieces] == [Text, Ended]
+
+
+def decision(request: AgentRequest) -> Decision:
+    place = Address(topic="t", partition=0, offset=0)
+    return Decision(
+        user_id="ada",
+        request_id="r",
+        session_id="s",
+        admitted=True,
+        generation=1,
+        source=place,
+        request_digest=request.resolved(place, 7).digest,
+    )
+
+
+async def test_the_same_question_asked_again_gets_its_earlier_result(bus: MemoryBus) -> None:
+    async with bus:
+        await bus.publish_batch([decision(REQUEST), result()])
+        asked_later = REQUEST.model_copy(update={"deadline_ms": 9, "at_ms": 8})
+        assert await earlier_result(bus, asked_later) is not None
+
+
+@pytest.mark.parametrize("other", [{"input": "Bye"}, {"session_id": None}, {"model": "scripted"}])
+async def test_another_question_under_the_id_is_not_given_the_earlier_result(
+    bus: MemoryBus, other: dict[str, str | None]
+) -> None:
+    async with bus:
+        await bus.publish_batch([decision(REQUEST), result()])
+        with pytest.raises(RequestIdReused, match="'r' was used before"):
+            await earlier_result(bus, REQUEST.model_copy(update=other))
+
+
+async def test_an_earlier_result_whose_text_stands_in_its_tokens_alone_ends_all_the_same(
+    bus: MemoryBus,
+) -> None:
+    cut_off = result().model_copy(update={"status": "cancelled", "output": None, "last_seq": 3})
+    async with bus:
+        await bus.publish(cut_off)
+        found = await earlier_result(bus, REQUEST)
+    assert found is not None
+    assert [type(piece) for piece in found.pieces] == [Ended]
+
+
+async def test_a_request_that_was_cut_off_is_followed_until_all_its_tokens_came(
+    bus: MemoryBus,
+) -> None:
+    cut_off = result().model_copy(
+        update={"status": "cancelled", "output": None, "attempt": 1, "last_seq": 0}
+    )
+    async with bus, asyncio.timeout(10), submitted(bus, REQUEST) as (_, coming):
+        await bus.publish(cut_off)
+        assert (await anext(coming)).pieces == ()
+        await bus.publish(token())
+        (last,) = [told async for told in coming]
+    assert [type(piece) for piece in last.pieces] == [Text, Ended]

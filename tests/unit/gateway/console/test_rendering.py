@@ -1,0 +1,240 @@
+"""Every kind of event has a line for people and a line of JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pydantic import BaseModel
+
+from millstream.gateway.console.rendering import entry_json, entry_line, money, one_line, what
+from millstream.schemas.any_event import EVENT_TYPES
+from millstream.schemas.base import Address, Event, Reason, Usage
+from millstream.schemas.errors import NotJson
+from millstream.schemas.events import (
+    AgentRequest,
+    AgentResult,
+    AgentToken,
+    AttemptStarted,
+    CheckpointSaved,
+    ControlCommand,
+    CostRecorded,
+    DeadLetter,
+    DeadLetterRedriven,
+    Decision,
+    ResolvedRequest,
+    SessionUpdated,
+)
+from millstream.schemas.lane_events import (
+    CommandObeyed,
+    HoldPlaced,
+    LaneOpened,
+    LaneSnapshot,
+    RequestsDeferred,
+    RunParked,
+    StageRequest,
+)
+from millstream.streams.bus.api import Delivery, Unreadable
+
+PLACE = Address(topic="ns.results", partition=1, offset=7)
+IDS = {"user_id": "ada", "request_id": "r", "session_id": "s"}
+REQUEST = AgentRequest(user_id="ada", input="Hi\nthere", request_id="r", session_id="s")
+
+CASES: tuple[tuple[Event, str], ...] = (
+    (REQUEST, "asks chat_agent: Hi there"),
+    (
+        StageRequest(
+            user_id="ada", stage="executor", passed=(), request=REQUEST.resolved(PLACE, 1)
+        ),
+        "request r goes on to stage executor",
+    ),
+    (AgentToken(**IDS, attempt=1000, seq=2, text=" is"), "token 1000/2: ' is'"),
+    (
+        AgentResult(
+            **IDS,
+            status="completed",
+            output="Paris.",
+            source=PLACE,
+            accepted_at_ms=1,
+            usage=Usage(input_tokens=3, output_tokens=2),
+            cost_micros=14,
+        ),
+        "completed, 3 tokens in, 2 out, $0.000014: Paris.",
+    ),
+    (
+        AgentResult(
+            **IDS,
+            status="rejected",
+            reason=Reason(code="forbidden", message="no"),
+            source=PLACE,
+            accepted_at_ms=1,
+        ),
+        "rejected, forbidden: no",
+    ),
+    (
+        Decision(**IDS, admitted=True, passed=("auth", "cost"), generation=1, source=PLACE),
+        "admitted by auth, cost",
+    ),
+    (
+        Decision(
+            **IDS,
+            admitted=False,
+            layer="auth",
+            reason=Reason(code="forbidden", message="no"),
+            generation=1,
+            source=PLACE,
+        ),
+        "rejected by auth, forbidden: no",
+    ),
+    (
+        AttemptStarted(
+            **IDS,
+            attempt=1000,
+            model="m",
+            usage_max=Usage(input_tokens=3, output_tokens=2),
+            reserved_micros=14,
+            price_digest="d",
+        ),
+        "begins attempt 1000 on m, which may cost up to $0.000014",
+    ),
+    (
+        CostRecorded(
+            **IDS,
+            model="local",
+            usage=Usage(input_tokens=3, output_tokens=2),
+            cost_micros=1_500_000,
+            price_digest="d",
+            estimated=True,
+        ),
+        "spent $1.500000 on local (3 tokens in, 2 out), estimated",
+    ),
+    (CheckpointSaved(**IDS, checkpoint_id="c", turn=2, data=""), "checkpoint of session s, turn 2"),
+    (
+        SessionUpdated(**IDS, checkpoint_id="c", checkpoint_offset_min=0, turn=2, created_at_ms=1),
+        "session s is at turn 2",
+    ),
+    (
+        RunParked(
+            **IDS,
+            request=ResolvedRequest(
+                user_id="ada", request_id="r", session_id="s", input="x", source=PLACE
+            ),
+            decision=Decision(**IDS, admitted=True, generation=1, source=PLACE),
+            order=7,
+            tries=2,
+        ),
+        "request r waits (2 attempts so far)",
+    ),
+    (HoldPlaced(user_id="ada", session_id="s"), "all of session s is paused"),
+    (HoldPlaced(user_id="ada", request_id="r"), "r is paused"),
+    (
+        RequestsDeferred(user_id="ada", input="requests", from_offset=7),
+        "what waits on requests from 7 on is left there",
+    ),
+    (ControlCommand(user_id="ada", command="cancel", request_id="r"), "asks to cancel r"),
+    (
+        ControlCommand(user_id="ada", command="drain", worker="w"),
+        "asks worker w to hand over and end",
+    ),
+    (
+        CommandObeyed(user_id="ada", command="cancel", session_id="s", source=PLACE),
+        "obeyed: cancel all of session s",
+    ),
+    (
+        CommandObeyed(
+            user_id="ada", command="resume", request_id="r", source=PLACE, was_paused=False
+        ),
+        "obeyed: resume r, which was not paused",
+    ),
+    (
+        LaneOpened(stage="chain", partition=3, generation=4, worker="w"),
+        "worker w took over chain 3, generation 4",
+    ),
+    (
+        LaneSnapshot(stage="chain", partition=3, generation=4, part="ids-7", data=""),
+        "knows chain 3: ids-7",
+    ),
+    (
+        DeadLetter(
+            reason=Reason(code="not_json", message="no"),
+            source=PLACE,
+            source_at_ms=1,
+            key=None,
+            value=None,
+        ),
+        "unreadable record ns.results-1-7: not_json: no",
+    ),
+    (
+        DeadLetterRedriven(source=PLACE, redriven_as=PLACE, mended=True),
+        "unreadable record ns.results-1-7 was put back as ns.results-1-7, mended",
+    ),
+)
+
+
+@pytest.mark.parametrize(("event", "told"), CASES)
+def test_an_event_is_told_in_a_line(event: Event, told: str) -> None:
+    assert what(event) == told
+
+
+def test_no_kind_of_event_is_left_out() -> None:
+    assert {type(event) for event, _ in CASES} == set(EVENT_TYPES)
+
+
+def test_a_line_says_when_where_who_and_what() -> None:
+    line = entry_line(Delivery(CASES[3][0], PLACE, 1_769_851_800_007), "ns")
+    assert line.split() == [
+        "2026-01-31",
+        "09:30:00.007",
+        "results-1@7",
+        "ada",
+        "completed,",
+        "3",
+        "tokens",
+        "in,",
+        "2",
+        "out,",
+        "$0.000014:",
+        "Paris.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tenant", "user", "shown"),
+    [
+        ("default", "ada", "ada"),
+        ("acme", "ada", "acme/ada"),
+        ("default", "acme/ada", "default/acme/ada"),
+    ],
+)
+def test_two_users_are_never_shown_alike(tenant: str, user: str, shown: str) -> None:
+    event = ControlCommand(tenant=tenant, user_id=user, command="cancel", request_id="r")
+    assert entry_line(Delivery(event, PLACE, 0), "ns").split()[3] == shown
+
+
+def test_json_has_the_address_the_time_and_the_event() -> None:
+    line = json.loads(entry_json(Delivery(REQUEST, PLACE, 1_769_851_800_007)))
+    assert (line["topic"], line["partition"], line["offset"]) == ("ns.results", 1, 7)
+    assert line["time"] == "2026-01-31T09:30:00.007Z"
+    assert isinstance(REQUEST, BaseModel)
+    assert AgentRequest.model_validate(line["event"]) == REQUEST
+
+
+def test_an_unreadable_record_is_told_with_its_reason() -> None:
+    entry = Unreadable(PLACE, 1_769_851_800_007, None, NotJson("the value is not JSON"))
+    assert "unreadable: the value is not JSON" in entry_line(entry, "ns")
+    assert json.loads(entry_json(entry))["unreadable"]["code"] == "not_json"
+
+
+def test_control_characters_never_reach_a_line() -> None:
+    assert one_line("a\x1b[31mb\nc\u202e") == "a [31mb c "
+
+
+def test_long_texts_are_cut() -> None:
+    assert len(one_line("x" * 1000)) == 160
+
+
+@pytest.mark.parametrize(
+    ("micros", "told"), [(0, "$0.000000"), (14, "$0.000014"), (1_234_000_001, "$1,234.000001")]
+)
+def test_money_is_told_in_dollars(micros: int, told: str) -> None:
+    assert money(micros) == told

@@ -1,0 +1,103 @@
+"""Commands find the services that run here, unless they are told of others."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from millstream.gateway.client_settings import (
+    DATA_FOLDER,
+    local_settings,
+    running_endpoints,
+    settings_for_client,
+)
+from millstream.schemas.errors import Misconfigured
+
+
+@pytest.fixture
+def launcher_pid() -> Iterator[int]:
+    """Id of a process that has the launcher's command line."""
+    with subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True); input()", "-m", "millstream.infra", "up"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+        process.kill()
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder that the environment names, empty."""
+    monkeypatch.setenv("MILLSTREAM_DATA_DIR", str(tmp_path))
+    return tmp_path
+
+
+def write_note(data: Path, pid: int) -> None:
+    note = {"kafka": "127.0.0.1:1", "redis_url": "redis://127.0.0.1:2/0", "launcher_pid": pid}
+    (data / "endpoints.json").write_text(json.dumps(note))
+
+
+@pytest.mark.usefixtures("data")
+def test_where_nothing_runs_the_error_says_what_to_start() -> None:
+    with pytest.raises(Misconfigured, match="start `millstream up` or set MILLSTREAM_KAFKA"):
+        settings_for_client()
+
+
+def test_what_up_started_is_found(data: Path, launcher_pid: int) -> None:
+    write_note(data, launcher_pid)
+    settings = settings_for_client()
+    assert (settings.kafka, settings.redis_url) == ("127.0.0.1:1", "redis://127.0.0.1:2/0")
+
+
+def test_the_note_of_a_launcher_that_is_gone_is_not_believed(data: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    write_note(data, ended.pid)
+    assert running_endpoints(data) is None
+
+
+def test_a_note_that_cannot_be_read_is_told(data: Path) -> None:
+    (data / "endpoints.json").write_text("{}")
+    with pytest.raises(Misconfigured, match=r"endpoints\.json cannot be read"):
+        running_endpoints(data)
+
+
+def test_the_environment_wins_over_what_runs_here(
+    data: Path, launcher_pid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_note(data, launcher_pid)
+    monkeypatch.setenv("MILLSTREAM_KAFKA", "elsewhere:9092")
+    settings = settings_for_client()
+    assert settings.kafka == "elsewhere:9092"
+    assert settings.redis_url == "redis://127.0.0.1:6379/0"
+
+
+def test_the_redis_of_the_same_kafka_goes_with_it(
+    data: Path, launcher_pid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_note(data, launcher_pid)
+    monkeypatch.setenv("MILLSTREAM_KAFKA", "127.0.0.1:1")
+    assert settings_for_client().redis_url == "redis://127.0.0.1:2/0"
+
+
+def test_an_empty_variable_counts_as_none(
+    data: Path, launcher_pid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_note(data, launcher_pid)
+    monkeypatch.setenv("MILLSTREAM_KAFKA", "")
+    assert settings_for_client().kafka == "127.0.0.1:1"
+
+
+def test_paths_hold_wherever_a_child_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLSTREAM_POLICY_FILE", "policy.yaml")
+    settings = local_settings()
+    assert settings.policy_file == Path.cwd() / "policy.yaml"
+    assert settings.data_dir == DATA_FOLDER

@@ -1,0 +1,27 @@
+"""The reader of an answer passes its contract on the bus in memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from millstream.schemas.topics import BASE_TOPICS
+from millstream.streams.bus.memory import MemoryBroker
+from millstream.streams.bus.memory_bus import MemoryBus
+from millstream.streams.settings import Settings
+from tests.contracts.token_reader_contract import TokenReaderContract
+
+
+class MemoryWorld:
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._broker = MemoryBroker(settings)
+        self._broker.create_topics(BASE_TOPICS)
+
+    def bus(self) -> MemoryBus:
+        return MemoryBus(self.settings, self._broker)
+
+
+class TestMemoryTokenReader(TokenReaderContract):
+    @pytest.fixture
+    def world(self) -> MemoryWorld:
+        return MemoryWorld(Settings(namespace="memory"))

@@ -1,0 +1,293 @@
+"""Snapshots cut exactly: wherever a lane ends, its successor knows what a fold of all knows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from millstream.middleware.base import Used
+from millstream.middleware.pipeline import build_pipeline
+from millstream.middleware.policy import Policy
+from millstream.schemas.base import Address, Reason, Usage
+from millstream.schemas.events import DeadLetter
+from millstream.schemas.lane_events import RunParked
+from millstream.schemas.topics import DECISIONS, SNAPSHOTS
+from millstream.streams.lane.runs.attempts import LaneAttempts
+from millstream.streams.lane.state import snapshot_format
+from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.lane.state.restore import restore
+from millstream.streams.lane.state.snapshot_format import StoredSnapshot
+from millstream.streams.wire.keys import request_key
+from tests.deployment import IDS_MAX, Deployment
+from tests.memory_lane import MemoryRecord
+from tests.writing_lane import CHUNK_IDS, POLICY, known
+
+
+@pytest.mark.parametrize("refused_share", [0.0, 0.1], ids=["written", "refused"])
+@pytest.mark.parametrize("seed", range(30))
+async def test_wherever_a_lane_ends_its_successor_knows_what_a_fold_of_everything_does(
+    seed: int, refused_share: float
+) -> None:
+    deployment = Deployment(seed, snapshot_records=1 + 5 * (seed % 5), refused_share=refused_share)
+    used = 0
+    for _ in range(6):
+        async with deployment.lane() as lane:
+            await lane.play(deployment.chance, deployment.chance.randint(5, 80), deployment.clock)
+        state, restored = await deployment.restored()
+        used += restored.snapshot is not None
+        assert known(state) == known(await deployment.folded_whole())
+    assert used >= 1
+
+
+async def test_what_a_lane_knows_live_is_what_its_successor_restores() -> None:
+    deployment = Deployment(1, snapshot_records=20)
+    for _ in range(3):
+        async with deployment.lane() as lane:
+            await lane.play(deployment.chance, 200, deployment.clock)
+            await lane.settled()
+            live = known(lane.state)
+        state, restored = await deployment.restored()
+        assert restored.snapshot is not None
+        assert known(state) == live
+
+
+async def test_what_a_restore_reads_does_not_grow_with_the_history() -> None:
+    deployment = Deployment(2, snapshot_records=50)
+    read: list[int] = []
+    for _ in range(6):
+        async with deployment.lane() as lane:
+            await lane.play(deployment.chance, 3000, deployment.clock)
+            await lane.settled()
+        _, restored = await deployment.restored()
+        assert restored.snapshot is not None
+        read.append(restored.tail_records)
+        # Ids were forgotten, and their chunks with them.
+        assert len(restored.snapshot.chunks) <= IDS_MAX // CHUNK_IDS + 1
+        assert len(restored.parts) <= IDS_MAX // CHUNK_IDS + 3
+    labels = {"stage": "chain", "partition": "0"}
+    window_s = deployment.collector.registry.get_sample_value(
+        "millstream_lane_dedup_window_seconds", labels
+    )
+    assert window_s is not None
+    assert 0 < window_s < 86_400
+    decisions = deployment.log.topics[deployment.settings.topic(DECISIONS.name)]
+    assert len(decisions) > 5 * IDS_MAX
+    # What is committed while a snapshot is written comes on top of what it is due after.
+    assert max(read) < 1000
+    parts = deployment.log.topics[deployment.settings.topic(SNAPSHOTS.name)]
+    chunks = Counter(one.key for one in parts if one.key and b"ids-" in one.key and one.value)
+    assert set(chunks.values()) == {1}, "a chunk never changes and is written once"
+
+
+async def test_after_a_last_snapshot_nothing_is_left_to_fold() -> None:
+    deployment = Deployment(3, snapshot_records=1_000_000)
+    async with deployment.lane() as lane:
+        await lane.play(deployment.chance, 50, deployment.clock)
+        await lane.settled()
+        live = known(lane.state)
+        await lane.snapshots.close(20)
+    state, restored = await deployment.restored()
+    assert (restored.tail_records, known(state)) == (0, live)
+
+
+async def test_what_a_parked_request_asked_is_known_though_it_ended_behind_the_snapshot() -> None:
+    deployment = Deployment(7, snapshot_records=1_000_000)
+    async with deployment.lane() as lane:
+        lane.ask("r1", "u1", deployment.clock())
+        request, decision = lane.open["r1"], lane.state.decided
+        await lane.settled()
+        parked = RunParked(
+            user_id="u1",
+            request_id="r1",
+            session_id="s",
+            request=request,
+            decision=decision[request_key(request)],
+            order=0,
+        )
+        await lane.output.commit([parked])
+        await lane.snapshots.close(20)
+        lane.end("r1", tokens=1, at_ms=deployment.clock())
+        await lane.settled()
+    state, restored = await deployment.restored()
+    assert restored.snapshot is not None
+    assert restored.tail_records > 0
+    assert state.asked(request_key(request)) == request.digest
+
+
+async def test_what_a_failed_attempt_was_charged_is_in_a_snapshot() -> None:
+    deployment = Deployment(10, snapshot_records=1_000_000)
+    async with deployment.lane() as lane:
+        lane.ask("r1", "u1", deployment.clock())
+        request = lane.open["r1"]
+        await lane.settled()
+        attempts = LaneAttempts(state=lane.state, output=lane.output)
+        attempt = lane.state.bills.open[request_key(request)].started.attempt
+        used = Used(attempt, "local", request.template, Usage(output_tokens=5))
+        await attempts.charge(request, used, b"")
+        await lane.snapshots.close(20)
+        live = known(lane.state)
+    state, restored = await deployment.restored()
+    assert restored.tail_records == 0
+    cost = state.bills.open[request_key(request)].cost
+    assert cost is not None
+    assert cost.cost_micros == 5
+    assert known(state) == live
+
+
+async def test_spend_counts_for_its_day_however_short_ids_are_remembered() -> None:
+    deployment = Deployment(11, snapshot_records=1_000_000)
+    async with deployment.lane() as lane:
+        await lane.play(deployment.chance, 300, deployment.clock)
+        await lane.settled()
+    whole = await deployment.folded_whole()
+    state, _ = await deployment.restored(dedup_window_s=1)
+    assert len(state.seen) < len(whole.seen)
+    assert known(state)[2] == known(whole)[2]
+    assert known(whole)[2]
+
+
+def test_the_snapshots_of_other_stages_on_the_partition_are_not_this_ones() -> None:
+    stored = StoredSnapshot("chain")
+    for key in (b"executor\x1fheader", b"chain-2\x1fstate-0", None):
+        stored.take(MemoryRecord("snapshots", 0, 0, 0, key, b"{}"))
+    assert stored.parts == frozenset()
+
+
+async def test_ids_read_back_topic_by_topic_are_forgotten_in_the_order_of_time() -> None:
+    deployment = Deployment(8, snapshot_records=1_000_000)
+    letter = DeadLetter(
+        reason=Reason(code="not_json", message="no"),
+        source=Address(topic="requests", partition=0, offset=1),
+        source_at_ms=1,
+        at_ms=deployment.clock(),
+    )
+    async with deployment.lane() as lane:
+        await lane.output.commit([letter])
+        lane.ask("r1", "u1", deployment.clock.tick(2000))
+        key = request_key(lane.open["r1"])
+        lane.end("r1", tokens=1, at_ms=deployment.clock())
+        await lane.settled()
+    state, _ = await deployment.restored(dedup_window_s=1)
+    assert not state.is_buried(letter.source)
+    state, _ = await deployment.restored()
+    assert state.is_buried(letter.source)
+    state.forget_before(letter.at_ms + 500)
+    assert not state.is_buried(letter.source)
+    assert state.is_finished(key)
+
+
+async def test_of_more_ids_than_are_remembered_a_restore_keeps_the_newest() -> None:
+    deployment = Deployment(12, snapshot_records=1_000_000)
+    letters = [
+        DeadLetter(
+            reason=Reason(code="not_json", message="no"),
+            source=Address(topic="requests", partition=0, offset=offset),
+            source_at_ms=1,
+            at_ms=deployment.clock(),
+        )
+        for offset in range(10)
+    ]
+    async with deployment.lane() as lane:
+        await lane.output.commit(letters)
+        for number in range(IDS_MAX):
+            lane.ask(f"r{number}", f"u{number}", deployment.clock.tick(1))
+            lane.end(f"r{number}", tokens=1, at_ms=deployment.clock())
+        await lane.settled()
+        live = known(lane.state)
+        assert not lane.state.is_buried(letters[0].source)
+    state, _ = await deployment.restored()
+    assert known(state) == live
+    assert state.seen.forgotten_ms == letters[0].at_ms
+
+
+@pytest.mark.parametrize("other", ["format", "ids_max", "stage that hands over"])
+async def test_a_snapshot_that_was_taken_otherwise_is_not_used(
+    other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment = Deployment(9, snapshot_records=1_000_000)
+    async with deployment.lane() as lane:
+        await lane.play(deployment.chance, 50, deployment.clock)
+        await lane.settled()
+        await lane.snapshots.close(20)
+    settings, hands_over = deployment.settings, other == "stage that hands over"
+    if other == "format":
+        monkeypatch.setattr(snapshot_format, "_FORMAT", snapshot_format._FORMAT + 1)
+    if other == "ids_max":
+        settings = settings.model_copy(update={"dedup_ids_max": IDS_MAX + 1})
+    state = LaneState("chain", build_pipeline(POLICY), hands_over=hands_over)
+    now_ms = deployment.clock()
+    restored = await restore(state, deployment.reader, settings, partition=0, now_ms=now_ms)
+    assert restored.snapshot is None
+    assert restored.tail_records > 0
+
+
+async def test_another_policy_is_folded_from_the_window() -> None:
+    deployment = Deployment(4, snapshot_records=20)
+    changed = Policy.from_yaml("defaults: {rate: {requests: 9, window_s: 1}}", "p")
+    async with deployment.lane() as lane:
+        await lane.play(deployment.chance, 100, deployment.clock)
+    async with deployment.lane(changed) as lane:
+        assert lane.restored.snapshot is None
+        assert lane.restored.tail_records > 0
+        await lane.play(deployment.chance, 60, deployment.clock)
+        await lane.snapshots.close(20)
+    _, restored = await deployment.restored(changed)
+    assert restored.snapshot is not None
+
+
+@pytest.mark.parametrize("part", ["header", "state-0", "ids-0"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _: None,
+        lambda _: b"no json",
+        lambda value: value[:-20] + b'AAAAAAAAAAAAAAAAAA"}',
+        lambda _: b'{"stage": "chain", "partition": 0, "generation": 1, "part": "x", "data": "?"}',
+    ],
+    ids=["gone", "no-json", "altered", "foreign"],
+)
+async def test_a_snapshot_that_is_not_whole_is_passed_over_and_replaced(
+    part: str, change: Callable[[bytes], bytes | None]
+) -> None:
+    deployment = Deployment(5, snapshot_records=20)
+    async with deployment.lane() as lane:
+        await lane.play(deployment.chance, 300, deployment.clock)
+        await lane.snapshots.close(20)
+    deployment.spoil(part, change)
+    state, restored = await deployment.restored()
+    assert restored.snapshot is None
+    assert known(state) == known(await deployment.folded_whole())
+    async with deployment.lane() as lane:
+        await lane.play(deployment.chance, 30, deployment.clock)
+        await lane.snapshots.close(20)
+    state, restored = await deployment.restored()
+    assert restored.snapshot is not None
+    assert known(state) == known(await deployment.folded_whole())
+
+
+async def test_a_snapshot_of_logs_that_are_not_these_is_passed_over() -> None:
+    deployment = Deployment(6, snapshot_records=20)
+    async with deployment.lane() as lane:
+        await lane.play(deployment.chance, 100, deployment.clock)
+        await lane.snapshots.close(20)
+    topic = deployment.settings.topic(DECISIONS.name)
+    deployment.log.topics[topic].clear()
+    deployment.log.ends[topic] = 0
+    _, restored = await deployment.restored()
+    assert restored.snapshot is None
+
+
+async def test_a_sessions_cancel_counts_longer_than_ids_are_remembered() -> None:
+    deployment = Deployment(3, snapshot_records=10_000)
+    async with deployment.lane() as lane:
+        lane.cancel("s", deployment.clock(), offset=1)
+        await lane.settled()
+        deployment.clock.tick(2 * deployment.settings.dedup_window_s * 1000)
+        lane.ask("r1", "u1", deployment.clock())
+        await lane.settled()
+        live = lane.state.cancelled.all
+    state, restored = await deployment.restored()
+    assert restored.snapshot is None
+    assert state.cancelled.all == live != ()

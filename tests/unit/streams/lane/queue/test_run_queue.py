@@ -1,0 +1,273 @@
+"""What a queue of runs parks, and when; nothing of it is called up here, since no log is read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from aiokafka import TopicPartition
+
+from millstream.agents.executor import RunOutcome
+from millstream.agents.factory import AgentFactory, RunPlan
+from millstream.middleware.pipeline import build_pipeline
+from millstream.schemas.base import Event
+from millstream.schemas.events import AgentResult, ControlCommand, ResolvedRequest
+from millstream.schemas.lane_events import CommandObeyed, HoldPlaced, RunParked
+from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.lane.base.context import LaneServices
+from millstream.streams.lane.base.crash_counter import Blame
+from millstream.streams.lane.base.metrics import LaneMetrics
+from millstream.streams.lane.base.window import Entry, Window
+from millstream.streams.lane.input.commands import LaneControl
+from millstream.streams.lane.output.in_flight import LaneEndings
+from millstream.streams.lane.output.writer import Committed, LaneOutput, Tombstone
+from millstream.streams.lane.queue.run_queue import RunQueue
+from millstream.streams.lane.runs.admission import admit
+from millstream.streams.lane.runs.run import Run
+from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.settings import Settings
+from millstream.streams.telemetry.metrics import MetricsCollector
+from millstream.streams.wire.keys import request_key
+from millstream.streams.wire.records import InputRecord, read_request
+from tests.support import eventually
+from tests.unit.streams.making import record
+
+
+class PlainOutput:
+    """Takes what a lane submits, in order, and commits it when told to."""
+
+    source = "/test"
+
+    def __init__(self, state: LaneState) -> None:
+        self._state = state
+        self._waiting: list[tuple[Sequence[Event | Tombstone], Committed]] = []
+        self.submitted: list[Event | Tombstone] = []
+
+    def submit(
+        self,
+        events: Sequence[Event | Tombstone],
+        _traceparent: bytes | None = None,
+        *,
+        lazy: bool = False,  # noqa: ARG002  as of the real one
+    ) -> Committed:
+        committed: Committed = asyncio.get_running_loop().create_future()
+        self._waiting.append((events, committed))
+        self.submitted += events
+        return committed
+
+    async def commit(
+        self, events: Sequence[Event | Tombstone], traceparent: bytes | None = None
+    ) -> None:
+        await self.submit(events, traceparent)
+
+    def head(self, _session: object) -> None:
+        return None
+
+    def commit_all(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for events, committed in waiting:
+            for event in events:
+                if not isinstance(event, Tombstone):
+                    self._state.apply(event)
+            committed.set_result(tuple(range(len(events))))
+
+    def parked(self) -> list[str]:
+        return [one.request_id for one in self.submitted if isinstance(one, RunParked)]
+
+    def results(self) -> list[str]:
+        return [one.request_id for one in self.submitted if isinstance(one, AgentResult)]
+
+
+class EmptyLog:
+    """Reads nothing."""
+
+    async def ends(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(places, 0)
+
+    async def read(self, _ends: object) -> AsyncIterator[Any]:
+        for nothing in ():
+            yield nothing
+
+
+class Bench:
+    """A queue of runs with room for `runs_in_flight_max`; what has `hang` as input never ends."""
+
+    def __init__(self, **changes: object) -> None:
+        settings = Settings.model_validate(changes)
+        self.state = LaneState("chain", build_pipeline(None), hands_over=False)
+        self.factory = AgentFactory(default_model="scripted")
+        services = LaneServices(
+            worker="test",
+            producer=cast("Any", None),
+            factory=self.factory,
+            run_agent=_run_agent,
+            peek_checkpoint=cast("Any", None),
+            clock_ms=lambda: 5000,
+            metrics=LaneMetrics.declare(MetricsCollector()),
+            drain=lambda: None,
+        )
+        self.output = PlainOutput(self.state)
+        output = cast("LaneOutput", self.output)
+        self.endings = LaneEndings(state=self.state, output=output, clock_ms=services.clock_ms)
+        self.failures: list[BaseException] = []
+        self.queue = RunQueue(
+            settings,
+            services,
+            0,
+            state=self.state,
+            output=output,
+            endings=self.endings,
+            reader=cast("PartitionReader", EmptyLog()),
+            blame=Blame(),
+            before_call=_no_objection,
+            on_failure=self.failures.append,
+        )
+        self.control = LaneControl(services, output=output, queue=self.queue, endings=self.endings)
+        self._window: Window[InputRecord] = Window(100)
+        self._offset = 0
+
+    def entry(self, value: dict[str, str]) -> Entry[InputRecord]:
+        self._offset += 1
+        read = record(value, offset=self._offset)
+        entry = self._window.take(self._offset, read, lambda: None)
+        assert entry is not None
+        return entry
+
+    def submit(self, request_id: str, text: str = "x") -> None:
+        entry = self.entry({"user_id": "ada", "session_id": "s", "request_id": request_id,
+                            "input": text})  # fmt: skip
+        request = read_request(entry.record)
+        assert self.endings.begin(request_key(request), request.digest)
+        admission = admit(request, self.state, self.factory, input_bytes_max=1000)
+        self.queue.submit(Run(request, admission, b"", order=entry.offset, entry=entry))
+
+    async def obey(self, command: str, **target: str) -> None:
+        entry = self.entry({})
+        told = ControlCommand.model_validate({"user_id": "ada", "command": command, **target})
+        await self.control.obey(entry, told, entry.record.address, may_be_again=False)
+
+    async def commit_until(self, *works: asyncio.Future[None]) -> None:
+        """Commit whatever comes until all of `works` are done."""
+
+        def done() -> bool:
+            self.output.commit_all()
+            return all(work.done() for work in works)
+
+        await eventually(done)
+        await asyncio.gather(*works)
+
+    @property
+    def held(self) -> int:
+        return len(self._window)
+
+
+async def _no_objection() -> None:
+    """Let every call be made."""
+
+
+async def _run_agent(
+    request: ResolvedRequest, _plan: RunPlan, *, attempt: int, **_: object
+) -> RunOutcome:
+    if request.input == "hang":
+        await asyncio.get_running_loop().create_future()
+    result = AgentResult(
+        user_id=request.user_id,
+        request_id=request.request_id,
+        session_id=request.session_id,
+        at_ms=5000,
+        status="completed",
+        accepted_at_ms=request.at_ms,
+        source=request.source,
+        attempt=attempt,
+    )
+    return RunOutcome(result, checkpoint=None)
+
+
+@asynccontextmanager
+async def a_bench(**changes: object) -> AsyncIterator[Bench]:
+    bench = Bench(**changes)
+    try:
+        yield bench
+    finally:
+        await bench.queue.close()
+        assert bench.failures == []
+
+
+async def test_a_run_whose_result_is_on_its_way_is_not_parked_behind_it() -> None:
+    # Its parked request would outlive the result, and the next owner would run it again.
+    async with a_bench(runs_in_flight_max=1) as bench:
+        bench.submit("r1")
+        await eventually(lambda: bench.output.results() == ["r1"])
+        bench.submit("r2")
+        assert bench.output.parked() == ["r2"]
+
+
+async def test_a_newcomer_that_waits_parks_what_its_session_runs_before_it() -> None:
+    async with a_bench(runs_in_flight_max=1) as bench:
+        bench.submit("r1", "hang")
+        bench.submit("r2")
+        assert bench.output.parked() == ["r1", "r2"]
+
+
+async def test_runs_let_go_of_their_records_when_these_hold_back_others() -> None:
+    async with a_bench(runs_in_flight_max=10, park_after_s=3600) as bench:
+        await bench.queue.open()
+        for name in ("r1", "r2"):
+            bench.submit(name, "hang")
+        bench.queue.make_room()
+        bench.submit("r3", "hang")
+        await eventually(lambda: bench.output.parked() == ["r1", "r2"])
+        bench.output.commit_all()
+        await eventually(lambda: bench.held == 1)
+
+
+async def test_a_command_finds_what_the_command_before_it_did() -> None:
+    async with a_bench() as bench:
+        session = {"session_id": "s"}
+        pause, resume = (
+            asyncio.ensure_future(bench.obey(name, **session)) for name in ("pause", "resume")
+        )
+        await eventually(lambda: len(bench.output.submitted) == 4)
+        placed, paused, lifted, resumed = bench.output.submitted
+        await bench.commit_until(pause, resume)
+        assert isinstance(paused, CommandObeyed)
+        assert isinstance(resumed, CommandObeyed)
+        assert resumed.was_paused
+        assert isinstance(placed, HoldPlaced)
+        assert lifted == Tombstone(lifted.topic, placed.record_key)  # type: ignore[union-attr]
+        assert len(bench.queue.parking.holds) == 0
+
+
+async def test_a_resume_says_that_there_was_no_pause_to_take_back() -> None:
+    async with a_bench() as bench:
+        resume = asyncio.ensure_future(bench.obey("resume", session_id="s"))
+        await bench.commit_until(resume)
+        (mark,) = bench.output.submitted
+        assert isinstance(mark, CommandObeyed)
+        assert mark.was_paused is False
+
+
+async def test_a_request_whose_result_is_on_its_way_cannot_be_paused() -> None:
+    # Nobody would ever lift that hold.
+    async with a_bench() as bench:
+        bench.submit("r1")
+        await eventually(lambda: bench.output.results() == ["r1"])
+        await bench.commit_until(asyncio.ensure_future(bench.obey("pause", request_id="r1")))
+        assert not any(isinstance(one, HoldPlaced) for one in bench.output.submitted)
+        assert len(bench.queue.parking.holds) == 0
+
+
+async def test_a_hold_goes_with_the_result_that_comes_before_its_commit() -> None:
+    async with a_bench() as bench:
+        bench.submit("r1", "hang")
+        pause = asyncio.ensure_future(bench.obey("pause", request_id="r1"))
+        await eventually(lambda: bench.output.submitted)
+        cancel = asyncio.ensure_future(bench.obey("cancel", request_id="r1"))
+        await eventually(lambda: bench.output.results() == ["r1"])
+        placed, *_, lifted = bench.output.submitted
+        assert isinstance(placed, HoldPlaced)
+        assert isinstance(lifted, Tombstone)
+        assert lifted.key == placed.record_key
+        await bench.commit_until(pause, cancel)

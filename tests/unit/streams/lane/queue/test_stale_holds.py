@@ -1,0 +1,68 @@
+"""Which holds may go: those that no command and no result will ever lift."""
+
+from __future__ import annotations
+
+import pytest
+
+from millstream.middleware.pipeline import build_pipeline
+from millstream.schemas.base import Address
+from millstream.schemas.events import AgentResult, Decision
+from millstream.schemas.lane_events import HoldPlaced
+from millstream.streams.lane.queue.stale_holds import KEPT_MS, why_stale
+from millstream.streams.lane.state.lane_state import LaneState
+
+HERE = Address(topic="requests", partition=0, offset=7)
+NOW_MS = 2 * KEPT_MS
+OLD_MS = NOW_MS - KEPT_MS
+
+
+def state(of: str) -> LaneState:
+    folded = LaneState("executor", build_pipeline(), hands_over=False)
+    if of == "decided":
+        folded.apply(
+            Decision(
+                user_id="ada",
+                request_id="r1",
+                session_id="s",
+                stage="executor",
+                admitted=True,
+                generation=1,
+                source=HERE,
+            )
+        )
+    elif of == "parked":
+        folded.park(("default", "ada", "r1"), None)
+    elif of == "ended":
+        folded.apply(
+            AgentResult(
+                user_id="ada",
+                request_id="r1",
+                session_id="s",
+                status="rejected",
+                source=HERE,
+                accepted_at_ms=1,
+            )
+        )
+    return folded
+
+
+@pytest.mark.parametrize(
+    ("of", "placed_ms", "why"),
+    [
+        ("unknown", OLD_MS, "its request never came"),
+        ("unknown", OLD_MS + 1, None),
+        ("decided", OLD_MS, None),
+        ("parked", OLD_MS, None),
+        ("ended", NOW_MS, "its request has ended"),
+    ],
+)
+def test_a_hold_on_a_request_goes_once_it_has_ended_or_can_come_no_more(
+    of: str, placed_ms: int, why: str | None
+) -> None:
+    hold = HoldPlaced(user_id="ada", request_id="r1")
+    assert why_stale(hold, placed_ms, state(of), now_ms=NOW_MS) == why
+
+
+def test_a_hold_on_a_session_stays_until_it_is_lifted() -> None:
+    hold = HoldPlaced(user_id="ada", session_id="s")
+    assert why_stale(hold, 0, state("unknown"), now_ms=NOW_MS) is None

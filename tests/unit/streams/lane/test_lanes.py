@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
+from faust.types import TP
+
+from millstream.agents.executor import AgentExecutor, wall_clock_ms
+from millstream.agents.factory import AgentFactory
+from millstream.middleware.pipeline import build_pipeline
+from millstream.schemas.errors import LaneLapsed, LaneLost
+from millstream.schemas.topics import CONTROL, REQUESTS
+from millstream.streams.lane.base.context import LaneServices, stages
+from millstream.streams.lane.base.metrics import LaneMetrics
+from millstream.streams.lane.lanes import Lanes
+from millstream.streams.lane.slot import LaneSlot
+from millstream.streams.settings import Settings
+from millstream.streams.telemetry.metrics import MetricsCollector
+from tests.lane_harness import no_redis
+from tests.support import eventually
+
+
+class Place:
+    """Stands for a slot; it closes only when it may."""
+
+    name = "place"
+    serving = True
+
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
+        self.closing = asyncio.Event()
+        self.may_close = asyncio.Event()
+
+        self.confirmed = 0
+        self.lost: list[LaneLost] = []
+
+    def confirm(self) -> None:
+        self.confirmed += 1
+
+    def lose(self, lost: LaneLost) -> None:
+        self.lost.append(lost)
+
+    @property
+    def closed(self) -> bool:
+        return self.may_close.is_set()
+
+    async def drain(self, grace_s: float) -> bool:
+        return grace_s > 0
+
+    async def close(self) -> None:
+        self.closing.set()
+        await self.may_close.wait()
+
+
+class LanesOfPlaces(Lanes):
+    """Lanes that open no lane, so that they need no broker."""
+
+    joined: asyncio.Event
+    dealt_again = 0
+
+    def _open_slot(self, partition: int) -> LaneSlot:
+        return Place(partition)  # type: ignore[return-value]
+
+    async def _join_anew(self) -> None:
+        self.joined.set()
+
+    def _deal_again(self) -> None:
+        self.dealt_again += 1
+
+
+def lanes_of_places(settings: Settings) -> LanesOfPlaces:
+    factory = AgentFactory(default_model="scripted")
+    services = LaneServices(
+        worker="test",
+        producer=AIOKafkaProducer(bootstrap_servers=settings.kafka),
+        factory=factory,
+        run_agent=AgentExecutor(factory).run,
+        peek_checkpoint=no_redis,
+        clock_ms=wall_clock_ms,
+        metrics=LaneMetrics.declare(MetricsCollector()),
+        drain=lambda: None,
+    )
+    [stage] = stages((), lambda: build_pipeline(None).split(()))
+    lanes = LanesOfPlaces(settings, services, stage)
+    lanes.joined = asyncio.Event()
+    return lanes
+
+
+def both(settings: Settings, *partitions: int) -> set[TP]:
+    """Give these partitions of both input topics."""
+    names = (settings.topic(REQUESTS.name), settings.topic(CONTROL.name))
+    return {TP(name, number) for name in names for number in partitions}
+
+
+def deal(lanes: Lanes, numbers: list[int], wanted: list[int]) -> None:
+    """Tell the assignor what the group's leader dealt."""
+    lanes._assignor.metadata(["control", "requests"])
+    take(lanes, numbers, wanted)
+
+
+def take(lanes: Lanes, numbers: list[int], wanted: list[int]) -> None:
+    """Tell the assignor what comes of the newest join."""
+    told = json.dumps({"round": 1, "wanted": wanted, "owed": 0}).encode()
+    lanes._assignor.on_assignment(
+        ConsumerProtocolMemberAssignment(0, [("requests", numbers)], told)
+    )
+
+
+async def test_partitions_that_come_have_their_slots_before_those_that_go_are_closed(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(data_dir=tmp_path)
+    lanes = lanes_of_places(settings)
+    await lanes._assigned(lanes.app, both(settings, 0, 1))
+    gone: list[Place] = [lanes._slots[0], lanes._slots[1]]  # type: ignore[list-item]
+    swap = asyncio.create_task(lanes._assigned(lanes.app, both(settings, 2, 3)))
+    await eventually(lambda: all(place.closing.is_set() for place in gone))
+    # A record of partition 2 may come now: closing lanes takes as long as their last commit.
+    assert sorted(lanes._slots) == [2, 3]
+    assert not swap.done()
+    for place in gone:
+        place.may_close.set()
+    await swap
+
+
+async def test_a_lane_that_stays_is_told_so_and_is_not_opened_anew(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    lanes = lanes_of_places(settings)
+    await lanes._assigned(lanes.app, both(settings, 0))
+    place: Place = lanes._slots[0]  # type: ignore[assignment]
+    await lanes._assigned(lanes.app, both(settings, 0, 1))
+    assert lanes._slots[0] is place  # type: ignore[comparison-overlap]
+    # A lane that was lost is opened again only by that.
+    assert place.confirmed == 1
+
+
+async def test_who_is_thrown_out_of_the_group_drops_its_lanes_at_once(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    lanes = lanes_of_places(settings)
+    await lanes._assigned(lanes.app, both(settings, 0, 1))
+    lanes._membership.thrown_out()
+    for place in lanes._slots.values():
+        (lost,) = cast("Place", place).lost
+        assert isinstance(lost, LaneLapsed)
+
+
+async def test_a_lane_that_was_let_go_while_the_group_dealt_is_given_back_and_not_opened(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(data_dir=tmp_path)
+    lanes = lanes_of_places(settings)
+    deal(lanes, [0, 1], wanted=[1])
+    await lanes._assigned(lanes.app, both(settings, 0, 1))
+    wanted: Place = lanes._slots[1]  # type: ignore[assignment]
+    lanes._assignor.metadata(["control", "requests"])  # it joins, still with both
+    wanted.may_close.set()
+    await lanes.joined.wait()
+    take(lanes, [0, 1], wanted=[])
+    assert lanes._assignor.given_back == {1}
+    await lanes._assigned(lanes.app, both(settings, 0, 1))
+    # Whoever is dealt it next may open its lane at any moment.
+    assert lanes._slots[1] is wanted  # type: ignore[comparison-overlap]
+    assert wanted.confirmed == 0
+    assert lanes.dealt_again == 1
+    await lanes._handover.stop()
+
+
+async def test_a_worker_that_ends_closes_its_lanes_before_it_leaves_the_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[object] = []
+
+    async def leave(app: object) -> None:
+        left.append(app)
+
+    monkeypatch.setattr("millstream.streams.lane.lanes.stop_app", leave)
+    lanes = lanes_of_places(Settings(data_dir=tmp_path))
+    deal(lanes, [0, 1], wanted=[1])
+    await lanes._assigned(lanes.app, both(lanes._settings, 0, 1))
+    places = [cast("Place", place) for place in lanes._slots.values()]
+    ending = asyncio.create_task(lanes.stop(0))
+    await eventually(lambda: all(place.closing.is_set() for place in places))
+    # The next owner of a partition may begin as soon as the group is left.
+    assert left == []
+    for place in places:
+        place.may_close.set()
+    await ending
+    assert left == [lanes.app]
+    # What was on its way to another worker is not let go once more.
+    assert not lanes.joined.is_set()
+
+
+async def test_a_record_of_a_partition_that_was_revoked_opens_no_lane(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    lanes = lanes_of_places(settings)
+    mine = both(settings, 1)
+    lanes.app.consumer = SimpleNamespace(assignment=lambda: mine)
+    assert lanes._slot_for_stray(TP(settings.topic(REQUESTS.name), 0)) is None
+    assert lanes._slots == {}
+    assert lanes._slot_for_stray(TP(settings.topic(REQUESTS.name), 1)) is lanes._slots[1]
+
+
+async def test_a_lane_starts_only_when_its_partition_came_of_all_input_topics(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(data_dir=tmp_path)
+    lanes = lanes_of_places(settings)
+    alone = TP(settings.topic(REQUESTS.name), 1)
+    await lanes._assigned(lanes.app, both(settings, 0) | {alone})
+    assert sorted(lanes._slots) == [0]
+
+
+async def test_a_lane_that_is_wanted_elsewhere_is_closed_let_go_and_opened_anew_if_it_comes_back(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(data_dir=tmp_path)
+    lanes = lanes_of_places(settings)
+    deal(lanes, [0, 1], wanted=[1])
+    await lanes._assigned(lanes.app, both(settings, 0, 1))
+    wanted: Place = lanes._slots[1]  # type: ignore[assignment]
+    await eventually(wanted.closing.is_set)
+    assert not lanes.joined.is_set()
+    wanted.may_close.set()
+    await lanes.joined.wait()
+    assert lanes._assignor.given_back == {1}
+    assert lanes._slots[1] is wanted  # it takes what still comes, and serves nothing
+    assert lanes.unready() is None
+    deal(lanes, [0, 1], wanted=[])  # there was nobody else any more
+    await lanes._assigned(lanes.app, both(settings, 0, 1))
+    assert lanes._slots[1] is not wanted
+    await lanes._handover.stop()
+
+
+async def test_a_worker_that_stops_opens_nothing_when_the_group_deals_once_more(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(data_dir=tmp_path)
+    lanes = lanes_of_places(settings)
+    await lanes._assigned(lanes.app, both(settings, 0))
+    place: Place = lanes._slots[0]  # type: ignore[assignment]
+    stopping = asyncio.create_task(lanes.stop(0))
+    await eventually(place.closing.is_set)
+    # Another member has left meanwhile.
+    await lanes._assigned(lanes.app, both(settings, 0, 1, 2))
+    assert list(lanes._slots.values()) == [place]
+    place.may_close.set()
+    await stopping
+    assert not lanes._slots

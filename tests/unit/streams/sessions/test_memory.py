@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pytest
+
+from millstream.streams.sessions.memory import MemorySessionStore
+from millstream.streams.sessions.session_limits import SessionLimits
+from tests.contracts.session_store_contract import (
+    SESSIONS_PER_USER_MAX,
+    SessionStoreContract,
+    checkpoint,
+)
+
+
+class TestMemorySessionStore(SessionStoreContract):
+    @pytest.fixture
+    def store(self) -> MemorySessionStore:
+        limits = SessionLimits(sessions_per_user_max=SESSIONS_PER_USER_MAX)
+        return MemorySessionStore(lambda: 0, limits)
+
+
+async def test_a_session_is_forgotten_after_its_time_to_live() -> None:
+    now_ms = 0
+    store = MemorySessionStore(lambda: now_ms, SessionLimits(ttl_s=10))
+    await store.put_checkpoint(checkpoint(), 1)
+    now_ms = 9_999
+    assert await store.get("default", "ada", "s") is not None
+    now_ms = 10_000
+    assert await store.get("default", "ada", "s") is None

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millstream.schemas.base import Address, Reason, Usage
+from millstream.schemas.events import AgentRequest, AgentResult, CostRecorded, Decision
+from millstream.streams.views.aggregates import MINUTES_KEPT, OTHER, Aggregate, counts_of, merged
+
+SOURCE = Address(topic="requests", partition=0, offset=0)
+IDS = {"user_id": "ada", "request_id": "r", "session_id": "s"}
+
+
+def test_a_record_that_comes_again_is_not_counted_again() -> None:
+    aggregate = Aggregate()
+    assert aggregate.fold(4, 0, {"a|": 1})
+    assert not aggregate.fold(4, 0, {"a|": 1})
+    assert not aggregate.fold(2, 0, {"a|": 1})
+    assert aggregate.totals == {"a|": 1}
+    assert aggregate.position == 5
+
+
+@given(
+    deliveries=st.lists(st.integers(1, 6), min_size=1, max_size=20),
+    records=st.integers(1, 30),
+)
+def test_any_redelivery_and_any_loss_of_memory_gives_the_count_of_the_topic(
+    deliveries: list[int], records: int
+) -> None:
+    kept = Aggregate().to_bytes()
+    aggregate = Aggregate.from_bytes(kept)
+    position = 0
+    for number, step in enumerate(deliveries):
+        for offset in range(position, min(position + 3 * step, records)):
+            aggregate.fold(offset, offset * 20_000, {"a|": offset})
+        if number % 2:
+            kept = aggregate.to_bytes()
+        aggregate = Aggregate.from_bytes(kept)
+        position = max(0, aggregate.position - step)
+    for offset in range(position, records):
+        aggregate.fold(offset, offset * 20_000, {"a|": offset})
+    assert aggregate.totals["a|"] == sum(range(records))
+    assert sum(minute["a|"] for minute in aggregate.minutes.values()) == sum(range(records))
+
+
+def test_only_the_last_hour_is_kept_by_the_minute() -> None:
+    aggregate = Aggregate()
+    for minute in range(MINUTES_KEPT + 5):
+        aggregate.fold(minute, minute * 60_000, {"a|": 1})
+    assert min(aggregate.minutes) == 5
+    assert len(aggregate.minutes) == MINUTES_KEPT
+    assert aggregate.totals["a|"] == MINUTES_KEPT + 5
+
+
+def test_a_record_older_than_the_last_hour_counts_in_total_only() -> None:
+    aggregate = Aggregate()
+    aggregate.fold(0, 1000 * 60_000, {"a|": 1})
+    aggregate.fold(1, 60_000, {"a|": 1})
+    assert aggregate.totals == {"a|": 2}
+    assert aggregate.minutes == {1000: {"a|": 1}}
+
+
+def test_a_flood_of_label_values_ends_in_other() -> None:
+    aggregate = Aggregate()
+    for number in range(1000):
+        aggregate.fold(number, 0, {f"dead_letters|reason-{number}": 1})
+    assert len(aggregate.totals) <= 257
+    assert aggregate.totals[f"dead_letters|{OTHER}"] == 1000 - 256
+
+
+def test_what_must_be_seen_again_holds_the_position_back() -> None:
+    aggregate = Aggregate(offset=9, redo_from=3)
+    assert Aggregate.from_bytes(aggregate.to_bytes()).position == 3
+
+
+def test_a_result_falls_into_the_bucket_of_each_latency() -> None:
+    event = AgentResult(
+        **IDS,
+        status="completed",
+        source=SOURCE,
+        accepted_at_ms=1000,
+        started_at_ms=1005,
+        first_token_at_ms=1006,
+    )
+    assert counts_of(event, at_ms=500_000, last_stage="chain") == {
+        "results|completed": 1,
+        "latency_ms|queue|0": 1,
+        "latency_ms|queue|sum": 5,
+        "latency_ms|first_token|1": 1,
+        "latency_ms|first_token|sum": 6,
+        "latency_ms|run|14": 1,
+        "latency_ms|run|sum": 499_000,
+    }
+
+
+def test_a_result_that_never_ran_has_no_latency() -> None:
+    event = AgentResult(**IDS, status="rejected", source=SOURCE, accepted_at_ms=1)
+    assert counts_of(event, at_ms=9, last_stage="chain") == {"results|rejected": 1}
+
+
+def test_a_request_is_admitted_by_the_last_stage_and_rejected_by_any() -> None:
+    admitted = Decision(**IDS, admitted=True, stage="chain", generation=1, source=SOURCE)
+    rejected = admitted.model_copy(
+        update={"admitted": False, "reason": Reason(code="forbidden", message="no")}
+    )
+    assert counts_of(admitted, at_ms=0, last_stage="chain") == {"requests|admitted|": 1}
+    assert counts_of(admitted, at_ms=0, last_stage="executor") == {}
+    assert counts_of(rejected, at_ms=0, last_stage="executor") == {"requests|rejected|forbidden": 1}
+
+
+def test_a_cost_counts_money_and_tokens() -> None:
+    usage = Usage(input_tokens=3, output_tokens=4)
+    event = CostRecorded(**IDS, model="m|1", usage=usage, cost_micros=5, price_digest="d")
+    assert counts_of(event, at_ms=0, last_stage="chain") == {
+        "cost_micros|m|1": 5,
+        "tokens|input": 3,
+        "tokens|output": 4,
+    }
+
+
+def test_an_event_that_no_view_counts_is_refused() -> None:
+    with pytest.raises(TypeError, match="AgentRequest"):
+        counts_of(AgentRequest(user_id="ada", input=""), at_ms=0, last_stage="chain")
+
+
+def test_partitions_add_up() -> None:
+    one = Aggregate(offset=3, totals={"a|": 1}, minutes={1: {"a|": 1}})
+    two = Aggregate(offset=9, totals={"a|": 2, "b|": 1}, minutes={1: {"a|": 2}, 2: {"b|": 1}})
+    total = merged(iter((one, two)))
+    assert total.totals == {"a|": 3, "b|": 1}
+    assert total.minutes == {1: {"a|": 3}, 2: {"b|": 1}}

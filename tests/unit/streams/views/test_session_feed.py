@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from millstream.schemas.errors import ServiceUnavailable
+from millstream.schemas.events import CheckpointSaved
+from millstream.streams.settings import Settings
+from millstream.streams.views.session_feed import SessionFeed
+
+
+class View:
+    """Takes events, unless it is away."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.offsets: list[int] = []
+
+    async def put(self, _event: CheckpointSaved, offset: int) -> bool:
+        if self.away:
+            message = "switched off"
+            raise ServiceUnavailable(message)
+        self.offsets.append(offset)
+        return True
+
+
+CHECKPOINT = CheckpointSaved(
+    user_id="ada", request_id="r", session_id="s", at_ms=1, checkpoint_id="c", turn=1, data="cw=="
+)
+
+
+def feed_of(view: View) -> SessionFeed[CheckpointSaved]:
+    return SessionFeed(Settings(), "t.checkpoints", CheckpointSaved, view.put)
+
+
+async def test_a_view_that_answers_gets_every_event() -> None:
+    view = View()
+    feed = feed_of(view)
+    for offset in (1, 2, 4):
+        await feed.offer(CHECKPOINT, 0, offset)
+    assert view.offsets == [1, 2, 4]
+    assert feed.redo_from(0) is None
+    assert feed.partitions_behind == 0
+
+
+async def test_the_first_offset_that_a_view_lacks_is_remembered_for_each_partition() -> None:
+    view = View()
+    feed = feed_of(view)
+    await feed.offer(CHECKPOINT, 0, 1)
+    view.away = True
+    await feed.offer(CHECKPOINT, 0, 3)
+    await feed.offer(CHECKPOINT, 0, 5)
+    await feed.offer(CHECKPOINT, 1, 8)
+    assert (feed.redo_from(0), feed.redo_from(1), feed.redo_from(2)) == (3, 8, None)
+    assert feed.partitions_behind == 2
+
+
+async def test_a_view_that_is_back_gets_nothing_newer_before_what_it_lacks() -> None:
+    view = View()
+    feed = feed_of(view)
+    view.away = True
+    await feed.offer(CHECKPOINT, 0, 3)
+    view.away = False
+    await feed.offer(CHECKPOINT, 0, 5)
+    assert view.offsets == []
+    assert feed.redo_from(0) == 3
+
+
+async def test_partitions_of_another_worker_are_not_made_up_for() -> None:
+    view = View()
+    feed = feed_of(view)
+    view.away = True
+    for partition in (0, 1, 2):
+        await feed.offer(CHECKPOINT, partition, 3)
+    feed.keep([1, 3])
+    assert (feed.redo_from(0), feed.redo_from(1), feed.redo_from(2)) == (None, 3, None)
+    assert feed.partitions_behind == 1

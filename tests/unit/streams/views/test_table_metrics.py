@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry
+
+from millstream.streams.views.aggregates import Aggregate
+from millstream.streams.views.table_metrics import TableMetrics
+
+MINUTE_MS = 60_000
+NOW_MS = 10 * MINUTE_MS + 5
+
+
+def registry_of(*aggregates: tuple[str, int, Aggregate]) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(TableMetrics(lambda: aggregates, lambda: NOW_MS))
+    return registry
+
+
+def aggregate(at_ms: int, *counts: dict[str, int]) -> Aggregate:
+    made = Aggregate()
+    for offset, each in enumerate(counts):
+        made.fold(offset, at_ms, each)
+    return made
+
+
+def test_totals_are_counters_by_label_and_partition() -> None:
+    registry = registry_of(
+        ("results", 0, aggregate(0, {"results|completed": 2}, {"results|failed": 1})),
+        ("results", 3, aggregate(0, {"results|completed": 5})),
+    )
+
+    def value(status: str, partition: str) -> float | None:
+        labels = {"status": status, "partition": partition}
+        return registry.get_sample_value("millstream_results_total", labels)
+
+    assert (value("completed", "0"), value("failed", "0"), value("completed", "3")) == (2, 1, 5)
+    assert value("failed", "3") is None
+
+
+def test_a_reason_with_a_bar_in_it_is_one_label() -> None:
+    registry = registry_of(("decisions", 0, aggregate(0, {"requests|rejected|a|b": 1})))
+    labels = {"decision": "rejected", "reason": "a|b", "partition": "0"}
+    assert registry.get_sample_value("millstream_requests_total", labels) == 1
+
+
+def test_the_last_full_minute_is_summed_over_partitions_and_the_running_one_left_out() -> None:
+    last, running = 9 * MINUTE_MS, 10 * MINUTE_MS
+    registry = registry_of(
+        ("results", 0, aggregate(last, {"results|completed": 2})),
+        ("results", 1, aggregate(last, {"results|completed": 3})),
+        ("results", 2, aggregate(running, {"results|completed": 100})),
+    )
+    labels = {"status": "completed"}
+    assert registry.get_sample_value("millstream_last_minute_results", labels) == 5
+
+
+def test_latencies_are_a_cumulative_histogram_in_seconds() -> None:
+    counts = {"latency_ms|run|0": 1, "latency_ms|run|2": 2, "latency_ms|run|sum": 45}
+    registry = registry_of(("results", 0, aggregate(0, counts)))
+
+    def at_most(bound: str) -> float | None:
+        labels = {"step": "run", "partition": "0", "le": bound}
+        return registry.get_sample_value("millstream_latency_seconds_bucket", labels)
+
+    assert [at_most(bound) for bound in ("0.005", "0.01", "0.025", "+Inf")] == [1, 1, 3, 3]
+    of_run = {"step": "run", "partition": "0"}
+    assert registry.get_sample_value("millstream_latency_seconds_sum", of_run) == 0.045
+
+
+def test_the_offset_of_every_view_is_told() -> None:
+    registry = registry_of(("costs", 2, aggregate(0, {}, {})))
+    labels = {"view": "costs", "partition": "2"}
+    assert registry.get_sample_value("millstream_view_offset", labels) == 1
+
+
+def test_without_records_every_family_is_there_and_no_sample() -> None:
+    assert not [sample for metric in registry_of().collect() for sample in metric.samples]

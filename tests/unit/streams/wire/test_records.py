@@ -1,0 +1,170 @@
+"""A record becomes a request that keeps its identity, or a dead letter that fits into a record."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from millstream.schemas.base import Address
+from millstream.schemas.errors import NotJson, Poison, RecordTooLarge, WrongShape
+from millstream.schemas.events import Redriven
+from millstream.schemas.topics import DEAD_LETTERS
+from millstream.streams.wire.codec import ORIGIN, REDRIVEN, encode
+from millstream.streams.wire.records import (
+    DEAD_LETTER_BYTES_MAX,
+    REQUEST_BYTES_MAX,
+    InputRecord,
+    came_ms,
+    dead_letter,
+    origin_header,
+    read_request,
+)
+from tests.unit.streams.making import Headers, record
+
+MINIMUM = {"user_id": "ada", "input": "x"}
+
+
+def test_what_the_bare_minimum_leaves_out_comes_from_the_records_own_place() -> None:
+    request = read_request(record(MINIMUM))
+    assert request.request_id == request.session_id == "requests-2-7"
+    assert (request.tenant, request.template) == ("default", "chat_agent")
+    assert (request.at_ms, request.source.offset) == (5000, 7)
+
+
+def test_an_upstreams_own_time_and_place_are_not_believed() -> None:
+    lying = {**MINIMUM, "at_ms": 1, "source": {"topic": "x", "partition": 0, "offset": 0}}
+    request = read_request(record(lying))
+    assert request.at_ms == 5000
+    assert str(request.source) == "requests-2-7"
+
+
+def test_a_request_put_at_its_partition_is_the_same_request() -> None:
+    first = read_request(record(MINIMUM, partition=1))
+    again = read_request(record(MINIMUM, offset=99, headers=(origin_header(first.source),)))
+    assert again == first
+
+
+@pytest.mark.parametrize("given", [b"", b"{}", b"null", b"\xff", b'{"source": 1, "at_ms": 1}'])
+def test_an_origin_that_is_none_is_poison(given: bytes) -> None:
+    with pytest.raises(WrongShape, match=ORIGIN):
+        read_request(record(MINIMUM, headers=((ORIGIN, given),)))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        Address(topic="elsewhere", partition=5, offset=3),
+        Address(topic="requests", partition=2, offset=3),
+    ],
+    ids=["another-topic", "this-partition"],
+)
+def test_an_origin_that_cannot_be_true_gives_no_identity(source: Address) -> None:
+    forged = (ORIGIN, f'{{"source": {source.model_dump_json()}, "at_ms": 1}}'.encode())
+    request = read_request(record(MINIMUM, headers=(forged,)))
+    assert request.source == Address(topic="requests", partition=2, offset=7)
+
+
+def test_an_origin_gives_no_time() -> None:
+    source = Address(topic="requests", partition=5, offset=3)
+    origin = f'{{"source": {source.model_dump_json()}, "at_ms": 253370764800000}}'.encode()
+    request = read_request(record(MINIMUM, headers=((ORIGIN, origin),)))
+    assert (request.source, request.at_ms) == (source, 5000)
+
+
+def redriven(source: Address, buried: Address) -> tuple[str, bytes]:
+    return REDRIVEN, Redriven(source=source, buried=buried).model_dump_json().encode()
+
+
+@pytest.mark.parametrize("partition", [2, 5], ids=["the-originals-partition", "put-right"])
+def test_a_redriven_record_keeps_the_id_of_where_it_first_stood(partition: int) -> None:
+    first = Address(topic="requests", partition=2, offset=3)
+    request = read_request(record(MINIMUM, partition=partition, headers=(redriven(first, first),)))
+    assert (request.request_id, request.source) == ("requests-2-3", first)
+    assert request.at_ms == 5000
+
+
+def test_a_redriven_record_that_is_put_right_is_the_same_request_there() -> None:
+    first = Address(topic="requests", partition=2, offset=3)
+    header = redriven(first, first)
+    here = read_request(record(MINIMUM, headers=(header,)))
+    there = read_request(record(MINIMUM, partition=5, headers=(header, origin_header(here.source))))
+    assert there == here
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        Address(topic="elsewhere", partition=2, offset=3),
+        Address(topic="requests", partition=2, offset=7),
+        Address(topic="requests", partition=2, offset=8),
+    ],
+    ids=["another-topic", "itself", "later"],
+)
+def test_a_redrive_that_cannot_be_true_gives_no_identity(source: Address) -> None:
+    request = read_request(record(MINIMUM, headers=(redriven(source, source),)))
+    assert request.source == Address(topic="requests", partition=2, offset=7)
+
+
+def test_a_redrive_that_names_no_place_is_poison() -> None:
+    with pytest.raises(WrongShape, match=REDRIVEN):
+        read_request(record(MINIMUM, headers=((REDRIVEN, b"{}"),)))
+
+
+def test_a_request_too_large_to_be_written_about_is_poison() -> None:
+    fits = {**MINIMUM, "metadata": {"x" * (REQUEST_BYTES_MAX - 100): ""}}
+    read_request(record(fits))
+    with pytest.raises(RecordTooLarge, match="at most"):
+        read_request(record({**MINIMUM, "metadata": {"x" * REQUEST_BYTES_MAX: ""}}))
+
+
+def test_a_dead_letter_holds_the_whole_record() -> None:
+    hostile = record(b"\xff", key=b"\x00/../", headers=(("h", b"\xfe"), ("none", None)))
+    letter = dead_letter(hostile, NotJson("why"), at_ms=6000)
+    assert letter.source == Address(topic="requests", partition=2, offset=7)
+    assert (letter.reason.code, letter.reason.message) == ("not_json", "why")
+    assert base64.b64decode(letter.value or "") == b"\xff"
+    assert base64.b64decode(letter.key or "") == b"\x00/../"
+    assert letter.headers == (("h", base64.b64encode(b"\xfe").decode()), ("none", None))
+    assert (letter.at_ms, letter.source_at_ms) == (6000, 5000)
+
+
+def test_null_and_empty_stay_apart_in_a_dead_letter() -> None:
+    letter = dead_letter(record(None, key=b""), NotJson("why"), at_ms=1)
+    assert (letter.value, letter.key) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("value", "headers"),
+    [
+        (b"x" * (DEAD_LETTER_BYTES_MAX - 3), ()),
+        (b"x" * 1_048_576, ()),
+        (b"", (("h", b"x" * 1_048_000),)),
+        (b"", tuple((str(number), b"") for number in range(200_000))),
+        (b"", (("\x01" * 500_000, None),)),
+    ],
+    ids=["largest-kept", "value", "header", "many-headers", "escaped-name"],
+)
+def test_a_dead_letter_always_fits_into_a_record(value: bytes, headers: Headers) -> None:
+    letter = dead_letter(record(value, headers=headers), Poison("why"), at_ms=1)
+    assert encode(letter, source="/test").size_bytes <= DEAD_LETTERS.record_bytes_max
+
+
+def test_a_record_too_large_to_be_kept_leaves_its_address() -> None:
+    letter = dead_letter(record(b"x" * 1_500_000), Poison("why"), at_ms=1)
+    assert (letter.value, letter.key) == (None, None)
+    assert "requests-2-7" in letter.reason.message
+
+
+def test_what_was_put_right_came_when_its_header_says_and_no_other_time_is_believed() -> None:
+    elsewhere = Address(topic="requests", partition=1, offset=3)
+
+    def moved(at_ms: int | None, source: Address = elsewhere) -> InputRecord:
+        return record(b"{}", headers=(origin_header(source, at_ms),))
+
+    assert came_ms(record(b"{}")) == 5000
+    assert came_ms(moved(4000)) == 4000
+    assert came_ms(moved(None)) == 5000  # moved by an earlier version
+    assert came_ms(moved(6000)) == 5000  # nothing comes before it is published
+    here = Address(topic="requests", partition=2, offset=3)
+    assert came_ms(moved(4000, here)) == 5000  # it was not moved
