@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from millstream.schemas.errors import Misconfigured
-from millstream.streams.bus.kafka_bus import KafkaBus
+from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.settings import Settings, load_settings
 
 __all__ = [

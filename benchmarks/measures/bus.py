@@ -27,7 +27,7 @@ from millstream.schemas.events import AgentToken
 from millstream.schemas.topics import TOKENS
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.bus.api import Delivery, EventFilter
-from millstream.streams.bus.kafka_bus import KafkaBus
+from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.settings import Settings, load_settings
 from millstream.streams.wire.codec import Encoded, encode
 from millstream.streams.wire.partitioning import home_partition

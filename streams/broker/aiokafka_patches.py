@@ -1,4 +1,4 @@
-r"""Record batches whose header names are not UTF-8, which aiokafka's own parser cannot read.
+r"""What aiokafka does wrong with what it fetched: header names that are not UTF-8, and memory.
 
 A broker takes any bytes for a header's name. aiokafka raises `UnicodeDecodeError` in the middle of
 a fetch, again at each try, and everything behind that record on its partition would wait for ever.
@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from weakref import proxy
 
 from aiokafka.consumer import fetcher
+from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
 
-__all__ = ["tolerate_header_names"]
+__all__ = ["free_fetches", "tolerate_header_names"]
 
 _LENGTH_AT = 8
 _LENGTH_END = 12
@@ -87,3 +89,22 @@ class _TolerantRecords:
         length = int.from_bytes(self._raw[self._at + _LENGTH_AT : self._at + _LENGTH_END], "big")
         begin, self._at = self._at, self._at + _LENGTH_END + length
         return _TolerantBatch(batch, self._raw[begin : self._at])
+
+
+def free_fetches() -> None:
+    """Have every aiokafka consumer of this process let go; may be called again."""
+    fetcher.PartitionRecords = _FreedRecords
+
+
+class _FreedRecords(PartitionRecords):  # type: ignore[misc]
+    """What was fetched, freed as soon as nobody reads on in it, not with the next collection.
+
+    aiokafka's own holds a generator of its own method, and that holds it: whoever reads a part of
+    what was fetched, and then from another place, leaves up to a megabyte to the garbage collector.
+    That counts objects, not bytes, and a worker has it called seldom.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        getattr(self, "_records_iterator")  # noqa: B009  a rename in aiokafka must fail here
+        self._records_iterator = PartitionRecords._unpack_records(proxy(self))  # noqa: SLF001

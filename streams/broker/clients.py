@@ -9,8 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
 
 from millstream.schemas.topics import DEAD_LETTERS
-from millstream.streams.broker.aiokafka_patches import tolerate_header_names
-from millstream.streams.broker.freed_fetches import free_fetches
+from millstream.streams.broker.aiokafka_patches import free_fetches, tolerate_header_names
 
 if TYPE_CHECKING:
     from millstream.streams.settings import Settings

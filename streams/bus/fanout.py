@@ -18,9 +18,8 @@ from aiokafka import TopicPartition
 from millstream.schemas.errors import ServiceUnavailable
 from millstream.schemas.topics import TopicSpec
 from millstream.streams.bus.api import Unreadable
-from millstream.streams.bus.deliveries import read_entry
 from millstream.streams.bus.delivery_queue import Mailbox
-from millstream.streams.bus.record_log import RecordReader
+from millstream.streams.bus.record_log import RecordReader, read_entry
 from millstream.streams.wire.records import LogRecord
 
 __all__ = ["Fanout"]

@@ -16,12 +16,13 @@ from millstream.schemas.errors import ServiceUnavailable
 from millstream.streams.broker.batches import Outgoing
 from millstream.streams.broker.clients import committed_consumer, idempotent_producer
 from millstream.streams.broker.topic_admin import partition_counts
-from millstream.streams.bus.api import Beginning, FromOffset, FromTime, Now, Start
+from millstream.streams.bus.api import Beginning, BusHooks, FromOffset, FromTime, Now, Start
+from millstream.streams.bus.log_bus import LogBus
 from millstream.streams.bus.record_log import Positions
 from millstream.streams.settings import Settings
 from millstream.streams.wire.records import LogRecord
 
-__all__ = ["KafkaLog", "KafkaReader"]
+__all__ = ["KafkaBus", "KafkaLog", "KafkaReader"]
 
 # An idempotent producer never gives a batch up by itself: somebody must stop waiting.
 _ACKNOWLEDGED_TIMEOUT_S = 60.0
@@ -251,3 +252,13 @@ def _batch() -> BatchBuilder:
 
 def _away(settings: Settings, error: BaseException) -> ServiceUnavailable:
     return ServiceUnavailable(f"Kafka at {settings.kafka} does not answer: {error!r}")
+
+
+class KafkaBus(LogBus):
+    """One idempotent producer and one consumer, however many subscriptions there are.
+
+    Create the topics first (`streams.broker.topic_admin.ensure_topics`): the bus creates none.
+    """
+
+    def __init__(self, settings: Settings, hooks: BusHooks | None = None) -> None:
+        super().__init__(settings, KafkaLog(settings), hooks or BusHooks())

@@ -14,13 +14,14 @@ from millstream.schemas.errors import Misconfigured
 from millstream.schemas.ports import ClockMs
 from millstream.schemas.topics import TopicSpec
 from millstream.streams.broker.batches import Outgoing
-from millstream.streams.bus.api import Beginning, FromOffset, FromTime, Now, Start
+from millstream.streams.bus.api import Beginning, BusHooks, FromOffset, FromTime, Now, Start
+from millstream.streams.bus.log_bus import LogBus
 from millstream.streams.bus.record_log import Positions
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import Encoded
 from millstream.streams.wire.records import LogRecord
 
-__all__ = ["MemoryBroker", "MemoryLog"]
+__all__ = ["MemoryBroker", "MemoryBus", "MemoryLog"]
 
 
 @dataclass(slots=True)
@@ -205,3 +206,12 @@ class MemoryLog:
 
     def _append(self, target: TopicPartition, encoded: Encoded) -> Address:
         return self._broker.append(target, encoded.key, encoded.value, encoded.headers)
+
+
+class MemoryBus(LogBus):
+    """A bus over `broker`, which several of them may share, as processes share a Kafka."""
+
+    def __init__(
+        self, settings: Settings, broker: MemoryBroker, hooks: BusHooks | None = None
+    ) -> None:
+        super().__init__(settings, MemoryLog(broker), hooks or BusHooks())

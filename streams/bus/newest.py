@@ -10,8 +10,7 @@ from aiokafka import TopicPartition
 
 from millstream.schemas.topics import TopicSpec
 from millstream.streams.bus.api import BEGINNING, NOW, Delivery, EventFilter
-from millstream.streams.bus.deliveries import read_entry
-from millstream.streams.bus.record_log import RecordReader
+from millstream.streams.bus.record_log import RecordReader, read_entry
 
 __all__ = ["newest"]
 

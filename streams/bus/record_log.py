@@ -8,13 +8,14 @@ from typing import Protocol
 from aiokafka import TopicPartition
 
 from millstream.schemas.base import Address
-from millstream.schemas.errors import NoSuchPartition
-from millstream.schemas.topics import TopicSpec
+from millstream.schemas.errors import NoSuchPartition, Poison
+from millstream.schemas.topics import REQUESTS, TopicSpec
 from millstream.streams.broker.batches import Outgoing
-from millstream.streams.bus.api import EventFilter, Start
+from millstream.streams.bus.api import Delivery, EventFilter, Start, Unreadable
 from millstream.streams.settings import Settings
+from millstream.streams.wire.codec import decode
 from millstream.streams.wire.partitioning import home_partition
-from millstream.streams.wire.records import LogRecord
+from millstream.streams.wire.records import InputRecord, LogRecord, read_request
 
 Positions = Mapping[TopicPartition, int]
 """The offset to read next, by partition."""
@@ -113,3 +114,20 @@ def scope_of(
     if only is not None:
         return {one: spec for one, spec in scope.items() if one.partition == only}
     return scope
+
+
+Entry = Delivery | Unreadable
+
+
+def read_entry(record: LogRecord, spec: TopicSpec) -> Entry:
+    """Read a record of `spec`'s topic. Requests get the ids that their upstream left out."""
+    address = Address(topic=record.topic, partition=record.partition, offset=record.offset)
+    try:
+        event = (
+            read_request(InputRecord.of(record))
+            if spec.name == REQUESTS.name
+            else decode(record, spec.event)
+        )
+    except Poison as error:
+        return Unreadable(address, record.timestamp, record.key, error)
+    return Delivery(event, address, record.timestamp)

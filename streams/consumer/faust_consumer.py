@@ -29,7 +29,7 @@ What differs from Faust's own, and why:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -40,11 +40,44 @@ from faust.types import TP
 from mode.services import WaitResults
 from mode.utils.futures import maybe_async
 
-from millstream.streams.broker.aiokafka_patches import tolerate_header_names
-from millstream.streams.broker.freed_fetches import free_fetches
-from millstream.streams.consumer.eager import begun
+from millstream.streams.broker.aiokafka_patches import free_fetches, tolerate_header_names
 
-__all__ = ["CommittedTransport"]
+__all__ = ["CommittedTransport", "begun"]
+
+
+def begun(coroutine: Coroutine[Any, Any, object]) -> _Begun | None:
+    """Run a coroutine up to its first wait; give the rest of it, `None` if that was all.
+
+    Raises what the coroutine raises. It must not ask in which task it runs before it first waits.
+    """
+    try:
+        awaited = coroutine.send(None)
+    except StopIteration:
+        return None
+    return _Begun(coroutine, awaited)
+
+
+class _Begun:
+    """The rest of a coroutine; await it once, in any task."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, object], awaited: Any) -> None:
+        self._coroutine = coroutine
+        self._awaited = awaited
+
+    def __await__(self) -> Generator[Any, Any, object]:
+        coroutine, awaited = self._coroutine, self._awaited
+        while True:
+            thrown: BaseException | None = None
+            try:
+                sent = yield awaited
+            # A task cancels by throwing into what it awaits.
+            except BaseException as error:  # noqa: BLE001
+                thrown = error
+            try:
+                awaited = coroutine.send(sent) if thrown is None else coroutine.throw(thrown)
+            except StopIteration as end:
+                return end.value
+
 
 _FETCH_WAIT_MS = 100
 # A seek waits for the fetch under way, so a fetch without records must be short.

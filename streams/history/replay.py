@@ -37,9 +37,15 @@ from millstream.streams.bus.api import (
     FromTime,
     Unreadable,
 )
-from millstream.streams.bus.deliveries import Entry, read_entry
 from millstream.streams.bus.kafka import KafkaLog
-from millstream.streams.bus.record_log import Positions, RecordLog, RecordReader, scope_of
+from millstream.streams.bus.record_log import (
+    Entry,
+    Positions,
+    RecordLog,
+    RecordReader,
+    read_entry,
+    scope_of,
+)
 from millstream.streams.settings import Settings
 from millstream.streams.wire.partitioning import home_partition
 from millstream.streams.wire.records import LogRecord

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from millstream.agents.sessions.manager import SessionInfo, SessionPage, StoredCheckpoint
 from millstream.schemas.events import AgentResult, CheckpointSaved, ResultStatus
 from millstream.schemas.ports import ClockMs
-from millstream.streams.sessions.paging import page_of
-from millstream.streams.sessions.session_limits import SessionLimits
+from millstream.streams.sessions.paging import SessionLimits, page_of
 
 _User = tuple[str, str]
 

@@ -20,8 +20,7 @@ from redis.exceptions import RedisError
 from millstream.agents.sessions.manager import SessionInfo, SessionPage, StoredCheckpoint
 from millstream.schemas.errors import Misconfigured, ServiceUnavailable
 from millstream.schemas.events import AgentResult, CheckpointSaved, ResultStatus
-from millstream.streams.sessions.paging import page_of
-from millstream.streams.sessions.session_limits import SessionLimits
+from millstream.streams.sessions.paging import SessionLimits, page_of
 from millstream.streams.settings import Settings
 
 AnswerT = TypeVar("AnswerT")

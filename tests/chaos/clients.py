@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from millstream.streams.bus.kafka_bus import KafkaBus
+from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.bus.token_reader import Ended, StartedAnew, Text, TokenReader
 from millstream.streams.settings import Settings
 from tests.chaos.load import Asked, publish_one

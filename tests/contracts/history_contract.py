@@ -12,7 +12,7 @@ from millstream.schemas.errors import NoSuchPartition, NotJson
 from millstream.schemas.events import AgentRequest, Origin, ResolvedRequest
 from millstream.schemas.topics import COSTS, REQUESTS, TOKENS, TopicSpec
 from millstream.streams.bus.api import Delivery, EventBus, EventFilter, Unreadable
-from millstream.streams.bus.deliveries import Entry
+from millstream.streams.bus.record_log import Entry
 from millstream.streams.history.replay import HistoryQuery
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import ORIGIN

@@ -15,7 +15,7 @@ from millstream.schemas.base import Address, Reason
 from millstream.schemas.events import AgentResult, DeadLetter
 from millstream.schemas.topics import DEAD_LETTERS, REQUESTS, RESULTS, catalogue
 from millstream.streams.broker.topic_admin import ensure_topics
-from millstream.streams.bus.kafka_bus import KafkaBus
+from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.history.dead_letters import find_dead_letter
 from millstream.streams.history.redrive import Redriver
 from millstream.streams.settings import Settings

@@ -8,7 +8,7 @@ import pytest
 
 from millstream.schemas.topics import catalogue
 from millstream.streams.broker.topic_admin import ensure_topics
-from millstream.streams.bus.kafka_bus import KafkaBus
+from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.bus.token_reader import Ended, Position, StartedAnew, Text, TokenReader
 from millstream.streams.settings import Settings
 from tests.lane_harness import upstream

@@ -13,8 +13,8 @@ from millstream.schemas.topics import BASE_TOPICS, RESULTS, TOKENS, TopicSpec
 from millstream.streams.broker.clients import transactional_producer
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.bus.api import Delivery
-from millstream.streams.bus.deliveries import Entry
-from millstream.streams.bus.kafka_bus import KafkaBus
+from millstream.streams.bus.kafka import KafkaBus
+from millstream.streams.bus.record_log import Entry
 from millstream.streams.history.replay import HistoryQuery, read_history
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import encode

@@ -15,7 +15,7 @@ from millstream.schemas.topics import BASE_TOPICS, TOKENS, TopicSpec
 from millstream.streams.broker.clients import transactional_producer
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.bus.api import BusHooks
-from millstream.streams.bus.kafka_bus import KafkaBus
+from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import encode
 from tests.contracts.bus_contract import BusContract, Inbox, token
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PUBLISHER = """
 import asyncio, sys
 from millstream.schemas.events import AgentToken
-from millstream.streams.bus.kafka_bus import KafkaBus
+from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.settings import Settings
 
 async def main():

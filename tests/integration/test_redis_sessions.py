@@ -6,8 +6,8 @@ import pytest
 import redis.asyncio
 
 from millstream.schemas.errors import ServiceUnavailable
+from millstream.streams.sessions.paging import SessionLimits
 from millstream.streams.sessions.redis import RedisSessionStore
-from millstream.streams.sessions.session_limits import SessionLimits
 from millstream.streams.settings import Settings
 from tests.contracts.session_store_contract import (
     SESSIONS_PER_USER_MAX,

@@ -9,7 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from millstream.schemas.errors import AnswerGone
 from millstream.schemas.topics import BASE_TOPICS
 from millstream.streams.broker.topic_admin import ensure_topics
-from millstream.streams.bus.kafka_bus import KafkaBus
+from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.bus.token_reader import Position, TokenReader
 from millstream.streams.settings import Settings
 from tests.contracts.token_reader_contract import TokenReaderContract, result, token, words

@@ -14,7 +14,7 @@ from millstream.schemas.reasons import reason_of
 from millstream.streams.lane.base.window import Entry
 from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.writer import Committed, LaneOutput, Tombstone
-from millstream.streams.lane.state.charges import charged
+from millstream.streams.lane.state.attempt_costs import charged
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.transactions.committer import CommitRefused
 from millstream.streams.wire.keys import RequestKey, request_key

@@ -32,7 +32,7 @@ from millstream.streams.lane.base.context import LaneServices, Stage
 from millstream.streams.lane.base.window import Entry
 from millstream.streams.lane.output.writer import Committed, LaneOutput, Tombstone
 from millstream.streams.lane.overflow.deferral import Deferral
-from millstream.streams.lane.queue.room import Room
+from millstream.streams.lane.queue.quotas import Room
 from millstream.streams.lane.queue.run_queue import RunQueue
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.settings import Settings

@@ -18,12 +18,10 @@ from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneServices
 from millstream.streams.lane.output.writer import Committed, LaneOutput, Tombstone
 from millstream.streams.lane.queue.parked_log import ParkedRuns
-from millstream.streams.lane.queue.pauses import Holds
-from millstream.streams.lane.queue.stale_holds import why_stale
+from millstream.streams.lane.queue.pauses import Holds, why_stale
 from millstream.streams.lane.queue.waiting_line import Ticket
 from millstream.streams.lane.runs.admission import admit
-from millstream.streams.lane.runs.run import Run
-from millstream.streams.lane.runs.stopwatch import Stopwatch
+from millstream.streams.lane.runs.run import Run, Stopwatch
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.settings import Settings
 from millstream.streams.transactions.committer import CommitRefused

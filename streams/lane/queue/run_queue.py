@@ -23,11 +23,10 @@ from millstream.streams.lane.base.crash_counter import Blame
 from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.in_flight import LaneEndings
 from millstream.streams.lane.output.writer import LaneOutput, Tombstone
-from millstream.streams.lane.queue.early_tickets import EarlyTickets
 from millstream.streams.lane.queue.parking import Parking
 from millstream.streams.lane.queue.quotas import Crowding
 from millstream.streams.lane.queue.run_table import RunTable
-from millstream.streams.lane.queue.waiting_line import Ticket, WaitingLine
+from millstream.streams.lane.queue.waiting_line import EarlyTickets, Ticket, WaitingLine
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.runs.runner import LaneRuns
 from millstream.streams.lane.state.lane_state import LaneState

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 
 from millstream.schemas.base import UserKey
+from millstream.schemas.ports import ClockMs
 from millstream.streams.wire.keys import RequestKey, SessionKey
 
 
@@ -209,3 +210,43 @@ class WaitingLine:
             self._of_user[ticket.user] -= 1
             if not self._of_user[ticket.user]:
                 del self._of_user[ticket.user]
+
+
+_TIMER_SLACK_S = 0.005
+
+
+class EarlyTickets:
+    """Tells of each ticket that came before its time when that is there, unless it is gone."""
+
+    def __init__(self, clock_ms: ClockMs, on_due: Callable[[Ticket], None]) -> None:
+        self._clock_ms = clock_ms
+        self._on_due = on_due
+        self._timers: set[asyncio.TimerHandle] = set()
+
+    def is_early(self, ticket: Ticket) -> bool:
+        """Tell whether a ticket's request may not be tried yet."""
+        return ticket.not_before_ms > self._clock_ms()
+
+    def watch(self, ticket: Ticket) -> None:
+        """Tell when a ticket's time is there; nothing if it is there already."""
+        if not self.is_early(ticket):
+            return
+        delay_s = (ticket.not_before_ms - self._clock_ms()) / 1000
+        loop = asyncio.get_running_loop()
+
+        def due() -> None:
+            self._timers.discard(timer)
+            if ticket.gone:
+                return
+            if self.is_early(ticket):  # the wall clock and the loop's differ
+                self.watch(ticket)
+            else:
+                self._on_due(ticket)
+
+        timer = loop.call_later(delay_s + _TIMER_SLACK_S, due)
+        self._timers.add(timer)
+
+    def close(self) -> None:
+        """Tell of none any more."""
+        for timer in self._timers:
+            timer.cancel()

@@ -15,7 +15,7 @@ from millstream.schemas.errors import AttemptsExhausted, Terminal
 from millstream.schemas.events import AttemptStarted, ResolvedRequest
 from millstream.streams.lane.output.writer import LaneOutput
 from millstream.streams.lane.runs.admission import Admission
-from millstream.streams.lane.state.charges import charged
+from millstream.streams.lane.state.attempt_costs import charged
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.wire.keys import request_key
 

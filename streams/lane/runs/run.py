@@ -13,9 +13,34 @@ from millstream.schemas.base import NO_USAGE, Reason, Usage
 from millstream.schemas.events import AttemptStarted, ResolvedRequest
 from millstream.streams.lane.base.window import Entry
 from millstream.streams.lane.runs.admission import Admission
-from millstream.streams.lane.runs.stopwatch import Stopwatch
 from millstream.streams.wire.keys import RequestKey, SessionKey, request_key, session_key
 from millstream.streams.wire.records import InputRecord
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """How long a request has been under way: its attempts, and the waits between them, in ms.
+
+    Not the time in which it waits in line or is paused. While it is counted, its start is what is
+    written down: so the next owner counts on from there, also the time in which there was none.
+
+    `since_ms` is when it would have been started had it never stood still, 0 while it stands still;
+    then `elapsed_ms` is what it counted.
+    """
+
+    elapsed_ms: int = 0
+    since_ms: int = 0
+
+    def start(self, at_ms: int) -> None:
+        """Count on, if it stands still."""
+        if not self.since_ms:
+            self.since_ms = at_ms - self.elapsed_ms
+
+    def stop(self, at_ms: int) -> None:
+        """Stand still, if it counts; `at_ms` may lie ahead, at the end of a wait that counts."""
+        if self.since_ms:
+            self.elapsed_ms = max(0, at_ms - self.since_ms)
+            self.since_ms = 0
 
 
 @dataclass(slots=True, eq=False)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from millstream.middleware.base import Used
+from millstream.middleware.pipeline import MiddlewarePipeline
 from millstream.schemas.base import NO_USAGE, Event, Micros, Usage
-from millstream.schemas.events import AgentResult, AttemptStarted, CostRecorded
+from millstream.schemas.events import AgentResult, AttemptStarted, CostRecorded, ResolvedRequest
 from millstream.streams.wire.keys import RequestKey, request_key
 
 
@@ -58,3 +60,48 @@ class Bills:
                 self.open.pop(request_key(event), None)
             case _:
                 pass
+
+
+@dataclass(frozen=True, slots=True)
+class Charges:
+    """Events that charge for what was not charged yet, and what all attempts count at."""
+
+    events: list[Event]
+    micros: Micros
+    usage: Usage
+
+    def on(self, result: AgentResult) -> AgentResult:
+        """Give a result with the sum of what its run's attempts used and cost."""
+        # Tuples compare what is one and the same without looking into it.
+        if (result.cost_micros, result.usage) == (self.micros, self.usage):
+            return result  # as most are of free models: a copy takes its time
+        return result.model_copy(update={"cost_micros": self.micros, "usage": self.usage})
+
+
+def charged(
+    bills: Bills,
+    pipeline: MiddlewarePipeline,
+    key: RequestKey,
+    ended: tuple[ResolvedRequest, Used] | None = None,
+) -> Charges:
+    """Charge what an attempt used and, if the one before it was lost, that at its worst case.
+
+    `ended` is the attempt that has just ended, and whose it was. It is folded in the pipeline here:
+    submit the events in the same tick.
+    """
+    bill = bills.open.get(key)
+    micros, usage = (bill.spent_micros, bill.spent_usage) if bill else (0, NO_USAGE)
+    events: list[Event] = []
+    charging: list[tuple[ResolvedRequest | AttemptStarted, Used]] = []
+    if bill and bill.cost is None and not (ended and ended[1].attempt == bill.started.attempt):
+        # Its mark stands for it: the request may not be at hand.
+        charging.append((bill.started, Used.lost(bill.started)))
+    if ended is not None:
+        charging.append(ended)
+    for request, one in charging:
+        made = pipeline.charge(request, one)
+        costs = [event for event in made if isinstance(event, CostRecorded)]
+        micros += sum(cost.cost_micros for cost in costs)
+        usage = sum((cost.usage for cost in costs), usage) if costs else usage + one.usage
+        events += made
+    return Charges(events, micros, usage)

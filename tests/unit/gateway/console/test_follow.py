@@ -13,8 +13,7 @@ from millstream.schemas.events import AgentRequest, AgentResult, AgentToken, Dea
 from millstream.schemas.topics import catalogue
 from millstream.streams.bus.answer import Ended, Text
 from millstream.streams.bus.api import EventBus
-from millstream.streams.bus.memory import MemoryBroker
-from millstream.streams.bus.memory_bus import MemoryBus
+from millstream.streams.bus.memory import MemoryBroker, MemoryBus
 from millstream.streams.settings import Settings
 
 REQUEST = AgentRequest(user_id="ada", input="Hi", request_id="r", session_id="s")

@@ -9,9 +9,8 @@ from aiokafka import TopicPartition
 
 from millstream.schemas.base import Address
 from millstream.schemas.topics import BASE_TOPICS, TopicSpec
-from millstream.streams.bus.deliveries import Entry
-from millstream.streams.bus.memory import MemoryBroker, MemoryLog
-from millstream.streams.bus.memory_bus import MemoryBus
+from millstream.streams.bus.memory import MemoryBroker, MemoryBus, MemoryLog
+from millstream.streams.bus.record_log import Entry
 from millstream.streams.history.replay import HistoryQuery, replay
 from millstream.streams.settings import Settings
 from tests.contracts.history_contract import HistoryContract

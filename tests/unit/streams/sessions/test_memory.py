@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from millstream.streams.sessions.memory import MemorySessionStore
-from millstream.streams.sessions.session_limits import SessionLimits
+from millstream.streams.sessions.paging import SessionLimits
 from tests.contracts.session_store_contract import (
     SESSIONS_PER_USER_MAX,
     SessionStoreContract,

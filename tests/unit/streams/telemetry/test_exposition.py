@@ -7,9 +7,8 @@ import pytest
 
 from millstream.schemas.errors import Misconfigured
 from millstream.streams.settings import Settings
-from millstream.streams.telemetry.exposition import Exposition
+from millstream.streams.telemetry.exposition import Exposition, Readiness
 from millstream.streams.telemetry.metrics import MetricsCollector
-from millstream.streams.telemetry.readiness import Readiness
 
 
 @pytest.fixture

@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
-from millstream.schemas.base import Address, Usage
-from millstream.schemas.events import AgentResult, AttemptStarted, CostRecorded
-from millstream.streams.lane.state.attempt_costs import Bill, Bills
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from millstream.middleware.base import MiddlewareContext, Standing, Used
+from millstream.middleware.cost import CostTrackingMiddleware
+from millstream.middleware.pipeline import build_pipeline
+from millstream.middleware.policy import Policy
+from millstream.middleware.prices import PriceTable
+from millstream.schemas.base import Address, Event, Usage
+from millstream.schemas.errors import Rejected
+from millstream.schemas.events import (
+    AgentResult,
+    AttemptStarted,
+    CostRecorded,
+    Decision,
+    ResolvedRequest,
+)
+from millstream.streams.lane.state.attempt_costs import Bill, Bills, charged
+from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.wire.keys import request_key
+from tests.unit.middleware.making import NOON_MS, context, request, result
 
 KEY = ("default", "ada", "r1")
 
@@ -72,3 +93,245 @@ def test_a_run_that_is_over_has_no_bill() -> None:
 
 def test_a_cost_without_an_attempt_makes_no_bill() -> None:
     assert folded(cost(1000, 4)).open == {}
+
+
+POLICY = Policy.from_yaml(
+    """
+    roles: {user: {templates: ["*"]}}
+    defaults: {roles: [user]}
+    users: {ada: {spend: {micros_per_day: 700}}, bob: {spend: unlimited}}
+    prices: {local: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}}
+    """,
+    "p",
+)
+PRICES = PriceTable(POLICY.prices)
+WORST_MICROS = 200
+"""A context of `making` reads 100 tokens at most and writes as many."""
+
+RESTORED = (Decision, AttemptStarted, CostRecorded, AgentResult)
+
+
+def state() -> LaneState:
+    return LaneState("chain", build_pipeline(POLICY, PRICES), hands_over=False)
+
+
+@dataclass
+class Lane:
+    """A lane without Kafka: what it submits is committed at once, and all that a crash leaves."""
+
+    state: LaneState = field(default_factory=state)
+    written: list[Event] = field(default_factory=list)
+    attempt: int = 1000
+    runs: dict[str, tuple[MiddlewareContext, AttemptStarted | None]] = field(default_factory=dict)
+
+    def commit(self, events: list[Event]) -> None:
+        self.written += events
+        for event in events:
+            self.state.apply(event)
+
+    def ask(self, user_id: str, model: str) -> None:
+        asked = context(request(f"r{len(self.written)}", user_id=user_id), model=model)
+        decision = self.state.pipeline.decide(asked, generation=1)
+        self.commit([decision])
+        if decision.admitted:
+            self.begin(asked)
+
+    def begin(self, asked: MiddlewareContext) -> None:
+        self.attempt += 1
+        key = request_key(asked.request)
+        charges = charged(self.state.bills, self.state.pipeline, key)
+        decision = self.state.decided[key]
+        standing = Standing(decision.reserved_micros, charges.micros, charges.usage)
+        begun = self.state.pipeline.begin(asked, standing, attempt=self.attempt)
+        if isinstance(begun, Rejected):
+            self.commit(charges.events)
+            self.end(asked.request, None)
+            return
+        self.commit([*charges.events, *([begun] if begun else [])])
+        self.runs[asked.request.request_id] = (asked, begun)
+
+    def used(self, request_id: str, tokens: int, *, known: bool) -> tuple[MiddlewareContext, Used]:
+        asked, started = self.runs.pop(request_id)
+        usage = Usage(output_tokens=tokens)
+        return asked, Used(self.attempt, asked.model, "chat_agent", usage, known, started)
+
+    def retry(self, request_id: str, tokens: int, *, known: bool) -> None:
+        asked, used = self.used(request_id, tokens, known=known)
+        if used.started is not None:
+            ended = (asked.request, self.of(used))
+            self.commit(
+                charged(
+                    self.state.bills, self.state.pipeline, request_key(asked.request), ended
+                ).events
+            )
+        self.begin(asked)
+
+    def end(self, asked: ResolvedRequest, used: Used | None) -> None:
+        ended = None if used is None else (asked, self.of(used))
+        charges = charged(self.state.bills, self.state.pipeline, request_key(asked), ended)
+        bill = {"cost_micros": charges.micros, "usage": charges.usage}
+        over = result(asked).model_copy(update=bill)
+        self.state.pipeline.fold(over)
+        self.commit([*charges.events, over])
+
+    @staticmethod
+    def of(used: Used) -> Used:
+        """An attempt is named by its mark."""
+        attempt = used.started.attempt if used.started else used.attempt
+        return Used(attempt, used.model, used.template, used.usage, used.usage_known, used.started)
+
+    def crash(self) -> None:
+        """Lose all but the log; a new owner goes on with the runs, or a user has cancelled one."""
+        before = spending(self.state)
+        self.state = state()
+        for kind in RESTORED:
+            for event in self.written:
+                if type(event) is kind:
+                    self.state.restore(event)
+        assert spending(self.state) == before
+        runs, self.runs = self.runs, {}
+        for number, (asked, _) in enumerate(runs.values()):
+            if number % 3 == 2:
+                self.end(asked.request, None)
+            else:
+                self.begin(asked)
+
+
+def spending(state: LaneState) -> dict[str, tuple[int, int, int]]:
+    (cost,) = (one for one in state.pipeline.layers if isinstance(one, CostTrackingMiddleware))
+    days = {user: cost.spend("default", user, NOON_MS) for user in ("ada", "bob")}
+    return {
+        user: (day.spent_micros, day.reserved_micros, day.runs_open) for user, day in days.items()
+    }
+
+
+Step = Callable[[Lane], None]
+
+
+def asks(user_id: str, model: str) -> Step:
+    return lambda lane: lane.ask(user_id, model)
+
+
+def goes_on(pick: int, tokens: int, known: bool, again: bool) -> Step:  # noqa: FBT001
+    def step(lane: Lane) -> None:
+        if not lane.runs:
+            return
+        request_id = sorted(lane.runs)[pick % len(lane.runs)]
+        if again:
+            lane.retry(request_id, tokens, known=known)
+        else:
+            asked, used = lane.used(request_id, tokens, known=known)
+            lane.end(asked.request, used)
+
+    return step
+
+
+STEPS = st.one_of(
+    st.builds(
+        asks, st.sampled_from(("ada", "bob")), st.sampled_from(("local", "local", "scripted", "x"))
+    ),
+    st.builds(goes_on, st.integers(0, 9), st.integers(0, 100), st.booleans(), st.booleans()),
+    st.just(Lane.crash),
+)
+
+
+def assert_it_adds_up(lane: Lane) -> None:
+    """Reserved = settled + released + open, from the topics and the ledger."""
+    reserved: dict[str, int] = {}
+    settled: dict[str, int] = {}
+    released = 0
+    for event in lane.written:
+        match event:
+            case Decision():
+                reserved[event.request_id] = event.reserved_micros
+                settled[event.request_id] = 0
+            case AttemptStarted():
+                assert event.spent_micros == settled[event.request_id]
+                needed = event.spent_micros + event.reserved_micros
+                reserved[event.request_id] = max(reserved[event.request_id], needed)
+            case CostRecorded():
+                settled[event.request_id] += event.cost_micros
+            case AgentResult():
+                assert event.cost_micros == settled[event.request_id]
+                released += reserved[event.request_id] - event.cost_micros
+    days = spending(lane.state).values()
+    assert sum(settled.values()) == sum(spent for spent, _, _ in days)
+    held = sum(held for _, held, _ in days)
+    assert sum(reserved.values()) == sum(settled.values()) + released + held
+
+
+@given(st.lists(STEPS, max_size=40))
+@settings(deadline=None)
+def test_the_ledger_adds_up_through_retries_and_crashes(steps: list[Step]) -> None:
+    lane = Lane()
+    for step in steps:
+        step(lane)
+        assert_it_adds_up(lane)
+        spent, held, _ = spending(lane.state)["ada"]
+        assert spent + held <= 700
+
+
+@given(st.lists(STEPS, max_size=40))
+@settings(deadline=None)
+def test_each_attempt_that_may_cost_is_charged_for_once(steps: list[Step]) -> None:
+    lane = Lane()
+    for step in steps:
+        step(lane)
+    for asked, _ in list(lane.runs.values()):
+        lane.end(asked.request, None)  # as if its owner had crashed, and its user cancelled it
+    started = {
+        (one.request_id, one.attempt): one
+        for one in lane.written
+        if isinstance(one, AttemptStarted)
+    }
+    costs = [one for one in lane.written if isinstance(one, CostRecorded)]
+    marked = [one for one in costs if (one.request_id, one.attempt) in started]
+    assert len(marked) == len(started)
+    assert all(one.model == "scripted" for one in costs if one not in marked)
+    for cost in costs:
+        if cost.estimated:
+            assert cost.cost_micros == started[cost.request_id, cost.attempt].reserved_micros
+
+
+def crashed(model: str) -> Lane:
+    lane = Lane()
+    lane.ask("bob", model)
+    lane.crash()
+    return lane
+
+
+def test_a_lost_attempt_is_charged_at_its_worst_case_when_the_next_one_begins() -> None:
+    lane = crashed("local")
+    (_, lost, estimate, again) = lane.written
+    assert isinstance(lost, AttemptStarted)
+    assert isinstance(estimate, CostRecorded)
+    assert isinstance(again, AttemptStarted)
+    assert (estimate.attempt, estimate.estimated) == (lost.attempt, True)
+    assert estimate.cost_micros == again.spent_micros == WORST_MICROS
+    assert again.spent_usage == lost.usage_max
+
+
+def test_a_lost_attempt_without_a_known_price_is_on_the_bill_as_a_gap() -> None:
+    (_, _, estimate, _) = crashed("x").written
+    assert isinstance(estimate, CostRecorded)
+    assert (estimate.estimated, estimate.cost_micros, estimate.price_digest) == (
+        True,
+        0,
+        "unpriced",
+    )
+
+
+def test_a_lost_attempt_of_a_free_model_leaves_no_record() -> None:
+    assert [type(event) for event in crashed("scripted").written] == [Decision]
+
+
+def test_a_run_whose_lost_attempts_used_its_cap_up_ends() -> None:
+    lane = Lane()
+    lane.ask("ada", "local")
+    for _ in range(3):
+        lane.crash()
+    assert not lane.runs
+    ended = lane.written[-1]
+    assert isinstance(ended, AgentResult)
+    assert ended.cost_micros == 3 * WORST_MICROS
+    assert ended.usage == Usage(input_tokens=300, output_tokens=300)

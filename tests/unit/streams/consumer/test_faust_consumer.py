@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from millstream.streams.consumer.eager import begun
+from millstream.streams.consumer.faust_consumer import begun
 
 
 async def test_a_coroutine_that_need_not_wait_is_done_at_once() -> None:

@@ -12,7 +12,7 @@ from aiokafka import TopicPartition
 from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from millstream.streams.broker.freed_fetches import free_fetches
+from millstream.streams.broker.aiokafka_patches import free_fetches
 
 READ_COMMITTED = 1
 

@@ -8,7 +8,7 @@ from millstream.middleware.pipeline import build_pipeline
 from millstream.schemas.base import Address
 from millstream.schemas.events import AgentResult, Decision
 from millstream.schemas.lane_events import HoldPlaced
-from millstream.streams.lane.queue.stale_holds import KEPT_MS, why_stale
+from millstream.streams.lane.queue.pauses import KEPT_MS, why_stale
 from millstream.streams.lane.state.lane_state import LaneState
 
 HERE = Address(topic="requests", partition=0, offset=7)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from millstream.streams.lane.queue.room import Room
+from millstream.streams.lane.queue.quotas import Room
 
 
 class Using:

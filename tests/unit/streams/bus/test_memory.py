@@ -8,8 +8,7 @@ from aiokafka import TopicPartition
 from millstream.schemas.base import Address
 from millstream.schemas.topics import BASE_TOPICS, TopicSpec
 from millstream.streams.bus.api import BusHooks
-from millstream.streams.bus.memory import MemoryBroker
-from millstream.streams.bus.memory_bus import MemoryBus
+from millstream.streams.bus.memory import MemoryBroker, MemoryBus
 from millstream.streams.settings import Settings
 from tests.contracts.bus_contract import BusContract
 
