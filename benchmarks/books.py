@@ -79,7 +79,7 @@ async def _results(
 ) -> Counter[str]:
     where = _at(settings, RESULTS, partition)
     found: Counter[str] = Counter()
-    async for record in reader.read(await reader.ends([where])):
+    async for record in reader.read(await reader.high_watermarks([where])):
         request_id = orjson.loads(record.value)["request_id"]
         if request_id.startswith(prefix):
             found[request_id] += 1

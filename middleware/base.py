@@ -46,7 +46,7 @@ GO_ON = MiddlewareResult()
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RunAccount:
     """A run's account before one of its attempts begins.
 
     `reserved_micros` is what its decision reserved, in whichever stage; the `spent` fields are what
@@ -62,7 +62,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Quote:
+class AttemptQuote:
     """The most that one attempt may use and cost, and the digest of the prices that say so."""
 
     usage_max: Usage
@@ -71,7 +71,7 @@ class Quote:
 
 
 @dataclass(frozen=True, slots=True)
-class Used:
+class AttemptUsage:
     """What an attempt that is over used, as far as anybody knows.
 
     `started` is its committed mark, `None` if it needed none. Where not `usage_known`, it may have
@@ -86,7 +86,7 @@ class Used:
     started: AttemptStarted | None = None
 
     @classmethod
-    def lost(cls, started: AttemptStarted) -> Used:
+    def lost(cls, started: AttemptStarted) -> AttemptUsage:
         """Give what is known of an attempt that ended with its lane."""
         return cls(
             attempt=started.attempt,
@@ -132,14 +132,22 @@ class AgentMiddleware(ABC):
     def decided(self, context: MiddlewareContext, decision: Decision) -> None:  # noqa: B027
         """Hear what the chain decided, once and live, for reports. Changes no folded state."""
 
-    def begin(self, context: MiddlewareContext, standing: Standing) -> Quote | Rejected | None:  # noqa: ARG002
+    def begin(
+        self,
+        context: MiddlewareContext,  # noqa: ARG002
+        standing: RunAccount,  # noqa: ARG002
+    ) -> AttemptQuote | Rejected | None:
         """Answer for an attempt that is about to begin: what it may cost, `None` if nothing.
 
         Reads state, changes none; in a cut chain, a layer of another stage has none to read.
         """
         return None
 
-    def charge(self, request: ResolvedRequest | AttemptStarted, used: Used) -> tuple[Event, ...]:  # noqa: ARG002
+    def charge(
+        self,
+        request: ResolvedRequest | AttemptStarted,  # noqa: ARG002
+        used: AttemptUsage,  # noqa: ARG002
+    ) -> tuple[Event, ...]:
         """Make events of what an attempt used. Reads no state that `fold` changes.
 
         An attempt that was lost may be charged when its request is not at hand: then its mark

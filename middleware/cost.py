@@ -10,11 +10,11 @@ import structlog
 from millstream.middleware.base import (
     GO_ON,
     AgentMiddleware,
+    AttemptQuote,
+    AttemptUsage,
     MiddlewareContext,
     MiddlewareResult,
-    Quote,
-    Standing,
-    Used,
+    RunAccount,
 )
 from millstream.middleware.ledger import DAY_MS, DAYS_KEPT, DayAccount, SpendLedger
 from millstream.middleware.policy import MICROS_PER_USD, Policy
@@ -99,14 +99,16 @@ class CostTrackingMiddleware(AgentMiddleware):
             )
         )
 
-    def begin(self, context: MiddlewareContext, standing: Standing) -> Quote | Rejected | None:
+    def begin(
+        self, context: MiddlewareContext, standing: RunAccount
+    ) -> AttemptQuote | Rejected | None:
         """Let an attempt begin if its worst case is reserved, or can be reserved under the cap.
 
         In a cut chain the stage that runs agents knows no spend: there a further attempt must do
         with what is left of its run's reservation, so that the cap holds all the same.
         """
         quote = self._quote(context)
-        if not isinstance(quote, Quote):
+        if not isinstance(quote, AttemptQuote):
             return quote
         request, needed_micros = context.request, quote.reserved_micros
         cap_micros = self._cap_micros(request)
@@ -127,7 +129,9 @@ class CostTrackingMiddleware(AgentMiddleware):
             "that did not report what it used at its worst case"
         )
 
-    def charge(self, request: ResolvedRequest | AttemptStarted, used: Used) -> tuple[Event, ...]:
+    def charge(
+        self, request: ResolvedRequest | AttemptStarted, used: AttemptUsage
+    ) -> tuple[Event, ...]:
         """Price what an attempt used: one `CostRecorded` for each that was marked or used anything.
 
         What nobody reported is taken to be the worst case, `estimated`: the cap must hold although
@@ -191,12 +195,12 @@ class CostTrackingMiddleware(AgentMiddleware):
     def _cap_micros(self, request: ResolvedRequest) -> Micros | None:
         return self._policy.rules_for(request.tenant, request.user_id).cap_micros
 
-    def _quote(self, context: MiddlewareContext) -> Quote | ModelUnpriced | None:
+    def _quote(self, context: MiddlewareContext) -> AttemptQuote | ModelUnpriced | None:
         """Give the worst case of an attempt, `None` where the model is known to cost nothing."""
         rates = self._prices.rates(context.model, context.now_ms)
         if rates is None:
             if self._cap_micros(context.request) is None:
-                return Quote(_worst_case(context), 0, UNPRICED)
+                return AttemptQuote(_worst_case(context), 0, UNPRICED)
             return ModelUnpriced(
                 f"model {context.model!r} has no known price, and the user's spend is capped; "
                 f"set it in the policy: prices: {{{context.model!r}: "
@@ -205,7 +209,7 @@ class CostTrackingMiddleware(AgentMiddleware):
         if rates.is_free:
             return None
         usage_max = _worst_case(context)
-        return Quote(usage_max, rates.cost_micros(usage_max), self._prices.digest)
+        return AttemptQuote(usage_max, rates.cost_micros(usage_max), self._prices.digest)
 
 
 def _worst_case(context: MiddlewareContext) -> Usage:

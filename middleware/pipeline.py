@@ -9,11 +9,11 @@ from typing import Any
 from millstream.middleware.auth import AuthMiddleware
 from millstream.middleware.base import (
     AgentMiddleware,
+    AttemptQuote,
+    AttemptUsage,
     MiddlewareContext,
-    Quote,
+    RunAccount,
     Settlement,
-    Standing,
-    Used,
 )
 from millstream.middleware.cost import CostTrackingMiddleware
 from millstream.middleware.log import LoggingMiddleware
@@ -116,7 +116,7 @@ class MiddlewarePipeline:
         return decision
 
     def begin(
-        self, context: MiddlewareContext, standing: Standing, *, attempt: int
+        self, context: MiddlewareContext, standing: RunAccount, *, attempt: int
     ) -> AttemptStarted | Rejected | None:
         """Ask every layer of the chain about an attempt that is about to begin.
 
@@ -124,7 +124,7 @@ class MiddlewarePipeline:
         is: it is to be committed before the attempt's first call. `None`: it may begin right now.
         One that may follow a lost attempt has a mark in any case: lost ones are counted by theirs.
         """
-        quote: Quote | None = None
+        quote: AttemptQuote | None = None
         for layer in self.chain:
             answer = layer.begin(context, standing) if layer.enabled else None
             if isinstance(answer, Rejected):
@@ -136,7 +136,7 @@ class MiddlewarePipeline:
         self.fold(started)
         return started
 
-    def charge(self, request: ResolvedRequest | AttemptStarted, used: Used) -> list[Event]:
+    def charge(self, request: ResolvedRequest | AttemptStarted, used: AttemptUsage) -> list[Event]:
         """Make the events of what an attempt used, and fold them at once."""
         events = [
             event for layer in self.chain if layer.enabled for event in layer.charge(request, used)
@@ -246,12 +246,12 @@ def _ordered(layers: Iterable[AgentMiddleware]) -> tuple[AgentMiddleware, ...]:
     return ordered
 
 
-_NOTHING = Quote(Usage(), 0, "")
+_NOTHING = AttemptQuote(Usage(), 0, "")
 """The quote of an attempt that has effects and no price."""
 
 
 def _started(
-    context: MiddlewareContext, standing: Standing, attempt: int, quote: Quote
+    context: MiddlewareContext, standing: RunAccount, attempt: int, quote: AttemptQuote
 ) -> AttemptStarted:
     request = context.request
     return AttemptStarted(

@@ -24,7 +24,7 @@ from millstream.streams.broker.clients import committed_consumer, idempotent_pro
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.lane.base.context import LaneServices, Stage, stages
-from millstream.streams.lane.base.crash_counter import Blame
+from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.metrics import LaneMetrics
 from millstream.streams.lane.base.window import Window
 from millstream.streams.lane.lane import Lane
@@ -154,7 +154,7 @@ async def one_lane(
         stage,
         partition,
         before_call=always,
-        blame=Blame(),
+        crash_counter=CrashCounter(),
     )
     try:
         await lane.open()
@@ -243,7 +243,9 @@ async def read_whole(settings: Settings, spec: TopicSpec, event: type[EventT]) -
     await reader.start()
     try:
         topic = settings.topic(spec.name)
-        ends = await reader.ends(TopicPartition(topic, n) for n in range(settings.partitions))
+        ends = await reader.high_watermarks(
+            TopicPartition(topic, n) for n in range(settings.partitions)
+        )
         return [decode(record, event) async for record in reader.read(ends)]
     finally:
         await reader.stop()
@@ -255,7 +257,9 @@ async def open_keys(settings: Settings, spec: TopicSpec) -> set[bytes | None]:
     await reader.start()
     try:
         topic = settings.topic(spec.name)
-        ends = await reader.ends(TopicPartition(topic, n) for n in range(settings.partitions))
+        ends = await reader.high_watermarks(
+            TopicPartition(topic, n) for n in range(settings.partitions)
+        )
         newest = {record.key: record.value async for record in reader.read(ends)}
         return {key for key, value in newest.items() if value is not None}
     finally:

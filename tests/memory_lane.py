@@ -114,13 +114,17 @@ class MemoryReader:
         self._log = log
         self.lock = asyncio.Lock()
 
-    async def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+    async def high_watermarks(
+        self, partitions: Iterable[TopicPartition]
+    ) -> dict[TopicPartition, int]:
         """Give the offsets behind the last records."""
         return {where: self._log.ends[where.topic] for where in partitions}
 
-    async def settled(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+    async def stable_high_watermarks(
+        self, partitions: Iterable[TopicPartition]
+    ) -> dict[TopicPartition, int]:
         """Give the same: what is not committed does not stand here."""
-        return await self.ends(partitions)
+        return await self.high_watermarks(partitions)
 
     async def read(
         self,

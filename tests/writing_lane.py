@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from millstream.middleware.base import MiddlewareContext, Standing, Used
+from millstream.middleware.base import AttemptUsage, MiddlewareContext, RunAccount
 from millstream.middleware.cost import CostTrackingMiddleware
 from millstream.middleware.pipeline import build_pipeline
 from millstream.middleware.policy import Policy
@@ -26,9 +26,9 @@ from millstream.schemas.lane_events import CommandObeyed, LaneOpened
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneServices, Stage
 from millstream.streams.lane.output import outcomes
-from millstream.streams.lane.output.in_flight import LaneEndings
-from millstream.streams.lane.output.snapshot_writer import LaneSnapshots
-from millstream.streams.lane.output.writer import LaneOutput
+from millstream.streams.lane.output.in_flight import InFlightRequests
+from millstream.streams.lane.output.snapshot_writer import SnapshotWriter
+from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.restore import Restored, restore
 from millstream.streams.lane.state.seen_ids import SeenIds
@@ -71,9 +71,9 @@ class WritingLane:
 
     state: LaneState
     committer: Committer
-    output: LaneOutput
-    snapshots: LaneSnapshots
-    endings: LaneEndings
+    writer: LaneWriter
+    snapshots: SnapshotWriter
+    in_flight: InFlightRequests
     restored: Restored
     open: dict[str, ResolvedRequest] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -89,7 +89,7 @@ class WritingLane:
         asked = AgentRequest(user_id=user_id, request_id=request_id, session_id="s", input="hi")
         request = asked.resolved(source, at_ms)
         key = ("default", user_id, request_id)
-        if not self.endings.begin(key, request.digest):
+        if not self.in_flight.register(key, request.digest):
             return
         if key in self.state.decided:
             self.open[request_id] = request
@@ -98,11 +98,11 @@ class WritingLane:
         decision = self.state.pipeline.decide(context, generation=self.state.generation)
         if decision.admitted:
             self.open[request_id] = request
-            self.output.submit([decision], b"", lazy=True)
+            self.writer.submit([decision], b"", lazy=True)
             attempt = self.state.generation * 1000
-            begun = self.state.pipeline.begin(context, Standing(), attempt=attempt)
+            begun = self.state.pipeline.begin(context, RunAccount(), attempt=attempt)
             if isinstance(begun, AttemptStarted):
-                self.output.submit([begun], b"")
+                self.writer.submit([begun], b"")
             return
         refused = outcomes.result(
             request, at_ms=decided_ms or at_ms, status="rejected", reason=decision.reason
@@ -114,7 +114,7 @@ class WritingLane:
         request = self.open.pop(request_id)
         ended = outcomes.result(request, at_ms=at_ms, status="completed", model="local")
         attempt = self.state.generation * 1000
-        used = Used(attempt, "local", request.template, Usage(output_tokens=tokens))
+        used = AttemptUsage(attempt, "local", request.template, Usage(output_tokens=tokens))
         self._finish(request, ended, used)
 
     def cancel(self, session_id: str, at_ms: int, *, offset: int) -> None:
@@ -128,13 +128,17 @@ class WritingLane:
             until_ms=at_ms,
             source=source,
         )
-        self.output.submit([mark])
+        self.writer.submit([mark])
 
     def _finish(
-        self, request: ResolvedRequest, ended: AgentResult, used: Used | None, *decided: Decision
+        self,
+        request: ResolvedRequest,
+        ended: AgentResult,
+        used: AttemptUsage | None,
+        *decided: Decision,
     ) -> None:
-        events = [*decided, *self.endings.settled(request, ended, used)]
-        task = asyncio.create_task(self.endings.finish(None, request, events, b""))
+        events = [*decided, *self.in_flight.settlement(request, ended, used)]
+        task = asyncio.create_task(self.in_flight.finish(None, request, events, b""))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
@@ -196,26 +200,26 @@ async def writing_lane(
     `committer` and `reader` are started.
     """
     state, restored = await restored_state(settings, policy, reader, now_ms=services.clock_ms())
-    output = LaneOutput(
+    writer = LaneWriter(
         settings, services, stage, PARTITION, state=state, committer=committer, reader=reader
     )
-    snapshots = LaneSnapshots(
+    snapshots = SnapshotWriter(
         settings,
         PARTITION,
         state=state,
-        output=output,
+        writer=writer,
         committer=committer,
         followed=dict,
         clock_ms=services.clock_ms,
     )
-    endings = LaneEndings(state=state, output=output, clock_ms=services.clock_ms)
-    output.watch(snapshots.consider)
-    await output.open(restored.ends)
+    in_flight = InFlightRequests(state=state, writer=writer, clock_ms=services.clock_ms)
+    writer.watch(snapshots.consider)
+    await writer.open(restored.ends)
     state.generation += 1
     opened = LaneOpened(stage="chain", partition=PARTITION, generation=state.generation, worker="w")
-    await output.commit([opened])
+    await writer.commit([opened])
     snapshots.open(restored)
-    lane = WritingLane(state, committer, output, snapshots, endings, restored)
+    lane = WritingLane(state, committer, writer, snapshots, in_flight, restored)
     try:
         yield lane
     finally:
@@ -232,5 +236,5 @@ def known(state: LaneState) -> Any:
     assert isinstance(cost, CostTrackingMiddleware)
     clocks = (rate._clock_ms, cost._ledger._newest_day)
     ids = {key: state.seen.body(key) for key in (*state.seen._sealed, *state.seen._open)}
-    open_runs = (state.decided, state.bills)
+    open_runs = (state.decided, state.open_attempts)
     return clocks, rate._admitted, cost._ledger.days, open_runs, ids, state.cancelled.all

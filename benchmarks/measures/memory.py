@@ -18,9 +18,9 @@ from millstream.middleware.pipeline import build_pipeline
 from millstream.schemas.events import SessionUpdated
 from millstream.schemas.lane_events import HoldPlaced
 from millstream.schemas.topics import SESSIONS
-from millstream.streams.lane.output.in_flight import LaneEndings
+from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.overflow.deferral import Deferral
-from millstream.streams.lane.queue.pauses import HOLDS_MAX, Holds
+from millstream.streams.lane.queue.pauses import HOLDS_MAX, Pauses
 from millstream.streams.lane.queue.waiting_line import Ticket, WaitingLine
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.restore import fold_record
@@ -122,7 +122,7 @@ async def _waiting_bytes() -> float:
 def _waiting(count: int) -> Any:
     """Give what a lane has of requests that it took over parked."""
     state = _state()
-    endings = LaneEndings(state=state, output=cast("Any", None), clock_ms=lambda: _NOW_MS)
+    in_flight = InFlightRequests(state=state, writer=cast("Any", None), clock_ms=lambda: _NOW_MS)
     line = WaitingLine(lambda _: False)
     loop = asyncio.get_running_loop()
     for number in range(count):
@@ -130,12 +130,12 @@ def _waiting(count: int) -> Any:
         key = ("default", user, f"request-{number}")
         asked = f"{int(_DIGEST, 16) + number:016x}"
         state.park(key, asked)
-        endings.begin(key, asked)
+        in_flight.register(key, asked)
         stands_at: asyncio.Future[int] = loop.create_future()
         stands_at.set_result(number)
         session = ("default", user, f"session-{number}")
         line.join(Ticket(key, session, number, stands_at, restored=True))
-    return state, endings, line
+    return state, in_flight, line
 
 
 def _deferred(count: int) -> Deferral:
@@ -153,9 +153,9 @@ def _users_deferred(count: int) -> list[Deferral]:
     return deferrals
 
 
-def _held(count: int) -> Holds:
-    holds = Holds()
+def _held(count: int) -> Pauses:
+    pauses = Pauses()
     for number in range(count):
         user = f"user-{number % _USERS}"
-        holds.place(HoldPlaced(user_id=user, request_id=f"request-{number}"))
-    return holds
+        pauses.add(HoldPlaced(user_id=user, request_id=f"request-{number}"))
+    return pauses

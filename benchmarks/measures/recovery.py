@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from benchmarks.report import Figure
 from millstream.agents.executor import wall_clock_ms
-from millstream.middleware.base import MiddlewareContext, Used
+from millstream.middleware.base import AttemptUsage, MiddlewareContext
 from millstream.middleware.pipeline import build_pipeline
 from millstream.middleware.policy import Policy
 from millstream.schemas.base import Address, Usage
@@ -31,8 +31,8 @@ from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.lane.base.context import LaneServices, Stage, stages
 from millstream.streams.lane.output import outcomes
-from millstream.streams.lane.output.snapshot_writer import LaneSnapshots
-from millstream.streams.lane.output.writer import LaneOutput
+from millstream.streams.lane.output.snapshot_writer import SnapshotWriter
+from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.restore import Restored, restore
 from millstream.streams.settings import Settings
@@ -113,7 +113,7 @@ async def _stall(settings: Settings) -> list[Figure]:
     async with _writing(settings) as lane:
         for number in range(USERS_OF_THE_STALL):
             lane.decide(number, f"user-{number}")
-        lane.output.submit([lane.decide(0, "the-last-one")], b"")
+        lane.writer.submit([lane.decide(0, "the-last-one")], b"")
         beating = asyncio.create_task(_longest_gap_s())
         await asyncio.sleep(0.1)
         began = time.perf_counter()
@@ -145,19 +145,19 @@ class _Writing:
     """The writing side of a lane, and what it would be told by agents."""
 
     state: LaneState
-    output: LaneOutput
-    snapshots: LaneSnapshots
+    writer: LaneWriter
+    snapshots: SnapshotWriter
     address: Address
 
     async def serve(self, number: int) -> None:
         """Decide on a request and end it."""
         user_id = f"user-{number % USERS}"
         decision = self.decide(number, user_id)
-        self.output.submit([decision], b"", lazy=True)
+        self.writer.submit([decision], b"", lazy=True)
         await asyncio.sleep(0)
         request = self._request(number, user_id)
         ended = outcomes.result(request, at_ms=wall_clock_ms(), status="completed", model="local")
-        used = Used(1000, "local", request.template, Usage(output_tokens=20))
+        used = AttemptUsage(1000, "local", request.template, Usage(output_tokens=20))
         charged = self.state.pipeline.charge(request, used)
         costs_micros = sum(each.cost_micros for each in charged if isinstance(each, CostRecorded))
         ended = ended.model_copy(update={"output": "done", "cost_micros": costs_micros})
@@ -176,7 +176,7 @@ class _Writing:
             turn=1 + number // SESSIONS,
             created_at_ms=ended.at_ms,
         )
-        await self.output.submit([*events, head], b"")
+        await self.writer.submit([*events, head], b"")
 
     def decide(self, number: int, user_id: str) -> Any:
         """Decide on a request, folded and not yet written."""
@@ -211,28 +211,28 @@ async def _writing(settings: Settings) -> AsyncIterator[_Writing]:
     )
     stage: Stage = stages((), lambda: (build_pipeline(_POLICY),))[0]
     state = _state()
-    output = LaneOutput(
+    writer = LaneWriter(
         settings, services, stage, 0, state=state, committer=committer, reader=reader
     )
-    snapshots = LaneSnapshots(
+    snapshots = SnapshotWriter(
         settings,
         0,
         state=state,
-        output=output,
+        writer=writer,
         committer=committer,
         followed=dict,
         clock_ms=wall_clock_ms,
     )
-    output.watch(snapshots.consider)
+    writer.watch(snapshots.consider)
     await committer.start()
     await reader.start()
     restored = await restore(state, reader, settings, partition=0, now_ms=wall_clock_ms())
-    await output.open(restored.ends)
+    await writer.open(restored.ends)
     state.generation = 1
-    await output.commit([LaneOpened(stage="chain", partition=0, generation=1, worker="bench")])
+    await writer.commit([LaneOpened(stage="chain", partition=0, generation=1, worker="bench")])
     snapshots.open(restored)
     address = Address(topic=settings.topic(REQUESTS.name), partition=0, offset=0)
-    yield _Writing(state, output, snapshots, address)
+    yield _Writing(state, writer, snapshots, address)
     snapshots.cancel()
     await committer.submit(())
     await committer.stop()

@@ -25,7 +25,7 @@ async def newest_of_each(
     What it cannot read, it says by `Poison` or `ValidationError`. Raises as the reader does.
     """
     found: dict[bytes | None, tuple[int, T]] = {}
-    async for record in reader.read(await reader.ends([where])):
+    async for record in reader.read(await reader.high_watermarks([where])):
         found.pop(record.key, None)
         if record.value is None:
             continue

@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaError
 
 from millstream.schemas.errors import LaneLost, ServiceUnavailable
 from millstream.streams.broker.clients import committed_consumer, ends_consumer
-from millstream.streams.broker.raw_broker import RawLog
+from millstream.streams.broker.raw_broker import RawBroker
 
 if TYPE_CHECKING:
     from millstream.streams.settings import Settings
@@ -47,7 +47,9 @@ class PartitionReader:
             if consumer is not None:
                 await consumer.stop()
 
-    async def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+    async def high_watermarks(
+        self, partitions: Iterable[TopicPartition]
+    ) -> dict[TopicPartition, int]:
         """Give each partition's high watermark: the offset after its last record.
 
         Raises `ServiceUnavailable` if Kafka does not answer.
@@ -62,14 +64,16 @@ class PartitionReader:
             raise self._unavailable(error) from error
         return ends
 
-    async def settled(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+    async def stable_high_watermarks(
+        self, partitions: Iterable[TopicPartition]
+    ) -> dict[TopicPartition, int]:
         """Give the ends of partitions, once no transaction is open before them.
 
         Raises as `read` does.
         """
-        ends = await self.ends(partitions)
+        ends = await self.high_watermarks(partitions)
         # Asked by the client that has just learned who leads them: the other one would wait for it.
-        raw = RawLog(_started(self._ends_of)._client)  # noqa: SLF001  it has no public way
+        raw = RawBroker(_started(self._ends_of)._client)  # noqa: SLF001  it has no public way
         try:
             stable = await raw.stable_ends(ends)
         except KafkaError as error:

@@ -18,7 +18,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from millstream.streams.broker.clients import raw_client
 from millstream.streams.settings import Settings
 
-__all__ = ["RawLog", "raw_log"]
+__all__ = ["RawBroker", "raw_log"]
 
 _FETCH_BYTES = 1 << 20
 _UNCOMMITTED = 0
@@ -26,7 +26,7 @@ _COMMITTED = 1
 _LATEST = -1
 
 
-class RawLog:
+class RawBroker:
     """Partitions as they stand on their leaders, open transactions and markers included.
 
     All raise `KafkaError` where a broker does not answer, denies it, or is not the leader any more:
@@ -123,12 +123,12 @@ class RawLog:
 
 
 @asynccontextmanager
-async def raw_log(settings: Settings, topics: Collection[str]) -> AsyncGenerator[RawLog, None]:
+async def raw_log(settings: Settings, topics: Collection[str]) -> AsyncGenerator[RawBroker, None]:
     """Connect; `topics` are those whose leaders are to be known. Raises `KafkaError`."""
     client = raw_client(settings)
     try:
         await client.bootstrap()
         await client.set_topics(list(topics))
-        yield RawLog(client)
+        yield RawBroker(client)
     finally:
         await asyncio.shield(client.close())

@@ -11,13 +11,13 @@ from aiokafka import TopicPartition
 from millstream.streams.bus.api import Delivery, EventFilter
 from millstream.streams.bus.record_log import Positions
 
-__all__ = ["Mailbox"]
+__all__ = ["DeliveryQueue"]
 
 RECORDS_MAX = 1000
 BYTES_MAX = 4 * 1024 * 1024
 
 
-class Mailbox:
+class DeliveryQueue:
     """Holds deliveries until they are taken: at most `records_max`, and about `bytes_max` bytes.
 
     `positions` is, by partition, the first offset that was not yet offered to it with success.
@@ -43,7 +43,7 @@ class Mailbox:
         self,
         wanted: EventFilter,
         positions: Positions,
-        on_room: Callable[[Mailbox], None],
+        on_room: Callable[[DeliveryQueue], None],
         *,
         records_max: int = RECORDS_MAX,
         bytes_max: int = BYTES_MAX,
@@ -80,7 +80,7 @@ class Mailbox:
         self._wake()
 
     async def take(self) -> Delivery | None:
-        """Wait for the next delivery; `None` once the mailbox is closed. For one taker."""
+        """Wait for the next delivery; `None` once the queue is closed. For one taker."""
         while not self._queue:
             if self.closed:
                 return None

@@ -1,9 +1,9 @@
-"""One reader for all mailboxes of a bus.
+"""One reader for all queues of a bus.
 
-The reader stands, in each partition, at the smallest offset that a mailbox with room still wants.
-A full mailbox is left behind: the reader goes on for the others, and comes back to where that one
+The reader stands, in each partition, at the smallest offset that a queue with room still wants.
+A full queue is left behind: the reader goes on for the others, and comes back to where that one
 stopped once it has room; what the others had already is not offered to them twice. A partition
-that only full mailboxes want is paused. So memory is bounded, no mailbox waits for another one,
+that only full queues want is paused. So memory is bounded, no queue waits for another one,
 and nothing is lost.
 """
 
@@ -18,7 +18,7 @@ from aiokafka import TopicPartition
 from millstream.schemas.errors import ServiceUnavailable
 from millstream.schemas.topics import TopicSpec
 from millstream.streams.bus.api import Unreadable
-from millstream.streams.bus.delivery_queue import Mailbox
+from millstream.streams.bus.delivery_queue import DeliveryQueue
 from millstream.streams.bus.record_log import RecordReader, read_entry
 from millstream.streams.wire.records import LogRecord
 
@@ -32,21 +32,21 @@ _log = structlog.get_logger(__name__)
 
 
 class Fanout:
-    """Hands the records of one reader to mailboxes. All but `run` is synchronous, thus atomic."""
+    """Hands the records of one reader to queues. All but `run` is synchronous, thus atomic."""
 
     def __init__(self, reader: RecordReader, on_unreadable: Callable[[Unreadable], None]) -> None:
         self.unreadable = 0
         self._reader = reader
         self._on_unreadable = on_unreadable
-        self._boxes: dict[TopicPartition, list[Mailbox]] = {}
+        self._boxes: dict[TopicPartition, list[DeliveryQueue]] = {}
         self._specs: dict[TopicPartition, TopicSpec] = {}
         self._positions: dict[TopicPartition, int] = {}
         self._read_to: dict[TopicPartition, int] = {}
         self._paused: set[TopicPartition] = set()
         self._busy = asyncio.Event()
 
-    def add(self, box: Mailbox, scope: Mapping[TopicPartition, TopicSpec]) -> None:
-        """Let a mailbox have the records of `scope` from its positions on."""
+    def add(self, box: DeliveryQueue, scope: Mapping[TopicPartition, TopicSpec]) -> None:
+        """Let a queue have the records of `scope` from its positions on."""
         new = scope.keys() - self._boxes.keys()
         for partition, spec in scope.items():
             self._specs[partition] = spec
@@ -59,8 +59,8 @@ class Fanout:
         self.steer(box)
         self._busy.set()
 
-    def remove(self, box: Mailbox) -> None:
-        """Let a mailbox go; partitions that nobody wants any more are not read on."""
+    def remove(self, box: DeliveryQueue) -> None:
+        """Let a queue go; partitions that nobody wants any more are not read on."""
         gone = False
         for partition in box.positions:
             boxes = self._boxes.get(partition, [])
@@ -76,8 +76,8 @@ class Fanout:
         if not self._boxes:
             self._busy.clear()
 
-    def steer(self, box: Mailbox) -> None:
-        """Set the reader right in a mailbox's partitions after it came, went or drained."""
+    def steer(self, box: DeliveryQueue) -> None:
+        """Set the reader right in a queue's partitions after it came, went or drained."""
         for partition in box.positions:
             if partition in self._boxes:
                 self._steer(partition)

@@ -25,7 +25,7 @@ from millstream.streams.bus.api import (
     Start,
     Subscription,
 )
-from millstream.streams.bus.delivery_queue import Mailbox
+from millstream.streams.bus.delivery_queue import DeliveryQueue
 from millstream.streams.bus.fanout import Fanout
 from millstream.streams.bus.newest import newest
 from millstream.streams.bus.record_log import Positions, RecordLog, scope_of
@@ -61,7 +61,7 @@ class LogBus:
         self._fanout = Fanout(self._reader, hooks.on_unreadable)
         self._reading: asyncio.Task[None] | None = None
         self._subscriptions: set[HandlerSubscription] = set()
-        self._tails: set[Mailbox] = set()
+        self._tails: set[DeliveryQueue] = set()
 
     @property
     def unreadable(self) -> int:
@@ -126,7 +126,7 @@ class LogBus:
         """Call the handler no more."""
         if isinstance(subscription, HandlerSubscription) and subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
-            self._fanout.remove(subscription.mailbox)
+            self._fanout.remove(subscription.queue)
             await subscription.stop()
 
     async def history(
@@ -180,9 +180,9 @@ class LogBus:
 
     async def _open(
         self, topics: Sequence[TopicSpec], start: Start, wanted: EventFilter
-    ) -> Mailbox:
+    ) -> DeliveryQueue:
         scope, positions = await self._begin(topics, start, wanted)
-        box = Mailbox(wanted, positions, self._fanout.steer)
+        box = DeliveryQueue(wanted, positions, self._fanout.steer)
         self._fanout.add(box, scope)
         return box
 
@@ -246,6 +246,6 @@ class LogBus:
         return Outgoing(topic, partition, encoded)
 
 
-async def _drained(box: Mailbox) -> AsyncIterator[Delivery]:
+async def _drained(box: DeliveryQueue) -> AsyncIterator[Delivery]:
     while (delivery := await box.take()) is not None:
         yield delivery

@@ -1,4 +1,4 @@
-"""A handler on the bus: takes deliveries from its mailbox, one at a time."""
+"""A handler on the bus: takes deliveries from its queue, one at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import inspect
 import structlog
 
 from millstream.streams.bus.api import BusHooks, Delivery, Handler, HandlerFailed
-from millstream.streams.bus.delivery_queue import Mailbox
+from millstream.streams.bus.delivery_queue import DeliveryQueue
 
 __all__ = ["HandlerSubscription"]
 
@@ -21,11 +21,11 @@ _log = structlog.get_logger(__name__)
 class HandlerSubscription:
     """Implements `millstream.streams.bus.api.Subscription`."""
 
-    def __init__(self, name: str, handler: Handler, mailbox: Mailbox, hooks: BusHooks) -> None:
+    def __init__(self, name: str, handler: Handler, queue: DeliveryQueue, hooks: BusHooks) -> None:
         self.name = name
         self.delivered = 0
         self.failed = 0
-        self.mailbox = mailbox
+        self.queue = queue
         self._handler = handler
         self._hooks = hooks
         self._task: asyncio.Task[None] | None = None
@@ -33,21 +33,21 @@ class HandlerSubscription:
     @property
     def enabled(self) -> bool:
         """Whether the handler is called."""
-        return self.mailbox.enabled
+        return self.queue.enabled
 
     @property
     def queued(self) -> int:
         """Deliveries that wait for the handler."""
-        return len(self.mailbox)
+        return len(self.queue)
 
     def enable(self) -> None:
         """Call the handler again, for the records read from here on."""
-        self.mailbox.enabled = True
+        self.queue.enabled = True
 
     def disable(self) -> None:
         """Stop calling the handler: what waits and what is read until `enable` passes it by."""
-        self.mailbox.enabled = False
-        self.mailbox.clear()
+        self.queue.enabled = False
+        self.queue.clear()
 
     def start(self) -> None:
         """Begin to call the handler."""
@@ -55,7 +55,7 @@ class HandlerSubscription:
 
     async def stop(self) -> None:
         """Call the handler no more; a running call is cancelled after a few seconds."""
-        self.mailbox.close()
+        self.queue.close()
         task = self._task
         # A handler may end its own subscription: it cannot wait for itself.
         if task is None or task is asyncio.current_task():
@@ -68,10 +68,10 @@ class HandlerSubscription:
 
     async def _run(self) -> None:
         calls = 0
-        while (delivery := await self.mailbox.take()) is not None:
+        while (delivery := await self.queue.take()) is not None:
             await self._call(delivery)
             calls += 1
-            # Neither a full mailbox nor a synchronous handler ever waits: let others run.
+            # Neither a full queue nor a synchronous handler ever waits: let others run.
             if calls % _CALLS_WITHOUT_PAUSE_MAX == 0:
                 await asyncio.sleep(0)
 

@@ -35,8 +35,8 @@ class Share:
     """A member's part: its numbers now, those of them it is to let go, and how many are to come."""
 
     numbers: frozenset[int]
-    wanted: frozenset[int] = frozenset()
-    owed: int = 0
+    to_revoke: frozenset[int] = frozenset()
+    missing: int = 0
 
 
 def share_out(count: int, held: Mapping[str, frozenset[int]]) -> dict[str, Share]:
@@ -51,11 +51,11 @@ def share_out(count: int, held: Mapping[str, frozenset[int]]) -> dict[str, Share
     for place, member in enumerate(members):
         due = least + (place < more)
         kept = sorted(number for number in held[member] if number < count)
-        wanted = kept[due:]
+        to_revoke = kept[due:]
         # The larger shares went to those who hold the most, so there is enough for all others.
         taken = [free.pop() for _ in range(min(due - len(kept), len(free)))]
-        owed = max(0, due - len(kept) - len(taken))
-        shares[member] = Share(frozenset(kept + taken), frozenset(wanted), owed)
+        missing = max(0, due - len(kept) - len(taken))
+        shares[member] = Share(frozenset(kept + taken), frozenset(to_revoke), missing)
     return shares
 
 
@@ -69,36 +69,36 @@ class LaneAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
         self._round = 0
         self._has: frozenset[int] = frozenset()
         self._claimed: frozenset[int] = frozenset()
-        self._let_go: frozenset[int] = frozenset()
-        self._wanted: frozenset[int] = frozenset()
-        self._owed = 0
+        self._released: frozenset[int] = frozenset()
+        self._to_revoke: frozenset[int] = frozenset()
+        self._missing = 0
 
     @property
-    def wanted(self) -> frozenset[int]:
+    def to_revoke(self) -> frozenset[int]:
         """The numbers that another member is to have, once this one has let go of them."""
-        return self._wanted
+        return self._to_revoke
 
     @property
-    def owed(self) -> int:
+    def missing(self) -> int:
         """How many numbers this member is to have that others work on still."""
-        return self._owed
+        return self._missing
 
     @property
     def given_back(self) -> frozenset[int]:
         """The numbers that were let go and are still dealt to this member: it has to join anew."""
-        return self._let_go
+        return self._released
 
-    def let_go(self, number: int) -> None:
+    def release(self, number: int) -> None:
         """Hold a number no more, from the next time on that this member joins."""
-        self._let_go |= {number}
+        self._released |= {number}
 
     def forget(self) -> None:
         """Claim nothing: this member was thrown out, and others may have what it had."""
-        self._has = self._let_go = frozenset()
+        self._has = self._released = frozenset()
 
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
         """Say what this member reads and holds."""
-        self._claimed = self._has - self._let_go
+        self._claimed = self._has - self._released
         claim = {"round": self._round, "holds": sorted(self._claimed)}
         return ConsumerProtocolMemberMetadata(_VERSION, sorted(topics), json.dumps(claim).encode())
 
@@ -107,9 +107,9 @@ class LaneAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
         told = json.loads(assignment.user_data)
         has = frozenset(number for _, numbers in assignment.assignment for number in numbers)
         # What was let go after this join began is still dealt; what was let go before is new.
-        self._let_go &= has & self._claimed
-        self._round, self._owed = told["round"], told["owed"]
-        self._wanted, self._has = frozenset(told["wanted"]), has
+        self._released &= has & self._claimed
+        self._round, self._missing = told["round"], told["owed"]
+        self._to_revoke, self._has = frozenset(told["wanted"]), has
 
     def assign(
         self, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]
@@ -152,7 +152,7 @@ def _undisputed(claims: Mapping[str, Mapping[str, Any]]) -> dict[str, frozenset[
 def _assignment(
     topics: Iterable[str], share: Share, newest: int
 ) -> ConsumerProtocolMemberAssignment:
-    told = {"round": newest, "wanted": sorted(share.wanted), "owed": share.owed}
+    told = {"round": newest, "wanted": sorted(share.to_revoke), "owed": share.missing}
     numbers = sorted(share.numbers)
     return ConsumerProtocolMemberAssignment(
         _VERSION,

@@ -42,10 +42,10 @@ from mode.utils.futures import maybe_async
 
 from millstream.streams.broker.aiokafka_patches import free_fetches, tolerate_header_names
 
-__all__ = ["CommittedTransport", "begun"]
+__all__ = ["CommittedTransport", "eager_start"]
 
 
-def begun(coroutine: Coroutine[Any, Any, object]) -> _Begun | None:
+def eager_start(coroutine: Coroutine[Any, Any, object]) -> _Begun | None:
     """Run a coroutine up to its first wait; give the rest of it, `None` if that was all.
 
     Raises what the coroutine raises. It must not ask in which task it runs before it first waits.
@@ -213,7 +213,7 @@ class CommittedConsumer(AIOKafkaConsumer):  # type: ignore[misc]
         """Wait for the first of these to be done."""
         first, *others = coros
         if asyncio.iscoroutine(first):
-            first = begun(first)
+            first = eager_start(first)
             if first is None:
                 for other in others:
                     if asyncio.iscoroutine(other):

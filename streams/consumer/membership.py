@@ -62,7 +62,7 @@ class Membership:
         self._heard_at_s = sent_at_s
         self.wake()
 
-    def thrown_out(self) -> None:
+    def evicted(self) -> None:
         """Note that the broker does not know this member any more."""
         self.epoch += 1
         self._heard_at_s = float("-inf")
@@ -100,7 +100,7 @@ class Membership:
 
         def reset_and_note() -> None:
             forget()
-            self.thrown_out()
+            self.evicted()
             reset()
 
         coordinator._send_req = send_and_note  # noqa: SLF001
@@ -113,7 +113,7 @@ class Membership:
                 waiting.set_result(None)
 
 
-class Tenure:
+class Lease:
     """Holds what the group gave to this member for as long as it is known to be a member."""
 
     def __init__(self, membership: Membership) -> None:

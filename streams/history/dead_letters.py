@@ -242,7 +242,7 @@ async def record_at(reader: PartitionReader, address: Address) -> AsyncGenerator
     """Read one record, raw; nothing where the topic no longer has it."""
     where = TopicPartition(address.topic, address.partition)
     end = {where: address.offset + 1}
-    if (await reader.ends([where]))[where] <= address.offset:
+    if (await reader.high_watermarks([where]))[where] <= address.offset:
         return  # nothing stands there yet: to read it would be to wait for it
     async with aclosing(reader.read(end, from_offset=address.offset)) as records:
         async for record in records:

@@ -34,7 +34,7 @@ from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import ORIGIN, REDRIVEN, decode, encode
 from millstream.streams.wire.records import (
     InputRecord,
-    first_place,
+    original_address,
     read_request,
     read_stage_request,
 )
@@ -228,7 +228,7 @@ class Redriver:
     async def _read_redriven(self, partition: int) -> dict[str, Address]:
         where = TopicPartition(self._settings.topic(REDRIVES.name), partition)
         known: dict[str, Address] = {}
-        async for record in self._reader.read(await self._reader.ends([where])):
+        async for record in self._reader.read(await self._reader.high_watermarks([where])):
             with suppress(Poison):  # a foreign record: only redrivers write here
                 marker = decode(record, DeadLetterRedriven)
                 known[str(marker.source)] = marker.redriven_as
@@ -253,7 +253,7 @@ class Redriver:
 def _put_back(record: InputRecord, buried: Buried) -> InputRecord:
     """Give the record as it will be read: behind the original, with a header that names that."""
     try:
-        place = first_place(record)
+        place = original_address(record)
     except Poison:
         place = record.address  # it was buried for that header
     named = Redriven(source=place, buried=buried.source).model_dump_json().encode()

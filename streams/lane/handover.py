@@ -63,5 +63,5 @@ class Handover:
             for number, task in tuple(self._ending.items()):
                 if task.done():
                     del self._ending[number]
-                    self._assignor.let_go(number)
+                    self._assignor.release(number)
             await self._join_anew()

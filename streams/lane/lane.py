@@ -22,15 +22,15 @@ from millstream.schemas.topics import CONTROL
 from millstream.streams.broker.clients import transactional_producer
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneServices, Stage
-from millstream.streams.lane.base.crash_counter import Blame
+from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.window import Entry
-from millstream.streams.lane.input.reception import LaneReception
-from millstream.streams.lane.output.in_flight import LaneEndings
-from millstream.streams.lane.output.snapshot_writer import LaneSnapshots
-from millstream.streams.lane.output.writer import LaneOutput
+from millstream.streams.lane.input.reception import RecordDispatcher
+from millstream.streams.lane.output.in_flight import InFlightRequests
+from millstream.streams.lane.output.snapshot_writer import SnapshotWriter
+from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.overflow.deferrals import Deferrals
 from millstream.streams.lane.queue.run_queue import RunQueue
-from millstream.streams.lane.state.follower import Follower
+from millstream.streams.lane.state.follower import StageFollower
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.restore import Restored, producers_announced, restore
 from millstream.streams.lane.state.seen_ids import SeenIds
@@ -61,12 +61,12 @@ class Lane:
         partition: int,
         *,
         before_call: BeforeCall,
-        blame: Blame,
+        crash_counter: CrashCounter,
     ) -> None:
         self._settings = settings
         self._services = services
         self._stage = stage
-        self._blame = blame
+        self._crash_counter = crash_counter
         self._partition = partition
         self._state = LaneState(
             stage.name,
@@ -74,7 +74,7 @@ class Lane:
             hands_over=stage.next is not None,
             seen=SeenIds(ids_max=settings.dedup_ids_max),
         )
-        self._follower: Follower | None = None
+        self._follower: StageFollower | None = None
         self._following: asyncio.Task[None] | None = None
         self._reader = PartitionReader(settings)
         self._committer = Committer(
@@ -85,7 +85,7 @@ class Lane:
             gather_s=settings.commit_gather_s,
             on_lost=self.lose,
         )
-        self._output = LaneOutput(
+        self._writer = LaneWriter(
             settings,
             services,
             stage,
@@ -94,42 +94,42 @@ class Lane:
             committer=self._committer,
             reader=self._reader,
         )
-        self._hanging = HangingTransactions(settings, self._output.places)
-        self._snapshots = LaneSnapshots(
+        self._hanging = HangingTransactions(settings, self._writer.places)
+        self._snapshots = SnapshotWriter(
             settings,
             partition,
             state=self._state,
-            output=self._output,
+            writer=self._writer,
             committer=self._committer,
             followed=lambda: {} if self._follower is None else self._follower.positions,
             clock_ms=services.clock_ms,
         )
-        self._output.watch(self._snapshots.consider)
-        self._endings = LaneEndings(
-            state=self._state, output=self._output, clock_ms=services.clock_ms
+        self._writer.watch(self._snapshots.consider)
+        self._in_flight = InFlightRequests(
+            state=self._state, writer=self._writer, clock_ms=services.clock_ms
         )
         self._queue = RunQueue(
             settings,
             services,
             partition,
             state=self._state,
-            output=self._output,
-            endings=self._endings,
+            writer=self._writer,
+            in_flight=self._in_flight,
             reader=self._reader,
             before_call=before_call,
-            blame=blame,
+            crash_counter=crash_counter,
             on_failure=self._failed,
         )
-        self._reception = LaneReception(
+        self._reception = RecordDispatcher(
             settings,
             services,
             stage,
             partition,
             state=self._state,
-            output=self._output,
-            endings=self._endings,
+            writer=self._writer,
+            in_flight=self._in_flight,
             queue=self._queue,
-            blame=blame,
+            crash_counter=crash_counter,
             on_failure=self._failed,
         )
         self._deferrals = Deferrals(
@@ -138,7 +138,7 @@ class Lane:
             stage,
             partition,
             state=self._state,
-            output=self._output,
+            writer=self._writer,
             reader=self._reader,
             queue=self._queue,
             take_in=partial(self._try, self._reception.take_in),
@@ -180,13 +180,15 @@ class Lane:
             partition=self._partition,
             now_ms=started_ms,
         )
-        await self._output.open(restored.ends)
+        await self._writer.open(restored.ends)
         where = TopicPartition(self._settings.topic(self._stage.input.name), self._partition)
         commands = TopicPartition(self._settings.topic(CONTROL.name), self._partition)
-        ends = await self._reader.ends([where, commands])
+        ends = await self._reader.high_watermarks([where, commands])
         self._reception.open(new_from_offset=ends[where], new_commands_from=ends[commands])
         if self._state.pipeline.needs:
-            self._follower = Follower(self._state, self._settings, self._partition, restored.ends)
+            self._follower = StageFollower(
+                self._state, self._settings, self._partition, restored.ends
+            )
             self._following = asyncio.create_task(self._follower.run())
             self._following.add_done_callback(self._ended)
         self._state.generation += 1
@@ -198,7 +200,7 @@ class Lane:
             producers=self._settings.transactional_producers,
             at_ms=self._services.clock_ms(),
         )
-        await self._output.commit([opened])
+        await self._writer.commit([opened])
         self._snapshots.open(restored)
         if self._stage.next is None:
             self._deferrals.open(ends[where])
@@ -261,15 +263,15 @@ class Lane:
     def wants(self, topic: str) -> bool:
         """Tell whether more of a topic is to be read: commands always are."""
         is_control = topic == self._settings.topic(CONTROL.name)
-        return is_control or self._deferrals.room.is_left()
+        return is_control or self._deferrals.backpressure.is_open()
 
     def watch(self, on_room: Callable[[], None]) -> None:
         """Have `on_room` called when it `wants` again what it did not."""
-        self._deferrals.room.watch(on_room)
+        self._deferrals.backpressure.on_open(on_room)
 
-    def make_room(self) -> None:
+    def release_records(self) -> None:
         """Let go of records as soon as can be: no more are read until the first ones are done."""
-        self._queue.make_room()
+        self._queue.release_records()
 
     def serve(self, entry: Entry[InputRecord], *, is_behind: bool = False) -> None:
         """Take one record on its way. Called in offset order; never waits, never raises.
@@ -296,7 +298,7 @@ class Lane:
 
     def _failed(self, error: BaseException, entry: Entry[InputRecord] | None = None) -> None:
         if entry is not None:
-            self._blame.hold_against(entry.record.address)
+            self._crash_counter.count(entry.record.address)
         if isinstance(error, LaneLost):
             self.lose(error)
             return

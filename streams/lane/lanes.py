@@ -15,9 +15,9 @@ from millstream.schemas.errors import LaneLapsed
 from millstream.schemas.topics import CONTROL
 from millstream.streams.consumer.assignor import LaneAssignor
 from millstream.streams.consumer.faust_app import build_app, stop_app
-from millstream.streams.consumer.membership import Membership, Tenure
+from millstream.streams.consumer.membership import Lease, Membership
 from millstream.streams.lane.base.context import LaneServices, Stage
-from millstream.streams.lane.base.crash_counter import Blame
+from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.metrics import Figures
 from millstream.streams.lane.handover import Handover
 from millstream.streams.lane.lane import Lane
@@ -94,8 +94,8 @@ class Lanes:
         opening = sorted(number for number, slot in slots if not (slot.serving or slot.closed))
         if opening:
             return f"opens the lanes of partitions {', '.join(map(str, opening))}"
-        if self._assignor.owed:
-            return f"waits for {self._assignor.owed} partitions that other workers work on"
+        if self._assignor.missing:
+            return f"waits for {self._assignor.missing} partitions that other workers work on"
         return None
 
     def figures(self) -> Figures:
@@ -175,7 +175,7 @@ class Lanes:
             else:
                 slot.confirm()
         self._was_assigned.set()
-        for number in sorted(self._assignor.wanted & mine - given_back):
+        for number in sorted(self._assignor.to_revoke & mine - given_back):
             self._handover.begin(number, self._slots[number])
         if given_back:  # let go while the group was dealing already
             self._deal_again()
@@ -194,15 +194,15 @@ class Lanes:
             slot.lose(LaneLapsed("the group gave this worker up"))
 
     def _open_slot(self, partition: int) -> LaneSlot:
-        def make(blame: Blame) -> Lane:
+        def make(crash_counter: CrashCounter) -> Lane:
             return Lane(
                 self._settings,
                 self._services,
                 self._stage,
                 partition,
-                # A lane is of one tenure: one that outlived it must not go on in the next.
-                before_call=Tenure(self._membership).require,
-                blame=blame,
+                # A lane is of one lease: one that outlived it must not go on in the next.
+                before_call=Lease(self._membership).require,
+                crash_counter=crash_counter,
             )
 
         def on_room(topic: str) -> None:
@@ -210,7 +210,7 @@ class Lanes:
 
         return LaneSlot(
             make,
-            tenure=Tenure(self._membership),
+            lease=Lease(self._membership),
             topics=self._topics,
             capacity=self._settings.runs_in_flight_max,
             fenced_wait_s=self._settings.session_timeout_s,

@@ -9,15 +9,15 @@ from functools import partial
 import structlog
 
 from millstream.schemas.errors import LaneFenced, LaneLost, ServiceUnavailable
-from millstream.streams.consumer.membership import Tenure
-from millstream.streams.lane.base.crash_counter import Blame
+from millstream.streams.consumer.membership import Lease
+from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.window import Ack, Window
 from millstream.streams.lane.lane import Lane
 from millstream.streams.wire.records import InputRecord
 
 log = structlog.get_logger(__name__)
 
-MakeLane = Callable[[Blame], Lane]
+MakeLane = Callable[[CrashCounter], Lane]
 """Makes a lane, of what was held against records. Nothing is started yet."""
 
 _REOPEN_AFTER_S = 1.0
@@ -28,7 +28,7 @@ class LaneSlot:
 
     A lost lane is replaced. The new one restores from the topics and gets the records that are
     not done from the windows, in the order of `topics`. None is opened while this worker may be
-    out of its group (`tenure`): one that slept past its session must not take back what is
+    out of its group (`lease`): one that slept past its session must not take back what is
     another's. A fenced one is replaced only when the group has said again whose the partition is,
     or `fenced_wait_s` has passed, after which this member would be out of it.
     """
@@ -37,7 +37,7 @@ class LaneSlot:
         self,
         make: MakeLane,
         *,
-        tenure: Tenure,
+        lease: Lease,
         topics: Sequence[str],
         capacity: int,
         fenced_wait_s: float,
@@ -45,12 +45,12 @@ class LaneSlot:
         on_room: Callable[[str], None] = lambda _topic: None,
     ) -> None:
         self._make = make
-        self._tenure = tenure
+        self._lease = lease
         self._windows: dict[str, Window[InputRecord]] = {
             topic: Window(capacity, on_room=partial(self._has_room, topic)) for topic in topics
         }
         self._on_room = on_room
-        self._blame = Blame()
+        self._crash_counter = CrashCounter()
         # Topics that are not read further until there is room.
         self._told_full: set[str] = set()
         self._fenced_wait_s = fenced_wait_s
@@ -80,7 +80,7 @@ class LaneSlot:
         """Tell whether it holds so much of `topic` that no more should be read for it."""
         if self._windows[topic].full:
             if self._lane is not None:
-                self._lane.make_room()
+                self._lane.release_records()
         elif self._lane is None or self._lane.wants(topic):
             return False
         self._told_full.add(topic)
@@ -107,7 +107,7 @@ class LaneSlot:
 
     def confirm(self) -> None:
         """Say that the group has just assigned the partition to this worker (again)."""
-        self._tenure.renew()
+        self._lease.renew()
         self._confirmed.set()
 
     def lose(self, lost: LaneLost) -> None:
@@ -137,8 +137,8 @@ class LaneSlot:
 
     async def _keep_open(self) -> None:
         while not self._draining:
-            await self._tenure.wait()
-            lane = self._make(self._blame)
+            await self._lease.wait()
+            lane = self._make(self._crash_counter)
             lane.watch(self._lane_has_room)
             lost: Exception
             try:

@@ -17,7 +17,7 @@ import structlog
 
 from millstream.schemas.errors import LaneLost, MillstreamError
 from millstream.streams.broker.batches import Outgoing
-from millstream.streams.transactions.producers import CommitRefused, MakeProducer, Transactions
+from millstream.streams.transactions.producers import CommitRefused, MakeProducer, ProducerRotation
 
 __all__ = ["LAZY_S", "CommitRefused", "Committer", "Hear", "Outcome"]
 
@@ -88,7 +88,9 @@ class Committer:
         gather_s: float,
         on_lost: Callable[[LaneLost], None],
     ) -> None:
-        self._transactions = Transactions(make_producer, producers=producers, timeout_s=timeout_s)
+        self._transactions = ProducerRotation(
+            make_producer, producers=producers, timeout_s=timeout_s
+        )
         self._records_max = records_max
         self._on_lost = on_lost
         self._waiting: deque[_Member] = deque()

@@ -23,9 +23,9 @@ from aiokafka.errors import (
 
 from millstream.schemas.errors import LaneFenced, LaneLost, MillstreamError
 from millstream.streams.broker.batches import Outgoing, send_batches
-from millstream.streams.transactions.hanging.marker_watch import MarkerWatch, TransactionHangs
+from millstream.streams.transactions.hanging.marker_watch import MarkerGuard, TransactionHangs
 
-__all__ = ["CommitRefused", "MakeProducer", "Transactions"]
+__all__ = ["CommitRefused", "MakeProducer", "ProducerRotation"]
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +46,7 @@ class CommitRefused(MillstreamError):
     code = "commit_refused"
 
 
-class Transactions:
+class ProducerRotation:
     """Makes and starts `producers` of them, each fencing its predecessor.
 
     After `LaneLost` only `stop` may be called: what became of the last transaction is not known.
@@ -55,7 +55,7 @@ class Transactions:
     def __init__(self, make_producer: MakeProducer, *, producers: int, timeout_s: float) -> None:
         self._make_producer = make_producer
         self._producers = [make_producer(number) for number in range(producers)]
-        self._watches = [MarkerWatch(producer) for producer in self._producers]
+        self._watches = [MarkerGuard(producer) for producer in self._producers]
         self._turns = itertools.cycle(range(producers))
         self._timeout_s = timeout_s
         self._begun: int | None = None
@@ -157,7 +157,7 @@ class Transactions:
                 await self._producers[turn].abort_transaction()
                 await self._producers[turn].stop()
                 self._producers[turn] = self._make_producer(turn)
-                self._watches[turn] = MarkerWatch(
+                self._watches[turn] = MarkerGuard(
                     self._producers[turn], follows=self._watches[turn]
                 )
                 await self._producers[turn].start()

@@ -98,20 +98,20 @@ def read_request(record: InputRecord) -> ResolvedRequest:
             f"the record has {record.size_bytes} bytes, a request at most {REQUEST_BYTES_MAX}"
         )
     request = decode(record, AgentRequest)
-    return request.resolved(first_place(record), record.timestamp)
+    return request.resolved(original_address(record), record.timestamp)
 
 
-def whose(value: bytes | None) -> tuple[str, str] | None:
+def user_of(value: bytes | None) -> tuple[str, str] | None:
     """Give tenant and user id of a request, `None` where `read_request` will find none either.
 
     Far cheaper than reading all of it.
     """
-    return _whose(value, _Asker)
+    return _user_of(value, _Asker)
 
 
-def whose_staged(value: bytes | None) -> tuple[str, str] | None:
-    """Give tenant and user id of a request between two stages, as `whose` does."""
-    return _whose(value, _StagedAsker)
+def user_of_staged(value: bytes | None) -> tuple[str, str] | None:
+    """Give tenant and user id of a request between two stages, as `user_of` does."""
+    return _user_of(value, _StagedAsker)
 
 
 class _Asker(Frozen):
@@ -131,14 +131,14 @@ class _StagedAsker(Frozen):
         return self.request.user
 
 
-def _whose(value: bytes | None, shape: type[_Asker | _StagedAsker]) -> tuple[str, str] | None:
+def _user_of(value: bytes | None, shape: type[_Asker | _StagedAsker]) -> tuple[str, str] | None:
     try:
         return None if value is None else shape.model_validate_json(value).user
     except ValidationError:
         return None
 
 
-def first_place(record: InputRecord) -> Address:
+def original_address(record: InputRecord) -> Address:
     """Give where a record first stood that was put right or redriven, else where it stands.
 
     Raises `WrongShape` for a header that names no place.
@@ -161,13 +161,13 @@ def first_place(record: InputRecord) -> Address:
     return record.address
 
 
-def came_ms(record: InputRecord) -> int:
+def arrived_ms(record: InputRecord) -> int:
     """Give the broker's time at which a record first arrived, though it was put right since.
 
     Anybody may write that header: ask it only where who forges it harms no one else.
     """
     origin = _place(record, ORIGIN, Origin)
-    if origin is None or origin.at_ms is None or first_place(record) != origin.source:
+    if origin is None or origin.at_ms is None or original_address(record) != origin.source:
         return record.timestamp
     return min(origin.at_ms, record.timestamp)
 

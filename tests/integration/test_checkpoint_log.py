@@ -15,7 +15,7 @@ from millstream.streams.broker.clients import idempotent_producer
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.lane.output.checkpoint_log import NEAR_RECORDS, CheckpointLog
-from millstream.streams.lane.output.outcomes import head
+from millstream.streams.lane.output.outcomes import session_head
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import encode
 
@@ -52,7 +52,7 @@ def saved(session: str, turn: int = 1) -> CheckpointSaved:
 
 
 def at(place: int, checkpoint: CheckpointSaved) -> SessionUpdated:
-    return head(checkpoint, None, offset_min=place)
+    return session_head(checkpoint, None, offset_min=place)
 
 
 @asynccontextmanager

@@ -84,7 +84,7 @@ async def readable(settings: Settings, where: TopicPartition) -> list[bytes]:
     reader = PartitionReader(settings)
     await reader.start()
     try:
-        ends = await reader.ends([where])
+        ends = await reader.high_watermarks([where])
         return [record.value async for record in reader.read(ends, stall_timeout_s=2)]
     finally:
         await reader.stop()
@@ -219,7 +219,7 @@ async def test_a_lane_does_not_open_behind_what_hangs_where_a_snapshot_spares_it
             (owner, *_) = lane.lane._committer._transactions._producers
             await hang(settings, owner, where, b"{}")
             # As far as it was told, this has been committed: its snapshot covers it.
-            lane.lane._output.next_offsets[ATTEMPTS.name] += 1
+            lane.lane._writer.next_offsets[ATTEMPTS.name] += 1
             await lane.lane.close()
             assert lane.lane._snapshots.taken == 1
         with pytest.raises(LaneLost, match="open transaction"):

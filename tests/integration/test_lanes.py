@@ -124,7 +124,9 @@ async def timestamps(settings: Settings, where: TopicPartition) -> list[int]:
     reader = PartitionReader(settings)
     await reader.start()
     try:
-        return [record.timestamp async for record in reader.read(await reader.ends([where]))]
+        return [
+            record.timestamp async for record in reader.read(await reader.high_watermarks([where]))
+        ]
     finally:
         await reader.stop()
 

@@ -124,7 +124,7 @@ async def readable(settings: Settings, where: TopicPartition) -> list[bytes]:
     reader = PartitionReader(settings)
     await reader.start()
     try:
-        ends = await reader.ends([where])
+        ends = await reader.high_watermarks([where])
         return [record.value async for record in reader.read(ends, stall_timeout_s=2)]
     finally:
         await reader.stop()

@@ -15,7 +15,7 @@ from millstream.schemas.topics import CONTROL, HOLDS, PARKED, RESULTS
 from millstream.streams.broker.clients import idempotent_producer
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.broker.topic_admin import ensure_topics
-from millstream.streams.lane.queue.parked_log import ParkedRuns
+from millstream.streams.lane.queue.parked_log import ParkedLog
 from millstream.streams.settings import Settings
 from tests.lane_harness import ask, lane_services, one_lane, read_topic, read_whole, upstream
 
@@ -43,7 +43,7 @@ async def test_what_was_parked_anew_is_taken_over_at_its_own_place(settings: Set
             (b"r1", parked("r1", 1)),
         ):
             await producer.send_and_wait(where.topic, value, key, partition=0)
-        found = await ParkedRuns(reader, where).open_set()
+        found = await ParkedLog(reader, where).open_set()
     finally:
         await reader.stop()
         await producer.stop()

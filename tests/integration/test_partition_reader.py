@@ -20,7 +20,7 @@ from millstream.streams.broker.clients import idempotent_producer, transactional
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.lane.output.checkpoints import CheckpointSource
-from millstream.streams.lane.output.outcomes import head
+from millstream.streams.lane.output.outcomes import session_head
 from millstream.streams.lane.runs.token_publisher import TokenPublisher
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import decode, encode, new_traceparent
@@ -94,7 +94,7 @@ async def test_a_transaction_open_before_the_end_is_waited_for_and_read_behind(
         await producer.send_and_wait(log.topic, b"open", b"k", partition=0)
         await written(settings, log, b"behind")
         async with reading(settings) as reader:
-            end = (await reader.ends([log]))[log]
+            end = (await reader.high_watermarks([log]))[log]
             assert end == 2
             with pytest.raises(LaneLost, match="open transaction"):
                 await values(reader, log, end, stall_timeout_s=0.5)
@@ -121,14 +121,14 @@ async def test_an_end_that_is_aborted_records_and_markers_is_reached(
     finally:
         await producer.stop()
     async with reading(settings) as reader:
-        end = (await reader.ends([log]))[log]
+        end = (await reader.high_watermarks([log]))[log]
         assert end == 7
         assert await values(reader, log, end, stall_timeout_s=5) == [b"before"]
 
 
 async def test_an_empty_partition_is_read_at_once(settings: Settings, log: TopicPartition) -> None:
     async with reading(settings) as reader:
-        ends = await reader.ends([log])
+        ends = await reader.high_watermarks([log])
         assert ends == {log: 0}
         assert await values(reader, log, 0, stall_timeout_s=0) == []
 
@@ -138,7 +138,7 @@ async def test_a_stretch_ends_where_its_end_was_and_starts_at_a_time(
 ) -> None:
     await written(settings, log, b"0", b"1")
     async with reading(settings) as reader:
-        end = (await reader.ends([log]))[log]
+        end = (await reader.high_watermarks([log]))[log]
         (newest_ms,) = await written(settings, log, b"2")
         assert await values(reader, log, end) == [b"0", b"1"]
         assert await values(reader, log, 3, since_ms=newest_ms + 60_000) == []
@@ -151,7 +151,7 @@ async def test_a_compacted_topic_is_read_to_its_end(settings: Settings) -> None:
     where = TopicPartition(settings.topic(SESSIONS.name), 0)
     await written(settings, where, *(b"%d" % number for number in range(50)))
     async with reading(settings) as reader:
-        end = (await reader.ends([where]))[where]
+        end = (await reader.high_watermarks([where]))[where]
         assert (await values(reader, where, end))[-1] == b"49"
 
 
@@ -195,7 +195,7 @@ async def test_the_ends_of_many_topics_are_asked_for_at_once(settings: Settings)
 
         client._metadata_update = update_and_note
         places = [TopicPartition(settings.topic(one.name), 0) for one in specs]
-        assert await reader.ends(places) == dict.fromkeys(places, 0)
+        assert await reader.high_watermarks(places) == dict.fromkeys(places, 0)
     # Several only if a topic's leader is not there yet.
     assert all(topics == {place.topic for place in places} for topics in updates)
     assert fetches == []
@@ -225,7 +225,7 @@ async def test_a_checkpoint_that_nobody_remembers_is_found_in_the_log(settings: 
     await written(settings, where, *records)
 
     def head_of(one: CheckpointSaved, offset_min: int = 0) -> SessionUpdated:
-        return head(one, None, offset_min=offset_min)
+        return session_head(one, None, offset_min=offset_min)
 
     async with reading(settings) as reader:
         source = CheckpointSource(reader=reader, partition=where, peek=no_redis)
@@ -261,7 +261,7 @@ async def test_flushed_tokens_stand_on_the_topic_in_their_order(settings: Settin
             await publisher.write(token)
         await publisher.flush()
         async with reading(settings) as reader:
-            end = (await reader.ends([where]))[where]
+            end = (await reader.high_watermarks([where]))[where]
             read = [decode(record, AgentToken) async for record in reader.read({where: end})]
     finally:
         await producer.stop()

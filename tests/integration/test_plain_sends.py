@@ -42,7 +42,7 @@ async def test_no_transaction_writes_tokens_or_to_the_partition_of_another_lane(
     await reader.start()
     try:
         # A transaction would have left its marker behind the records.
-        assert await reader.ends(written) == written
+        assert await reader.high_watermarks(written) == written
     finally:
         await reader.stop()
 

@@ -20,8 +20,8 @@ from millstream.streams.wire.records import (
     InputRecord,
     read_request,
     read_stage_request,
-    whose,
-    whose_staged,
+    user_of,
+    user_of_staged,
 )
 
 Intake = Callable[[InputRecord], tuple[ResolvedRequest, StageRequest | None]]
@@ -40,7 +40,7 @@ class Stage:
     name: str
     input: TopicSpec
     read: Intake
-    whose: Callable[[bytes | None], tuple[str, str] | None]
+    user_of: Callable[[bytes | None], tuple[str, str] | None]
     pipeline: Callable[[], MiddlewarePipeline]
     next: TopicSpec | None
 
@@ -92,7 +92,7 @@ def stages(
             name=name,
             input=topics[index],
             read=_read_first if index == 0 else _read_later,
-            whose=whose if index == 0 else whose_staged,
+            user_of=user_of if index == 0 else user_of_staged,
             pipeline=lambda index=index: pipelines()[index],  # type: ignore[misc]
             next=topics[index + 1] if index + 1 < len(topics) else None,
         )

@@ -15,7 +15,7 @@ LANES_ENDED_MAX = 3
 _RECORDS_MAX = 1000
 
 
-class Blame:
+class CrashCounter:
     """Counts lanes that a record has ended, by where it first stood. Outlives the lanes of a slot.
 
     Kept for the newest `_RECORDS_MAX` records.
@@ -24,23 +24,23 @@ class Blame:
     def __init__(self) -> None:
         self._ended: Counter[Address] = Counter()
 
-    async def watched(self, source: Address, work: Coroutine[Any, Any, None]) -> None:
+    async def guard(self, source: Address, work: Coroutine[Any, Any, None]) -> None:
         """Do `work`, and hold an error that ends the lane against its record, unless foreseen."""
         try:
             await work
         except LaneLost:
             raise
         except Exception:
-            self.hold_against(source)
+            self.count(source)
             raise
 
-    def hold_against(self, source: Address) -> None:
+    def count(self, source: Address) -> None:
         """Count one more lane that this record ended."""
         self._ended[source] += 1
         while len(self._ended) > _RECORDS_MAX:
             del self._ended[next(iter(self._ended))]
 
-    def verdict(self, source: Address) -> Unserviceable | None:
+    def given_up(self, source: Address) -> Unserviceable | None:
         """Give why a record is tried no more, `None` as long as it is."""
         ended = self._ended.get(source, 0)
         if ended < LANES_ENDED_MAX:

@@ -12,33 +12,33 @@ from millstream.schemas.events import AgentResult, ControlCommand
 from millstream.schemas.lane_events import CommandObeyed, HoldPlaced
 from millstream.streams.lane.base.context import LaneServices
 from millstream.streams.lane.base.window import Entry
-from millstream.streams.lane.output.in_flight import LaneEndings
+from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.output.outcomes import CANCELLED
-from millstream.streams.lane.output.writer import LaneOutput
+from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.queue.pauses import HOLDS_MAX
 from millstream.streams.lane.queue.run_queue import RunQueue
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.wire.keys import RequestKey, SessionKey
-from millstream.streams.wire.records import InputRecord, came_ms
+from millstream.streams.wire.records import InputRecord, arrived_ms
 
 log = structlog.get_logger(__name__)
 
 
-class LaneControl:
+class CommandHandler:
     """Carries out the commands of one lane's partition."""
 
     def __init__(
         self,
         services: LaneServices,
         *,
-        output: LaneOutput,
+        writer: LaneWriter,
         queue: RunQueue,
-        endings: LaneEndings,
+        in_flight: InFlightRequests,
     ) -> None:
         self._services = services
-        self._output = output
+        self._writer = writer
         self._queue = queue
-        self._endings = endings
+        self._in_flight = in_flight
         self._in_hand: set[Address] = set()
 
     async def obey(
@@ -107,11 +107,11 @@ class LaneControl:
         key = (*user, command.request_id or "")
         if (one := self._queue.find(key)) is not None:
             await self._queue.cancel(one, CANCELLED)
-        elif self._endings.begin(key):
+        elif self._in_flight.register(key):
             await self._end_before_it_comes(entry, key, mark)
             return
         # Else it is finished, or refused this moment: its result is on the way.
-        await self._output.commit([mark])
+        await self._writer.commit([mark])
 
     async def _cancel_session(
         self,
@@ -121,9 +121,9 @@ class LaneControl:
         *,
         may_be_again: bool,
     ) -> None:
-        until_ms = came_ms(entry.record)
+        until_ms = arrived_ms(entry.record)
         # First, so that what is read, or taken over from this owner, from now on finds it.
-        await self._output.commit([mark.model_copy(update={"until_ms": until_ms})])
+        await self._writer.commit([mark.model_copy(update={"until_ms": until_ms})])
         found = self._queue.of_session(session)
         # All that is at hand, by whatever broker's clock; but whoever saw a result of an owner that
         # was lost over this may have asked on since.
@@ -152,17 +152,19 @@ class LaneControl:
             )
             # It may have begun under an earlier owner, and reserved and spent.
             gone = self._queue.parking.let_go(key)
-            await self._output.commit([*self._endings.abandoned(result), *gone, mark])
+            await self._writer.commit(
+                [*self._in_flight.settlement_without_run(result), *gone, mark]
+            )
         finally:
-            self._endings.end(key)
+            self._in_flight.forget(key)
 
     async def _pause(self, command: ControlCommand, mark: CommandObeyed, *, at_ms: int) -> None:
         parking = self._queue.parking
         hold = _hold(command, at_ms=at_ms)
-        if hold in parking.holds or self._ends(command):
-            await self._output.commit([mark])
+        if hold in parking.pauses or self._ends(command):
+            await self._writer.commit([mark])
             return
-        if len(parking.holds) >= HOLDS_MAX:
+        if len(parking.pauses) >= HOLDS_MAX:
             raise Unserviceable(
                 f"{HOLDS_MAX} requests and sessions of this partition are paused already; "
                 "resume or cancel some, then give it again"
@@ -176,7 +178,7 @@ class LaneControl:
         key = (command.tenant, command.user_id, command.request_id)
         match self._queue.find(key):
             case None:
-                return self._endings.is_over(key) or self._endings.is_in_hand(key)
+                return self._in_flight.is_finished(key) or self._in_flight.is_registered(key)
             case Run() as run:
                 return run.ending
             case _:
@@ -184,13 +186,13 @@ class LaneControl:
 
     async def _resume(self, command: ControlCommand, mark: CommandObeyed) -> None:
         hold = _hold(command)
-        was_paused = hold in self._queue.parking.holds
+        was_paused = hold in self._queue.parking.pauses
         mark = mark.model_copy(update={"was_paused": was_paused})
         if not was_paused:
-            await self._output.commit([mark])
+            await self._writer.commit([mark])
             return
         await self._queue.parking.resume(hold, mark)
-        self._queue.go_on(hold)
+        self._queue.on_resumed(hold)
 
 
 def _hold(command: ControlCommand, *, at_ms: int = 0) -> HoldPlaced:

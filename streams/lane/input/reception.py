@@ -15,12 +15,12 @@ from millstream.schemas.events import AgentResult, ControlCommand, Decision, Res
 from millstream.schemas.lane_events import StageRequest
 from millstream.schemas.topics import CONTROL
 from millstream.streams.lane.base.context import LaneServices, Stage
-from millstream.streams.lane.base.crash_counter import Blame
+from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.window import Entry
-from millstream.streams.lane.input.commands import LaneControl
+from millstream.streams.lane.input.commands import CommandHandler
 from millstream.streams.lane.output import outcomes
-from millstream.streams.lane.output.in_flight import LaneEndings
-from millstream.streams.lane.output.writer import LaneOutput, Tombstone
+from millstream.streams.lane.output.in_flight import InFlightRequests
+from millstream.streams.lane.output.writer import LaneWriter, Tombstone
 from millstream.streams.lane.queue.run_queue import RunQueue
 from millstream.streams.lane.runs.admission import Admission, admit
 from millstream.streams.lane.runs.run import Run
@@ -31,30 +31,30 @@ from millstream.streams.wire.keys import request_key, session_key
 from millstream.streams.wire.partitioning import home_partition
 from millstream.streams.wire.records import (
     InputRecord,
-    came_ms,
+    arrived_ms,
     dead_letter,
-    first_place,
     origin_header,
+    original_address,
 )
 
 log = structlog.get_logger(__name__)
 
 
-class LaneStrays:
+class RecordRouter:
     """Buries records as dead letters, or puts them at their user's partition."""
 
-    def __init__(self, services: LaneServices, *, output: LaneOutput) -> None:
+    def __init__(self, services: LaneServices, *, writer: LaneWriter) -> None:
         self._services = services
-        self._output = output
+        self._writer = writer
 
-    async def bury(self, entry: Entry[InputRecord], poison: Poison) -> None:
+    async def dead_letter(self, entry: Entry[InputRecord], poison: Poison) -> None:
         """Commit a record's dead letter, and acknowledge the record then."""
         letter = dead_letter(entry.record, poison, at_ms=self._services.clock_ms())
         log.warning("dead letter", source=str(entry.record.address), reason=str(poison))
-        await self._output.commit([letter])
+        await self._writer.commit([letter])
         entry.finish()
 
-    async def put_right(
+    async def reroute(
         self,
         entry: Entry[InputRecord],
         partition_key: str,
@@ -80,7 +80,7 @@ class LaneStrays:
         entry.finish()
 
 
-class LaneReception:
+class RecordDispatcher:
     """Takes the records of one lane on their way: called in offset order, it never waits.
 
     `on_failure` is told what ends the lane.
@@ -94,10 +94,10 @@ class LaneReception:
         partition: int,
         *,
         state: LaneState,
-        output: LaneOutput,
-        endings: LaneEndings,
+        writer: LaneWriter,
+        in_flight: InFlightRequests,
         queue: RunQueue,
-        blame: Blame,
+        crash_counter: CrashCounter,
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self._settings = settings
@@ -105,13 +105,13 @@ class LaneReception:
         self._stage = stage
         self._partition = partition
         self._state = state
-        self._output = output
-        self._endings = endings
+        self._writer = writer
+        self._in_flight = in_flight
         self._queue = queue
-        self._blame = blame
+        self._crash_counter = crash_counter
         self._on_failure = on_failure
-        self._strays = LaneStrays(services, output=output)
-        self._control = LaneControl(services, output=output, queue=queue, endings=endings)
+        self._router = RecordRouter(services, writer=writer)
+        self._control = CommandHandler(services, writer=writer, queue=queue, in_flight=in_flight)
         self._control_topic = settings.topic(CONTROL.name)
         self._new_from_offset = 0
         self._new_commands_from = 0
@@ -128,7 +128,7 @@ class LaneReception:
 
     def take_in(self, entry: Entry[InputRecord]) -> None:
         """Take one record on its way; what it raises ends the lane."""
-        if (given_up := self._blame.verdict(entry.record.address)) is not None:
+        if (given_up := self._crash_counter.given_up(entry.record.address)) is not None:
             self._bury_once(entry, given_up)
         elif self.is_command(entry):
             self._command(entry)
@@ -137,7 +137,7 @@ class LaneReception:
 
     def _command(self, entry: Entry[InputRecord]) -> None:
         try:
-            first = first_place(entry.record)
+            first = original_address(entry.record)
             command = decode(entry.record, ControlCommand)
         except Poison as poison:
             self._bury_once(entry, poison)
@@ -160,7 +160,7 @@ class LaneReception:
         try:
             await self._control.obey(entry, command, first, may_be_again=may_be_again)
         except Unserviceable as poison:
-            await self._strays.bury(entry, poison)
+            await self._router.dead_letter(entry, poison)
         else:
             entry.finish()
 
@@ -174,9 +174,9 @@ class LaneReception:
         home = home_partition(partition_key, self._settings.partitions)
         if home == self._partition:
             return False
-        origin = origin_header(first, came_ms(entry.record))
-        put_right = self._strays.put_right(entry, partition_key, home, origin)
-        self._spawn(entry, put_right)
+        origin = origin_header(first, arrived_ms(entry.record))
+        reroute = self._router.reroute(entry, partition_key, home, origin)
+        self._spawn(entry, reroute)
         return True
 
     def _serve(self, entry: Entry[InputRecord]) -> None:
@@ -189,7 +189,7 @@ class LaneReception:
         if self._belongs_elsewhere(entry, request.partition_key, request.source):
             return
         try:
-            is_new = self._endings.begin(request_key(request), request.digest)
+            is_new = self._in_flight.register(request_key(request), request.digest)
         except RequestIdReused as reused:
             self._bury_once(entry, reused)
             return
@@ -198,7 +198,7 @@ class LaneReception:
             entry.finish()
             return
         until_ms = self._state.cancelled.until(session_key(request))
-        cancelled = until_ms is not None and came_ms(entry.record) <= until_ms
+        cancelled = until_ms is not None and arrived_ms(entry.record) <= until_ms
         if cancelled and self._stage.next is None:
             self._end_unread(entry, request)
         else:
@@ -231,14 +231,14 @@ class LaneReception:
         if admission.refused is not None:
             self._refuse(entry, request, admission, traceparent)
         elif self._stage.next is not None:
-            onward = outcomes.onward(request, admission.decision, passed, self._stage.next)
+            onward = outcomes.stage_request(request, admission.decision, passed, self._stage.next)
             events = [admission.decision, onward]
-            self._spawn(entry, self._endings.finish(entry, request, events, traceparent))
+            self._spawn(entry, self._in_flight.finish(entry, request, events, traceparent))
         else:
             decided: asyncio.Future[Any] | None = None
             if admission.is_new:
                 # An attempt that may cost takes it along, and waits for it.
-                decided = self._output.submit([admission.decision], traceparent, lazy=True)
+                decided = self._writer.submit([admission.decision], traceparent, lazy=True)
             self._queue.submit(
                 Run(
                     request,
@@ -282,19 +282,19 @@ class LaneReception:
         """End a request without a run."""
         events: list[Event | Tombstone] = [
             *decided,
-            *self._endings.settled(request, result),
+            *self._in_flight.settlement(request, result),
             *self._queue.parking.let_go(request_key(request)),
         ]
-        self._spawn(entry, self._endings.finish(entry, request, events, traceparent))
+        self._spawn(entry, self._in_flight.finish(entry, request, events, traceparent))
 
     def _bury_once(self, entry: Entry[InputRecord], poison: Poison) -> None:
         if self._state.is_buried(entry.record.address):
             entry.finish()
         else:
-            self._spawn(entry, self._strays.bury(entry, poison))
+            self._spawn(entry, self._router.dead_letter(entry, poison))
 
     def _spawn(self, entry: Entry[InputRecord], work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(self._blame.watched(entry.record.address, work))
+        task = asyncio.create_task(self._crash_counter.guard(entry.record.address, work))
         self.tasks.add(task)
         task.add_done_callback(self._ended)
 

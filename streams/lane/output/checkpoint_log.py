@@ -72,7 +72,7 @@ class CheckpointLog:
             first -= 1
         left = deque(wants[first:])
         # After that: their checkpoints are committed, so they stand before this end.
-        ends = await self._reader.ends([self._where])
+        ends = await self._reader.high_watermarks([self._where])
         stretch = self._reader.read(ends, from_offset=_offset_min(left[0]))
         async with aclosing(stretch) as records:
             async for record in records:

@@ -49,7 +49,7 @@ class CheckpointSource:
         """Give the checkpoint that `head` names.
 
         Raises `CheckpointUnreadable` if the log no longer has it, and `LaneLost` if the log cannot
-        be read now: the run is not to blame.
+        be read now: the run is not to crash_counter.
         """
         cached = self._cached.get(session_key(head))
         if cached is not None and is_named_by(head, cached):

@@ -57,7 +57,7 @@ def result(request: ResolvedRequest, *, at_ms: int, **fields: Any) -> AgentResul
     )
 
 
-def too_large(
+def oversized_result(
     request: ResolvedRequest, events: Iterable[object], *, at_ms: int, reason: Reason
 ) -> AgentResult:
     """Give the failed result of a request whose outcome cannot be written, with what it spent."""
@@ -69,7 +69,7 @@ def too_large(
     )
 
 
-def onward(
+def stage_request(
     request: ResolvedRequest, decision: Decision, before: StageRequest | None, to: TopicSpec
 ) -> StageRequest:
     """Give the record by which a stage hands a request to the next one."""
@@ -84,7 +84,7 @@ def onward(
     )
 
 
-def head(
+def session_head(
     checkpoint: CheckpointSaved, before: SessionUpdated | None, *, offset_min: int
 ) -> SessionUpdated:
     """Give a session's new head; `checkpoint` will stand at `offset_min` or behind."""

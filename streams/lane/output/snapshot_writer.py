@@ -22,14 +22,14 @@ from millstream.schemas.lane_events import LaneSnapshot, SnapshotHeader
 from millstream.schemas.ports import ClockMs
 from millstream.schemas.topics import SNAPSHOTS
 from millstream.streams.broker.batches import Outgoing
-from millstream.streams.lane.output.writer import LaneOutput
+from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.restore import Restored
 from millstream.streams.lane.state.snapshot_format import (
     HEADER,
     Captured,
     digest,
-    folded_under,
+    fold_version,
     ids_part,
     state_part,
     state_parts,
@@ -45,7 +45,7 @@ _BYTES_PER_RECORD = 256
 must stay a small part of what the lane writes."""
 
 
-class LaneSnapshots:
+class SnapshotWriter:
     """Takes a snapshot whenever a restore would have to read many records, and at the end.
 
     `followed` gives how far the lane follows logs that other stages write, by topic.
@@ -57,7 +57,7 @@ class LaneSnapshots:
         partition: int,
         *,
         state: LaneState,
-        output: LaneOutput,
+        writer: LaneWriter,
         committer: Committer,
         followed: Callable[[], Mapping[str, int]],
         clock_ms: ClockMs,
@@ -65,11 +65,11 @@ class LaneSnapshots:
         self._settings = settings
         self._partition = partition
         self._state = state
-        self._output = output
+        self._writer = writer
         self._committer = committer
         self._followed = followed
         self._clock_ms = clock_ms
-        self._folded_under = folded_under(state, settings)
+        self._folded_under = fold_version(state, settings)
         self._restorable = state.pipeline.gives_state
         self._topic = settings.topic(SNAPSHOTS.name)
         self._parts: frozenset[str] = frozenset()
@@ -82,7 +82,7 @@ class LaneSnapshots:
     def open(self, restored: Restored) -> None:
         """Go on from what a restore found on the topic, once the lane has announced itself."""
         self._parts = restored.parts
-        self._known_records = self._output.tail_records - restored.tail_records
+        self._known_records = self._writer.tail_records - restored.tail_records
         if restored.snapshot is not None:
             self._chunks = {number: chunk for number, _, chunk in restored.snapshot.chunks}
         self.consider()
@@ -90,7 +90,7 @@ class LaneSnapshots:
     def consider(self) -> None:
         """Take a snapshot if it is time for one; called after each commit."""
         due = max(self._settings.snapshot_records, self.state_bytes // _BYTES_PER_RECORD)
-        ready = self._restorable and self._task is None and self._output.is_settled
+        ready = self._restorable and self._task is None and self._writer.refusals_replaced
         if ready and self._unknown_records >= due:
             self._task = asyncio.create_task(self._take(), name="snapshot")
             self._task.add_done_callback(self._ended)
@@ -119,7 +119,7 @@ class LaneSnapshots:
     @property
     def _unknown_records(self) -> int:
         """How many records a restore would have to read behind the newest snapshot."""
-        return self._output.tail_records - self._known_records
+        return self._writer.tail_records - self._known_records
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._task = None
@@ -133,7 +133,7 @@ class LaneSnapshots:
         self._restorable = False
 
     async def _take(self) -> None:
-        captured = await self._cut() if self._output.is_settled else None
+        captured = await self._cut() if self._writer.refusals_replaced else None
         if captured is None:
             return
         parts = await asyncio.to_thread(state_parts, captured)
@@ -163,12 +163,12 @@ class LaneSnapshots:
         captured: asyncio.Future[Captured | None] = asyncio.get_running_loop().create_future()
         layers = self._state.pipeline.state()
         followed = dict(self._followed())
-        refusals = self._output.refusals
+        refusals = self._writer.refusals
 
         def reached(mark: Outcome) -> None:
             if captured.done():  # whoever waited has been cancelled
                 return
-            if isinstance(mark, MillstreamError) or self._output.refusals != refusals:
+            if isinstance(mark, MillstreamError) or self._writer.refusals != refusals:
                 # What was refused is in the layers' states, and not on the log before the mark.
                 captured.set_result(None)
             else:
@@ -183,13 +183,15 @@ class LaneSnapshots:
             layers=layers,
             decided=tuple(self._state.decided.values()),
             parked=tuple(self._state.parked.items()),
-            bills=tuple((bill.started, bill.cost) for bill in self._state.bills.open.values()),
+            bills=tuple(
+                (bill.started, bill.cost) for bill in self._state.open_attempts.open.values()
+            ),
             cancelled=self._state.cancelled.all,
             open_ids=seen.open_data,
             chunks=seen.chunks,
             unwritten=seen.unwritten(),
-            logs={**self._output.next_offsets, **followed},
-            tail_records=self._output.tail_records,
+            logs={**self._writer.next_offsets, **followed},
+            tail_records=self._writer.tail_records,
         )
 
     def _records(
@@ -206,7 +208,7 @@ class LaneSnapshots:
                 part=part,
                 **content,
             )
-            return Outgoing(self._topic, self._partition, encode(event, source=self._output.source))
+            return Outgoing(self._topic, self._partition, encode(event, source=self._writer.source))
 
         return [
             *(

@@ -80,7 +80,7 @@ class Tombstone:
     key: str
 
 
-class LaneOutput:
+class LaneWriter:
     """The writing side of one lane. State changes when a commit has succeeded, and only then.
 
     `next_offsets` says for each log that a restore reads where the next record behind those that
@@ -138,7 +138,7 @@ class LaneOutput:
         snapshot covers is not read, and may hang all the same.
         """
         self.next_offsets = dict(logs)
-        ends = await self._reader.settled(self.places)
+        ends = await self._reader.stable_high_watermarks(self.places)
         self._checkpoints_floor = ends[self._where]
 
     def submit(
@@ -173,7 +173,7 @@ class LaneOutput:
         await committed
 
     @property
-    def is_settled(self) -> bool:
+    def refusals_replaced(self) -> bool:
         """Whether all that was refused has been replaced: what is folded is on its way to a log."""
         return self.refusals == self._replacements
 
@@ -211,7 +211,7 @@ class LaneOutput:
     def head_of(self, checkpoint: CheckpointSaved, before: SessionUpdated | None) -> SessionUpdated:
         """Give the head of a session whose next checkpoint is about to be committed."""
         # Only this lane writes to its partition, so the record cannot stand before the floor.
-        return outcomes.head(checkpoint, before, offset_min=self._checkpoints_floor)
+        return outcomes.session_head(checkpoint, before, offset_min=self._checkpoints_floor)
 
     async def load_checkpoint(self, head: SessionUpdated) -> CheckpointSaved | None:
         """Give the checkpoint that a head names; `None` if it is older than the log keeps them.

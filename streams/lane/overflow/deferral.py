@@ -13,22 +13,22 @@ from millstream.streams.wire.records import InputRecord
 class Deferral:
     """Every request of `user` from the offset `since` on, on the lane's input partition.
 
-    One that an earlier owner began is found again by reading what stands before `found_to`; what
-    is `add`ed from there on comes after that. Each is taken once, in order, and counts as done
+    One that an earlier owner began is found again by reading what stands before `rescanned_to`;
+    what is `add`ed from there on comes after that. Each is taken once, in order, and counts as done
     when it and all before it are; `unwritten` counts those since it was last written down. `held`
     are records that may be acknowledged once it is committed that there is this deferral, `None`
     when it is. None that is not done came before `from_ms`, by the broker's time. Memory: 8 bytes
     for each that is left.
     """
 
-    def __init__(self, user: UserKey, since: int, *, from_ms: int, found_to: int = 0) -> None:
+    def __init__(self, user: UserKey, since: int, *, from_ms: int, rescanned_to: int = 0) -> None:
         self.user = user
         self.since = since
         self.from_ms = from_ms
         self.unwritten = 0
         self.held: list[Entry[InputRecord]] | None = []
-        self._found_to = found_to
-        self._is_found = found_to <= since
+        self._found_to = rescanned_to
+        self._is_found = rescanned_to <= since
         self._left = array("q")
         self._next = 0
         self._later = array("q")

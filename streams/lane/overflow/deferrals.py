@@ -30,9 +30,9 @@ from millstream.streams.broker.compacted import newest_of_each
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneServices, Stage
 from millstream.streams.lane.base.window import Entry
-from millstream.streams.lane.output.writer import Committed, LaneOutput, Tombstone
+from millstream.streams.lane.output.writer import Committed, LaneWriter, Tombstone
 from millstream.streams.lane.overflow.deferral import Deferral
-from millstream.streams.lane.queue.quotas import Room
+from millstream.streams.lane.queue.quotas import Backpressure
 from millstream.streams.lane.queue.run_queue import RunQueue
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.settings import Settings
@@ -72,7 +72,7 @@ class Deferrals:
         partition: int,
         *,
         state: LaneState,
-        output: LaneOutput,
+        writer: LaneWriter,
         reader: PartitionReader,
         queue: RunQueue,
         take_in: Callable[[Entry[InputRecord]], None],
@@ -84,7 +84,7 @@ class Deferrals:
         self._partition = partition
         self._input = TopicPartition(settings.topic(stage.input.name), partition)
         self._state = state
-        self._output = output
+        self._writer = writer
         self._reader = reader
         self._queue = queue
         self._take_in = take_in
@@ -92,11 +92,11 @@ class Deferrals:
         self._of: dict[UserKey, Deferral] = {}
         # Those who have place in the line, those who have none because others wait, and those who
         # give way to what is not read yet.
-        self._hungry: dict[UserKey, Deferral] = {}
-        self._kept_out: dict[UserKey, Deferral] = {}
-        self._held_back: dict[UserKey, Deferral] = {}
+        self._ready: dict[UserKey, Deferral] = {}
+        self._waiting_for_capacity: dict[UserKey, Deferral] = {}
+        self._waiting_for_reader: dict[UserKey, Deferral] = {}
         self._behind_at = -_BEHIND_FOR_S
-        self.room = Room(
+        self.backpressure = Backpressure(
             f"{self._input.topic}-{partition}",
             settings.parked_max,
             lambda: queue.waiting + len(self._of),
@@ -139,11 +139,11 @@ class Deferrals:
         for event in self._restored:
             user = (event.tenant, event.user_id)
             self._of[user] = found = Deferral(
-                user, event.from_offset, from_ms=event.from_ms, found_to=end
+                user, event.from_offset, from_ms=event.from_ms, rescanned_to=end
             )
             found.held = None
         self._restored.clear()
-        self._hungry, self._to_find = dict(self._of), dict(self._of)
+        self._ready, self._to_find = dict(self._of), dict(self._of)
         self._found_to = min((one.since for one in self._of.values()), default=end)
         self._find_to = end
 
@@ -168,9 +168,9 @@ class Deferrals:
         """Tell whether a record that has just come is left where it stands; it is then, if so."""
         if is_behind:
             self._behind_at = self._now()
-        elif not self._of and not self._queue.crowding.may_be_crowded:
+        elif not self._of and not self._queue.quotas.may_be_crowded:
             return False
-        user = self._stage.whose(entry.record.value)
+        user = self._stage.user_of(entry.record.value)
         deferral = None if user is None else self._deferral(user, entry)
         if deferral is None:
             return False
@@ -210,12 +210,12 @@ class Deferrals:
         return self._now() - self._behind_at < _BEHIND_FOR_S
 
     def _is_too_much(self, user: UserKey) -> bool:
-        too_many = self._is_behind and self._queue.crowding.at_hand(user) >= _AT_HAND_BEHIND
-        return too_many or self._queue.crowding.is_crowded(user)
+        too_many = self._is_behind and self._queue.quotas.active(user) >= _AT_HAND_BEHIND
+        return too_many or self._queue.quotas.over_limit(user)
 
     def _has_place(self, user: UserKey) -> bool:
-        too_many = self._is_behind and self._queue.crowding.at_hand(user) >= _AT_HAND_BEHIND // 2
-        return not too_many and self._queue.crowding.has_place(user)
+        too_many = self._is_behind and self._queue.quotas.active(user) >= _AT_HAND_BEHIND // 2
+        return not too_many and self._queue.quotas.may_refill(user)
 
     def _event(self, deferral: Deferral) -> RequestsDeferred:
         tenant, user_id = deferral.user
@@ -229,7 +229,7 @@ class Deferrals:
         )
 
     def _submit(self, event: RequestsDeferred | Tombstone) -> Committed:
-        committed = self._output.submit([event])
+        committed = self._writer.submit([event])
         committed.add_done_callback(self._submitted)
         return committed
 
@@ -242,48 +242,48 @@ class Deferrals:
         deferral = self._of.get(user)
         if deferral is not None and self._has_place(user):
             self._is_hungry(deferral)
-        elif self._kept_out and not self._queue.crowding.half_full:
+        elif self._waiting_for_capacity and not self._queue.quotas.half_full:
             # Whoever has nothing in line that could leave it would never be asked.
-            self._is_hungry(self._kept_out.pop(next(iter(self._kept_out))))
-        self.room.look()
+            self._is_hungry(self._waiting_for_capacity.pop(next(iter(self._waiting_for_capacity))))
+        self.backpressure.update()
 
     def _is_hungry(self, deferral: Deferral) -> None:
         if deferral.next is not None and self._of.get(deferral.user) is deferral:
-            self._hungry[deferral.user] = deferral
+            self._ready[deferral.user] = deferral
             self._wake.set()
 
     async def _run(self) -> None:
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_BEHIND_FOR_S if self._held_back else None):
+                async with asyncio.timeout(_BEHIND_FOR_S if self._waiting_for_reader else None):
                     await self._wake.wait()
             self._wake.clear()
             if not self._is_behind:
-                self._hungry |= self._held_back
-                self._held_back = {}
-            while self._to_find or self._hungry:
+                self._ready |= self._waiting_for_reader
+                self._waiting_for_reader = {}
+            while self._to_find or self._ready:
                 if self._to_find:
                     await self._find_on()
                 if hungry := self._who_may_take():
                     await self._take_on(hungry)
                     # No faster than they are parked.
-                    await self._output.submit([])
+                    await self._writer.submit([])
 
     def _who_may_take(self) -> list[Deferral]:
-        asked, self._hungry = self._hungry, {}
+        asked, self._ready = self._ready, {}
         for user, deferral in asked.items():
             if self._may_take(deferral):
-                self._hungry[user] = deferral
+                self._ready[user] = deferral
             else:
                 self._put_off(deferral)
-        return list(self._hungry.values())
+        return list(self._ready.values())
 
     def _put_off(self, deferral: Deferral) -> None:
         """Keep in mind who must be asked again though nothing of theirs leaves the line."""
-        if self._queue.crowding.half_full:
-            self._kept_out[deferral.user] = deferral
+        if self._queue.quotas.half_full:
+            self._waiting_for_capacity[deferral.user] = deferral
         elif self._is_behind:
-            self._held_back[deferral.user] = deferral
+            self._waiting_for_reader[deferral.user] = deferral
 
     def _may_take(self, deferral: Deferral) -> bool:
         return deferral.next is not None and not self._is_too_much(deferral.user)
@@ -294,7 +294,7 @@ class Deferrals:
         async with aclosing(self._stretch(self._found_to, self._find_to)) as records:
             async for record in records:
                 self._found_to = record.offset + 1
-                user = self._stage.whose(record.value)
+                user = self._stage.user_of(record.value)
                 if user is not None and (deferral := self._to_find.get(user)) is not None:
                     deferral.find(record.offset)
                     self._is_hungry(deferral)
@@ -367,10 +367,10 @@ class Deferrals:
             return
         if deferral.is_used_up:
             del self._of[deferral.user]
-            self._hungry.pop(deferral.user, None)
-            self._kept_out.pop(deferral.user, None)
-            self._held_back.pop(deferral.user, None)
-            self.room.look()
+            self._ready.pop(deferral.user, None)
+            self._waiting_for_capacity.pop(deferral.user, None)
+            self._waiting_for_reader.pop(deferral.user, None)
+            self.backpressure.update()
             self._submit(Tombstone(DEFERRED, self._event(deferral).record_key))
         elif deferral.unwritten >= _WRITTEN_EVERY:
             deferral.unwritten = 0

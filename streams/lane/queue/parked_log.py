@@ -52,7 +52,7 @@ class ParkedHead(Frozen):
         return (self.tenant, self.user_id, self.session_id)
 
 
-class ParkedRuns:
+class ParkedLog:
     """The records of one partition of `parked`."""
 
     def __init__(self, reader: PartitionReader, where: TopicPartition) -> None:

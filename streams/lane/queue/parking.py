@@ -16,12 +16,12 @@ from millstream.schemas.topics import HOLDS, PARKED
 from millstream.streams.broker.compacted import newest_of_each
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneServices
-from millstream.streams.lane.output.writer import Committed, LaneOutput, Tombstone
-from millstream.streams.lane.queue.parked_log import ParkedRuns
-from millstream.streams.lane.queue.pauses import Holds, why_stale
+from millstream.streams.lane.output.writer import Committed, LaneWriter, Tombstone
+from millstream.streams.lane.queue.parked_log import ParkedLog
+from millstream.streams.lane.queue.pauses import Pauses, expiry_reason
 from millstream.streams.lane.queue.waiting_line import Ticket
 from millstream.streams.lane.runs.admission import admit
-from millstream.streams.lane.runs.run import Run, Stopwatch
+from millstream.streams.lane.runs.run import ActiveTime, Run
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.settings import Settings
 from millstream.streams.transactions.committer import CommitRefused
@@ -44,21 +44,21 @@ class Parking:
         partition: int,
         *,
         state: LaneState,
-        output: LaneOutput,
+        writer: LaneWriter,
         reader: PartitionReader,
         on_refused: Callable[[Run, CommitRefused], None],
     ) -> None:
         self._settings = settings
         self._services = services
         self._state = state
-        self._output = output
+        self._writer = writer
         self._reader = reader
         self._on_refused = on_refused
         self._holds_at = TopicPartition(settings.topic(HOLDS.name), partition)
         parked_at = TopicPartition(settings.topic(PARKED.name), partition)
-        self._records = ParkedRuns(reader, parked_at)
+        self._records = ParkedLog(reader, parked_at)
         self._taken_over_ms = 0
-        self.holds = Holds()
+        self.pauses = Pauses()
 
     async def restore(self) -> list[Ticket]:
         """Fold what is paused; give a ticket for each request that is parked, in order.
@@ -85,12 +85,12 @@ class Parking:
         return tickets
 
     async def _take_over(self, hold: HoldPlaced, placed_ms: int) -> None:
-        why = why_stale(hold, placed_ms, self._state, now_ms=self._taken_over_ms)
+        why = expiry_reason(hold, placed_ms, self._state, now_ms=self._taken_over_ms)
         if why is None:
-            self.holds.place(hold)
+            self.pauses.add(hold)
             return
         log.info("a pause lapses", request_id=hold.request_id, user_id=hold.user_id, reason=why)
-        await self._output.commit([Tombstone(HOLDS, hold.record_key)])
+        await self._writer.commit([Tombstone(HOLDS, hold.record_key)])
 
     def park(self, run: Run) -> asyncio.Future[int]:
         """Commit a run's request as it stands, and acknowledge its record then.
@@ -119,7 +119,7 @@ class Parking:
             elapsed_ms=run.under_way.elapsed_ms,
             since_ms=run.under_way.since_ms,
         )
-        committed = self._output.submit([event], run.traceparent)
+        committed = self._writer.submit([event], run.traceparent)
         committed.add_done_callback(partial(self._is_parked, run, parked))
         return parked
 
@@ -144,7 +144,7 @@ class Parking:
             reserved_before_micros=parked.reserved_micros - parked.decision.reserved_micros,
             decided=parked.decision,
         )
-        under_way = Stopwatch(parked.elapsed_ms, parked.since_ms)
+        under_way = ActiveTime(parked.elapsed_ms, parked.since_ms)
         if ticket.restored:
             # Nobody knows when its last owner was lost; since this one is here it only waits.
             under_way.stop(self._taken_over_ms)
@@ -167,13 +167,13 @@ class Parking:
     async def pause(self, hold: HoldPlaced, mark: CommandObeyed) -> None:
         """Place a hold, at once; returns when it is committed, with its command's mark."""
         # Not after the commit: a command, or a result, that comes meanwhile must find it.
-        self.holds.place(hold)
-        await self._output.commit([hold, mark])
+        self.pauses.add(hold)
+        await self._writer.commit([hold, mark])
 
     async def resume(self, hold: HoldPlaced, mark: CommandObeyed) -> None:
         """Lift a hold, at once; returns when that is committed, with its command's mark."""
-        self.holds.lift(hold)
-        await self._output.commit([Tombstone(HOLDS, hold.record_key), mark])
+        self.pauses.remove(hold)
+        await self._writer.commit([Tombstone(HOLDS, hold.record_key), mark])
 
     def tombstones(self, run: Run) -> list[Tombstone]:
         """Give what the compacted topics are to forget with a run's result."""
@@ -184,10 +184,10 @@ class Parking:
 
     def let_go(self, key: RequestKey) -> list[Tombstone]:
         """Lift the hold on a request that ends now; give what is to be forgotten of it."""
-        hold = self.holds.of_request(key)
+        hold = self.pauses.of_request(key)
         if hold is None:
             return []
-        self.holds.lift(hold)
+        self.pauses.remove(hold)
         return [Tombstone(HOLDS, hold.record_key)]
 
     def _is_parked(

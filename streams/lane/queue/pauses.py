@@ -11,7 +11,7 @@ HOLDS_MAX = 10_000
 """Most requests and sessions of one partition that may be paused at once."""
 
 
-class Holds:
+class Pauses:
     """The holds that are committed. Memory: some 0.3 kB for each, at most `HOLDS_MAX`."""
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Holds:
         """Give the number of holds."""
         return len(self._requests) + len(self._sessions)
 
-    def covers(self, key: RequestKey, session: SessionKey) -> bool:
+    def is_paused(self, key: RequestKey, session: SessionKey) -> bool:
         """Tell whether a request may not begin, by itself or with its session."""
         return key in self._requests or session in self._sessions
 
@@ -37,11 +37,11 @@ class Holds:
         """Tell whether there is such a hold."""
         return _target(hold) in self._of_its_kind(hold)
 
-    def place(self, hold: HoldPlaced) -> None:
+    def add(self, hold: HoldPlaced) -> None:
         """Take in a hold."""
         self._of_its_kind(hold).add(_target(hold))
 
-    def lift(self, hold: HoldPlaced) -> None:
+    def remove(self, hold: HoldPlaced) -> None:
         """Take a hold back; one that was never placed is none."""
         self._of_its_kind(hold).discard(_target(hold))
 
@@ -58,7 +58,7 @@ KEPT_MS = 2 * (REQUESTS.retention_ms or 0)
 unread as long as its topic keeps it, finds the hold still."""
 
 
-def why_stale(hold: HoldPlaced, placed_ms: int, state: LaneState, *, now_ms: int) -> str | None:
+def expiry_reason(hold: HoldPlaced, placed_ms: int, state: LaneState, *, now_ms: int) -> str | None:
     """Say why a hold on a request may go; `None` for one that stays, as those on sessions do.
 
     `placed_ms` is the broker's time of its record. `state` knows what is decided and parked.

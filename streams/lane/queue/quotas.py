@@ -12,7 +12,7 @@ from millstream.streams.lane.queue.waiting_line import WaitingLine
 from millstream.streams.settings import Settings
 
 
-class Crowding:
+class UserQuotas:
     """Measures the line of one lane, and its runs in memory, by the settings' bounds."""
 
     def __init__(self, settings: Settings, line: WaitingLine, in_memory: RunTable) -> None:
@@ -30,7 +30,7 @@ class Crowding:
         """Whether so many wait that one user may have too many."""
         return self.half_full or len(self._line) >= self._settings.waiting_per_user_max
 
-    def is_crowded(self, user: UserKey) -> bool:
+    def over_limit(self, user: UserKey) -> bool:
         """Tell whether so many of a user's wait that no more should be taken in.
 
         What is paused, or waits for its next attempt, does not count as long as the line is not
@@ -40,14 +40,14 @@ class Crowding:
             return True
         return self._line.ready_of(user) >= self._settings.waiting_per_user_max
 
-    def at_hand(self, user: UserKey) -> int:
+    def active(self, user: UserKey) -> int:
         """Count a user's requests that run, or wait for their turn alone."""
         return self._in_memory.of_user(user) + self._line.ready_of(user)
 
-    def has_place(self, user: UserKey) -> bool:
+    def may_refill(self, user: UserKey) -> bool:
         """Tell whether so few of a user's wait that it is time to take in more."""
         few = max(1, self._settings.waiting_per_user_max // 2)
-        return self._line.ready_of(user) < few and not self.is_crowded(user)
+        return self._line.ready_of(user) < few and not self.over_limit(user)
 
     def has_room(self, user: UserKey) -> bool:
         """Tell whether a user may have one more in memory: half of it is for all alike."""
@@ -63,7 +63,7 @@ _ROOM_AGAIN = 0.9
 """Of what there is room for, so much may be in use when more is taken again."""
 
 
-class Room:
+class Backpressure:
     """Room for `most`; `in_use` tells how much of it is in use. Once full, it stays so for a while.
 
     `name` is that of the partition whose requests it is for.
@@ -76,11 +76,11 @@ class Room:
         self._is_full = False
         self._on_room: Callable[[], None] = lambda: None
 
-    def watch(self, on_room: Callable[[], None]) -> None:
+    def on_open(self, on_room: Callable[[], None]) -> None:
         """Have `on_room` called when there is room again, where `is_left` said there is none."""
         self._on_room = on_room
 
-    def is_left(self) -> bool:
+    def is_open(self) -> bool:
         """Tell whether more may be taken."""
         if not self._is_full and self._in_use() >= self._most:
             self._is_full = True
@@ -91,7 +91,7 @@ class Room:
             )
         return not self._is_full
 
-    def look(self) -> None:
+    def update(self) -> None:
         """Hear that less of it may be in use now."""
         if self._is_full and self._in_use() <= _ROOM_AGAIN * self._most:
             self._is_full = False

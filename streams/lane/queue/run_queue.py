@@ -19,16 +19,16 @@ from millstream.schemas.ports import BeforeCall
 from millstream.schemas.reasons import reason_of
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneServices
-from millstream.streams.lane.base.crash_counter import Blame
+from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.output import outcomes
-from millstream.streams.lane.output.in_flight import LaneEndings
-from millstream.streams.lane.output.writer import LaneOutput, Tombstone
+from millstream.streams.lane.output.in_flight import InFlightRequests
+from millstream.streams.lane.output.writer import LaneWriter, Tombstone
 from millstream.streams.lane.queue.parking import Parking
-from millstream.streams.lane.queue.quotas import Crowding
+from millstream.streams.lane.queue.quotas import UserQuotas
 from millstream.streams.lane.queue.run_table import RunTable
-from millstream.streams.lane.queue.waiting_line import EarlyTickets, Ticket, WaitingLine
+from millstream.streams.lane.queue.waiting_line import RetryTimers, Ticket, WaitingLine
 from millstream.streams.lane.runs.run import Run
-from millstream.streams.lane.runs.runner import LaneRuns
+from millstream.streams.lane.runs.runner import RunRunner
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.settings import Settings
 from millstream.streams.transactions.committer import CommitRefused
@@ -48,18 +48,18 @@ class RunQueue:
         partition: int,
         *,
         state: LaneState,
-        output: LaneOutput,
-        endings: LaneEndings,
+        writer: LaneWriter,
+        in_flight: InFlightRequests,
         reader: PartitionReader,
         before_call: BeforeCall,
-        blame: Blame,
+        crash_counter: CrashCounter,
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self._settings = settings
         self._services = services
         self._state = state
-        self._endings = endings
-        self._blame = blame
+        self._in_flight = in_flight
+        self._crash_counter = crash_counter
         self._on_failure = on_failure
         self._draining = False
         self._crowded_at = 0.0
@@ -68,31 +68,33 @@ class RunQueue:
             services,
             partition,
             state=state,
-            output=output,
+            writer=writer,
             reader=reader,
             on_refused=self._cannot_wait,
         )
         self._line = WaitingLine(self._is_blocked, self._is_shorter)
         self._on_place: Callable[[UserKey], None] = lambda _user: None
-        self._early = EarlyTickets(services.clock_ms, lambda ticket: self._release(ticket.session))
+        self._retry_timers = RetryTimers(
+            services.clock_ms, lambda ticket: self._release(ticket.session)
+        )
         self._in_memory = RunTable()
-        self.crowding = Crowding(settings, self._line, self._in_memory)
+        self.quotas = UserQuotas(settings, self._line, self._in_memory)
         # Sessions whose runs in memory must all leave before one of them may come back.
         self._leaving: set[SessionKey] = set()
         # Sessions whose runs in memory are parked, all of them.
         self._all_parked: set[SessionKey] = set()
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._runs = LaneRuns(
+        self._runs = RunRunner(
             settings,
             services,
             partition,
             state=state,
-            output=output,
-            endings=endings,
+            writer=writer,
+            in_flight=in_flight,
             queue=self,
             before_call=before_call,
-            blame=blame,
+            crash_counter=crash_counter,
             on_failure=on_failure,
         )
 
@@ -103,16 +105,16 @@ class RunQueue:
         """
         tickets = await self.parking.restore()
         for ticket in tickets:
-            self._endings.begin(ticket.key, self._state.parked[ticket.key])
+            self._in_flight.register(ticket.key, self._state.parked[ticket.key])
             self._line.join(ticket)
-            self._early.watch(ticket)
+            self._retry_timers.schedule(ticket)
         for work in (self._call_up(), self._park_what_is_old(), self._end_cancelled(tickets)):
             self._spawn(work)
         self._wake.set()
 
     async def close(self) -> None:
         """Cancel everything; nothing is committed any more."""
-        self._early.close()
+        self._retry_timers.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, self._runs.close(), return_exceptions=True)
@@ -144,8 +146,8 @@ class RunQueue:
     def submit(self, run: Run) -> None:
         """Take an admitted run: it begins, or goes behind what waits already."""
         user, session = run.key[:2], run.session
-        waits = self._line.holds_back(user, session) or self.must_leave(run)
-        if not waits and self.crowding.has_room(user):
+        waits = self._line.must_queue(user, session) or self.must_leave(run)
+        if not waits and self.quotas.has_room(user):
             self._begin(run)
             return
         if session not in self._all_parked:
@@ -155,7 +157,7 @@ class RunQueue:
         self._line.join(Ticket(run.key, session, run.order, self.parking.park(run)))
         self._wake.set()
 
-    def make_room(self) -> None:
+    def release_records(self) -> None:
         """Let go of the records of all but quick runs: others cannot be read before."""
         self._crowded_at = asyncio.get_running_loop().time()
 
@@ -195,7 +197,7 @@ class RunQueue:
         if run is not None:
             await self._end(run, "cancelled", reason)
 
-    def go_on(self, hold: HoldPlaced) -> None:
+    def on_resumed(self, hold: HoldPlaced) -> None:
         """Let what a lifted hold kept from beginning have its turn."""
         user = (hold.tenant, hold.user_id)
         if hold.session_id is not None:
@@ -211,7 +213,7 @@ class RunQueue:
 
     def is_held(self, run: Run) -> bool:
         """Tell whether a run is paused, by itself or with its session."""
-        return self.parking.holds.covers(run.key, run.session)
+        return self.parking.pauses.is_paused(run.key, run.session)
 
     def keep_progress(self, run: Run) -> None:
         """Commit how far a run is, with its request; it stays in memory."""
@@ -231,8 +233,8 @@ class RunQueue:
             await self._end(run, "cancelled", run.cancelled)
         else:
             ticket = Ticket(run.key, run.session, run.order, parked, run.not_before_ms)
-            self._line.set_aside(ticket)
-            self._early.watch(ticket)
+            self._line.block(ticket)
+            self._retry_timers.schedule(ticket)
             self._out_of_memory(run)
             return
         self.ended(run)
@@ -262,12 +264,12 @@ class RunQueue:
             self._all_parked.discard(run.session)
             if run.session in self._leaving:
                 self._leaving.discard(run.session)
-                self._line.release(run.session)
+                self._line.unblock(run.session)
         self._wake.set()
 
     def _is_blocked(self, ticket: Ticket) -> bool:
-        held = self.parking.holds.covers(ticket.key, ticket.session)
-        return held or self._early.is_early(ticket) or ticket.session in self._leaving
+        held = self.parking.pauses.is_paused(ticket.key, ticket.session)
+        return held or self._retry_timers.not_due(ticket) or ticket.session in self._leaving
 
     async def _call_up(self) -> None:
         """Call into memory whoever is next, while there is room."""
@@ -277,17 +279,17 @@ class RunQueue:
             while (ticket := self._next()) is not None:
                 run = await self.parking.load(ticket)
                 if run is None:
-                    self._line.withdraw(ticket)
-                elif self._line.leave(ticket):
+                    self._line.remove(ticket)
+                elif self._line.pop(ticket):
                     await self._called_up(run)
 
     def _next(self) -> Ticket | None:
         if self._draining or len(self._in_memory) >= self._settings.runs_in_flight_max:
             return None
-        return self._line.next(self.crowding.has_room)
+        return self._line.next(self.quotas.has_room)
 
     async def _called_up(self, run: Run) -> None:
-        if (given_up := self._blame.verdict(run.request.source)) is not None:
+        if (given_up := self._crash_counter.given_up(run.request.source)) is not None:
             await self._end(run, "failed", reason_of(given_up))
         elif run.admission.refused is not None:
             await self._end(run, "failed", run.admission.refused)
@@ -315,9 +317,9 @@ class RunQueue:
             # What an earlier attempt showed is void: the newest one has no text.
             attempt=self._state.attempt(run.tries) if shown else 0,
         )
-        events = self._endings.settled(run.request, result, run.used(result.attempt))
+        events = self._in_flight.settlement(run.request, result, run.used(result.attempt))
         gone = self.ends(run)
-        await self._endings.finish(run.entry, run.request, [*events, *gone], run.traceparent)
+        await self._in_flight.finish(run.entry, run.request, [*events, *gone], run.traceparent)
 
     def _cannot_wait(self, run: Run, refused: CommitRefused) -> None:
         """End a request in the line that is too large to be parked with its decision."""
@@ -350,11 +352,11 @@ class RunQueue:
     # Waiting.
 
     def _release(self, session: SessionKey) -> None:
-        self._line.release(session)
+        self._line.unblock(session)
         self._wake.set()
 
     def _withdraw(self, ticket: Ticket) -> None:
-        self._line.withdraw(ticket)
+        self._line.remove(ticket)
         self._wake.set()
 
     def _is_shorter(self, user: UserKey) -> None:

@@ -109,7 +109,7 @@ class WaitingLine:
         """Give every ticket, in no particular order."""
         return iter(tuple(self._tickets.values()))
 
-    def holds_back(self, user: UserKey, session: SessionKey) -> bool:
+    def must_queue(self, user: UserKey, session: SessionKey) -> bool:
         """Tell whether a newcomer must wait behind what is in the line already."""
         return user in self._ready or session in self._aside
 
@@ -125,7 +125,7 @@ class WaitingLine:
         """Come in behind all others of this user."""
         self._ready_of(self._know(ticket)).append(ticket)
 
-    def set_aside(self, ticket: Ticket) -> None:
+    def block(self, ticket: Ticket) -> None:
         """Come in at the ticket's own place in its session, which waits until `release`."""
         self._know(ticket)
         insort(self._aside.setdefault(ticket.session, []), ticket, key=_order)
@@ -143,7 +143,7 @@ class WaitingLine:
                 return ticket
         return None
 
-    def leave(self, ticket: Ticket) -> bool:
+    def pop(self, ticket: Ticket) -> bool:
         """Take a ticket out of the line, and let the next user have a turn.
 
         Gives false where it is out of the line, or was set aside, since `next` named it.
@@ -160,18 +160,18 @@ class WaitingLine:
         self._on_shorter(ticket.user)
         return True
 
-    def withdraw(self, ticket: Ticket) -> None:
+    def remove(self, ticket: Ticket) -> None:
         """Take a ticket out wherever it stands: its request has ended."""
         self._forget(ticket)
         aside = self._aside.get(ticket.session, [])
         if ticket in aside:
             aside.remove(ticket)
-            self.release(ticket.session)  # the others may have waited for this one alone
+            self.unblock(ticket.session)  # the others may have waited for this one alone
         else:
             self._first(ticket.user)  # so that nobody waits behind those that are gone
         self._on_shorter(ticket.user)
 
-    def release(self, session: SessionKey) -> None:
+    def unblock(self, session: SessionKey) -> None:
         """Put what was set aside of a session in front of its user's line again."""
         aside = self._aside.pop(session, None)
         if aside:
@@ -193,7 +193,7 @@ class WaitingLine:
                 return ticket
             queue.pop_first()
             if not ticket.gone:
-                self.set_aside(ticket)
+                self.block(ticket)
                 self._on_shorter(user)
         self._ready.pop(user, None)
         return None
@@ -215,7 +215,7 @@ class WaitingLine:
 _TIMER_SLACK_S = 0.005
 
 
-class EarlyTickets:
+class RetryTimers:
     """Tells of each ticket that came before its time when that is there, unless it is gone."""
 
     def __init__(self, clock_ms: ClockMs, on_due: Callable[[Ticket], None]) -> None:
@@ -223,13 +223,13 @@ class EarlyTickets:
         self._on_due = on_due
         self._timers: set[asyncio.TimerHandle] = set()
 
-    def is_early(self, ticket: Ticket) -> bool:
+    def not_due(self, ticket: Ticket) -> bool:
         """Tell whether a ticket's request may not be tried yet."""
         return ticket.not_before_ms > self._clock_ms()
 
-    def watch(self, ticket: Ticket) -> None:
+    def schedule(self, ticket: Ticket) -> None:
         """Tell when a ticket's time is there; nothing if it is there already."""
-        if not self.is_early(ticket):
+        if not self.not_due(ticket):
             return
         delay_s = (ticket.not_before_ms - self._clock_ms()) / 1000
         loop = asyncio.get_running_loop()
@@ -238,8 +238,8 @@ class EarlyTickets:
             self._timers.discard(timer)
             if ticket.gone:
                 return
-            if self.is_early(ticket):  # the wall clock and the loop's differ
-                self.watch(ticket)
+            if self.not_due(ticket):  # the wall clock and the loop's differ
+                self.schedule(ticket)
             else:
                 self._on_due(ticket)
 

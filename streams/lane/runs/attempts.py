@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from millstream.middleware.base import Standing, Used
+from millstream.middleware.base import AttemptUsage, RunAccount
 from millstream.schemas.errors import AttemptsExhausted, Terminal
 from millstream.schemas.events import AttemptStarted, ResolvedRequest
-from millstream.streams.lane.output.writer import LaneOutput
+from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.runs.admission import Admission
-from millstream.streams.lane.state.attempt_costs import charged
+from millstream.streams.lane.state.attempt_costs import charge_attempts
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.wire.keys import request_key
 
@@ -26,12 +26,12 @@ What ends its worker, by using up its memory for one, would end one worker after
 """
 
 
-class LaneAttempts:
+class AttemptStarter:
     """Begins the attempts of one lane's runs, and charges for those that were in vain."""
 
-    def __init__(self, *, state: LaneState, output: LaneOutput) -> None:
+    def __init__(self, *, state: LaneState, writer: LaneWriter) -> None:
         self._state = state
-        self._output = output
+        self._writer = writer
 
     async def begin(
         self,
@@ -50,9 +50,9 @@ class LaneAttempts:
         """
         assert admission.context is not None  # noqa: S101  what is not refused has one
         key = request_key(admission.context.request)
-        lost = self._state.bills.lost(key)
-        charges = charged(self._state.bills, self._state.pipeline, key)
-        standing = Standing(
+        lost = self._state.open_attempts.lost(key)
+        charges = charge_attempts(self._state.open_attempts, self._state.pipeline, key)
+        standing = RunAccount(
             admission.reserved_micros,
             charges.micros,
             charges.usage,
@@ -68,14 +68,16 @@ class LaneAttempts:
             begun = self._state.pipeline.begin(admission.context, standing, attempt=attempt)
         events = [*charges.events, *([begun] if isinstance(begun, AttemptStarted) else [])]
         if events:
-            await self._output.commit(events, traceparent)
+            await self._writer.commit(events, traceparent)
         if isinstance(begun, AttemptStarted) and decided is not None:
             await decided
         return begun
 
-    async def charge(self, request: ResolvedRequest, used: Used, traceparent: bytes) -> None:
+    async def charge(
+        self, request: ResolvedRequest, used: AttemptUsage, traceparent: bytes
+    ) -> None:
         """Commit what an attempt used that was in vain, so that the next one may begin."""
-        if events := charged(
-            self._state.bills, self._state.pipeline, request_key(request), (request, used)
+        if events := charge_attempts(
+            self._state.open_attempts, self._state.pipeline, request_key(request), (request, used)
         ).events:
-            await self._output.commit(events, traceparent)
+            await self._writer.commit(events, traceparent)

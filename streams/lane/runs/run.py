@@ -8,7 +8,7 @@ from typing import Any
 
 from millstream.agents.executor import RunOutcome
 from millstream.agents.factory import RunPlan
-from millstream.middleware.base import Used
+from millstream.middleware.base import AttemptUsage
 from millstream.schemas.base import NO_USAGE, Reason, Usage
 from millstream.schemas.events import AttemptStarted, ResolvedRequest
 from millstream.streams.lane.base.window import Entry
@@ -18,7 +18,7 @@ from millstream.streams.wire.records import InputRecord
 
 
 @dataclass(slots=True)
-class Stopwatch:
+class ActiveTime:
     """How long a request has been under way: its attempts, and the waits between them, in ms.
 
     Not the time in which it waits in line or is paused. While it is counted, its start is what is
@@ -69,7 +69,7 @@ class Run:
     failures: int = 0
     spent: Usage = NO_USAGE
     not_before_ms: int = 0
-    under_way: Stopwatch = field(default_factory=Stopwatch)
+    under_way: ActiveTime = field(default_factory=ActiveTime)
     cancelled: Reason | None = None
     ending: bool = False
     executing: asyncio.Task[Any] | None = None
@@ -114,13 +114,13 @@ class Run:
         outcome: RunOutcome | None = None,
         *,
         called: bool = False,
-    ) -> Used:
+    ) -> AttemptUsage:
         """Give what an attempt used, and what earlier ones did that is not charged for.
 
         One that was `called` and gave no outcome was cut off, and did not say.
         """
         plan = self.admission.plan
-        return Used(
+        return AttemptUsage(
             attempt=attempt,
             model=plan.model if plan else None,
             template=plan.template.name if plan else self.request.template,

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from millstream.agents.executor import RunOutcome
-from millstream.middleware.base import Used
+from millstream.middleware.base import AttemptUsage
 from millstream.schemas.base import NO_USAGE, Event
 from millstream.schemas.errors import AttemptsExhausted, RequestTimedOut, Suspended, Terminal
 from millstream.schemas.events import AgentResult, AttemptStarted, CheckpointSaved, SessionUpdated
@@ -19,11 +19,11 @@ from millstream.schemas.ports import BeforeCall
 from millstream.schemas.reasons import reason_of
 from millstream.schemas.topics import TOKENS
 from millstream.streams.lane.base.context import LaneServices
-from millstream.streams.lane.base.crash_counter import Blame
+from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.output import outcomes
-from millstream.streams.lane.output.in_flight import LaneEndings
-from millstream.streams.lane.output.writer import LaneOutput
-from millstream.streams.lane.runs.attempts import LaneAttempts
+from millstream.streams.lane.output.in_flight import InFlightRequests
+from millstream.streams.lane.output.writer import LaneWriter
+from millstream.streams.lane.runs.attempts import AttemptStarter
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.runs.session_queues import SessionQueues
 from millstream.streams.lane.runs.token_publisher import TokenPublisher
@@ -66,7 +66,7 @@ class RunQueuePort(Protocol):
         ...
 
 
-class LaneRuns:
+class RunRunner:
     """Runs agents for one lane and hands on what comes of them."""
 
     def __init__(
@@ -76,23 +76,23 @@ class LaneRuns:
         partition: int,
         *,
         state: LaneState,
-        output: LaneOutput,
-        endings: LaneEndings,
+        writer: LaneWriter,
+        in_flight: InFlightRequests,
         queue: RunQueuePort,
         before_call: BeforeCall,
-        blame: Blame,
+        crash_counter: CrashCounter,
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self._settings = settings
         self._services = services
         self._partition = partition
         self._state = state
-        self._output = output
-        self._endings = endings
-        self._attempts = LaneAttempts(state=state, output=output)
+        self._writer = writer
+        self._in_flight = in_flight
+        self._attempts = AttemptStarter(state=state, writer=writer)
         self._queue = queue
         self._may_call = before_call
-        self._blame = blame
+        self._crash_counter = crash_counter
         self._sessions = SessionQueues(on_failure)
 
     @property
@@ -103,7 +103,9 @@ class LaneRuns:
     def start(self, run: Run) -> None:
         """Queue a run behind those of its session that are in memory."""
         source = run.request.source
-        self._sessions.submit(run.session, lambda: self._blame.watched(source, self._work(run)))
+        self._sessions.submit(
+            run.session, lambda: self._crash_counter.guard(source, self._work(run))
+        )
 
     async def close(self) -> None:
         """Cancel everything; nothing is committed any more."""
@@ -115,7 +117,7 @@ class LaneRuns:
             await self._queue.left(run)
             return
         gone = self._queue.ends(run)
-        await self._endings.finish(run.entry, run.request, [*events, *gone], run.traceparent)
+        await self._in_flight.finish(run.entry, run.request, [*events, *gone], run.traceparent)
         self._queue.ended(run)
 
     async def _events(self, run: Run) -> list[Event] | None:
@@ -123,7 +125,7 @@ class LaneRuns:
 
         Gives `None` for a run that has to leave memory.
         """
-        head = self._output.head(run.session)
+        head = self._writer.head(run.session)
         outcome: RunOutcome | None = None
         while True:
             if not run.is_cancelled() and self._queue.must_leave(run):
@@ -133,14 +135,14 @@ class LaneRuns:
             begun = await self._begin(run)
             if isinstance(begun, Terminal):
                 refused = self._refused(run, begun, outcome)
-                return self._endings.settled(run.request, refused, run.used(refused.attempt))
+                return self._in_flight.settlement(run.request, refused, run.used(refused.attempt))
             called = not run.is_cancelled()
             outcome = await self._attempt(run, tokens, head) if called else None
             used = run.used(self._number(run), begun, outcome, called=called)
             # The result comes after its tokens: whoever has read the result can read all of them.
             await tokens.flush()
             if outcome is None:
-                return self._endings.settled(run.request, self._cancelled(run, tokens), used)
+                return self._in_flight.settlement(run.request, self._cancelled(run, tokens), used)
             if outcome.suspended:
                 await self._charge(run, used)
                 run.tries += 1
@@ -156,9 +158,9 @@ class LaneRuns:
             run.tries += 1
             if not await self._waited(run, delay_s):
                 return None
-        events = self._endings.settled(run.request, outcome.result, used)
+        events = self._in_flight.settlement(run.request, outcome.result, used)
         if outcome.checkpoint is not None:
-            events += [outcome.checkpoint, self._output.head_of(outcome.checkpoint, head)]
+            events += [outcome.checkpoint, self._writer.head_of(outcome.checkpoint, head)]
         return events
 
     async def _waited(self, run: Run, delay_s: float) -> bool:
@@ -191,7 +193,7 @@ class LaneRuns:
             traceparent=run.traceparent,
         )
 
-    async def _charge(self, run: Run, used: Used) -> None:
+    async def _charge(self, run: Run, used: AttemptUsage) -> None:
         """Charge for an attempt after which another is to begin; what is free adds up."""
         if used.started is None:
             run.spent = used.usage
@@ -205,7 +207,7 @@ class LaneRuns:
         """Run the agent once; gives `None` if the run was cancelled."""
 
         async def load_checkpoint() -> CheckpointSaved | None:
-            return None if head is None else await self._output.load_checkpoint(head)
+            return None if head is None else await self._writer.load_checkpoint(head)
 
         with self._services.metrics.runs_in_flight.track_inprogress():
             return await self._cancellable(
@@ -246,7 +248,7 @@ class LaneRuns:
             self._services.producer,
             topic=self._settings.topic(TOKENS.name),
             partition=self._partition,
-            source=self._output.source,
+            source=self._writer.source,
             traceparent=run.traceparent,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from millstream.middleware.base import Used
+from millstream.middleware.base import AttemptUsage
 from millstream.middleware.pipeline import MiddlewarePipeline
 from millstream.schemas.base import NO_USAGE, Event, Micros, Usage
 from millstream.schemas.events import AgentResult, AttemptStarted, CostRecorded, ResolvedRequest
@@ -12,7 +12,7 @@ from millstream.streams.wire.keys import RequestKey, request_key
 
 
 @dataclass(slots=True)
-class Bill:
+class OpenAttempt:
     """A run's newest attempt and, once it is settled, what it cost.
 
     The attempts before it are settled: what they count at stands on the mark of this one.
@@ -33,13 +33,13 @@ class Bill:
 
 
 @dataclass(slots=True)
-class Bills:
+class OpenAttempts:
     """The bills of a lane's unfinished runs, by tenant, user and request id: a fold.
 
     Runs that cost nothing have none. Attempts come before what settles them.
     """
 
-    open: dict[RequestKey, Bill] = field(default_factory=dict)
+    open: dict[RequestKey, OpenAttempt] = field(default_factory=dict)
 
     def lost(self, key: RequestKey) -> int:
         """Count a run's attempts that ended with their owners; none may be under way."""
@@ -50,7 +50,7 @@ class Bills:
         """Take in a committed event."""
         match event:
             case AttemptStarted():
-                self.open[request_key(event)] = Bill(event)
+                self.open[request_key(event)] = OpenAttempt(event)
             case CostRecorded():
                 bill = self.open.get(request_key(event))
                 # That of an earlier attempt is counted on the newest one's mark.
@@ -63,7 +63,7 @@ class Bills:
 
 
 @dataclass(frozen=True, slots=True)
-class Charges:
+class Charge:
     """Events that charge for what was not charged yet, and what all attempts count at."""
 
     events: list[Event]
@@ -78,12 +78,12 @@ class Charges:
         return result.model_copy(update={"cost_micros": self.micros, "usage": self.usage})
 
 
-def charged(
-    bills: Bills,
+def charge_attempts(
+    bills: OpenAttempts,
     pipeline: MiddlewarePipeline,
     key: RequestKey,
-    ended: tuple[ResolvedRequest, Used] | None = None,
-) -> Charges:
+    ended: tuple[ResolvedRequest, AttemptUsage] | None = None,
+) -> Charge:
     """Charge what an attempt used and, if the one before it was lost, that at its worst case.
 
     `ended` is the attempt that has just ended, and whose it was. It is folded in the pipeline here:
@@ -92,10 +92,10 @@ def charged(
     bill = bills.open.get(key)
     micros, usage = (bill.spent_micros, bill.spent_usage) if bill else (0, NO_USAGE)
     events: list[Event] = []
-    charging: list[tuple[ResolvedRequest | AttemptStarted, Used]] = []
+    charging: list[tuple[ResolvedRequest | AttemptStarted, AttemptUsage]] = []
     if bill and bill.cost is None and not (ended and ended[1].attempt == bill.started.attempt):
         # Its mark stands for it: the request may not be at hand.
-        charging.append((bill.started, Used.lost(bill.started)))
+        charging.append((bill.started, AttemptUsage.lost(bill.started)))
     if ended is not None:
         charging.append(ended)
     for request, one in charging:
@@ -104,4 +104,4 @@ def charged(
         micros += sum(cost.cost_micros for cost in costs)
         usage = sum((cost.usage for cost in costs), usage) if costs else usage + one.usage
         events += made
-    return Charges(events, micros, usage)
+    return Charge(events, micros, usage)

@@ -17,7 +17,7 @@ from millstream.streams.settings import Settings
 FOLLOWED = (ATTEMPTS, COSTS, RESULTS)
 
 
-class Follower:
+class StageFollower:
     """Folds what another stage commits on `partition`, from where this one's restore ended.
 
     `positions` says by topic, without the namespace, what is folded: all that stands before.

@@ -24,7 +24,7 @@ from millstream.schemas.lane_events import (
     StageRequest,
 )
 from millstream.schemas.topics import SESSIONS
-from millstream.streams.lane.state.attempt_costs import Bills
+from millstream.streams.lane.state.attempt_costs import OpenAttempts
 from millstream.streams.lane.state.cancelled_sessions import CancelledSessions
 from millstream.streams.lane.state.seen_ids import SeenIds, id_digest
 from millstream.streams.wire.keys import RequestKey, SessionKey, request_key, session_key
@@ -53,7 +53,7 @@ class LaneState:
     seen: SeenIds = field(default_factory=SeenIds)
     decided: dict[RequestKey, Decision] = field(default_factory=dict)
     parked: dict[RequestKey, str | None] = field(default_factory=dict)
-    bills: Bills = field(default_factory=Bills)
+    open_attempts: OpenAttempts = field(default_factory=OpenAttempts)
     cancelled: CancelledSessions = field(default_factory=CancelledSessions)
     heads: OrderedDict[SessionKey, SessionUpdated] = field(default_factory=OrderedDict)
 
@@ -73,7 +73,7 @@ class LaneState:
     def apply(self, event: Event) -> None:
         """Take in a record that has just been committed; its pipeline side is folded already."""
         if not self.hands_over:
-            self.bills.fold(event)
+            self.open_attempts.fold(event)
         match event:
             case Decision() if event.stage == self.stage:
                 key = request_key(event)

@@ -26,7 +26,7 @@ from millstream.schemas.topics import (
 from millstream.streams.broker.compacted import pass_over
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.state.lane_state import LaneState
-from millstream.streams.lane.state.snapshot_format import StoredSnapshot, folded_under
+from millstream.streams.lane.state.snapshot_format import StoredSnapshot, fold_version
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import decode
 
@@ -69,7 +69,7 @@ async def producers_announced(
     """
     where = TopicPartition(settings.topic(LANES.name), partition)
     producers = 0
-    async for record in reader.read(await reader.ends([where])):
+    async for record in reader.read(await reader.high_watermarks([where])):
         with suppress(Poison):
             opened = decode(record, LaneOpened)
             if opened.stage == stage:
@@ -90,7 +90,7 @@ async def restore(
         spec.name: TopicPartition(settings.topic(spec.name), partition)
         for spec in (*WHOLE, SNAPSHOTS, *TAIL)
     }
-    found = await reader.ends(at.values())
+    found = await reader.high_watermarks(at.values())
     ends = {name: found[where] for name, where in at.items()}
     # The next requests in line came after the newest one decided on, however long ago that was.
     decisions = at[DECISIONS.name]
@@ -103,7 +103,7 @@ async def restore(
         count += 1
         stored.take(record)
     tail_ends = {spec.name: ends[spec.name] for spec in TAIL}
-    snapshot = stored.header(folded_under(state, settings), tail_ends)
+    snapshot = stored.header(fold_version(state, settings), tail_ends)
     if snapshot is not None and not stored.load(snapshot, state):
         snapshot = None
     window_ms = max(settings.dedup_window_s * 1000, state.pipeline.history_ms)

@@ -59,7 +59,7 @@ class Captured:
     tail_records: int
 
 
-def folded_under(state: LaneState, settings: Settings) -> str:
+def fold_version(state: LaneState, settings: Settings) -> str:
     """Give what a state depends on besides the records: policy, stage, window, format."""
     depends = (
         _FORMAT,
@@ -152,9 +152,9 @@ class StoredSnapshot:
         body = orjson.loads(zlib.decompress(b"".join(filter(None, data))))
         decided = [Decision.model_validate(each) for each in body["decided"]]
         for started, *costs in body["bills"]:
-            state.bills.fold(AttemptStarted.model_validate(started))
+            state.open_attempts.fold(AttemptStarted.model_validate(started))
             for cost in costs:
-                state.bills.fold(CostRecorded.model_validate(cost))
+                state.open_attempts.fold(CostRecorded.model_validate(cost))
         state.pipeline.load(body["layers"])
         state.decided = {request_key(each): each for each in decided}
         for (tenant, user_id, request_id), asked in body["parked"]:

@@ -23,7 +23,14 @@ from aiokafka.protocol.types import (
     TaggedFields,
 )
 
-__all__ = ["TOPIC", "UnknownFormat", "Verdict", "is_of", "log_partition", "read_verdict"]
+__all__ = [
+    "TOPIC",
+    "TransactionOutcome",
+    "UnknownFormat",
+    "coordinator_partition",
+    "is_of",
+    "read_verdict",
+]
 
 TOPIC = "__transaction_state"
 
@@ -48,7 +55,7 @@ _VERSION_BYTES = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class TransactionOutcome:
     """How a coordinator decided to end a transaction, and the partitions it was to mark."""
 
     producer_id: int
@@ -65,7 +72,7 @@ def is_of(key: bytes | None, transactional_id: str) -> bool:
     return key is not None and key[_VERSION_BYTES:] == String("utf-8").encode(transactional_id)
 
 
-def read_verdict(value: bytes | None) -> Verdict | None:
+def read_verdict(value: bytes | None) -> TransactionOutcome | None:
     """Read a record of the log; `None` if it decides on no transaction. Raises `UnknownFormat`."""
     if value is None:
         return None
@@ -79,7 +86,7 @@ def read_verdict(value: bytes | None) -> Verdict | None:
         raise UnknownFormat(str(error)) from error
     if status not in {_PREPARE_COMMIT, _PREPARE_ABORT}:
         return None
-    return Verdict(
+    return TransactionOutcome(
         producer_id=producer_id,
         is_commit=status == _PREPARE_COMMIT,
         partitions=frozenset(
@@ -90,7 +97,7 @@ def read_verdict(value: bytes | None) -> Verdict | None:
     )
 
 
-def log_partition(transactional_id: str, partitions: int) -> int:
+def coordinator_partition(transactional_id: str, partitions: int) -> int:
     """Give the partition that the coordinator keeps an id at: Java's `hashCode`, made positive."""
     code = 0
     encoded = transactional_id.encode("utf-16-be")

@@ -16,14 +16,21 @@ from aiokafka.errors import (
     for_code,
 )
 
-from millstream.streams.broker.raw_broker import RawLog
+from millstream.streams.broker.raw_broker import RawBroker
 from millstream.streams.transactions.hanging.protocol import (
     DescribeProducersRequest,
     DescribeTransactionsRequest,
     Topics,
 )
 
-__all__ = ["DENIED", "NEEDED", "InHand", "OpenTransaction", "in_hand", "open_transactions"]
+__all__ = [
+    "DENIED",
+    "NEEDED",
+    "OpenTransaction",
+    "TransactionDescription",
+    "describe_transaction",
+    "open_transactions",
+]
 
 DENIED = (
     ClusterAuthorizationFailedError,
@@ -62,7 +69,7 @@ class OpenTransaction:
 
 
 @dataclass(frozen=True, slots=True)
-class InHand:
+class TransactionDescription:
     """What the coordinator of a transactional id says of its transaction.
 
     `partitions` are those that it has yet to mark; while it `goes_on`, those that were added to it.
@@ -75,7 +82,7 @@ class InHand:
 
 
 async def open_transactions(
-    raw: RawLog, partitions: Iterable[TopicPartition]
+    raw: RawBroker, partitions: Iterable[TopicPartition]
 ) -> list[OpenTransaction]:
     """Give what is open on partitions. Raises `KafkaError`; it needs the right `Read` on them."""
     by_leader: dict[int, list[TopicPartition]] = defaultdict(list)
@@ -97,7 +104,7 @@ async def open_transactions(
     return found
 
 
-async def in_hand(raw: RawLog, transactional_id: str) -> InHand:
+async def describe_transaction(raw: RawBroker, transactional_id: str) -> TransactionDescription:
     """Ask the coordinator of a transactional id, which says so if it is not, or not yet.
 
     Raises `KafkaError`; it needs the right `Describe` on the id.
@@ -107,7 +114,7 @@ async def in_hand(raw: RawLog, transactional_id: str) -> InHand:
     ((error_code, _, state, _, _, producer_id, _, topics, _),) = response.transactions
     if error_code:
         raise for_code(error_code)(f"the transaction of {transactional_id}")
-    return InHand(
+    return TransactionDescription(
         transactional_id,
         producer_id,
         frozenset(

@@ -22,16 +22,16 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.client import CoordinationType
 from aiokafka.errors import KafkaError, OutOfOrderSequenceNumber
 
-from millstream.streams.broker.raw_broker import RawLog
+from millstream.streams.broker.raw_broker import RawBroker
 from millstream.streams.transactions.hanging.describe import (
     DENIED,
     NEEDED,
     OpenTransaction,
-    in_hand,
+    describe_transaction,
     open_transactions,
 )
 
-__all__ = ["MarkerWatch", "TransactionHangs"]
+__all__ = ["MarkerGuard", "TransactionHangs"]
 
 log = structlog.get_logger(__name__)
 
@@ -71,14 +71,14 @@ class _Connections(dict[Any, Any]):
         return self._replaced, frozenset(one for one in self.values() if not one.connected())
 
 
-class MarkerWatch:
+class MarkerGuard:
     """Watches over a producer of transactions. Made before the producer starts.
 
     `follows` is the watch over the producer whose place it takes after an abort, of which nobody
     has heard more. Where none is given, no earlier transaction of the id may be open.
     """
 
-    def __init__(self, producer: AIOKafkaProducer, *, follows: MarkerWatch | None = None) -> None:
+    def __init__(self, producer: AIOKafkaProducer, *, follows: MarkerGuard | None = None) -> None:
         # There is no public way to come before a producer adds partitions.
         self._client = producer.client
         self._sender: Any = producer._sender  # noqa: SLF001
@@ -157,10 +157,10 @@ class MarkerWatch:
         """Give what is open though this producer ended it; `None` if that cannot be told yet."""
         if self._cannot_ask:
             return []
-        raw = RawLog(self._client)
+        raw = RawBroker(self._client)
         try:
             # First the coordinator: what is open behind its back from then on hangs.
-            told = await in_hand(raw, self._manager.transactional_id)
+            told = await describe_transaction(raw, self._manager.transactional_id)
             if told.goes_on:
                 return []  # it was asked to add partitions, and its answer was lost
             if told.partitions:

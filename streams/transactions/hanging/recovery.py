@@ -19,15 +19,15 @@ from aiokafka.errors import ClusterAuthorizationFailedError, KafkaError, for_cod
 from aiokafka.record.control_record import COMMIT_MARKER, ControlRecord
 
 from millstream.schemas.errors import MillstreamError
-from millstream.streams.broker.raw_broker import RawLog, raw_log
+from millstream.streams.broker.raw_broker import RawBroker, raw_log
 from millstream.streams.settings import Settings
 from millstream.streams.transactions.hanging import coordinator_log
 from millstream.streams.transactions.hanging.describe import (
     DENIED,
     NEEDED,
-    InHand,
     OpenTransaction,
-    in_hand,
+    TransactionDescription,
+    describe_transaction,
     open_transactions,
 )
 from millstream.streams.transactions.hanging.protocol import WriteTxnMarkersRequest
@@ -112,7 +112,7 @@ class HangingTransactions:
             await asyncio.sleep(self._look_every_s)
 
     async def _look(
-        self, raw: RawLog, before: frozenset[OpenTransaction]
+        self, raw: RawBroker, before: frozenset[OpenTransaction]
     ) -> frozenset[OpenTransaction]:
         """End those that were hanging at the last look, too; give all that hang now.
 
@@ -136,12 +136,12 @@ class HangingTransactions:
                 log.error("a transaction hangs and is not ended", reason=str(undecided))  # noqa: TRY400  no trace
         return hanging
 
-    async def _coordinated(self, raw: RawLog) -> Mapping[int, InHand]:
+    async def _coordinated(self, raw: RawBroker) -> Mapping[int, TransactionDescription]:
         """Give what the coordinators say of the fenced ids, by producer id."""
-        told = [await in_hand(raw, one) for one in sorted(self.fenced)]
+        told = [await describe_transaction(raw, one) for one in sorted(self.fenced)]
         return {one.producer_id: one for one in told}
 
-    async def _end(self, raw: RawLog, one: OpenTransaction, transactional_id: str) -> None:
+    async def _end(self, raw: RawBroker, one: OpenTransaction, transactional_id: str) -> None:
         """Write the marker that is missing. Raises `Undecided` and `KafkaError`."""
         is_commit, why = await self._outcome(raw, one, transactional_id)
         where = one.where
@@ -176,7 +176,7 @@ class HangingTransactions:
         )
 
     async def _outcome(
-        self, raw: RawLog, one: OpenTransaction, transactional_id: str
+        self, raw: RawBroker, one: OpenTransaction, transactional_id: str
     ) -> tuple[bool, str]:
         """Tell whether it was committed, and how that is known. Raises `Undecided`."""
         began_ms = await self._began_ms(raw, one)
@@ -203,19 +203,19 @@ class HangingTransactions:
             )
         return False, "no coordinator ever decided on it"
 
-    async def _began_ms(self, raw: RawLog, one: OpenTransaction) -> int:
+    async def _began_ms(self, raw: RawBroker, one: OpenTransaction) -> int:
         async for batch in raw.batches(one.where, from_offset=one.start_offset):
             return int(batch.max_timestamp)  # the broker's, when it took the batch
         raise Undecided(f"{one} hangs: its first record is not there; {_BY_HAND}")
 
     async def _verdicts(
-        self, raw: RawLog, one: OpenTransaction, transactional_id: str, began_ms: int
+        self, raw: RawBroker, one: OpenTransaction, transactional_id: str, began_ms: int
     ) -> set[bool]:
         """Give how the coordinator ended this producer's transactions with this partition."""
         partitions = await raw.partitions_of(coordinator_log.TOPIC)
         if not partitions:
             raise for_code(_UNKNOWN_TOPIC)(coordinator_log.TOPIC)
-        where = partitions[coordinator_log.log_partition(transactional_id, len(partitions))]
+        where = partitions[coordinator_log.coordinator_partition(transactional_id, len(partitions))]
         found = set()
         async for batch in raw.batches(where, since_ms=began_ms):
             for record in () if batch.is_control_batch else batch:
@@ -233,7 +233,7 @@ class HangingTransactions:
         return found
 
     async def _marker_elsewhere(
-        self, raw: RawLog, one: OpenTransaction, began_ms: int
+        self, raw: RawBroker, one: OpenTransaction, began_ms: int
     ) -> bool | None:
         """Give the outcome of this producer's first marker since then on the other partitions.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from millstream.middleware.base import MiddlewareContext, Used
+from millstream.middleware.base import AttemptUsage, MiddlewareContext
 from millstream.schemas.base import Address, Usage
 from millstream.schemas.events import (
     AgentRequest,
@@ -72,9 +72,9 @@ def used(
     model: str | None = "local",
     known: bool = True,
     started: AttemptStarted | None = None,
-) -> Used:
+) -> AttemptUsage:
     """Make what an attempt used that wrote some tokens."""
-    return Used(
+    return AttemptUsage(
         attempt=started.attempt if started else 0,
         model=model,
         template="chat_agent",

@@ -8,7 +8,7 @@ import itertools
 import pytest
 from structlog.testing import capture_logs
 
-from millstream.middleware.base import Standing, Used
+from millstream.middleware.base import AttemptUsage, RunAccount
 from millstream.middleware.cost import UNPRICED, CostTrackingMiddleware, DaySpend
 from millstream.middleware.pipeline import MiddlewarePipeline
 from millstream.middleware.policy import Policy
@@ -43,7 +43,7 @@ def begin(
     spent_micros: int = 0,
     reserved_micros: int = 0,
 ) -> AttemptStarted | Rejected | None:
-    standing = Standing(reserved_micros=reserved_micros, spent_micros=spent_micros)
+    standing = RunAccount(reserved_micros=reserved_micros, spent_micros=spent_micros)
     return MiddlewarePipeline([cost]).begin(context(asked, model=model), standing, attempt=attempt)
 
 
@@ -203,7 +203,7 @@ def test_an_attempt_of_a_free_model_has_no_mark_unless_it_has_effects() -> None:
     cost, asked = layer(), request()
     assert begin(cost, asked, model="scripted") is None
     harmful = dataclasses.replace(context(asked, model="scripted"), has_effects=True)
-    started = MiddlewarePipeline([cost]).begin(harmful, Standing(), attempt=1000)
+    started = MiddlewarePipeline([cost]).begin(harmful, RunAccount(), attempt=1000)
     assert isinstance(started, AttemptStarted)
     assert (started.reserved_micros, started.price_digest) == (0, "")
 
@@ -304,7 +304,7 @@ def test_a_lost_attempt_is_charged_by_its_mark_alone_on_the_day_of_its_request()
     started = marked(layer(), at_ms=NOON_MS - DAY_MS)
     # The prices may be others by now: what was reserved is what counts.
     cheap = CostTrackingMiddleware(Policy(), PriceTable())
-    (event,) = cheap.charge(started, Used.lost(started))
+    (event,) = cheap.charge(started, AttemptUsage.lost(started))
     assert isinstance(event, CostRecorded)
     assert (event.at_ms, event.request_id, event.attempt) == (NOON_MS - DAY_MS, "r1", 1000)
     assert (event.cost_micros, event.usage) == (RUN_MICROS, started.usage_max)

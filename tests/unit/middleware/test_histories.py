@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from millstream.middleware.base import Standing
+from millstream.middleware.base import RunAccount
 from millstream.middleware.cost import CostTrackingMiddleware
 from millstream.middleware.ledger import DayAccount
 from millstream.middleware.pipeline import MiddlewarePipeline, build_pipeline
@@ -156,7 +156,7 @@ class Live:
     def begin(self, run: Open) -> None:
         begun = self.runner.begin(
             context(run.asked, model=run.model),
-            Standing(run.reserved_micros, run.spent_micros),
+            RunAccount(run.reserved_micros, run.spent_micros),
             attempt=run.attempt,
         )
         if isinstance(begun, Rejected):

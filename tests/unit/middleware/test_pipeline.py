@@ -8,11 +8,11 @@ import pytest
 
 from millstream.middleware.base import (
     AgentMiddleware,
+    AttemptQuote,
     MiddlewareContext,
     MiddlewareResult,
-    Quote,
+    RunAccount,
     Settlement,
-    Standing,
 )
 from millstream.middleware.pipeline import MiddlewarePipeline, build_pipeline
 from millstream.middleware.policy import Policy
@@ -169,14 +169,22 @@ def test_every_stage_charges_for_an_attempt_as_the_whole_chain_does() -> None:
 
 def test_an_attempt_may_begin_once_no_layer_refuses_it() -> None:
     class Priced(Layer):
-        def begin(self, context: MiddlewareContext, standing: Standing) -> Quote | Rejected | None:  # noqa: ARG002
-            return Quote(Usage(output_tokens=3), 3, "d")
+        def begin(
+            self,
+            context: MiddlewareContext,  # noqa: ARG002
+            standing: RunAccount,  # noqa: ARG002
+        ) -> AttemptQuote | Rejected | None:
+            return AttemptQuote(Usage(output_tokens=3), 3, "d")
 
     class Strict(Layer):
-        def begin(self, context: MiddlewareContext, standing: Standing) -> Quote | Rejected | None:  # noqa: ARG002
+        def begin(
+            self,
+            context: MiddlewareContext,  # noqa: ARG002
+            standing: RunAccount,  # noqa: ARG002
+        ) -> AttemptQuote | Rejected | None:
             return Forbidden("not again")
 
-    asked, standing = context(request()), Standing(spent_micros=4)
+    asked, standing = context(request()), RunAccount(spent_micros=4)
     priced, strict = Priced("a", 1), Strict("b", 2, on=False)
     pipeline = MiddlewarePipeline([priced, strict])
     started = pipeline.begin(asked, standing, attempt=1001)

@@ -1,4 +1,4 @@
-"""A mailbox is bounded, and says where its reader must come back to."""
+"""A delivery queue is bounded, and says where its reader must come back to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from aiokafka import TopicPartition
 from millstream.schemas.base import Address
 from millstream.schemas.events import AgentToken
 from millstream.streams.bus.api import EVERYTHING, Delivery
-from millstream.streams.bus.delivery_queue import Mailbox
+from millstream.streams.bus.delivery_queue import DeliveryQueue
 
 HERE = TopicPartition("tokens", 0)
 
@@ -19,21 +19,25 @@ def delivery(offset: int) -> Delivery:
     return Delivery(token, Address(topic="tokens", partition=0, offset=offset), 1)
 
 
-def mailbox(*, records_max: int = 4, bytes_max: int = 1000) -> tuple[Mailbox, list[Mailbox]]:
-    room: list[Mailbox] = []
-    box = Mailbox(EVERYTHING, {HERE: 0}, room.append, records_max=records_max, bytes_max=bytes_max)
+def delivery_queue(
+    *, records_max: int = 4, bytes_max: int = 1000
+) -> tuple[DeliveryQueue, list[DeliveryQueue]]:
+    room: list[DeliveryQueue] = []
+    box = DeliveryQueue(
+        EVERYTHING, {HERE: 0}, room.append, records_max=records_max, bytes_max=bytes_max
+    )
     return box, room
 
 
 async def test_full_mailbox_notes_the_first_record_that_it_could_not_take() -> None:
-    box, _ = mailbox()
+    box, _ = delivery_queue()
     for offset in range(5):
         box.offer(HERE, delivery(offset), 10)
     assert (box.full, len(box), box.positions[HERE]) == (True, 4, 4)
 
 
 async def test_room_is_told_once_half_of_it_is_free() -> None:
-    box, room = mailbox()
+    box, room = delivery_queue()
     for offset in range(5):
         box.offer(HERE, delivery(offset), 10)
     await box.take()
@@ -43,14 +47,14 @@ async def test_room_is_told_once_half_of_it_is_free() -> None:
 
 
 async def test_bytes_bound_it_too() -> None:
-    box, _ = mailbox(bytes_max=25)
+    box, _ = delivery_queue(bytes_max=25)
     for offset in range(3):
         box.offer(HERE, delivery(offset), 10)
     assert (box.full, len(box), box.positions[HERE]) == (True, 2, 2)
 
 
 async def test_record_larger_than_the_mailbox_passes_alone() -> None:
-    box, _ = mailbox(bytes_max=25)
+    box, _ = delivery_queue(bytes_max=25)
     box.offer(HERE, delivery(0), 1000)
     assert (box.full, len(box)) == (False, 1)
     box.offer(HERE, delivery(1), 1)
@@ -58,7 +62,7 @@ async def test_record_larger_than_the_mailbox_passes_alone() -> None:
 
 
 async def test_disabled_and_cleared_mailbox_has_room_again() -> None:
-    box, room = mailbox()
+    box, room = delivery_queue()
     for offset in range(5):
         box.offer(HERE, delivery(offset), 10)
     box.enabled = False
@@ -69,7 +73,7 @@ async def test_disabled_and_cleared_mailbox_has_room_again() -> None:
 
 
 async def test_closed_mailbox_gives_nothing_more() -> None:
-    box, _ = mailbox()
+    box, _ = delivery_queue()
     box.offer(HERE, delivery(0), 10)
     box.close()
     assert await box.take() is None

@@ -56,10 +56,10 @@ class Group:
 
     def settle(self) -> dict[str, dict[str, list[int]]]:
         """Let go of all that is wanted until nothing more is."""
-        while any(one.wanted for one in self.members.values()):
+        while any(one.to_revoke for one in self.members.values()):
             for one in self.members.values():
-                for number in one.wanted:
-                    one.let_go(number)
+                for number in one.to_revoke:
+                    one.release(number)
             dealt = self.deal()
         return dealt
 
@@ -82,12 +82,12 @@ def test_a_newcomer_gets_nothing_that_another_has_not_let_go() -> None:
         "b": {},
     }
     a = group.members["a"]
-    assert a.wanted == {2, 3}
-    a.let_go(3)
+    assert a.to_revoke == {2, 3}
+    a.release(3)
     dealt = group.deal()
     assert (dealt["a"]["requests"], dealt["b"]["requests"]) == ([0, 1, 2], [3])
-    assert (a.wanted, a.owed) == ({2}, 0)
-    assert group.members["b"].owed == 1
+    assert (a.to_revoke, a.missing) == ({2}, 0)
+    assert group.members["b"].missing == 1
 
 
 def test_a_member_that_leaves_moves_nothing_but_what_it_had() -> None:
@@ -106,7 +106,7 @@ def test_dealing_again_changes_nothing() -> None:
         group.join(name)
     settled = group.settle()
     assert group.deal() == settled
-    assert not any(one.wanted for one in group.members.values())
+    assert not any(one.to_revoke for one in group.members.values())
 
 
 def test_what_is_let_go_while_the_group_deals_is_given_back_at_the_next_join() -> None:
@@ -114,7 +114,7 @@ def test_what_is_let_go_while_the_group_deals_is_given_back_at_the_next_join() -
     group.join("a")
     a = group.members["a"]
     a.metadata(TOPICS)  # the join is under way
-    a.let_go(3)
+    a.release(3)
     stale = {"round": 9, "wanted": [3], "owed": 0}
     dealt = [("requests", [0, 1, 2, 3])]
     a.on_assignment(ConsumerProtocolMemberAssignment(0, dealt, json.dumps(stale).encode()))
@@ -162,9 +162,9 @@ def test_members_that_come_and_go_have_equal_shares_of_all_numbers(seed: int) ->
         else:
             del held[rng.choice(sorted(held))]
         shares = share_out(13, held)
-        while any(share.wanted for share in shares.values()):
+        while any(share.to_revoke for share in shares.values()):
             assert all(held[member] <= shares[member].numbers for member in held)
-            held = {member: share.numbers - share.wanted for member, share in shares.items()}
+            held = {member: share.numbers - share.to_revoke for member, share in shares.items()}
             shares = share_out(13, held)
         held = {member: share.numbers for member, share in shares.items()}
         sizes = [len(numbers) for numbers in held.values()]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from millstream.streams.consumer.faust_consumer import begun
+from millstream.streams.consumer.faust_consumer import eager_start
 
 
 async def test_a_coroutine_that_need_not_wait_is_done_at_once() -> None:
@@ -16,7 +16,7 @@ async def test_a_coroutine_that_need_not_wait_is_done_at_once() -> None:
     async def work() -> None:
         done.append(1)
 
-    assert begun(work()) is None
+    assert eager_start(work()) is None
     assert done == [1]
 
 
@@ -29,7 +29,7 @@ async def test_the_rest_of_a_coroutine_that_waits_goes_on_in_another_task() -> N
         heard.append(await asyncio.wait_for(asyncio.shield(given), 5))
         return "done"
 
-    rest = begun(work())
+    rest = eager_start(work())
     assert rest is not None
     assert heard == []
 
@@ -55,8 +55,8 @@ async def test_an_error_of_the_first_step_comes_at_once_and_a_later_one_where_it
         int("later")
 
     with pytest.raises(ValueError, match="at once"):
-        begun(fail())
-    rest = begun(fail_later())
+        eager_start(fail())
+    rest = eager_start(fail_later())
     assert rest is not None
     given.set_result(0)
     with pytest.raises(ValueError, match="later"):
@@ -73,7 +73,7 @@ async def test_whoever_cancels_the_wait_cancels_the_coroutine() -> None:
         finally:
             cleaned.append("cleaned")
 
-    rest = begun(work())
+    rest = eager_start(work())
 
     async def wait_for_rest() -> Any:
         assert rest is not None

@@ -11,7 +11,7 @@ import pytest
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, SyncGroupRequest
 
 from millstream.schemas.errors import LaneLapsed
-from millstream.streams.consumer.membership import Membership, Tenure
+from millstream.streams.consumer.membership import Lease, Membership
 
 SESSION_S = 6.0
 HEARTBEAT = HeartbeatRequest("group", 1, "member")
@@ -93,22 +93,22 @@ async def test_only_answers_that_count_the_member_in_make_it_fresh() -> None:
 async def test_a_tenure_holds_while_fresh_and_lapses_without_a_heartbeat() -> None:
     watch = Watch()
     await watch.send(SYNC)
-    tenure = Tenure(watch.membership)
-    await tenure.require()
+    lease = Lease(watch.membership)
+    await lease.require()
     watch.now_s += SESSION_S + 1
     with pytest.raises(LaneLapsed):
-        await tenure.require()
+        await lease.require()
     await watch.send(HEARTBEAT)  # it was the broker that was away: nothing is lost
-    await tenure.require()
+    await lease.require()
 
 
 async def test_a_tenure_waits_for_what_comes_of_a_join_that_takes_long() -> None:
     watch = Watch()
     await watch.send(SYNC)
-    tenure = Tenure(watch.membership)
+    lease = Lease(watch.membership)
     await watch.send(JOIN)
     watch.now_s += SESSION_S + 1
-    required = asyncio.create_task(tenure.require())
+    required = asyncio.create_task(lease.require())
     await asyncio.wait({required}, timeout=0.05)
     assert not required.done()
     await watch.send(SYNC)
@@ -120,14 +120,14 @@ async def test_who_was_thrown_out_holds_nothing_until_it_is_given_again() -> Non
     told: list[int] = []
     watch.membership.on_thrown_out(lambda: told.append(watch.membership.epoch))
     await watch.send(SYNC)
-    tenure = Tenure(watch.membership)
+    lease = Lease(watch.membership)
     watch.coordinator.reset_generation()
     assert (watch.forgotten, watch.coordinator.resets) == (1, 1)
     assert told == [1]
     await watch.send(SYNC)  # taken in again, and dealt the same partitions perhaps
     with pytest.raises(LaneLapsed):
-        await tenure.require()
-    waiting = asyncio.create_task(tenure.wait())
-    tenure.renew()
+        await lease.require()
+    waiting = asyncio.create_task(lease.wait())
+    lease.renew()
     await waiting
-    await tenure.require()
+    await lease.require()

@@ -144,7 +144,7 @@ async def test_who_is_thrown_out_of_the_group_drops_its_lanes_at_once(tmp_path: 
     settings = Settings(data_dir=tmp_path)
     lanes = lanes_of_places(settings)
     await lanes._assigned(lanes.app, both(settings, 0, 1))
-    lanes._membership.thrown_out()
+    lanes._membership.evicted()
     for place in lanes._slots.values():
         (lost,) = cast("Place", place).lost
         assert isinstance(lost, LaneLapsed)

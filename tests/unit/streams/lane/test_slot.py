@@ -10,8 +10,8 @@ from typing import cast
 import pytest
 
 from millstream.schemas.errors import LaneFenced, LaneLapsed, LaneLost, ServiceUnavailable
-from millstream.streams.consumer.membership import Membership, Tenure, since_boot_s
-from millstream.streams.lane.base.crash_counter import Blame
+from millstream.streams.consumer.membership import Lease, Membership, since_boot_s
+from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.window import Entry
 from millstream.streams.lane.lane import Lane
 from millstream.streams.lane.slot import LaneSlot
@@ -48,7 +48,7 @@ class PlainLane:
     def lose(self, lost: LaneLost) -> None:
         self.lost.set_result(lost)
 
-    def make_room(self) -> None:
+    def release_records(self) -> None:
         self.asked_for_room += 1
 
     def wants(self, topic: str) -> bool:
@@ -76,7 +76,7 @@ class Opened:
         self.lanes: list[PlainLane] = []
         self._failures = list(failures)
 
-    def make(self, _blame: Blame) -> Lane:
+    def make(self, _crash_counter: CrashCounter) -> Lane:
         failure = self._failures.pop(0) if self._failures else None
         lane = PlainLane(failure)
         self.lanes.append(lane)
@@ -100,7 +100,7 @@ async def a_slot(
     membership = membership or in_the_group()
     slot = LaneSlot(
         opened.make,
-        tenure=Tenure(membership),
+        lease=Lease(membership),
         topics=["requests", "control"],
         capacity=2,
         fenced_wait_s=fenced_wait_s,
@@ -254,7 +254,7 @@ async def test_no_lane_is_opened_by_who_may_be_out_of_the_group() -> None:
     async with a_slot(opened, membership=membership) as slot:
         await eventually(lambda: slot.serving)
         slot.take(record(b"", offset=0), lambda: None)
-        membership.thrown_out()
+        membership.evicted()
         slot.lose(LaneLapsed("x"))
         with pytest.raises(AssertionError):
             await eventually(lambda: len(opened.lanes) == 2, timeout_s=1.5)

@@ -15,7 +15,7 @@ from millstream.streams.wire.records import (
     DEAD_LETTER_BYTES_MAX,
     REQUEST_BYTES_MAX,
     InputRecord,
-    came_ms,
+    arrived_ms,
     dead_letter,
     origin_header,
     read_request,
@@ -162,9 +162,9 @@ def test_what_was_put_right_came_when_its_header_says_and_no_other_time_is_belie
     def moved(at_ms: int | None, source: Address = elsewhere) -> InputRecord:
         return record(b"{}", headers=(origin_header(source, at_ms),))
 
-    assert came_ms(record(b"{}")) == 5000
-    assert came_ms(moved(4000)) == 4000
-    assert came_ms(moved(None)) == 5000  # moved by an earlier version
-    assert came_ms(moved(6000)) == 5000  # nothing comes before it is published
+    assert arrived_ms(record(b"{}")) == 5000
+    assert arrived_ms(moved(4000)) == 4000
+    assert arrived_ms(moved(None)) == 5000  # moved by an earlier version
+    assert arrived_ms(moved(6000)) == 5000  # nothing comes before it is published
     here = Address(topic="requests", partition=2, offset=3)
-    assert came_ms(moved(4000, here)) == 5000  # it was not moved
+    assert arrived_ms(moved(4000, here)) == 5000  # it was not moved

@@ -7,7 +7,7 @@ from aiokafka import TopicPartition
 from millstream.schemas.events import CheckpointSaved, SessionUpdated
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.output.checkpoints import CheckpointSource
-from millstream.streams.lane.output.outcomes import head
+from millstream.streams.lane.output.outcomes import session_head
 from millstream.streams.settings import Settings
 
 
@@ -23,7 +23,7 @@ def saved(turn: int, *, session: str = "s", size: int = 4) -> CheckpointSaved:
 
 
 def head_of(checkpoint: CheckpointSaved) -> SessionUpdated:
-    return head(checkpoint, None, offset_min=0)
+    return session_head(checkpoint, None, offset_min=0)
 
 
 class View:

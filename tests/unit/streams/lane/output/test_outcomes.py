@@ -37,8 +37,8 @@ def test_what_is_handed_on_adds_up_layers_and_reservations() -> None:
     decision = outcomes.refusal(asked, RateLimited("x", retry_after_s=1), stage="a", generation=1)
     first = decision.model_copy(update={"passed": ("auth",), "reserved_micros": 3})
     second = decision.model_copy(update={"passed": ("cost",), "reserved_micros": 4})
-    once = outcomes.onward(asked, first, None, stage_topic("cost"))
-    twice = outcomes.onward(asked, second, once, stage_topic("executor"))
+    once = outcomes.stage_request(asked, first, None, stage_topic("cost"))
+    twice = outcomes.stage_request(asked, second, once, stage_topic("executor"))
     assert (once.stage, twice.stage) == ("cost", "executor")
     assert (twice.passed, twice.reserved_micros) == (("auth", "cost"), 7)
     assert twice.request == asked
@@ -56,7 +56,7 @@ def test_a_session_keeps_the_time_it_was_begun() -> None:
             at_ms=turn * 10,
         )
 
-    first = outcomes.head(saved(1), None, offset_min=4)
-    second = outcomes.head(saved(2), first, offset_min=9)
+    first = outcomes.session_head(saved(1), None, offset_min=4)
+    second = outcomes.session_head(saved(2), first, offset_min=9)
     assert (first.created_at_ms, second.created_at_ms, second.at_ms) == (10, 10, 20)
     assert (second.checkpoint_id, second.checkpoint_offset_min, second.turn) == ("c2", 9, 2)

@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
-from millstream.middleware.base import Used
+from millstream.middleware.base import AttemptUsage
 from millstream.middleware.pipeline import build_pipeline
 from millstream.middleware.policy import Policy
 from millstream.schemas.base import Address, Reason, Usage
 from millstream.schemas.events import DeadLetter
 from millstream.schemas.lane_events import RunParked
 from millstream.schemas.topics import DECISIONS, SNAPSHOTS
-from millstream.streams.lane.runs.attempts import LaneAttempts
+from millstream.streams.lane.runs.attempts import AttemptStarter
 from millstream.streams.lane.state import snapshot_format
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.restore import restore
@@ -106,7 +106,7 @@ async def test_what_a_parked_request_asked_is_known_though_it_ended_behind_the_s
             decision=decision[request_key(request)],
             order=0,
         )
-        await lane.output.commit([parked])
+        await lane.writer.commit([parked])
         await lane.snapshots.close(20)
         lane.end("r1", tokens=1, at_ms=deployment.clock())
         await lane.settled()
@@ -122,15 +122,15 @@ async def test_what_a_failed_attempt_was_charged_is_in_a_snapshot() -> None:
         lane.ask("r1", "u1", deployment.clock())
         request = lane.open["r1"]
         await lane.settled()
-        attempts = LaneAttempts(state=lane.state, output=lane.output)
-        attempt = lane.state.bills.open[request_key(request)].started.attempt
-        used = Used(attempt, "local", request.template, Usage(output_tokens=5))
+        attempts = AttemptStarter(state=lane.state, writer=lane.writer)
+        attempt = lane.state.open_attempts.open[request_key(request)].started.attempt
+        used = AttemptUsage(attempt, "local", request.template, Usage(output_tokens=5))
         await attempts.charge(request, used, b"")
         await lane.snapshots.close(20)
         live = known(lane.state)
     state, restored = await deployment.restored()
     assert restored.tail_records == 0
-    cost = state.bills.open[request_key(request)].cost
+    cost = state.open_attempts.open[request_key(request)].cost
     assert cost is not None
     assert cost.cost_micros == 5
     assert known(state) == live
@@ -164,7 +164,7 @@ async def test_ids_read_back_topic_by_topic_are_forgotten_in_the_order_of_time()
         at_ms=deployment.clock(),
     )
     async with deployment.lane() as lane:
-        await lane.output.commit([letter])
+        await lane.writer.commit([letter])
         lane.ask("r1", "u1", deployment.clock.tick(2000))
         key = request_key(lane.open["r1"])
         lane.end("r1", tokens=1, at_ms=deployment.clock())
@@ -190,7 +190,7 @@ async def test_of_more_ids_than_are_remembered_a_restore_keeps_the_newest() -> N
         for offset in range(10)
     ]
     async with deployment.lane() as lane:
-        await lane.output.commit(letters)
+        await lane.writer.commit(letters)
         for number in range(IDS_MAX):
             lane.ask(f"r{number}", f"u{number}", deployment.clock.tick(1))
             lane.end(f"r{number}", tokens=1, at_ms=deployment.clock())

@@ -35,7 +35,7 @@ class Owners:
 
     def crash(self) -> None:
         end = self.log[-1] + 1 if self.log else 0
-        self.deferral = Deferral(USER, self.written, from_ms=0, found_to=end)
+        self.deferral = Deferral(USER, self.written, from_ms=0, rescanned_to=end)
         self.to_find = [offset for offset in self.log if self.written <= offset < end]
         self.taken: dict[int, Entry[InputRecord]] = {}
         self.order: list[int] = []

@@ -8,7 +8,7 @@ from millstream.middleware.pipeline import build_pipeline
 from millstream.schemas.base import Address
 from millstream.schemas.events import AgentResult, Decision
 from millstream.schemas.lane_events import HoldPlaced
-from millstream.streams.lane.queue.pauses import KEPT_MS, why_stale
+from millstream.streams.lane.queue.pauses import KEPT_MS, expiry_reason
 from millstream.streams.lane.state.lane_state import LaneState
 
 HERE = Address(topic="requests", partition=0, offset=7)
@@ -60,9 +60,9 @@ def test_a_hold_on_a_request_goes_once_it_has_ended_or_can_come_no_more(
     of: str, placed_ms: int, why: str | None
 ) -> None:
     hold = HoldPlaced(user_id="ada", request_id="r1")
-    assert why_stale(hold, placed_ms, state(of), now_ms=NOW_MS) == why
+    assert expiry_reason(hold, placed_ms, state(of), now_ms=NOW_MS) == why
 
 
 def test_a_hold_on_a_session_stays_until_it_is_lifted() -> None:
     hold = HoldPlaced(user_id="ada", session_id="s")
-    assert why_stale(hold, 0, state("unknown"), now_ms=NOW_MS) is None
+    assert expiry_reason(hold, 0, state("unknown"), now_ms=NOW_MS) is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from millstream.streams.lane.queue.quotas import Room
+from millstream.streams.lane.queue.quotas import Backpressure
 
 
 class Using:
@@ -11,35 +11,35 @@ class Using:
     def __init__(self) -> None:
         self.count = 0
         self.told = 0
-        self.room = Room("requests-0", 10, lambda: self.count)
-        self.room.watch(self.tell)
+        self.backpressure = Backpressure("requests-0", 10, lambda: self.count)
+        self.backpressure.on_open(self.tell)
 
     def tell(self) -> None:
         self.told += 1
 
     def use(self, count: int) -> None:
         self.count = count
-        self.room.look()
+        self.backpressure.update()
 
 
 def test_there_is_room_up_to_the_most() -> None:
     using = Using()
     using.use(9)
-    assert using.room.is_left()
+    assert using.backpressure.is_open()
     using.use(10)
-    assert not using.room.is_left()
+    assert not using.backpressure.is_open()
 
 
 def test_what_was_full_is_so_until_a_tenth_is_free_and_tells_of_it_once() -> None:
     using = Using()
     using.use(12)
-    assert not using.room.is_left()
+    assert not using.backpressure.is_open()
     using.use(10)
-    assert not using.room.is_left()
+    assert not using.backpressure.is_open()
     assert using.told == 0
     using.use(9)
     assert using.told == 1
-    assert using.room.is_left()
+    assert using.backpressure.is_open()
     using.use(8)
     assert using.told == 1
 

@@ -17,12 +17,12 @@ from millstream.schemas.events import AgentResult, ControlCommand, ResolvedReque
 from millstream.schemas.lane_events import CommandObeyed, HoldPlaced, RunParked
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneServices
-from millstream.streams.lane.base.crash_counter import Blame
+from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.metrics import LaneMetrics
 from millstream.streams.lane.base.window import Entry, Window
-from millstream.streams.lane.input.commands import LaneControl
-from millstream.streams.lane.output.in_flight import LaneEndings
-from millstream.streams.lane.output.writer import Committed, LaneOutput, Tombstone
+from millstream.streams.lane.input.commands import CommandHandler
+from millstream.streams.lane.output.in_flight import InFlightRequests
+from millstream.streams.lane.output.writer import Committed, LaneWriter, Tombstone
 from millstream.streams.lane.queue.run_queue import RunQueue
 from millstream.streams.lane.runs.admission import admit
 from millstream.streams.lane.runs.run import Run
@@ -83,7 +83,7 @@ class PlainOutput:
 class EmptyLog:
     """Reads nothing."""
 
-    async def ends(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+    async def high_watermarks(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         return dict.fromkeys(places, 0)
 
     async def read(self, _ends: object) -> AsyncIterator[Any]:
@@ -108,23 +108,27 @@ class Bench:
             metrics=LaneMetrics.declare(MetricsCollector()),
             drain=lambda: None,
         )
-        self.output = PlainOutput(self.state)
-        output = cast("LaneOutput", self.output)
-        self.endings = LaneEndings(state=self.state, output=output, clock_ms=services.clock_ms)
+        self.writer = PlainOutput(self.state)
+        writer = cast("LaneWriter", self.writer)
+        self.in_flight = InFlightRequests(
+            state=self.state, writer=writer, clock_ms=services.clock_ms
+        )
         self.failures: list[BaseException] = []
         self.queue = RunQueue(
             settings,
             services,
             0,
             state=self.state,
-            output=output,
-            endings=self.endings,
+            writer=writer,
+            in_flight=self.in_flight,
             reader=cast("PartitionReader", EmptyLog()),
-            blame=Blame(),
+            crash_counter=CrashCounter(),
             before_call=_no_objection,
             on_failure=self.failures.append,
         )
-        self.control = LaneControl(services, output=output, queue=self.queue, endings=self.endings)
+        self.control = CommandHandler(
+            services, writer=writer, queue=self.queue, in_flight=self.in_flight
+        )
         self._window: Window[InputRecord] = Window(100)
         self._offset = 0
 
@@ -139,7 +143,7 @@ class Bench:
         entry = self.entry({"user_id": "ada", "session_id": "s", "request_id": request_id,
                             "input": text})  # fmt: skip
         request = read_request(entry.record)
-        assert self.endings.begin(request_key(request), request.digest)
+        assert self.in_flight.register(request_key(request), request.digest)
         admission = admit(request, self.state, self.factory, input_bytes_max=1000)
         self.queue.submit(Run(request, admission, b"", order=entry.offset, entry=entry))
 
@@ -152,7 +156,7 @@ class Bench:
         """Commit whatever comes until all of `works` are done."""
 
         def done() -> bool:
-            self.output.commit_all()
+            self.writer.commit_all()
             return all(work.done() for work in works)
 
         await eventually(done)
@@ -199,16 +203,16 @@ async def test_a_run_whose_result_is_on_its_way_is_not_parked_behind_it() -> Non
     # Its parked request would outlive the result, and the next owner would run it again.
     async with a_bench(runs_in_flight_max=1) as bench:
         bench.submit("r1")
-        await eventually(lambda: bench.output.results() == ["r1"])
+        await eventually(lambda: bench.writer.results() == ["r1"])
         bench.submit("r2")
-        assert bench.output.parked() == ["r2"]
+        assert bench.writer.parked() == ["r2"]
 
 
 async def test_a_newcomer_that_waits_parks_what_its_session_runs_before_it() -> None:
     async with a_bench(runs_in_flight_max=1) as bench:
         bench.submit("r1", "hang")
         bench.submit("r2")
-        assert bench.output.parked() == ["r1", "r2"]
+        assert bench.writer.parked() == ["r1", "r2"]
 
 
 async def test_runs_let_go_of_their_records_when_these_hold_back_others() -> None:
@@ -216,10 +220,10 @@ async def test_runs_let_go_of_their_records_when_these_hold_back_others() -> Non
         await bench.queue.open()
         for name in ("r1", "r2"):
             bench.submit(name, "hang")
-        bench.queue.make_room()
+        bench.queue.release_records()
         bench.submit("r3", "hang")
-        await eventually(lambda: bench.output.parked() == ["r1", "r2"])
-        bench.output.commit_all()
+        await eventually(lambda: bench.writer.parked() == ["r1", "r2"])
+        bench.writer.commit_all()
         await eventually(lambda: bench.held == 1)
 
 
@@ -229,22 +233,22 @@ async def test_a_command_finds_what_the_command_before_it_did() -> None:
         pause, resume = (
             asyncio.ensure_future(bench.obey(name, **session)) for name in ("pause", "resume")
         )
-        await eventually(lambda: len(bench.output.submitted) == 4)
-        placed, paused, lifted, resumed = bench.output.submitted
+        await eventually(lambda: len(bench.writer.submitted) == 4)
+        placed, paused, lifted, resumed = bench.writer.submitted
         await bench.commit_until(pause, resume)
         assert isinstance(paused, CommandObeyed)
         assert isinstance(resumed, CommandObeyed)
         assert resumed.was_paused
         assert isinstance(placed, HoldPlaced)
         assert lifted == Tombstone(lifted.topic, placed.record_key)  # type: ignore[union-attr]
-        assert len(bench.queue.parking.holds) == 0
+        assert len(bench.queue.parking.pauses) == 0
 
 
 async def test_a_resume_says_that_there_was_no_pause_to_take_back() -> None:
     async with a_bench() as bench:
         resume = asyncio.ensure_future(bench.obey("resume", session_id="s"))
         await bench.commit_until(resume)
-        (mark,) = bench.output.submitted
+        (mark,) = bench.writer.submitted
         assert isinstance(mark, CommandObeyed)
         assert mark.was_paused is False
 
@@ -253,20 +257,20 @@ async def test_a_request_whose_result_is_on_its_way_cannot_be_paused() -> None:
     # Nobody would ever lift that hold.
     async with a_bench() as bench:
         bench.submit("r1")
-        await eventually(lambda: bench.output.results() == ["r1"])
+        await eventually(lambda: bench.writer.results() == ["r1"])
         await bench.commit_until(asyncio.ensure_future(bench.obey("pause", request_id="r1")))
-        assert not any(isinstance(one, HoldPlaced) for one in bench.output.submitted)
-        assert len(bench.queue.parking.holds) == 0
+        assert not any(isinstance(one, HoldPlaced) for one in bench.writer.submitted)
+        assert len(bench.queue.parking.pauses) == 0
 
 
 async def test_a_hold_goes_with_the_result_that_comes_before_its_commit() -> None:
     async with a_bench() as bench:
         bench.submit("r1", "hang")
         pause = asyncio.ensure_future(bench.obey("pause", request_id="r1"))
-        await eventually(lambda: bench.output.submitted)
+        await eventually(lambda: bench.writer.submitted)
         cancel = asyncio.ensure_future(bench.obey("cancel", request_id="r1"))
-        await eventually(lambda: bench.output.results() == ["r1"])
-        placed, *_, lifted = bench.output.submitted
+        await eventually(lambda: bench.writer.results() == ["r1"])
+        placed, *_, lifted = bench.writer.submitted
         assert isinstance(placed, HoldPlaced)
         assert isinstance(lifted, Tombstone)
         assert lifted.key == placed.record_key

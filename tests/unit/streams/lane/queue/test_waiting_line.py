@@ -32,7 +32,7 @@ class Line:
 
     def all(self) -> Iterator[Ticket]:
         while (ticket := self.line.next(lambda _user: True)) is not None:
-            assert self.line.leave(ticket)
+            assert self.line.pop(ticket)
             yield ticket
 
 
@@ -66,20 +66,20 @@ def test_a_blocked_session_holds_back_itself_and_no_other(line: Line) -> None:
     waits = [line.join("ada", "paused") for _ in range(2)]
     goes = line.join("ada", "other")
     assert list(line.all()) == [goes]
-    assert line.line.holds_back(("t", "ada"), ("t", "ada", "paused"))
-    assert not line.line.holds_back(("t", "ada"), ("t", "ada", "other"))
+    assert line.line.must_queue(("t", "ada"), ("t", "ada", "paused"))
+    assert not line.line.must_queue(("t", "ada"), ("t", "ada", "other"))
     line.blocked.clear()
     assert list(line.all()) == []
-    line.line.release(("t", "ada", "paused"))
+    line.line.unblock(("t", "ada", "paused"))
     assert list(line.all()) == waits
 
 
 def test_what_is_set_aside_comes_back_before_what_came_after_it(line: Line) -> None:
     early = a_ticket("ada", order=next(_ORDERS))
     late = [line.join("ada") for _ in range(2)]
-    line.line.set_aside(early)
+    line.line.block(early)
     assert line.line.next(lambda _user: True) is None
-    line.line.release(early.session)
+    line.line.unblock(early.session)
     assert list(line.all()) == [early, *late]
 
 
@@ -88,9 +88,9 @@ def test_who_leaves_memory_goes_before_those_who_were_set_aside_meanwhile(line: 
     late = line.join("ada")
     line.blocked.add(late.session)
     assert line.line.next(lambda _user: True) is None
-    line.line.set_aside(early)
+    line.line.block(early)
     line.blocked.clear()
-    line.line.release(late.session)
+    line.line.unblock(late.session)
     assert list(line.all()) == [early, late]
 
 
@@ -98,17 +98,17 @@ def test_who_is_set_aside_while_it_is_called_up_does_not_leave(line: Line) -> No
     ticket = line.join("ada")
     assert line.line.next(lambda _user: True) is ticket
     line.blocked.add(ticket.session)
-    assert not line.line.leave(ticket)
+    assert not line.line.pop(ticket)
     assert len(line.line) == 1
 
 
 def test_who_is_withdrawn_is_found_no_more_and_holds_nobody_back(line: Line) -> None:
     ready, aside = line.join("ada"), a_ticket("bob")
-    line.line.set_aside(aside)
+    line.line.block(aside)
     for ticket in (ready, aside):
-        line.line.withdraw(ticket)
+        line.line.remove(ticket)
         assert line.line.find(ticket.key) is None
-        assert not line.line.holds_back(ticket.user, ticket.session)
+        assert not line.line.must_queue(ticket.user, ticket.session)
     assert len(line.line) == 0
     assert list(line.all()) == []
 
@@ -134,7 +134,7 @@ class Lane:
         if ticket is None:
             return False
         assert ticket.session not in self.line.blocked
-        assert self.line.line.leave(ticket)
+        assert self.line.line.pop(ticket)
         self.running.setdefault(ticket.session, []).append(ticket)
         for tickets in self.running.values():
             orders = [each.order for each in tickets]
@@ -146,7 +146,7 @@ class Lane:
         key = ("t", user, session)
         self.line.blocked.add(key)
         for ticket in self.running.pop(key, []):
-            self.line.line.set_aside(replace(ticket, gone=False))
+            self.line.line.block(replace(ticket, gone=False))
         self.unblock(user, session)
 
     def is_counted(self) -> bool:
@@ -162,7 +162,7 @@ class Lane:
 
     def unblock(self, user: str, session: str) -> None:
         self.line.blocked.discard(("t", user, session))
-        self.line.line.release(("t", user, session))
+        self.line.line.unblock(("t", user, session))
 
 
 STEP = st.tuples(
@@ -203,7 +203,7 @@ def test_who_comes_back_in_front_of_others_is_counted_once(line: Line) -> None:
     for _ in range(3):
         line.join("ada", "s2")
     line.blocked.clear()
-    line.line.release(first.session)
+    line.line.unblock(first.session)
     assert line.line.ready_of(first.user) == 4
 
 
@@ -212,5 +212,5 @@ def test_those_behind_a_blocked_request_go_on_when_it_is_withdrawn(line: Line) -
     line.blocked.add(first.session)
     assert list(line.all()) == []
     line.blocked.clear()
-    line.line.withdraw(first)
+    line.line.remove(first)
     assert list(line.all()) == [second]

@@ -8,7 +8,7 @@ from langchain_core.tools import StructuredTool
 from millstream.agents.factory import AgentFactory
 from millstream.agents.templates.template import AgentTemplate
 from millstream.agents.tools import ToolRegistry, built_in_tools
-from millstream.middleware.base import Standing
+from millstream.middleware.base import RunAccount
 from millstream.middleware.pipeline import build_pipeline
 from millstream.schemas.events import AttemptStarted
 from millstream.streams.lane.runs.admission import Admission, admit
@@ -32,4 +32,4 @@ def test_an_attempt_has_a_mark_if_its_tools_may_have_effects_though_it_costs_not
 ) -> None:
     state, admission = admitted(template)
     assert admission.context is not None
-    assert isinstance(state.pipeline.begin(admission.context, Standing(), attempt=1000), begun)
+    assert isinstance(state.pipeline.begin(admission.context, RunAccount(), attempt=1000), begun)

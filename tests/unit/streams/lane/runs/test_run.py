@@ -7,7 +7,7 @@ from millstream.agents.factory import AgentFactory, RunPlan
 from millstream.schemas.base import Usage
 from millstream.schemas.events import AttemptStarted, Decision
 from millstream.streams.lane.runs.admission import Admission
-from millstream.streams.lane.runs.run import Run, Stopwatch
+from millstream.streams.lane.runs.run import ActiveTime, Run
 from tests.unit.middleware.making import request, result
 
 ASKED = request()
@@ -59,7 +59,7 @@ async def test_a_run_whose_template_is_gone_can_still_be_charged_for() -> None:
 
 
 def test_only_the_time_between_start_and_stop_is_counted() -> None:
-    watch = Stopwatch()
+    watch = ActiveTime()
     watch.start(1000)
     watch.start(1500)
     watch.stop(3000)
@@ -68,7 +68,7 @@ def test_only_the_time_between_start_and_stop_is_counted() -> None:
 
 
 def test_it_counts_on_from_where_it_stood() -> None:
-    watch = Stopwatch(elapsed_ms=2000)
+    watch = ActiveTime(elapsed_ms=2000)
     watch.start(10_000)
     assert watch.since_ms == 8000
     watch.stop(11_000)
@@ -76,7 +76,7 @@ def test_it_counts_on_from_where_it_stood() -> None:
 
 
 def test_a_clock_that_was_put_back_counts_nothing() -> None:
-    watch = Stopwatch()
+    watch = ActiveTime()
     watch.start(5000)
     watch.stop(4000)
     assert watch.elapsed_ms == 0

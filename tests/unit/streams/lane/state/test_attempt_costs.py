@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from millstream.middleware.base import MiddlewareContext, Standing, Used
+from millstream.middleware.base import AttemptUsage, MiddlewareContext, RunAccount
 from millstream.middleware.cost import CostTrackingMiddleware
 from millstream.middleware.pipeline import build_pipeline
 from millstream.middleware.policy import Policy
@@ -22,7 +22,7 @@ from millstream.schemas.events import (
     Decision,
     ResolvedRequest,
 )
-from millstream.streams.lane.state.attempt_costs import Bill, Bills, charged
+from millstream.streams.lane.state.attempt_costs import OpenAttempt, OpenAttempts, charge_attempts
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.wire.keys import request_key
 from tests.unit.middleware.making import NOON_MS, context, request, result
@@ -58,15 +58,15 @@ def cost(attempt: int, micros: int) -> CostRecorded:
     )
 
 
-def folded(*events: AttemptStarted | CostRecorded | AgentResult) -> Bills:
-    bills = Bills()
+def folded(*events: AttemptStarted | CostRecorded | AgentResult) -> OpenAttempts:
+    bills = OpenAttempts()
     for event in events:
         bills.fold(event)
     return bills
 
 
 def test_an_attempt_is_open_until_its_cost_is_known() -> None:
-    assert folded(started(1000)).open == {KEY: Bill(started(1000))}
+    assert folded(started(1000)).open == {KEY: OpenAttempt(started(1000))}
     settled = folded(started(1000), cost(1000, 4)).open[KEY]
     assert settled.cost == cost(1000, 4)
     assert (settled.spent_micros, settled.spent_usage) == (4, Usage(input_tokens=4))
@@ -139,9 +139,9 @@ class Lane:
     def begin(self, asked: MiddlewareContext) -> None:
         self.attempt += 1
         key = request_key(asked.request)
-        charges = charged(self.state.bills, self.state.pipeline, key)
+        charges = charge_attempts(self.state.open_attempts, self.state.pipeline, key)
         decision = self.state.decided[key]
-        standing = Standing(decision.reserved_micros, charges.micros, charges.usage)
+        standing = RunAccount(decision.reserved_micros, charges.micros, charges.usage)
         begun = self.state.pipeline.begin(asked, standing, attempt=self.attempt)
         if isinstance(begun, Rejected):
             self.commit(charges.events)
@@ -150,35 +150,41 @@ class Lane:
         self.commit([*charges.events, *([begun] if begun else [])])
         self.runs[asked.request.request_id] = (asked, begun)
 
-    def used(self, request_id: str, tokens: int, *, known: bool) -> tuple[MiddlewareContext, Used]:
+    def used(
+        self, request_id: str, tokens: int, *, known: bool
+    ) -> tuple[MiddlewareContext, AttemptUsage]:
         asked, started = self.runs.pop(request_id)
         usage = Usage(output_tokens=tokens)
-        return asked, Used(self.attempt, asked.model, "chat_agent", usage, known, started)
+        return asked, AttemptUsage(self.attempt, asked.model, "chat_agent", usage, known, started)
 
     def retry(self, request_id: str, tokens: int, *, known: bool) -> None:
         asked, used = self.used(request_id, tokens, known=known)
         if used.started is not None:
             ended = (asked.request, self.of(used))
             self.commit(
-                charged(
-                    self.state.bills, self.state.pipeline, request_key(asked.request), ended
+                charge_attempts(
+                    self.state.open_attempts, self.state.pipeline, request_key(asked.request), ended
                 ).events
             )
         self.begin(asked)
 
-    def end(self, asked: ResolvedRequest, used: Used | None) -> None:
+    def end(self, asked: ResolvedRequest, used: AttemptUsage | None) -> None:
         ended = None if used is None else (asked, self.of(used))
-        charges = charged(self.state.bills, self.state.pipeline, request_key(asked), ended)
+        charges = charge_attempts(
+            self.state.open_attempts, self.state.pipeline, request_key(asked), ended
+        )
         bill = {"cost_micros": charges.micros, "usage": charges.usage}
         over = result(asked).model_copy(update=bill)
         self.state.pipeline.fold(over)
         self.commit([*charges.events, over])
 
     @staticmethod
-    def of(used: Used) -> Used:
+    def of(used: AttemptUsage) -> AttemptUsage:
         """An attempt is named by its mark."""
         attempt = used.started.attempt if used.started else used.attempt
-        return Used(attempt, used.model, used.template, used.usage, used.usage_known, used.started)
+        return AttemptUsage(
+            attempt, used.model, used.template, used.usage, used.usage_known, used.started
+        )
 
     def crash(self) -> None:
         """Lose all but the log; a new owner goes on with the runs, or a user has cancelled one."""

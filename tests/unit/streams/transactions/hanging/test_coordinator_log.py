@@ -4,10 +4,10 @@ import pytest
 from aiokafka import TopicPartition
 
 from millstream.streams.transactions.hanging.coordinator_log import (
+    TransactionOutcome,
     UnknownFormat,
-    Verdict,
+    coordinator_partition,
     is_of,
-    log_partition,
     read_verdict,
 )
 
@@ -24,7 +24,7 @@ COMPLETED = bytes.fromhex(
 
 def test_a_decision_names_its_producer_and_partitions() -> None:
     topics = ("t0", "t3", "t6", "t7", "t8", "t9", "t10")
-    assert read_verdict(PREPARED) == Verdict(
+    assert read_verdict(PREPARED) == TransactionOutcome(
         5, is_commit=True, partitions=frozenset(TopicPartition(topic, 1) for topic in topics)
     )
 
@@ -32,7 +32,7 @@ def test_a_decision_names_its_producer_and_partitions() -> None:
 def test_the_first_format_is_read_too() -> None:
     value = bytes.fromhex("00000000000000000005000900004e200300000001000274300000000100000007")
     times = bytes(16)
-    assert read_verdict(value + times) == Verdict(
+    assert read_verdict(value + times) == TransactionOutcome(
         5, is_commit=False, partitions=frozenset({TopicPartition("t0", 7)})
     )
 
@@ -61,9 +61,9 @@ def test_a_record_is_of_the_id_in_its_key(key: bytes | None, told: bool) -> None
     [("", 0), ("a", 97), ("x-1-0", 112211647), ("polygenelubricants", 0)],
 )
 def test_an_id_is_kept_where_java_puts_its_hash(transactional_id: str, code: int) -> None:
-    assert log_partition(transactional_id, 1 << 31) == code
-    assert log_partition(transactional_id, 8) == code % 8
+    assert coordinator_partition(transactional_id, 1 << 31) == code
+    assert coordinator_partition(transactional_id, 8) == code % 8
 
 
 def test_an_id_is_kept_where_a_broker_was_seen_to_keep_it() -> None:
-    assert log_partition("x-1-0", 8) == 7
+    assert coordinator_partition("x-1-0", 8) == 7
