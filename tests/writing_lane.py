@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +24,8 @@ from millstream.schemas.events import (
 )
 from millstream.schemas.lane_events import CommandObeyed, LaneOpened
 from millstream.streams.broker.partition_reader import PartitionReader
-from millstream.streams.lane.base.context import LaneServices, Stage
+from millstream.streams.lane.base.context import LaneContext, LaneServices, Stage
+from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.output.snapshot_writer import SnapshotWriter
@@ -185,6 +186,27 @@ async def restored_state(
     return state, await restore(state, reader, settings, partition=PARTITION, now_ms=now_ms)
 
 
+async def no_objection() -> None:
+    """Let every call be made."""
+
+
+def fail_loudly(error: BaseException) -> None:
+    """Stand where a lane would be ended by an error."""
+    raise error
+
+
+def lane_context(
+    settings: Settings,
+    services: LaneServices,
+    stage: Stage,
+    partition: int = 0,
+    *,
+    fail: Callable[[BaseException], None] = fail_loudly,
+) -> LaneContext:
+    """Give what the parts of a lane are built from, where a test puts them together itself."""
+    return LaneContext(settings, services, stage, partition, no_objection, CrashCounter(), fail)
+
+
 @asynccontextmanager
 async def writing_lane(
     settings: Settings,
@@ -200,9 +222,8 @@ async def writing_lane(
     `committer` and `reader` are started.
     """
     state, restored = await restored_state(settings, policy, reader, now_ms=services.clock_ms())
-    writer = LaneWriter(
-        settings, services, stage, PARTITION, state=state, committer=committer, reader=reader
-    )
+    context = lane_context(settings, services, stage, PARTITION)
+    writer = LaneWriter(context, state=state, committer=committer, reader=reader)
     snapshots = SnapshotWriter(
         settings,
         PARTITION,

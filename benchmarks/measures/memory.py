@@ -20,9 +20,9 @@ from millstream.schemas.lane_events import HoldPlaced
 from millstream.schemas.topics import SESSIONS
 from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.overflow.deferral import Deferral
-from millstream.streams.lane.queue.pauses import HOLDS_MAX, Pauses
 from millstream.streams.lane.queue.waiting_line import Ticket, WaitingLine
 from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.lane.state.pauses import HOLDS_MAX, Pauses
 from millstream.streams.lane.state.restore import fold_record
 from millstream.streams.lane.state.seen_ids import IDS_MAX, SeenIds, id_digest
 from millstream.streams.wire.codec import encode

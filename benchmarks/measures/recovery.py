@@ -29,7 +29,8 @@ from millstream.schemas.topics import REQUESTS, catalogue
 from millstream.streams.broker.clients import transactional_producer
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.broker.topic_admin import ensure_topics
-from millstream.streams.lane.base.context import LaneServices, Stage, stages
+from millstream.streams.lane.base.context import LaneContext, LaneServices, Stage, stages
+from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.snapshot_writer import SnapshotWriter
 from millstream.streams.lane.output.writer import LaneWriter
@@ -193,6 +194,10 @@ def _state() -> LaneState:
     return LaneState("chain", build_pipeline(_POLICY), hands_over=False)
 
 
+async def _always() -> None:
+    """Let every call be made."""
+
+
 @asynccontextmanager
 async def _writing(settings: Settings) -> AsyncIterator[_Writing]:
     await ensure_topics(settings, catalogue())
@@ -211,9 +216,8 @@ async def _writing(settings: Settings) -> AsyncIterator[_Writing]:
     )
     stage: Stage = stages((), lambda: (build_pipeline(_POLICY),))[0]
     state = _state()
-    writer = LaneWriter(
-        settings, services, stage, 0, state=state, committer=committer, reader=reader
-    )
+    context = LaneContext(settings, services, stage, 0, _always, CrashCounter(), print)
+    writer = LaneWriter(context, state=state, committer=committer, reader=reader)
     snapshots = SnapshotWriter(
         settings,
         0,

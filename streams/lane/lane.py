@@ -13,18 +13,16 @@ from contextlib import suppress
 from functools import partial
 
 import structlog
-from aiokafka import TopicPartition
 
 from millstream.schemas.errors import LaneLost
 from millstream.schemas.lane_events import LaneOpened
 from millstream.schemas.ports import BeforeCall
 from millstream.schemas.topics import CONTROL
-from millstream.streams.broker.clients import transactional_producer
-from millstream.streams.broker.partition_reader import PartitionReader
-from millstream.streams.lane.base.context import LaneServices, Stage
+from millstream.streams.lane.base.context import LaneContext, LaneServices, Stage
 from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.window import Entry
 from millstream.streams.lane.input.reception import RecordDispatcher
+from millstream.streams.lane.io import KafkaLaneIO, LaneIO
 from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.output.snapshot_writer import SnapshotWriter
 from millstream.streams.lane.output.writer import LaneWriter
@@ -32,11 +30,11 @@ from millstream.streams.lane.overflow.deferrals import Deferrals
 from millstream.streams.lane.queue.run_queue import RunQueue
 from millstream.streams.lane.state.follower import StageFollower
 from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.lane.state.pauses import Pauses
 from millstream.streams.lane.state.restore import Restored, producers_announced, restore
 from millstream.streams.lane.state.seen_ids import SeenIds
 from millstream.streams.settings import Settings
 from millstream.streams.transactions.committer import Committer
-from millstream.streams.transactions.hanging.recovery import HangingTransactions
 from millstream.streams.wire.records import InputRecord
 
 log = structlog.get_logger(__name__)
@@ -62,23 +60,25 @@ class Lane:
         *,
         before_call: BeforeCall,
         crash_counter: CrashCounter,
+        io: LaneIO | None = None,
     ) -> None:
-        self._settings = settings
-        self._services = services
-        self._stage = stage
-        self._crash_counter = crash_counter
-        self._partition = partition
+        io = io or KafkaLaneIO(settings)
+        self._context = context = LaneContext(
+            settings, services, stage, partition, before_call, crash_counter, self._failed
+        )
         self._state = LaneState(
             stage.name,
             stage.pipeline(),
             hands_over=stage.next is not None,
             seen=SeenIds(ids_max=settings.dedup_ids_max),
         )
+        pauses = Pauses()
+        self._control_topic = settings.topic(CONTROL.name)
         self._follower: StageFollower | None = None
         self._following: asyncio.Task[None] | None = None
-        self._reader = PartitionReader(settings)
+        self._reader = io.reader()
         self._committer = Committer(
-            lambda number: transactional_producer(settings, self._transactional_id(number)),
+            lambda number: io.transactional_producer(self._transactional_id(number)),
             producers=settings.transactional_producers,
             records_max=settings.commit_records_max,
             timeout_s=settings.commit_timeout_s,
@@ -86,15 +86,9 @@ class Lane:
             on_lost=self.lose,
         )
         self._writer = LaneWriter(
-            settings,
-            services,
-            stage,
-            partition,
-            state=self._state,
-            committer=self._committer,
-            reader=self._reader,
+            context, state=self._state, committer=self._committer, reader=self._reader
         )
-        self._hanging = HangingTransactions(settings, self._writer.places)
+        self._hanging = io.hanging(self._writer.places)
         self._snapshots = SnapshotWriter(
             settings,
             partition,
@@ -105,111 +99,102 @@ class Lane:
             clock_ms=services.clock_ms,
         )
         self._writer.watch(self._snapshots.consider)
-        self._in_flight = InFlightRequests(
+        in_flight = InFlightRequests(
             state=self._state, writer=self._writer, clock_ms=services.clock_ms
         )
         self._queue = RunQueue(
-            settings,
-            services,
-            partition,
+            context,
             state=self._state,
             writer=self._writer,
-            in_flight=self._in_flight,
+            in_flight=in_flight,
             reader=self._reader,
-            before_call=before_call,
-            crash_counter=crash_counter,
-            on_failure=self._failed,
+            pauses=pauses,
         )
-        self._reception = RecordDispatcher(
-            settings,
-            services,
-            stage,
-            partition,
+        self._dispatcher = RecordDispatcher(
+            context,
             state=self._state,
             writer=self._writer,
-            in_flight=self._in_flight,
+            in_flight=in_flight,
             queue=self._queue,
-            crash_counter=crash_counter,
-            on_failure=self._failed,
+            pauses=pauses,
         )
         self._deferrals = Deferrals(
-            settings,
-            services,
-            stage,
-            partition,
+            context,
             state=self._state,
             writer=self._writer,
             reader=self._reader,
             queue=self._queue,
-            take_in=partial(self._try, self._reception.take_in),
-            on_failure=self._failed,
+            take_in=partial(self._try, self._dispatcher.take_in),
         )
         self.lost: asyncio.Future[LaneLost] = asyncio.get_running_loop().create_future()
 
     async def open(self) -> None:
         """Fence, restore, announce. Raises `LaneLost` or `ServiceUnavailable`."""
-        started_ms = self._services.clock_ms()
+        started_ms = self._context.services.clock_ms()
         await self._committer.start()
-        self._fenced(self._settings.transactional_producers)
+        self._fenced(self._context.settings.transactional_producers)
         await self._reader.start()
         async with self._hanging.watched():
             restored = await self._open(started_ms)
         log.info(
             "lane open",
-            stage=self._stage.name,
-            partition=self._partition,
+            stage=self._context.stage.name,
+            partition=self._context.partition,
             generation=self._state.generation,
             records_restored=restored.records,
             from_snapshot=restored.snapshot is not None,
-            duration_ms=self._services.clock_ms() - started_ms,
+            duration_ms=self._context.services.clock_ms() - started_ms,
         )
 
     async def _open(self, started_ms: int) -> Restored:
         # A predecessor that had more of them could write on with those that this lane has not.
         announced = await producers_announced(
-            self._reader, self._settings, stage=self._stage.name, partition=self._partition
+            self._reader,
+            self._context.settings,
+            stage=self._context.stage.name,
+            partition=self._context.partition,
         )
         await self._committer.fence_up_to(announced)
-        self._fenced(max(announced, self._settings.transactional_producers))
-        if self._stage.next is None:
+        self._fenced(max(announced, self._context.settings.transactional_producers))
+        if self._context.stage.next is None:
             await self._deferrals.restore()
         restored = await restore(
             self._state,
             self._reader,
-            self._settings,
-            partition=self._partition,
+            self._context.settings,
+            partition=self._context.partition,
             now_ms=started_ms,
         )
         await self._writer.open(restored.ends)
-        where = TopicPartition(self._settings.topic(self._stage.input.name), self._partition)
-        commands = TopicPartition(self._settings.topic(CONTROL.name), self._partition)
+        where, commands = self._context.at(self._context.stage.input), self._context.at(CONTROL)
         ends = await self._reader.high_watermarks([where, commands])
-        self._reception.open(new_from_offset=ends[where], new_commands_from=ends[commands])
+        self._dispatcher.open(new_from_offset=ends[where], new_commands_from=ends[commands])
         if self._state.pipeline.needs:
             self._follower = StageFollower(
-                self._state, self._settings, self._partition, restored.ends
+                self._state, self._context.settings, self._context.partition, restored.ends
             )
             self._following = asyncio.create_task(self._follower.run())
             self._following.add_done_callback(self._ended)
         self._state.generation += 1
         opened = LaneOpened(
-            stage=self._stage.name,
-            partition=self._partition,
+            stage=self._context.stage.name,
+            partition=self._context.partition,
             generation=self._state.generation,
-            worker=self._services.worker,
-            producers=self._settings.transactional_producers,
-            at_ms=self._services.clock_ms(),
+            worker=self._context.services.worker,
+            producers=self._context.settings.transactional_producers,
+            at_ms=self._context.services.clock_ms(),
         )
         await self._writer.commit([opened])
         self._snapshots.open(restored)
-        if self._stage.next is None:
+        if self._context.stage.next is None:
             self._deferrals.open(ends[where])
             await self._queue.open()
             self._deferrals.begin()
         return restored
 
     def _transactional_id(self, number: int) -> str:
-        return f"{self._settings.namespace}-{self._stage.name}-{self._partition}-{number}"
+        context = self._context
+        return f"{context.settings.namespace}-{context.stage.name}-{context.partition}-{number}"
 
     def _fenced(self, producers: int) -> None:
         """Take note that no earlier owner's producer of these can be alive."""
@@ -225,7 +210,7 @@ class Lane:
         deadline = loop.time() + timeout_s
         self._queue.drain()
         self._deferrals.drain()
-        while tasks := self._reception.tasks | self._queue.tasks:
+        while tasks := self._dispatcher.tasks | self._queue.tasks:
             left_s = deadline - loop.time()
             if left_s <= 0:
                 return False
@@ -241,7 +226,7 @@ class Lane:
         if snapshot and (not self.lost.done() or self.lost.cancelled()):
             await self._snapshots.close(_SNAPSHOT_TIMEOUT_S)
         self._snapshots.cancel()
-        tasks = {*self._reception.tasks, *([self._following] if self._following else [])}
+        tasks = {*self._dispatcher.tasks, *([self._following] if self._following else [])}
         for task in tasks:
             task.cancel()
         await asyncio.gather(
@@ -262,12 +247,12 @@ class Lane:
 
     def wants(self, topic: str) -> bool:
         """Tell whether more of a topic is to be read: commands always are."""
-        is_control = topic == self._settings.topic(CONTROL.name)
-        return is_control or self._deferrals.backpressure.is_open()
+        return topic == self._control_topic or self._deferrals.wants_more()
 
-    def watch(self, on_room: Callable[[], None]) -> None:
-        """Have `on_room` called when it `wants` again what it did not."""
-        self._deferrals.backpressure.on_open(on_room)
+    async def room(self, topic: str) -> None:
+        """Return once more of a topic is to be read, if ever."""
+        if topic != self._control_topic:
+            await self._deferrals.room()
 
     def release_records(self) -> None:
         """Let go of records as soon as can be: no more are read until the first ones are done."""
@@ -288,9 +273,9 @@ class Lane:
             self._failed(error, entry)
 
     def _arrived(self, is_behind: bool, entry: Entry[InputRecord]) -> None:  # noqa: FBT001
-        is_command = self._reception.is_command(entry)
+        is_command = self._dispatcher.is_command(entry)
         if is_command or not self._deferrals.defers(entry, is_behind=is_behind):
-            self._reception.take_in(entry)
+            self._dispatcher.take_in(entry)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -298,11 +283,11 @@ class Lane:
 
     def _failed(self, error: BaseException, entry: Entry[InputRecord] | None = None) -> None:
         if entry is not None:
-            self._crash_counter.count(entry.record.address)
+            self._context.crash_counter.count(entry.record.address)
         if isinstance(error, LaneLost):
             self.lose(error)
             return
-        log.error("a lane failed", partition=self._partition, exc_info=error)
+        log.error("a lane failed", partition=self._context.partition, exc_info=error)
         self.lose(LaneLost(f"the lane failed: {error!r}"))
 
     def lose(self, lost: LaneLost) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from functools import partial
 from typing import Any
 
@@ -42,6 +42,8 @@ class Lanes:
         self._services = services
         self._stage = stage
         self._slots: dict[int, LaneSlot] = {}
+        # Partitions that are not read on until their slots have room.
+        self._held_up: dict[TP, asyncio.Task[None]] = {}
         name = "lanes" if stage.name == CHAIN else f"lanes-{stage.name}"
         self.app = build_app(settings, name)
         self._membership = Membership(settings.session_timeout_s)
@@ -72,6 +74,7 @@ class Lanes:
         self._stopping = True
         await self._handover.stop()
         slots = tuple(self._slots.values())
+        self._forget_held_up(self._slots)
         drained = await asyncio.gather(*(slot.drain(grace_s) for slot in slots))
         if not all(drained):
             log.warning("runs were cut off and left to the next owner", stage=self._stage.name)
@@ -141,6 +144,23 @@ class Lanes:
                 # Only this partition waits: the others share the agent. What Faust has fetched of
                 # it already still comes; `pause_partitions` would lose that.
                 consumer.on_buffer_full(message.tp)
+                self._read_on_later(message.tp, slot)
+
+    def _read_on_later(self, tp: TP, slot: LaneSlot) -> None:
+        """Have a partition read on once its slot has room for more."""
+        if tp not in self._held_up:
+            waiting = self._held_up[tp] = asyncio.create_task(slot.room(tp.topic))
+            waiting.add_done_callback(partial(self._read_on, tp))
+
+    def _read_on(self, tp: TP, waited: asyncio.Task[None]) -> None:
+        if self._held_up.get(tp) is waited:
+            del self._held_up[tp]
+        if not waited.cancelled():
+            self.app.consumer.on_buffer_drop(tp)
+
+    def _forget_held_up(self, numbers: Container[int]) -> None:
+        for tp in [tp for tp in self._held_up if tp.partition in numbers]:
+            self._held_up.pop(tp).cancel()
 
     def _slot_for_stray(self, tp: TP) -> LaneSlot | None:
         """Give a slot to a record that finds none, if this worker is who is to run it."""
@@ -165,12 +185,15 @@ class Lanes:
             return  # the group deals once more before this member has left it
         mine = self._whole(assigned)
         given_back = self._assignor.given_back
-        gone = [self._slots.pop(number) for number in set(self._slots) - mine]
+        lost = set(self._slots) - mine
+        self._forget_held_up(lost)
+        gone = [self._slots.pop(number) for number in lost]
         # No await before this: Faust lets records through beside this call, and one that finds no
         # slot is left to the next owner, who would be this worker.
         for number in sorted(mine - given_back):
             slot = self._slots.get(number)
             if slot is None or slot.closed:
+                self._forget_held_up({number})
                 self._slots[number] = self._open_slot(number)
             else:
                 slot.confirm()
@@ -205,9 +228,6 @@ class Lanes:
                 crash_counter=crash_counter,
             )
 
-        def on_room(topic: str) -> None:
-            self.app.consumer.on_buffer_drop(TP(topic, partition))
-
         return LaneSlot(
             make,
             lease=Lease(self._membership),
@@ -215,7 +235,6 @@ class Lanes:
             capacity=self._settings.runs_in_flight_max,
             fenced_wait_s=self._settings.session_timeout_s,
             name=f"{self._stage.name}-{partition}",
-            on_room=on_room,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import partial
+from typing import Any
 
 import structlog
 
@@ -42,20 +42,17 @@ class LaneSlot:
         capacity: int,
         fenced_wait_s: float,
         name: str,
-        on_room: Callable[[str], None] = lambda _topic: None,
     ) -> None:
         self._make = make
         self._lease = lease
         self._windows: dict[str, Window[InputRecord]] = {
-            topic: Window(capacity, on_room=partial(self._has_room, topic)) for topic in topics
+            topic: Window(capacity) for topic in topics
         }
-        self._on_room = on_room
         self._crash_counter = CrashCounter()
-        # Topics that are not read further until there is room.
-        self._told_full: set[str] = set()
         self._fenced_wait_s = fenced_wait_s
         self.name = name
         self._lane: Lane | None = None
+        self._opened = asyncio.Event()
         self._confirmed = asyncio.Event()
         self._draining = False
         self._closing = False
@@ -81,10 +78,26 @@ class LaneSlot:
         if self._windows[topic].full:
             if self._lane is not None:
                 self._lane.release_records()
-        elif self._lane is None or self._lane.wants(topic):
-            return False
-        self._told_full.add(topic)
-        return True
+            return True
+        return self._lane is not None and not self._lane.wants(topic)
+
+    async def room(self, topic: str) -> None:
+        """Return once more of `topic` should be read: not before a lane is open that wants it."""
+        window = self._windows[topic]
+        while True:
+            await window.room()
+            await self._opened.wait()
+            lane = self._lane
+            if lane is None:
+                continue
+            if lane.wants(topic):
+                return
+            room = asyncio.create_task(lane.room(topic))
+            waits: list[asyncio.Future[Any]] = [room, lane.lost]
+            try:  # a lane that is lost may never have room
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                room.cancel()
 
     @property
     def waiting(self) -> int:
@@ -139,7 +152,6 @@ class LaneSlot:
         while not self._draining:
             await self._lease.wait()
             lane = self._make(self._crash_counter)
-            lane.watch(self._lane_has_room)
             lost: Exception
             try:
                 await lane.open()
@@ -148,7 +160,7 @@ class LaneSlot:
                         for entry in window.undone():
                             lane.serve(entry)
                 self._lane = lane
-                self._lane_has_room()  # the one before may have had none
+                self._opened.set()
                 lost = await lane.lost
             except (LaneLost, ServiceUnavailable) as error:
                 lost = error
@@ -158,6 +170,7 @@ class LaneSlot:
                 lost = error
             finally:
                 self._lane = None
+                self._opened.clear()
                 await self._closed(lane)
             # What the group said before counts no more: since then it gave the partition away.
             self._confirmed.clear()
@@ -165,17 +178,6 @@ class LaneSlot:
             log.warning("lane lost", lane=self.name, reason=str(lost), records=len(self))
             fenced = isinstance(lost, LaneFenced)
             await self._may_reopen(self._fenced_wait_s if fenced else _REOPEN_AFTER_S)
-
-    def _has_room(self, topic: str) -> None:
-        # Without a lane the next one is asked, once it is open.
-        if topic in self._told_full and self._lane is not None and self._lane.wants(topic):
-            self._told_full.discard(topic)
-            self._on_room(topic)
-
-    def _lane_has_room(self) -> None:
-        for topic in tuple(self._told_full):
-            if not self._windows[topic].full:
-                self._has_room(topic)
 
     async def _closed(self, lane: Lane) -> None:
         try:

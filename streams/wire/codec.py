@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple, Protocol, TypeVar
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 
 from millstream.schemas.base import SCHEMA_VERSION, Event
 from millstream.schemas.errors import NewerSchema, NotJson, NullValue, WrongShape
+from millstream.schemas.topics import TopicSpec
 
 EventT = TypeVar("EventT", bound=Event)
 
@@ -83,6 +85,14 @@ def encode(event: Event, *, source: str, traceparent: bytes | None = None) -> En
     ]
     value = event.__pydantic_serializer__.to_json(event, exclude_none=True)
     return Encoded(event.record_key.encode(), value, headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """The key that a compacted topic is to forget."""
+
+    topic: TopicSpec
+    key: str
 
 
 def tombstone(key: str) -> Encoded:

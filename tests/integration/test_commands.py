@@ -18,7 +18,7 @@ from millstream.schemas.topics import (
     REQUESTS,
     RESULTS,
 )
-from millstream.streams.lane.queue.pauses import KEPT_MS
+from millstream.streams.lane.state.pauses import KEPT_MS
 from millstream.streams.settings import Settings
 from millstream.streams.wire.records import origin_header
 from tests.lane_harness import (

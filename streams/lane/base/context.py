@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 
 from millstream.agents.executor import RunOutcome
 from millstream.agents.factory import AgentFactory, RunPlan
@@ -15,7 +15,9 @@ from millstream.schemas.events import ResolvedRequest
 from millstream.schemas.lane_events import StageRequest
 from millstream.schemas.ports import BeforeCall, ClockMs, EmitToken, LoadCheckpoint, PeekCheckpoint
 from millstream.schemas.topics import REQUESTS, TopicSpec, stage_topic
+from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.metrics import LaneMetrics
+from millstream.streams.settings import Settings
 from millstream.streams.wire.records import (
     InputRecord,
     read_request,
@@ -76,6 +78,33 @@ class LaneServices:
     clock_ms: ClockMs
     metrics: LaneMetrics
     drain: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LaneContext:
+    """What every part of one lane is built from.
+
+    Attributes:
+        settings: The worker's settings.
+        services: What the lanes of the worker share.
+        stage: The part of the chain that the lane works on.
+        partition: The partition that the lane owns, of every topic.
+        before_call: Is awaited before each model and tool call; what it raises ends the lane.
+        crash_counter: Counts the lanes that a record has ended; outlives the lane.
+        fail: Ends the lane: takes the error that did it.
+    """
+
+    settings: Settings
+    services: LaneServices
+    stage: Stage
+    partition: int
+    before_call: BeforeCall
+    crash_counter: CrashCounter
+    fail: Callable[[BaseException], None]
+
+    def at(self, spec: TopicSpec) -> TopicPartition:
+        """Give the lane's partition of a topic."""
+        return TopicPartition(self.settings.topic(spec.name), self.partition)
 
 
 def stages(

@@ -6,6 +6,7 @@ A record delivered again, as after a rebalance, joins the one that is held alrea
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,13 +35,13 @@ class Window(Generic[RecordT]):
     """The records of one partition between arrival and acknowledgement.
 
     It is `full` at `capacity`: whoever fills it is to stop, though what comes all the same is
-    held. `on_room` is called when a window that was full has become half empty.
+    held.
     """
 
-    def __init__(self, capacity: int, *, on_room: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._on_room = on_room
-        self._was_full = False
+        self._has_room = asyncio.Event()
+        self._has_room.set()
         self._entries: OrderedDict[int, Entry[RecordT]] = OrderedDict()
         self._next_offset = 0
 
@@ -64,7 +65,8 @@ class Window(Generic[RecordT]):
             return None
         entry = Entry(offset, record, self, [ack])
         self._entries[offset] = entry
-        self._was_full = self._was_full or self.full
+        if self.full:
+            self._has_room.clear()
         return entry
 
     def done(self, entry: Entry[RecordT]) -> None:
@@ -78,9 +80,12 @@ class Window(Generic[RecordT]):
             self._next_offset = first.offset + 1
             for ack in first.acks:
                 ack()
-        if self._was_full and len(self._entries) <= self._capacity // 2:
-            self._was_full = False
-            self._on_room()
+        if len(self._entries) <= self._capacity // 2:
+            self._has_room.set()
+
+    async def room(self) -> None:
+        """Return at once, or once a window that was full is half empty."""
+        await self._has_room.wait()
 
     def undone(self) -> tuple[Entry[RecordT], ...]:
         """Give the records that are not done, in order: what a new owner's lane starts with."""

@@ -10,14 +10,16 @@ from millstream.schemas.base import Address
 from millstream.schemas.errors import Unserviceable
 from millstream.schemas.events import AgentResult, ControlCommand
 from millstream.schemas.lane_events import CommandObeyed, HoldPlaced
+from millstream.schemas.topics import HOLDS
 from millstream.streams.lane.base.context import LaneServices
 from millstream.streams.lane.base.window import Entry
 from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.output.outcomes import CANCELLED
 from millstream.streams.lane.output.writer import LaneWriter
-from millstream.streams.lane.queue.pauses import HOLDS_MAX
 from millstream.streams.lane.queue.run_queue import RunQueue
 from millstream.streams.lane.runs.run import Run
+from millstream.streams.lane.state.pauses import HOLDS_MAX, Pauses
+from millstream.streams.wire.codec import Tombstone
 from millstream.streams.wire.keys import RequestKey, SessionKey
 from millstream.streams.wire.records import InputRecord, arrived_ms
 
@@ -34,14 +36,16 @@ class CommandHandler:
         writer: LaneWriter,
         queue: RunQueue,
         in_flight: InFlightRequests,
+        pauses: Pauses,
     ) -> None:
         self._services = services
+        self._pauses = pauses
         self._writer = writer
         self._queue = queue
         self._in_flight = in_flight
         self._in_hand: set[Address] = set()
 
-    async def obey(
+    async def execute(
         self,
         entry: Entry[InputRecord],
         command: ControlCommand,
@@ -151,7 +155,7 @@ class CommandHandler:
                 accepted_at_ms=entry.record.timestamp,
             )
             # It may have begun under an earlier owner, and reserved and spent.
-            gone = self._queue.parking.let_go(key)
+            gone = self._pauses.lift(key)
             await self._writer.commit(
                 [*self._in_flight.settlement_without_run(result), *gone, mark]
             )
@@ -159,17 +163,18 @@ class CommandHandler:
             self._in_flight.forget(key)
 
     async def _pause(self, command: ControlCommand, mark: CommandObeyed, *, at_ms: int) -> None:
-        parking = self._queue.parking
         hold = _hold(command, at_ms=at_ms)
-        if hold in parking.pauses or self._ends(command):
+        if hold in self._pauses or self._ends(command):
             await self._writer.commit([mark])
             return
-        if len(parking.pauses) >= HOLDS_MAX:
+        if len(self._pauses) >= HOLDS_MAX:
             raise Unserviceable(
                 f"{HOLDS_MAX} requests and sessions of this partition are paused already; "
                 "resume or cancel some, then give it again"
             )
-        await parking.pause(hold, mark)
+        # Not after the commit: a command, or a result, that comes meanwhile must find it.
+        self._pauses.add(hold)
+        await self._writer.commit([hold, mark])
 
     def _ends(self, command: ControlCommand) -> bool:
         """Tell whether a request's result is committed or on its way: nobody would lift a hold."""
@@ -186,12 +191,13 @@ class CommandHandler:
 
     async def _resume(self, command: ControlCommand, mark: CommandObeyed) -> None:
         hold = _hold(command)
-        was_paused = hold in self._queue.parking.pauses
+        was_paused = hold in self._pauses
         mark = mark.model_copy(update={"was_paused": was_paused})
         if not was_paused:
             await self._writer.commit([mark])
             return
-        await self._queue.parking.resume(hold, mark)
+        self._pauses.remove(hold)
+        await self._writer.commit([Tombstone(HOLDS, hold.record_key), mark])
         self._queue.on_resumed(hold)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import structlog
@@ -14,19 +14,18 @@ from millstream.schemas.errors import LaneLost, Poison, RequestIdReused, Unservi
 from millstream.schemas.events import AgentResult, ControlCommand, Decision, ResolvedRequest
 from millstream.schemas.lane_events import StageRequest
 from millstream.schemas.topics import CONTROL
-from millstream.streams.lane.base.context import LaneServices, Stage
-from millstream.streams.lane.base.crash_counter import CrashCounter
+from millstream.streams.lane.base.context import LaneContext, LaneServices
 from millstream.streams.lane.base.window import Entry
 from millstream.streams.lane.input.commands import CommandHandler
 from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.in_flight import InFlightRequests
-from millstream.streams.lane.output.writer import LaneWriter, Tombstone
+from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.queue.run_queue import RunQueue
 from millstream.streams.lane.runs.admission import Admission, admit
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.state.lane_state import LaneState
-from millstream.streams.settings import Settings
-from millstream.streams.wire.codec import decode, traceparent_of
+from millstream.streams.lane.state.pauses import Pauses
+from millstream.streams.wire.codec import Tombstone, decode, traceparent_of
 from millstream.streams.wire.keys import request_key, session_key
 from millstream.streams.wire.partitioning import home_partition
 from millstream.streams.wire.records import (
@@ -81,38 +80,32 @@ class RecordRouter:
 
 
 class RecordDispatcher:
-    """Takes the records of one lane on their way: called in offset order, it never waits.
-
-    `on_failure` is told what ends the lane.
-    """
+    """Takes the records of one lane on their way: called in offset order, it never waits."""
 
     def __init__(
         self,
-        settings: Settings,
-        services: LaneServices,
-        stage: Stage,
-        partition: int,
+        context: LaneContext,
         *,
         state: LaneState,
         writer: LaneWriter,
         in_flight: InFlightRequests,
         queue: RunQueue,
-        crash_counter: CrashCounter,
-        on_failure: Callable[[BaseException], None],
+        pauses: Pauses,
     ) -> None:
-        self._settings = settings
-        self._services = services
-        self._stage = stage
-        self._partition = partition
+        self._context = context
+        self._settings = context.settings
+        self._services = context.services
+        self._stage = context.stage
         self._state = state
         self._writer = writer
         self._in_flight = in_flight
         self._queue = queue
-        self._crash_counter = crash_counter
-        self._on_failure = on_failure
-        self._router = RecordRouter(services, writer=writer)
-        self._control = CommandHandler(services, writer=writer, queue=queue, in_flight=in_flight)
-        self._control_topic = settings.topic(CONTROL.name)
+        self._pauses = pauses
+        self._router = RecordRouter(context.services, writer=writer)
+        self._commands = CommandHandler(
+            context.services, writer=writer, queue=queue, in_flight=in_flight, pauses=pauses
+        )
+        self._control_topic = context.settings.topic(CONTROL.name)
         self._new_from_offset = 0
         self._new_commands_from = 0
         self.tasks: set[asyncio.Task[None]] = set()
@@ -128,8 +121,8 @@ class RecordDispatcher:
 
     def take_in(self, entry: Entry[InputRecord]) -> None:
         """Take one record on its way; what it raises ends the lane."""
-        if (given_up := self._crash_counter.given_up(entry.record.address)) is not None:
-            self._bury_once(entry, given_up)
+        if (given_up := self._context.crash_counter.given_up(entry.record.address)) is not None:
+            self._dead_letter_once(entry, given_up)
         elif self.is_command(entry):
             self._command(entry)
         else:
@@ -140,7 +133,7 @@ class RecordDispatcher:
             first = original_address(entry.record)
             command = decode(entry.record, ControlCommand)
         except Poison as poison:
-            self._bury_once(entry, poison)
+            self._dead_letter_once(entry, poison)
             return
         # What concerns a worker stands wherever the worker is.
         if command.command != "drain" and self._belongs_elsewhere(
@@ -151,14 +144,14 @@ class RecordDispatcher:
         if self._state.is_buried(entry.record.address) or self._state.is_obeyed(command, first):
             entry.finish()
             return
-        self._spawn(entry, self._obey(entry, command, first))
+        self._spawn(entry, self._execute(entry, command, first))
 
-    async def _obey(
+    async def _execute(
         self, entry: Entry[InputRecord], command: ControlCommand, first: Address
     ) -> None:
         may_be_again = entry.offset < self._new_commands_from
         try:
-            await self._control.obey(entry, command, first, may_be_again=may_be_again)
+            await self._commands.execute(entry, command, first, may_be_again=may_be_again)
         except Unserviceable as poison:
             await self._router.dead_letter(entry, poison)
         else:
@@ -172,7 +165,7 @@ class RecordDispatcher:
     ) -> bool:
         """Send a record that arrived under another key to its user's partition, if it did."""
         home = home_partition(partition_key, self._settings.partitions)
-        if home == self._partition:
+        if home == self._context.partition:
             return False
         origin = origin_header(first, arrived_ms(entry.record))
         reroute = self._router.reroute(entry, partition_key, home, origin)
@@ -184,14 +177,14 @@ class RecordDispatcher:
         try:
             request, passed = self._stage.read(record)
         except Poison as poison:
-            self._bury_once(entry, poison)
+            self._dead_letter_once(entry, poison)
             return
         if self._belongs_elsewhere(entry, request.partition_key, request.source):
             return
         try:
             is_new = self._in_flight.register(request_key(request), request.digest)
         except RequestIdReused as reused:
-            self._bury_once(entry, reused)
+            self._dead_letter_once(entry, reused)
             return
         if not is_new:
             self._services.metrics.duplicates.inc()
@@ -283,22 +276,22 @@ class RecordDispatcher:
         events: list[Event | Tombstone] = [
             *decided,
             *self._in_flight.settlement(request, result),
-            *self._queue.parking.let_go(request_key(request)),
+            *self._pauses.lift(request_key(request)),
         ]
         self._spawn(entry, self._in_flight.finish(entry, request, events, traceparent))
 
-    def _bury_once(self, entry: Entry[InputRecord], poison: Poison) -> None:
+    def _dead_letter_once(self, entry: Entry[InputRecord], poison: Poison) -> None:
         if self._state.is_buried(entry.record.address):
             entry.finish()
         else:
             self._spawn(entry, self._router.dead_letter(entry, poison))
 
     def _spawn(self, entry: Entry[InputRecord], work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(self._crash_counter.guard(entry.record.address, work))
+        task = asyncio.create_task(self._context.crash_counter.guard(entry.record.address, work))
         self.tasks.add(task)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._on_failure(error)
+            self._context.fail(error)

@@ -13,10 +13,11 @@ from millstream.schemas.ports import ClockMs
 from millstream.schemas.reasons import reason_of
 from millstream.streams.lane.base.window import Entry
 from millstream.streams.lane.output import outcomes
-from millstream.streams.lane.output.writer import Committed, LaneWriter, Tombstone
+from millstream.streams.lane.output.writer import Committed, LaneWriter
 from millstream.streams.lane.state.attempt_costs import charge_attempts
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.transactions.committer import CommitRefused
+from millstream.streams.wire.codec import Tombstone
 from millstream.streams.wire.keys import RequestKey, request_key
 from millstream.streams.wire.records import InputRecord
 

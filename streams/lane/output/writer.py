@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -39,13 +38,12 @@ from millstream.schemas.topics import (
 )
 from millstream.streams.broker.batches import Outgoing
 from millstream.streams.broker.partition_reader import PartitionReader
-from millstream.streams.lane.base.context import LaneServices, Stage
+from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.checkpoints import CheckpointSource
 from millstream.streams.lane.state.lane_state import LaneState
-from millstream.streams.settings import Settings
 from millstream.streams.transactions.committer import Committer, Outcome
-from millstream.streams.wire.codec import encode, tombstone
+from millstream.streams.wire.codec import Tombstone, encode, tombstone
 
 Committed = asyncio.Future[tuple[int, ...]]
 """Done when its events are committed and folded: their offsets."""
@@ -72,14 +70,6 @@ _TOPIC_OF: dict[str, TopicSpec] = {
 _FOLDED = Decision | AttemptStarted | AgentResult | CostRecorded
 
 
-@dataclass(frozen=True, slots=True)
-class Tombstone:
-    """What a compacted topic is to forget."""
-
-    topic: TopicSpec
-    key: str
-
-
 class LaneWriter:
     """The writing side of one lane. State changes when a commit has succeeded, and only then.
 
@@ -89,25 +79,20 @@ class LaneWriter:
 
     def __init__(
         self,
-        settings: Settings,
-        services: LaneServices,
-        stage: Stage,
-        partition: int,
+        context: LaneContext,
         *,
         state: LaneState,
         committer: Committer,
         reader: PartitionReader,
     ) -> None:
-        self._settings = settings
-        self._services = services
-        self._stage = stage
-        self._partition = partition
+        self._context = context
+        self._stage = context.stage
         self._state = state
         self._committer = committer
         self._reader = reader
-        self._where = self._at(CHECKPOINTS)
+        self._where = context.at(CHECKPOINTS)
         self._checkpoints = CheckpointSource(
-            reader=reader, partition=self._where, peek=services.peek_checkpoint
+            reader=reader, partition=self._where, peek=context.services.peek_checkpoint
         )
         self._checkpoints_floor = 0
         self._on_committed: Callable[[], None] = lambda: None
@@ -115,16 +100,14 @@ class LaneWriter:
         self.refusals = 0
         self.next_offsets: dict[str, int] = {}
         self.tail_records = 0
-        self.source = f"/{settings.namespace}/{stage.name}/{partition}"
+        namespace = context.settings.namespace
+        self.source = f"/{namespace}/{context.stage.name}/{context.partition}"
 
     @property
     def places(self) -> tuple[TopicPartition, ...]:
         """All partitions that this lane's transactions write to."""
         following = () if self._stage.next is None else (self._stage.next,)
-        return tuple(map(self._at, (*_TOPIC_OF.values(), SNAPSHOTS, *following)))
-
-    def _at(self, spec: TopicSpec) -> TopicPartition:
-        return TopicPartition(self._settings.topic(spec.name), self._partition)
+        return tuple(map(self._context.at, (*_TOPIC_OF.values(), SNAPSHOTS, *following)))
 
     def watch(self, on_committed: Callable[[], None]) -> None:
         """Have `on_committed` called whenever events are committed and folded."""
@@ -197,14 +180,14 @@ class LaneWriter:
         self._on_committed()
 
     def _forget(self) -> None:
-        now_ms = self._services.clock_ms()
+        now_ms = self._context.services.clock_ms()
         # What its last owner finished and did not acknowledge may be among what comes next.
         up_to_ms = self._state.decided_up_to_ms(now_ms)
-        self._state.forget_before(up_to_ms - self._settings.dedup_window_s * 1000)
+        self._state.forget_before(up_to_ms - self._context.settings.dedup_window_s * 1000)
         forgotten_ms = self._state.seen.forgotten_ms
         if forgotten_ms is not None:
-            window = self._services.metrics.dedup_window
-            window.labels(self._stage.name, str(self._partition)).set(
+            window = self._context.services.metrics.dedup_window
+            window.labels(self._stage.name, str(self._context.partition)).set(
                 (now_ms - forgotten_ms) / 1000
             )
 
@@ -219,7 +202,7 @@ class LaneWriter:
         Such a session begins anew. Raises `CheckpointUnreadable`.
         """
         retention_ms = CHECKPOINTS.retention_ms
-        age_ms = self._services.clock_ms() - head.at_ms
+        age_ms = self._context.services.clock_ms() - head.at_ms
         if retention_ms is not None and age_ms > retention_ms:
             return None
         return await self._checkpoints.load(head)
@@ -233,8 +216,8 @@ class LaneWriter:
     ) -> list[Outgoing]:
         return [
             Outgoing(
-                self._settings.topic(spec.name),
-                self._partition,
+                self._context.settings.topic(spec.name),
+                self._context.partition,
                 tombstone(event.key)
                 if isinstance(event, Tombstone)
                 else encode(event, source=self.source, traceparent=traceparent),

@@ -7,36 +7,32 @@ offset, and taken in as if they had just come. What is done moves the record on;
 with the last of them. A crash in between brings requests again that were taken in: these are passed
 over as any that come twice.
 
-Where nobody floods, but so many users ask that the line is full all the same, there is no `room`
-for more: whoever reads is to stop.
+Where nobody floods, but so many users ask that the line is full all the same, no more is to
+be read: see `wants_more`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import aclosing, suppress
 from functools import partial
-from typing import Any
 
 import structlog
-from aiokafka import TopicPartition
 
 from millstream.schemas.base import UserKey, partition_key
-from millstream.schemas.errors import LaneLost, ServiceUnavailable
 from millstream.schemas.lane_events import RequestsDeferred
 from millstream.schemas.topics import DEFERRED
-from millstream.streams.broker.compacted import newest_of_each
 from millstream.streams.broker.partition_reader import PartitionReader
-from millstream.streams.lane.base.context import LaneServices, Stage
+from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.base.window import Entry
-from millstream.streams.lane.output.writer import Committed, LaneWriter, Tombstone
+from millstream.streams.lane.output.writer import Committed, LaneWriter
 from millstream.streams.lane.overflow.deferral import Deferral
+from millstream.streams.lane.overflow.reading import deferred_users, stretch
 from millstream.streams.lane.queue.quotas import Backpressure
 from millstream.streams.lane.queue.run_queue import RunQueue
 from millstream.streams.lane.state.lane_state import LaneState
-from millstream.streams.settings import Settings
-from millstream.streams.wire.codec import decode
+from millstream.streams.wire.codec import Tombstone
 from millstream.streams.wire.partitioning import home_partition
 from millstream.streams.wire.records import InputRecord
 
@@ -45,7 +41,6 @@ log = structlog.get_logger(__name__)
 _TAKEN_AT_ONCE_MAX = 500
 _TAKEN_BYTES_MAX = 1024 * 1024
 _READ_AT_ONCE_MAX = 5000
-_TURN_RECORDS = 32
 _WRITTEN_EVERY = 500
 
 _AT_HAND_BEHIND = 100
@@ -58,37 +53,36 @@ _BEHIND_FOR_S = 0.25
 """So long after the last record that others stood behind, reading is taken to keep up again."""
 
 
+TakeIn = Callable[[Entry[InputRecord]], None]
+"""Takes a record on its way, as one that has just come. Never raises."""
+
+
 class Deferrals:
     """The users of one lane's partition whose requests are left where they stand.
 
-    `take_in` is given each when its turn comes. `on_failure` is told what ends the lane.
+    `take_in` is given each when its turn comes.
     """
 
     def __init__(
         self,
-        settings: Settings,
-        services: LaneServices,
-        stage: Stage,
-        partition: int,
+        context: LaneContext,
         *,
         state: LaneState,
         writer: LaneWriter,
         reader: PartitionReader,
         queue: RunQueue,
-        take_in: Callable[[Entry[InputRecord]], None],
-        on_failure: Callable[[BaseException], None],
+        take_in: TakeIn,
     ) -> None:
-        self._settings = settings
-        self._services = services
-        self._stage = stage
-        self._partition = partition
-        self._input = TopicPartition(settings.topic(stage.input.name), partition)
+        self._context = context
+        self._input = context.at(context.stage.input)
+        self._input_name = context.stage.input.name
         self._state = state
         self._writer = writer
         self._reader = reader
         self._queue = queue
+        self._quotas = queue.quotas
+        self._freed = queue.freed
         self._take_in = take_in
-        self._on_failure = on_failure
         self._of: dict[UserKey, Deferral] = {}
         # Those who have place in the line, those who have none because others wait, and those who
         # give way to what is not read yet.
@@ -96,19 +90,18 @@ class Deferrals:
         self._waiting_for_capacity: dict[UserKey, Deferral] = {}
         self._waiting_for_reader: dict[UserKey, Deferral] = {}
         self._behind_at = -_BEHIND_FOR_S
-        self.backpressure = Backpressure(
-            f"{self._input.topic}-{partition}",
-            settings.parked_max,
+        self._backpressure = Backpressure(
+            f"{self._input.topic}-{context.partition}",
+            context.settings.parked_max,
             lambda: queue.waiting + len(self._of),
         )
         self._restored: list[RequestsDeferred] = []
         self._look_at = 0.0
         self._to_find: dict[UserKey, Deferral] = {}
         self._found_to = self._find_to = 0
-        self._wake = asyncio.Event()
+        self._wake = self._freed.changed
         self._task: asyncio.Task[None] | None = None
         self._now = asyncio.get_running_loop().time
-        queue.watch(self._has_left)
 
     def __len__(self) -> int:
         """Give how many requests are left where they stand, as far as they are found."""
@@ -119,19 +112,9 @@ class Deferrals:
 
         Raises `LaneLost` or `ServiceUnavailable`.
         """
-        where = TopicPartition(self._settings.topic(DEFERRED.name), self._partition)
-        for _, event in await newest_of_each(
-            self._reader, where, lambda record: decode(record, RequestsDeferred)
-        ):
-            if event.input != self._stage.input.name:
-                log.error(
-                    "requests of a chain that was cut otherwise wait until it is cut so again",
-                    topic=event.input,
-                    partition=self._partition,
-                    from_offset=event.from_offset,
-                )
-                continue
-            self._restored.append(event)
+        self._restored = await deferred_users(
+            self._reader, self._context.at(DEFERRED), self._input_name
+        )
         self._state.waits_since_ms = min((one.from_ms for one in self._restored), default=None)
 
     def open(self, end: int) -> None:
@@ -143,6 +126,7 @@ class Deferrals:
             )
             found.held = None
         self._restored.clear()
+        self._freed.wanted = bool(self._of)
         self._ready, self._to_find = dict(self._of), dict(self._of)
         self._found_to = min((one.since for one in self._of.values()), default=end)
         self._find_to = end
@@ -168,9 +152,9 @@ class Deferrals:
         """Tell whether a record that has just come is left where it stands; it is then, if so."""
         if is_behind:
             self._behind_at = self._now()
-        elif not self._of and not self._queue.quotas.may_be_crowded:
+        elif not self._of and not self._quotas.may_be_crowded:
             return False
-        user = self._stage.user_of(entry.record.value)
+        user = self._context.stage.user_of(entry.record.value)
         deferral = None if user is None else self._deferral(user, entry)
         if deferral is None:
             return False
@@ -180,7 +164,7 @@ class Deferrals:
         else:
             deferral.held.append(entry)
         if self._has_place(deferral.user):
-            self._is_hungry(deferral)
+            self._mark_ready(deferral)
         else:
             self._put_off(deferral)
         return True
@@ -193,13 +177,14 @@ class Deferrals:
         if deferral is not None and not deferral.is_caught_up:
             return deferral
         # What was taken in so far came before it, and an owner after this one must find it so.
-        home = home_partition(partition_key(*user), self._settings.partitions)
-        if home != self._partition or not self._is_too_much(user):
+        home = home_partition(partition_key(*user), self._context.settings.partitions)
+        if home != self._context.partition or not self._is_too_much(user):
             return None
         self._queue.park_all_of(user)
         if deferral is None:
             at_ms = entry.record.timestamp
             self._of[user] = deferral = Deferral(user, entry.offset, from_ms=at_ms)
+            self._freed.wanted = True
             since_ms = self._state.waits_since_ms
             self._state.waits_since_ms = at_ms if since_ms is None else min(since_ms, at_ms)
             self._submit(self._event(deferral)).add_done_callback(partial(_acknowledge, deferral))
@@ -210,20 +195,20 @@ class Deferrals:
         return self._now() - self._behind_at < _BEHIND_FOR_S
 
     def _is_too_much(self, user: UserKey) -> bool:
-        too_many = self._is_behind and self._queue.quotas.active(user) >= _AT_HAND_BEHIND
-        return too_many or self._queue.quotas.over_limit(user)
+        too_many = self._is_behind and self._quotas.active(user) >= _AT_HAND_BEHIND
+        return too_many or self._quotas.over_limit(user)
 
     def _has_place(self, user: UserKey) -> bool:
-        too_many = self._is_behind and self._queue.quotas.active(user) >= _AT_HAND_BEHIND // 2
-        return not too_many and self._queue.quotas.may_refill(user)
+        too_many = self._is_behind and self._quotas.active(user) >= _AT_HAND_BEHIND // 2
+        return not too_many and self._quotas.may_refill(user)
 
     def _event(self, deferral: Deferral) -> RequestsDeferred:
         tenant, user_id = deferral.user
         return RequestsDeferred(
             tenant=tenant,
             user_id=user_id,
-            at_ms=self._services.clock_ms(),
-            input=self._stage.input.name,
+            at_ms=self._context.services.clock_ms(),
+            input=self._input_name,
             from_offset=deferral.from_offset,
             from_ms=deferral.from_ms,
         )
@@ -235,19 +220,38 @@ class Deferrals:
 
     def _submitted(self, committed: Committed) -> None:
         if not committed.cancelled() and (error := committed.exception()) is not None:
-            self._on_failure(error)
+            self._context.fail(error)
 
-    def _has_left(self, user: UserKey) -> None:
-        """Hear that there is one less of a user's in line."""
-        deferral = self._of.get(user)
-        if deferral is not None and self._has_place(user):
-            self._is_hungry(deferral)
-        elif self._waiting_for_capacity and not self._queue.quotas.half_full:
-            # Whoever has nothing in line that could leave it would never be asked.
-            self._is_hungry(self._waiting_for_capacity.pop(next(iter(self._waiting_for_capacity))))
-        self.backpressure.update()
+    def wants_more(self) -> bool:
+        """Tell whether more of the partition is to be read."""
+        is_open = self._backpressure.is_open()
+        self._freed.wanted |= not is_open
+        return is_open
 
-    def _is_hungry(self, deferral: Deferral) -> None:
+    async def room(self) -> None:
+        """Return once more of the partition is to be read."""
+        await self._backpressure.opened()
+
+    def _look_who_has_left(self) -> None:
+        """Let those go on of whom fewer wait or run than before."""
+        freed = self._freed.take()
+        for user in freed:
+            deferral = self._of.get(user)
+            if deferral is not None and self._has_place(user):
+                self._mark_ready(deferral)
+            elif self._waiting_for_capacity and not self._quotas.half_full:
+                # Whoever has nothing in line that could leave it would never be asked.
+                first = next(iter(self._waiting_for_capacity))
+                self._mark_ready(self._waiting_for_capacity.pop(first))
+        if freed:
+            self._update()
+
+    def _update(self) -> None:
+        """Look again whether there is room, and listen no longer than need be."""
+        self._backpressure.update()
+        self._freed.wanted = bool(self._of) or self._backpressure.closed
+
+    def _mark_ready(self, deferral: Deferral) -> None:
         if deferral.next is not None and self._of.get(deferral.user) is deferral:
             self._ready[deferral.user] = deferral
             self._wake.set()
@@ -258,14 +262,16 @@ class Deferrals:
                 async with asyncio.timeout(_BEHIND_FOR_S if self._waiting_for_reader else None):
                     await self._wake.wait()
             self._wake.clear()
+            self._look_who_has_left()
             if not self._is_behind:
                 self._ready |= self._waiting_for_reader
                 self._waiting_for_reader = {}
             while self._to_find or self._ready:
+                self._look_who_has_left()
                 if self._to_find:
                     await self._find_on()
-                if hungry := self._who_may_take():
-                    await self._take_on(hungry)
+                if ready := self._who_may_take():
+                    await self._take_on(ready)
                     # No faster than they are parked.
                     await self._writer.submit([])
 
@@ -280,7 +286,7 @@ class Deferrals:
 
     def _put_off(self, deferral: Deferral) -> None:
         """Keep in mind who must be asked again though nothing of theirs leaves the line."""
-        if self._queue.quotas.half_full:
+        if self._quotas.half_full:
             self._waiting_for_capacity[deferral.user] = deferral
         elif self._is_behind:
             self._waiting_for_reader[deferral.user] = deferral
@@ -291,28 +297,30 @@ class Deferrals:
     async def _find_on(self) -> None:
         """Read some more of what earlier owners left, to know which they are."""
         read = 0
-        async with aclosing(self._stretch(self._found_to, self._find_to)) as records:
+        async with aclosing(
+            stretch(self._reader, self._input, self._found_to, self._find_to)
+        ) as records:
             async for record in records:
                 self._found_to = record.offset + 1
-                user = self._stage.user_of(record.value)
+                user = self._context.stage.user_of(record.value)
                 if user is not None and (deferral := self._to_find.get(user)) is not None:
                     deferral.find(record.offset)
-                    self._is_hungry(deferral)
+                    self._mark_ready(deferral)
                 read += 1
                 if read >= _READ_AT_ONCE_MAX:
                     return
         found, self._to_find = self._to_find, {}
         for deferral in found.values():
             deferral.all_found()
-            self._is_hungry(deferral)
+            self._mark_ready(deferral)
             self._move_on(deferral)
 
-    async def _take_on(self, hungry: list[Deferral]) -> None:
+    async def _take_on(self, ready: list[Deferral]) -> None:
         """Take in what comes next of those who have place, as far as it stands together."""
-        wanted = {number: one for one in hungry if (number := one.next) is not None}
-        end = max(one.end for one in hungry)
+        wanted = {number: one for one in ready if (number := one.next) is not None}
+        end = max(one.end for one in ready)
         read = taken = size = 0
-        async with aclosing(self._stretch(min(wanted), end)) as records:
+        async with aclosing(stretch(self._reader, self._input, min(wanted), end)) as records:
             async for record in records:
                 if not read:
                     self._give_up_before(record.offset, wanted)
@@ -331,31 +339,17 @@ class Deferrals:
         if not read:
             self._give_up_before(end, wanted)
 
-    async def _stretch(self, start: int, end: int) -> AsyncGenerator[Any, None]:
-        try:
-            async with self._reader.lock:
-                stretch = self._reader.read({self._input: end}, from_offset=start)
-                async with aclosing(stretch) as records:
-                    count = 0
-                    async for record in records:
-                        yield record
-                        count += 1
-                        if count % _TURN_RECORDS == 0:
-                            await asyncio.sleep(0)  # others have things to do, too
-        except ServiceUnavailable as error:
-            raise LaneLost(f"requests that wait cannot be read: {error}") from error
-
     def _give_up_before(self, offset: int, wanted: dict[int, Deferral]) -> None:
         for number in [number for number in wanted if number < offset]:
             deferral = wanted.pop(number)
             gone = deferral.give_up_before(offset)
-            self._services.metrics.deferred_lost.inc(gone)
+            self._context.services.metrics.deferred_lost.inc(gone)
             log.error(
                 "requests were deleted by their topic's retention before their turn came",
                 tenant=deferral.user[0],
                 user_id=deferral.user[1],
                 requests=gone,
-                before=f"{self._input.topic}-{self._partition}-{offset}",
+                before=f"{self._input.topic}-{self._context.partition}-{offset}",
             )
             if (following := deferral.next) is not None:
                 wanted[following] = deferral
@@ -370,7 +364,7 @@ class Deferrals:
             self._ready.pop(deferral.user, None)
             self._waiting_for_capacity.pop(deferral.user, None)
             self._waiting_for_reader.pop(deferral.user, None)
-            self.backpressure.update()
+            self._update()
             self._submit(Tombstone(DEFERRED, self._event(deferral).record_key))
         elif deferral.unwritten >= _WRITTEN_EVERY:
             deferral.unwritten = 0
@@ -386,7 +380,7 @@ class Deferrals:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._on_failure(error)
+            self._context.fail(error)
 
 
 def _acknowledge(deferral: Deferral, committed: Committed) -> None:

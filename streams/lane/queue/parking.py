@@ -3,62 +3,51 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 
 import structlog
-from aiokafka import TopicPartition
 
 from millstream.schemas.base import compound_key
 from millstream.schemas.errors import Poison
-from millstream.schemas.lane_events import CommandObeyed, HoldPlaced, RunParked
+from millstream.schemas.lane_events import HoldPlaced, RunParked
 from millstream.schemas.topics import HOLDS, PARKED
 from millstream.streams.broker.compacted import newest_of_each
 from millstream.streams.broker.partition_reader import PartitionReader
-from millstream.streams.lane.base.context import LaneServices
-from millstream.streams.lane.output.writer import Committed, LaneWriter, Tombstone
+from millstream.streams.lane.base.context import LaneContext
+from millstream.streams.lane.output.writer import Committed, LaneWriter
 from millstream.streams.lane.queue.parked_log import ParkedLog
-from millstream.streams.lane.queue.pauses import Pauses, expiry_reason
 from millstream.streams.lane.queue.waiting_line import Ticket
 from millstream.streams.lane.runs.admission import admit
 from millstream.streams.lane.runs.run import ActiveTime, Run
 from millstream.streams.lane.state.lane_state import LaneState
-from millstream.streams.settings import Settings
+from millstream.streams.lane.state.pauses import Pauses, expiry_reason
 from millstream.streams.transactions.committer import CommitRefused
-from millstream.streams.wire.codec import decode
-from millstream.streams.wire.keys import RequestKey
+from millstream.streams.wire.codec import Tombstone, decode
 
 log = structlog.get_logger(__name__)
 
 
 class Parking:
-    """What is parked and paused of one lane's partition.
-
-    `on_refused` is told of a run that no record can hold: it cannot wait.
-    """
+    """Parks the requests of one lane on the log, and reads them back."""
 
     def __init__(
         self,
-        settings: Settings,
-        services: LaneServices,
-        partition: int,
+        context: LaneContext,
         *,
         state: LaneState,
         writer: LaneWriter,
         reader: PartitionReader,
-        on_refused: Callable[[Run, CommitRefused], None],
+        pauses: Pauses,
     ) -> None:
-        self._settings = settings
-        self._services = services
+        self._settings = context.settings
+        self._services = context.services
         self._state = state
         self._writer = writer
         self._reader = reader
-        self._on_refused = on_refused
-        self._holds_at = TopicPartition(settings.topic(HOLDS.name), partition)
-        parked_at = TopicPartition(settings.topic(PARKED.name), partition)
-        self._records = ParkedLog(reader, parked_at)
+        self._pauses = pauses
+        self._holds_at = context.at(HOLDS)
+        self._records = ParkedLog(reader, context.at(PARKED))
         self._taken_over_ms = 0
-        self.pauses = Pauses()
 
     async def restore(self) -> list[Ticket]:
         """Fold what is paused; give a ticket for each request that is parked, in order.
@@ -87,7 +76,7 @@ class Parking:
     async def _take_over(self, hold: HoldPlaced, placed_ms: int) -> None:
         why = expiry_reason(hold, placed_ms, self._state, now_ms=self._taken_over_ms)
         if why is None:
-            self.pauses.add(hold)
+            self._pauses.add(hold)
             return
         log.info("a pause lapses", request_id=hold.request_id, user_id=hold.user_id, reason=why)
         await self._writer.commit([Tombstone(HOLDS, hold.record_key)])
@@ -96,8 +85,9 @@ class Parking:
         """Commit a run's request as it stands, and acknowledge its record then.
 
         Gives the offset at which it is parked; done at once if it is parked as it stands already.
+        The future raises `CommitRefused` for a run that no record can hold: it cannot wait.
         """
-        if run.parked is not None and run.parked_progress == run.progress:
+        if run.is_kept and run.parked is not None:
             return run.parked
         run.parked = parked = asyncio.get_running_loop().create_future()
         run.parked_progress = run.progress
@@ -164,31 +154,12 @@ class Parking:
         run.parked_progress = run.progress
         return run
 
-    async def pause(self, hold: HoldPlaced, mark: CommandObeyed) -> None:
-        """Place a hold, at once; returns when it is committed, with its command's mark."""
-        # Not after the commit: a command, or a result, that comes meanwhile must find it.
-        self.pauses.add(hold)
-        await self._writer.commit([hold, mark])
-
-    async def resume(self, hold: HoldPlaced, mark: CommandObeyed) -> None:
-        """Lift a hold, at once; returns when that is committed, with its command's mark."""
-        self.pauses.remove(hold)
-        await self._writer.commit([Tombstone(HOLDS, hold.record_key), mark])
-
     def tombstones(self, run: Run) -> list[Tombstone]:
         """Give what the compacted topics are to forget with a run's result."""
-        gone = self.let_go(run.key)
+        gone = self._pauses.lift(run.key)
         if run.parked is not None:
             gone.append(Tombstone(PARKED, compound_key(*run.key)))
         return gone
-
-    def let_go(self, key: RequestKey) -> list[Tombstone]:
-        """Lift the hold on a request that ends now; give what is to be forgotten of it."""
-        hold = self.pauses.of_request(key)
-        if hold is None:
-            return []
-        self.pauses.remove(hold)
-        return [Tombstone(HOLDS, hold.record_key)]
 
     def _is_parked(
         self,
@@ -209,4 +180,3 @@ class Parking:
         parked.exception()  # a lost lane is told by its committer
         if isinstance(error, CommitRefused):
             run.parked = None
-            self._on_refused(run, error)

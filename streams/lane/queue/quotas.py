@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import structlog
@@ -64,7 +65,7 @@ _ROOM_AGAIN = 0.9
 
 
 class Backpressure:
-    """Room for `most`; `in_use` tells how much of it is in use. Once full, it stays so for a while.
+    """Room for `most`, of which `in_use` tells how much is in use. It stays closed a while.
 
     `name` is that of the partition whose requests it is for.
     """
@@ -73,26 +74,30 @@ class Backpressure:
         self._name = name
         self._most = most
         self._in_use = in_use
-        self._is_full = False
-        self._on_room: Callable[[], None] = lambda: None
+        self._open = asyncio.Event()
+        self._open.set()
 
-    def on_open(self, on_room: Callable[[], None]) -> None:
-        """Have `on_room` called when there is room again, where `is_left` said there is none."""
-        self._on_room = on_room
+    @property
+    def closed(self) -> bool:
+        """Whether no more was to be taken when it was last asked."""
+        return not self._open.is_set()
 
     def is_open(self) -> bool:
         """Tell whether more may be taken."""
-        if not self._is_full and self._in_use() >= self._most:
-            self._is_full = True
+        if not self.closed and self._in_use() >= self._most:
+            self._open.clear()
             log.warning(
                 "a partition is read no further until fewer requests of it wait",
                 partition=self._name,
                 waiting=self._in_use(),
             )
-        return not self._is_full
+        return not self.closed
 
     def update(self) -> None:
-        """Hear that less of it may be in use now."""
-        if self._is_full and self._in_use() <= _ROOM_AGAIN * self._most:
-            self._is_full = False
-            self._on_room()
+        """Look again: less of it may be in use now."""
+        if self.closed and self._in_use() <= _ROOM_AGAIN * self._most:
+            self._open.set()
+
+    async def opened(self) -> None:
+        """Return once more may be taken."""
+        await self._open.wait()

@@ -9,28 +9,28 @@ takes over has the runs of each session in order.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
+from functools import partial
 from typing import Any
 
-from millstream.schemas.base import Reason, UserKey
+from millstream.schemas.base import Event, Reason, UserKey
 from millstream.schemas.events import ResultStatus
 from millstream.schemas.lane_events import HoldPlaced
-from millstream.schemas.ports import BeforeCall
 from millstream.schemas.reasons import reason_of
 from millstream.streams.broker.partition_reader import PartitionReader
-from millstream.streams.lane.base.context import LaneServices
-from millstream.streams.lane.base.crash_counter import CrashCounter
+from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.in_flight import InFlightRequests
-from millstream.streams.lane.output.writer import LaneWriter, Tombstone
+from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.queue.parking import Parking
 from millstream.streams.lane.queue.quotas import UserQuotas
 from millstream.streams.lane.queue.run_table import RunTable
-from millstream.streams.lane.queue.waiting_line import RetryTimers, Ticket, WaitingLine
+from millstream.streams.lane.queue.waiting_line import FreedUsers, RetryTimers, Ticket, WaitingLine
 from millstream.streams.lane.runs.run import Run
-from millstream.streams.lane.runs.runner import RunRunner
+from millstream.streams.lane.runs.runner import Finished, KeepProgress, Leave, RunRunner
+from millstream.streams.lane.runs.session_queues import SessionQueues
 from millstream.streams.lane.state.lane_state import LaneState
-from millstream.streams.settings import Settings
+from millstream.streams.lane.state.pauses import Pauses
 from millstream.streams.transactions.committer import CommitRefused
 from millstream.streams.wire.keys import RequestKey, SessionKey
 
@@ -43,59 +43,39 @@ class RunQueue:
 
     def __init__(
         self,
-        settings: Settings,
-        services: LaneServices,
-        partition: int,
+        context: LaneContext,
         *,
         state: LaneState,
         writer: LaneWriter,
         in_flight: InFlightRequests,
         reader: PartitionReader,
-        before_call: BeforeCall,
-        crash_counter: CrashCounter,
-        on_failure: Callable[[BaseException], None],
+        pauses: Pauses,
     ) -> None:
-        self._settings = settings
-        self._services = services
+        self._context = context
+        self._settings = context.settings
+        self._services = context.services
         self._state = state
         self._in_flight = in_flight
-        self._crash_counter = crash_counter
-        self._on_failure = on_failure
+        self._pauses = pauses
         self._draining = False
         self._crowded_at = 0.0
-        self.parking = Parking(
-            settings,
-            services,
-            partition,
-            state=state,
-            writer=writer,
-            reader=reader,
-            on_refused=self._cannot_wait,
-        )
-        self._line = WaitingLine(self._is_blocked, self._is_shorter)
-        self._on_place: Callable[[UserKey], None] = lambda _user: None
+        self._parking = Parking(context, state=state, writer=writer, reader=reader, pauses=pauses)
+        self.freed = FreedUsers()
+        self._line = WaitingLine(self._is_blocked, self.freed)
         self._retry_timers = RetryTimers(
-            services.clock_ms, lambda ticket: self._release(ticket.session)
+            context.services.clock_ms, lambda ticket: self._unblock(ticket.session)
         )
         self._in_memory = RunTable()
-        self.quotas = UserQuotas(settings, self._line, self._in_memory)
+        self.quotas = UserQuotas(context.settings, self._line, self._in_memory)
         # Sessions whose runs in memory must all leave before one of them may come back.
         self._leaving: set[SessionKey] = set()
         # Sessions whose runs in memory are parked, all of them.
         self._all_parked: set[SessionKey] = set()
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._runs = RunRunner(
-            settings,
-            services,
-            partition,
-            state=state,
-            writer=writer,
-            in_flight=in_flight,
-            queue=self,
-            before_call=before_call,
-            crash_counter=crash_counter,
-            on_failure=on_failure,
+        self._sessions = SessionQueues(context.fail)
+        self._runner = RunRunner(
+            context, state=state, writer=writer, in_flight=in_flight, pauses=pauses
         )
 
     async def open(self) -> None:
@@ -103,7 +83,7 @@ class RunQueue:
 
         Raises `LaneLost` or `ServiceUnavailable`.
         """
-        tickets = await self.parking.restore()
+        tickets = await self._parking.restore()
         for ticket in tickets:
             self._in_flight.register(ticket.key, self._state.parked[ticket.key])
             self._line.join(ticket)
@@ -117,25 +97,22 @@ class RunQueue:
         self._retry_timers.close()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, self._runs.close(), return_exceptions=True)
+        await asyncio.gather(*self._tasks, self._sessions.cancel(), return_exceptions=True)
 
     def drain(self) -> None:
         """Begin no run any more; those under way go on."""
         self._draining = True
+        self._runner.drain()
 
     @property
     def tasks(self) -> set[asyncio.Task[None]]:
         """Give the tasks of runs in memory, one per session."""
-        return self._runs.tasks
+        return self._sessions.tasks
 
     @property
     def waiting(self) -> int:
         """How many requests wait outside memory."""
         return len(self._line)
-
-    def watch(self, on_place: Callable[[UserKey], None]) -> None:
-        """Have `on_place` called whenever fewer of a user's wait or run."""
-        self._on_place = on_place
 
     def park_all_of(self, user: UserKey) -> None:
         """Park what a user has in memory: others of theirs are about to be left on the log."""
@@ -146,7 +123,7 @@ class RunQueue:
     def submit(self, run: Run) -> None:
         """Take an admitted run: it begins, or goes behind what waits already."""
         user, session = run.key[:2], run.session
-        waits = self._line.must_queue(user, session) or self.must_leave(run)
+        waits = self._line.must_queue(user, session) or self._must_wait(run)
         if not waits and self.quotas.has_room(user):
             self._begin(run)
             return
@@ -154,7 +131,9 @@ class RunQueue:
             self._all_parked.add(session)
             for earlier in self._in_memory.of_session(session):
                 self._park(earlier)
-        self._line.join(Ticket(run.key, session, run.order, self.parking.park(run)))
+        parked = self._parking.park(run)
+        self._line.join(Ticket(run.key, session, run.order, parked))
+        parked.add_done_callback(partial(self._is_parked, run))
         self._wake.set()
 
     def release_records(self) -> None:
@@ -186,14 +165,14 @@ class RunQueue:
                 found.executing.cancel()
             await asyncio.shield(found.ended)
             return
-        run = await self.parking.load(found)
+        run = await self._parking.load(found)
         if found.gone:  # its turn came meanwhile, and may have passed
             if (again := self.find(found.key)) is not None:
                 await self.cancel(again, reason, until_ms=until_ms)
             return
         if run is not None and until_ms is not None and run.request.at_ms > until_ms:
             return
-        self._withdraw(found)
+        self._remove(found)
         if run is not None:
             await self._end(run, "cancelled", reason)
 
@@ -201,30 +180,40 @@ class RunQueue:
         """Let what a lifted hold kept from beginning have its turn."""
         user = (hold.tenant, hold.user_id)
         if hold.session_id is not None:
-            self._release((*user, hold.session_id))
+            self._unblock((*user, hold.session_id))
         elif (found := self.find((*user, str(hold.request_id)))) is not None:
-            self._release(found.session)
+            self._unblock(found.session)
 
-    # What runs ask: see `RunQueuePort`.
+    # Out of memory.
 
-    def must_leave(self, run: Run) -> bool:
-        """Tell whether a run is to leave memory instead of beginning an attempt."""
-        return self.is_held(run) or self._draining or run.session in self._leaving
+    async def _drive(self, run: Run) -> None:
+        """Let a run go on until its result is committed, or it waits in the line again."""
+        if run.session in self._leaving and not run.is_cancelled():
+            run.under_way.stop(self._services.clock_ms())
+            await self._requeue(run)
+            return
+        while True:
+            match await self._runner.run(run):
+                case KeepProgress():
+                    self._park(run)
+                case Leave():
+                    await self._requeue(run)
+                    return
+                case Finished(events):
+                    await self._commit(run, events)
+                    self._committed(run)
+                    return
 
-    def is_held(self, run: Run) -> bool:
-        """Tell whether a run is paused, by itself or with its session."""
-        return self.parking.pauses.is_paused(run.key, run.session)
+    def _must_wait(self, run: Run) -> bool:
+        is_paused = self._pauses.is_paused(run.key, run.session)
+        return is_paused or self._draining or run.session in self._leaving
 
-    def keep_progress(self, run: Run) -> None:
-        """Commit how far a run is, with its request; it stays in memory."""
-        self._park(run)
-
-    async def left(self, run: Run) -> None:
+    async def _requeue(self, run: Run) -> None:
         """Take a run back into the line, at its place in its session."""
         if self._draining:
             return  # its record, or its parked request, is the next owner's
         self._leaving.add(run.session)
-        parked = self.parking.park(run)
+        parked = self._parking.park(run)
         await asyncio.wait([parked])
         error = parked.exception()
         if isinstance(error, CommitRefused):
@@ -237,15 +226,15 @@ class RunQueue:
             self._retry_timers.schedule(ticket)
             self._out_of_memory(run)
             return
-        self.ended(run)
+        self._committed(run)
 
-    def ends(self, run: Run) -> list[Tombstone]:
-        """Hear that a run's result is submitted now; give what is to be forgotten with it."""
+    def _commit(self, run: Run, events: Sequence[Event]) -> Coroutine[Any, Any, None]:
+        """Submit what a run ends with, now; give what to await until it is committed."""
         run.ending = True
-        return self.parking.tombstones(run)
+        gone = self._parking.tombstones(run)
+        return self._in_flight.finish(run.entry, run.request, [*events, *gone], run.traceparent)
 
-    def ended(self, run: Run) -> None:
-        """Hear that a run's result is committed."""
+    def _committed(self, run: Run) -> None:
         self._out_of_memory(run)
         run.ended.set_result(None)
 
@@ -255,11 +244,12 @@ class RunQueue:
         if run.parked is None:
             self._all_parked.discard(run.session)
         self._in_memory.add(run)
-        self._runs.start(run)
+        source, guard = run.request.source, self._context.crash_counter.guard
+        self._sessions.submit(run.session, lambda: guard(source, self._drive(run)))
 
     def _out_of_memory(self, run: Run) -> None:
         self._in_memory.remove(run)
-        self._on_place(run.key[:2])
+        self.freed.add(run.key[:2])
         if not self._in_memory.of_session(run.session):
             self._all_parked.discard(run.session)
             if run.session in self._leaving:
@@ -268,7 +258,7 @@ class RunQueue:
         self._wake.set()
 
     def _is_blocked(self, ticket: Ticket) -> bool:
-        held = self.parking.pauses.is_paused(ticket.key, ticket.session)
+        held = self._pauses.is_paused(ticket.key, ticket.session)
         return held or self._retry_timers.not_due(ticket) or ticket.session in self._leaving
 
     async def _call_up(self) -> None:
@@ -277,7 +267,7 @@ class RunQueue:
             await self._wake.wait()
             self._wake.clear()
             while (ticket := self._next()) is not None:
-                run = await self.parking.load(ticket)
+                run = await self._parking.load(ticket)
                 if run is None:
                     self._line.remove(ticket)
                 elif self._line.pop(ticket):
@@ -289,7 +279,7 @@ class RunQueue:
         return self._line.next(self.quotas.has_room)
 
     async def _called_up(self, run: Run) -> None:
-        if (given_up := self._crash_counter.given_up(run.request.source)) is not None:
+        if (given_up := self._context.crash_counter.given_up(run.request.source)) is not None:
             await self._end(run, "failed", reason_of(given_up))
         elif run.admission.refused is not None:
             await self._end(run, "failed", run.admission.refused)
@@ -318,15 +308,16 @@ class RunQueue:
             attempt=self._state.attempt(run.tries) if shown else 0,
         )
         events = self._in_flight.settlement(run.request, result, run.used(result.attempt))
-        gone = self.ends(run)
-        await self._in_flight.finish(run.entry, run.request, [*events, *gone], run.traceparent)
+        await self._commit(run, events)
 
-    def _cannot_wait(self, run: Run, refused: CommitRefused) -> None:
+    def _is_parked(self, run: Run, parked: asyncio.Future[int]) -> None:
         """End a request in the line that is too large to be parked with its decision."""
-        ticket = self._line.find(run.key)
-        if ticket is not None:
-            self._withdraw(ticket)
-            self._spawn(self._end(run, "failed", reason_of(refused)))
+        refused = None if parked.cancelled() else parked.exception()
+        if isinstance(refused, CommitRefused):
+            ticket = self._line.find(run.key)
+            if ticket is not None:
+                self._remove(ticket)
+                self._spawn(self._end(run, "failed", reason_of(refused)))
 
     async def _park_what_is_old(self) -> None:
         """Acknowledge the records of runs that take long: others stand behind them."""
@@ -347,20 +338,17 @@ class RunQueue:
         self._in_memory.asked_to_park(run)
         # Behind its result, what is parked would be taken for a request that is still open.
         if not run.ending:
-            self.parking.park(run)
+            self._parking.park(run)
 
     # Waiting.
 
-    def _release(self, session: SessionKey) -> None:
+    def _unblock(self, session: SessionKey) -> None:
         self._line.unblock(session)
         self._wake.set()
 
-    def _withdraw(self, ticket: Ticket) -> None:
+    def _remove(self, ticket: Ticket) -> None:
         self._line.remove(ticket)
         self._wake.set()
-
-    def _is_shorter(self, user: UserKey) -> None:
-        self._on_place(user)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -370,4 +358,4 @@ class RunQueue:
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._on_failure(error)
+            self._context.fail(error)

@@ -81,21 +81,45 @@ class _Queue:
             self._last = None
 
 
+class FreedUsers:
+    """Users of whom fewer wait or run than before, until somebody takes them from here.
+
+    `changed` is set while there are some. Nothing is kept unless it is `wanted`: mostly nobody is
+    kept waiting, and each request that ends would be told for nothing.
+    """
+
+    def __init__(self) -> None:
+        self._users: dict[UserKey, None] = {}
+        self.changed = asyncio.Event()
+        self.wanted = False
+
+    def add(self, user: UserKey) -> None:
+        """Note that a user has fewer."""
+        if self.wanted:
+            self._users[user] = None
+            self.changed.set()
+
+    def take(self) -> tuple[UserKey, ...]:
+        """Give those who came since the last time, in order."""
+        users, self._users = tuple(self._users), {}
+        return users
+
+
 class WaitingLine:
     """Tickets by user, first come first served; users take turns.
 
     `blocked` says of a ticket that its session may not go on now. Such a one is set aside with all
-    of its session that come after it, until `release`. `on_shorter` is called whenever fewer of a
-    user's are ready. Memory per ticket: `benchmarks/measures/memory.py` has it in.
+    of its session that come after it, until `unblock`. `freed` takes the users of whom fewer are
+    ready. Memory per ticket: `benchmarks/measures/memory.py` has it in.
     """
 
     def __init__(
         self,
         blocked: Callable[[Ticket], bool],
-        on_shorter: Callable[[UserKey], None] = lambda _user: None,
+        freed: FreedUsers | None = None,
     ) -> None:
         self._blocked = blocked
-        self._on_shorter = on_shorter
+        self._freed = freed or FreedUsers()
         self._of_user: Counter[UserKey] = Counter()
         self._tickets: dict[RequestKey, Ticket] = {}
         self._ready: OrderedDict[UserKey, _Queue] = OrderedDict()
@@ -126,7 +150,7 @@ class WaitingLine:
         self._ready_of(self._know(ticket)).append(ticket)
 
     def block(self, ticket: Ticket) -> None:
-        """Come in at the ticket's own place in its session, which waits until `release`."""
+        """Come in at the ticket's own place in its session, which waits until `unblock`."""
         self._know(ticket)
         insort(self._aside.setdefault(ticket.session, []), ticket, key=_order)
 
@@ -157,7 +181,7 @@ class WaitingLine:
             self._ready.move_to_end(ticket.user)
         else:
             del self._ready[ticket.user]
-        self._on_shorter(ticket.user)
+        self._freed.add(ticket.user)
         return True
 
     def remove(self, ticket: Ticket) -> None:
@@ -169,7 +193,7 @@ class WaitingLine:
             self.unblock(ticket.session)  # the others may have waited for this one alone
         else:
             self._first(ticket.user)  # so that nobody waits behind those that are gone
-        self._on_shorter(ticket.user)
+        self._freed.add(ticket.user)
 
     def unblock(self, session: SessionKey) -> None:
         """Put what was set aside of a session in front of its user's line again."""
@@ -194,7 +218,7 @@ class WaitingLine:
             queue.pop_first()
             if not ticket.gone:
                 self.block(ticket)
-                self._on_shorter(user)
+                self._freed.add(user)
         self._ready.pop(user, None)
         return None
 

@@ -52,10 +52,11 @@ class Run:
     the offset of its newest record on `parked`, which tells of `parked_progress`, `ended` is
     done once its result is committed. `may_follow`: an earlier attempt may have shown tokens.
     `tries` counts the attempts begun, `failures` those in vain, `spent` is what these used and was
-    not charged for, since it costs nothing. `under_way` counts towards a template's
-    `request_timeout_s`, and only where there is one. `ending`: its outcome is on its way to the
-    log, so it must not be parked any more. `in_memory_since` is the loop's time. `key` is what
-    makes the request one and the same, `session` what runs are serial by.
+    not charged for, since it costs nothing, `last` is what the newest of them left behind.
+    `under_way` counts towards a template's `request_timeout_s`, and only where there is one.
+    `ending`: its outcome is on its way to the log, so it must not be parked any more.
+    `in_memory_since` is the loop's time. `key` is what makes the request one and the same,
+    `session` what runs are serial by.
     """
 
     request: ResolvedRequest
@@ -71,6 +72,7 @@ class Run:
     not_before_ms: int = 0
     under_way: ActiveTime = field(default_factory=ActiveTime)
     cancelled: Reason | None = None
+    last: RunOutcome | None = None
     ending: bool = False
     executing: asyncio.Task[Any] | None = None
     parked: asyncio.Future[int] | None = None
@@ -102,6 +104,11 @@ class Run:
         """When its template's time limit is reached if it stays under way; `None`: never."""
         limit_s = self.plan.template.request_timeout_s
         return None if limit_s is None else self.under_way.since_ms + round(limit_s * 1000)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether its record on `parked`, committed or on its way, tells how far it is."""
+        return self.parked is not None and self.parked_progress == self.progress
 
     def is_over_by(self, at_ms: int) -> bool:
         """Tell whether its template's time limit is reached at `at_ms`."""

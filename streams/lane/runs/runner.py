@@ -1,13 +1,13 @@
-"""The agent runs of a lane: one at a time per session, each until its outcome is committed."""
+"""Running agents: attempt after attempt, until a run has an outcome or has to leave memory."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Awaitable
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from millstream.agents.executor import RunOutcome
 from millstream.middleware.base import AttemptUsage
@@ -15,20 +15,17 @@ from millstream.schemas.base import NO_USAGE, Event
 from millstream.schemas.errors import AttemptsExhausted, RequestTimedOut, Suspended, Terminal
 from millstream.schemas.events import AgentResult, AttemptStarted, CheckpointSaved, SessionUpdated
 from millstream.schemas.lane_events import ATTEMPTS_PER_GENERATION
-from millstream.schemas.ports import BeforeCall
 from millstream.schemas.reasons import reason_of
 from millstream.schemas.topics import TOKENS
-from millstream.streams.lane.base.context import LaneServices
-from millstream.streams.lane.base.crash_counter import CrashCounter
+from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.runs.attempts import AttemptStarter
 from millstream.streams.lane.runs.run import Run
-from millstream.streams.lane.runs.session_queues import SessionQueues
 from millstream.streams.lane.runs.token_publisher import TokenPublisher
 from millstream.streams.lane.state.lane_state import LaneState
-from millstream.streams.settings import Settings
+from millstream.streams.lane.state.pauses import Pauses
 
 T = TypeVar("T")
 
@@ -38,130 +35,112 @@ WAIT_IN_MEMORY_MAX_S = 1.0
 _CHANCE = random.SystemRandom()
 
 
-class RunQueuePort(Protocol):
-    """What a run asks of the queue that it came from."""
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The run leaves memory: it is paused, waits long for its next attempt, or the lane drains."""
 
-    def must_leave(self, run: Run) -> bool:
-        """Tell whether a run is to leave memory instead of beginning an attempt."""
-        ...
 
-    def is_held(self, run: Run) -> bool:
-        """Tell whether a run is paused."""
-        ...
+@dataclass(frozen=True, slots=True)
+class KeepProgress:
+    """How far the run is has to be on its way to the log before it goes on."""
 
-    def keep_progress(self, run: Run) -> None:
-        """Commit how far a run is, so that the next owner knows it too."""
-        ...
 
-    async def left(self, run: Run) -> None:
-        """Take back a run that has left; returns once it is certain to be taken up again."""
-        ...
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The run has an outcome that stands: `events` are to be committed, in this tick."""
 
-    def ends(self, run: Run) -> list[Any]:
-        """Hear that a run's result is submitted now; give what is to be forgotten with it."""
-        ...
+    events: list[Event]
 
-    def ended(self, run: Run) -> None:
-        """Hear that a run's result is committed."""
-        ...
+
+Step = Leave | KeepProgress | Finished
+"""What became of a run that was let go on."""
 
 
 class RunRunner:
-    """Runs agents for one lane and hands on what comes of them."""
+    """Runs the agents of one lane, and gives back what became of each run."""
 
     def __init__(
         self,
-        settings: Settings,
-        services: LaneServices,
-        partition: int,
+        context: LaneContext,
         *,
         state: LaneState,
         writer: LaneWriter,
         in_flight: InFlightRequests,
-        queue: RunQueuePort,
-        before_call: BeforeCall,
-        crash_counter: CrashCounter,
-        on_failure: Callable[[BaseException], None],
+        pauses: Pauses,
     ) -> None:
-        self._settings = settings
-        self._services = services
-        self._partition = partition
+        self._context = context
+        self._services = context.services
         self._state = state
         self._writer = writer
         self._in_flight = in_flight
         self._attempts = AttemptStarter(state=state, writer=writer)
-        self._queue = queue
-        self._may_call = before_call
-        self._crash_counter = crash_counter
-        self._sessions = SessionQueues(on_failure)
+        self._pauses = pauses
+        self._draining = False
 
-    @property
-    def tasks(self) -> set[asyncio.Task[None]]:
-        """Give the tasks at work, one per session."""
-        return self._sessions.tasks
+    def drain(self) -> None:
+        """Begin no attempt any more; those under way go on."""
+        self._draining = True
 
-    def start(self, run: Run) -> None:
-        """Queue a run behind those of its session that are in memory."""
-        source = run.request.source
-        self._sessions.submit(
-            run.session, lambda: self._crash_counter.guard(source, self._work(run))
-        )
+    async def run(self, run: Run) -> Step:
+        """Let a run go on until there is an outcome that stands, or it cannot go on here.
 
-    async def close(self) -> None:
-        """Cancel everything; nothing is committed any more."""
-        await self._sessions.cancel()
-
-    async def _work(self, run: Run) -> None:
-        events = await self._events(run)
-        if events is None:
-            await self._queue.left(run)
-            return
-        gone = self._queue.ends(run)
-        await self._in_flight.finish(run.entry, run.request, [*events, *gone], run.traceparent)
-        self._queue.ended(run)
-
-    async def _events(self, run: Run) -> list[Event] | None:
-        """Try until there is an outcome that stands; give what is to be committed of it.
-
-        Gives `None` for a run that has to leave memory.
+        After `KeepProgress`, call it again in the same tick. Raises `LaneLost`.
         """
         head = self._writer.head(run.session)
-        outcome: RunOutcome | None = None
         while True:
-            if not run.is_cancelled() and self._queue.must_leave(run):
+            if not run.is_cancelled() and self._may_not_begin(run):
                 run.under_way.stop(self._services.clock_ms())
-                return None
+                return Leave()
             tokens = self._tokens(run)
             begun = await self._begin(run)
+            if isinstance(begun, KeepProgress):
+                return begun
             if isinstance(begun, Terminal):
-                refused = self._refused(run, begun, outcome)
-                return self._in_flight.settlement(run.request, refused, run.used(refused.attempt))
+                return self._finished(run, self._refused(run, begun))
             called = not run.is_cancelled()
-            outcome = await self._attempt(run, tokens, head) if called else None
+            run.last = outcome = await self._attempt(run, tokens, head) if called else None
             used = run.used(self._number(run), begun, outcome, called=called)
             # The result comes after its tokens: whoever has read the result can read all of them.
             await tokens.flush()
             if outcome is None:
-                return self._in_flight.settlement(run.request, self._cancelled(run, tokens), used)
-            if outcome.suspended:
-                await self._charge(run, used)
-                run.tries += 1
-                continue
-            delay_s = _again_after_s(run, outcome)
+                return self._finished(run, self._cancelled(run, tokens), used)
+            outcome, delay_s = self._judged(run, outcome)
             if delay_s is None:
                 break
-            if run.is_over_by(self._services.clock_ms() + round(delay_s * 1000)):
-                outcome = _out_of_time(run, outcome)
-                break
             await self._charge(run, used)
-            run.failures += 1
             run.tries += 1
+            if outcome.suspended:
+                continue
+            run.failures += 1
             if not await self._waited(run, delay_s):
-                return None
-        events = self._in_flight.settlement(run.request, outcome.result, used)
+                return Leave()
+        finished = self._finished(run, outcome.result, used)
         if outcome.checkpoint is not None:
-            events += [outcome.checkpoint, self._writer.head_of(outcome.checkpoint, head)]
-        return events
+            new_head = self._writer.head_of(outcome.checkpoint, head)
+            finished.events.extend((outcome.checkpoint, new_head))
+        return finished
+
+    def _finished(
+        self, run: Run, result: AgentResult, used: AttemptUsage | None = None
+    ) -> Finished:
+        used = run.used(result.attempt) if used is None else used
+        return Finished(self._in_flight.settlement(run.request, result, used))
+
+    def _may_not_begin(self, run: Run) -> bool:
+        return self._draining or self._pauses.is_paused(run.key, run.session)
+
+    def _judged(self, run: Run, outcome: RunOutcome) -> tuple[RunOutcome, float | None]:
+        """Give an attempt's outcome, and the wait before the next one in s; `None`: it stands."""
+        if outcome.suspended:
+            return outcome, 0.0
+        if not outcome.retryable:
+            return outcome, None
+        delay_s = run.plan.template.retry.delay_s(run.failures + 1, chance=_CHANCE.random())
+        if delay_s is None:
+            return outcome, None
+        if run.is_over_by(self._services.clock_ms() + round(delay_s * 1000)):
+            return _out_of_time(run, outcome), None
+        return outcome, delay_s
 
     async def _waited(self, run: Run, delay_s: float) -> bool:
         """Wait before the next attempt; gives false if the run is to leave memory meanwhile."""
@@ -172,7 +151,7 @@ class RunRunner:
         await self._cancellable(run, asyncio.sleep(delay_s))
         return True
 
-    async def _begin(self, run: Run) -> AttemptStarted | Terminal | None:
+    async def _begin(self, run: Run) -> AttemptStarted | KeepProgress | Terminal | None:
         if run.is_cancelled():
             return None
         if run.tries >= ATTEMPTS_PER_GENERATION:
@@ -184,7 +163,8 @@ class RunRunner:
             if run.is_over_by(now_ms):
                 return RequestTimedOut(f"the request took longer than {limit_s:g} s")
             # Committed with the attempt's mark; where it needs none, while it is under way.
-            self._queue.keep_progress(run)
+            if not run.is_kept:
+                return KeepProgress()
         return await self._attempts.begin(
             run.admission,
             attempt=self._number(run),
@@ -225,8 +205,8 @@ class RunRunner:
             )
 
     async def _before_call(self, run: Run) -> None:
-        await self._may_call()
-        if self._queue.is_held(run):
+        await self._context.before_call()
+        if self._pauses.is_paused(run.key, run.session):
             message = "the request or its session is paused"
             raise Suspended(message)
 
@@ -246,8 +226,8 @@ class RunRunner:
     def _tokens(self, run: Run) -> TokenPublisher:
         return TokenPublisher(
             self._services.producer,
-            topic=self._settings.topic(TOKENS.name),
-            partition=self._partition,
+            topic=self._context.settings.topic(TOKENS.name),
+            partition=self._context.partition,
             source=self._writer.source,
             traceparent=run.traceparent,
         )
@@ -255,11 +235,11 @@ class RunRunner:
     def _number(self, run: Run) -> int:
         return self._state.attempt(run.tries)
 
-    def _refused(self, run: Run, refusal: Terminal, before: RunOutcome | None) -> AgentResult:
+    def _refused(self, run: Run, refusal: Terminal) -> AgentResult:
         """Give the failed result of a run that may not begin another attempt."""
         failed: dict[str, Any] = {"status": "failed", "reason": reason_of(refusal)}
-        if before is not None:
-            return before.result.model_copy(update=failed)
+        if run.last is not None:
+            return run.last.result.model_copy(update=failed)
         return outcomes.result(
             run.request,
             at_ms=self._services.clock_ms(),
@@ -280,13 +260,6 @@ class RunRunner:
             text_sha256=tokens.text_sha256,
             model=run.plan.model,
         )
-
-
-def _again_after_s(run: Run, outcome: RunOutcome) -> float | None:
-    """Give how long to wait before a run is tried once more; `None`: it is not."""
-    if not outcome.retryable:
-        return None
-    return run.plan.template.retry.delay_s(run.failures + 1, chance=_CHANCE.random())
 
 
 def _out_of_time(run: Run, failed: RunOutcome) -> RunOutcome:

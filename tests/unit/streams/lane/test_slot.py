@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -27,7 +27,7 @@ class PlainLane:
         self._failure = failure
         self.asked_for_room = 0
         self.has_room = True
-        self.tell_of_room: Callable[[], None] = lambda: None
+        self.may_have_room = asyncio.Event()
         self.served: list[Entry[InputRecord]] = []
         self.closed = False
         self.may_close = asyncio.Event()
@@ -54,8 +54,14 @@ class PlainLane:
     def wants(self, topic: str) -> bool:
         return self.has_room or topic == "control"
 
-    def watch(self, on_room: Callable[[], None]) -> None:
-        self.tell_of_room = on_room
+    async def room(self, topic: str) -> None:
+        while not self.wants(topic):
+            self.may_have_room.clear()
+            await self.may_have_room.wait()
+
+    def have_room(self) -> None:
+        self.has_room = True
+        self.may_have_room.set()
 
     async def close(self) -> None:
         await self.may_close.wait()
@@ -95,7 +101,6 @@ async def a_slot(
     *,
     fenced_wait_s: float = 60,
     membership: Membership | None = None,
-    on_room: Callable[[str], None] = lambda _topic: None,
 ) -> AsyncIterator[LaneSlot]:
     membership = membership or in_the_group()
     slot = LaneSlot(
@@ -105,7 +110,6 @@ async def a_slot(
         capacity=2,
         fenced_wait_s=fenced_wait_s,
         name="chain-0",
-        on_room=on_room,
     )
     try:
         yield slot
@@ -174,63 +178,68 @@ async def test_what_the_group_said_before_the_fencing_does_not_give_the_partitio
 
 
 async def test_what_its_lane_has_no_room_for_is_not_read_but_commands_are() -> None:
-    opened, told = Opened(), list[str]()
-    async with a_slot(opened, on_room=told.append) as slot:
+    opened = Opened()
+    async with a_slot(opened) as slot:
         await eventually(lambda: slot.serving)
         (lane,) = opened.lanes
         assert not slot.full("requests")
         lane.has_room = False
         assert slot.full("requests")
         assert not slot.full("control")
-        lane.tell_of_room()
-        assert told == []
-        lane.has_room = True
-        lane.tell_of_room()
-        lane.tell_of_room()
-        assert told == ["requests"]
+        await slot.room("control")
+        room = asyncio.create_task(slot.room("requests"))
+        await asyncio.wait([room], timeout=0.01)
+        assert not room.done()
+        lane.have_room()
+        await room
         assert not slot.full("requests")
 
 
 async def test_a_window_that_empties_is_not_filled_again_while_the_lane_has_no_room() -> None:
-    opened, told = Opened(), list[str]()
-    async with a_slot(opened, on_room=told.append) as slot:
+    opened = Opened()
+    async with a_slot(opened) as slot:
         await eventually(lambda: slot.serving)
         (lane,) = opened.lanes
         for offset in (0, 1):
             slot.take(record(b"", offset=offset), lambda: None)
         assert slot.full("requests")
+        room = asyncio.create_task(slot.room("requests"))
         lane.has_room = False
         lane.commit(0)
         lane.commit(1)
-        assert told == []
-        lane.has_room = True
-        lane.tell_of_room()
-        assert told == ["requests"]
+        await asyncio.wait([room], timeout=0.01)
+        assert not room.done()
+        lane.have_room()
+        await room
 
 
 async def test_a_new_lane_is_asked_whether_it_has_the_room_that_the_lost_one_had_not() -> None:
-    opened, told = Opened(), list[str]()
-    async with a_slot(opened, on_room=told.append) as slot:
+    opened = Opened()
+    async with a_slot(opened) as slot:
         await eventually(lambda: slot.serving)
         opened.lanes[0].has_room = False
         assert slot.full("requests")
+        room = asyncio.create_task(slot.room("requests"))
+        await asyncio.wait([room], timeout=0.01)
         opened.lanes[0].lost.set_result(LaneLost("outcome unknown"))
-        await eventually(lambda: told == ["requests"])
+        await room
         assert slot.serving
 
 
 async def test_a_full_slot_says_so_and_tells_when_it_has_room() -> None:
     opened = Opened()
-    told: list[str] = []
-    async with a_slot(opened, on_room=told.append) as slot:
+    async with a_slot(opened) as slot:
         await eventually(lambda: slot.serving)
         for offset in (0, 1):
             slot.take(record(b"", offset=offset), lambda: None)
         assert slot.full("requests")
         assert opened.lanes[0].asked_for_room == 1
+        room = asyncio.create_task(slot.room("requests"))
+        await asyncio.wait([room], timeout=0)
+        assert not room.done()
         opened.lanes[0].commit(0)
         assert not slot.full("requests")
-        assert told == ["requests"]
+        await room
 
 
 async def test_a_draining_slot_holds_records_and_serves_none() -> None:

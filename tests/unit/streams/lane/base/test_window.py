@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from itertools import takewhile
@@ -79,15 +80,27 @@ def test_records_that_are_not_done_are_given_in_offset_order() -> None:
     assert len(window) == 4
 
 
-def test_a_window_that_was_full_tells_once_that_it_is_half_empty() -> None:
-    told: list[int] = []
-    window: Window[str] = Window(4, on_room=lambda: told.append(len(window)))
+async def test_a_window_that_was_full_has_room_once_it_is_half_empty() -> None:
+    window: Window[str] = Window(4)
+    await window.room()  # it was not full yet
     entries = [held(window, offset, nothing) for offset in range(5)]  # one more than it should
     assert window.full
+    room = asyncio.create_task(window.room())
     for entry in entries[1:]:
         window.done(entry)
-    assert told == []  # nothing is gone before the first one
+        await asyncio.wait([room], timeout=0)
+    assert not room.done()  # nothing is gone before the first one
     window.done(entries[0])
-    assert told == [0]
-    window.done(held(window, 5, nothing))
-    assert told == [0]
+    await room
+
+
+async def test_a_window_that_was_full_has_no_room_with_one_free_place() -> None:
+    window: Window[str] = Window(4)
+    entries = [held(window, offset, nothing) for offset in range(4)]
+    room = asyncio.create_task(window.room())
+    window.done(entries[0])
+    assert not window.full
+    await asyncio.wait([room], timeout=0)
+    assert not room.done()
+    window.done(entries[1])
+    await room

@@ -1,8 +1,11 @@
-"""What is full stays full until a tenth is free, and says so then, once."""
+"""What is full stays full until a tenth is free."""
 
 from __future__ import annotations
 
+import asyncio
+
 from millstream.streams.lane.queue.quotas import Backpressure
+from millstream.streams.lane.queue.waiting_line import FreedUsers
 
 
 class Using:
@@ -10,12 +13,7 @@ class Using:
 
     def __init__(self) -> None:
         self.count = 0
-        self.told = 0
         self.backpressure = Backpressure("requests-0", 10, lambda: self.count)
-        self.backpressure.on_open(self.tell)
-
-    def tell(self) -> None:
-        self.told += 1
 
     def use(self, count: int) -> None:
         self.count = count
@@ -30,22 +28,34 @@ def test_there_is_room_up_to_the_most() -> None:
     assert not using.backpressure.is_open()
 
 
-def test_what_was_full_is_so_until_a_tenth_is_free_and_tells_of_it_once() -> None:
+async def test_what_was_full_is_so_until_a_tenth_is_free() -> None:
     using = Using()
     using.use(12)
     assert not using.backpressure.is_open()
+    opened = asyncio.create_task(using.backpressure.opened())
     using.use(10)
     assert not using.backpressure.is_open()
-    assert using.told == 0
+    await asyncio.wait([opened], timeout=0)
+    assert not opened.done()
     using.use(9)
-    assert using.told == 1
+    await opened
     assert using.backpressure.is_open()
-    using.use(8)
-    assert using.told == 1
 
 
-def test_nobody_is_told_of_room_who_was_not_refused() -> None:
+async def test_nobody_waits_for_room_that_was_never_refused() -> None:
     using = Using()
     using.use(12)
     using.use(3)
-    assert using.told == 0
+    await using.backpressure.opened()
+
+
+def test_freed_users_are_kept_only_while_they_are_wanted() -> None:
+    freed = FreedUsers()
+    freed.add(("default", "ada"))
+    assert freed.take() == ()
+    freed.wanted = True
+    for name in ("ben", "cyd", "ben"):
+        freed.add(("default", name))
+    assert freed.changed.is_set()
+    assert freed.take() == (("default", "ben"), ("default", "cyd"))
+    assert freed.take() == ()

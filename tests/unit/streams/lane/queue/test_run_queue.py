@@ -16,23 +16,25 @@ from millstream.schemas.base import Event
 from millstream.schemas.events import AgentResult, ControlCommand, ResolvedRequest
 from millstream.schemas.lane_events import CommandObeyed, HoldPlaced, RunParked
 from millstream.streams.broker.partition_reader import PartitionReader
-from millstream.streams.lane.base.context import LaneServices
-from millstream.streams.lane.base.crash_counter import CrashCounter
+from millstream.streams.lane.base.context import LaneServices, stages
 from millstream.streams.lane.base.metrics import LaneMetrics
 from millstream.streams.lane.base.window import Entry, Window
 from millstream.streams.lane.input.commands import CommandHandler
 from millstream.streams.lane.output.in_flight import InFlightRequests
-from millstream.streams.lane.output.writer import Committed, LaneWriter, Tombstone
+from millstream.streams.lane.output.writer import Committed, LaneWriter
 from millstream.streams.lane.queue.run_queue import RunQueue
 from millstream.streams.lane.runs.admission import admit
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.lane.state.pauses import Pauses
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.metrics import MetricsCollector
+from millstream.streams.wire.codec import Tombstone
 from millstream.streams.wire.keys import request_key
 from millstream.streams.wire.records import InputRecord, read_request
 from tests.support import eventually
 from tests.unit.streams.making import record
+from tests.writing_lane import lane_context
 
 
 class PlainOutput:
@@ -114,20 +116,22 @@ class Bench:
             state=self.state, writer=writer, clock_ms=services.clock_ms
         )
         self.failures: list[BaseException] = []
+        self.pauses = Pauses()
+        (stage,) = stages((), lambda: (build_pipeline(None),))
         self.queue = RunQueue(
-            settings,
-            services,
-            0,
+            lane_context(settings, services, stage, fail=self.failures.append),
             state=self.state,
             writer=writer,
             in_flight=self.in_flight,
             reader=cast("PartitionReader", EmptyLog()),
-            crash_counter=CrashCounter(),
-            before_call=_no_objection,
-            on_failure=self.failures.append,
+            pauses=self.pauses,
         )
-        self.control = CommandHandler(
-            services, writer=writer, queue=self.queue, in_flight=self.in_flight
+        self.commands = CommandHandler(
+            services,
+            writer=writer,
+            queue=self.queue,
+            in_flight=self.in_flight,
+            pauses=self.pauses,
         )
         self._window: Window[InputRecord] = Window(100)
         self._offset = 0
@@ -150,7 +154,7 @@ class Bench:
     async def obey(self, command: str, **target: str) -> None:
         entry = self.entry({})
         told = ControlCommand.model_validate({"user_id": "ada", "command": command, **target})
-        await self.control.obey(entry, told, entry.record.address, may_be_again=False)
+        await self.commands.execute(entry, told, entry.record.address, may_be_again=False)
 
     async def commit_until(self, *works: asyncio.Future[None]) -> None:
         """Commit whatever comes until all of `works` are done."""
@@ -165,10 +169,6 @@ class Bench:
     @property
     def held(self) -> int:
         return len(self._window)
-
-
-async def _no_objection() -> None:
-    """Let every call be made."""
 
 
 async def _run_agent(
@@ -241,7 +241,7 @@ async def test_a_command_finds_what_the_command_before_it_did() -> None:
         assert resumed.was_paused
         assert isinstance(placed, HoldPlaced)
         assert lifted == Tombstone(lifted.topic, placed.record_key)  # type: ignore[union-attr]
-        assert len(bench.queue.parking.pauses) == 0
+        assert len(bench.pauses) == 0
 
 
 async def test_a_resume_says_that_there_was_no_pause_to_take_back() -> None:
@@ -260,7 +260,7 @@ async def test_a_request_whose_result_is_on_its_way_cannot_be_paused() -> None:
         await eventually(lambda: bench.writer.results() == ["r1"])
         await bench.commit_until(asyncio.ensure_future(bench.obey("pause", request_id="r1")))
         assert not any(isinstance(one, HoldPlaced) for one in bench.writer.submitted)
-        assert len(bench.queue.parking.pauses) == 0
+        assert len(bench.pauses) == 0
 
 
 async def test_a_hold_goes_with_the_result_that_comes_before_its_commit() -> None:

@@ -8,8 +8,8 @@ from millstream.middleware.pipeline import build_pipeline
 from millstream.schemas.base import Address
 from millstream.schemas.events import AgentResult, Decision
 from millstream.schemas.lane_events import HoldPlaced
-from millstream.streams.lane.queue.pauses import KEPT_MS, expiry_reason
 from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.lane.state.pauses import KEPT_MS, expiry_reason
 
 HERE = Address(topic="requests", partition=0, offset=7)
 NOW_MS = 2 * KEPT_MS

@@ -1,10 +1,11 @@
-"""Which requests and sessions of a lane are paused: a fold of the topic `holds`."""
+"""The pauses of a lane: a fold of the topic `holds`."""
 
 from __future__ import annotations
 
 from millstream.schemas.lane_events import HoldPlaced
-from millstream.schemas.topics import REQUESTS
+from millstream.schemas.topics import HOLDS, REQUESTS
 from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.wire.codec import Tombstone
 from millstream.streams.wire.keys import RequestKey, SessionKey
 
 HOLDS_MAX = 10_000
@@ -32,6 +33,14 @@ class Pauses:
             return None
         tenant, user_id, request_id = key
         return HoldPlaced(tenant=tenant, user_id=user_id, request_id=request_id)
+
+    def lift(self, key: RequestKey) -> list[Tombstone]:
+        """Lift the pause of a request that ends now; give what its topic is to forget."""
+        hold = self.of_request(key)
+        if hold is None:
+            return []
+        self.remove(hold)
+        return [Tombstone(HOLDS, hold.record_key)]
 
     def __contains__(self, hold: HoldPlaced) -> bool:
         """Tell whether there is such a hold."""
