@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from millstream.streams.settings import Settings
-from tests.services import Services, running_services
+from tests.services.running import Services, running_services
 
 _IN_CI = pytest.StashKey[bool]()
 _ENVIRONMENT = pytest.StashKey[Mapping[str, str]]()

@@ -36,8 +36,8 @@ from tests.chaos.pauses import as_it_came, commander, ran_though_cancelled, ran_
 from tests.chaos.scenarios import SCENARIOS, Drill, Scenario
 from tests.chaos.table import Row, as_table, told_faults, told_waits
 from tests.chaos.waits import longest_waits
-from tests.handovers import handovers
-from tests.lane_harness import read_whole
+from tests.harness.handovers import handovers
+from tests.harness.lanes import read_whole
 
 REQUESTS = 2000
 _LIMIT_S = 180.0

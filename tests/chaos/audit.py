@@ -30,8 +30,8 @@ from millstream.schemas.topics import (
 )
 from millstream.streams.settings import Settings
 from tests.chaos.load import Asked
-from tests.handovers import longest_wait_s
-from tests.lane_harness import open_keys, read_whole
+from tests.harness.handovers import longest_wait_s
+from tests.harness.lanes import open_keys, read_whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from typing import Self
 from millstream.streams.settings import Settings
 from tests.chaos.calls import Kill
 from tests.chaos.load import MODEL
+from tests.harness.worker_process import WorkerProcess, worker_process
 from tests.support import eventually
-from tests.worker_process import WorkerProcess, worker_process
 
 _OPENED = "lane open"
 _SERVES = "ready: "

@@ -20,7 +20,7 @@ from millstream.infra.redis import RedisServer, find_redis_server
 from millstream.infra.state import LauncherState
 from tests.chaos.model_server import PACE_S
 from tests.chaos.proxy import Proxy, proxied
-from tests.worker_process import ROOT
+from tests.harness.worker_process import ROOT
 
 _READY_TIMEOUT_S = 30.0
 

@@ -25,10 +25,10 @@ from tests.chaos.calls import read_calls
 from tests.chaos.ground import model_server
 from tests.chaos.load import MODEL, Progress, watch_results
 from tests.e2e.programs import as_client, run
-from tests.handovers import handovers, longest_wait_s, superseded
-from tests.lane_harness import Upstream, read_topic, read_whole, upstream
+from tests.harness.handovers import handovers, longest_wait_s, superseded
+from tests.harness.lanes import Upstream, read_topic, read_whole, upstream
+from tests.harness.worker_process import WorkerProcess, worker_process
 from tests.support import eventually
-from tests.worker_process import WorkerProcess, worker_process
 
 REQUESTS_PUBLISHED = 60
 

@@ -20,7 +20,7 @@ from millstream.streams.history.dead_letters import find_dead_letter
 from millstream.streams.history.redrive import Redriver
 from millstream.streams.settings import Settings
 from tests.e2e.programs import PROJECT, Ended, ended, run
-from tests.lane_harness import read_topic, running_lanes, upstream
+from tests.harness.lanes import read_topic, running_lanes, upstream
 
 PAGE = (PROJECT / "docs" / "how-to" / "dead-letters.md").read_text(encoding="utf-8")
 SNIPPETS = dict(re.findall(r"<!-- snippet: ([a-z-]+) -->\n```sh\n(.*?)\n```", PAGE, re.DOTALL))

@@ -21,8 +21,8 @@ from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import encode
 from millstream.streams.wire.partitioning import home_partition
-from tests.lane_harness import read_topic
-from tests.worker_process import worker_process
+from tests.harness.lanes import read_topic
+from tests.harness.worker_process import worker_process
 
 PROJECT = Path(__file__).resolve().parents[2]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")

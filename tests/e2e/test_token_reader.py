@@ -11,8 +11,8 @@ from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.bus.token_reader import Ended, Position, StartedAnew, Text, TokenReader
 from millstream.streams.settings import Settings
-from tests.lane_harness import upstream
-from tests.worker_process import worker_process
+from tests.harness.lanes import upstream
+from tests.harness.worker_process import worker_process
 
 TOKENS_WRITTEN = 40
 TOKENS_READ = 5

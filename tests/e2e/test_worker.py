@@ -24,9 +24,9 @@ from millstream.schemas.topics import CHECKPOINTS, COSTS, DECISIONS, RESULTS, TO
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.sessions.redis import RedisSessionStore
 from millstream.streams.settings import Settings
-from tests.lane_harness import Upstream, read_topic, read_whole, upstream
+from tests.harness.lanes import Upstream, read_topic, read_whole, upstream
+from tests.harness.worker_process import WorkerProcess, worker_process
 from tests.support import eventually
-from tests.worker_process import WorkerProcess, worker_process
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -16,7 +16,7 @@ from millstream.streams.sessions.memory import MemorySessionStore
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.views.service import Views
-from tests.view_harness import StartViews
+from tests.harness.views import StartViews
 
 
 @pytest.fixture

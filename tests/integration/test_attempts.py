@@ -20,7 +20,7 @@ from millstream.schemas.events import (
 from millstream.schemas.topics import ATTEMPTS, COSTS, DECISIONS, RESULTS
 from millstream.streams.lane.runs import attempts
 from millstream.streams.settings import Settings
-from tests.lane_harness import (
+from tests.harness.lanes import (
     ask,
     give,
     lane_services,

@@ -21,7 +21,7 @@ from millstream.schemas.topics import (
 from millstream.streams.lane.state.pauses import KEPT_MS
 from millstream.streams.settings import Settings
 from millstream.streams.wire.records import origin_header
-from tests.lane_harness import (
+from tests.harness.lanes import (
     OneLane,
     ask,
     give,

@@ -29,7 +29,7 @@ from millstream.streams.transactions.hanging.describe import open_transactions
 from millstream.streams.transactions.hanging.protocol import DescribeProducersRequest
 from millstream.streams.transactions.hanging.recovery import HangingTransactions
 from millstream.streams.wire.codec import Encoded
-from tests.hanging import end_one, hang, producing, unverified
+from tests.harness.hanging import end_one, hang, producing, unverified
 from tests.support import eventually
 
 _AUTHORIZER = (

@@ -20,10 +20,10 @@ from millstream.streams.broker.clients import (
     transactional_producer,
 )
 from millstream.streams.settings import Settings
-from tests.containers import Engine, NoContainer, kafka_container, redis_container
-from tests.engine import docker_engine
-from tests.images import imported, kafka_root, redis_root
-from tests.probes import kafka_answers, redis_answers
+from tests.services.containers import Engine, NoContainer, kafka_container, redis_container
+from tests.services.engine import docker_engine
+from tests.services.images import imported, kafka_root, redis_root
+from tests.services.probes import kafka_answers, redis_answers
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 

@@ -21,7 +21,7 @@ from millstream.schemas.topics import (
 )
 from millstream.streams.broker.clients import admin_client
 from millstream.streams.settings import Settings
-from tests.lane_harness import (
+from tests.harness.lanes import (
     OneLane,
     Upstream,
     ask,

@@ -13,7 +13,7 @@ from confluent_kafka import Producer
 from millstream.schemas.events import AgentResult, AgentToken, DeadLetter
 from millstream.schemas.topics import DEAD_LETTERS, REQUESTS, RESULTS, TOKENS
 from millstream.streams.settings import Settings
-from tests.lane_harness import read_topic, read_whole, running_lanes, upstream
+from tests.harness.lanes import read_topic, read_whole, running_lanes, upstream
 
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])

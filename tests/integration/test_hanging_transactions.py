@@ -30,8 +30,8 @@ from millstream.streams.settings import Settings
 from millstream.streams.transactions.hanging.describe import OpenTransaction
 from millstream.streams.transactions.hanging.recovery import HangingTransactions
 from millstream.streams.wire.partitioning import home_partition
-from tests.hanging import end_one, hang, producing, unverified
-from tests.lane_harness import ask, lane_services, one_lane, read_topic, upstream
+from tests.harness.hanging import end_one, hang, producing, unverified
+from tests.harness.lanes import ask, lane_services, one_lane, read_topic, upstream
 
 A_SECOND_MS = 1000
 

@@ -33,7 +33,7 @@ from millstream.schemas.topics import (
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.settings import Settings
 from millstream.streams.wire.partitioning import home_partition
-from tests.lane_harness import Upstream, read_topic, read_whole, running_lanes, upstream
+from tests.harness.lanes import Upstream, read_topic, read_whole, running_lanes, upstream
 
 
 async def test_the_bare_minimum_gets_tokens_and_one_result(settings: Settings) -> None:

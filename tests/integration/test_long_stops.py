@@ -10,7 +10,7 @@ from millstream.agents.executor import wall_clock_ms
 from millstream.schemas.events import AgentResult
 from millstream.schemas.topics import RESULTS
 from millstream.streams.settings import Settings
-from tests.lane_harness import ask, lane_services, one_lane, read_topic, read_whole, upstream
+from tests.harness.lanes import ask, lane_services, one_lane, read_topic, read_whole, upstream
 from tests.support import eventually
 
 DAY_MS = 86_400_000

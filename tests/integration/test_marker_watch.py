@@ -29,7 +29,7 @@ from millstream.streams.transactions.hanging.protocol import (
 )
 from millstream.streams.transactions.hanging.recovery import HangingTransactions
 from millstream.streams.wire.codec import Encoded
-from tests.hanging import hang, unverified
+from tests.harness.hanging import hang, unverified
 from tests.support import eventually
 
 T = TypeVar("T")

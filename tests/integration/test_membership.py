@@ -8,7 +8,7 @@ from millstream.schemas.events import AgentResult, AgentToken
 from millstream.schemas.topics import RESULTS, TOKENS
 from millstream.streams.consumer.membership import since_boot_s
 from millstream.streams.settings import Settings
-from tests.lane_harness import read_topic, read_whole, running_lanes, upstream
+from tests.harness.lanes import read_topic, read_whole, running_lanes, upstream
 from tests.support import eventually
 
 

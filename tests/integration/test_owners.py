@@ -20,7 +20,7 @@ from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.state.restore import Restored, restore
 from millstream.streams.settings import Settings
 from millstream.streams.wire.partitioning import home_partition
-from tests.lane_harness import ask, lane_services, one_lane, read_topic, read_whole, upstream
+from tests.harness.lanes import ask, lane_services, one_lane, read_topic, read_whole, upstream
 from tests.support import eventually
 
 TWO_AN_HOUR = Policy.from_yaml("defaults: {rate: {requests: 2, window_s: 3600}}", "test")

@@ -17,7 +17,7 @@ from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.lane.queue.parked_log import ParkedLog
 from millstream.streams.settings import Settings
-from tests.lane_harness import ask, lane_services, one_lane, read_topic, read_whole, upstream
+from tests.harness.lanes import ask, lane_services, one_lane, read_topic, read_whole, upstream
 
 ONE_AN_HOUR = Policy.from_yaml("defaults: {rate: {requests: 1, window_s: 3600}}", "test")
 

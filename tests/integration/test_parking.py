@@ -18,7 +18,7 @@ from millstream.streams.broker.batches import Outgoing, send_batches
 from millstream.streams.lane.queue.parking import Parking
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.settings import Settings
-from tests.lane_harness import (
+from tests.harness.lanes import (
     ask,
     give,
     lane_services,

@@ -12,7 +12,7 @@ import pytest
 from millstream.schemas.events import AgentResult, AgentToken
 from millstream.schemas.topics import CONTROL, DEFERRED, HOLDS, PARKED, REQUESTS, RESULTS, TOKENS
 from millstream.streams.settings import Settings
-from tests.lane_harness import (
+from tests.harness.lanes import (
     OneLane,
     Upstream,
     lane_services,

@@ -24,7 +24,7 @@ from millstream.streams.lane.output.outcomes import session_head
 from millstream.streams.lane.runs.token_publisher import TokenPublisher
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import decode, encode, new_traceparent
-from tests.lane_harness import no_redis
+from tests.harness.lanes import no_redis
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from millstream.schemas.topics import CONTROL, REQUESTS, RESULTS, TOKENS, TopicS
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.settings import Settings
 from millstream.streams.wire.partitioning import home_partition, name_at
-from tests.lane_harness import (
+from tests.harness.lanes import (
     ask,
     lane_services,
     one_lane,

@@ -12,7 +12,7 @@ from millstream.schemas.topics import CONTROL, DECISIONS, LANES, RESULTS, TOKENS
 from millstream.streams.lane.lanes import Lanes
 from millstream.streams.settings import Settings
 from millstream.streams.wire.partitioning import home_partition
-from tests.lane_harness import (
+from tests.harness.lanes import (
     Upstream,
     ask,
     lane_services,

@@ -33,7 +33,7 @@ from millstream.streams.history.redrive import Redrive, Redriver
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import encode
 from millstream.streams.wire.partitioning import home_partition
-from tests.lane_harness import Upstream, read_topic, read_whole, running_lanes, upstream
+from tests.harness.lanes import Upstream, read_topic, read_whole, running_lanes, upstream
 from tests.support import eventually
 
 NEWER = {"user_id": "ada", "input": "x", "schema_version": 99}

@@ -11,7 +11,7 @@ from millstream.middleware.policy import Policy
 from millstream.schemas.events import AgentResult, DeadLetter, Decision
 from millstream.schemas.topics import CONTROL, DEAD_LETTERS, DECISIONS, RESULTS
 from millstream.streams.settings import Settings
-from tests.lane_harness import read_topic, read_whole, running_lanes, upstream
+from tests.harness.lanes import read_topic, read_whole, running_lanes, upstream
 
 ASKED = {"user_id": "ada", "request_id": "r1", "input": "one"}
 OTHERWISE = {**ASKED, "input": "two"}

@@ -7,8 +7,8 @@ from aiokafka.admin import NewTopic
 
 from millstream.streams.broker.clients import admin_client, idempotent_producer
 from millstream.streams.settings import Settings
-from tests.probes import free_port, redis_answers
-from tests.services import Services, Unanswered, running_services
+from tests.services.probes import free_port, redis_answers
+from tests.services.running import Services, Unanswered, running_services
 
 
 async def test_the_sessions_kafka_takes_a_record(settings: Settings) -> None:

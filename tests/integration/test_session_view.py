@@ -13,8 +13,8 @@ from millstream.streams.sessions.memory import MemorySessionStore
 from millstream.streams.sessions.redis import RedisSessionStore
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.metrics import MetricsCollector
+from tests.harness.views import USERS, StartViews, counts, publish, run_of
 from tests.support import eventually
-from tests.view_harness import USERS, StartViews, counts, publish, run_of
 
 
 class SwitchableStore(MemorySessionStore):

@@ -22,7 +22,7 @@ from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.restore import Restored
 from millstream.streams.settings import Settings
 from millstream.streams.transactions.committer import Committer
-from tests.lane_harness import (
+from tests.harness.lanes import (
     chain_stages,
     lane_services,
     read_topic,
@@ -30,7 +30,7 @@ from tests.lane_harness import (
     running_lanes,
     upstream,
 )
-from tests.writing_lane import (
+from tests.harness.writing_lane import (
     CHUNK_IDS,
     POLICY,
     Clock,

@@ -19,7 +19,7 @@ from millstream.schemas.lane_events import RunParked
 from millstream.schemas.topics import ATTEMPTS, CONTROL, PARKED, RESULTS
 from millstream.streams.lane.base.context import LaneServices
 from millstream.streams.settings import Settings
-from tests.lane_harness import ask, lane_services, one_lane, read_topic, read_whole, upstream
+from tests.harness.lanes import ask, lane_services, one_lane, read_topic, read_whole, upstream
 from tests.support import eventually
 
 PRICED = Policy.from_yaml(

@@ -17,8 +17,8 @@ from millstream.streams.telemetry.exposition import Exposition, Readiness
 from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.views.service import Views
 from millstream.streams.wire.partitioning import home_partition
+from tests.harness.views import SOURCE, StartViews, counted, counts, publish, recount, run_of
 from tests.support import eventually
-from tests.view_harness import SOURCE, StartViews, counted, counts, publish, recount, run_of
 
 
 async def test_totals_equal_a_recount_after_a_restart_in_the_middle(

@@ -15,7 +15,7 @@ from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTempla
 from millstream.schemas.base import Address
 from millstream.schemas.errors import LaneLost
 from millstream.schemas.events import AgentToken, CheckpointSaved
-from tests.agent_runs import ACCEPTED_AT_MS, NOW_MS, Runs, resolved
+from tests.harness.agent_runs import ACCEPTED_AT_MS, NOW_MS, Runs, resolved
 from tests.support import eventually
 
 SUM = 'call: calculator {"expression": "2 + 3 * 4"}; say: it is {tool_result}'

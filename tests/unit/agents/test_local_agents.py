@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from millstream.agents.factory import AgentFactory
-from tests.agent_runs import Runs
+from tests.harness.agent_runs import Runs
 
 pytestmark = pytest.mark.model
 

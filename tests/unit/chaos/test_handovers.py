@@ -4,7 +4,7 @@ from millstream.schemas.base import Address
 from millstream.schemas.events import AgentResult
 from millstream.schemas.lane_events import LaneOpened
 from millstream.streams.wire.partitioning import home_partition
-from tests.handovers import Handover, handovers, longest_wait_s, superseded
+from tests.harness.handovers import Handover, handovers, longest_wait_s, superseded
 
 PARTITIONS = 4
 ADA = home_partition("ada", PARTITIONS)

@@ -22,7 +22,7 @@ from millstream.agents.sessions.checkpointer import RunCheckpointer
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.schemas.errors import InputTooLong
 from millstream.schemas.events import AgentToken
-from tests.agent_runs import NOW_MS, Runs
+from tests.harness.agent_runs import NOW_MS, Runs
 
 SUM = 'call: calculator {"expression": "2 + 3 * 4"}; say: it is {tool_result}'
 ANSWER = 'call: Answer {"answer": "yes", "keywords": ["a"]}'

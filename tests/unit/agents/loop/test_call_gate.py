@@ -7,7 +7,7 @@ import pytest
 from millstream.agents.executor import AgentExecutor
 from millstream.agents.loop.callbacks import CallbackEvent
 from millstream.schemas.errors import LaneLost
-from tests.agent_runs import Runs
+from tests.harness.agent_runs import Runs
 
 SUM = 'call: calculator {"expression": "2 + 3 * 4"}; say: it is {tool_result}'
 ANSWER = 'call: Answer {"answer": "yes", "keywords": []}'

@@ -10,7 +10,7 @@ from millstream.agents.loop.token_writer import GATHERED_BYTES_MAX, OUTPUT_BYTES
 from millstream.schemas.errors import LaneLost, Terminal
 from millstream.schemas.events import AgentToken
 from millstream.schemas.ports import EmitToken
-from tests.agent_runs import resolved
+from tests.harness.agent_runs import resolved
 from tests.support import eventually
 
 

@@ -11,7 +11,7 @@ from aiohttp import web
 from millstream.agents.executor import RunOutcome
 from millstream.agents.factory import AgentFactory
 from millstream.agents.models.resolve import resolve_model
-from tests.agent_runs import Runs
+from tests.harness.agent_runs import Runs
 
 
 class Provider:

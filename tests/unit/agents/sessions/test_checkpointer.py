@@ -14,7 +14,7 @@ from millstream.agents.sessions.checkpointer import CHECKPOINT_CHARS_MAX, RunChe
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES
 from millstream.schemas.errors import CheckpointUnreadable, Terminal
 from millstream.schemas.events import CheckpointSaved
-from tests.agent_runs import Runs, resolved
+from tests.harness.agent_runs import Runs, resolved
 
 CHAT = BUILT_IN_TEMPLATES[0]
 CONFIG = {"configurable": {"thread_id": "s1", "checkpoint_ns": ""}}

@@ -13,7 +13,7 @@ from millstream.middleware.pipeline import build_pipeline
 from millstream.schemas.events import AttemptStarted
 from millstream.streams.lane.runs.admission import Admission, admit
 from millstream.streams.lane.state.lane_state import LaneState
-from tests.agent_runs import resolved
+from tests.harness.agent_runs import resolved
 
 
 def admitted(template: str) -> tuple[LaneState, Admission]:

