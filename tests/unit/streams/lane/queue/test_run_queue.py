@@ -32,9 +32,9 @@ from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.wire.codec import Tombstone
 from millstream.streams.wire.keys import request_key
 from millstream.streams.wire.records import InputRecord, read_request
+from tests.harness.writing_lane import lane_context
 from tests.support import eventually
 from tests.unit.streams.making import record
-from tests.writing_lane import lane_context
 
 
 class PlainOutput:
