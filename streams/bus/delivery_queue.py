@@ -64,7 +64,7 @@ class DeliveryQueue:
         """Deliveries that wait."""
         return len(self._queue)
 
-    def offer(self, source: TopicPartition, delivery: Delivery, size_bytes: int) -> None:
+    def put_if_wanted(self, source: TopicPartition, delivery: Delivery, size_bytes: int) -> None:
         """Take a delivery if it is wanted; if there is no room, note it as the one to come next."""
         if not self.enabled or not self.wanted.matches(delivery.event):
             return
@@ -79,7 +79,7 @@ class DeliveryQueue:
         self._bytes += size_bytes
         self._wake()
 
-    async def take(self) -> Delivery | None:
+    async def get(self) -> Delivery | None:
         """Wait for the next delivery; `None` once the queue is closed. For one taker."""
         while not self._queue:
             if self.closed:

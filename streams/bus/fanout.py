@@ -121,7 +121,7 @@ class Fanout:
                 continue
             size_bytes = len(record.value or b"")
             for box in takers:
-                box.offer(partition, entry, size_bytes)
+                box.put_if_wanted(partition, entry, size_bytes)
         end = records[-1].offset + 1
         for box in boxes:
             if not box.full:

@@ -247,5 +247,5 @@ class LogBus:
 
 
 async def _drained(box: DeliveryQueue) -> AsyncIterator[Delivery]:
-    while (delivery := await box.take()) is not None:
+    while (delivery := await box.get()) is not None:
         yield delivery

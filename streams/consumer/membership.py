@@ -43,7 +43,7 @@ class Membership:
         self._clock_s = clock_s
         self._heard_at_s = float("-inf")
         self._waiting: set[asyncio.Future[None]] = set()
-        self._on_thrown_out: list[Callable[[], None]] = []
+        self._on_evicted: list[Callable[[], None]] = []
         self.joining = False
         self.epoch = 0
 
@@ -52,9 +52,9 @@ class Membership:
         """Whether the broker has heard of this member within the session time-out."""
         return self._clock_s() - self._heard_at_s <= self._session_timeout_s
 
-    def on_thrown_out(self, tell: Callable[[], None]) -> None:
+    def on_evicted(self, tell: Callable[[], None]) -> None:
         """Call `tell` each time this member is thrown out or leaves."""
-        self._on_thrown_out.append(tell)
+        self._on_evicted.append(tell)
 
     def heard(self, sent_at_s: float) -> None:
         """Note that the broker answered what was sent at this time: it counts us in."""
@@ -66,7 +66,7 @@ class Membership:
         """Note that the broker does not know this member any more."""
         self.epoch += 1
         self._heard_at_s = float("-inf")
-        for tell in self._on_thrown_out:
+        for tell in self._on_evicted:
             tell()
         self.wake()
 

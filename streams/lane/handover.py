@@ -32,7 +32,7 @@ class Handover:
         self._ending: dict[int, asyncio.Task[None]] = {}
         self._worker: asyncio.Task[None] | None = None
 
-    def begin(self, number: int, slot: LaneSlot) -> None:
+    def start(self, number: int, slot: LaneSlot) -> None:
         """Begin to end a lane, unless that is under way."""
         if number in self._ending:
             return

@@ -49,7 +49,7 @@ class Lanes:
         self._membership = Membership(settings.session_timeout_s)
         self._assignor = LaneAssignor()
         self.app.membership, self.app.assignor_of_lanes = self._membership, self._assignor
-        self._membership.on_thrown_out(self._drop_lanes)
+        self._membership.on_evicted(self._drop_lanes)
         self._handover = Handover(
             self._assignor, grace_s=settings.revoke_grace_s, join_anew=self._join_anew
         )
@@ -199,7 +199,7 @@ class Lanes:
                 slot.confirm()
         self._was_assigned.set()
         for number in sorted(self._assignor.to_revoke & mine - given_back):
-            self._handover.begin(number, self._slots[number])
+            self._handover.start(number, self._slots[number])
         if given_back:  # let go while the group was dealing already
             self._deal_again()
         await asyncio.gather(*(slot.close() for slot in gone))

@@ -27,7 +27,7 @@ class Deferral:
         self.from_ms = from_ms
         self.unwritten = 0
         self.held: list[Entry[InputRecord]] | None = []
-        self._found_to = rescanned_to
+        self._rescanned_to = rescanned_to
         self._is_found = rescanned_to <= since
         self._left = array("q")
         self._next = 0
@@ -66,10 +66,10 @@ class Deferral:
 
     def add(self, offset: int) -> None:
         """Leave one more where it stands; it has just been read."""
-        if offset >= self._found_to:
+        if offset >= self._rescanned_to:
             (self._left if self._is_found else self._later).append(offset)
 
-    def find(self, offset: int) -> None:
+    def rescanned(self, offset: int) -> None:
         """Note one that an earlier owner left."""
         if offset >= self.since:
             self._left.append(offset)

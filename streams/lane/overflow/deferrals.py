@@ -97,8 +97,8 @@ class Deferrals:
         )
         self._restored: list[RequestsDeferred] = []
         self._look_at = 0.0
-        self._to_find: dict[UserKey, Deferral] = {}
-        self._found_to = self._find_to = 0
+        self._to_rescan: dict[UserKey, Deferral] = {}
+        self._rescanned_to = self._rescan_to = 0
         self._wake = self._freed.changed
         self._task: asyncio.Task[None] | None = None
         self._now = asyncio.get_running_loop().time
@@ -127,9 +127,9 @@ class Deferrals:
             found.held = None
         self._restored.clear()
         self._freed.wanted = bool(self._of)
-        self._ready, self._to_find = dict(self._of), dict(self._of)
-        self._found_to = min((one.since for one in self._of.values()), default=end)
-        self._find_to = end
+        self._ready, self._to_rescan = dict(self._of), dict(self._of)
+        self._rescanned_to = min((one.since for one in self._of.values()), default=end)
+        self._rescan_to = end
 
     def begin(self) -> None:
         """Take in what was left, once the lane serves."""
@@ -266,10 +266,10 @@ class Deferrals:
             if not self._is_behind:
                 self._ready |= self._waiting_for_reader
                 self._waiting_for_reader = {}
-            while self._to_find or self._ready:
+            while self._to_rescan or self._ready:
                 self._look_who_has_left()
-                if self._to_find:
-                    await self._find_on()
+                if self._to_rescan:
+                    await self._rescan()
                 if ready := self._who_may_take():
                     await self._take_on(ready)
                     # No faster than they are parked.
@@ -294,26 +294,26 @@ class Deferrals:
     def _may_take(self, deferral: Deferral) -> bool:
         return deferral.next is not None and not self._is_too_much(deferral.user)
 
-    async def _find_on(self) -> None:
+    async def _rescan(self) -> None:
         """Read some more of what earlier owners left, to know which they are."""
         read = 0
         async with aclosing(
-            stretch(self._reader, self._input, self._found_to, self._find_to)
+            stretch(self._reader, self._input, self._rescanned_to, self._rescan_to)
         ) as records:
             async for record in records:
-                self._found_to = record.offset + 1
+                self._rescanned_to = record.offset + 1
                 user = self._context.stage.user_of(record.value)
-                if user is not None and (deferral := self._to_find.get(user)) is not None:
-                    deferral.find(record.offset)
+                if user is not None and (deferral := self._to_rescan.get(user)) is not None:
+                    deferral.rescanned(record.offset)
                     self._mark_ready(deferral)
                 read += 1
                 if read >= _READ_AT_ONCE_MAX:
                     return
-        found, self._to_find = self._to_find, {}
+        found, self._to_rescan = self._to_rescan, {}
         for deferral in found.values():
             deferral.all_found()
             self._mark_ready(deferral)
-            self._move_on(deferral)
+            self._persist_progress(deferral)
 
     async def _take_on(self, ready: list[Deferral]) -> None:
         """Take in what comes next of those who have place, as far as it stands together."""
@@ -327,8 +327,8 @@ class Deferrals:
                 read += 1
                 deferral = wanted.pop(record.offset, None)
                 if deferral is not None:
-                    moved_on = partial(self._move_on, deferral)
-                    self._take_in(deferral.take(InputRecord.of(record), moved_on))
+                    persist = partial(self._persist_progress, deferral)
+                    self._take_in(deferral.take(InputRecord.of(record), persist))
                     taken += 1
                     size += len(record.value or b"")
                     if (following := deferral.next) is not None and self._may_take(deferral):
@@ -353,9 +353,9 @@ class Deferrals:
             )
             if (following := deferral.next) is not None:
                 wanted[following] = deferral
-            self._move_on(deferral)
+            self._persist_progress(deferral)
 
-    def _move_on(self, deferral: Deferral) -> None:
+    def _persist_progress(self, deferral: Deferral) -> None:
         """Write down how far a user's are done, now and then; forget it when all are."""
         if self._of.get(deferral.user) is not deferral:
             return

@@ -32,48 +32,48 @@ def delivery_queue(
 async def test_full_mailbox_notes_the_first_record_that_it_could_not_take() -> None:
     box, _ = delivery_queue()
     for offset in range(5):
-        box.offer(HERE, delivery(offset), 10)
+        box.put_if_wanted(HERE, delivery(offset), 10)
     assert (box.full, len(box), box.positions[HERE]) == (True, 4, 4)
 
 
 async def test_room_is_told_once_half_of_it_is_free() -> None:
     box, room = delivery_queue()
     for offset in range(5):
-        box.offer(HERE, delivery(offset), 10)
-    await box.take()
+        box.put_if_wanted(HERE, delivery(offset), 10)
+    await box.get()
     assert (box.full, room) == (True, [])
-    await box.take()
+    await box.get()
     assert (box.full, room) == (False, [box])
 
 
 async def test_bytes_bound_it_too() -> None:
     box, _ = delivery_queue(bytes_max=25)
     for offset in range(3):
-        box.offer(HERE, delivery(offset), 10)
+        box.put_if_wanted(HERE, delivery(offset), 10)
     assert (box.full, len(box), box.positions[HERE]) == (True, 2, 2)
 
 
 async def test_record_larger_than_the_mailbox_passes_alone() -> None:
     box, _ = delivery_queue(bytes_max=25)
-    box.offer(HERE, delivery(0), 1000)
+    box.put_if_wanted(HERE, delivery(0), 1000)
     assert (box.full, len(box)) == (False, 1)
-    box.offer(HERE, delivery(1), 1)
+    box.put_if_wanted(HERE, delivery(1), 1)
     assert (box.full, box.positions[HERE]) == (True, 1)
 
 
 async def test_disabled_and_cleared_mailbox_has_room_again() -> None:
     box, room = delivery_queue()
     for offset in range(5):
-        box.offer(HERE, delivery(offset), 10)
+        box.put_if_wanted(HERE, delivery(offset), 10)
     box.enabled = False
     box.clear()
     assert (len(box), box.full, room) == (0, False, [box])
-    box.offer(HERE, delivery(4), 10)
+    box.put_if_wanted(HERE, delivery(4), 10)
     assert len(box) == 0
 
 
 async def test_closed_mailbox_gives_nothing_more() -> None:
     box, _ = delivery_queue()
-    box.offer(HERE, delivery(0), 10)
+    box.put_if_wanted(HERE, delivery(0), 10)
     box.close()
-    assert await box.take() is None
+    assert await box.get() is None

@@ -118,7 +118,7 @@ async def test_a_tenure_waits_for_what_comes_of_a_join_that_takes_long() -> None
 async def test_who_was_thrown_out_holds_nothing_until_it_is_given_again() -> None:
     watch = Watch()
     told: list[int] = []
-    watch.membership.on_thrown_out(lambda: told.append(watch.membership.epoch))
+    watch.membership.on_evicted(lambda: told.append(watch.membership.epoch))
     await watch.send(SYNC)
     lease = Lease(watch.membership)
     watch.coordinator.reset_generation()

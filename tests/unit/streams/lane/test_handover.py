@@ -45,7 +45,7 @@ class Deal:
 
     def begin(self, *numbers: int) -> None:
         for number in numbers:
-            self.handover.begin(number, cast("LaneSlot", self.slots[number]))
+            self.handover.start(number, cast("LaneSlot", self.slots[number]))
 
     async def _join(self) -> None:
         self.claims.append(NUMBERS - self.assignor.given_back)

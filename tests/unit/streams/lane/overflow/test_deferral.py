@@ -54,7 +54,7 @@ class Owners:
 
     def find(self) -> None:
         for offset in self.to_find[:2]:
-            self.deferral.find(offset)
+            self.deferral.rescanned(offset)
         if self.to_find and not self.to_find[2:]:
             self.deferral.all_found()
         self.to_find = self.to_find[2:]
