@@ -144,7 +144,8 @@ class Lanes:
                 # Only this partition waits: the others share the agent. What Faust has fetched of
                 # it already still comes; `pause_partitions` would lose that.
                 consumer.on_buffer_full(message.tp)
-                self._read_on_later(message.tp, slot)
+                # Faust compares with its own kind, and `message.tp` is aiokafka's.
+                self._read_on_later(TP(message.topic, message.partition), slot)
 
     def _read_on_later(self, tp: TP, slot: LaneSlot) -> None:
         """Have a partition read on once its slot has room for more."""
