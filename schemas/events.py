@@ -335,7 +335,13 @@ def require_one_target(request_id: str | None, session_id: str | None) -> None:
 
 
 class DeadLetter(Event):
-    """A record that could not be read, whole: bytes are in base64, `None` where there was none."""
+    """A record that could not be read: bytes are in base64, `None` where there was none.
+
+    Of the headers those are kept that say what a record is: `content-type`, `ce_*`, `traceparent`,
+    `tracestate` and `millstream-*`, spelt so. Any other may be a secret and is dropped.
+    `headers_dropped` has their names, each once, up to 20, without those that do not look like a
+    name; `headers_dropped_count` is how many were dropped in all.
+    """
 
     title: ClassVar[str] = "A record that could not be read"
 
@@ -347,6 +353,8 @@ class DeadLetter(Event):
     key: str | None = None
     value: str | None = None
     headers: tuple[tuple[str, str | None], ...] = ()
+    headers_dropped: tuple[str, ...] = ()
+    headers_dropped_count: Count = 0
 
     @property
     def event_id(self) -> str:

@@ -190,7 +190,7 @@ DEAD_LETTERS = TopicSpec(
     "dead-letters",
     DeadLetter,
     "key of the original record",
-    "Records that could not be read, whole, with the reason",
+    "Records that could not be read, with the reason",
     30 * DAY_MS,
     placement="per_lane",
     # The largest record that the broker takes, in base64, and why it could not be read.

@@ -39,6 +39,7 @@ from millstream.streams.history.dead_letters import (
 from millstream.streams.history.redrive import Redrive, Redriver
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import rfc3339
+from millstream.streams.wire.headers import DroppedHeaders
 
 __all__ = ["dead_letters_app"]
 
@@ -94,7 +95,7 @@ def list_(
 
 @dead_letters_app.command()
 def show(address: Annotated[str, _Where], *, as_json: _Json = False) -> None:
-    """Show one dead letter whole: reason, key, headers and bytes, and what became of it.
+    """Show one dead letter: reason, key, bytes, headers kept and dropped, and what became of it.
 
     In JSON bytes are in base64; as text, what is not UTF-8 is escaped.
     """
@@ -114,6 +115,11 @@ def show(address: Annotated[str, _Where], *, as_json: _Json = False) -> None:
         ("state", _told(buried)),
         ("key", "none" if letter.key is None else _text(letter.key)),
         *((f"header {name}", _text(held or "")) for name, held in letter.headers),
+        *(
+            [("dropped", _dropped_text(dropped))]
+            if (dropped := buried.headers_dropped).count
+            else ()
+        ),
         ("value", value),
     ]
     for name, told in lines:
@@ -225,6 +231,10 @@ def _tell(buried: Buried, done: Redrive, *, as_json: bool) -> None:
             f"({done.unreadable.code}: {one_line(str(done.unreadable))}); unless the workers are "
             "newer, it will be a dead letter again"
         )
+    if done.headers_dropped.count:
+        progress_console().print(
+            f"note: {buried.source} was put back without {_dropped_text(done.headers_dropped)}"
+        )
     if as_json:
         body = {**_facts(buried), "redriven_as": str(done.redriven_as), "first": done.first}
         print_data(json.dumps(body, ensure_ascii=False))
@@ -236,6 +246,7 @@ def _tell(buried: Buried, done: Redrive, *, as_json: bool) -> None:
 
 def _facts(buried: Buried) -> dict[str, Any]:
     redrive = buried.redrive
+    dropped = buried.headers_dropped
     facts = {
         "source": str(buried.source),
         "dead_letter": str(buried.address),
@@ -243,6 +254,8 @@ def _facts(buried: Buried) -> dict[str, Any]:
         "code": buried.reason.code,
         "message": buried.reason.message,
         "value_bytes": buried.value_bytes,
+        "headers_dropped": list(dropped.names) if dropped.count else None,
+        "headers_dropped_count": dropped.count or None,
         "state": buried.state,
         "came_of": None if buried.came_of is None else str(buried.came_of),
         "redriven_as": None if redrive is None else str(redrive.redriven_as),
@@ -313,7 +326,16 @@ def _address(text: str, settings: Settings) -> Address:
     )
 
 
+def _dropped_text(dropped: DroppedHeaders) -> str:
+    """Say which headers are not copied: `3 headers: authorization, cookie`."""
+    number = f"{dropped.count} header" + ("s" if dropped.count > 1 else "")
+    return f"{number}: {_printable(', '.join(dropped.names))}" if dropped.names else number
+
+
 def _text(encoded: str) -> str:
     """Give base64 as text; control characters and what is not UTF-8 are escaped."""
-    text = base64.b64decode(encoded).decode("utf-8", errors="backslashreplace")
+    return _printable(base64.b64decode(encoded).decode("utf-8", errors="backslashreplace"))
+
+
+def _printable(text: str) -> str:
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)

@@ -31,6 +31,7 @@ from millstream.schemas.lane_events import (
 )
 from millstream.streams.bus.api import Delivery, Unreadable
 from millstream.streams.wire.codec import rfc3339
+from millstream.streams.wire.records import with_kept_headers
 
 __all__ = [
     "entry_json",
@@ -76,7 +77,10 @@ def entry_json(entry: Delivery | Unreadable) -> str:
     if isinstance(entry, Unreadable):
         body["unreadable"] = {"code": entry.error.code, "message": str(entry.error)}
     else:
-        body["event"] = entry.event.model_dump(mode="json", exclude_none=True)
+        event = entry.event
+        # An earlier version wrote all headers into it, secrets among them.
+        shown = with_kept_headers(event) if isinstance(event, DeadLetter) else event
+        body["event"] = shown.model_dump(mode="json", exclude_none=True)
     return json.dumps(body, ensure_ascii=False)
 
 

@@ -25,8 +25,9 @@ from millstream.streams.broker.topic_admin import partition_counts
 from millstream.streams.history.replay import HistoryQuery, read_history
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import REDRIVEN, decode
+from millstream.streams.wire.headers import NO_HEADERS, DroppedHeaders
 from millstream.streams.wire.partitioning import home_partition
-from millstream.streams.wire.records import InputRecord
+from millstream.streams.wire.records import InputRecord, with_kept_headers
 
 __all__ = [
     "Buried",
@@ -70,6 +71,8 @@ class Buried:
     """A dead letter without its bytes, and what became of the original.
 
     `address` and `at_ms` (the broker's time) are the dead letter's, `source` is the original's.
+    `headers_dropped` are those that a record put back from it lacks.
+
     `came_of` is the record that was put back and could not be read, if this is that. Of one that
     was put back, `redrive` tells as what, `status` how its request ended, and `dead_as` where the
     record stands that could not be read again.
@@ -81,6 +84,7 @@ class Buried:
     reason: Reason
     value_bytes: int | None
     came_of: Address | None
+    headers_dropped: DroppedHeaders = NO_HEADERS
     redrive: DeadLetterRedriven | None = None
     status: ResultStatus | None = None
     dead_as: Address | None = None
@@ -144,10 +148,13 @@ async def find_dead_letter(settings: Settings, address: Address) -> Buried:
 
 
 async def read_letter(reader: PartitionReader, buried: Buried) -> DeadLetter:
-    """Read a dead letter whole. Raises `DeadLetterNotFound` if its retention has passed."""
+    """Read a dead letter with its bytes and the headers that are kept.
+
+    Raises `DeadLetterNotFound` if its retention has passed.
+    """
     async with aclosing(record_at(reader, buried.address)) as records:
         async for record in records:
-            return decode(record, DeadLetter)
+            return with_kept_headers(decode(record, DeadLetter))
     raise DeadLetterNotFound(f"the dead letter {buried.address} is not there any more")
 
 
@@ -250,6 +257,7 @@ async def record_at(reader: PartitionReader, address: Address) -> AsyncGenerator
 
 
 def _buried(address: Address, at_ms: int, letter: DeadLetter) -> Buried:
+    letter = with_kept_headers(letter)
     return Buried(
         address=address,
         at_ms=at_ms,
@@ -257,6 +265,7 @@ def _buried(address: Address, at_ms: int, letter: DeadLetter) -> Buried:
         reason=letter.reason,
         value_bytes=None if letter.value is None else len(base64.b64decode(letter.value)),
         came_of=_came_of(letter),
+        headers_dropped=DroppedHeaders(letter.headers_dropped, letter.headers_dropped_count),
     )
 
 

@@ -32,6 +32,12 @@ from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.history.dead_letters import Buried, read_letter, record_at
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import ORIGIN, REDRIVEN, decode, encode
+from millstream.streams.wire.headers import (
+    NO_HEADERS,
+    DroppedHeaders,
+    dropped_headers,
+    forwarded_headers,
+)
 from millstream.streams.wire.records import (
     InputRecord,
     original_address,
@@ -55,12 +61,14 @@ class Redrive:
     """What came of a redrive.
 
     `redriven_as` is where the record stands; `first` is false if it had been put back before, and
-    nothing was written now. `unreadable` is why this program could not read it either.
+    nothing was written now. `unreadable` is why this program could not read it either. The record
+    lacks the original's `headers_dropped`; empty if nothing was written now.
     """
 
     redriven_as: Address
     first: bool
     unreadable: Poison | None = None
+    headers_dropped: DroppedHeaders = NO_HEADERS
 
 
 class Redriver:
@@ -127,7 +135,8 @@ class Redriver:
         if before is not None:
             return Redrive(before, first=False)  # its bytes may be gone by now
         mended = value is not None
-        again = _put_back(await self._mended(buried, value), buried)
+        original = await self._mended(buried, value)
+        again = _put_back(original, buried)
         request, unreadable = self._forecast(again)
         if unreadable is not None and mended:
             raise CannotRedrive(f"the mended value cannot be read, {unreadable.code}: {unreadable}")
@@ -158,7 +167,11 @@ class Redriver:
             message = f"a record of {again.size_bytes} bytes is too large for {again.topic}"
             raise CannotRedrive(message) from error
         known[str(buried.source)] = redriven_as
-        return Redrive(redriven_as, first=True, unreadable=unreadable)
+        # Of one whose bytes the dead letter does not hold, an earlier version named no headers.
+        dropped = buried.headers_dropped
+        if not dropped.count:
+            dropped = dropped_headers(original.headers)
+        return Redrive(redriven_as, first=True, unreadable=unreadable, headers_dropped=dropped)
 
     def _require_lanes(self, source: Address, *, mended: bool) -> None:
         """Refuse what no lane would read, or would not read so."""
@@ -178,7 +191,7 @@ class Redriver:
             )
 
     async def _mended(self, buried: Buried, value: bytes | None) -> InputRecord:
-        """Give the record to put back, at the place of the original, without its own headers."""
+        """Give the record to put back, at the place of the original."""
         record = _kept(await read_letter(self._reader, buried))
         if record is None:
             record = await self._original(buried.source, keep_value=value is None)
@@ -257,9 +270,7 @@ def _put_back(record: InputRecord, buried: Buried) -> InputRecord:
     except Poison:
         place = record.address  # it was buried for that header
     named = Redriven(source=place, buried=buried.source).model_dump_json().encode()
-    others = (
-        one for one in record.headers if one[0] not in {ORIGIN, REDRIVEN} and one[1] is not None
-    )
+    others = forwarded_headers(record.headers, replaced=(ORIGIN, REDRIVEN))
     return replace(record, offset=record.offset + 1, headers=(*others, (REDRIVEN, named)))
 
 

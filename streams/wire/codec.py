@@ -184,10 +184,15 @@ def _diagnosed(
     version = body.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         return _newer(version)
+    name = event_type.__name__
+    article = "an" if name[0] in "AEIOU" else "a"
+    return WrongShape(f"not {article} {name}: {problems_of(error)}")
+
+
+def problems_of(error: ValidationError) -> str:
+    """Say what is wrong with a value, without a word of the value: it may be a secret."""
     problems = [
         f"{'.'.join(str(part) for part in problem['loc']) or 'value'}: {problem['msg']}"
         for problem in error.errors(include_url=False, include_input=False)[:_PROBLEMS_SHOWN_MAX]
     ]
-    name = event_type.__name__
-    article = "an" if name[0] in "AEIOU" else "a"
-    return WrongShape(f"not {article} {name}: {'; '.join(problems)}")
+    return "; ".join(problems)

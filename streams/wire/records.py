@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -14,7 +14,8 @@ from millstream.schemas.errors import Poison, RecordTooLarge, WrongShape
 from millstream.schemas.events import AgentRequest, DeadLetter, Origin, Redriven, ResolvedRequest
 from millstream.schemas.lane_events import StageRequest
 from millstream.schemas.reasons import reason_of
-from millstream.streams.wire.codec import ORIGIN, REDRIVEN, decode, header
+from millstream.streams.wire.codec import ORIGIN, REDRIVEN, decode, header, problems_of
+from millstream.streams.wire.headers import dropped_headers, is_kept
 
 OriginT = TypeVar("OriginT", bound=Origin)
 
@@ -25,7 +26,6 @@ DEAD_LETTER_BYTES_MAX = 1_400_000
 """Most bytes of a record that its dead letter keeps: in base64 they are a third more."""
 
 _JSON_PER_HEADER_BYTES = 16
-_JSON_PER_CHARACTER_BYTES = 6
 
 
 class LogRecord(Protocol):
@@ -79,11 +79,19 @@ class InputRecord:
 
     @property
     def size_bytes(self) -> int:
-        """The bytes of key, value and headers, these as they would be in JSON at worst."""
+        """The bytes of key, value and the headers that are kept, these as they are in JSON."""
+        return self._bytes_without("")
+
+    @property
+    def unmoved_bytes(self) -> int:
+        """The same before a move: what a move adds must not make a record too large."""
+        return self._bytes_without(ORIGIN)
+
+    def _bytes_without(self, left_out: str) -> int:
         headers = sum(
-            len(name) * _JSON_PER_CHARACTER_BYTES + len(value or b"") + _JSON_PER_HEADER_BYTES
+            len(name) + len(value or b"") + _JSON_PER_HEADER_BYTES
             for name, value in self.headers
-            if name != ORIGIN  # what a move adds must not make a record too large
+            if name != left_out and is_kept(name)
         )
         return len(self.key or b"") + len(self.value or b"") + headers
 
@@ -93,9 +101,9 @@ def read_request(record: InputRecord) -> ResolvedRequest:
 
     Its time is the broker's for this very record. Raises `Poison`.
     """
-    if record.size_bytes > REQUEST_BYTES_MAX:
+    if record.unmoved_bytes > REQUEST_BYTES_MAX:
         raise RecordTooLarge(
-            f"the record has {record.size_bytes} bytes, a request at most {REQUEST_BYTES_MAX}"
+            f"the record has {record.unmoved_bytes} bytes, a request at most {REQUEST_BYTES_MAX}"
         )
     request = decode(record, AgentRequest)
     return request.resolved(original_address(record), record.timestamp)
@@ -179,7 +187,8 @@ def _place(record: InputRecord, name: str, of: type[OriginT]) -> OriginT | None:
     try:
         return of.model_validate_json(given)
     except ValidationError as error:
-        raise WrongShape(f"the header {name} is not the place of a record: {error}") from None
+        problems = problems_of(error)
+        raise WrongShape(f"the header {name} is not the place of a record: {problems}") from None
 
 
 def read_stage_request(record: InputRecord) -> StageRequest:
@@ -194,37 +203,49 @@ def origin_header(source: Address, at_ms: int | None = None) -> tuple[str, bytes
 
 
 def dead_letter(record: InputRecord, poison: Poison, *, at_ms: int) -> DeadLetter:
-    """Give the dead letter of a record that could not be read, with all that it was.
+    """Give the dead letter of a record that could not be read: its bytes, and the headers kept.
 
     Of one larger than `DEAD_LETTER_BYTES_MAX` only the address is kept, and the reason says so.
     """
-    reason = reason_of(poison)
-    if record.size_bytes > DEAD_LETTER_BYTES_MAX:
-        kept_not = (
-            f"{reason.message} (its {record.size_bytes} bytes are too many to be kept here: "
-            f"they stand at {record.address} until that topic's retention has passed)"
-        )
-        return DeadLetter(
-            at_ms=at_ms,
-            reason=reason.model_copy(update={"message": kept_not}),
-            source=record.address,
-            source_at_ms=record.timestamp,
-        )
-    return DeadLetter(
+    dropped = dropped_headers(record.headers)
+    letter = DeadLetter(
         at_ms=at_ms,
-        reason=reason,
+        reason=reason_of(poison),
         source=record.address,
         source_at_ms=record.timestamp,
-        key=_base64(record.key),
-        value=_base64(record.value),
-        headers=tuple(_header_pairs(record.headers)),
+        headers_dropped=dropped.names,
+        headers_dropped_count=dropped.count,
+    )
+    if record.size_bytes > DEAD_LETTER_BYTES_MAX:
+        kept_not = (
+            f"{letter.reason.message} (its {record.size_bytes} bytes are too many to be kept here: "
+            f"they stand at {record.address} until that topic's retention has passed)"
+        )
+        reason = letter.reason.model_copy(update={"message": kept_not})
+        return letter.model_copy(update={"reason": reason})
+    return letter.model_copy(
+        update={
+            "key": _base64(record.key),
+            "value": _base64(record.value),
+            "headers": tuple(
+                (name, _base64(value)) for name, value in record.headers if is_kept(name)
+            ),
+        }
     )
 
 
-def _header_pairs(
-    headers: Iterable[tuple[str, bytes | None]],
-) -> Iterable[tuple[str, str | None]]:
-    return ((name, _base64(value)) for name, value in headers)
+def with_kept_headers(letter: DeadLetter) -> DeadLetter:
+    """Give a dead letter as it is written now; earlier versions wrote all headers into it."""
+    dropped = dropped_headers(letter.headers)
+    if not dropped.count:
+        return letter
+    return letter.model_copy(
+        update={
+            "headers": tuple(pair for pair in letter.headers if is_kept(pair[0])),
+            "headers_dropped": (*letter.headers_dropped, *dropped.names),
+            "headers_dropped_count": letter.headers_dropped_count + dropped.count,
+        }
+    )
 
 
 def _base64(value: bytes | None) -> str | None:

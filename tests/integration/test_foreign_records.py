@@ -52,5 +52,5 @@ async def test_a_header_whose_name_is_no_text_stops_nobody(settings: Settings) -
         results = await read_topic(settings, RESULTS, AgentResult, count=2)
         (letter,) = await read_topic(settings, DEAD_LETTERS, DeadLetter, count=1)
     assert {result.request_id for result in results} == {"r1", "r2"}
-    assert letter.headers == ((r"\xff\xfe\x80", "MQ=="),)
+    assert (letter.headers, letter.headers_dropped, letter.headers_dropped_count) == ((), (), 1)
     assert await read_whole(settings, TOKENS, AgentToken)

@@ -25,7 +25,8 @@ from millstream.streams.lane.runs.admission import Admission, admit
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses
-from millstream.streams.wire.codec import Tombstone, decode, traceparent_of
+from millstream.streams.wire.codec import ORIGIN, Tombstone, decode, traceparent_of
+from millstream.streams.wire.headers import forwarded_headers
 from millstream.streams.wire.keys import request_key, session_key
 from millstream.streams.wire.partitioning import home_partition
 from millstream.streams.wire.records import (
@@ -64,7 +65,7 @@ class RecordRouter:
         # A plain send: only lane `home` may write to partition `home` in a transaction. Sent
         # again after a crash it is the same request, since it keeps the id of its origin.
         record = entry.record
-        headers = [pair for pair in record.headers if pair[1] is not None]
+        headers = forwarded_headers(record.headers, replaced=(ORIGIN,))
         try:
             await self._services.producer.send_and_wait(
                 record.topic,

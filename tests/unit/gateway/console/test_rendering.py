@@ -238,3 +238,15 @@ def test_long_texts_are_cut() -> None:
 )
 def test_money_is_told_in_dollars(micros: int, told: str) -> None:
     assert money(micros) == told
+
+
+def test_a_dead_letter_of_an_earlier_version_is_printed_without_its_secrets() -> None:
+    old = DeadLetter(
+        reason=Reason(code="not_json", message="why"),
+        source=PLACE,
+        source_at_ms=1,
+        headers=(("ce_id", "MQ=="), ("authorization", "QmVhcmVyIHMzY3JldA==")),
+    )
+    event = json.loads(entry_json(Delivery(old, PLACE, 5)))["event"]
+    assert event["headers"] == [["ce_id", "MQ=="]]
+    assert (event["headers_dropped"], event["headers_dropped_count"]) == (["authorization"], 1)

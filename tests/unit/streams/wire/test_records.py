@@ -6,9 +6,9 @@ import base64
 
 import pytest
 
-from millstream.schemas.base import Address
+from millstream.schemas.base import Address, Reason
 from millstream.schemas.errors import NotJson, Poison, RecordTooLarge, WrongShape
-from millstream.schemas.events import Redriven
+from millstream.schemas.events import DeadLetter, Redriven
 from millstream.schemas.topics import DEAD_LETTERS
 from millstream.streams.wire.codec import ORIGIN, REDRIVEN, encode
 from millstream.streams.wire.records import (
@@ -19,6 +19,7 @@ from millstream.streams.wire.records import (
     dead_letter,
     origin_header,
     read_request,
+    with_kept_headers,
 )
 from tests.unit.streams.making import Headers, record
 
@@ -118,14 +119,38 @@ def test_a_request_too_large_to_be_written_about_is_poison() -> None:
         read_request(record({**MINIMUM, "metadata": {"x" * REQUEST_BYTES_MAX: ""}}))
 
 
-def test_a_dead_letter_holds_the_whole_record() -> None:
-    hostile = record(b"\xff", key=b"\x00/../", headers=(("h", b"\xfe"), ("none", None)))
+def test_a_place_that_cannot_be_read_is_told_without_what_stood_there() -> None:
+    for given in (b"Bearer s3cret", b'{"source": "s3cret"}', b'{"source": {"s3cret": 1}}'):
+        with pytest.raises(WrongShape, match=ORIGIN) as told:
+            read_request(record(MINIMUM, headers=((ORIGIN, given),)))
+        assert "s3cret" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["authorization", "\x01" * 500_000], ids=["value", "name"])
+def test_what_is_dropped_does_not_make_a_request_too_large(name: str) -> None:
+    secret = (name, b"x" * REQUEST_BYTES_MAX)
+    assert read_request(record(MINIMUM, headers=(secret,))) == read_request(record(MINIMUM))
+    with pytest.raises(RecordTooLarge, match="at most"):
+        read_request(record(MINIMUM, headers=(("ce_x", b"x" * REQUEST_BYTES_MAX),)))
+
+
+def test_a_place_does_not_make_a_request_too_large() -> None:
+    first = Address(topic="requests", partition=5, offset=3)
+    name, place = origin_header(first)
+    request = read_request(record(MINIMUM, headers=((name, place + b" " * REQUEST_BYTES_MAX),)))
+    assert request.source == first
+
+
+def test_a_dead_letter_holds_the_whole_record_but_headers_that_may_be_secret() -> None:
+    headers = (("ce_h", b"\xfe"), ("Authorization", b"Bearer s3cret"), ("ce_none", None))
+    hostile = record(b"\xff", key=b"\x00/../", headers=headers)
     letter = dead_letter(hostile, NotJson("why"), at_ms=6000)
     assert letter.source == Address(topic="requests", partition=2, offset=7)
     assert (letter.reason.code, letter.reason.message) == ("not_json", "why")
     assert base64.b64decode(letter.value or "") == b"\xff"
     assert base64.b64decode(letter.key or "") == b"\x00/../"
-    assert letter.headers == (("h", base64.b64encode(b"\xfe").decode()), ("none", None))
+    assert letter.headers == (("ce_h", base64.b64encode(b"\xfe").decode()), ("ce_none", None))
+    assert (letter.headers_dropped, letter.headers_dropped_count) == (("Authorization",), 1)
     assert (letter.at_ms, letter.source_at_ms) == (6000, 5000)
 
 
@@ -139,21 +164,61 @@ def test_null_and_empty_stay_apart_in_a_dead_letter() -> None:
     [
         (b"x" * (DEAD_LETTER_BYTES_MAX - 3), ()),
         (b"x" * 1_048_576, ()),
-        (b"", (("h", b"x" * 1_048_000),)),
-        (b"", tuple((str(number), b"") for number in range(200_000))),
+        (b"", (("ce_h", b"x" * 1_048_000),)),
+        (b"", ((ORIGIN, b"x" * 1_390_000),)),
+        (b"x" * 1_300_000, ((ORIGIN, b"x" * 700_000),)),
+        (b"", tuple((f"ce_{number}", b"") for number in range(200_000))),
+        (b"", tuple((f"header{number}", b"") for number in range(200_000))),
+        (b"x" * 1_390_000, tuple((f"{'x' * 30}-{'y' * 30}{n}", b"") for n in range(1000))),
+        (b"x" * 1_390_000, (("authorization", b"x" * 1_000_000),)),
         (b"", (("\x01" * 500_000, None),)),
     ],
-    ids=["largest-kept", "value", "header", "many-headers", "escaped-name"],
+    ids=[
+        "largest-kept",
+        "value",
+        "header",
+        "place",
+        "value-and-place",
+        "many-headers",
+        "many-dropped",
+        "long-names",
+        "large-dropped",
+        "escaped-name",
+    ],
 )
 def test_a_dead_letter_always_fits_into_a_record(value: bytes, headers: Headers) -> None:
     letter = dead_letter(record(value, headers=headers), Poison("why"), at_ms=1)
     assert encode(letter, source="/test").size_bytes <= DEAD_LETTERS.record_bytes_max
 
 
-def test_a_record_too_large_to_be_kept_leaves_its_address() -> None:
-    letter = dead_letter(record(b"x" * 1_500_000), Poison("why"), at_ms=1)
-    assert (letter.value, letter.key) == (None, None)
+def test_a_record_is_kept_whole_however_large_the_headers_that_are_dropped() -> None:
+    headers = (("authorization", b"x" * DEAD_LETTER_BYTES_MAX), ("\x01" * 500_000, None))
+    letter = dead_letter(record(b"value", headers=headers), Poison("why"), at_ms=1)
+    assert letter.value == base64.b64encode(b"value").decode()
+    assert (letter.headers_dropped, letter.headers_dropped_count) == (("authorization",), 2)
+
+
+def test_a_record_too_large_to_be_kept_leaves_its_address_and_the_names_of_its_headers() -> None:
+    large = record(b"x" * 1_500_000, headers=(("cookie", b"s3cret"), ("ce_id", b"1")))
+    letter = dead_letter(large, Poison("why"), at_ms=1)
+    assert (letter.value, letter.key, letter.headers) == (None, None, ())
+    assert (letter.headers_dropped, letter.headers_dropped_count) == (("cookie",), 1)
     assert "requests-2-7" in letter.reason.message
+
+
+def test_a_dead_letter_of_an_earlier_version_is_shown_without_its_secrets() -> None:
+    old = DeadLetter(
+        reason=Reason(code="not_json", message="why"),
+        source=Address(topic="requests", partition=2, offset=7),
+        source_at_ms=5000,
+        value="e30=",
+        headers=(("ce_id", "MQ=="), ("cookie", "czNjcmV0"), ("\x1b[2J", None)),
+    )
+    shown = with_kept_headers(old)
+    assert shown.headers == (("ce_id", "MQ=="),)
+    assert (shown.headers_dropped, shown.headers_dropped_count) == (("cookie",), 2)
+    assert shown.value == old.value
+    assert with_kept_headers(shown) is shown
 
 
 def test_what_was_put_right_came_when_its_header_says_and_no_other_time_is_believed() -> None:

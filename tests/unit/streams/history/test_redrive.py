@@ -1,0 +1,77 @@
+"""A record that is put back has the headers that are kept, whoever wrote its dead letter."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from millstream.schemas.base import Address, Reason
+from millstream.schemas.errors import NotJson
+from millstream.schemas.events import DeadLetter, Redriven
+from millstream.streams.history.dead_letters import Buried
+from millstream.streams.history.redrive import _kept, _put_back
+from millstream.streams.wire.codec import ORIGIN, REDRIVEN
+from millstream.streams.wire.headers import forwarded_headers
+from millstream.streams.wire.records import dead_letter, origin_header, read_request
+from tests.unit.streams.making import record
+
+SECRET = b"Bearer s3cret"
+FIRST = Address(topic="requests", partition=5, offset=3)
+HEADERS = (
+    ("traceparent", b"t"),
+    ("authorization", SECRET),
+    ("ce_id", b"1"),
+    ("ce_id", b"2"),
+    ("ce_none", None),
+    origin_header(FIRST),
+)
+VALUE = b'{"user_id": "ada", "input": "x"}'
+
+
+def old_letter() -> DeadLetter:
+    """Give a dead letter as the last release wrote it: with every header."""
+    return DeadLetter(
+        reason=Reason(code="not_json", message="why"),
+        source=Address(topic="requests", partition=2, offset=7),
+        source_at_ms=5000,
+        value=base64.b64encode(VALUE).decode(),
+        headers=tuple(
+            (name, None if value is None else base64.b64encode(value).decode())
+            for name, value in HEADERS
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    "letter",
+    [dead_letter(record(VALUE, headers=HEADERS), NotJson("why"), at_ms=1), old_letter()],
+    ids=["new", "of-the-last-release"],
+)
+def test_a_record_is_put_back_as_the_same_request_without_its_secrets(letter: DeadLetter) -> None:
+    original = _kept(letter)
+    assert original is not None
+    buried = Buried(letter.source, 1, letter.source, letter.reason, None, None)
+    again = _put_back(original, buried)
+    *kept, (name, value) = again.headers
+    assert kept == [("traceparent", b"t"), ("ce_id", b"1"), ("ce_id", b"2")]
+    assert name == REDRIVEN
+    assert Redriven.model_validate_json(value or b"") == Redriven(
+        source=FIRST, buried=letter.source
+    )
+    assert read_request(again).source == read_request(record(VALUE, headers=HEADERS)).source
+
+
+def test_a_record_that_is_put_back_again_and_again_does_not_grow() -> None:
+    letter = dead_letter(record(VALUE, headers=HEADERS), NotJson("why"), at_ms=1)
+    once = _kept(letter)
+    assert once is not None
+    buried = Buried(letter.source, 1, letter.source, letter.reason, None, None)
+    sizes = set()
+    for _ in range(5):
+        once = _put_back(once, buried)
+        sizes.add(once.size_bytes)
+        assert [name for name, _ in once.headers].count(REDRIVEN) == 1
+        assert ORIGIN not in dict(once.headers)
+        assert len(forwarded_headers(once.headers)) == len(once.headers)
+    assert len(sizes) == 1
