@@ -1,1 +1,1 @@
-"""Records as bytes: codec, keys, partitions."""
+"""Records as bytes: codec, keys, partitions, and the headers that a copy keeps."""
