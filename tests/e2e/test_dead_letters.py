@@ -54,7 +54,12 @@ async def test_a_record_is_seen_mended_and_put_back_once(settings: Settings) -> 
     where = f"{settings.namespace}.requests-{ADA}-0"
     async with running_lanes(settings), upstream(settings) as program:
         none = await run(variables, "dead-letters", "list")
-        await program.publish({"user_id": "ada"}, key=b"\xff\x00", partition=ADA)
+        await program.publish(
+            {"user_id": "ada"},
+            key=b"\xff\x00",
+            partition=ADA,
+            headers=[("authorization", b"Bearer s3cret"), ("ce_id", b"of the upstream")],
+        )
         await read_topic(settings, DEAD_LETTERS, DeadLetter, count=1)
         looked = await run_snippet("look", variables)
         mended = await run_snippet("mend", variables)
@@ -65,6 +70,9 @@ async def test_a_record_is_seen_mended_and_put_back_once(settings: Settings) -> 
     assert f"requests-{ADA}-0" in looked.out
     assert "wrong_shape: not an AgentRequest: input: Field required" in looked.out
     assert r"\xff" in looked.out
+    assert re.search(r"^header ce_id +of the upstream$", looked.out, re.MULTILINE)
+    assert re.search(r"^dropped +1 header: authorization$", looked.out, re.MULTILINE)
+    assert f"{where} was put back without 1 header: authorization" in mended.err
     assert (mended.code, mended.out) == (
         0,
         f"{where} was put back as {settings.namespace}.requests-{ADA}-1\n",
@@ -76,8 +84,12 @@ async def test_a_record_is_seen_mended_and_put_back_once(settings: Settings) -> 
     listed = await run(variables, "dead-letters", "list", "--json", "--code", "wrong_shape")
     (one,) = [json.loads(line) for line in listed.out.splitlines()]
     assert (one["source"], one["state"], one["status"]) == (where, "ended", "completed")
+    assert (one["headers_dropped"], one["headers_dropped_count"]) == (["authorization"], 1)
     shown = await run(variables, "dead-letters", "show", one["dead_letter"], "--json")
     body = json.loads(shown.out)
+    assert body["headers"] == [["ce_id", base64.b64encode(b"of the upstream").decode()]]
+    told = (looked, mended, again, listed, shown)
+    assert not any("s3cret" in one.out + one.err for one in told)
     assert base64.b64decode(body["value"]) == b'{"user_id": "ada"}'
     assert base64.b64decode(body["key"]) == b"\xff\x00"
     assert body["source"] == where

@@ -177,11 +177,12 @@ class Upstream:
         key: bytes | None = None,
         partition: int | None = None,
         topic: str | None = None,
+        headers: Iterable[tuple[str, bytes]] = (),
     ) -> Any:
         """Publish a value, JSON or raw; gives the record's metadata."""
         raw = json.dumps(value).encode() if isinstance(value, dict) else value
         return await self._producer.send_and_wait(
-            topic or self._topic, raw, key=key, partition=partition
+            topic or self._topic, raw, key=key, partition=partition, headers=list(headers)
         )
 
 
