@@ -14,6 +14,8 @@ import pytest
 import redis.asyncio
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from tests.lane_harness import read_topic, running_lanes
+from tests.view_harness import StartViews
 
 from millstream.gateway.console.rendering import entry_json, entry_line
 from millstream.schemas.base import Address, Reason
@@ -29,9 +31,7 @@ from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import ORIGIN, REDRIVEN, encode
 from millstream.streams.wire.headers import DroppedHeaders
 from millstream.streams.wire.partitioning import home_partition
-from tests.lane_harness import read_topic, running_lanes
 from tests.support import eventually
-from tests.view_harness import StartViews
 
 SECRET = b"s3cretS3cretS3cret"
 TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
