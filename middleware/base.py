@@ -174,5 +174,13 @@ class AgentMiddleware(ABC):
         """
         return None
 
+    def canonical(self) -> Any:
+        """Give what of the folded state decides, as values for JSON.
+
+        Equal for states that decide alike, in whatever order and from however far back they were
+        folded. A layer that can tell no less gives its state.
+        """
+        return self.state()
+
     def load(self, state: Any) -> None:  # noqa: B027
         """Take in what `state` gave, through JSON. Nothing was folded before."""

@@ -183,6 +183,10 @@ class CostTrackingMiddleware(AgentMiddleware):
         """Give the accounts."""
         return self._ledger.state()
 
+    def canonical(self) -> Any:
+        """Give the accounts by day and user."""
+        return self._ledger.canonical()
+
     def load(self, state: Any) -> None:
         """Take in what `state` gave."""
         self._ledger.load(state)

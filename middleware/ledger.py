@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 from millstream.schemas.base import Micros, UserKey
@@ -150,6 +151,18 @@ class SpendLedger:
             "are_over": [each.is_over for each in reserved],
         }
 
+    def canonical(self) -> Any:
+        """Give the newest day and, in order, each account on which anything stands."""
+        return {
+            "newest_day": self._newest_day,
+            "accounts": [
+                [number, user, day.spent_micros, _canonical(day.open)]
+                for number, users in sorted(self.days.items())
+                for user, day in sorted(users.items(), key=itemgetter(0))
+                if day.spent_micros or day.open
+            ],
+        }
+
     def load(self, state: Any) -> None:
         """Take in what `state` gave, through JSON."""
         self._newest_day = state["newest_day"]
@@ -169,6 +182,13 @@ class SpendLedger:
 
     def _day(self, number: int, user: UserKey) -> DayAccount:
         return self.days.setdefault(number, {}).setdefault(user, DayAccount())
+
+
+def _canonical(reservations: dict[str, Reservation]) -> Any:
+    return sorted(
+        (request_id, one.micros, one.settled_micros, one.is_over)
+        for request_id, one in reservations.items()
+    )
 
 
 @contextmanager

@@ -176,6 +176,10 @@ class MiddlewarePipeline:
         """Give what each layer has folded so far, as values for JSON."""
         return {layer.name: layer.state() for layer in self.layers}
 
+    def canonical(self) -> dict[str, Any]:
+        """Give what of each layer's state decides, for digests; see `AgentMiddleware.canonical`."""
+        return {layer.name: layer.canonical() for layer in self.layers}
+
     def load(self, state: dict[str, Any]) -> None:
         """Take in what `state` gave, through JSON, before anything is folded."""
         for layer in self.layers:

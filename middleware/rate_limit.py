@@ -111,6 +111,19 @@ class RateLimitMiddleware(AgentMiddleware):
             "times_ms": times.tolist(),
         }
 
+    def canonical(self) -> Any:
+        """Give the clock, and in order each user's admitted requests that can still count.
+
+        What is out of every window does not, whether it is forgotten yet or not.
+        """
+        out_ms = self._clock_ms - LATE_MS_MAX - self._window_ms_max
+        counting = {
+            user: [at_ms for at_ms in times if at_ms > out_ms]
+            for user, times in self._admitted.items()
+        }
+        admitted = [[user, times] for user, times in sorted(counting.items()) if times]
+        return {"clock_ms": self._clock_ms, "admitted": admitted}
+
     def load(self, state: Any) -> None:
         """Take in what `state` gave."""
         self._clock_ms = state["clock_ms"]

@@ -232,7 +232,6 @@ async def _writing(settings: Settings) -> AsyncIterator[_Writing]:
     await reader.start()
     restored = await restore(state, reader, settings, partition=0, now_ms=wall_clock_ms())
     await writer.open(restored.ends)
-    state.generation = 1
     await writer.commit([LaneOpened(stage="chain", partition=0, generation=1, worker="bench")])
     snapshots.open(restored)
     address = Address(topic=settings.topic(REQUESTS.name), partition=0, offset=0)

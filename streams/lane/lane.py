@@ -175,11 +175,10 @@ class Lane:
             )
             self._following = asyncio.create_task(self._follower.run())
             self._following.add_done_callback(self._ended)
-        self._state.generation += 1
         opened = LaneOpened(
             stage=self._context.stage.name,
             partition=self._context.partition,
-            generation=self._state.generation,
+            generation=self._state.generation + 1,
             worker=self._context.services.worker,
             producers=self._context.settings.transactional_producers,
             at_ms=self._context.services.clock_ms(),

@@ -236,9 +236,10 @@ async def writing_lane(
     in_flight = InFlightRequests(state=state, writer=writer, clock_ms=services.clock_ms)
     writer.watch(snapshots.consider)
     await writer.open(restored.ends)
-    state.generation += 1
-    opened = LaneOpened(stage="chain", partition=PARTITION, generation=state.generation, worker="w")
-    await writer.commit([opened])
+    number = state.generation + 1
+    await writer.commit(
+        [LaneOpened(stage="chain", partition=PARTITION, generation=number, worker="w")]
+    )
     snapshots.open(restored)
     lane = WritingLane(state, committer, writer, snapshots, in_flight, restored)
     try:

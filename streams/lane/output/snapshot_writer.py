@@ -1,10 +1,10 @@
 """Taking a lane's snapshots: exact cuts through what it has committed, off the way of its runs.
 
-The layers fold a decision before it is committed, the lane's state follows after. So a cut is made
-in two steps. First, between two ticks of the loop, the layers' states are copied and a member
-without records is submitted: all that they have folded was submitted before it. When that member is
-done, all of it is committed and the lane's state has followed; nothing later has. What was captured
-is then packed in a thread, and written in one transaction.
+Some folds take in an event before it is committed, as the layers do; the others follow after. So a
+cut is made in two steps. First, between two ticks of the loop, the state of the former is copied
+and a member without records is submitted: all that they have folded was submitted before it. When
+that member is done, all of it is committed and the other folds have followed; nothing later has.
+What was captured is then packed in a thread, and written in one transaction.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class SnapshotWriter:
     def _cut(self) -> asyncio.Future[Captured | None]:
         """Give what is to be written, once all of it is committed; `None` if it cannot be exact."""
         captured: asyncio.Future[Captured | None] = asyncio.get_running_loop().create_future()
-        layers = self._state.pipeline.state()
+        ahead = self._state.folds.state(before_commit=True)
         followed = dict(self._followed())
         refusals = self._writer.refusals
 
@@ -169,25 +169,18 @@ class SnapshotWriter:
             if captured.done():  # whoever waited has been cancelled
                 return
             if isinstance(mark, MillstreamError) or self._writer.refusals != refusals:
-                # What was refused is in the layers' states, and not on the log before the mark.
+                # What was refused is in the copied states, and not on the log before the mark.
                 captured.set_result(None)
             else:
-                captured.set_result(self._captured(layers, followed))
+                captured.set_result(self._captured(ahead, followed))
 
         self._committer.submit((), hear=reached)
         return captured
 
-    def _captured(self, layers: dict[str, Any], followed: dict[str, int]) -> Captured:
+    def _captured(self, ahead: dict[str, Any], followed: dict[str, int]) -> Captured:
         seen = self._state.seen
         return Captured(
-            layers=layers,
-            decided=tuple(self._state.decided.values()),
-            parked=tuple(self._state.parked.items()),
-            bills=tuple(
-                (bill.started, bill.cost) for bill in self._state.open_attempts.open.values()
-            ),
-            cancelled=self._state.cancelled.all,
-            open_ids=seen.open_data,
+            entries=ahead | self._state.folds.state(before_commit=False),
             chunks=seen.chunks,
             unwritten=seen.unwritten(),
             logs={**self._writer.next_offsets, **followed},

@@ -11,14 +11,7 @@ from aiokafka import TopicPartition
 
 from millstream.schemas.base import Event
 from millstream.schemas.errors import MillstreamError
-from millstream.schemas.events import (
-    AgentResult,
-    AttemptStarted,
-    CheckpointSaved,
-    CostRecorded,
-    Decision,
-    SessionUpdated,
-)
+from millstream.schemas.events import CheckpointSaved, SessionUpdated
 from millstream.schemas.lane_events import StageRequest
 from millstream.schemas.topics import (
     ATTEMPTS,
@@ -67,7 +60,6 @@ _TOPIC_OF: dict[str, TopicSpec] = {
 }
 
 
-_FOLDED = Decision | AttemptStarted | AgentResult | CostRecorded
 
 
 class LaneWriter:
@@ -96,6 +88,7 @@ class LaneWriter:
         )
         self._checkpoints_floor = 0
         self._on_committed: Callable[[], None] = lambda: None
+        self._ahead = state.folds.before_commit
         self._replacements = 0
         self.refusals = 0
         self.next_offsets: dict[str, int] = {}
@@ -162,8 +155,8 @@ class LaneWriter:
 
     def _settled(self, events: Sequence[Event | Tombstone], outcome: Outcome) -> None:
         if isinstance(outcome, MillstreamError):
-            # Folded in the pipeline, but not on the log, until it is replaced there.
-            self.refusals += any(isinstance(event, _FOLDED) for event in events)
+            # Folded by what does not wait for commits, but not on the log, until replaced there.
+            self.refusals += any(isinstance(event, self._ahead) for event in events)
             return
         for event, offset in zip(events, outcome, strict=True):
             if isinstance(event, Tombstone):

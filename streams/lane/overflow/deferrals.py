@@ -115,7 +115,7 @@ class Deferrals:
         self._restored = await deferred_users(
             self._reader, self._context.at(DEFERRED), self._input_name
         )
-        self._state.waits_since_ms = min((one.from_ms for one in self._restored), default=None)
+        self._state.waits_since(min((one.from_ms for one in self._restored), default=None))
 
     def open(self, end: int) -> None:
         """Take over what was deferred; `end` is where the input ends, or lies behind that."""
@@ -186,7 +186,7 @@ class Deferrals:
             self._of[user] = deferral = Deferral(user, entry.offset, from_ms=at_ms)
             self._freed.wanted = True
             since_ms = self._state.waits_since_ms
-            self._state.waits_since_ms = at_ms if since_ms is None else min(since_ms, at_ms)
+            self._state.waits_since(at_ms if since_ms is None else min(since_ms, at_ms))
             self._submit(self._event(deferral)).add_done_callback(partial(_acknowledge, deferral))
         return deferral
 
@@ -376,7 +376,7 @@ class Deferrals:
         if not self._of or self._now() >= self._look_at:
             self._look_at = self._now() + _LOOK_EVERY_S
             times = (one.from_ms for one in self._of.values())
-            self._state.waits_since_ms = min(times, default=None)
+            self._state.waits_since(min(times, default=None))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

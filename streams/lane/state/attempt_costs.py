@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from millstream.middleware.base import AttemptUsage
 from millstream.middleware.pipeline import MiddlewarePipeline
 from millstream.schemas.base import NO_USAGE, Event, Micros, Usage
 from millstream.schemas.events import AgentResult, AttemptStarted, CostRecorded, ResolvedRequest
+from millstream.schemas.topics import ATTEMPTS, COSTS, RESULTS
+from millstream.streams.lane.state.folds import Begin, Fold, Handler, SnapshotBody, Source
 from millstream.streams.wire.keys import RequestKey, request_key
 
 
@@ -46,20 +49,44 @@ class OpenAttempts:
         bill = self.open.get(key)
         return 0 if bill is None else bill.started.lost + (bill.cost is None)
 
-    def fold(self, event: Event) -> None:
-        """Take in a committed event."""
-        match event:
-            case AttemptStarted():
-                self.open[request_key(event)] = OpenAttempt(event)
-            case CostRecorded():
-                bill = self.open.get(request_key(event))
-                # That of an earlier attempt is counted on the newest one's mark.
-                if bill is not None and bill.started.attempt == event.attempt:
-                    bill.cost = event
-            case AgentResult():
-                self.open.pop(request_key(event), None)
-            case _:
-                pass
+    def as_fold(self, *, is_kept: bool = True) -> Fold:
+        """Give what the list is told of it; a stage that runs no agents keeps none."""
+        fold: dict[type[Event], Handler] = {
+            AttemptStarted: self._start,
+            CostRecorded: self._settle,
+            AgentResult: self._end,
+        }
+        return Fold(
+            name="attempts",
+            topics=tuple(Source(spec, Begin.WINDOW) for spec in (ATTEMPTS, COSTS, RESULTS)),
+            fold=fold if is_kept else {},
+            entries=("bills",),
+            state=lambda: {"bills": self._bills(self.open.values())},
+            load=self._load,
+            canonical=lambda: self._bills(self.open[key] for key in sorted(self.open)),
+        )
+
+    def _start(self, started: AttemptStarted) -> None:
+        self.open[request_key(started)] = OpenAttempt(started)
+
+    def _settle(self, cost: CostRecorded) -> None:
+        bill = self.open.get(request_key(cost))
+        # That of an earlier attempt is counted on the newest one's mark.
+        if bill is not None and bill.started.attempt == cost.attempt:
+            bill.cost = cost
+
+    def _end(self, result: AgentResult) -> None:
+        self.open.pop(request_key(result), None)
+
+    @staticmethod
+    def _bills(bills: Iterable[OpenAttempt]) -> tuple[tuple[Event, ...], ...]:
+        return tuple((one.started, one.cost) if one.cost else (one.started,) for one in bills)
+
+    def _load(self, body: SnapshotBody) -> None:
+        for started, *costs in body.entries["bills"]:
+            self._start(AttemptStarted.model_validate(started))
+            for cost in costs:
+                self._settle(CostRecorded.model_validate(cost))
 
 
 @dataclass(frozen=True, slots=True)

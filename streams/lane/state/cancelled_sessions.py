@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from millstream.schemas.base import Event
 from millstream.schemas.lane_events import CommandObeyed
-from millstream.schemas.topics import REQUESTS
+from millstream.schemas.topics import OBEYED, REQUESTS
+from millstream.streams.lane.state.folds import Begin, Fold, SnapshotBody, Source
 from millstream.streams.wire.keys import SessionKey
 
 CANCELS_MAX = 10_000
@@ -34,13 +34,23 @@ class CancelledSessions:
         """Give the time of a session's last cancel, in milliseconds, `None` if there was none."""
         return self._until.get(session)
 
-    def fold(self, event: Event) -> None:
-        """Take in a committed event."""
-        match event:
-            case CommandObeyed(session_id=str(session_id), until_ms=int(until_ms)):
-                self.cancel((event.tenant, event.user_id, session_id), until_ms)
-            case _:
-                pass
+    def as_fold(self) -> Fold:
+        """Give what the list is told of it."""
+        return Fold(
+            name="cancelled",
+            # A session's cancel counts for as long as its requests may stand unread.
+            topics=(Source(OBEYED, Begin.LOG),),
+            fold={CommandObeyed: self.fold},
+            entries=("cancelled",),
+            state=lambda: {"cancelled": self.all},
+            load=self._load,
+            canonical=lambda: sorted(self.all),
+        )
+
+    def fold(self, obeyed: CommandObeyed) -> None:
+        """Take in a committed event. A command that cancels no session changes nothing."""
+        if obeyed.session_id is not None and obeyed.until_ms is not None:
+            self.cancel((obeyed.tenant, obeyed.user_id, obeyed.session_id), obeyed.until_ms)
 
     def cancel(self, session: SessionKey, until_ms: int) -> None:
         """Remember that what arrived until then is cancelled."""
@@ -49,6 +59,10 @@ class CancelledSessions:
         oldest_ms = until_ms - (REQUESTS.retention_ms or 0)
         while len(self._until) > CANCELS_MAX or next(iter(self._until.values())) < oldest_ms:
             self._until.popitem(last=False)
+
+    def _load(self, body: SnapshotBody) -> None:
+        for (tenant, user_id, session_id), until_ms in body.entries["cancelled"]:
+            self.cancel((tenant, user_id, session_id), until_ms)
 
     @property
     def all(self) -> tuple[tuple[SessionKey, int], ...]:

@@ -8,13 +8,10 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from millstream.schemas.errors import LaneLost
-from millstream.schemas.topics import ATTEMPTS, COSTS, RESULTS
 from millstream.streams.broker.clients import committed_consumer
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.restore import fold_record
 from millstream.streams.settings import Settings
-
-FOLLOWED = (ATTEMPTS, COSTS, RESULTS)
 
 
 class StageFollower:
@@ -29,7 +26,7 @@ class StageFollower:
         self._state = state
         self._settings = settings
         self._partition = partition
-        self.positions = {spec.name: since[spec.name] for spec in FOLLOWED}
+        self.positions = {spec.name: since[spec.name] for spec in state.folds.follows}
 
     async def run(self) -> None:
         """Follow for ever.
@@ -37,7 +34,7 @@ class StageFollower:
         Raises `LaneLost` if Kafka stops answering: a stage that learns nothing of spend decides
         wrong.
         """
-        specs = {self._settings.topic(spec.name): spec for spec in FOLLOWED}
+        specs = {self._settings.topic(spec.name): spec for spec in self._state.folds.follows}
         consumer = committed_consumer(self._settings)
         try:
             await consumer.start()

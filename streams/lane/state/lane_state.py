@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from typing import Any
 
 from millstream.middleware.pipeline import MiddlewarePipeline
 from millstream.schemas.base import Address, Event
@@ -12,110 +12,145 @@ from millstream.schemas.events import (
     AttemptStarted,
     ControlCommand,
     CostRecorded,
-    DeadLetter,
     Decision,
     SessionUpdated,
 )
-from millstream.schemas.lane_events import (
-    ATTEMPTS_PER_GENERATION,
-    CommandObeyed,
-    LaneOpened,
-    RunParked,
-    StageRequest,
-)
-from millstream.schemas.topics import SESSIONS
+from millstream.schemas.lane_events import ATTEMPTS_PER_GENERATION, LaneOpened
+from millstream.schemas.topics import ATTEMPTS, COSTS, DECISIONS, LANES, RESULTS
 from millstream.streams.lane.state.attempt_costs import OpenAttempts
 from millstream.streams.lane.state.cancelled_sessions import CancelledSessions
+from millstream.streams.lane.state.folds import Begin, Fold, FoldList, Source, digest_of
+from millstream.streams.lane.state.requests import Requests, command_digest
 from millstream.streams.lane.state.seen_ids import SeenIds, id_digest
-from millstream.streams.wire.keys import RequestKey, SessionKey, request_key, session_key
+from millstream.streams.lane.state.session_heads import SessionHeads
+from millstream.streams.wire.keys import RequestKey, SessionKey
 
 
-@dataclass(slots=True)
 class LaneState:
-    """The fold of one partition's committed records for one stage of the chain.
+    """The folds of one partition's committed records for one stage of the chain.
 
-    `seen`: requests that this stage is through with, records that are dead letters, and commands
-    that were carried out; `decided`:
-    decisions on requests that are not finished, but for those that are `parked`, of which the
-    digests are kept; `bills`: what attempts of unfinished requests count at, where they may cost;
-    `cancelled`: which sessions were, and until when;
-    `heads`: each session's newest committed checkpoint; `decided_until_ms`: the broker's time of
-    the newest request that was decided on; `waits_since_ms`: none that was left unread came before
-    that, `None` if there is none.
+    It holds the list of folds and lets others look into what they know. Committed events alone
+    change it: `apply` folds one that was just committed, `restore` one that was read back. The
+    exceptions are `park`, for events that another reader has read, and `waits_since_ms`.
     """
 
-    stage: str
-    pipeline: MiddlewarePipeline
-    hands_over: bool
-    generation: int = 0
-    decided_until_ms: int = 0
-    waits_since_ms: int | None = None
-    seen: SeenIds = field(default_factory=SeenIds)
-    decided: dict[RequestKey, Decision] = field(default_factory=dict)
-    parked: dict[RequestKey, str | None] = field(default_factory=dict)
-    open_attempts: OpenAttempts = field(default_factory=OpenAttempts)
-    cancelled: CancelledSessions = field(default_factory=CancelledSessions)
-    heads: OrderedDict[SessionKey, SessionUpdated] = field(default_factory=OrderedDict)
+    seen: SeenIds
+    """Finished requests, records that are dead letters, and commands that were carried out."""
+
+    decided: dict[RequestKey, Decision]
+    """Decisions on requests that are neither finished nor parked."""
+
+    parked: dict[RequestKey, str | None]
+    """What was asked, as a digest, of requests that are parked."""
+
+    open_attempts: OpenAttempts
+    """What attempts of unfinished requests count at, where they may cost."""
+
+    cancelled: CancelledSessions
+    """Which sessions were cancelled, and until when."""
+
+    heads: OrderedDict[SessionKey, SessionUpdated]
+    """Each session's newest committed checkpoint."""
+
+    waits_since_ms: int | None
+    """Every request that was left unread arrived at or after it; `None` if there is none.
+
+    The queue of those requests measures it. It only makes ids stay longer, and is in no digest.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        pipeline: MiddlewarePipeline,
+        *,
+        hands_over: bool,
+        seen: SeenIds | None = None,
+        more: tuple[Fold, ...] = (),
+    ) -> None:
+        self.stage = stage
+        self.pipeline = pipeline
+        self.hands_over = hands_over
+        self.waits_since_ms = None
+        self._generation = _Generation(stage)
+        self._requests = Requests(stage, hands_over, SeenIds() if seen is None else seen)
+        self.seen = self._requests.seen
+        self.decided = self._requests.decided
+        self.parked = self._requests.parked
+        self.open_attempts = OpenAttempts()
+        self.cancelled = CancelledSessions()
+        heads = SessionHeads()
+        self.heads = heads.heads
+        self.folds = FoldList(
+            (
+                self._generation.as_fold(),
+                heads.as_fold(),
+                _layers(stage, pipeline),
+                self._requests.as_fold(),
+                self.open_attempts.as_fold(is_kept=not hands_over),
+                self.cancelled.as_fold(),
+                *more,
+            )
+        )
+        self._on_commit = self.folds.on_commit
+        self._on_restore = self.folds.on_restore
 
     def restore(self, event: Event) -> None:
         """Take in a committed record read back from a topic."""
-        match event:
-            case LaneOpened() if event.stage == self.stage:
-                self.generation = max(self.generation, event.generation)
-            case Decision() if event.stage == self.stage:
-                self.pipeline.fold(event)
-            case AttemptStarted() | CostRecorded() | AgentResult():
-                self.pipeline.fold(event)
-            case _:
-                pass
-        self.apply(event)
+        for fold in self._on_restore.get(type(event), ()):
+            fold(event)
 
     def apply(self, event: Event) -> None:
         """Take in a record that has just been committed; its pipeline side is folded already."""
-        if not self.hands_over:
-            self.open_attempts.fold(event)
-        match event:
-            case Decision() if event.stage == self.stage:
-                key = request_key(event)
-                self.decided_until_ms = max(self.decided_until_ms, event.at_ms)
-                if self.hands_over or not event.admitted:
-                    self._finish(key, event.at_ms, event.request_digest)
-                elif not self.is_finished(key):
-                    self.decided[key] = event
-            case AgentResult():
-                self._finish(request_key(event), event.at_ms)
-            case StageRequest() if event.stage != self.stage:
-                self._finish(request_key(event.request), event.at_ms)
-            case DeadLetter() | CommandObeyed():
-                self.seen.add(_record_digest(event), event.at_ms)
-                self.cancelled.fold(event)
-            case RunParked():
-                self.park(request_key(event), event.decision.request_digest)
-            case SessionUpdated():
-                self._move_head(event)
-            case _:
-                pass
+        for fold in self._on_commit.get(type(event), ()):
+            fold(event)
+
+    def digest(self) -> str:
+        """Give the digest of all that decides, in hex: 32 digits.
+
+        It depends on no order of insertion, and not on whether the state was folded live, from a
+        snapshot or from topics, once nothing is in flight: all that was submitted is committed,
+        and what is parked was read. Compare states of one policy, stage and window only.
+
+        Ids older than the window are not in it, nor are times of the rest: where a state forgets
+        them late it may. Two states may differ by the oldest ids once `dedup_ids_max` cuts the
+        window short, and by heads and cancels that the broker's retention has removed meanwhile,
+        which decide nothing any more.
+        """
+        return digest_of(self.digests())
+
+    def digests(self) -> dict[str, str]:
+        """Give the digest of each fold by its name: tells in what two states differ."""
+        return self.folds.digests()
+
+    @property
+    def generation(self) -> int:
+        """The number of the lane's newest announced owner, 0 before the first."""
+        return self._generation.newest
+
+    @property
+    def decided_until_ms(self) -> int:
+        """The broker's time of the newest request that was decided on, 0 before the first."""
+        return self._requests.decided_until_ms
 
     def attempt(self, tries: int) -> int:
         """Give the number of an attempt that follows `tries` of this owner's."""
         return self.generation * ATTEMPTS_PER_GENERATION + tries
 
     def park(self, key: RequestKey, asked: str | None) -> None:
-        """Take in that a request is parked: its record there carries the decision."""
-        self.decided.pop(key, None)
-        self.parked[key] = asked
+        """Take in that a request is parked, as its `RunParked` does: for the reader of `parked`."""
+        self._requests.park(key, asked)
+
+    def waits_since(self, at_ms: int | None) -> None:
+        """Hear when the oldest request arrived that is left unread; `None` if there is none."""
+        self.waits_since_ms = at_ms
 
     def is_finished(self, key: RequestKey) -> bool:
         """Tell whether this stage is through with a request."""
-        return id_digest(*key) in self.seen
+        return self._requests.is_finished(key)
 
     def asked(self, key: RequestKey) -> str | None:
         """Give the digest of what was asked under a request's id before, `None` if unknown."""
-        decided = self.decided.get(key)
-        if decided is not None:
-            return decided.request_digest
-        body = self.seen.body(id_digest(*key))
-        return None if body is None else f"{body:016x}"
+        return self._requests.asked(key)
 
     def is_buried(self, address: Address) -> bool:
         """Tell whether a record is a dead letter."""
@@ -123,7 +158,7 @@ class LaneState:
 
     def is_obeyed(self, command: ControlCommand, source: Address) -> bool:
         """Tell whether a command, whose record first stood at `source`, was carried out."""
-        return _command_digest(command, source) in self.seen
+        return command_digest(command, source) in self.seen
 
     def out_of_order(self) -> None:
         """Take in what follows topic by topic: what is first may be newer than what comes last."""
@@ -145,29 +180,56 @@ class LaneState:
         """Forget the finished requests that are older than the window in which ids are one."""
         self.seen.forget_before(at_ms)
 
-    def _move_head(self, head: SessionUpdated) -> None:
-        key = session_key(head)
-        self.heads[key] = head
-        self.heads.move_to_end(key)
-        # Its checkpoint is gone, or about to be: the session would begin anew in any case.
-        since_ms = head.at_ms - (SESSIONS.retention_ms or 0)
-        while next(iter(self.heads.values())).at_ms < since_ms:
-            self.heads.popitem(last=False)
 
-    def _finish(self, key: RequestKey, at_ms: int, asked: str | None = None) -> None:
-        decided = self.decided.pop(key, None)
-        if decided is not None:
-            asked = decided.request_digest
-        asked = self.parked.pop(key, asked)
-        self.seen.add(id_digest(*key), at_ms, None if asked is None else int(asked, 16))
+class _Generation:
+    """The number of the newest owner that announced itself."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self.newest = 0
+
+    def as_fold(self) -> Fold:
+        return Fold(
+            name="generation",
+            topics=(Source(LANES, Begin.WHOLE, follows_another=self._follows_another),),
+            fold={LaneOpened: self._open},
+            canonical=lambda: self.newest,
+        )
+
+    def _open(self, opened: LaneOpened) -> None:
+        if opened.stage == self._stage:
+            self.newest = max(self.newest, opened.generation)
+
+    def _follows_another(self, opened: LaneOpened) -> bool:
+        return opened.stage == self._stage and opened.generation > 1
 
 
-def _record_digest(event: DeadLetter | CommandObeyed) -> int:
-    if isinstance(event, CommandObeyed):
-        return _command_digest(event, event.source)
-    return id_digest(str(event.source))
+def _layers(stage: str, pipeline: MiddlewarePipeline) -> Fold:
+    """Give the fold that is the pipeline's layers.
 
+    Live, the pipeline folds an event when it makes it, before it is committed, so that the next
+    decision sees it. So the layers' part of a snapshot is taken before the rest, and a commit that
+    is refused leaves them ahead of the log until it is replaced.
+    """
 
-def _command_digest(event: ControlCommand | CommandObeyed, source: Address) -> int:
-    # With the user's name: a header says where a command first stood, and anybody may write it.
-    return id_digest(event.tenant, event.user_id, "command", str(source))
+    def decided(decision: Decision) -> None:
+        if decision.stage == stage:
+            pipeline.fold(decision)
+
+    ended: tuple[type[Event], ...] = (AttemptStarted, CostRecorded, AgentResult)
+    following = (ATTEMPTS, COSTS, RESULTS)
+
+    def state() -> dict[str, Any]:
+        return {"layers": pipeline.state()}
+
+    return Fold(
+        name="layers",
+        topics=tuple(Source(spec, Begin.WINDOW) for spec in (DECISIONS, *following)),
+        fold={Decision: decided, **dict.fromkeys(ended, pipeline.fold)},
+        entries=("layers",),
+        state=state,
+        load=lambda body: pipeline.load(body.entries["layers"]),
+        canonical=pipeline.canonical,
+        before_commit=True,
+        follows=following if pipeline.needs else (),
+    )

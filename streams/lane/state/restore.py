@@ -11,33 +11,14 @@ from aiokafka import TopicPartition
 from millstream.schemas.errors import Poison
 from millstream.schemas.events import Decision
 from millstream.schemas.lane_events import LaneOpened, SnapshotHeader
-from millstream.schemas.topics import (
-    ATTEMPTS,
-    COSTS,
-    DEAD_LETTERS,
-    DECISIONS,
-    LANES,
-    OBEYED,
-    RESULTS,
-    SESSIONS,
-    SNAPSHOTS,
-    TopicSpec,
-)
+from millstream.schemas.topics import DECISIONS, LANES, SNAPSHOTS, TopicSpec
 from millstream.streams.broker.compacted import pass_over
 from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.lane.state.folds import Begin
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.snapshot_format import StoredSnapshot, fold_version
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import decode
-
-WHOLE: tuple[TopicSpec, ...] = (LANES, SESSIONS)
-"""Compacted topics, read from their beginning."""
-
-TAIL: tuple[TopicSpec, ...] = (DECISIONS, ATTEMPTS, COSTS, RESULTS, OBEYED, DEAD_LETTERS)
-"""Logs, read from where a snapshot ends, or else in the window in which request ids are one.
-
-What their records do to a lane's state must be in its snapshots too: see `snapshots.py`.
-"""
 
 _DECISIONS_LOOKED_AT = 1000
 """Among so many last offsets the newest decision is looked for: some hold markers only."""
@@ -78,7 +59,12 @@ async def producers_announced(
 
 
 async def restore(
-    state: LaneState, reader: PartitionReader, settings: Settings, *, partition: int, now_ms: int
+    state: LaneState,
+    reader: PartitionReader,
+    settings: Settings,
+    *,
+    partition: int,
+    now_ms: int,
 ) -> Restored:
     """Fold partition `partition` of all topics that decide into `state`, which has folded nothing.
 
@@ -86,9 +72,10 @@ async def restore(
     since when requests wait unread (`Deferrals.restore`). Raises `LaneLost` if
     an open transaction hides the end for too long.
     """
+    topics = state.folds.topics
     at = {
-        spec.name: TopicPartition(settings.topic(spec.name), partition)
-        for spec in (*WHOLE, SNAPSHOTS, *TAIL)
+        name: TopicPartition(settings.topic(name), partition)
+        for name in (*(one.spec.name for one in topics), SNAPSHOTS.name)
     }
     found = await reader.high_watermarks(at.values())
     ends = {name: found[where] for name, where in at.items()}
@@ -102,31 +89,30 @@ async def restore(
     async for record in reader.read({at[SNAPSHOTS.name]: ends[SNAPSHOTS.name]}):
         count += 1
         stored.take(record)
-    tail_ends = {spec.name: ends[spec.name] for spec in TAIL}
-    snapshot = stored.header(fold_version(state, settings), tail_ends)
+    log_ends = {spec.name: ends[spec.name] for spec in state.folds.logs}
+    snapshot = stored.header(fold_version(state, settings), log_ends)
     if snapshot is not None and not stored.load(snapshot, state):
         snapshot = None
-    window_ms = max(settings.dedup_window_s * 1000, state.pipeline.history_ms)
+    needed_ms = since_ms - max(settings.dedup_window_s * 1000, state.pipeline.history_ms)
     tail_records = 0
     state.out_of_order()
     # One topic after the other: decisions are folded before what settles them.
-    for spec in (*WHOLE, *TAIL):
-        from_offset: int | None = None
-        from_ms: int | None = None
-        if spec in TAIL and snapshot is not None:
-            from_offset = snapshot.logs[spec.name]
-        elif spec is OBEYED:
-            pass  # a session's cancel counts for as long as its requests may stand unread
-        elif spec in TAIL:
-            from_ms = since_ms - window_ms
+    for source in topics:
+        spec = source.spec
+        from_offset = snapshot.logs.get(spec.name) if snapshot is not None else None
+        by_time = source.begin is Begin.WINDOW and from_offset is None
         stretch = {at[spec.name]: ends[spec.name]}
-        async for record in reader.read(stretch, since_ms=from_ms, from_offset=from_offset):
+        async for record in reader.read(
+            stretch, since_ms=needed_ms if by_time else None, from_offset=from_offset
+        ):
             count += 1
-            tail_records += spec in TAIL
+            tail_records += spec.name in log_ends
             fold_record(state, record, spec)
     state.in_order_of_time()
+    if state.decided_until_ms:  # as after each commit
+        since_ms = state.decided_up_to_ms(now_ms)
     state.forget_before(since_ms - settings.dedup_window_s * 1000)
-    return Restored(count, tail_records, tail_ends, snapshot, stored.parts)
+    return Restored(count, tail_records, log_ends, snapshot, stored.parts)
 
 
 async def _decided_until_ms(

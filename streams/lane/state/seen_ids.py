@@ -68,6 +68,7 @@ class SeenIds:
         self._next_chunk = 0
         self._open: dict[int, int] = {}
         self._is_sorted = True
+        self._oldest_ms = 0
         self.forgotten_ms: int | None = None
 
     def __len__(self) -> int:
@@ -113,6 +114,7 @@ class SeenIds:
 
     def forget_before(self, at_ms: int) -> None:
         """Forget what was finished before `at_ms`, and seal what fills a chunk."""
+        self._oldest_ms = max(self._oldest_ms, at_ms)
         while len(self._open) >= self._chunk_ids:
             self._seal()
         oldest = at_ms << _BODY_BITS
@@ -126,6 +128,21 @@ class SeenIds:
     def open_data(self) -> bytes:
         """Give the ids that are in no chunk yet, as bytes."""
         return _packed(self._open.items())
+
+    @property
+    def canonical_data(self) -> bytes:
+        """Give the remembered ids that are not to be forgotten, each with its body, in order.
+
+        Without those that stand out of turn and are not forgotten yet, though they should be; and
+        without times: an id that is finished twice keeps its first once it is sealed.
+        """
+        oldest = self._oldest_ms << _BODY_BITS
+        ids = (*self._sealed.items(), *self._open.items())
+        return b"".join(
+            key.to_bytes(_KEY_BYTES) + (known & _BODY_MASK).to_bytes(_BODY_BYTES)
+            for key, known in sorted(ids)
+            if known >= oldest
+        )
 
     @property
     def chunks(self) -> tuple[tuple[int, int], ...]:

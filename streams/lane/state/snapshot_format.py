@@ -1,6 +1,6 @@
 """What a lane's snapshot is made of: its parts as bytes, and the way back from records to state.
 
-A snapshot holds the layers' states, the open decisions and the remembered ids. It is used whole or
+A snapshot holds what the lane's folds give of themselves, and the sealed ids. It is used whole or
 not at all: a part that is missing, altered or of another format, policy or window is as good as no
 snapshot, and the lane is restored from the topics' window instead.
 """
@@ -17,16 +17,15 @@ from typing import Any
 import orjson
 import structlog
 
-from millstream.schemas.base import Event, compound_key
+from millstream.schemas.base import compound_key
 from millstream.schemas.errors import Poison
-from millstream.schemas.events import AttemptStarted, CostRecorded, Decision
 from millstream.schemas.lane_events import LaneSnapshot, SnapshotHeader
 from millstream.streams.broker.compacted import pass_over
+from millstream.streams.lane.state.folds import SnapshotBody, packed
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.seen_ids import SealedChunk
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import decode
-from millstream.streams.wire.keys import RequestKey, SessionKey, request_key
 
 log = structlog.get_logger(__name__)
 
@@ -44,15 +43,11 @@ _LEVEL = 1
 class Captured:
     """What a snapshot is made of: all that its lane has committed up to one moment.
 
-    `logs` says where what it does not know begins, `tail_records` how much of them it knows.
+    `entries` are what the folds gave. `logs` says where what it does not know begins,
+    `tail_records` how much of them it knows.
     """
 
-    layers: dict[str, Any]
-    decided: tuple[Decision, ...]
-    parked: tuple[tuple[RequestKey, str | None], ...]
-    bills: tuple[tuple[AttemptStarted, CostRecorded | None], ...]
-    cancelled: tuple[tuple[SessionKey, int], ...]
-    open_ids: bytes
+    entries: dict[str, Any]
     chunks: tuple[tuple[int, int], ...]
     unwritten: tuple[SealedChunk, ...]
     logs: dict[str, int]
@@ -78,17 +73,7 @@ def digest(data: bytes) -> str:
 
 def state_parts(captured: Captured) -> tuple[bytes, ...]:
     """Give the state, without sealed ids, as parts that fit into records."""
-    body = orjson.dumps(
-        {
-            "layers": captured.layers,
-            "decided": [_plain(decision) for decision in captured.decided],
-            "bills": [[_plain(event) for event in bill if event] for bill in captured.bills],
-            "parked": captured.parked,
-            "cancelled": captured.cancelled,
-            "open_ids": base64.b64encode(captured.open_ids).decode(),
-        }
-    )
-    data = zlib.compress(body, _LEVEL)
+    data = zlib.compress(packed(captured.entries), _LEVEL)
     return tuple(
         data[start : start + PART_BYTES_MAX] for start in range(0, len(data), PART_BYTES_MAX)
     )
@@ -143,29 +128,22 @@ class StoredSnapshot:
         return header
 
     def load(self, header: SnapshotHeader, state: LaneState) -> bool:
-        """Take a snapshot into a state that has folded nothing; tell whether it was whole."""
+        """Take a snapshot into a state that has folded nothing.
+
+        Tells whether it was whole, and held what every fold needs; if not, nothing was taken.
+        """
         data = [self._data(state_part(number)) for number in range(header.state_parts)]
         chunks = [self._data(ids_part(number)) for number, _, _ in header.chunks]
         if not _is_whole(header, data, chunks):
             log.warning("snapshot that is not whole passed over", stage=self.stage)
             return False
         body = orjson.loads(zlib.decompress(b"".join(filter(None, data))))
-        decided = [Decision.model_validate(each) for each in body["decided"]]
-        for started, *costs in body["bills"]:
-            state.open_attempts.fold(AttemptStarted.model_validate(started))
-            for cost in costs:
-                state.open_attempts.fold(CostRecorded.model_validate(cost))
-        state.pipeline.load(body["layers"])
-        state.decided = {request_key(each): each for each in decided}
-        for (tenant, user_id, request_id), asked in body["parked"]:
-            state.park((tenant, user_id, request_id), asked)
-        for (tenant, user_id, session_id), until_ms in body["cancelled"]:
-            state.cancelled.cancel((tenant, user_id, session_id), until_ms)
+        if missing := set(state.folds.entries) - body.keys():
+            log.info("snapshot of fewer folds", stage=self.stage, missing=sorted(missing))
+            return False
         sealed = zip(header.chunks, chunks, strict=True)
-        state.seen.load(
-            ((SealedChunk(number, ids or b""), left) for (number, left, _), ids in sealed),
-            base64.b64decode(body["open_ids"]),
-        )
+        loaded = ((SealedChunk(number, ids or b""), left) for (number, left, _), ids in sealed)
+        state.folds.load(SnapshotBody(body, tuple(loaded)))
         return True
 
     def _data(self, part: str) -> bytes | None:
@@ -186,10 +164,6 @@ class StoredSnapshot:
         except Poison as poison:
             pass_over(record, poison)
             return None
-
-
-def _plain(event: Event) -> dict[str, Any]:
-    return event.model_dump(mode="json", exclude_none=True)
 
 
 def _is_whole(

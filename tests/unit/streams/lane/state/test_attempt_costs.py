@@ -60,8 +60,9 @@ def cost(attempt: int, micros: int) -> CostRecorded:
 
 def folded(*events: AttemptStarted | CostRecorded | AgentResult) -> OpenAttempts:
     bills = OpenAttempts()
+    fold = bills.as_fold().fold
     for event in events:
-        bills.fold(event)
+        fold[type(event)](event)
     return bills
 
 

@@ -1,0 +1,146 @@
+"""Which records a stage is through with, and which of its requests are still open."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+from typing import Any
+
+from millstream.schemas.base import Address
+from millstream.schemas.events import AgentResult, ControlCommand, DeadLetter, Decision
+from millstream.schemas.lane_events import CommandObeyed, RunParked, StageRequest
+from millstream.schemas.topics import DEAD_LETTERS, DECISIONS, OBEYED, RESULTS
+from millstream.streams.lane.state.folds import Begin, Fold, SnapshotBody, Source
+from millstream.streams.lane.state.seen_ids import SeenIds, id_digest
+from millstream.streams.wire.keys import RequestKey, request_key
+
+
+@dataclass(slots=True)
+class Requests:
+    """The requests of one stage, from their decision until their ids are forgotten: a fold."""
+
+    stage: str
+    hands_over: bool
+    """Whether the stage is through with a request that it decided on."""
+
+    seen: SeenIds
+    """Finished requests, records that are dead letters, and commands that were carried out."""
+
+    decided: dict[RequestKey, Decision] = field(default_factory=dict)
+    """Decisions on requests that are neither finished nor parked."""
+
+    parked: dict[RequestKey, str | None] = field(default_factory=dict)
+    """What was asked, as a digest, of requests that are parked: their records hold the rest."""
+
+    decided_until_ms: int = 0
+    """The broker's time of the newest request that was decided on."""
+
+    def as_fold(self) -> Fold:
+        """Give what the list is told of it.
+
+        A hand-over (`StageRequest`) is folded live only: restored, its decision says the same.
+        So is `RunParked`: the queue reads `parked` when it opens, and calls `park` for each.
+        """
+        topics = (DECISIONS, RESULTS, OBEYED, DEAD_LETTERS)
+        return Fold(
+            name="requests",
+            topics=tuple(Source(spec, Begin.WINDOW) for spec in topics),
+            fold={
+                Decision: self._decide,
+                AgentResult: self._end,
+                StageRequest: self._hand_over,
+                DeadLetter: self._see,
+                CommandObeyed: self._see,
+                RunParked: self._park,
+            },
+            entries=("decided", "parked", "open_ids"),
+            state=self._state,
+            load=self._load,
+            canonical=self._canonical,
+        )
+
+    def is_finished(self, key: RequestKey) -> bool:
+        """Tell whether this stage is through with a request."""
+        return id_digest(*key) in self.seen
+
+    def asked(self, key: RequestKey) -> str | None:
+        """Give the digest of what was asked under a request's id before, `None` if unknown."""
+        decided = self.decided.get(key)
+        if decided is not None:
+            return decided.request_digest
+        body = self.seen.body(id_digest(*key))
+        return None if body is None else f"{body:016x}"
+
+    def park(self, key: RequestKey, asked: str | None) -> None:
+        """Take in that a request is parked: its record there carries the decision."""
+        self.decided.pop(key, None)
+        self.parked[key] = asked
+
+    def _decide(self, decision: Decision) -> None:
+        if decision.stage != self.stage:
+            return
+        key = request_key(decision)
+        self.decided_until_ms = max(self.decided_until_ms, decision.at_ms)
+        if self.hands_over or not decision.admitted:
+            self._finish(key, decision.at_ms, decision.request_digest)
+        elif not self.is_finished(key):
+            self.decided[key] = decision
+
+    def _end(self, result: AgentResult) -> None:
+        self._finish(request_key(result), result.at_ms)
+
+    def _hand_over(self, staged: StageRequest) -> None:
+        if staged.stage != self.stage:
+            self._finish(request_key(staged.request), staged.at_ms)
+
+    def _see(self, event: DeadLetter | CommandObeyed) -> None:
+        self.seen.add(_record_digest(event), event.at_ms)
+
+    def _park(self, event: RunParked) -> None:
+        self.park(request_key(event), event.decision.request_digest)
+
+    def _finish(self, key: RequestKey, at_ms: int, asked: str | None = None) -> None:
+        decided = self.decided.pop(key, None)
+        if decided is not None:
+            asked = decided.request_digest
+        asked = self.parked.pop(key, asked)
+        self.seen.add(id_digest(*key), at_ms, None if asked is None else int(asked, 16))
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "decided": tuple(self.decided.values()),
+            "parked": tuple(self.parked.items()),
+            "open_ids": self.seen.open_data,
+            "decided_until_ms": self.decided_until_ms,
+        }
+
+    def _load(self, body: SnapshotBody) -> None:
+        entries = body.entries
+        for each in entries["decided"]:
+            decision = Decision.model_validate(each)
+            self.decided[request_key(decision)] = decision
+        for (tenant, user_id, request_id), asked in entries["parked"]:
+            self.park((tenant, user_id, request_id), asked)
+        # Snapshots of earlier versions do not tell it.
+        self.decided_until_ms = entries.get("decided_until_ms", 0)
+        self.seen.load(body.chunks, base64.b64decode(entries["open_ids"]))
+
+    def _canonical(self) -> Any:
+        return {
+            "decided": [self.decided[key] for key in sorted(self.decided)],
+            "parked": sorted(self.parked.items()),
+            "decided_until_ms": self.decided_until_ms,
+            "seen": self.seen.canonical_data,
+        }
+
+
+def _record_digest(event: DeadLetter | CommandObeyed) -> int:
+    if isinstance(event, CommandObeyed):
+        return command_digest(event, event.source)
+    return id_digest(str(event.source))
+
+
+def command_digest(event: ControlCommand | CommandObeyed, source: Address) -> int:
+    """Give the digest that a command is known by, whose record first stood at `source`."""
+    # With the user's name: a header says where a command first stood, and anybody may write it.
+    return id_digest(event.tenant, event.user_id, "command", str(source))
