@@ -111,10 +111,9 @@ class LaneState:
         snapshot or from topics, once nothing is in flight: all that was submitted is committed,
         and what is parked was read. Compare states of one policy, stage and window only.
 
-        Ids older than the window are not in it, nor are times of the rest: where a state forgets
-        them late it may. Two states may differ by the oldest ids once `dedup_ids_max` cuts the
-        window short, and by heads and cancels that the broker's retention has removed meanwhile,
-        which decide nothing any more.
+        Ids older than the window are not in it, though a state may forget them later. Two states
+        may differ by the oldest ids once `dedup_ids_max` cuts the window short, and by heads and
+        cancels that the broker's retention has removed meanwhile, which decide nothing any more.
         """
         return digest_of(self.digests())
 

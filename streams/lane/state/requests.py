@@ -111,6 +111,7 @@ class Requests:
             "decided": tuple(self.decided.values()),
             "parked": tuple(self.parked.items()),
             "open_ids": self.seen.open_data,
+            "again_ids": self.seen.again_data,
             "decided_until_ms": self.decided_until_ms,
         }
 
@@ -121,9 +122,12 @@ class Requests:
             self.decided[request_key(decision)] = decision
         for (tenant, user_id, request_id), asked in entries["parked"]:
             self.park((tenant, user_id, request_id), asked)
-        # Snapshots of earlier versions do not tell it.
+        # What snapshots of earlier versions do not tell may be missing.
         self.decided_until_ms = entries.get("decided_until_ms", 0)
-        self.seen.load(body.chunks, base64.b64decode(entries["open_ids"]))
+        open_ids, again_ids = (
+            base64.b64decode(entries.get(name, "")) for name in ("open_ids", "again_ids")
+        )
+        self.seen.load(body.chunks, open_ids, again_ids)
 
     def _canonical(self) -> Any:
         return {

@@ -67,6 +67,8 @@ class SeenIds:
         self._chunks: deque[_Chunk] = deque()
         self._next_chunk = 0
         self._open: dict[int, int] = {}
+        # Of sealed ids that were finished again: a chunk that is written never changes.
+        self._again: dict[int, int] = {}
         self._is_sorted = True
         self._oldest_ms = 0
         self.forgotten_ms: int | None = None
@@ -83,16 +85,17 @@ class SeenIds:
         """Give the digest of what was asked under an id, `None` if that or the id is not known."""
         known = self._open.get(key)
         if known is None:
-            known = self._sealed.get(key, 0)
+            known = self._again.get(key) or self._sealed.get(key, 0)
         return (known & _BODY_MASK) or None
 
     def add(self, key: int, at_ms: int, body: int | None = None) -> None:
         """Remember an id as finished at `at_ms`. Added again, it keeps the body it had."""
         if key in self._sealed:
+            before = self._again.get(key) or self._sealed[key]
+            if (known := _newest(before, at_ms, body)) != before:
+                self._again[key] = known
             return
-        before = self._open.pop(key, 0)
-        moment = max(at_ms, before >> _BODY_BITS)
-        self._open[key] = moment << _BODY_BITS | (body or before & _BODY_MASK)
+        self._open[key] = _newest(self._open.pop(key, 0), at_ms, body)
         if self._is_sorted:
             self._make_room()
         elif len(self) > self._ids_max + self._ids_max // 4:
@@ -130,19 +133,19 @@ class SeenIds:
         return _packed(self._open.items())
 
     @property
-    def canonical_data(self) -> bytes:
-        """Give the remembered ids that are not to be forgotten, each with its body, in order.
+    def again_data(self) -> bytes:
+        """Give the sealed ids that were finished again since, as bytes."""
+        return _packed(self._again.items())
 
-        Without those that stand out of turn and are not forgotten yet, though they should be; and
-        without times: an id that is finished twice keeps its first once it is sealed.
+    @property
+    def canonical_data(self) -> bytes:
+        """Give the remembered ids that are not to be forgotten, in order, as bytes.
+
+        Without those that stand out of turn, and so are forgotten later than they should be.
         """
         oldest = self._oldest_ms << _BODY_BITS
-        ids = (*self._sealed.items(), *self._open.items())
-        return b"".join(
-            key.to_bytes(_KEY_BYTES) + (known & _BODY_MASK).to_bytes(_BODY_BYTES)
-            for key, known in sorted(ids)
-            if known >= oldest
-        )
+        ids = self._sealed | self._again | self._open
+        return _packed(sorted((key, known) for key, known in ids.items() if known >= oldest))
 
     @property
     def chunks(self) -> tuple[tuple[int, int], ...]:
@@ -168,7 +171,12 @@ class SeenIds:
         for chunk in self._chunks:
             chunk.written = chunk.written or chunk.number in written
 
-    def load(self, chunks: Iterable[tuple[SealedChunk, int]], open_data: bytes) -> None:
+    def load(
+        self,
+        chunks: Iterable[tuple[SealedChunk, int]],
+        open_data: bytes,
+        again_data: bytes = b"",
+    ) -> None:
         """Take in what a snapshot held, chunks with how many of their last ids are remembered.
 
         Nothing is remembered before.
@@ -181,6 +189,7 @@ class SeenIds:
             self._chunks.append(_Chunk(chunk.number, len(ids), written=True))
             self._next_chunk = chunk.number + 1
         self._open = _unpacked(open_data)
+        self._again = _unpacked(again_data)
         self._make_room()
 
     def _seal(self) -> None:
@@ -196,12 +205,20 @@ class SeenIds:
         chunk.left -= 1
         if not chunk.left:
             self._chunks.popleft()
-        return self._sealed.pop(self._order.popleft())
+        key = self._order.popleft()
+        if (known := self._again.pop(key, None)) is not None:
+            self._open[key] = known
+        return self._sealed.pop(key)
 
     def _make_room(self) -> None:
         while len(self) > self._ids_max:
             known = self._forget_sealed() if self._order else self._open.pop(next(iter(self._open)))
             self.forgotten_ms = max(self.forgotten_ms or 0, known >> _BODY_BITS)
+
+
+def _newest(before: int, at_ms: int, body: int | None) -> int:
+    moment = max(at_ms, before >> _BODY_BITS)
+    return moment << _BODY_BITS | (body or before & _BODY_MASK)
 
 
 def _packed(ids: Iterable[tuple[int, int]]) -> bytes:

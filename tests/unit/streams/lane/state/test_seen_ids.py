@@ -87,11 +87,43 @@ def test_full_chunks_are_sealed_in_the_order_of_time_and_written_once() -> None:
     assert (remembered.chunks, 2 in remembered, len(remembered)) == ((), True, 1)
 
 
-def test_a_sealed_id_keeps_its_place_when_it_is_finished_again() -> None:
+def test_a_sealed_id_that_is_finished_again_is_remembered_from_then() -> None:
     remembered = seen((1, 10), (2, 20), (3, 30), (4, 40))
     remembered.forget_before(0)
     remembered.add(1, 50, 7)
-    assert (len(remembered), remembered.body(1)) == (4, None)
+    assert (len(remembered), remembered.body(1)) == (4, 7)
+    assert remembered.chunks == ((0, 4),)
+    remembered.forget_before(41)
+    assert (remembered.chunks, 1 in remembered, remembered.body(1)) == ((), True, 7)
+    remembered.forget_before(51)
+    assert len(remembered) == 0
+
+
+def test_an_id_that_was_forgotten_and_finished_anew_behind_a_snapshot_is_remembered() -> None:
+    live = seen((1, 10), (2, 20), (3, 30), (4, 40))
+    live.forget_before(0)
+    restored, snapshots = seen(), Snapshots()
+    restored = snapshots.taken_and_loaded(live)
+    live.forget_before(11)
+    for remembered in (live, restored):
+        remembered.add(1, 50)
+        remembered.forget_before(11)
+    assert 1 in restored
+    assert live.canonical_data == restored.canonical_data
+
+
+def test_what_is_remembered_compares_alike_sealed_and_not() -> None:
+    sealed, not_sealed = seen(ids_max=20), SeenIds(ids_max=20)
+    for remembered in (sealed, not_sealed):
+        for key in range(1, 10):
+            remembered.add(key, 10 * key)
+            remembered.forget_before(15)
+        remembered.add(2, 95, 7)
+    assert sealed.chunks
+    assert not not_sealed.chunks
+    assert sealed.canonical_data == not_sealed.canonical_data
+    not_sealed.add(3, 96)
+    assert sealed.canonical_data != not_sealed.canonical_data
 
 
 class Snapshots:
@@ -112,6 +144,7 @@ class Snapshots:
         again.load(
             ((self.chunks[number], left) for number, left in remembered.chunks),
             remembered.open_data,
+            remembered.again_data,
         )
         return again
 
@@ -140,6 +173,7 @@ def test_loaded_from_a_snapshot_it_goes_on_as_if_nothing_had_happened(
                 remembered.forget_before(now_ms - 10 * value)
         assert [left for _, left in live.chunks] == [left for _, left in restored.chunks]
         assert live.open_data == restored.open_data
+        assert live.canonical_data == restored.canonical_data
         assert [live.body(each) for each in range(13)] == [
             restored.body(each) for each in range(13)
         ]
