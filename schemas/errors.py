@@ -32,6 +32,7 @@
     ├── NoSuchPartition      what was asked for does not stand at the partition that was named
     ├── DeadLetterNotFound   there is no dead letter at or of an address
     ├── CannotRedrive        a dead letter cannot be put back as asked; says why
+    ├── HistoryGone              records that a restore needs were removed (wanted, oldest)
     ├── ServiceUnavailable       Kafka or Redis does not answer
     ├── AnswerUnread             the reader of an answer cannot go on
     │   ├── AnswerLate           nothing of it came in time
@@ -240,6 +241,25 @@ class CannotRedrive(MillstreamError):
     """A dead letter cannot be put back as asked; nothing was written."""
 
     code = "cannot_redrive"
+
+
+class HistoryGone(MillstreamError):
+    """A log no longer holds, or never held, records without which a state cannot be rebuilt.
+
+    `topic` is the topic as Kafka names it; `wanted` is the first offset that is needed, or the
+    offset up to which a restore was asked for; `oldest` is the log's first offset that stands.
+    """
+
+    code = "history_gone"
+
+    def __init__(
+        self, message: str, *, topic: str, partition: int, wanted: int, oldest: int
+    ) -> None:
+        super().__init__(f"{topic}-{partition}: {message}")
+        self.topic = topic
+        self.partition = partition
+        self.wanted = wanted
+        self.oldest = oldest
 
 
 class ServiceUnavailable(MillstreamError):

@@ -64,6 +64,23 @@ class PartitionReader:
             raise self._unavailable(error) from error
         return ends
 
+    async def log_start_offsets(
+        self, partitions: Iterable[TopicPartition]
+    ) -> dict[TopicPartition, int]:
+        """Give each partition's log start offset: all before it was removed.
+
+        By retention or on request; what compaction removes leaves it where it is. Raises
+        `ServiceUnavailable` if Kafka does not answer.
+        """
+        try:
+            consumer = _started(self._ends_of)
+            wanted = tuple(partitions)
+            _assign_paused(consumer, wanted)
+            starts: dict[TopicPartition, int] = await consumer.beginning_offsets(wanted)
+        except KafkaError as error:
+            raise self._unavailable(error) from error
+        return starts
+
     async def stable_high_watermarks(
         self, partitions: Iterable[TopicPartition]
     ) -> dict[TopicPartition, int]:

@@ -165,6 +165,7 @@ class Lane:
             partition=self._context.partition,
             now_ms=started_ms,
         )
+        self._context.services.metrics.history_gone.inc(len(restored.gone))
         await self._writer.open(restored.ends)
         where, commands = self._context.at(self._context.stage.input), self._context.at(CONTROL)
         ends = await self._reader.high_watermarks([where, commands])

@@ -37,6 +37,19 @@ class MemoryPartition:
     now_ms: Any
     topics: dict[str, list[MemoryRecord]] = field(default_factory=lambda: defaultdict(list))
     ends: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    starts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    def delete_before(self, topic: str, offset: int) -> None:
+        """Remove the records before an offset, as retention or a request to delete does."""
+        self.starts[topic] = max(self.starts[topic], min(offset, self.ends[topic]))
+        kept = [one for one in self.topics[topic] if one.offset >= self.starts[topic]]
+        self.topics[topic] = kept
+
+    def compact(self, topic: str) -> None:
+        """Keep the newest record of each key alone, with its offset."""
+        newest = {one.key: one.offset for one in self.topics[topic]}
+        kept = [one for one in self.topics[topic] if newest[one.key] == one.offset]
+        self.topics[topic] = kept
 
     def append(self, record: Outgoing) -> int:
         """Append a record; gives its offset."""
@@ -119,6 +132,12 @@ class MemoryReader:
     ) -> dict[TopicPartition, int]:
         """Give the offsets behind the last records."""
         return {where: self._log.ends[where.topic] for where in partitions}
+
+    async def log_start_offsets(
+        self, partitions: Iterable[TopicPartition]
+    ) -> dict[TopicPartition, int]:
+        """Give the offsets before which all records were removed."""
+        return {where: self._log.starts[where.topic] for where in partitions}
 
     async def stable_high_watermarks(
         self, partitions: Iterable[TopicPartition]

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from millstream.middleware.base import AttemptUsage, MiddlewareContext, RunAccount
-from millstream.middleware.cost import CostTrackingMiddleware
 from millstream.middleware.pipeline import build_pipeline
 from millstream.middleware.policy import Policy
-from millstream.middleware.rate_limit import RateLimitMiddleware
 from millstream.schemas.base import Address, Usage
 from millstream.schemas.events import (
     AgentRequest,
@@ -30,6 +27,7 @@ from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.output.snapshot_writer import SnapshotWriter
 from millstream.streams.lane.output.writer import LaneWriter
+from millstream.streams.lane.state.folds import Fold
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.restore import Restored, restore
 from millstream.streams.lane.state.seen_ids import SeenIds
@@ -143,15 +141,20 @@ class WritingLane:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def play(self, chance: random.Random, steps: int, clock: Clock) -> None:
-        """Ask and end at random, letting commits happen now and then."""
+    async def play(
+        self, chance: random.Random, steps: int, clock: Clock, *, new_share: float = 0.6
+    ) -> None:
+        """Ask and end at random, letting commits happen now and then.
+
+        `new_share` of the requests are new, the others come again.
+        """
         for _ in range(steps):
             now_ms = clock.tick(chance.randint(0, 50))
             if self.open and chance.random() < 0.5:
                 picked = chance.choice(sorted(self.open))
                 self.end(picked, tokens=chance.randint(0, 150), at_ms=now_ms)
             else:
-                is_new = chance.random() < 0.6
+                is_new = chance.random() < new_share
                 number = clock.asked if is_new else chance.randint(0, clock.asked)
                 clock.asked += is_new
                 self.ask(f"r{number}", f"u{number % 7}", now_ms)
@@ -172,18 +175,33 @@ class WritingLane:
         await self.committer.submit(())
 
 
-def new_state(settings: Settings, policy: Policy | None) -> LaneState:
-    """Give the state of a lane that has read nothing; its ids are kept in small chunks."""
+MakeFolds = Callable[[], tuple[Fold, ...]]
+
+
+def new_state(settings: Settings, policy: Policy | None, more: MakeFolds = tuple) -> LaneState:
+    """Give the state of a lane that has read nothing; its ids are kept in small chunks.
+
+    `more` makes folds that its list has besides.
+    """
     seen = SeenIds(ids_max=settings.dedup_ids_max, chunk_ids=CHUNK_IDS)
-    return LaneState("chain", build_pipeline(policy), hands_over=False, seen=seen)
+    pipeline = build_pipeline(policy)
+    return LaneState("chain", pipeline, hands_over=False, seen=seen, more=more())
 
 
 async def restored_state(
-    settings: Settings, policy: Policy | None, reader: PartitionReader, *, now_ms: int
+    settings: Settings,
+    policy: Policy | None,
+    reader: PartitionReader,
+    *,
+    now_ms: int,
+    upto: Mapping[str, int] | None = None,
+    more: MakeFolds = tuple,
 ) -> tuple[LaneState, Restored]:
-    """Restore a lane's state as its next owner would."""
-    state = new_state(settings, policy)
-    return state, await restore(state, reader, settings, partition=PARTITION, now_ms=now_ms)
+    """Restore a lane's state as its next owner would, or as of earlier offsets."""
+    state = new_state(settings, policy, more)
+    return state, await restore(
+        state, reader, settings, partition=PARTITION, now_ms=now_ms, upto=upto
+    )
 
 
 async def no_objection() -> None:
@@ -216,12 +234,15 @@ async def writing_lane(
     *,
     committer: Committer,
     reader: PartitionReader,
+    more: MakeFolds = tuple,
 ) -> AsyncIterator[WritingLane]:
     """Open a lane's writing side over what earlier ones committed; left as by a crash.
 
     `committer` and `reader` are started.
     """
-    state, restored = await restored_state(settings, policy, reader, now_ms=services.clock_ms())
+    state, restored = await restored_state(
+        settings, policy, reader, now_ms=services.clock_ms(), more=more
+    )
     context = lane_context(settings, services, stage, PARTITION)
     writer = LaneWriter(context, state=state, committer=committer, reader=reader)
     snapshots = SnapshotWriter(
@@ -248,15 +269,3 @@ async def writing_lane(
         snapshots.cancel()
         for task in lane.tasks:
             task.cancel()
-
-
-def known(state: LaneState) -> Any:
-    """Give all that a state knows and a snapshot holds, in an order of its own."""
-    layers = {layer.name: layer for layer in state.pipeline.layers}
-    rate, cost = layers["rate_limit"], layers["cost"]
-    assert isinstance(rate, RateLimitMiddleware)
-    assert isinstance(cost, CostTrackingMiddleware)
-    clocks = (rate._clock_ms, cost._ledger._newest_day)
-    ids = {key: state.seen.body(key) for key in (*state.seen._sealed, *state.seen._open)}
-    open_runs = (state.decided, state.open_attempts)
-    return clocks, rate._admitted, cost._ledger.days, open_runs, ids, state.cancelled.all

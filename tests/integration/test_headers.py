@@ -14,7 +14,7 @@ import pytest
 import redis.asyncio
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from tests.lane_harness import read_topic, running_lanes
+from tests.harness.lanes import read_topic, running_lanes
 from tests.view_harness import StartViews
 
 from millstream.gateway.console.rendering import entry_json, entry_line

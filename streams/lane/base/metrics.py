@@ -46,6 +46,7 @@ class LaneMetrics:
     requests_waiting: Gauge
     requests_deferred: Gauge
     deferred_lost: Counter
+    history_gone: Counter
     runs_in_flight: Gauge
 
     def watch(self, lanes: Iterable[LaneFigures]) -> None:
@@ -94,6 +95,10 @@ class LaneMetrics:
             deferred_lost=collector.counter(
                 "millstream_lane_deferred_lost_total",
                 "Deferred requests that their topic's retention deleted before their turn came.",
+            ),
+            history_gone=collector.counter(
+                "millstream_lane_history_gone_total",
+                "Logs of which records that a restore may have needed had been removed.",
             ),
             runs_in_flight=collector.gauge("millstream_runs_in_flight", "Agent runs under way."),
         )

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import TopicPartition
 
-from millstream.schemas.errors import Poison
+from millstream.schemas.errors import HistoryGone, Poison
 from millstream.schemas.events import Decision
 from millstream.schemas.lane_events import LaneOpened, SnapshotHeader
 from millstream.schemas.topics import DECISIONS, LANES, SNAPSHOTS, TopicSpec
 from millstream.streams.broker.compacted import pass_over
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.state.folds import Begin
+from millstream.streams.lane.state.history_gaps import Base, Stretch, removed, up_to
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.snapshot_format import StoredSnapshot, fold_version
 from millstream.streams.settings import Settings
@@ -30,7 +32,8 @@ class Restored:
 
     `records` in all, `tail_records` of those of logs; `ends` of the logs, by topic without the
     namespace. `snapshot` is the one that was used, `None` if the window was read, and `parts` are
-    the parts of this stage's snapshots that stand on the topic, used or not.
+    the parts of this stage's snapshots that stand on the topic, used or not. `gone` says what was
+    removed behind the snapshot though it may have mattered; a lane serves without it.
     """
 
     records: int
@@ -38,6 +41,7 @@ class Restored:
     ends: dict[str, int]
     snapshot: SnapshotHeader | None
     parts: frozenset[str]
+    gone: tuple[HistoryGone, ...] = ()
 
 
 async def producers_announced(
@@ -65,12 +69,19 @@ async def restore(
     *,
     partition: int,
     now_ms: int,
+    upto: Mapping[str, int] | None = None,
 ) -> Restored:
     """Fold partition `partition` of all topics that decide into `state`, which has folded nothing.
 
     Call it only after the lane's last producer has fenced its predecessor, and once it is known
     since when requests wait unread (`Deferrals.restore`). Raises `LaneLost` if
     an open transaction hides the end for too long.
+
+    `upto` gives, by topic without the namespace, the offset up to which it is read, exclusive;
+    other topics are read to their high watermark. Restored twice up to the same offsets of all
+    topics, a state has one digest (`now_ms` counts only where nothing was decided yet). What was
+    removed and may have counted is then `HistoryGone`. A lane that is to serve gives no `upto`:
+    it goes on with what stands, since to fail would be to fail for ever, and `Restored.gone` tells.
     """
     topics = state.folds.topics
     at = {
@@ -79,6 +90,8 @@ async def restore(
     }
     found = await reader.high_watermarks(at.values())
     ends = {name: found[where] for name, where in at.items()}
+    if upto is not None:
+        ends |= up_to(upto, {name: (where, found[where]) for name, where in at.items()})
     # The next requests in line came after the newest one decided on, however long ago that was.
     decisions = at[DECISIONS.name]
     newest_ms = await _decided_until_ms(reader, decisions, ends[DECISIONS.name], state.stage)
@@ -108,11 +121,18 @@ async def restore(
             count += 1
             tail_records += spec.name in log_ends
             fold_record(state, record, spec)
+    gone = await removed(
+        reader,
+        tuple(Stretch(one, at[one.spec.name], ends[one.spec.name]) for one in topics),
+        base=None if snapshot is None else Base(snapshot.logs, now_ms - stored.taken_ms),
+        needed_ms=needed_ms,
+        is_proof_wanted=upto is not None,
+    )
     state.in_order_of_time()
     if state.decided_until_ms:  # as after each commit
         since_ms = state.decided_up_to_ms(now_ms)
     state.forget_before(since_ms - settings.dedup_window_s * 1000)
-    return Restored(count, tail_records, log_ends, snapshot, stored.parts)
+    return Restored(count, tail_records, log_ends, snapshot, stored.parts, gone)
 
 
 async def _decided_until_ms(

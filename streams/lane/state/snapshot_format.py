@@ -110,6 +110,12 @@ class StoredSnapshot:
         """Give the names of the parts that there are."""
         return frozenset(key.decode(errors="replace").partition("\x1f")[2] for key in self.records)
 
+    @property
+    def taken_ms(self) -> int:
+        """The broker's time at which the newest header was written, 0 if there is none."""
+        record = self.records.get(compound_key(self.stage, HEADER).encode())
+        return 0 if record is None else int(record.timestamp)
+
     def header(self, under: str, ends: Mapping[str, int]) -> SnapshotHeader | None:
         """Give the header of a snapshot that may be used, `None` and a log line if there is none.
 
