@@ -10,12 +10,15 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import RecordsToDelete
 
+from millstream.agents.executor import wall_clock_ms
 from millstream.middleware.policy import Policy
-from millstream.schemas.errors import LaneLost
+from millstream.schemas.errors import HistoryGone, LaneLost
 from millstream.schemas.events import AgentResult, DeadLetter, Decision
-from millstream.schemas.topics import DEAD_LETTERS, DECISIONS, RESULTS
-from millstream.streams.broker.clients import transactional_producer
+from millstream.schemas.topics import BASE_TOPICS, DEAD_LETTERS, DECISIONS, RESULTS, TopicSpec
+from millstream.streams.broker.clients import admin_client, transactional_producer
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneServices
 from millstream.streams.lane.state.lane_state import LaneState
@@ -80,7 +83,9 @@ class Deployment:
         finally:
             await committer.stop()
 
-    async def restored(self, **other: Any) -> tuple[LaneState, Restored]:
+    async def restored(
+        self, *, upto: dict[str, int] | None = None, **other: Any
+    ) -> tuple[LaneState, Restored]:
         """Restore as the next owner would, once whoever wrote last is fenced."""
         fence = transactional_producer(self.settings, f"{self.settings.namespace}-writing-0")
         other_fence = transactional_producer(self.settings, f"{self.settings.namespace}-writing-1")
@@ -88,7 +93,17 @@ class Deployment:
             await producer.start()
             await producer.stop()
         settings = self.settings.model_copy(update=other)
-        return await restored_state(settings, POLICY, self.reader, now_ms=self.clock())
+        return await restored_state(settings, POLICY, self.reader, now_ms=self.clock(), upto=upto)
+
+    async def ends(self) -> dict[str, int]:
+        """Give where each topic of the lane's partition ends."""
+        places = {spec.name: self.at(spec) for spec in BASE_TOPICS}
+        found = await self.reader.high_watermarks(places.values())
+        return {name: found[where] for name, where in places.items()}
+
+    def at(self, spec: TopicSpec) -> TopicPartition:
+        """Give the lane's partition of a topic."""
+        return TopicPartition(self.settings.topic(spec.name), 0)
 
 
 @asynccontextmanager
@@ -150,6 +165,40 @@ async def test_what_a_restore_reads_does_not_grow_with_the_history(settings: Set
     assert everything.tail_records > 4 * IDS_MAX
     # What is committed while a snapshot is written comes on top of what it is due after.
     assert max(read) < IDS_MAX
+
+
+async def test_a_state_is_rebuilt_as_of_offsets_and_what_was_deleted_is_named(
+    settings: Settings,
+) -> None:
+    chance = chance_of(3)
+    moments: list[tuple[dict[str, int], dict[str, str]]] = []
+    async with deployed(settings, snapshot_records=100) as deployment:
+        deployment.clock.now_ms = wall_clock_ms()  # near the broker's, which stamps the records
+        for _ in range(2):
+            async with deployment.lane() as lane:
+                for _ in range(2):
+                    await lane.play(chance, 100, deployment.clock)
+                    await lane.settled()
+                    moments.append((await deployment.ends(), lane.state.digests()))
+        for ends, live in moments:
+            state, _ = await deployment.restored(upto=ends)
+            assert state.digests() == live
+        first, newest = moments[0][0], moments[-1][0]
+        _, restored = await deployment.restored()
+        assert restored.snapshot is not None
+        deleted = restored.snapshot.logs[RESULTS.name] + 2
+        admin = admin_client(settings)
+        await admin.start()
+        where = deployment.at(RESULTS)
+        await admin.delete_records({where: RecordsToDelete(before_offset=deleted)})
+        await admin.close()
+        assert await deployment.reader.log_start_offsets([where]) == {where: deleted}
+        for ends in (first, newest):
+            with pytest.raises(HistoryGone) as gone:
+                await deployment.restored(upto=ends)
+            assert (gone.value.topic, gone.value.oldest) == (where.topic, deleted)
+        _, restored = await deployment.restored()
+        assert [one.oldest for one in restored.gone] == [deleted]
 
 
 async def test_limits_ids_and_bodies_are_exact_through_lanes_that_come_and_go(

@@ -9,8 +9,9 @@ younger than all that were removed before it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from aiokafka import TopicPartition
@@ -88,7 +89,7 @@ async def removed(
     gone: list[HistoryGone] = []
     for one in stretches:
         if one.source.begin is Begin.WHOLE:
-            error = await _compacted(reader, one) if is_proof_wanted else None
+            error = await _compacted(reader, one, starts[one.where]) if is_proof_wanted else None
         else:
             position = None if base is None else base.logs[one.source.spec.name]
             retention_ms = one.source.spec.retention_ms or 0
@@ -135,40 +136,61 @@ async def _is_older(reader: PartitionReader, one: Stretch, start: int, needed_ms
     return False
 
 
-async def _compacted(reader: PartitionReader, one: Stretch) -> HistoryGone | None:
-    """Tell whether of some key the newest record before the end may have been compacted away.
+async def _compacted(reader: PartitionReader, one: Stretch, start: int) -> HistoryGone | None:
+    """Tell whether of some key the newest record before the end may have been removed.
 
-    A record is removed only once its key has a newer one. So it can be missed only where the first
-    record that stands of a key comes at or after the end, and had one before it. Offsets tell
-    nothing: markers of transactions leave gaps, too.
+    Compaction removes a record only once its key has a newer one. So it can be missed only where
+    the first record that stands of a key comes at or after the end, and had one before it. Offsets
+    tell nothing: markers of transactions leave gaps, too. What retention has removed counted for
+    no longer than that before the newest record; up to the log's end it counts no more.
     """
     high_watermark = (await reader.high_watermarks([one.where]))[one.where]
-    if one.end >= high_watermark:
+    retention_ms = one.source.spec.retention_ms
+    if one.end >= high_watermark and (not start or retention_ms is not None):
         return None
     known: set[bytes | None] = set()
+    first_ms: int | None = None
+    newest_ms = 0
     async with aclosing(reader.read({one.where: high_watermark})) as records:
         async for record in records:
-            if record.key in known:
-                continue
-            known.add(record.key)
             if record.offset < one.end:
-                continue
-            follows = record.value is None
-            with suppress(Poison):
-                follows = follows or one.source.follows_another(
-                    decode(record, one.source.spec.event)
-                )
-            if follows:
-                return _gone(
-                    one.where,
-                    one.end,
-                    record.offset,
-                    f"the key {record.key!r} was written before offset {record.offset}, and that "
-                    f"record is compacted away: what the key held at {one.end} is not known; a "
-                    "compacted topic can be read as of an earlier offset only until it is "
-                    "compacted, so restore up to its end",
-                )
-    return None
+                known.add(record.key)
+                first_ms = record.timestamp if first_ms is None else first_ms
+                newest_ms = record.timestamp
+            elif record.key not in known:
+                known.add(record.key)
+                if _follows_another(one.source, record):
+                    return _key_gone(one, record)
+    counts_from_ms = newest_ms - (retention_ms or newest_ms)
+    if not start or (first_ms is not None and first_ms < counts_from_ms):
+        return None
+    return _gone(
+        one.where,
+        0,
+        start,
+        f"the log begins at {start}: keys that counted at {one.end} may have been removed before "
+        f"it; {_WHAT_TO_DO}",
+    )
+
+
+def _follows_another(source: Source, record: Any) -> bool:
+    if record.value is None:
+        return True
+    try:
+        return source.follows_another(decode(record, source.spec.event))
+    except Poison:
+        return False  # a foreign record, which decides nothing
+
+
+def _key_gone(one: Stretch, record: Any) -> HistoryGone:
+    return _gone(
+        one.where,
+        one.end,
+        record.offset,
+        f"the key {record.key!r} was written before offset {record.offset}, and that record is "
+        f"compacted away: what the key held at {one.end} is not known; a compacted topic can be "
+        "read as of an earlier offset only until it is compacted, so restore up to its end",
+    )
 
 
 def _gone(where: TopicPartition, wanted: int, oldest: int, message: str) -> HistoryGone:

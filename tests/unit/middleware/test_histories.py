@@ -235,6 +235,7 @@ def test_folding_what_was_written_gives_the_state_that_was_live(steps: list[Step
     for event in live.written:
         restored.fold(event)
     assert probes(restored, live.now_ms) == probes(live.stages[0], live.now_ms)
+    assert restored.canonical() == live.stages[0].canonical()
 
 
 @given(
@@ -267,6 +268,7 @@ def test_state_that_was_given_and_loaded_is_folded_on_as_if_nothing_had_happened
         for event in live.written[at:]:
             after.fold(event)
         assert after.state() == before.state()
+        assert after.canonical() == before.canonical()
         assert probes(after, live.now_ms) == probes(whole, live.now_ms)
 
 
@@ -282,6 +284,7 @@ def test_topics_folded_one_after_another_give_the_same_state(steps: list[Step]) 
                 if type(event) is kind:
                     restored.fold(event)
         assert probes(restored, live.now_ms) == probes(live.stages[0], live.now_ms)
+        assert restored.canonical() == live.stages[0].canonical()
 
 
 @given(steps=HISTORIES, before=HISTORIES)

@@ -151,3 +151,26 @@ def test_it_decides_as_the_definition_says(
             assert decision.reason is not None
             expected_ms = in_window[0] + window_s * 1000 - now_ms
             assert decision.reason.retry_after_s == expected_ms / 1000
+
+
+def test_what_is_out_of_every_window_makes_no_difference_between_states() -> None:
+    since_ms = LATE_MS_MAX + 30_000
+    knows_more, knows_less = layer(), layer()
+    for after_ms, user_id in ((0, "idle"), (1, "ada")):
+        decide(knows_more, after_ms, user_id)
+    for limit in (knows_more, knows_less):
+        for user_id in ("ada", "bob"):
+            decide(limit, since_ms, user_id)
+    assert knows_more.state() != knows_less.state()
+    assert knows_more.canonical() == knows_less.canonical()
+    decide(knows_less, since_ms, "bob")
+    assert knows_more.canonical() != knows_less.canonical()
+
+
+def test_users_are_compared_in_no_order() -> None:
+    one, other = layer(), layer()
+    for limit, users in ((one, ("ada", "bob")), (other, ("bob", "ada"))):
+        for user_id in users:
+            decide(limit, 0, user_id)
+    assert one.state() != other.state()
+    assert one.canonical() == other.canonical()

@@ -189,13 +189,13 @@ class Lane:
 
     def crash(self) -> None:
         """Lose all but the log; a new owner goes on with the runs, or a user has cancelled one."""
-        before = spending(self.state)
+        live = self.state.digests()
         self.state = state()
         for kind in RESTORED:
             for event in self.written:
                 if type(event) is kind:
                     self.state.restore(event)
-        assert spending(self.state) == before
+        assert self.state.digests() == live
         runs, self.runs = self.runs, {}
         for number, (asked, _) in enumerate(runs.values()):
             if number % 3 == 2:

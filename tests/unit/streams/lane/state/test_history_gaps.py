@@ -201,6 +201,47 @@ async def test_compaction_that_took_nothing_from_before_an_offset_is_no_gap() ->
     assert state.digests() == live
 
 
+@pytest.mark.parametrize("age_days", [0, 29, 31])
+async def test_heads_that_retention_removed_are_missed_where_they_counted(age_days: int) -> None:
+    deployed = deployment()
+    async with deployed.lane() as lane:
+        await lane.writer.commit([head("old", 1)])
+        await lane.writer.commit([head("stands", 1)])
+        deployed.clock.tick(age_days * DAY_MS + 1)
+        await lane.writer.commit([head("new", 1)])
+        ends = deployed.ends()
+        await lane.writer.commit([head("newer", 1)])
+    delete_before(deployed, SESSIONS, offsets(deployed, SESSIONS)[1])
+    if age_days > 30:
+        state, _ = await deployed.restored(upto=ends)
+        assert ("default", "ada", "newer") not in state.heads
+    else:
+        with pytest.raises(HistoryGone, match="may have been removed"):
+            await deployed.restored(upto=ends)
+    # Up to the end: a head of no use is gone in time.
+    assert (await deployed.restored(upto=deployed.ends()))[1].gone == ()
+
+
+async def test_owners_that_were_deleted_are_missed() -> None:
+    deployed = deployment()
+    await play(deployed)
+    delete_before(deployed, LANES, deployed.ends()[LANES.name])
+    with pytest.raises(HistoryGone, match="may have been removed"):
+        await deployed.restored(upto=deployed.ends())
+
+
+async def test_a_foreign_record_on_a_compacted_topic_hides_nothing() -> None:
+    deployed = deployment()
+    async with deployed.lane() as lane:
+        await lane.writer.commit([head("s", 1)])
+        ends, live = deployed.ends(), lane.state.digests()
+    topic = deployed.settings.topic(SESSIONS.name)
+    end = deployed.log.ends[topic]
+    deployed.log.topics[topic].append(MemoryRecord(topic, 0, end, 0, b"foreign", b"no json"))
+    deployed.log.ends[topic] = end + 1
+    assert (await deployed.restored(upto=ends))[0].digests() == live
+
+
 async def test_a_key_that_was_forgotten_since_is_not_known_as_of_before() -> None:
     deployed = deployment()
     async with deployed.lane() as lane:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from millstream.middleware.pipeline import build_pipeline
 from millstream.schemas.base import Address, Event, Reason
-from millstream.schemas.events import AgentResult, DeadLetter, Decision, SessionUpdated
-from millstream.schemas.lane_events import LaneOpened
+from millstream.schemas.events import (
+    AgentRequest,
+    AgentResult,
+    DeadLetter,
+    Decision,
+    SessionUpdated,
+)
+from millstream.schemas.lane_events import LaneOpened, RunParked
+from millstream.streams.lane.state.folds import SnapshotBody, packed
 from millstream.streams.lane.state.lane_state import LaneState
 
 HERE = Address(topic="requests", partition=0, offset=7)
@@ -141,12 +150,43 @@ def test_live_and_restored_are_one_fold() -> None:
     events = (decision(), decision("r2"), result(), session_head(1))
     live = state()
     for event in events:
+        live.pipeline.fold(event)  # as what makes the event does, before it is committed
         live.apply(event)
     again = restored(*events)
-    assert live.decided == again.decided == {("default", "ada", "r2"): decision("r2")}
-    assert live.heads == again.heads
-    assert live.seen.open_data == again.seen.open_data
+    assert live.digests() == again.digests()
+    assert live.digest() == again.digest()
+    assert live.decided == {("default", "ada", "r2"): decision("r2")}
     assert live.is_finished(KEY)
+
+
+def test_a_parked_request_is_known_alike_by_its_event_and_by_its_reader() -> None:
+    parked = RunParked(
+        user_id="ada",
+        request_id="r1",
+        session_id="s",
+        request=AgentRequest(user_id="ada", input="hi").resolved(HERE, 1000),
+        decision=decision(),
+        order=7,
+    )
+    by_event, by_reader = restored(decision()), restored(decision())
+    assert by_event.digests() == by_reader.digests()
+    by_event.apply(parked)
+    assert by_event.digests() != by_reader.digests()
+    by_reader.park(KEY, DIGEST)
+    assert by_event.digests() == by_reader.digests()
+    assert by_event.parked == {KEY: DIGEST}
+
+
+def test_a_snapshot_of_before_it_told_more_is_loaded() -> None:
+    before = restored(decision(), decision("r2"), result("r2"), session_head(1))
+    told = before.folds.state(before_commit=True) | before.folds.state(before_commit=False)
+    entries = {name: told[name] for name in before.folds.entries}
+    assert told.keys() - entries.keys() == {"decided_until_ms", "again_ids"}
+    after = state()
+    after.folds.load(SnapshotBody(json.loads(packed(entries))))
+    assert after.decided == before.decided
+    assert after.is_finished(("default", "ada", "r2"))
+    assert after.decided_until_ms == 0
 
 
 @pytest.mark.parametrize(("before_ms", "kept"), [(1999, 2), (2000, 2), (2001, 1), (3001, 0)])
