@@ -15,8 +15,8 @@ from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.restore import Restored
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.metrics import MetricsCollector
-from tests.harness.lanes import chain_stages, no_redis
 from tests.fakes.memory_lane import MemoryCommitter, MemoryPartition, MemoryReader, MemoryRecord
+from tests.harness.lanes import chain_stages, no_redis
 from tests.harness.writing_lane import (
     POLICY,
     Clock,

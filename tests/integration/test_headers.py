@@ -14,7 +14,6 @@ import pytest
 import redis.asyncio
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from tests.harness.lanes import read_topic, running_lanes
 from tests.view_harness import StartViews
 
 from millstream.gateway.console.rendering import entry_json, entry_line
@@ -31,6 +30,7 @@ from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import ORIGIN, REDRIVEN, encode
 from millstream.streams.wire.headers import DroppedHeaders
 from millstream.streams.wire.partitioning import home_partition
+from tests.harness.lanes import read_topic, running_lanes
 from tests.support import eventually
 
 SECRET = b"s3cretS3cretS3cret"

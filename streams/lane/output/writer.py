@@ -60,8 +60,6 @@ _TOPIC_OF: dict[str, TopicSpec] = {
 }
 
 
-
-
 class LaneWriter:
     """The writing side of one lane. State changes when a commit has succeeded, and only then.
 

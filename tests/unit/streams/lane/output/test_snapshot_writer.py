@@ -20,8 +20,8 @@ from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.restore import restore
 from millstream.streams.lane.state.snapshot_format import StoredSnapshot
 from millstream.streams.wire.keys import request_key
-from tests.harness.deployment import IDS_MAX, Deployment
 from tests.fakes.memory_lane import MemoryRecord
+from tests.harness.deployment import IDS_MAX, Deployment
 from tests.harness.writing_lane import CHUNK_IDS, POLICY, new_state
 
 

@@ -23,8 +23,8 @@ from millstream.schemas.lane_events import CommandObeyed, LaneOpened, RunParked
 from millstream.schemas.topics import SNAPSHOTS
 from millstream.streams.lane.state.lane_state import LaneState
 from tests.harness.deployment import Deployment
-from tests.unit.middleware.making import request
 from tests.harness.writing_lane import POLICY
+from tests.unit.middleware.making import request
 
 NOW_MS = 1_790_000_000_000
 HERE = Address(topic="requests", partition=0, offset=7)

@@ -19,8 +19,8 @@ from millstream.schemas.topics import (
     SNAPSHOTS,
     TopicSpec,
 )
-from tests.harness.deployment import Deployment
 from tests.fakes.memory_lane import MemoryReader, MemoryRecord
+from tests.harness.deployment import Deployment
 
 DAY_MS = 86_400_000
 
