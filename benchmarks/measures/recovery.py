@@ -26,7 +26,6 @@ from millstream.schemas.base import Address, Usage
 from millstream.schemas.events import AgentRequest, CostRecorded, SessionUpdated
 from millstream.schemas.lane_events import LaneOpened
 from millstream.schemas.topics import REQUESTS, catalogue
-from millstream.streams.broker.clients import transactional_producer
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.lane.base.context import LaneContext, LaneServices, Stage, stages
@@ -39,6 +38,7 @@ from millstream.streams.lane.state.restore import Restored, restore
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.logs import configure_logging
 from millstream.streams.transactions.committer import Committer
+from millstream.streams.transactions.guarded_producer import guarded_producer
 
 __all__ = ["run"]
 
@@ -202,7 +202,7 @@ async def _always() -> None:
 async def _writing(settings: Settings) -> AsyncIterator[_Writing]:
     await ensure_topics(settings, catalogue())
     committer = Committer(
-        lambda number: transactional_producer(settings, f"{settings.namespace}-{number}"),
+        lambda number: guarded_producer(settings, f"{settings.namespace}-{number}"),
         producers=settings.transactional_producers,
         records_max=settings.commit_records_max,
         timeout_s=settings.commit_timeout_s,

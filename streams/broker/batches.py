@@ -8,14 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-
-from aiokafka import AIOKafkaProducer
+from typing import Any, NamedTuple, Protocol
 
 from millstream.schemas.topics import RECORD_BYTES_MAX
 from millstream.streams.wire.codec import Encoded
 
-__all__ = ["Outgoing", "send_batches"]
+__all__ = ["BatchProducer", "Outgoing", "send_batches"]
 
 
 class Outgoing(NamedTuple):
@@ -27,6 +25,16 @@ class Outgoing(NamedTuple):
     bytes_max: int = RECORD_BYTES_MAX
 
 
+class BatchProducer(Protocol):
+    """A producer that takes whole batches; aiokafka's is one."""
+
+    def create_batch(self) -> Any:
+        """Make an empty batch, aiokafka's `BatchBuilder`."""
+
+    async def send_batch(self, batch: Any, topic: str, *, partition: int) -> asyncio.Future[Any]:
+        """Hand a batch over; gives a future of its `RecordMetadata`, once acknowledged."""
+
+
 @dataclass(slots=True)
 class _Filled:
     """A batch of one partition, and which of the records are in it, in order."""
@@ -35,7 +43,7 @@ class _Filled:
     numbers: list[int] = field(default_factory=list)
 
 
-async def send_batches(producer: AIOKafkaProducer, records: Iterable[Outgoing]) -> list[int]:
+async def send_batches(producer: BatchProducer, records: Iterable[Outgoing]) -> list[int]:
     """Send records, those of a partition in their order; give the offset of each.
 
     Returns once all are acknowledged. Raises what the first of the batches that failed raises,
@@ -81,7 +89,7 @@ def _append(filled: _Filled, encoded: Encoded, number: int) -> bool:
 
 
 async def _send(
-    producer: AIOKafkaProducer, place: tuple[str, int], filled: _Filled
+    producer: BatchProducer, place: tuple[str, int], filled: _Filled
 ) -> asyncio.Future[Any]:
     filled.batch.close()
     topic, partition = place

@@ -14,9 +14,9 @@ from millstream.streams.broker.aiokafka_patches import free_fetches, tolerate_he
 if TYPE_CHECKING:
     from millstream.streams.settings import Settings
 
-_REQUEST_BYTES_MAX = DEAD_LETTERS.record_bytes_max + 4096
+REQUEST_BYTES_MAX = DEAD_LETTERS.record_bytes_max + 4096
 
-_BATCH_BYTES = 262_144
+BATCH_BYTES = 262_144
 
 _FETCH_WAIT_MS = 100
 _METADATA_MAX_AGE_MS = 30_000
@@ -27,7 +27,7 @@ def idempotent_producer(settings: Settings) -> AIOKafkaProducer:
     return AIOKafkaProducer(
         bootstrap_servers=settings.kafka,
         enable_idempotence=True,
-        max_request_size=_REQUEST_BYTES_MAX,
+        max_request_size=REQUEST_BYTES_MAX,
         metadata_max_age_ms=_METADATA_MAX_AGE_MS,
     )
 
@@ -38,8 +38,8 @@ def transactional_producer(settings: Settings, transactional_id: str) -> AIOKafk
         bootstrap_servers=settings.kafka,
         transactional_id=transactional_id,
         transaction_timeout_ms=int(settings.commit_timeout_s * 2000),
-        max_batch_size=_BATCH_BYTES,
-        max_request_size=_REQUEST_BYTES_MAX,
+        max_batch_size=BATCH_BYTES,
+        max_request_size=REQUEST_BYTES_MAX,
         metadata_max_age_ms=_METADATA_MAX_AGE_MS,
     )
 

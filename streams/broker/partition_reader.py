@@ -3,49 +3,112 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from millstream.schemas.errors import LaneLost, ServiceUnavailable
-from millstream.streams.broker.clients import committed_consumer, ends_consumer
-from millstream.streams.broker.raw_broker import RawBroker
+from millstream.streams.broker.read_clients import KafkaReadClients, assign_paused
 
 if TYPE_CHECKING:
     from millstream.streams.settings import Settings
+
+ClientT = TypeVar("ClientT")
 
 _POLL_MS = 200
 _BATCH_MAX = 1000
 
 
+class Consumer(Protocol):
+    """Reads committed records of the partitions that it is assigned. All raise `KafkaError`.
+
+    aiokafka's is one, and has each method's description.
+    """
+
+    async def start(self) -> None: ...  # noqa: D102
+    async def stop(self) -> None: ...  # noqa: D102
+    def assign(self, partitions: Iterable[TopicPartition]) -> None: ...  # noqa: D102
+    def seek(self, partition: TopicPartition, offset: int) -> None: ...  # noqa: D102
+    def pause(self, *partitions: TopicPartition) -> None: ...  # noqa: D102
+    def resume(self, *partitions: TopicPartition) -> None: ...  # noqa: D102
+    async def position(self, partition: TopicPartition) -> int: ...  # noqa: D102
+    async def beginning_offsets(  # noqa: D102
+        self, partitions: Iterable[TopicPartition]
+    ) -> dict[TopicPartition, int]: ...
+    async def end_offsets(  # noqa: D102
+        self, partitions: Iterable[TopicPartition]
+    ) -> dict[TopicPartition, int]: ...
+    async def offsets_for_times(  # noqa: D102
+        self, times_ms: Mapping[TopicPartition, int]
+    ) -> Mapping[TopicPartition, Any]: ...
+    async def getmany(  # noqa: D102
+        self, *partitions: TopicPartition, timeout_ms: int = 0, max_records: int | None = None
+    ) -> Mapping[TopicPartition, Sequence[Any]]: ...
+    def __aiter__(self) -> AsyncIterator[Any]: ...  # noqa: D105
+
+
+class PartitionEnds(Protocol):
+    """Asks where partitions end. All raise `KafkaError`."""
+
+    async def start(self) -> None:
+        """Connect."""
+
+    async def stop(self) -> None:
+        """Disconnect."""
+
+    async def high_watermarks(
+        self, partitions: Collection[TopicPartition]
+    ) -> dict[TopicPartition, int]:
+        """Give the offsets behind the last records."""
+
+    async def stable_ends(
+        self, partitions: Collection[TopicPartition]
+    ) -> dict[TopicPartition, int]:
+        """Give the last stable offsets: where the first open transaction begins, else the end."""
+
+
+class ReadClients(Protocol):
+    """Makes the clients that a reader needs, not started."""
+
+    @property
+    def address(self) -> str:
+        """Where the broker is, for messages."""
+
+    def consumer(self) -> Consumer:
+        """Make a consumer without a group."""
+
+    def ends(self) -> PartitionEnds:
+        """Make what asks for ends."""
+
+
 class PartitionReader:
     """Reads partitions by hand, one stretch at a time. Not for concurrent use without `lock`."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._consumer: AIOKafkaConsumer | None = None
+    def __init__(self, settings: Settings, clients: ReadClients | None = None) -> None:
+        self._clients: ReadClients = clients or KafkaReadClients(settings)
+        self._consumer: Consumer | None = None
         # A read_committed consumer is told of an end that lies before every open transaction: what
         # was committed behind one would be missed, and nobody would know.
-        self._ends_of: AIOKafkaConsumer | None = None
+        self._ends: PartitionEnds | None = None
         self.lock = asyncio.Lock()
 
     async def start(self) -> None:
         """Connect. Raises `ServiceUnavailable` if Kafka does not answer."""
-        self._consumer = committed_consumer(self._settings)
-        self._ends_of = ends_consumer(self._settings)
+        self._consumer = self._clients.consumer()
+        self._ends = self._clients.ends()
         try:
             await self._consumer.start()
-            await self._ends_of.start()
+            await self._ends.start()
         except KafkaError as error:
             raise self._unavailable(error) from error
 
     async def stop(self) -> None:
         """Disconnect."""
-        for consumer in (self._consumer, self._ends_of):
-            if consumer is not None:
-                await consumer.stop()
+        for client in (self._consumer, self._ends):
+            if client is not None:
+                await client.stop()
 
     async def high_watermarks(
         self, partitions: Iterable[TopicPartition]
@@ -55,14 +118,9 @@ class PartitionReader:
         Raises `ServiceUnavailable` if Kafka does not answer.
         """
         try:
-            consumer = _started(self._ends_of)
-            wanted = tuple(partitions)
-            # Then it learns of all their topics at once, not of one after the other.
-            _assign_paused(consumer, wanted)
-            ends: dict[TopicPartition, int] = await consumer.end_offsets(wanted)
+            return await _started(self._ends).high_watermarks(tuple(partitions))
         except KafkaError as error:
             raise self._unavailable(error) from error
-        return ends
 
     async def log_start_offsets(
         self, partitions: Iterable[TopicPartition]
@@ -89,10 +147,8 @@ class PartitionReader:
         Raises as `read` does.
         """
         ends = await self.high_watermarks(partitions)
-        # Asked by the client that has just learned who leads them: the other one would wait for it.
-        raw = RawBroker(_started(self._ends_of)._client)  # noqa: SLF001  it has no public way
         try:
-            stable = await raw.stable_ends(ends)
+            stable = await _started(self._ends).stable_ends(ends)
         except KafkaError as error:
             raise self._unavailable(error) from error
         for one, end in ends.items():
@@ -102,7 +158,7 @@ class PartitionReader:
         return ends
 
     def _unavailable(self, error: KafkaError) -> ServiceUnavailable:
-        return ServiceUnavailable(f"Kafka does not answer at {self._settings.kafka}: {error!r}")
+        return ServiceUnavailable(f"Kafka does not answer at {self._clients.address}: {error!r}")
 
     async def read(
         self,
@@ -114,10 +170,11 @@ class PartitionReader:
     ) -> AsyncGenerator[Any, None]:
         """Yield each committed record before the partition's end in `ends`, as `ends` gave it.
 
-        Starts at the first record not older than `since_ms`, at `from_offset`, or at the
-        beginning. An end is a high watermark, so a transaction open before it is waited for:
-        committed records behind it are not missed. Raises `LaneLost` if it stays open longer than
-        `stall_timeout_s`, and `ServiceUnavailable` if Kafka does not answer.
+        Starts at the first record not older than `since_ms` (or where a transaction is open that
+        may hold it), at `from_offset`, or at the beginning. An end is a high watermark, so a
+        transaction open before it is waited for: committed records behind it are not missed. Raises
+        `LaneLost` if it stays open longer than `stall_timeout_s`, and `ServiceUnavailable` if Kafka
+        does not answer.
         """
         try:
             async for record in self._read(ends, since_ms, from_offset, stall_timeout_s):
@@ -134,7 +191,7 @@ class PartitionReader:
     ) -> AsyncGenerator[Any, None]:
         consumer = _started(self._consumer)
         wanted = tuple(ends)
-        _assign_paused(consumer, wanted)
+        assign_paused(consumer, wanted)
         starts = await self._starts(consumer, ends, since_ms, from_offset)
         pending = {one for one in wanted if starts[one] < ends[one]}
         for partition in wanted:
@@ -164,7 +221,7 @@ class PartitionReader:
 
     @staticmethod
     async def _starts(
-        consumer: AIOKafkaConsumer,
+        consumer: Consumer,
         ends: Mapping[TopicPartition, int],
         since_ms: int | None,
         from_offset: int | None,
@@ -174,24 +231,15 @@ class PartitionReader:
             return {one: max(from_offset, beginnings[one]) for one in ends}
         if since_ms is None:
             return beginnings
+        # What is open is not found by its time. Where it begins is asked first, or what is
+        # committed between the two questions would be missed.
+        stable = await consumer.end_offsets(list(ends))
         found = await consumer.offsets_for_times(dict.fromkeys(ends, since_ms))
-        return {
-            one: end if found.get(one) is None else found[one].offset for one, end in ends.items()
-        }
+        return {one: stable[one] if found.get(one) is None else found[one].offset for one in ends}
 
 
-def _assign_paused(consumer: AIOKafkaConsumer, partitions: tuple[TopicPartition, ...]) -> None:
-    """Assign without an await between: nothing is fetched yet.
-
-    Else it would be, from the beginning, and a fetch that finds nothing holds up all that is asked
-    behind it for as long as it may wait for records.
-    """
-    consumer.assign(partitions)
-    consumer.pause(*partitions)
-
-
-def _started(consumer: AIOKafkaConsumer | None) -> AIOKafkaConsumer:
-    if consumer is None:
+def _started(client: ClientT | None) -> ClientT:
+    if client is None:
         message = "the reader is not started"
         raise RuntimeError(message)
-    return consumer
+    return client

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import RecordMetadata
 
 from millstream.schemas.base import Address
-from millstream.schemas.errors import ServiceUnavailable
 from millstream.streams.broker.batches import Outgoing
-from millstream.streams.broker.clients import committed_consumer, idempotent_producer
+from millstream.streams.broker.clients import idempotent_producer
+from millstream.streams.broker.read_clients import KafkaReadClients
 from millstream.streams.broker.topic_admin import partition_counts
-from millstream.streams.bus.api import Beginning, BusHooks, FromOffset, FromTime, Now, Start
+from millstream.streams.bus.api import BusHooks
+from millstream.streams.bus.consumer_reader import ConsumerReader, away
 from millstream.streams.bus.log_bus import LogBus
-from millstream.streams.bus.record_log import Positions
 from millstream.streams.settings import Settings
-from millstream.streams.wire.records import LogRecord
 
-__all__ = ["KafkaBus", "KafkaLog", "KafkaReader"]
+__all__ = ["KafkaBus", "KafkaLog"]
 
 # An idempotent producer never gives a batch up by itself: somebody must stop waiting.
 _ACKNOWLEDGED_TIMEOUT_S = 60.0
@@ -30,104 +29,6 @@ _ENCODED_WITHOUT_PAUSE_MAX = 256
 # One batch per partition is under way at a time: with aiokafka's 16 KiB, round trips are the limit.
 _BATCH_BYTES = 131_072
 _UNCOMPRESSED = 0
-
-
-class KafkaReader:
-    """A consumer without a group that sees committed records only."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._client: AIOKafkaConsumer | None = None
-
-    @property
-    def _consumer(self) -> AIOKafkaConsumer:
-        if self._client is None:
-            message = "the reader is not started"
-            raise RuntimeError(message)
-        return self._client
-
-    async def start(self) -> None:
-        """Connect."""
-        self._client = committed_consumer(self._settings)
-        try:
-            await self._client.start()
-        except KafkaError as error:
-            raise _away(self._settings, error) from error
-
-    async def stop(self) -> None:
-        """Disconnect."""
-        if self._client is not None:
-            await self._client.stop()
-
-    async def offsets(self, partitions: Collection[TopicPartition], start: Start) -> Positions:
-        """Give where `start` is; an end is the last stable offset: what is committed."""
-        by_topic: dict[str, list[TopicPartition]] = {}
-        for one in partitions:
-            by_topic.setdefault(one.topic, []).append(one)
-        # Topic by topic, at once: aiokafka learns of one unknown topic per call, in 100 ms.
-        try:
-            found = await asyncio.gather(
-                *(self._offsets_of_topic(asked, start) for asked in by_topic.values())
-            )
-        except KafkaError as error:
-            raise _away(self._settings, error) from error
-        return {one: offset for offsets in found for one, offset in offsets.items()}
-
-    async def _offsets_of_topic(
-        self, partitions: Collection[TopicPartition], start: Start
-    ) -> Positions:
-        consumer = self._consumer
-        match start:
-            case Now():
-                return dict(await consumer.end_offsets(partitions))
-            case Beginning():
-                return dict(await consumer.beginning_offsets(partitions))
-            case FromOffset(offset=offset):
-                ends = await consumer.end_offsets(partitions)
-                oldest = await consumer.beginning_offsets(partitions)
-                return {one: max(oldest[one], min(offset, ends[one])) for one in partitions}
-            case FromTime(at_ms=at_ms):
-                # The ends first: what comes between the two calls is then not passed over.
-                ends = await consumer.end_offsets(partitions)
-                found = await consumer.offsets_for_times(dict.fromkeys(partitions, at_ms))
-                return {
-                    one: ends[one] if (at := found.get(one)) is None else at.offset
-                    for one in partitions
-                }
-
-    def assign(self, positions: Positions) -> None:
-        """Read these partitions; aiokafka drops what it had fetched ahead."""
-        self._consumer.assign(list(positions))
-        for partition, offset in positions.items():
-            self._consumer.seek(partition, offset)
-
-    def seek(self, partition: TopicPartition, offset: int) -> None:
-        """Read on from another offset."""
-        self._consumer.seek(partition, offset)
-
-    def pause(self, partition: TopicPartition) -> None:
-        """Leave a partition be."""
-        self._consumer.pause(partition)
-
-    def resume(self, partition: TopicPartition) -> None:
-        """Read a paused partition on."""
-        self._consumer.resume(partition)
-
-    async def position(self, partition: TopicPartition) -> int:
-        """Give the offset that would be read next."""
-        return int(await self._consumer.position(partition))
-
-    async def read(
-        self, partitions: Collection[TopicPartition] = (), *, records_max: int, wait_s: float
-    ) -> Mapping[TopicPartition, Sequence[LogRecord]]:
-        """Give what has come. Does not suspend between taking the records and returning them."""
-        try:
-            batches: dict[TopicPartition, list[LogRecord]] = await self._consumer.getmany(
-                *partitions, timeout_ms=int(wait_s * 1000), max_records=records_max
-            )
-        except KafkaError as error:
-            raise _away(self._settings, error) from error
-        return batches
 
 
 class KafkaLog:
@@ -153,7 +54,7 @@ class KafkaLog:
         except BaseException as error:
             await self._client.stop()
             if isinstance(error, KafkaError):
-                raise _away(self._settings, error) from error
+                raise away(self.address, error) from error
             raise
 
     async def stop(self) -> None:
@@ -161,9 +62,9 @@ class KafkaLog:
         if self._client is not None:
             await self._client.stop()
 
-    def reader(self) -> KafkaReader:
+    def reader(self) -> ConsumerReader:
         """Make a reader, not started."""
-        return KafkaReader(self._settings)
+        return ConsumerReader(KafkaReadClients(self._settings))
 
     async def partition_counts(self, topics: Collection[str]) -> Mapping[str, int]:
         """Ask the broker."""
@@ -179,7 +80,7 @@ class KafkaLog:
                     topic, encoded.value, encoded.key, partition, None, encoded.headers
                 )
         except (KafkaError, TimeoutError) as error:
-            raise _away(self._settings, error) from error
+            raise away(self.address, error) from error
         return Address(topic=topic, partition=partition, offset=sent.offset)
 
     async def append_all(self, records: Iterable[Outgoing]) -> list[Address]:
@@ -194,7 +95,7 @@ class KafkaLog:
                 for target, lane in lanes.items():
                     group.create_task(self._append_lane(target, lane, addresses))
         except* (KafkaError, TimeoutError) as errors:
-            raise _away(self._settings, errors.exceptions[0]) from errors
+            raise away(self.address, errors.exceptions[0]) from errors
         return [addresses[index] for index in range(len(addresses))]
 
     async def _filled(self, records: Iterable[Outgoing]) -> dict[TopicPartition, _Lane]:
@@ -248,10 +149,6 @@ class _Lane:
 def _batch() -> BatchBuilder:
     """Make what `create_batch` makes, but larger than the producer's batches of single sends."""
     return BatchBuilder(_BATCH_BYTES, _UNCOMPRESSED)
-
-
-def _away(settings: Settings, error: BaseException) -> ServiceUnavailable:
-    return ServiceUnavailable(f"Kafka at {settings.kafka} does not answer: {error!r}")
 
 
 class KafkaBus(LogBus):

@@ -6,12 +6,13 @@ from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import TopicPartition
 
-from millstream.streams.broker.clients import transactional_producer
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.settings import Settings
+from millstream.streams.transactions.guarded_producer import GuardedProducer, guarded_producer
 from millstream.streams.transactions.hanging.recovery import HangingTransactions
+from millstream.streams.transactions.producers import TransactionalProducer
 
 __all__ = ["HangingGuard", "KafkaLaneIO", "LaneIO"]
 
@@ -30,7 +31,7 @@ class HangingGuard(Protocol):
 class LaneIO(Protocol):
     """Makes the clients of one lane. Nothing that it makes is started."""
 
-    def transactional_producer(self, transactional_id: str) -> AIOKafkaProducer:
+    def transactional_producer(self, transactional_id: str) -> TransactionalProducer:
         """Make a producer that fences, when it starts, whoever had the id before."""
         ...
 
@@ -49,9 +50,9 @@ class KafkaLaneIO:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def transactional_producer(self, transactional_id: str) -> AIOKafkaProducer:
-        """Make a producer of aiokafka."""
-        return transactional_producer(self._settings, transactional_id)
+    def transactional_producer(self, transactional_id: str) -> GuardedProducer:
+        """Make a producer of aiokafka that is watched over."""
+        return guarded_producer(self._settings, transactional_id)
 
     def reader(self) -> PartitionReader:
         """Make a reader over consumers of aiokafka."""

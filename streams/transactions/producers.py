@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import structlog
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import (
     IllegalOperation,
     InvalidProducerEpoch,
@@ -22,15 +23,51 @@ from aiokafka.errors import (
 )
 
 from millstream.schemas.errors import LaneFenced, LaneLost, MillstreamError
-from millstream.streams.broker.batches import Outgoing, send_batches
-from millstream.streams.transactions.hanging.marker_watch import MarkerGuard, TransactionHangs
+from millstream.streams.broker.batches import BatchProducer, Outgoing, send_batches
+from millstream.streams.transactions.hanging.marker_watch import TransactionHangs
 
-__all__ = ["CommitRefused", "MakeProducer", "ProducerRotation"]
+__all__ = ["CommitRefused", "MakeProducer", "ProducerRotation", "TransactionalProducer"]
 
 log = structlog.get_logger(__name__)
 
 _REFUSED = (MessageSizeTooLargeError, RecordListTooLargeError)
-MakeProducer = Callable[[int], AIOKafkaProducer]
+
+
+class TransactionalProducer(BatchProducer, Protocol):
+    """A producer of transactions. All raise `KafkaError`, `IllegalOperation` once it is fenced.
+
+    `hanging` says what of its own it found to hang, if it did.
+    """
+
+    @property
+    def hanging(self) -> TransactionHangs | None: ...  # noqa: D102
+
+    async def start(self) -> None:
+        """Fence every earlier producer of the same id and abort what that left open."""
+
+    async def stop(self) -> None:
+        """Disconnect; an open transaction is left to whoever fences this producer."""
+
+    def successor(self) -> TransactionalProducer:
+        """Make another one of the same id, not started, that takes this one's place."""
+
+    async def begin_transaction(self) -> None:
+        """Begin a transaction."""
+
+    def expect(self, places: Iterable[TopicPartition]) -> None:
+        """Have partitions added to the open transaction meanwhile, which takes a round trip."""
+
+    async def commit_transaction(self) -> None:
+        """Return once what was sent is committed, but for what was refused."""
+
+    async def abort_transaction(self) -> None:
+        """Return once what was sent is aborted."""
+
+    async def look(self) -> None:
+        """See to it that what ended a while ago was not left hanging. Raises `TransactionHangs`."""
+
+
+MakeProducer = Callable[[int], TransactionalProducer]
 """Makes the lane's transactional producer of a number, not started."""
 
 # A producer that was fenced may also say only that it is in no state to go on.
@@ -55,7 +92,6 @@ class ProducerRotation:
     def __init__(self, make_producer: MakeProducer, *, producers: int, timeout_s: float) -> None:
         self._make_producer = make_producer
         self._producers = [make_producer(number) for number in range(producers)]
-        self._watches = [MarkerGuard(producer) for producer in self._producers]
         self._turns = itertools.cycle(range(producers))
         self._timeout_s = timeout_s
         self._begun: int | None = None
@@ -93,9 +129,9 @@ class ProducerRotation:
 
     async def look(self) -> None:
         """See to it that none of what ended a while ago was left hanging. Raises `LaneLost`."""
-        for watch in self._watches:
+        for producer in self._producers:
             try:
-                await watch.look()
+                await producer.look()
             except TransactionHangs as hanging:
                 raise _hangs(hanging) from hanging
 
@@ -110,12 +146,11 @@ class ProducerRotation:
             return
         try:
             async with asyncio.timeout(self._timeout_s):
-                manager = (await self._open())._txn_manager  # noqa: SLF001  it has no public way
+                producer = await self._open()
         except _FAILED as error:
             raise self._lost(error, "a transaction did not begin") from error
         for place in _places(awaited):
-            for beside in self._written_with.get(place, (place,)):
-                manager.maybe_add_partition_to_txn(beside)
+            producer.expect(self._written_with.get(place, (place,)))
 
     async def commit(self, records: Sequence[Outgoing]) -> list[int]:
         """Write records, at least one, in one transaction; give their offsets once it is committed.
@@ -139,7 +174,7 @@ class ProducerRotation:
         self._written_with.update(dict.fromkeys(written, written))
         return offsets
 
-    async def _open(self) -> AIOKafkaProducer:
+    async def _open(self) -> TransactionalProducer:
         """Give the producer whose transaction is open; begin one if none is."""
         if self._begun is None:
             turn = next(self._turns)
@@ -156,19 +191,16 @@ class ProducerRotation:
             async with asyncio.timeout(self._timeout_s):
                 await self._producers[turn].abort_transaction()
                 await self._producers[turn].stop()
-                self._producers[turn] = self._make_producer(turn)
-                self._watches[turn] = MarkerGuard(
-                    self._producers[turn], follows=self._watches[turn]
-                )
+                self._producers[turn] = self._producers[turn].successor()
                 await self._producers[turn].start()
         except _FAILED as error:
             raise _lost(error, "a transaction could not be aborted") from error
 
     def _lost(self, error: BaseException, what: str) -> LaneLost:
-        for watch in self._watches:
-            # Its producer only says that it cannot go on.
-            if watch.hanging is not None:
-                return _hangs(watch.hanging)
+        for producer in self._producers:
+            # Its client only says that it cannot go on.
+            if producer.hanging is not None:
+                return _hangs(producer.hanging)
         return _lost(error, what)
 
 

@@ -24,6 +24,7 @@ from millstream.streams.broker.raw_broker import raw_log
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.settings import Settings
 from millstream.streams.transactions.committer import Committer
+from millstream.streams.transactions.guarded_producer import GuardedProducer
 from millstream.streams.transactions.hanging import coordinator_log, marker_watch
 from millstream.streams.transactions.hanging.describe import open_transactions
 from millstream.streams.transactions.hanging.protocol import DescribeProducersRequest
@@ -162,7 +163,12 @@ async def commit_often(
     """Commit with one producer that asks each time whether its last transaction hangs."""
     (producer,) = made = [transactional_producer(settings, transactional_id(settings))]
     committer = Committer(
-        lambda _: made[0], producers=1, records_max=9, timeout_s=20, gather_s=0.0, on_lost=fail
+        lambda _: GuardedProducer(lambda: made[0]),
+        producers=1,
+        records_max=9,
+        timeout_s=20,
+        gather_s=0.0,
+        on_lost=fail,
     )
     await committer.start()
     try:

@@ -22,6 +22,7 @@ from millstream.streams.broker.raw_broker import raw_log
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.settings import Settings
 from millstream.streams.transactions.committer import CommitRefused, Committer
+from millstream.streams.transactions.guarded_producer import GuardedProducer
 from millstream.streams.transactions.hanging import marker_watch
 from millstream.streams.transactions.hanging.protocol import (
     DescribeProducersRequest,
@@ -87,7 +88,12 @@ async def owning(settings: Settings, producers: int = 1) -> AsyncIterator[Owner]
         return producer
 
     committer = Committer(
-        make, producers=producers, records_max=100, timeout_s=20, gather_s=0.0, on_lost=lost.append
+        lambda number: GuardedProducer(lambda: make(number)),
+        producers=producers,
+        records_max=100,
+        timeout_s=20,
+        gather_s=0.0,
+        on_lost=lost.append,
     )
     await committer.start()
     try:

@@ -13,10 +13,10 @@ from aiokafka import TopicPartition
 from aiokafka.consumer import fetcher
 from aiokafka.protocol.fetch import FetchRequest
 
-from millstream.schemas.errors import CheckpointUnreadable, LaneLost, ServiceUnavailable
+from millstream.schemas.errors import CheckpointUnreadable
 from millstream.schemas.events import AgentToken, CheckpointSaved, SessionUpdated
 from millstream.schemas.topics import CHECKPOINTS, DECISIONS, SESSIONS, TOKENS
-from millstream.streams.broker.clients import idempotent_producer, transactional_producer
+from millstream.streams.broker.clients import idempotent_producer
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.lane.output.checkpoints import CheckpointSource
@@ -24,7 +24,15 @@ from millstream.streams.lane.output.outcomes import session_head
 from millstream.streams.lane.runs.token_publisher import TokenPublisher
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import decode, encode, new_traceparent
+from tests.contracts.reader_contract import ReaderContract
 from tests.harness.lanes import no_redis
+from tests.harness.log_worlds import KafkaWorld
+
+
+class TestKafkaReader(ReaderContract):
+    @pytest.fixture
+    def world(self, settings: Settings) -> KafkaWorld:
+        return KafkaWorld(settings)
 
 
 @asynccontextmanager
@@ -78,93 +86,6 @@ async def values(
     return [record.value async for record in stretch]
 
 
-@pytest.fixture
-async def log(settings: Settings) -> TopicPartition:
-    await ensure_topics(settings, [DECISIONS])
-    return TopicPartition(settings.topic(DECISIONS.name), 0)
-
-
-async def test_a_transaction_open_before_the_end_is_waited_for_and_read_behind(
-    settings: Settings, log: TopicPartition
-) -> None:
-    producer = transactional_producer(settings, f"{settings.namespace}-open")
-    await producer.start()
-    try:
-        await producer.begin_transaction()
-        await producer.send_and_wait(log.topic, b"open", b"k", partition=0)
-        await written(settings, log, b"behind")
-        async with reading(settings) as reader:
-            end = (await reader.high_watermarks([log]))[log]
-            assert end == 2
-            with pytest.raises(LaneLost, match="open transaction"):
-                await values(reader, log, end, stall_timeout_s=0.5)
-            waiting = asyncio.create_task(values(reader, log, end))
-            await asyncio.wait({waiting}, timeout=0.5)
-            assert not waiting.done()
-            await producer.commit_transaction()
-            assert await asyncio.wait_for(waiting, 20) == [b"open", b"behind"]
-    finally:
-        await producer.stop()
-
-
-async def test_an_end_that_is_aborted_records_and_markers_is_reached(
-    settings: Settings, log: TopicPartition
-) -> None:
-    await written(settings, log, b"before")
-    producer = transactional_producer(settings, f"{settings.namespace}-aborted")
-    await producer.start()
-    try:
-        for _ in range(3):
-            await producer.begin_transaction()
-            await producer.send_and_wait(log.topic, b"aborted", b"k", partition=0)
-            await producer.abort_transaction()
-    finally:
-        await producer.stop()
-    async with reading(settings) as reader:
-        end = (await reader.high_watermarks([log]))[log]
-        assert end == 7
-        assert await values(reader, log, end, stall_timeout_s=5) == [b"before"]
-
-
-async def test_an_empty_partition_is_read_at_once(settings: Settings, log: TopicPartition) -> None:
-    async with reading(settings) as reader:
-        ends = await reader.high_watermarks([log])
-        assert ends == {log: 0}
-        assert await values(reader, log, 0, stall_timeout_s=0) == []
-
-
-async def test_a_stretch_ends_where_its_end_was_and_starts_at_a_time(
-    settings: Settings, log: TopicPartition
-) -> None:
-    await written(settings, log, b"0", b"1")
-    async with reading(settings) as reader:
-        end = (await reader.high_watermarks([log]))[log]
-        (newest_ms,) = await written(settings, log, b"2")
-        assert await values(reader, log, end) == [b"0", b"1"]
-        assert await values(reader, log, 3, since_ms=newest_ms + 60_000) == []
-        assert (await values(reader, log, 3, since_ms=newest_ms))[-1] == b"2"
-        assert await values(reader, log, 3, since_ms=newest_ms - 3_600_000) == [b"0", b"1", b"2"]
-
-
-async def test_a_compacted_topic_is_read_to_its_end(settings: Settings) -> None:
-    await ensure_topics(settings, [SESSIONS])
-    where = TopicPartition(settings.topic(SESSIONS.name), 0)
-    await written(settings, where, *(b"%d" % number for number in range(50)))
-    async with reading(settings) as reader:
-        end = (await reader.high_watermarks([where]))[where]
-        assert (await values(reader, where, end))[-1] == b"49"
-
-
-async def test_a_kafka_that_does_not_answer_is_told_as_such(settings: Settings) -> None:
-    nowhere = settings.model_copy(update={"kafka": "127.0.0.1:1"})
-    reader = PartitionReader(nowhere)
-    try:
-        with pytest.raises(ServiceUnavailable, match=r"127\.0\.0\.1:1"):
-            await reader.start()
-    finally:
-        await reader.stop()
-
-
 async def test_nothing_is_fetched_that_was_not_asked_for(settings: Settings) -> None:
     """A fetch that finds nothing holds up what is asked behind it: 0.1 s for each topic."""
     await ensure_topics(settings, [DECISIONS, SESSIONS])
@@ -186,8 +107,12 @@ async def test_the_ends_of_many_topics_are_asked_for_at_once(settings: Settings)
     specs = [CHECKPOINTS, DECISIONS, SESSIONS, TOKENS]
     await ensure_topics(settings, specs)
     async with reading(settings) as reader:
-        client = reader._ends_of._client
-        fetches, updates, update = asked(reader._ends_of, FetchRequest), [], client._metadata_update
+        client = reader._ends._consumer._client
+        fetches, updates, update = (
+            asked(reader._ends._consumer, FetchRequest),
+            [],
+            client._metadata_update,
+        )
 
         async def update_and_note(cluster: Any, topics: Iterable[str]) -> Any:
             updates.append(set(topics))

@@ -25,6 +25,7 @@ from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.restore import Restored
 from millstream.streams.settings import Settings
 from millstream.streams.transactions.committer import Committer
+from millstream.streams.transactions.guarded_producer import guarded_producer
 from tests.harness.lanes import (
     chain_stages,
     lane_services,
@@ -59,7 +60,7 @@ class Deployment:
         (stage,) = chain_stages(self.settings, POLICY)
         lost: list[LaneLost] = []
         committer = Committer(
-            lambda number: transactional_producer(
+            lambda number: guarded_producer(
                 self.settings, f"{self.settings.namespace}-writing-{number}"
             ),
             producers=2,

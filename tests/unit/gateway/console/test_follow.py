@@ -11,9 +11,10 @@ from millstream.schemas.base import Address, Reason
 from millstream.schemas.errors import RequestIdReused
 from millstream.schemas.events import AgentRequest, AgentResult, AgentToken, DeadLetter, Decision
 from millstream.schemas.topics import catalogue
+from millstream.streams.broker.memory.broker import MemoryBroker
 from millstream.streams.bus.answer import Ended, Text
 from millstream.streams.bus.api import EventBus
-from millstream.streams.bus.memory import MemoryBroker, MemoryBus
+from millstream.streams.bus.memory import MemoryBus
 from millstream.streams.settings import Settings
 
 REQUEST = AgentRequest(user_id="ada", input="Hi", request_id="r", session_id="s")

@@ -7,8 +7,9 @@ from aiokafka import TopicPartition
 
 from millstream.schemas.base import Address
 from millstream.schemas.topics import BASE_TOPICS, TopicSpec
+from millstream.streams.broker.memory.broker import MemoryBroker
 from millstream.streams.bus.api import BusHooks
-from millstream.streams.bus.memory import MemoryBroker, MemoryBus
+from millstream.streams.bus.memory import MemoryBus
 from millstream.streams.settings import Settings
 from tests.contracts.bus_contract import BusContract
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from millstream.schemas.topics import BASE_TOPICS
-from millstream.streams.bus.memory import MemoryBroker, MemoryBus
+from millstream.streams.broker.memory.broker import MemoryBroker
+from millstream.streams.bus.memory import MemoryBus
 from millstream.streams.settings import Settings
 from tests.contracts.token_reader_contract import TokenReaderContract
 

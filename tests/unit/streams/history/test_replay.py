@@ -9,7 +9,8 @@ from aiokafka import TopicPartition
 
 from millstream.schemas.base import Address
 from millstream.schemas.topics import BASE_TOPICS, TopicSpec
-from millstream.streams.bus.memory import MemoryBroker, MemoryBus, MemoryLog
+from millstream.streams.broker.memory.broker import MemoryBroker
+from millstream.streams.bus.memory import MemoryBus, MemoryLog
 from millstream.streams.bus.record_log import Entry
 from millstream.streams.history.replay import HistoryQuery, replay
 from millstream.streams.settings import Settings
