@@ -24,6 +24,9 @@ class LogWorld(Protocol):
     short_s: float
     """A time-out that is sure to be over before long, and sure not to be met by what works."""
 
+    timeout_s: float
+    """A time-out within which a client starts and commits."""
+
     async def create(
         self, name: str, *, is_small: bool = False, is_compacted: bool = False, partitions: int = 1
     ) -> TopicPartition:

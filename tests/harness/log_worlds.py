@@ -24,6 +24,7 @@ class MemoryWorld:
     """A broker in memory that takes a moment to answer, so that there is time in between."""
 
     short_s = 0.05
+    timeout_s = 0.3
 
     def __init__(self) -> None:
         self.settings = Settings(namespace="memory")
@@ -67,6 +68,7 @@ class KafkaWorld:
     """The session's Kafka, in a namespace of the test's own."""
 
     short_s = 0.5
+    timeout_s = 2.0
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
