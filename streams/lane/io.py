@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Collection
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
 from aiokafka import TopicPartition
 
-from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.broker.memory.broker import MemoryBroker
+from millstream.streams.broker.memory.clients import MemoryClients
+from millstream.streams.broker.partition_reader import Consumer, PartitionReader
+from millstream.streams.broker.read_clients import KafkaReadClients
 from millstream.streams.settings import Settings
 from millstream.streams.transactions.guarded_producer import GuardedProducer, guarded_producer
 from millstream.streams.transactions.hanging.recovery import HangingTransactions
 from millstream.streams.transactions.producers import TransactionalProducer
 
-__all__ = ["HangingGuard", "KafkaLaneIO", "LaneIO"]
+__all__ = ["HangingGuard", "KafkaLaneIO", "LaneIO", "MemoryLaneIO"]
 
 
 class HangingGuard(Protocol):
@@ -39,6 +42,10 @@ class LaneIO(Protocol):
         """Make a reader of committed records."""
         ...
 
+    def consumer(self) -> Consumer:
+        """Make a consumer of committed records, to follow what other lanes commit."""
+        ...
+
     def hanging(self, partitions: Collection[TopicPartition]) -> HangingGuard:
         """Make what ends transactions that hang on `partitions`."""
         ...
@@ -58,6 +65,43 @@ class KafkaLaneIO:
         """Make a reader over consumers of aiokafka."""
         return PartitionReader(self._settings)
 
+    def consumer(self) -> Consumer:
+        """Make a consumer of aiokafka."""
+        consumer: Consumer = KafkaReadClients(self._settings).consumer()
+        return consumer
+
     def hanging(self, partitions: Collection[TopicPartition]) -> HangingTransactions:
         """Make what asks brokers and coordinators by raw requests."""
         return HangingTransactions(self._settings, partitions)
+
+
+class MemoryLaneIO:
+    """`LaneIO` over a broker in memory, which other lanes may share."""
+
+    def __init__(self, settings: Settings, broker: MemoryBroker) -> None:
+        self._settings = settings
+        self._clients = MemoryClients(broker)
+
+    def transactional_producer(self, transactional_id: str) -> TransactionalProducer:
+        """Make a producer in memory."""
+        return self._clients.transactional_producer(transactional_id)
+
+    def reader(self) -> PartitionReader:
+        """Make a reader over consumers in memory."""
+        return PartitionReader(self._settings, self._clients)
+
+    def consumer(self) -> Consumer:
+        """Make a consumer in memory."""
+        return self._clients.consumer()
+
+    def hanging(self, _partitions: Collection[TopicPartition]) -> HangingGuard:
+        """Make what ends nothing: what hangs in memory is the test's to end."""
+        return _NoGuard()
+
+
+class _NoGuard:
+    fenced: frozenset[str] = frozenset()
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        yield

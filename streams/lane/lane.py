@@ -62,7 +62,7 @@ class Lane:
         crash_counter: CrashCounter,
         io: LaneIO | None = None,
     ) -> None:
-        io = io or KafkaLaneIO(settings)
+        self._io = io = io or KafkaLaneIO(settings)
         self._context = context = LaneContext(
             settings, services, stage, partition, before_call, crash_counter, self._failed
         )
@@ -172,7 +172,11 @@ class Lane:
         self._dispatcher.open(new_from_offset=ends[where], new_commands_from=ends[commands])
         if self._state.pipeline.needs:
             self._follower = StageFollower(
-                self._state, self._context.settings, self._context.partition, restored.ends
+                self._state,
+                self._context.settings,
+                self._context.partition,
+                restored.ends,
+                consumer=self._io.consumer(),
             )
             self._following = asyncio.create_task(self._follower.run())
             self._following.add_done_callback(self._ended)

@@ -18,7 +18,6 @@ from millstream.schemas.events import (
     Decision,
 )
 from millstream.schemas.topics import ATTEMPTS, COSTS, DECISIONS, RESULTS
-from millstream.streams.lane.runs import attempts
 from millstream.streams.settings import Settings
 from tests.harness.lanes import (
     ask,
@@ -203,10 +202,9 @@ async def test_a_request_that_is_cancelled_before_it_comes_again_is_charged_for_
 
 @pytest.mark.parametrize(("policy", "marked_from"), [(PRICED, 1), ("", 2)], ids=["priced", "free"])
 async def test_a_request_that_takes_its_owners_down_is_given_up(
-    settings: Settings, policy: str, marked_from: int, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, policy: str, marked_from: int
 ) -> None:
     lost_max = 3
-    monkeypatch.setattr(attempts, "LOST_MAX", lost_max)
     rules = Policy.from_yaml(policy, "test")
     calls = Calls()
     owners = marked_from - 1 + lost_max

@@ -34,6 +34,8 @@ __all__ = ["MemoryBroker"]
 _BATCH_BYTES_MAX = 1_048_588
 """The default of `message.max.bytes`, which counts a whole batch."""
 
+_MARKERS_AFTER_S = 0.001
+
 
 def _wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
@@ -207,7 +209,8 @@ class MemoryBroker:
             self._withheld.append((where, producer_id, is_commit))
             return
         self._due.append((where, producer_id, is_commit))
-        asyncio.get_running_loop().call_soon(self._write_markers)
+        after_s = max(_MARKERS_AFTER_S, self.latency_s)
+        asyncio.get_running_loop().call_later(after_s, self._write_markers)
 
     def _write_markers(self) -> None:
         due, self._due = self._due, []

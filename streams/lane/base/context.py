@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import TopicPartition
 
 from millstream.agents.executor import RunOutcome
 from millstream.agents.factory import AgentFactory, RunPlan
@@ -16,6 +18,7 @@ from millstream.schemas.lane_events import StageRequest
 from millstream.schemas.ports import BeforeCall, ClockMs, EmitToken, LoadCheckpoint, PeekCheckpoint
 from millstream.schemas.topics import REQUESTS, TopicSpec, stage_topic
 from millstream.streams.lane.base.crash_counter import CrashCounter
+from millstream.streams.lane.base.limits import LaneLimits
 from millstream.streams.lane.base.metrics import LaneMetrics
 from millstream.streams.settings import Settings
 from millstream.streams.wire.records import (
@@ -66,18 +69,54 @@ class RunAgent(Protocol):
         ...
 
 
+class PlainProducer(Protocol):
+    """Sends records outside every transaction, each once and in order; aiokafka's is one.
+
+    All raise `KafkaError`; `send` raises `MessageSizeTooLargeError` for what no request can hold.
+    """
+
+    async def send(  # noqa: PLR0917  aiokafka's order
+        self,
+        topic: str,
+        value: bytes | None = None,
+        key: bytes | None = None,
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+        headers: Sequence[tuple[str, bytes | None]] | None = None,
+    ) -> asyncio.Future[Any]:
+        """Hand a record over; gives a future that is done once it is acknowledged."""
+        ...
+
+    async def send_and_wait(  # noqa: PLR0917  aiokafka's order
+        self,
+        topic: str,
+        value: bytes | None = None,
+        key: bytes | None = None,
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+        headers: Sequence[tuple[str, bytes | None]] | None = None,
+    ) -> Any:
+        """Send a record; return once it is acknowledged."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class LaneServices:
-    """What the lanes of one worker share. `drain` tells the worker to hand over and end."""
+    """What the lanes of one worker share.
+
+    `drain` tells the worker to hand over and end; `chance` gives from 0 up to 1, for jitter.
+    """
 
     worker: str
-    producer: AIOKafkaProducer
+    producer: PlainProducer
     factory: AgentFactory
     run_agent: RunAgent
     peek_checkpoint: PeekCheckpoint
     clock_ms: ClockMs
     metrics: LaneMetrics
     drain: Callable[[], None]
+    limits: LaneLimits = field(default_factory=LaneLimits)
+    chance: Callable[[], float] = random.SystemRandom().random
 
 
 @dataclass(frozen=True, slots=True)

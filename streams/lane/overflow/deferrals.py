@@ -43,15 +43,6 @@ _TAKEN_BYTES_MAX = 1024 * 1024
 _READ_AT_ONCE_MAX = 5000
 _WRITTEN_EVERY = 500
 
-_AT_HAND_BEHIND = 100
-"""While reading does not keep up, no user has more than so many in hand: first come those who were
-not read yet."""
-
-_LOOK_EVERY_S = 10.0
-
-_BEHIND_FOR_S = 0.25
-"""So long after the last record that others stood behind, reading is taken to keep up again."""
-
 
 TakeIn = Callable[[Entry[InputRecord]], None]
 """Takes a record on its way, as one that has just come. Never raises."""
@@ -74,6 +65,7 @@ class Deferrals:
         take_in: TakeIn,
     ) -> None:
         self._context = context
+        self._limits = context.services.limits
         self._input = context.at(context.stage.input)
         self._input_name = context.stage.input.name
         self._state = state
@@ -89,7 +81,7 @@ class Deferrals:
         self._ready: dict[UserKey, Deferral] = {}
         self._waiting_for_capacity: dict[UserKey, Deferral] = {}
         self._waiting_for_reader: dict[UserKey, Deferral] = {}
-        self._behind_at = -_BEHIND_FOR_S
+        self._behind_at = -self._limits.behind_for_s
         self._backpressure = Backpressure(
             f"{self._input.topic}-{context.partition}",
             context.settings.parked_max,
@@ -192,14 +184,14 @@ class Deferrals:
 
     @property
     def _is_behind(self) -> bool:
-        return self._now() - self._behind_at < _BEHIND_FOR_S
+        return self._now() - self._behind_at < self._limits.behind_for_s
 
     def _is_too_much(self, user: UserKey) -> bool:
-        too_many = self._is_behind and self._quotas.active(user) >= _AT_HAND_BEHIND
+        too_many = self._is_behind and self._quotas.active(user) >= self._limits.at_hand_behind
         return too_many or self._quotas.over_limit(user)
 
     def _has_place(self, user: UserKey) -> bool:
-        too_many = self._is_behind and self._quotas.active(user) >= _AT_HAND_BEHIND // 2
+        too_many = self._is_behind and self._quotas.active(user) >= self._limits.at_hand_behind // 2
         return not too_many and self._quotas.may_refill(user)
 
     def _event(self, deferral: Deferral) -> RequestsDeferred:
@@ -258,8 +250,9 @@ class Deferrals:
 
     async def _run(self) -> None:
         while True:
+            wait_s = self._limits.behind_for_s if self._waiting_for_reader else None
             with suppress(TimeoutError):
-                async with asyncio.timeout(_BEHIND_FOR_S if self._waiting_for_reader else None):
+                async with asyncio.timeout(wait_s):
                     await self._wake.wait()
             self._wake.clear()
             self._look_who_has_left()
@@ -374,7 +367,7 @@ class Deferrals:
     def _look_who_waits_longest(self) -> None:
         # Now and then: there may be many, and to remember ids for longer than need be is no fault.
         if not self._of or self._now() >= self._look_at:
-            self._look_at = self._now() + _LOOK_EVERY_S
+            self._look_at = self._now() + self._limits.look_who_waits_every_s
             times = (one.from_ms for one in self._of.values())
             self._state.waits_since(min(times, default=None))
 

@@ -34,9 +34,6 @@ from millstream.streams.lane.state.pauses import Pauses
 from millstream.streams.transactions.committer import CommitRefused
 from millstream.streams.wire.keys import RequestKey, SessionKey
 
-_LOOK_FOR_OLD_EVERY_S = 0.25
-_OLD_IN_A_CROWD_S = 0.25
-
 
 class RunQueue:
     """Runs what is admitted, fairly among users, and parks what has to wait."""
@@ -322,11 +319,12 @@ class RunQueue:
     async def _park_what_is_old(self) -> None:
         """Acknowledge the records of runs that take long: others stand behind them."""
         loop = asyncio.get_running_loop()
+        limits = self._services.limits
         while True:
-            await asyncio.sleep(_LOOK_FOR_OLD_EVERY_S)
+            await asyncio.sleep(limits.look_for_old_every_s)
             now = loop.time()
             # Whatever runs since the lane was crowded may hold back those who are not read yet.
-            held_back_since = min(self._crowded_at, now - _OLD_IN_A_CROWD_S)
+            held_back_since = min(self._crowded_at, now - limits.old_in_a_crowd_s)
             old_since = max(now - self._settings.park_after_s, held_back_since)
             while (run := self._in_memory.first_unparked()) is not None:
                 if run.in_memory_since > old_since:

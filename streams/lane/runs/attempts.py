@@ -19,19 +19,17 @@ from millstream.streams.lane.state.attempt_costs import charge_attempts
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.wire.keys import request_key
 
-LOST_MAX = 10
-"""Attempts of one request that may be lost with their owners: one more is not made.
-
-What ends its worker, by using up its memory for one, would end one worker after the other.
-"""
-
 
 class AttemptStarter:
-    """Begins the attempts of one lane's runs, and charges for those that were in vain."""
+    """Begins the attempts of one lane's runs, and charges for those that were in vain.
 
-    def __init__(self, *, state: LaneState, writer: LaneWriter) -> None:
+    Of one request, at most `lost_max` may be lost with their owners: one more is not made.
+    """
+
+    def __init__(self, *, state: LaneState, writer: LaneWriter, lost_max: int) -> None:
         self._state = state
         self._writer = writer
+        self._lost_max = lost_max
 
     async def begin(
         self,
@@ -60,7 +58,7 @@ class AttemptStarter:
             may_follow_lost=may_follow,
         )
         begun: AttemptStarted | Terminal | None
-        if lost >= LOST_MAX:
+        if lost >= self._lost_max:
             begun = AttemptsExhausted(
                 f"{lost} attempts were lost with the workers that made them; see their logs"
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,11 +27,6 @@ from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses
 
 T = TypeVar("T")
-
-WAIT_IN_MEMORY_MAX_S = 1.0
-"""A run that has to wait longer than this for its next attempt leaves memory meanwhile."""
-
-_CHANCE = random.SystemRandom()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +67,9 @@ class RunRunner:
         self._state = state
         self._writer = writer
         self._in_flight = in_flight
-        self._attempts = AttemptStarter(state=state, writer=writer)
+        self._attempts = AttemptStarter(
+            state=state, writer=writer, lost_max=context.services.limits.attempts_lost_max
+        )
         self._pauses = pauses
         self._draining = False
 
@@ -135,7 +131,7 @@ class RunRunner:
             return outcome, 0.0
         if not outcome.retryable:
             return outcome, None
-        delay_s = run.plan.template.retry.delay_s(run.failures + 1, chance=_CHANCE.random())
+        delay_s = run.plan.template.retry.delay_s(run.failures + 1, chance=self._services.chance())
         if delay_s is None:
             return outcome, None
         if run.is_over_by(self._services.clock_ms() + round(delay_s * 1000)):
@@ -144,7 +140,7 @@ class RunRunner:
 
     async def _waited(self, run: Run, delay_s: float) -> bool:
         """Wait before the next attempt; gives false if the run is to leave memory meanwhile."""
-        if delay_s > WAIT_IN_MEMORY_MAX_S:
+        if delay_s > self._services.limits.wait_in_memory_max_s:
             run.not_before_ms = self._services.clock_ms() + round(delay_s * 1000)
             run.under_way.stop(run.not_before_ms)
             return False

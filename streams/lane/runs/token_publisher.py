@@ -6,11 +6,11 @@ import asyncio
 import hashlib
 from collections import deque
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from millstream.schemas.errors import LaneLost, Terminal
 from millstream.schemas.events import AgentToken
+from millstream.streams.lane.base.context import PlainProducer
 from millstream.streams.wire.codec import encode
 
 
@@ -22,7 +22,7 @@ class TokenPublisher:
 
     def __init__(
         self,
-        producer: AIOKafkaProducer,
+        producer: PlainProducer,
         *,
         topic: str,
         partition: int,

@@ -8,7 +8,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from millstream.schemas.errors import LaneLost
-from millstream.streams.broker.clients import committed_consumer
+from millstream.streams.broker.partition_reader import Consumer
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.restore import fold_record
 from millstream.streams.settings import Settings
@@ -21,11 +21,18 @@ class StageFollower:
     """
 
     def __init__(
-        self, state: LaneState, settings: Settings, partition: int, since: Mapping[str, int]
+        self,
+        state: LaneState,
+        settings: Settings,
+        partition: int,
+        since: Mapping[str, int],
+        *,
+        consumer: Consumer,
     ) -> None:
         self._state = state
         self._settings = settings
         self._partition = partition
+        self._consumer = consumer
         self.positions = {spec.name: since[spec.name] for spec in state.folds.follows}
 
     async def run(self) -> None:
@@ -35,7 +42,7 @@ class StageFollower:
         wrong.
         """
         specs = {self._settings.topic(spec.name): spec for spec in self._state.folds.follows}
-        consumer = committed_consumer(self._settings)
+        consumer = self._consumer
         try:
             await consumer.start()
             places = {TopicPartition(topic, self._partition): specs[topic] for topic in specs}

@@ -122,7 +122,7 @@ async def test_what_a_failed_attempt_was_charged_is_in_a_snapshot() -> None:
         lane.ask("r1", "u1", deployment.clock())
         request = lane.open["r1"]
         await lane.settled()
-        attempts = AttemptStarter(state=lane.state, writer=lane.writer)
+        attempts = AttemptStarter(state=lane.state, writer=lane.writer, lost_max=10)
         attempt = lane.state.open_attempts.open[request_key(request)].started.attempt
         used = AttemptUsage(attempt, "local", request.template, Usage(output_tokens=5))
         await attempts.charge(request, used, b"")

@@ -1,0 +1,34 @@
+"""How long a lane waits for what, and how much of it: no operator sets these, but tests do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["LaneLimits"]
+
+
+@dataclass(frozen=True, slots=True)
+class LaneLimits:
+    """The waits and limits inside of a lane.
+
+    Attributes:
+        attempts_lost_max: Attempts of one request that may be lost with their owners: one more is
+            not made. What ends its worker, by using up its memory for one, would end one worker
+            after the other.
+        wait_in_memory_max_s: A run that waits longer than this for its next attempt leaves memory.
+        look_for_old_every_s: How often runs are looked for that are to be parked and run on.
+        old_in_a_crowd_s: How long a run may hold back records that are not read yet.
+        at_hand_behind: Requests that a user may have at hand while reading does not keep up.
+            First come those who were not read yet.
+        behind_for_s: So long after the last record that others stood behind, reading is taken to
+            keep up again.
+        look_who_waits_every_s: How often it is asked since when the oldest deferred request waits.
+    """
+
+    attempts_lost_max: int = 10
+    wait_in_memory_max_s: float = 1.0
+    look_for_old_every_s: float = 0.25
+    old_in_a_crowd_s: float = 0.25
+    at_hand_behind: int = 100
+    behind_for_s: float = 0.25
+    look_who_waits_every_s: float = 10.0

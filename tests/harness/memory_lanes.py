@@ -1,0 +1,362 @@
+"""Real lanes over a broker in memory: `tests.harness.lanes` without Kafka, by the same names."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar
+
+from aiokafka import TopicPartition
+
+from millstream.agents.executor import AgentExecutor, wall_clock_ms
+from millstream.agents.factory import AgentFactory
+from millstream.agents.loop.callbacks import OnCallbackEvent
+from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
+from millstream.middleware.policy import Policy
+from millstream.schemas.base import Event
+from millstream.schemas.topics import CONTROL, TopicSpec, catalogue
+from millstream.streams.broker.memory.broker import MemoryBroker
+from millstream.streams.broker.memory.clients import MemoryClients
+from millstream.streams.consumer.membership import Lease, Membership, since_boot_s
+from millstream.streams.lane.base.context import LaneServices, Stage
+from millstream.streams.lane.base.crash_counter import CrashCounter
+from millstream.streams.lane.base.limits import LaneLimits
+from millstream.streams.lane.base.metrics import LaneMetrics
+from millstream.streams.lane.io import LaneIO, MemoryLaneIO
+from millstream.streams.lane.lane import Lane
+from millstream.streams.lane.slot import LaneSlot
+from millstream.streams.settings import Settings
+from millstream.streams.telemetry.metrics import MetricsCollector
+from millstream.streams.wire.codec import decode
+from millstream.streams.wire.partitioning import home_partition
+from millstream.streams.wire.records import InputRecord
+from tests.harness import lanes as on_kafka
+from tests.harness.lanes import OneLane, Upstream, always, ask, chain_stages, no_redis
+from tests.support import eventually
+
+__all__ = [
+    "MemoryLanes",
+    "OneLane",
+    "Upstream",
+    "ask",
+    "give",
+    "lane_services",
+    "one_lane",
+    "open_keys",
+    "read_topic",
+    "read_whole",
+    "running_lanes",
+    "upstream",
+    "write_event",
+]
+
+EventT = TypeVar("EventT", bound=Event)
+
+
+class StrictClock:
+    """The wall clock in milliseconds, which tells no two records the same time."""
+
+    def __init__(self) -> None:
+        self._last_ms = 0
+
+    def __call__(self) -> int:
+        """Give the time."""
+        self._last_ms = max(self._last_ms + 1, wall_clock_ms())
+        return self._last_ms
+
+
+def _broker() -> MemoryBroker:
+    return MemoryBroker(Settings(namespace="memory"), StrictClock())
+
+
+_QUICK = LaneLimits(look_for_old_every_s=0.01, old_in_a_crowd_s=0.02)
+_BEHIND_RECORDS = 100
+_READ_RECORDS = 500
+_DRAIN_S = 0.1
+
+
+@dataclass(frozen=True)
+class MemoryLanes:
+    """A deployment in memory: its settings, its broker, and what its group has acknowledged."""
+
+    settings: Settings = field(default_factory=lambda: Settings(namespace="memory", partitions=4))
+    limits: LaneLimits = _QUICK
+    broker: MemoryBroker = field(default_factory=_broker)
+    acked: dict[TopicPartition, int] = field(default_factory=lambda: defaultdict(int))
+
+    def changed(self, **changes: object) -> MemoryLanes:
+        """Give the same deployment with other settings; partitions only before its topics exist."""
+        return replace(self, settings=self.settings.model_copy(update=changes))
+
+    def limited(self, **changes: float) -> MemoryLanes:
+        """Give the same deployment with other limits inside of its lanes."""
+        return replace(self, limits=replace(self.limits, **changes))
+
+    def create_topics(self) -> None:
+        """Create all topics that do not exist yet."""
+        for spec in catalogue(self.settings.chain_cuts):
+            configs = spec.configs()
+            limit = (
+                {"batch_bytes_max": int(configs["max.message.bytes"])}
+                if ("max.message.bytes" in configs)
+                else {}
+            )
+            self.broker.create_topic(self.topic(spec), self.settings.partitions, **limit)
+
+    def topic(self, spec: TopicSpec) -> str:
+        """Give a topic's physical name."""
+        return self.settings.topic(spec.name)
+
+    def places(self, spec: TopicSpec) -> list[TopicPartition]:
+        """Give a topic's partitions."""
+        return [TopicPartition(self.topic(spec), n) for n in range(self.settings.partitions)]
+
+    def io(self) -> MemoryLaneIO:
+        """Give what a lane's clients are made by."""
+        return MemoryLaneIO(self.settings, self.broker)
+
+
+@asynccontextmanager
+async def lane_services(
+    world: MemoryLanes,
+    on_event: OnCallbackEvent | None = None,
+    templates: Iterable[AgentTemplate] = BUILT_IN_TEMPLATES,
+) -> AsyncIterator[LaneServices]:
+    """Give what lanes share: topics are there, the model is the scripted one."""
+    world.create_topics()
+    producer = MemoryClients(world.broker).plain_producer()
+    await producer.start()
+    factory = AgentFactory(default_model="scripted", templates=templates)
+    coalesce_s = world.settings.token_coalesce_s
+    try:
+        yield LaneServices(
+            worker="test",
+            producer=producer,
+            factory=factory,
+            run_agent=AgentExecutor(factory, coalesce_s=coalesce_s, on_event=on_event).run,
+            peek_checkpoint=no_redis,
+            clock_ms=wall_clock_ms,
+            metrics=LaneMetrics.declare(MetricsCollector()),
+            drain=lambda: None,
+            limits=world.limits,
+        )
+    finally:
+        await producer.stop()
+
+
+@asynccontextmanager
+async def one_lane(
+    world: MemoryLanes,
+    services: LaneServices,
+    policy: Policy | None,
+    *,
+    user: str = "ada",
+    io: LaneIO | None = None,
+) -> AsyncIterator[OneLane]:
+    """Open the lane of the partition that a user is at home at, and drop it as a crash does."""
+    (stage,) = chain_stages(world.settings, policy)
+    lane = Lane(
+        world.settings,
+        services,
+        stage,
+        home_partition(user, world.settings.partitions),
+        before_call=always,
+        crash_counter=CrashCounter(),
+        io=io or world.io(),
+    )
+    try:
+        await lane.open()
+        yield OneLane(lane)
+    finally:
+        await lane.close(snapshot=False)
+
+
+@asynccontextmanager
+async def running_lanes(
+    world: MemoryLanes,
+    policy: Policy | None = None,
+    templates: Iterable[AgentTemplate] = BUILT_IN_TEMPLATES,
+) -> AsyncIterator[tuple[MemoryStage, ...]]:
+    """Run all stages of the chain until the block ends; stopped as a worker stops them."""
+    async with lane_services(world, templates=templates) as services:
+        chain = chain_stages(world.settings, policy)
+        running = tuple(MemoryStage(world, services, stage) for stage in chain)
+        try:
+            await eventually(lambda: all(one.is_ready for one in running))
+            yield running
+        finally:
+            for one in running:
+                await one.stop()
+
+
+@dataclass(frozen=True)
+class Figures:
+    """As `millstream.streams.lane.lanes.Figures`."""
+
+    held: int
+    waiting: int
+    deferred: int
+
+
+class MemoryStage:
+    """All slots of a stage, and what reads for them: `Lanes` without a consumer group."""
+
+    def __init__(self, world: MemoryLanes, services: LaneServices, stage: Stage) -> None:
+        self._world = world
+        self._services = services
+        self._stage = stage
+        specs = [stage.input, *([CONTROL] if stage.next is None else [])]
+        self._topics = [world.topic(spec) for spec in specs]
+        numbers = range(world.settings.partitions)
+        self._slots = [self._slot(number) for number in numbers]
+        self._readers = [asyncio.create_task(self._read(number)) for number in numbers]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all lanes are open."""
+        return all(slot.serving for slot in self._slots)
+
+    def figures(self) -> Figures:
+        """Count what the lanes hold."""
+        return Figures(
+            held=sum(map(len, self._slots)),
+            waiting=sum(slot.waiting for slot in self._slots),
+            deferred=sum(slot.deferred for slot in self._slots),
+        )
+
+    async def stop(self) -> None:
+        """Stop reading, let what runs end within a grace, and close the lanes."""
+        for reader in self._readers:
+            reader.cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
+        grace_s = min(self._world.settings.shutdown_grace_s, _DRAIN_S)
+        await asyncio.gather(*(slot.drain(grace_s) for slot in self._slots))
+        await asyncio.gather(*(slot.close() for slot in self._slots))
+
+    def _slot(self, number: int) -> LaneSlot:
+        membership = Membership(3600)
+        membership.heard(since_boot_s())
+        settings, io = self._world.settings, self._world.io()
+
+        def make(crash_counter: CrashCounter) -> Lane:
+            return Lane(
+                settings,
+                self._services,
+                self._stage,
+                number,
+                before_call=Lease(membership).require,
+                crash_counter=crash_counter,
+                io=io,
+            )
+
+        return LaneSlot(
+            make,
+            lease=Lease(membership),
+            topics=self._topics,
+            capacity=settings.runs_in_flight_max,
+            fenced_wait_s=settings.session_timeout_s,
+            name=f"{self._stage.name}-{number}",
+        )
+
+    async def _read(self, number: int) -> None:
+        consumer, slot = MemoryClients(self._world.broker).consumer(), self._slots[number]
+        places = [TopicPartition(topic, number) for topic in self._topics]
+        held_up: set[asyncio.Task[None]] = set()
+        await consumer.start()
+        consumer.assign(places)
+        for where in places:
+            consumer.seek(where, self._world.acked[where])
+        try:
+            while True:
+                fetched = await consumer.getmany(timeout_ms=3_600_000, max_records=_READ_RECORDS)
+                for where, records in fetched.items():
+                    for position, one in enumerate(records):
+                        is_behind = len(records) - position > _BEHIND_RECORDS
+                        ack = partial(self._ack, where, one.offset)
+                        slot.take(InputRecord.of(one), ack, is_behind=is_behind)
+                        if slot.full(where.topic):
+                            # What was fetched behind it is read again.
+                            consumer.seek(where, one.offset + 1)
+                            consumer.pause(where)
+                            waiting = asyncio.create_task(slot.room(where.topic))
+                            waiting.add_done_callback(
+                                lambda task, where=where: task.cancelled() or consumer.resume(where)
+                            )
+                            held_up.add(waiting)
+                            break
+        finally:
+            for task in held_up:
+                task.cancel()
+            await consumer.stop()
+
+    def _ack(self, where: TopicPartition, offset: int) -> None:
+        self._world.acked[where] = max(self._world.acked[where], offset + 1)
+
+
+@asynccontextmanager
+async def upstream(world: MemoryLanes) -> AsyncIterator[Upstream]:
+    """Connect an upstream."""
+    world.create_topics()
+    producer = MemoryClients(world.broker).plain_producer()
+    await producer.start()
+    try:
+        yield Upstream(world.settings, producer)
+    finally:
+        await producer.stop()
+
+
+async def give(
+    world: MemoryLanes, program: Upstream, name: str, **target: str
+) -> tuple[Any, dict[str, Any]]:
+    """Publish a command of ada's; gives what a lane serves."""
+    return await on_kafka.give(world.settings, program, name, **target)
+
+
+async def write_event(world: MemoryLanes, program: Upstream, spec: TopicSpec, event: Event) -> None:
+    """Write an event as the lane of its user's partition would."""
+    await on_kafka.write_event(world.settings, program, spec, event)
+
+
+async def read_topic(
+    world: MemoryLanes, spec: TopicSpec, event: type[EventT], *, count: int, timeout_s: float = 30
+) -> list[EventT]:
+    """Read a topic from its beginning, committed records only, until `count` events are there."""
+    world.create_topics()
+    consumer = MemoryClients(world.broker).consumer()
+    await consumer.start()
+    try:
+        consumer.assign(world.places(spec))
+        found: list[EventT] = []
+        async with asyncio.timeout(timeout_s):
+            while len(found) < count:
+                for records in (await consumer.getmany(timeout_ms=200)).values():
+                    found += [decode(record, event) for record in records]
+        return found
+    finally:
+        await consumer.stop()
+
+
+async def read_whole(world: MemoryLanes, spec: TopicSpec, event: type[EventT]) -> list[EventT]:
+    """Read all that is committed on a topic now."""
+    return [decode(record, event) for record in await _whole(world, spec)]
+
+
+async def open_keys(world: MemoryLanes, spec: TopicSpec) -> set[bytes | None]:
+    """Give the keys of a compacted topic whose newest record is no tombstone."""
+    newest = {record.key: record.value for record in await _whole(world, spec)}
+    return {key for key, value in newest.items() if value is not None}
+
+
+async def _whole(world: MemoryLanes, spec: TopicSpec) -> list[Any]:
+    world.create_topics()
+    reader = world.io().reader()
+    await reader.start()
+    try:
+        ends = await reader.high_watermarks(world.places(spec))
+        return [record async for record in reader.read(ends)]
+    finally:
+        await reader.stop()
