@@ -10,7 +10,11 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 
 from millstream.streams.broker.clients import transactional_producer
 from millstream.streams.settings import Settings
-from millstream.streams.transactions.hanging.marker_watch import MarkerGuard, TransactionHangs
+from millstream.streams.transactions.hanging.marker_watch import (
+    GuardTimes,
+    MarkerGuard,
+    TransactionHangs,
+)
 
 __all__ = ["GuardedProducer", "guarded_producer"]
 
@@ -22,20 +26,24 @@ class GuardedProducer:
     """
 
     def __init__(
-        self, make: Callable[[], AIOKafkaProducer], *, follows: MarkerGuard | None = None
+        self,
+        make: Callable[[], AIOKafkaProducer],
+        *,
+        follows: MarkerGuard | None = None,
+        times: GuardTimes | None = None,
     ) -> None:
         self._make = make
         self._producer = make()
-        self._guard = MarkerGuard(self._producer, follows=follows)
+        self.guard = MarkerGuard(self._producer, follows=follows, times=times)
 
     @property
     def hanging(self) -> TransactionHangs | None:
         """What was found to hang."""
-        return self._guard.hanging
+        return self.guard.hanging
 
     def successor(self) -> GuardedProducer:
         """Make another one of the same id, which knows where this one wrote."""
-        return GuardedProducer(self._make, follows=self._guard)
+        return GuardedProducer(self._make, follows=self.guard, times=self.guard.times)
 
     async def start(self) -> None:
         """Fence every earlier producer of the id and abort what that left open."""
@@ -76,7 +84,7 @@ class GuardedProducer:
 
     async def look(self) -> None:
         """Ask about the last transaction if that is due. Raises `TransactionHangs`."""
-        await self._guard.look()
+        await self.guard.look()
 
 
 def guarded_producer(settings: Settings, transactional_id: str) -> GuardedProducer:

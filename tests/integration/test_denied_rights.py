@@ -25,8 +25,9 @@ from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.settings import Settings
 from millstream.streams.transactions.committer import Committer
 from millstream.streams.transactions.guarded_producer import GuardedProducer
-from millstream.streams.transactions.hanging import coordinator_log, marker_watch
+from millstream.streams.transactions.hanging import coordinator_log
 from millstream.streams.transactions.hanging.describe import open_transactions
+from millstream.streams.transactions.hanging.marker_watch import GuardTimes
 from millstream.streams.transactions.hanging.protocol import DescribeProducersRequest
 from millstream.streams.transactions.hanging.recovery import HangingTransactions
 from millstream.streams.wire.codec import Encoded
@@ -103,9 +104,8 @@ async def opening(settings: Settings, lines: list[dict[str, str]], event: str) -
 
 
 async def test_without_the_right_to_read_a_topic_lanes_serve_and_say_what_is_missing(
-    guarded: Settings, monkeypatch: pytest.MonkeyPatch
+    guarded: Settings,
 ) -> None:
-    monkeypatch.setattr(marker_watch, "_YOUNG_S", 0.0)
     where = place(guarded)
     async with producing(guarded, transactional_id(guarded)) as owner, unverified(guarded):
         await hang(guarded, owner, where, b"x")
@@ -142,9 +142,8 @@ async def test_without_the_right_to_read_the_coordinators_log_nothing_is_ended_b
 
 @pytest.mark.parametrize("versions", [None, (9, 9)], ids=["unknown", "newer"])
 async def test_a_broker_that_does_not_know_the_request_is_served_and_told_of_once(
-    settings: Settings, versions: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, versions: tuple[int, int] | None
 ) -> None:
-    monkeypatch.setattr(marker_watch, "_YOUNG_S", 0.0)
     await ensure_topics(settings, [SESSIONS])
     with capture_logs() as lines:
         await commit_often(settings, place(settings), versions)
@@ -163,7 +162,7 @@ async def commit_often(
     """Commit with one producer that asks each time whether its last transaction hangs."""
     (producer,) = made = [transactional_producer(settings, transactional_id(settings))]
     committer = Committer(
-        lambda _: GuardedProducer(lambda: made[0]),
+        lambda _: GuardedProducer(lambda: made[0], times=GuardTimes(young_s=0.0)),
         producers=1,
         records_max=9,
         timeout_s=20,

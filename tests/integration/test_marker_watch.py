@@ -23,7 +23,7 @@ from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.settings import Settings
 from millstream.streams.transactions.committer import CommitRefused, Committer
 from millstream.streams.transactions.guarded_producer import GuardedProducer
-from millstream.streams.transactions.hanging import marker_watch
+from millstream.streams.transactions.hanging.marker_watch import GuardTimes
 from millstream.streams.transactions.hanging.protocol import (
     DescribeProducersRequest,
     DescribeTransactionsRequest,
@@ -48,6 +48,11 @@ class Owner:
 
     async def commit(self, where: TopicPartition, value: bytes) -> None:
         await soon(self.committer.submit([outgoing(where, value)]))
+
+    def ask_after(self, times: GuardTimes) -> None:
+        """Have the producers' guards ask by other times from now on."""
+        for producer in self.committer._transactions._producers:
+            producer.guard.times = times
 
     def cut_off(self) -> None:
         """Lose all connections, as when the brokers are killed."""
@@ -211,11 +216,10 @@ async def test_what_hangs_is_found_though_no_connection_was_lost(
     settings: Settings,
     sessions: TopicPartition,
     results: TopicPartition,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with owning(settings) as owner:
         await commit_and_hang(settings, owner, sessions, results)
-        monkeypatch.setattr(marker_watch, "_QUIET_S", 0.0)
+        owner.ask_after(GuardTimes(quiet_s=0.0))
         await eventually(lambda: owner.lost)
     assert await next_owner_finds(settings, sessions, results) == [b"before", b"committed"]
 
@@ -225,11 +229,10 @@ async def test_connections_vouch_for_a_transaction_only_while_it_is_young(
     settings: Settings,
     sessions: TopicPartition,
     results: TopicPartition,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with owning(settings) as owner:
         await commit_and_hang(settings, owner, sessions, results)
-        monkeypatch.setattr(marker_watch, "_YOUNG_S", 0.0)
+        owner.ask_after(GuardTimes(young_s=0.0))
         with pytest.raises(LaneLost, match="without a marker"):
             await owner.commit(sessions, b"next")
     assert await next_owner_finds(settings, sessions, results) == [b"before", b"committed"]
@@ -251,10 +254,10 @@ async def test_nobody_is_asked_as_long_as_no_connection_is_lost(
 
 
 async def test_a_transaction_that_nothing_follows_is_asked_about_once(
-    settings: Settings, sessions: TopicPartition, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, sessions: TopicPartition
 ) -> None:
-    monkeypatch.setattr(marker_watch, "_QUIET_S", 0.0)
     async with owning(settings) as owner:
+        owner.ask_after(GuardTimes(quiet_s=0.0))
         await owner.commit(sessions, b"x")
         await eventually(lambda: len(owner.asked) == len(ASKING))
         for _ in range(3):

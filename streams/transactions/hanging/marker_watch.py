@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -31,20 +32,27 @@ from millstream.streams.transactions.hanging.describe import (
     open_transactions,
 )
 
-__all__ = ["MarkerGuard", "TransactionHangs"]
+__all__ = ["GuardTimes", "MarkerGuard", "TransactionHangs"]
 
 log = structlog.get_logger(__name__)
 
-_YOUNG_S = 15.0
-"""For how long unbroken connections vouch for a transaction: a partition may lose its leader, and
-no client of that one notice."""
-
-_QUIET_S = 10.0
-"""How long a transaction that nothing follows waits to be asked about: less, so that the next one
-need not wait for the answer."""
-
 _ASK_AGAIN_S = 0.1
 _TRANSACTION = CoordinationType.TRANSACTION
+
+
+@dataclass(frozen=True, slots=True)
+class GuardTimes:
+    """When a guard asks.
+
+    Attributes:
+        young_s: For how long unbroken connections vouch for a transaction: a partition may lose its
+            leader, and no client of that one notice.
+        quiet_s: How long a transaction that nothing follows waits to be asked about: less, so that
+            the next one need not wait for the answer.
+    """
+
+    young_s: float = 15.0
+    quiet_s: float = 10.0
 
 
 class TransactionHangs(OutOfOrderSequenceNumber):  # type: ignore[misc]
@@ -78,7 +86,14 @@ class MarkerGuard:
     has heard more. Where none is given, no earlier transaction of the id may be open.
     """
 
-    def __init__(self, producer: AIOKafkaProducer, *, follows: MarkerGuard | None = None) -> None:
+    def __init__(
+        self,
+        producer: AIOKafkaProducer,
+        *,
+        follows: MarkerGuard | None = None,
+        times: GuardTimes | None = None,
+    ) -> None:
+        self.times = times or GuardTimes()
         # There is no public way to come before a producer adds partitions.
         self._client = producer.client
         self._sender: Any = producer._sender  # noqa: SLF001
@@ -101,7 +116,7 @@ class MarkerGuard:
         """Ask about the last transaction if that is due. Raises `TransactionHangs`."""
         if self._marked or self._manager.txn_partitions:
             return
-        if self._is_unbroken and self._age_s < _QUIET_S:
+        if self._is_unbroken and self._age_s < self.times.quiet_s:
             return
         asked_of = self._transactions
         found = await self._find()
@@ -118,7 +133,7 @@ class MarkerGuard:
             return bool(await self._add(partitions))
         # From here to the request nothing else has a turn, unless there is something to ask.
         await self._sender._find_coordinator(_TRANSACTION, manager.transactional_id)  # noqa: SLF001
-        if not (self._marked or (self._is_unbroken and self._age_s < _YOUNG_S)):
+        if not (self._marked or (self._is_unbroken and self._age_s < self.times.young_s)):
             found = await self._find()
             if found is None:
                 await asyncio.sleep(_ASK_AGAIN_S)

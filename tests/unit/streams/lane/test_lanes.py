@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
-import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from faust.types import TP
@@ -172,15 +171,16 @@ async def test_a_lane_that_was_let_go_while_the_group_dealt_is_given_back_and_no
 
 
 async def test_a_worker_that_ends_closes_its_lanes_before_it_leaves_the_group(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     left: list[object] = []
 
-    async def leave(app: object) -> None:
-        left.append(app)
-
-    monkeypatch.setattr("millstream.streams.lane.lanes.stop_app", leave)
     lanes = lanes_of_places(Settings(data_dir=tmp_path))
+
+    async def leave() -> None:
+        left.append(lanes.app)
+
+    lanes.app.stop = leave
     deal(lanes, [0, 1], wanted=[1])
     await lanes._assigned(lanes.app, both(lanes._settings, 0, 1))
     places = [cast("Place", place) for place in lanes._slots.values()]
