@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-
-import pytest
-
 from millstream.agents.factory import AgentFactory
-from millstream.agents.loop.callbacks import CallbackEvent
 from millstream.middleware.policy import Policy
 from millstream.schemas.base import Address
 from millstream.schemas.events import (
@@ -15,13 +10,11 @@ from millstream.schemas.events import (
     AgentResult,
     AttemptStarted,
     CostRecorded,
-    Decision,
 )
-from millstream.schemas.topics import ATTEMPTS, COSTS, DECISIONS, RESULTS
+from millstream.schemas.topics import ATTEMPTS, COSTS, RESULTS
 from millstream.streams.settings import Settings
 from tests.harness.lanes import (
     ask,
-    give,
     lane_services,
     one_lane,
     read_topic,
@@ -31,79 +24,6 @@ from tests.harness.lanes import (
 from tests.support import eventually
 
 PRICED = "prices: {scripted: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}}\n"
-
-
-class Calls:
-    """Counts the calls of the model, each before it is made."""
-
-    def __init__(self) -> None:
-        self.made = 0
-
-    async def __call__(self, event: CallbackEvent) -> None:
-        """Hear of a step of a run."""
-        self.made += event.kind == "model_start"
-
-
-@pytest.mark.parametrize(
-    ("policy", "model"),
-    [
-        (PRICED, "scripted"),
-        ("", "scripted:say: x"),  # no table knows its price
-        (PRICED + "defaults: {spend: {usd_per_day: 1}}", "scripted"),
-    ],
-    ids=["priced", "unpriced", "capped"],
-)
-async def test_a_lane_that_was_fenced_makes_no_call_that_costs(
-    settings: Settings, policy: str, model: str
-) -> None:
-    rules = Policy.from_yaml(policy, "test")
-    calls = Calls()
-    async with lane_services(settings, calls) as services, upstream(settings) as program:
-        served = await ask(program, "say: x", model=model)
-        async with (
-            one_lane(settings, services, rules) as zombie,
-            one_lane(settings, services, rules),
-        ):
-            zombie.serve(*served)
-            await asyncio.wait_for(zombie.lane.lost, 30)
-    assert calls.made == 0
-    assert await read_whole(settings, ATTEMPTS, AttemptStarted) == []
-
-
-async def test_a_run_of_price_zero_waits_for_no_commit_and_leaves_no_mark(
-    settings: Settings,
-) -> None:
-    calls = Calls()
-    async with lane_services(settings, calls) as services, upstream(settings) as program:
-        async with one_lane(settings, services, None) as zombie, one_lane(settings, services, None):
-            zombie.serve(*await ask(program, "hang"))
-            await eventually(lambda: calls.made)
-        async with one_lane(settings, services, None) as owner:
-            owner.serve(*await ask(program, "say: x", request_id="r2"))
-            await read_topic(settings, RESULTS, AgentResult, count=1)
-    assert await read_whole(settings, ATTEMPTS, AttemptStarted) == []
-
-
-async def test_a_call_that_costs_is_made_once_its_attempt_is_committed(settings: Settings) -> None:
-    rules = Policy.from_yaml(PRICED, "test")
-    seen: list[AttemptStarted] = []
-
-    async def look(event: CallbackEvent) -> None:
-        if event.kind == "model_start":
-            seen.extend(await read_whole(settings, ATTEMPTS, AttemptStarted))
-
-    async with (
-        lane_services(settings, look) as services,
-        upstream(settings) as program,
-        one_lane(settings, services, rules) as owner,
-    ):
-        owner.serve(*await ask(program, "say: four words are five"))
-        (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
-    (started,) = seen
-    (decision,) = await read_whole(settings, DECISIONS, Decision)
-    (cost,) = await read_whole(settings, COSTS, CostRecorded)
-    assert started.attempt == cost.attempt == result.attempt == 1000
-    assert started.reserved_micros == decision.reserved_micros >= cost.cost_micros > 0
 
 
 HANG = AgentRequest(user_id="ada", input="hang").resolved(
@@ -141,86 +61,3 @@ async def test_lost_attempts_count_at_their_worst_case_until_the_cap_lets_none_b
     assert await costs_of(settings) == [(1000, HANG_MICROS, True), (2000, HANG_MICROS, True)]
     started = await read_whole(settings, ATTEMPTS, AttemptStarted)
     assert [(one.attempt, one.spent_micros) for one in started] == [(1000, 0), (2000, HANG_MICROS)]
-
-
-async def test_an_attempt_that_is_cut_off_counts_at_its_worst_case_and_one_that_reports_does_not(
-    settings: Settings,
-) -> None:
-    rules = Policy.from_yaml(PRICED, "test")
-    async with (
-        lane_services(settings) as services,
-        upstream(settings) as program,
-        one_lane(settings, services, rules) as owner,
-    ):
-        owner.serve(*await ask(program, "hang", request_id="cut"))
-        await read_topic(settings, ATTEMPTS, AttemptStarted, count=1)
-        owner.serve(*await give(settings, program, "cancel", request_id="cut"))
-        owner.serve(*await ask(program, "say: two words", request_id="whole"))
-        results = await read_topic(settings, RESULTS, AgentResult, count=2)
-    cut, whole = sorted(
-        await read_whole(settings, COSTS, CostRecorded), key=lambda cost: cost.request_id
-    )
-    assert (cut.request_id, cut.estimated, cut.cost_micros) == ("cut", True, HANG_MICROS)
-    assert (whole.request_id, whole.estimated) == ("whole", False)
-    assert whole.cost_micros == whole.usage.input_tokens + whole.usage.output_tokens
-    assert whole.usage.output_tokens == len(["two", "words"])
-    told = {result.request_id: (result.status, result.cost_micros) for result in results}
-    assert told == {"cut": ("cancelled", HANG_MICROS), "whole": ("completed", whole.cost_micros)}
-
-
-async def test_each_attempt_is_on_the_bill_and_the_result_is_their_sum(settings: Settings) -> None:
-    rules = Policy.from_yaml(PRICED, "test")
-    async with (
-        lane_services(settings) as services,
-        upstream(settings) as program,
-        one_lane(settings, services, rules) as owner,
-    ):
-        owner.serve(*await ask(program, "retry: no"))
-        (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
-    # It was refused before a word: nothing was used, and so it is said.
-    attempts = [1000, 1001, 1002]
-    assert await costs_of(settings) == [(attempt, 0, False) for attempt in attempts]
-    started = await read_whole(settings, ATTEMPTS, AttemptStarted)
-    assert [one.attempt for one in started] == attempts
-    assert (result.attempt, result.cost_micros) == (1002, 0)
-
-
-async def test_a_request_that_is_cancelled_before_it_comes_again_is_charged_for_what_was_lost(
-    settings: Settings,
-) -> None:
-    rules = Policy.from_yaml(PRICED, "test")
-    async with lane_services(settings) as services, upstream(settings) as program:
-        async with one_lane(settings, services, rules) as owner:
-            owner.serve(*await ask(program, "hang"))
-            await read_topic(settings, ATTEMPTS, AttemptStarted, count=1)
-        async with one_lane(settings, services, rules) as owner:
-            owner.serve(*await give(settings, program, "cancel", request_id="r1"))
-            (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
-    assert (result.status, result.cost_micros) == ("cancelled", HANG_MICROS)
-    assert await costs_of(settings) == [(1000, HANG_MICROS, True)]
-
-
-@pytest.mark.parametrize(("policy", "marked_from"), [(PRICED, 1), ("", 2)], ids=["priced", "free"])
-async def test_a_request_that_takes_its_owners_down_is_given_up(
-    settings: Settings, policy: str, marked_from: int
-) -> None:
-    lost_max = 3
-    rules = Policy.from_yaml(policy, "test")
-    calls = Calls()
-    owners = marked_from - 1 + lost_max
-    async with lane_services(settings, calls) as services, upstream(settings) as program:
-        served = await ask(program, "hang")
-        for number in range(1, owners + 1):
-            async with one_lane(settings, services, rules) as owner:
-                owner.serve(*served)
-                await eventually(lambda number=number: calls.made == number)
-        async with one_lane(settings, services, rules) as owner:
-            owner.serve(*served)
-            (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
-    assert result.status == "failed"
-    assert result.reason is not None
-    assert result.reason.code == "attempts_exhausted"
-    assert calls.made == owners
-    started = await read_whole(settings, ATTEMPTS, AttemptStarted)
-    assert [one.lost for one in started] == list(range(lost_max))
-    assert len(await costs_of(settings)) == lost_max

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from millstream.agents.executor import wall_clock_ms
-from millstream.schemas.base import Address, compound_key
-from millstream.schemas.events import AgentResult, DeadLetter, Decision
-from millstream.schemas.lane_events import CommandObeyed, HoldPlaced, RunParked
+from millstream.schemas.base import Address
+from millstream.schemas.events import AgentResult
 from millstream.schemas.topics import (
     CONTROL,
-    DEAD_LETTERS,
-    DECISIONS,
     HOLDS,
-    OBEYED,
-    PARKED,
-    REQUESTS,
     RESULTS,
 )
-from millstream.streams.lane.state.pauses import KEPT_MS
 from millstream.streams.settings import Settings
 from millstream.streams.wire.records import origin_header
 from tests.harness.lanes import (
@@ -29,9 +19,7 @@ from tests.harness.lanes import (
     one_lane,
     open_keys,
     read_topic,
-    read_whole,
     upstream,
-    write_event,
 )
 from tests.support import eventually
 
@@ -43,109 +31,6 @@ async def acked_commands(settings: Settings, owner: OneLane, *, count: int) -> N
 async def statuses(settings: Settings, *, count: int) -> dict[str, str]:
     results = await read_topic(settings, RESULTS, AgentResult, count=count)
     return {result.request_id: result.status for result in results}
-
-
-async def test_a_cancel_that_was_carried_out_ends_nothing_that_came_later(
-    settings: Settings,
-) -> None:
-    async with lane_services(settings) as services, upstream(settings) as program:
-        async with one_lane(settings, services, None) as owner:
-            owner.serve(*await ask(program, "hang", session_id="s"))
-            cancel = await give(settings, program, "cancel", session_id="s")
-            owner.serve(*cancel)
-            await acked_commands(settings, owner, count=1)
-        async with one_lane(settings, services, None) as owner:
-            later = await ask(program, "slow: 0.5; say: x", request_id="r2", session_id="s")
-            owner.serve(*later)
-            owner.serve(*cancel)  # the last owner could not acknowledge it
-            told = await statuses(settings, count=2)
-    assert told == {"r1": "cancelled", "r2": "completed"}
-    (mark,) = await read_whole(settings, OBEYED, CommandObeyed)
-    assert (mark.command, mark.session_id, mark.source.offset) == ("cancel", "s", cancel[0].offset)
-
-
-async def test_a_cancel_that_was_cut_short_ends_what_had_come_and_no_more(
-    settings: Settings,
-) -> None:
-    async with lane_services(settings) as services, upstream(settings) as program:
-        before = await ask(program, "hang", session_id="s")
-        cancel = await give(settings, program, "cancel", session_id="s")
-        later = await ask(program, "slow: 0.5; say: x", request_id="r2", session_id="s")
-        # Its last owner may have ended the first request, and its user asked on, before it crashed.
-        async with one_lane(settings, services, None) as owner:
-            owner.serve(*before)
-            owner.serve(*later)
-            owner.serve(*cancel)
-            told = await statuses(settings, count=2)
-    assert told == {"r1": "cancelled", "r2": "completed"}
-
-
-async def test_a_session_is_cancelled_with_what_was_not_read_yet(settings: Settings) -> None:
-    async with lane_services(settings) as services, upstream(settings) as program:
-        unread = [await ask(program, "say: x", request_id=f"r{n}", session_id="s") for n in (1, 2)]
-        other = await ask(program, "say: x", request_id="r3", session_id="another")
-        cancel = await give(settings, program, "cancel", session_id="s")
-        async with one_lane(settings, services, None) as owner:
-            owner.serve(*cancel)
-            await acked_commands(settings, owner, count=1)
-            owner.serve(*unread[0])
-            assert await statuses(settings, count=1) == {"r1": "cancelled"}
-        async with one_lane(settings, services, None) as owner:
-            owner.serve(*unread[0])  # it was not acknowledged
-            owner.serve(*unread[1])
-            owner.serve(*other)
-            owner.serve(*await ask(program, "say: x", request_id="r4", session_id="s"))
-            told = await statuses(settings, count=4)
-    assert told == {"r1": "cancelled", "r2": "cancelled", "r3": "completed", "r4": "completed"}
-    # Nothing was decided on them: they count for no limit.
-    decided = {one.request_id for one in await read_whole(settings, DECISIONS, Decision)}
-    assert decided == {"r3", "r4"}
-
-
-async def test_a_session_is_cancelled_with_what_is_moved_to_its_partition_later(
-    settings: Settings,
-) -> None:
-    elsewhere = Address(topic=settings.topic(REQUESTS.name), partition=99, offset=7)
-    async with lane_services(settings) as services, upstream(settings) as program:
-        cancel = await give(settings, program, "cancel", session_id="s")
-        moved = await ask(program, "say: x", session_id="s")
-        later = await ask(program, "say: x", session_id="s", request_id="r2")
-        came_ms = cancel[0].timestamp
-        async with one_lane(settings, services, None) as owner:
-            owner.serve(*cancel)
-            await acked_commands(settings, owner, count=1)
-            owner.serve(*moved, origin_header(elsewhere, came_ms))
-            owner.serve(*later, origin_header(elsewhere, came_ms + 1))
-            told = await statuses(settings, count=2)
-    assert told == {"r1": "cancelled", "r2": "completed"}
-
-
-async def test_what_is_parked_of_a_cancelled_session_ends_though_its_owner_was_lost_over_it(
-    settings: Settings,
-) -> None:
-    async with lane_services(settings) as services, upstream(settings) as program:
-        async with one_lane(settings, services, None) as owner:
-            owner.serve(*await give(settings, program, "pause", session_id="s"))
-            await acked_commands(settings, owner, count=1)
-            for number in (1, 2):
-                more = {"request_id": f"r{number}", "session_id": "s"}
-                owner.serve(*await ask(program, "say: x", **more))
-            await eventually(lambda: owner.lane.waiting == 2)
-            (first, _) = await read_topic(settings, PARKED, RunParked, count=2)
-        # All that the owner did of the cancel before it crashed.
-        mark = CommandObeyed(
-            user_id="ada",
-            session_id="s",
-            command="cancel",
-            until_ms=first.request.at_ms,
-            source=Address(topic=settings.topic(CONTROL.name), partition=99, offset=7),
-        )
-        await write_event(settings, program, OBEYED, mark)
-        async with one_lane(settings, services, None) as owner:
-            assert await statuses(settings, count=1) == {"r1": "cancelled"}
-            owner.serve(*await give(settings, program, "resume", session_id="s"))
-            assert (await statuses(settings, count=2))["r2"] == "completed"
-    assert await open_keys(settings, PARKED) == set()
 
 
 async def test_a_command_that_is_moved_twice_is_one(settings: Settings) -> None:
@@ -165,88 +50,3 @@ async def test_a_command_that_is_moved_twice_is_one(settings: Settings) -> None:
             assert await statuses(settings, count=1) == {"r1": "completed"}
             await acked_commands(settings, owner, count=1)
     assert await open_keys(settings, HOLDS) == set()
-
-
-async def test_a_command_that_cannot_be_read_is_buried_once(settings: Settings) -> None:
-    async with lane_services(settings) as services, upstream(settings) as program:
-        unreadable = await give(settings, program, "dance", request_id="r1")
-        for _ in range(2):
-            async with one_lane(settings, services, None) as owner:
-                owner.serve(*unreadable)
-                await acked_commands(settings, owner, count=1)
-    assert len(await read_whole(settings, DEAD_LETTERS, DeadLetter)) == 1
-
-
-async def test_no_hold_outlives_its_request(settings: Settings) -> None:
-    async with (
-        lane_services(settings) as services,
-        upstream(settings) as program,
-        one_lane(settings, services, None) as owner,
-    ):
-        for request_id in ("cancelled", "refused"):
-            owner.serve(*await give(settings, program, "pause", request_id=request_id))
-        await read_topic(settings, HOLDS, HoldPlaced, count=2)
-        owner.serve(*await give(settings, program, "cancel", request_id="cancelled"))
-        owner.serve(*await ask(program, "say: x", request_id="refused", template="nope"))
-        told = await statuses(settings, count=2)
-        await acked_commands(settings, owner, count=3)
-    assert told == {"cancelled": "cancelled", "refused": "rejected"}
-    assert await open_keys(settings, HOLDS) == set()
-
-
-async def test_a_hold_says_when_its_command_came_though_that_says_nothing(
-    settings: Settings,
-) -> None:
-    async with (
-        lane_services(settings) as services,
-        upstream(settings) as program,
-        one_lane(settings, services, None) as owner,
-    ):
-        pause = await give(settings, program, "pause", request_id="r1")
-        owner.serve(*pause)
-        (hold,) = await read_topic(settings, HOLDS, HoldPlaced, count=1)
-    assert hold.at_ms == pause[0].timestamp
-
-
-async def test_a_hold_on_a_request_that_never_comes_lapses_and_one_on_a_session_stays(
-    settings: Settings,
-) -> None:
-    async with lane_services(settings) as services, upstream(settings) as program:
-        async with one_lane(settings, services, None) as owner:
-            owner.serve(*await give(settings, program, "pause", request_id="never"))
-            owner.serve(*await give(settings, program, "pause", request_id="r1"))
-            owner.serve(*await ask(program, "say: x"))
-            owner.serve(*await give(settings, program, "pause", session_id="s"))
-            await acked_commands(settings, owner, count=3)
-            await eventually(lambda: owner.acked_of[settings.topic(REQUESTS.name)] == 1)
-        before = await open_keys(settings, HOLDS)
-        async with one_lane(settings, services, None):
-            assert await open_keys(settings, HOLDS) == before
-        later = replace(services, clock_ms=lambda: wall_clock_ms() + KEPT_MS)
-        async with one_lane(settings, later, None):
-            left = await open_keys(settings, HOLDS)
-    targets = [("r", "r1"), ("s", "s")]
-    assert left == {compound_key("default", "ada", *target).encode() for target in targets}
-    assert len(before) == 3
-
-
-async def test_a_hold_on_what_an_earlier_stage_refused_lapses_with_the_next_owner(
-    settings: Settings,
-) -> None:
-    async with lane_services(settings) as services, upstream(settings) as program:
-        async with one_lane(settings, services, None) as owner:
-            owner.serve(*await give(settings, program, "pause", request_id="r1"))
-            await acked_commands(settings, owner, count=1)
-        refused = AgentResult(
-            user_id="ada",
-            request_id="r1",
-            session_id="s",
-            status="rejected",
-            at_ms=wall_clock_ms(),
-            accepted_at_ms=1,
-            source=Address(topic=settings.topic(REQUESTS.name), partition=0, offset=0),
-        )
-        await write_event(settings, program, RESULTS, refused)
-        assert len(await open_keys(settings, HOLDS)) == 1
-        async with one_lane(settings, services, None):
-            assert await open_keys(settings, HOLDS) == set()

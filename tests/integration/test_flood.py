@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
-
-from aiokafka import TopicPartition
-from aiokafka.admin import RecordsToDelete
-
-from millstream.schemas.events import AgentResult, DeadLetter
-from millstream.schemas.lane_events import CommandObeyed, HoldPlaced, RequestsDeferred
+from millstream.schemas.events import AgentResult
 from millstream.schemas.topics import (
-    DEAD_LETTERS,
     DEFERRED,
-    HOLDS,
-    OBEYED,
     PARKED,
-    REQUESTS,
     RESULTS,
 )
-from millstream.streams.broker.clients import admin_client
 from millstream.streams.settings import Settings
 from tests.harness.lanes import (
-    OneLane,
-    Upstream,
-    ask,
     give,
-    lane_services,
-    one_lane,
     open_keys,
     read_topic,
-    read_whole,
     running_lanes,
     upstream,
 )
@@ -47,18 +29,6 @@ def small(settings: Settings, **changes: object) -> Settings:
         "waiting_per_user_max": 4,
     }
     return settings.model_copy(update={**few, **changes})
-
-
-async def flood(
-    owner: OneLane, program: Upstream, count: int, text: str = "slow: 0.05; say: x"
-) -> list[Any]:
-    """Ask for so much in ada's name, in two sessions; gives where the records stand."""
-    sent = []
-    for number in range(count):
-        more = {"request_id": f"a{number}", "session_id": f"s{number % 2}"}
-        sent.append(await ask(program, text, **more))
-        owner.serve(*sent[-1])
-    return [where for where, _ in sent]
 
 
 async def results(settings: Settings, count: int) -> list[AgentResult]:
@@ -99,151 +69,6 @@ async def test_a_mate_is_answered_while_a_flood_waits_unread(settings: Settings)
     assert await open_keys(settings, PARKED) == set()
 
 
-async def test_a_flood_is_read_past_before_it_is_served(settings: Settings) -> None:
-    settings = settings.model_copy(update={"partitions": 1})
-    async with (
-        lane_services(settings) as services,
-        upstream(settings) as program,
-        one_lane(settings, services, None) as owner,
-    ):
-        sent = [await ask(program, "say: x", request_id=f"a{number}") for number in range(150)]
-        for one in sent:
-            owner.serve(*one, is_behind=True)
-        assert owner.lane.deferred == 50
-        await results(settings, 150)
-        await eventually(lambda: is_forgotten(settings))
-    found = await read_whole(settings, RESULTS, AgentResult)
-    assert len({one.request_id for one in found}) == len(found) == 150
-
-
-async def test_a_new_owner_finds_what_was_left_and_answers_each_once(settings: Settings) -> None:
-    settings = small(settings)
-    async with lane_services(settings) as services, upstream(settings) as program:
-        async with one_lane(settings, services, None) as first:
-            await flood(first, program, 30)
-            await eventually(lambda: len(first.acked) > 25)
-        assert len(await read_topic(settings, DEFERRED, RequestsDeferred, count=1)) == 1
-        async with one_lane(settings, services, None):
-            await results(settings, 30)
-            await eventually(lambda: services.metrics.runs_in_flight._value.get() == 0)
-        # What the owner before had not yet written down is found to be done.
-        async with one_lane(settings, services, None) as third:
-            await eventually(lambda: third.lane.deferred == 0)
-            third.serve(*await ask(program, "say: x", request_id="last"))
-            await results(settings, 31)
-    found = await read_whole(settings, RESULTS, AgentResult)
-    assert sorted(one.request_id for one in found) == sorted(
-        [*(f"a{n}" for n in range(30)), "last"]
-    )
-    assert in_order([one for one in found if one.request_id != "last"], "s0")
-    assert {one.status for one in found} == {"completed"}
-
-
-async def test_one_that_is_left_can_be_cancelled(settings: Settings) -> None:
-    settings = small(settings)
-    async with (
-        lane_services(settings) as services,
-        upstream(settings) as program,
-        one_lane(settings, services, None) as owner,
-    ):
-        await flood(owner, program, 20)
-        owner.serve(*await give(settings, program, "cancel", request_id="a19"))
-        found = await results(settings, 20)
-        await eventually(lambda: owner.lane.deferred == 0)
-    assert [one.request_id for one in found if one.status == "cancelled"] == ["a19"]
-    assert len({one.request_id for one in found}) == 20
-
-
-async def test_a_session_is_cancelled_with_what_is_left_of_it_also_by_a_new_owner(
-    settings: Settings,
-) -> None:
-    settings = small(settings)
-    async with lane_services(settings) as services, upstream(settings) as program:
-        async with one_lane(settings, services, None) as owner:
-            await flood(owner, program, 30, "slow: 0.3; say: x")
-            assert owner.lane.deferred > 10
-            owner.serve(*await give(settings, program, "cancel", session_id="s1"))
-            await read_topic(settings, OBEYED, CommandObeyed, count=1)
-            later = {"request_id": "a31", "session_id": "s1"}
-            owner.serve(*await ask(program, "say: x", **later))
-        async with one_lane(settings, services, None) as again:
-            found = await results(settings, 31)
-            await eventually(lambda: again.lane.deferred == 0)
-    ended = {one.request_id: one.status for one in found}
-    assert {ended[f"a{number}"] for number in range(0, 30, 2)} == {"completed"}
-    assert {ended[f"a{number}"] for number in range(5, 30, 2)} == {"cancelled"}
-    assert ended["a31"] == "completed"
-    cancelled = [one for one in found if one.status == "cancelled"]
-    assert {(one.session_id, one.reason and one.reason.code) for one in cancelled} == {
-        ("s1", "cancelled")
-    }
-
-
-async def test_one_that_cannot_be_read_is_buried_once_when_its_turn_comes(
-    settings: Settings,
-) -> None:
-    settings = small(settings)
-    async with lane_services(settings) as services, upstream(settings) as program:
-        async with one_lane(settings, services, None) as owner:
-            await flood(owner, program, 20)
-            unreadable = {"user_id": "ada", "request_id": "bad"}
-            sent = await program.publish(unreadable, key=b"ada")
-            owner.serve(sent, unreadable)
-            owner.serve(*await ask(program, "say: x", request_id="a20", session_id="s0"))
-            await results(settings, 21)
-        async with one_lane(settings, services, None) as again:
-            again.serve(*await ask(program, "say: x", request_id="a21", session_id="s0"))
-            await results(settings, 22)
-            await eventually(lambda: again.lane.deferred == 0)
-    (letter,) = await read_whole(settings, DEAD_LETTERS, DeadLetter)
-    assert letter.source.offset == sent.offset
-
-
-async def test_a_paused_session_does_not_hold_up_the_users_others(settings: Settings) -> None:
-    settings = small(settings)
-    async with (
-        lane_services(settings) as services,
-        upstream(settings) as program,
-        one_lane(settings, services, None) as owner,
-    ):
-        owner.serve(*await give(settings, program, "pause", session_id="s1"))
-        await read_topic(settings, HOLDS, HoldPlaced, count=1)
-        for number in range(40):
-            more = {"request_id": f"a{number}", "session_id": "s1" if number < 39 else "s0"}
-            owner.serve(*await ask(program, "say: x", **more))
-        (one,) = await results(settings, 1)
-        assert one.request_id == "a39"
-        owner.serve(*await give(settings, program, "resume", session_id="s1"))
-        found = await results(settings, 40)
-    assert in_order(found, "s1")
-
-
-async def test_a_line_that_is_full_of_paused_requests_leaves_room_for_others(
-    settings: Settings,
-) -> None:
-    settings = small(settings, parked_max=12)
-    async with (
-        lane_services(settings) as services,
-        upstream(settings) as program,
-        one_lane(settings, services, None) as owner,
-    ):
-        owner.serve(*await give(settings, program, "pause", session_id="s"))
-        await read_topic(settings, HOLDS, HoldPlaced, count=1)
-        for number in range(30):
-            more = {"request_id": f"a{number}", "session_id": "s"}
-            owner.serve(*await ask(program, "say: x", **more))
-        await eventually(lambda: owner.lane.waiting >= 6)
-        for number in range(12):
-            more = {"user_id": "bob", "request_id": f"b{number}", "session_id": "s"}
-            owner.serve(*await ask(program, "slow: 0.05; say: x", **more))
-        found = await results(settings, 12)
-        assert {one.user_id for one in found} == {"bob"}
-        assert owner.lane.waiting <= 8
-        owner.serve(*await give(settings, program, "resume", session_id="s"))
-        found = await results(settings, 42)
-    assert in_order([one for one in found if one.user_id == "ada"], "s")
-
-
 async def test_no_more_is_read_while_too_many_users_wait_and_commands_come_through(
     settings: Settings,
 ) -> None:
@@ -273,28 +98,3 @@ async def test_no_more_is_read_while_too_many_users_wait_and_commands_come_throu
             await give(settings, program, "cancel", **one)
         found = await results(settings, 84)
     assert len({one.request_id for one in found}) == 84
-
-
-async def test_those_that_retention_deletes_are_counted_and_hold_nobody_up(
-    settings: Settings,
-) -> None:
-    settings = small(settings)
-    where = TopicPartition(settings.topic(REQUESTS.name), 0)
-    async with lane_services(settings) as services, upstream(settings) as program:
-        async with one_lane(settings, services, None) as owner:
-            sent = await flood(owner, program, 40, "hang")
-            await eventually(lambda: len(owner.acked) == 40)
-            taken = 40 - owner.lane.deferred
-            admin = admin_client(settings)
-            await admin.start()
-            try:
-                await admin.delete_records({where: RecordsToDelete(before_offset=sent[35].offset)})
-            finally:
-                await admin.close()
-        async with one_lane(settings, services, None) as again:
-            for number in range(taken):
-                again.serve(*await give(settings, program, "cancel", request_id=f"a{number}"))
-            for number in range(35, 40):
-                again.serve(*await give(settings, program, "cancel", request_id=f"a{number}"))
-            await eventually(lambda: again.lane.deferred == 0)
-            await asyncio.wait_for(results(settings, taken + 5), 30)

@@ -4,50 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
 
-from aiokafka import TopicPartition
-
-from millstream.middleware.policy import Policy
-from millstream.schemas.events import AgentResult
 from millstream.schemas.lane_events import HoldPlaced, RunParked
-from millstream.schemas.topics import CONTROL, HOLDS, PARKED, RESULTS
-from millstream.streams.broker.clients import idempotent_producer
-from millstream.streams.broker.partition_reader import PartitionReader
-from millstream.streams.broker.topic_admin import ensure_topics
-from millstream.streams.lane.queue.parked_log import ParkedLog
+from millstream.schemas.topics import CONTROL, HOLDS, PARKED
 from millstream.streams.settings import Settings
 from tests.harness.lanes import ask, lane_services, one_lane, read_topic, read_whole, upstream
-
-ONE_AN_HOUR = Policy.from_yaml("defaults: {rate: {requests: 1, window_s: 3600}}", "test")
 
 
 def parked(request_id: str, order: int) -> bytes:
     head = {"tenant": "default", "user_id": "ada", "session_id": "s", "decision": {}}
     return json.dumps({**head, "request_id": request_id, "order": order}).encode()
-
-
-async def test_what_was_parked_anew_is_taken_over_at_its_own_place(settings: Settings) -> None:
-    await ensure_topics(settings, [PARKED])
-    where = TopicPartition(settings.topic(PARKED.name), 0)
-    producer, reader = idempotent_producer(settings), PartitionReader(settings)
-    await producer.start()
-    await reader.start()
-    try:
-        for key, value in (
-            (b"r1", parked("r1", 1)),
-            (b"r2", parked("r2", 2)),
-            (b"foreign", b"\xff"),
-            (b"over", parked("over", 0)),
-            (b"over", None),
-            (b"r1", parked("r1", 1)),
-        ):
-            await producer.send_and_wait(where.topic, value, key, partition=0)
-        found = await ParkedLog(reader, where).open_set()
-    finally:
-        await reader.stop()
-        await producer.stop()
-    assert [(offset, head.request_id) for offset, head in found] == [(5, "r1"), (1, "r2")]
 
 
 async def test_a_record_is_not_acknowledged_before_its_parking_is_committed(
@@ -67,31 +33,3 @@ async def test_a_record_is_not_acknowledged_before_its_parking_is_committed(
             await asyncio.wait_for(zombie.lane.lost, 30)
     assert set(zombie.acked_of) <= {control}
     assert await read_whole(settings, PARKED, RunParked) == []
-
-
-async def test_what_is_parked_stays_admitted_for_the_next_owner(settings: Settings) -> None:
-    settings = settings.model_copy(update={"park_after_s": 0.1})
-    async with lane_services(settings) as services, upstream(settings) as program:
-        async with one_lane(settings, services, ONE_AN_HOUR) as owner:
-            owner.serve(*await ask(program, "slow: 3; say: x"))
-            await read_topic(settings, PARKED, RunParked, count=1)
-        async with one_lane(settings, services, ONE_AN_HOUR):
-            (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
-    assert (result.status, result.output) == ("completed", "x")
-
-
-async def test_one_user_has_no_more_than_a_share_of_a_lanes_memory(settings: Settings) -> None:
-    few: dict[str, Any] = {"runs_in_flight_max": 4, "runs_per_user_max": 1, "partitions": 1}
-    settings = settings.model_copy(update=few)
-    async with (
-        lane_services(settings) as services,
-        upstream(settings) as program,
-        one_lane(settings, services, None) as owner,
-    ):
-        for number in range(4):
-            owner.serve(*await ask(program, "hang", request_id=f"r{number}"))
-        owner.serve(*await ask(program, "say: x", user_id="bob", request_id="b"))
-        (result,) = await read_topic(settings, RESULTS, AgentResult, count=1, timeout_s=20)
-        waiting = await read_topic(settings, PARKED, RunParked, count=2)
-    assert result.request_id == "b"
-    assert [one.request_id for one in waiting] == ["r2", "r3"]

@@ -7,20 +7,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-import pytest
-
 from millstream.agents.executor import AgentExecutor, wall_clock_ms
 from millstream.agents.loop.callbacks import CallbackEvent
-from millstream.agents.templates.retry import RetryPolicy
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.middleware.policy import Policy
 from millstream.schemas.events import AgentResult, AttemptStarted
 from millstream.schemas.lane_events import RunParked
-from millstream.schemas.topics import ATTEMPTS, CONTROL, PARKED, RESULTS
+from millstream.schemas.topics import ATTEMPTS, PARKED, RESULTS
 from millstream.streams.lane.base.context import LaneServices
 from millstream.streams.settings import Settings
 from tests.harness.lanes import ask, lane_services, one_lane, read_topic, read_whole, upstream
-from tests.support import eventually
 
 PRICED = Policy.from_yaml(
     "prices: {scripted: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}}", "test"
@@ -88,91 +84,3 @@ async def test_the_time_of_an_attempt_that_was_lost_counts_for_the_next_owner(
     assert result.reason is not None
     assert (result.status, result.reason.code) == ("failed", "request_timed_out")
     assert result.attempt == 3000
-
-
-async def test_an_attempt_that_costs_nothing_has_its_beginning_on_the_log_too(
-    settings: Settings,
-) -> None:
-    async with bench(settings) as at, upstream(settings) as program:
-        async with one_lane(settings, at.services, None) as owner:
-            owner.serve(*await ask(program, "hang", template="limited"))
-            (parked,) = await read_topic(settings, PARKED, RunParked, count=1)
-        assert parked.since_ms > 0
-        at.clock.ahead_s += LIMIT_S
-        async with one_lane(settings, at.services, None):
-            (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
-    assert result.reason is not None
-    assert result.reason.code == "request_timed_out"
-
-
-async def test_a_request_without_a_time_limit_is_not_parked_for_it(settings: Settings) -> None:
-    async with (
-        bench(settings, request_timeout_s=None) as at,
-        upstream(settings) as program,
-        one_lane(settings, at.services, None) as owner,
-    ):
-        owner.serve(*await ask(program, "say: x", template="limited"))
-        await read_topic(settings, RESULTS, AgentResult, count=1)
-        assert await read_whole(settings, PARKED, RunParked) == []
-
-
-async def test_an_attempt_is_cut_off_at_the_limit_of_all_and_not_tried_again(
-    settings: Settings,
-) -> None:
-    async with (
-        bench(settings, request_timeout_s=0.3) as at,
-        upstream(settings) as program,
-        one_lane(settings, at.services, None) as owner,
-    ):
-        owner.serve(*await ask(program, "hang", template="limited"))
-        (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
-    assert result.reason is not None
-    assert (result.reason.code, result.attempt) == ("request_timed_out", 1000)
-    assert at.called.is_set()
-
-
-@pytest.mark.parametrize("backoff_s", [0.9, 60], ids=["in memory", "outside"])
-async def test_an_attempt_that_could_not_end_in_time_is_not_waited_for(
-    settings: Settings, backoff_s: float
-) -> None:
-    retry = RetryPolicy(backoff_first_s=backoff_s, backoff_max_s=60, jitter=0)
-    async with (
-        bench(settings, retry=retry, request_timeout_s=0.8) as at,
-        upstream(settings) as program,
-        one_lane(settings, at.services, None) as owner,
-    ):
-        owner.serve(*await ask(program, "retry: not yet", template="limited"))
-        (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
-    assert result.reason is not None
-    assert (result.reason.code, result.attempt) == ("request_timed_out", 1000)
-    assert "model_failed: not yet" in result.reason.message
-
-
-async def test_the_time_in_which_a_request_is_paused_does_not_count(settings: Settings) -> None:
-    retry = RetryPolicy(attempts_max=100, backoff_first_s=0.5, backoff_factor=1, jitter=0)
-    async with bench(settings, retry=retry) as at, upstream(settings) as program:
-        async with one_lane(settings, at.services, None) as owner:
-            owner.serve(*await ask(program, "retry: not yet", template="limited"))
-            pause = {"user_id": "ada", "command": "pause", "request_id": "r1"}
-            control = settings.topic(CONTROL.name)
-            owner.serve(await program.publish(pause, key=b"ada", topic=control), pause)
-            await eventually(lambda: owner.lane.waiting == 1, timeout_s=30)
-        *_, paused = await read_whole(settings, PARKED, RunParked)
-    assert paused.since_ms == 0
-    assert 500 <= paused.elapsed_ms < 60_000
-
-
-async def test_what_a_request_waits_in_line_does_not_count(settings: Settings) -> None:
-    retry = RetryPolicy(attempts_max=2, backoff_first_s=20, jitter=0)
-    async with bench(settings, retry=retry) as at, upstream(settings) as program:
-        async with one_lane(settings, at.services, None) as first:
-            first.serve(*await ask(program, "retry: not yet", template="limited"))
-            _, waits = await read_topic(settings, PARKED, RunParked, count=2)
-        # The wait that its policy asks for counts, whenever its turn comes after that.
-        assert waits.since_ms == 0
-        assert 20_000 <= waits.elapsed_ms < 50_000
-        at.clock.ahead_s += 2 * LIMIT_S
-        async with one_lane(settings, at.services, None):
-            (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
-    assert result.reason is not None
-    assert (result.reason.code, result.attempt) == ("model_failed", 2000)

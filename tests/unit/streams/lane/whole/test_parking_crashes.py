@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import random
-from collections import Counter
 from itertools import product
-from typing import Any
 
 import pytest
 
 from millstream.schemas.events import AgentResult, AgentToken
-from millstream.schemas.topics import CONTROL, DEFERRED, HOLDS, PARKED, REQUESTS, RESULTS, TOKENS
+from millstream.schemas.topics import DEFERRED, HOLDS, PARKED, RESULTS, TOKENS
+from tests.harness.handed_records import SESSIONS, USERS, HandedRecords
 from tests.harness.memory_lanes import (
     MemoryLanes,
-    OneLane,
-    Upstream,
     lane_services,
     one_lane,
     open_keys,
@@ -26,80 +22,10 @@ from tests.support import eventually
 
 REQUESTS_MADE = 80
 OWNERS = 5
-USERS = ("ada", "bob", "eve")
-SESSIONS = ("s1", "s2")
-
-
-Record = tuple[Any, dict[str, Any]]
 
 
 async def is_forgotten(world: MemoryLanes) -> bool:
     return not await open_keys(world, DEFERRED)
-
-
-class Partition:
-    """The records of a partition, handed again to each owner from the last acknowledged one on."""
-
-    def __init__(
-        self, world: MemoryLanes, program: Upstream, seed: int, *, is_behind: bool
-    ) -> None:
-        self._requests = world.topic(REQUESTS)
-        self._control = world.topic(CONTROL)
-        self._program = program
-        self._is_behind = is_behind
-        self._chance = random.Random(seed)  # noqa: S311  the same steps for the same seed
-        self._sent: dict[str, list[Record]] = {self._requests: [], self._control: []}
-        self._acked: Counter[str] = Counter()
-        self._paused: set[tuple[str, str]] = set()
-
-    @property
-    def requests_made(self) -> int:
-        return len(self._sent[self._requests])
-
-    async def next_step(self, lane: OneLane) -> None:
-        """Ask for something, or pause or resume a session."""
-        user, session = self._chance.choice(USERS), self._chance.choice(SESSIONS)
-        what = self._chance.random()
-        if what < 0.1:
-            await self._command(lane, "pause", user, session)
-            self._paused.add((user, session))
-        elif what < 0.2:
-            await self._command(lane, "resume", user, session)
-            self._paused.discard((user, session))
-        else:
-            number = self.requests_made
-            slow_s = self._chance.choice((0, 0.002, 0.02))
-            request = {
-                "user_id": user,
-                "session_id": session,
-                "request_id": f"r{number}",
-                "input": f"slow: {slow_s}; say: {number}",
-            }
-            await self._publish(lane, self._requests, request)
-
-    async def resume_all(self, lane: OneLane) -> None:
-        for user, session in sorted(self._paused):
-            await self._command(lane, "resume", user, session)
-
-    def serve_again(self, lane: OneLane) -> None:
-        """Hand over what the last owner had not acknowledged, as a consumer group does."""
-        for topic, records in self._sent.items():
-            for record in records[self._acked[topic] :]:
-                lane.serve(*record)
-
-    def lost(self, lane: OneLane) -> None:
-        """Take note of what an owner acknowledged."""
-        self._acked += lane.acked_of
-
-    async def _command(self, lane: OneLane, name: str, user: str, session: str) -> None:
-        value = {"user_id": user, "command": name, "session_id": session}
-        await self._publish(lane, self._control, value)
-
-    async def _publish(self, lane: OneLane, topic: str, value: dict[str, Any]) -> None:
-        sent = await self._program.publish(value, partition=0, topic=topic)
-        self._sent[topic].append((sent, value))
-        is_behind = self._is_behind and self._chance.random() < 0.3
-        lane.serve(sent, value, is_behind=is_behind)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +47,9 @@ async def test_every_request_has_one_result_and_every_session_its_order(
     }
     world = world.limited(at_hand_behind=2).changed(**few)
     async with lane_services(world) as services, upstream(world) as program:
-        partition = Partition(world, program, seed, is_behind=is_behind)
+        partition = HandedRecords(
+            world.settings, program, seed, is_behind=is_behind, slow_s=(0, 0.002, 0.02)
+        )
         for owner in range(OWNERS):
             async with one_lane(world, services, None) as lane:
                 partition.serve_again(lane)
