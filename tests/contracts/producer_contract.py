@@ -11,6 +11,7 @@ from aiokafka.errors import (
     InvalidProducerEpoch,
     KafkaError,
     MessageSizeTooLargeError,
+    ProducerClosed,
     ProducerFenced,
 )
 
@@ -63,6 +64,17 @@ class ProducerContract:
             first.cancel()
             await producer.send(log.topic, b"second", b"k", 0)
         assert await read(world, log) == [b"first", b"second"]
+
+    async def test_what_a_producer_has_taken_is_sent_before_it_stops_and_then_it_takes_no_more(
+        self, world: LogWorld
+    ) -> None:
+        log = await world.create("log")
+        async with started(world.plain_producer()) as producer:
+            taken = await producer.send(log.topic, b"taken", b"k", 0)
+        assert (await soon(taken)).offset == 0
+        with pytest.raises(ProducerClosed):
+            await producer.send(log.topic, b"late", b"k", 0)
+        assert await read(world, log) == [b"taken"]
 
     async def test_a_key_has_its_place_by_murmur2(self, world: LogWorld) -> None:
         log = await world.create("log", partitions=5)

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.errors import IllegalStateError
 
 from millstream.schemas.errors import LaneLost, ServiceUnavailable
-from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.broker.partition_reader import Consumer, PartitionReader
 from tests.contracts.log_world import (
     LogWorld,
     all_committed,
@@ -17,6 +18,7 @@ from tests.contracts.log_world import (
     sent,
     soon,
     started,
+    turns,
     written,
 )
 
@@ -197,6 +199,78 @@ class ReaderContract:
         # The broker's time, whatever the producer said.
         assert all(record.timestamp > 1_700_000_000_000 for record in records)
 
+    async def test_a_consumer_gives_what_comes_while_it_waits_and_no_more_than_it_is_asked_for(
+        self, world: LogWorld
+    ) -> None:
+        log = await world.create("log")
+        async with started(world.read_clients().consumer()) as consumer:
+            consumer.assign([log])
+            waiting = asyncio.create_task(_values_of(consumer, timeout_ms=20_000))
+            await turns(5)
+            await written(world, log, b"0")
+            assert await soon(waiting) == [b"0"]
+            await written(world, log, b"1", b"2", b"3")
+            assert await _values_of(consumer, timeout_ms=5000, max_records=2) == [b"1", b"2"]
+            assert await consumer.position(log) == 3
+            assert await _values_of(consumer, timeout_ms=5000, max_records=2) == [b"3"]
+            assert await _values_of(consumer, timeout_ms=0) == []
+
+    async def test_a_partition_that_is_paused_loses_nothing_wherever_it_was_sought(
+        self, world: LogWorld
+    ) -> None:
+        log = await world.create("log", partitions=2)
+        other = TopicPartition(log.topic, 1)
+        await written(world, log, b"0", b"1")
+        await written(world, other, b"other")
+        async with started(world.read_clients().consumer()) as consumer:
+            consumer.assign([log, other])
+            consumer.seek(log, 1)
+            consumer.pause(log)
+            found = await _values_of(consumer, timeout_ms=5000)
+            assert found == [b"other"]
+            assert await _values_of(consumer, timeout_ms=100) == []
+            consumer.resume(log)
+            assert await _values_of(consumer, timeout_ms=5000) == [b"1"]
+            consumer.pause(log)
+            consumer.seek(log, 0)
+            consumer.resume(log)
+            assert await _values_of(consumer, timeout_ms=5000) == [b"0", b"1"]
+
+    async def test_a_position_that_retention_has_passed_is_reset_to_the_oldest_record(
+        self, world: LogWorld
+    ) -> None:
+        log = await world.create("log")
+        await written(world, log, b"0", b"1", b"2")
+        await world.delete_before(log, 2)
+        async with started(world.read_clients().consumer()) as consumer:
+            consumer.assign([log])
+            consumer.seek(log, 0)
+            assert await _values_of(consumer, timeout_ms=20_000) == [b"2"]
+            assert await consumer.beginning_offsets([log]) == {log: 2}
+            for _ in range(2):  # to ask changes nothing
+                assert await consumer.end_offsets([log]) == {log: 3}
+
+    async def test_a_partition_that_is_not_assigned_cannot_be_sought(self, world: LogWorld) -> None:
+        log = await world.create("log", partitions=2)
+        async with started(world.read_clients().consumer()) as consumer:
+            consumer.assign([log])
+            with pytest.raises(IllegalStateError):
+                consumer.seek(TopicPartition(log.topic, 1), 0)
+
+    async def test_the_first_record_at_a_time_is_found_not_the_last_before_it(
+        self, world: LogWorld
+    ) -> None:
+        log = await world.create("log")
+        times = []
+        while len(set(times)) < 3:
+            times += await written(world, log, b"x")
+        async with started(world.read_clients().consumer()) as consumer:
+            for at_ms in set(times):
+                found = (await consumer.offsets_for_times({log: at_ms}))[log]
+                assert (found.offset, found.timestamp) == (times.index(at_ms), at_ms)
+            later = await consumer.offsets_for_times({log: times[-1] + 1})
+            assert later == {log: None}
+
     async def test_a_broker_that_does_not_answer_is_told_as_such(self, world: LogWorld) -> None:
         clients = world.read_clients_of_nobody()
         reader = world.reader(clients)
@@ -205,3 +279,8 @@ class ReaderContract:
                 await reader.start()
         finally:
             await reader.stop()
+
+
+async def _values_of(consumer: Consumer, **more: int) -> list[bytes]:
+    found = await consumer.getmany(**more)
+    return [record.value for records in found.values() for record in records]

@@ -217,7 +217,7 @@ async def test_a_lane_does_not_open_behind_what_hangs_where_a_snapshot_spares_it
             lane.serve(*await ask(program, "say: x"))
             await read_topic(settings, RESULTS, AgentResult, count=1)
             (owner, *_) = lane.lane._committer._transactions._producers
-            await hang(settings, owner, where, b"{}")
+            await hang(settings, owner._producer, where, b"{}")
             # As far as it was told, this has been committed: its snapshot covers it.
             lane.lane._writer.next_offsets[ATTEMPTS.name] += 1
             await lane.lane.close()

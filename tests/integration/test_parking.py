@@ -21,10 +21,6 @@ def waiting(lanes: Any) -> int:
     return sum(one.figures().waiting for one in lanes)
 
 
-def held(lanes: Any) -> int:
-    return sum(one.figures().held for one in lanes)
-
-
 def small(settings: Settings, **changes: object) -> Settings:
     """A lane that has room for few, and parks soon."""
     few = {"runs_in_flight_max": 8, "runs_per_user_max": 2, "park_after_s": 0.2, "partitions": 1}

@@ -8,7 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from aiokafka import TopicPartition
-from aiokafka.errors import IllegalOperation, KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import (
+    IllegalOperation,
+    KafkaError,
+    MessageSizeTooLargeError,
+    ProducerClosed,
+)
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import RecordMetadata
@@ -107,6 +112,8 @@ class MemoryProducer:
     ) -> asyncio.Future[RecordMetadata]:
         """Hand a batch over; gives a future that is done once it is acknowledged."""
         assert 0 <= partition < self._broker.partition_count(topic), "Unrecognized partition"  # noqa: S101
+        if self._is_stopped:
+            raise ProducerClosed
         if self._failed is not None:
             raise self._failed
         where = TopicPartition(topic, partition)
