@@ -98,14 +98,8 @@ class MemoryLanes:
 
     def create_topics(self) -> None:
         """Create all topics that do not exist yet."""
-        for spec in catalogue(self.settings.chain_cuts):
-            configs = spec.configs()
-            limit = (
-                {"batch_bytes_max": int(configs["max.message.bytes"])}
-                if ("max.message.bytes" in configs)
-                else {}
-            )
-            self.broker.create_topic(self.topic(spec), self.settings.partitions, **limit)
+        specs = catalogue(self.settings.chain_cuts)
+        self.broker.create_topics(specs, partitions=self.settings.partitions)
 
     def topic(self, spec: TopicSpec) -> str:
         """Give a topic's physical name."""

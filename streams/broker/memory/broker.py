@@ -76,13 +76,14 @@ class MemoryBroker:
 
     # Topics
 
-    def create_topics(self, specs: Sequence[TopicSpec]) -> None:
-        """Create topics of the catalogue that do not exist yet."""
+    def create_topics(self, specs: Sequence[TopicSpec], *, partitions: int | None = None) -> None:
+        """Create topics that do not exist yet, with as many `partitions` as the settings say."""
+        count = self._settings.partitions if partitions is None else partitions
         for spec in specs:
             configs = spec.configs()
             bytes_max = int(configs.get("max.message.bytes", _BATCH_BYTES_MAX))
             name = self._settings.topic(spec.name)
-            self.create_topic(name, self._settings.partitions, batch_bytes_max=bytes_max)
+            self.create_topic(name, count, batch_bytes_max=bytes_max)
 
     def create_topic(
         self, name: str, partitions: int = 1, *, batch_bytes_max: int = _BATCH_BYTES_MAX
