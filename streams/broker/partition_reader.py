@@ -63,6 +63,11 @@ class PartitionEnds(Protocol):
     ) -> dict[TopicPartition, int]:
         """Give the offsets behind the last records."""
 
+    async def log_start_offsets(
+        self, partitions: Collection[TopicPartition]
+    ) -> dict[TopicPartition, int]:
+        """Give the oldest offsets that are not removed."""
+
     async def stable_ends(
         self, partitions: Collection[TopicPartition]
     ) -> dict[TopicPartition, int]:
@@ -131,13 +136,9 @@ class PartitionReader:
         `ServiceUnavailable` if Kafka does not answer.
         """
         try:
-            consumer = _started(self._ends_of)
-            wanted = tuple(partitions)
-            _assign_paused(consumer, wanted)
-            starts: dict[TopicPartition, int] = await consumer.beginning_offsets(wanted)
+            return await _started(self._ends).log_start_offsets(tuple(partitions))
         except KafkaError as error:
             raise self._unavailable(error) from error
-        return starts
 
     async def stable_high_watermarks(
         self, partitions: Iterable[TopicPartition]

@@ -59,6 +59,14 @@ class KafkaEnds:
         ends: dict[TopicPartition, int] = await self._consumer.end_offsets(partitions)
         return ends
 
+    async def log_start_offsets(
+        self, partitions: Collection[TopicPartition]
+    ) -> dict[TopicPartition, int]:
+        """Give the oldest offsets that are not removed."""
+        assign_paused(self._consumer, partitions)
+        starts: dict[TopicPartition, int] = await self._consumer.beginning_offsets(partitions)
+        return starts
+
     async def stable_ends(
         self, partitions: Collection[TopicPartition]
     ) -> dict[TopicPartition, int]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import IllegalStateError
 
 from millstream.schemas.errors import LaneLost, ServiceUnavailable
 from millstream.streams.broker.partition_reader import Consumer, PartitionReader
@@ -138,7 +137,9 @@ class ReaderContract:
             assert await values(reader, {log: 4}, from_offset=2) == [b"2", b"3"]
             assert await values(reader, {log: 4}, from_offset=-7) == [b"0", b"1", b"2", b"3"]
             assert await values(reader, {log: 4}, from_offset=9) == []
+            assert await reader.log_start_offsets([log]) == {log: 0}
             await world.delete_before(log, 3)
+            assert await reader.log_start_offsets([log]) == {log: 3}
             assert await values(reader, {log: 4}, from_offset=1) == [b"3"]
             assert await values(reader, {log: 4}) == [b"3"]
             assert await end_of(reader, log) == 4
@@ -210,9 +211,13 @@ class ReaderContract:
             await written(world, log, b"0")
             assert await soon(waiting) == [b"0"]
             await written(world, log, b"1", b"2", b"3")
-            assert await _values_of(consumer, timeout_ms=5000, max_records=2) == [b"1", b"2"]
-            assert await consumer.position(log) == 3
-            assert await _values_of(consumer, timeout_ms=5000, max_records=2) == [b"3"]
+            found: list[bytes] = []
+            while len(found) < 3:
+                some = await _values_of(consumer, timeout_ms=5000, max_records=2)
+                assert len(some) <= 2
+                found += some
+                assert await consumer.position(log) == 1 + len(found)
+            assert found == [b"1", b"2", b"3"]
             assert await _values_of(consumer, timeout_ms=0) == []
 
     async def test_a_partition_that_is_paused_loses_nothing_wherever_it_was_sought(
@@ -249,13 +254,6 @@ class ReaderContract:
             assert await consumer.beginning_offsets([log]) == {log: 2}
             for _ in range(2):  # to ask changes nothing
                 assert await consumer.end_offsets([log]) == {log: 3}
-
-    async def test_a_partition_that_is_not_assigned_cannot_be_sought(self, world: LogWorld) -> None:
-        log = await world.create("log", partitions=2)
-        async with started(world.read_clients().consumer()) as consumer:
-            consumer.assign([log])
-            with pytest.raises(IllegalStateError):
-                consumer.seek(TopicPartition(log.topic, 1), 0)
 
     async def test_the_first_record_at_a_time_is_found_not_the_last_before_it(
         self, world: LogWorld

@@ -171,6 +171,13 @@ class MemoryEnds:
         await self._broker.answer()
         return {one: self._broker.partition(one).high_watermark for one in partitions}
 
+    async def log_start_offsets(
+        self, partitions: Collection[TopicPartition]
+    ) -> dict[TopicPartition, int]:
+        """Give the oldest offsets that are not removed."""
+        await self._broker.answer()
+        return {one: self._broker.partition(one).log_start for one in partitions}
+
     async def stable_ends(
         self, partitions: Collection[TopicPartition]
     ) -> dict[TopicPartition, int]:
