@@ -112,6 +112,7 @@ class Requests:
             "parked": tuple(self.parked.items()),
             "open_ids": self.seen.open_data,
             "again_ids": self.seen.again_data,
+            "ids_since_ms": self.seen.since_ms,
             "decided_until_ms": self.decided_until_ms,
         }
 
@@ -127,7 +128,7 @@ class Requests:
         open_ids, again_ids = (
             base64.b64decode(entries.get(name, "")) for name in ("open_ids", "again_ids")
         )
-        self.seen.load(body.chunks, open_ids, again_ids)
+        self.seen.load(body.chunks, open_ids, again_ids, entries.get("ids_since_ms", 0))
 
     def _canonical(self) -> Any:
         return {

@@ -53,7 +53,8 @@ class SeenIds:
     """Finished ids in the order in which they are forgotten, the oldest first.
 
     At most `ids_max` are remembered: beyond that the oldest goes, and `forgotten_ms` says up to
-    when ids were forgotten for want of room. Memory per id: see `benchmarks/measures/memory.py`.
+    when ids were forgotten for want of room. `since_ms` is where the window begins: what was
+    finished before it is to be forgotten. Memory per id: see `benchmarks/measures/memory.py`.
     A quarter more may be there between `unsorted` and `sort`.
     """
 
@@ -70,7 +71,7 @@ class SeenIds:
         # Of sealed ids that were finished again: a chunk that is written never changes.
         self._again: dict[int, int] = {}
         self._is_sorted = True
-        self._oldest_ms = 0
+        self.since_ms = 0
         self.forgotten_ms: int | None = None
 
     def __len__(self) -> int:
@@ -117,7 +118,7 @@ class SeenIds:
 
     def forget_before(self, at_ms: int) -> None:
         """Forget what was finished before `at_ms`, and seal what fills a chunk."""
-        self._oldest_ms = max(self._oldest_ms, at_ms)
+        self.since_ms = max(self.since_ms, at_ms)
         while len(self._open) >= self._chunk_ids:
             self._seal()
         oldest = at_ms << _BODY_BITS
@@ -143,7 +144,7 @@ class SeenIds:
 
         Without those that stand out of turn, and so are forgotten later than they should be.
         """
-        oldest = self._oldest_ms << _BODY_BITS
+        oldest = self.since_ms << _BODY_BITS
         ids = self._sealed | self._again | self._open
         return _packed(sorted((key, known) for key, known in ids.items() if known >= oldest))
 
@@ -176,6 +177,7 @@ class SeenIds:
         chunks: Iterable[tuple[SealedChunk, int]],
         open_data: bytes,
         again_data: bytes = b"",
+        since_ms: int = 0,
     ) -> None:
         """Take in what a snapshot held, chunks with how many of their last ids are remembered.
 
@@ -190,6 +192,7 @@ class SeenIds:
             self._next_chunk = chunk.number + 1
         self._open = _unpacked(open_data)
         self._again = _unpacked(again_data)
+        self.since_ms = since_ms
         self._make_room()
 
     def _seal(self) -> None:
