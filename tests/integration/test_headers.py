@@ -14,7 +14,7 @@ import pytest
 import redis.asyncio
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from tests.view_harness import StartViews
+from tests.harness.views import StartViews
 
 from millstream.gateway.console.rendering import entry_json, entry_line
 from millstream.schemas.base import Address, Reason
