@@ -132,6 +132,8 @@ async def test_the_coordinators_log_decides_where_no_partition_has_a_marker(
     await producer.begin_transaction()
     sent = await producer.send_and_wait(topic, b"{}", b"key", partition=0)
     await (producer.commit_transaction() if is_commit else producer.abort_transaction())
+    # It is answered before its marker is written, which would end what hangs before it, too.
+    await readable(settings, where)
     # Without the marker that there is: this one says that it came before the decision.
     await hang(settings, producer, where, b"x", at_ms=sent.timestamp - A_SECOND_MS)
     _, ended = await looked(settings, where, times=2)
@@ -150,6 +152,7 @@ async def test_what_several_decisions_stand_for_is_left_to_people(
     sent = await producer.send_and_wait(topic, b"{}", b"key", partition=0)
     await producer.commit_transaction()
     await end_one(producer, [where], is_commit=False)
+    await readable(settings, where)  # the marker is there, or it would end what hangs, too
     await hang(settings, producer, where, b"x", at_ms=sent.timestamp - A_SECOND_MS)
     hanging, ended = await looked(settings, where, times=3)
     assert [one.where for one in hanging] == [where]
