@@ -5,13 +5,13 @@ VENV_PYTHON = .venv/bin/python
 ARGS =
 # Processes that share the tests, each with a Kafka and a Redis of its own; 0: none but make's own.
 PROCESSES = 2
-SHARED = -n $(PROCESSES) --dist loadfile
+SHARED = -n $(PROCESSES) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lock chaos bench clean distclean
+.PHONY: help setup demo test test-slow check promises layout lock chaos bench clean distclean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: ## install everything into this folder (uv, .venv, Kafka's jars)
 	@sh infra/bootstrap.sh
@@ -19,8 +19,11 @@ setup: ## install everything into this folder (uv, .venv, Kafka's jars)
 demo: setup ## watch Kafka, Redis and a small model answer requests
 	@$(VENV_PYTHON) -m millstream.gateway demo $(ARGS)
 
-test: setup ## run every test, on real Kafka and Redis
-	$(VENV_PYTHON) -m pytest $(SHARED) $(ARGS)
+test: setup ## run the tests, on real Kafka and Redis, but for those that take minutes
+	$(VENV_PYTHON) -m pytest $(SHARED) -m "not slow" --durations-file .millstream/test-durations.json $(ARGS)
+
+test-slow: setup ## run the others: many seeds, workers and brokers that are killed, Docker
+	$(VENV_PYTHON) -m pytest $(SHARED) -m slow $(ARGS)
 
 check: setup ## format, lint, types, layers, published schemas, unit tests
 	.venv/bin/ruff format --check .
@@ -28,7 +31,13 @@ check: setup ## format, lint, types, layers, published schemas, unit tests
 	$(VENV_PYTHON) -m mypy
 	.venv/bin/lint-imports
 	$(VENV_PYTHON) -m millstream.schemas check
-	$(VENV_PYTHON) -m pytest $(SHARED) tests/unit $(ARGS)
+	$(VENV_PYTHON) -m pytest $(SHARED) -m "not slow" tests/unit $(ARGS)
+
+promises: setup ## list the promises and rules of docs/ARCHITECTURE.md, and the tests that show each
+	@$(VENV_PYTHON) -m tests.promises
+
+layout: setup ## list the folders of the source and their modules, and the slowest files of make test
+	@$(VENV_PYTHON) -m tests.layout
 
 chaos: setup ## end workers, brokers, Redis and the network under load, and count
 	$(VENV_PYTHON) -m tests.chaos $(ARGS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import pytest
 from millstream.streams.settings import Settings
 from tests.services.running import Services, running_services
 
-_IN_CI = pytest.StashKey[bool]()
+pytest_plugins = ["tests.support.ci", "tests.support.durations"]
+
 _ENVIRONMENT = pytest.StashKey[Mapping[str, str]]()
 _TOLD = pytest.StashKey[set[str]]()
 _GIVEN = "millstream"
@@ -26,7 +27,6 @@ def pytest_configure(config: pytest.Config) -> None:
     # One of several processes is given what the first one took.
     given = getattr(config, "workerinput", {}).get(_GIVEN, taken)
     config.stash[_ENVIRONMENT] = given
-    config.stash[_IN_CI] = environment.get("CI") == "true"
     config.stash[_TOLD] = set()
     for name in taken:
         del environment[name]
@@ -56,18 +56,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tell which services the tests ran on."""
     for told in sorted(terminalreporter.config.stash[_TOLD]):
         terminalreporter.write_line(f"services: {told}")
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Fail what is skipped in CI: there, everything that a test needs can be had."""
-    report = yield
-    if report.skipped and not hasattr(report, "wasxfail") and item.config.stash[_IN_CI]:
-        report.outcome = "failed"
-        report.longrepr = f"skipped, which CI does not allow: {report.longrepr}"
-    return report
 
 
 @pytest.fixture(scope="session")

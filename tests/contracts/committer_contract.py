@@ -191,6 +191,7 @@ class CommitterContract:
             assert committer.transactions == 1
         assert done == ["before", "mark", "after"]
 
+    @pytest.mark.rule(1)
     async def test_a_record_that_no_broker_takes_fails_only_its_own_member(
         self, world: LogWorld
     ) -> None:
@@ -208,6 +209,7 @@ class CommitterContract:
         assert values == [b"before", b"after"]
         assert lost == []
 
+    @pytest.mark.rule(1)
     async def test_a_record_that_this_topic_refuses_fails_only_its_own_member(
         self, world: LogWorld
     ) -> None:
@@ -273,6 +275,7 @@ class CommitterContract:
             assert isinstance(nowhere.exception(), LaneLost)
             assert len(lost) == 1
 
+    @pytest.mark.rule(2)
     async def test_a_commit_whose_outcome_is_unknown_loses_the_lane_and_is_not_repeated(
         self, world: LogWorld
     ) -> None:
@@ -302,6 +305,7 @@ class CommitterContract:
         values = [record.value for record in await all_committed(world, topic)]
         assert values == [b"once", b"the next owner's"]
 
+    @pytest.mark.rule(5)
     async def test_one_transaction_is_open_at_a_time(self, world: LogWorld) -> None:
         topic = await world.create("out")
         steps: list[str] = []
@@ -356,6 +360,7 @@ class CommitterContract:
         values = [record.value for record in await all_committed(world, topic)]
         assert values == [b"committed"]
 
+    @pytest.mark.rule(5)
     async def test_an_owner_with_fewer_producers_fences_those_that_it_is_told_of(
         self, world: LogWorld
     ) -> None:

@@ -32,6 +32,7 @@ async def values(
 class ReaderContract:
     """Cases of a reader; a subclass gives the `world` fixture."""
 
+    @pytest.mark.rule(4)
     async def test_a_transaction_open_before_the_end_is_waited_for_and_read_behind(
         self, world: LogWorld
     ) -> None:

@@ -30,6 +30,8 @@ from tests.harness.lanes import Upstream, read_topic, read_whole, upstream
 from tests.harness.worker_process import WorkerProcess, worker_process
 from tests.support import eventually
 
+pytestmark = [pytest.mark.promise("P1"), pytest.mark.slow]
+
 REQUESTS_PUBLISHED = 60
 
 
@@ -97,6 +99,7 @@ async def assert_each_attempt_is_on_the_bill(
     return costs
 
 
+@pytest.mark.promise("P3")
 @pytest.mark.timeout(180)
 async def test_a_worker_killed_in_mid_run_leaves_one_result_each_and_the_whole_bill(
     settings: Settings,
@@ -128,6 +131,7 @@ async def test_a_worker_killed_in_mid_run_leaves_one_result_each_and_the_whole_b
     assert "lane open" in second.log
 
 
+@pytest.mark.rule(10)
 @pytest.mark.timeout(180)
 async def test_a_worker_that_slept_past_its_session_calls_no_model_and_publishes_nothing_wrong(
     settings: Settings,

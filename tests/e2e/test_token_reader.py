@@ -14,6 +14,8 @@ from millstream.streams.settings import Settings
 from tests.harness.lanes import upstream
 from tests.harness.worker_process import worker_process
 
+pytestmark = [pytest.mark.promise("P3"), pytest.mark.slow]
+
 TOKENS_WRITTEN = 40
 TOKENS_READ = 5
 

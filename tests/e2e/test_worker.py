@@ -179,6 +179,7 @@ async def test_a_worker_shows_in_metrics_and_sessions_what_the_topics_hold(
             assert head.turn == turns
 
 
+@pytest.mark.slow
 async def test_totals_stay_equal_when_the_worker_is_killed_and_another_one_starts(
     deployment: Settings, program: Upstream
 ) -> None:
@@ -195,6 +196,7 @@ async def test_totals_stay_equal_when_the_worker_is_killed_and_another_one_start
         assert totals["results|completed"] == 3
 
 
+@pytest.mark.promise("P6")
 async def test_a_session_goes_on_from_the_log_when_redis_lost_everything(
     deployment: Settings, program: Upstream, store: RedisSessionStore
 ) -> None:

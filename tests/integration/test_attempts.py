@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from millstream.agents.factory import AgentFactory
 from millstream.middleware.policy import Policy
 from millstream.schemas.base import Address
@@ -22,6 +24,8 @@ from tests.harness.lanes import (
     upstream,
 )
 from tests.support import eventually
+
+pytestmark = [pytest.mark.rule(7), pytest.mark.promise("P5")]
 
 PRICED = "prices: {scripted: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}}\n"
 

@@ -103,6 +103,7 @@ async def opening(settings: Settings, lines: list[dict[str, str]], event: str) -
     assert transactions.ended == []
 
 
+@pytest.mark.slow
 async def test_without_the_right_to_read_a_topic_lanes_serve_and_say_what_is_missing(
     guarded: Settings,
 ) -> None:
@@ -124,6 +125,7 @@ async def test_without_the_right_to_read_a_topic_lanes_serve_and_say_what_is_mis
     assert "`Read`" in told["needed"]
 
 
+@pytest.mark.slow
 async def test_without_the_right_to_read_the_coordinators_log_nothing_is_ended_by_guess(
     guarded: Settings,
 ) -> None:

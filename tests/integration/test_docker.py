@@ -25,7 +25,7 @@ from tests.services.engine import docker_engine
 from tests.services.images import imported, kafka_root, redis_root
 from tests.services.probes import kafka_answers, redis_answers
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(300), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

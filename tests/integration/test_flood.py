@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from millstream.schemas.events import AgentResult
 from millstream.schemas.topics import (
     DEFERRED,
@@ -17,6 +19,8 @@ from tests.harness.lanes import (
     upstream,
 )
 from tests.support import eventually
+
+pytestmark = pytest.mark.rule(9)
 
 
 def small(settings: Settings, **changes: object) -> Settings:

@@ -188,6 +188,7 @@ async def test_what_hangs_of_a_producer_that_was_not_fenced_is_left_alone(
     assert await looked(settings, log, times=3, fenced=False) == (frozenset(), [])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("brokers")
 @pytest.mark.parametrize(
     "spec", [SESSIONS, CHECKPOINTS, LANES, DECISIONS], ids=lambda one: one.name
@@ -210,6 +211,7 @@ async def test_a_lane_with_a_hanging_transaction_opens_and_serves(
     assert result.status == "completed"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("brokers")
 async def test_a_lane_does_not_open_behind_what_hangs_where_a_snapshot_spares_it_the_reading(
     settings: Settings,

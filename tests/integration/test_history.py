@@ -21,6 +21,8 @@ from millstream.streams.wire.codec import encode
 from tests.contracts.bus_contract import token
 from tests.contracts.history_contract import HistoryContract
 
+pytestmark = pytest.mark.promise("P8")
+
 
 class KafkaWorld:
     def __init__(self, settings: Settings) -> None:

@@ -30,6 +30,7 @@ async def test_a_broker_that_dies_early_tells_the_end_of_its_log(tmp_path: Path)
         await cluster.start()
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 async def test_a_killed_broker_stops_no_writes_and_returns_to_its_port_and_data(
     tmp_path: Path,

@@ -36,6 +36,8 @@ from millstream.streams.wire.partitioning import home_partition
 from tests.harness.lanes import Upstream, read_topic, read_whole, running_lanes, upstream
 
 
+@pytest.mark.promise("P1")
+@pytest.mark.promise("P3")
 async def test_the_bare_minimum_gets_tokens_and_one_result(settings: Settings) -> None:
     async with running_lanes(settings), upstream(settings) as program:
         sent = await program.publish({"user_id": "ada", "input": "say: hello dear world"})
@@ -57,6 +59,7 @@ async def test_the_bare_minimum_gets_tokens_and_one_result(settings: Settings) -
 NEWER = {"user_id": "ada", "input": "x", "schema_version": 99}
 
 
+@pytest.mark.promise("P7")
 @pytest.mark.parametrize(
     ("value", "code"),
     [
@@ -110,6 +113,8 @@ async def test_a_request_that_cannot_be_served_is_rejected_and_the_next_one_serv
     assert reason.code == code
 
 
+@pytest.mark.promise("P1")
+@pytest.mark.promise("P2")
 async def test_the_same_request_id_published_twice_has_one_result(settings: Settings) -> None:
     async with running_lanes(settings), upstream(settings) as program:
         for _ in range(2):
@@ -131,6 +136,7 @@ async def timestamps(settings: Settings, where: TopicPartition) -> list[int]:
         await reader.stop()
 
 
+@pytest.mark.rule(12)
 async def test_a_request_under_another_key_is_put_right(settings: Settings) -> None:
     async with running_lanes(settings), upstream(settings) as program:
         home = home_partition("ada", settings.partitions)
@@ -144,6 +150,7 @@ async def test_a_request_under_another_key_is_put_right(settings: Settings) -> N
     assert [result.accepted_at_ms] == [decision.at_ms] == moved
 
 
+@pytest.mark.promise("P4")
 async def test_runs_of_a_session_keep_their_order_and_their_memory(settings: Settings) -> None:
     async with running_lanes(settings), upstream(settings) as program:
         for number in range(5):
@@ -166,6 +173,9 @@ async def test_runs_of_a_session_keep_their_order_and_their_memory(settings: Set
     assert [checkpoint.parent_id for checkpoint in checkpoints] == [None, *ids[:-1]]
 
 
+@pytest.mark.rule(3)
+@pytest.mark.rule(6)
+@pytest.mark.promise("P1")
 async def test_a_new_owner_goes_on_where_the_last_one_committed(settings: Settings) -> None:
     first = {"user_id": "ada", "session_id": "s", "request_id": "r1", "input": "one"}
     second = {"user_id": "ada", "session_id": "s", "request_id": "r2", "input": "two"}
@@ -256,6 +266,7 @@ async def test_the_chain_decides_alike_whole_and_cut_into_stages(
     assert all(cost.cost_micros > 0 for cost in costs)
 
 
+@pytest.mark.promise("P5")
 async def test_a_rate_limit_survives_a_new_owner(settings: Settings) -> None:
     policy = Policy.from_yaml(POLICY, name="test")
     async with upstream(settings) as program:

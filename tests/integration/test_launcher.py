@@ -200,6 +200,7 @@ async def test_services_that_run_are_named_to_a_second_launcher_and_can_be_used_
             assert user.end(signal.SIGINT) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 async def test_three_brokers_come_up_as_one_cluster(tmp_path: Path) -> None:
     data = tmp_path / "data"

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from millstream.agents.executor import wall_clock_ms
 from millstream.schemas.events import AgentResult
 from millstream.schemas.topics import RESULTS
 from millstream.streams.settings import Settings
 from tests.harness.lanes import ask, lane_services, one_lane, read_topic, read_whole, upstream
 from tests.support import eventually
+
+pytestmark = [pytest.mark.rule(3), pytest.mark.promise("P1")]
 
 DAY_MS = 86_400_000
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
+
 from millstream.schemas.events import AgentResult, AgentToken
 from millstream.schemas.topics import RESULTS, TOKENS
 from millstream.streams.consumer.membership import since_boot_s
 from millstream.streams.settings import Settings
 from tests.harness.lanes import read_topic, read_whole, running_lanes, upstream
 from tests.support import eventually
+
+pytestmark = pytest.mark.rule(10)
 
 
 async def test_a_lane_whose_last_heartbeat_is_too_old_is_dropped_before_it_calls_a_model(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from millstream.schemas.events import Decision
 from millstream.schemas.lane_events import LaneOpened
 from millstream.schemas.topics import DECISIONS, LANES
@@ -12,6 +14,7 @@ from millstream.streams.wire.partitioning import home_partition
 from tests.harness.lanes import ask, lane_services, one_lane, read_whole, upstream
 
 
+@pytest.mark.rule(5)
 async def test_a_new_owner_with_fewer_producers_fences_all_of_the_last_ones(
     settings: Settings,
 ) -> None:

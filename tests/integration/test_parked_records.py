@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 
+import pytest
+
 from millstream.schemas.lane_events import HoldPlaced, RunParked
 from millstream.schemas.topics import CONTROL, HOLDS, PARKED
 from millstream.streams.settings import Settings
 from tests.harness.lanes import ask, lane_services, one_lane, read_topic, read_whole, upstream
+
+pytestmark = pytest.mark.rule(9)
 
 
 def parked(request_id: str, order: int) -> bytes:

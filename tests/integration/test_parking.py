@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from millstream.schemas.events import AgentResult, Decision
 from millstream.schemas.topics import DECISIONS, PARKED, RESULTS
 from millstream.streams.settings import Settings
@@ -15,6 +17,8 @@ from tests.harness.lanes import (
     upstream,
 )
 from tests.support import eventually
+
+pytestmark = [pytest.mark.rule(9), pytest.mark.promise("P4")]
 
 
 def waiting(lanes: Any) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from itertools import product
 
+import pytest
+
 from millstream.schemas.events import AgentResult, AgentToken
 from millstream.schemas.topics import DEFERRED, HOLDS, PARKED, RESULTS, TOKENS
 from millstream.streams.settings import Settings
@@ -17,6 +19,8 @@ from tests.harness.lanes import (
     upstream,
 )
 from tests.support import eventually
+
+pytestmark = [pytest.mark.rule(9), pytest.mark.promise("P1"), pytest.mark.promise("P4")]
 
 REQUESTS_MADE = 80
 OWNERS = 5

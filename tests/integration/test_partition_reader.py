@@ -137,6 +137,7 @@ def checkpoint(turn: int, session: str = "s") -> CheckpointSaved:
     )
 
 
+@pytest.mark.promise("P6")
 async def test_a_checkpoint_that_nobody_remembers_is_found_in_the_log(settings: Settings) -> None:
     await ensure_topics(settings, [CHECKPOINTS])
     where = TopicPartition(settings.topic(CHECKPOINTS.name), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from aiokafka import TopicPartition
 
 from millstream.schemas.events import AgentResult, AgentToken
@@ -16,7 +17,10 @@ from tests.harness.lanes import (
     upstream,
 )
 
+pytestmark = pytest.mark.rule(4)
 
+
+@pytest.mark.rule(8)
 async def test_no_transaction_writes_tokens_or_to_the_partition_of_another_lane(
     settings: Settings,
 ) -> None:

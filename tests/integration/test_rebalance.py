@@ -6,6 +6,8 @@ import asyncio
 from collections import defaultdict
 from contextlib import AsyncExitStack
 
+import pytest
+
 from millstream.schemas.events import AgentResult, AgentToken, Decision
 from millstream.schemas.lane_events import LaneOpened
 from millstream.schemas.topics import CONTROL, DECISIONS, LANES, RESULTS, TOKENS
@@ -23,6 +25,8 @@ from tests.harness.lanes import (
     upstream,
 )
 from tests.support import eventually
+
+pytestmark = pytest.mark.rule(10)
 
 
 def user_per_partition(settings: Settings) -> dict[int, str]:

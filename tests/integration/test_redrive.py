@@ -36,6 +36,8 @@ from millstream.streams.wire.partitioning import home_partition
 from tests.harness.lanes import Upstream, read_topic, read_whole, running_lanes, upstream
 from tests.support import eventually
 
+pytestmark = pytest.mark.promise("P7")
+
 NEWER = {"user_id": "ada", "input": "x", "schema_version": 99}
 MENDED = b'{"user_id": "ada", "input": "say: mended"}'
 

@@ -12,6 +12,8 @@ from millstream.schemas.topics import DEAD_LETTERS, RESULTS
 from millstream.streams.settings import Settings
 from tests.harness.lanes import read_topic, read_whole, running_lanes, upstream
 
+pytestmark = pytest.mark.rule(11)
+
 ASKED = {"user_id": "ada", "request_id": "r1", "input": "one"}
 OTHERWISE = {**ASKED, "input": "two"}
 NEXT = {"user_id": "ada", "request_id": "r2", "input": "next"}

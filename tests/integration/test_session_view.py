@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import pytest
 import redis.asyncio
 from aiokafka import AIOKafkaProducer
 
@@ -15,6 +16,8 @@ from millstream.streams.settings import Settings
 from millstream.streams.telemetry.metrics import MetricsCollector
 from tests.harness.views import USERS, StartViews, counts, publish, run_of
 from tests.support import eventually
+
+pytestmark = pytest.mark.promise("P6")
 
 
 class SwitchableStore(MemorySessionStore):

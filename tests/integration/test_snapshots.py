@@ -130,6 +130,7 @@ def chance_of(seed: int) -> random.Random:
     return random.Random(seed)  # noqa: S311  the same history each time
 
 
+@pytest.mark.promise("P8")
 @pytest.mark.parametrize("snapshot_records", [1, 40])
 async def test_wherever_a_lane_ends_its_successor_knows_what_a_fold_of_everything_does(
     settings: Settings, snapshot_records: int
@@ -148,6 +149,7 @@ async def test_wherever_a_lane_ends_its_successor_knows_what_a_fold_of_everythin
     assert used >= 3
 
 
+@pytest.mark.slow
 async def test_what_a_restore_reads_does_not_grow_with_the_history(settings: Settings) -> None:
     chance = chance_of(0)
     read: list[int] = []
@@ -168,6 +170,7 @@ async def test_what_a_restore_reads_does_not_grow_with_the_history(settings: Set
     assert max(read) < IDS_MAX
 
 
+@pytest.mark.promise("P8")
 async def test_a_state_is_rebuilt_as_of_offsets_and_what_was_deleted_is_named(
     settings: Settings,
 ) -> None:
@@ -233,6 +236,7 @@ async def test_limits_ids_and_bodies_are_exact_through_lanes_that_come_and_go(
     assert restored.tail_records == 0
 
 
+@pytest.mark.rule(3)
 async def test_what_a_stage_learned_of_another_ones_costs_is_in_its_snapshots_once(
     settings: Settings,
 ) -> None:

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
+import pytest
+
 from millstream.agents.executor import AgentExecutor, wall_clock_ms
 from millstream.agents.loop.callbacks import CallbackEvent
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
@@ -17,6 +19,8 @@ from millstream.schemas.topics import ATTEMPTS, PARKED, RESULTS
 from millstream.streams.lane.base.context import LaneServices
 from millstream.streams.settings import Settings
 from tests.harness.lanes import ask, lane_services, one_lane, read_topic, read_whole, upstream
+
+pytestmark = pytest.mark.rule(9)
 
 PRICED = Policy.from_yaml(
     "prices: {scripted: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}}", "test"

@@ -14,6 +14,8 @@ from millstream.streams.bus.token_reader import Position, TokenReader
 from millstream.streams.settings import Settings
 from tests.contracts.token_reader_contract import TokenReaderContract, result, token, words
 
+pytestmark = pytest.mark.promise("P3")
+
 
 class KafkaWorld:
     def __init__(self, settings: Settings) -> None:

@@ -20,6 +20,8 @@ from millstream.streams.broker.topic_admin import (
 )
 from millstream.streams.settings import Settings
 
+pytestmark = pytest.mark.rule(11)
+
 
 async def create(settings: Settings, name: str, partitions: int, **configs: str) -> None:
     admin = admin_client(settings)

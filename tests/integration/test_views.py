@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import aiohttp
+import pytest
 from aiokafka import AIOKafkaProducer
 
 from millstream.schemas.base import Reason
@@ -21,6 +22,7 @@ from tests.harness.views import SOURCE, StartViews, counted, counts, publish, re
 from tests.support import eventually
 
 
+@pytest.mark.promise("P8")
 async def test_totals_equal_a_recount_after_a_restart_in_the_middle(
     deployment: Settings, producer: AIOKafkaProducer, start_views: StartViews
 ) -> None:
@@ -42,6 +44,7 @@ async def test_totals_equal_a_recount_after_a_restart_in_the_middle(
     await views.stop()
 
 
+@pytest.mark.promise("P8")
 async def test_totals_equal_a_recount_when_counts_were_lost_after_their_offsets_were_committed(
     deployment: Settings, producer: AIOKafkaProducer, start_views: StartViews
 ) -> None:
@@ -65,6 +68,7 @@ async def test_totals_equal_a_recount_when_counts_were_lost_after_their_offsets_
     await views.stop()
 
 
+@pytest.mark.promise("P8")
 async def test_totals_equal_a_recount_when_a_second_worker_joins_and_the_first_leaves(
     deployment: Settings, producer: AIOKafkaProducer, start_views: StartViews
 ) -> None:

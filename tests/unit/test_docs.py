@@ -46,9 +46,9 @@ def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
 @every_page
 def test_every_target_of_make_that_is_named_exists(page: Path) -> None:
     targets = set(
-        re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text("utf-8"), re.MULTILINE)
+        re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text("utf-8"), re.MULTILINE)
     )
-    named = {name for text in code(page) for name in re.findall(r"\bmake ([a-z]+)", text)}
+    named = {name for text in code(page) for name in re.findall(r"\bmake ([a-z-]+)", text)}
     assert named <= targets
 
 

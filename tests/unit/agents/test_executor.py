@@ -18,6 +18,8 @@ from millstream.schemas.events import AgentToken, CheckpointSaved
 from tests.harness.agent_runs import ACCEPTED_AT_MS, NOW_MS, Runs, resolved
 from tests.support import eventually
 
+pytestmark = pytest.mark.promise("P3")
+
 SUM = 'call: calculator {"expression": "2 + 3 * 4"}; say: it is {tool_result}'
 
 

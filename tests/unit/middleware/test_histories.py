@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +28,8 @@ from millstream.schemas.events import (
     ResultStatus,
 )
 from tests.unit.middleware.making import NOON_MS, context, request, result, used
+
+pytestmark = pytest.mark.promise("P5")
 
 POLICY = Policy.from_yaml(
     """

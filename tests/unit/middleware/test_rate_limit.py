@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,8 @@ from millstream.middleware.rate_limit import LATE_MS_MAX, RateLimitMiddleware
 from millstream.schemas.errors import RateLimited
 from millstream.schemas.events import Decision
 from tests.unit.middleware.making import NOON_MS, context, request
+
+pytestmark = pytest.mark.rule(12)
 
 
 def layer(requests: int = 3, window_s: int = 10) -> RateLimitMiddleware:

@@ -6,6 +6,8 @@ from pydantic import TypeAdapter, ValidationError
 from millstream.schemas.base import NO_USAGE, Address, Identifier, TenantName, Usage, partition_key
 from millstream.schemas.events import AgentRequest
 
+pytestmark = pytest.mark.rule(11)
+
 identifier: TypeAdapter[str] = TypeAdapter(Identifier)
 tenant: TypeAdapter[str] = TypeAdapter(TenantName)
 

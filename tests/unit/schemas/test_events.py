@@ -16,6 +16,8 @@ from millstream.schemas.events import (
     SessionUpdated,
 )
 
+pytestmark = pytest.mark.rule(11)
+
 ADDRESS = Address(topic="m.requests", partition=1, offset=42)
 OF_A_RUN = {"user_id": "ada", "request_id": "r", "session_id": "s"}
 

@@ -28,6 +28,7 @@ def test_a_cut_chain_has_a_topic_for_each_cut() -> None:
     assert not any(topic.public for topic in topics)
 
 
+@pytest.mark.rule(12)
 @pytest.mark.parametrize("topic", catalogue(("executor",)), ids=lambda topic: topic.name)
 def test_the_brokers_clock_stamps_every_record(topic: TopicSpec) -> None:
     assert topic.configs()["message.timestamp.type"] == "LogAppendTime"
@@ -56,6 +57,7 @@ def test_what_is_read_whole_is_compacted_in_small_segments(topic: TopicSpec) -> 
     assert float(configs["min.cleanable.dirty.ratio"]) <= 0.1
 
 
+@pytest.mark.rule(13)
 def test_only_what_is_a_newest_state_by_key_is_compacted() -> None:
     compacted = {topic.name for topic in catalogue(("executor",)) if topic.compacted}
     assert compacted == {"sessions", "parked", "holds", "deferred", "lanes", "snapshots"}

@@ -13,6 +13,8 @@ from millstream.schemas.ports import EmitToken
 from tests.harness.agent_runs import resolved
 from tests.support import eventually
 
+pytestmark = pytest.mark.promise("P3")
+
 
 class Broker:
     """Takes pieces while its gate is open."""

@@ -16,6 +16,8 @@ from millstream.schemas.events import AgentResult, AgentToken
 from millstream.streams.bus.answer import Answer, Ended, Piece, Position, StartedAnew, Text
 from millstream.streams.bus.api import Delivery
 
+pytestmark = pytest.mark.promise("P3")
+
 
 def token(text: str, seq: int, attempt: int = 1000) -> AgentToken:
     return AgentToken(

@@ -10,6 +10,8 @@ from millstream.streams.bus.memory import MemoryBus
 from millstream.streams.settings import Settings
 from tests.contracts.token_reader_contract import TokenReaderContract
 
+pytestmark = pytest.mark.promise("P3")
+
 
 class MemoryWorld:
     def __init__(self, settings: Settings) -> None:

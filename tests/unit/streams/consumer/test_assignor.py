@@ -15,6 +15,8 @@ from aiokafka.coordinator.protocol import (
 
 from millstream.streams.consumer.assignor import LaneAssignor, Share, share_out
 
+pytestmark = pytest.mark.rule(10)
+
 TOPICS = ("control", "requests")
 
 

@@ -13,6 +13,8 @@ from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, SyncGrou
 from millstream.schemas.errors import LaneLapsed
 from millstream.streams.consumer.membership import Lease, Membership
 
+pytestmark = pytest.mark.rule(10)
+
 SESSION_S = 6.0
 HEARTBEAT = HeartbeatRequest("group", 1, "member")
 JOIN = JoinGroupRequest("group", 6000, 6000, "member", None, "consumer", [])

@@ -16,6 +16,8 @@ from millstream.streams.history.replay import HistoryQuery, replay
 from millstream.streams.settings import Settings
 from tests.contracts.history_contract import HistoryContract
 
+pytestmark = pytest.mark.promise("P8")
+
 
 class MemoryWorld:
     def __init__(self, settings: Settings) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
+import pytest
+
 from millstream.streams.consumer.assignor import LaneAssignor
 from millstream.streams.lane.handover import Handover
 from millstream.streams.lane.slot import LaneSlot
 from tests.support import eventually
+
+pytestmark = pytest.mark.rule(10)
 
 NUMBERS = frozenset({0, 1, 2})
 

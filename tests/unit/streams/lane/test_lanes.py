@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from faust.types import TP
@@ -23,6 +24,8 @@ from millstream.streams.settings import Settings
 from millstream.streams.telemetry.metrics import MetricsCollector
 from tests.harness.lanes import no_redis
 from tests.support import eventually
+
+pytestmark = pytest.mark.rule(10)
 
 
 class Place:

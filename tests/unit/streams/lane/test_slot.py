@@ -19,6 +19,8 @@ from millstream.streams.wire.records import InputRecord
 from tests.support import eventually
 from tests.unit.streams.making import record
 
+pytestmark = [pytest.mark.rule(2), pytest.mark.rule(10)]
+
 
 class PlainLane:
     """A lane that does what its slot relies on, and commits when told to."""

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from millstream.streams.wire.partitioning import home_partition, name_at
 
+pytestmark = pytest.mark.rule(11)
+
 
 @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=64), st.integers(1, 64))
 def test_it_is_where_a_default_producer_puts_a_record_of_that_key(key: str, count: int) -> None:

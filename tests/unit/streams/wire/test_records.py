@@ -23,6 +23,8 @@ from millstream.streams.wire.records import (
 )
 from tests.unit.streams.making import Headers, record
 
+pytestmark = pytest.mark.rule(12)
+
 MINIMUM = {"user_id": "ada", "input": "x"}
 
 

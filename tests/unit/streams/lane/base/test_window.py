@@ -7,10 +7,13 @@ from collections.abc import Callable
 from functools import partial
 from itertools import takewhile
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.streams.lane.base.window import Entry, Window
+
+pytestmark = pytest.mark.rule(10)
 
 OFFSETS_MAX = 24
 

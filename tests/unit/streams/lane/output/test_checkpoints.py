@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from aiokafka import TopicPartition
 
 from millstream.schemas.events import CheckpointSaved, SessionUpdated
@@ -9,6 +10,8 @@ from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.output.checkpoints import CheckpointSource
 from millstream.streams.lane.output.outcomes import session_head
 from millstream.streams.settings import Settings
+
+pytestmark = pytest.mark.promise("P6")
 
 
 def saved(turn: int, *, session: str = "s", size: int = 4) -> CheckpointSaved:

@@ -24,6 +24,8 @@ from tests.fakes.memory_lane import MemoryRecord
 from tests.harness.deployment import IDS_MAX, Deployment
 from tests.harness.writing_lane import CHUNK_IDS, POLICY, new_state
 
+pytestmark = [pytest.mark.rule(3), pytest.mark.promise("P8")]
+
 
 @pytest.mark.parametrize("refused_share", [0.0, 0.1], ids=["written", "refused"])
 @pytest.mark.parametrize("seed", range(30))

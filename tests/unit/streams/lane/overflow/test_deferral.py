@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,8 @@ from millstream.streams.lane.base.window import Entry
 from millstream.streams.lane.overflow.deferral import Deferral
 from millstream.streams.wire.records import InputRecord
 from tests.unit.streams.making import record
+
+pytestmark = pytest.mark.rule(9)
 
 USER = ("default", "ada")
 

@@ -180,6 +180,7 @@ STEP = st.tuples(
 )
 
 
+@pytest.mark.promise("P4")
 @given(st.lists(STEP, max_size=60))
 def test_a_session_leaves_in_order_whatever_is_blocked_and_comes_back(
     steps: list[tuple[Callable[[Lane, str, str], object], str, str]],

@@ -15,6 +15,8 @@ from millstream.streams.lane.runs.admission import Admission, admit
 from millstream.streams.lane.state.lane_state import LaneState
 from tests.harness.agent_runs import resolved
 
+pytestmark = pytest.mark.rule(7)
+
 
 def admitted(template: str) -> tuple[LaneState, Admission]:
     mail = StructuredTool.from_function(lambda text: text, name="mail", description="Send mail")

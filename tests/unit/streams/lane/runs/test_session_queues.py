@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from millstream.streams.lane.runs.session_queues import Job, SessionQueues
 from tests.support import eventually
+
+pytestmark = pytest.mark.promise("P4")
 
 
 class Work:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +27,8 @@ from millstream.streams.lane.state.attempt_costs import OpenAttempt, OpenAttempt
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.wire.keys import request_key
 from tests.unit.middleware.making import NOON_MS, context, request, result
+
+pytestmark = pytest.mark.rule(7)
 
 KEY = ("default", "ada", "r1")
 

@@ -26,6 +26,8 @@ from tests.harness.deployment import Deployment
 from tests.harness.writing_lane import POLICY
 from tests.unit.middleware.making import request
 
+pytestmark = pytest.mark.promise("P8")
+
 NOW_MS = 1_790_000_000_000
 HERE = Address(topic="requests", partition=0, offset=7)
 

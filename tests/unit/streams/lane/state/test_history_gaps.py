@@ -22,6 +22,8 @@ from millstream.schemas.topics import (
 from tests.fakes.memory_lane import MemoryReader, MemoryRecord
 from tests.harness.deployment import Deployment
 
+pytestmark = pytest.mark.promise("P8")
+
 DAY_MS = 86_400_000
 
 

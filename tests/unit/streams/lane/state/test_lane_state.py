@@ -19,6 +19,8 @@ from millstream.schemas.lane_events import LaneOpened, RunParked
 from millstream.streams.lane.state.folds import SnapshotBody, packed
 from millstream.streams.lane.state.lane_state import LaneState
 
+pytestmark = pytest.mark.rule(6)
+
 HERE = Address(topic="requests", partition=0, offset=7)
 KEY = ("default", "ada", "r1")
 DIGEST = "00000000000000ab"
@@ -146,6 +148,7 @@ def test_what_was_asked_is_not_known_of_a_request_without_a_decision() -> None:
     assert restored(result()).asked(KEY) is None
 
 
+@pytest.mark.promise("P8")
 def test_live_and_restored_are_one_fold() -> None:
     events = (decision(), decision("r2"), result(), session_head(1))
     live = state()

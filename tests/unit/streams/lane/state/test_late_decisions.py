@@ -10,6 +10,8 @@ from millstream.streams.lane.state.restore import restore
 from tests.harness.deployment import Deployment
 from tests.harness.writing_lane import WritingLane
 
+pytestmark = pytest.mark.rule(3)
+
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
 R1 = ("default", "ada", "r1")

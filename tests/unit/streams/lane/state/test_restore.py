@@ -10,6 +10,8 @@ from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.restore import fold_record
 from tests.unit.streams.making import record
 
+pytestmark = pytest.mark.rule(3)
+
 
 @pytest.mark.parametrize("value", [b"\xff", {"type": "decision"}], ids=["bytes", "shape"])
 def test_a_foreign_record_decides_nothing_and_stops_no_restore(

@@ -32,6 +32,8 @@ from tests.harness.memory_lanes import (
 )
 from tests.support import eventually
 
+pytestmark = [pytest.mark.rule(3), pytest.mark.rule(7), pytest.mark.promise("P5")]
+
 PRICED = "prices: {scripted: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}}\n"
 
 
@@ -203,6 +205,7 @@ async def test_a_request_that_is_cancelled_before_it_comes_again_is_charged_for_
     assert await costs_of(world) == [(1000, HANG_MICROS, True)]
 
 
+@pytest.mark.rule(6)
 @pytest.mark.parametrize(("policy", "marked_from"), [(PRICED, 1), ("", 2)], ids=["priced", "free"])
 async def test_a_request_that_takes_its_owners_down_is_given_up(
     world: MemoryLanes, policy: str, marked_from: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from aiokafka import TopicPartition
 
 from millstream.schemas.events import AgentResult, DeadLetter
@@ -33,6 +34,8 @@ from tests.harness.memory_lanes import (
     upstream,
 )
 from tests.support import eventually
+
+pytestmark = pytest.mark.rule(9)
 
 
 def small(world: MemoryLanes, **changes: object) -> MemoryLanes:

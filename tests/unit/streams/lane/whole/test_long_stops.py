@@ -20,6 +20,8 @@ from tests.harness.memory_lanes import (
 )
 from tests.support import eventually
 
+pytestmark = [pytest.mark.rule(3), pytest.mark.promise("P1")]
+
 DAY_MS = 86_400_000
 
 

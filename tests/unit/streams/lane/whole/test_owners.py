@@ -66,6 +66,7 @@ async def decided(world: MemoryLanes, *, count: int) -> list[tuple[str, bool]]:
     return [(one.request_id, one.admitted) for one in decisions]
 
 
+@pytest.mark.rule(5)
 async def test_a_new_owner_with_fewer_producers_fences_all_of_the_last_ones(
     world: MemoryLanes,
 ) -> None:
@@ -86,6 +87,7 @@ async def test_a_new_owner_with_fewer_producers_fences_all_of_the_last_ones(
     assert {one.partition for one in opened} == {home}
 
 
+@pytest.mark.rule(5)
 @pytest.mark.parametrize("commits", range(3))
 async def test_every_producer_of_the_last_owner_is_fenced_before_a_new_one_restores(
     world: MemoryLanes, commits: int
@@ -111,6 +113,7 @@ async def test_every_producer_of_the_last_owner_is_fenced_before_a_new_one_resto
     assert len(await read_whole(world, DECISIONS, Decision)) == commits
 
 
+@pytest.mark.rule(6)
 async def test_a_lane_that_is_fenced_before_its_generation_is_committed_never_serves(
     world: MemoryLanes,
 ) -> None:
@@ -125,6 +128,7 @@ async def test_a_lane_that_is_fenced_before_its_generation_is_committed_never_se
     assert [one.generation for one in await read_whole(world, LANES, LaneOpened)] == [1]
 
 
+@pytest.mark.promise("P5")
 async def test_a_record_that_is_processed_again_is_counted_once(world: MemoryLanes) -> None:
     async with lane_services(world) as services, upstream(world) as program:
         first = await ask(program, "hang")
@@ -145,6 +149,7 @@ async def test_a_record_that_is_processed_again_is_counted_once(world: MemoryLan
     assert told == [("r1", True), ("r2", True), ("r3", False), ("r4", False)]
 
 
+@pytest.mark.promise("P5")
 async def test_what_a_zombie_decides_counts_for_nothing(world: MemoryLanes) -> None:
     async with lane_services(world) as services, upstream(world) as program:
         async with (
@@ -163,6 +168,7 @@ async def test_what_a_zombie_decides_counts_for_nothing(world: MemoryLanes) -> N
     assert told == [("r1", True), ("r2", True), ("r3", False)]
 
 
+@pytest.mark.rule(3)
 async def test_a_record_is_buried_once_and_acknowledged_only_then(world: MemoryLanes) -> None:
     value: dict[str, Any] = {"user_id": "ada"}  # it asks for nothing
     async with lane_services(world) as services, upstream(world) as program:
@@ -185,6 +191,7 @@ async def test_a_record_is_buried_once_and_acknowledged_only_then(world: MemoryL
     assert len(await read_whole(world, DEAD_LETTERS, DeadLetter)) == 1
 
 
+@pytest.mark.rule(6)
 async def test_a_request_is_begun_no_more_often_than_one_owner_has_numbers_for(
     world: MemoryLanes,
 ) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
 from aiokafka import TopicPartition
 
 from millstream.middleware.policy import Policy
@@ -23,6 +24,8 @@ from tests.harness.memory_lanes import (
     read_whole,
     upstream,
 )
+
+pytestmark = pytest.mark.rule(9)
 
 ONE_AN_HOUR = Policy.from_yaml("defaults: {rate: {requests: 1, window_s: 3600}}", "test")
 

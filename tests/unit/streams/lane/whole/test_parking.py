@@ -29,6 +29,8 @@ from tests.harness.memory_lanes import (
 )
 from tests.support import eventually
 
+pytestmark = [pytest.mark.rule(9), pytest.mark.promise("P4")]
+
 
 def waiting(lanes: Any) -> int:
     return sum(one.figures().waiting for one in lanes)

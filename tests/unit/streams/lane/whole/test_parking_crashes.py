@@ -20,6 +20,8 @@ from tests.harness.memory_lanes import (
 )
 from tests.support import eventually
 
+pytestmark = [pytest.mark.rule(9), pytest.mark.promise("P1"), pytest.mark.promise("P4")]
+
 REQUESTS_MADE = 80
 OWNERS = 5
 

@@ -25,6 +25,8 @@ from tests.harness.memory_lanes import (
     upstream,
 )
 
+pytestmark = pytest.mark.rule(4)
+
 
 class Deaf:
     """A producer whose broker takes nothing, which it says late."""
@@ -39,6 +41,7 @@ class Deaf:
         return await (await self.send(*sent, **more))
 
 
+@pytest.mark.rule(8)
 async def test_no_transaction_writes_tokens_or_to_the_partition_of_another_lane(
     world: MemoryLanes,
 ) -> None:
@@ -57,6 +60,7 @@ async def test_no_transaction_writes_tokens_or_to_the_partition_of_another_lane(
         assert await reader.high_watermarks(written) == written
 
 
+@pytest.mark.rule(8)
 async def test_a_result_is_not_committed_while_a_token_is_not_acknowledged(
     world: MemoryLanes,
 ) -> None:

@@ -12,6 +12,8 @@ from millstream.schemas.events import AgentResult, DeadLetter, Decision
 from millstream.schemas.topics import CONTROL, DEAD_LETTERS, DECISIONS, RESULTS
 from tests.harness.memory_lanes import MemoryLanes, read_topic, read_whole, running_lanes, upstream
 
+pytestmark = [pytest.mark.rule(11), pytest.mark.promise("P2")]
+
 ASKED = {"user_id": "ada", "request_id": "r1", "input": "one"}
 OTHERWISE = {**ASKED, "input": "two"}
 NEXT = {"user_id": "ada", "request_id": "r2", "input": "next"}

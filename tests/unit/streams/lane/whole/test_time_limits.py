@@ -29,6 +29,8 @@ from tests.harness.memory_lanes import (
 )
 from tests.support import eventually
 
+pytestmark = pytest.mark.rule(9)
+
 PRICED = Policy.from_yaml(
     "prices: {scripted: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}}", "test"
 )
