@@ -20,7 +20,7 @@ demo: setup ## watch Kafka, Redis and a small model answer requests
 	@$(VENV_PYTHON) -m millstream.gateway demo $(ARGS)
 
 test: setup ## run the tests, on real Kafka and Redis, but for those that take minutes
-	$(VENV_PYTHON) -m pytest $(SHARED) -m "not slow" --durations-file .millstream/test-durations.json $(ARGS)
+	$(VENV_PYTHON) -m pytest $(SHARED) -m "not slow" --durations-file=.millstream/test-durations.json $(ARGS)
 
 test-slow: setup ## run the others: many seeds, workers and brokers that are killed, Docker
 	$(VENV_PYTHON) -m pytest $(SHARED) -m slow $(ARGS)

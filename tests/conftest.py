@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from millstream.streams.settings import Settings
 from tests.services.running import Services, running_services
@@ -31,6 +32,16 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in taken:
         del environment[name]
     config.add_cleanup(lambda: environment.update(taken))
+    _log_plainly()
+
+
+def _log_plainly() -> None:
+    """Have errors that are logged told without their local variables: that takes seconds each."""
+    *before, _ = structlog.get_config()["processors"]
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=False, exception_formatter=structlog.dev.plain_traceback
+    )
+    structlog.configure(processors=[*before, renderer])
 
 
 @pytest.hookimpl(optionalhook=True)

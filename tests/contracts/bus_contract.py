@@ -29,6 +29,7 @@ from millstream.streams.bus.api import (
 from millstream.streams.bus.delivery_queue import RECORDS_MAX
 from millstream.streams.settings import Settings
 from millstream.streams.wire.partitioning import home_partition
+from tests import making
 from tests.support import eventually
 
 
@@ -45,13 +46,13 @@ class World(Protocol):
 
 
 def token(seq: int, *, user: str = "ada", request: str = "r1", session: str = "s1") -> AgentToken:
-    return AgentToken(
+    return making.token(
         user_id=user, request_id=request, session_id=session, attempt=0, seq=seq, text=f"word {seq}"
     )
 
 
 def cost(user: str = "ada", request: str = "r1") -> CostRecorded:
-    return CostRecorded(
+    return making.cost(
         user_id=user,
         request_id=request,
         session_id="s1",
@@ -127,7 +128,7 @@ class BusContract:
         assert await bus.publish_batch([]) == []
 
     async def test_too_large_an_event_is_refused_and_its_batch_with_it(self, bus: EventBus) -> None:
-        huge = AgentRequest(user_id="ada", input="x" * 1_100_000)
+        huge = making.request(input="x" * 1_100_000)
         with pytest.raises(InputTooLarge, match="limit"):
             await bus.publish(huge)
         with pytest.raises(InputTooLarge):

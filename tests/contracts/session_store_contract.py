@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from millstream.agents.sessions.manager import SessionManager, SessionStore
-from millstream.schemas.base import Address
 from millstream.schemas.events import AgentResult, CheckpointSaved, ResultStatus
+from tests import making
 
 SESSIONS_PER_USER_MAX = 5
 HOSTILE = ["a:b", "a}b{", "line\u2028break", "*", "%2F", "ä/ö", "x" * 250]
@@ -15,7 +15,7 @@ HOSTILE = ["a:b", "a}b{", "line\u2028break", "*", "%2F", "ä/ö", "x" * 250]
 def checkpoint(
     session: str = "s", *, user: str = "ada", tenant: str = "default", turn: int = 1, at_ms: int = 0
 ) -> CheckpointSaved:
-    return CheckpointSaved(
+    return making.checkpoint(
         tenant=tenant,
         user_id=user,
         session_id=session,
@@ -30,13 +30,8 @@ def checkpoint(
 def result(
     session: str = "s", *, status: ResultStatus = "completed", user: str = "ada"
 ) -> AgentResult:
-    return AgentResult(
-        user_id=user,
-        session_id=session,
-        request_id=f"{session}-r1",
-        status=status,
-        source=Address(topic="requests", partition=0, offset=0),
-        accepted_at_ms=1,
+    return making.result(
+        user_id=user, session_id=session, request_id=f"{session}-r1", status=status
     )
 
 

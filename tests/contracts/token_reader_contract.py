@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator
 from typing import Protocol
 
@@ -24,6 +23,7 @@ from millstream.streams.bus.token_reader import (
 )
 from millstream.streams.settings import Settings
 from millstream.streams.wire.partitioning import home_partition
+from tests import making
 from tests.support import eventually
 
 MOMENT_S = 0.2
@@ -40,9 +40,7 @@ class World(Protocol):
 
 
 def token(text: str, seq: int, attempt: int = 1000, *, request: str = "r") -> AgentToken:
-    return AgentToken(
-        user_id="ada", request_id=request, session_id="s", attempt=attempt, seq=seq, text=text
-    )
+    return making.token(request_id=request, attempt=attempt, seq=seq, text=text)
 
 
 def result(
@@ -53,17 +51,12 @@ def result(
     request: str = "r",
     status: ResultStatus = "completed",
 ) -> AgentResult:
-    return AgentResult(
-        user_id="ada",
+    return making.result(
         request_id=request,
-        session_id="s",
         status=status,
         output=output,
         attempt=attempt,
         last_seq=last_seq,
-        text_sha256=None if output is None else hashlib.sha256(output.encode()).hexdigest(),
-        source=Address(topic="t", partition=0, offset=0),
-        accepted_at_ms=1,
     )
 
 

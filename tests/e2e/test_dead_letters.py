@@ -19,6 +19,7 @@ from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.history.dead_letters import find_dead_letter
 from millstream.streams.history.redrive import Redriver
 from millstream.streams.settings import Settings
+from tests import making
 from tests.e2e.programs import PROJECT, Ended, ended, run
 from tests.harness.lanes import read_topic, running_lanes, upstream
 
@@ -122,7 +123,7 @@ async def test_one_whose_bytes_are_gone_does_not_keep_the_others_from_being_put_
     await ensure_topics(settings, catalogue())
     source = Address(topic=settings.topic(REQUESTS.name), partition=ADA, offset=1_000_000)
     too_large = Reason(code="record_too_large", message="not kept")
-    gone = DeadLetter(reason=too_large, source=source, source_at_ms=1)
+    gone = making.dead_letter(reason=too_large, source=source)
     kept = gone.model_copy(
         update={"source": source.model_copy(update={"offset": 0}), "value": "e30="}
     )

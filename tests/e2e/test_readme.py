@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from millstream.schemas.base import Address
-from millstream.schemas.events import AgentRequest, AgentResult, AgentToken
+from millstream.schemas.events import AgentRequest, AgentResult
 from millstream.schemas.topics import RESULTS, TOKENS, catalogue
 from millstream.streams.broker.clients import idempotent_producer
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import encode
 from millstream.streams.wire.partitioning import home_partition
+from tests import making
 from tests.harness.lanes import read_topic
 from tests.harness.worker_process import worker_process
 
@@ -66,9 +67,7 @@ async def run_snippet(name: str, settings: Settings) -> str:
 
 async def write_token_of_a_lost_attempt(settings: Settings) -> None:
     """Leave on the topic what a worker wrote that was killed while it answered."""
-    token = AgentToken(
-        user_id="ada", request_id="readme-1", session_id="readme", attempt=0, seq=0, text="Ear"
-    )
+    token = making.token(request_id="readme-1", session_id="readme", attempt=0, text="Ear")
     record = encode(token, source="/test")
     async with idempotent_producer(settings) as producer:
         await producer.send_and_wait(

@@ -8,9 +8,9 @@ from typing import Any
 
 from millstream.agents.executor import AgentExecutor, RunOutcome
 from millstream.agents.factory import AgentFactory
-from millstream.schemas.base import Address
-from millstream.schemas.events import AgentRequest, AgentToken, CheckpointSaved, ResolvedRequest
+from millstream.schemas.events import AgentToken, CheckpointSaved, ResolvedRequest
 from millstream.schemas.ports import BeforeCall, EmitToken, LoadCheckpoint
+from tests import making
 
 ACCEPTED_AT_MS = 1_000_000
 NOW_MS = 1_000_500
@@ -18,9 +18,7 @@ NOW_MS = 1_000_500
 
 def resolved(text: str, **fields: Any) -> ResolvedRequest:
     """Make a request as a lane works on it."""
-    given = {"user_id": "ada", "session_id": "s1", "request_id": "r1", **fields}
-    address = Address(topic="requests", partition=0, offset=7)
-    return AgentRequest(input=text, **given).resolved(address, ACCEPTED_AT_MS)
+    return making.resolved(text, at_ms=ACCEPTED_AT_MS, **{"session_id": "s1", **fields})
 
 
 @dataclass

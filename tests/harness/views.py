@@ -28,6 +28,7 @@ from millstream.streams.settings import Settings
 from millstream.streams.views.service import Views
 from millstream.streams.wire.codec import encode
 from millstream.streams.wire.partitioning import home_partition
+from tests import making
 from tests.support import eventually
 
 StartViews = Callable[..., Awaitable[Views]]
@@ -63,8 +64,10 @@ def run_of(number: int) -> list[tuple[TopicSpec, Event]]:
     ids = {"user_id": user, "request_id": f"r{number}", "session_id": f"{user}-s", "at_ms": number}
     rejected = number % 5 == 0
     reason = Reason(code="rate_limited", message="slow down") if rejected else None
-    decision = Decision(**ids, admitted=not rejected, reason=reason, generation=1, source=SOURCE)
-    result = AgentResult(
+    decision = making.decision(
+        **ids, admitted=not rejected, reason=reason, generation=1, source=SOURCE
+    )
+    result = making.result(
         **ids,
         status="rejected" if rejected else "completed",
         source=SOURCE,
@@ -76,10 +79,10 @@ def run_of(number: int) -> list[tuple[TopicSpec, Event]]:
         return [(DECISIONS, decision), (RESULTS, result)]
     return [
         (DECISIONS, decision),
-        (TOKENS, AgentToken(**ids, attempt=0, seq=0, text="hi", tokens=2)),
+        (TOKENS, making.token(**ids, attempt=0, seq=0, text="hi", tokens=2)),
         (
             COSTS,
-            CostRecorded(
+            making.cost(
                 **ids,
                 model="m",
                 usage=Usage(input_tokens=number, output_tokens=3),
@@ -89,7 +92,7 @@ def run_of(number: int) -> list[tuple[TopicSpec, Event]]:
         ),
         (
             CHECKPOINTS,
-            CheckpointSaved(**ids, checkpoint_id=f"c{number}", turn=number + 1, data="cw=="),
+            making.checkpoint(**ids, checkpoint_id=f"c{number}", turn=number + 1, data="cw=="),
         ),
         (RESULTS, result),
     ]

@@ -13,13 +13,11 @@ from millstream.middleware.pipeline import build_pipeline
 from millstream.middleware.policy import Policy
 from millstream.schemas.base import Address, Usage
 from millstream.schemas.events import (
-    AgentRequest,
     AgentResult,
     AttemptStarted,
     Decision,
     ResolvedRequest,
 )
-from millstream.schemas.lane_events import CommandObeyed, LaneOpened
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneContext, LaneServices, Stage
 from millstream.streams.lane.base.crash_counter import CrashCounter
@@ -33,6 +31,7 @@ from millstream.streams.lane.state.restore import Restored, restore
 from millstream.streams.lane.state.seen_ids import SeenIds
 from millstream.streams.settings import Settings
 from millstream.streams.transactions.committer import Committer
+from tests import making
 
 PARTITION = 0
 CHUNK_IDS = 16
@@ -85,7 +84,7 @@ class WritingLane:
         It came at `at_ms`, and is decided on then, or else at `decided_ms`.
         """
         source = Address(topic="requests", partition=PARTITION, offset=0)
-        asked = AgentRequest(user_id=user_id, request_id=request_id, session_id="s", input="hi")
+        asked = making.request(user_id=user_id, request_id=request_id, session_id="s", input="hi")
         request = asked.resolved(source, at_ms)
         key = ("default", user_id, request_id)
         if not self.in_flight.register(key, request.digest):
@@ -119,14 +118,7 @@ class WritingLane:
     def cancel(self, session_id: str, at_ms: int, *, offset: int) -> None:
         """Mark a session's cancel as obeyed."""
         source = Address(topic="control", partition=PARTITION, offset=offset)
-        mark = CommandObeyed(
-            user_id="ada",
-            session_id=session_id,
-            command="cancel",
-            at_ms=at_ms,
-            until_ms=at_ms,
-            source=source,
-        )
+        mark = making.obeyed(session_id=session_id, at_ms=at_ms, until_ms=at_ms, source=source)
         self.writer.submit([mark])
 
     def _finish(
@@ -258,9 +250,7 @@ async def writing_lane(
     writer.watch(snapshots.consider)
     await writer.open(restored.ends)
     number = state.generation + 1
-    await writer.commit(
-        [LaneOpened(stage="chain", partition=PARTITION, generation=number, worker="w")]
-    )
+    await writer.commit([making.opened(partition=PARTITION, generation=number)])
     snapshots.open(restored)
     lane = WritingLane(state, committer, writer, snapshots, in_flight, restored)
     try:

@@ -8,13 +8,13 @@ from millstream.agents.factory import AgentFactory
 from millstream.middleware.policy import Policy
 from millstream.schemas.base import Address
 from millstream.schemas.events import (
-    AgentRequest,
     AgentResult,
     AttemptStarted,
     CostRecorded,
 )
 from millstream.schemas.topics import ATTEMPTS, COSTS, RESULTS
 from millstream.streams.settings import Settings
+from tests import making
 from tests.harness.lanes import (
     ask,
     lane_services,
@@ -30,9 +30,7 @@ pytestmark = [pytest.mark.rule(7), pytest.mark.promise("P5")]
 PRICED = "prices: {scripted: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}}\n"
 
 
-HANG = AgentRequest(user_id="ada", input="hang").resolved(
-    Address(topic="t", partition=0, offset=0), 0
-)
+HANG = making.request(input="hang").resolved(Address(topic="t", partition=0, offset=0), 0)
 PLAN = AgentFactory(default_model="scripted").plan(HANG)
 HANG_MICROS = PLAN.input_tokens_max + PLAN.output_tokens_max
 """The worst case of `hang` at a micro per token."""

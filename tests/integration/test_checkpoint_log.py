@@ -18,6 +18,7 @@ from millstream.streams.lane.output.checkpoint_log import NEAR_RECORDS, Checkpoi
 from millstream.streams.lane.output.outcomes import session_head
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import encode
+from tests import making
 
 
 class CountingReader(PartitionReader):
@@ -41,8 +42,7 @@ class CountingReader(PartitionReader):
 
 
 def saved(session: str, turn: int = 1) -> CheckpointSaved:
-    return CheckpointSaved(
-        user_id="ada",
+    return making.checkpoint(
         request_id=f"{session}-{turn}",
         session_id=session,
         checkpoint_id=f"c{turn}",

@@ -30,6 +30,7 @@ from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import ORIGIN, REDRIVEN, encode
 from millstream.streams.wire.headers import DroppedHeaders
 from millstream.streams.wire.partitioning import home_partition
+from tests import making
 from tests.harness.lanes import read_topic, running_lanes
 from tests.support import eventually
 
@@ -167,10 +168,9 @@ async def put_back(settings: Settings, address: Address, value: bytes | None = N
 
 async def old_dead_letter(settings: Settings, program: Upstream, home: int) -> Address:
     """Write a dead letter as the last release wrote it, with all headers; gives its address."""
-    letter = DeadLetter(
+    letter = making.dead_letter(
         reason=Reason(code="newer_schema", message="upgrade"),
         source=Address(topic=settings.topic(REQUESTS.name), partition=home, offset=1_000_000),
-        source_at_ms=1,
         value=base64.b64encode(asks("of an old letter", request_id="r-old")).decode(),
         headers=tuple((name, base64.b64encode(value).decode()) for name, value in HEADERS),
     )

@@ -33,6 +33,7 @@ from millstream.streams.history.redrive import Redrive, Redriver
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import encode
 from millstream.streams.wire.partitioning import home_partition
+from tests import making
 from tests.harness.lanes import Upstream, read_topic, read_whole, running_lanes, upstream
 from tests.support import eventually
 
@@ -196,10 +197,9 @@ async def test_bytes_that_were_not_kept_are_read_where_the_record_stood(
         sent = await program.publish(MENDED, partition=home)
         for offset in (sent.offset, 1_000_000):
             letter = encode(
-                DeadLetter(
+                making.dead_letter(
                     reason=Reason(code="record_too_large", message="not kept"),
                     source=Address(topic=sent.topic, partition=home, offset=offset),
-                    source_at_ms=1,
                 ),
                 source="/test",
             )

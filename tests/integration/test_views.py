@@ -9,7 +9,6 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from millstream.schemas.base import Reason
-from millstream.schemas.events import DeadLetter
 from millstream.schemas.topics import DEAD_LETTERS, RESULTS
 from millstream.streams.consumer.faust_app import stop_app
 from millstream.streams.sessions.memory import MemorySessionStore
@@ -18,6 +17,7 @@ from millstream.streams.telemetry.exposition import Exposition, Readiness
 from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.views.service import Views
 from millstream.streams.wire.partitioning import home_partition
+from tests import making
 from tests.harness.views import SOURCE, StartViews, counted, counts, publish, recount, run_of
 from tests.support import eventually
 
@@ -133,13 +133,7 @@ async def test_dead_letters_are_counted_by_reason(
     deployment: Settings, producer: AIOKafkaProducer, start_views: StartViews
 ) -> None:
     views = await start_views()
-    letter = DeadLetter(
-        reason=Reason(code="not_json", message="no"),
-        source=SOURCE,
-        source_at_ms=1,
-        key=None,
-        value=None,
-    )
+    letter = making.dead_letter(reason=Reason(code="not_json", message="no"), source=SOURCE)
     await publish(producer, deployment, [(DEAD_LETTERS, letter)])
     await eventually(lambda: views.totals(DEAD_LETTERS.name).totals == {"dead_letters|not_json": 1})
     await views.stop()

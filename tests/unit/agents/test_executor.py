@@ -12,9 +12,9 @@ from millstream.agents.executor import AgentExecutor
 from millstream.agents.factory import AgentFactory
 from millstream.agents.loop.callbacks import CallbackEvent
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
-from millstream.schemas.base import Address
 from millstream.schemas.errors import LaneLost
 from millstream.schemas.events import AgentToken, CheckpointSaved
+from tests import making
 from tests.harness.agent_runs import ACCEPTED_AT_MS, NOW_MS, Runs, resolved
 from tests.support import eventually
 
@@ -47,7 +47,7 @@ async def test_a_run_answers_and_says_all_about_itself(runs: Runs) -> None:
     assert result.usage.input_tokens > 2  # the system prompt is read too
     assert (result.accepted_at_ms, result.at_ms) == (ACCEPTED_AT_MS, NOW_MS)
     assert (result.started_at_ms, result.first_token_at_ms) == (NOW_MS, NOW_MS)
-    assert result.source == Address(topic="requests", partition=0, offset=7)
+    assert result.source == making.SOURCE
     assert result.metadata == {"trace": "7"}
     runs.assert_text_is_the_tokens(outcome)
 

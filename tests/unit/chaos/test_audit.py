@@ -1,21 +1,16 @@
 from __future__ import annotations
 
-import hashlib
 import random
 from dataclasses import replace
 
 import pytest
 
-from millstream.schemas.base import Address, Usage
+from millstream.schemas.base import Address
 from millstream.schemas.events import (
-    AgentRequest,
     AgentResult,
     AgentToken,
-    AttemptStarted,
-    CheckpointSaved,
-    CostRecorded,
-    Decision,
 )
+from tests import making
 from tests.chaos.audit import Records, Verdict, audit
 from tests.chaos.load import Asked, plan_load
 
@@ -23,7 +18,7 @@ SOURCE = Address(topic="requests", partition=0, offset=0)
 
 
 def token(one: Asked, attempt: int, seq: int, text: str) -> AgentToken:
-    return AgentToken(
+    return making.token(
         user_id=one.user_id,
         session_id=one.session_id,
         request_id=one.request_id,
@@ -34,13 +29,12 @@ def token(one: Asked, attempt: int, seq: int, text: str) -> AgentToken:
 
 
 def result(one: Asked) -> AgentResult:
-    return AgentResult(
+    return making.result(
         user_id=one.user_id,
         session_id=one.session_id,
         request_id=one.request_id,
         status="rejected" if one.refused else "completed",
         output=one.answer,
-        text_sha256=one.answer and hashlib.sha256(one.answer.encode()).hexdigest(),
         attempt=0 if one.refused else 2000,
         last_seq=-1 if one.refused else 1,
         source=SOURCE,
@@ -62,12 +56,12 @@ def sound(load: tuple[Asked, ...]) -> Records:
     begun = [(runs[0], 1000), *((one, 2000) for one in runs)]
     return Records(
         requests=[
-            AgentRequest(user_id=one.user_id, request_id=one.request_id, input="") for one in load
+            making.request(user_id=one.user_id, request_id=one.request_id, input="") for one in load
         ],
         results=[result(one) for one in load],
         tokens=tokens,
         decisions=[
-            Decision(
+            making.decision(
                 user_id=one.user_id,
                 session_id=one.session_id,
                 request_id=one.request_id,
@@ -78,38 +72,33 @@ def sound(load: tuple[Asked, ...]) -> Records:
             for one in load
         ],
         attempts=[
-            AttemptStarted(
+            making.attempt(
                 user_id=one.user_id,
                 session_id=one.session_id,
                 request_id=one.request_id,
                 attempt=attempt,
-                model="m",
-                usage_max=Usage(),
                 reserved_micros=1,
                 price_digest="",
             )
             for one, attempt in begun
         ],
         costs=[
-            CostRecorded(
+            making.cost(
                 user_id=one.user_id,
                 session_id=one.session_id,
                 request_id=one.request_id,
                 attempt=attempt,
-                model="m",
-                usage=Usage(),
                 cost_micros=1,
                 price_digest="",
             )
             for one, attempt in begun
         ],
         checkpoints=[
-            CheckpointSaved(
+            making.checkpoint(
                 user_id=one.user_id,
                 session_id=one.session_id,
                 request_id=one.request_id,
                 checkpoint_id=one.request_id,
-                data="",
             )
             for one in runs
         ],

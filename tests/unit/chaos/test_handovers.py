@@ -4,6 +4,7 @@ from millstream.schemas.base import Address
 from millstream.schemas.events import AgentResult
 from millstream.schemas.lane_events import LaneOpened
 from millstream.streams.wire.partitioning import home_partition
+from tests import making
 from tests.harness.handovers import Handover, handovers, longest_wait_s, superseded
 
 PARTITIONS = 4
@@ -11,12 +12,9 @@ ADA = home_partition("ada", PARTITIONS)
 
 
 def result(at_ms: int, attempt: int) -> AgentResult:
-    return AgentResult(
-        user_id="ada",
+    return making.result(
         request_id=f"r{at_ms}",
-        session_id="s",
         at_ms=at_ms,
-        status="completed",
         attempt=attempt,
         template="chat_agent",
         source=Address(topic="requests", partition=ADA, offset=0),
@@ -25,9 +23,7 @@ def result(at_ms: int, attempt: int) -> AgentResult:
 
 
 def opened(at_ms: int, generation: int, partition: int = ADA) -> LaneOpened:
-    return LaneOpened(
-        stage="chain", partition=partition, generation=generation, worker="w", at_ms=at_ms
-    )
+    return making.opened(partition=partition, generation=generation, at_ms=at_ms)
 
 
 def test_a_handover_is_from_the_last_result_of_an_owner_to_its_successor() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from millstream.schemas.base import Address
 from millstream.schemas.events import AgentResult
-from millstream.schemas.lane_events import CommandObeyed
+from tests import making
 from tests.chaos.calls import Call
 from tests.chaos.load import Asked
 from tests.chaos.model_server import NOTHING, expected_answer
@@ -71,10 +71,8 @@ def test_a_pause_of_a_request_concerns_no_other_one() -> None:
 
 
 def test_a_call_after_its_sessions_cancel_is_named_unless_its_request_came_later() -> None:
-    mark = CommandObeyed(
-        user_id="ada",
+    mark = making.obeyed(
         session_id="s",
-        command="cancel",
         at_ms=5000,
         until_ms=4000,
         source=Address(topic="control", partition=0, offset=1),

@@ -6,6 +6,7 @@ from millstream.schemas.base import Address
 from millstream.schemas.events import AgentResult
 from millstream.schemas.lane_events import LaneOpened
 from millstream.streams.wire.partitioning import home_partition
+from tests import making
 from tests.chaos.calls import Call
 from tests.chaos.waits import Wait, longest_waits
 
@@ -14,12 +15,10 @@ ADA = home_partition("ada", PARTITIONS)
 
 
 def result(name: str, came_ms: int, at_ms: int, generation: int, session: str = "s") -> AgentResult:
-    return AgentResult(
-        user_id="ada",
+    return making.result(
         request_id=name,
         session_id=session,
         at_ms=at_ms,
-        status="completed",
         attempt=generation * 1000,
         template="chat_agent",
         source=Address(topic="requests", partition=ADA, offset=0),
@@ -28,9 +27,7 @@ def result(name: str, came_ms: int, at_ms: int, generation: int, session: str = 
 
 
 def opened(at_ms: int, generation: int, partition: int = ADA) -> LaneOpened:
-    return LaneOpened(
-        stage="chain", partition=partition, generation=generation, worker="w", at_ms=at_ms
-    )
+    return making.opened(partition=partition, generation=generation, at_ms=at_ms)
 
 
 def test_a_wait_is_split_into_what_was_waited_for() -> None:

@@ -7,7 +7,6 @@ from typing import get_args
 import pytest
 
 from millstream.gateway.exits import exit_code_of_error, exit_code_of_result
-from millstream.schemas.base import Address
 from millstream.schemas.errors import (
     InputTooLarge,
     LaneLost,
@@ -18,7 +17,8 @@ from millstream.schemas.errors import (
     ServiceUnavailable,
     TopicDrift,
 )
-from millstream.schemas.events import AgentResult, ResultStatus
+from millstream.schemas.events import ResultStatus
+from tests import making
 
 CODES = {
     "completed": 0,
@@ -32,14 +32,7 @@ CODES = {
 
 @pytest.mark.parametrize("status", get_args(ResultStatus))
 def test_a_result_s_status_decides_the_exit_code(status: ResultStatus) -> None:
-    result = AgentResult(
-        user_id="ada",
-        request_id="r",
-        session_id="s",
-        status=status,
-        source=Address(topic="t", partition=0, offset=0),
-        accepted_at_ms=1,
-    )
+    result = making.result(request_id="r", status=status)
     assert exit_code_of_result(result) == CODES[status]
 
 

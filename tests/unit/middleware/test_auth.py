@@ -7,7 +7,7 @@ import pytest
 from millstream.middleware.auth import AuthMiddleware
 from millstream.middleware.policy import Policy
 from millstream.schemas.errors import Forbidden
-from tests.unit.middleware.making import context, request
+from tests.making import context, resolved
 
 POLICY = Policy.from_yaml(
     """
@@ -20,8 +20,8 @@ POLICY = Policy.from_yaml(
 
 def test_a_user_whose_role_matches_the_template_passes() -> None:
     auth = AuthMiddleware(POLICY)
-    assert auth.admit(context(request(user_id="ada"))).rejection is None
-    asked = request(tenant="acme", user_id="bob", template="ops_restart")
+    assert auth.admit(context(resolved(user_id="ada"))).rejection is None
+    asked = resolved(tenant="acme", user_id="bob", template="ops_restart")
     assert auth.admit(context(asked)).rejection is None
 
 
@@ -38,12 +38,12 @@ def test_a_user_whose_role_matches_the_template_passes() -> None:
     ],
 )
 def test_everything_else_is_forbidden(tenant: str, user_id: str, template: str) -> None:
-    asked = request(tenant=tenant, user_id=user_id, template=template)
+    asked = resolved(tenant=tenant, user_id=user_id, template=template)
     assert isinstance(AuthMiddleware(POLICY).admit(context(asked)).rejection, Forbidden)
 
 
 def test_the_refusal_names_user_template_roles_and_remedy() -> None:
-    asked = request(user_id="ada", template="ops_restart")
+    asked = resolved(user_id="ada", template="ops_restart")
     words = str(AuthMiddleware(POLICY).admit(context(asked)).rejection)
     assert "user 'ada', whose roles are reader, may not use template 'ops_restart'" in words
     assert "give the user a role" in words

@@ -16,7 +16,10 @@ from millstream.middleware.prices import PriceTable
 from millstream.schemas.base import Usage
 from millstream.schemas.errors import BudgetExceeded, ModelUnpriced, Rejected
 from millstream.schemas.events import AttemptStarted, CostRecorded, ResolvedRequest
-from tests.unit.middleware.making import DAY_MS, NOON_MS, context, request, result, used
+from tests import making
+from tests.making import NOON_MS, context, resolved, result_of, used
+
+DAY_MS = 86_400_000
 
 # A micro per token either way: a context of 100 and 100 tokens reserves 200 micros.
 PRICES = "prices: {local: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}}\n"
@@ -48,21 +51,18 @@ def begin(
 
 
 def marked(cost: CostTrackingMiddleware, *, at_ms: int = NOON_MS) -> AttemptStarted:
-    started = begin(cost, request(at_ms=at_ms))
+    started = begin(cost, resolved(at_ms=at_ms))
     assert isinstance(started, AttemptStarted)
     return started
 
 
 def spent(attempt: int, micros: int) -> CostRecorded:
-    return CostRecorded(
-        user_id="ada",
-        request_id="r1",
+    return making.cost(
         session_id="r1",
         at_ms=NOON_MS,
         model="local",
         usage=Usage(output_tokens=micros),
         cost_micros=micros,
-        price_digest="d",
         attempt=attempt,
     )
 
@@ -70,13 +70,13 @@ def spent(attempt: int, micros: int) -> CostRecorded:
 def end(cost: CostTrackingMiddleware, asked: ResolvedRequest, tokens: int = 0) -> None:
     pipeline = MiddlewarePipeline([cost])
     charges = pipeline.charge(asked, used(tokens))
-    ended = result(asked, usage=Usage(output_tokens=tokens))
+    ended = result_of(asked, usage=Usage(output_tokens=tokens))
     pipeline.fold(ended.model_copy(update={"cost_micros": tokens if charges else 0}))
 
 
 def test_a_run_is_admitted_as_long_as_its_worst_case_fits_under_the_cap_exactly() -> None:
     cost = layer(cap_micros=2 * RUN_MICROS)
-    assert [decide(cost, request(f"r{n}")) for n in range(3)] == [
+    assert [decide(cost, resolved(request_id=f"r{n}")) for n in range(3)] == [
         "admitted",
         "admitted",
         "budget_exceeded",
@@ -85,25 +85,25 @@ def test_a_run_is_admitted_as_long_as_its_worst_case_fits_under_the_cap_exactly(
 
 def test_what_a_run_did_not_use_is_free_for_the_next() -> None:
     cost = layer(cap_micros=RUN_MICROS + 50)
-    decide(cost, request("r1"))
-    assert decide(cost, request("r2")) == "budget_exceeded"
-    end(cost, request("r1"), tokens=50)
-    assert decide(cost, request("r2")) == "admitted"
+    decide(cost, resolved(request_id="r1"))
+    assert decide(cost, resolved(request_id="r2")) == "budget_exceeded"
+    end(cost, resolved(request_id="r1"), tokens=50)
+    assert decide(cost, resolved(request_id="r2")) == "admitted"
     spend = cost.spend("default", "ada", NOON_MS)
     assert (spend.spent_micros, spend.reserved_micros, spend.runs_open) == (50, RUN_MICROS, 1)
 
 
 def test_a_run_that_failed_without_usage_releases_all_of_its_reservation() -> None:
     cost = layer(cap_micros=RUN_MICROS)
-    decide(cost, request("r1"))
-    end(cost, request("r1"))
+    decide(cost, resolved(request_id="r1"))
+    end(cost, resolved(request_id="r1"))
     assert cost.spend("default", "ada", NOON_MS).reserved_micros == 0
-    assert decide(cost, request("r2")) == "admitted"
+    assert decide(cost, resolved(request_id="r2")) == "admitted"
 
 
 def test_the_refusal_says_cap_spend_and_need() -> None:
     cost = layer(cap_micros=150)
-    refused = cost.admit(context(request(tenant="acme"))).rejection
+    refused = cost.admit(context(resolved(tenant="acme"))).rejection
     assert isinstance(refused, BudgetExceeded)
     assert "user 'acme/ada' may spend $0.000150 a day (UTC); $0.000000 is spent" in str(refused)
     assert "up to $0.000200" in str(refused)
@@ -112,22 +112,22 @@ def test_the_refusal_says_cap_spend_and_need() -> None:
 def test_users_and_tenants_have_caps_of_their_own() -> None:
     cost = layer(cap_micros=RUN_MICROS)
     for tenant, user in (("default", "ada"), ("default", "bob"), ("acme", "ada")):
-        assert decide(cost, request(tenant=tenant, user_id=user)) == "admitted"
+        assert decide(cost, resolved(tenant=tenant, user_id=user)) == "admitted"
 
 
 def test_a_new_utc_day_has_the_whole_cap() -> None:
     cost = layer(cap_micros=RUN_MICROS)
     midnight_ms = NOON_MS + DAY_MS // 2
-    assert decide(cost, request("r1", at_ms=midnight_ms - 1)) == "admitted"
-    assert decide(cost, request("r2", at_ms=midnight_ms - 1)) == "budget_exceeded"
-    assert decide(cost, request("r3", at_ms=midnight_ms)) == "admitted"
+    assert decide(cost, resolved(request_id="r1", at_ms=midnight_ms - 1)) == "admitted"
+    assert decide(cost, resolved(request_id="r2", at_ms=midnight_ms - 1)) == "budget_exceeded"
+    assert decide(cost, resolved(request_id="r3", at_ms=midnight_ms)) == "admitted"
 
 
 def test_a_run_that_ends_after_midnight_is_paid_by_the_day_it_came_on() -> None:
     cost = layer(cap_micros=RUN_MICROS)
-    decide(cost, request("r1"))
-    decide(cost, request("r2", at_ms=NOON_MS + DAY_MS))
-    end(cost, request("r1"), tokens=120)
+    decide(cost, resolved(request_id="r1"))
+    decide(cost, resolved(request_id="r2", at_ms=NOON_MS + DAY_MS))
+    end(cost, resolved(request_id="r1"), tokens=120)
     assert cost.spend("default", "ada", NOON_MS).spent_micros == 120
     assert cost.spend("default", "ada", NOON_MS + DAY_MS).spent_micros == 0
 
@@ -135,17 +135,17 @@ def test_a_run_that_ends_after_midnight_is_paid_by_the_day_it_came_on() -> None:
 def test_days_before_yesterday_are_forgotten_and_late_requests_still_counted() -> None:
     cost = layer(cap_micros=RUN_MICROS)
     for number in range(30):
-        decide(cost, request(f"r{number}", at_ms=NOON_MS + number * DAY_MS))
+        decide(cost, resolved(request_id=f"r{number}", at_ms=NOON_MS + number * DAY_MS))
     assert len(cost._ledger.days) == 2
     # Dated long ago: counts on yesterday, which is full.
-    assert decide(cost, request("late", at_ms=NOON_MS)) == "budget_exceeded"
+    assert decide(cost, resolved(request_id="late", at_ms=NOON_MS)) == "budget_exceeded"
 
 
 def test_a_cost_of_a_forgotten_day_is_not_kept() -> None:
     cost = layer()
-    asked = request("old")
+    asked = resolved(request_id="old")
     charges = cost.charge(asked, used(5))
-    decide(cost, request("new", at_ms=NOON_MS + 2 * DAY_MS))
+    decide(cost, resolved(request_id="new", at_ms=NOON_MS + 2 * DAY_MS))
     for event in charges:
         cost.fold(event)
     assert cost.spend("default", "ada", NOON_MS).spent_micros == 0
@@ -153,8 +153,8 @@ def test_a_cost_of_a_forgotten_day_is_not_kept() -> None:
 
 
 def test_a_cost_and_its_result_may_be_folded_in_either_order() -> None:
-    asked = request("r1")
-    ended = result(asked, usage=Usage(output_tokens=70)).model_copy(update={"cost_micros": 70})
+    asked = resolved(request_id="r1")
+    ended = result_of(asked, usage=Usage(output_tokens=70)).model_copy(update={"cost_micros": 70})
     for order in itertools.permutations([*layer().charge(asked, used(70)), ended]):
         cost = layer(cap_micros=1000)
         decide(cost, asked)
@@ -167,18 +167,18 @@ def test_a_cost_and_its_result_may_be_folded_in_either_order() -> None:
 
 def test_a_run_that_cost_more_than_reserved_counts_in_full() -> None:
     cost = layer(cap_micros=1000)
-    decide(cost, request("r1"))
-    end(cost, request("r1"), tokens=900)
+    decide(cost, resolved(request_id="r1"))
+    end(cost, resolved(request_id="r1"), tokens=900)
     assert cost.spend("default", "ada", NOON_MS).spent_micros == 900
-    assert decide(cost, request("r2")) == "budget_exceeded"
+    assert decide(cost, resolved(request_id="r2")) == "budget_exceeded"
 
 
 def test_without_a_cap_a_run_reserves_and_settles_as_under_one_and_none_is_refused() -> None:
     cost = layer()
     for number in range(30):
-        assert decide(cost, request(f"r{number}")) == "admitted"
+        assert decide(cost, resolved(request_id=f"r{number}")) == "admitted"
     assert cost.spend("default", "ada", NOON_MS).reserved_micros == 30 * RUN_MICROS
-    end(cost, request("r1"), tokens=33)
+    end(cost, resolved(request_id="r1"), tokens=33)
     spend = cost.spend("default", "ada", NOON_MS)
     assert (spend.spent_micros, spend.reserved_micros) == (33, 29 * RUN_MICROS)
 
@@ -191,8 +191,8 @@ def test_an_attempt_that_may_cost_is_marked_with_its_worst_case(
     model: str, cap_micros: int | None, reserved_micros: int
 ) -> None:
     cost = layer(cap_micros)
-    decide(cost, request(), model=model)
-    started = begin(cost, request(), model=model)
+    decide(cost, resolved(), model=model)
+    started = begin(cost, resolved(), model=model)
     assert isinstance(started, AttemptStarted)
     assert (started.attempt, started.model) == (1000, model)
     assert started.usage_max == Usage(input_tokens=100, output_tokens=100)
@@ -200,7 +200,7 @@ def test_an_attempt_that_may_cost_is_marked_with_its_worst_case(
 
 
 def test_an_attempt_of_a_free_model_has_no_mark_unless_it_has_effects() -> None:
-    cost, asked = layer(), request()
+    cost, asked = layer(), resolved()
     assert begin(cost, asked, model="scripted") is None
     harmful = dataclasses.replace(context(asked, model="scripted"), has_effects=True)
     started = MiddlewarePipeline([cost]).begin(harmful, RunAccount(), attempt=1000)
@@ -210,18 +210,18 @@ def test_an_attempt_of_a_free_model_has_no_mark_unless_it_has_effects() -> None:
 
 def test_the_first_attempt_takes_over_what_the_decision_reserved() -> None:
     cost = layer(cap_micros=RUN_MICROS)
-    decide(cost, request())
-    assert isinstance(begin(cost, request()), AttemptStarted)
+    decide(cost, resolved())
+    assert isinstance(begin(cost, resolved()), AttemptStarted)
     assert cost.spend("default", "ada", NOON_MS).reserved_micros == RUN_MICROS
 
 
 def test_a_further_attempt_needs_room_under_the_cap_for_its_worst_case() -> None:
     for cap_micros, fits in ((2 * RUN_MICROS, True), (2 * RUN_MICROS - 1, False)):
         cost = layer(cap_micros)
-        decide(cost, request())
-        begin(cost, request())
+        decide(cost, resolved())
+        begin(cost, resolved())
         cost.fold(spent(1000, RUN_MICROS))
-        answer = begin(cost, request(), attempt=1001, spent_micros=RUN_MICROS)
+        answer = begin(cost, resolved(), attempt=1001, spent_micros=RUN_MICROS)
         assert isinstance(answer, AttemptStarted if fits else BudgetExceeded)
         day = cost.spend("default", "ada", NOON_MS)
         assert day.spent_micros == RUN_MICROS
@@ -232,15 +232,15 @@ def test_a_further_attempt_needs_room_under_the_cap_for_its_worst_case() -> None
 def test_where_spend_is_not_known_a_further_attempt_must_do_with_what_its_run_reserved() -> None:
     elsewhere = layer(cap_micros=10 * RUN_MICROS)
     for spent_micros, fits in ((0, True), (1, False)):
-        answer = begin(elsewhere, request(), spent_micros=spent_micros, reserved_micros=RUN_MICROS)
+        answer = begin(elsewhere, resolved(), spent_micros=spent_micros, reserved_micros=RUN_MICROS)
         assert isinstance(answer, AttemptStarted if fits else BudgetExceeded)
 
 
 def test_an_attempt_that_is_folded_after_its_runs_end_holds_nothing() -> None:
     cost = layer(cap_micros=1000)
-    decide(cost, request())
-    started = begin(layer(), request())
-    end(cost, request(), tokens=50)
+    decide(cost, resolved())
+    started = begin(layer(), resolved())
+    end(cost, resolved(), tokens=50)
     assert isinstance(started, AttemptStarted)
     cost.fold(started)
     assert cost.spend("default", "ada", NOON_MS) == DaySpend(50, 0, 0)
@@ -248,20 +248,20 @@ def test_an_attempt_that_is_folded_after_its_runs_end_holds_nothing() -> None:
 
 def test_a_decision_of_a_stage_without_this_layer_reserves_nothing() -> None:
     cost = layer(cap_micros=RUN_MICROS)
-    decision = MiddlewarePipeline([layer(RUN_MICROS)]).decide(context(request()), generation=1)
+    decision = MiddlewarePipeline([layer(RUN_MICROS)]).decide(context(resolved()), generation=1)
     cost.fold(decision.model_copy(update={"passed": ("rate_limit",)}))
     assert cost.spend("default", "ada", NOON_MS).reserved_micros == 0
 
 
 def test_a_model_without_a_price_is_refused_under_a_cap_with_the_remedy() -> None:
-    refused = layer(cap_micros=10**9).admit(context(request(), model="ollama:llama3")).rejection
+    refused = layer(cap_micros=10**9).admit(context(resolved(), model="ollama:llama3")).rejection
     assert isinstance(refused, ModelUnpriced)
     assert "prices: {'ollama:llama3': {input_usd_per_mtok" in str(refused)
 
 
 def test_a_model_without_a_price_is_recorded_as_unpriced_without_a_cap() -> None:
     cost = layer()
-    asked = request()
+    asked = resolved()
     assert decide(cost, asked, model="ollama:llama3") == "admitted"
     with capture_logs() as lines:
         (event,) = cost.charge(asked, used(5, model="ollama:llama3"))
@@ -272,7 +272,7 @@ def test_a_model_without_a_price_is_recorded_as_unpriced_without_a_cap() -> None
 
 def test_the_cost_record_carries_the_time_of_the_request_and_the_digest_of_the_prices() -> None:
     cost = layer()
-    asked = request(tenant="acme")
+    asked = resolved(tenant="acme")
     (event,) = cost.charge(asked, used(7))
     assert isinstance(event, CostRecorded)
     assert (event.cost_micros, event.estimated) == (7, False)
@@ -281,7 +281,7 @@ def test_the_cost_record_carries_the_time_of_the_request_and_the_digest_of_the_p
 
 
 def test_an_attempt_that_used_nothing_makes_a_cost_record_only_if_it_was_marked() -> None:
-    cost, asked = layer(), request()
+    cost, asked = layer(), resolved()
     assert cost.charge(asked, used(0)) == ()
     (event,) = cost.charge(asked, used(0, started=marked(cost)))
     assert isinstance(event, CostRecorded)
@@ -293,7 +293,7 @@ def test_an_attempt_that_did_not_report_all_it_used_counts_at_its_worst_case(
     tokens: int, counted: int
 ) -> None:
     cost = layer()
-    (event,) = cost.charge(request(), used(tokens, known=False, started=marked(cost)))
+    (event,) = cost.charge(resolved(), used(tokens, known=False, started=marked(cost)))
     assert isinstance(event, CostRecorded)
     assert event.estimated
     assert event.cost_micros == counted
@@ -312,11 +312,11 @@ def test_a_lost_attempt_is_charged_by_its_mark_alone_on_the_day_of_its_request()
 
 
 def test_a_free_attempt_that_was_cut_off_costs_what_it_said() -> None:
-    assert layer().charge(request(), used(0, model="scripted", known=False)) == ()
+    assert layer().charge(resolved(), used(0, model="scripted", known=False)) == ()
 
 
 @pytest.mark.parametrize(("text", "read"), [("", 1024), ("é" * 10, 1044)])
 def test_an_unknown_input_is_reserved_at_a_token_for_each_byte(text: str, read: int) -> None:
-    seen = context(request(text=text))
+    seen = context(resolved(text=text))
     unknown = type(seen)(seen.request, seen.now_ms, seen.model, output_tokens_max=100)
     assert layer(cap_micros=10**6).admit(unknown).reserved_micros == read + 100

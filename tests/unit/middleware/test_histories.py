@@ -27,7 +27,7 @@ from millstream.schemas.events import (
     ResolvedRequest,
     ResultStatus,
 )
-from tests.unit.middleware.making import NOON_MS, context, request, result, used
+from tests.making import NOON_MS, context, resolved, result_of, used
 
 pytestmark = pytest.mark.promise("P5")
 
@@ -140,8 +140,11 @@ class Live:
     def ask(self, step: Ask) -> None:
         self.now_ms += step.after_ms
         self.asked += 1
-        asked = request(
-            f"r{self.asked}", user_id=step.user_id, template=step.template, at_ms=self.now_ms
+        asked = resolved(
+            request_id=f"r{self.asked}",
+            user_id=step.user_id,
+            template=step.template,
+            at_ms=self.now_ms,
         )
         reserved_micros = 0
         for stage in self.stages:
@@ -149,7 +152,7 @@ class Live:
             reserved_micros += decision.reserved_micros
             self.written.append(decision)
             if not decision.admitted:
-                refused = result(asked, status="rejected", model=None)
+                refused = result_of(asked, status="rejected", model=None)
                 self.end(stage, refused.model_copy(update={"reason": decision.reason}))
                 break
         else:
@@ -163,7 +166,7 @@ class Live:
             attempt=run.attempt,
         )
         if isinstance(begun, Rejected):
-            failed = result(run.asked, status="failed", model=run.model)
+            failed = result_of(run.asked, status="failed", model=run.model)
             self.end(self.runner, failed.model_copy(update={"cost_micros": run.spent_micros}))
             return
         run.started = begun
@@ -184,7 +187,7 @@ class Live:
         status: ResultStatus = "failed" if step.failed else "completed"
         self.end(
             self.runner,
-            result(run.asked, status=status, model=run.model).model_copy(
+            result_of(run.asked, status=status, model=run.model).model_copy(
                 update={"cost_micros": run.spent_micros}
             ),
         )
@@ -220,7 +223,7 @@ def probes(pipeline: MiddlewarePipeline, from_ms: int) -> list[object]:
     answers: list[object] = []
     for user_id in ("ada", "bob", "cyd"):
         for after_ms in (-3 * HOUR_MS, -1, 0, 1, 5_000, 20_000, 24 * HOUR_MS):
-            asked = request("probe", user_id=user_id, at_ms=from_ms + after_ms)
+            asked = resolved(request_id="probe", user_id=user_id, at_ms=from_ms + after_ms)
             for layer in pipeline.layers:
                 answer = layer.admit(context(asked))
                 answers.append((repr(answer.rejection), answer.reserved_micros))

@@ -12,23 +12,23 @@ from millstream.middleware.pipeline import MiddlewarePipeline, build_pipeline
 from millstream.middleware.policy import Policy
 from millstream.schemas.base import Reason
 from millstream.schemas.events import ResultStatus
-from tests.unit.middleware.making import context, request, result
+from tests.making import context, resolved, result_of
 
 
 def test_an_admitted_request_is_one_debug_line_with_its_ids() -> None:
     pipeline = MiddlewarePipeline([LoggingMiddleware()])
     with capture_logs() as lines:
-        pipeline.decide(context(request("r1", text="a secret")), generation=1)
+        pipeline.decide(context(resolved(request_id="r1", text="a secret")), generation=1)
     assert [(line["log_level"], line["event"]) for line in lines] == [("debug", "request decided")]
     assert lines[0]["request_id"] == "r1"
-    assert lines[0]["source"] == "requests-0-7"
+    assert lines[0]["source"] == "requests-0-0"
     assert "a secret" not in str(lines)
 
 
 def test_a_refusal_by_an_earlier_layer_is_a_warning_with_the_reason() -> None:
     pipeline = build_pipeline(Policy.from_yaml("users: {ada: {roles: []}}", "p"))
     with capture_logs() as lines:
-        pipeline.decide(context(request()), generation=1)
+        pipeline.decide(context(resolved()), generation=1)
     assert lines[0]["log_level"] == "warning"
     assert (lines[0]["layer"], lines[0]["code"]) == ("auth", "forbidden")
     assert "may not use" in lines[0]["reason"]
@@ -36,8 +36,8 @@ def test_a_refusal_by_an_earlier_layer_is_a_warning_with_the_reason() -> None:
 
 @pytest.mark.parametrize("status", get_args(ResultStatus))
 def test_every_way_to_end_has_a_level(status: ResultStatus) -> None:
-    asked = request()
-    ended = result(asked, status=status).model_copy(
+    asked = resolved()
+    ended = result_of(asked, status=status).model_copy(
         update={"output": "a secret", "first_token_at_ms": asked.at_ms + 40}
     )
     with capture_logs() as lines:
@@ -51,8 +51,8 @@ def test_every_way_to_end_has_a_level(status: ResultStatus) -> None:
 def test_contents_are_logged_cut_where_that_is_set() -> None:
     layer = LoggingMiddleware(contents_logged=True)
     pipeline = MiddlewarePipeline([layer])
-    asked = request(text="q" * 5000)
-    failed = result(asked, status="failed").model_copy(
+    asked = resolved(text="q" * 5000)
+    failed = result_of(asked, status="failed").model_copy(
         update={"output": "answer", "reason": Reason(code="model_failed", message="broke off")}
     )
     with capture_logs() as lines:

@@ -26,7 +26,7 @@ from millstream.schemas.events import (
     Decision,
     ResolvedRequest,
 )
-from tests.unit.middleware.making import context, request, result, used
+from tests.making import context, resolved, result_of, used
 
 
 class Layer(AgentMiddleware):
@@ -72,7 +72,7 @@ def test_the_first_rejection_wins_and_nothing_is_reserved() -> None:
     refusing = Layer("b", 2, MiddlewareResult(RateLimited("slow down", retry_after_s=2.5)))
     last = Layer("c", 3, MiddlewareResult(Forbidden("never asked")))
     pipeline = MiddlewarePipeline([last, refusing, reserving])
-    decision = pipeline.decide(context(request()), generation=4)
+    decision = pipeline.decide(context(resolved()), generation=4)
     assert (decision.admitted, decision.layer, decision.passed) == (False, "b", ("a",))
     assert decision.reserved_micros == 0
     assert decision.reason is not None
@@ -84,32 +84,32 @@ def test_an_admission_sums_what_was_reserved() -> None:
     pipeline = MiddlewarePipeline(
         [Layer(name, 1, MiddlewareResult(reserved_micros=5)) for name in ("a", "b")]
     )
-    decision = pipeline.decide(context(request()), generation=1)
+    decision = pipeline.decide(context(resolved()), generation=1)
     assert (decision.admitted, decision.passed, decision.reserved_micros) == (True, ("a", "b"), 10)
 
 
 def test_a_disabled_layer_is_passed_over_and_still_folds() -> None:
     off = Layer("off", 1, MiddlewareResult(Forbidden("no")), on=False)
     pipeline = MiddlewarePipeline([off, Layer("on", 2)])
-    decision = pipeline.decide(context(request()), generation=1)
+    decision = pipeline.decide(context(resolved()), generation=1)
     assert (decision.admitted, decision.passed) == (True, ("on",))
     assert off.folded == [decision]
     assert off.heard == []
-    assert pipeline.settle(request(), result(request())).result.output == "on"
+    assert pipeline.settle(resolved(), result_of(resolved())).result.output == "on"
     off.enabled = True
-    assert pipeline.decide(context(request()), generation=1).layer == "off"
+    assert pipeline.decide(context(resolved()), generation=1).layer == "off"
 
 
 def test_a_decision_is_a_valid_event_and_survives_the_wire() -> None:
     pipeline = build_pipeline(Policy.from_yaml("users: {ada: {roles: []}}", "p"))
     for user in ("ada", "bob"):
-        decision = pipeline.decide(context(request(user_id=user)), generation=1)
+        decision = pipeline.decide(context(resolved(user_id=user)), generation=1)
         assert any_event.validate_json(decision.model_dump_json()) == decision
 
 
 def test_the_result_goes_back_through_the_chain_last_layer_first() -> None:
     pipeline = MiddlewarePipeline([Layer("a", 1), Layer("b", 2)])
-    assert pipeline.settle(request(), result(request())).result.output == "ba"
+    assert pipeline.settle(resolved(), result_of(resolved())).result.output == "ba"
 
 
 def test_an_error_of_a_layer_reaches_the_caller() -> None:
@@ -118,7 +118,7 @@ def test_an_error_of_a_layer_reaches_the_caller() -> None:
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        MiddlewarePipeline([Broken("x", 1)]).decide(context(request()), generation=1)
+        MiddlewarePipeline([Broken("x", 1)]).decide(context(resolved()), generation=1)
 
 
 def test_two_layers_of_one_name_are_refused() -> None:
@@ -129,7 +129,7 @@ def test_two_layers_of_one_name_are_refused() -> None:
 
 
 def test_a_chain_without_layers_admits() -> None:
-    assert MiddlewarePipeline([]).decide(context(request()), generation=1).admitted
+    assert MiddlewarePipeline([]).decide(context(resolved()), generation=1).admitted
 
 
 def test_without_cuts_there_is_one_stage() -> None:
@@ -160,11 +160,11 @@ def test_every_stage_charges_for_an_attempt_as_the_whole_chain_does() -> None:
     whole = build_pipeline(
         Policy.from_yaml("prices: {local: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}}", "p")
     )
-    (cost,) = charges = whole.charge(request(), used(5))
+    (cost,) = charges = whole.charge(resolved(), used(5))
     assert isinstance(cost, CostRecorded)
     assert cost.cost_micros == 5
     for stage in whole.split(("cost", "executor")):
-        assert stage.charge(request(), used(5)) == charges
+        assert stage.charge(resolved(), used(5)) == charges
 
 
 def test_an_attempt_may_begin_once_no_layer_refuses_it() -> None:
@@ -184,7 +184,7 @@ def test_an_attempt_may_begin_once_no_layer_refuses_it() -> None:
         ) -> AttemptQuote | Rejected | None:
             return Forbidden("not again")
 
-    asked, standing = context(request()), RunAccount(spent_micros=4)
+    asked, standing = context(resolved()), RunAccount(spent_micros=4)
     priced, strict = Priced("a", 1), Strict("b", 2, on=False)
     pipeline = MiddlewarePipeline([priced, strict])
     started = pipeline.begin(asked, standing, attempt=1001)

@@ -13,7 +13,7 @@ from genai_prices.types import Usage as PublishedUsage
 from millstream.middleware.policy import Policy
 from millstream.middleware.prices import _MODELS_CACHED_MAX, PriceTable
 from millstream.schemas.base import Usage
-from tests.unit.middleware.making import NOON_MS
+from tests.making import NOON_MS
 
 USAGES = ((0, 0), (1, 1), (999, 77), (128_001, 5_000), (300_000, 12))
 OWN = Policy.from_yaml(

@@ -11,7 +11,7 @@ from millstream.middleware.policy import Policy
 from millstream.middleware.rate_limit import LATE_MS_MAX, RateLimitMiddleware
 from millstream.schemas.errors import RateLimited
 from millstream.schemas.events import Decision
-from tests.unit.middleware.making import NOON_MS, context, request
+from tests.making import NOON_MS, context, resolved
 
 pytestmark = pytest.mark.rule(12)
 
@@ -22,7 +22,7 @@ def layer(requests: int = 3, window_s: int = 10) -> RateLimitMiddleware:
 
 
 def decide(limit: RateLimitMiddleware, after_ms: int, user_id: str = "ada") -> Decision:
-    asked = request(user_id=user_id, at_ms=NOON_MS + after_ms)
+    asked = resolved(user_id=user_id, at_ms=NOON_MS + after_ms)
     return MiddlewarePipeline([limit]).decide(context(asked), generation=1)
 
 
@@ -35,7 +35,7 @@ def test_one_more_than_the_limit_is_refused_until_the_oldest_leaves() -> None:
 def test_retry_after_is_the_very_moment_at_which_it_fits() -> None:
     limit = layer(requests=1, window_s=10)
     decide(limit, 0)
-    refused = limit.admit(context(request(at_ms=NOON_MS + 3_250))).rejection
+    refused = limit.admit(context(resolved(at_ms=NOON_MS + 3_250))).rejection
     assert isinstance(refused, RateLimited)
     assert refused.retry_after_s == 6.75
     assert "user 'ada' may make 1 requests in 10 s; the next one fits in 6.750 s" in str(refused)

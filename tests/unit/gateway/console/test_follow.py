@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from millstream.gateway.console.follow import earlier_result, submitted
-from millstream.schemas.base import Address, Reason
+from millstream.schemas.base import Address
 from millstream.schemas.errors import RequestIdReused
 from millstream.schemas.events import AgentRequest, AgentResult, AgentToken, DeadLetter, Decision
 from millstream.schemas.topics import catalogue
@@ -16,36 +16,21 @@ from millstream.streams.bus.answer import Ended, Text
 from millstream.streams.bus.api import EventBus
 from millstream.streams.bus.memory import MemoryBus
 from millstream.streams.settings import Settings
+from tests import making
 
-REQUEST = AgentRequest(user_id="ada", input="Hi", request_id="r", session_id="s")
+REQUEST = making.request(input="Hi", request_id="r", session_id="s")
 
 
 def token(request_id: str = "r") -> AgentToken:
-    return AgentToken(
-        user_id="ada", request_id=request_id, session_id="s", attempt=1, seq=0, text="Hello"
-    )
+    return making.token(request_id=request_id, attempt=1, text="Hello")
 
 
 def result() -> AgentResult:
-    return AgentResult(
-        user_id="ada",
-        request_id="r",
-        session_id="s",
-        status="completed",
-        output="Hello",
-        source=Address(topic="t", partition=0, offset=0),
-        accepted_at_ms=1,
-    )
+    return making.result(request_id="r", output="Hello")
 
 
 def letter(source: Address) -> DeadLetter:
-    return DeadLetter(
-        reason=Reason(code="wrong_shape", message="no"),
-        source=source,
-        source_at_ms=1,
-        key=None,
-        value=None,
-    )
+    return making.dead_letter(source=source)
 
 
 @pytest.fixture
@@ -93,14 +78,8 @@ async def test_an_earlier_result_of_the_same_id_is_found(bus: MemoryBus) -> None
 
 def decision(request: AgentRequest) -> Decision:
     place = Address(topic="t", partition=0, offset=0)
-    return Decision(
-        user_id="ada",
-        request_id="r",
-        session_id="s",
-        admitted=True,
-        generation=1,
-        source=place,
-        request_digest=request.resolved(place, 7).digest,
+    return making.decision(
+        request_id="r", source=place, request_digest=request.resolved(place, 7).digest
     )
 
 

@@ -13,32 +13,23 @@ from millstream.schemas.base import Address, Event, Reason, Usage
 from millstream.schemas.errors import NotJson
 from millstream.schemas.events import (
     AgentRequest,
-    AgentResult,
-    AgentToken,
-    AttemptStarted,
-    CheckpointSaved,
     ControlCommand,
-    CostRecorded,
-    DeadLetter,
     DeadLetterRedriven,
-    Decision,
     ResolvedRequest,
-    SessionUpdated,
 )
 from millstream.schemas.lane_events import (
-    CommandObeyed,
     HoldPlaced,
-    LaneOpened,
     LaneSnapshot,
     RequestsDeferred,
     RunParked,
     StageRequest,
 )
 from millstream.streams.bus.api import Delivery, Unreadable
+from tests import making
 
 PLACE = Address(topic="ns.results", partition=1, offset=7)
 IDS = {"user_id": "ada", "request_id": "r", "session_id": "s"}
-REQUEST = AgentRequest(user_id="ada", input="Hi\nthere", request_id="r", session_id="s")
+REQUEST = making.request(input="Hi\nthere", request_id="r", session_id="s")
 
 CASES: tuple[tuple[Event, str], ...] = (
     (REQUEST, "asks chat_agent: Hi there"),
@@ -48,9 +39,9 @@ CASES: tuple[tuple[Event, str], ...] = (
         ),
         "request r goes on to stage executor",
     ),
-    (AgentToken(**IDS, attempt=1000, seq=2, text=" is"), "token 1000/2: ' is'"),
+    (making.token(**IDS, attempt=1000, seq=2, text=" is"), "token 1000/2: ' is'"),
     (
-        AgentResult(
+        making.result(
             **IDS,
             status="completed",
             output="Paris.",
@@ -62,7 +53,7 @@ CASES: tuple[tuple[Event, str], ...] = (
         "completed, 3 tokens in, 2 out, $0.000014: Paris.",
     ),
     (
-        AgentResult(
+        making.result(
             **IDS,
             status="rejected",
             reason=Reason(code="forbidden", message="no"),
@@ -72,11 +63,11 @@ CASES: tuple[tuple[Event, str], ...] = (
         "rejected, forbidden: no",
     ),
     (
-        Decision(**IDS, admitted=True, passed=("auth", "cost"), generation=1, source=PLACE),
+        making.decision(**IDS, admitted=True, passed=("auth", "cost"), generation=1, source=PLACE),
         "admitted by auth, cost",
     ),
     (
-        Decision(
+        making.decision(
             **IDS,
             admitted=False,
             layer="auth",
@@ -87,7 +78,7 @@ CASES: tuple[tuple[Event, str], ...] = (
         "rejected by auth, forbidden: no",
     ),
     (
-        AttemptStarted(
+        making.attempt(
             **IDS,
             attempt=1000,
             model="m",
@@ -98,7 +89,7 @@ CASES: tuple[tuple[Event, str], ...] = (
         "begins attempt 1000 on m, which may cost up to $0.000014",
     ),
     (
-        CostRecorded(
+        making.cost(
             **IDS,
             model="local",
             usage=Usage(input_tokens=3, output_tokens=2),
@@ -108,9 +99,12 @@ CASES: tuple[tuple[Event, str], ...] = (
         ),
         "spent $1.500000 on local (3 tokens in, 2 out), estimated",
     ),
-    (CheckpointSaved(**IDS, checkpoint_id="c", turn=2, data=""), "checkpoint of session s, turn 2"),
     (
-        SessionUpdated(**IDS, checkpoint_id="c", checkpoint_offset_min=0, turn=2, created_at_ms=1),
+        making.checkpoint(**IDS, checkpoint_id="c", turn=2, data=""),
+        "checkpoint of session s, turn 2",
+    ),
+    (
+        making.head(**IDS, checkpoint_id="c", checkpoint_offset_min=0, turn=2, created_at_ms=1),
         "session s is at turn 2",
     ),
     (
@@ -119,7 +113,7 @@ CASES: tuple[tuple[Event, str], ...] = (
             request=ResolvedRequest(
                 user_id="ada", request_id="r", session_id="s", input="x", source=PLACE
             ),
-            decision=Decision(**IDS, admitted=True, generation=1, source=PLACE),
+            decision=making.decision(**IDS, admitted=True, generation=1, source=PLACE),
             order=7,
             tries=2,
         ),
@@ -137,17 +131,15 @@ CASES: tuple[tuple[Event, str], ...] = (
         "asks worker w to hand over and end",
     ),
     (
-        CommandObeyed(user_id="ada", command="cancel", session_id="s", source=PLACE),
+        making.obeyed(session_id="s", source=PLACE),
         "obeyed: cancel all of session s",
     ),
     (
-        CommandObeyed(
-            user_id="ada", command="resume", request_id="r", source=PLACE, was_paused=False
-        ),
+        making.obeyed(command="resume", request_id="r", source=PLACE, was_paused=False),
         "obeyed: resume r, which was not paused",
     ),
     (
-        LaneOpened(stage="chain", partition=3, generation=4, worker="w"),
+        making.opened(partition=3, generation=4),
         "worker w took over chain 3, generation 4",
     ),
     (
@@ -155,13 +147,7 @@ CASES: tuple[tuple[Event, str], ...] = (
         "knows chain 3: ids-7",
     ),
     (
-        DeadLetter(
-            reason=Reason(code="not_json", message="no"),
-            source=PLACE,
-            source_at_ms=1,
-            key=None,
-            value=None,
-        ),
+        making.dead_letter(reason=Reason(code="not_json", message="no"), source=PLACE),
         "unreadable record ns.results-1-7: not_json: no",
     ),
     (
@@ -241,10 +227,9 @@ def test_money_is_told_in_dollars(micros: int, told: str) -> None:
 
 
 def test_a_dead_letter_of_an_earlier_version_is_printed_without_its_secrets() -> None:
-    old = DeadLetter(
+    old = making.dead_letter(
         reason=Reason(code="not_json", message="why"),
         source=PLACE,
-        source_at_ms=1,
         headers=(("ce_id", "MQ=="), ("authorization", "QmVhcmVyIHMzY3JldA==")),
     )
     event = json.loads(entry_json(Delivery(old, PLACE, 5)))["event"]

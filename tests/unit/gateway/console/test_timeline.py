@@ -6,14 +6,13 @@ from collections.abc import AsyncIterator
 
 from millstream.gateway.console.timeline import timeline
 from millstream.schemas.base import Address, Event
-from millstream.schemas.events import AgentRequest, AgentToken
+from millstream.schemas.events import AgentToken
 from millstream.streams.bus.api import Delivery
+from tests import making
 
 
 def token(text: str, seq: int, attempt: int = 1000) -> AgentToken:
-    return AgentToken(
-        user_id="ada", request_id="r", session_id="s", attempt=attempt, seq=seq, text=text
-    )
+    return making.token(request_id="r", attempt=attempt, seq=seq, text=text)
 
 
 async def told(*events: Event) -> list[str]:
@@ -25,7 +24,7 @@ async def told(*events: Event) -> list[str]:
 
 
 async def test_tokens_in_a_row_make_one_line() -> None:
-    asked = AgentRequest(user_id="ada", input="Hi")
+    asked = making.request(input="Hi")
     assert await told(asked, token("a", 0), token("b", 1), asked) == [
         "asks chat_agent: Hi",
         "writes (attempt 1000, 0 to 1): ab",

@@ -6,28 +6,23 @@ from millstream.gateway.demo.stage import Stage
 from millstream.schemas.base import Address, Event, Reason
 from millstream.schemas.events import AgentResult, AgentToken, ResultStatus
 from millstream.streams.bus.api import Delivery
+from tests import making
 
 
 def token(request_id: str, text: str, seq: int = 0, attempt: int = 1000) -> AgentToken:
-    return AgentToken(
-        user_id="ada", request_id=request_id, session_id="s", attempt=attempt, seq=seq, text=text
-    )
+    return making.token(request_id=request_id, attempt=attempt, seq=seq, text=text)
 
 
 def result(
     request_id: str, output: str | None, status: ResultStatus = "completed", attempt: int = 1000
 ) -> AgentResult:
-    return AgentResult(
-        user_id="ada",
+    return making.result(
         request_id=request_id,
-        session_id="s",
         status=status,
         output=output,
         reason=None if status == "completed" else Reason(code="forbidden", message="no"),
         attempt=attempt,
         model="local",
-        source=Address(topic="t", partition=0, offset=0),
-        accepted_at_ms=1,
     )
 
 

@@ -15,31 +15,26 @@ from millstream.schemas.errors import AnswerAltered, AnswerGone, Misconfigured
 from millstream.schemas.events import AgentResult, AgentToken
 from millstream.streams.bus.answer import Answer, Ended, Piece, Position, StartedAnew, Text
 from millstream.streams.bus.api import Delivery
+from tests import making
 
 pytestmark = pytest.mark.promise("P3")
 
 
 def token(text: str, seq: int, attempt: int = 1000) -> AgentToken:
-    return AgentToken(
-        user_id="ada", request_id="r", session_id="s", attempt=attempt, seq=seq, text=text
-    )
+    return making.token(request_id="r", attempt=attempt, seq=seq, text=text)
 
 
 def result(
     output: str | None, attempt: int = 1000, *, last_seq: int = -1, text: str | None = None
 ) -> AgentResult:
     text = output if text is None else text
-    return AgentResult(
-        user_id="ada",
+    return making.result(
         request_id="r",
-        session_id="s",
         status="failed" if output is None else "completed",
         output=output,
         attempt=attempt,
         last_seq=last_seq,
         text_sha256=None if text is None else hashlib.sha256(text.encode()).hexdigest(),
-        source=Address(topic="t", partition=0, offset=0),
-        accepted_at_ms=1,
     )
 
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 from aiokafka import TopicPartition
 
 from millstream.schemas.base import Address
-from millstream.schemas.events import AgentToken
 from millstream.streams.bus.api import EVERYTHING, Delivery
 from millstream.streams.bus.delivery_queue import DeliveryQueue
+from tests import making
 
 HERE = TopicPartition("tokens", 0)
 
 
 def delivery(offset: int) -> Delivery:
-    token = AgentToken(
-        user_id="ada", request_id="r", session_id="s", attempt=0, seq=offset, text="x"
-    )
+    token = making.token(request_id="r", attempt=0, seq=offset, text="x")
     return Delivery(token, Address(topic="tokens", partition=0, offset=offset), 1)
 
 

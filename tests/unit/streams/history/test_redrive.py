@@ -14,7 +14,8 @@ from millstream.streams.history.redrive import _kept, _put_back
 from millstream.streams.wire.codec import ORIGIN, REDRIVEN
 from millstream.streams.wire.headers import forwarded_headers
 from millstream.streams.wire.records import dead_letter, origin_header, read_request
-from tests.unit.streams.making import record
+from tests import making
+from tests.making import record
 
 SECRET = b"Bearer s3cret"
 FIRST = Address(topic="requests", partition=5, offset=3)
@@ -31,7 +32,7 @@ VALUE = b'{"user_id": "ada", "input": "x"}'
 
 def old_letter() -> DeadLetter:
     """Give a dead letter as the last release wrote it: with every header."""
-    return DeadLetter(
+    return making.dead_letter(
         reason=Reason(code="not_json", message="why"),
         source=Address(topic="requests", partition=2, offset=7),
         source_at_ms=5000,

@@ -16,8 +16,8 @@ from millstream.streams.lane.base.window import Entry
 from millstream.streams.lane.lane import Lane
 from millstream.streams.lane.slot import LaneSlot
 from millstream.streams.wire.records import InputRecord
+from tests.making import record
 from tests.support import eventually
-from tests.unit.streams.making import record
 
 pytestmark = [pytest.mark.rule(2), pytest.mark.rule(10)]
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.schemas.base import Address, Reason, Usage
-from millstream.schemas.events import AgentRequest, AgentResult, CostRecorded, Decision
 from millstream.streams.views.aggregates import MINUTES_KEPT, OTHER, Aggregate, counts_of, merged
+from tests import making
 
 SOURCE = Address(topic="requests", partition=0, offset=0)
 IDS = {"user_id": "ada", "request_id": "r", "session_id": "s"}
@@ -75,7 +75,7 @@ def test_what_must_be_seen_again_holds_the_position_back() -> None:
 
 
 def test_a_result_falls_into_the_bucket_of_each_latency() -> None:
-    event = AgentResult(
+    event = making.result(
         **IDS,
         status="completed",
         source=SOURCE,
@@ -95,12 +95,12 @@ def test_a_result_falls_into_the_bucket_of_each_latency() -> None:
 
 
 def test_a_result_that_never_ran_has_no_latency() -> None:
-    event = AgentResult(**IDS, status="rejected", source=SOURCE, accepted_at_ms=1)
+    event = making.result(**IDS, status="rejected", source=SOURCE, accepted_at_ms=1)
     assert counts_of(event, at_ms=9, last_stage="chain") == {"results|rejected": 1}
 
 
 def test_a_request_is_admitted_by_the_last_stage_and_rejected_by_any() -> None:
-    admitted = Decision(**IDS, admitted=True, stage="chain", generation=1, source=SOURCE)
+    admitted = making.decision(**IDS, admitted=True, stage="chain", generation=1, source=SOURCE)
     rejected = admitted.model_copy(
         update={"admitted": False, "reason": Reason(code="forbidden", message="no")}
     )
@@ -111,7 +111,7 @@ def test_a_request_is_admitted_by_the_last_stage_and_rejected_by_any() -> None:
 
 def test_a_cost_counts_money_and_tokens() -> None:
     usage = Usage(input_tokens=3, output_tokens=4)
-    event = CostRecorded(**IDS, model="m|1", usage=usage, cost_micros=5, price_digest="d")
+    event = making.cost(**IDS, model="m|1", usage=usage, cost_micros=5, price_digest="d")
     assert counts_of(event, at_ms=0, last_stage="chain") == {
         "cost_micros|m|1": 5,
         "tokens|input": 3,
@@ -121,7 +121,7 @@ def test_a_cost_counts_money_and_tokens() -> None:
 
 def test_an_event_that_no_view_counts_is_refused() -> None:
     with pytest.raises(TypeError, match="AgentRequest"):
-        counts_of(AgentRequest(user_id="ada", input=""), at_ms=0, last_stage="chain")
+        counts_of(making.request(input=""), at_ms=0, last_stage="chain")
 
 
 def test_partitions_add_up() -> None:

@@ -4,6 +4,7 @@ from millstream.schemas.errors import ServiceUnavailable
 from millstream.schemas.events import CheckpointSaved
 from millstream.streams.settings import Settings
 from millstream.streams.views.session_feed import SessionFeed
+from tests import making
 
 
 class View:
@@ -21,9 +22,7 @@ class View:
         return True
 
 
-CHECKPOINT = CheckpointSaved(
-    user_id="ada", request_id="r", session_id="s", at_ms=1, checkpoint_id="c", turn=1, data="cw=="
-)
+CHECKPOINT = making.checkpoint(request_id="r", at_ms=1, checkpoint_id="c", turn=1, data="cw==")
 
 
 def feed_of(view: View) -> SessionFeed[CheckpointSaved]:

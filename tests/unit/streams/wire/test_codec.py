@@ -20,11 +20,10 @@ from millstream.streams.wire.codec import (
     traceparent_of,
 )
 from millstream.streams.wire.records import InputRecord
-from tests.unit.streams.making import record
+from tests import making
+from tests.making import record
 
-TOKEN = AgentToken(
-    user_id="ada", request_id="r", session_id="s", attempt=1000, seq=3, text="hé", at_ms=1500
-)
+TOKEN = making.token(request_id="r", seq=3, text="hé", at_ms=1500)
 
 
 def read_back(encoded: Encoded) -> InputRecord:
@@ -85,7 +84,7 @@ def test_no_bytes_raise_anything_but_poison(value: bytes) -> None:
 
 def test_fields_that_are_not_known_are_ignored() -> None:
     read = decode(record({"user_id": "ada", "input": "x", "colour": "red"}), AgentRequest)
-    assert read == AgentRequest(user_id="ada", input="x")
+    assert read == making.request(input="x")
 
 
 def test_of_headers_of_one_name_the_last_one_counts() -> None:

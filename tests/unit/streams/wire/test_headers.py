@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.schemas.base import Address
-from millstream.schemas.events import AgentRequest
 from millstream.streams.wire.codec import ORIGIN, REDRIVEN, TRACEPARENT, encode
 from millstream.streams.wire.headers import (
     NAMES_MAX,
@@ -22,7 +21,8 @@ from millstream.streams.wire.headers import (
     is_kept,
 )
 from millstream.streams.wire.records import origin_header
-from tests.unit.streams.making import Headers
+from tests import making
+from tests.making import Headers
 
 SECRET = b"Bearer s3cret"
 
@@ -172,7 +172,7 @@ def test_headers_do_not_pile_up_however_often_a_record_is_moved() -> None:
 
 
 def test_all_headers_that_millstream_writes_are_kept() -> None:
-    written = encode(AgentRequest(user_id="ada", input="x"), source="/test").headers
+    written = encode(making.request(input="x"), source="/test").headers
     assert forwarded_headers(written) == written
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from millstream.schemas.base import Address, Reason
 from millstream.schemas.errors import NotJson, Poison, RecordTooLarge, WrongShape
-from millstream.schemas.events import DeadLetter, Redriven
+from millstream.schemas.events import Redriven
 from millstream.schemas.topics import DEAD_LETTERS
 from millstream.streams.wire.codec import ORIGIN, REDRIVEN, encode
 from millstream.streams.wire.records import (
@@ -21,7 +21,8 @@ from millstream.streams.wire.records import (
     read_request,
     with_kept_headers,
 )
-from tests.unit.streams.making import Headers, record
+from tests import making
+from tests.making import Headers, record
 
 pytestmark = pytest.mark.rule(12)
 
@@ -209,7 +210,7 @@ def test_a_record_too_large_to_be_kept_leaves_its_address_and_the_names_of_its_h
 
 
 def test_a_dead_letter_of_an_earlier_version_is_shown_without_its_secrets() -> None:
-    old = DeadLetter(
+    old = making.dead_letter(
         reason=Reason(code="not_json", message="why"),
         source=Address(topic="requests", partition=2, offset=7),
         source_at_ms=5000,

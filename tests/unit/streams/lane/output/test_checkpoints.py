@@ -10,19 +10,13 @@ from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.output.checkpoints import CheckpointSource
 from millstream.streams.lane.output.outcomes import session_head
 from millstream.streams.settings import Settings
+from tests import making
 
 pytestmark = pytest.mark.promise("P6")
 
 
 def saved(turn: int, *, session: str = "s", size: int = 4) -> CheckpointSaved:
-    return CheckpointSaved(
-        user_id="ada",
-        request_id=f"r{turn}",
-        session_id=session,
-        checkpoint_id=f"c{turn}",
-        turn=turn,
-        data="x" * size,
-    )
+    return making.checkpoint(turn, session_id=session, data="x" * size)
 
 
 def head_of(checkpoint: CheckpointSaved) -> SessionUpdated:

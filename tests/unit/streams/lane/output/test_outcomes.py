@@ -7,7 +7,8 @@ from millstream.schemas.events import CheckpointSaved, ResolvedRequest
 from millstream.schemas.topics import stage_topic
 from millstream.streams.lane.output import outcomes
 from millstream.streams.wire.records import read_request
-from tests.unit.streams.making import record
+from tests import making
+from tests.making import record
 
 
 def request() -> ResolvedRequest:
@@ -46,15 +47,7 @@ def test_what_is_handed_on_adds_up_layers_and_reservations() -> None:
 
 def test_a_session_keeps_the_time_it_was_begun() -> None:
     def saved(turn: int) -> CheckpointSaved:
-        return CheckpointSaved(
-            user_id="ada",
-            request_id=f"r{turn}",
-            session_id="s",
-            checkpoint_id=f"c{turn}",
-            turn=turn,
-            data="",
-            at_ms=turn * 10,
-        )
+        return making.checkpoint(turn, at_ms=turn * 10)
 
     first = outcomes.session_head(saved(1), None, offset_min=4)
     second = outcomes.session_head(saved(2), first, offset_min=9)

@@ -11,7 +11,6 @@ from millstream.middleware.base import AttemptUsage
 from millstream.middleware.pipeline import build_pipeline
 from millstream.middleware.policy import Policy
 from millstream.schemas.base import Address, Reason, Usage
-from millstream.schemas.events import DeadLetter
 from millstream.schemas.lane_events import RunParked
 from millstream.schemas.topics import DECISIONS, SNAPSHOTS
 from millstream.streams.lane.runs.attempts import AttemptStarter
@@ -20,6 +19,7 @@ from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.restore import restore
 from millstream.streams.lane.state.snapshot_format import StoredSnapshot
 from millstream.streams.wire.keys import request_key
+from tests import making
 from tests.fakes.memory_lane import MemoryRecord
 from tests.harness.deployment import IDS_MAX, Deployment
 from tests.harness.writing_lane import CHUNK_IDS, POLICY, new_state
@@ -160,10 +160,9 @@ def test_the_snapshots_of_other_stages_on_the_partition_are_not_this_ones() -> N
 
 async def test_ids_read_back_topic_by_topic_are_forgotten_in_the_order_of_time() -> None:
     deployment = Deployment(8, snapshot_records=1_000_000)
-    letter = DeadLetter(
+    letter = making.dead_letter(
         reason=Reason(code="not_json", message="no"),
         source=Address(topic="requests", partition=0, offset=1),
-        source_at_ms=1,
         at_ms=deployment.clock(),
     )
     async with deployment.lane() as lane:
@@ -184,10 +183,9 @@ async def test_ids_read_back_topic_by_topic_are_forgotten_in_the_order_of_time()
 async def test_of_more_ids_than_are_remembered_a_restore_keeps_the_newest() -> None:
     deployment = Deployment(12, snapshot_records=1_000_000)
     letters = [
-        DeadLetter(
+        making.dead_letter(
             reason=Reason(code="not_json", message="no"),
             source=Address(topic="requests", partition=0, offset=offset),
-            source_at_ms=1,
             at_ms=deployment.clock(),
         )
         for offset in range(10)

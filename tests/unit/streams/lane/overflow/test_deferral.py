@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from millstream.streams.lane.base.window import Entry
 from millstream.streams.lane.overflow.deferral import Deferral
 from millstream.streams.wire.records import InputRecord
-from tests.unit.streams.making import record
+from tests.making import record
 
 pytestmark = pytest.mark.rule(9)
 

@@ -32,9 +32,10 @@ from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.wire.codec import Tombstone
 from millstream.streams.wire.keys import request_key
 from millstream.streams.wire.records import InputRecord, read_request
+from tests import making
 from tests.harness.writing_lane import lane_context
+from tests.making import record
 from tests.support import eventually
-from tests.unit.streams.making import record
 
 
 class PlainOutput:
@@ -176,12 +177,11 @@ async def _run_agent(
 ) -> RunOutcome:
     if request.input == "hang":
         await asyncio.get_running_loop().create_future()
-    result = AgentResult(
+    result = making.result(
         user_id=request.user_id,
         request_id=request.request_id,
         session_id=request.session_id,
         at_ms=5000,
-        status="completed",
         accepted_at_ms=request.at_ms,
         source=request.source,
         attempt=attempt,

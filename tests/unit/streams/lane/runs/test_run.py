@@ -5,40 +5,24 @@ from __future__ import annotations
 from millstream.agents.executor import RunOutcome
 from millstream.agents.factory import AgentFactory, RunPlan
 from millstream.schemas.base import Usage
-from millstream.schemas.events import AttemptStarted, Decision
 from millstream.streams.lane.runs.admission import Admission
 from millstream.streams.lane.runs.run import ActiveTime, Run
-from tests.unit.middleware.making import request, result
+from tests import making
+from tests.making import resolved, result_of
 
-ASKED = request()
+ASKED = resolved()
 PLAN = AgentFactory(default_model="scripted").plan(ASKED)
-STARTED = AttemptStarted(
-    user_id="ada",
-    request_id="r1",
-    session_id="r1",
-    attempt=1000,
-    model="scripted",
-    usage_max=Usage(),
-    reserved_micros=0,
-    price_digest="d",
-)
+STARTED = making.attempt(session_id="r1", model="scripted")
 
 
 def run(plan: RunPlan | None = PLAN) -> Run:
-    decision = Decision(
-        user_id="ada",
-        request_id="r1",
-        session_id="r1",
-        admitted=True,
-        generation=1,
-        source=ASKED.source,
-    )
+    decision = making.decision(session_id="r1", source=ASKED.source)
     admission = Admission(decision, is_new=False, plan=plan, refused=None)
     return Run(ASKED, admission, b"", order=7, spent=Usage(input_tokens=1))
 
 
 async def test_what_free_attempts_used_adds_up() -> None:
-    ended = RunOutcome(result(ASKED, usage=Usage(input_tokens=2)), None)
+    ended = RunOutcome(result_of(ASKED, usage=Usage(input_tokens=2)), None)
     assert run().used(1001, None, ended, called=True).usage == Usage(input_tokens=3)
 
 
@@ -49,7 +33,7 @@ async def test_an_attempt_without_an_outcome_did_not_say_unless_nothing_was_call
 
 
 async def test_an_outcome_tells_whether_its_usage_is_all() -> None:
-    ended = RunOutcome(result(ASKED), None, usage_known=False)
+    ended = RunOutcome(result_of(ASKED), None, usage_known=False)
     assert not run().used(1000, STARTED, ended, called=True).usage_known
 
 

@@ -26,7 +26,8 @@ from millstream.schemas.events import (
 from millstream.streams.lane.state.attempt_costs import OpenAttempt, OpenAttempts, charge_attempts
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.wire.keys import request_key
-from tests.unit.middleware.making import NOON_MS, context, request, result
+from tests import making
+from tests.making import NOON_MS, context, resolved, result_of
 
 pytestmark = pytest.mark.rule(7)
 
@@ -34,31 +35,17 @@ KEY = ("default", "ada", "r1")
 
 
 def started(attempt: int, spent: int = 0) -> AttemptStarted:
-    return AttemptStarted(
-        user_id="ada",
-        request_id="r1",
-        session_id="s",
+    return making.attempt(
         attempt=attempt,
-        model="m",
         usage_max=Usage(input_tokens=9),
         reserved_micros=9,
-        price_digest="d",
         spent_micros=spent,
         spent_usage=Usage(input_tokens=spent),
     )
 
 
 def cost(attempt: int, micros: int) -> CostRecorded:
-    return CostRecorded(
-        user_id="ada",
-        request_id="r1",
-        session_id="s",
-        attempt=attempt,
-        model="m",
-        usage=Usage(input_tokens=micros),
-        cost_micros=micros,
-        price_digest="d",
-    )
+    return making.cost(attempt=attempt, usage=Usage(input_tokens=micros), cost_micros=micros)
 
 
 def folded(*events: AttemptStarted | CostRecorded | AgentResult) -> OpenAttempts:
@@ -84,14 +71,7 @@ def test_the_newest_attempt_tells_what_the_earlier_ones_count_at() -> None:
 
 
 def test_a_run_that_is_over_has_no_bill() -> None:
-    over = AgentResult(
-        user_id="ada",
-        request_id="r1",
-        session_id="s",
-        status="failed",
-        source=Address(topic="requests", partition=0, offset=7),
-        accepted_at_ms=1,
-    )
+    over = making.result(status="failed", source=Address(topic="requests", partition=0, offset=7))
     assert folded(started(1000), over).open == {}
 
 
@@ -134,7 +114,7 @@ class Lane:
             self.state.apply(event)
 
     def ask(self, user_id: str, model: str) -> None:
-        asked = context(request(f"r{len(self.written)}", user_id=user_id), model=model)
+        asked = context(resolved(request_id=f"r{len(self.written)}", user_id=user_id), model=model)
         decision = self.state.pipeline.decide(asked, generation=1)
         self.commit([decision])
         if decision.admitted:
@@ -178,7 +158,7 @@ class Lane:
             self.state.open_attempts, self.state.pipeline, request_key(asked), ended
         )
         bill = {"cost_micros": charges.micros, "usage": charges.usage}
-        over = result(asked).model_copy(update=bill)
+        over = result_of(asked).model_copy(update=bill)
         self.state.pipeline.fold(over)
         self.commit([*charges.events, over])
 

@@ -22,9 +22,10 @@ from millstream.schemas.events import (
 from millstream.schemas.lane_events import CommandObeyed, LaneOpened, RunParked
 from millstream.schemas.topics import SNAPSHOTS
 from millstream.streams.lane.state.lane_state import LaneState
+from tests import making
 from tests.harness.deployment import Deployment
 from tests.harness.writing_lane import POLICY
-from tests.unit.middleware.making import request
+from tests.making import resolved
 
 pytestmark = pytest.mark.promise("P8")
 
@@ -90,7 +91,7 @@ def decision(request_id: str, **fields: Any) -> Decision:
         "generation": 1,
         "source": HERE,
     }
-    return Decision(**of(request_id, **given | fields))
+    return making.decision(**of(request_id, **given | fields))
 
 
 def attempt(request_id: str, **fields: Any) -> AttemptStarted:
@@ -102,7 +103,7 @@ def attempt(request_id: str, **fields: Any) -> AttemptStarted:
         "reserved_micros": 100,
         "price_digest": "d",
     }
-    return AttemptStarted(**of(request_id, **given | fields))
+    return making.attempt(**of(request_id, **given | fields))
 
 
 def cost(request_id: str, **fields: Any) -> CostRecorded:
@@ -114,17 +115,16 @@ def cost(request_id: str, **fields: Any) -> CostRecorded:
         "cost_micros": 9,
         "price_digest": "d",
     }
-    return CostRecorded(**of(request_id, **given | fields))
+    return making.cost(**of(request_id, **given | fields))
 
 
 def result(request_id: str, **fields: Any) -> AgentResult:
     given = {"at_ms": NOW_MS, "status": "completed", "source": HERE, "accepted_at_ms": NOW_MS}
-    return AgentResult(**of(request_id, **given | fields))
+    return making.result(**of(request_id, **given | fields))
 
 
 def head(session_id: str, turn: int) -> SessionUpdated:
-    return SessionUpdated(
-        user_id="ada",
+    return making.head(
         request_id="r",
         session_id=session_id,
         at_ms=NOW_MS,
@@ -137,11 +137,11 @@ def head(session_id: str, turn: int) -> SessionUpdated:
 
 def obeyed(offset: int, **fields: Any) -> CommandObeyed:
     source = Address(topic="control", partition=0, offset=offset)
-    return CommandObeyed(user_id="ada", command="cancel", at_ms=NOW_MS, source=source, **fields)
+    return making.obeyed(user_id="ada", command="cancel", at_ms=NOW_MS, source=source, **fields)
 
 
 def letter(offset: int) -> DeadLetter:
-    return DeadLetter(
+    return making.dead_letter(
         reason=Reason(code="not_json", message="no"),
         source=Address(topic="requests", partition=0, offset=offset),
         source_at_ms=NOW_MS,
@@ -150,13 +150,13 @@ def letter(offset: int) -> DeadLetter:
 
 
 def parked(request_id: str, **fields: Any) -> RunParked:
-    asked = request(request_id)
+    asked = resolved(request_id)
     decided = decision(request_id, **fields)
     return RunParked(**of(request_id), request=asked, decision=decided, order=0)
 
 
 def opened(generation: int, stage: str = "chain") -> LaneOpened:
-    return LaneOpened(stage=stage, partition=0, generation=generation, worker="w")
+    return making.opened(stage=stage, generation=generation)
 
 
 HISTORY: tuple[Event, ...] = (

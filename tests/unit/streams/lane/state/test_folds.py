@@ -18,6 +18,7 @@ from millstream.streams.lane.state.folds import (
     Source,
     digest_of,
 )
+from tests import making
 from tests.harness.deployment import Deployment
 from tests.harness.writing_lane import new_state
 
@@ -46,12 +47,8 @@ def turns() -> tuple[Fold, ...]:
 
 
 def saved(session: str, number: int) -> CheckpointSaved:
-    return CheckpointSaved(
-        user_id="ada",
-        request_id=f"r{number}",
-        session_id=session,
-        checkpoint_id=f"c{number}",
-        data="x",
+    return making.checkpoint(
+        request_id=f"r{number}", session_id=session, checkpoint_id=f"c{number}", data="x"
     )
 
 

@@ -19,6 +19,7 @@ from millstream.schemas.topics import (
     SNAPSHOTS,
     TopicSpec,
 )
+from tests import making
 from tests.fakes.memory_lane import MemoryReader, MemoryRecord
 from tests.harness.deployment import Deployment
 
@@ -52,16 +53,7 @@ def delete_before(deployed: Deployment, spec: TopicSpec, offset: int) -> None:
 
 
 def head(session_id: str, turn: int) -> SessionUpdated:
-    return SessionUpdated(
-        user_id="ada",
-        request_id=f"r{turn}",
-        session_id=session_id,
-        at_ms=1,
-        checkpoint_id=f"c{turn}",
-        checkpoint_offset_min=turn,
-        turn=turn,
-        created_at_ms=1,
-    )
+    return making.head(turn, session_id=session_id, at_ms=1)
 
 
 async def test_records_that_retention_removed_from_before_the_window_are_not_missed() -> None:

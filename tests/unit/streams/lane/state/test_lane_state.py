@@ -9,15 +9,14 @@ import pytest
 from millstream.middleware.pipeline import build_pipeline
 from millstream.schemas.base import Address, Event, Reason
 from millstream.schemas.events import (
-    AgentRequest,
     AgentResult,
-    DeadLetter,
     Decision,
     SessionUpdated,
 )
 from millstream.schemas.lane_events import LaneOpened, RunParked
 from millstream.streams.lane.state.folds import SnapshotBody, packed
 from millstream.streams.lane.state.lane_state import LaneState
+from tests import making
 
 pytestmark = pytest.mark.rule(6)
 
@@ -31,45 +30,26 @@ def state(stage: str = "chain", *, hands_over: bool = False) -> LaneState:
 
 
 def decision(request_id: str = "r1", *, admitted: bool = True, stage: str = "chain") -> Decision:
-    return Decision(
-        user_id="ada",
+    return making.decision(
         request_id=request_id,
-        session_id="s",
         at_ms=1000,
         stage=stage,
         admitted=admitted,
         request_digest=DIGEST,
-        generation=1,
         source=HERE,
     )
 
 
 def result(request_id: str = "r1", *, at_ms: int = 2000) -> AgentResult:
-    return AgentResult(
-        user_id="ada",
-        request_id=request_id,
-        session_id="s",
-        at_ms=at_ms,
-        status="completed",
-        source=HERE,
-        accepted_at_ms=1000,
-    )
+    return making.result(request_id=request_id, at_ms=at_ms, source=HERE, accepted_at_ms=1000)
 
 
 def opened(generation: int, *, stage: str = "chain") -> LaneOpened:
-    return LaneOpened(stage=stage, partition=0, generation=generation, worker="w")
+    return making.opened(stage=stage, generation=generation)
 
 
 def session_head(turn: int) -> SessionUpdated:
-    return SessionUpdated(
-        user_id="ada",
-        request_id=f"r{turn}",
-        session_id="s",
-        checkpoint_id=f"c{turn}",
-        checkpoint_offset_min=turn,
-        turn=turn,
-        created_at_ms=1,
-    )
+    return making.head(turn)
 
 
 def restored(*events: Event, stage: str = "chain", hands_over: bool = False) -> LaneState:
@@ -125,9 +105,7 @@ def test_the_newest_head_of_a_session_stands() -> None:
 
 
 def test_a_dead_letter_keeps_its_record_from_being_buried_twice() -> None:
-    letter = DeadLetter(
-        reason=Reason(code="not_json", message="x"), source=HERE, source_at_ms=1, at_ms=5
-    )
+    letter = making.dead_letter(reason=Reason(code="not_json", message="x"), source=HERE, at_ms=5)
     assert restored(letter).is_buried(HERE)
 
 
@@ -167,7 +145,7 @@ def test_a_parked_request_is_known_alike_by_its_event_and_by_its_reader() -> Non
         user_id="ada",
         request_id="r1",
         session_id="s",
-        request=AgentRequest(user_id="ada", input="hi").resolved(HERE, 1000),
+        request=making.request(input="hi").resolved(HERE, 1000),
         decision=decision(),
         order=7,
     )

@@ -6,10 +6,10 @@ import pytest
 
 from millstream.middleware.pipeline import build_pipeline
 from millstream.schemas.base import Address
-from millstream.schemas.events import AgentResult, Decision
 from millstream.schemas.lane_events import HoldPlaced
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import KEPT_MS, expiry_reason
+from tests import making
 
 HERE = Address(topic="requests", partition=0, offset=7)
 NOW_MS = 2 * KEPT_MS
@@ -19,30 +19,11 @@ OLD_MS = NOW_MS - KEPT_MS
 def state(of: str) -> LaneState:
     folded = LaneState("executor", build_pipeline(), hands_over=False)
     if of == "decided":
-        folded.apply(
-            Decision(
-                user_id="ada",
-                request_id="r1",
-                session_id="s",
-                stage="executor",
-                admitted=True,
-                generation=1,
-                source=HERE,
-            )
-        )
+        folded.apply(making.decision(stage="executor", source=HERE))
     elif of == "parked":
         folded.park(("default", "ada", "r1"), None)
     elif of == "ended":
-        folded.apply(
-            AgentResult(
-                user_id="ada",
-                request_id="r1",
-                session_id="s",
-                status="rejected",
-                source=HERE,
-                accepted_at_ms=1,
-            )
-        )
+        folded.apply(making.result(status="rejected", source=HERE))
     return folded
 
 

@@ -8,7 +8,7 @@ from millstream.middleware.pipeline import build_pipeline
 from millstream.schemas.topics import DECISIONS
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.restore import fold_record
-from tests.unit.streams.making import record
+from tests.making import record
 
 pytestmark = pytest.mark.rule(3)
 

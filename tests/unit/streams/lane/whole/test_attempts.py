@@ -13,13 +13,13 @@ from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTempla
 from millstream.middleware.policy import Policy
 from millstream.schemas.base import Address
 from millstream.schemas.events import (
-    AgentRequest,
     AgentResult,
     AttemptStarted,
     CostRecorded,
     Decision,
 )
 from millstream.schemas.topics import ATTEMPTS, COSTS, DECISIONS, RESULTS
+from tests import making
 from tests.harness.memory_lanes import (
     MemoryLanes,
     ask,
@@ -110,9 +110,7 @@ async def test_a_call_that_costs_is_made_once_its_attempt_is_committed(world: Me
     assert started.reserved_micros == decision.reserved_micros >= cost.cost_micros > 0
 
 
-HANG = AgentRequest(user_id="ada", input="hang").resolved(
-    Address(topic="t", partition=0, offset=0), 0
-)
+HANG = making.request(input="hang").resolved(Address(topic="t", partition=0, offset=0), 0)
 PLAN = AgentFactory(default_model="scripted").plan(HANG)
 HANG_MICROS = PLAN.input_tokens_max + PLAN.output_tokens_max
 """The worst case of `hang` at a micro per token."""

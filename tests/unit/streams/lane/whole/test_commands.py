@@ -20,6 +20,7 @@ from millstream.schemas.topics import (
 )
 from millstream.streams.lane.state.pauses import KEPT_MS
 from millstream.streams.wire.records import origin_header
+from tests import making
 from tests.harness.memory_lanes import (
     MemoryLanes,
     OneLane,
@@ -133,10 +134,8 @@ async def test_what_is_parked_of_a_cancelled_session_ends_though_its_owner_was_l
             await eventually(lambda: owner.lane.waiting == 2)
             (first, _) = await read_topic(world, PARKED, RunParked, count=2)
         # All that the owner did of the cancel before it crashed.
-        mark = CommandObeyed(
-            user_id="ada",
+        mark = making.obeyed(
             session_id="s",
-            command="cancel",
             until_ms=first.request.at_ms,
             source=Address(topic=world.topic(CONTROL), partition=99, offset=7),
         )
@@ -237,13 +236,9 @@ async def test_a_hold_on_what_an_earlier_stage_refused_lapses_with_the_next_owne
         async with one_lane(world, services, None) as owner:
             owner.serve(*await give(world, program, "pause", request_id="r1"))
             await acked_commands(world, owner, count=1)
-        refused = AgentResult(
-            user_id="ada",
-            request_id="r1",
-            session_id="s",
+        refused = making.result(
             status="rejected",
             at_ms=wall_clock_ms(),
-            accepted_at_ms=1,
             source=Address(topic=world.topic(REQUESTS), partition=0, offset=0),
         )
         await write_event(world, program, RESULTS, refused)

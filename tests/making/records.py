@@ -1,4 +1,4 @@
-"""Makes records and requests for the tests of streams."""
+"""Makes records as a lane gets them."""
 
 from __future__ import annotations
 
