@@ -26,16 +26,16 @@ from millstream.schemas.lane_events import CommandObeyed, LaneOpened
 from millstream.schemas.topics import LANES, OBEYED, catalogue
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.settings import Settings
-from tests.chaos.audit import audit, left_behind, read_records
 from tests.chaos.calls import finished_and_repeated, out_of_order, read_calls, resumed_after_s
 from tests.chaos.clients import Clients
 from tests.chaos.crew import Crew
 from tests.chaos.ground import Ground, ground
-from tests.chaos.load import Asked, Progress, policy_for, watch_results
+from tests.chaos.load import Progress, policy_for, watch_results
 from tests.chaos.pauses import as_it_came, commander, ran_though_cancelled, ran_while_paused
 from tests.chaos.scenarios import SCENARIOS, Drill, Scenario
 from tests.chaos.table import Row, as_table, told_faults, told_waits
 from tests.chaos.waits import longest_waits
+from tests.harness.audit import Asked, audit, left_behind, read_records
 from tests.harness.handovers import handovers
 from tests.harness.lanes import read_whole
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.chaos.load import Asked
+from tests.harness.audit import Asked
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ import itertools
 from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.bus.token_reader import Ended, StartedAnew, Text, TokenReader
 from millstream.streams.settings import Settings
-from tests.chaos.load import Asked, publish_one
+from tests.chaos.load import publish_one
 from tests.chaos.model_server import NOTHING, expected_answer
 from tests.e2e.programs import as_client, run
+from tests.harness.audit import Asked
 
 
 class Clients:

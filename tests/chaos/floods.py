@@ -12,8 +12,9 @@ from millstream.schemas.topics import REQUESTS
 from millstream.streams.broker.clients import idempotent_producer
 from millstream.streams.settings import Settings
 from millstream.streams.wire.partitioning import home_partition
-from tests.chaos.load import Asked, Progress
+from tests.chaos.load import Progress, request_value
 from tests.chaos.model_server import NOTHING, expected_answer
+from tests.harness.audit import Asked
 
 PARTITIONS = 2
 _OTHERS = 6
@@ -50,7 +51,7 @@ async def publish_flood(settings: Settings, load: Sequence[Asked], progress: Pro
             # All along the flood, and not only before it has grown.
             await progress.reached(int(progress.wanted * _ASKED_UNTIL * number / len(asked)))
             began = time.monotonic()
-            await producer.send(topic, one.value, one.user_id.encode())
+            await producer.send(topic, request_value(one), one.user_id.encode())
             await progress.has(one.request_id)
             progress.waited_s.append(time.monotonic() - began)
 
@@ -60,7 +61,7 @@ async def publish_flood(settings: Settings, load: Sequence[Asked], progress: Pro
             for _, asked in itertools.groupby(others, lambda one: one.user_id):
                 group.create_task(ask_in_turn(tuple(asked)))
             for one in filter(floods, load):
-                await producer.send(topic, one.value, one.user_id.encode())
+                await producer.send(topic, request_value(one), one.user_id.encode())
             await producer.flush()
     finally:
         await producer.stop()

@@ -6,7 +6,6 @@ import asyncio
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from aiokafka import TopicPartition
 
@@ -16,6 +15,7 @@ from millstream.streams.broker.clients import committed_consumer, idempotent_pro
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import decode
 from tests.chaos.model_server import NOTHING, expected_answer
+from tests.harness.audit import Asked
 
 MODEL = "openai:counted"
 POLICY = """\
@@ -37,50 +37,16 @@ WAITING_MAX = 200
 _STALL_TIMEOUT_S = 90.0
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One request, in publish order, and the text that must come of it.
-
-    There is none if it is refused, or was cancelled.
-    """
-
-    request_id: str
-    user_id: str
-    session_id: str
-    refused: bool
-    answer: str | None
-    cancelled: bool = False
-
-    @property
-    def status(self) -> str:
-        """The status of its result."""
-        if self.cancelled:  # nothing is decided on what is cancelled before it is read
-            return "cancelled"
-        return "rejected" if self.refused else "completed"
-
-    @property
-    def runs(self) -> bool:
-        """Whether it is a run that ends by itself, and so waits for those ahead of it."""
-        return self.status == "completed"
-
-    @property
-    def session(self) -> str:
-        """The session's name across users."""
-        return f"{self.user_id}/{self.session_id}"
-
-    @property
-    def value(self) -> bytes:
-        """The record's value, as an upstream would write it."""
-        request = {
-            "user_id": self.user_id,
-            "session_id": self.session_id,
-            "request_id": self.request_id,
-            "input": self.request_id,
-        }
-        # The policy permits chats only.
-        return json.dumps(
-            {**request, "template": "react_agent"} if self.refused else request
-        ).encode()
+def request_value(one: Asked) -> bytes:
+    """Give the record's value, as an upstream would write it."""
+    request = {
+        "user_id": one.user_id,
+        "session_id": one.session_id,
+        "request_id": one.request_id,
+        "input": one.request_id,
+    }
+    # The policy permits chats only.
+    return json.dumps({**request, "template": "react_agent"} if one.refused else request).encode()
 
 
 def plan_load(requests: int, rng: random.Random) -> tuple[Asked, ...]:
@@ -159,7 +125,7 @@ async def publish(
         for number, one in enumerate(load):
             await progress.reached(number - waiting_max)
             topic = settings.topic(REQUESTS.name)
-            sent.append(await producer.send(topic, one.value, one.user_id.encode()))
+            sent.append(await producer.send(topic, request_value(one), one.user_id.encode()))
             progress.sent = number + 1
         await asyncio.gather(*sent)
     finally:
@@ -172,7 +138,7 @@ async def publish_one(settings: Settings, one: Asked) -> None:
     await producer.start()
     try:
         topic = settings.topic(REQUESTS.name)
-        await producer.send_and_wait(topic, one.value, one.user_id.encode())
+        await producer.send_and_wait(topic, request_value(one), one.user_id.encode())
     finally:
         await producer.stop()
 

@@ -19,8 +19,9 @@ from millstream.streams.broker.clients import committed_consumer, idempotent_pro
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import decode
 from tests.chaos.calls import Call
-from tests.chaos.load import Asked, Progress
+from tests.chaos.load import Progress
 from tests.chaos.model_server import NOTHING, expected_answer
+from tests.harness.audit import Asked
 
 _ALONE_EVERY = 2
 _CANCELLED_EVERY = 3

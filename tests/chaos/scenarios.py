@@ -16,9 +16,10 @@ from tests.chaos.clients import Clients
 from tests.chaos.crew import Crew
 from tests.chaos.floods import PARTITIONS, plan_flood, publish_flood
 from tests.chaos.ground import Ground
-from tests.chaos.load import Asked, Progress, plan_load, publish
+from tests.chaos.load import Progress, plan_load, publish
 from tests.chaos.model_server import PACE_S
 from tests.chaos.pauses import Commander
+from tests.harness.audit import Asked
 
 _PAUSES = 40
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from tests.chaos.audit import Verdict
 from tests.chaos.waits import Wait
+from tests.harness.audit import Verdict
 
 _TOLD_MAX = 10
 
@@ -40,9 +40,7 @@ class Row:
     @property
     def ok(self) -> bool:
         """Whether all held. Calls that were repeated are no failure yet: steps are not recorded."""
-        verdict = self.verdict
-        found = (verdict.lost, verdict.twice, self.out_of_order, verdict.wrong_text, self.faults)
-        return not any(found)
+        return not (self.verdict.faults or self.calls_out_of_order or self.faults)
 
 
 def told_waits(row: Row) -> Iterable[str]:
@@ -62,6 +60,7 @@ def told_faults(row: Row) -> Iterable[str]:
         "twice": row.verdict.twice,
         "out of order": row.out_of_order,
         "wrong text": row.verdict.wrong_text,
+        "uncharged": row.verdict.uncharged,
         "failed": row.faults,
     }
     for kind, found in kinds.items():
@@ -77,15 +76,16 @@ def as_table(rows: Sequence[Row], session_timeout_s: float) -> Table:
                           f"seconds from a request to its result")  # fmt: skip
     table.add_column("scenario")
     for heading in (
-        "requests", "results", "lost", "twice", "out of order", "wrong text", "superseded",
-        "longest wait", "calls finished", "repeated", "crashes", "resumed", "s", "",
+        "requests", "results", "lost", "twice", "out of order", "wrong text", "uncharged",
+        "superseded", "longest wait", "calls finished", "repeated", "crashes", "resumed", "s", "",
     ):  # fmt: skip
         table.add_column(heading, justify="right")
     for row in rows:
         verdict = row.verdict
         figures = (
             verdict.requests, verdict.results, len(verdict.lost), len(verdict.twice),
-            len(row.out_of_order), len(verdict.wrong_text), verdict.superseded,
+            len(row.out_of_order), len(verdict.wrong_text),
+            len(verdict.uncharged), verdict.superseded,
             f"{verdict.longest_wait_s:.1f}", row.calls_finished, row.calls_repeated, row.crashes,
         )  # fmt: skip
         resumed = " ".join(f"{seconds:.1f}" for seconds in row.resumed_after_s)

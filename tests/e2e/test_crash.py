@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections import defaultdict
 from contextlib import AsyncExitStack
 from typing import Self
 
@@ -12,20 +11,18 @@ import pytest
 
 from millstream.schemas.events import (
     AgentResult,
-    AgentToken,
-    AttemptStarted,
-    CostRecorded,
     Decision,
 )
 from millstream.schemas.lane_events import LaneOpened
-from millstream.schemas.topics import ATTEMPTS, COSTS, DECISIONS, LANES, RESULTS, TOKENS, catalogue
+from millstream.schemas.topics import DECISIONS, LANES, RESULTS, catalogue
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.settings import Settings
 from tests.chaos.calls import read_calls
 from tests.chaos.ground import model_server
 from tests.chaos.load import MODEL, Progress, watch_results
 from tests.e2e.programs import as_client, run
-from tests.harness.handovers import handovers, longest_wait_s, superseded
+from tests.harness.audit import Asked, Records, audit, read_records
+from tests.harness.handovers import handovers
 from tests.harness.lanes import Upstream, read_topic, read_whole, upstream
 from tests.harness.worker_process import WorkerProcess, worker_process
 from tests.support import eventually
@@ -35,68 +32,27 @@ pytestmark = [pytest.mark.promise("P1"), pytest.mark.slow]
 REQUESTS_PUBLISHED = 60
 
 
-async def publish_many(program: Upstream) -> set[str]:
+async def publish_many(program: Upstream) -> list[Asked]:
     """Publish runs of about a third of a second each, of 20 users with a session each."""
-    ids = set()
+    asked = []
     for number in range(REQUESTS_PUBLISHED):
-        user = f"user-{number % 20}"
-        request_id = f"{user}.{number:03}"
-        ids.add(request_id)
-        await program.publish(
-            {
-                "user_id": user,
-                "session_id": "s",
-                "request_id": request_id,
-                "input": "pace: 0.03; tokens: 10",
-            },
-            key=user.encode(),
-        )
-    return ids
+        one = Asked(f"r{number:03}", f"user-{number % 20}", "s")
+        asked.append(one)
+        await publish(program, one, "pace: 0.03; tokens: 10")
+    return asked
 
 
-async def assert_each_has_one_result(settings: Settings, ids: set[str]) -> list[AgentResult]:
-    await read_topic(settings, RESULTS, AgentResult, count=len(ids), timeout_s=90)
-    results = await read_whole(settings, RESULTS, AgentResult)
-    assert sorted(result.request_id for result in results) == sorted(ids)
-    assert {result.status for result in results} == {"completed"}
-    by_session = defaultdict(list)
-    for result in results:
-        by_session[result.user_id].append(result.request_id)
-    assert all(order == sorted(order) for order in by_session.values())
-    return results
+async def publish(program: Upstream, one: Asked, text: str, **more: str) -> None:
+    ids = {"user_id": one.user_id, "session_id": one.session_id, "request_id": one.request_id}
+    await program.publish({**ids, "input": text, **more}, key=one.user_id.encode())
 
 
-async def assert_tokens_make_the_results(settings: Settings, results: list[AgentResult]) -> None:
-    wanted = sum(result.last_seq + 1 for result in results)
-    tokens = await read_topic(settings, TOKENS, AgentToken, count=wanted)
-    texts: dict[tuple[str, int], list[AgentToken]] = defaultdict(list)
-    for token in tokens:
-        texts[token.request_id, token.attempt].append(token)
-    for result in results:
-        of_result = texts[result.request_id, result.attempt]
-        assert [token.seq for token in of_result] == list(range(result.last_seq + 1))
-        assert "".join(token.text for token in of_result) == result.output
-        superseded = [attempt for name, attempt in texts if name == result.request_id]
-        if len(superseded) > 1:
-            assert of_result[0].text == "", "an attempt that follows another announces itself"
-        assert max(attempt for name, attempt in texts if name == result.request_id) == (
-            result.attempt
-        )
-
-
-async def assert_each_attempt_is_on_the_bill(
-    settings: Settings, results: list[AgentResult]
-) -> list[CostRecorded]:
-    attempts = await read_whole(settings, ATTEMPTS, AttemptStarted)
-    costs = await read_whole(settings, COSTS, CostRecorded)
-    assert sorted((one.request_id, one.attempt) for one in attempts) == sorted(
-        (one.request_id, one.attempt) for one in costs
-    )
-    spent: dict[str, int] = defaultdict(int)
-    for cost in costs:
-        spent[cost.request_id] += cost.cost_micros
-    assert {result.request_id: result.cost_micros for result in results} == spent
-    return costs
+async def audited(settings: Settings, asked: list[Asked], *, priced: bool) -> Records:
+    """Check all that a deployment has written once each request has a result."""
+    await read_topic(settings, RESULTS, AgentResult, count=len(asked), timeout_s=90)
+    records = await read_records(settings)
+    assert audit(asked, records, priced=priced).faults == {}
+    return records
 
 
 @pytest.mark.promise("P3")
@@ -120,12 +76,10 @@ async def test_a_worker_killed_in_mid_run_leaves_one_result_each_and_the_whole_b
         ]
         await asyncio.gather(first.ready(), second.ready())
         program = await stack.enter_async_context(upstream(settings))
-        ids = await publish_many(program)
+        asked = await publish_many(program)
         await read_topic(settings, RESULTS, AgentResult, count=5)
         await first.kill()
-        results = await assert_each_has_one_result(settings, ids)
-        await assert_tokens_make_the_results(settings, results)
-        costs = await assert_each_attempt_is_on_the_bill(settings, results)
+        costs = (await audited(settings, asked, priced=True)).costs
     # Those that the killed worker had begun count, though it told nobody what they used.
     assert 0 < sum(cost.estimated for cost in costs) < len(costs)
     assert "lane open" in second.log
@@ -157,20 +111,17 @@ async def test_a_worker_that_slept_past_its_session_calls_no_model_and_publishes
         await asyncio.gather(first.ready(), second.ready())
         program = await stack.enter_async_context(upstream(settings))
 
-        async def ask(name: str, template: str, text: str) -> set[str]:
-            ids = {f"{user}.{name}" for user in users}
-            for request_id in sorted(ids):
-                user = request_id.partition(".")[0]
-                request = {"user_id": user, "session_id": "s", "request_id": request_id}
-                more = {"template": template, "input": request_id + text}
-                await program.publish(request | more, key=user.encode())
-            return ids
+        async def ask(name: str, template: str, text: str) -> list[Asked]:
+            asked = [Asked(f"{user}.{name}", user, "s") for user in users]
+            for one in asked:
+                await publish(program, one, one.request_id + text, template=template)
+            return asked
 
         def called_by(name: str) -> list[str]:
             return [call.request_id for call in read_calls(log) if call.worker == name]
 
         # One call after the other, and none needs anything of Kafka, which could refuse it.
-        ids = await ask("1", "react_agent", " tools: 6") | await ask("2", "chat_agent", "")
+        asked = await ask("1", "react_agent", " tools: 6") + await ask("2", "chat_agent", "")
         await eventually(lambda: called_by("first"))
         first.signal(signal.SIGSTOP)
         before = called_by("first")
@@ -178,11 +129,10 @@ async def test_a_worker_that_slept_past_its_session_calls_no_model_and_publishes
         first.signal(signal.SIGCONT)
         # Its runs are another's by now. It may serve again, once the group says so.
         await eventually(lambda: "lane given up" in first.log)
-        await assert_each_has_one_result(settings, ids)
+        await audited(settings, asked, priced=False)
         assert not set(before) & set(called_by("first")[len(before) :])
-        ids |= await ask("3", "chat_agent", "")
-        results = await assert_each_has_one_result(settings, ids)
-        await assert_tokens_make_the_results(settings, results)
+        asked += await ask("3", "chat_agent", "")
+        await audited(settings, asked, priced=False)
 
 
 class Asking:
@@ -194,7 +144,7 @@ class Asking:
         self._progress = Progress(0)
         self._enough = False
         self._tasks: list[asyncio.Task[None]] = []
-        self.ids: set[str] = set()
+        self.asked: list[Asked] = []
 
     async def __aenter__(self) -> Self:
         """Begin."""
@@ -218,13 +168,11 @@ class Asking:
 
     async def _ask(self) -> None:
         while not self._enough:
-            await self._progress.reached(len(self.ids) - 9)
-            user = f"user-{len(self.ids) % 20}"
-            request = {"session_id": "s", "request_id": f"{user}.{len(self.ids):04}"}
-            self.ids.add(request["request_id"])
-            await self._program.publish(
-                {"user_id": user, "input": "pace: 0.03; tokens: 20", **request}, key=user.encode()
-            )
+            number = len(self.asked)
+            await self._progress.reached(number - 9)
+            one = Asked(f"r{number:04}", f"user-{number % 20}", "s")
+            self.asked.append(one)
+            await publish(self._program, one, "pace: 0.03; tokens: 20")
 
 
 @pytest.mark.timeout(180)
@@ -255,9 +203,8 @@ async def test_a_rolling_restart_loses_nothing_and_costs_nobody_an_error(
             await asking.more(10)
         for client in clients:
             assert client.result().code == 0, client.result().err
-        wanted = len(asking.ids) + len(clients)
-        await read_topic(settings, RESULTS, AgentResult, count=wanted)
-        results = await read_whole(settings, RESULTS, AgentResult)
+        await read_topic(settings, RESULTS, AgentResult, count=len(asking.asked) + len(clients))
+        records = await read_records(settings)
         # A second signal ends a worker that waits for its runs at once.
         await program.publish({"user_id": "ada", "request_id": "long", "input": "hang"}, key=b"ada")
 
@@ -270,14 +217,14 @@ async def test_a_rolling_restart_loses_nothing_and_costs_nobody_an_error(
         await eventually(lambda: "worker stops" in third.log)
         third.signal(signal.SIGTERM)
         assert await third.ended(5) == -signal.SIGTERM
-    asked = [one for one in results if one.request_id in asking.ids]
-    assert {one.request_id for one in asked} == asking.ids
-    assert len(results) == wanted
-    assert {one.status for one in results} == {"completed"}
-    tokens = await read_whole(settings, TOKENS, AgentToken)
-    assert superseded((one.request_id, one.attempt) for one in tokens) == 0
-    changed = handovers(results, await read_whole(settings, LANES, LaneOpened), settings.partitions)
-    assert changed
-    gaps = " ".join(f"{one.opened_s:.1f}" for one in changed)
-    print(f"last result of the old owner to the new lane, s: {gaps}")  # noqa: T201  a measurement
-    print(f"longest wait for a result: {longest_wait_s(results):.1f} s")  # noqa: T201  the same
+    of_clients = [
+        Asked(one.request_id, one.user_id, one.session_id)
+        for one in records.requests
+        if one.user_id == "ada" and one.request_id and one.session_id
+    ]
+    assert len(of_clients) == len(clients)
+    verdict = audit([*asking.asked, *of_clients], records, priced=False)
+    assert verdict.faults == {}
+    assert verdict.superseded == 0
+    opened = await read_whole(settings, LANES, LaneOpened)
+    assert handovers(records.results, opened, settings.partitions)

@@ -8,9 +8,10 @@ from typing import Any
 
 from millstream.schemas.topics import CONTROL, REQUESTS
 from millstream.streams.settings import Settings
+from tests.harness.audit import Asked
 from tests.harness.lanes import OneLane, Upstream
 
-__all__ = ["SESSIONS", "USERS", "HandedRecords"]
+__all__ = ["HandedRecords"]
 
 USERS = ("ada", "bob", "eve")
 SESSIONS = ("s1", "s2")
@@ -39,6 +40,7 @@ class HandedRecords:
         self._sent: dict[str, list[Record]] = {self._requests: [], self._control: []}
         self._acked: Counter[str] = Counter()
         self._paused: set[tuple[str, str]] = set()
+        self.asked: list[Asked] = []
 
     @property
     def requests_made(self) -> int:
@@ -64,6 +66,7 @@ class HandedRecords:
                 "request_id": f"r{number}",
                 "input": f"slow: {slow_s}; say: {number}",
             }
+            self.asked.append(Asked(request["request_id"], user, session, answer=str(number)))
             await self._publish(lane, self._requests, request)
 
     async def resume_all(self, lane: OneLane) -> None:

@@ -48,11 +48,3 @@ def handovers(
 def longest_wait_s(results: Iterable[AgentResult]) -> float:
     """Give the longest that a request waited for its result."""
     return max((one.at_ms - one.accepted_at_ms for one in results), default=0) / 1000
-
-
-def superseded(attempts: Iterable[tuple[str, int]]) -> int:
-    """Count the attempts, as (request, attempt), that a later one of their request replaced."""
-    of_request: dict[str, set[int]] = defaultdict(set)
-    for request_id, attempt in attempts:
-        of_request[request_id].add(attempt)
-    return sum(len(numbers) - 1 for numbers in of_request.values())

@@ -11,7 +11,7 @@ from tests.chaos.calls import (
     read_calls,
     resumed_after_s,
 )
-from tests.chaos.load import Asked
+from tests.harness.audit import Asked
 
 FIRST = Asked("r1", "u", "s", refused=False, answer="")
 REFUSED = Asked("r2", "u", "s", refused=True, answer=None)

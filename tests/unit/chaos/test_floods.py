@@ -7,8 +7,8 @@ from collections import defaultdict
 
 from millstream.streams.wire.partitioning import home_partition
 from tests.chaos.floods import PARTITIONS, floods, plan_flood
-from tests.chaos.load import Asked
 from tests.chaos.model_server import NOTHING, expected_answer
+from tests.harness.audit import Asked
 
 
 def test_nine_in_ten_requests_are_floods_and_each_partition_has_both_kinds() -> None:

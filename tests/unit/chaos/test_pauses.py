@@ -8,9 +8,9 @@ from millstream.schemas.base import Address
 from millstream.schemas.events import AgentResult
 from tests import making
 from tests.chaos.calls import Call
-from tests.chaos.load import Asked
 from tests.chaos.model_server import NOTHING, expected_answer
 from tests.chaos.pauses import Pause, as_it_came, ran_though_cancelled, ran_while_paused
+from tests.harness.audit import Asked
 
 
 def _asked(name: str, before: str, session: str = "s") -> Asked:

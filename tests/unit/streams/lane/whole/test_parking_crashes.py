@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import pytest
 
-from millstream.schemas.events import AgentResult, AgentToken
-from millstream.schemas.topics import DEFERRED, HOLDS, PARKED, RESULTS, TOKENS
-from tests.harness.handed_records import SESSIONS, USERS, HandedRecords
+from millstream.schemas.events import AgentResult
+from millstream.schemas.topics import DEFERRED, RESULTS
+from tests.harness.audit import audit, left_behind, read_records
+from tests.harness.handed_records import HandedRecords
 from tests.harness.memory_lanes import (
     MemoryLanes,
     lane_services,
@@ -62,23 +61,7 @@ async def test_every_request_has_one_result_and_every_session_its_order(
                     await read_topic(world, RESULTS, AgentResult, count=REQUESTS_MADE)
                     await eventually(lambda: is_forgotten(world))
                 partition.lost(lane)
-    results = await read_whole(world, RESULTS, AgentResult)
-    assert sorted(int(one.request_id[1:]) for one in results) == list(range(REQUESTS_MADE))
-    assert {one.status for one in results} == {"completed"}
-    for user, session in product(USERS, SESSIONS):
-        of_session = [
-            int(one.request_id[1:])
-            for one in results
-            if (one.user_id, one.session_id) == (user, session)
-        ]
-        assert of_session == sorted(of_session)
-    tokens = await read_whole(world, TOKENS, AgentToken)
-    for one in results:
-        last = [
-            each.text
-            for each in tokens
-            if each.request_id == one.request_id and each.attempt == one.attempt
-        ]
-        assert "".join(last) == one.output
-    assert await open_keys(world, PARKED) == set()
-    assert await open_keys(world, HOLDS) == set()
+    verdict = audit(partition.asked, await read_records(world, read_whole), priced=False)
+    assert verdict.faults == {}
+    assert verdict.results == REQUESTS_MADE
+    assert await left_behind(world, open_keys) == []

@@ -1,12 +1,18 @@
-"""The audit: from what stands on the topics to what was lost, made twice, disordered or garbled."""
+"""The audit: from what stands on the topics to what was lost, made twice, disordered or garbled.
+
+Crash tests and the chaos suite ask it alike: what was asked for, in publish order, against all that
+a deployment has committed.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, TypeVar
 
+from millstream.schemas.base import Event
 from millstream.schemas.events import (
     AgentRequest,
     AgentResult,
@@ -27,11 +33,55 @@ from millstream.schemas.topics import (
     REQUESTS,
     RESULTS,
     TOKENS,
+    TopicSpec,
 )
-from millstream.streams.settings import Settings
-from tests.chaos.load import Asked
 from tests.harness.handovers import longest_wait_s
 from tests.harness.lanes import open_keys, read_whole
+
+ANY_TEXT = "any text"
+"""The answer of a request of which only its tokens say what its text must be."""
+
+EventT = TypeVar("EventT", bound=Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request, in publish order, and the text that must come of it.
+
+    There is none if it is refused, or was cancelled.
+    """
+
+    request_id: str
+    user_id: str
+    session_id: str
+    refused: bool = False
+    answer: str | None = ANY_TEXT
+    cancelled: bool = False
+
+    @property
+    def status(self) -> str:
+        """The status of its result."""
+        if self.cancelled:  # nothing is decided on what is cancelled before it is read
+            return "cancelled"
+        return "rejected" if self.refused else "completed"
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is a run that ends by itself, and so waits for those ahead of it."""
+        return self.status == "completed"
+
+    @property
+    def session(self) -> str:
+        """The session's name across users."""
+        return f"{self.user_id}/{self.session_id}"
+
+
+class ReadWhole(Protocol):
+    """Reads all that is committed on a topic: `tests.harness.lanes` has it, and its twin."""
+
+    async def __call__(
+        self, where: Any, spec: TopicSpec, event: type[EventT], /
+    ) -> list[EventT]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +99,12 @@ class Records:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was found, each fault in words. `superseded` attempts are no fault."""
+    """What was found, each fault in words; `superseded` attempts are none.
+
+    `lost` is a request without a result, decision, attempt or checkpoint, `twice` a second one of
+    these or one that nobody asked for, `uncharged` an attempt without a cost, or a result that says
+    another sum than its costs.
+    """
 
     requests: int
     results: int
@@ -59,32 +114,44 @@ class Verdict:
     twice: tuple[str, ...]
     out_of_order: tuple[str, ...]
     wrong_text: tuple[str, ...]
+    uncharged: tuple[str, ...]
+
+    @property
+    def faults(self) -> dict[str, tuple[str, ...]]:
+        """What is wrong, by kind; empty if nothing is."""
+        kinds = (one.name for one in fields(self) if isinstance(getattr(self, one.name), tuple))
+        return {kind: found for kind in kinds if (found := getattr(self, kind))}
 
 
-async def read_records(settings: Settings) -> Records:
-    """Read the topics whole, committed records only."""
+async def read_records(where: Any, read: ReadWhole = read_whole) -> Records:
+    """Read the topics whole, committed records only: on Kafka, or as `read` does it."""
     return Records(
-        requests=await read_whole(settings, REQUESTS, AgentRequest),
-        results=await read_whole(settings, RESULTS, AgentResult),
-        tokens=await read_whole(settings, TOKENS, AgentToken),
-        decisions=await read_whole(settings, DECISIONS, Decision),
-        attempts=await read_whole(settings, ATTEMPTS, AttemptStarted),
-        costs=await read_whole(settings, COSTS, CostRecorded),
-        checkpoints=await read_whole(settings, CHECKPOINTS, CheckpointSaved),
+        requests=await read(where, REQUESTS, AgentRequest),
+        results=await read(where, RESULTS, AgentResult),
+        tokens=await read(where, TOKENS, AgentToken),
+        decisions=await read(where, DECISIONS, Decision),
+        attempts=await read(where, ATTEMPTS, AttemptStarted),
+        costs=await read(where, COSTS, CostRecorded),
+        checkpoints=await read(where, CHECKPOINTS, CheckpointSaved),
     )
 
 
-async def left_behind(settings: Settings) -> list[str]:
+async def left_behind(
+    where: Any, keys_of: Callable[[Any, TopicSpec], Awaitable[set[bytes | None]]] = open_keys
+) -> list[str]:
     """Name what is parked or paused though every request has its result."""
     return [
         f"{len(keys)} keys are left on {spec.name}"
         for spec in (PARKED, HOLDS)
-        if (keys := await open_keys(settings, spec))
+        if (keys := await keys_of(where, spec))
     ]
 
 
-def audit(load: Sequence[Asked], records: Records) -> Verdict:
-    """Compare what was asked for with what is on the topics."""
+def audit(load: Sequence[Asked], records: Records, *, priced: bool = True) -> Verdict:
+    """Compare what was asked for with what is on the topics.
+
+    Where it is `priced`, each run must have a mark of each of its attempts.
+    """
     attempts: dict[str, dict[int, list[AgentToken]]] = defaultdict(lambda: defaultdict(list))
     for token in records.tokens:
         attempts[token.request_id][token.attempt].append(token)
@@ -106,8 +173,11 @@ def audit(load: Sequence[Asked], records: Records) -> Verdict:
         twice += [
             f"{name}: a {what} nobody asked for" for name in sorted(counts.keys() - ids - cancelled)
         ]
-    lost += _uncharged(answered, records)
-    twice += _charged_twice(records)
+    begun = {(one.request_id, one.attempt) for one in records.attempts}
+    if priced:
+        names = {request_id for request_id, _ in begun}
+        lost += [f"{name}: no attempt" for name in sorted(answered - names)]
+    twice += _charged_twice(records, begun, priced=priced)
     return Verdict(
         requests=len({one.request_id for one in records.requests}),
         results=len(records.results),
@@ -117,24 +187,27 @@ def audit(load: Sequence[Asked], records: Records) -> Verdict:
         twice=tuple(twice),
         out_of_order=tuple(_disordered(load, records.results)),
         wrong_text=tuple(_garbled(load, records.results, attempts)),
+        uncharged=tuple(_uncharged(records, begun)),
     )
 
 
-def _uncharged(answered: set[str], records: Records) -> Iterable[str]:
-    """Name runs that were never begun, and attempts that nobody charged for."""
-    begun = {(one.request_id, one.attempt) for one in records.attempts}
-    for name in sorted(answered - {request_id for request_id, _ in begun}):
-        yield f"{name}: no attempt"
+def _uncharged(records: Records, begun: set[tuple[str, int]]) -> Iterable[str]:
+    """Name attempts that nobody charged for, and results that say another sum than their costs."""
     charged = {(cost.request_id, cost.attempt) for cost in records.costs}
     for name, attempt in sorted(begun - charged):
         yield f"{name}: no cost of attempt {attempt}"
+    spent: Counter[str] = Counter()
+    for cost in records.costs:
+        spent[cost.request_id] += cost.cost_micros
+    for result in records.results:
+        if result.cost_micros != spent[result.request_id]:
+            yield f"{result.request_id}: {result.cost_micros}, not {spent[result.request_id]}"
 
 
-def _charged_twice(records: Records) -> Iterable[str]:
+def _charged_twice(records: Records, begun: set[tuple[str, int]], *, priced: bool) -> Iterable[str]:
     """Name attempts with several cost records, or without a mark."""
-    begun = {(one.request_id, one.attempt) for one in records.attempts}
     for one, count in Counter((cost.request_id, cost.attempt) for cost in records.costs).items():
-        if count > 1 or one not in begun:
+        if count > 1 or (priced and one not in begun):
             yield f"{one[0]}: {count} cost records of attempt {one[1]}"
 
 
@@ -175,10 +248,11 @@ def _garbled(
         if one is None:
             continue
         status = one.status
-        if result.status != status or result.output != one.answer:
+        answer = result.output if one.answer == ANY_TEXT else one.answer
+        if result.status != status or result.output != answer:
             yield (
                 f"{result.request_id}: {result.status} {result.output!r}, "
-                f"not {status} {one.answer!r} ({result.reason})"
+                f"not {status} {answer!r} ({result.reason})"
             )
         elif result.output is not None:
             yield from _unlike_its_tokens(result, attempts[result.request_id])
@@ -190,6 +264,8 @@ def _unlike_its_tokens(result: AgentResult, attempts: dict[int, list[AgentToken]
         yield f"{result.request_id}: the result is of {result.attempt} of {sorted(attempts)}"
         return
     tokens = attempts[result.attempt]
+    if len(attempts) > 1 and tokens[0].text:
+        yield f"{result.request_id}: {result.attempt} follows another attempt and does not say so"
     if len(tokens) != result.last_seq + 1 or "".join(one.text for one in tokens) != result.output:
         yield f"{result.request_id}: the tokens of {result.attempt} are not the result's text"
     if hashlib.sha256(result.output.encode()).hexdigest() != result.text_sha256:

@@ -5,103 +5,53 @@ from dataclasses import replace
 
 import pytest
 
-from millstream.schemas.base import Address
 from millstream.schemas.events import (
     AgentResult,
     AgentToken,
 )
 from tests import making
-from tests.chaos.audit import Records, Verdict, audit
-from tests.chaos.load import Asked, plan_load
-
-SOURCE = Address(topic="requests", partition=0, offset=0)
+from tests.chaos.load import plan_load
+from tests.harness.audit import ANY_TEXT, Asked, Records, Verdict, audit
 
 
-def token(one: Asked, attempt: int, seq: int, text: str) -> AgentToken:
-    return making.token(
-        user_id=one.user_id,
-        session_id=one.session_id,
-        request_id=one.request_id,
-        attempt=attempt,
-        seq=seq,
-        text=text,
-    )
+def whose(one: Asked) -> dict[str, str]:
+    return {
+        "user_id": one.user_id,
+        "session_id": one.session_id,
+        "request_id": one.request_id,
+    }
 
 
 def result(one: Asked) -> AgentResult:
-    return making.result(
-        user_id=one.user_id,
-        session_id=one.session_id,
-        request_id=one.request_id,
-        status="rejected" if one.refused else "completed",
-        output=one.answer,
-        attempt=0 if one.refused else 2000,
-        last_seq=-1 if one.refused else 1,
-        source=SOURCE,
-        accepted_at_ms=0,
-    )
+    if one.refused:
+        return making.result(**whose(one), status="rejected")
+    return making.result(one.answer, **whose(one), attempt=2000, last_seq=2)
+
+
+def tokens_of(one: Asked) -> list[AgentToken]:
+    assert one.answer is not None
+    half = len(one.answer) // 2
+    texts = ("", one.answer[:half], one.answer[half:])
+    return [making.token(text, seq, 2000, **whose(one)) for seq, text in enumerate(texts)]
 
 
 def sound(load: tuple[Asked, ...]) -> Records:
     """All that a load leaves when nothing went wrong but one attempt that was cut off."""
     runs = [one for one in load if one.answer is not None]
-    tokens = [token(runs[0], 1000, 0, "cut ")]
-    for one in runs:
-        assert one.answer is not None
-        half = len(one.answer) // 2
-        tokens += [
-            token(one, 2000, 0, one.answer[:half]),
-            token(one, 2000, 1, one.answer[half:]),
-        ]
     begun = [(runs[0], 1000), *((one, 2000) for one in runs)]
     return Records(
         requests=[
             making.request(user_id=one.user_id, request_id=one.request_id, input="") for one in load
         ],
         results=[result(one) for one in load],
-        tokens=tokens,
-        decisions=[
-            making.decision(
-                user_id=one.user_id,
-                session_id=one.session_id,
-                request_id=one.request_id,
-                admitted=not one.refused,
-                generation=2,
-                source=SOURCE,
-            )
-            for one in load
+        tokens=[
+            making.token("cut ", **whose(runs[0])),
+            *(token for one in runs for token in tokens_of(one)),
         ],
-        attempts=[
-            making.attempt(
-                user_id=one.user_id,
-                session_id=one.session_id,
-                request_id=one.request_id,
-                attempt=attempt,
-                reserved_micros=1,
-                price_digest="",
-            )
-            for one, attempt in begun
-        ],
-        costs=[
-            making.cost(
-                user_id=one.user_id,
-                session_id=one.session_id,
-                request_id=one.request_id,
-                attempt=attempt,
-                cost_micros=1,
-                price_digest="",
-            )
-            for one, attempt in begun
-        ],
-        checkpoints=[
-            making.checkpoint(
-                user_id=one.user_id,
-                session_id=one.session_id,
-                request_id=one.request_id,
-                checkpoint_id=one.request_id,
-            )
-            for one in runs
-        ],
+        decisions=[making.decision(**whose(one), admitted=not one.refused) for one in load],
+        attempts=[making.attempt(**whose(one), attempt=attempt) for one, attempt in begun],
+        costs=[making.cost(**whose(one), attempt=attempt) for one, attempt in begun],
+        checkpoints=[making.checkpoint(**whose(one)) for one in runs],
     )
 
 
@@ -111,13 +61,7 @@ def load() -> tuple[Asked, ...]:
 
 
 def faults(verdict: Verdict) -> dict[str, int]:
-    kinds = {
-        "lost": verdict.lost,
-        "twice": verdict.twice,
-        "out_of_order": verdict.out_of_order,
-        "wrong_text": verdict.wrong_text,
-    }
-    return {kind: len(found) for kind, found in kinds.items() if found}
+    return {kind: len(found) for kind, found in verdict.faults.items()}
 
 
 def test_what_is_sound_has_no_fault(load: tuple[Asked, ...]) -> None:
@@ -137,9 +81,21 @@ def test_a_missing_result_is_lost(load: tuple[Asked, ...]) -> None:
     assert faults(audit(load, replace(records, results=records.results[1:]))) == {"lost": 1}
 
 
-def test_a_missing_cost_is_lost(load: tuple[Asked, ...]) -> None:
+def test_an_attempt_that_nobody_charged_for_is_found(load: tuple[Asked, ...]) -> None:
     records = sound(load)
-    assert faults(audit(load, replace(records, costs=records.costs[1:]))) == {"lost": 1}
+    assert faults(audit(load, replace(records, costs=records.costs[1:]))) == {"uncharged": 1}
+
+
+def test_a_result_that_says_another_sum_than_its_costs_is_found(load: tuple[Asked, ...]) -> None:
+    records = sound(load)
+    more = [records.costs[0].model_copy(update={"cost_micros": 3}), *records.costs[1:]]
+    assert faults(audit(load, replace(records, costs=more))) == {"uncharged": 1}
+
+
+def test_where_nothing_is_priced_no_attempt_needs_a_mark(load: tuple[Asked, ...]) -> None:
+    free = replace(sound(load), attempts=[])
+    assert faults(audit(load, free, priced=False)) == {}
+    assert set(faults(audit(load, free))) == {"lost", "twice"}
 
 
 def test_an_attempt_that_is_charged_for_twice_is_found(load: tuple[Asked, ...]) -> None:
@@ -165,6 +121,26 @@ def test_results_of_a_session_in_another_order_are_found(load: tuple[Asked, ...]
     turned = audit(load, replace(records, results=records.results[::-1]))
     assert turned.out_of_order
     assert set(faults(turned)) == {"out_of_order"}
+
+
+def test_an_attempt_that_follows_another_one_without_saying_so_is_found(
+    load: tuple[Asked, ...],
+) -> None:
+    records = sound(load)
+    cut, announced, *others = records.tokens
+    told = [cut, announced.model_copy(update={"text": "?"}), *others]
+    found = audit(load, replace(records, tokens=told)).wrong_text
+    assert any("does not say so" in fault for fault in found)
+
+
+def test_of_a_request_of_any_text_only_its_tokens_say_what_it_must_be(
+    load: tuple[Asked, ...],
+) -> None:
+    records = sound(load)
+    unknown = [replace(one, answer=ANY_TEXT) if one.runs else one for one in load]
+    assert faults(audit(unknown, records)) == {}
+    wrong = [records.results[0].model_copy(update={"output": "?"}), *records.results[1:]]
+    assert set(faults(audit(unknown, replace(records, results=wrong)))) == {"wrong_text"}
 
 
 @pytest.mark.parametrize("broken", ["gap", "repeated", "other_text", "newer_attempt"])

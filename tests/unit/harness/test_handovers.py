@@ -5,7 +5,7 @@ from millstream.schemas.events import AgentResult
 from millstream.schemas.lane_events import LaneOpened
 from millstream.streams.wire.partitioning import home_partition
 from tests import making
-from tests.harness.handovers import Handover, handovers, longest_wait_s, superseded
+from tests.harness.handovers import Handover, handovers, longest_wait_s
 
 PARTITIONS = 4
 ADA = home_partition("ada", PARTITIONS)
@@ -35,7 +35,6 @@ def test_a_handover_is_from_the_last_result_of_an_owner_to_its_successor() -> No
     )
 
 
-def test_what_waited_longest_and_what_was_begun_anew_is_counted() -> None:
+def test_what_waited_longest_is_counted() -> None:
     assert longest_wait_s([result(1000, 1000)]) == 0.4
     assert longest_wait_s([]) == 0
-    assert superseded([("r1", 1000), ("r1", 1000), ("r1", 2000), ("r2", 1000)]) == 1
