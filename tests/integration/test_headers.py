@@ -14,7 +14,6 @@ import pytest
 import redis.asyncio
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from tests.harness.views import StartViews
 
 from millstream.gateway.console.rendering import entry_json, entry_line
 from millstream.schemas.base import Address, Reason
@@ -32,6 +31,7 @@ from millstream.streams.wire.headers import DroppedHeaders
 from millstream.streams.wire.partitioning import home_partition
 from tests import making
 from tests.harness.lanes import read_topic, running_lanes
+from tests.harness.views import StartViews
 from tests.support import eventually
 
 SECRET = b"s3cretS3cretS3cret"

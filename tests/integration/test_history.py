@@ -2,60 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import pytest
-from aiokafka import AIOKafkaProducer
 
-from millstream.schemas.base import Address
-from millstream.schemas.topics import BASE_TOPICS, RESULTS, TOKENS, TopicSpec
+from millstream.schemas.topics import RESULTS, TOKENS
 from millstream.streams.broker.clients import transactional_producer
-from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.bus.api import Delivery
-from millstream.streams.bus.kafka import KafkaBus
-from millstream.streams.bus.record_log import Entry
 from millstream.streams.history.replay import HistoryQuery, read_history
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import encode
 from tests.contracts.bus_contract import token
 from tests.contracts.history_contract import HistoryContract
+from tests.contracts.worlds import KafkaWorld
 
 pytestmark = pytest.mark.promise("P8")
-
-
-class KafkaWorld:
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-
-    def bus(self) -> KafkaBus:
-        return KafkaBus(self.settings)
-
-    async def put(
-        self,
-        spec: TopicSpec,
-        partition: int,
-        value: bytes,
-        *,
-        key: bytes | None = None,
-        headers: tuple[tuple[str, bytes], ...] = (),
-    ) -> Address:
-        topic = self.settings.topic(spec.name)
-        async with AIOKafkaProducer(bootstrap_servers=self.settings.kafka) as producer:
-            sent = await producer.send_and_wait(
-                topic, value, key, partition=partition, headers=list(headers)
-            )
-        return Address(topic=topic, partition=partition, offset=sent.offset)
-
-    def replay(self, query: HistoryQuery) -> AsyncIterator[Entry]:
-        return read_history(self.settings, query)
 
 
 class TestKafkaHistory(HistoryContract):
     @pytest.fixture
     async def world(self, settings: Settings) -> KafkaWorld:
-        await ensure_topics(settings, BASE_TOPICS)
-        return KafkaWorld(settings)
+        return await KafkaWorld.created(settings)
 
     async def test_only_committed_records_are_replayed_to_the_end_of_their_transactions(
         self, world: KafkaWorld

@@ -7,18 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaProducer
 
-from millstream.schemas.base import Address
 from millstream.schemas.errors import ServiceUnavailable
-from millstream.schemas.topics import BASE_TOPICS, TOKENS, TopicSpec
+from millstream.schemas.topics import TOKENS
 from millstream.streams.broker.clients import transactional_producer
-from millstream.streams.broker.topic_admin import ensure_topics
-from millstream.streams.bus.api import BusHooks
 from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import encode
 from tests.contracts.bus_contract import BusContract, Inbox, token
+from tests.contracts.worlds import KafkaWorld
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,25 +36,10 @@ asyncio.run(main())
 """
 
 
-class KafkaWorld:
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-
-    def bus(self, hooks: BusHooks | None = None) -> KafkaBus:
-        return KafkaBus(self.settings, hooks)
-
-    async def put(self, spec: TopicSpec, partition: int, value: bytes) -> Address:
-        topic = self.settings.topic(spec.name)
-        async with AIOKafkaProducer(bootstrap_servers=self.settings.kafka) as producer:
-            sent = await producer.send_and_wait(topic, value, partition=partition)
-        return Address(topic=topic, partition=partition, offset=sent.offset)
-
-
 class TestKafkaBus(BusContract):
     @pytest.fixture
     async def world(self, settings: Settings) -> KafkaWorld:
-        await ensure_topics(settings, BASE_TOPICS)
-        return KafkaWorld(settings)
+        return await KafkaWorld.created(settings)
 
     async def test_handler_gets_what_another_real_process_published(
         self, world: KafkaWorld, bus: KafkaBus

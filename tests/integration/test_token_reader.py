@@ -3,43 +3,21 @@
 from __future__ import annotations
 
 import pytest
-from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from millstream.schemas.errors import AnswerGone
-from millstream.schemas.topics import BASE_TOPICS
-from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.bus.token_reader import Position, TokenReader
 from millstream.streams.settings import Settings
 from tests.contracts.token_reader_contract import TokenReaderContract, result, token, words
+from tests.contracts.worlds import KafkaWorld
 
 pytestmark = pytest.mark.promise("P3")
-
-
-class KafkaWorld:
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-
-    def bus(self) -> KafkaBus:
-        return KafkaBus(self.settings)
-
-    async def delete(self, topic: str, partition: int, before: int) -> None:
-        """Delete a partition's oldest records, as retention does."""
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.settings.kafka)
-        await admin.start()
-        try:
-            where = TopicPartition(self.settings.topic(topic), partition)
-            await admin.delete_records({where: RecordsToDelete(before_offset=before)})
-        finally:
-            await admin.close()
 
 
 class TestKafkaTokenReader(TokenReaderContract):
     @pytest.fixture
     async def world(self, settings: Settings) -> KafkaWorld:
-        await ensure_topics(settings, BASE_TOPICS)
-        return KafkaWorld(settings)
+        return await KafkaWorld.created(settings)
 
     async def test_tokens_that_retention_deleted_come_with_the_result(
         self, world: KafkaWorld, bus: KafkaBus
