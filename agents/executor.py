@@ -21,6 +21,11 @@ from millstream.agents.factory import AgentFactory, RunPlan
 from millstream.agents.loop.agent import Invocation
 from millstream.agents.loop.call_gate import RunContext
 from millstream.agents.loop.callbacks import AgentCallbackHandler, OnCallbackEvent
+from millstream.agents.loop.containment import (
+    contained_run,
+    is_cancelled_from_outside,
+    raised_by_code,
+)
 from millstream.agents.loop.token_writer import TokenWriter
 from millstream.agents.models.errors import as_foreseen
 from millstream.agents.sessions.checkpointer import RunCheckpointer
@@ -104,8 +109,9 @@ class AgentExecutor:
         `before_call` is awaited before each model call and each tool call; the time it takes is
         the attempt's; `Suspended` from it ends the attempt so. `ends_by_ms` is when the
         request's own time limit is reached, in milliseconds since the epoch. Whatever a model, tool
-        or template does becomes a result with a reason. Raises only `LaneLost` (from `emit`,
-        `load_checkpoint` or `before_call`): then there is no one to give a result to.
+        or template does becomes a result with a reason, also that it exits or cancels itself.
+        Raises only `LaneLost` (from `emit`, `load_checkpoint` or `before_call`): then there is no
+        one to give a result to.
         Cancelling it stops the run and emits no more tokens.
         """
         writer = TokenWriter(
@@ -130,15 +136,21 @@ class AgentExecutor:
             started_at_ms=self._clock_ms(),
             ends_by_ms=ends_by_ms,
         )
+        task = asyncio.current_task()
         try:
-            if announce:
-                await writer.announce()
-            return await self._within_limits(run, load_checkpoint)
+            with contained_run():
+                if announce:
+                    await writer.announce()
+                return await self._within_limits(run, load_checkpoint)
         except LaneLost:
             raise
-        # The one boundary: any other error is the run's, and ends it as a result that says so.
-        except Exception as raised:  # noqa: BLE001
+        # The one boundary: any other error is the run's, and ends it as a result that says so; also
+        # a `SystemExit`, or a `CancelledError` that nobody cancelled this task with.
+        except BaseException as caught:
+            if is_cancelled_from_outside(task, caught):
+                raise
             await writer.settle()
+            raised = raised_by_code(caught)
             error = run.told_by_provider(raised)
             foreseen = isinstance(error, MillstreamError)
             tell = _log.info if foreseen else _log.error
@@ -248,7 +260,7 @@ class _Run:
         limits.append((attempt_s, AttemptTimedOut, message))
         return min(limits, key=itemgetter(0))
 
-    def told_by_provider(self, error: Exception) -> Exception:
+    def told_by_provider(self, error: BaseException) -> BaseException:
         """Give what an error of the model's provider means; any other stays as it is."""
         if error is not self.handler.model_error:
             return error
@@ -263,7 +275,7 @@ class _Run:
             text_sha256=self.writer.text_sha256,
         )
 
-    def failed(self, error: Exception, at_ms: int) -> AgentResult:
+    def failed(self, error: BaseException, at_ms: int) -> AgentResult:
         status: ResultStatus = "failed"
         if isinstance(error, Expired):
             status = "expired"

@@ -8,6 +8,7 @@ plain handler under `ainvoke` gets no tokens at all. So the handler asks: it has
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Final, Literal, TypeVar
 from uuid import UUID
@@ -18,6 +19,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, GenerationChunk, LLMResult
 from typing_extensions import override
 
+from millstream.agents.loop.containment import is_cancelled_from_outside
 from millstream.agents.loop.token_writer import TokenWriter
 from millstream.agents.models.errors import status_of
 from millstream.schemas.base import EpochMs, Frozen, Usage
@@ -220,17 +222,19 @@ class AgentCallbackHandler(AsyncCallbackHandler):
     ) -> None:
         if self._on_event is None:
             return
-        event = CallbackEvent(
-            kind=kind,
-            at_ms=self._clock_ms(),
-            run_id=run_id,
-            name=name,
-            detail=None if detail is None else detail[:DETAIL_CHARS_MAX],
-        )
         try:
+            event = CallbackEvent(
+                kind=kind,
+                at_ms=self._clock_ms(),
+                run_id=run_id,
+                name=name,
+                detail=None if detail is None else detail[:DETAIL_CHARS_MAX],
+            )
             await self._on_event(event)
         # `raise_error` is for tokens; a listener is a guest, whatever it raises.
-        except Exception:  # noqa: BLE001
+        except BaseException as raised:
+            if is_cancelled_from_outside(asyncio.current_task(), raised):
+                raise
             _log.exception("a listener of callback events failed", kind=kind)
 
 

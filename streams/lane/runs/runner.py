@@ -9,10 +9,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
+import structlog
+
 from millstream.agents.executor import RunOutcome
+from millstream.agents.loop.containment import is_cancelled_from_outside
 from millstream.middleware.base import AttemptUsage
 from millstream.schemas.base import NO_USAGE, Event
-from millstream.schemas.errors import AttemptsExhausted, RequestTimedOut, Suspended, Terminal
+from millstream.schemas.errors import (
+    AttemptsExhausted,
+    LaneLost,
+    RequestTimedOut,
+    Suspended,
+    Terminal,
+)
 from millstream.schemas.events import AgentResult, AttemptStarted, CheckpointSaved, SessionUpdated
 from millstream.schemas.lane_events import ATTEMPTS_PER_GENERATION
 from millstream.schemas.reasons import reason_of
@@ -33,6 +42,7 @@ WAIT_IN_MEMORY_MAX_S = 1.0
 """A run that has to wait longer than this for its next attempt leaves memory meanwhile."""
 
 _CHANCE = random.SystemRandom()
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +199,12 @@ class RunRunner:
         async def load_checkpoint() -> CheckpointSaved | None:
             return None if head is None else await self._writer.load_checkpoint(head)
 
-        with self._services.metrics.runs_in_flight.track_inprogress():
-            return await self._cancellable(
-                run,
-                self._services.run_agent(
+        async def run_agent() -> RunOutcome:
+            # What runs agents is not always the executor. Caught here, inside the task: one step
+            # further out, a `SystemExit` has ended the loop.
+            task = asyncio.current_task()
+            try:
+                return await self._services.run_agent(
                     run.request,
                     run.plan,
                     attempt=self._number(run),
@@ -201,8 +213,21 @@ class RunRunner:
                     announce=run.tries > 0 or run.may_follow,
                     before_call=partial(self._before_call, run),
                     ends_by_ms=run.ends_by_ms,
-                ),
-            )
+                )
+            except (LaneLost, asyncio.CancelledError):
+                raise
+            except BaseException as error:
+                if is_cancelled_from_outside(task, error):
+                    raise
+                return self._broken(run, tokens, error)
+
+        with self._services.metrics.runs_in_flight.track_inprogress():
+            try:
+                return await self._cancellable(run, run_agent())
+            except asyncio.CancelledError as error:
+                if is_cancelled_from_outside(asyncio.current_task(), error):
+                    raise
+                return self._broken(run, tokens, error)
 
     async def _before_call(self, run: Run) -> None:
         await self._context.before_call()
@@ -218,7 +243,7 @@ class RunRunner:
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if not run.is_cancelled() or (task is not None and task.cancelling()):
-                raise  # not the run is cancelled but its lane: nothing of it counts
+                raise  # not the run is cancelled but its lane, or the run's code cancelled itself
             return None
         finally:
             run.executing = None
@@ -248,6 +273,21 @@ class RunRunner:
             usage=run.spent,
             **failed,
         )
+
+    def _broken(self, run: Run, tokens: TokenPublisher, error: BaseException) -> RunOutcome:
+        """Give the outcome of an attempt that ended by its own code, past every boundary of it."""
+        _log.error("a run broke its attempt", request_id=run.request.request_id, exc_info=error)
+        result = outcomes.result(
+            run.request,
+            at_ms=self._services.clock_ms(),
+            status="failed",
+            reason=reason_of(error),
+            attempt=self._number(run),
+            last_seq=tokens.last_seq,
+            text_sha256=tokens.text_sha256,
+            model=run.plan.model,
+        )
+        return RunOutcome(result, None, usage_known=False)
 
     def _cancelled(self, run: Run, tokens: TokenPublisher) -> AgentResult:
         return outcomes.result(

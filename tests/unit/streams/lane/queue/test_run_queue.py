@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
+import pytest
 from aiokafka import TopicPartition
+from structlog.testing import capture_logs
 
 from millstream.agents.executor import RunOutcome
 from millstream.agents.factory import AgentFactory, RunPlan
@@ -171,10 +173,25 @@ class Bench:
         return len(self._window)
 
 
+_RAISES: dict[str, BaseException] = {
+    "cancelled": asyncio.CancelledError(),
+    "exits": SystemExit(1),
+    "interrupts": KeyboardInterrupt(),
+    "closes": GeneratorExit(),
+    "several": BaseExceptionGroup("several", [SystemExit(1)]),
+    "plain": ValueError("x"),
+}
+
+
 async def _run_agent(
     request: ResolvedRequest, _plan: RunPlan, *, attempt: int, **_: object
 ) -> RunOutcome:
     if request.input == "hang":
+        await asyncio.get_running_loop().create_future()
+    if (raised := _RAISES.get(request.input)) is not None:
+        raise raised
+    if request.input == "cancels itself":
+        cast("asyncio.Task[Any]", asyncio.current_task()).cancel()
         await asyncio.get_running_loop().create_future()
     result = AgentResult(
         user_id=request.user_id,
@@ -275,3 +292,21 @@ async def test_a_hold_goes_with_the_result_that_comes_before_its_commit() -> Non
         assert isinstance(lifted, Tombstone)
         assert lifted.key == placed.record_key
         await bench.commit_until(pause, cancel)
+
+
+@pytest.mark.parametrize("text", [*_RAISES, "cancels itself"])
+async def test_whatever_a_run_raises_it_has_one_result_and_the_sessions_next_run_starts(
+    text: str,
+) -> None:
+    with capture_logs():
+        async with a_bench() as bench:
+            bench.submit("r1", text)
+            bench.submit("r2")
+
+            def both() -> bool:
+                bench.writer.commit_all()
+                return bench.writer.results() == ["r1", "r2"]
+
+            await eventually(both)
+    first, second = (one for one in bench.writer.submitted if isinstance(one, AgentResult))
+    assert (first.status, second.status) == ("failed", "completed")

@@ -1,0 +1,127 @@
+"""What keeps that which a run's code raises inside the run.
+
+asyncio hands `SystemExit` and `KeyboardInterrupt` on from whatever task raised them to the loop
+itself, which ends, and every other run with it. LangGraph makes a task of each node, callbacks and
+tools make others, so no `except` around the run's own coroutine would see them in time. While a run
+is under way, each task that is made in its context is one that raises `CodeStopped` instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final
+
+__all__ = ["CodeStopped", "contained_run", "is_cancelled_from_outside", "raised_by_code"]
+
+_ENDS_THE_LOOP: Final = (SystemExit, KeyboardInterrupt)
+_CAUSES_MAX: Final = 8
+
+_in_run: ContextVar[bool] = ContextVar("millstream_in_run", default=False)
+
+TaskFactory = Callable[..., asyncio.Future[Any]]
+
+
+class CodeStopped(Exception):
+    """A run's code asked the whole process to end; `raised` is what it asked with."""
+
+    def __init__(self, raised: BaseException) -> None:
+        super().__init__(f"{type(raised).__name__}: {raised}")
+        self.raised = raised
+
+
+@contextmanager
+def contained_run() -> Iterator[None]:
+    """Hold a run's tasks to `CodeStopped` until the block ends; for the running loop's tasks."""
+    loop = asyncio.get_running_loop()
+    factory = loop.get_task_factory()
+    if not isinstance(factory, _ContainingTasks):
+        loop.set_task_factory(_ContainingTasks(factory))  # type: ignore[arg-type]
+    token = _in_run.set(True)
+    try:
+        yield
+    finally:
+        _in_run.reset(token)
+
+
+def is_cancelled_from_outside(task: asyncio.Task[Any] | None, error: BaseException) -> bool:
+    """Tell whether `error` ends the `task` that it is caught in, rather than what the task runs.
+
+    A task that somebody cancelled says so itself. `GeneratorExit` is the task's end where it comes
+    from the garbage collector, which closes coroutines outside their tasks.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        return task is not None and task.cancelling() > 0
+    return isinstance(error, GeneratorExit) and _current_task() is not task
+
+
+def raised_by_code(error: BaseException) -> BaseException:
+    """Give what the run's code raised: the error itself, or what `CodeStopped` stands for."""
+    cause: BaseException | None = error
+    for _ in range(_CAUSES_MAX):
+        if isinstance(cause, CodeStopped):
+            return cause.raised
+        if cause is None:
+            break
+        cause = cause.__cause__
+    return error
+
+
+class _ContainingTasks:
+    """A loop's task factory: as the one before it, but for tasks made in the context of a run."""
+
+    def __init__(self, before: TaskFactory | None) -> None:
+        self._before = before
+
+    def __call__(
+        self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **kwargs: Any
+    ) -> asyncio.Future[Any]:
+        context = kwargs.get("context")
+        in_run = _in_run.get() if context is None else context.get(_in_run, False)
+        if in_run and asyncio.iscoroutine(coro):
+            coro = _Contained(coro)
+        if self._before is not None:
+            return self._before(loop, coro, **kwargs)
+        return asyncio.Task(coro, loop=loop, **kwargs)
+
+
+class _Contained(Coroutine[Any, Any, Any]):
+    """A coroutine that ends in `CodeStopped` where another one would end the loop."""
+
+    # Not an `async def` around it: a task that is cancelled before its first step would leave the
+    # inner coroutine unawaited.
+    __slots__ = ("_inner",)
+
+    def __init__(self, inner: Coroutine[Any, Any, Any]) -> None:
+        self._inner = inner
+
+    def send(self, value: Any) -> Any:
+        try:
+            return self._inner.send(value)
+        except _ENDS_THE_LOOP as raised:
+            raise CodeStopped(raised) from raised
+
+    def throw(self, *raising: Any) -> Any:
+        try:
+            return self._inner.throw(*raising)
+        except _ENDS_THE_LOOP as raised:
+            raise CodeStopped(raised) from raised
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._inner.__await__()
+
+    def __getattr__(self, name: str) -> Any:
+        # Its frame and code, which a task's stack is read from.
+        return getattr(self._inner, name)
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
