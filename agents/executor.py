@@ -21,6 +21,7 @@ from millstream.agents.factory import AgentFactory, RunPlan
 from millstream.agents.loop.agent import Invocation
 from millstream.agents.loop.call_gate import RunContext
 from millstream.agents.loop.callbacks import AgentCallbackHandler, OnCallbackEvent
+from millstream.agents.loop.calls import Calls
 from millstream.agents.loop.containment import (
     contained_run,
     is_cancelled_from_outside,
@@ -101,6 +102,7 @@ class AgentExecutor:
         announce: bool = False,
         before_call: BeforeCall | None = None,
         ends_by_ms: int | None = None,
+        calls: Calls | None = None,
     ) -> RunOutcome:
         """Run an attempt to its end, and give its result and the session's next checkpoint.
 
@@ -108,10 +110,12 @@ class AgentExecutor:
         text, is emitted before anything else, since what a subscriber was shown is void.
         `before_call` is awaited before each model call and each tool call; the time it takes is
         the attempt's; `Suspended` from it ends the attempt so. `ends_by_ms` is when the
-        request's own time limit is reached, in milliseconds since the epoch. Whatever a model, tool
-        or template does becomes a result with a reason, also that it exits or cancels itself.
-        Raises only `LaneLost` (from `emit`, `load_checkpoint` or `before_call`): then there is no
-        one to give a result to.
+        request's own time limit is reached, in milliseconds since the epoch. `calls` has what
+        earlier attempts finished, which is not done again, and takes in what this one does.
+
+        Whatever a model, tool or template does becomes a result with a reason, also that it exits
+        or cancels itself. Raises only `LaneLost` (from `emit`, `load_checkpoint` or `before_call`):
+        then there is no one to give a result to.
         Cancelling it stops the run and emits no more tokens.
         """
         writer = TokenWriter(
@@ -121,18 +125,16 @@ class AgentExecutor:
             coalesce_s=self._coalesce_s,
             clock_ms=self._clock_ms,
         )
+        handler = AgentCallbackHandler(
+            writer, clock_ms=self._clock_ms, on_event=self._on_event, before_call=before_call
+        )
         run = _Run(
             request=request,
             plan=plan,
             attempt=attempt,
             writer=writer,
-            handler=AgentCallbackHandler(
-                writer,
-                clock_ms=self._clock_ms,
-                on_event=self._on_event,
-                before_call=before_call,
-            ),
-            context=RunContext(before_call),
+            handler=handler,
+            context=RunContext(before_call, Calls() if calls is None else calls, handler),
             started_at_ms=self._clock_ms(),
             ends_by_ms=ends_by_ms,
         )
@@ -227,6 +229,8 @@ class AgentExecutor:
                 if template.kind == "structured"
                 else f"the agent did not end within {template.run_model_calls_max} model calls"
             )
+            if (fault := run.context.calls.last_fault) is not None:
+                message += f"; of its last calls one was not made: {fault}"
             raise Terminal(message) from error
 
 

@@ -14,13 +14,13 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import SystemMessage
 
 from millstream.agents.loop.agent import Agent, AgentGraph, LoopAgent, SingleCallAgent
-from millstream.agents.loop.call_gate import CallGate
+from millstream.agents.loop.call_gate import CallGate, ModelGate
 from millstream.agents.models.local.model import LocalChatModel
 from millstream.agents.models.resolve import resolve_model
 from millstream.agents.sessions.memory import BYTES_PER_TOKEN
 from millstream.agents.templates.structured import HeldByGrammar
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
-from millstream.agents.tools import READ_ONLY_TOOLS, ToolRegistry, built_in_tools
+from millstream.agents.tools import ToolRegistry, built_in_tools
 from millstream.schemas.errors import Misconfigured, UnknownTemplate
 from millstream.schemas.events import ResolvedRequest
 
@@ -108,7 +108,7 @@ class AgentFactory:
             model=request.model or template.model or self._default_model,
             output_tokens_max=template.output_tokens_max * template.run_model_calls_max,
             input_tokens_max=_input_tokens_max(template, request.input),
-            has_effects=not READ_ONLY_TOOLS.issuperset(template.tools),
+            has_effects=any(self.tools.rules(name).has_effects for name in template.tools),
         )
 
     def create(self, plan: RunPlan) -> Agent:
@@ -129,9 +129,14 @@ class AgentFactory:
         schema = template.response_format
         # It cannot call tools, which is how LangChain asks a model that it does not know.
         by_grammar = isinstance(model, LocalChatModel)
+        calls_max = template.run_model_calls_max
         middleware: list[AgentMiddleware[Any, Any, Any]] = []
         if template.tools:
-            middleware.append(CallGate())
+            results_max = template.tool_result_bytes_max
+            gate = CallGate(self.tools, model_calls_max=calls_max, result_bytes_max=results_max)
+            middleware.append(gate)
+        elif schema:
+            middleware.append(ModelGate(model_calls_max=calls_max))
         if schema and by_grammar:
             middleware.append(HeldByGrammar(schema))
         graph: AgentGraph = create_agent(
@@ -141,7 +146,7 @@ class AgentFactory:
             middleware=middleware,
             response_format=None if by_grammar else schema,
         )
-        if template.tools or middleware or schema:
+        if template.tools or schema:
             return LoopAgent(graph)
         prompt = template.system_prompt
         return SingleCallAgent(graph, model, None if prompt is None else SystemMessage(prompt))

@@ -14,7 +14,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
-__all__ = ["CodeStopped", "contained_run", "is_cancelled_from_outside", "raised_by_code"]
+__all__ = [
+    "CodeStopped",
+    "contained_run",
+    "is_cancelled_from_outside",
+    "raised_by_code",
+    "stops_run",
+]
 
 _ENDS_THE_LOOP: Final = (SystemExit, KeyboardInterrupt)
 _CAUSES_MAX: Final = 8
@@ -67,6 +73,13 @@ def raised_by_code(error: BaseException) -> BaseException:
             break
         cause = cause.__cause__
     return error
+
+
+def stops_run(error: BaseException) -> bool:
+    """Tell whether an error is, comes from, or holds beside others what would end the process."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(stops_run(one) for one in error.exceptions)
+    return isinstance(raised_by_code(error), (*_ENDS_THE_LOOP, asyncio.CancelledError))
 
 
 class _ContainingTasks:

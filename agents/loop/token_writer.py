@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 from typing import Final
 
+from millstream.agents.sessions.text import ends_in_half, well_formed
 from millstream.schemas.errors import LaneLost, Terminal
 from millstream.schemas.events import AgentToken, ResolvedRequest
 from millstream.schemas.ports import ClockMs, EmitToken
@@ -56,6 +57,7 @@ class TokenWriter:
         self._gathered_tokens = 0
         self._gathered_bytes = 0
         self._written_bytes = 0
+        self._half = ""
         self._emitting = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._background: asyncio.Task[None] | None = None
@@ -87,11 +89,16 @@ class TokenWriter:
 
     async def write(self, text: str, *, tokens: int = 1) -> None:
         """Take some text. Raises what `emit` raised, or `Terminal` for an output without end."""
+        if self._half:
+            text, self._half = self._half + text, ""
+        if ends_in_half(text):
+            # Its other half may come with the next piece.
+            text, self._half = text[:-1], text[-1]
         if not text:
             return
         size_bytes = _utf8_bytes(text)
         if size_bytes is None:
-            text = text.encode(errors="replace").decode()
+            text = well_formed(text)
             size_bytes = len(text.encode())
         self._written_bytes += size_bytes
         if self._written_bytes > OUTPUT_BYTES_MAX:
@@ -111,6 +118,9 @@ class TokenWriter:
 
     async def finish(self) -> None:
         """Emit what is still gathered. Raises what `emit` raised."""
+        if self._half:
+            self._half = ""
+            await self.write("?", tokens=0)
         await self._flush()
 
     async def settle(self) -> None:
