@@ -28,10 +28,12 @@ class Calls:
     Attributes:
         in_doubt: Tools by the ids of calls with an effect that were begun and gave no answer.
         effects: Tools by the ids of calls with an effect that were answered.
+        forgotten: Tools of calls with an effect whose answers are not kept here any more.
     """
 
     in_doubt: dict[str, str] = field(default_factory=dict)
     effects: dict[str, str] = field(default_factory=dict)
+    forgotten: tuple[str, ...] = ()
     _models: dict[str, ModelResponse[Any]] = field(default_factory=dict)
     _tools: dict[str, ToolAnswer] = field(default_factory=dict)
     _faults: dict[str, str] = field(default_factory=dict)
@@ -40,6 +42,11 @@ class Calls:
     def last_fault(self) -> str | None:
         """What was wrong with the newest call that was not made."""
         return next(reversed(self._faults.values()), None)
+
+    @property
+    def with_effect(self) -> tuple[str, ...]:
+        """The tools of all calls with an effect that were made, or may have been."""
+        return (*self.forgotten, *self.effects.values(), *self.in_doubt.values())
 
     def fault(self, call_id: str) -> str | None:
         """Say why a call is not to be made; `None`: it is."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -31,6 +32,7 @@ from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.runs.attempts import AttemptStarter
+from millstream.streams.lane.runs.doubt import doubt_after, doubt_before
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.runs.token_publisher import TokenPublisher
 from millstream.streams.lane.state.lane_state import LaneState
@@ -86,10 +88,12 @@ class RunRunner:
         self._attempts = AttemptStarter(state=state, writer=writer)
         self._pauses = pauses
         self._draining = False
+        self._drained = asyncio.Event()
 
     def drain(self) -> None:
         """Begin no attempt any more; those under way go on."""
         self._draining = True
+        self._drained.set()
 
     async def run(self, run: Run) -> Step:
         """Let a run go on until there is an outcome that stands, or it cannot go on here.
@@ -97,6 +101,7 @@ class RunRunner:
         After `KeepProgress`, call it again in the same tick. Raises `LaneLost`.
         """
         head = self._writer.head(run.session)
+        await self._settle(run)
         while True:
             if not run.is_cancelled() and self._may_not_begin(run):
                 run.under_way.stop(self._services.clock_ms())
@@ -117,13 +122,8 @@ class RunRunner:
             outcome, delay_s = self._judged(run, outcome)
             if delay_s is None:
                 break
-            await self._charge(run, used)
-            run.tries += 1
-            if outcome.suspended:
-                continue
-            run.failures += 1
-            if not await self._waited(run, delay_s):
-                return Leave()
+            if (step := await self._again(run, outcome, used, delay_s)) is not None:
+                return step
         finished = self._finished(run, outcome.result, used)
         if outcome.checkpoint is not None:
             new_head = self._writer.head_of(outcome.checkpoint, head)
@@ -150,6 +150,8 @@ class RunRunner:
             return outcome, None
         if run.is_over_by(self._services.clock_ms() + round(delay_s * 1000)):
             return _out_of_time(run, outcome), None
+        if (in_doubt := doubt_after(run, outcome, delay_s)) is not None:
+            return in_doubt, None
         return outcome, delay_s
 
     async def _waited(self, run: Run, delay_s: float) -> bool:
@@ -161,12 +163,45 @@ class RunRunner:
         await self._cancellable(run, asyncio.sleep(delay_s))
         return True
 
+    async def _again(
+        self, run: Run, outcome: RunOutcome, used: AttemptUsage, delay_s: float
+    ) -> Step | None:
+        """Charge for an attempt and wait for the next; gives a step if it cannot begin here now."""
+        run.tries += 1
+        run.failures += not outcome.suspended
+        if run.calls.with_effect:
+            # That it made them is on its way to the log before its attempt is over there.
+            run.due, run.not_before_ms = used, self._services.clock_ms() + round(delay_s * 1000)
+            return KeepProgress()
+        await self._charge(run, used)
+        if outcome.suspended or await self._waited(run, delay_s):
+            return None
+        return Leave()
+
+    async def _settle(self, run: Run) -> None:
+        """Charge for the last attempt of a run with effects, and wait in memory for the next."""
+        if run.due is None:
+            return
+        used, run.due = run.due, None
+        await self._charge(run, used)
+        delay_s = (run.not_before_ms - self._services.clock_ms()) / 1000
+        if delay_s > 0:
+            await self._cancellable(run, self._drained_within(delay_s))
+        run.not_before_ms = 0
+
+    async def _drained_within(self, delay_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay_s):
+                await self._drained.wait()
+
     async def _begin(self, run: Run) -> AttemptStarted | KeepProgress | Terminal | None:
         if run.is_cancelled():
             return None
         if run.tries >= ATTEMPTS_PER_GENERATION:
             # A higher number is the next owner's. Retries are bounded far below, pauses are not.
             return AttemptsExhausted(f"the request was begun {run.tries} times without an outcome")
+        if (doubt := doubt_before(run, self._state.open_attempts.lost(run.key))) is not None:
+            return doubt
         if (limit_s := run.plan.template.request_timeout_s) is not None:
             now_ms = self._services.clock_ms()
             run.under_way.start(now_ms)
@@ -213,6 +248,7 @@ class RunRunner:
                     announce=run.tries > 0 or run.may_follow,
                     before_call=partial(self._before_call, run),
                     ends_by_ms=run.ends_by_ms,
+                    calls=run.calls,
                 )
             except (LaneLost, asyncio.CancelledError):
                 raise
