@@ -42,6 +42,7 @@ from millstream.schemas.errors import (
     Retryable,
     Suspended,
     Terminal,
+    ToolStuck,
 )
 from millstream.schemas.events import AgentResult, CheckpointSaved, ResolvedRequest, ResultStatus
 from millstream.schemas.ports import BeforeCall, ClockMs, EmitToken, LoadCheckpoint
@@ -154,6 +155,10 @@ class AgentExecutor:
             await writer.settle()
             raised = raised_by_code(caught)
             error = run.told_by_provider(raised)
+            if isinstance(error, Retryable) and (stuck := run.context.calls.stuck):
+                # No second attempt beside what the first one still does.
+                names = ", ".join(sorted(set(stuck.values())))
+                error = ToolStuck(f"{error}; what goes on in a thread of its own: {names}")
             foreseen = isinstance(error, MillstreamError)
             tell = _log.info if foreseen else _log.error
             tell(

@@ -29,7 +29,7 @@ from millstream.agents.loop.containment import stops_run
 from millstream.agents.loop.tool_answers import bounded_answer, error_told
 from millstream.agents.tool_schemas import problem_of
 from millstream.agents.tools import ToolRegistry
-from millstream.schemas.errors import LaneLost, ModelFailed, Suspended, ToolFailed
+from millstream.schemas.errors import LaneLost, ModelFailed, Suspended, ToolFailed, ToolStuck
 from millstream.schemas.ports import BeforeCall
 
 __all__ = ["CallGate", "ModelGate", "RunContext", "Voice"]
@@ -149,7 +149,11 @@ class CallGate(ModelGate):
         async def make() -> ToolAnswer:
             if context.before_call is not None:
                 await context.before_call()
-            return await self._made(request, handler)
+            try:
+                return await self._made(request, handler)
+            except ToolStuck:
+                context.calls.stuck[call_id] = call["name"]
+                raise
 
         return await context.calls.tool(call_id, call["name"], make, effect=rules.has_effects)
 
@@ -160,7 +164,7 @@ class CallGate(ModelGate):
         rules = self._tools.rules(call["name"])
         try:
             answer = await handler(request)
-        except (LaneLost, Suspended, GraphBubbleUp, MemoryError):
+        except (LaneLost, Suspended, ToolStuck, GraphBubbleUp, MemoryError):
             raise
         except Exception as error:
             if stops_run(error):

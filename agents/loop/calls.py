@@ -28,11 +28,13 @@ class Calls:
     Attributes:
         in_doubt: Tools by the ids of calls with an effect that were begun and gave no answer.
         effects: Tools by the ids of calls with an effect that were answered.
+        stuck: Tools by the ids of calls whose threads go on though their time is up.
         forgotten: Tools of calls with an effect whose answers are not kept here any more.
     """
 
     in_doubt: dict[str, str] = field(default_factory=dict)
     effects: dict[str, str] = field(default_factory=dict)
+    stuck: dict[str, str] = field(default_factory=dict)
     forgotten: tuple[str, ...] = ()
     _models: dict[str, ModelResponse[Any]] = field(default_factory=dict)
     _tools: dict[str, ToolAnswer] = field(default_factory=dict)
