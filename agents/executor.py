@@ -23,7 +23,7 @@ from millstream.agents.loop.call_gate import RunContext
 from millstream.agents.loop.callbacks import AgentCallbackHandler, OnCallbackEvent
 from millstream.agents.loop.calls import Calls
 from millstream.agents.loop.containment import (
-    contained_run,
+    ContainedRun,
     is_cancelled_from_outside,
     raised_by_code,
 )
@@ -141,7 +141,7 @@ class AgentExecutor:
         )
         task = asyncio.current_task()
         try:
-            with contained_run():
+            with ContainedRun():
                 if announce:
                     await writer.announce()
                 return await self._within_limits(run, load_checkpoint)

@@ -167,11 +167,8 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         self._calls[run_id] = True
         if run_id not in self._speaking:
             return
-        if (
-            isinstance(chunk, ChatGenerationChunk)
-            and isinstance(said := chunk.message, AIMessageChunk)
-            and said.tool_call_chunks
-        ):
+        said = chunk.message if isinstance(chunk, ChatGenerationChunk) else None
+        if isinstance(said, AIMessageChunk) and said.tool_call_chunks:
             self._calling = said if self._calling is None else self._calling + said
         if isinstance(token, str):
             text = token

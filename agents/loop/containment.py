@@ -9,14 +9,14 @@ is under way, each task that is made in its context is one that raises `CodeStop
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context, ContextVar
+from types import CoroutineType
 from typing import Any, Final
 
 __all__ = [
     "CodeStopped",
-    "contained_run",
+    "ContainedRun",
     "is_cancelled_from_outside",
     "raised_by_code",
     "stops_run",
@@ -38,18 +38,22 @@ class CodeStopped(Exception):
         self.raised = raised
 
 
-@contextmanager
-def contained_run() -> Iterator[None]:
-    """Hold a run's tasks to `CodeStopped` until the block ends; for the running loop's tasks."""
-    loop = asyncio.get_running_loop()
-    factory = loop.get_task_factory()
-    if not isinstance(factory, _ContainingTasks):
-        loop.set_task_factory(_ContainingTasks(factory))  # type: ignore[arg-type]
-    token = _in_run.set(True)
-    try:
-        yield
-    finally:
-        _in_run.reset(token)
+class ContainedRun:
+    """Holds a run's tasks to `CodeStopped` inside its `with` block, on the running loop."""
+
+    __slots__ = ("_token",)
+
+    def __enter__(self) -> None:
+        """Begin."""
+        loop = asyncio.get_running_loop()
+        factory = loop.get_task_factory()
+        if not isinstance(factory, _ContainingTasks):
+            loop.set_task_factory(_ContainingTasks(factory))  # type: ignore[arg-type]
+        self._token = _in_run.set(True)
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+        _in_run.reset(self._token)
 
 
 def is_cancelled_from_outside(task: asyncio.Task[Any] | None, error: BaseException) -> bool:
@@ -89,15 +93,19 @@ class _ContainingTasks:
         self._before = before
 
     def __call__(
-        self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **kwargs: Any
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coro: Coroutine[Any, Any, Any],
+        *,
+        context: Context | None = None,
+        **kwargs: Any,
     ) -> asyncio.Future[Any]:
-        context = kwargs.get("context")
         in_run = _in_run.get() if context is None else context.get(_in_run, False)
-        if in_run and asyncio.iscoroutine(coro):
+        if in_run and type(coro) is CoroutineType:
             coro = _Contained(coro)
         if self._before is not None:
-            return self._before(loop, coro, **kwargs)
-        return asyncio.Task(coro, loop=loop, **kwargs)
+            return self._before(loop, coro, context=context, **kwargs)
+        return asyncio.Task(coro, loop=loop, context=context, **kwargs)
 
 
 class _Contained(Coroutine[Any, Any, Any]):

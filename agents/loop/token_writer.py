@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import hashlib
 from typing import Final
 
@@ -59,6 +60,8 @@ class TokenWriter:
         self._written_bytes = 0
         self._half = ""
         self._emitting = asyncio.Lock()
+        # Of whoever makes the writer: what emits is not the run's code, and holds nothing of it.
+        self._context = contextvars.copy_context()
         self._timer: asyncio.TimerHandle | None = None
         self._background: asyncio.Task[None] | None = None
         self._sending: asyncio.Task[None] | None = None
@@ -150,7 +153,9 @@ class TokenWriter:
         self._timer = None
         # While emitting is slow, the one that waits for the lock takes along what comes meanwhile.
         if self._background is None or self._background.done():
-            self._background = asyncio.create_task(self._flush_in_background())
+            self._background = asyncio.create_task(
+                self._flush_in_background(), context=self._context
+            )
 
     async def _flush_in_background(self) -> None:
         # Nobody awaits this task: what `emit` raised is raised by the next `write` or `finish`.
@@ -171,7 +176,7 @@ class TokenWriter:
 
     async def _emit_piece(self, text: str, tokens: int) -> None:
         # A time-out must not cut `emit` short: whether the piece is out would never be known.
-        self._sending = asyncio.create_task(self._send(text, tokens))
+        self._sending = asyncio.create_task(self._send(text, tokens), context=self._context)
         await _ended(self._sending)
         self._raise_failure()
 

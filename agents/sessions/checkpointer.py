@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 
 import ormsgpack
 import structlog
-from langchain_core.messages import AnyMessage, BaseMessage
+from langchain_core.messages import AnyMessage, BaseMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     BaseCheckpointSaver,
@@ -168,9 +168,8 @@ def _packed(newest: CheckpointTuple, request: ResolvedRequest) -> bytes:
     }
     values = newest.checkpoint["channel_values"]
     try:
-        if not any(
-            getattr(one, "artifact", None) is not None for one in values.get("messages", ())
-        ):
+        messages = values.get("messages", ())
+        if not any(isinstance(one, ToolMessage) and one.artifact is not None for one in messages):
             return _SERDE.dumps_typed(state)[1]
     # Whatever a foreign type does when it is written.
     except Exception as error:  # noqa: BLE001
