@@ -167,6 +167,8 @@ class CallGate(ModelGate):
         except (LaneLost, Suspended, ToolStuck, GraphBubbleUp, MemoryError):
             raise
         except Exception as error:
+            if (ours := _of_the_lane(error)) is not None:
+                raise ours from error
             if stops_run(error):
                 raise
             if rules.ends_run_on_error:
@@ -218,6 +220,16 @@ def _with(
         for call in message.tool_calls
     ]
     return ModelResponse([message, *told])
+
+
+def _of_the_lane(error: BaseException) -> LaneLost | Suspended | None:
+    """Give what ends the run from outside, where a tool's own tasks met it beside other errors."""
+    if isinstance(error, LaneLost | Suspended):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        found = (_of_the_lane(one) for one in error.exceptions)
+        return next((one for one in found if one is not None), None)
+    return None
 
 
 def _newest_answer(messages: Sequence[AnyMessage]) -> str:

@@ -18,7 +18,7 @@ from millstream.agents.loop.calls import Calls
 from millstream.agents.sessions.checkpointer import RunCheckpointer
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.agents.tools import ToolRegistry
-from millstream.schemas.errors import ModelFailed
+from millstream.schemas.errors import LaneLost, ModelFailed
 from tests.fakes.odd_models import OddModel, StreamingOddModel, calling
 from tests.harness.agent_runs import NOW_MS, Runs, resolved
 
@@ -398,3 +398,19 @@ async def test_a_run_by_another_executor_than_the_lanes_needs_no_calls() -> None
     executor = AgentExecutor(one.runs.factory, clock_ms=lambda: NOW_MS)
     outcome = await one.runs.run(resolved("x", template="own"), executor=executor)
     assert outcome.result.output == "done"
+
+
+async def test_a_lane_that_is_lost_inside_a_tools_own_tasks_is_not_told_to_the_model() -> None:
+    async def asks() -> str:
+        async def lost() -> None:
+            message = "fenced"
+            raise LaneLost(message)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(lost())
+        return ""
+
+    tool = StructuredTool.from_function(coroutine=asks, name="asks", description="x")
+    one = bench([calling(("asks", {}, "c1")), DONE], tool)
+    with pytest.raises(LaneLost):
+        await one.run()
