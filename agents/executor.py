@@ -21,6 +21,12 @@ from millstream.agents.factory import AgentFactory, RunPlan
 from millstream.agents.loop.agent import Invocation
 from millstream.agents.loop.call_gate import RunContext
 from millstream.agents.loop.callbacks import AgentCallbackHandler, OnCallbackEvent
+from millstream.agents.loop.calls import Calls
+from millstream.agents.loop.containment import (
+    ContainedRun,
+    is_cancelled_from_outside,
+    raised_by_code,
+)
 from millstream.agents.loop.token_writer import TokenWriter
 from millstream.agents.models.errors import as_foreseen
 from millstream.agents.sessions.checkpointer import RunCheckpointer
@@ -36,6 +42,7 @@ from millstream.schemas.errors import (
     Retryable,
     Suspended,
     Terminal,
+    ToolStuck,
 )
 from millstream.schemas.events import AgentResult, CheckpointSaved, ResolvedRequest, ResultStatus
 from millstream.schemas.ports import BeforeCall, ClockMs, EmitToken, LoadCheckpoint
@@ -96,6 +103,7 @@ class AgentExecutor:
         announce: bool = False,
         before_call: BeforeCall | None = None,
         ends_by_ms: int | None = None,
+        calls: Calls | None = None,
     ) -> RunOutcome:
         """Run an attempt to its end, and give its result and the session's next checkpoint.
 
@@ -103,9 +111,12 @@ class AgentExecutor:
         text, is emitted before anything else, since what a subscriber was shown is void.
         `before_call` is awaited before each model call and each tool call; the time it takes is
         the attempt's; `Suspended` from it ends the attempt so. `ends_by_ms` is when the
-        request's own time limit is reached, in milliseconds since the epoch. Whatever a model, tool
-        or template does becomes a result with a reason. Raises only `LaneLost` (from `emit`,
-        `load_checkpoint` or `before_call`): then there is no one to give a result to.
+        request's own time limit is reached, in milliseconds since the epoch. `calls` has what
+        earlier attempts finished, which is not done again, and takes in what this one does.
+
+        Whatever a model, tool or template does becomes a result with a reason, also that it exits
+        or cancels itself. Raises only `LaneLost` (from `emit`, `load_checkpoint` or `before_call`):
+        then there is no one to give a result to.
         Cancelling it stops the run and emits no more tokens.
         """
         writer = TokenWriter(
@@ -115,31 +126,39 @@ class AgentExecutor:
             coalesce_s=self._coalesce_s,
             clock_ms=self._clock_ms,
         )
+        handler = AgentCallbackHandler(
+            writer, clock_ms=self._clock_ms, on_event=self._on_event, before_call=before_call
+        )
         run = _Run(
             request=request,
             plan=plan,
             attempt=attempt,
             writer=writer,
-            handler=AgentCallbackHandler(
-                writer,
-                clock_ms=self._clock_ms,
-                on_event=self._on_event,
-                before_call=before_call,
-            ),
-            context=RunContext(before_call),
+            handler=handler,
+            context=RunContext(before_call, Calls() if calls is None else calls, handler),
             started_at_ms=self._clock_ms(),
             ends_by_ms=ends_by_ms,
         )
+        task = asyncio.current_task()
         try:
-            if announce:
-                await writer.announce()
-            return await self._within_limits(run, load_checkpoint)
+            with ContainedRun():
+                if announce:
+                    await writer.announce()
+                return await self._within_limits(run, load_checkpoint)
         except LaneLost:
             raise
-        # The one boundary: any other error is the run's, and ends it as a result that says so.
-        except Exception as raised:  # noqa: BLE001
+        # The one boundary: any other error is the run's, and ends it as a result that says so; also
+        # a `SystemExit`, or a `CancelledError` that nobody cancelled this task with.
+        except BaseException as caught:
+            if is_cancelled_from_outside(task, caught):
+                raise
             await writer.settle()
+            raised = raised_by_code(caught)
             error = run.told_by_provider(raised)
+            if isinstance(error, Retryable) and (stuck := run.context.calls.stuck):
+                # No second attempt beside what the first one still does.
+                names = ", ".join(sorted(set(stuck.values())))
+                error = ToolStuck(f"{error}; what goes on in a thread of its own: {names}")
             foreseen = isinstance(error, MillstreamError)
             tell = _log.info if foreseen else _log.error
             tell(
@@ -215,6 +234,8 @@ class AgentExecutor:
                 if template.kind == "structured"
                 else f"the agent did not end within {template.run_model_calls_max} model calls"
             )
+            if (fault := run.context.calls.last_fault) is not None:
+                message += f"; of its last calls one was not made: {fault}"
             raise Terminal(message) from error
 
 
@@ -248,7 +269,7 @@ class _Run:
         limits.append((attempt_s, AttemptTimedOut, message))
         return min(limits, key=itemgetter(0))
 
-    def told_by_provider(self, error: Exception) -> Exception:
+    def told_by_provider(self, error: BaseException) -> BaseException:
         """Give what an error of the model's provider means; any other stays as it is."""
         if error is not self.handler.model_error:
             return error
@@ -263,7 +284,7 @@ class _Run:
             text_sha256=self.writer.text_sha256,
         )
 
-    def failed(self, error: Exception, at_ms: int) -> AgentResult:
+    def failed(self, error: BaseException, at_ms: int) -> AgentResult:
         status: ResultStatus = "failed"
         if isinstance(error, Expired):
             status = "expired"

@@ -12,15 +12,17 @@ from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import SystemMessage
+from langchain_core.tools import BaseTool
 
 from millstream.agents.loop.agent import Agent, AgentGraph, LoopAgent, SingleCallAgent
-from millstream.agents.loop.call_gate import CallGate
+from millstream.agents.loop.call_gate import CallGate, ModelGate
+from millstream.agents.loop.tool_threads import ToolThreads
 from millstream.agents.models.local.model import LocalChatModel
 from millstream.agents.models.resolve import resolve_model
 from millstream.agents.sessions.memory import BYTES_PER_TOKEN
 from millstream.agents.templates.structured import HeldByGrammar
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
-from millstream.agents.tools import READ_ONLY_TOOLS, ToolRegistry, built_in_tools
+from millstream.agents.tools import ToolRegistry, built_in_tools
 from millstream.schemas.errors import Misconfigured, UnknownTemplate
 from millstream.schemas.events import ResolvedRequest
 
@@ -75,6 +77,8 @@ class AgentFactory:
         self._default_model = default_model
         self._resolve = resolve
         self._templates: dict[str, AgentTemplate] = {}
+        # One for each version ever registered: as many as there are in the program's code.
+        self._threads: dict[tuple[str, str], ToolThreads] = {}
         self._agents: OrderedDict[tuple[str, str, str], Agent] = OrderedDict()
         for template in templates:
             self.register(template)
@@ -108,7 +112,7 @@ class AgentFactory:
             model=request.model or template.model or self._default_model,
             output_tokens_max=template.output_tokens_max * template.run_model_calls_max,
             input_tokens_max=_input_tokens_max(template, request.input),
-            has_effects=not READ_ONLY_TOOLS.issuperset(template.tools),
+            has_effects=any(self.tools.rules(name).has_effects for name in template.tools),
         )
 
     def create(self, plan: RunPlan) -> Agent:
@@ -123,25 +127,46 @@ class AgentFactory:
             self._agents.move_to_end(key)
         return agent
 
+    @property
+    def tool_threads_lost(self) -> int:
+        """How many threads of tools outlived their calls and still run."""
+        return sum(threads.lost for threads in self._threads.values())
+
+    def _threaded_tools(self, template: AgentTemplate) -> tuple[BaseTool, ...]:
+        if not template.tools:
+            return ()
+        key = (template.name, template.version)
+        threads = self._threads.get(key)
+        if threads is None:
+            threads = self._threads[key] = ToolThreads(
+                template.name, threads_max=template.tool_threads_max, grace_s=template.tool_grace_s
+            )
+        return tuple(threads.threaded(tool) for tool in self.tools.pick(template.tools))
+
     def _built(self, plan: RunPlan) -> Agent:
         template = plan.template
         model = self._resolve(plan.model, max_tokens=template.output_tokens_max)
         schema = template.response_format
         # It cannot call tools, which is how LangChain asks a model that it does not know.
         by_grammar = isinstance(model, LocalChatModel)
+        calls_max = template.run_model_calls_max
         middleware: list[AgentMiddleware[Any, Any, Any]] = []
         if template.tools:
-            middleware.append(CallGate())
+            results_max = template.tool_result_bytes_max
+            gate = CallGate(self.tools, model_calls_max=calls_max, result_bytes_max=results_max)
+            middleware.append(gate)
+        elif schema:
+            middleware.append(ModelGate(model_calls_max=calls_max))
         if schema and by_grammar:
             middleware.append(HeldByGrammar(schema))
         graph: AgentGraph = create_agent(
             model,
-            list(self.tools.pick(template.tools)),
+            self._threaded_tools(template),
             system_prompt=template.system_prompt,
             middleware=middleware,
             response_format=None if by_grammar else schema,
         )
-        if template.tools or middleware or schema:
+        if template.tools or schema:
             return LoopAgent(graph)
         prompt = template.system_prompt
         return SingleCallAgent(graph, model, None if prompt is None else SystemMessage(prompt))

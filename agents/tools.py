@@ -6,15 +6,17 @@ import ast
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final
 
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
 
+from millstream.agents.tool_schemas import with_checked_schema
 from millstream.schemas.errors import Misconfigured
 
-__all__ = ["READ_ONLY_TOOLS", "ToolRegistry", "built_in_tools", "calculate"]
+__all__ = ["READ_ONLY_TOOLS", "ToolRegistry", "ToolRules", "built_in_tools", "calculate"]
 
 READ_ONLY_TOOLS: Final = frozenset({"calculator", "current_time"})
 """Tools that change nothing anywhere; any other is taken to have effects, free as it may be."""
@@ -38,19 +40,60 @@ _UNARY: Final[Mapping[type[ast.unaryop], Callable[[float], float]]] = MappingPro
 )
 
 
+@dataclass(frozen=True, slots=True)
+class ToolRules:
+    """What a tool's registration says of its calls.
+
+    Attributes:
+        has_effects: A call may do what stays done, so it is not made again unasked.
+        ends_run_on_error: What the tool raises fails the run, instead of being told to the model.
+        result_bytes_max: The most bytes of UTF-8 of a result that the model is shown; `None`: as
+            many as the template says.
+    """
+
+    has_effects: bool = True
+    ends_run_on_error: bool = False
+    result_bytes_max: int | None = None
+
+
 class ToolRegistry:
     """Tools by name, filled before the templates that use them are registered."""
 
     def __init__(self, tools: Iterable[BaseTool] = ()) -> None:
+        self._given: dict[str, BaseTool] = {}
         self._tools: dict[str, BaseTool] = {}
+        self._rules: dict[str, ToolRules] = {}
         for tool in tools:
             self.register(tool)
 
-    def register(self, tool: BaseTool) -> None:
-        """Add a tool. Raises `Misconfigured` where another tool has its name."""
-        if self._tools.setdefault(tool.name, tool) is not tool:
+    def register(
+        self,
+        tool: BaseTool,
+        *,
+        has_effects: bool | None = None,
+        ends_run_on_error: bool = False,
+        result_bytes_max: int | None = None,
+    ) -> None:
+        """Add a tool, and say how its calls are made: see `ToolRules`.
+
+        Without a word on effects it is taken to have some, unless it is one of `READ_ONLY_TOOLS`.
+        Raises `Misconfigured` where another tool has its name, where it has an argument that no
+        call could give it, and for a schema that is none.
+        """
+        checked = with_checked_schema(tool)
+        if self._given.setdefault(tool.name, tool) is not tool:
             message = f"there are two tools called {tool.name!r}: rename one"
             raise Misconfigured(message)
+        self._tools[tool.name] = checked
+        self._rules[tool.name] = ToolRules(
+            tool.name not in READ_ONLY_TOOLS if has_effects is None else has_effects,
+            ends_run_on_error,
+            result_bytes_max,
+        )
+
+    def rules(self, name: str) -> ToolRules:
+        """Give what a tool's registration says of its calls."""
+        return self._rules[name]
 
     def names(self) -> tuple[str, ...]:
         """Give all names, sorted."""

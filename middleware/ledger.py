@@ -23,7 +23,7 @@ from itertools import islice
 from operator import itemgetter
 from typing import Any
 
-from millstream.schemas.base import Micros, UserKey
+from millstream.schemas.base import Micros, UserKey, saturated
 from millstream.schemas.events import AgentResult, AttemptStarted, CostRecorded, Decision
 
 DAY_MS = 86_400_000
@@ -112,12 +112,13 @@ class SpendLedger:
             # A run without a reservation. Its day may be over: then nothing asks for it any more.
             number = cost.at_ms // DAY_MS
             if cost.cost_micros and number > self._newest_day - DAYS_KEPT:
-                self._day(number, user).spent_micros += cost.cost_micros
+                day = self._day(number, user)
+                day.spent_micros = saturated(day.spent_micros + cost.cost_micros)
             return
         day, reservation = found
-        day.spent_micros += cost.cost_micros
+        day.spent_micros = saturated(day.spent_micros + cost.cost_micros)
         with _holding(day, reservation):
-            reservation.settled_micros += cost.cost_micros
+            reservation.settled_micros = saturated(reservation.settled_micros + cost.cost_micros)
         _close(day, cost.request_id)
 
     def release(self, result: AgentResult) -> None:

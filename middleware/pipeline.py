@@ -21,7 +21,7 @@ from millstream.middleware.policy import Policy
 from millstream.middleware.policy_errors import nearest
 from millstream.middleware.prices import PriceTable
 from millstream.middleware.rate_limit import RateLimitMiddleware
-from millstream.schemas.base import Event, Reason, Usage
+from millstream.schemas.base import Event, Reason, Usage, saturated
 from millstream.schemas.errors import Misconfigured, RateLimited, Rejected
 from millstream.schemas.events import AgentResult, AttemptStarted, Decision, ResolvedRequest
 
@@ -104,7 +104,7 @@ class MiddlewarePipeline:
                 )
                 break
             passed.append(layer.name)
-            reserved_micros += answer.reserved_micros
+            reserved_micros = saturated(reserved_micros + answer.reserved_micros)
         else:
             decision = _decision(
                 context, (stage, generation), passed, reserved_micros=reserved_micros

@@ -16,7 +16,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from millstream.middleware.policy import Price
-from millstream.schemas.base import Micros, Usage
+from millstream.schemas.base import Micros, Usage, saturated
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelPrice, Provider
@@ -50,13 +50,13 @@ class Rates:
         return self == _FREE
 
     def cost_micros(self, usage: Usage) -> Micros:
-        """Give what this usage costs, rounded up to the next micro."""
+        """Give what this usage costs, rounded up to the next micro; at most what 64 bits hold."""
         nanos = (
             usage.input_tokens * _rate(self.input, usage.input_tokens)
             + usage.output_tokens * _rate(self.output, usage.input_tokens)
             + self.request_nanos
         )
-        return -(-nanos // _NANOS_PER_MICRO)
+        return saturated(-(-nanos // _NANOS_PER_MICRO))
 
 
 _FREE = Rates(((-1, 0),), ((-1, 0),))

@@ -47,6 +47,11 @@ Micros = Annotated[int, Field(ge=-INT64_MAX, le=INT64_MAX)]
 """Money in millionths of a US dollar."""
 
 
+def saturated(number: int) -> int:
+    """Give a sum as 64 bits hold it: the largest or smallest number there is where it is beyond."""
+    return max(-INT64_MAX, min(number, INT64_MAX))
+
+
 class Frozen(BaseModel):
     """A value: compared by content, never changed. Unknown fields are ignored when read."""
 
@@ -77,14 +82,14 @@ class Usage(Frozen):
         return not (self.input_tokens or self.output_tokens)
 
     def __add__(self, other: Usage) -> Usage:
-        """Add up two usages."""
+        """Add up two usages; a sum beyond 64 bits stays at the largest."""
         if other.is_none:
             return self
         if self.is_none:
             return other
         return Usage(
-            input_tokens=self.input_tokens + other.input_tokens,
-            output_tokens=self.output_tokens + other.output_tokens,
+            input_tokens=saturated(self.input_tokens + other.input_tokens),
+            output_tokens=saturated(self.output_tokens + other.output_tokens),
         )
 
 

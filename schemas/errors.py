@@ -14,6 +14,11 @@
     │   ├── InputTooLong         the conversation does not fit the model's context
     │   ├── AttemptsExhausted    begun as often as one owner of a partition may
     │   ├── RequestTimedOut      its attempts and the waits between them took too long
+    │   ├── ToolCallCut          the model's answer broke off inside a call, at its limit of tokens
+    │   ├── ToolFailed           a tool whose errors end the run raised one
+    │   ├── ToolStuck            a tool did not end in time, and goes on
+    │   ├── InDoubt              whether a call with an effect was made is not known
+    │   ├── InterruptUnsupported the agent asked for a person, which is not built yet
     │   └── CheckpointUnreadable the session's checkpoint cannot be opened
     ├── Retryable                the same call may succeed later
     │   ├── ModelFailed
@@ -139,6 +144,36 @@ class RequestTimedOut(Terminal):
     """The request's attempts, and the waits between them, took longer than its template allows."""
 
     code = "request_timed_out"
+
+
+class ToolCallCut(Terminal):
+    """The model's answer reached its limit of tokens inside a tool call; it would do so again."""
+
+    code = "tool_call_cut"
+
+
+class ToolFailed(Terminal):
+    """A tool whose registration says that its errors end the run raised one."""
+
+    code = "tool_failed"
+
+
+class ToolStuck(Terminal):
+    """A synchronous tool did not end in time; its thread goes on, and what it does is not known."""
+
+    code = "tool_stuck"
+
+
+class InDoubt(Terminal):
+    """A call with an effect may have been made, and its outcome is not known; names the calls."""
+
+    code = "in_doubt"
+
+
+class InterruptUnsupported(Terminal):
+    """The agent's graph interrupted itself to ask a person, which no run can be answered yet."""
+
+    code = "interrupt_unsupported"
 
 
 class CheckpointUnreadable(Terminal):

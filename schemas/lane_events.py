@@ -48,7 +48,8 @@ class RunParked(RequestEvent):
     in this order. `reserved_micros` is what all stages of the chain reserved for it. `tries` counts
     the attempts begun, `failures` those in vain, `spent` is what these used; it is not begun again
     before `not_before_ms`. Where its template limits a request's time, `elapsed_ms` is how long it
-    has been under way; while it is, `since_ms` is that long ago instead.
+    has been under way; while it is, `since_ms` is that long ago instead. `effects` are the tools
+    with an effect that it called.
     """
 
     title: ClassVar[str] = "An admitted request that waits"
@@ -64,6 +65,7 @@ class RunParked(RequestEvent):
     not_before_ms: EpochMs = 0
     elapsed_ms: Count = 0
     since_ms: EpochMs = 0
+    effects: tuple[str, ...] = ()
 
     @property
     def event_id(self) -> str:

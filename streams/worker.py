@@ -131,6 +131,10 @@ async def _build(
         factory = AgentFactory(
             default_model=settings.default_model, resolve=partial(resolve_model, http=http)
         )
+        collector.gauge(
+            "millstream_tool_threads_lost",
+            "Threads of tools that outlived their calls' time and still run.",
+        ).set_function(lambda: factory.tool_threads_lost)
         services = LaneServices(
             worker=name,
             producer=producer,

@@ -16,11 +16,15 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langgraph.graph.state import CompiledStateGraph
 
+from millstream.agents.loop.answers import answer_without_calls
 from millstream.agents.loop.call_gate import RunContext
 from millstream.agents.loop.callbacks import AgentCallbackHandler
 from millstream.agents.sessions.checkpointer import RunCheckpointer
+from millstream.schemas.errors import InterruptUnsupported
 
 __all__ = ["Agent", "AgentGraph", "Invocation", "LoopAgent", "SingleCallAgent"]
+
+WORDS_CHARS_MAX = 200
 
 AgentGraph = CompiledStateGraph[Any, Any, Any, Any]
 
@@ -69,6 +73,12 @@ class LoopAgent:
             # The lane writes once, at the end: a state in between would be put in vain.
             durability="exit",
         )
+        if (asked := state.get("__interrupt__")) is not None:
+            words = str(asked[0].value if asked else "")[:WORDS_CHARS_MAX]
+            raise InterruptUnsupported(f"the agent asked for a person, which is not built: {words}")
+        said = state["messages"][-1]
+        if isinstance(said, AIMessage) and (plain := answer_without_calls(said)) is not said:
+            run.checkpointer.replace(said, plain)
         return state.get("structured_response")
 
 
@@ -76,8 +86,7 @@ class LoopAgent:
 class SingleCallAgent:
     """An agent without tools, middleware and structured answers: one call of `model`.
 
-    `graph` is that of the same agent. It writes the session's state, and runs the agent where there
-    is more to do than to call the model.
+    `graph` is that of the same agent. It writes the session's state.
     """
 
     graph: AgentGraph
@@ -87,13 +96,11 @@ class SingleCallAgent:
     async def answer(self, run: Invocation) -> Any:
         """Answer as `Agent` says."""
         remembered = run.checkpointer.messages
-        if any(isinstance(one, AIMessage) and one.invalid_tool_calls for one in remembered):
-            # The graph mends these before it calls the model.
-            return await LoopAgent(self.graph).answer(run)
         system = () if self.system_message is None else (self.system_message,)
         said = await self.model.ainvoke(
             [*system, *remembered, run.question], {"callbacks": [run.handler]}
         )
+        said = answer_without_calls(said)
         graph = self.graph.copy({"checkpointer": run.checkpointer})
         await graph.aupdate_state(
             {"configurable": {"thread_id": run.session_id}},

@@ -1,23 +1,57 @@
-"""The gate before a tool call, in graphs that many runs share.
+"""The seam that all model and tool calls of a run go through, in graphs that many runs share.
 
-Not a callback, as before a model call (`callbacks.py`): LangChain runs a tool that is a plain
-function in a thread, where it only logs what a callback raises.
+Asked before a tool call is made here, and not in a callback as before a model's (`callbacks.py`):
+LangChain runs a tool that is a plain function in a thread, where it only logs what a callback
+raises.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Protocol
 
-from langchain.agents.middleware import AgentMiddleware, ToolCallRequest
-from langchain_core.messages import ToolMessage
-from langgraph.types import Command
+import structlog
+from langchain.agents.middleware import (
+    AgentMiddleware,
+    ModelRequest,
+    ModelResponse,
+    ToolCallRequest,
+)
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+from langchain_core.messages.tool import ToolCallChunk
+from langgraph.errors import GraphBubbleUp
 from typing_extensions import override
 
+from millstream.agents.loop.answers import announces_calls, checked_answer_of
+from millstream.agents.loop.calls import Calls, ToolAnswer
+from millstream.agents.loop.containment import stops_run
+from millstream.agents.loop.tool_answers import bounded_answer, error_told
+from millstream.agents.tool_schemas import problem_of
+from millstream.agents.tools import ToolRegistry
+from millstream.schemas.errors import LaneLost, ModelFailed, Suspended, ToolFailed, ToolStuck
 from millstream.schemas.ports import BeforeCall
 
-__all__ = ["CallGate", "RunContext"]
+__all__ = ["CallGate", "ModelGate", "RunContext", "Voice"]
+
+# Told to the model and not remembered: the answer that it follows has nothing to remember.
+_NO_CALL_CAME: Final = (
+    "You announced a tool call, but none arrived. Make the call again, or answer without it."
+)
+
+_log = structlog.get_logger(__name__)
+
+
+class Voice(Protocol):
+    """What the seam needs of a run's callbacks."""
+
+    def pieces(self) -> Sequence[ToolCallChunk]:
+        """Give the tool calls of the agent's newest model call as they were streamed, merged."""
+        ...
+
+    async def repeat(self, text: str) -> None:
+        """Write what a model said in an earlier attempt."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +59,184 @@ class RunContext:
     """What a graph is told of the run that it is invoked for."""
 
     before_call: BeforeCall | None
+    calls: Calls
+    voice: Voice
 
 
-class CallGate(AgentMiddleware[Any, Any, Any]):
-    """Awaits the `before_call` of the run's `RunContext` before each tool call."""
+class ModelGate(AgentMiddleware[Any, Any, Any]):
+    """Makes, keeps and answers each model call of a run; of runs without `RunContext`, none.
+
+    `model_calls_max` bounds how often a model is called again that announces calls and makes none.
+    """
+
+    def __init__(self, *, model_calls_max: int) -> None:
+        super().__init__()
+        self._model_calls_max = model_calls_max
+
+    @override
+    async def awrap_model_call(
+        self,
+        request: ModelRequest[Any],
+        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
+    ) -> ModelResponse[Any]:
+        """Give the answer of an earlier attempt, or the model's with its calls checked."""
+        context: object = request.runtime.context
+        if not isinstance(context, RunContext):
+            return await handler(request)
+        follows = _newest_answer(request.messages)
+        kept = context.calls.answered_model(follows)
+        if kept is not None:
+            for message in kept.result:
+                if isinstance(message, AIMessage) and message.text:
+                    await context.voice.repeat(message.text)
+            return kept
+        response = await self._asked(request, handler)
+        return _checked(request, response, context, follows)
+
+    async def _asked(
+        self,
+        request: ModelRequest[Any],
+        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
+    ) -> ModelResponse[Any]:
+        for _ in range(self._model_calls_max):
+            response = await handler(request)
+            said = response.result[0] if response.result else None
+            if not isinstance(said, AIMessage) or not announces_calls(said):
+                return response
+            told: list[AnyMessage] = [said] if said.text else []
+            told.append(HumanMessage(_NO_CALL_CAME))
+            request = request.override(messages=[*request.messages, *told])
+        message = f"the model announced a tool call and made none, {self._model_calls_max} times"
+        raise ModelFailed(message)
+
+
+class CallGate(ModelGate):
+    """The same, and asks before, makes, keeps and answers each tool call.
+
+    For agents with tools only: LangChain routes any other otherwise where tool calls are wrapped.
+    """
+
+    def __init__(self, tools: ToolRegistry, *, model_calls_max: int, result_bytes_max: int) -> None:
+        super().__init__(model_calls_max=model_calls_max)
+        self._tools = tools
+        self._result_bytes_max = result_bytes_max
 
     @override
     async def awrap_tool_call(
         self,
         request: ToolCallRequest,
-        handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]],
-    ) -> ToolMessage | Command[Any]:
-        """Make the call once it may be made; what `before_call` raises ends the run."""
+        handler: Callable[[ToolCallRequest], Awaitable[ToolAnswer]],
+    ) -> ToolAnswer:
+        """Answer a call: from an earlier attempt, with what is wrong with it, or by making it.
+
+        What `before_call` raises ends the run. What the tool raises is told to the model, unless
+        its registration says otherwise.
+        """
         context: object = request.runtime.context
-        if isinstance(context, RunContext) and context.before_call is not None:
-            await context.before_call()
-        return await handler(request)
+        if not isinstance(context, RunContext):
+            return await handler(request)
+        call = request.tool_call
+        call_id = call["id"] or ""
+        why = context.calls.fault(call_id)
+        if why is None and request.tool is not None:
+            why = problem_of(request.tool, call["args"])
+        if why is not None:
+            return error_told(call, f"this call was not made: {why}")
+        if request.tool is None:
+            return await handler(request)
+        rules = self._tools.rules(call["name"])
+
+        async def make() -> ToolAnswer:
+            if context.before_call is not None:
+                await context.before_call()
+            try:
+                return await self._made(request, handler)
+            except ToolStuck:
+                context.calls.stuck[call_id] = call["name"]
+                raise
+
+        return await context.calls.tool(call_id, call["name"], make, effect=rules.has_effects)
+
+    async def _made(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[ToolAnswer]]
+    ) -> ToolAnswer:
+        call = request.tool_call
+        rules = self._tools.rules(call["name"])
+        try:
+            answer = await handler(request)
+        except (LaneLost, Suspended, ToolStuck, GraphBubbleUp, MemoryError):
+            raise
+        except Exception as error:
+            if (ours := _of_the_lane(error)) is not None:
+                raise ours from error
+            if stops_run(error):
+                raise
+            if rules.ends_run_on_error:
+                message = f"the tool {call['name']!r} failed: {type(error).__name__}: {error}"
+                raise ToolFailed(message) from error
+            _log.info("a tool failed", tool=call["name"], exc_info=error)
+            return error_told(call, error)
+        return bounded_answer(answer, rules.result_bytes_max or self._result_bytes_max)
+
+
+def _checked(
+    request: ModelRequest[Any], response: ModelResponse[Any], context: RunContext, follows: str
+) -> ModelResponse[Any]:
+    if not response.result or not isinstance(said := response.result[0], AIMessage):
+        return response
+    taken = {
+        call["id"]
+        for message in request.messages
+        if isinstance(message, AIMessage)
+        for call in message.tool_calls
+        if call["id"]
+    }
+    checked = checked_answer_of(said, context.voice.pieces(), taken)
+    message = checked.message
+    if message.id is not None and any(message.id == one.id for one in request.messages):
+        # Some servers give each answer the same id: it would take the place of the one before.
+        message = message.model_copy(update={"id": f"{message.id}-{len(request.messages)}"})
+    if message is not said or checked.faults:
+        response = _with(response, message, checked.faults, in_loop=bool(request.tools))
+    context.calls.keep_model(follows, response, checked.faults)
+    return response
+
+
+def _with(
+    response: ModelResponse[Any], message: AIMessage, faults: Any, *, in_loop: bool
+) -> ModelResponse[Any]:
+    """Give a response with another message. Without tools, nobody else would answer its calls."""
+    if in_loop:
+        return ModelResponse([message, *response.result[1:]], response.structured_response)
+    if not faults:
+        answers = [
+            one.model_copy(update={"tool_call_id": call["id"]})
+            for one, call in zip(response.result[1:], message.tool_calls, strict=False)
+            if isinstance(one, ToolMessage)
+        ]
+        return ModelResponse([message, *answers], response.structured_response)
+    told = [
+        error_told(call, f"this call was not made: {faults.get(call['id'], 'the other is wrong')}")
+        for call in message.tool_calls
+    ]
+    return ModelResponse([message, *told])
+
+
+def _of_the_lane(error: BaseException) -> LaneLost | Suspended | None:
+    """Give what ends the run from outside, where a tool's own tasks met it beside other errors."""
+    if isinstance(error, LaneLost | Suspended):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        found = (_of_the_lane(one) for one in error.exceptions)
+        return next((one for one in found if one is not None), None)
+    return None
+
+
+def _newest_answer(messages: Sequence[AnyMessage]) -> str:
+    """Give the id of the newest answer to this turn's question, `""` if there is none yet."""
+    for message in reversed(messages):
+        if isinstance(message, AIMessage):
+            return message.id or ""
+        if isinstance(message, HumanMessage):
+            break
+    return ""

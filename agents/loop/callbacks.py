@@ -8,16 +8,19 @@ plain handler under `ainvoke` gets no tokens at all. So the handler asks: it has
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final, Literal, TypeVar
 from uuid import UUID
 
 import structlog
 from langchain_core.callbacks import AsyncCallbackHandler
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.tool import ToolCallChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, GenerationChunk, LLMResult
 from typing_extensions import override
 
+from millstream.agents.loop.containment import is_cancelled_from_outside
 from millstream.agents.loop.token_writer import TokenWriter
 from millstream.agents.models.errors import status_of
 from millstream.schemas.base import EpochMs, Frozen, Usage
@@ -88,6 +91,8 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         self._before_call = before_call
         # Model calls under way that are the agent's own, and whether they have written text.
         self._speaking: dict[UUID, bool] = {}
+        # The pieces of the newest of these that call tools, added up.
+        self._calling: AIMessageChunk | None = None
 
     @property
     def usage_known(self) -> bool:
@@ -97,6 +102,14 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         refused before it wrote anything used nothing.
         """
         return not self._calls and not self._unreported
+
+    def pieces(self) -> Sequence[ToolCallChunk]:
+        """Give the tool calls of the newest own model call as they were streamed, merged."""
+        return () if self._calling is None else self._calling.tool_call_chunks
+
+    async def repeat(self, text: str) -> None:
+        """Write what the agent's model said in an earlier attempt, as if it said it now."""
+        await self._writer.write(text if self._writer.empty else _BETWEEN_MESSAGES + text)
 
     @property
     @override
@@ -138,6 +151,7 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         # Calls of a graph's nodes and tools have the graph's run above them.
         if parent_run_id is None or _is_agents_own(metadata or {}):
             self._speaking[run_id] = False
+            self._calling = None
         if self._on_event is not None:
             await self._tell("model_start", run_id, name=kwargs.get("name"))
 
@@ -153,6 +167,9 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         self._calls[run_id] = True
         if run_id not in self._speaking:
             return
+        said = chunk.message if isinstance(chunk, ChatGenerationChunk) else None
+        if isinstance(said, AIMessageChunk) and said.tool_call_chunks:
+            self._calling = said if self._calling is None else self._calling + said
         if isinstance(token, str):
             text = token
         else:
@@ -220,17 +237,19 @@ class AgentCallbackHandler(AsyncCallbackHandler):
     ) -> None:
         if self._on_event is None:
             return
-        event = CallbackEvent(
-            kind=kind,
-            at_ms=self._clock_ms(),
-            run_id=run_id,
-            name=name,
-            detail=None if detail is None else detail[:DETAIL_CHARS_MAX],
-        )
         try:
+            event = CallbackEvent(
+                kind=kind,
+                at_ms=self._clock_ms(),
+                run_id=run_id,
+                name=name,
+                detail=None if detail is None else detail[:DETAIL_CHARS_MAX],
+            )
             await self._on_event(event)
         # `raise_error` is for tokens; a listener is a guest, whatever it raises.
-        except Exception:  # noqa: BLE001
+        except BaseException as raised:
+            if is_cancelled_from_outside(asyncio.current_task(), raised):
+                raise
             _log.exception("a listener of callback events failed", kind=kind)
 
 

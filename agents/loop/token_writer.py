@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import hashlib
 from typing import Final
 
+from millstream.agents.sessions.text import ends_in_half, well_formed
 from millstream.schemas.errors import LaneLost, Terminal
 from millstream.schemas.events import AgentToken, ResolvedRequest
 from millstream.schemas.ports import ClockMs, EmitToken
@@ -56,7 +58,10 @@ class TokenWriter:
         self._gathered_tokens = 0
         self._gathered_bytes = 0
         self._written_bytes = 0
+        self._half = ""
         self._emitting = asyncio.Lock()
+        # Of whoever makes the writer: what emits is not the run's code, and holds nothing of it.
+        self._context = contextvars.copy_context()
         self._timer: asyncio.TimerHandle | None = None
         self._background: asyncio.Task[None] | None = None
         self._sending: asyncio.Task[None] | None = None
@@ -87,11 +92,16 @@ class TokenWriter:
 
     async def write(self, text: str, *, tokens: int = 1) -> None:
         """Take some text. Raises what `emit` raised, or `Terminal` for an output without end."""
+        if self._half:
+            text, self._half = self._half + text, ""
+        if ends_in_half(text):
+            # Its other half may come with the next piece.
+            text, self._half = text[:-1], text[-1]
         if not text:
             return
         size_bytes = _utf8_bytes(text)
         if size_bytes is None:
-            text = text.encode(errors="replace").decode()
+            text = well_formed(text)
             size_bytes = len(text.encode())
         self._written_bytes += size_bytes
         if self._written_bytes > OUTPUT_BYTES_MAX:
@@ -111,6 +121,9 @@ class TokenWriter:
 
     async def finish(self) -> None:
         """Emit what is still gathered. Raises what `emit` raised."""
+        if self._half:
+            self._half = ""
+            await self.write("?", tokens=0)
         await self._flush()
 
     async def settle(self) -> None:
@@ -140,7 +153,9 @@ class TokenWriter:
         self._timer = None
         # While emitting is slow, the one that waits for the lock takes along what comes meanwhile.
         if self._background is None or self._background.done():
-            self._background = asyncio.create_task(self._flush_in_background())
+            self._background = asyncio.create_task(
+                self._flush_in_background(), context=self._context
+            )
 
     async def _flush_in_background(self) -> None:
         # Nobody awaits this task: what `emit` raised is raised by the next `write` or `finish`.
@@ -161,7 +176,7 @@ class TokenWriter:
 
     async def _emit_piece(self, text: str, tokens: int) -> None:
         # A time-out must not cut `emit` short: whether the piece is out would never be known.
-        self._sending = asyncio.create_task(self._send(text, tokens))
+        self._sending = asyncio.create_task(self._send(text, tokens), context=self._context)
         await _ended(self._sending)
         self._raise_failure()
 

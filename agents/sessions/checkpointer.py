@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any, Final, Self
 
 import ormsgpack
-from langchain_core.messages import AnyMessage, BaseMessage
+import structlog
+from langchain_core.messages import AnyMessage, BaseMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     BaseCheckpointSaver,
@@ -24,7 +25,9 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from typing_extensions import override
 
+from millstream.agents.sessions.kept import keepable_message, keepable_state
 from millstream.agents.sessions.memory import newest_turns
+from millstream.agents.sessions.mending import mended
 from millstream.agents.templates.template import AgentTemplate
 from millstream.schemas.errors import CheckpointUnreadable, Terminal
 from millstream.schemas.events import CheckpointSaved, ResolvedRequest
@@ -33,6 +36,11 @@ __all__ = ["CHECKPOINT_CHARS_MAX", "RunCheckpointer"]
 
 CHECKPOINT_CHARS_MAX: Final = 900_000
 """Longest `data` of a checkpoint: with its envelope it must fit a Kafka record of 1 MiB."""
+
+LOST_NAMED_MAX: Final = 20
+"""What a checkpoint leaves out is named in the log up to this many; the rest is counted."""
+
+_log = structlog.get_logger(__name__)
 
 # No pickle, and of types only LangGraph's own list of safe ones (messages, dates, …): a record is
 # data from outside, and must not be able to name a class to be imported and called.
@@ -120,17 +128,17 @@ class RunCheckpointer(BaseCheckpointSaver[int]):
         pending = [*(self._newest.pending_writes or ()), *((task_id, *write) for write in writes)]
         self._newest = self._newest._replace(pending_writes=pending)
 
+    def replace(self, message: BaseMessage, by: BaseMessage) -> None:
+        """Put another message in the place of one of the newest state."""
+        assert self._newest is not None  # noqa: S101 - the message came from it
+        values = self._newest.checkpoint["channel_values"]
+        values["messages"] = [by if one is message else one for one in values["messages"]]
+
     def seal(self, request: ResolvedRequest, at_ms: int) -> CheckpointSaved:
         """Serialise the newest state as the session's next checkpoint."""
         assert self._newest is not None  # noqa: S101 - a graph that ended has put its state
         checkpoint = self._newest.checkpoint
-        _, packed = _SERDE.dumps_typed(
-            {
-                "checkpoint": checkpoint,
-                "metadata": self._newest.metadata,
-                "pending_writes": self._newest.pending_writes,
-            }
-        )
+        packed = _packed(self._newest, request)
         data = base64.b64encode(packed).decode("ascii")
         if len(data) > CHECKPOINT_CHARS_MAX:
             message = (
@@ -150,6 +158,41 @@ class RunCheckpointer(BaseCheckpointSaver[int]):
             turn=1 if loaded is None else loaded.turn + 1,
             data=data,
         )
+
+
+def _packed(newest: CheckpointTuple, request: ResolvedRequest) -> bytes:
+    state: dict[str, Any] = {
+        "checkpoint": newest.checkpoint,
+        "metadata": newest.metadata,
+        "pending_writes": newest.pending_writes,
+    }
+    values = newest.checkpoint["channel_values"]
+    try:
+        messages = values.get("messages", ())
+        if not any(isinstance(one, ToolMessage) and one.artifact is not None for one in messages):
+            return _SERDE.dumps_typed(state)[1]
+    # Whatever a foreign type does when it is written.
+    except Exception as error:  # noqa: BLE001
+        _log.info("a state cannot be kept as it is", reason=f"{type(error).__name__}: {error}")
+    lost: list[str] = []
+    kept = keepable_state(values, lost)
+    writes = [
+        (task, channel, keepable_message(value, f"pending.{channel}", lost))
+        for task, channel, value in newest.pending_writes or ()
+    ]
+    if lost:
+        _log.warning(
+            "a checkpoint holds less than its run",
+            request_id=request.request_id,
+            session_id=request.session_id,
+            left_out=lost[:LOST_NAMED_MAX],
+            left_out_count=len(lost),
+        )
+    state |= {
+        "checkpoint": {**newest.checkpoint, "channel_values": kept},
+        "pending_writes": writes,
+    }
+    return _SERDE.dumps_typed(state)[1]
 
 
 def _opened(saved: CheckpointSaved, turns_max: int, tokens_max: int) -> CheckpointTuple:
@@ -176,7 +219,8 @@ def _opened(saved: CheckpointSaved, turns_max: int, tokens_max: int) -> Checkpoi
         raise _unreadable(saved, "it holds messages of a type that is not allowed")
     # An earlier turn's structured answer must not pass for this one's.
     values.pop("structured_response", None)
-    values["messages"] = newest_turns(messages, turns_max=turns_max, tokens_max=tokens_max)
+    turns = newest_turns(messages, turns_max=turns_max, tokens_max=tokens_max)
+    values["messages"] = mended(turns)
     return CheckpointTuple(placed, checkpoint, metadata, None, pending)
 
 

@@ -23,7 +23,13 @@ class AgentTemplate(Frozen):
     that failed is tried again as `retry` says. However many there are, the request ends once
     they and the waits between them took `request_timeout_s` seconds. The model is shown up to
     `memory_turns_max` earlier turns of the session, as many of the newest as fit into about
-    `memory_tokens_max` tokens.
+    `memory_tokens_max` tokens. It is shown up to `tool_result_bytes_max` bytes of a tool's result.
+    Up to `tool_threads_max` threads run this template's synchronous tools; a call whose time is up
+    is waited for `tool_grace_s` seconds more, and then its thread counts as lost.
+
+    A run that made a call with an effect waits for its next attempt in memory, up to
+    `effects_wait_s` seconds. Beyond that, or where it is not known whether a call was made, it ends
+    as `in_doubt` says: it fails, naming the calls, or is tried again from the start.
     """
 
     # A misspelt field would be a limit that silently does not hold.
@@ -45,6 +51,11 @@ class AgentTemplate(Frozen):
     memory_turns_max: Annotated[int, Field(ge=0, le=1000)] = 20
     # Half of the local model's context of 2,048 tokens: the rest is for the question and answer.
     memory_tokens_max: Annotated[int, Field(ge=0, le=100_000)] = 1024
+    tool_result_bytes_max: Annotated[int, Field(ge=256, le=200_000)] = 32_768
+    tool_threads_max: Annotated[int, Field(ge=1, le=64)] = 4
+    tool_grace_s: Annotated[float, Field(ge=0, le=600)] = 5.0
+    effects_wait_s: Annotated[float, Field(ge=0, le=600)] = 60.0
+    in_doubt: Literal["fail", "retry"] = "fail"
 
     @field_validator("response_format")
     @classmethod

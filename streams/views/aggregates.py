@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import orjson
+import structlog
 
-from millstream.schemas.base import Event
+from millstream.schemas.base import INT64_MAX, Event, saturated
 from millstream.schemas.events import (
     AgentResult,
     AgentToken,
@@ -34,6 +35,8 @@ __all__ = [
     "parts",
     "spend_of",
 ]
+
+log = structlog.get_logger(__name__)
 
 Counts = Mapping[str, int]
 """Whole numbers by name; a name is a figure and a label's value, joined by `|`."""
@@ -67,6 +70,11 @@ class Aggregate:
     redo_from: int | None = None
 
     @property
+    def saturated(self) -> int:
+        """How many totals are at the largest number that is kept, and rise no more."""
+        return sum(amount >= INT64_MAX for amount in self.totals.values())
+
+    @property
     def position(self) -> int:
         """The offset from which the topic is to be read on."""
         return self.offset + 1 if self.redo_from is None else min(self.redo_from, self.offset + 1)
@@ -78,10 +86,10 @@ class Aggregate:
         self.offset = offset
         minute = self._minute(at_ms // _MINUTE_MS)
         for name, amount in counts.items():
-            known = _bounded(self.totals, name)
-            self.totals[known] = self.totals.get(known, 0) + amount
+            known = _bounded(self.totals, name, amount)
+            _add_to(self.totals, known, amount)
             if minute is not None and not known.startswith(LATENCY):
-                minute[known] = minute.get(known, 0) + amount
+                _add_to(minute, known, amount)
         return True
 
     def _minute(self, number: int) -> dict[str, int] | None:
@@ -146,9 +154,13 @@ def counts_of(  # noqa: PLR0911  one return per type of event
 
 
 def spend_of(event: CostRecorded) -> dict[str, int]:
-    """Give what a run's cost adds to its user's spend, and to that of all."""
+    """Give what a run's cost adds to its user's spend, and to that of all.
+
+    A model that cost nothing and was not used was never found: its name is anybody's.
+    """
+    was_used = event.cost_micros or not event.usage.is_none
     return {
-        f"cost_micros|{event.model}": event.cost_micros,
+        f"cost_micros|{event.model if was_used else OTHER}": event.cost_micros,
         "tokens|input": event.usage.input_tokens,
         "tokens|output": event.usage.output_tokens,
     }
@@ -182,13 +194,32 @@ def _latencies(event: AgentResult, at_ms: int) -> Iterator[tuple[str, int]]:
             yield f"{LATENCY}{step}|sum", took_ms
 
 
-def _bounded(counts: dict[str, int], name: str) -> str:
-    """Give the name to count under: a hostile flood of label values ends in `other`."""
+def _bounded(counts: dict[str, int], name: str, amount: int) -> str:
+    """Give the name to count under: a hostile flood of label values ends in `other`.
+
+    A name that counts something takes the place of one that counts nothing: so a flood of names
+    that nobody has a price for hides no model that has one.
+    """
     if name in counts or len(counts) < _NAMES_MAX or name.startswith(LATENCY):
         return name
-    return f"{parts(name)[0]}|{OTHER}"
+    figure, _ = parts(name)
+    other = f"{figure}|{OTHER}"
+    if amount:
+        for idle, counted in counts.items():
+            if not counted and idle != other and parts(idle)[0] == figure:
+                del counts[idle]
+                return name
+    return other
+
+
+def _add_to(counts: dict[str, int], name: str, amount: int) -> None:
+    # The table's JSON has integers of 64 bits, and one absurd figure must not end what counts it.
+    total = counts.get(name, 0) + amount
+    if total >= INT64_MAX > counts.get(name, 0):
+        log.warning("a figure is at its largest and rises no more", name=name)
+    counts[name] = saturated(total)
 
 
 def _add(counts: dict[str, int], more: Counts) -> None:
     for name, amount in more.items():
-        counts[name] = counts.get(name, 0) + amount
+        counts[name] = saturated(counts.get(name, 0) + amount)

@@ -72,9 +72,16 @@ class TableMetrics(Collector):
             "Offset of the last record that is counted",
             labels=("view", "partition"),
         )
+        saturated = GaugeMetricFamily(
+            "millstream_view_saturated",
+            "Totals that are at the largest number a view keeps, and rise no more",
+            labels=("view", "partition"),
+        )
         for view, partition, aggregate in aggregates:
             offsets.add_metric((view, str(partition)), aggregate.offset)
+            saturated.add_metric((view, str(partition)), aggregate.saturated)
         yield offsets
+        yield saturated
 
     def _last_minute(self, aggregates: list[tuple[str, int, Aggregate]]) -> Iterator[Metric]:
         # The last one that is over; a view that is behind by more counts nothing in it.

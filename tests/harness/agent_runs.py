@@ -8,6 +8,7 @@ from typing import Any
 
 from millstream.agents.executor import AgentExecutor, RunOutcome
 from millstream.agents.factory import AgentFactory
+from millstream.agents.loop.calls import Calls
 from millstream.schemas.events import AgentToken, CheckpointSaved, ResolvedRequest
 from millstream.schemas.ports import BeforeCall, EmitToken, LoadCheckpoint
 from tests import making
@@ -41,6 +42,7 @@ class Runs:
         announce: bool = False,
         before_call: BeforeCall | None = None,
         ends_by_ms: int | None = None,
+        calls: Calls | None = None,
         **fields: Any,
     ) -> RunOutcome:
         """Run a request to its end; a checkpoint that it leaves is the next run's."""
@@ -59,6 +61,7 @@ class Runs:
             announce=announce,
             before_call=before_call,
             ends_by_ms=ends_by_ms,
+            calls=calls,
         )
         self.saved = outcome.checkpoint or self.saved
         return outcome

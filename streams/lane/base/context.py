@@ -12,6 +12,7 @@ from aiokafka import TopicPartition
 
 from millstream.agents.executor import RunOutcome
 from millstream.agents.factory import AgentFactory, RunPlan
+from millstream.agents.loop.calls import Calls
 from millstream.middleware.pipeline import CHAIN, MiddlewarePipeline
 from millstream.schemas.events import ResolvedRequest
 from millstream.schemas.lane_events import StageRequest
@@ -64,6 +65,7 @@ class RunAgent(Protocol):
         announce: bool = False,
         before_call: BeforeCall | None = None,
         ends_by_ms: int | None = None,
+        calls: Calls | None = None,
     ) -> RunOutcome:
         """Give what the attempt leaves behind. Raises only `LaneLost`."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from millstream.schemas.base import Reason
+from millstream.schemas.base import Reason, saturated
 from millstream.schemas.errors import Rejected
 from millstream.schemas.events import (
     AgentResult,
@@ -80,7 +80,9 @@ def stage_request(
         stage=to.name.removeprefix("stage-"),
         passed=(*(before.passed if before else ()), *decision.passed),
         request=request,
-        reserved_micros=(before.reserved_micros if before else 0) + decision.reserved_micros,
+        reserved_micros=saturated(
+            (before.reserved_micros if before else 0) + decision.reserved_micros
+        ),
     )
 
 

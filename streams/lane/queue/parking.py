@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from functools import partial
 
 import structlog
 
+from millstream.agents.loop.calls import Calls
 from millstream.schemas.base import compound_key
 from millstream.schemas.errors import Poison
 from millstream.schemas.lane_events import HoldPlaced, RunParked
@@ -23,8 +25,15 @@ from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses, expiry_reason
 from millstream.streams.transactions.committer import CommitRefused
 from millstream.streams.wire.codec import Tombstone, decode
+from millstream.streams.wire.keys import RequestKey
 
 log = structlog.get_logger(__name__)
+
+
+CALLS_KEPT_MAX = 256
+"""Runs with effects that left memory, of which a lane keeps what their calls gave."""
+
+EFFECTS_NAMED_MAX = 32
 
 
 class Parking:
@@ -48,6 +57,8 @@ class Parking:
         self._holds_at = context.at(HOLDS)
         self._records = ParkedLog(reader, context.at(PARKED))
         self._taken_over_ms = 0
+        # Of runs that leave memory, as one that is paused does; without it they end in doubt.
+        self._calls: OrderedDict[RequestKey, Calls] = OrderedDict()
 
     async def restore(self) -> list[Ticket]:
         """Fold what is paused; give a ticket for each request that is parked, in order.
@@ -108,7 +119,13 @@ class Parking:
             not_before_ms=run.not_before_ms,
             elapsed_ms=run.under_way.elapsed_ms,
             since_ms=run.under_way.since_ms,
+            effects=run.calls.with_effect[:EFFECTS_NAMED_MAX],
         )
+        if run.calls.with_effect:
+            self._calls[run.key] = run.calls
+            self._calls.move_to_end(run.key)
+            if len(self._calls) > CALLS_KEPT_MAX:
+                self._calls.popitem(last=False)
         committed = self._writer.submit([event], run.traceparent)
         committed.add_done_callback(partial(self._is_parked, run, parked))
         return parked
@@ -150,12 +167,14 @@ class Parking:
             spent=parked.spent,
             under_way=under_way,
             parked=ticket.stands_at,
+            calls=self._calls.get(ticket.key) or Calls(forgotten=parked.effects),
         )
         run.parked_progress = run.progress
         return run
 
     def tombstones(self, run: Run) -> list[Tombstone]:
         """Give what the compacted topics are to forget with a run's result."""
+        self._calls.pop(run.key, None)
         gone = self._pauses.lift(run.key)
         if run.parked is not None:
             gone.append(Tombstone(PARKED, compound_key(*run.key)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from millstream.agents.factory import AgentFactory, RunPlan
 from millstream.middleware.base import MiddlewareContext
-from millstream.schemas.base import Micros, Reason
+from millstream.schemas.base import Micros, Reason, saturated
 from millstream.schemas.errors import InputTooLarge, Rejected
 from millstream.schemas.events import Decision, ResolvedRequest
 from millstream.schemas.reasons import reason_of
@@ -72,7 +72,7 @@ def admit(
         plan=plan,
         refused=decision.reason,
         context=context,
-        reserved_micros=reserved_before_micros + decision.reserved_micros,
+        reserved_micros=saturated(reserved_before_micros + decision.reserved_micros),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from millstream.agents.executor import RunOutcome
 from millstream.agents.factory import RunPlan
+from millstream.agents.loop.calls import Calls
 from millstream.middleware.base import AttemptUsage
 from millstream.schemas.base import NO_USAGE, Reason, Usage
 from millstream.schemas.events import AttemptStarted, ResolvedRequest
@@ -54,6 +55,8 @@ class Run:
     `tries` counts the attempts begun, `failures` those in vain, `spent` is what these used and was
     not charged for, since it costs nothing, `last` is what the newest of them left behind.
     `under_way` counts towards a template's `request_timeout_s`, and only where there is one.
+    `calls` are those that its attempts made. `due` is what an attempt used whose end is not
+    committed yet.
     `ending`: its outcome is on its way to the log, so it must not be parked any more.
     `in_memory_since` is the loop's time. `key` is what makes the request one and the same,
     `session` what runs are serial by.
@@ -73,6 +76,8 @@ class Run:
     under_way: ActiveTime = field(default_factory=ActiveTime)
     cancelled: Reason | None = None
     last: RunOutcome | None = None
+    calls: Calls = field(default_factory=Calls)
+    due: AttemptUsage | None = None
     ending: bool = False
     executing: asyncio.Task[Any] | None = None
     parked: asyncio.Future[int] | None = None
@@ -97,7 +102,8 @@ class Run:
     @property
     def progress(self) -> tuple[int, ...]:
         """How far it is: what its record on `parked` must tell of it."""
-        return (self.tries, self.under_way.elapsed_ms, self.under_way.since_ms)
+        made = len(self.calls.with_effect)
+        return (self.tries, self.under_way.elapsed_ms, self.under_way.since_ms, made)
 
     @property
     def ends_by_ms(self) -> int | None:

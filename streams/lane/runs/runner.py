@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
+import structlog
+
 from millstream.agents.executor import RunOutcome
+from millstream.agents.loop.containment import is_cancelled_from_outside
 from millstream.middleware.base import AttemptUsage
 from millstream.schemas.base import NO_USAGE, Event
-from millstream.schemas.errors import AttemptsExhausted, RequestTimedOut, Suspended, Terminal
+from millstream.schemas.errors import (
+    AttemptsExhausted,
+    LaneLost,
+    RequestTimedOut,
+    Suspended,
+    Terminal,
+)
 from millstream.schemas.events import AgentResult, AttemptStarted, CheckpointSaved, SessionUpdated
 from millstream.schemas.lane_events import ATTEMPTS_PER_GENERATION
 from millstream.schemas.reasons import reason_of
@@ -21,12 +31,15 @@ from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.runs.attempts import AttemptStarter
+from millstream.streams.lane.runs.doubt import doubt_after, doubt_before
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.runs.token_publisher import TokenPublisher
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses
 
 T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +85,12 @@ class RunRunner:
         )
         self._pauses = pauses
         self._draining = False
+        self._drained = asyncio.Event()
 
     def drain(self) -> None:
         """Begin no attempt any more; those under way go on."""
         self._draining = True
+        self._drained.set()
 
     async def run(self, run: Run) -> Step:
         """Let a run go on until there is an outcome that stands, or it cannot go on here.
@@ -83,6 +98,7 @@ class RunRunner:
         After `KeepProgress`, call it again in the same tick. Raises `LaneLost`.
         """
         head = self._writer.head(run.session)
+        await self._settle(run)
         while True:
             if not run.is_cancelled() and self._may_not_begin(run):
                 run.under_way.stop(self._services.clock_ms())
@@ -103,13 +119,8 @@ class RunRunner:
             outcome, delay_s = self._judged(run, outcome)
             if delay_s is None:
                 break
-            await self._charge(run, used)
-            run.tries += 1
-            if outcome.suspended:
-                continue
-            run.failures += 1
-            if not await self._waited(run, delay_s):
-                return Leave()
+            if (step := await self._again(run, outcome, used, delay_s)) is not None:
+                return step
         finished = self._finished(run, outcome.result, used)
         if outcome.checkpoint is not None:
             new_head = self._writer.head_of(outcome.checkpoint, head)
@@ -136,6 +147,8 @@ class RunRunner:
             return outcome, None
         if run.is_over_by(self._services.clock_ms() + round(delay_s * 1000)):
             return _out_of_time(run, outcome), None
+        if (in_doubt := doubt_after(run, outcome, delay_s)) is not None:
+            return in_doubt, None
         return outcome, delay_s
 
     async def _waited(self, run: Run, delay_s: float) -> bool:
@@ -147,12 +160,45 @@ class RunRunner:
         await self._cancellable(run, asyncio.sleep(delay_s))
         return True
 
+    async def _again(
+        self, run: Run, outcome: RunOutcome, used: AttemptUsage, delay_s: float
+    ) -> Step | None:
+        """Charge for an attempt and wait for the next; gives a step if it cannot begin here now."""
+        run.tries += 1
+        run.failures += not outcome.suspended
+        if run.calls.with_effect:
+            # That it made them is on its way to the log before its attempt is over there.
+            run.due, run.not_before_ms = used, self._services.clock_ms() + round(delay_s * 1000)
+            return KeepProgress()
+        await self._charge(run, used)
+        if outcome.suspended or await self._waited(run, delay_s):
+            return None
+        return Leave()
+
+    async def _settle(self, run: Run) -> None:
+        """Charge for the last attempt of a run with effects, and wait in memory for the next."""
+        if run.due is None:
+            return
+        used, run.due = run.due, None
+        await self._charge(run, used)
+        delay_s = (run.not_before_ms - self._services.clock_ms()) / 1000
+        if delay_s > 0:
+            await self._cancellable(run, self._drained_within(delay_s))
+        run.not_before_ms = 0
+
+    async def _drained_within(self, delay_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay_s):
+                await self._drained.wait()
+
     async def _begin(self, run: Run) -> AttemptStarted | KeepProgress | Terminal | None:
         if run.is_cancelled():
             return None
         if run.tries >= ATTEMPTS_PER_GENERATION:
             # A higher number is the next owner's. Retries are bounded far below, pauses are not.
             return AttemptsExhausted(f"the request was begun {run.tries} times without an outcome")
+        if (doubt := doubt_before(run, self._state.open_attempts.lost(run.key))) is not None:
+            return doubt
         if (limit_s := run.plan.template.request_timeout_s) is not None:
             now_ms = self._services.clock_ms()
             run.under_way.start(now_ms)
@@ -185,10 +231,12 @@ class RunRunner:
         async def load_checkpoint() -> CheckpointSaved | None:
             return None if head is None else await self._writer.load_checkpoint(head)
 
-        with self._services.metrics.runs_in_flight.track_inprogress():
-            return await self._cancellable(
-                run,
-                self._services.run_agent(
+        async def run_agent() -> RunOutcome:
+            # What runs agents is not always the executor. Caught here, inside the task: one step
+            # further out, a `SystemExit` has ended the loop.
+            task = asyncio.current_task()
+            try:
+                return await self._services.run_agent(
                     run.request,
                     run.plan,
                     attempt=self._number(run),
@@ -197,8 +245,22 @@ class RunRunner:
                     announce=run.tries > 0 or run.may_follow,
                     before_call=partial(self._before_call, run),
                     ends_by_ms=run.ends_by_ms,
-                ),
-            )
+                    calls=run.calls,
+                )
+            except (LaneLost, asyncio.CancelledError):
+                raise
+            except BaseException as error:
+                if is_cancelled_from_outside(task, error):
+                    raise
+                return self._broken(run, tokens, error)
+
+        with self._services.metrics.runs_in_flight.track_inprogress():
+            try:
+                return await self._cancellable(run, run_agent())
+            except asyncio.CancelledError as error:
+                if is_cancelled_from_outside(asyncio.current_task(), error):
+                    raise
+                return self._broken(run, tokens, error)
 
     async def _before_call(self, run: Run) -> None:
         await self._context.before_call()
@@ -214,7 +276,7 @@ class RunRunner:
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if not run.is_cancelled() or (task is not None and task.cancelling()):
-                raise  # not the run is cancelled but its lane: nothing of it counts
+                raise  # not the run is cancelled but its lane, or the run's code cancelled itself
             return None
         finally:
             run.executing = None
@@ -244,6 +306,21 @@ class RunRunner:
             usage=run.spent,
             **failed,
         )
+
+    def _broken(self, run: Run, tokens: TokenPublisher, error: BaseException) -> RunOutcome:
+        """Give the outcome of an attempt that ended by its own code, past every boundary of it."""
+        _log.error("a run broke its attempt", request_id=run.request.request_id, exc_info=error)
+        result = outcomes.result(
+            run.request,
+            at_ms=self._services.clock_ms(),
+            status="failed",
+            reason=reason_of(error),
+            attempt=self._number(run),
+            last_seq=tokens.last_seq,
+            text_sha256=tokens.text_sha256,
+            model=run.plan.model,
+        )
+        return RunOutcome(result, None, usage_known=False)
 
     def _cancelled(self, run: Run, tokens: TokenPublisher) -> AgentResult:
         return outcomes.result(

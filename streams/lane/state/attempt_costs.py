@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from millstream.middleware.base import AttemptUsage
 from millstream.middleware.pipeline import MiddlewarePipeline
-from millstream.schemas.base import NO_USAGE, Event, Micros, Usage
+from millstream.schemas.base import NO_USAGE, Event, Micros, Usage, saturated
 from millstream.schemas.events import AgentResult, AttemptStarted, CostRecorded, ResolvedRequest
 from millstream.schemas.topics import ATTEMPTS, COSTS, RESULTS
 from millstream.streams.lane.state.folds import Begin, Fold, Handler, SnapshotBody, Source
@@ -27,7 +27,7 @@ class OpenAttempt:
     @property
     def spent_micros(self) -> Micros:
         """What the settled attempts cost."""
-        return self.started.spent_micros + (self.cost.cost_micros if self.cost else 0)
+        return saturated(self.started.spent_micros + (self.cost.cost_micros if self.cost else 0))
 
     @property
     def spent_usage(self) -> Usage:
@@ -128,7 +128,7 @@ def charge_attempts(
     for request, one in charging:
         made = pipeline.charge(request, one)
         costs = [event for event in made if isinstance(event, CostRecorded)]
-        micros += sum(cost.cost_micros for cost in costs)
+        micros = saturated(micros + sum(cost.cost_micros for cost in costs))
         usage = sum((cost.usage for cost in costs), usage) if costs else usage + one.usage
         events += made
     return Charge(events, micros, usage)

@@ -45,20 +45,6 @@ class Ways(AgentFactory):
         return agent
 
 
-class Unreadable(BaseChatModel):
-    """Asks for a tool in words that nobody can read, then says how many messages it was given."""
-
-    @property
-    def _llm_type(self) -> str:
-        return "unreadable"
-
-    def _generate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
-        call = {"name": "add", "args": "{", "id": "c1", "error": None, "type": "invalid_tool_call"}
-        seen = AIMessage(f"{[message.type for message in messages]}")
-        answer = AIMessage("", invalid_tool_calls=[call]) if len(messages) < 3 else seen
-        return ChatResult(generations=[ChatGeneration(message=answer)])
-
-
 class Forgetful(BaseChatModel):
     """Takes three messages and no more."""
 
@@ -187,8 +173,8 @@ def test_both_ways_tell_the_same_and_either_goes_on_from_the_other(
     assert asyncio.run(Session(lambda index: index % 2 == odd).play(turns)) == in_loop
 
 
-@pytest.mark.parametrize("model", [Unreadable(), Forgetful()])
-async def test_sessions_that_need_mending_are_mended_in_both_ways(model: BaseChatModel) -> None:
+async def test_a_session_that_grew_too_long_is_forgotten_in_both_ways() -> None:
+    model = Forgetful()
     turns = [("chat_agent", f"question {index}") for index in range(4)]
 
     def factory() -> Ways:

@@ -202,31 +202,6 @@ async def test_what_is_remembered_is_forgotten_rather_than_too_long_for_the_mode
     assert outcome.result.reason.code == "input_too_long"
 
 
-async def test_a_tool_that_raises_or_returns_too_much_fails_the_run_and_says_so() -> None:
-    @tool
-    def broken() -> str:
-        """Break."""
-        message = "out of paper"
-        raise OSError(message)
-
-    @tool
-    def huge() -> str:
-        """Give ten megabytes."""
-        return "x" * 10_000_000
-
-    template = AgentTemplate(name="own", kind="react", tools=("broken", "huge"))
-    tools = ToolRegistry([broken, huge])
-    runs = Runs(AgentFactory(default_model="scripted", templates=[template], tools=tools))
-    for name, words in (
-        ("broken", "OSError: out of paper"),
-        ("huge", "tool results are too large"),
-    ):
-        outcome = await runs.run(f"call: {name} {{}}; say: done", template="own")
-        assert outcome.result.status == "failed"
-        assert outcome.result.reason is not None
-        assert words in outcome.result.reason.message
-
-
 async def test_a_model_that_writes_nothing_completes_with_an_empty_output() -> None:
     runs = runs_of(Silent())
     outcome = await runs.run("")

@@ -3,9 +3,18 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
-from millstream.schemas.base import Address, Reason, Usage
-from millstream.streams.views.aggregates import MINUTES_KEPT, OTHER, Aggregate, counts_of, merged
+from millstream.schemas.base import INT64_MAX, Address, Reason, Usage
+from millstream.schemas.events import CostRecorded
+from millstream.streams.views.aggregates import (
+    MINUTES_KEPT,
+    OTHER,
+    Aggregate,
+    counts_of,
+    merged,
+    spend_of,
+)
 from tests import making
 
 SOURCE = Address(topic="requests", partition=0, offset=0)
@@ -130,3 +139,39 @@ def test_partitions_add_up() -> None:
     total = merged(iter((one, two)))
     assert total.totals == {"a|": 3, "b|": 1}
     assert total.minutes == {1: {"a|": 3}, 2: {"b|": 1}}
+
+
+def test_figures_beyond_64_bits_stay_at_the_largest_and_say_so() -> None:
+    aggregate = Aggregate()
+    with capture_logs() as logs:
+        for offset in range(3):
+            aggregate.fold(offset, 0, {"tokens|output": INT64_MAX - 1, "results|completed": 1})
+    assert aggregate.totals == {"tokens|output": INT64_MAX, "results|completed": 3}
+    assert (aggregate.saturated, len(logs)) == (1, 2)  # in total, and of the minute
+    again = Aggregate.from_bytes(aggregate.to_bytes())
+    assert merged(iter([again, again])).totals["tokens|output"] == INT64_MAX
+
+
+def cost(model: str, micros: int, tokens: int = 0) -> CostRecorded:
+    return CostRecorded(
+        **IDS, model=model, cost_micros=micros, usage=Usage(output_tokens=tokens), price_digest="d",
+        template="t", attempt=1000,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("tokens", [0, 5])
+def test_a_flood_of_names_without_a_price_hides_no_model_that_has_one(tokens: int) -> None:
+    aggregate = Aggregate()
+    for number in range(400):
+        aggregate.fold(number, 0, spend_of(cost(f"nosuch:{number}", 0, tokens)))
+    aggregate = Aggregate.from_bytes(aggregate.to_bytes())
+    for number in range(400, 403):
+        aggregate.fold(number, 0, spend_of(cost("openai:fake", 7, 5)))
+    assert aggregate.totals["cost_micros|openai:fake"] == 21
+    assert aggregate.totals[f"cost_micros|{OTHER}"] == 0
+    assert len(aggregate.totals) <= 257
+
+
+def test_a_model_that_was_never_found_has_no_name_and_one_that_is_free_has() -> None:
+    assert spend_of(cost("nosuch:1", 0))[f"cost_micros|{OTHER}"] == 0
+    assert spend_of(cost("local", 0, 5))["cost_micros|local"] == 0

@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, cast
 
+import pytest
 from aiokafka import TopicPartition
+from structlog.testing import capture_logs
 
 from millstream.agents.executor import RunOutcome
 from millstream.agents.factory import AgentFactory, RunPlan
+from millstream.agents.loop.calls import Calls
+from millstream.agents.templates.retry import RetryPolicy
+from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.middleware.pipeline import build_pipeline
-from millstream.schemas.base import Event
+from millstream.schemas.base import Event, Reason
 from millstream.schemas.events import AgentResult, ControlCommand, ResolvedRequest
 from millstream.schemas.lane_events import CommandObeyed, HoldPlaced, RunParked
 from millstream.streams.broker.partition_reader import PartitionReader
@@ -24,6 +30,7 @@ from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.output.writer import Committed, LaneWriter
 from millstream.streams.lane.queue.run_queue import RunQueue
 from millstream.streams.lane.runs.admission import admit
+from millstream.streams.lane.runs.doubt import doubt_before
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses
@@ -97,10 +104,12 @@ class EmptyLog:
 class Bench:
     """A queue of runs with room for `runs_in_flight_max`; what has `hang` as input never ends."""
 
-    def __init__(self, **changes: object) -> None:
+    def __init__(
+        self, *, templates: Sequence[AgentTemplate] = BUILT_IN_TEMPLATES, **changes: object
+    ) -> None:
         settings = Settings.model_validate(changes)
         self.state = LaneState("chain", build_pipeline(None), hands_over=False)
-        self.factory = AgentFactory(default_model="scripted")
+        self.factory = AgentFactory(default_model="scripted", templates=templates)
         services = LaneServices(
             worker="test",
             producer=cast("Any", None),
@@ -144,9 +153,9 @@ class Bench:
         assert entry is not None
         return entry
 
-    def submit(self, request_id: str, text: str = "x") -> None:
+    def submit(self, request_id: str, text: str = "x", template: str = "chat_agent") -> None:
         entry = self.entry({"user_id": "ada", "session_id": "s", "request_id": request_id,
-                            "input": text})  # fmt: skip
+                            "input": text, "template": template})  # fmt: skip
         request = read_request(entry.record)
         assert self.in_flight.register(request_key(request), request.digest)
         admission = admit(request, self.state, self.factory, input_bytes_max=1000)
@@ -172,10 +181,25 @@ class Bench:
         return len(self._window)
 
 
+_RAISES: dict[str, BaseException] = {
+    "cancelled": asyncio.CancelledError(),
+    "exits": SystemExit(1),
+    "interrupts": KeyboardInterrupt(),
+    "closes": GeneratorExit(),
+    "several": BaseExceptionGroup("several", [SystemExit(1)]),
+    "plain": ValueError("x"),
+}
+
+
 async def _run_agent(
-    request: ResolvedRequest, _plan: RunPlan, *, attempt: int, **_: object
+    request: ResolvedRequest, _plan: RunPlan, *, attempt: int, calls: Calls, **_: object
 ) -> RunOutcome:
     if request.input == "hang":
+        await asyncio.get_running_loop().create_future()
+    if (raised := _RAISES.get(request.input)) is not None:
+        raise raised
+    if request.input == "cancels itself":
+        cast("asyncio.Task[Any]", asyncio.current_task()).cancel()
         await asyncio.get_running_loop().create_future()
     result = making.result(
         user_id=request.user_id,
@@ -185,12 +209,24 @@ async def _run_agent(
         accepted_at_ms=request.at_ms,
         source=request.source,
         attempt=attempt,
+        output=f"{len(calls.effects)}",
     )
+    if request.input.startswith("refunds") and not calls.effects:
+        calls.effects["c1"] = "refund"
+        return RunOutcome(_failed(result), checkpoint=None, retryable=True)
+    if request.input == "pays":
+        calls.in_doubt["c2"] = "pay"
+        return RunOutcome(_failed(result), checkpoint=None, retryable=True)
     return RunOutcome(result, checkpoint=None)
 
 
+def _failed(result: AgentResult) -> AgentResult:
+    reason = Reason(code="model_failed", message="overloaded")
+    return result.model_copy(update={"status": "failed", "reason": reason})
+
+
 @asynccontextmanager
-async def a_bench(**changes: object) -> AsyncIterator[Bench]:
+async def a_bench(**changes: Any) -> AsyncIterator[Bench]:
     bench = Bench(**changes)
     try:
         yield bench
@@ -275,3 +311,97 @@ async def test_a_hold_goes_with_the_result_that_comes_before_its_commit() -> Non
         assert isinstance(lifted, Tombstone)
         assert lifted.key == placed.record_key
         await bench.commit_until(pause, cancel)
+
+
+@pytest.mark.parametrize("text", [*_RAISES, "cancels itself"])
+async def test_whatever_a_run_raises_it_has_one_result_and_the_sessions_next_run_starts(
+    text: str,
+) -> None:
+    with capture_logs():
+        async with a_bench() as bench:
+            bench.submit("r1", text)
+            bench.submit("r2")
+
+            def both() -> bool:
+                bench.writer.commit_all()
+                return bench.writer.results() == ["r1", "r2"]
+
+            await eventually(both)
+    first, second = (one for one in bench.writer.submitted if isinstance(one, AgentResult))
+    assert (first.status, second.status) == ("failed", "completed")
+
+
+def clerk(**fields: Any) -> AgentTemplate:
+    return AgentTemplate(name="clerk", **fields)
+
+
+async def results_of(bench: Bench, text: str) -> AgentResult:
+    bench.submit("r1", text, "clerk")
+
+    def ended() -> bool:
+        bench.writer.commit_all()
+        return bool(bench.writer.results())
+
+    await eventually(ended)
+    (result,) = (one for one in bench.writer.submitted if isinstance(one, AgentResult))
+    return result
+
+
+async def test_a_run_with_an_effect_waits_in_memory_for_its_retry_which_knows_its_calls() -> None:
+    # Longer than what waits in memory otherwise.
+    retry = RetryPolicy(backoff_first_s=1.2, jitter=0)
+    async with a_bench(templates=[clerk(retry=retry)]) as bench:
+        result = await results_of(bench, "refunds")
+        (parked,) = (one for one in bench.writer.submitted if isinstance(one, RunParked))
+    assert (result.status, result.output, result.attempt) == ("completed", "1", 1)
+    assert parked.effects == ("refund",)
+
+
+async def test_a_run_with_an_effect_ends_in_doubt_where_its_retry_is_too_far() -> None:
+    retry = RetryPolicy(backoff_first_s=60, backoff_max_s=600, jitter=0)
+    async with a_bench(templates=[clerk(retry=retry, effects_wait_s=10)]) as bench:
+        result = await results_of(bench, "refunds")
+    assert result.reason is not None
+    assert (result.status, result.reason.code) == ("failed", "in_doubt")
+    assert "refund (c1)" in result.reason.message
+    assert "overloaded" in result.reason.message
+
+
+async def test_a_run_whose_call_gave_no_answer_ends_in_doubt_unless_its_template_retries() -> None:
+    retry = RetryPolicy(backoff_first_s=0, attempts_max=3)
+    async with a_bench(templates=[clerk(retry=retry)]) as bench:
+        result = await results_of(bench, "pays")
+    assert result.reason is not None
+    assert (result.reason.code, result.attempt) == ("in_doubt", 0)
+    assert "pay (c2)" in result.reason.message
+    async with a_bench(templates=[clerk(retry=retry, in_doubt="retry")]) as bench:
+        result = await results_of(bench, "pays")
+    assert result.reason is not None
+    assert (result.reason.code, result.attempt) == ("model_failed", 2)
+
+
+async def test_what_a_parked_run_called_is_found_again_or_leaves_it_in_doubt() -> None:
+    async with a_bench(templates=[clerk()]) as bench:
+        bench.submit("r1", "hang", "clerk")
+        run = bench.queue.find(("default", "ada", "r1"))
+        assert isinstance(run, Run)
+        assert doubt_before(run, 0) is None
+        run.calls = Calls(forgotten=("refund",))
+        assert "refund" in str(doubt_before(run, 0))
+        run.calls = Calls()
+        assert doubt_before(run, 1) is None
+
+
+async def test_a_run_that_lost_its_worker_is_in_doubt_if_its_tools_have_effects() -> None:
+    async with a_bench(templates=[clerk()]) as bench:
+        bench.submit("r1", "hang", "clerk")
+        run = bench.queue.find(("default", "ada", "r1"))
+        assert isinstance(run, Run)
+        assert run.admission.plan is not None
+        template = run.plan.template.model_copy(update={"tools": ("mail", "refund")})
+        plan = replace(run.plan, template=template, has_effects=True)
+        run.admission = replace(run.admission, plan=plan)
+        assert "mail, refund" in str(doubt_before(run, 1))
+        retries = template.model_copy(update={"in_doubt": "retry"})
+        run.admission = replace(run.admission, plan=replace(plan, template=retries))
+        assert doubt_before(run, 1) is None

@@ -21,7 +21,7 @@ class Work:
         self.cancelled: list[str] = []
         self._gates: dict[str, asyncio.Event] = {}
 
-    def job(self, name: str, failure: Exception | None = None) -> Job:
+    def job(self, name: str, failure: BaseException | None = None) -> Job:
         gate = self._gates[name] = asyncio.Event()
 
         async def work() -> None:
@@ -99,3 +99,15 @@ async def test_cancelling_stops_what_runs_and_forgets_what_waits() -> None:
     await queues.cancel()
     assert sorted(work.cancelled) == ["a1", "b1"]
     assert (work.ended, failures, queues.tasks) == ([], [], set())
+
+
+@pytest.mark.parametrize("raised", [asyncio.CancelledError(), SystemExit(1), KeyboardInterrupt()])
+async def test_a_job_that_cancels_itself_or_exits_is_a_failure_and_no_other_session_notices(
+    raised: BaseException,
+) -> None:
+    work, failures = Work(), list[BaseException]()
+    queues = SessionQueues(failures.append)
+    queues.submit("a", work.job("a1", raised))
+    queues.submit("b", work.job("b1"))
+    work.let_go("a1", "b1")
+    await eventually(lambda: len(failures) == 1 and work.ended == ["b1"])

@@ -1,0 +1,82 @@
+"""The model and tool calls of one run, over all of its attempts: each is made once.
+
+An attempt that is tried again meets the same questions. What was answered in an earlier attempt is
+answered from here, and neither the model is asked nor the tool run again. A model's call is known
+by the answer that it follows, a tool's by the id that the model gave it: so never by a position,
+which another setting of the agent would shift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from langchain.agents.middleware import ModelResponse
+from langchain_core.messages import ToolMessage
+from langgraph.types import Command
+
+__all__ = ["Calls", "ToolAnswer"]
+
+ToolAnswer = ToolMessage | Command[Any]
+
+
+@dataclass(slots=True)
+class Calls:
+    """Finished calls of a run, and those with an effect that were begun.
+
+    Attributes:
+        in_doubt: Tools by the ids of calls with an effect that were begun and gave no answer.
+        effects: Tools by the ids of calls with an effect that were answered.
+        stuck: Tools by the ids of calls whose threads go on though their time is up.
+        forgotten: Tools of calls with an effect whose answers are not kept here any more.
+    """
+
+    in_doubt: dict[str, str] = field(default_factory=dict)
+    effects: dict[str, str] = field(default_factory=dict)
+    stuck: dict[str, str] = field(default_factory=dict)
+    forgotten: tuple[str, ...] = ()
+    _models: dict[str, ModelResponse[Any]] = field(default_factory=dict)
+    _tools: dict[str, ToolAnswer] = field(default_factory=dict)
+    _faults: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def last_fault(self) -> str | None:
+        """What was wrong with the newest call that was not made."""
+        return next(reversed(self._faults.values()), None)
+
+    @property
+    def with_effect(self) -> tuple[str, ...]:
+        """The tools of all calls with an effect that were made, or may have been."""
+        return (*self.forgotten, *self.effects.values(), *self.in_doubt.values())
+
+    def fault(self, call_id: str) -> str | None:
+        """Say why a call is not to be made; `None`: it is."""
+        return self._faults.get(call_id)
+
+    def answered_model(self, follows: str) -> ModelResponse[Any] | None:
+        """Give what the model said behind the answer of this id, `""` for its first call."""
+        return self._models.get(follows)
+
+    def keep_model(
+        self, follows: str, response: ModelResponse[Any], faults: Mapping[str, str]
+    ) -> None:
+        """Keep a model's answer, and what is wrong with the calls in it."""
+        self._models[follows] = response
+        self._faults.update(faults)
+
+    async def tool(
+        self, call_id: str, name: str, make: Callable[[], Awaitable[ToolAnswer]], *, effect: bool
+    ) -> ToolAnswer:
+        """Answer a tool call: as it was answered before, else by making it.
+
+        What `make` raises is raised, and leaves a call with an effect in doubt.
+        """
+        if (kept := self._tools.get(call_id)) is not None:
+            return kept
+        if effect:
+            self.in_doubt[call_id] = name
+        answer = self._tools[call_id] = await make()
+        if effect:
+            self.effects[call_id] = self.in_doubt.pop(call_id)
+        return answer

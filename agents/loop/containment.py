@@ -1,0 +1,148 @@
+"""What keeps that which a run's code raises inside the run.
+
+asyncio hands `SystemExit` and `KeyboardInterrupt` on from whatever task raised them to the loop
+itself, which ends, and every other run with it. LangGraph makes a task of each node, callbacks and
+tools make others, so no `except` around the run's own coroutine would see them in time. While a run
+is under way, each task that is made in its context is one that raises `CodeStopped` instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context, ContextVar
+from types import CoroutineType
+from typing import Any, Final
+
+__all__ = [
+    "CodeStopped",
+    "ContainedRun",
+    "is_cancelled_from_outside",
+    "raised_by_code",
+    "stops_run",
+]
+
+_ENDS_THE_LOOP: Final = (SystemExit, KeyboardInterrupt)
+_CAUSES_MAX: Final = 8
+
+_in_run: ContextVar[bool] = ContextVar("millstream_in_run", default=False)
+
+TaskFactory = Callable[..., asyncio.Future[Any]]
+
+
+class CodeStopped(Exception):
+    """A run's code asked the whole process to end; `raised` is what it asked with."""
+
+    def __init__(self, raised: BaseException) -> None:
+        super().__init__(f"{type(raised).__name__}: {raised}")
+        self.raised = raised
+
+
+class ContainedRun:
+    """Holds a run's tasks to `CodeStopped` inside its `with` block, on the running loop."""
+
+    __slots__ = ("_token",)
+
+    def __enter__(self) -> None:
+        """Begin."""
+        loop = asyncio.get_running_loop()
+        factory = loop.get_task_factory()
+        if not isinstance(factory, _ContainingTasks):
+            loop.set_task_factory(_ContainingTasks(factory))  # type: ignore[arg-type]
+        self._token = _in_run.set(True)
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+        _in_run.reset(self._token)
+
+
+def is_cancelled_from_outside(task: asyncio.Task[Any] | None, error: BaseException) -> bool:
+    """Tell whether `error` ends the `task` that it is caught in, rather than what the task runs.
+
+    A task that somebody cancelled says so itself. `GeneratorExit` is the task's end where it comes
+    from the garbage collector, which closes coroutines outside their tasks.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        return task is not None and task.cancelling() > 0
+    return isinstance(error, GeneratorExit) and _current_task() is not task
+
+
+def raised_by_code(error: BaseException) -> BaseException:
+    """Give what the run's code raised: the error itself, or what `CodeStopped` stands for."""
+    cause: BaseException | None = error
+    for _ in range(_CAUSES_MAX):
+        if isinstance(cause, CodeStopped):
+            return cause.raised
+        if cause is None:
+            break
+        cause = cause.__cause__
+    return error
+
+
+def stops_run(error: BaseException) -> bool:
+    """Tell whether an error is, comes from, or holds beside others what would end the process."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(stops_run(one) for one in error.exceptions)
+    return isinstance(raised_by_code(error), (*_ENDS_THE_LOOP, asyncio.CancelledError))
+
+
+class _ContainingTasks:
+    """A loop's task factory: as the one before it, but for tasks made in the context of a run."""
+
+    def __init__(self, before: TaskFactory | None) -> None:
+        self._before = before
+
+    def __call__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coro: Coroutine[Any, Any, Any],
+        *,
+        context: Context | None = None,
+        **kwargs: Any,
+    ) -> asyncio.Future[Any]:
+        in_run = _in_run.get() if context is None else context.get(_in_run, False)
+        if in_run and type(coro) is CoroutineType:
+            coro = _Contained(coro)
+        if self._before is not None:
+            return self._before(loop, coro, context=context, **kwargs)
+        return asyncio.Task(coro, loop=loop, context=context, **kwargs)
+
+
+class _Contained(Coroutine[Any, Any, Any]):
+    """A coroutine that ends in `CodeStopped` where another one would end the loop."""
+
+    # Not an `async def` around it: a task that is cancelled before its first step would leave the
+    # inner coroutine unawaited.
+    __slots__ = ("_inner",)
+
+    def __init__(self, inner: Coroutine[Any, Any, Any]) -> None:
+        self._inner = inner
+
+    def send(self, value: Any) -> Any:
+        try:
+            return self._inner.send(value)
+        except _ENDS_THE_LOOP as raised:
+            raise CodeStopped(raised) from raised
+
+    def throw(self, *raising: Any) -> Any:
+        try:
+            return self._inner.throw(*raising)
+        except _ENDS_THE_LOOP as raised:
+            raise CodeStopped(raised) from raised
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._inner.__await__()
+
+    def __getattr__(self, name: str) -> Any:
+        # Its frame and code, which a task's stack is read from.
+        return getattr(self._inner, name)
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None

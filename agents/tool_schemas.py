@@ -1,0 +1,114 @@
+"""What a tool's arguments may be called, and whether those of a call are what it takes."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Mapping
+from typing import Any, Final
+
+import jsonschema
+from langchain_core.callbacks import BaseCallbackManager
+from langchain_core.callbacks.manager import BaseRunManager
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import BaseTool, StructuredTool
+from langgraph.prebuilt import ToolRuntime
+from referencing import Registry
+
+from millstream.schemas.errors import Misconfigured
+
+__all__ = ["problem_of", "with_checked_schema"]
+
+# LangChain 1.4 and LangGraph 1.2 fill these in, drop them, or fail by them (langchain#34029,
+# langchain#25228). Given by the framework where the annotation is the framework's.
+_RESERVED: Final[Mapping[str, tuple[type, ...]]] = {
+    "config": (dict,),
+    "run_manager": (BaseRunManager,),
+    "callbacks": (BaseCallbackManager, list),
+    "runtime": (ToolRuntime,),
+    "self": (),
+    "args": (),
+    "kwargs": (),
+    "model_config": (),
+}
+
+
+def with_checked_schema(tool: BaseTool) -> BaseTool:
+    """Give a tool as it may be registered, with `properties` in its JSON schema.
+
+    Raises `Misconfigured`, naming the argument, where a call could not give it to the tool, and for
+    what is no JSON schema of an object.
+    """
+    for name in _argument_names(tool):
+        if name in _RESERVED or name.startswith("_"):
+            message = (
+                f"the tool {tool.name!r} has an argument called {name!r}, which LangChain keeps "
+                "for itself or loses: rename it"
+            )
+            raise Misconfigured(message)
+    schema = tool.args_schema
+    if not isinstance(schema, dict):
+        return tool
+    try:
+        jsonschema.Draft202012Validator.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        message = f"the tool {tool.name!r} has no JSON schema: {error.message}"
+        raise Misconfigured(message) from error
+    if schema.get("type", "object") != "object":
+        message = f"the tool {tool.name!r} has a JSON schema of something other than an object"
+        raise Misconfigured(message)
+    # OpenAI refuses a schema without them (openai-agents-python#449, langchain-mcp-adapters#137).
+    whole = {"type": "object", "properties": {}, **schema}
+    return tool if whole == schema else tool.model_copy(update={"args_schema": whole})
+
+
+def problem_of(tool: BaseTool, args: Mapping[str, Any]) -> str | None:
+    """Say what is wrong with the arguments of a call; `None` if nothing is.
+
+    Only for a tool whose schema is plain JSON: LangChain checks any other's itself.
+    """
+    if not isinstance(tool.args_schema, dict):
+        return None
+    # Without a registry of its own, a reference would be fetched from wherever it points to.
+    validator = jsonschema.Draft202012Validator(tool.args_schema, registry=Registry())
+    try:
+        problem = jsonschema.exceptions.best_match(validator.iter_errors(args))
+    except Exception as error:  # noqa: BLE001  a reference that leads nowhere, a pattern that is none
+        return f"the tool's schema cannot be checked: {error}"
+    return None if problem is None else f"{problem.json_path}: {problem.message}"
+
+
+def _argument_names(tool: BaseTool) -> set[str]:
+    """Give the names that a model is to give, also those that LangChain hides from it."""
+    schema = tool.tool_call_schema
+    if isinstance(schema, dict):
+        return set(schema.get("properties", {}))
+    names = set(getattr(schema, "model_fields", ()))
+    function = (tool.func or tool.coroutine) if isinstance(tool, StructuredTool) else None
+    if function is None:
+        return names
+    try:
+        hints = typing.get_type_hints(function)
+    except Exception:  # noqa: BLE001  names that only a type checker knows
+        hints = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
+            continue
+        if _is_frameworks(name, hints.get(name)):
+            names.discard(name)
+        elif name in _RESERVED or name.startswith("_"):
+            names.add(name)
+    return names
+
+
+def _is_frameworks(name: str, hint: Any) -> bool:
+    if hint is RunnableConfig:
+        return name == "config"
+    kinds = [hint, typing.get_origin(hint), *typing.get_args(hint)]
+    if name == "config":
+        return RunnableConfig in kinds
+    return any(
+        isinstance(kind, type) and issubclass(kind, _RESERVED.get(name, ())) and kind is not list
+        for kind in kinds
+        if kind is not None
+    )
