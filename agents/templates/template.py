@@ -23,7 +23,9 @@ class AgentTemplate(Frozen):
     that failed is tried again as `retry` says. However many there are, the request ends once
     they and the waits between them took `request_timeout_s` seconds. The model is shown up to
     `memory_turns_max` earlier turns of the session, as many of the newest as fit into about
-    `memory_tokens_max` tokens.
+    `memory_tokens_max` tokens. `cut_answer` says what becomes of an answer that ended at its limit
+    of tokens, or at its provider's filter: `complete` completes the run, and the result's
+    `finish_reason` says it; `fail` ends it as `answer_cut`. A structured one fails in any case.
     """
 
     # A misspelt field would be a limit that silently does not hold.
@@ -37,6 +39,7 @@ class AgentTemplate(Frozen):
     tools: tuple[Identifier, ...] = ()
     response_format: dict[str, Any] | None = None
     output_tokens_max: Annotated[int, Field(ge=1, le=131_072)] = 256
+    cut_answer: Literal["complete", "fail"] = "complete"
     model_calls_max: Annotated[int, Field(ge=1, le=100)] = 8
     attempt_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
     # None: `attempts_max` attempts bound a request as well, and this one costs a record on the log.

@@ -302,7 +302,9 @@ def test_an_attempt_that_did_not_report_all_it_used_counts_at_its_worst_case(
 
 def test_what_was_estimated_from_what_was_sent_is_not_charged_at_the_worst_case() -> None:
     cost = layer()
-    told = dataclasses.replace(used(30, started=marked(cost)), estimate_reason="nothing was reported")
+    told = dataclasses.replace(
+        used(30, started=marked(cost)), estimate_reason="nothing was reported"
+    )
     (event,) = cost.charge(request(), told)
     assert isinstance(event, CostRecorded)
     assert (event.usage, event.cost_micros) == (Usage(output_tokens=30), 30)
