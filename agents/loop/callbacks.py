@@ -244,7 +244,8 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         info = chunk.generation_info
         if info and DOUBT in info:
             call.doubt = str(info[DOUBT])
-        if message.additional_kwargs or not isinstance(message.content, str):
+        blocks = bool(message.content) and not isinstance(message.content, str)
+        if message.additional_kwargs or blocks:
             call.pieces += 1
             if speaking:
                 self.ending.think(message)

@@ -8,6 +8,7 @@ thing in no other way, and only here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -27,7 +28,7 @@ from millstream.schemas.errors import (
     Terminal,
 )
 
-__all__ = ["as_foreseen", "error_in", "status_of", "was_refused"]
+__all__ = ["as_foreseen", "error_in", "error_said", "status_of", "was_refused"]
 
 # Besides all from 500 on. Source: RFC 9110, RFC 6585, RFC 8470.
 _PASSING: Final = frozenset(
@@ -107,6 +108,7 @@ _CONTEXT_WORDS: Final = (
     "exceeds maximum context",
     "reduce the length of the messages",
 )
+_SAID: Final = re.compile(r"(?P<code>[a-z]+(_[a-z]+)+): |ResponseError\(code='(?P<field>[a-z_]+)'")
 # Anthropic says it with status 400 and `invalid_request_error`.
 _QUOTA_WORDS: Final = ("credit balance is too low",)
 
@@ -190,6 +192,19 @@ def error_in(body: object) -> MillstreamError | None:
         if is_error or body.get("error_message") or body.get("error_type"):
             error = body
     return _meant(_told_by(error, None)) if error else None
+
+
+def error_said(words: str) -> MillstreamError | None:
+    """Give the error that LangChain tells of in words, having read it in OpenAI's responses.
+
+    It raises `ValueError("CODE: MESSAGE")` for an event `error`, and `ValueError("ResponseError(
+    code='CODE', message='MESSAGE')")` for a response that failed; `None` for any other words.
+    """
+    said = _SAID.match(words)
+    if said is None:
+        return None
+    code = said["code"] or said["field"]
+    return _meant(_Told(None, frozenset({code}), words))
 
 
 def _told(error: BaseException) -> _Told | None:

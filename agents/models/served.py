@@ -21,7 +21,7 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from pydantic import PrivateAttr
 
 from millstream.agents.models.body_watch import WATCHING, BodyWatch
-from millstream.agents.models.errors import error_in
+from millstream.agents.models.errors import error_in, error_said
 from millstream.agents.models.usage import DOUBT, clean_report
 from millstream.schemas.errors import ModelFailed
 
@@ -120,6 +120,9 @@ class _ChatCompletions:
         except _UNREADABLE as error:
             if watch.content_type is None and not began:
                 raise  # nothing came: the fault is in what was to be sent
+            told = error_said(str(error))
+            if told is not None:
+                raise told from error
             message = f"the model's provider sent what cannot be read: {error}"
             raise ModelFailed(message, may_cost=True) from error
         if not ended and not (watch.ended and began):

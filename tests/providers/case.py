@@ -48,6 +48,7 @@ class Case:
     right: tuple[Mapping[str, Any], ...]
     prices: Mapping[str, Any]
     template: Mapping[str, Any]
+    model: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ def _load(path: Path) -> Case:
         right=tuple(told["right"]),
         prices=told.get("prices", fallback),
         template=told.get("template", {}),
+        model=told.get("model", {}),
     )
 
 
@@ -180,7 +182,9 @@ async def direct(case: Case) -> AsyncIterator[tuple[RunRequest, PlayedProvider]]
     async with serving(provider) as url:
 
         def resolve(name: str, **params: Any) -> Any:
-            return resolve_model(name, http=http, base_url=url, api_key="key", **params)
+            return resolve_model(
+                name, http=http, base_url=url, api_key="key", **params, **case.model
+            )
 
         templates = [each.model_copy(update=case.template) for each in BUILT_IN_TEMPLATES]
         factory = AgentFactory(default_model="openai:fake", templates=templates, resolve=resolve)

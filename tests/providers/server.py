@@ -44,7 +44,7 @@ class PlayedProvider:
     _refusing_since_s: dict[str, float] = field(default_factory=dict)
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
-        """Answer `POST /v1/chat/completions`."""
+        """Answer a `POST` of chat completions, or of responses by events as the case has them."""
         body = await request.json()
         asked = self._input_of(body)
         self.calls.append(Call(asked, self.now_s(), body))
@@ -103,8 +103,14 @@ class PlayedProvider:
         return f"data: {json.dumps({**common, **event})}\n\n".encode()
 
     def _input_of(self, body: Mapping[str, Any]) -> str:
-        said = [_text(each) for each in body["messages"] if each["role"] == "user"]
+        said = [_text(each) for each in _messages(body) if each.get("role") == "user"]
         return next(text for text in reversed(said) if text in self.answers)
+
+
+def _messages(body: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    # OpenAI's responses call them `input`.
+    messages: Sequence[Mapping[str, Any]] = body["messages" if "messages" in body else "input"]
+    return messages
 
 
 def _text(message: Mapping[str, Any]) -> str:
@@ -116,13 +122,13 @@ def _text(message: Mapping[str, Any]) -> str:
 
 def _refusal(answer: Mapping[str, Any], body: Mapping[str, Any]) -> Mapping[str, Any]:
     """Give the refusal that an answer's condition on the body calls for, else the answer."""
-    messages = body["messages"]
+    messages = _messages(body)
     chars_max = answer.get("refuse_if_chars_above")
     if chars_max is not None and sum(len(_text(each)) for each in messages) > chars_max:
         return answer["refusal"]  # type: ignore[no-any-return]
     refusal = answer.get("refuse_if_empty_assistant")
     empty = any(
-        each["role"] == "assistant" and not _text(each) and not each.get("tool_calls")
+        each.get("role") == "assistant" and not _text(each) and not each.get("tool_calls")
         for each in messages
     )
     return refusal if refusal is not None and empty else answer
@@ -170,6 +176,7 @@ async def serving(provider: PlayedProvider) -> AsyncIterator[str]:
     """Serve on loopback; gives the base URL that a user would set."""
     app = web.Application(client_max_size=16 * 1024 * 1024)
     app.router.add_post("/v1/chat/completions", provider.complete)
+    app.router.add_post("/v1/responses", provider.complete)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
