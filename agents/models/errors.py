@@ -28,7 +28,14 @@ from millstream.schemas.errors import (
     Terminal,
 )
 
-__all__ = ["as_foreseen", "error_in", "error_said", "status_of", "was_refused"]
+__all__ = [
+    "as_foreseen",
+    "error_in",
+    "error_said",
+    "refuses_stream_options",
+    "status_of",
+    "was_refused",
+]
 
 # Besides all from 500 on. Source: RFC 9110, RFC 6585, RFC 8470.
 _PASSING: Final = frozenset(
@@ -147,6 +154,16 @@ def was_refused(error: BaseException) -> bool:
     if isinstance(getattr(error, "body", None), (Mapping, str)):
         return True
     return any(not _NEVER_SENT_NAMES.isdisjoint(_names(each)) for each in _causes(error))
+
+
+def refuses_stream_options(error: BaseException) -> bool:
+    """Tell whether a server refused a call since it was asked for the usage of its stream.
+
+    Some that speak OpenAI's dialect do not know `stream_options`, and name it in their refusal:
+    agno's pull request 1088 (Azure), langchainjs' issue 11637.
+    """
+    refused = status_of(error) in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}
+    return refused and any(words in str(error) for words in ("stream_options", "include_usage"))
 
 
 def as_foreseen(error: BaseException) -> MillstreamError | None:

@@ -9,19 +9,20 @@ streams that end without a sign of their end, and reports of usage that are no n
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from functools import cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import structlog
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from pydantic import PrivateAttr
 
 from millstream.agents.models.body_watch import WATCHING, BodyWatch
-from millstream.agents.models.errors import error_in, error_said
+from millstream.agents.models.errors import error_in, error_said, refuses_stream_options
 from millstream.agents.models.usage import DOUBT, clean_report
 from millstream.schemas.errors import ModelFailed
 
@@ -30,6 +31,8 @@ __all__ = ["BYTES_PER_TOKEN_MAX", "as_served"]
 BYTES_PER_TOKEN_MAX: Final = 32
 """An answer of more bytes than this times its limit of tokens has passed the limit: the longest
 tokens are runs of blanks, and a language's words have 4 bytes on average."""
+
+_log = structlog.get_logger(__name__)
 
 _OPENAI_HOSTS: Final = ("api.openai.com", ".openai.azure.com", ".cognitiveservices.azure.com")
 _NEWER_MODELS: Final = re.compile(r"(openai/)?(o\d|gpt-[5-9])")
@@ -107,6 +110,23 @@ class _ChatCompletions:
     __slots__ = ()
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
+        try:
+            async with aclosing(self._read(*args, **kwargs)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except Exception as error:
+            if not refuses_stream_options(error):
+                raise
+        else:
+            return
+        # Once and for all; what its calls used is estimated.
+        _log.warning("a model's server does not tell the usage of streams")
+        object.__setattr__(self, "stream_usage", False)
+        async with aclosing(self._read(*args, **kwargs)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _read(self, *args: Any, **kwargs: Any) -> AsyncGenerator[ChatGenerationChunk, None]:
         watch = BodyWatch()
         WATCHING.set(watch)
         ended = began = False

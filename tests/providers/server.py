@@ -126,6 +126,8 @@ def _refusal(answer: Mapping[str, Any], body: Mapping[str, Any]) -> Mapping[str,
     chars_max = answer.get("refuse_if_chars_above")
     if chars_max is not None and sum(len(_text(each)) for each in messages) > chars_max:
         return answer["refusal"]  # type: ignore[no-any-return]
+    if "refuse_if_asked_for_usage" in answer and "stream_options" in body:
+        return answer["refuse_if_asked_for_usage"]  # type: ignore[no-any-return]
     refusal = answer.get("refuse_if_empty_assistant")
     empty = any(
         each.get("role") == "assistant" and not _text(each) and not each.get("tool_calls")
