@@ -19,6 +19,7 @@ from langgraph.errors import GraphRecursionError
 
 from millstream.agents.factory import AgentFactory, RunPlan
 from millstream.agents.loop.agent import Invocation
+from millstream.agents.loop.answer_ends import Ending
 from millstream.agents.loop.call_gate import RunContext
 from millstream.agents.loop.callbacks import AgentCallbackHandler, OnCallbackEvent
 from millstream.agents.loop.calls import Calls
@@ -31,12 +32,14 @@ from millstream.agents.loop.token_writer import TokenWriter
 from millstream.agents.models.errors import as_foreseen
 from millstream.agents.sessions.checkpointer import RunCheckpointer
 from millstream.agents.templates.structured import checked_answer
+from millstream.schemas.base import Usage
 from millstream.schemas.errors import (
     AttemptTimedOut,
     Expired,
     InputTooLong,
     LaneLost,
     MillstreamError,
+    ModelFailed,
     Rejected,
     RequestTimedOut,
     Retryable,
@@ -65,8 +68,9 @@ class RunOutcome:
     `checkpoint` is there only if the run completed: else the session stays as it was. `retryable`
     says that another attempt may fare better than this failed one. `suspended` says that it was
     stopped before a call and is to be begun anew: of its result only the usage counts. Where not
-    `usage_known`, more was used than the result's usage says: a model's call was cut off, or not
-    reported on.
+    `usage_known`, more was used than the result's usage says. `calls` is the usage of each model
+    call; `estimate_reason` says why some of it is an estimate, `None` if none is. `retry_after_s`
+    is the wait that the model's provider asks for.
     """
 
     result: AgentResult
@@ -74,6 +78,9 @@ class RunOutcome:
     retryable: bool = False
     suspended: bool = False
     usage_known: bool = True
+    calls: tuple[Usage, ...] = ()
+    estimate_reason: str | None = None
+    retry_after_s: float | None = None
 
 
 class AgentExecutor:
@@ -127,7 +134,16 @@ class AgentExecutor:
             clock_ms=self._clock_ms,
         )
         handler = AgentCallbackHandler(
-            writer, clock_ms=self._clock_ms, on_event=self._on_event, before_call=before_call
+            writer,
+            clock_ms=self._clock_ms,
+            on_event=self._on_event,
+            before_call=before_call,
+            ending=Ending(
+                output_tokens_max=plan.template.output_tokens_max,
+                cut=plan.template.cut_answer,
+                structured=plan.template.response_format is not None,
+                calls_tools=bool(plan.template.tools),
+            ),
         )
         run = _Run(
             request=request,
@@ -168,13 +184,14 @@ class AgentExecutor:
                 reason=str(error),
                 exc_info=None if foreseen else raised,
             )
+            run.handler.give_up()
             failed = run.failed(error, self._clock_ms())
-            return RunOutcome(
+            return run.outcome(
                 failed,
                 None,
                 retryable=isinstance(error, Retryable),
                 suspended=isinstance(error, Suspended),
-                usage_known=run.handler.usage_known,
+                retry_after_s=error.retry_after_s if isinstance(error, ModelFailed) else None,
             )
         finally:
             await writer.abandon()
@@ -198,8 +215,9 @@ class AgentExecutor:
         remembered = bool(checkpointer.messages)
         try:
             answer = await self._invoke(run, checkpointer)
-        except InputTooLong:
-            if not remembered or not run.writer.empty:
+        except Exception as error:
+            too_long = isinstance(run.told_by_provider(error), InputTooLong)
+            if not too_long or not remembered or not run.writer.empty:
                 raise
             # What was remembered turned out too long in this model's tokens. Better to forget it
             # than to fail: each later run of the session would fail in the same way.
@@ -211,9 +229,7 @@ class AgentExecutor:
             structured = checked_answer(template.response_format, answer, run.writer.text)
         at_ms = self._clock_ms()
         checkpoint = checkpointer.seal(run.request, at_ms)
-        return RunOutcome(
-            run.completed(structured, at_ms), checkpoint, usage_known=run.handler.usage_known
-        )
+        return run.outcome(run.completed(structured, at_ms), checkpoint)
 
     async def _invoke(self, run: _Run, checkpointer: RunCheckpointer) -> object:
         template = run.plan.template
@@ -269,6 +285,20 @@ class _Run:
         limits.append((attempt_s, AttemptTimedOut, message))
         return min(limits, key=itemgetter(0))
 
+    def outcome(
+        self, result: AgentResult, checkpoint: CheckpointSaved | None, **told: Any
+    ) -> RunOutcome:
+        """Give the outcome of an attempt with this result."""
+        handler = self.handler
+        return RunOutcome(
+            result,
+            checkpoint,
+            usage_known=handler.usage_known,
+            calls=tuple(handler.calls),
+            estimate_reason=handler.estimate_reason,
+            **told,
+        )
+
     def told_by_provider(self, error: BaseException) -> BaseException:
         """Give what an error of the model's provider means; any other stays as it is."""
         if error is not self.handler.model_error:
@@ -314,6 +344,8 @@ class _Run:
             model=self.plan.model,
             attempt=self.attempt,
             last_seq=writer.last_seq,
+            finish_reason=self.handler.ending.finish_reason,
+            reasoning=self.handler.ending.reasoning,
             usage=self.handler.usage,
             source=request.source,
             accepted_at_ms=request.at_ms,

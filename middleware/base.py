@@ -75,7 +75,9 @@ class AttemptUsage:
     """What an attempt that is over used, as far as anybody knows.
 
     `started` is its committed mark, `None` if it needed none. Where not `usage_known`, it may have
-    used more than `usage`: it was lost with its owner, or cut off, or its provider did not say.
+    used more than `usage`: it was lost with its owner, or cut off. `calls` is the usage of each of
+    its model calls, where that is known. `estimate_reason` says why some of `usage` is an estimate
+    from what was sent and received; `None`: its provider told all of it.
     """
 
     attempt: int
@@ -84,6 +86,8 @@ class AttemptUsage:
     usage: Usage
     usage_known: bool = True
     started: AttemptStarted | None = None
+    calls: tuple[Usage, ...] = ()
+    estimate_reason: str | None = None
 
     @classmethod
     def lost(cls, started: AttemptStarted) -> AttemptUsage:

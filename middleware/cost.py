@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import structlog
@@ -19,7 +21,7 @@ from millstream.middleware.base import (
 from millstream.middleware.ledger import DAY_MS, DAYS_KEPT, DayAccount, SpendLedger
 from millstream.middleware.policy import MICROS_PER_USD, Policy
 from millstream.middleware.prices import PriceTable
-from millstream.schemas.base import Event, Micros, Usage, partition_key
+from millstream.schemas.base import INT64_MAX, Event, Micros, Usage, partition_key
 from millstream.schemas.errors import BudgetExceeded, ModelUnpriced, Rejected
 from millstream.schemas.events import (
     AgentResult,
@@ -134,8 +136,10 @@ class CostTrackingMiddleware(AgentMiddleware):
     ) -> tuple[Event, ...]:
         """Price what an attempt used: one `CostRecorded` for each that was marked or used anything.
 
-        What nobody reported is taken to be the worst case, `estimated`: the cap must hold although
-        the provider may ask for all of it.
+        Each model call is priced by itself: prices step by the tokens of one call. Where nothing
+        is known of an attempt's last call it is taken to be the worst case, since the cap must hold
+        although the provider may ask for all of it; that, and what was estimated from what was sent
+        and received, is `estimated`.
         """
         started = used.started
         if started is None and used.usage.is_none:
@@ -144,11 +148,14 @@ class CostTrackingMiddleware(AgentMiddleware):
         rates = self._prices.rates(model, request.at_ms)
         if rates is None:
             self._log.warning("model has no known price", model=model, user_id=request.user_id)
-        usage, reserved_micros = used.usage, 0
-        estimated = started is not None and not used.usage_known
-        if started is not None and estimated:
+        usage, reserved_micros, calls = used.usage, 0, used.calls
+        unknown = started is not None and not used.usage_known
+        if started is not None and unknown:
             usage, reserved_micros = _at_least(usage, started.usage_max), started.reserved_micros
-        cost_micros = 0 if rates is None else rates.cost_micros(usage)
+            calls = ()
+        # What earlier attempts used that nobody charged for comes on top of the calls'.
+        by_call = calls if len(calls) > 1 and _sum(calls) == usage else (usage,)
+        cost_micros = 0 if rates is None else rates.cost_micros(*by_call)
         return (
             CostRecorded(
                 tenant=request.tenant,
@@ -158,9 +165,10 @@ class CostTrackingMiddleware(AgentMiddleware):
                 session_id=request.session_id,
                 model=model,
                 usage=usage,
-                cost_micros=max(cost_micros, reserved_micros),
+                cost_micros=min(max(cost_micros, reserved_micros), INT64_MAX),
                 price_digest=UNPRICED if rates is None else self._prices.digest,
-                estimated=estimated,
+                estimated=unknown or used.estimate_reason is not None,
+                estimate_reason=used.estimate_reason,
                 template=used.template,
                 attempt=used.attempt,
             ),
@@ -225,10 +233,16 @@ def _worst_case(context: MiddlewareContext) -> Usage:
 
 
 def _at_least(usage: Usage, worst: Usage) -> Usage:
-    return Usage(
-        input_tokens=max(usage.input_tokens, worst.input_tokens),
-        output_tokens=max(usage.output_tokens, worst.output_tokens),
+    return usage.model_copy(
+        update={
+            "input_tokens": max(usage.input_tokens, worst.input_tokens),
+            "output_tokens": max(usage.output_tokens, worst.output_tokens),
+        }
     )
+
+
+def _sum(usages: tuple[Usage, ...]) -> Usage:
+    return reduce(add, usages)
 
 
 def _may_spend(request: ResolvedRequest, cap_micros: Micros) -> str:

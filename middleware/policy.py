@@ -94,11 +94,22 @@ class Spend(_Section):
         return int((self.usd_per_day or Decimal(0)) * MICROS_PER_USD)
 
 
-class Price(_Section):
-    """What a model's tokens cost, in US dollars per million of them."""
+_UsdPerMtok = Annotated[Decimal, Field(ge=0, le=1_000_000, decimal_places=9)]
 
-    input_usd_per_mtok: Annotated[Decimal, Field(ge=0, le=1_000_000, decimal_places=9)]
-    output_usd_per_mtok: Annotated[Decimal, Field(ge=0, le=1_000_000, decimal_places=9)]
+
+class Price(_Section):
+    """What a model's tokens cost, in US dollars per million of them.
+
+    Tokens that are read from the provider's cache, written to it, or are audio cost as much as any
+    other where no price of their own is given. Reasoning costs what output does.
+    """
+
+    input_usd_per_mtok: _UsdPerMtok
+    output_usd_per_mtok: _UsdPerMtok
+    cache_read_usd_per_mtok: _UsdPerMtok | None = None
+    cache_write_usd_per_mtok: _UsdPerMtok | None = None
+    audio_input_usd_per_mtok: _UsdPerMtok | None = None
+    audio_output_usd_per_mtok: _UsdPerMtok | None = None
 
 
 class Role(_Section):

@@ -29,6 +29,13 @@ _REQUESTS_PER_KCOUNT = 1000
 _MODELS_CACHED_MAX = 4096
 _MODEL_CHARACTERS_MAX = 256
 
+_PARTS = (
+    "cache_read_usd_per_mtok",
+    "cache_write_usd_per_mtok",
+    "audio_input_usd_per_mtok",
+    "audio_output_usd_per_mtok",
+)
+
 Tiers = tuple[tuple[int, int], ...]
 """Pairs of (input tokens above which it holds, nano-micros per token), the first from -1."""
 
@@ -37,26 +44,43 @@ Tiers = tuple[tuple[int, int], ...]
 class Rates:
     """One price of one model, in whole nano-micros (1e-15 US dollars): exact, without fractions.
 
-    A tier holds for the whole run, by the number of its input tokens.
+    A tier holds for a whole model call, by the number of its input tokens. Parts of the input and
+    output without a price of their own (`None`) cost as much as the rest.
     """
 
     input: Tiers
     output: Tiers
     request_nanos: int = 0
+    cache_read: Tiers | None = None
+    cache_write: Tiers | None = None
+    audio_input: Tiers | None = None
+    audio_output: Tiers | None = None
 
     @property
     def is_free(self) -> bool:
         """Whether nothing costs, however much is used."""
         return self == _FREE
 
-    def cost_micros(self, usage: Usage) -> Micros:
-        """Give what this usage costs, rounded up to the next micro; at most what 64 bits hold."""
-        nanos = (
-            usage.input_tokens * _rate(self.input, usage.input_tokens)
-            + usage.output_tokens * _rate(self.output, usage.input_tokens)
-            + self.request_nanos
-        )
-        return saturated(-(-nanos // _NANOS_PER_MICRO))
+    def cost_micros(self, *calls: Usage) -> Micros:
+        """Give what model calls of these usages cost in all, rounded up to the next micro.
+
+        At most what 64 bits hold.
+        """
+        return saturated(-(-sum(map(self._nanos, calls)) // _NANOS_PER_MICRO))
+
+    def _nanos(self, usage: Usage) -> int:
+        read = usage.input_tokens
+        plain, other = _rate(self.input, read), _rate(self.output, read)
+        nanos = read * plain + usage.output_tokens * other + self.request_nanos
+        if usage.cache_read_tokens and self.cache_read is not None:
+            nanos += usage.cache_read_tokens * (_rate(self.cache_read, read) - plain)
+        if usage.cache_write_tokens and self.cache_write is not None:
+            nanos += usage.cache_write_tokens * (_rate(self.cache_write, read) - plain)
+        if usage.audio_input_tokens and self.audio_input is not None:
+            nanos += usage.audio_input_tokens * (_rate(self.audio_input, read) - plain)
+        if usage.audio_output_tokens and self.audio_output is not None:
+            nanos += usage.audio_output_tokens * (_rate(self.audio_output, read) - other)
+        return max(0, nanos)
 
 
 _FREE = Rates(((-1, 0),), ((-1, 0),))
@@ -81,6 +105,10 @@ class PriceTable:
             self._own[name] = Rates(
                 ((-1, _nanos(price.input_usd_per_mtok)),),
                 ((-1, _nanos(price.output_usd_per_mtok)),),
+                cache_read=_flat(price.cache_read_usd_per_mtok),
+                cache_write=_flat(price.cache_write_usd_per_mtok),
+                audio_input=_flat(price.audio_input_usd_per_mtok),
+                audio_output=_flat(price.audio_output_usd_per_mtok),
             )
         self._published: dict[str, _RatesAt | None] = {}
         self.digest = self._make_digest()
@@ -115,6 +143,9 @@ class PriceTable:
         for name, price in sorted(self._overrides.items()):
             digest.update(f"{name}={_nanos(price.input_usd_per_mtok)}".encode())
             digest.update(f"/{_nanos(price.output_usd_per_mtok)}\n".encode())
+            for part in _PARTS:
+                if (usd_per_mtok := getattr(price, part)) is not None:
+                    digest.update(f"{part}={_nanos(usd_per_mtok)}\n".encode())
         return digest.hexdigest()[:16]
 
 
@@ -183,7 +214,19 @@ def _compile(price: ModelPrice) -> Rates | None:
         _tiers(price.input_mtok),
         _tiers(price.output_mtok),
         _nanos(per_kcount * _REQUESTS_PER_KCOUNT) if isinstance(per_kcount, Decimal) else 0,
+        cache_read=_known_tiers(price.cache_read_mtok),
+        cache_write=_known_tiers(price.cache_write_mtok),
+        audio_input=_known_tiers(price.input_audio_mtok),
+        audio_output=_known_tiers(price.output_audio_mtok),
     )
+
+
+def _known_tiers(price: object) -> Tiers | None:
+    return None if price is None else _tiers(price)
+
+
+def _flat(usd_per_mtok: Decimal | None) -> Tiers | None:
+    return None if usd_per_mtok is None else ((-1, _nanos(usd_per_mtok)),)
 
 
 def _tiers(price: object) -> Tiers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
@@ -71,10 +71,19 @@ class Address(Frozen):
 
 
 class Usage(Frozen):
-    """Tokens that a model read and wrote, as its provider reports them."""
+    """Tokens that a model read and wrote, as its provider reports them.
+
+    The other counts are parts of these two: of `input_tokens` those read from the provider's cache,
+    written to it, and of audio; of `output_tokens` those of reasoning, and of audio.
+    """
 
     input_tokens: Count = 0
     output_tokens: Count = 0
+    cache_read_tokens: Count = 0
+    cache_write_tokens: Count = 0
+    audio_input_tokens: Count = 0
+    reasoning_tokens: Count = 0
+    audio_output_tokens: Count = 0
 
     @property
     def is_none(self) -> bool:
@@ -82,15 +91,16 @@ class Usage(Frozen):
         return not (self.input_tokens or self.output_tokens)
 
     def __add__(self, other: Usage) -> Usage:
-        """Add up two usages; a sum beyond 64 bits stays at the largest."""
+        """Add up two usages, each count at most to what 64 bits hold."""
         if other.is_none:
             return self
         if self.is_none:
             return other
-        return Usage(
-            input_tokens=saturated(self.input_tokens + other.input_tokens),
-            output_tokens=saturated(self.output_tokens + other.output_tokens),
-        )
+        mine, others = self.__dict__, other.__dict__
+        added: dict[str, Any] = {
+            name: saturated(count + others[name]) for name, count in mine.items()
+        }
+        return Usage.model_construct(**added)
 
 
 NO_USAGE = Usage()

@@ -12,6 +12,9 @@
     │   ├── Expired              its deadline passed; ends as an `expired` result
     │   ├── ModelUnavailable     no such model, package or key; says what to install or set
     │   ├── InputTooLong         the conversation does not fit the model's context
+    │   ├── QuotaExhausted       the account at the model's provider may spend no more
+    │   ├── ContentRefused       the model's provider refused the question or the answer
+    │   ├── AnswerCut            the answer reached its limit of tokens, and counts only whole
     │   ├── AttemptsExhausted    begun as often as one owner of a partition may
     │   ├── RequestTimedOut      its attempts and the waits between them took too long
     │   ├── ToolCallCut          the model's answer broke off inside a call, at its limit of tokens
@@ -21,7 +24,7 @@
     │   ├── InterruptUnsupported the agent asked for a person, which is not built yet
     │   └── CheckpointUnreadable the session's checkpoint cannot be opened
     ├── Retryable                the same call may succeed later
-    │   ├── ModelFailed
+    │   ├── ModelFailed          (retry_after_s, where the provider says)
     │   └── AttemptTimedOut
     ├── Suspended                the run is paused; it ends with no result and is begun anew
     ├── Poison                   a record that cannot be read; ends as a dead letter
@@ -134,6 +137,24 @@ class InputTooLong(Terminal):
     code = "input_too_long"
 
 
+class QuotaExhausted(Terminal):
+    """The account at the model's provider has no quota or credit left; waiting does not help."""
+
+    code = "quota_exhausted"
+
+
+class ContentRefused(Terminal):
+    """The model's provider refused the question, or all of the answer, for its content."""
+
+    code = "content_refused"
+
+
+class AnswerCut(Terminal):
+    """The answer was cut at its limit of tokens, and its template takes only whole ones."""
+
+    code = "answer_cut"
+
+
 class AttemptsExhausted(Terminal):
     """The request was begun as often as one owner may begin it, or as many owners may lose it."""
 
@@ -189,9 +210,21 @@ class Retryable(MillstreamError):
 
 
 class ModelFailed(Retryable):
-    """The model's provider answered with an error or broke off."""
+    """The model's provider answered with an error, with nothing, or broke off.
+
+    `retry_after_s` is the number of seconds after which it says it may be asked again, `None` where
+    it does not say. `may_cost`: the call was not refused but broke off, or its answer cannot be
+    read, and the provider may charge for it.
+    """
 
     code = "model_failed"
+
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, may_cost: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.may_cost = may_cost
 
 
 class AttemptTimedOut(Retryable):

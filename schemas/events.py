@@ -26,6 +26,9 @@ DEFAULT_TEMPLATE = "chat_agent"
 ResultStatus = Literal["completed", "failed", "rejected", "cancelled", "expired", "interrupted"]
 """How a request can end; each accepted request ends in exactly one of these."""
 
+FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "error", "unknown"]
+"""How an answer ended, as the model's provider tells it; `unknown`: it does not say."""
+
 Metadata = Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=32)]
 """Up to 32 strings that an upstream wants back with the result."""
 
@@ -134,6 +137,10 @@ class AgentResult(RequestEvent):
     token record (-1: none) and `text_sha256` the hash of that text in UTF-8. `usage` and
     `cost_micros` are those of all attempts, as their cost records say. Times are in milliseconds
     since the epoch; `accepted_at_ms` is the broker's for the request.
+
+    `finish_reason` says how the last model call of the attempt ended: an output that ended by
+    `length` or `content_filter` is not whole. `reasoning` is what the model let be seen of its
+    thoughts, up to 65,536 bytes of it: no part of `output`, nor of the token records.
     """
 
     title: ClassVar[str] = "The one terminal result of a request"
@@ -149,6 +156,8 @@ class AgentResult(RequestEvent):
     attempt: Count = 0
     last_seq: Annotated[int, Field(ge=-1, le=INT64_MAX)] = -1
     text_sha256: str | None = None
+    finish_reason: FinishReason | None = None
+    reasoning: str | None = None
     usage: Usage = Usage()
     cost_micros: Micros = 0
     source: Address
@@ -224,9 +233,9 @@ class CostRecorded(RequestEvent):
     """What one attempt spent on one model.
 
     Every `AttemptStarted` has one, of the same `attempt`. `price_digest` names the price table
-    used. `estimated`: nobody reported what was used, so this is the most that it can have been:
-    the attempt was lost in a crash, or cut off, or its provider does not say. The `at_ms` is the
-    broker's time of the request.
+    used. `estimated`: not all of it was reported in a way that can be true. Where `estimate_reason`
+    says why, that part is estimated from what was sent and received; else this is the most that it
+    can have been, as of an attempt that was lost or cut off. `at_ms` is the request's broker time.
     """
 
     title: ClassVar[str] = "What an attempt spent on a model"
@@ -237,6 +246,7 @@ class CostRecorded(RequestEvent):
     cost_micros: Micros
     price_digest: str
     estimated: bool = False
+    estimate_reason: str | None = None
     template: str = DEFAULT_TEMPLATE
     attempt: Count = 0
 

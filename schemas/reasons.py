@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from millstream.schemas.base import Reason
-from millstream.schemas.errors import MillstreamError, RateLimited
+from millstream.schemas.errors import MillstreamError, ModelFailed, RateLimited
 
 __all__ = ["MESSAGE_CHARS_MAX", "reason_of"]
 
@@ -20,10 +20,13 @@ def reason_of(error: BaseException) -> Reason:
     one. Any other gives the code `failed` and its type and text, so that it can be searched for.
     """
     if isinstance(error, MillstreamError):
+        retry_after_s = None
+        if isinstance(error, RateLimited | ModelFailed):
+            retry_after_s = error.retry_after_s
         return Reason(
             code=error.code,
             message=_bounded(str(error) or type(error).__name__),
-            retry_after_s=error.retry_after_s if isinstance(error, RateLimited) else None,
+            retry_after_s=retry_after_s,
         )
     text = str(error)
     name = type(error).__name__

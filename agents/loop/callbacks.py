@@ -20,11 +20,12 @@ from langchain_core.messages.tool import ToolCallChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, GenerationChunk, LLMResult
 from typing_extensions import override
 
+from millstream.agents.loop.answer_ends import Ending
 from millstream.agents.loop.containment import is_cancelled_from_outside
 from millstream.agents.loop.token_writer import TokenWriter
-from millstream.agents.models.errors import status_of
-from millstream.schemas.base import EpochMs, Frozen, Usage
-from millstream.schemas.errors import MillstreamError
+from millstream.agents.models.errors import was_refused
+from millstream.agents.models.usage import DOUBT, ModelCall
+from millstream.schemas.base import NO_USAGE, EpochMs, Frozen, Usage
 from millstream.schemas.ports import BeforeCall, ClockMs
 
 __all__ = ["AgentCallbackHandler", "CallbackEvent", "OnCallbackEvent"]
@@ -32,6 +33,7 @@ __all__ = ["AgentCallbackHandler", "CallbackEvent", "OnCallbackEvent"]
 T = TypeVar("T")
 
 DETAIL_CHARS_MAX: Final = 2_000
+REASON_CHARS_MAX: Final = 500
 _BETWEEN_MESSAGES: Final = "\n\n"
 
 _log = structlog.get_logger(__name__)
@@ -79,12 +81,14 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         clock_ms: ClockMs,
         on_event: OnCallbackEvent | None = None,
         before_call: BeforeCall | None = None,
+        ending: Ending | None = None,
     ) -> None:
-        self.usage = Usage()
+        self.calls: list[Usage] = []
+        self.doubts: list[str] = []
         self.model_error: BaseException | None = None
-        # Model calls under way, and whether each has written anything.
-        self._calls: dict[UUID, bool] = {}
-        self._unreported = False
+        self.ending = Ending() if ending is None else ending
+        # Model calls under way.
+        self._calls: dict[UUID, ModelCall] = {}
         self._writer = writer
         self._clock_ms = clock_ms
         self._on_event = on_event
@@ -95,13 +99,38 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         self._calling: AIMessageChunk | None = None
 
     @property
-    def usage_known(self) -> bool:
-        """Whether `usage` is all that was used.
+    def usage(self) -> Usage:
+        """What the calls that are over used."""
+        if not self.calls:
+            return NO_USAGE
+        total = self.calls[0]
+        for each in self.calls[1:]:
+            total += each
+        return total
 
-        It is not where a call was cut off, or ended without a report. A call that its provider
-        refused before it wrote anything used nothing.
+    @property
+    def usage_known(self) -> bool:
+        """Whether `usage` is all that was used, as far as an estimate can tell.
+
+        It is not while a call is under way, or where one was cut off that has no known limit. A
+        call that its provider refused before it wrote anything used nothing.
         """
-        return not self._calls and not self._unreported
+        return not self._calls
+
+    @property
+    def estimate_reason(self) -> str | None:
+        """Why some of `usage` is an estimate, in up to 500 characters; `None` if none is."""
+        if not self.doubts:
+            return None
+        return "; ".join(dict.fromkeys(self.doubts))[:REASON_CHARS_MAX]
+
+    def give_up(self) -> None:
+        """Estimate what the agent's own calls that are under way may have used: they are cut off.
+
+        Their provider may go on to their limit.
+        """
+        for run_id in [each for each in self._calls if each in self._speaking]:
+            self._cut_off(self._calls.pop(run_id), "a model call was cut off")
 
     def pieces(self) -> Sequence[ToolCallChunk]:
         """Give the tool calls of the newest own model call as they were streamed, merged."""
@@ -147,7 +176,8 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         # LangChain calls the model only once this has returned, streaming or not.
         if self._before_call is not None:
             await self._before_call()
-        self._calls[run_id] = False
+        params = kwargs.get("invocation_params") or {}
+        self._calls[run_id] = ModelCall(messages[0] if messages else (), params)
         # Calls of a graph's nodes and tools have the graph's run above them.
         if parent_run_id is None or _is_agents_own(metadata or {}):
             self._speaking[run_id] = False
@@ -164,7 +194,12 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         run_id: UUID,
         **kwargs: Any,
     ) -> None:
-        self._calls[run_id] = True
+        call = self._calls[run_id]
+        if token:
+            call.pieces += 1
+        # Most pieces are text and nothing else.
+        if type(token) is not str or not token or chunk is None or _holds_more(chunk):
+            self._look_at(call, chunk, speaking=run_id in self._speaking)
         if run_id not in self._speaking:
             return
         said = chunk.message if isinstance(chunk, ChatGenerationChunk) else None
@@ -180,28 +215,67 @@ class AgentCallbackHandler(AsyncCallbackHandler):
     @override
     async def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         message = _message_of(response)
-        if message is not None and (usage := message.usage_metadata) is not None:
-            self.usage += Usage(
-                input_tokens=usage["input_tokens"], output_tokens=usage["output_tokens"]
-            )
-        else:
-            self._unreported = True
-        self._calls.pop(run_id, None)
+        call = self._calls.pop(run_id)
+        own = run_id in self._speaking
+        told = call.told()
+        if message is not None:
+            told = message.usage_metadata if told is None else told
+            call.doubt = call.doubt or message.response_metadata.get(DOUBT)
+        limit = self.ending.output_tokens_max if own else 0
+        usage, doubt = call.believed(told, message, limit)
+        self._charge(usage, doubt)
         if self._speaking.get(run_id) is False and message is not None and message.text:
             await self._write(run_id, message.text)
         self._speaking.pop(run_id, None)
         if self._on_event is not None:
             await self._tell("model_end", run_id)
+        if own and message is not None:
+            self.ending.see(message)
 
     @override
     async def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        wrote = self._calls.pop(run_id, None)
-        if wrote or (wrote is False and not _was_refused(error)):
-            self._unreported = True
+        call = self._calls.get(run_id)
+        if call is not None and not call.pieces and was_refused(error):
+            del self._calls[run_id]  # what is refused costs nothing
+        elif call is not None and run_id in self._speaking:
+            self._cut_off(
+                self._calls.pop(run_id), f"a model call broke off: {type(error).__name__}"
+            )
         self._speaking.pop(run_id, None)
         self.model_error = error
         if self._on_event is not None:
             await self._tell("model_error", run_id, detail=str(error))
+
+    def _look_at(
+        self,
+        call: ModelCall,
+        chunk: GenerationChunk | ChatGenerationChunk | None,
+        *,
+        speaking: bool,
+    ) -> None:
+        if not isinstance(chunk, ChatGenerationChunk):
+            return
+        message = chunk.message
+        if isinstance(message, AIMessageChunk) and message.usage_metadata is not None:
+            call.report(message.usage_metadata)
+        info = chunk.generation_info
+        if info and DOUBT in info:
+            call.doubt = str(info[DOUBT])
+        blocks = bool(message.content) and not isinstance(message.content, str)
+        if message.additional_kwargs or blocks:
+            call.pieces += 1
+            if speaking:
+                self.ending.think(message)
+
+    def _cut_off(self, call: ModelCall, why: str) -> None:
+        usage = call.estimate(self.ending.output_tokens_max)
+        self._charge(usage, why)
+
+    def _charge(self, usage: Usage, doubt: str | None) -> None:
+        self.calls.append(usage)
+        if doubt is not None:
+            self.doubts.append(doubt)
+            _log.warning("the usage of a model call is estimated", reason=doubt)
 
     @override
     async def on_tool_start(
@@ -253,18 +327,17 @@ class AgentCallbackHandler(AsyncCallbackHandler):
             _log.exception("a listener of callback events failed", kind=kind)
 
 
+def _holds_more(chunk: GenerationChunk | ChatGenerationChunk) -> bool:
+    if chunk.generation_info:
+        return True
+    message: Any = getattr(chunk, "message", None)
+    return message is not None and bool(message.additional_kwargs or message.usage_metadata)
+
+
 def _is_agents_own(metadata: dict[str, Any]) -> bool:
     # A nested agent's namespace has a part for the node of the outer one, joined by a bar.
     namespace: str = metadata.get("langgraph_checkpoint_ns", "")
     return metadata.get("langgraph_node") == "model" and "|" not in namespace
-
-
-def _was_refused(error: BaseException) -> bool:
-    """Tell whether a call's error is its provider's answer, rather than the lack of one.
-
-    A call that was cut off, or whose connection broke, may go on at the provider.
-    """
-    return isinstance(error, MillstreamError) or status_of(error) is not None
 
 
 def _message_of(response: LLMResult) -> AIMessage | None:

@@ -1,20 +1,41 @@
 """What a provider's client raised, in the types by which a run's fate is decided.
 
 LangChain hands the errors of each provider's own package on as they are. They have in common the
-HTTP status of an answer, or what broke the connection as their cause; no package has to be there.
+HTTP status of an answer, the error object of its body, or what broke the connection as their cause;
+no package has to be there. Names count first, then the status; words only where a provider says a
+thing in no other way, and only here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 
-from millstream.schemas.errors import MillstreamError, ModelFailed, ModelUnavailable, Terminal
+from millstream.agents.models.retry_after import retry_after_s
+from millstream.schemas.errors import (
+    AnswerCut,
+    ContentRefused,
+    InputTooLong,
+    MillstreamError,
+    ModelFailed,
+    ModelUnavailable,
+    QuotaExhausted,
+    Terminal,
+)
 
-__all__ = ["as_foreseen", "status_of"]
+__all__ = [
+    "as_foreseen",
+    "error_in",
+    "error_said",
+    "refuses_stream_options",
+    "status_of",
+    "was_refused",
+]
 
 # Besides all from 500 on. Source: RFC 9110, RFC 6585, RFC 8470.
 _PASSING: Final = frozenset(
@@ -26,40 +47,244 @@ _PASSING: Final = frozenset(
     }
 )
 _NOT_LET_IN: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+_STATUSES: Final = range(HTTPStatus.BAD_REQUEST, 600)
+_FAILING: Final = range(HTTPStatus.INTERNAL_SERVER_ERROR, 600)
 _CAUSES_MAX: Final = 8
 _BROKEN: Final = (aiohttp.ClientError, OSError)
 # httpx is there under more than one name, and the providers' packages are there or not.
 _BROKEN_NAMES: Final = frozenset({"APIConnectionError", "TransportError"})
+# What httpx, aiohttp and the system raise where no connection came about.
+_NEVER_SENT_NAMES: Final = frozenset(
+    {"ConnectError", "ConnectTimeout", "PoolTimeout", "ClientConnectorError"}
+    | {"ConnectionRefusedError", "gaierror"}
+)
+_UNREADABLE_NAMES: Final = frozenset({"APIResponseValidationError", "JSONDecodeError"})
+
+# What stands as type, code and status in error objects, in lower case. Sources: the pages on error
+# codes of OpenAI, Anthropic and DeepSeek; llama.cpp's pull request 15780; the inner error of
+# Azure's content filter; Gemini's are those of google.rpc.Code.
+_QUOTA: Final = frozenset(
+    {
+        "insufficient_quota",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+        "billing_error",
+        "insufficient_balance",
+        "credit_balance_too_low",
+    }
+)
+_CONTENT: Final = frozenset(
+    {"content_filter", "content_policy_violation", "responsibleaipolicyviolation"}
+)
+_CONTEXT: Final = frozenset(
+    {
+        "context_length_exceeded",
+        "exceed_context_size_error",
+        "context_window_exceeded",
+        "model_context_window_exceeded",
+        "request_too_large",
+    }
+)
+_KEY: Final = frozenset(
+    {
+        "authentication_error",
+        "permission_error",
+        "invalid_api_key",
+        "unauthenticated",
+        "permission_denied",
+    }
+)
+_BAD_REQUEST: Final = frozenset(
+    {
+        "invalid_request_error",
+        "invalid_argument",
+        "not_found_error",
+        "model_not_found",
+        "badrequesterror",
+        "notfounderror",
+    }
+)
+# In these words, where no code is sent: vLLM (issue 33418), Anthropic, llama.cpp before its pull
+# request 15780, OpenAI's responses, Gemini, Ollama, and Mistral with Groq, in this order.
+_CONTEXT_WORDS: Final = (
+    "maximum context length",
+    "prompt is too long",
+    "available context size",
+    "exceeds the context window",
+    "input token count",
+    "exceeds maximum context",
+    "reduce the length of the messages",
+)
+_SAID: Final = re.compile(r"(?P<code>[a-z]+(_[a-z]+)+): |ResponseError\(code='(?P<field>[a-z_]+)'")
+# Anthropic says it with status 400 and `invalid_request_error`.
+_QUOTA_WORDS: Final = ("credit balance is too low",)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a provider said of an error: its status, the names that it gave to it, its words."""
+
+    status: int | None
+    names: frozenset[str]
+    words: str
+    retry_after_s: float | None = None
 
 
 def status_of(error: BaseException) -> int | None:
     """Give the HTTP status that a provider answered with; `None` if it gave no answer."""
     for told in (error, getattr(error, "response", None)):
-        status = getattr(told, "status_code", None)
-        if isinstance(status, int):
-            return status
+        for attribute in ("status_code", "code"):
+            status = getattr(told, attribute, None)
+            # Of Google's client, `code`; OpenAI's has a string there.
+            if isinstance(status, int) and not isinstance(status, bool):
+                return int(status)
     return None
+
+
+def was_refused(error: BaseException) -> bool:
+    """Tell whether a call was refused by its provider, or never sent: it costs nothing.
+
+    A call that was cut off, or whose connection or answer broke, may be charged for all the same.
+    """
+    if isinstance(error, ModelFailed) and error.may_cost:
+        return False
+    if isinstance(error, MillstreamError) or status_of(error) is not None:
+        return True
+    # Told inside a stream: the client has an error object, but no status.
+    if isinstance(getattr(error, "body", None), (Mapping, str)):
+        return True
+    return any(not _NEVER_SENT_NAMES.isdisjoint(_names(each)) for each in _causes(error))
+
+
+def refuses_stream_options(error: BaseException) -> bool:
+    """Tell whether a server refused a call since it was asked for the usage of its stream.
+
+    Some that speak OpenAI's dialect do not know `stream_options`, and name it in their refusal:
+    agno's pull request 1088 (Azure), langchainjs' issue 11637.
+    """
+    refused = status_of(error) in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}
+    return refused and any(words in str(error) for words in ("stream_options", "include_usage"))
 
 
 def as_foreseen(error: BaseException) -> MillstreamError | None:
     """Give the error of ours that says what a model call's failure means, `None` if none does.
 
     `ModelFailed`, which may be tried again, for an overloaded or failing provider and a broken
-    connection; `ModelUnavailable` for a key that is not let in; `Terminal` for what the provider
-    refuses.
+    connection; `QuotaExhausted`, `ModelUnavailable` (a key that is not let in), `InputTooLong`,
+    `ContentRefused` and, for anything else that the provider refuses, `Terminal`.
     """
     if isinstance(error, MillstreamError):
         return error
+    told = _told(error)
+    return _told_without_words(error) if told is None else _meant(told)
+
+
+def _told_without_words(error: BaseException) -> MillstreamError | None:
+    kinds = _names(error)
+    if "LengthFinishReasonError" in kinds:
+        why = "the model's answer was cut at its limit of tokens"
+        return AnswerCut(why)
+    if "ContentFilterFinishReasonError" in kinds:
+        why = "the model's provider filtered the answer"
+        return ContentRefused(why)
+    if any(_is_broken(each) for each in _causes(error)):
+        return ModelFailed(f"the model's provider could not be reached: {error}", may_cost=True)
+    if not kinds.isdisjoint(_UNREADABLE_NAMES):
+        why = f"the model's provider sent what its client cannot read: {error}"
+        return ModelFailed(why, may_cost=True)
+    return None
+
+
+def error_in(body: object) -> MillstreamError | None:
+    """Give the error that a body or a stream's chunk of status 200 tells of, `None` if none.
+
+    It is told as `{"error": …}`, as an object of the type `error` (vLLM), or by fields beside
+    choices of `null` (DeepInfra).
+    """
+    if not isinstance(body, Mapping):
+        return None
+    error = body.get("error")
+    if not error and not body.get("choices"):
+        is_error = body.get("object") == "error" or body.get("type") == "error"
+        if is_error or body.get("error_message") or body.get("error_type"):
+            error = body
+    return _meant(_told_by(error, None)) if error else None
+
+
+def error_said(words: str) -> MillstreamError | None:
+    """Give the error that LangChain tells of in words, having read it in OpenAI's responses.
+
+    It raises `ValueError("CODE: MESSAGE")` for an event `error`, and `ValueError("ResponseError(
+    code='CODE', message='MESSAGE')")` for a response that failed; `None` for any other words.
+    """
+    said = _SAID.match(words)
+    if said is None:
+        return None
+    code = said["code"] or said["field"]
+    return _meant(_Told(None, frozenset({code}), words))
+
+
+def _told(error: BaseException) -> _Told | None:
     status = status_of(error)
-    if status is None:
-        if not any(_is_broken(each) for each in _causes(error)):
-            return None
-        return ModelFailed(f"the model's provider could not be reached: {error}")
-    if status in _PASSING or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return ModelFailed(f"the model's provider answered with status {status}: {error}")
-    if status in _NOT_LET_IN:
-        return ModelUnavailable(f"the model's provider refused the key (status {status}): {error}")
-    return Terminal(f"the model's provider refused the call (status {status}): {error}")
+    body = getattr(error, "body", None)
+    if body is None:
+        body = getattr(error, "details", None)
+    if status is None and not isinstance(body, (Mapping, str)):
+        return None
+    headers = getattr(getattr(error, "response", None), "headers", None)
+    told = _told_by(body, status)
+    return _Told(
+        told.status,
+        told.names | ({"context_length_exceeded"} if _overflowed(error) else set()),
+        str(error) or told.words,
+        None if headers is None else retry_after_s(headers),
+    )
+
+
+def _told_by(body: object, status: int | None) -> _Told:
+    fields = body if isinstance(body, Mapping) else {}
+    if isinstance(fields.get("error"), Mapping):
+        fields = fields["error"]  # Anthropic's and Google's bodies come with their envelope
+    inner = fields.get("innererror")
+    values: list[Any] = [fields.get(name) for name in ("type", "code", "status", "error_type")]
+    values += [inner.get("code")] if isinstance(inner, Mapping) else []
+    numbers = [int(each) for each in values if str(each).isdecimal()]
+    if status is None or status == HTTPStatus.OK:
+        status = next((each for each in numbers if each in _STATUSES), None)
+    words = fields.get("message") or fields.get("error_message") or body
+    names = frozenset(each.lower() for each in values if isinstance(each, str))
+    return _Told(status, names, str(words))
+
+
+def _overflowed(error: BaseException) -> bool:
+    # LangChain's packages find it out themselves, each in its own way.
+    return any("ContextOverflow" in kind.__name__ for kind in type(error).__mro__)
+
+
+def _meant(told: _Told) -> MillstreamError:
+    status, words = told.status, told.words
+    said = words.lower()
+    by = f" (status {status})" if status else ""
+    if told.names & _QUOTA or status == HTTPStatus.PAYMENT_REQUIRED or _has(said, _QUOTA_WORDS):
+        return QuotaExhausted(f"the quota at the model's provider is used up{by}: {words}")
+    if told.names & _CONTENT:
+        return ContentRefused(f"the model's provider refused the content{by}: {words}")
+    too_large = status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    if told.names & _CONTEXT or too_large or _has(said, _CONTEXT_WORDS):
+        return InputTooLong(f"the conversation does not fit the model's context{by}: {words}")
+    if status in _NOT_LET_IN or told.names & _KEY:
+        return ModelUnavailable(f"the model's provider refused the key{by}: {words}")
+    refused = status in _STATUSES and status not in _PASSING and status not in _FAILING
+    if refused or (status is None and told.names & _BAD_REQUEST):
+        return Terminal(f"the model's provider refused the call{by}: {words}")
+    with_status = f" with status {status}" if status else " with an error"
+    return ModelFailed(
+        f"the model's provider answered{with_status}: {words}", retry_after_s=told.retry_after_s
+    )
+
+
+def _has(said: str, words: tuple[str, ...]) -> bool:
+    return any(each in said for each in words)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -73,5 +298,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_broken(error: BaseException) -> bool:
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return isinstance(error, _BROKEN) or not names.isdisjoint(_BROKEN_NAMES)
+    return isinstance(error, _BROKEN) or not _names(error).isdisjoint(_BROKEN_NAMES)
+
+
+def _names(error: BaseException) -> set[str]:
+    return {kind.__name__ for kind in type(error).__mro__}

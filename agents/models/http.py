@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from millstream.agents.models.body_watch import watch_body
+
 __all__ = ["ProviderHttp"]
 
 # Providers whose LangChain classes are built on `langchain-openai`, and so on OpenAI's client.
-_ON_OPENAI_CLIENT: Final = frozenset({"deepseek", "openai", "xai"})
+_ON_OPENAI_CLIENT: Final = frozenset({"deepseek", "openai", "together", "xai"})
 
 
 class ProviderHttp:
@@ -32,7 +34,7 @@ class ProviderHttp:
                 from openai import DefaultAioHttpClient  # noqa: PLC0415  not a dependency of ours
             except ImportError:
                 return {}  # LangChain says which package to install
-            self._openai = DefaultAioHttpClient()
+            self._openai = DefaultAioHttpClient(event_hooks={"response": [watch_body]})
         return {"http_async_client": self._openai}
 
     async def close(self) -> None:

@@ -17,6 +17,7 @@ from millstream.agents.models.http import ProviderHttp
 from millstream.agents.models.local.model import LOCAL_MODEL_NAME, LocalChatModel
 from millstream.agents.models.scripted.model import SCRIPTED_MODEL_NAME, ScriptedChatModel
 from millstream.agents.models.scripted.script import parse_script
+from millstream.agents.models.served import as_served
 from millstream.schemas.errors import ModelUnavailable
 
 __all__ = ["keep_traces_local", "resolve_model", "warm_up"]
@@ -119,7 +120,7 @@ def _provided_model(name: str, provider: str, params: Mapping[str, Any]) -> Base
         message = f"the model {name!r} cannot be used{hint}: {error}"
         raise ModelUnavailable(message) from error
     _require_key(model, name, provider)
-    return model
+    return as_served(model, params.get("max_tokens"))
 
 
 def _require_key(model: BaseChatModel, name: str, provider: str) -> None:

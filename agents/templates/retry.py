@@ -16,7 +16,9 @@ class RetryPolicy(Frozen):
 
     Only `Retryable` errors are tried again. The wait after failure n is `backoff_first_s` times
     `backoff_factor` to the n-1, at most `backoff_max_s`, of which a random part up to `jitter` is
-    taken off: so that those that failed together do not come back together.
+    taken off: so that those that failed together do not come back together. A provider that says
+    when it may be asked again is not asked earlier, and not at all where that is later than
+    `retry_after_max_s`.
     Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
 
@@ -25,13 +27,19 @@ class RetryPolicy(Frozen):
     backoff_factor: Annotated[float, Field(ge=1, le=10)] = 2.0
     backoff_max_s: Annotated[float, Field(ge=0, le=600)] = 30.0
     jitter: Annotated[float, Field(ge=0, le=1)] = 0.5
+    retry_after_max_s: Annotated[float, Field(ge=0, le=86_400)] = 600.0
 
-    def delay_s(self, failures: int, *, chance: float) -> float | None:
-        """Give the wait after `failures` failed attempts, `None`: not again.
+    def delay_s(
+        self, failures: int, *, chance: float, retry_after_s: float | None = None
+    ) -> float | None:
+        """Give the wait after `failures` failed attempts in seconds, `None`: not again.
 
-        `chance` is a random number from 0 to 1.
+        `chance` is a random number from 0 to 1, `retry_after_s` what the provider asks for.
         """
         if failures >= self.attempts_max:
             return None
+        asked_s = retry_after_s or 0.0
+        if asked_s > self.retry_after_max_s:
+            return None
         whole_s = self.backoff_first_s * self.backoff_factor ** (failures - 1)
-        return min(whole_s, self.backoff_max_s) * (1 - self.jitter * chance)
+        return max(min(whole_s, self.backoff_max_s) * (1 - self.jitter * chance), asked_s)

@@ -30,6 +30,10 @@ class AgentTemplate(Frozen):
     A run that made a call with an effect waits for its next attempt in memory, up to
     `effects_wait_s` seconds. Beyond that, or where it is not known whether a call was made, it ends
     as `in_doubt` says: it fails, naming the calls, or is tried again from the start.
+
+    `cut_answer` says what becomes of an answer that ended at its limit of tokens, or at its
+    provider's filter: `complete` completes the run, and the result's `finish_reason` says it;
+    `fail` ends it as `answer_cut`. A structured one fails in any case.
     """
 
     # A misspelt field would be a limit that silently does not hold.
@@ -43,6 +47,7 @@ class AgentTemplate(Frozen):
     tools: tuple[Identifier, ...] = ()
     response_format: dict[str, Any] | None = None
     output_tokens_max: Annotated[int, Field(ge=1, le=131_072)] = 256
+    cut_answer: Literal["complete", "fail"] = "complete"
     model_calls_max: Annotated[int, Field(ge=1, le=100)] = 8
     attempt_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
     # None: `attempts_max` attempts bound a request as well, and this one costs a record on the log.

@@ -120,13 +120,25 @@ class _Comparison:
             if name in _required(new) - _required(old):
                 yield Break(at, "it was optional and is now required", "new")
             given = name in _required(old) | _required(new) | {_VERSION}
-            if not given and _default(schema) != _default(after[name]):
+            if not given and _default(schema) != self._default_as_before(schema, after[name]):
                 yield Break(at, "its default changed, so records without it change", "new")
             yield from self.node(schema, after[name], at)
         for name in _required(new) - set(before):
             yield Break(
                 f"{where}.{name}", "it is new and required, and no old record has it", "new"
             )
+
+    def _default_as_before(self, old: Json, new: Json) -> object:
+        """Give the new default, without what an object's new fields have by default anyway."""
+        before, after = _default(old), _default(new)
+        if not (isinstance(before, dict) and isinstance(after, dict)):
+            return after
+        fields = _resolved(new, self._new_root).get("properties", {})
+        return {
+            name: value
+            for name, value in after.items()
+            if name in before or value != _default(fields.get(name, {}))
+        }
 
     def _inside(self, old: Json, new: Json, where: str) -> Iterator[Break]:
         """Compare what arrays and maps hold."""

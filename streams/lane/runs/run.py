@@ -139,6 +139,8 @@ class Run:
             template=plan.template.name if plan else self.request.template,
             usage=self.spent if outcome is None else self.spent + outcome.result.usage,
             usage_known=not called if outcome is None else outcome.usage_known,
+            calls=() if outcome is None else outcome.calls,
+            estimate_reason=None if outcome is None else outcome.estimate_reason,
             started=begun,
         )
 

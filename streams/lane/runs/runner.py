@@ -142,7 +142,9 @@ class RunRunner:
             return outcome, 0.0
         if not outcome.retryable:
             return outcome, None
-        delay_s = run.plan.template.retry.delay_s(run.failures + 1, chance=self._services.chance())
+        delay_s = run.plan.template.retry.delay_s(
+            run.failures + 1, chance=self._services.chance(), retry_after_s=outcome.retry_after_s
+        )
         if delay_s is None:
             return outcome, None
         if run.is_over_by(self._services.clock_ms() + round(delay_s * 1000)):

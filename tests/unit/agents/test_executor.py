@@ -130,7 +130,7 @@ async def test_a_structured_answer_is_an_object_of_the_schema(runs: Runs) -> Non
     [
         ('call: Answer {"answer": 5, "keywords": []}', "$.answer"),
         ('call: Answer {"answer": "\\ud800", "keywords": []}', "written as JSON"),
-        ("say: no idea", "in the form that was asked for"),
+        ("say: no idea", "without text and without calls"),
     ],
 )
 async def test_an_answer_off_the_schema_fails_the_run(runs: Runs, script: str, words: str) -> None:

@@ -300,6 +300,17 @@ def test_an_attempt_that_did_not_report_all_it_used_counts_at_its_worst_case(
     assert event.usage == Usage(input_tokens=100, output_tokens=counted - 100)
 
 
+def test_what_was_estimated_from_what_was_sent_is_not_charged_at_the_worst_case() -> None:
+    cost = layer()
+    told = dataclasses.replace(
+        used(30, started=marked(cost)), estimate_reason="nothing was reported"
+    )
+    (event,) = cost.charge(resolved(), told)
+    assert isinstance(event, CostRecorded)
+    assert (event.usage, event.cost_micros) == (Usage(output_tokens=30), 30)
+    assert (event.estimated, event.estimate_reason) == (True, "nothing was reported")
+
+
 def test_a_lost_attempt_is_charged_by_its_mark_alone_on_the_day_of_its_request() -> None:
     started = marked(layer(), at_ms=NOON_MS - DAY_MS)
     # The prices may be others by now: what was reserved is what counts.

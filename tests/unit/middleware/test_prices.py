@@ -104,3 +104,57 @@ def test_no_published_tier_makes_a_longer_input_cheaper() -> None:
             if rates is not None:
                 for tiers in (rates.input, rates.output):
                     assert sorted(nanos for _, nanos in tiers) == [nanos for _, nanos in tiers]
+
+
+PARTS = Policy.from_yaml(
+    "prices: {'openai:x': {input_usd_per_mtok: 10, output_usd_per_mtok: 20,"
+    " cache_read_usd_per_mtok: 1, cache_write_usd_per_mtok: 12.5,"
+    " audio_input_usd_per_mtok: 40, audio_output_usd_per_mtok: 80}}",
+    "p",
+).prices
+
+
+def test_parts_of_the_input_and_output_have_prices_of_their_own() -> None:
+    rates = PriceTable(PARTS).rates("openai:x", NOON_MS)
+    assert rates is not None
+    usage = Usage(
+        input_tokens=1_000,
+        output_tokens=100,
+        cache_read_tokens=600,
+        cache_write_tokens=100,
+        audio_input_tokens=50,
+        reasoning_tokens=30,
+        audio_output_tokens=10,
+    )
+    read_micros = 250 * 10 + 600 * 1 + 1_250 + 50 * 40
+    assert rates.cost_micros(usage) == read_micros + 90 * 20 + 10 * 80
+
+
+def test_a_part_without_a_price_of_its_own_costs_as_much_as_the_rest() -> None:
+    rates = PriceTable(OWN).rates("local", NOON_MS)
+    assert rates is not None
+    plain = Usage(input_tokens=1_000, output_tokens=100)
+    assert rates.cost_micros(plain) == rates.cost_micros(
+        plain.model_copy(update={"cache_read_tokens": 900, "audio_output_tokens": 90})
+    )
+
+
+def test_a_price_of_a_part_changes_the_digest() -> None:
+    changed = dict(PARTS)
+    changed["openai:x"] = PARTS["openai:x"].model_copy(update={"cache_read_usd_per_mtok": None})
+    assert PriceTable(changed).digest != PriceTable(PARTS).digest
+
+
+def test_published_cached_tokens_are_cheaper() -> None:
+    rates = PriceTable().rates("openai:gpt-4o", NOON_MS)
+    assert rates is not None
+    cached = Usage(input_tokens=2_000, output_tokens=100, cache_read_tokens=1_600)
+    assert rates.cost_micros(cached) == 400 * 2.5 + 1_600 * 1.25 + 100 * 10
+
+
+def test_price_steps_are_those_of_each_call() -> None:
+    rates = PriceTable().rates("google_genai:gemini-2.5-pro", NOON_MS)
+    assert rates is not None
+    call = Usage(input_tokens=150_000, output_tokens=1_000)
+    assert rates.cost_micros(call, call) == 2 * rates.cost_micros(call)
+    assert rates.cost_micros(call + call) > rates.cost_micros(call, call)

@@ -139,7 +139,8 @@ async def test_usage_is_known_unless_a_call_was_cut_off(
 
     executor = AgentExecutor(factory, on_event=count)
     outcome = await Runs(factory).run(script, template="own", executor=executor)
-    assert outcome.usage_known is known
+    assert (outcome.estimate_reason is None) is known
+    assert outcome.usage_known  # what is estimated counts in `usage`
     assert cut_in_call in {None, calls}
 
 
@@ -149,7 +150,7 @@ async def test_usage_is_not_known_where_a_provider_reports_none_or_does_not_answ
         (Failing(status_code=429), True),
         (Failing(status_code=None), False),
     ):
-        assert (await runs_of(model).run("x")).usage_known is known
+        assert ((await runs_of(model).run("x")).estimate_reason is None) is known
 
 
 async def test_only_the_text_among_content_blocks_is_written() -> None:
@@ -202,10 +203,11 @@ async def test_what_is_remembered_is_forgotten_rather_than_too_long_for_the_mode
     assert outcome.result.reason.code == "input_too_long"
 
 
-async def test_a_model_that_writes_nothing_completes_with_an_empty_output() -> None:
+async def test_a_model_that_writes_nothing_has_failed_and_is_not_remembered() -> None:
     runs = runs_of(Silent())
     outcome = await runs.run("")
-    assert (outcome.result.status, outcome.result.output) == ("completed", "")
+    assert (outcome.result.status, outcome.retryable) == ("failed", True)
+    assert outcome.checkpoint is None
     runs.assert_text_is_the_tokens(outcome)
 
 

@@ -10,7 +10,15 @@ from aiohttp import web
 
 from millstream.agents.executor import RunOutcome
 from millstream.agents.factory import AgentFactory
+from millstream.agents.models.errors import as_foreseen
 from millstream.agents.models.resolve import resolve_model
+from millstream.schemas.errors import (
+    InputTooLong,
+    ModelFailed,
+    ModelUnavailable,
+    QuotaExhausted,
+    Terminal,
+)
 from tests.harness.agent_runs import Runs
 
 
@@ -78,3 +86,53 @@ async def test_a_provider_that_is_not_there_may_be_there_later() -> None:
     assert outcome.retryable
     assert outcome.result.reason is not None
     assert outcome.result.reason.code == "model_failed"
+    assert outcome.result.usage.is_none  # it was never sent
+    assert outcome.estimate_reason is None
+
+
+class GoogleError(Exception):
+    """As Google's client raises it: the status in `code`, the body in `details`."""
+
+    def __init__(self, code: int, status: str, message: str) -> None:
+        super().__init__(f"{code} {status}. {message}")
+        self.code = code
+        self.details = {"error": {"code": code, "status": status, "message": message}}
+
+
+class AnthropicError(Exception):
+    """As Anthropic's client raises it: the status, and the body with its envelope."""
+
+    def __init__(self, status_code: int, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.status_code = status_code
+        self.body = {"type": "error", "error": {"type": kind, "message": message}}
+
+
+class OllamaError(Exception):
+    """As Ollama's client raises it: words and a status."""
+
+    def __init__(self, message: str, status_code: int) -> None:
+        super().__init__(message)
+        self.status_code = status_code
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (GoogleError(429, "RESOURCE_EXHAUSTED", "later"), ModelFailed),
+        (GoogleError(503, "UNAVAILABLE", "overloaded"), ModelFailed),
+        (GoogleError(400, "INVALID_ARGUMENT", "The input token count (9) exceeds"), InputTooLong),
+        (GoogleError(403, "PERMISSION_DENIED", "no"), ModelUnavailable),
+        (AnthropicError(529, "overloaded_error", "Overloaded"), ModelFailed),
+        (AnthropicError(200, "overloaded_error", "Overloaded"), ModelFailed),
+        (AnthropicError(413, "request_too_large", "too large"), InputTooLong),
+        (
+            AnthropicError(400, "invalid_request_error", "Your credit balance is too low"),
+            QuotaExhausted,
+        ),
+        (OllamaError("model 'x' not found", 404), Terminal),
+        (OllamaError("the input length exceeds maximum context length", 400), InputTooLong),
+    ],
+)
+def test_other_providers_errors_mean_the_same(error: Exception, kind: type[Exception]) -> None:
+    assert type(as_foreseen(error)) is kind

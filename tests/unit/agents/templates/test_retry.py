@@ -32,3 +32,11 @@ def test_no_policy_allows_more_attempts_than_one_owner_has_numbers_for() -> None
 def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         RetryPolicy.model_validate(wrong)
+
+
+def test_a_provider_is_not_asked_before_it_wants_to_be() -> None:
+    policy = RetryPolicy(backoff_first_s=1.0, jitter=0.5, retry_after_max_s=60)
+    assert policy.delay_s(1, chance=1.0, retry_after_s=7.0) == 7.0
+    assert policy.delay_s(1, chance=0.0, retry_after_s=0.5) == 1.0
+    assert policy.delay_s(1, chance=0.0, retry_after_s=61.0) is None
+    assert policy.delay_s(policy.attempts_max, chance=0.0, retry_after_s=7.0) is None

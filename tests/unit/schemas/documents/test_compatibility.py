@@ -36,6 +36,16 @@ def test_a_change_that_breaks_nobody_is_let_through(old: Fields, new: Fields) ->
     assert told(old, new) == []
 
 
+def test_a_default_may_gain_what_its_new_fields_have_anyway() -> None:
+    old, new, other = (
+        create_model("Part", a=(int, 0)),
+        create_model("Part", a=(int, 0), b=(int, 0)),
+        create_model("Part", a=(int, 0), b=(int, 7)),
+    )
+    assert told({"x": (old, old())}, {"x": (new, new())}) == []
+    assert told({"x": (old, old())}, {"x": (other, other(b=5))}) != []
+
+
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [

@@ -33,6 +33,10 @@ async def test_an_attempt_without_an_outcome_did_not_say_unless_nothing_was_call
 
 
 async def test_an_outcome_tells_whether_its_usage_is_all() -> None:
+    calls = (Usage(input_tokens=1, output_tokens=2),)
+    ended = RunOutcome(result_of(ASKED), None, calls=calls, estimate_reason="nothing was reported")
+    used = run().used(1000, STARTED, ended, called=True)
+    assert (used.calls, used.estimate_reason) == (calls, "nothing was reported")
     ended = RunOutcome(result_of(ASKED), None, usage_known=False)
     assert not run().used(1000, STARTED, ended, called=True).usage_known
 

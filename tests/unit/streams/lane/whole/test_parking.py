@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
 
+from millstream.agents.executor import RunOutcome
+from millstream.agents.factory import RunPlan
 from millstream.agents.templates.retry import RetryPolicy
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.schemas.base import compound_key
-from millstream.schemas.events import AgentResult, AgentToken, Decision
+from millstream.schemas.errors import ModelFailed
+from millstream.schemas.events import AgentResult, AgentToken, Decision, ResolvedRequest
 from millstream.schemas.lane_events import HoldPlaced, RunParked
+from millstream.schemas.reasons import reason_of
 from millstream.schemas.topics import DECISIONS, HOLDS, PARKED, RESULTS, TOKENS
+from millstream.streams.lane.output import outcomes
 from millstream.streams.wire.partitioning import home_partition
 from tests.harness.memory_lanes import (
     MemoryLanes,
@@ -198,6 +206,31 @@ async def test_a_run_whose_next_attempt_is_far_off_has_no_place_in_memory(
         assert waiting(lanes) == 1
         await eventually(lambda: held(lanes) == 0)
     assert (result.request_id, result.status) == ("r2", "completed")
+
+
+async def test_a_provider_that_says_when_to_come_back_is_not_asked_earlier(
+    world: MemoryLanes,
+) -> None:
+    asked_at_s: list[float] = []
+
+    async def busy(request: ResolvedRequest, _plan: RunPlan, **run: Any) -> RunOutcome:
+        asked_at_s.append(asyncio.get_running_loop().time())
+        reason = reason_of(ModelFailed("later", retry_after_s=0.3))
+        failed = outcomes.result(
+            request, at_ms=0, status="failed", attempt=run["attempt"], reason=reason
+        )
+        return RunOutcome(failed, checkpoint=None, retryable=True, retry_after_s=0.3)
+
+    async with lane_services(world) as services, upstream(world) as program:
+        refused = dataclasses.replace(services, run_agent=busy)
+        async with one_lane(world, refused, None) as owner:
+            owner.serve(*await ask(program, "x"))
+            (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
+    waits_s = [later - earlier for earlier, later in pairwise(asked_at_s)]
+    assert len(waits_s) == RetryPolicy().attempts_max - 1
+    assert min(waits_s) > 0.29  # its wait is kept in whole milliseconds of another clock
+    assert result.reason is not None
+    assert (result.reason.code, result.reason.retry_after_s) == ("model_failed", 0.3)
 
 
 @pytest.mark.parametrize("target", [{"request_id": "r1"}, {"session_id": "s"}])

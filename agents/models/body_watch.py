@@ -1,0 +1,76 @@
+"""What stands in an answer's body that its client does not hand on.
+
+OpenAI's client reads server-sent events and nothing else: the end mark it swallows, and a page of
+HTML or an error object in place of a stream is to it a stream without events.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from contextvars import ContextVar
+from typing import Any, Final
+
+__all__ = ["WATCHING", "BodyWatch", "watch_body"]
+
+HEAD_BYTES_MAX: Final = 4_096
+_END_MARK: Final = b"[DONE]"
+
+
+class BodyWatch:
+    """What was seen of one call's answer: its type, whether the end mark came, its beginning."""
+
+    __slots__ = ("_tail", "content_type", "ended", "head")
+
+    def __init__(self) -> None:
+        self.content_type: str | None = None
+        self.ended = False
+        self.head = b""
+        self._tail = b""
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the answer is a stream of events, as far as anybody knows."""
+        return self.content_type in {None, "text/event-stream"}
+
+    @property
+    def body(self) -> Any:
+        """The body as JSON, where it is that, short, and no stream."""
+        try:
+            return json.loads(self.head)
+        except ValueError:
+            return None
+
+    def see(self, data: bytes) -> None:
+        """Look at a piece of the body."""
+        if self.is_stream:
+            # The mark may come in two pieces.
+            seen = self._tail + data[-64:]
+            self.ended = self.ended or _END_MARK in seen
+            self._tail = seen[-len(_END_MARK) :]
+        elif len(self.head) < HEAD_BYTES_MAX:
+            self.head += data[:HEAD_BYTES_MAX]
+
+
+WATCHING: ContextVar[BodyWatch | None] = ContextVar("WATCHING", default=None)
+"""The watch over the call that is made in this context."""
+
+
+async def watch_body(response: Any) -> None:
+    """Have the call's watch see the body: an event hook of an httpx client, for answers."""
+    watch = WATCHING.get()
+    if watch is None or response.status_code != 200:  # noqa: PLR2004  OK
+        return
+    watch.content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    watch.content_type = watch.content_type or None
+    read = response.aiter_bytes
+
+    async def seen(chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        async with aclosing(read(chunk_size)) as pieces:
+            async for data in pieces:
+                watch.see(data)
+                yield data
+
+    # Of this one answer; decoded, so that no compression hides the mark.
+    response.aiter_bytes = seen

@@ -1,0 +1,67 @@
+"""How a model's answer ended, in one vocabulary for all providers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from langchain_core.messages import BaseMessage
+
+from millstream.schemas.events import FinishReason
+
+__all__ = ["finish_reason_of", "told_end"]
+
+# OpenAI and its dialects; Anthropic's `stop_reason`; Gemini's `finish_reason`; Ollama's
+# `done_reason`; the `status` and `incomplete_details` of OpenAI's responses. In lower case.
+_ENDS: Final[Mapping[str, FinishReason]] = {
+    "stop": "stop",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "eos": "stop",
+    "completed": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "max_output_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "content_filter": "content_filter",
+    "refusal": "content_filter",
+    "safety": "content_filter",
+    "recitation": "content_filter",
+    "blocklist": "content_filter",
+    "prohibited_content": "content_filter",
+    "spii": "content_filter",
+    "tool_calls": "tool_calls",
+    "tool_use": "tool_calls",
+    "function_call": "tool_calls",
+    "error": "error",
+    "failed": "error",
+    "malformed_function_call": "error",
+}
+_NAMES: Final = ("finish_reason", "stop_reason", "done_reason")
+_PROVIDERS_THAT_TELL: Final = frozenset({"anthropic", "google_genai", "ollama", "bedrock"})
+"""Of `model_provider` in a message's metadata: an answer of theirs without an end broke off."""
+
+
+def told_end(metadata: Mapping[str, Any]) -> str | None:
+    """Give the word by which a message's metadata tells its end, `None` if it does not."""
+    for name in _NAMES:
+        told = metadata.get(name)
+        if isinstance(told, str) and told:
+            return told
+    details = metadata.get("incomplete_details")
+    if isinstance(details, Mapping) and isinstance(details.get("reason"), str):
+        return str(details["reason"])
+    told = metadata.get("status")
+    return told if isinstance(told, str) and told else None
+
+
+def finish_reason_of(message: BaseMessage) -> FinishReason | None:
+    """Say how a message ended; `unknown` where its provider does not say, or says a new word.
+
+    `None`: its provider always says, and did not: the answer broke off.
+    """
+    metadata = message.response_metadata
+    told = told_end(metadata)
+    if told is None:
+        return None if metadata.get("model_provider") in _PROVIDERS_THAT_TELL else "unknown"
+    return _ENDS.get(told.lower(), "unknown")

@@ -1,0 +1,1 @@
+"""Models as providers really serve them: cases in data files, played by a server on loopback."""

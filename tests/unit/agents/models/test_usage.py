@@ -1,0 +1,110 @@
+"""A report of usage is believed only where it can be true."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+
+from millstream.agents.models.usage import ModelCall, clean_report
+from millstream.schemas.base import Usage
+
+ASKED = HumanMessage("x" * 3_000)
+ANSWER = AIMessage("word")
+
+
+def told(read: Any, wrote: Any, **parts: Any) -> dict[str, Any]:
+    return {"input_tokens": read, "output_tokens": wrote, **parts}
+
+
+@pytest.mark.parametrize(
+    ("reports", "usage"),
+    [
+        ([(0, told(9, 3))], (9, 3)),
+        ([(1, told(9, 1)), (2, told(9, 2)), (2, told(9, 2))], (9, 2)),
+        ([(1, told(9, 1)), (2, told(9, 1)), (3, told(9, 1))], (9, 3)),
+        ([(0, told(9, 0)), (5, told(0, 4))], (9, 4)),
+        ([(1, told(9, 2)), (2, told(9, 1))], (9, 3)),
+    ],
+)
+def test_several_reports_of_a_call_come_to_one(
+    reports: list[tuple[int, dict[str, Any]]], usage: tuple[int, int]
+) -> None:
+    call = ModelCall([ASKED], {})
+    for pieces, report in reports:
+        call.pieces = pieces
+        call.report(report)
+    got, doubt = call.believed(call.told(), ANSWER, 256)
+    assert (got.input_tokens, got.output_tokens, doubt) == (*usage, None)
+
+
+def test_only_the_side_that_cannot_be_true_is_estimated() -> None:
+    call = ModelCall([ASKED], {})
+    usage, doubt = call.believed(told(700, 2**62), ANSWER, 256)
+    assert (usage.input_tokens, usage.output_tokens) == (700, 4 + 64)
+    assert doubt is not None
+    assert str(2**62) in doubt
+    usage, doubt = call.believed(told(90_000, 5), ANSWER, 256)
+    assert (usage.input_tokens, usage.output_tokens) == (3_000 + 2 * 16, 5)
+    assert doubt is not None
+
+
+def test_media_may_be_more_tokens_than_bytes() -> None:
+    shown = HumanMessage([{"type": "image_url", "image_url": {"url": "https://example.org/a"}}])
+    usage, doubt = ModelCall([shown], {}).believed(told(90_000, 5), ANSWER, 256)
+    assert (usage.input_tokens, doubt) == (90_000, None)
+
+
+def test_reasoning_that_is_not_seen_may_pass_the_limit() -> None:
+    parts = {"output_token_details": {"reasoning": 5_000}}
+    usage, doubt = ModelCall([ASKED], {}).believed(told(700, 5_010, **parts), ANSWER, 256)
+    assert (usage.output_tokens, usage.reasoning_tokens, doubt) == (5_010, 5_000, None)
+
+
+def test_parts_of_a_figure_are_kept() -> None:
+    read = {"cache_read": 600, "ephemeral_5m_input_tokens": 50, "cache_creation": 0, "audio": 7}
+    report = told(700, 5, input_token_details=read, output_token_details={"audio": None})
+    assert ModelCall([ASKED], {}).believed(report, ANSWER, 256)[0] == Usage(
+        input_tokens=700,
+        output_tokens=5,
+        cache_read_tokens=600,
+        cache_write_tokens=50,
+        audio_input_tokens=7,
+    )
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        told(-1, 5),
+        told(1.5, 5),
+        told(10, 2**64),
+        told(10, 5, input_token_details={"cache_read": -1}),
+        told(0, 5),
+        told(10, 0),
+        None,
+    ],
+)
+def test_what_cannot_be_true_is_named(report: dict[str, Any] | None) -> None:
+    usage, doubt = ModelCall([ASKED], {}).believed(report, ANSWER, 256)
+    assert doubt is not None
+    assert 0 < usage.input_tokens <= 3_100
+    assert 0 < usage.output_tokens <= 68
+
+
+def test_a_report_of_nulls_is_none_yet() -> None:
+    assert clean_report({"prompt_tokens": None, "completion_tokens": None}) == (None, None)
+
+
+def test_reasoning_beside_the_output_is_added_to_it() -> None:
+    xai = {
+        "prompt_tokens": 10,
+        "completion_tokens": 5,
+        "total_tokens": 35,
+        "completion_tokens_details": {"reasoning_tokens": 20},
+    }
+    cleaned, doubt = clean_report(xai)
+    assert doubt is None
+    assert cleaned is not None
+    assert cleaned["completion_tokens"] == 25
