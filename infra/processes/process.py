@@ -15,7 +15,7 @@ __all__ = ["ChildProcess", "Command", "guarded", "log_tail"]
 
 _GUARD = Path(__file__).with_name("guard.py")
 _TAIL_BYTES = 8192
-_TAIL_LINES = 15
+_TAIL_LINES = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,10 @@ class ChildProcess:
 
 
 def log_tail(path: Path) -> str:
-    """Last lines of a log, at most 15 and 8 KiB, indented."""
+    """Last lines of a log, at most 40 and 8 KiB, indented.
+
+    A broker says first why it ends, and then at length that it does.
+    """
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
         lines = file.read().decode("utf-8", errors="replace").splitlines()

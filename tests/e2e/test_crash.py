@@ -219,8 +219,8 @@ async def test_a_rolling_restart_loses_nothing_and_costs_nobody_an_error(
         assert await third.ended(5) == -signal.SIGTERM
     of_clients = [
         Asked(one.request_id, one.user_id, one.session_id)
-        for one in records.requests
-        if one.user_id == "ada" and one.request_id and one.session_id
+        for one in records.results
+        if one.user_id == "ada"
     ]
     assert len(of_clients) == len(clients)
     verdict = audit([*asking.asked, *of_clients], records, priced=False)

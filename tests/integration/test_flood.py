@@ -48,6 +48,7 @@ def in_order(found: list[AgentResult], session: str) -> bool:
     return numbers == sorted(numbers)
 
 
+@pytest.mark.slow
 async def test_a_mate_is_answered_while_a_flood_waits_unread(settings: Settings) -> None:
     settings = small(settings)
     async with running_lanes(settings) as (lanes,), upstream(settings) as program:

@@ -197,6 +197,7 @@ async def test_a_new_owner_goes_on_where_the_last_one_committed(settings: Settin
     assert checkpoints[1].parent_id == checkpoints[0].checkpoint_id
 
 
+@pytest.mark.slow
 async def test_a_user_who_floods_a_partition_does_not_hold_back_the_others(
     settings: Settings,
 ) -> None:

@@ -119,6 +119,7 @@ async def _first_value(bootstrap: str, topic: str) -> bytes | None:
     return value
 
 
+@pytest.mark.slow
 async def test_a_second_start_finds_the_data_and_the_ports_of_the_first(tmp_path: Path) -> None:
     data = tmp_path / "a folder, with: odd [name]"
     with _launcher(data) as launcher:

@@ -261,8 +261,8 @@ async def test_a_transaction_that_nothing_follows_is_asked_about_once(
         owner.ask_after(GuardTimes(quiet_s=0.0))
         await owner.commit(sessions, b"x")
         # While the coordinator has markers to write, it is asked again: once all are there counts.
-        (guard,) = owner.committer._transactions._watches
-        await eventually(lambda: guard._marked)
+        (producer,) = owner.committer._transactions._producers
+        await eventually(lambda: producer.guard._marked)
         asked = [type(request) for request in owner.asked]
         assert asked.count(DescribeProducersRequest) == 1
         for _ in range(3):

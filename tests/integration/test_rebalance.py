@@ -77,6 +77,7 @@ async def test_a_partition_that_changes_hands_lets_its_runs_end_first(settings: 
     assert len(opened) == settings.partitions + settings.partitions // 2
 
 
+@pytest.mark.slow
 async def test_what_does_not_end_in_the_grace_is_cut_off_before_the_next_owner_begins(
     settings: Settings,
 ) -> None:

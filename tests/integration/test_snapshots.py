@@ -131,7 +131,7 @@ def chance_of(seed: int) -> random.Random:
 
 
 @pytest.mark.promise("P8")
-@pytest.mark.parametrize("snapshot_records", [1, 40])
+@pytest.mark.parametrize("snapshot_records", [1, pytest.param(40, marks=pytest.mark.slow)])
 async def test_wherever_a_lane_ends_its_successor_knows_what_a_fold_of_everything_does(
     settings: Settings, snapshot_records: int
 ) -> None:
@@ -205,6 +205,7 @@ async def test_a_state_is_rebuilt_as_of_offsets_and_what_was_deleted_is_named(
         assert [one.oldest for one in restored.gone] == [deleted]
 
 
+@pytest.mark.slow
 async def test_limits_ids_and_bodies_are_exact_through_lanes_that_come_and_go(
     settings: Settings,
 ) -> None:

@@ -68,6 +68,7 @@ async def test_totals_equal_a_recount_when_counts_were_lost_after_their_offsets_
     await views.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P8")
 async def test_totals_equal_a_recount_when_a_second_worker_joins_and_the_first_leaves(
     deployment: Settings, producer: AIOKafkaProducer, start_views: StartViews

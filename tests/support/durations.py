@@ -32,7 +32,8 @@ class _Writer:
         self._seconds: Counter[str] = Counter()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self._seconds[report.location[0]] += report.duration
+        file = report.nodeid.partition("::")[0] or report.location[0]
+        self._seconds[file] += report.duration
 
     def pytest_sessionfinish(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
