@@ -10,8 +10,9 @@ def modules(folder: str, *lines: int) -> list[Module]:
     return [Module(Path(folder, f"m{number}.py"), count) for number, count in enumerate(lines)]
 
 
-def test_no_folder_and_no_module_of_the_source_is_beyond_its_limit() -> None:
-    assert list(broken(read_modules())) == []
+def test_no_folder_module_or_constructor_of_the_source_is_beyond_its_limit() -> None:
+    source = read_modules()
+    assert [*broken(source), *crowded(read_constructors(source))] == []
 
 
 def test_what_is_beyond_its_limit_is_told() -> None:
