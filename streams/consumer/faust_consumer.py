@@ -11,6 +11,9 @@ What differs from Faust's own, and why:
 - Offsets are not committed while this member joins its group anew.
 - Partitions may be dealt by an assignor of the app's (`assignor_of_lanes`), and what the group's
   coordinator says is told to its `membership`.
+- A seek to the committed offset also moves a partition that has none: to its beginning. aiokafka
+  leaves such a partition where it is, and a rebalance throws away what it fetched before the seek:
+  the first requests of a partition would wait for the next rebalance.
 - Records are let through only behind the seek. Once tables are restored, Faust resumes partitions,
   then seeks them, then clears the queues of all agents: what came in between is gone.
 - It does not look for livelocks. Faust calls it one, and asks to report a bug, whenever the first
@@ -33,6 +36,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from typing import Any
 
 from aiokafka import TopicPartition
+from aiokafka.consumer.fetcher import OffsetResetStrategy
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as AIOKafkaConsumer
 from faust.transport.drivers.aiokafka import Transport as AIOKafkaTransport
@@ -162,10 +166,24 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
         return records
 
     async def seek_to_committed_of(self, tps: Iterable[TP]) -> Mapping[TP, int]:
-        """Seek these partitions to their committed offsets."""
+        """Seek these partitions to their committed offsets, to the beginning where there is none.
+
+        Returns the committed offsets, `None` where there is none. Raises `IllegalStateError` if a
+        partition is not assigned any more.
+        """
+        consumer = self._ensure_consumer()
         offsets: Mapping[TP, int] = await self.call_thread(
-            self._ensure_consumer().seek_to_committed, *(TopicPartition(*tp) for tp in tps)
+            consumer.seek_to_committed, *(TopicPartition(*tp) for tp in tps)
         )
+        # A partition that was revoked meanwhile begins at its committed offset if it comes back.
+        assigned = consumer.assignment()
+        not_moved = [tp for tp, offset in offsets.items() if not offset and tp in assigned]
+        if not_moved:
+            # `seek_to_beginning` would wait for the leaders of all of these, and every partition
+            # with it. The fetcher asks for the offset before it fetches from the partition again.
+            consumer._fetcher.request_offset_reset(  # noqa: SLF001
+                not_moved, OffsetResetStrategy.EARLIEST
+            )
         return offsets
 
 

@@ -6,7 +6,7 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from faust.types import TP
 
 from millstream.schemas.topics import CONTROL, REQUESTS
@@ -46,6 +46,41 @@ async def test_partitions_take_turns_however_much_is_fetched_of_one(settings: Se
         await consumer.stop()
         await producer.stop()
     assert [list(one) for one in found] == [[long], [short, long]]
+
+
+async def test_what_was_fetched_before_a_seek_comes_again_though_nothing_is_committed(
+    settings: Settings,
+) -> None:
+    settings = settings.model_copy(update={"partitions": 1})
+    await ensure_topics(settings, [REQUESTS])
+    place = TP(settings.topic(REQUESTS.name), 0)
+    producer = idempotent_producer(settings)
+    consumer = AIOKafkaConsumer(
+        place.topic,
+        bootstrap_servers=settings.kafka,
+        group_id=settings.namespace,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+    )
+    thread = CommittedConsumerThread.__new__(CommittedConsumerThread)
+    thread.consumer = SimpleNamespace(flow_active=True)
+    thread._consumer = consumer
+    await producer.start()
+    await consumer.start()
+    try:
+        sent = await producer.send_and_wait(place.topic, b"x", partition=place.partition)
+
+        async def fetch() -> list[int]:
+            found = await thread._fetch_records(consumer, {place}, timeout=1, max_records=10)
+            return [record.offset for record in found.get(place, ())]
+
+        first = await eventually(fetch)
+        assert await thread.seek_to_committed_of([place]) == {place: None}
+        again = await eventually(fetch)
+    finally:
+        await consumer.stop()
+        await producer.stop()
+    assert first == again == [sent.offset]
 
 
 async def test_an_agent_without_room_holds_up_no_other(settings: Settings) -> None:

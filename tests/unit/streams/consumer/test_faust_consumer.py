@@ -1,4 +1,4 @@
-"""A coroutine's first step is taken at once; what is left of it can be awaited anywhere."""
+"""A coroutine's first step is taken at once; a seek moves each partition."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import asyncio
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.consumer.fetcher import Fetcher, OffsetResetStrategy
+from faust.types import TP
 
-from millstream.streams.consumer.faust_consumer import eager_start
+from millstream.streams.consumer.faust_consumer import CommittedConsumerThread, eager_start
 
 
 async def test_a_coroutine_that_need_not_wait_is_done_at_once() -> None:
@@ -86,3 +89,32 @@ async def test_whoever_cancels_the_wait_cancels_the_coroutine() -> None:
         await task
     assert cleaned == ["cleaned"]
     assert given.cancelled()
+
+
+class CommittedAt5(AIOKafkaConsumer):  # type: ignore[misc]
+    """A consumer that has no broker: its group has committed offset 5 of partition 1 only."""
+
+    async def committed(self, partition: TopicPartition) -> int | None:
+        return 5 if partition.partition == 1 else None
+
+
+async def test_a_seek_moves_a_partition_without_a_committed_offset_to_its_beginning() -> None:
+    uncommitted, committed = TopicPartition("requests", 0), TopicPartition("requests", 1)
+    consumer = CommittedAt5("requests", group_id="lanes")
+    consumer._subscription.assign_from_subscribed([uncommitted, committed])
+    consumer._fetcher = Fetcher(consumer._client, consumer._subscription)
+    thread = CommittedConsumerThread.__new__(CommittedConsumerThread)
+    thread._consumer = consumer
+    assignment = consumer._subscription.subscription.assignment
+    try:
+        for partition in (uncommitted, committed):  # as after a fetch of the record at offset 6
+            consumer.seek(partition, 7)
+        offsets = await thread.seek_to_committed_of([TP(*uncommitted), TP(*committed)])
+        moved = {partition: assignment.state_value(partition) for partition in offsets}
+        assert offsets == {uncommitted: None, committed: 5}
+        assert moved[committed].position == 5
+        assert moved[uncommitted].reset_strategy == OffsetResetStrategy.EARLIEST
+    finally:
+        await consumer._fetcher.close()
+        await consumer._client.close()
+        consumer._closed = True  # it was never started, so `stop` would find parts missing
