@@ -36,8 +36,11 @@ NAMES_MAX = 20
 """Most names of dropped headers that a dead letter tells."""
 
 _NAME_CHARS_MAX = 64
-# A name that is a token itself (`sk-4f0c…`, a JWT) mixes digits and letters, or has no end.
-_WORDS = re.compile(r"_*[A-Za-z]{1,32}[0-9]{0,3}(?:[-_.]+[A-Za-z]{1,32}[0-9]{0,3})*", re.ASCII)
+_CAMEL = r"[A-Z]{0,2}[a-z]{2,16}(?:[A-Z]{1,2}[a-z]{2,16}){0,3}"
+_WORD = rf"(?:{_CAMEL}|[A-Z]{{1,16}}|[a-z])[0-9]{{0,3}}"
+# A name that is a token itself (`sk-4f0c…`, a JWT) mixes digits, cases and letters, or has no end.
+_WORDS = re.compile(rf"_*{_WORD}(?:[-_.]+{_WORD})*", re.ASCII)
+_TOKENS_BEGIN = ("sk-", "pk-", "bearer-", "basic-", "ghp_", "gho_", "xox", "akia", "eyj")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,10 @@ class DroppedHeaders:
     names: tuple[str, ...] = ()
     """Names of dropped headers, each once, in order: the first `NAMES_MAX` that consist of words.
 
-    A word is up to 32 letters, then up to three digits; words are joined by hyphen, underscore or
-    dot, up to 64 characters in all. Any other name may be a secret itself and is counted only.
+    A word is up to 16 letters of one case, or up to four of these written as one (`StackTrace`),
+    then up to three digits; words are joined by hyphen, underscore or dot, up to 64 characters.
+    Any other name, and one that begins as tokens do (`sk-`, `bearer-`), may be a secret itself
+    and is counted only.
     """
     count: int = 0
     """How many headers were dropped, those that are not named included."""
@@ -97,4 +102,6 @@ def dropped_headers(headers: Iterable[tuple[str, object]]) -> DroppedHeaders:
 
 
 def _may_be_named(name: str) -> bool:
-    return len(name) <= _NAME_CHARS_MAX and _WORDS.fullmatch(name) is not None
+    if len(name) > _NAME_CHARS_MAX or name.lower().startswith(_TOKENS_BEGIN):
+        return False
+    return _WORDS.fullmatch(name) is not None
