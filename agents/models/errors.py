@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import aiohttp
 
+from millstream.agents.models.redaction import redacted
 from millstream.agents.models.retry_after import retry_after_s
 from millstream.schemas.errors import (
     AnswerCut,
@@ -188,9 +189,11 @@ def _told_without_words(error: BaseException) -> MillstreamError | None:
         why = "the model's provider filtered the answer"
         return ContentRefused(why)
     if any(_is_broken(each) for each in _causes(error)):
-        return ModelFailed(f"the model's provider could not be reached: {error}", may_cost=True)
+        return ModelFailed(
+            f"the model's provider could not be reached: {redacted(str(error))}", may_cost=True
+        )
     if not kinds.isdisjoint(_UNREADABLE_NAMES):
-        why = f"the model's provider sent what its client cannot read: {error}"
+        why = f"the model's provider sent what its client cannot read: {redacted(str(error))}"
         return ModelFailed(why, may_cost=True)
     return None
 
@@ -262,7 +265,7 @@ def _overflowed(error: BaseException) -> bool:
 
 
 def _meant(told: _Told) -> MillstreamError:
-    status, words = told.status, told.words
+    status, words = told.status, redacted(told.words)
     said = words.lower()
     by = f" (status {status})" if status else ""
     if told.names & _QUOTA or status == HTTPStatus.PAYMENT_REQUIRED or _has(said, _QUOTA_WORDS):
