@@ -256,6 +256,7 @@ async def test_doctor_finds_what_runs_here(up: Up) -> None:
     assert (findings["kafka"], findings["topics"], findings["redis"]) == ("ok", "ok", "ok")
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P1")
 async def test_a_worker_that_is_killed_is_started_again_and_serves(up: Up) -> None:
     before = _worker_pid(up.log)

@@ -49,6 +49,7 @@ async def run_snippet(name: str, variables: Mapping[str, str]) -> Ended:
     return await ended(process)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 async def test_a_record_is_seen_mended_and_put_back_once(settings: Settings) -> None:
     variables = environment(settings)

@@ -28,6 +28,7 @@ async def is_forgotten(settings: Settings) -> bool:
     return not await open_keys(settings, DEFERRED)
 
 
+@pytest.mark.slow
 async def test_every_request_has_one_result_and_every_session_its_order(
     settings: Settings,
 ) -> None:

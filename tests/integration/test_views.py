@@ -22,6 +22,7 @@ from tests.harness.views import SOURCE, StartViews, counted, counts, publish, re
 from tests.support import eventually
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P8")
 async def test_totals_equal_a_recount_after_a_restart_in_the_middle(
     deployment: Settings, producer: AIOKafkaProducer, start_views: StartViews
