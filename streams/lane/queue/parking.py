@@ -160,7 +160,7 @@ class Parking:
             admission=admission,
             traceparent=traceparent,
             order=parked.order,
-            may_follow=ticket.restored or parked.tries > 0,
+            may_follow=ticket.restored or ticket.may_follow or parked.tries > 0,
             # Attempts are numbered within a generation: a new owner's are higher by that.
             tries=0 if ticket.restored else parked.tries,
             failures=parked.failures,

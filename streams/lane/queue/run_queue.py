@@ -129,7 +129,7 @@ class RunQueue:
             for earlier in self._in_memory.of_session(session):
                 self._park(earlier)
         parked = self._parking.park(run)
-        self._line.join(Ticket(run.key, session, run.order, parked))
+        self._line.join(Ticket(run.key, session, run.order, parked, may_follow=run.may_follow))
         parked.add_done_callback(partial(self._is_parked, run))
         self._wake.set()
 
@@ -218,7 +218,14 @@ class RunQueue:
         elif run.cancelled is not None:  # while it left
             await self._end(run, "cancelled", run.cancelled)
         else:
-            ticket = Ticket(run.key, run.session, run.order, parked, run.not_before_ms)
+            ticket = Ticket(
+                run.key,
+                run.session,
+                run.order,
+                parked,
+                run.not_before_ms,
+                may_follow=run.may_follow,
+            )
             self._line.block(ticket)
             self._retry_timers.schedule(ticket)
             self._out_of_memory(run)

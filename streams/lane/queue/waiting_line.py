@@ -19,8 +19,8 @@ class Ticket:
     """The place of a parked request in the line; the request itself is on the topic `parked`.
 
     `stands_at` gives the offset of its record there, once that is committed. `order` is where the
-    request stands among those of its session. `restored`: another owner parked it. `behind` is the
-    one behind it, of the same user.
+    request stands among those of its session. `restored`: another owner parked it. `may_follow`: an
+    earlier attempt may have shown tokens. `behind` is the one behind it, of the same user.
     """
 
     key: RequestKey
@@ -29,6 +29,7 @@ class Ticket:
     stands_at: asyncio.Future[int]
     not_before_ms: int = 0
     restored: bool = False
+    may_follow: bool = False
     gone: bool = False
     behind: Ticket | None = field(default=None, repr=False)
 

@@ -355,3 +355,26 @@ async def test_those_behind_a_paused_request_run_when_it_is_cancelled(world: Mem
         ("r1", "cancelled"),
         ("r2", "completed"),
     ]
+
+
+@pytest.mark.promise("P3")
+async def test_an_attempt_that_had_no_room_at_first_says_that_it_follows_another(
+    world: MemoryLanes,
+) -> None:
+    few = {"partitions": 1, "runs_in_flight_max": 2, "runs_per_user_max": 1, "park_after_s": 60}
+    world = world.changed(**few)
+    async with lane_services(world) as services, upstream(world) as program:
+        ahead = await ask(program, "hang", request_id="ahead", session_id="a")
+        asked = await ask(program, "pace: 0.01; tokens: 40", session_id="b")
+        async with one_lane(world, services, None) as lost:
+            lost.serve(*asked)
+            await read_topic(world, TOKENS, AgentToken, count=3)
+        async with one_lane(world, services, None) as owner:
+            owner.serve(*ahead)
+            owner.serve(*asked)
+            await read_topic(world, PARKED, RunParked, count=1)
+            owner.serve(*await give(world, program, "cancel", request_id="ahead"))
+            await read_topic(world, RESULTS, AgentResult, count=2)
+    tokens = [one for one in await read_whole(world, TOKENS, AgentToken) if one.request_id == "r1"]
+    first_of = {one.attempt: one for one in tokens if one.seq == 0}
+    assert [bool(first_of[attempt].text) for attempt in sorted(first_of)] == [True, False]
