@@ -29,16 +29,19 @@ from tests.support import eventually
 
 pytestmark = [pytest.mark.promise("P1"), pytest.mark.slow]
 
-REQUESTS_PUBLISHED = 60
+USERS = 20
+REQUESTS_PUBLISHED = 3 * USERS
 
 
 async def publish_many(program: Upstream) -> list[Asked]:
-    """Publish runs of about a third of a second each, of 20 users with a session each."""
+    """Publish three runs of each of 20 users: one of six seconds, then two of a third of one."""
     asked = []
     for number in range(REQUESTS_PUBLISHED):
-        one = Asked(f"r{number:03}", f"user-{number % 20}", "s")
+        one = Asked(f"r{number:03}", f"user-{number % USERS}", "s")
         asked.append(one)
-        await publish(program, one, "pace: 0.03; tokens: 10")
+        await publish(
+            program, one, "pace: 0.3; tokens: 20" if number < USERS else "pace: 0.03; tokens: 10"
+        )
     return asked
 
 
@@ -77,7 +80,8 @@ async def test_a_worker_killed_in_mid_run_leaves_one_result_each_and_the_whole_b
         await asyncio.gather(first.ready(), second.ready())
         program = await stack.enter_async_context(upstream(settings))
         asked = await publish_many(program)
-        await read_topic(settings, RESULTS, AgentResult, count=5)
+        # Each worker has begun the long run of each of its users, and none of them is at its end.
+        await read_topic(settings, DECISIONS, Decision, count=USERS)
         await first.kill()
         costs = (await audited(settings, asked, priced=True)).costs
     # Those that the killed worker had begun count, though it told nobody what they used.
