@@ -1,7 +1,7 @@
 """What a model's tokens cost: published prices of `genai-prices`, and what a policy says instead.
 
-Money is in whole micros (millionths of a US dollar); each cost event's sum is rounded up once, so
-that no spend is lost to rounding and a run is at most one micro too dear.
+Money is in whole micros (millionths of a US dollar); the sum of an attempt's calls is rounded up
+once, so that no spend is lost to rounding and an attempt is at most one micro too dear.
 """
 
 from __future__ import annotations
@@ -66,9 +66,29 @@ class Rates:
 
         At most what 64 bits hold.
         """
-        return saturated(-(-sum(map(self._nanos, calls)) // _NANOS_PER_MICRO))
+        return rounded_up(sum(map(self.nanos, calls)))
 
-    def _nanos(self, usage: Usage) -> int:
+    def worst_micros(self, usage: Usage, calls_max: int) -> Micros:
+        """Give the most that so many model calls can cost that use this much in all.
+
+        Whatever part of it is cached, written to the cache or audio, and however it is spread over
+        the calls. At most what 64 bits hold.
+        """
+        dearest_in = max(
+            _dearest(one, usage.input_tokens)
+            for one in (self.input, self.cache_read, self.cache_write, self.audio_input)
+            if one is not None
+        )
+        dearest_out = max(
+            _dearest(one, usage.input_tokens)
+            for one in (self.output, self.audio_output)
+            if one is not None
+        )
+        nanos = usage.input_tokens * dearest_in + usage.output_tokens * dearest_out
+        return rounded_up(nanos + calls_max * self.request_nanos)
+
+    def nanos(self, usage: Usage) -> int:
+        """Give what one model call costs, in nano-micros."""
         read = usage.input_tokens
         plain, other = _rate(self.input, read), _rate(self.output, read)
         nanos = read * plain + usage.output_tokens * other + self.request_nanos
@@ -81,6 +101,11 @@ class Rates:
         if usage.audio_output_tokens and self.audio_output is not None:
             nanos += usage.audio_output_tokens * (_rate(self.audio_output, read) - other)
         return max(0, nanos)
+
+
+def rounded_up(nanos: int) -> Micros:
+    """Give nano-micros as micros, rounded up to the next; at most what 64 bits hold."""
+    return saturated(-(-nanos // _NANOS_PER_MICRO))
 
 
 _FREE = Rates(((-1, 0),), ((-1, 0),))
@@ -155,6 +180,11 @@ def _rate(tiers: Tiers, input_tokens: int) -> int:
         if input_tokens > start:
             rate = nanos
     return rate
+
+
+def _dearest(tiers: Tiers, input_tokens: int) -> int:
+    """Give the dearest rate of a call that reads no more than so many tokens."""
+    return max(nanos for start, nanos in tiers if start < max(input_tokens, 1))
 
 
 def _nanos(usd_per_mtok: Decimal) -> int:

@@ -150,7 +150,9 @@ class View:
             fold.dirty = True
             if isinstance(event, CostRecorded):
                 key, user = self._user(fold, message.partition, event)
-                user.fold(message.offset, at_ms, {"runs|": 1, **spend_of(event)})
+                # An attempt has a record for each of its calls.
+                runs = {"runs|": 1} if event.call == 0 else {}
+                user.fold(message.offset, at_ms, {**runs, **spend_of(event)})
                 fold.users[key] = user
 
     def _fold(self, partition: int, generation: int) -> _Fold:

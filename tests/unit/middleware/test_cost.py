@@ -13,7 +13,7 @@ from millstream.middleware.cost import UNPRICED, CostTrackingMiddleware, DaySpen
 from millstream.middleware.pipeline import MiddlewarePipeline
 from millstream.middleware.policy import Policy
 from millstream.middleware.prices import PriceTable
-from millstream.schemas.base import Usage
+from millstream.schemas.base import CallUsage, Usage
 from millstream.schemas.errors import BudgetExceeded, ModelUnpriced, Rejected
 from millstream.schemas.events import AttemptStarted, CostRecorded, ResolvedRequest
 from tests import making
@@ -302,9 +302,8 @@ def test_an_attempt_that_did_not_report_all_it_used_counts_at_its_worst_case(
 
 def test_what_was_estimated_from_what_was_sent_is_not_charged_at_the_worst_case() -> None:
     cost = layer()
-    told = dataclasses.replace(
-        used(30, started=marked(cost)), estimate_reason="nothing was reported"
-    )
+    call = CallUsage(Usage(output_tokens=30), estimate_reason="nothing was reported")
+    told = dataclasses.replace(used(30, started=marked(cost)), calls=(call,))
     (event,) = cost.charge(resolved(), told)
     assert isinstance(event, CostRecorded)
     assert (event.usage, event.cost_micros) == (Usage(output_tokens=30), 30)
