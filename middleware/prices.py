@@ -7,7 +7,7 @@ once, so that no spend is lost to rounding and an attempt is at most one micro t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -74,18 +74,19 @@ class Rates:
         Whatever part of it is cached, written to the cache or audio, and however it is spread over
         the calls. At most what 64 bits hold.
         """
-        dearest_in = max(
-            _dearest(one, usage.input_tokens)
-            for one in (self.input, self.cache_read, self.cache_write, self.audio_input)
-            if one is not None
-        )
-        dearest_out = max(
-            _dearest(one, usage.input_tokens)
-            for one in (self.output, self.audio_output)
-            if one is not None
-        )
+        reads = self._steps(usage.input_tokens)
+        parts_in = (self.cache_read, self.cache_write, self.audio_input)
+        dearest_in = max(_dearest(self.input, parts_in, read) for read in reads)
+        dearest_out = max(_dearest(self.output, (self.audio_output,), read) for read in reads)
         nanos = usage.input_tokens * dearest_in + usage.output_tokens * dearest_out
         return rounded_up(nanos + calls_max * self.request_nanos)
+
+    def _steps(self, input_tokens: int) -> set[int]:
+        """Give numbers of input tokens, up to this one, of which each has prices of its own."""
+        every = (self.input, self.output, self.cache_read, self.cache_write)
+        prices = (*every, self.audio_input, self.audio_output)
+        starts = {start for tiers in prices if tiers is not None for start, _ in tiers}
+        return {start + 1 for start in starts if start < max(input_tokens, 0)}
 
     def nanos(self, usage: Usage) -> int:
         """Give what one model call costs, in nano-micros."""
@@ -182,9 +183,10 @@ def _rate(tiers: Tiers, input_tokens: int) -> int:
     return rate
 
 
-def _dearest(tiers: Tiers, input_tokens: int) -> int:
-    """Give the dearest rate of a call that reads no more than so many tokens."""
-    return max(nanos for start, nanos in tiers if start < max(input_tokens, 1))
+def _dearest(plain: Tiers, parts: Iterable[Tiers | None], input_tokens: int) -> int:
+    """Give the most that a token costs in a call of this size, whatever parts it belongs to."""
+    rate = _rate(plain, input_tokens)
+    return rate + sum(max(0, _rate(one, input_tokens) - rate) for one in parts if one is not None)
 
 
 def _nanos(usd_per_mtok: Decimal) -> int:

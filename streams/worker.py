@@ -22,6 +22,7 @@ from millstream.agents.models.http import ProviderHttp
 from millstream.agents.models.resolve import keep_traces_local, resolve_model, warm_up
 from millstream.middleware.pipeline import MiddlewarePipeline, build_pipeline
 from millstream.middleware.policy import Policy
+from millstream.middleware.prices import FREE_MODELS
 from millstream.schemas.errors import MillstreamError, Misconfigured, ServiceUnavailable, Terminal
 from millstream.schemas.events import CheckpointSaved
 from millstream.schemas.ports import PeekCheckpoint
@@ -120,7 +121,10 @@ async def _build(
     await exposition.start()
     store = RedisSessionStore(settings)
     stack.push_async_callback(store.close)
-    views = Views(settings, store, collector) if "views" in roles else None
+    views = None
+    if "views" in roles:
+        known_models = (settings.default_model, *FREE_MODELS, *policy.prices)
+        views = Views(settings, store, collector, known_models=known_models)
     lanes: tuple[Lanes, ...] = ()
     if "lanes" in roles:
         producer = await stack.enter_async_context(_producer(settings))
