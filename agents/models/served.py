@@ -55,6 +55,10 @@ def as_served(model: BaseChatModel, output_tokens_max: int | None) -> BaseChatMo
     if on_openai and getattr(model, "stream_usage", None) is None:
         # LangChain asks only where neither a client nor a base URL is set: others send no bill.
         object.__setattr__(model, "stream_usage", True)
+    if getattr(model, "stream_chunk_timeout", None):
+        # It waits for each chunk by `asyncio.wait_for`, which loses a cancellation that comes with
+        # a chunk (cpython#86296, until 3.12): a cancelled call went on. An attempt has a limit.
+        object.__setattr__(model, "stream_chunk_timeout", None)
     object.__setattr__(model, "__class__", _served(kind, on_openai))
     object.__setattr__(
         model,
