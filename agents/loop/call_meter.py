@@ -17,7 +17,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from millstream.agents.models.errors import ended_by_provider, was_refused
 from millstream.agents.models.resolve import MODEL_NAME
-from millstream.agents.models.usage import DOUBT, ModelCall
+from millstream.agents.models.usage import DOUBT, UNSEEN_TOKENS_MAX, ModelCall
 from millstream.schemas.base import NO_USAGE, CallUsage, Usage
 
 __all__ = ["CallMeter"]
@@ -83,7 +83,9 @@ class CallMeter:
         if message is not None:
             told = message.usage_metadata if told is None else told
             call.doubt = call.doubt or message.response_metadata.get(DOUBT)
-        limit = self._output_tokens_max if call.is_own else call.asked_output_tokens_max
+        limit = self._output_tokens_max
+        if not call.is_own:
+            limit = call.asked_output_tokens_max or UNSEEN_TOKENS_MAX
         usage, doubt = call.believed(told, message, limit)
         self._count(call, usage, doubt)
         return call

@@ -35,6 +35,11 @@ FRAME_TOKENS: Final = 16
 OUTPUT_ALLOWANCE: Final = 64
 REASONING_TOKENS_MAX: Final = 131_072
 
+UNSEEN_TOKENS_MAX: Final = 131_072
+"""Tokens that a tool's model may read beyond what was sent, or write where it has no limit.
+
+Its call may go on from what its provider keeps: an earlier response, a stored prompt, a search."""
+
 _LIMITS: Final = (
     *("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens"),
     "num_predict",
@@ -220,7 +225,10 @@ class ModelCall:
     def _why_not_read(self, tokens: int) -> str | None:
         if not tokens:
             return "0 input tokens are reported"
-        if tokens > INPUT_ALLOWANCE and tokens > (most := self._input_max(INPUT_ALLOWANCE)):
+        unseen = 0 if self.is_own else UNSEEN_TOKENS_MAX
+        if tokens > INPUT_ALLOWANCE and tokens > (
+            most := self._input_max(INPUT_ALLOWANCE) + unseen
+        ):
             if any(_has_media(each) for each in self.messages):
                 return None
             return f"{tokens} input tokens are reported, of at most {most} that were sent"

@@ -8,11 +8,14 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
+
+from langchain_core.language_models.chat_models import BaseChatModel
 
 from millstream.agents.executor import AgentExecutor, wall_clock_ms
 from millstream.agents.factory import AgentFactory
+from millstream.agents.loop.callbacks import CallbackEvent
 from millstream.agents.models.http import ProviderHttp
 from millstream.agents.models.resolve import resolve_model
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
@@ -54,9 +57,9 @@ class Case:
     policy: Mapping[str, Any]
 
 
-def load_cases() -> list[Case]:
-    """Read all cases, by name."""
-    return [_load(path) for path in sorted(CASES.glob("*.json"))]
+def load_cases(folder: Path = CASES) -> list[Case]:
+    """Read all cases of a folder, by name."""
+    return [_load(path) for path in sorted(folder.glob("*.json"))]
 
 
 def _load(path: Path) -> Case:
@@ -95,6 +98,7 @@ class Bench:
     """A lane that serves, an upstream of it, and the provider that its agents call.
 
     `harness` reads the topics at `where`: `tests.harness.lanes`, or its twin in memory.
+    `tools_begun` names each tool as it is called.
     """
 
     lane: OneLane
@@ -102,6 +106,7 @@ class Bench:
     provider: PlayedProvider
     harness: ModuleType
     where: Any
+    tools_begun: list[str]
     asked: int = 0
 
     async def run(self, text: str, **fields: Any) -> Ended:
@@ -145,37 +150,43 @@ async def in_memory(
     case: Case,
     templates: Iterable[AgentTemplate] = BUILT_IN_TEMPLATES,
     tools: MakeTools = _built_in,
+    models: Mapping[str, BaseChatModel] = MappingProxyType({}),
 ) -> AsyncIterator[Bench]:
-    """Play a case to a lane over a broker in memory; to be run on a `QuickLoop`."""
+    """Play a case to a lane over a broker in memory; to be run on a `QuickLoop`.
+
+    `models` are those that no provider serves, by name.
+    """
     loop = asyncio.get_running_loop()
     assert isinstance(loop, QuickLoop)
+    begun: list[str] = []
     settings = Settings(namespace="memory", partitions=1)
     world = MemoryLanes(
         settings=settings, limits=LaneLimits(), broker=MemoryBroker(settings, loop.strict_clock_ms)
     )
     async with (
-        _provider(case, loop.time, templates, tools) as (provider, factory),
+        _provider(case, loop.time, templates, tools, models) as (provider, factory),
         memory_lanes.lane_services(world) as services,
         memory_lanes.upstream(world) as program,
         memory_lanes.one_lane(
-            world, _serving_with(services, factory, loop.clock_ms), _policy(case)
+            world, _serving_with(services, factory, loop.clock_ms, begun), _policy(case)
         ) as lane,
     ):
-        yield Bench(lane, program, provider, memory_lanes, world)
+        yield Bench(lane, program, provider, memory_lanes, world, begun)
 
 
 @asynccontextmanager
 async def on_kafka(case: Case, settings: Settings) -> AsyncIterator[Bench]:
     """Play a case to a lane on real Kafka, where waits take their time."""
+    begun: list[str] = []
     async with (
         _provider(case, asyncio.get_running_loop().time) as (provider, factory),
         lanes.lane_services(settings) as services,
         lanes.upstream(settings) as program,
         lanes.one_lane(
-            settings, _serving_with(services, factory, wall_clock_ms), _policy(case)
+            settings, _serving_with(services, factory, wall_clock_ms, begun), _policy(case)
         ) as lane,
     ):
-        yield Bench(lane, program, provider, lanes, settings)
+        yield Bench(lane, program, provider, lanes, settings, begun)
 
 
 @asynccontextmanager
@@ -184,12 +195,15 @@ async def _provider(
     now_s: Callable[[], float],
     templates: Iterable[AgentTemplate] = BUILT_IN_TEMPLATES,
     tools: MakeTools = _built_in,
+    models: Mapping[str, BaseChatModel] = MappingProxyType({}),
 ) -> AsyncIterator[tuple[PlayedProvider, AgentFactory]]:
     http = ProviderHttp()
     provider = PlayedProvider(case.server, _EVENT_COMMON, now_s=now_s)
     async with serving(provider) as url:
 
         def resolve(name: str, **params: Any) -> Any:
+            if name in models:
+                return models[name]
             return resolve_model(
                 name, http=http, base_url=url, api_key="key", **params, **case.model
             )
@@ -206,8 +220,14 @@ async def _provider(
             await http.close()
 
 
-def _serving_with(services: LaneServices, factory: AgentFactory, clock_ms: ClockMs) -> LaneServices:
-    executor = AgentExecutor(factory, clock_ms=clock_ms)
+def _serving_with(
+    services: LaneServices, factory: AgentFactory, clock_ms: ClockMs, begun: list[str]
+) -> LaneServices:
+    async def hear(event: CallbackEvent) -> None:
+        if event.kind == "tool_start":
+            begun.append(event.name or "")
+
+    executor = AgentExecutor(factory, clock_ms=clock_ms, on_event=hear)
     return replace(
         services,
         factory=factory,
@@ -228,9 +248,10 @@ async def check(case: Case, template: str, bench: Bench) -> None:
     for number, (asked, right) in enumerate(zip(case.requests, case.right, strict=True)):
         given = {"request_id": f"r{number}", "session_id": f"s{number}", "template": template}
         fields = {**given, **{key: asked[key] for key in asked if key != "input"}}
-        before = len(provider.calls)
+        before, tools_before = len(provider.calls), len(bench.tools_begun)
         ended = await bench.run(asked["input"], **fields)
         told = _told(ended, provider.calls[before:])
+        told["tool_runs"] = len(bench.tools_begun) - tools_before
         told["pieces_taken_max"] = max(provider.pieces_taken[before:], default=0)
         _compare(right, told)
 
@@ -253,10 +274,22 @@ def _told(ended: Ended, calls: list[Call]) -> dict[str, Any]:
         "estimated": [
             any(cost.estimated for cost in costs if cost.attempt == attempt) for attempt in attempts
         ],
+        "checkpoints": len(ended.checkpoints),
+        "costs": _by_model(costs),
         "second_call_at_s": calls[1].at_s - calls[0].at_s if len(calls) > 1 else None,
         "body": calls[-1].body if calls else None,
         "usage": result.usage.model_dump(),
     }
+
+
+def _by_model(costs: Iterable[CostRecorded]) -> dict[str, list[int]]:
+    """Give tokens read and written, and micros, by the model's name."""
+    sums: dict[str, list[int]] = {}
+    for cost in costs:
+        one = (cost.usage.input_tokens, cost.usage.output_tokens, cost.cost_micros)
+        before = sums.get(cost.model, [0, 0, 0])
+        sums[cost.model] = [sum(pair) for pair in zip(before, one, strict=True)]
+    return sums
 
 
 def _hold_together(ended: Ended) -> None:

@@ -210,6 +210,27 @@ def test_a_tools_call_that_is_under_way_counts_up_to_its_own_limit() -> None:
     assert len(meter.close()) == 2  # it may be asked again
 
 
+@pytest.mark.parametrize(
+    ("read", "wrote", "limit", "is_believed"),
+    [
+        (10_000, 10_000, {}, (True, True)),  # of what the provider keeps, and thoughts
+        (10_000, 10_000, {"max_tokens": 256}, (True, False)),
+        (2**62, 2**62, {}, (False, False)),
+        (0, -1, {}, (False, False)),
+    ],
+)
+def test_a_tools_report_is_checked_too_by_what_can_be_seen_of_its_call(
+    read: int, wrote: int, limit: dict[str, int], is_believed: tuple[bool, bool]
+) -> None:
+    meter = CallMeter(200)
+    run_id, call = begun(meter, is_own=False, **limit)
+    call.report({"input_tokens": read, "output_tokens": wrote})
+    meter.end(run_id, AIMessage("yes"))
+    (told,) = meter.close()
+    assert (told.usage.input_tokens == read, told.usage.output_tokens == wrote) == is_believed
+    assert (told.estimate_reason is None) == all(is_believed)
+
+
 def test_a_call_of_what_a_run_left_behind_is_nobodys() -> None:
     meter = CallMeter(200)
     assert meter.close() == ()
