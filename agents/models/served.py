@@ -23,14 +23,10 @@ from pydantic import PrivateAttr
 
 from millstream.agents.models.body_watch import WATCHING, BodyWatch
 from millstream.agents.models.errors import error_in, error_said, refuses_stream_options
-from millstream.agents.models.usage import DOUBT, clean_report
+from millstream.agents.models.usage import BYTES_PER_TOKEN_MAX, DOUBT, clean_report
 from millstream.schemas.errors import ModelFailed
 
 __all__ = ["BYTES_PER_TOKEN_MAX", "as_served"]
-
-BYTES_PER_TOKEN_MAX: Final = 32
-"""An answer of more bytes than this times its limit of tokens has passed the limit: the longest
-tokens are runs of blanks, and a language's words have 4 bytes on average."""
 
 _log = structlog.get_logger(__name__)
 

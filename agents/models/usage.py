@@ -21,7 +21,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 
 from millstream.schemas.base import INT64_MAX, Usage
 
-__all__ = ["DOUBT", "ModelCall", "clean_report"]
+__all__ = ["BYTES_PER_TOKEN_MAX", "DOUBT", "UNSEEN_TOKENS_MAX", "ModelCall", "clean_report"]
 
 DOUBT: Final = "usage_doubt"
 """In a chunk's or message's metadata: why its provider's report was not believed."""
@@ -33,6 +33,11 @@ FRAME_TOKENS: Final = 16
 """Tokens taken for what a chat's format puts around each message."""
 
 OUTPUT_ALLOWANCE: Final = 64
+
+BYTES_PER_TOKEN_MAX: Final = 32
+"""An answer of more bytes than this times its limit of tokens has passed the limit: the longest
+tokens are runs of blanks, and a language's words have 4 bytes on average."""
+
 REASONING_TOKENS_MAX: Final = 131_072
 
 UNSEEN_TOKENS_MAX: Final = 131_072
@@ -168,10 +173,9 @@ class ModelCall:
         """
         told = self.told() or {}
         read, wrote = told.get("input_tokens"), told.get("output_tokens")
-        written = max(self.received_bytes, output_tokens_max)
-        if is_over or not output_tokens_max:
-            seen = self.received_bytes + OUTPUT_ALLOWANCE
-            written = min(seen, written) if output_tokens_max else seen
+        written = self._wrote_at_most(None, output_tokens_max)
+        if not is_over:
+            written = max(written, output_tokens_max)
         if _is_count(wrote) and self._why_not_written(wrote, 0, None, written) is None:
             written = max(written, wrote)
         if _is_count(read) and self._why_not_read(read) is None:
@@ -189,9 +193,8 @@ class ModelCall:
         where nobody knows.
         """
         if told is None or self.doubt is not None:
-            written = self._written(message)
             why = self.doubt or "the model's provider did not report what was used"
-            return self.estimate(written + OUTPUT_ALLOWANCE), why
+            return self.estimate(self._wrote_at_most(message, output_tokens_max)), why
         read, wrote = told.get("input_tokens", 0), told.get("output_tokens", 0)
         read_parts = told.get("input_token_details") or {}
         wrote_parts = told.get("output_token_details") or {}
@@ -202,7 +205,8 @@ class ModelCall:
         numbers = (read, wrote, *read_parts.values(), *wrote_parts.values())
         if not all(each is None or _is_count(each) for each in numbers):
             bad = next(each for each in numbers if each is not None and not _is_count(each))
-            return self._instead(message, f"usage is reported as {str(bad)[:40]} tokens")
+            used = self.estimate(self._wrote_at_most(message, output_tokens_max))
+            return used, f"usage is reported as {str(bad)[:40]} tokens"
         reasoning = _part(wrote_parts, "reasoning")
         why_read = self._why_not_read(read)
         why_wrote = self._why_not_written(wrote, reasoning, message, output_tokens_max)
@@ -213,14 +217,21 @@ class ModelCall:
             Usage(
                 input_tokens=read if why_read is None else self._input_max(FRAME_TOKENS),
                 output_tokens=(
-                    wrote if why_wrote is None else self._written(message) + OUTPUT_ALLOWANCE
+                    wrote if why_wrote is None else self._wrote_at_most(message, output_tokens_max)
                 ),
             ),
             why_read or why_wrote,
         )
 
-    def _instead(self, message: BaseMessage | None, why: str) -> tuple[Usage, str]:
-        return self.estimate(self._written(message) + OUTPUT_ALLOWANCE), why
+    def _wrote_at_most(self, message: BaseMessage | None, output_tokens_max: int) -> int:
+        """Give the most tokens that what came can be: no more than the call's limit, if it held.
+
+        A provider that sent more pieces than the limit has tokens, or bytes than these can have,
+        did not keep to it.
+        """
+        limit, written = output_tokens_max, self._written(message)
+        holds = self.pieces <= limit and written < limit * BYTES_PER_TOKEN_MAX
+        return min(written + OUTPUT_ALLOWANCE, limit) if holds else written + OUTPUT_ALLOWANCE
 
     def _why_not_read(self, tokens: int) -> str | None:
         if not tokens:
