@@ -13,6 +13,7 @@ from langchain.agents.middleware import AgentMiddleware
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import SystemMessage
 from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from millstream.agents.loop.agent import Agent, AgentGraph, LoopAgent, SingleCallAgent
 from millstream.agents.loop.call_gate import CallGate, ModelGate
@@ -37,8 +38,8 @@ AGENTS_CACHED_MAX: Final = 64
 FRAME_TOKENS_MAX: Final = 16
 """Taken for what a chat's format puts around each message."""
 
-TOOL_TOKENS_MAX: Final = 256
-"""Taken for a tool's description, which goes with every call."""
+TOOL_TOKENS_MIN: Final = 256
+"""Taken at least for a tool's description, which goes with every call: else a token for a byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class AgentFactory:
         self._default_model = default_model
         self._resolve = resolve
         self._templates: dict[str, AgentTemplate] = {}
+        self._tools_tokens: dict[str, int] = {}
         # One for each version ever registered: as many as there are in the program's code.
         self._threads: dict[tuple[str, str], ToolThreads] = {}
         self._agents: OrderedDict[tuple[str, str, str], Agent] = OrderedDict()
@@ -93,7 +95,8 @@ class AgentFactory:
         if known is not None and known.version == template.version and known != template:
             message = f"template {template.name!r} changed: give it a version other than "
             raise Misconfigured(message + repr(template.version))
-        self.tools.pick(template.tools)
+        tools = self.tools.pick(template.tools)
+        self._tools_tokens[template.name] = sum(map(_tool_tokens_max, tools))
         self._templates[template.name] = template
 
     def list(self) -> tuple[AgentTemplate, ...]:
@@ -111,7 +114,9 @@ class AgentFactory:
             template=template,
             model=request.model or template.model or self._default_model,
             output_tokens_max=template.output_tokens_max * template.run_model_calls_max,
-            input_tokens_max=_input_tokens_max(template, request.input),
+            input_tokens_max=_input_tokens_max(
+                template, request.input, self._tools_tokens[template.name]
+            ),
             has_effects=any(self.tools.rules(name).has_effects for name in template.tools),
         )
 
@@ -172,7 +177,11 @@ class AgentFactory:
         return SingleCallAgent(graph, model, None if prompt is None else SystemMessage(prompt))
 
 
-def _input_tokens_max(template: AgentTemplate, text: str) -> int:
+def _tool_tokens_max(tool: BaseTool) -> int:
+    return max(TOOL_TOKENS_MIN, len(str(convert_to_openai_tool(tool)).encode(errors="replace")))
+
+
+def _input_tokens_max(template: AgentTemplate, text: str, tools_tokens: int) -> int:
     """Give the most tokens that the model calls of a run may read: no token is less than a byte."""
     schema = "" if template.response_format is None else json.dumps(template.response_format)
     turns = template.memory_turns_max
@@ -183,7 +192,7 @@ def _input_tokens_max(template: AgentTemplate, text: str) -> int:
         )
         + (template.memory_tokens_max * BYTES_PER_TOKEN if turns else 0)
         + FRAME_TOKENS_MAX * (2 * turns + 2)
-        + TOOL_TOKENS_MAX * len(template.tools)
+        + tools_tokens
     )
     calls = template.run_model_calls_max
     # A call reads again what the calls before it wrote.

@@ -59,7 +59,8 @@ class CallMeter:
     ) -> ModelCall:
         """Begin to count a call."""
         model = None if is_own else _name_of(metadata)
-        call = ModelCall(messages, params, is_own=is_own, model=model)
+        limit = self._output_tokens_max if is_own else 0
+        call = ModelCall(messages, params, is_own=is_own, model=model, answer_tokens_max=limit)
         if self._closed:
             _log.error("a model is called by what a run left behind; nobody pays", model=model)
         else:

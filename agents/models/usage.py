@@ -101,12 +101,13 @@ class ModelCall:
     """One model call under way: what it sent, what came back, what was reported of it.
 
     `is_own`: it is the agent's, and what it writes is the agent's voice; `has_spoken` once it wrote
-    text. `model` is the name of any other's model.
+    text. `model` is the name of any other's model. `answer_tokens_max` is the limit under which the
+    answers before it in this turn were written, 0 where nobody knows.
     """
 
     __slots__ = (
         *("_params", "_reports", "doubt", "has_spoken", "is_own", "messages", "model", "pieces"),
-        "received_bytes",
+        *("answer_tokens_max", "received_bytes"),
     )
 
     def __init__(
@@ -116,10 +117,12 @@ class ModelCall:
         *,
         is_own: bool = True,
         model: str | None = None,
+        answer_tokens_max: int = 0,
     ) -> None:
         self.messages = messages
         self.is_own = is_own
         self.model = model
+        self.answer_tokens_max = answer_tokens_max
         self.has_spoken = False
         self.pieces = 0
         self.received_bytes = 0
@@ -258,7 +261,13 @@ class ModelCall:
         return None
 
     def _input_max(self, frame_tokens: int) -> int:
-        sent = sum(_sent_bytes(each) for each in self.messages)
+        sent, in_turn = 0, True
+        for each in reversed(self.messages):
+            size = _sent_bytes(each)
+            in_turn = in_turn and each.type != "human"
+            # What was written under a limit is no more to read, whatever its bytes.
+            is_answer = in_turn and each.type == "ai" and self.answer_tokens_max
+            sent += min(size, self.answer_tokens_max) if is_answer else size
         tools = self._params.get("tools") or ()
         asked = self._params.get("response_format") or ""
         sent += len(str(tools).encode(errors="replace")) if tools else 0

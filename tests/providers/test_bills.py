@@ -13,6 +13,8 @@ from millstream.agents.templates.template import BUILT_IN_TEMPLATES
 from millstream.middleware.policy import Price
 from millstream.middleware.prices import PriceTable
 from millstream.schemas.base import Usage
+from millstream.schemas.events import AttemptStarted
+from millstream.schemas.topics import ATTEMPTS
 from tests.harness.agent_runs import resolved
 from tests.harness.memory_lanes import give
 from tests.harness.quick_time import run_quickly
@@ -146,3 +148,35 @@ def test_a_cancelled_attempt_is_charged_for_the_calls_that_it_made() -> None:
     assert (first.estimated, first.usage.output_tokens, first.cost_micros) == (False, 5, 60)
     assert (second.estimated, second.usage.output_tokens) == (True, 131_072)
     assert second.estimate_reason == "a model call was cut off"
+
+
+def test_estimates_of_calls_that_kept_to_their_limits_are_within_what_was_reserved() -> None:
+    """Of a provider that reports nothing, and an agent that remembers nothing."""
+    template = {"memory_turns_max": 0, "model_calls_max": 4, "output_tokens_max": 40}
+    text = [
+        {"choices": [{"index": 0, "delta": {"content": "w\u00f6rd" * 3}, "finish_reason": None}]}
+    ] * 30
+
+    def calling(number: int) -> dict[str, Any]:
+        call = {"name": "calculator", "arguments": '{"expression": "1"}'}
+        told = {"index": 0, "id": f"c{number}", "type": "function", "function": call}
+        end = {"index": 0, "delta": {"tool_calls": [told]}, "finish_reason": "tool_calls"}
+        return {"sse": [*text, {"choices": [end]}]}
+
+    answers = [
+        *(calling(number) for number in range(3)),
+        {"says": ["w\u00f6rd"] * 39, "usage": None},
+    ]
+
+    async def played() -> tuple[Ended, AttemptStarted]:
+        async with in_memory(case(*answers, template=template)) as bench:
+            told = await bench.run("say", request_id="r1", session_id="s", template="react_agent")
+            (started,) = await bench.harness.read_whole(bench.where, ATTEMPTS, AttemptStarted)
+            return told, started
+
+    told, started = run_quickly(played())
+    assert (told.result.status, len(told.costs)) == ("completed", 4)
+    assert all(cost.estimated for cost in told.costs)
+    # What tools gave back, a byte each, is counted and not reserved.
+    of_tools = (1 + 16) * (1 + 2 + 3)
+    assert told.result.cost_micros <= started.reserved_micros + of_tools

@@ -104,6 +104,15 @@ def test_an_attempt_that_is_charged_for_twice_is_found(load: tuple[Asked, ...]) 
     assert faults(audit(load, replace(records, costs=again))) == {"twice": 1}
 
 
+def test_an_attempt_may_have_a_cost_for_each_of_its_calls_without_a_gap(
+    load: tuple[Asked, ...],
+) -> None:
+    records = sound(load)
+    for call, found in ((1, {}), (2, {"twice": 1})):
+        more = [*records.costs, records.costs[3].model_copy(update={"call": call})]
+        assert faults(audit(load, replace(records, costs=more))) == found
+
+
 def test_a_run_without_a_mark_of_its_attempt_is_found(load: tuple[Asked, ...]) -> None:
     records = sound(load)
     unmarked = replace(records, attempts=records.attempts[:-1])

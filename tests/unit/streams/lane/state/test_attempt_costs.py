@@ -24,6 +24,7 @@ from millstream.schemas.events import (
     ResolvedRequest,
 )
 from millstream.streams.lane.state.attempt_costs import OpenAttempt, OpenAttempts, charge_attempts
+from millstream.streams.lane.state.folds import SnapshotBody
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.wire.keys import request_key
 from tests import making
@@ -68,6 +69,16 @@ def test_the_newest_attempt_tells_what_the_earlier_ones_count_at() -> None:
     restored = folded(started(1000), started(1001, spent=4), cost(1000, 4), cost(1001, 5))
     assert live == restored
     assert live.open[KEY].spent_micros == 9
+
+
+def test_each_call_of_an_attempt_is_on_its_bill_once_also_through_a_snapshot() -> None:
+    calls = [cost(1000, 4), cost(1000, 5).model_copy(update={"call": 1})]
+    bills = folded(started(1000), *calls, *calls)
+    assert (bills.open[KEY].spent_micros, bills.lost(KEY)) == (9, 0)
+    written = [[event.model_dump() for event in bill] for bill in bills.as_fold().state()["bills"]]
+    again = OpenAttempts()
+    again.as_fold().load(SnapshotBody({"bills": written}))
+    assert again == bills
 
 
 def test_a_run_that_is_over_has_no_bill() -> None:
