@@ -24,6 +24,7 @@ SAMPLE = [
     pytest.param("the-provider-says-when-to-come-back", id="retry-after", marks=_slow),
     pytest.param("openai-responses", id="responses", marks=_slow),
     pytest.param("a-structured-answer-by-response-format", id="structured", marks=_slow),
+    *(pytest.param(case.file, id=case.file) for case in CASES.values() if case.on_kafka),
 ]
 
 

@@ -43,7 +43,10 @@ _EVENT_COMMON = {"id": "c1", "object": "chat.completion.chunk", "created": 0, "m
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What a provider sends, what is asked of it, and what is right."""
+    """What a provider sends, what is asked of it, and what is right.
+
+    `on_kafka`: it is also played to a lane on real Kafka.
+    """
 
     name: str
     file: str
@@ -55,6 +58,7 @@ class Case:
     template: Mapping[str, Any]
     model: Mapping[str, Any]
     policy: Mapping[str, Any]
+    on_kafka: bool
 
 
 def load_cases(folder: Path = CASES) -> list[Case]:
@@ -80,6 +84,7 @@ def case_of(told: Mapping[str, Any], file: str = "") -> Case:
         template=told.get("template", {}),
         model=told.get("model", {}),
         policy=told.get("policy", {}),
+        on_kafka=told.get("on_kafka", False),
     )
 
 

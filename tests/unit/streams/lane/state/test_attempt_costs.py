@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,7 +15,7 @@ from millstream.middleware.cost import CostTrackingMiddleware
 from millstream.middleware.pipeline import build_pipeline
 from millstream.middleware.policy import Policy
 from millstream.middleware.prices import PriceTable
-from millstream.schemas.base import Address, Event, Usage
+from millstream.schemas.base import Address, CallUsage, Event, Usage
 from millstream.schemas.errors import Rejected
 from millstream.schemas.events import (
     AgentResult,
@@ -150,7 +151,15 @@ class Lane:
     ) -> tuple[MiddlewareContext, AttemptUsage]:
         asked, started = self.runs.pop(request_id)
         usage = Usage(output_tokens=tokens)
-        return asked, AttemptUsage(self.attempt, asked.model, "chat_agent", usage, known, started)
+        # Of its two calls, one is a tool's.
+        halves = (tokens // 2, tokens - tokens // 2)
+        calls = tuple(
+            CallUsage(Usage(output_tokens=half), model)
+            for half, model in zip(halves, (None, asked.model), strict=True)
+        )
+        return asked, AttemptUsage(
+            self.attempt, asked.model, "chat_agent", usage, known, started, calls
+        )
 
     def retry(self, request_id: str, tokens: int, *, known: bool) -> None:
         asked, used = self.used(request_id, tokens, known=known)
@@ -177,9 +186,7 @@ class Lane:
     def of(used: AttemptUsage) -> AttemptUsage:
         """An attempt is named by its mark."""
         attempt = used.started.attempt if used.started else used.attempt
-        return AttemptUsage(
-            attempt, used.model, used.template, used.usage, used.usage_known, used.started
-        )
+        return dataclasses.replace(used, attempt=attempt)
 
     def crash(self) -> None:
         """Lose all but the log; a new owner goes on with the runs, or a user has cancelled one."""
@@ -287,7 +294,12 @@ def test_each_attempt_that_may_cost_is_charged_for_once(steps: list[Step]) -> No
     }
     costs = [one for one in lane.written if isinstance(one, CostRecorded)]
     marked = [one for one in costs if (one.request_id, one.attempt) in started]
-    assert len(marked) == len(started)
+    calls: dict[tuple[str, int], list[int]] = {}
+    for one in marked:
+        calls.setdefault((one.request_id, one.attempt), []).append(one.call)
+    assert calls.keys() == started.keys()
+    assert all(numbers == list(range(len(numbers))) for numbers in calls.values())
+    assert len({one.event_id for one in costs}) == len(costs)
     assert all(one.model == "scripted" for one in costs if one not in marked)
     for cost in costs:
         if cost.estimated:
