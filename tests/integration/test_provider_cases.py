@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from millstream.agents.templates.template import BUILT_IN_TEMPLATES
 from millstream.streams.settings import Settings
-from tests.providers.case import check, load_cases, on_kafka
+from tests.providers.case import REPORTED, check, load_cases, on_kafka
+from tests.providers.own_tools import OWN, own_tools
 
 pytestmark = pytest.mark.promise("P1")
 
@@ -34,3 +36,23 @@ async def test_what_a_provider_sent_comes_out_right_on_kafka(name: str, settings
     case = CASES[name]
     async with on_kafka(case, settings) as bench:
         await check(case, case.templates[-1], bench)
+
+
+REPORTED_CASES = {case.file: case for case in load_cases(REPORTED)}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a-tools-own-model-is-charged-at-its-own-price",
+        "a-tool-that-calls-sys-exit",
+        "half-a-character-in-a-tools-arguments",
+    ],
+)
+async def test_what_was_reported_of_tools_comes_out_right_on_kafka(
+    name: str, settings: Settings
+) -> None:
+    case = REPORTED_CASES[name]
+    settings = settings.model_copy(update={"partitions": 1})  # of all users
+    async with on_kafka(case, settings, (*BUILT_IN_TEMPLATES, OWN), own_tools) as bench:
+        await check(case, case.templates[0], bench)

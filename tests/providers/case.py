@@ -35,9 +35,20 @@ from tests.harness.memory_lanes import MemoryLanes
 from tests.harness.quick_time import QuickLoop
 from tests.providers.server import Call, PlayedProvider, serving
 
-__all__ = ["Bench", "Case", "Ended", "case_of", "check", "in_memory", "load_cases", "on_kafka"]
+__all__ = [
+    "REPORTED",
+    "Bench",
+    "Case",
+    "Ended",
+    "case_of",
+    "check",
+    "in_memory",
+    "load_cases",
+    "on_kafka",
+]
 
 CASES = Path(__file__).parent / "cases"
+REPORTED = Path(__file__).parent / "reported"
 _EVENT_COMMON = {"id": "c1", "object": "chat.completion.chunk", "created": 0, "model": "fake"}
 
 
@@ -180,11 +191,16 @@ async def in_memory(
 
 
 @asynccontextmanager
-async def on_kafka(case: Case, settings: Settings) -> AsyncIterator[Bench]:
+async def on_kafka(
+    case: Case,
+    settings: Settings,
+    templates: Iterable[AgentTemplate] = BUILT_IN_TEMPLATES,
+    tools: MakeTools = _built_in,
+) -> AsyncIterator[Bench]:
     """Play a case to a lane on real Kafka, where waits take their time."""
     begun: list[str] = []
     async with (
-        _provider(case, asyncio.get_running_loop().time) as (provider, factory),
+        _provider(case, asyncio.get_running_loop().time, templates, tools) as (provider, factory),
         lanes.lane_services(settings) as services,
         lanes.upstream(settings) as program,
         lanes.one_lane(
