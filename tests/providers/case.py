@@ -33,6 +33,7 @@ from tests.providers.server import PlayedProvider, serving
 __all__ = ["Case", "Ended", "RunRequest", "check", "direct", "load_cases"]
 
 CASES = Path(__file__).parent / "cases"
+PROVIDERS = ("openai", "anthropic", "google_genai", "ollama")
 _EVENT_COMMON = {"id": "c1", "object": "chat.completion.chunk", "created": 0, "model": "fake"}
 
 
@@ -72,7 +73,8 @@ def load_cases() -> list[Case]:
 
 def _load(path: Path) -> Case:
     told = json.loads(path.read_text())
-    fallback = {"openai:fake": {"input_usd_per_mtok": 1, "output_usd_per_mtok": 10}}
+    price = {"input_usd_per_mtok": 1, "output_usd_per_mtok": 10}
+    fallback = {f"{provider}:fake": price for provider in PROVIDERS}
     return Case(
         name=told["name"],
         file=path.stem,
