@@ -1,36 +1,37 @@
-"""Cases as files, and what runs them: real agents, the real client, a server on loopback."""
+"""Cases as files, and what runs them: a real lane, real agents, the real client, a server."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from decimal import Decimal
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from millstream.agents.executor import AgentExecutor, RunOutcome
+from millstream.agents.executor import AgentExecutor, wall_clock_ms
 from millstream.agents.factory import AgentFactory
 from millstream.agents.models.http import ProviderHttp
 from millstream.agents.models.resolve import resolve_model
-from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
-from millstream.middleware.base import AttemptQuote, AttemptUsage, MiddlewareContext, RunAccount
-from millstream.middleware.cost import CostTrackingMiddleware
-from millstream.middleware.policy import Policy, Price
-from millstream.middleware.prices import PriceTable
-from millstream.schemas.events import (
-    AgentResult,
-    AgentToken,
-    AttemptStarted,
-    CheckpointSaved,
-    CostRecorded,
-    ResolvedRequest,
-)
-from tests.harness.agent_runs import resolved
-from tests.providers.server import PlayedProvider, serving
+from millstream.agents.templates.template import BUILT_IN_TEMPLATES
+from millstream.middleware.policy import Policy
+from millstream.schemas.base import Usage
+from millstream.schemas.events import AgentResult, AgentToken, CheckpointSaved, CostRecorded
+from millstream.schemas.ports import ClockMs
+from millstream.schemas.topics import CHECKPOINTS, COSTS, RESULTS, TOKENS
+from millstream.streams.broker.memory.broker import MemoryBroker
+from millstream.streams.lane.base.context import LaneServices
+from millstream.streams.lane.base.limits import LaneLimits
+from millstream.streams.settings import Settings
+from tests.harness import lanes, memory_lanes
+from tests.harness.lanes import OneLane, Upstream, ask
+from tests.harness.memory_lanes import MemoryLanes
+from tests.harness.quick_time import QuickLoop
+from tests.providers.server import Call, PlayedProvider, serving
 
-__all__ = ["Case", "Ended", "RunRequest", "check", "direct", "load_cases"]
+__all__ = ["Bench", "Case", "check", "in_memory", "load_cases", "on_kafka"]
 
 CASES = Path(__file__).parent / "cases"
 PROVIDERS = ("openai", "anthropic", "google_genai", "ollama")
@@ -50,20 +51,7 @@ class Case:
     prices: Mapping[str, Any]
     template: Mapping[str, Any]
     model: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """What became of a request: its result, the cost record and the token records."""
-
-    result: AgentResult
-    costs: tuple[CostRecorded, ...]
-    attempts: int
-    tokens: tuple[AgentToken, ...]
-
-
-RunRequest = Callable[[ResolvedRequest], Awaitable[Ended]]
-"""Runs a request to its result; by the executor alone, or through a lane."""
+    policy: Mapping[str, Any]
 
 
 def load_cases() -> list[Case]:
@@ -85,102 +73,102 @@ def _load(path: Path) -> Case:
         prices=told.get("prices", fallback),
         template=told.get("template", {}),
         model=told.get("model", {}),
+        policy=told.get("policy", {}),
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What became of a request: its result and its other records."""
+
+    result: AgentResult
+    costs: tuple[CostRecorded, ...]
+    tokens: tuple[AgentToken, ...]
+    checkpoints: tuple[CheckpointSaved, ...]
+
+
 @dataclass
-class _Direct:
-    """Runs requests as a lane does, attempt after attempt, on a clock of its own."""
+class Bench:
+    """A lane that serves, an upstream of it, and the provider that its agents call.
 
-    factory: AgentFactory
-    executor: AgentExecutor
-    cost: CostTrackingMiddleware
-    clock_s: float = 0.0
-    saved: dict[str, CheckpointSaved] = field(default_factory=dict)
+    `harness` reads the topics at `where`: `tests.harness.lanes`, or its twin in memory.
+    """
 
-    async def run(self, request: ResolvedRequest) -> Ended:
-        plan = self.factory.plan(request)
-        costs: list[CostRecorded] = []
-        attempt = 0
-        while True:
-            attempt += 1
-            started = self._begun(request, attempt)
-            tokens: list[AgentToken] = []
-            outcome = await self._attempt(request, attempt, tokens)
-            used = AttemptUsage(
-                attempt=attempt,
-                model=plan.model,
-                template=plan.template.name,
-                usage=outcome.result.usage,
-                usage_known=outcome.usage_known,
-                started=started,
-                calls=outcome.calls,
-                estimate_reason=outcome.estimate_reason,
-            )
-            costs += [e for e in self.cost.charge(request, used) if isinstance(e, CostRecorded)]
-            delay_s = self._delay_s(plan.template, attempt, outcome)
-            if delay_s is None:
-                break
-            self.clock_s += delay_s
-        if outcome.checkpoint is not None:
-            self.saved[request.session_id] = outcome.checkpoint
-        return Ended(outcome.result, tuple(costs), attempt, tuple(tokens))
+    lane: OneLane
+    program: Upstream
+    provider: PlayedProvider
+    harness: ModuleType
+    where: Any
+    asked: int = 0
 
-    async def _attempt(
-        self, request: ResolvedRequest, attempt: int, tokens: list[AgentToken]
-    ) -> RunOutcome:
-        async def load() -> CheckpointSaved | None:
-            return self.saved.get(request.session_id)
-
-        async def emit(token: AgentToken) -> None:
-            tokens.append(token)
-
-        return await self.executor.run(
-            request,
-            self.factory.plan(request),
-            attempt=attempt,
-            load_checkpoint=load,
-            emit=emit,
-            announce=attempt > 1,
+    async def run(self, text: str, **fields: Any) -> Ended:
+        """Have the lane serve a request, and give all that it left on the topics."""
+        self.asked += 1
+        self.lane.serve(*await ask(self.program, text, **fields))
+        request_id = fields["request_id"]
+        results = await self.harness.read_topic(
+            self.where, RESULTS, AgentResult, count=self.asked, timeout_s=_ENDS_WITHIN_S
+        )
+        (result,) = _of(request_id, results)
+        # All but the tokens, which stand before it, were committed with the result.
+        return Ended(
+            result,
+            costs=_of(request_id, await self._all(COSTS, CostRecorded)),
+            tokens=_of(request_id, await self._all(TOKENS, AgentToken)),
+            checkpoints=_of(request_id, await self._all(CHECKPOINTS, CheckpointSaved)),
         )
 
-    def _delay_s(self, template: AgentTemplate, failures: int, outcome: RunOutcome) -> float | None:
-        retry_after_s = outcome.retry_after_s
-        if not outcome.retryable:
-            return None
-        return template.retry.delay_s(failures, chance=0.0, retry_after_s=retry_after_s)
+    async def _all(self, spec: Any, event: Any) -> Any:
+        return await self.harness.read_whole(self.where, spec, event)
 
-    def _begun(self, request: ResolvedRequest, attempt: int) -> AttemptStarted | None:
-        plan = self.factory.plan(request)
-        context = MiddlewareContext(
-            request, request.at_ms, plan.model, plan.output_tokens_max, plan.input_tokens_max
-        )
-        quote = self.cost.begin(context, RunAccount())
-        if not isinstance(quote, AttemptQuote):
-            return None
-        return AttemptStarted(
-            tenant=request.tenant,
-            user_id=request.user_id,
-            request_id=request.request_id,
-            session_id=request.session_id,
-            attempt=attempt,
-            model=plan.model,
-            usage_max=quote.usage_max,
-            reserved_micros=quote.reserved_micros,
-            price_digest=quote.price_digest,
-        )
+
+_ENDS_WITHIN_S = 600.0
+
+
+def _of(request_id: str, events: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(event for event in events if event.request_id == request_id)
 
 
 @asynccontextmanager
-async def direct(case: Case) -> AsyncIterator[tuple[RunRequest, PlayedProvider]]:
-    """Run a case's requests by the executor alone, through the client that a worker uses."""
-    prices = {
-        name: Price(**{field: Decimal(str(value)) for field, value in price.items()})
-        for name, price in case.prices.items()
-    }
+async def in_memory(case: Case) -> AsyncIterator[Bench]:
+    """Play a case to a lane over a broker in memory; to be run on a `QuickLoop`."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, QuickLoop)
+    settings = Settings(namespace="memory", partitions=1)
+    world = MemoryLanes(
+        settings=settings, limits=LaneLimits(), broker=MemoryBroker(settings, loop.strict_clock_ms)
+    )
+    async with (
+        _provider(case, loop.time) as (provider, factory),
+        memory_lanes.lane_services(world) as services,
+        memory_lanes.upstream(world) as program,
+        memory_lanes.one_lane(
+            world, _serving_with(services, factory, loop.clock_ms), _policy(case)
+        ) as lane,
+    ):
+        yield Bench(lane, program, provider, memory_lanes, world)
+
+
+@asynccontextmanager
+async def on_kafka(case: Case, settings: Settings) -> AsyncIterator[Bench]:
+    """Play a case to a lane on real Kafka, where waits take their time."""
+    async with (
+        _provider(case, asyncio.get_running_loop().time) as (provider, factory),
+        lanes.lane_services(settings) as services,
+        lanes.upstream(settings) as program,
+        lanes.one_lane(
+            settings, _serving_with(services, factory, wall_clock_ms), _policy(case)
+        ) as lane,
+    ):
+        yield Bench(lane, program, provider, lanes, settings)
+
+
+@asynccontextmanager
+async def _provider(
+    case: Case, now_s: Callable[[], float]
+) -> AsyncIterator[tuple[PlayedProvider, AgentFactory]]:
     http = ProviderHttp()
-    clock: list[_Direct] = []
-    provider = PlayedProvider(case.server, _EVENT_COMMON, now_s=lambda: clock[0].clock_s)
+    provider = PlayedProvider(case.server, _EVENT_COMMON, now_s=now_s)
     async with serving(provider) as url:
 
         def resolve(name: str, **params: Any) -> Any:
@@ -189,52 +177,80 @@ async def direct(case: Case) -> AsyncIterator[tuple[RunRequest, PlayedProvider]]
             )
 
         templates = [each.model_copy(update=case.template) for each in BUILT_IN_TEMPLATES]
-        factory = AgentFactory(default_model="openai:fake", templates=templates, resolve=resolve)
-        cost = CostTrackingMiddleware(Policy(), PriceTable(prices))
-        clock.append(_Direct(factory, AgentExecutor(factory), cost))
         try:
-            yield clock[0].run, provider
+            yield (
+                provider,
+                AgentFactory(default_model="openai:fake", templates=templates, resolve=resolve),
+            )
         finally:
             await http.close()
 
 
-async def check(case: Case, template: str, run: RunRequest, provider: PlayedProvider) -> None:
+def _serving_with(services: LaneServices, factory: AgentFactory, clock_ms: ClockMs) -> LaneServices:
+    executor = AgentExecutor(factory, clock_ms=clock_ms)
+    return replace(
+        services,
+        factory=factory,
+        run_agent=executor.run,
+        clock_ms=clock_ms,
+        # Of the wait before another attempt nothing is taken off.
+        chance=lambda: 0.0,
+    )
+
+
+def _policy(case: Case) -> Policy:
+    return Policy.model_validate({"prices": case.prices, **case.policy})
+
+
+async def check(case: Case, template: str, bench: Bench) -> None:
     """Run a case's requests one after the other, and compare each with what is right."""
+    provider = bench.provider
     for number, (asked, right) in enumerate(zip(case.requests, case.right, strict=True)):
-        text = asked["input"]
         given = {"request_id": f"r{number}", "session_id": f"s{number}", "template": template}
         fields = {**given, **{key: asked[key] for key in asked if key != "input"}}
         before = len(provider.calls)
-        ended = await run(resolved(text, **fields))
-        calls = provider.calls[before:]
-        told = _told(ended, calls)
+        ended = await bench.run(asked["input"], **fields)
+        told = _told(ended, provider.calls[before:])
         told["pieces_taken_max"] = max(provider.pieces_taken[before:], default=0)
         _compare(right, told)
 
 
-def _told(ended: Ended, calls: list[Any]) -> dict[str, Any]:
-    result = ended.result
+def _told(ended: Ended, calls: list[Call]) -> dict[str, Any]:
+    result, costs = ended.result, ended.costs
+    _hold_together(ended)
     output = result.output
     if result.structured is not None:
         output = result.structured["answer"]
-    pieces = "".join(token.text for token in ended.tokens)
-    assert pieces == (result.output or "")
+    attempts = sorted({cost.attempt for cost in costs})
     return {
         **result.model_dump(mode="json"),
         "output": output,
         "reason_code": None if result.reason is None else result.reason.code,
         "retry_after_s": None if result.reason is None else result.reason.retry_after_s,
-        "attempts": ended.attempts,
+        "attempts": len(attempts),
         "calls": len(calls),
-        "cost_micros": sum(cost.cost_micros for cost in ended.costs),
-        "estimated": [cost.estimated for cost in ended.costs],
+        "cost_micros": result.cost_micros,
+        "estimated": [
+            any(cost.estimated for cost in costs if cost.attempt == attempt) for attempt in attempts
+        ],
         "second_call_at_s": calls[1].at_s - calls[0].at_s if len(calls) > 1 else None,
         "body": calls[-1].body if calls else None,
-        "usage": {
-            field: sum(getattr(cost.usage, field) for cost in ended.costs)
-            for field in type(result.usage).model_fields
-        },
+        "usage": result.usage.model_dump(),
     }
+
+
+def _hold_together(ended: Ended) -> None:
+    """Check what holds of each request: its records tell the same as its result."""
+    result, costs = ended.result, ended.costs
+    newest = [token for token in ended.tokens if token.attempt == result.attempt]
+    assert [token.seq for token in newest] == list(range(result.last_seq + 1))
+    assert "".join(token.text for token in newest) == (result.output or "")
+    assert sum(cost.cost_micros for cost in costs) == result.cost_micros
+    assert sum((cost.usage for cost in costs), Usage()) == result.usage
+    assert len({cost.event_id for cost in costs}) == len(costs)
+    assert all(cost.estimated or cost.estimate_reason is None for cost in costs)
+    # What failed is not remembered.
+    assert len(ended.checkpoints) == (result.status == "completed")
 
 
 def _compare(right: Mapping[str, Any], told: Mapping[str, Any]) -> None:
@@ -253,6 +269,8 @@ _FOR_PEOPLE = frozenset({"note", "tells", "or"})
 _HOLDS: Mapping[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "body_must_have": ("body", lambda wanted, body: wanted.items() <= body.items()),
     "body_must_not_have": ("body", lambda wanted, body: not set(wanted) & body.keys()),
+    # The clock is not the test's alone: what is computed takes its time.
+    "second_call_at_s": ("second_call_at_s", lambda wanted, at_s: wanted <= at_s < wanted + 2),
     "second_call_not_before_s": ("second_call_at_s", lambda wanted, at_s: at_s >= wanted),
     "cost_micros_max": ("cost_micros", lambda wanted, micros: micros <= wanted),
     "pieces_taken_max": ("pieces_taken_max", lambda wanted, taken: taken <= wanted),
