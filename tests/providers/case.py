@@ -34,6 +34,7 @@ from tests.providers.server import Call, PlayedProvider, serving
 __all__ = ["Bench", "Case", "check", "in_memory", "load_cases", "on_kafka"]
 
 CASES = Path(__file__).parent / "cases"
+PROVIDERS = ("openai", "anthropic", "google_genai", "ollama")
 _EVENT_COMMON = {"id": "c1", "object": "chat.completion.chunk", "created": 0, "model": "fake"}
 
 
@@ -60,7 +61,8 @@ def load_cases() -> list[Case]:
 
 def _load(path: Path) -> Case:
     told = json.loads(path.read_text())
-    fallback = {"openai:fake": {"input_usd_per_mtok": 1, "output_usd_per_mtok": 10}}
+    price = {"input_usd_per_mtok": 1, "output_usd_per_mtok": 10}
+    fallback = {f"{provider}:fake": price for provider in PROVIDERS}
     return Case(
         name=told["name"],
         file=path.stem,
