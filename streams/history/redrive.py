@@ -265,11 +265,9 @@ class Redriver:
 
 def _put_back(record: InputRecord, buried: Buried) -> InputRecord:
     """Give the record as it will be read: behind the original, with a header that names that."""
-    try:
-        place = original_address(record)
-    except Poison:
-        place = record.address  # it was buried for that header
-    named = Redriven(source=place, buried=buried.source).model_dump_json().encode()
+    named = (
+        Redriven(source=original_address(record), buried=buried.source).model_dump_json().encode()
+    )
     others = forwarded_headers(record.headers, replaced=(ORIGIN, REDRIVEN))
     return replace(record, offset=record.offset + 1, headers=(*others, (REDRIVEN, named)))
 
