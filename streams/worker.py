@@ -45,6 +45,7 @@ T = TypeVar("T")
 _WATCH_INTERVAL_S = 0.25
 _TELL_UNREADY_S = 10.0
 _OBJECTS_PER_COLLECTION = 400_000
+_PRODUCER_STOP_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +76,29 @@ async def run_worker(
     `run_agent` stands in for the agents, to measure what is around them.
 
     Raises `Misconfigured`, `TopicDrift` or `ServiceUnavailable` where it cannot start, and
-    `WorkerCrashed` if a part of it stops by itself.
+    `WorkerCrashed` if a part of it stops by itself; nothing once `stop` is set.
     """
     keep_traces_local()
     name = f"{socket.gethostname()}-{os.getpid()}"
+    try:
+        await _work(settings, roles, name, ready=ready, stop=stop, run_agent=run_agent)
+    # Clients raise anything where no broker answers. What was not committed is done again by
+    # others, so nothing is lost, and who asked for the end is not to think so.
+    except Exception:
+        if not stop.is_set():
+            raise
+        log.exception("worker did not stop cleanly", worker=name)
+
+
+async def _work(
+    settings: Settings,
+    roles: frozenset[Role],
+    name: str,
+    *,
+    ready: Callable[[WorkerInfo], None],
+    stop: asyncio.Event,
+    run_agent: RunAgent | None,
+) -> None:
     async with AsyncExitStack() as stack:
         building = _build(settings, roles, name, stack, run_agent, drain=stop.set)
         worker = await _unless(stop, building)
@@ -196,7 +216,11 @@ async def _producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
             ) from error
         yield producer
     finally:
-        await producer.stop()
+        # It waits for what was sent, and where no broker answers that is tried for 40 s.
+        try:
+            await asyncio.wait_for(producer.stop(), _PRODUCER_STOP_S)
+        except TimeoutError:
+            log.warning("what was sent last was not acknowledged: tokens of runs that were cut off")
 
 
 def _peek(store: RedisSessionStore) -> PeekCheckpoint:
@@ -213,13 +237,19 @@ def _peek(store: RedisSessionStore) -> PeekCheckpoint:
 
 
 async def _stop_all(lanes: tuple[Lanes, ...], views: Views | None, grace_s: float) -> None:
+    # Side by side: where no broker answers, each takes all of its time.
+    stops = [_stop_lanes(lanes, grace_s), *([] if views is None else [views.stop()])]
+    for outcome in await asyncio.gather(*stops, return_exceptions=True):
+        if outcome is not None:
+            raise outcome
+
+
+async def _stop_lanes(lanes: tuple[Lanes, ...], grace_s: float) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + grace_s
     # The first stage stops first: what it hands on is still taken by the next one, and counted.
     for one in lanes:
         await one.stop(max(0.0, deadline - loop.time()))
-    if views is not None:
-        await views.stop()
 
 
 def _spare_the_collector() -> None:

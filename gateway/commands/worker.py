@@ -12,7 +12,7 @@ import uvloop
 
 from millstream.gateway.client_settings import settings_for_client
 from millstream.gateway.console.terminal import print_data, progress_console
-from millstream.gateway.processes.shutdown_watchdog import end_within
+from millstream.gateway.processes.shutdown_watchdog import end_well_within, end_within
 from millstream.streams.settings import Role, Settings
 from millstream.streams.telemetry.logs import configure_logging
 
@@ -25,6 +25,9 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 _AFTER_THE_GRACE_S = 25.0
 """So long may what follows the grace take: last commits and snapshots, leaving the groups."""
+
+_LEFTOVERS_S = 3.0
+"""So long may tasks take that are left by clients which no broker answered."""
 
 
 def parse_roles(text: str) -> frozenset[Role]:
@@ -88,3 +91,4 @@ async def work(
     ending = asyncio.create_task(end_in_time())
     await run_worker(settings, roles, ready=ready, stop=stop, run_agent=run_agent)
     ending.cancel()
+    end_well_within(_LEFTOVERS_S)

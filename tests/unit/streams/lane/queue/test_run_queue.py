@@ -296,6 +296,8 @@ async def test_a_request_whose_result_is_on_its_way_cannot_be_paused() -> None:
         await eventually(lambda: bench.writer.results() == ["r1"])
         await bench.commit_until(asyncio.ensure_future(bench.obey("pause", request_id="r1")))
         assert not any(isinstance(one, HoldPlaced) for one in bench.writer.submitted)
+        (mark,) = (one for one in bench.writer.submitted if isinstance(one, CommandObeyed))
+        assert mark.had_ended
         assert len(bench.pauses) == 0
 
 
