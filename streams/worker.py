@@ -42,6 +42,9 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+MakeFactory = Callable[..., AgentFactory]
+"""Makes the factory of a worker's agents, given `default_model` and `resolve`."""
+
 _WATCH_INTERVAL_S = 0.25
 _TELL_UNREADY_S = 10.0
 _OBJECTS_PER_COLLECTION = 400_000
@@ -70,10 +73,12 @@ async def run_worker(
     ready: Callable[[WorkerInfo], None],
     stop: asyncio.Event,
     run_agent: RunAgent | None = None,
+    make_factory: MakeFactory = AgentFactory,
 ) -> None:
     """Work in `roles` until `stop` is set; `ready` is called once requests are served.
 
-    `run_agent` stands in for the agents, to measure what is around them.
+    `run_agent` stands in for the agents, to measure what is around them. `make_factory` gives a
+    factory with other templates and tools than the built-in ones.
 
     Raises `Misconfigured`, `TopicDrift` or `ServiceUnavailable` where it cannot start, and
     `WorkerCrashed` if a part of it stops by itself; nothing once `stop` is set.
@@ -100,7 +105,9 @@ async def _work(
     run_agent: RunAgent | None,
 ) -> None:
     async with AsyncExitStack() as stack:
-        building = _build(settings, roles, name, stack, run_agent, drain=stop.set)
+        building = _build(
+            settings, roles, name, stack, run_agent, make_factory=make_factory, drain=stop.set
+        )
         worker = await _unless(stop, building)
         if worker is None:
             log.info("worker is told to end before it is up", worker=name)
@@ -125,6 +132,7 @@ async def _build(
     stack: AsyncExitStack,
     run_agent: RunAgent | None,
     *,
+    make_factory: MakeFactory,
     drain: Callable[[], None],
 ) -> _Worker:
     policy = load_policy(settings)
@@ -148,7 +156,7 @@ async def _build(
         await _warm_up(settings.default_model)
         http = ProviderHttp()
         stack.push_async_callback(http.close)
-        factory = AgentFactory(
+        factory = make_factory(
             default_model=settings.default_model, resolve=partial(resolve_model, http=http)
         )
         collector.gauge(

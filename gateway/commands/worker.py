@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 import uvloop
@@ -18,6 +18,7 @@ from millstream.streams.telemetry.logs import configure_logging
 
 if TYPE_CHECKING:
     from millstream.streams.lane.base.context import RunAgent
+    from millstream.streams.worker import MakeFactory
 
 __all__ = ["ROLES", "parse_roles", "work", "worker"]
 
@@ -58,9 +59,16 @@ def worker(
 
 
 async def work(
-    settings: Settings, roles: frozenset[Role], *, run_agent: RunAgent | None = None
+    settings: Settings,
+    roles: frozenset[Role],
+    *,
+    run_agent: RunAgent | None = None,
+    make_factory: MakeFactory | None = None,
 ) -> None:
-    """Work in `roles` until SIGINT or SIGTERM; say on standard output when requests are served."""
+    """Work in `roles` until SIGINT or SIGTERM; say on standard output when requests are served.
+
+    `run_agent` and `make_factory` are those of `run_worker`.
+    """
     from millstream.streams.worker import WorkerInfo, run_worker  # noqa: PLC0415  takes seconds to import
 
     def ready(info: WorkerInfo) -> None:
@@ -89,6 +97,7 @@ async def work(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop_once)
     ending = asyncio.create_task(end_in_time())
-    await run_worker(settings, roles, ready=ready, stop=stop, run_agent=run_agent)
+    made: dict[str, Any] = {} if make_factory is None else {"make_factory": make_factory}
+    await run_worker(settings, roles, ready=ready, stop=stop, run_agent=run_agent, **made)
     ending.cancel()
     end_well_within(_LEFTOVERS_S)
