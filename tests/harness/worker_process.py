@@ -68,9 +68,17 @@ class WorkerProcess:
 
 @asynccontextmanager
 async def worker_process(
-    settings: Settings, *, roles: str = "lanes,views", name: str = "worker", **more: str
+    settings: Settings,
+    *,
+    roles: str = "lanes,views",
+    name: str = "worker",
+    program: str = "millstream.gateway",
+    **more: str,
 ) -> AsyncIterator[WorkerProcess]:
-    """Start a worker with `settings` (and `more` variables); killed at the end if it still runs."""
+    """Start a worker with `settings` (and `more` variables); killed at the end if it still runs.
+
+    `program` is a module that takes the same command line.
+    """
     environment = {
         name: value
         for name, value in os.environ.items()  # noqa: TID251  a child's environment is made here
@@ -90,7 +98,7 @@ async def worker_process(
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "millstream.gateway",
+            program,
             "worker",
             "--role",
             roles,
