@@ -97,6 +97,17 @@ class AgentFactory:
         self.tools.pick(template.tools)
         self._templates[template.name] = template
 
+    def twin(self, resolve: ResolveModel) -> AgentFactory:
+        """Give a factory of the same templates and tools, now and later, for another event loop.
+
+        Models, with their connections, and threads of tools belong to one loop.
+        """
+        twin = AgentFactory(
+            default_model=self._default_model, templates=(), tools=self.tools, resolve=resolve
+        )
+        twin._templates = self._templates
+        return twin
+
     def list(self) -> tuple[AgentTemplate, ...]:
         """Give all templates, in order of their names."""
         return tuple(self._templates[name] for name in sorted(self._templates))

@@ -9,17 +9,17 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from millstream.agents.executor import AgentExecutor, wall_clock_ms
+from millstream.agents.executor import wall_clock_ms
 from millstream.agents.factory import AgentFactory
-from millstream.agents.models.http import ProviderHttp
-from millstream.agents.models.resolve import keep_traces_local, resolve_model, warm_up
+from millstream.agents.hosting.agents_loop import Threads
+from millstream.agents.hosting.host import AgentHost
+from millstream.agents.models.resolve import keep_traces_local, warm_up
 from millstream.middleware.pipeline import MiddlewarePipeline, build_pipeline
 from millstream.middleware.policy import Policy
 from millstream.schemas.errors import MillstreamError, Misconfigured, ServiceUnavailable, Terminal
@@ -28,6 +28,7 @@ from millstream.schemas.ports import PeekCheckpoint
 from millstream.schemas.topics import catalogue
 from millstream.streams.broker.clients import idempotent_producer
 from millstream.streams.broker.topic_admin import ensure_topics, require_sound_topics
+from millstream.streams.hosting import agent_host
 from millstream.streams.lane.base.context import LaneServices, RunAgent, stages
 from millstream.streams.lane.base.metrics import LaneMetrics
 from millstream.streams.lane.lanes import Lanes
@@ -41,9 +42,6 @@ from millstream.streams.views.service import Views
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-
-MakeFactory = Callable[..., AgentFactory]
-"""Makes the factory of a worker's agents, given `default_model` and `resolve`."""
 
 _WATCH_INTERVAL_S = 0.25
 _TELL_UNREADY_S = 10.0
@@ -73,12 +71,14 @@ async def run_worker(
     ready: Callable[[WorkerInfo], None],
     stop: asyncio.Event,
     run_agent: RunAgent | None = None,
-    make_factory: MakeFactory = AgentFactory,
+    threads: Threads | None = None,
+    factory: AgentFactory | None = None,
 ) -> None:
     """Work in `roles` until `stop` is set; `ready` is called once requests are served.
 
-    `run_agent` stands in for the agents, to measure what is around them. `make_factory` gives a
-    factory with other templates and tools than the built-in ones.
+    `run_agent` stands in for the agents, to measure what is around them. `threads` gives the
+    agents' event loops their threads; without it, each has one of its own. `factory` has the
+    templates and tools; without it, there are the built-in ones.
 
     Raises `Misconfigured`, `TopicDrift` or `ServiceUnavailable` where it cannot start, and
     `WorkerCrashed` if a part of it stops by itself; nothing once `stop` is set.
@@ -86,7 +86,16 @@ async def run_worker(
     keep_traces_local()
     name = f"{socket.gethostname()}-{os.getpid()}"
     try:
-        await _work(settings, roles, name, ready=ready, stop=stop, run_agent=run_agent)
+        await _work(
+            settings,
+            roles,
+            name,
+            ready=ready,
+            stop=stop,
+            run_agent=run_agent,
+            threads=threads,
+            factory=factory or AgentFactory(default_model=settings.default_model),
+        )
     # Clients raise anything where no broker answers. What was not committed is done again by
     # others, so nothing is lost, and who asked for the end is not to think so.
     except Exception:
@@ -103,10 +112,19 @@ async def _work(
     ready: Callable[[WorkerInfo], None],
     stop: asyncio.Event,
     run_agent: RunAgent | None,
+    threads: Threads | None,
+    factory: AgentFactory,
 ) -> None:
     async with AsyncExitStack() as stack:
         building = _build(
-            settings, roles, name, stack, run_agent, make_factory=make_factory, drain=stop.set
+            settings,
+            roles,
+            name,
+            stack,
+            factory=factory,
+            run_agent=run_agent,
+            threads=threads,
+            drain=stop.set,
         )
         worker = await _unless(stop, building)
         if worker is None:
@@ -121,8 +139,16 @@ async def _work(
 class _Worker:
     info: WorkerInfo
     lanes: tuple[Lanes, ...]
+    host: AgentHost | None
     views: Views | None
     readiness: Readiness
+
+    def unready(self) -> list[str]:
+        """Say why not all is done that is to be."""
+        reasons = [reason for part in self.lanes if (reason := part.unready())]
+        if self.host is not None and (blocked := self.host.unready()) is not None:
+            reasons.append(blocked)
+        return reasons + (self.views.unready() if self.views is not None else [])
 
 
 async def _build(
@@ -130,9 +156,10 @@ async def _build(
     roles: frozenset[Role],
     name: str,
     stack: AsyncExitStack,
-    run_agent: RunAgent | None,
     *,
-    make_factory: MakeFactory,
+    factory: AgentFactory,
+    run_agent: RunAgent | None,
+    threads: Threads | None,
     drain: Callable[[], None],
 ) -> _Worker:
     policy = load_policy(settings)
@@ -150,24 +177,20 @@ async def _build(
     stack.push_async_callback(store.close)
     views = Views(settings, store, collector) if "views" in roles else None
     lanes: tuple[Lanes, ...] = ()
+    host: AgentHost | None = None
     if "lanes" in roles:
         producer = await stack.enter_async_context(_producer(settings))
         # Loading the model stops the loop for a moment, which must not be while others wait.
         await _warm_up(settings.default_model)
-        http = ProviderHttp()
-        stack.push_async_callback(http.close)
-        factory = make_factory(
-            default_model=settings.default_model, resolve=partial(resolve_model, http=http)
+        host = agent_host(
+            settings, factory, collector, run_agent=run_agent, threads=threads, drain=drain
         )
-        collector.gauge(
-            "millstream_tool_threads_lost",
-            "Threads of tools that outlived their calls' time and still run.",
-        ).set_function(lambda: factory.tool_threads_lost)
+        stack.push_async_callback(host.close)
         services = LaneServices(
             worker=name,
             producer=producer,
             factory=factory,
-            run_agent=run_agent or AgentExecutor(factory, coalesce_s=settings.token_coalesce_s).run,
+            run_agent=host.run,
             peek_checkpoint=_peek(store),
             clock_ms=wall_clock_ms,
             metrics=LaneMetrics.declare(collector),
@@ -177,7 +200,7 @@ async def _build(
     stack.push_async_callback(_stop_all, lanes, views, settings.shutdown_grace_s)
     starts = [one.start() for one in lanes]
     await asyncio.gather(*starts, *([views.start()] if views is not None else []))
-    return _Worker(WorkerInfo(name, roles, exposition.url), lanes, views, readiness)
+    return _Worker(WorkerInfo(name, roles, exposition.url), lanes, host, views, readiness)
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
@@ -278,9 +301,7 @@ async def _watch(worker: _Worker, ready: Callable[[WorkerInfo], None], stop: asy
     loop = asyncio.get_running_loop()
     tell_again_at = loop.time() + _TELL_UNREADY_S
     while not stop.is_set():
-        reasons = [reason for part in worker.lanes if (reason := part.unready())]
-        if worker.views is not None:
-            reasons += worker.views.unready()
+        reasons = worker.unready()
         worker.readiness.set("worker", "; ".join(reasons) or None)
         if not reasons and not told:
             told = True

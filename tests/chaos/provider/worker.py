@@ -6,9 +6,6 @@ All else is the worker as it is deployed. What the tools did is noted in the wor
 from __future__ import annotations
 
 import sys
-from functools import partial
-
-import uvloop
 
 from millstream.agents.factory import AgentFactory
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
@@ -50,8 +47,12 @@ def main() -> None:
     settings = load_settings()
     configure_logging(settings)
     roles = parse_roles(sys.argv[sys.argv.index("--role") + 1])
-    make = partial(AgentFactory, tools=odd_tools(settings.data_dir), templates=templates())
-    uvloop.run(work(settings, roles, make_factory=make))
+    factory = AgentFactory(
+        default_model=settings.default_model,
+        tools=odd_tools(settings.data_dir),
+        templates=templates(),
+    )
+    work(settings, roles, factory=factory)
 
 
 if __name__ == "__main__":
