@@ -34,7 +34,7 @@ from millstream.agents.loop.under_way import UnderWay
 from millstream.agents.models.errors import as_foreseen
 from millstream.agents.sessions.checkpointer import RunCheckpointer
 from millstream.agents.templates.structured import checked_answer
-from millstream.schemas.base import Usage
+from millstream.schemas.base import CallUsage
 from millstream.schemas.errors import (
     Expired,
     InputTooLong,
@@ -74,8 +74,7 @@ class RunOutcome:
     says that another attempt may fare better than this failed one. `suspended` says that it was
     stopped before a call and is to be begun anew: of its result only the usage counts. Where not
     `usage_known`, more was used than the result's usage says. `calls` is the usage of each model
-    call; `estimate_reason` says why some of it is an estimate, `None` if none is. `retry_after_s`
-    is the wait that the model's provider asks for.
+    call, of whatever model. `retry_after_s` is the wait that the model's provider asks for.
     """
 
     result: AgentResult
@@ -83,8 +82,7 @@ class RunOutcome:
     retryable: bool = False
     suspended: bool = False
     usage_known: bool = True
-    calls: tuple[Usage, ...] = ()
-    estimate_reason: str | None = None
+    calls: tuple[CallUsage, ...] = ()
     retry_after_s: float | None = None
 
 
@@ -150,17 +148,17 @@ class AgentExecutor:
                 calls_tools=bool(plan.template.tools),
             ),
         )
+        calls = Calls() if calls is None else calls
+        calls.meter = handler.meter
         under_way = run_now() or UnderWay()
-        under_way.spending = handler
+        under_way.spending = handler.meter
         run = _Run(
             request=request,
             plan=plan,
             attempt=attempt,
             writer=writer,
             handler=handler,
-            context=RunContext(
-                before_call, Calls() if calls is None else calls, handler, under_way
-            ),
+            context=RunContext(before_call, calls, handler, under_way),
             started_at_ms=self._clock_ms(),
             ends_by_ms=ends_by_ms,
         )
@@ -193,7 +191,6 @@ class AgentExecutor:
                 reason=str(error),
                 exc_info=None if foreseen else raised,
             )
-            run.handler.give_up()
             failed = run.failed(error, self._clock_ms())
             return run.outcome(
                 failed,
@@ -288,15 +285,7 @@ class _Run:
         self, result: AgentResult, checkpoint: CheckpointSaved | None, **told: Any
     ) -> RunOutcome:
         """Give the outcome of an attempt with this result."""
-        handler = self.handler
-        return RunOutcome(
-            result,
-            checkpoint,
-            usage_known=handler.usage_known,
-            calls=tuple(handler.calls),
-            estimate_reason=handler.estimate_reason,
-            **told,
-        )
+        return RunOutcome(result, checkpoint, calls=self.handler.meter.close(), **told)
 
     def told_by_provider(self, error: BaseException) -> BaseException:
         """Give what an error of the model's provider means; any other stays as it is."""
@@ -331,6 +320,7 @@ class _Run:
 
     def _result(self, status: ResultStatus, at_ms: int, **ending: Any) -> AgentResult:
         request, writer = self.request, self.writer
+        self.handler.meter.close()
         return AgentResult(
             tenant=request.tenant,
             user_id=request.user_id,
@@ -345,7 +335,7 @@ class _Run:
             last_seq=writer.last_seq,
             finish_reason=self.handler.ending.finish_reason,
             reasoning=self.handler.ending.reasoning,
-            usage=self.handler.usage,
+            usage=self.handler.meter.usage,
             source=request.source,
             accepted_at_ms=request.at_ms,
             started_at_ms=self.started_at_ms,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -109,6 +110,20 @@ NO_USAGE = Usage()
 """Nothing read, nothing written; one for all, since a usage never changes."""
 
 
+@dataclass(frozen=True, slots=True)
+class CallUsage:
+    """What one model call used, or so many `calls` of one model in all.
+
+    `model` is the model's name, `None` where it is the run's own. `estimate_reason` says why the
+    usage is an estimate; `None`: its provider told it.
+    """
+
+    usage: Usage
+    model: str | None = None
+    estimate_reason: str | None = None
+    calls: int = 1
+
+
 class Reason(Frozen):
     """Why something was refused or went wrong: a stable code for programs, words for people."""
 
@@ -155,3 +170,10 @@ def partition_key(tenant: str, user_id: str) -> str:
     An upstream that keys its records by the plain user id is right for the default tenant.
     """
     return user_id if tenant == DEFAULT_TENANT else f"{tenant}/{user_id}"
+
+
+def require_one_target(request_id: str | None, session_id: str | None) -> None:
+    """Raise `ValueError` unless one of the two is named."""
+    if (request_id is None) == (session_id is None):
+        message = "name either request_id or session_id"
+        raise ValueError(message)

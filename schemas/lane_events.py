@@ -17,10 +17,12 @@ from millstream.schemas.base import (
     Frozen,
     Identifier,
     Micros,
+    Reason,
     Usage,
     compound_key,
+    require_one_target,
 )
-from millstream.schemas.events import Decision, RequestEvent, ResolvedRequest, require_one_target
+from millstream.schemas.events import Decision, RequestEvent, ResolvedRequest
 
 
 class StageRequest(Event):
@@ -46,10 +48,11 @@ class RunParked(RequestEvent):
     Kept compacted by request, with a tombstone once it has ended; what is left is what a new owner
     takes over. `order` is the offset of its record on the lane's input topic: runs of a session go
     in this order. `reserved_micros` is what all stages of the chain reserved for it. `tries` counts
-    the attempts begun, `failures` those in vain, `spent` is what these used; it is not begun again
-    before `not_before_ms`. Where its template limits a request's time, `elapsed_ms` is how long it
-    has been under way; while it is, `since_ms` is that long ago instead. `effects` are the tools
-    with an effect that it called.
+    the attempts begun, `failures` those in vain, `spent` is what these used, and `spent_on` what
+    tools' models did by their names, that nobody was charged for yet; `failure` is why the newest
+    failed. It is not begun again before `not_before_ms`. Where its template limits a request's
+    time, `elapsed_ms` is how long it has been under way; while it is, `since_ms` is that long ago
+    instead. `effects` are the tools with an effect that it called.
     """
 
     title: ClassVar[str] = "An admitted request that waits"
@@ -62,6 +65,8 @@ class RunParked(RequestEvent):
     tries: Count = 0
     failures: Count = 0
     spent: Usage = Usage()
+    spent_on: dict[str, Usage] = Field(default_factory=dict)
+    failure: Reason | None = None
     not_before_ms: EpochMs = 0
     elapsed_ms: Count = 0
     since_ms: EpochMs = 0

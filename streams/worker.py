@@ -22,6 +22,7 @@ from millstream.agents.hosting.host import AgentHost
 from millstream.agents.models.resolve import keep_traces_local, warm_up
 from millstream.middleware.pipeline import MiddlewarePipeline, build_pipeline
 from millstream.middleware.policy import Policy
+from millstream.middleware.prices import FREE_MODELS
 from millstream.schemas.errors import MillstreamError, Misconfigured, ServiceUnavailable, Terminal
 from millstream.schemas.events import CheckpointSaved
 from millstream.schemas.ports import PeekCheckpoint
@@ -175,7 +176,10 @@ async def _build(
     await exposition.start()
     store = RedisSessionStore(settings)
     stack.push_async_callback(store.close)
-    views = Views(settings, store, collector) if "views" in roles else None
+    views = None
+    if "views" in roles:
+        known_models = (settings.default_model, *FREE_MODELS, *policy.prices)
+        views = Views(settings, store, collector, known_models=known_models)
     lanes: tuple[Lanes, ...] = ()
     host: AgentHost | None = None
     if "lanes" in roles:

@@ -8,8 +8,7 @@ from typing import Any
 
 from millstream.agents.executor import RunOutcome
 from millstream.agents.factory import RunPlan
-from millstream.agents.loop.under_way import Spending
-from millstream.schemas.base import NO_USAGE
+from millstream.schemas.base import NO_USAGE, CallUsage
 from millstream.schemas.errors import Expired
 from millstream.schemas.events import AgentResult, ResolvedRequest
 from millstream.schemas.reasons import reason_of
@@ -24,16 +23,15 @@ def ended_outside(
     plan: RunPlan,
     attempt: int,
     told: Sequence[str],
-    spending: Spending | None,
+    calls: Sequence[CallUsage],
     at_ms: int,
     started_at_ms: int,
     **ending: Any,
 ) -> RunOutcome:
     """Give the failed outcome of an attempt.
 
-    `told` are the pieces of text that left as its tokens. `ending` are further fields of
-    `RunOutcome`. What is charged are the calls that are over; where the attempt is at fault, also
-    what is estimated for those under way.
+    `told` are the pieces of text that left as its tokens, `calls` what it is to be charged for.
+    `ending` are further fields of `RunOutcome`.
     """
     text = "".join(told)
     result = AgentResult(
@@ -51,18 +49,10 @@ def ended_outside(
         model=plan.model,
         attempt=attempt,
         last_seq=len(told) - 1,
-        usage=NO_USAGE if spending is None else spending.usage,
+        usage=sum((one.usage for one in calls), NO_USAGE),
         source=request.source,
         accepted_at_ms=request.at_ms,
         started_at_ms=started_at_ms,
         metadata=request.metadata,
     )
-    if spending is None:
-        return RunOutcome(result, None, **ending)
-    return RunOutcome(
-        result,
-        None,
-        calls=tuple(spending.calls),
-        estimate_reason=spending.estimate_reason,
-        **ending,
-    )
+    return RunOutcome(result, None, calls=tuple(calls), **ending)

@@ -20,8 +20,10 @@ from millstream.agents.hosting.blocked import Blocked, frame_of, where_it_stands
 from millstream.agents.hosting.ended_outside import ended_outside
 from millstream.agents.hosting.hosted_run import EndedOutside, HostedRun
 from millstream.agents.hosting.mailbox import Mailbox
+from millstream.agents.loop.call_meter import CallMeter
 from millstream.agents.loop.calls import Calls
 from millstream.agents.loop.under_way import UnderWay
+from millstream.schemas.base import CallUsage
 from millstream.schemas.errors import AgentsEnded, AttemptsExhausted, Retryable, Suspended
 from millstream.schemas.events import ResolvedRequest
 from millstream.schemas.ports import BeforeCall, ClockMs, EmitToken, LoadCheckpoint
@@ -114,6 +116,7 @@ class AgentHost:
         `suspended`, and one whose own code blocks ends at its time limit.
         """
         calls = Calls() if calls is None else calls
+        shared = calls.shared()
         run = HostedRun(
             request=request,
             plan=plan,
@@ -123,7 +126,7 @@ class AgentHost:
             announce=announce,
             before_call=before_call,
             ends_by_ms=ends_by_ms,
-            calls=calls.shared(),
+            calls=shared,
             started_at_ms=self._clock_ms(),
             lane=self._lane,
             ended=self._loop.create_future(),
@@ -144,6 +147,8 @@ class AgentHost:
                 on.cut(run)
                 if not on.is_blocked:
                     await run.gone
+            # One that was cut off before it began has used nothing.
+            calls.meter = shared.meter or CallMeter(plan.template.output_tokens_max)
             raise
         finally:
             on.runs.discard(run)
@@ -180,22 +185,21 @@ class AgentHost:
 
     def _outcome(self, run: HostedRun, end: EndedOutside) -> RunOutcome:
         spending = run.spending
-        known = end.suspended
-        if spending is not None and not end.suspended:
-            spending.give_up()
-            known = spending.usage_known
+        calls: tuple[CallUsage, ...] = ()
+        if spending is not None:
+            calls = spending.over if end.suspended else spending.close()
         return ended_outside(
             end.error,
             request=run.request,
             plan=run.plan,
             attempt=run.attempt,
             told=run.told,
-            spending=spending,
+            calls=calls,
             at_ms=self._clock_ms(),
             started_at_ms=run.started_at_ms,
             retryable=end.retryable,
             suspended=end.suspended,
-            usage_known=known,
+            usage_known=end.suspended or spending is not None,
         )
 
     def _new_loop(self) -> AgentsLoop:

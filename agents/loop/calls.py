@@ -16,6 +16,8 @@ from langchain.agents.middleware import ModelResponse
 from langchain_core.messages import ToolMessage
 from langgraph.types import Command
 
+from millstream.agents.loop.call_meter import CallMeter
+
 __all__ = ["Calls", "ToolAnswer"]
 
 ToolAnswer = ToolMessage | Command[Any]
@@ -31,6 +33,7 @@ class Calls:
         stuck: Tools by the ids of calls whose threads go on though their time is up.
         forgotten: Tools of calls with an effect whose answers are not kept here any more.
         begun_anew: How often an attempt ended with a loop of agents that nobody known had ended.
+        meter: What the model calls of the newest attempt use, also if it gives no outcome.
     """
 
     in_doubt: dict[str, str] = field(default_factory=dict)
@@ -38,6 +41,7 @@ class Calls:
     stuck: dict[str, str] = field(default_factory=dict)
     forgotten: tuple[str, ...] = ()
     begun_anew: int = 0
+    meter: CallMeter | None = None
     _models: dict[str, ModelResponse[Any]] = field(default_factory=dict)
     _tools: dict[str, ToolAnswer] = field(default_factory=dict)
     _faults: dict[str, str] = field(default_factory=dict)

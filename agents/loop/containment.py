@@ -4,14 +4,21 @@ asyncio hands `SystemExit` and `KeyboardInterrupt` on from whatever task raised 
 itself, which ends, and every other run with it. LangGraph makes a task of each node, callbacks and
 tools make others, so no `except` around the run's own coroutine would see them in time. While a run
 is under way, each task that is made in its context is one that raises `CodeStopped` instead.
+
+A thread that a run's code makes belongs to the run as well: it gets the run's context, as a task
+does, so that a model that is called there is charged to the run. Python leaves that to whoever
+makes the thread; OpenTelemetry's instrumentation of threads does the same.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from contextvars import Context, ContextVar
+from contextvars import Context, ContextVar, copy_context
+from functools import cache, wraps
 from time import monotonic
 from types import CoroutineType, FrameType
 from typing import Any, Final
@@ -33,6 +40,7 @@ __all__ = [
 
 _ENDS_THE_LOOP: Final = (SystemExit, KeyboardInterrupt)
 _CAUSES_MAX: Final = 8
+_POOLS: Final = ThreadPoolExecutor.__module__
 
 _in_run: ContextVar[UnderWay | None] = ContextVar("millstream_in_run", default=None)
 
@@ -58,6 +66,7 @@ class ContainedRun:
     def __enter__(self) -> None:
         """Begin."""
         contain_tasks(asyncio.get_running_loop())
+        _carry_context_to_threads()
         self._token = _in_run.set(self._under_way)
 
     def __exit__(self, *_: object) -> None:
@@ -221,6 +230,41 @@ class _ContainedCallback:
 _OUTERMOST: Final = frozenset(
     {_Contained.send.__code__, _Contained.throw.__code__, _ContainedCallback.__call__.__code__}
 )
+
+
+@cache
+def _carry_context_to_threads() -> None:
+    """Have threads that are made, and calls that are handed to them, in a run's context run in it.
+
+    Once for the process. What is made outside of runs is as before; so is a pool's thread itself,
+    which outlives the run that was the first to need it.
+    """
+    start, submit = threading.Thread.start, ThreadPoolExecutor.submit
+
+    @wraps(start)
+    def start_in_context(thread: threading.Thread) -> None:
+        is_of_pool = getattr(getattr(thread, "_target", None), "__module__", "") == _POOLS
+        if _in_run.get() and not is_of_pool:
+            context, run = copy_context(), thread.run
+
+            def run_in_context() -> None:
+                # Else thread and method hold each other, and all that the run was made of.
+                del thread.run
+                context.run(run)
+
+            thread.run = run_in_context  # type: ignore[method-assign]
+        start(thread)
+
+    @wraps(submit)  # type: ignore[arg-type]
+    def submit_in_context(
+        pool: ThreadPoolExecutor, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Future[Any]:
+        if _in_run.get():
+            return submit(pool, copy_context().run, function, *args, **kwargs)
+        return submit(pool, function, *args, **kwargs)
+
+    threading.Thread.start = start_in_context  # type: ignore[method-assign, assignment]
+    ThreadPoolExecutor.submit = submit_in_context  # type: ignore[method-assign, assignment]
 
 
 def _current_task() -> asyncio.Task[Any] | None:

@@ -10,33 +10,21 @@ from math import inf
 from time import monotonic
 from typing import Any, Protocol
 
-from millstream.schemas.base import Usage
+from millstream.schemas.base import CallUsage
 
 __all__ = ["Spending", "UnderWay"]
 
 
 class Spending(Protocol):
-    """What an attempt has used so far; the run's callbacks are one."""
-
-    calls: list[Usage]
+    """What an attempt has used so far; its `CallMeter` is one."""
 
     @property
-    def usage(self) -> Usage:
+    def over(self) -> tuple[CallUsage, ...]:
         """What the calls that are over used."""
         ...
 
-    @property
-    def estimate_reason(self) -> str | None:
-        """Why some of it is an estimate."""
-        ...
-
-    @property
-    def usage_known(self) -> bool:
-        """Whether that is all: no call is under way."""
-        ...
-
-    def give_up(self) -> None:
-        """Estimate what calls that are under way may have used: they are cut off."""
+    def close(self) -> tuple[CallUsage, ...]:
+        """Give what all calls used; those under way are cut off, and estimated."""
         ...
 
 

@@ -183,6 +183,7 @@ class _ChatCompletions:
             raise error_in(told) or ModelFailed(
                 f"the model's provider answered with no completion: {str(response)[:200]!r}",
                 may_cost=True,
+                is_over=True,
             )
         report = told.get("usage")
         cleaned, doubt = (None, None) if report is None else clean_report(report)
@@ -227,10 +228,9 @@ def _tells_its_end(chunk: ChatGenerationChunk) -> bool:
 
 
 def _broke_off(watch: BodyWatch, *, began: bool) -> ModelFailed:
-    if began:
-        return ModelFailed("the model's stream ended without a sign of its end", may_cost=True)
-    if watch.is_stream:
-        return ModelFailed("the model's stream ended before it began", may_cost=True)
+    if began or watch.is_stream:
+        why = "without a sign of its end" if began else "before it began"
+        return ModelFailed(f"the model's stream ended {why}", may_cost=True, is_over=True)
     error = error_in(watch.body)
     if error is not None:
         raise error

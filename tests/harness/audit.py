@@ -209,10 +209,13 @@ def _uncharged(records: Records, begun: set[tuple[str, int]]) -> Iterable[str]:
 
 
 def _charged_twice(records: Records, begun: set[tuple[str, int]], *, priced: bool) -> Iterable[str]:
-    """Name attempts with several cost records, or without a mark."""
-    for one, count in Counter((cost.request_id, cost.attempt) for cost in records.costs).items():
-        if count > 1 or (priced and one not in begun):
-            yield f"{one[0]}: {count} cost records of attempt {one[1]}"
+    """Name calls with several cost records, attempts with gaps among theirs or without a mark."""
+    calls: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for cost in records.costs:
+        calls[cost.request_id, cost.attempt].append(cost.call)
+    for one, numbers in calls.items():
+        if sorted(numbers) != list(range(len(numbers))) or (priced and one not in begun):
+            yield f"{one[0]}: the cost records {numbers} of attempt {one[1]}"
 
 
 def _unpublished(load: Iterable[Asked], requests: Iterable[AgentRequest]) -> Iterable[Asked]:

@@ -132,8 +132,7 @@ async def test_what_a_failed_attempt_was_charged_is_in_a_snapshot() -> None:
         live = lane.state.digests()
     state, restored = await deployment.restored()
     assert restored.tail_records == 0
-    cost = state.open_attempts.open[request_key(request)].cost
-    assert cost is not None
+    (cost,) = state.open_attempts.open[request_key(request)].costs.values()
     assert cost.cost_micros == 5
     assert state.digests() == live
 
