@@ -77,6 +77,12 @@ class Call:
         self.finished = True
 
     @property
+    def limit(self) -> int:
+        """The most tokens that the answer is to have."""
+        asked: int = self.body.get("max_tokens") or self.body["max_completion_tokens"]
+        return asked
+
+    @property
     def usage(self) -> dict[str, int]:
         """What was used."""
         return {
@@ -238,9 +244,11 @@ async def _broken(step: str, call: Call) -> web.StreamResponse:
 
 async def _answer(step: str, call: Call) -> None:
     if step == "endless":
+        call.told = False
         for _ in range(_MORE_THAN_ANY_LIMIT):
-            call.told = False
             await call.write("w ")
+            # More than it was asked for it may not charge, whatever it writes until it is cut off.
+            call.wrote = min(call.wrote, call.limit)
     before = 0
     for word in call.words:
         if step == "slow":

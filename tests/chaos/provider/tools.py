@@ -15,7 +15,7 @@ from tests.chaos.provider.bill import NOTES
 
 __all__ = ["BLOCKS_S", "odd_tools"]
 
-BLOCKS_S = 6.0
+BLOCKS_S = 12.0
 _HUGE_BYTES = 10_000_000
 
 

@@ -14,7 +14,9 @@ from millstream.streams.settings import load_settings
 from millstream.streams.telemetry.logs import configure_logging
 from tests.chaos.provider.tools import odd_tools
 
-ATTEMPT_S = 3.0
+ATTEMPT_S = 8.0
+"""Time enough for an answer on a machine that is busy, little enough to wait for three times."""
+
 GRACE_S = 0.5
 
 ODD_TOOLS = ("note", "raises", "huge", "groups", "exits", "interrupts", "cancels")
