@@ -229,7 +229,7 @@ class AgentCallbackHandler(AsyncCallbackHandler):
             return
         message = chunk.message
         if isinstance(message, AIMessageChunk) and message.usage_metadata is not None:
-            call.report(message.usage_metadata)
+            call.report(message.usage_metadata, message.response_metadata.get("model_provider"))
         info = chunk.generation_info
         if info and DOUBT in info:
             call.doubt = str(info[DOUBT])

@@ -8,6 +8,9 @@ A report is what a model call is charged by, and comes from outside. Rules:
   `INPUT_ALLOWANCE` for what the chat's format puts in (not checked where it sent media), and wrote
   at most as many as it may or as bytes came back, and `OUTPUT_ALLOWANCE`. Reasoning that stays
   unseen comes on top, up to `REASONING_TOKENS_MAX`.
+- A provider counts cached tokens among those of the input, or beside them: then there may be more
+  of them, and they are added, as long as all of it can have been sent. Of reasoning and audio there
+  are never more than of all tokens of their side.
 - What cannot be true is estimated at that same bound of bytes: for each side by itself, and never
   less than was used.
 """
@@ -19,9 +22,10 @@ from typing import Any, Final, TypeGuard
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 
+from millstream.agents.models.thoughts import thought_of
 from millstream.schemas.base import INT64_MAX, Usage
 
-__all__ = ["DOUBT", "ModelCall", "clean_report"]
+__all__ = ["DOUBT", "ModelCall", "bad_count", "clean_report"]
 
 DOUBT: Final = "usage_doubt"
 """In a chunk's or message's metadata: why its provider's report was not believed."""
@@ -41,14 +45,16 @@ _LIMITS: Final = (
 )
 """What providers' classes call a limit of output, among the parameters of a call."""
 
+_DELTAS: Final = frozenset({"google_genai"})
+"""Providers whose running totals LangChain makes differences of, from one chunk to the next."""
+
 _Report = Mapping[str, Any]
 
 
 def clean_report(report: object) -> tuple[dict[str, Any] | None, str | None]:
     """Give a report of chat completions with whole numbers only, and why it cannot be true.
 
-    Tokens that a provider counts beside the others are added to them: cached ones of which there
-    are more than of all input, and reasoning that only the total holds (xAI).
+    Reasoning that only the total holds (xAI) is added to the output.
     """
     if not isinstance(report, Mapping):
         return None, f"usage is reported as {type(report).__name__}"
@@ -71,19 +77,24 @@ def clean_report(report: object) -> tuple[dict[str, Any] | None, str | None]:
     return _inclusive(clean), None
 
 
+def bad_count(value: object) -> object:
+    """Give what of a field of a report is no number of tokens, `None` if it holds only those."""
+    if isinstance(value, Mapping):
+        return next((bad for each in value.values() if (bad := bad_count(each)) is not None), None)
+    return None if value is None or _is_count(value) else value
+
+
 def _inclusive(report: dict[str, Any]) -> dict[str, Any]:
     prompt, completion = report.get("prompt_tokens", 0), report.get("completion_tokens", 0)
-    cached = report.get("prompt_tokens_details", {}).get("cached_tokens") or 0
     reasoning = report.get("completion_tokens_details", {}).get("reasoning_tokens") or 0
     total = report.get("total_tokens")
-    if cached > prompt:
-        report["prompt_tokens"] = prompt = prompt + cached
     if reasoning and total == prompt + completion + reasoning:
         report["completion_tokens"] = completion + reasoning
     return report
 
 
 def _is_count(value: object) -> TypeGuard[int]:
+    # Whole, and what a 64-bit integer holds.
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= INT64_MAX
 
 
@@ -95,7 +106,17 @@ class ModelCall:
     """
 
     __slots__ = (
-        *("_params", "_reports", "doubt", "has_spoken", "is_own", "messages", "model", "pieces"),
+        *(
+            "_are_deltas",
+            "_params",
+            "_reports",
+            "doubt",
+            "has_spoken",
+            "is_own",
+            "messages",
+            "model",
+            "pieces",
+        ),
         "received_bytes",
     )
 
@@ -115,17 +136,21 @@ class ModelCall:
         self.received_bytes = 0
         self.doubt: str | None = None
         self._params = params
+        self._are_deltas = False
         # Each with the number of pieces of text that had come before it.
         self._reports: list[tuple[int, _Report]] = []
 
-    def report(self, told: _Report) -> None:
-        """Take in a report of usage."""
+    def report(self, told: _Report, provider: str | None = None) -> None:
+        """Take in a report of usage. `provider` is what LangChain calls the model's provider."""
+        self._are_deltas = self._are_deltas or provider in _DELTAS
         self._reports.append((self.pieces, told))
 
     def told(self) -> _Report | None:
         """Give what the call's reports come to, `None` if there is none."""
         if len(self._reports) == 1:
             return self._reports[0][1]
+        if self._are_deltas:
+            return _summed(self._reports)
         return _gathered(self._reports) if self._reports else None
 
     @property
@@ -199,7 +224,8 @@ class ModelCall:
             bad = next(each for each in numbers if each is not None and not _is_count(each))
             return self._instead(message, f"usage is reported as {str(bad)[:40]} tokens")
         reasoning = _part(wrote_parts, "reasoning")
-        why_read = self._why_not_read(read)
+        read, why_read = self._with_cached(read, read_parts)
+        why_read = why_read or self._why_not_read(read)
         why_wrote = self._why_not_written(wrote, reasoning, message, output_tokens_max)
         if why_read is None and why_wrote is None:
             return _usage(read, wrote, read_parts, wrote_parts), None
@@ -217,11 +243,22 @@ class ModelCall:
     def _instead(self, message: BaseMessage | None, why: str) -> tuple[Usage, str]:
         return self.estimate(self._written(message) + OUTPUT_ALLOWANCE), why
 
+    def _with_cached(self, read: int, parts: Mapping[str, Any]) -> tuple[int, str | None]:
+        """Give the tokens read, those of the cache among them, and why that cannot be true."""
+        cached = _part(parts, "cache_read") + _cache_writing(parts)
+        if cached > read:
+            if read + cached > self._input_max(FRAME_TOKENS) and not self._sent_media():
+                return read, f"{cached} cached tokens are reported beside {read} of all input"
+            read += cached
+        if (audio := _part(parts, "audio")) > read:
+            return read, f"{audio} audio tokens are reported, of {read} of all input"
+        return read, None
+
     def _why_not_read(self, tokens: int) -> str | None:
         if not tokens:
             return "0 input tokens are reported"
         if tokens > INPUT_ALLOWANCE and tokens > (most := self._input_max(INPUT_ALLOWANCE)):
-            if any(_has_media(each) for each in self.messages):
+            if self._sent_media():
                 return None
             return f"{tokens} input tokens are reported, of at most {most} that were sent"
         return None
@@ -231,23 +268,25 @@ class ModelCall:
     ) -> str | None:
         if not tokens:
             return "0 output tokens are reported" if self._written(message) else None
+        if reasoning > tokens:
+            return f"{reasoning} tokens of reasoning are reported, of {tokens} of all output"
         if tokens <= output_tokens_max:
             return None
         seen = max(output_tokens_max, self._written(message)) + OUTPUT_ALLOWANCE
-        if reasoning > min(tokens, REASONING_TOKENS_MAX) or tokens - reasoning > seen:
+        if reasoning > REASONING_TOKENS_MAX or tokens - reasoning > seen:
             return f"{tokens} output tokens are reported, of at most {seen} that can have come"
         return None
 
+    def _sent_media(self) -> bool:
+        return any(_has_media(each) for each in self.messages)
+
     def _input_max(self, frame_tokens: int) -> int:
         sent = sum(_sent_bytes(each) for each in self.messages)
-        tools = self._params.get("tools") or ()
-        asked = self._params.get("response_format") or ""
-        sent += len(str(tools).encode(errors="replace")) if tools else 0
-        return (
-            sent
-            + len(str(asked).encode(errors="replace"))
-            + frame_tokens * (len(self.messages) + 1)
-        )
+        # Tools, schemas and what else is described: by other names in each dialect.
+        for value in self._params.values():
+            if value and isinstance(value, Mapping | Sequence) and not isinstance(value, str):
+                sent += len(str(value).encode(errors="replace"))
+        return sent + frame_tokens * (len(self.messages) + 1)
 
     def _written(self, message: BaseMessage | None) -> int:
         return max(self.received_bytes, 0 if message is None else _sent_bytes(message))
@@ -263,10 +302,14 @@ def _gathered(reports: Sequence[tuple[int, _Report]]) -> _Report:
     last = max(reports, key=lambda each: each[1].get("output_tokens", 0) or 0)[1]
     if not fell and not all_the_same:
         return last
-    repeated = len(set(read)) == 1
+    summed = _summed(reports)
+    return {**summed, "input_tokens": read[0]} if len(set(read)) == 1 else summed
+
+
+def _summed(reports: Sequence[tuple[int, _Report]]) -> _Report:
     return {
-        "input_tokens": read[0] if repeated else sum(read),
-        "output_tokens": sum(wrote),
+        "input_tokens": sum(told.get("input_tokens", 0) or 0 for _, told in reports),
+        "output_tokens": sum(told.get("output_tokens", 0) or 0 for _, told in reports),
         "input_token_details": _added(reports, "input_token_details"),
         "output_token_details": _added(reports, "output_token_details"),
     }
@@ -312,8 +355,7 @@ def _cache_writing(parts: Mapping[str, Any]) -> int:
 def _sent_bytes(message: BaseMessage) -> int:
     """Give the bytes of UTF-8 of all that a message says: text, reasoning, calls of tools."""
     size = len(message.text.encode(errors="replace"))
-    if thought := message.additional_kwargs.get("reasoning_content"):
-        size += len(str(thought).encode(errors="replace"))
+    size += len(thought_of(message).encode(errors="replace"))
     if isinstance(message, AIMessage):
         for call in (*message.tool_calls, *message.invalid_tool_calls):
             size += len(f"{call['name']}{call['args']}".encode(errors="replace"))

@@ -41,6 +41,8 @@ def _events(answer: Said, usage_at_start: Mapping[str, Any] | None) -> list[Any]
     parts: list[dict[str, Any]] = [{"text": each, "thought": True} for each in answer.thoughts]
     parts += [{"text": each} for each in answer.texts]
     for call in answer.calls:
+        if not isinstance(call.value, dict):
+            continue  # it sends calls whole, or none
         function = {"name": call.name, "args": call.value}
         parts.append({"functionCall": function if call.id is None else {**function, "id": call.id}})
     events = [_event({"content": {"role": "model", "parts": [it]}}, usage_at_start) for it in parts]

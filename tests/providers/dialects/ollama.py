@@ -31,10 +31,13 @@ def _write(answer: Mapping[str, Any], body: Mapping[str, Any]) -> Sequence[Any]:
 def _events(answer: Said) -> list[Any]:
     messages: list[dict[str, Any]] = [{"thinking": each} for each in answer.thoughts]
     messages += [{"content": each} for each in answer.texts]
-    messages += [
-        {"tool_calls": [{"function": {"name": call.name, "arguments": call.value}}]}
-        for call in answer.calls
-    ]
+    for call in answer.calls:
+        if isinstance(call.value, dict):
+            function = {"name": call.name, "arguments": call.value}
+            messages.append({"tool_calls": [{"function": function}]})
+        else:
+            # It reads calls from the model's text, and hands on as text what is none.
+            messages.append({"content": call.arguments})
     events: list[Any] = [
         {"message": {"role": "assistant", "content": "", **each}, "done": False}
         for each in messages
