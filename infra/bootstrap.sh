@@ -161,7 +161,8 @@ environment)
     ;;
 lock)
     prepare_uv
-    "$uv" pip compile pyproject.toml --group dev --universal --generate-hashes \
+    # The overrides that pyproject.toml has for uv are of its configuration.
+    env -u UV_NO_CONFIG "$uv" pip compile pyproject.toml --group dev --universal --generate-hashes \
         -o requirements.lock
     ;;
 *)

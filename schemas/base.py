@@ -50,7 +50,9 @@ Micros = Annotated[int, Field(ge=-INT64_MAX, le=INT64_MAX)]
 
 def saturated(number: int) -> int:
     """Give a sum as 64 bits hold it: the largest or smallest number there is where it is beyond."""
-    return max(-INT64_MAX, min(number, INT64_MAX))
+    if -INT64_MAX <= number <= INT64_MAX:
+        return number
+    return INT64_MAX if number > 0 else -INT64_MAX
 
 
 class Frozen(BaseModel):

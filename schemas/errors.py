@@ -25,7 +25,8 @@
     │   └── CheckpointUnreadable the session's checkpoint cannot be opened
     ├── Retryable                the same call may succeed later
     │   ├── ModelFailed          (retry_after_s, where the provider says)
-    │   └── AttemptTimedOut
+    │   ├── AttemptTimedOut
+    │   └── AgentsEnded          the event loop that the attempt was on ended under it
     ├── Suspended                the run is paused; it ends with no result and is begun anew
     ├── Poison                   a record that cannot be read; ends as a dead letter
     │   ├── NullValue
@@ -238,6 +239,12 @@ class AttemptTimedOut(Retryable):
     """An attempt took longer than its template allows."""
 
     code = "attempt_timed_out"
+
+
+class AgentsEnded(Retryable):
+    """The event loop that the attempt was on ended, by code of some run."""
+
+    code = "agents_ended"
 
 
 class Poison(MillstreamError):

@@ -37,9 +37,9 @@ Metadata = Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(ma
 class AgentRequest(Event):
     """A request to an agent.
 
-    `user_id` and `input` must be given. What is left out gets a default when the record is read:
-    `request_id` becomes `<topic>-<partition>-<offset>` of the record, `session_id` the request id
-    (a conversation of its own), `template` is `chat_agent`, `tenant` is `default`.
+    `user_id` and `input` must be given, and no key twice. What is left out gets a default when the
+    record is read: `request_id` becomes `<topic>-<partition>-<offset>` of the record, `session_id`
+    the request id (a conversation of its own), `template` is `chat_agent`, `tenant` is `default`.
     """
 
     title: ClassVar[str] = "A request to an agent"

@@ -143,7 +143,8 @@ class CommandObeyed(Event):
 
     `source` is where the command's record first stood. Of a session's cancel `until_ms` is the
     broker's time of the command: what arrived for the session no later ends when its turn comes.
-    `was_paused` is told of a resume: whether there was a pause to take back.
+    `was_paused` is told of a resume: whether there was a pause to take back; `had_ended` of a
+    request's pause: whether its result was there, or on its way, so that nothing waits.
     """
 
     title: ClassVar[str] = "A command was carried out"
@@ -155,6 +156,7 @@ class CommandObeyed(Event):
     until_ms: EpochMs | None = None
     source: Address
     was_paused: bool | None = None
+    had_ended: bool | None = None
 
     @property
     def event_id(self) -> str:

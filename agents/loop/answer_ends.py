@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from langchain_core.messages import AIMessage, BaseMessage
 
 from millstream.agents.models.ends import finish_reason_of
+from millstream.agents.models.thoughts import thought_of
 from millstream.schemas.errors import AnswerCut, ContentRefused, ModelFailed
 from millstream.schemas.events import FinishReason
 
@@ -64,7 +64,7 @@ class Ending:
 
     def think(self, message: BaseMessage) -> None:
         """Take in the reasoning in a piece of an answer."""
-        thought = _reasoning(message)
+        thought = thought_of(message)
         if thought and self._thoughts_bytes < REASONING_BYTES_MAX:
             self._thoughts.append(thought)
             self._thoughts_bytes += len(thought)
@@ -103,16 +103,3 @@ class Ending:
         # What tools are called with is judged where they are called.
         if was_cut and (self.structured or (self.cut == "fail" and not calls)):
             raise AnswerCut(f"the model's answer was cut: it ended by {reason!r}")
-
-
-def _reasoning(message: BaseMessage) -> str:
-    thought: Any = message.additional_kwargs.get("reasoning_content")
-    if isinstance(thought, str):
-        return thought
-    if isinstance(message.content, str):
-        return ""
-    return "".join(
-        str(block.get("reasoning") or block.get("thinking") or "")
-        for block in message.content
-        if isinstance(block, Mapping) and block.get("type") in {"reasoning", "thinking"}
-    )

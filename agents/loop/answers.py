@@ -19,6 +19,7 @@ import structlog
 from langchain_core.messages import AIMessage, ToolCall
 from langchain_core.messages.tool import ToolCallChunk
 
+from millstream.agents.models.ends import told_end
 from millstream.agents.sessions.text import well_formed, well_formed_value
 from millstream.schemas.errors import ModelFailed, ToolCallCut
 
@@ -43,8 +44,6 @@ _CALL_BLOCKS: Final = frozenset(
     | {"input_json_delta"}
 )
 _log = structlog.get_logger(__name__)
-
-_REASONS: Final = ("finish_reason", "stop_reason", "done_reason")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +174,21 @@ def _read(raw: str) -> tuple[dict[str, Any], str | None]:
         return {}, None
     shown = well_formed(raw[:ARGUMENTS_SHOWN_CHARS])
     try:
-        args = json.loads(raw, strict=False)
+        args = json.loads(raw, strict=False, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         return {}, f"its arguments are not JSON ({error}): {shown}"
     if not isinstance(args, dict):
         return {}, f"its arguments are not a JSON object: {shown}"
     return well_formed_value(args), None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        doubled = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        message = f"the key {doubled!r} stands in an object twice"
+        raise ValueError(message)
+    return made
 
 
 def _call(name: str | None, args: dict[str, Any], one: str | None) -> ToolCall:
@@ -203,11 +211,8 @@ def _free(given: str, used: Collection[str]) -> str:
 
 
 def _reason(message: AIMessage) -> str | None:
-    told = message.response_metadata
-    for key in _REASONS:
-        if isinstance(reason := told.get(key), str):
-            return reason.lower()
-    return None
+    told = told_end(message.response_metadata)
+    return None if told is None else told.lower()
 
 
 def _well_formed(message: AIMessage) -> AIMessage:

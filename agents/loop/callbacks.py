@@ -21,9 +21,9 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generati
 from typing_extensions import override
 
 from millstream.agents.loop.answer_ends import Ending
-from millstream.agents.loop.call_meter import CallMeter
 from millstream.agents.loop.containment import is_cancelled_from_outside
 from millstream.agents.loop.token_writer import TokenWriter
+from millstream.agents.models.call_meter import CallMeter
 from millstream.agents.models.usage import DOUBT, ModelCall
 from millstream.schemas.base import EpochMs, Frozen
 from millstream.schemas.ports import BeforeCall, ClockMs
@@ -229,7 +229,7 @@ class AgentCallbackHandler(AsyncCallbackHandler):
             return
         message = chunk.message
         if isinstance(message, AIMessageChunk) and message.usage_metadata is not None:
-            call.report(message.usage_metadata)
+            call.report(message.usage_metadata, message.response_metadata.get("model_provider"))
         info = chunk.generation_info
         if info and DOUBT in info:
             call.doubt = str(info[DOUBT])

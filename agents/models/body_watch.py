@@ -1,7 +1,8 @@
 """What stands in an answer's body that its client does not hand on.
 
-OpenAI's client reads server-sent events and nothing else: the end mark it swallows, and a page of
-HTML or an error object in place of a stream is to it a stream without events.
+OpenAI's and Anthropic's clients read server-sent events and nothing else: the end mark they
+swallow, and a page of HTML, an error object or a whole answer in place of a stream is to them a
+stream without events.
 """
 
 from __future__ import annotations
@@ -14,25 +15,32 @@ from typing import Any, Final
 
 __all__ = ["WATCHING", "BodyWatch", "watch_body"]
 
-HEAD_BYTES_MAX: Final = 4_096
+HEAD_BYTES_MAX: Final = 1_048_576
+"""Of a body that is no stream, or begins as JSON does: room for an answer of 256 KiB, escaped."""
+
+_STREAMS: Final = frozenset({None, "text/event-stream", "application/x-ndjson"})
 _END_MARK: Final = b"[DONE]"
 
 
 class BodyWatch:
-    """What was seen of one call's answer: its type, whether the end mark came, its beginning."""
+    """What was seen of one call's answer: its type, whether the end mark came, its beginning.
 
-    __slots__ = ("_tail", "content_type", "ended", "head")
+    `noted` is what a dialect keeps of one event for a later one.
+    """
+
+    __slots__ = ("_tail", "content_type", "ended", "head", "noted")
 
     def __init__(self) -> None:
         self.content_type: str | None = None
         self.ended = False
         self.head = b""
+        self.noted: Any = None
         self._tail = b""
 
     @property
     def is_stream(self) -> bool:
         """Whether the answer is a stream of events, as far as anybody knows."""
-        return self.content_type in {None, "text/event-stream"}
+        return self.content_type in _STREAMS
 
     @property
     def body(self) -> Any:
@@ -49,7 +57,9 @@ class BodyWatch:
             seen = self._tail + data[-64:]
             self.ended = self.ended or _END_MARK in seen
             self._tail = seen[-len(_END_MARK) :]
-        elif len(self.head) < HEAD_BYTES_MAX:
+            if not (self.head or data).lstrip().startswith(b"{"):
+                return
+        if len(self.head) < HEAD_BYTES_MAX:
             self.head += data[:HEAD_BYTES_MAX]
 
 

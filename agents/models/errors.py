@@ -17,7 +17,11 @@ from typing import Any, Final
 import aiohttp
 
 from millstream.agents.models.redaction import redacted
-from millstream.agents.models.retry_after import retry_after_s
+from millstream.agents.models.retry_after import (
+    duration_s,
+    retry_after_s,
+    told_wait_s,
+)
 from millstream.schemas.errors import (
     AnswerCut,
     ContentRefused,
@@ -49,6 +53,7 @@ _PASSING: Final = frozenset(
     }
 )
 _NOT_LET_IN: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+_ANSWERS: Final = range(100, 600)
 _STATUSES: Final = range(HTTPStatus.BAD_REQUEST, 600)
 _FAILING: Final = range(HTTPStatus.INTERNAL_SERVER_ERROR, 600)
 _CAUSES_MAX: Final = 8
@@ -71,6 +76,7 @@ _QUOTA: Final = frozenset(
         "billing_hard_limit_reached",
         "billing_not_active",
         "billing_error",
+        "billing_disabled",
         "insufficient_balance",
         "credit_balance_too_low",
     }
@@ -94,6 +100,9 @@ _KEY: Final = frozenset(
         "invalid_api_key",
         "unauthenticated",
         "permission_denied",
+        "api_key_invalid",
+        "api_key_service_blocked",
+        "service_disabled",
     }
 )
 _BAD_REQUEST: Final = frozenset(
@@ -106,20 +115,33 @@ _BAD_REQUEST: Final = frozenset(
         "notfounderror",
     }
 )
-# In these words, where no code is sent: vLLM (issue 33418), Anthropic, llama.cpp before its pull
-# request 15780, OpenAI's responses, Gemini, Ollama, and Mistral with Groq, in this order.
+# In these words, where no code is sent: vLLM (issue 33418), Anthropic in two ways, llama.cpp before
+# its pull request 15780, OpenAI's responses, Gemini, Ollama, Mistral with Groq, and OpenAI where a
+# request alone is more than the limit of a minute (with status 429), in this order.
 _CONTEXT_WORDS: Final = (
     "maximum context length",
     "prompt is too long",
+    "exceed context limit",
     "available context size",
     "exceeds the context window",
     "input token count",
     "exceeds maximum context",
     "reduce the length of the messages",
+    "request too large for",
 )
 _SAID: Final = re.compile(r"(?P<code>[a-z]+(_[a-z]+)+): |ResponseError\(code='(?P<field>[a-z_]+)'")
-# Anthropic says it with status 400 and `invalid_request_error`.
-_QUOTA_WORDS: Final = ("credit balance is too low",)
+# Anthropic says these with status 400 and `invalid_request_error`; so it says what it refuses.
+_QUOTA_WORDS: Final = ("credit balance is too low", "specified api usage limits")
+_CONTENT_WORDS: Final = ("output blocked by content filtering policy",)
+# How long to wait: OpenAI and Groq ("Please try again in 1m26.4s."), Azure ("retry after 26
+# seconds"), Gemini ("Please retry in 36.4s."). They say when to ask again, never whether.
+_WAIT_WORDS: Final = re.compile(
+    r"(?:try again|retry)(?: in| after)?\s+((?:\d+(?:\.\d+)?\s*[a-z]+\s*){1,4})", re.IGNORECASE
+)
+_WORDS_READ_CHARS: Final = 4_096
+# Of Gemini's quotas, by `quotaId`: those of a day are used up until the next.
+_QUOTA_OF_A_DAY: Final = "perday"
+_DETAILS_MAX: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +156,14 @@ class _Told:
 
 def status_of(error: BaseException) -> int | None:
     """Give the HTTP status that a provider answered with; `None` if it gave no answer."""
-    for told in (error, getattr(error, "response", None)):
-        for attribute in ("status_code", "code"):
-            status = getattr(told, attribute, None)
-            # Of Google's client, `code`; OpenAI's has a string there.
-            if isinstance(status, int) and not isinstance(status, bool):
-                return int(status)
+    for each in _tellers(error):
+        for told in (each, getattr(each, "response", None)):
+            for attribute in ("status_code", "code"):
+                status = getattr(told, attribute, None)
+                # Of Google's client, `code`; OpenAI's has a string there, and Ollama's -1 for an
+                # error that was told inside a stream.
+                if isinstance(status, int) and status in _ANSWERS:
+                    return int(status)
     return None
 
 
@@ -153,7 +177,7 @@ def was_refused(error: BaseException) -> bool:
     if isinstance(error, MillstreamError) or status_of(error) is not None:
         return True
     # Told inside a stream: the client has an error object, but no status.
-    if isinstance(getattr(error, "body", None), (Mapping, str)):
+    if isinstance(_body_of(error), (Mapping, str)):
         return True
     return any(not _NEVER_SENT_NAMES.isdisjoint(_names(each)) for each in _causes(error))
 
@@ -236,24 +260,45 @@ def error_said(words: str) -> MillstreamError | None:
     if said is None:
         return None
     code = said["code"] or said["field"]
-    return _meant(_Told(None, frozenset({code}), words))
+    return _meant(_Told(None, frozenset({code}), words, _worded_wait_s(words)))
 
 
 def _told(error: BaseException) -> _Told | None:
-    status = status_of(error)
-    body = getattr(error, "body", None)
-    if body is None:
-        body = getattr(error, "details", None)
+    status, body = status_of(error), _body_of(error)
     if status is None and not isinstance(body, (Mapping, str)):
         return None
-    headers = getattr(getattr(error, "response", None), "headers", None)
     told = _told_by(body, status)
+    limited = status == HTTPStatus.TOO_MANY_REQUESTS
+    waits = [_wait_in_headers_s(each, limited=limited) for each in _causes(error)]
+    waits.append(told.retry_after_s)
     return _Told(
         told.status,
         told.names | ({"context_length_exceeded"} if _overflowed(error) else set()),
         str(error) or told.words,
-        None if headers is None else retry_after_s(headers),
+        next((wait for wait in waits if wait is not None), None),
     )
+
+
+def _body_of(error: BaseException) -> object:
+    """Give the body that a client's error holds: OpenAI's and Anthropic's, Google's, Ollama's."""
+    for each in _tellers(error):
+        for name in ("body", "details"):
+            body = getattr(each, name, None)
+            if isinstance(body, (Mapping, str, list)):
+                return body[0] if isinstance(body, list) and len(body) == 1 else body
+        if "ResponseError" in _names(each):
+            return getattr(each, "error", None)
+    return None
+
+
+def _wait_in_headers_s(error: BaseException, *, limited: bool) -> float | None:
+    headers = getattr(getattr(error, "response", None), "headers", None)
+    return None if headers is None else retry_after_s(headers, limited=limited)
+
+
+def _worded_wait_s(words: str) -> float | None:
+    said = _WAIT_WORDS.search(words[:_WORDS_READ_CHARS])
+    return None if said is None else duration_s(said[1])
 
 
 def _told_by(body: object, status: int | None) -> _Told:
@@ -263,12 +308,30 @@ def _told_by(body: object, status: int | None) -> _Told:
     inner = fields.get("innererror")
     values: list[Any] = [fields.get(name) for name in ("type", "code", "status", "error_type")]
     values += [inner.get("code")] if isinstance(inner, Mapping) else []
+    values += _reasons_in(fields.get("details"))
     numbers = [int(each) for each in values if str(each).isdecimal()]
     if status is None or status == HTTPStatus.OK:
         status = next((each for each in numbers if each in _STATUSES), None)
-    words = fields.get("message") or fields.get("error_message") or body
+    words = str(fields.get("message") or fields.get("error_message") or body)
     names = frozenset(each.lower() for each in values if isinstance(each, str))
-    return _Told(status, names, str(words))
+    wait_s = told_wait_s(body)
+    return _Told(status, names, words, _worded_wait_s(words) if wait_s is None else wait_s)
+
+
+def _reasons_in(details: object) -> list[str]:
+    """Give the reasons among the details of Google's errors, `ErrorInfo` and `QuotaFailure`."""
+    reasons: list[str] = []
+    for each in details[:_DETAILS_MAX] if isinstance(details, list) else ():
+        if not isinstance(each, Mapping):
+            continue
+        if isinstance(each.get("reason"), str):
+            reasons.append(each["reason"])
+        violations = each.get("violations")
+        for one in violations[:_DETAILS_MAX] if isinstance(violations, list) else ():
+            quota = one.get("quotaId") if isinstance(one, Mapping) else None
+            if isinstance(quota, str) and _QUOTA_OF_A_DAY in quota.lower():
+                reasons.append("insufficient_quota")
+    return reasons
 
 
 def _overflowed(error: BaseException) -> bool:
@@ -282,7 +345,7 @@ def _meant(told: _Told) -> MillstreamError:
     by = f" (status {status})" if status else ""
     if told.names & _QUOTA or status == HTTPStatus.PAYMENT_REQUIRED or _has(said, _QUOTA_WORDS):
         return QuotaExhausted(f"the quota at the model's provider is used up{by}: {words}")
-    if told.names & _CONTENT:
+    if told.names & _CONTENT or _has(said, _CONTENT_WORDS):
         return ContentRefused(f"the model's provider refused the content{by}: {words}")
     too_large = status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     if told.names & _CONTEXT or too_large or _has(said, _CONTEXT_WORDS):
@@ -309,7 +372,20 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         if cause is None:
             return
         yield cause
-        cause = cause.__cause__
+        # Ollama's client leaves out what its error comes from, and with it the headers.
+        hidden = cause.__context__ if "ResponseError" in _names(cause) else None
+        cause = cause.__cause__ or hidden
+
+
+def _tellers(error: BaseException) -> Iterator[BaseException]:
+    """Give the errors by which a provider answered: LangChain raises words from some of Google's.
+
+    Other causes tell of the connection: aiohttp gives a broken body the code 400.
+    """
+    yield error
+    for each in _causes(error.__cause__) if error.__cause__ is not None else ():
+        if hasattr(each, "details"):
+            yield each
 
 
 def _is_broken(error: BaseException) -> bool:

@@ -32,27 +32,31 @@ _LOCAL_NAMES: Final = frozenset({"local", "local:smollm2", f"local:{LOCAL_MODEL_
 class _Provider:
     """What a provider needs: a variable with its key, and the error its client raises without.
 
-    `retries`: its client makes a failed call again by itself, unless it is told not to.
+    `max_retries` tells its client, which makes a failed call again by itself, not to; `None`: it
+    does not. `limit` is what its class calls the limit of an answer's tokens.
     """
 
-    key_variable: str
+    key_variable: str | None = None
     client_error: str | None = None
-    retries: bool = False
+    max_retries: int | None = None
+    limit: str = "max_tokens"
 
 
 # Any other provider that LangChain knows works as well.
 _PROVIDERS: Final[Mapping[str, _Provider]] = MappingProxyType(
     {
-        "anthropic": _Provider("ANTHROPIC_API_KEY", "anthropic.AnthropicError", retries=True),
+        "anthropic": _Provider("ANTHROPIC_API_KEY", "anthropic.AnthropicError", max_retries=0),
         "cohere": _Provider("COHERE_API_KEY"),
-        "deepseek": _Provider("DEEPSEEK_API_KEY", "openai.OpenAIError", retries=True),
+        "deepseek": _Provider("DEEPSEEK_API_KEY", "openai.OpenAIError", max_retries=0),
         "fireworks": _Provider("FIREWORKS_API_KEY"),
-        "google_genai": _Provider("GOOGLE_API_KEY"),
-        "groq": _Provider("GROQ_API_KEY", "groq.GroqError", retries=True),
-        "mistralai": _Provider("MISTRAL_API_KEY", retries=True),
-        "openai": _Provider("OPENAI_API_KEY", "openai.OpenAIError", retries=True),
-        "together": _Provider("TOGETHER_API_KEY", "openai.OpenAIError", retries=True),
-        "xai": _Provider("XAI_API_KEY", "openai.OpenAIError", retries=True),
+        # Of Google's client, the first call counts.
+        "google_genai": _Provider("GOOGLE_API_KEY", max_retries=1),
+        "groq": _Provider("GROQ_API_KEY", "groq.GroqError", max_retries=0),
+        "mistralai": _Provider("MISTRAL_API_KEY", max_retries=0),
+        "ollama": _Provider(limit="num_predict"),
+        "openai": _Provider("OPENAI_API_KEY", "openai.OpenAIError", max_retries=0),
+        "together": _Provider("TOGETHER_API_KEY", "openai.OpenAIError", max_retries=0),
+        "xai": _Provider("XAI_API_KEY", "openai.OpenAIError", max_retries=0),
     }
 )
 
@@ -92,10 +96,17 @@ def _model(name: str, http: ProviderHttp | None, params: dict[str, Any]) -> Base
     if http is not None:
         params |= http.params(kind)
     provider = _PROVIDERS.get(kind)
-    if provider is not None and provider.retries:
-        # The lane tries again, by its template's policy, and counts what each attempt costs.
-        params.setdefault("max_retries", 0)
-    return _provided_model(name, kind, params)
+    limit = params.get("max_tokens")
+    if provider is not None:
+        if provider.max_retries is not None:
+            # The lane tries again, by its template's policy, and counts what each attempt costs.
+            params.setdefault("max_retries", provider.max_retries)
+        if "max_tokens" in params:
+            params[provider.limit] = params.pop("max_tokens")
+    model = _provided_model(name, kind, params)
+    if http is not None:
+        http.adopt(model, kind)
+    return as_served(model, limit)
 
 
 async def warm_up(name: str) -> None:
@@ -126,11 +137,11 @@ def _provided_model(name: str, provider: str, params: Mapping[str, Any]) -> Base
         raise ModelUnavailable(message) from error
     except _construction_errors(provider) as error:
         known = _PROVIDERS.get(provider)
-        hint = f" (set {known.key_variable})" if known else ""
+        hint = f" (set {known.key_variable})" if known and known.key_variable else ""
         message = f"the model {name!r} cannot be used{hint}: {error}"
         raise ModelUnavailable(message) from error
     _require_key(model, name, provider)
-    return as_served(model, params.get("max_tokens"))
+    return model
 
 
 def _require_key(model: BaseChatModel, name: str, provider: str) -> None:
@@ -138,7 +149,7 @@ def _require_key(model: BaseChatModel, name: str, provider: str) -> None:
     for field, value in model:
         if field.endswith("api_key") and isinstance(value, SecretStr) and not value:
             known = _PROVIDERS.get(provider)
-            variable = known.key_variable if known else field.upper()
+            variable = (known.key_variable if known else None) or field.upper()
             message = f"the model {name!r} cannot be used: its key is missing (set {variable})"
             raise ModelUnavailable(message)
 

@@ -2,12 +2,14 @@
 
 A report is what a model call is charged by, and comes from outside. Rules:
 
-- Several reports in one call are deltas if a later one has fewer input tokens or if they are all
-  the same with text in between; else they are running totals, of which the largest counts.
+- Several reports in one call are made one (`reports.py`).
 - A token has at least a byte. So a call read at most as many tokens as it sent bytes, and
   `INPUT_ALLOWANCE` for what the chat's format puts in (not checked where it sent media), and wrote
   at most as many as it may or as bytes came back, and `OUTPUT_ALLOWANCE`. Reasoning that stays
   unseen comes on top, up to `REASONING_TOKENS_MAX`.
+- A provider counts cached tokens among those of the input, or beside them: then there may be more
+  of them, and they are added, as long as all of it can have been sent. Of reasoning and audio there
+  are never more than of all tokens of their side.
 - What cannot be true is estimated at that same bound of bytes: for each side by itself, and never
   less than was used.
 """
@@ -15,13 +17,23 @@ A report is what a model call is charged by, and comes from outside. Rules:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 
-from millstream.schemas.base import INT64_MAX, Usage
+from millstream.agents.models.reports import (
+    Report,
+    cache_writing,
+    gathered,
+    is_count,
+    part_of,
+    summed,
+    usage_of,
+)
+from millstream.agents.models.thoughts import thought_of
+from millstream.schemas.base import Usage
 
-__all__ = ["BYTES_PER_TOKEN_MAX", "DOUBT", "UNSEEN_TOKENS_MAX", "ModelCall", "clean_report"]
+__all__ = ["BYTES_PER_TOKEN_MAX", "DOUBT", "UNSEEN_TOKENS_MAX", "ModelCall"]
 
 DOUBT: Final = "usage_doubt"
 """In a chunk's or message's metadata: why its provider's report was not believed."""
@@ -51,50 +63,8 @@ _LIMITS: Final = (
 )
 """What providers' classes call a limit of output, among the parameters of a call."""
 
-_Report = Mapping[str, Any]
-
-
-def clean_report(report: object) -> tuple[dict[str, Any] | None, str | None]:
-    """Give a report of chat completions with whole numbers only, and why it cannot be true.
-
-    Tokens that a provider counts beside the others are added to them: cached ones of which there
-    are more than of all input, and reasoning that only the total holds (xAI).
-    """
-    if not isinstance(report, Mapping):
-        return None, f"usage is reported as {type(report).__name__}"
-    clean: dict[str, Any] = {}
-    for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
-        value = report.get(name)
-        if value is not None:
-            if not _is_count(value):
-                return None, f"{name} is reported as {str(value)[:40]}"
-            clean[name] = value
-    if not clean:
-        return None, None  # the report is to come: some servers send nulls with each chunk
-    for name in ("prompt_tokens_details", "completion_tokens_details"):
-        details = report.get(name)
-        if isinstance(details, Mapping):
-            for part, value in details.items():
-                if value is not None and not _is_count(value):
-                    return None, f"{part} is reported as {str(value)[:40]}"
-            clean[name] = dict(details)
-    return _inclusive(clean), None
-
-
-def _inclusive(report: dict[str, Any]) -> dict[str, Any]:
-    prompt, completion = report.get("prompt_tokens", 0), report.get("completion_tokens", 0)
-    cached = report.get("prompt_tokens_details", {}).get("cached_tokens") or 0
-    reasoning = report.get("completion_tokens_details", {}).get("reasoning_tokens") or 0
-    total = report.get("total_tokens")
-    if cached > prompt:
-        report["prompt_tokens"] = prompt = prompt + cached
-    if reasoning and total == prompt + completion + reasoning:
-        report["completion_tokens"] = completion + reasoning
-    return report
-
-
-def _is_count(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= INT64_MAX
+_DELTAS: Final = frozenset({"google_genai"})
+"""Providers whose running totals LangChain makes differences of, from one chunk to the next."""
 
 
 class ModelCall:
@@ -106,8 +76,8 @@ class ModelCall:
     """
 
     __slots__ = (
-        *("_params", "_reports", "doubt", "has_spoken", "is_own", "messages", "model", "pieces"),
-        *("answer_tokens_max", "received_bytes"),
+        *("_are_deltas", "_params", "_reports", "answer_tokens_max", "doubt", "has_spoken"),
+        *("is_own", "messages", "model", "pieces", "received_bytes"),
     )
 
     def __init__(
@@ -128,25 +98,29 @@ class ModelCall:
         self.received_bytes = 0
         self.doubt: str | None = None
         self._params = params
+        self._are_deltas = False
         # Each with the number of pieces of text that had come before it.
-        self._reports: list[tuple[int, _Report]] = []
+        self._reports: list[tuple[int, Report]] = []
 
-    def report(self, told: _Report) -> None:
-        """Take in a report of usage."""
+    def report(self, told: Report, provider: str | None = None) -> None:
+        """Take in a report of usage. `provider` is what LangChain calls the model's provider."""
+        self._are_deltas = self._are_deltas or provider in _DELTAS
         self._reports.append((self.pieces, told))
 
-    def told(self) -> _Report | None:
+    def told(self) -> Report | None:
         """Give what the call's reports come to, `None` if there is none."""
         if len(self._reports) == 1:
             return self._reports[0][1]
-        return _gathered(self._reports) if self._reports else None
+        if self._are_deltas:
+            return summed(self._reports)
+        return gathered(self._reports) if self._reports else None
 
     @property
     def asked_output_tokens_max(self) -> int:
         """The limit of output that the call was made with, 0 where it names none."""
         for name in _LIMITS:
             limit = self._params.get(name)
-            if _is_count(limit):
+            if is_count(limit):
                 return limit
         return 0
 
@@ -179,16 +153,16 @@ class ModelCall:
         written = self._wrote_at_most(None, output_tokens_max)
         if not is_over:
             written = max(written, output_tokens_max)
-        if _is_count(wrote) and self._why_not_written(wrote, 0, None, written) is None:
+        if is_count(wrote) and self._why_not_written(wrote, 0, None, written) is None:
             written = max(written, wrote)
-        if _is_count(read) and self._why_not_read(read) is None:
+        if is_count(read) and self._why_not_read(read) is None:
             parts = told.get("input_token_details") or {}
-            known = all(each is None or _is_count(each) for each in parts.values())
-            return _usage(read, written, parts if known else {}, {})
+            known = all(each is None or is_count(each) for each in parts.values())
+            return usage_of(read, written, parts if known else {}, {})
         return self.estimate(written)
 
     def believed(
-        self, told: _Report | None, message: BaseMessage | None, output_tokens_max: int
+        self, told: Report | None, message: BaseMessage | None, output_tokens_max: int
     ) -> tuple[Usage, str | None]:
         """Give the usage to charge for a call that has ended, and why it is an estimate, if it is.
 
@@ -206,15 +180,16 @@ class ModelCall:
         if plain and 0 < read <= INPUT_ALLOWANCE and 0 < wrote <= output_tokens_max:
             return Usage(input_tokens=read, output_tokens=wrote), None
         numbers = (read, wrote, *read_parts.values(), *wrote_parts.values())
-        if not all(each is None or _is_count(each) for each in numbers):
-            bad = next(each for each in numbers if each is not None and not _is_count(each))
+        if not all(each is None or is_count(each) for each in numbers):
+            bad = next(each for each in numbers if each is not None and not is_count(each))
             used = self.estimate(self._wrote_at_most(message, output_tokens_max))
             return used, f"usage is reported as {str(bad)[:40]} tokens"
-        reasoning = _part(wrote_parts, "reasoning")
-        why_read = self._why_not_read(read)
+        reasoning = part_of(wrote_parts, "reasoning")
+        read, why_read = self._with_cached(read, read_parts)
+        why_read = why_read or self._why_not_read(read)
         why_wrote = self._why_not_written(wrote, reasoning, message, output_tokens_max)
         if why_read is None and why_wrote is None:
-            return _usage(read, wrote, read_parts, wrote_parts), None
+            return usage_of(read, wrote, read_parts, wrote_parts), None
         # Parts of a figure that is not believed are not either.
         return (
             Usage(
@@ -236,6 +211,17 @@ class ModelCall:
         holds = self.pieces <= limit and written < limit * BYTES_PER_TOKEN_MAX
         return min(written + OUTPUT_ALLOWANCE, limit) if holds else written + OUTPUT_ALLOWANCE
 
+    def _with_cached(self, read: int, parts: Mapping[str, Any]) -> tuple[int, str | None]:
+        """Give the tokens read, those of the cache among them, and why that cannot be true."""
+        cached = part_of(parts, "cache_read") + cache_writing(parts)
+        if cached > read:
+            if read + cached > self._input_max(FRAME_TOKENS) and not self._sent_media():
+                return read, f"{cached} cached tokens are reported beside {read} of all input"
+            read += cached
+        if (audio := part_of(parts, "audio")) > read:
+            return read, f"{audio} audio tokens are reported, of {read} of all input"
+        return read, None
+
     def _why_not_read(self, tokens: int) -> str | None:
         if not tokens:
             return "0 input tokens are reported"
@@ -243,7 +229,7 @@ class ModelCall:
         if tokens > INPUT_ALLOWANCE and tokens > (
             most := self._input_max(INPUT_ALLOWANCE) + unseen
         ):
-            if any(_has_media(each) for each in self.messages):
+            if self._sent_media():
                 return None
             return f"{tokens} input tokens are reported, of at most {most} that were sent"
         return None
@@ -253,12 +239,17 @@ class ModelCall:
     ) -> str | None:
         if not tokens:
             return "0 output tokens are reported" if self._written(message) else None
+        if reasoning > tokens:
+            return f"{reasoning} tokens of reasoning are reported, of {tokens} of all output"
         if tokens <= output_tokens_max:
             return None
         seen = max(output_tokens_max, self._written(message)) + OUTPUT_ALLOWANCE
-        if reasoning > min(tokens, REASONING_TOKENS_MAX) or tokens - reasoning > seen:
+        if reasoning > REASONING_TOKENS_MAX or tokens - reasoning > seen:
             return f"{tokens} output tokens are reported, of at most {seen} that can have come"
         return None
+
+    def _sent_media(self) -> bool:
+        return any(_has_media(each) for each in self.messages)
 
     def _input_max(self, frame_tokens: int) -> int:
         sent, in_turn = 0, True
@@ -268,80 +259,20 @@ class ModelCall:
             # What was written under a limit is no more to read, whatever its bytes.
             is_answer = in_turn and each.type == "ai" and self.answer_tokens_max
             sent += min(size, self.answer_tokens_max) if is_answer else size
-        tools = self._params.get("tools") or ()
-        asked = self._params.get("response_format") or ""
-        sent += len(str(tools).encode(errors="replace")) if tools else 0
-        return (
-            sent
-            + len(str(asked).encode(errors="replace"))
-            + frame_tokens * (len(self.messages) + 1)
-        )
+        # Tools, schemas and what else is described: by other names in each dialect.
+        for value in self._params.values():
+            if value and isinstance(value, Mapping | Sequence) and not isinstance(value, str):
+                sent += len(str(value).encode(errors="replace"))
+        return sent + frame_tokens * (len(self.messages) + 1)
 
     def _written(self, message: BaseMessage | None) -> int:
         return max(self.received_bytes, 0 if message is None else _sent_bytes(message))
 
 
-def _gathered(reports: Sequence[tuple[int, _Report]]) -> _Report:
-    """Make one report of several: see the module's docstring."""
-    read = [told.get("input_tokens", 0) or 0 for _, told in reports]
-    wrote = [told.get("output_tokens", 0) or 0 for _, told in reports]
-    pieces = [before for before, _ in reports]
-    all_the_same = len(set(wrote)) == 1 and pieces == sorted(set(pieces)) and wrote[0] > 0
-    fell = read != sorted(read) or wrote != sorted(wrote)
-    last = max(reports, key=lambda each: each[1].get("output_tokens", 0) or 0)[1]
-    if not fell and not all_the_same:
-        return last
-    repeated = len(set(read)) == 1
-    return {
-        "input_tokens": read[0] if repeated else sum(read),
-        "output_tokens": sum(wrote),
-        "input_token_details": _added(reports, "input_token_details"),
-        "output_token_details": _added(reports, "output_token_details"),
-    }
-
-
-def _added(reports: Sequence[tuple[int, _Report]], name: str) -> dict[str, int]:
-    added: dict[str, int] = {}
-    for _, told in reports:
-        for part, value in (told.get(name) or {}).items():
-            if _is_count(value):
-                added[part] = added.get(part, 0) + value
-    return added
-
-
-def _usage(
-    read: int, wrote: int, read_parts: Mapping[str, Any], wrote_parts: Mapping[str, Any]
-) -> Usage:
-    if not read_parts and not wrote_parts:
-        return Usage(input_tokens=read, output_tokens=wrote)
-    return Usage(
-        input_tokens=read,
-        output_tokens=wrote,
-        cache_read_tokens=min(read, _part(read_parts, "cache_read")),
-        cache_write_tokens=min(read, _cache_writing(read_parts)),
-        audio_input_tokens=min(read, _part(read_parts, "audio")),
-        reasoning_tokens=min(wrote, _part(wrote_parts, "reasoning")),
-        audio_output_tokens=min(wrote, _part(wrote_parts, "audio")),
-    )
-
-
-def _part(parts: Mapping[str, Any], name: str) -> int:
-    # LangChain puts OpenAI's service tier in front: `priority_cache_read`.
-    return max((parts.get(prefix + name) or 0 for prefix in ("", "priority_", "flex_")), default=0)
-
-
-def _cache_writing(parts: Mapping[str, Any]) -> int:
-    written: int = sum(
-        parts.get(name) or 0 for name in ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
-    )
-    return max(written, _part(parts, "cache_creation"))
-
-
 def _sent_bytes(message: BaseMessage) -> int:
     """Give the bytes of UTF-8 of all that a message says: text, reasoning, calls of tools."""
     size = len(message.text.encode(errors="replace"))
-    if thought := message.additional_kwargs.get("reasoning_content"):
-        size += len(str(thought).encode(errors="replace"))
+    size += len(thought_of(message).encode(errors="replace"))
     if isinstance(message, AIMessage):
         for call in (*message.tool_calls, *message.invalid_tool_calls):
             size += len(f"{call['name']}{call['args']}".encode(errors="replace"))

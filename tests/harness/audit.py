@@ -48,7 +48,8 @@ EventT = TypeVar("EventT", bound=Event)
 class Asked:
     """One request, in publish order, and the text that must come of it.
 
-    There is none if it is refused, or was cancelled.
+    There is none if it is refused, or was cancelled. One that `fails` is to end as failed, with
+    whatever text it had written by then.
     """
 
     request_id: str
@@ -57,12 +58,15 @@ class Asked:
     refused: bool = False
     answer: str | None = ANY_TEXT
     cancelled: bool = False
+    fails: bool = False
 
     @property
     def status(self) -> str:
         """The status of its result."""
         if self.cancelled:  # nothing is decided on what is cancelled before it is read
             return "cancelled"
+        if self.fails:
+            return "failed"
         return "rejected" if self.refused else "completed"
 
     @property
@@ -263,6 +267,8 @@ def _garbled(
 
 def _unlike_its_tokens(result: AgentResult, attempts: dict[int, list[AgentToken]]) -> Iterable[str]:
     assert result.output is not None
+    if not attempts and not result.output:
+        return  # a structured answer by itself
     if max(attempts, default=None) != result.attempt:
         yield f"{result.request_id}: the result is of {result.attempt} of {sorted(attempts)}"
         return

@@ -25,6 +25,12 @@ SAMPLE = [
     pytest.param("an-overload-told-inside-a-stream-of-status-200", id="overload"),
     pytest.param("the-provider-says-when-to-come-back", id="retry-after", marks=_slow),
     pytest.param("openai-responses", id="responses", marks=_slow),
+    pytest.param("anthropic-usage", id="anthropic"),
+    pytest.param("gemini-usage", id="gemini"),
+    pytest.param("ollama-usage", id="ollama"),
+    pytest.param("anthropic-errors-that-stay", id="anthropic-errors", marks=_slow),
+    pytest.param("gemini-when-to-come-back", id="gemini-retry-delay", marks=_slow),
+    pytest.param("ollama-ends", id="ollama-ends", marks=_slow),
     pytest.param("a-structured-answer-by-response-format", id="structured", marks=_slow),
     *(pytest.param(case.file, id=case.file) for case in CASES.values() if case.on_kafka),
 ]

@@ -49,6 +49,7 @@ __all__ = [
 
 CASES = Path(__file__).parent / "cases"
 REPORTED = Path(__file__).parent / "reported"
+PROVIDERS = ("openai", "anthropic", "google_genai", "ollama")
 _EVENT_COMMON = {"id": "c1", "object": "chat.completion.chunk", "created": 0, "model": "fake"}
 
 
@@ -83,7 +84,8 @@ def _load(path: Path) -> Case:
 
 def case_of(told: Mapping[str, Any], file: str = "") -> Case:
     """Give a case as a file tells it."""
-    fallback = {"openai:fake": {"input_usd_per_mtok": 1, "output_usd_per_mtok": 10}}
+    price = {"input_usd_per_mtok": 1, "output_usd_per_mtok": 10}
+    fallback = {f"{provider}:fake": price for provider in PROVIDERS}
     return Case(
         name=told["name"],
         file=file,

@@ -1,20 +1,20 @@
-"""Plays what a provider sends: an OpenAI-compatible server that answers by a case's file."""
+"""Plays what a provider sends: a server that speaks five dialects and answers by a case's file."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiohttp import web
 
+from tests.providers.dialects import DIALECTS, Dialect
+
 __all__ = ["Call", "PlayedProvider", "serving"]
 
-USAGE: Final = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 TURNS_PER_EVENT: Final = 3
 
 
@@ -31,8 +31,9 @@ class Call:
 class PlayedProvider:
     """Answers the calls for each input in the order of the case's file.
 
-    `now_s` is the clock by which `for_s` is measured, in seconds. `pieces_taken` counts, call by
-    call, the events of a stream that could still be sent.
+    `event_common` is added to events that have `choices`. `now_s` is the clock by which `for_s` is
+    measured, in seconds. `pieces_taken` counts, call by call, the events of a stream that could
+    still be sent.
     """
 
     answers: Mapping[str, Sequence[Mapping[str, Any]]]
@@ -43,14 +44,14 @@ class PlayedProvider:
     _turns: Counter[str] = field(default_factory=Counter)
     _refusing_since_s: dict[str, float] = field(default_factory=dict)
 
-    async def complete(self, request: web.Request) -> web.StreamResponse:
-        """Answer a `POST` of chat completions, or of responses by events as the case has them."""
+    async def answer(self, dialect: Dialect, request: web.Request) -> web.StreamResponse:
+        """Answer a `POST` in this dialect, by events or as the case has it."""
         body = await request.json()
-        asked = self._input_of(body)
+        asked = self._input_of(dialect, body)
         self.calls.append(Call(asked, self.now_s(), body))
         number = len(self.pieces_taken)
         self.pieces_taken.append(0)
-        answer = _refusal(self._next(asked), body)
+        answer = _refusal(self._next(asked), dialect, body)
         headers = answer.get("headers", {})
         status = answer.get("status", 200)
         if "raw" in answer:
@@ -60,28 +61,25 @@ class PlayedProvider:
         if "json" in answer:
             return web.json_response(answer["json"], status=status, headers=headers)
         streamed = web.StreamResponse(status=status, headers=headers)
-        streamed.content_type = "text/event-stream"
+        streamed.content_type = dialect.content_type
         await streamed.prepare(request)
         try:
-            for event in _events(answer, body):
-                await streamed.write(self._line(event))
+            for event in dialect.write(answer, body):
+                if isinstance(event, dict) and "choices" in event:
+                    event = {**self.event_common, **event}  # noqa: PLW2901
+                await streamed.write(dialect.frame(event))
                 self.pieces_taken[number] += 1
                 # A real one takes its time: without a turn in between, all is sent at once.
                 for _ in range(TURNS_PER_EVENT):
                     await asyncio.sleep(0)  # noqa: TID251  a turn, not a duration
+            match answer.get("end", "done"):
+                case "done":
+                    await streamed.write(dialect.end_mark)
+                case "reset" if request.transport is not None:
+                    request.transport.abort()
         except ConnectionError:
-            return streamed
-        await self._end(answer, request, streamed)
+            pass  # the client has read enough
         return streamed
-
-    async def _end(
-        self, answer: Mapping[str, Any], request: web.Request, streamed: web.StreamResponse
-    ) -> None:
-        match answer.get("end", "done"):
-            case "done":
-                await streamed.write(b"data: [DONE]\n\n")
-            case "reset" if request.transport is not None:
-                request.transport.abort()
 
     def _next(self, asked: str) -> Mapping[str, Any]:
         answers = self.answers[asked]
@@ -96,89 +94,41 @@ class PlayedProvider:
         self._turns[asked] += 1
         return answer
 
-    def _line(self, event: Mapping[str, Any] | str) -> bytes:
-        if isinstance(event, str):
-            return f"data: {event}\n\n".encode()
-        common = self.event_common if "choices" in event else {}
-        return f"data: {json.dumps({**common, **event})}\n\n".encode()
-
-    def _input_of(self, body: Mapping[str, Any]) -> str:
-        said = [_text(each) for each in _messages(body) if each.get("role") == "user"]
-        return next(text for text in reversed(said) if text in self.answers)
+    def _input_of(self, dialect: Dialect, body: Mapping[str, Any]) -> str:
+        asked = [turn.text for turn in dialect.turns(body) if turn.role == "user"]
+        return next(text for text in reversed(asked) if text in self.answers)
 
 
-def _messages(body: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    # OpenAI's responses call them `input`.
-    messages: Sequence[Mapping[str, Any]] = body["messages" if "messages" in body else "input"]
-    return messages
-
-
-def _text(message: Mapping[str, Any]) -> str:
-    content = message.get("content")
-    if isinstance(content, list):
-        return "".join(part.get("text", "") for part in content)
-    return content or ""
-
-
-def _refusal(answer: Mapping[str, Any], body: Mapping[str, Any]) -> Mapping[str, Any]:
+def _refusal(
+    answer: Mapping[str, Any], dialect: Dialect, body: Mapping[str, Any]
+) -> Mapping[str, Any]:
     """Give the refusal that an answer's condition on the body calls for, else the answer."""
-    messages = _messages(body)
+    turns = dialect.turns(body)
     chars_max = answer.get("refuse_if_chars_above")
-    if chars_max is not None and sum(len(_text(each)) for each in messages) > chars_max:
+    if chars_max is not None and sum(len(turn.text) for turn in turns) > chars_max:
         return answer["refusal"]  # type: ignore[no-any-return]
     if "refuse_if_asked_for_usage" in answer and "stream_options" in body:
         return answer["refuse_if_asked_for_usage"]  # type: ignore[no-any-return]
     refusal = answer.get("refuse_if_empty_assistant")
-    empty = any(
-        each.get("role") == "assistant" and not _text(each) and not each.get("tool_calls")
-        for each in messages
-    )
+    empty = any(turn.role == "assistant" and not turn.text and not turn.calls for turn in turns)
     return refusal if refusal is not None and empty else answer
 
 
-def _events(answer: Mapping[str, Any], body: Mapping[str, Any]) -> list[Any]:
-    events = answer["sse"] if "sse" in answer else _said(answer, body)
-    asked_for_usage = (body.get("stream_options") or {}).get("include_usage") is True
-    if "usage_only_if_asked" in answer and not asked_for_usage:
-        return [each for each in events if not (isinstance(each, dict) and "usage" in each)]
-    return list(events)
+def _speaking(
+    provider: PlayedProvider, dialect: Dialect
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await provider.answer(dialect, request)
 
-
-def _said(answer: Mapping[str, Any], body: Mapping[str, Any]) -> list[Any]:
-    """Write out an answer in short form: `says` its pieces of text, `finish`, `usage`.
-
-    Where the body asks for a structured answer, by the tool `Answer` or by `response_format`, the
-    text is that answer's, in a call of the tool or as JSON.
-    """
-    if "response_format" in body:
-        text = json.dumps({"answer": "".join(answer["says"]), "keywords": []})
-        whole = answer.get("finish", "stop") == "stop"
-        answer = {**answer, "says": [text if whole else text[: -len('": []}')]]}
-    offered = {tool["function"]["name"] for tool in body.get("tools", ())}
-    deltas = [{"role": "assistant", "content": text} for text in answer["says"]]
-    finish = answer.get("finish", "stop")
-    if "Answer" in offered:
-        arguments = json.dumps({"answer": "".join(answer["says"]), "keywords": []})
-        if finish != "stop":
-            arguments = arguments[: -len('": []}')]
-        function = {"name": "Answer", "arguments": arguments}
-        call = {"index": 0, "id": "c_1", "type": "function", "function": function}
-        deltas = [{"role": "assistant", "content": None, "tool_calls": [call]}]
-        finish = "tool_calls" if finish == "stop" else finish
-    choices = [{"index": 0, "delta": each, "finish_reason": None} for each in deltas]
-    if finish is not None:
-        choices.append({"index": 0, "delta": {}, "finish_reason": finish})
-    usage = answer.get("usage", USAGE)
-    events: list[Any] = [{"choices": [each]} for each in choices]
-    return [*events, *answer.get("then", ()), *([{"choices": [], "usage": usage}] if usage else [])]
+    return answer
 
 
 @asynccontextmanager
 async def serving(provider: PlayedProvider) -> AsyncIterator[str]:
-    """Serve on loopback; gives the base URL that a user would set."""
+    """Serve on loopback, all dialects under one base URL; gives the URL that a user would set."""
     app = web.Application(client_max_size=16 * 1024 * 1024)
-    app.router.add_post("/v1/chat/completions", provider.complete)
-    app.router.add_post("/v1/responses", provider.complete)
+    for path, dialect in DIALECTS.items():
+        app.router.add_post(f"/v1{path}", _speaking(provider, dialect))
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:

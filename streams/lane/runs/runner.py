@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from millstream.agents.executor import RunOutcome
+from millstream.agents.executor import RunOutcome, nothing_to_load
 from millstream.agents.loop.containment import is_cancelled_from_outside
 from millstream.middleware.base import AttemptUsage
 from millstream.schemas.base import Event, Reason
@@ -22,8 +22,9 @@ from millstream.schemas.errors import (
     Suspended,
     Terminal,
 )
-from millstream.schemas.events import AgentResult, AttemptStarted, CheckpointSaved, SessionUpdated
+from millstream.schemas.events import AgentResult, AttemptStarted, SessionUpdated
 from millstream.schemas.lane_events import ATTEMPTS_PER_GENERATION
+from millstream.schemas.ports import LoadCheckpoint
 from millstream.schemas.reasons import reason_of
 from millstream.schemas.topics import TOKENS
 from millstream.streams.lane.base.context import LaneContext
@@ -231,9 +232,9 @@ class RunRunner:
         self, run: Run, tokens: TokenPublisher, head: SessionUpdated | None
     ) -> RunOutcome | None:
         """Run the agent once; gives `None` if the run was cancelled."""
-
-        async def load_checkpoint() -> CheckpointSaved | None:
-            return None if head is None else await self._writer.load_checkpoint(head)
+        load_checkpoint: LoadCheckpoint = nothing_to_load
+        if head is not None:
+            load_checkpoint = partial(self._writer.load_checkpoint, head)
 
         async def run_agent() -> RunOutcome:
             # What runs agents is not always the executor. Caught here, inside the task: one step

@@ -53,7 +53,7 @@ def test_an_unreadable_script_is_refused_when_the_model_is_resolved() -> None:
         ("local:other", "use `local`"),
         ("nobody:model", "cannot be used"),
         ("groq:llama-4", "pip install langchain-groq"),
-        ("anthropic:claude-opus-4-7", "pip install langchain-anthropic"),
+        ("mistralai:large", "pip install langchain-mistralai"),
     ],
 )
 def test_a_model_that_cannot_be_had_says_what_to_do(name: str, says: str) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
-from millstream.agents.models.usage import ModelCall, clean_report
+from millstream.agents.models.reports import clean_report
+from millstream.agents.models.usage import ModelCall
 from millstream.schemas.base import Usage
 
 ASKED = HumanMessage("x" * 3_000)

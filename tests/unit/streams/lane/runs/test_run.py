@@ -8,7 +8,7 @@ from langchain_core.messages import HumanMessage
 
 from millstream.agents.executor import RunOutcome
 from millstream.agents.factory import AgentFactory, RunPlan
-from millstream.agents.loop.call_meter import CallMeter
+from millstream.agents.models.call_meter import CallMeter
 from millstream.schemas.base import CallUsage, Usage
 from millstream.streams.lane.runs.admission import Admission
 from millstream.streams.lane.runs.run import ActiveTime, Run

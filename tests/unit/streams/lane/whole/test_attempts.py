@@ -14,11 +14,12 @@ from millstream.middleware.policy import Policy
 from millstream.schemas.base import Address
 from millstream.schemas.events import (
     AgentResult,
+    AgentToken,
     AttemptStarted,
     CostRecorded,
     Decision,
 )
-from millstream.schemas.topics import ATTEMPTS, COSTS, DECISIONS, RESULTS
+from millstream.schemas.topics import ATTEMPTS, COSTS, DECISIONS, RESULTS, TOKENS
 from tests import making
 from tests.harness.memory_lanes import (
     MemoryLanes,
@@ -154,8 +155,8 @@ async def test_a_call_that_is_cut_off_counts_up_to_its_limit_and_one_that_report
         upstream(world) as program,
         one_lane(world, services, rules) as owner,
     ):
-        owner.serve(*await ask(program, "hang", request_id="cut"))
-        await read_topic(world, ATTEMPTS, AttemptStarted, count=1)
+        owner.serve(*await ask(program, "pace: 60; tokens: 2", request_id="cut"))
+        await read_topic(world, TOKENS, AgentToken, count=1)
         owner.serve(*await give(world, program, "cancel", request_id="cut"))
         owner.serve(*await ask(program, "say: two words", request_id="whole"))
         results = await read_topic(world, RESULTS, AgentResult, count=2)

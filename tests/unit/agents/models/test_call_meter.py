@@ -18,7 +18,7 @@ from langchain_core.tools import BaseTool, StructuredTool
 
 from millstream.agents.executor import RunOutcome
 from millstream.agents.factory import AgentFactory
-from millstream.agents.loop.call_meter import CallMeter
+from millstream.agents.models.call_meter import CallMeter
 from millstream.agents.models.resolve import resolve_model
 from millstream.agents.templates.template import AgentTemplate
 from millstream.agents.tools import ToolRegistry

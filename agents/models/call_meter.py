@@ -48,6 +48,11 @@ class CallMeter:
         """What the calls that are over used, of all models."""
         return sum((one.usage for one in self._over), NO_USAGE)
 
+    @property
+    def over(self) -> tuple[CallUsage, ...]:
+        """What the calls that are over used."""
+        return tuple(self._over)
+
     def begin(
         self,
         run_id: UUID,

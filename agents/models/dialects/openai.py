@@ -1,0 +1,221 @@
+"""Models on OpenAI's client: chat completions, as many servers speak them, and responses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import structlog
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+
+from millstream.agents.models.body_watch import WATCHING, BodyWatch
+from millstream.agents.models.dialects.reading import Reading
+from millstream.agents.models.errors import error_in, refuses_stream_options
+from millstream.agents.models.reports import bad_count, clean_report
+from millstream.agents.models.usage import DOUBT
+from millstream.schemas.errors import ModelFailed
+
+__all__ = ["OpenAiReading", "check_reports_of_responses"]
+
+_log = structlog.get_logger(__name__)
+
+_OPENAI_HOSTS: Final = ("api.openai.com", ".openai.azure.com", ".cognitiveservices.azure.com")
+_RESPONSES_COUNTS: Final = (
+    "input_tokens",
+    "output_tokens",
+    "total_tokens",
+    "input_tokens_details",
+    "output_tokens_details",
+)
+_NEWER_MODELS: Final = re.compile(r"(openai/)?(o\d|gpt-[5-9])")
+
+
+class OpenAiReading(Reading):
+    """Reads what servers that speak OpenAI's dialects send beside what OpenAI does."""
+
+    __slots__ = ()
+
+    async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
+        try:
+            async with aclosing(self._read(*args, **kwargs)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except Exception as error:
+            if not refuses_stream_options(error):
+                raise
+        else:
+            return
+        # Once and for all; what its calls used is estimated.
+        _log.warning("a model's server does not tell the usage of streams")
+        object.__setattr__(self, "stream_usage", False)
+        async with aclosing(self._read(*args, **kwargs)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def _look_at(self, chunk: ChatGenerationChunk, watch: BodyWatch) -> None:
+        if watch.noted is not None:
+            chunk.generation_info = {**(chunk.generation_info or {}), DOUBT: watch.noted}
+            watch.noted = None
+
+    def _tells_its_end(self, chunk: ChatGenerationChunk) -> bool:
+        """Whether a chunk says that the answer is whole.
+
+        By being the last, of OpenAI's responses; or, where the reason stays null (older versions of
+        Ollama), by the report of usage, which comes behind all text.
+        """
+        message = chunk.message
+        if not isinstance(message, AIMessageChunk):
+            return False
+        if message.chunk_position == "last":
+            return True
+        return (
+            message.usage_metadata is not None and "model_provider" not in message.response_metadata
+        )
+
+    def _whole(self, body: Any) -> ChatGenerationChunk | None:
+        """Read an answer whose server does not stream though it was asked to."""
+        if not isinstance(body, Mapping):
+            return None
+        if body.get("object") == "response" and not body.get("error"):
+            return self._whole_response(body)
+        choices = body.get("choices")
+        if not choices or not isinstance(message := choices[0].get("message"), Mapping):
+            return None
+        calls = [
+            {"index": index, **call} for index, call in enumerate(message.get("tool_calls") or ())
+        ]
+        delta = {**message, "tool_calls": calls or None}
+        choice = {**choices[0], "delta": delta}
+        return self._convert_chunk_to_generation_chunk(
+            {**body, "choices": [choice]}, AIMessageChunk, None
+        )
+
+    def _whole_response(self, body: Mapping[str, Any]) -> ChatGenerationChunk:
+        from langchain_openai.chat_models.base import (  # noqa: PLC0415  not a dependency of ours
+            _construct_lc_result_from_responses_api,
+        )
+        from openai.types.responses import Response  # noqa: PLC0415  as above
+
+        result = _construct_lc_result_from_responses_api(Response.construct(**body))
+        said = result.generations[0].message
+        assert isinstance(said, AIMessage)  # noqa: S101
+        pieces = [
+            {
+                "type": "tool_call_chunk",
+                "name": item.get("name"),
+                "args": item.get("arguments"),
+                "id": item.get("call_id"),
+                "index": index,
+            }
+            for index, item in enumerate(body.get("output") or ())
+            if item.get("type") == "function_call"
+        ]
+        return ChatGenerationChunk(
+            message=AIMessageChunk(
+                content=said.content,
+                additional_kwargs=said.additional_kwargs,
+                response_metadata=said.response_metadata,
+                usage_metadata=said.usage_metadata,
+                tool_call_chunks=pieces,
+                chunk_position="last",
+            )
+        )
+
+    def _get_request_payload(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        payload: dict[str, Any] = super()._get_request_payload(*args, **kwargs)  # type: ignore[misc]
+        if "max_completion_tokens" in payload and _knows_the_older_name(self):
+            payload["max_tokens"] = payload.pop("max_completion_tokens")
+        return payload
+
+    def _convert_chunk_to_generation_chunk(
+        self, chunk: dict[str, Any], *args: Any
+    ) -> ChatGenerationChunk | None:
+        if (error := error_in(chunk)) is not None:
+            raise error
+        doubt = None
+        if (report := chunk.get("usage")) is not None:
+            chunk["usage"], doubt = clean_report(report)
+        made: ChatGenerationChunk | None = super()._convert_chunk_to_generation_chunk(  # type: ignore[misc]
+            chunk, *args
+        )
+        if made is None:
+            return None
+        if doubt is not None:
+            made.generation_info = {**(made.generation_info or {}), DOUBT: doubt}
+        choices = chunk.get("choices")
+        delta = choices[0].get("delta") if choices else None
+        if delta:
+            _add_unread(delta, made.message.additional_kwargs)
+        return made
+
+    def _create_chat_result(self, response: Any, generation_info: Any = None) -> ChatResult:
+        told = response if isinstance(response, Mapping) else None
+        if told is None and hasattr(response, "model_dump"):
+            told = response.model_dump(exclude={"choices": {"__all__": {"message": {"parsed"}}}})
+        if told is None or not told.get("choices"):
+            raise error_in(told) or ModelFailed(
+                f"the model's provider answered with no completion: {str(response)[:200]!r}",
+                may_cost=True,
+                is_over=True,
+            )
+        report = told.get("usage")
+        cleaned, doubt = (None, None) if report is None else clean_report(report)
+        if doubt is not None:
+            response = {**told, "usage": cleaned}
+        made: ChatResult = super()._create_chat_result(response, generation_info)  # type: ignore[misc]
+        for generation, choice in zip(made.generations, told["choices"], strict=False):
+            if doubt is not None:
+                generation.message.response_metadata[DOUBT] = doubt
+            _add_unread(choice.get("message") or {}, generation.message.additional_kwargs)
+        return made
+
+
+def check_reports_of_responses(model: Any) -> None:
+    """Have the reports of OpenAI's responses checked before a class of LangChain's reads them.
+
+    It refuses a whole answer for a report that holds something else than counts. The class takes
+    no part in reading the event, so its client does.
+    """
+    client = getattr(model, "root_async_client", None)
+    read = getattr(client, "_process_response_data", None)
+    if client is None or read is None:
+        return
+
+    def checked(*, data: Any, **kwargs: Any) -> Any:
+        told = data.get("response") if isinstance(data, Mapping) else None
+        report = told.get("usage") if isinstance(told, Mapping) else None
+        if isinstance(told, Mapping) and isinstance(report, Mapping):
+            for name in _RESPONSES_COUNTS:
+                if (bad := bad_count(report.get(name))) is not None:
+                    if (watch := WATCHING.get()) is not None:
+                        watch.noted = f"{name} is reported as {str(bad)[:40]}"
+                    data = {**data, "response": {**told, "usage": None}}
+        return read(data=data, **kwargs)
+
+    client._process_response_data = checked  # noqa: SLF001
+
+
+def _knows_the_older_name(model: Any) -> bool:
+    """Whether a server calls the limit `max_tokens`, and passes over its newer name unsaid.
+
+    So do most that are not OpenAI's or Azure's; a gateway to OpenAI's newer models refuses the
+    older name as they do.
+    """
+    base_url = model.openai_api_base
+    if not isinstance(base_url, str) or _NEWER_MODELS.match(model.model_name):
+        return False
+    return not (urlsplit(base_url).hostname or "").endswith(_OPENAI_HOSTS)
+
+
+def _add_unread(told: Mapping[str, Any], extra: dict[str, Any]) -> None:
+    """Add what a message or delta holds beside its text and calls: reasoning, a refusal."""
+    # DeepSeek, vLLM, llama.cpp, SGLang; OpenRouter, Groq, newer vLLM.
+    thought = told.get("reasoning_content") or told.get("reasoning")
+    if isinstance(thought, str) and thought:
+        extra["reasoning_content"] = thought
+    if isinstance(refusal := told.get("refusal"), str) and refusal:
+        extra["refusal"] = refusal
