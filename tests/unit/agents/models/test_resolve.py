@@ -48,6 +48,28 @@ def test_a_model_that_cannot_be_had_says_what_to_do(name: str, says: str) -> Non
         resolve_model(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [
+        ("openai:m", "max_tokens"),
+        ("anthropic:m", "max_tokens"),
+        ("google_genai:m", "max_output_tokens"),
+        ("ollama:m", "num_predict"),
+    ],
+)
+def test_a_limit_reaches_each_provider_s_class(name: str, limit: str) -> None:
+    model = resolve_model(name, api_key="key", max_tokens=7)
+    assert getattr(model, limit) == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "retries"), [("openai:m", 0), ("anthropic:m", 0), ("google_genai:m", 1)]
+)
+def test_no_client_tries_again_by_itself(name: str, retries: int) -> None:
+    model = resolve_model(name, api_key="key")
+    assert getattr(model, "max_retries") == retries  # noqa: B009  of some classes
+
+
 class _ModelWithKey(ScriptedChatModel):
     other_api_key: SecretStr | None = None
     provider_api_key: SecretStr = SecretStr("")
