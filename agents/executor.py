@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any
 
 import structlog
@@ -27,21 +26,22 @@ from millstream.agents.loop.containment import (
     ContainedRun,
     is_cancelled_from_outside,
     raised_by_code,
+    run_now,
 )
+from millstream.agents.loop.time_limits import first_limit
 from millstream.agents.loop.token_writer import TokenWriter
+from millstream.agents.loop.under_way import UnderWay
 from millstream.agents.models.errors import as_foreseen
 from millstream.agents.sessions.checkpointer import RunCheckpointer
 from millstream.agents.templates.structured import checked_answer
-from millstream.schemas.base import Usage
+from millstream.schemas.base import CallUsage
 from millstream.schemas.errors import (
-    AttemptTimedOut,
     Expired,
     InputTooLong,
     LaneLost,
     MillstreamError,
     ModelFailed,
     Rejected,
-    RequestTimedOut,
     Retryable,
     Suspended,
     Terminal,
@@ -51,7 +51,7 @@ from millstream.schemas.events import AgentResult, CheckpointSaved, ResolvedRequ
 from millstream.schemas.ports import BeforeCall, ClockMs, EmitToken, LoadCheckpoint
 from millstream.schemas.reasons import reason_of
 
-__all__ = ["AgentExecutor", "RunOutcome", "wall_clock_ms"]
+__all__ = ["AgentExecutor", "RunOutcome", "nothing_to_load", "wall_clock_ms"]
 
 _log = structlog.get_logger(__name__)
 
@@ -59,6 +59,11 @@ _log = structlog.get_logger(__name__)
 def wall_clock_ms() -> int:
     """Give this machine's time in milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
+
+
+async def nothing_to_load() -> CheckpointSaved | None:
+    """Load no checkpoint: the session is new. May be awaited on any loop."""
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +74,7 @@ class RunOutcome:
     says that another attempt may fare better than this failed one. `suspended` says that it was
     stopped before a call and is to be begun anew: of its result only the usage counts. Where not
     `usage_known`, more was used than the result's usage says. `calls` is the usage of each model
-    call; `estimate_reason` says why some of it is an estimate, `None` if none is. `retry_after_s`
-    is the wait that the model's provider asks for.
+    call, of whatever model. `retry_after_s` is the wait that the model's provider asks for.
     """
 
     result: AgentResult
@@ -78,8 +82,7 @@ class RunOutcome:
     retryable: bool = False
     suspended: bool = False
     usage_known: bool = True
-    calls: tuple[Usage, ...] = ()
-    estimate_reason: str | None = None
+    calls: tuple[CallUsage, ...] = ()
     retry_after_s: float | None = None
 
 
@@ -145,19 +148,23 @@ class AgentExecutor:
                 calls_tools=bool(plan.template.tools),
             ),
         )
+        calls = Calls() if calls is None else calls
+        calls.meter = handler.meter
+        under_way = run_now() or UnderWay()
+        under_way.spending = handler.meter
         run = _Run(
             request=request,
             plan=plan,
             attempt=attempt,
             writer=writer,
             handler=handler,
-            context=RunContext(before_call, Calls() if calls is None else calls, handler),
+            context=RunContext(before_call, calls, handler, under_way),
             started_at_ms=self._clock_ms(),
             ends_by_ms=ends_by_ms,
         )
         task = asyncio.current_task()
         try:
-            with ContainedRun():
+            with ContainedRun(run.context.under_way):
                 if announce:
                     await writer.announce()
                 return await self._within_limits(run, load_checkpoint)
@@ -184,7 +191,6 @@ class AgentExecutor:
                 reason=str(error),
                 exc_info=None if foreseen else raised,
             )
-            run.handler.give_up()
             failed = run.failed(error, self._clock_ms())
             return run.outcome(
                 failed,
@@ -194,10 +200,17 @@ class AgentExecutor:
                 retry_after_s=error.retry_after_s if isinstance(error, ModelFailed) else None,
             )
         finally:
+            # Contexts of its tasks, which lead here, may last longer.
+            run.context.under_way.spending = None
             await writer.abandon()
 
     async def _within_limits(self, run: _Run, load_checkpoint: LoadCheckpoint) -> RunOutcome:
-        left_s, told_by, message = run.first_limit()
+        left_s, told_by, message = first_limit(
+            run.request,
+            run.plan.template,
+            started_at_ms=run.started_at_ms,
+            ends_by_ms=run.ends_by_ms,
+        )
         if left_s <= 0:
             raise told_by(f"{message} before its attempt began")
         try:
@@ -268,36 +281,11 @@ class _Run:
     started_at_ms: int
     ends_by_ms: int | None
 
-    def first_limit(self) -> tuple[float, type[MillstreamError], str]:
-        """Give how many seconds are left at its start, and the error and words for them over."""
-        template = self.plan.template
-        attempt_s = template.attempt_timeout_s
-        limits: list[tuple[float, type[MillstreamError], str]] = []
-        # Where two end at once, the one that no further attempt helps counts.
-        if (deadline_ms := self.request.deadline_ms) is not None:
-            left_s = (deadline_ms - self.started_at_ms) / 1000
-            limits.append((left_s, Expired, "the request's deadline passed"))
-        if self.ends_by_ms is not None:
-            left_s = (self.ends_by_ms - self.started_at_ms) / 1000
-            message = f"the request took longer than {template.request_timeout_s:g} s"
-            limits.append((left_s, RequestTimedOut, message))
-        message = f"the attempt took longer than {attempt_s:g} s"
-        limits.append((attempt_s, AttemptTimedOut, message))
-        return min(limits, key=itemgetter(0))
-
     def outcome(
         self, result: AgentResult, checkpoint: CheckpointSaved | None, **told: Any
     ) -> RunOutcome:
         """Give the outcome of an attempt with this result."""
-        handler = self.handler
-        return RunOutcome(
-            result,
-            checkpoint,
-            usage_known=handler.usage_known,
-            calls=tuple(handler.calls),
-            estimate_reason=handler.estimate_reason,
-            **told,
-        )
+        return RunOutcome(result, checkpoint, calls=self.handler.meter.close(), **told)
 
     def told_by_provider(self, error: BaseException) -> BaseException:
         """Give what an error of the model's provider means; any other stays as it is."""
@@ -332,6 +320,7 @@ class _Run:
 
     def _result(self, status: ResultStatus, at_ms: int, **ending: Any) -> AgentResult:
         request, writer = self.request, self.writer
+        self.handler.meter.close()
         return AgentResult(
             tenant=request.tenant,
             user_id=request.user_id,
@@ -346,7 +335,7 @@ class _Run:
             last_seq=writer.last_seq,
             finish_reason=self.handler.ending.finish_reason,
             reasoning=self.handler.ending.reasoning,
-            usage=self.handler.usage,
+            usage=self.handler.meter.usage,
             source=request.source,
             accepted_at_ms=request.at_ms,
             started_at_ms=self.started_at_ms,

@@ -20,6 +20,7 @@ from millstream.agents.loop.tool_threads import ToolThreads
 from millstream.agents.models.local.model import LocalChatModel
 from millstream.agents.models.resolve import resolve_model
 from millstream.agents.sessions.memory import BYTES_PER_TOKEN
+from millstream.agents.templates.held_calls import AnswersInTheEnd
 from millstream.agents.templates.structured import HeldByGrammar
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.agents.tools import ToolRegistry, built_in_tools
@@ -96,6 +97,17 @@ class AgentFactory:
         self.tools.pick(template.tools)
         self._templates[template.name] = template
 
+    def twin(self, resolve: ResolveModel) -> AgentFactory:
+        """Give a factory of the same templates and tools, now and later, for another event loop.
+
+        Models, with their connections, and threads of tools belong to one loop.
+        """
+        twin = AgentFactory(
+            default_model=self._default_model, templates=(), tools=self.tools, resolve=resolve
+        )
+        twin._templates = self._templates
+        return twin
+
     def list(self) -> tuple[AgentTemplate, ...]:
         """Give all templates, in order of their names."""
         return tuple(self._templates[name] for name in sorted(self._templates))
@@ -147,7 +159,7 @@ class AgentFactory:
         template = plan.template
         model = self._resolve(plan.model, max_tokens=template.output_tokens_max)
         schema = template.response_format
-        # It cannot call tools, which is how LangChain asks a model that it does not know.
+        # Held to a schema directly, and not by the call of a tool, as LangChain does it.
         by_grammar = isinstance(model, LocalChatModel)
         calls_max = template.run_model_calls_max
         middleware: list[AgentMiddleware[Any, Any, Any]] = []
@@ -155,6 +167,8 @@ class AgentFactory:
             results_max = template.tool_result_bytes_max
             gate = CallGate(self.tools, model_calls_max=calls_max, result_bytes_max=results_max)
             middleware.append(gate)
+            if by_grammar:
+                middleware.append(AnswersInTheEnd(model_calls_max=calls_max))
         elif schema:
             middleware.append(ModelGate(model_calls_max=calls_max))
         if schema and by_grammar:

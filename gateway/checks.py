@@ -7,10 +7,18 @@ import shutil
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from millstream.agents.models.local.weights import find_weights
-from millstream.gateway.client_settings import PROJECT, local_settings, settings_for_client
+from millstream.agents.models.resolve import resolve_model
+from millstream.gateway.client_settings import (
+    PROJECT,
+    local_settings,
+    policy_of_up,
+    settings_for_client,
+)
+from millstream.middleware.pipeline import build_pipeline
 from millstream.middleware.policy import Policy
 from millstream.schemas.errors import MillstreamError, Misconfigured
 from millstream.schemas.topics import catalogue
@@ -58,6 +66,18 @@ async def check_environment() -> tuple[Finding, ...]:
     return (Finding("packages", "note", told, _SETUP),)
 
 
+async def check_settings() -> tuple[Finding, ...]:
+    """Whether the settings can be read, and the chain be cut as they say."""
+    try:
+        settings = local_settings()
+        build_pipeline(Policy()).split(settings.chain_cuts)
+    except Misconfigured as error:
+        remedy = "mend it; docs/how-to/configuration.md has every setting"
+        return (Finding("settings", "wrong", str(error), remedy),)
+    given = len(settings.model_fields_set - {"data_dir"})
+    return (Finding("settings", "ok", f"{given} given, the others by default"),)
+
+
 async def check_jars() -> tuple[Finding, ...]:
     """Whether Kafka's jars are in the cache; the launcher compares their bytes at each start."""
     lock = (PROJECT / "infra" / "kafka-jars.lock").read_text(encoding="utf-8")
@@ -79,6 +99,17 @@ async def check_model() -> tuple[Finding, ...]:
     return (Finding("local model", "ok", str(path)),)
 
 
+async def check_default_model() -> tuple[Finding, ...]:
+    """Whether the model that answers where none is named can be made; it is not called."""
+    name = local_settings().default_model
+    try:
+        resolve_model(name)
+    except MillstreamError as error:
+        remedy = "mend MILLSTREAM_DEFAULT_MODEL, or what it needs"
+        return (Finding("default model", "wrong", str(error), remedy),)
+    return (Finding("default model", "ok", name),)
+
+
 async def check_disk() -> tuple[Finding, ...]:
     """Room for Kafka's logs."""
     folder = local_settings().data_dir
@@ -92,21 +123,34 @@ async def check_disk() -> tuple[Finding, ...]:
 
 
 async def check_policy() -> tuple[Finding, ...]:
-    """The policy file, if one is named."""
-    path = local_settings().policy_file
+    """The policy: that of the `up` which runs here, else the file that is named, if one is."""
+    settings = local_settings()
+    named, up = settings.policy_file, policy_of_up(settings)
+    if up is None:
+        return _policy(named, "")
+    (used,) = up
+    apart: tuple[Finding, ...] = ()
+    if named is not None and named != used:
+        told = f"`millstream up` runs with {used or 'none'}, MILLSTREAM_POLICY_FILE names {named}"
+        apart = (Finding("policy", "note", told, "stop `up` and start it with the other one"),)
+    return (*apart, *_policy(used, " (that of `millstream up`)"))
+
+
+def _policy(path: Path | None, whose: str) -> tuple[Finding, ...]:
     if path is None:
-        return (Finding("policy", "note", "none: everybody may do everything", _POLICY_REMEDY),)
+        told = f"none{whose}: everybody may do everything"
+        return (Finding("policy", "note", told, _POLICY_REMEDY),)
     try:
         policy = Policy.from_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError, Misconfigured) as error:
         return (Finding("policy", "wrong", str(error), f"mend {path}"),)
-    return (
-        Finding("policy", "ok", f"{path}: {len(policy.users)} users, {len(policy.roles)} roles"),
-    )
+    told = f"{path}{whose}: {len(policy.users)} users, {len(policy.roles)} roles"
+    return (Finding("policy", "ok", told),)
 
 
 async def check_kafka() -> tuple[Finding, ...]:
     """Whether Kafka answers, and its topics are as the catalogue says."""
+    local_settings()  # what is wrong with them is no fault of Kafka's
     try:
         settings = settings_for_client()
     except Misconfigured as error:
@@ -150,13 +194,18 @@ async def check_redis() -> tuple[Finding, ...]:
     return (Finding("redis", "ok", "answers"),)
 
 
-_POLICY_REMEDY = "name one in MILLSTREAM_POLICY_FILE; docs/examples/demo-policy.yaml shows how"
+_POLICY_REMEDY = (
+    "name one by `millstream up --policy FILE`, or to workers in MILLSTREAM_POLICY_FILE; "
+    "docs/examples/demo-policy.yaml shows how"
+)
 
 CHECKS: tuple[Check, ...] = (
     check_python,
     check_environment,
+    check_settings,
     check_jars,
     check_model,
+    check_default_model,
     check_disk,
     check_policy,
     check_kafka,

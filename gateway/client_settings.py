@@ -18,8 +18,10 @@ __all__ = [
     "DATA_FOLDER",
     "PROJECT",
     "Endpoints",
+    "leave_note_of_up",
     "local_settings",
     "open_bus",
+    "policy_of_up",
     "running_endpoints",
     "settings_for_client",
 ]
@@ -27,6 +29,7 @@ __all__ = [
 PROJECT = Path(__file__).resolve().parent.parent
 DATA_FOLDER = PROJECT / ".millstream" / "data"
 
+_NOTE_OF_UP = "up.json"
 _NOTHING_RUNS = "nothing runs here: start `millstream up` or set MILLSTREAM_KAFKA"
 
 
@@ -97,6 +100,34 @@ def settings_for_client() -> Settings:
         raise Misconfigured(_NOTHING_RUNS)
     redis_url = settings.redis_url if "redis_url" in given else running.redis_url
     return settings.model_copy(update={"kafka": running.kafka, "redis_url": redis_url})
+
+
+def leave_note_of_up(settings: Settings, launcher_pid: int) -> None:
+    """Note with which policy `millstream up` runs here, for those who ask in another terminal."""
+    policy = None if settings.policy_file is None else str(settings.policy_file)
+    note = {"launcher_pid": launcher_pid, "policy_file": policy}
+    (settings.data_dir / _NOTE_OF_UP).write_text(json.dumps(note), encoding="utf-8")
+
+
+def policy_of_up(settings: Settings) -> tuple[Path | None] | None:
+    """Give the policy file of the `up` that these settings talk to, `None` if that is not known.
+
+    Nothing runs here then, or other services are named, or an `up` of an earlier version runs.
+    """
+    running = running_endpoints(settings.data_dir)
+    if running is None:
+        return None
+    if "kafka" in settings.model_fields_set and settings.kafka != running.kafka:
+        return None
+    try:
+        note = json.loads((settings.data_dir / _NOTE_OF_UP).read_text(encoding="utf-8"))
+        known = note["launcher_pid"] == running.launcher_pid
+        policy = note["policy_file"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not known:  # an earlier one's
+        return None
+    return (None if policy is None else Path(policy),)
 
 
 def open_bus(settings: Settings) -> KafkaBus:

@@ -11,7 +11,7 @@ from abc import ABC
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from millstream.schemas.base import NO_USAGE, Event, Micros, Usage
+from millstream.schemas.base import NO_USAGE, CallUsage, Event, Micros, Usage
 from millstream.schemas.errors import Rejected
 from millstream.schemas.events import AgentResult, AttemptStarted, Decision, ResolvedRequest
 
@@ -22,7 +22,8 @@ class MiddlewareContext:
 
     `now_ms` is the broker's time of the request, `model` the name of the model the run would use,
     `output_tokens_max` the most it may write. `input_tokens_max` is the most it may read, over all
-    of its model calls; `None` where nobody knows: it is then taken from the input's length alone.
+    of its `model_calls_max` model calls; `None` where nobody knows: it is then taken from the
+    input's length alone.
     `has_effects`: it may do what stays done, whatever it costs.
     """
 
@@ -32,6 +33,7 @@ class MiddlewareContext:
     output_tokens_max: int
     input_tokens_max: int | None = None
     has_effects: bool = False
+    model_calls_max: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +77,8 @@ class AttemptUsage:
     """What an attempt that is over used, as far as anybody knows.
 
     `started` is its committed mark, `None` if it needed none. Where not `usage_known`, it may have
-    used more than `usage`: it was lost with its owner, or cut off. `calls` is the usage of each of
-    its model calls, where that is known. `estimate_reason` says why some of `usage` is an estimate
-    from what was sent and received; `None`: its provider told all of it.
+    used more than `usage`, as one that was lost with its owner. `calls` is the usage of each of its
+    model calls, in all what `usage` is; none where they are not known.
     """
 
     attempt: int
@@ -86,8 +87,7 @@ class AttemptUsage:
     usage: Usage
     usage_known: bool = True
     started: AttemptStarted | None = None
-    calls: tuple[Usage, ...] = ()
-    estimate_reason: str | None = None
+    calls: tuple[CallUsage, ...] = ()
 
     @classmethod
     def lost(cls, started: AttemptStarted) -> AttemptUsage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -20,8 +21,8 @@ from millstream.middleware.base import (
 )
 from millstream.middleware.ledger import DAY_MS, DAYS_KEPT, DayAccount, SpendLedger
 from millstream.middleware.policy import MICROS_PER_USD, Policy
-from millstream.middleware.prices import PriceTable
-from millstream.schemas.base import INT64_MAX, Event, Micros, Usage, partition_key
+from millstream.middleware.prices import PriceTable, Rates, rounded_up
+from millstream.schemas.base import CallUsage, Event, Micros, Usage, partition_key
 from millstream.schemas.errors import BudgetExceeded, ModelUnpriced, Rejected
 from millstream.schemas.events import (
     AgentResult,
@@ -39,6 +40,14 @@ UNPRICED = "unpriced"
 
 UNKNOWN_MODEL = "unknown"
 
+OTHERS = "other"
+"""Stands for the models of an attempt that calls more of them than can be told apart."""
+
+RECORDS_MAX = 64
+"""Cost records of one attempt, before its further calls share one for each model."""
+
+REASON_CHARS_MAX = 500
+
 
 @dataclass(frozen=True, slots=True)
 class DaySpend:
@@ -54,8 +63,10 @@ class CostTrackingMiddleware(AgentMiddleware):
 
     Admits if spent + reserved + this run's worst case is at most the cap; else `BudgetExceeded`.
     Without a cap the same is reserved, and nothing refused.
-    The worst case is `output_tokens_max` and `input_tokens_max` at the model's price; where the
-    latter is not known, a token for each byte of the input and 1,024 for the rest of the prompt.
+    The worst case is `output_tokens_max` and `input_tokens_max` at the model's dearest price, be it
+    that of the tokens written to its cache or of audio; where the latter is not known, a token for
+    each byte of the input and 1,024 for the rest of the prompt. What models cost that tools call is
+    not in it, since nobody knows: it is charged at their own prices.
 
     A model without a known price is admitted for users without a cap; its usage is recorded at 0
     with the price digest `unpriced`. Under a cap it is `ModelUnpriced`, since nothing could hold
@@ -134,45 +145,77 @@ class CostTrackingMiddleware(AgentMiddleware):
     def charge(
         self, request: ResolvedRequest | AttemptStarted, used: AttemptUsage
     ) -> tuple[Event, ...]:
-        """Price what an attempt used: one `CostRecorded` for each that was marked or used anything.
+        """Price what an attempt used: a `CostRecorded` for each of its model calls.
 
-        Each model call is priced by itself: prices step by the tokens of one call. Where nothing
-        is known of an attempt's last call it is taken to be the worst case, since the cap must hold
-        although the provider may ask for all of it; that, and what was estimated from what was sent
-        and received, is `estimated`.
+        One that was marked and made none has one all the same; one that was not marked and used
+        nothing has none. Each call is priced by itself and under its own model's name: prices step
+        by the tokens of one call. Where nothing is known of an attempt it is taken to be the worst
+        case, since the cap must hold although the provider may ask for all of it; that, and what
+        was estimated from what was sent and received, is `estimated`.
         """
         started = used.started
         if started is None and used.usage.is_none:
             return ()
         model = used.model or request.model or UNKNOWN_MODEL
+        if started is not None and not used.usage_known:
+            calls: tuple[CallUsage, ...] = (
+                CallUsage(_at_least(used.usage, started.usage_max), calls=0),
+            )
+            return self._priced(request, used, model, calls, is_worst_case=True)
+        calls = used.calls
+        if not calls or reduce(add, (one.usage for one in calls)) != used.usage:
+            calls = (CallUsage(used.usage, calls=0),)
+        return self._priced(request, used, model, calls)
+
+    def _priced(
+        self,
+        request: ResolvedRequest | AttemptStarted,
+        used: AttemptUsage,
+        model: str,
+        calls: tuple[CallUsage, ...],
+        *,
+        is_worst_case: bool = False,
+    ) -> tuple[CostRecorded, ...]:
+        table = {one.model: self._rates(one.model or model, request) for one in calls}
+        at_least_micros = used.started.reserved_micros if is_worst_case and used.started else 0
+        made: list[CostRecorded] = []
+        nanos, before_micros = 0, 0
+        for group in grouped(calls):
+            name = group[0].model or model if len({one.model for one in group}) == 1 else OTHERS
+            rates = table[group[0].model]
+            nanos += sum(
+                rate.nanos(one.usage) for one in group if (rate := table[one.model]) is not None
+            )
+            # Rounded up once for all: what comes before is taken off.
+            micros = max(rounded_up(nanos), at_least_micros)
+            reasons = [one.estimate_reason for one in group if one.estimate_reason is not None]
+            made.append(
+                CostRecorded(
+                    tenant=request.tenant,
+                    user_id=request.user_id,
+                    at_ms=request.at_ms,
+                    request_id=request.request_id,
+                    session_id=request.session_id,
+                    model=name,
+                    usage=reduce(add, (one.usage for one in group)),
+                    cost_micros=micros - before_micros,
+                    price_digest=UNPRICED if rates is None else self._prices.digest,
+                    estimated=bool(reasons) or is_worst_case,
+                    estimate_reason=reasons[0][:REASON_CHARS_MAX] if reasons else None,
+                    template=used.template,
+                    attempt=used.attempt,
+                    call=len(made),
+                    calls=sum(one.calls for one in group),
+                )
+            )
+            before_micros = micros
+        return tuple(made)
+
+    def _rates(self, model: str, request: ResolvedRequest | AttemptStarted) -> Rates | None:
         rates = self._prices.rates(model, request.at_ms)
         if rates is None:
             self._log.warning("model has no known price", model=model, user_id=request.user_id)
-        usage, reserved_micros, calls = used.usage, 0, used.calls
-        unknown = started is not None and not used.usage_known
-        if started is not None and unknown:
-            usage, reserved_micros = _at_least(usage, started.usage_max), started.reserved_micros
-            calls = ()
-        # What earlier attempts used that nobody charged for comes on top of the calls'.
-        by_call = calls if len(calls) > 1 and _sum(calls) == usage else (usage,)
-        cost_micros = 0 if rates is None else rates.cost_micros(*by_call)
-        return (
-            CostRecorded(
-                tenant=request.tenant,
-                user_id=request.user_id,
-                at_ms=request.at_ms,
-                request_id=request.request_id,
-                session_id=request.session_id,
-                model=model,
-                usage=usage,
-                cost_micros=min(max(cost_micros, reserved_micros), INT64_MAX),
-                price_digest=UNPRICED if rates is None else self._prices.digest,
-                estimated=unknown or used.estimate_reason is not None,
-                estimate_reason=used.estimate_reason,
-                template=used.template,
-                attempt=used.attempt,
-            ),
-        )
+        return rates
 
     def fold(self, event: Event) -> None:
         """Open or raise a reservation, count what was spent, or release what is not needed."""
@@ -221,7 +264,22 @@ class CostTrackingMiddleware(AgentMiddleware):
         if rates.is_free:
             return None
         usage_max = _worst_case(context)
-        return AttemptQuote(usage_max, rates.cost_micros(usage_max), self._prices.digest)
+        worst_micros = rates.worst_micros(usage_max, context.model_calls_max)
+        return AttemptQuote(usage_max, worst_micros, self._prices.digest)
+
+
+def grouped(calls: Sequence[CallUsage]) -> list[list[CallUsage]]:
+    """Give the calls that have a cost record in common: each has its own, up to a bound.
+
+    What a run makes beyond it, calling a model from a tool again and again, is one record for each
+    model, and one for all others beyond as many of these.
+    """
+    groups = [[one] for one in calls[:RECORDS_MAX]]
+    rest: dict[str | None, list[CallUsage]] = {}
+    for one in calls[RECORDS_MAX:]:
+        known = one.model in rest or len(rest) < RECORDS_MAX
+        rest.setdefault(one.model if known else OTHERS, []).append(one)
+    return [*groups, *rest.values()]
 
 
 def _worst_case(context: MiddlewareContext) -> Usage:
@@ -239,10 +297,6 @@ def _at_least(usage: Usage, worst: Usage) -> Usage:
             "output_tokens": max(usage.output_tokens, worst.output_tokens),
         }
     )
-
-
-def _sum(usages: tuple[Usage, ...]) -> Usage:
-    return reduce(add, usages)
 
 
 def _may_spend(request: ResolvedRequest, cap_micros: Micros) -> str:

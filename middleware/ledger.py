@@ -100,7 +100,7 @@ class SpendLedger:
         if found is None or found[1].is_over:
             return
         day, reservation = found
-        in_all_micros = started.spent_micros + started.reserved_micros
+        in_all_micros = saturated(started.spent_micros + started.reserved_micros)
         with _holding(day, reservation):
             reservation.micros = max(reservation.micros, in_all_micros)
 

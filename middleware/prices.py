@@ -1,13 +1,13 @@
 """What a model's tokens cost: published prices of `genai-prices`, and what a policy says instead.
 
-Money is in whole micros (millionths of a US dollar); each cost event's sum is rounded up once, so
-that no spend is lost to rounding and a run is at most one micro too dear.
+Money is in whole micros (millionths of a US dollar); the sum of an attempt's calls is rounded up
+once, so that no spend is lost to rounding and an attempt is at most one micro too dear.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -66,9 +66,30 @@ class Rates:
 
         At most what 64 bits hold.
         """
-        return saturated(-(-sum(map(self._nanos, calls)) // _NANOS_PER_MICRO))
+        return rounded_up(sum(map(self.nanos, calls)))
 
-    def _nanos(self, usage: Usage) -> int:
+    def worst_micros(self, usage: Usage, calls_max: int) -> Micros:
+        """Give the most that so many model calls can cost that use this much in all.
+
+        Whatever part of it is cached, written to the cache or audio, and however it is spread over
+        the calls. At most what 64 bits hold.
+        """
+        reads = self._steps(usage.input_tokens)
+        parts_in = (self.cache_read, self.cache_write, self.audio_input)
+        dearest_in = max(_dearest(self.input, parts_in, read) for read in reads)
+        dearest_out = max(_dearest(self.output, (self.audio_output,), read) for read in reads)
+        nanos = usage.input_tokens * dearest_in + usage.output_tokens * dearest_out
+        return rounded_up(nanos + calls_max * self.request_nanos)
+
+    def _steps(self, input_tokens: int) -> set[int]:
+        """Give numbers of input tokens, up to this one, of which each has prices of its own."""
+        every = (self.input, self.output, self.cache_read, self.cache_write)
+        prices = (*every, self.audio_input, self.audio_output)
+        starts = {start for tiers in prices if tiers is not None for start, _ in tiers}
+        return {start + 1 for start in starts if start < max(input_tokens, 0)}
+
+    def nanos(self, usage: Usage) -> int:
+        """Give what one model call costs, in nano-micros."""
         read = usage.input_tokens
         plain, other = _rate(self.input, read), _rate(self.output, read)
         nanos = read * plain + usage.output_tokens * other + self.request_nanos
@@ -81,6 +102,11 @@ class Rates:
         if usage.audio_output_tokens and self.audio_output is not None:
             nanos += usage.audio_output_tokens * (_rate(self.audio_output, read) - other)
         return max(0, nanos)
+
+
+def rounded_up(nanos: int) -> Micros:
+    """Give nano-micros as micros, rounded up to the next; at most what 64 bits hold."""
+    return saturated(-(-nanos // _NANOS_PER_MICRO))
 
 
 _FREE = Rates(((-1, 0),), ((-1, 0),))
@@ -155,6 +181,12 @@ def _rate(tiers: Tiers, input_tokens: int) -> int:
         if input_tokens > start:
             rate = nanos
     return rate
+
+
+def _dearest(plain: Tiers, parts: Iterable[Tiers | None], input_tokens: int) -> int:
+    """Give the most that a token costs in a call of this size, whatever parts it belongs to."""
+    rate = _rate(plain, input_tokens)
+    return rate + sum(max(0, _rate(one, input_tokens) - rate) for one in parts if one is not None)
 
 
 def _nanos(usd_per_mtok: Decimal) -> int:

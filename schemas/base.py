@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -49,7 +50,9 @@ Micros = Annotated[int, Field(ge=-INT64_MAX, le=INT64_MAX)]
 
 def saturated(number: int) -> int:
     """Give a sum as 64 bits hold it: the largest or smallest number there is where it is beyond."""
-    return max(-INT64_MAX, min(number, INT64_MAX))
+    if -INT64_MAX <= number <= INT64_MAX:
+        return number
+    return INT64_MAX if number > 0 else -INT64_MAX
 
 
 class Frozen(BaseModel):
@@ -107,6 +110,20 @@ NO_USAGE = Usage()
 """Nothing read, nothing written; one for all, since a usage never changes."""
 
 
+@dataclass(frozen=True, slots=True)
+class CallUsage:
+    """What one model call used, or so many `calls` of one model in all.
+
+    `model` is the model's name, `None` where it is the run's own. `estimate_reason` says why the
+    usage is an estimate; `None`: its provider told it.
+    """
+
+    usage: Usage
+    model: str | None = None
+    estimate_reason: str | None = None
+    calls: int = 1
+
+
 class Reason(Frozen):
     """Why something was refused or went wrong: a stable code for programs, words for people."""
 
@@ -153,3 +170,10 @@ def partition_key(tenant: str, user_id: str) -> str:
     An upstream that keys its records by the plain user id is right for the default tenant.
     """
     return user_id if tenant == DEFAULT_TENANT else f"{tenant}/{user_id}"
+
+
+def require_one_target(request_id: str | None, session_id: str | None) -> None:
+    """Raise `ValueError` unless one of the two is named."""
+    if (request_id is None) == (session_id is None):
+        message = "name either request_id or session_id"
+        raise ValueError(message)

@@ -25,7 +25,8 @@
     │   └── CheckpointUnreadable the session's checkpoint cannot be opened
     ├── Retryable                the same call may succeed later
     │   ├── ModelFailed          (retry_after_s, where the provider says)
-    │   └── AttemptTimedOut
+    │   ├── AttemptTimedOut
+    │   └── AgentsEnded          the event loop that the attempt was on ended under it
     ├── Suspended                the run is paused; it ends with no result and is begun anew
     ├── Poison                   a record that cannot be read; ends as a dead letter
     │   ├── NullValue
@@ -214,23 +215,36 @@ class ModelFailed(Retryable):
 
     `retry_after_s` is the number of seconds after which it says it may be asked again, `None` where
     it does not say. `may_cost`: the call was not refused but broke off, or its answer cannot be
-    read, and the provider may charge for it.
+    read, and the provider may charge for it. `is_over`: the provider itself ended the answer, so it
+    charges for no more than came.
     """
 
     code = "model_failed"
 
     def __init__(
-        self, message: str, *, retry_after_s: float | None = None, may_cost: bool = False
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        may_cost: bool = False,
+        is_over: bool = False,
     ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.may_cost = may_cost
+        self.is_over = is_over
 
 
 class AttemptTimedOut(Retryable):
     """An attempt took longer than its template allows."""
 
     code = "attempt_timed_out"
+
+
+class AgentsEnded(Retryable):
+    """The event loop that the attempt was on ended, by code of some run."""
+
+    code = "agents_ended"
 
 
 class Poison(MillstreamError):

@@ -19,6 +19,7 @@ from millstream.schemas.base import (
     Reason,
     Usage,
     compound_key,
+    require_one_target,
 )
 
 DEFAULT_TEMPLATE = "chat_agent"
@@ -36,9 +37,9 @@ Metadata = Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(ma
 class AgentRequest(Event):
     """A request to an agent.
 
-    `user_id` and `input` must be given. What is left out gets a default when the record is read:
-    `request_id` becomes `<topic>-<partition>-<offset>` of the record, `session_id` the request id
-    (a conversation of its own), `template` is `chat_agent`, `tenant` is `default`.
+    `user_id` and `input` must be given, and no key twice. What is left out gets a default when the
+    record is read: `request_id` becomes `<topic>-<partition>-<offset>` of the record, `session_id`
+    the request id (a conversation of its own), `template` is `chat_agent`, `tenant` is `default`.
     """
 
     title: ClassVar[str] = "A request to an agent"
@@ -230,15 +231,18 @@ class AttemptStarted(RequestEvent):
 
 
 class CostRecorded(RequestEvent):
-    """What one attempt spent on one model.
+    """What a model call of an attempt cost.
 
-    Every `AttemptStarted` has one, of the same `attempt`. `price_digest` names the price table
-    used. `estimated`: not all of it was reported in a way that can be true. Where `estimate_reason`
-    says why, that part is estimated from what was sent and received; else this is the most that it
-    can have been, as of an attempt that was lost or cut off. `at_ms` is the request's broker time.
+    `call` counts the records of one attempt from 0, in the order in which its model calls ended,
+    those of tools too; every `AttemptStarted` has one. `calls` is how many model calls it stands
+    for: more than 1 in an attempt of very many, 0 where nobody knows or none was made.
+
+    `price_digest` names the prices. `estimated`: not all was reported in a way that can be true; it
+    is estimated from what was sent and received where `estimate_reason` says why, else it is the
+    most that it can have been, as of a lost attempt. `at_ms` is the request's broker time.
     """
 
-    title: ClassVar[str] = "What an attempt spent on a model"
+    title: ClassVar[str] = "What a model call of an attempt cost"
 
     type: Literal["cost"] = "cost"
     model: str
@@ -249,11 +253,14 @@ class CostRecorded(RequestEvent):
     estimate_reason: str | None = None
     template: str = DEFAULT_TEMPLATE
     attempt: Count = 0
+    call: Count = 0
+    calls: Count = 0
 
     @property
     def event_id(self) -> str:
-        """Request, attempt and model."""
-        return f"{self.request_id}:{self.attempt}:cost:{self.model}"
+        """Request, attempt, the record's number behind the first one, and model."""
+        number = f"{self.attempt}.{self.call}" if self.call else f"{self.attempt}"
+        return f"{self.request_id}:{number}:cost:{self.model}"
 
 
 class CheckpointSaved(RequestEvent):
@@ -335,13 +342,6 @@ class ControlCommand(Event):
         """The command, its target and when it was given."""
         target = self.request_id or self.session_id or self.worker
         return f"{self.command}:{target}:{self.at_ms}"
-
-
-def require_one_target(request_id: str | None, session_id: str | None) -> None:
-    """Raise `ValueError` unless one of the two is named."""
-    if (request_id is None) == (session_id is None):
-        message = "name either request_id or session_id"
-        raise ValueError(message)
 
 
 class DeadLetter(Event):

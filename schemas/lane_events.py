@@ -17,10 +17,12 @@ from millstream.schemas.base import (
     Frozen,
     Identifier,
     Micros,
+    Reason,
     Usage,
     compound_key,
+    require_one_target,
 )
-from millstream.schemas.events import Decision, RequestEvent, ResolvedRequest, require_one_target
+from millstream.schemas.events import Decision, RequestEvent, ResolvedRequest
 
 
 class StageRequest(Event):
@@ -46,10 +48,11 @@ class RunParked(RequestEvent):
     Kept compacted by request, with a tombstone once it has ended; what is left is what a new owner
     takes over. `order` is the offset of its record on the lane's input topic: runs of a session go
     in this order. `reserved_micros` is what all stages of the chain reserved for it. `tries` counts
-    the attempts begun, `failures` those in vain, `spent` is what these used; it is not begun again
-    before `not_before_ms`. Where its template limits a request's time, `elapsed_ms` is how long it
-    has been under way; while it is, `since_ms` is that long ago instead. `effects` are the tools
-    with an effect that it called.
+    the attempts begun, `failures` those in vain, `spent` is what these used, and `spent_on` what
+    tools' models did by their names, that nobody was charged for yet; `failure` is why the newest
+    failed. It is not begun again before `not_before_ms`. Where its template limits a request's
+    time, `elapsed_ms` is how long it has been under way; while it is, `since_ms` is that long ago
+    instead. `effects` are the tools with an effect that it called.
     """
 
     title: ClassVar[str] = "An admitted request that waits"
@@ -62,6 +65,8 @@ class RunParked(RequestEvent):
     tries: Count = 0
     failures: Count = 0
     spent: Usage = Usage()
+    spent_on: dict[str, Usage] = Field(default_factory=dict)
+    failure: Reason | None = None
     not_before_ms: EpochMs = 0
     elapsed_ms: Count = 0
     since_ms: EpochMs = 0
@@ -138,7 +143,8 @@ class CommandObeyed(Event):
 
     `source` is where the command's record first stood. Of a session's cancel `until_ms` is the
     broker's time of the command: what arrived for the session no later ends when its turn comes.
-    `was_paused` is told of a resume: whether there was a pause to take back.
+    `was_paused` is told of a resume: whether there was a pause to take back; `had_ended` of a
+    request's pause: whether its result was there, or on its way, so that nothing waits.
     """
 
     title: ClassVar[str] = "A command was carried out"
@@ -150,6 +156,7 @@ class CommandObeyed(Event):
     until_ms: EpochMs | None = None
     source: Address
     was_paused: bool | None = None
+    had_ended: bool | None = None
 
     @property
     def event_id(self) -> str:

@@ -78,6 +78,10 @@ class Settings(BaseSettings):
     """How long runs may go on when a worker is told to stop; then they are left to others."""
     token_coalesce_s: Annotated[float, Field(ge=0, le=1)] = 0.025
     """After the first one, tokens are gathered for so long into one record."""
+    agents_blocked_warn_s: Annotated[float, Field(gt=0, le=60)] = 1.0
+    """Code of an agent that does not let others run for so long is named in the log and counted."""
+    agents_blocked_max_s: Annotated[float, Field(gt=0, le=300)] = 5.0
+    """After so long its event loop is given up: runs that wait for it are begun anew elsewhere."""
 
     metrics_host: str = "127.0.0.1"
     """Address that `/metrics` and `/health` listen on; `0.0.0.0` for all."""

@@ -9,25 +9,27 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from millstream.agents.executor import AgentExecutor, wall_clock_ms
+from millstream.agents.executor import wall_clock_ms
 from millstream.agents.factory import AgentFactory
-from millstream.agents.models.http import ProviderHttp
-from millstream.agents.models.resolve import keep_traces_local, resolve_model, warm_up
+from millstream.agents.hosting.agents_loop import Threads
+from millstream.agents.hosting.host import AgentHost
+from millstream.agents.models.resolve import keep_traces_local, warm_up
 from millstream.middleware.pipeline import MiddlewarePipeline, build_pipeline
 from millstream.middleware.policy import Policy
+from millstream.middleware.prices import FREE_MODELS
 from millstream.schemas.errors import MillstreamError, Misconfigured, ServiceUnavailable, Terminal
 from millstream.schemas.events import CheckpointSaved
 from millstream.schemas.ports import PeekCheckpoint
 from millstream.schemas.topics import catalogue
 from millstream.streams.broker.clients import idempotent_producer
 from millstream.streams.broker.topic_admin import ensure_topics, require_sound_topics
+from millstream.streams.hosting import agent_host
 from millstream.streams.lane.base.context import LaneServices, RunAgent, stages
 from millstream.streams.lane.base.metrics import LaneMetrics
 from millstream.streams.lane.lanes import Lanes
@@ -45,6 +47,7 @@ T = TypeVar("T")
 _WATCH_INTERVAL_S = 0.25
 _TELL_UNREADY_S = 10.0
 _OBJECTS_PER_COLLECTION = 400_000
+_PRODUCER_STOP_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +72,61 @@ async def run_worker(
     ready: Callable[[WorkerInfo], None],
     stop: asyncio.Event,
     run_agent: RunAgent | None = None,
+    threads: Threads | None = None,
+    factory: AgentFactory | None = None,
 ) -> None:
     """Work in `roles` until `stop` is set; `ready` is called once requests are served.
 
-    `run_agent` stands in for the agents, to measure what is around them.
+    `run_agent` stands in for the agents, to measure what is around them. `threads` gives the
+    agents' event loops their threads; without it, each has one of its own. `factory` has the
+    templates and tools; without it, there are the built-in ones.
 
     Raises `Misconfigured`, `TopicDrift` or `ServiceUnavailable` where it cannot start, and
-    `WorkerCrashed` if a part of it stops by itself.
+    `WorkerCrashed` if a part of it stops by itself; nothing once `stop` is set.
     """
     keep_traces_local()
     name = f"{socket.gethostname()}-{os.getpid()}"
+    try:
+        await _work(
+            settings,
+            roles,
+            name,
+            ready=ready,
+            stop=stop,
+            run_agent=run_agent,
+            threads=threads,
+            factory=factory or AgentFactory(default_model=settings.default_model),
+        )
+    # Clients raise anything where no broker answers. What was not committed is done again by
+    # others, so nothing is lost, and who asked for the end is not to think so.
+    except Exception:
+        if not stop.is_set():
+            raise
+        log.exception("worker did not stop cleanly", worker=name)
+
+
+async def _work(
+    settings: Settings,
+    roles: frozenset[Role],
+    name: str,
+    *,
+    ready: Callable[[WorkerInfo], None],
+    stop: asyncio.Event,
+    run_agent: RunAgent | None,
+    threads: Threads | None,
+    factory: AgentFactory,
+) -> None:
     async with AsyncExitStack() as stack:
-        building = _build(settings, roles, name, stack, run_agent, drain=stop.set)
+        building = _build(
+            settings,
+            roles,
+            name,
+            stack,
+            factory=factory,
+            run_agent=run_agent,
+            threads=threads,
+            drain=stop.set,
+        )
         worker = await _unless(stop, building)
         if worker is None:
             log.info("worker is told to end before it is up", worker=name)
@@ -94,8 +140,16 @@ async def run_worker(
 class _Worker:
     info: WorkerInfo
     lanes: tuple[Lanes, ...]
+    host: AgentHost | None
     views: Views | None
     readiness: Readiness
+
+    def unready(self) -> list[str]:
+        """Say why not all is done that is to be."""
+        reasons = [reason for part in self.lanes if (reason := part.unready())]
+        if self.host is not None and (blocked := self.host.unready()) is not None:
+            reasons.append(blocked)
+        return reasons + (self.views.unready() if self.views is not None else [])
 
 
 async def _build(
@@ -103,8 +157,10 @@ async def _build(
     roles: frozenset[Role],
     name: str,
     stack: AsyncExitStack,
-    run_agent: RunAgent | None,
     *,
+    factory: AgentFactory,
+    run_agent: RunAgent | None,
+    threads: Threads | None,
     drain: Callable[[], None],
 ) -> _Worker:
     policy = load_policy(settings)
@@ -120,26 +176,25 @@ async def _build(
     await exposition.start()
     store = RedisSessionStore(settings)
     stack.push_async_callback(store.close)
-    views = Views(settings, store, collector) if "views" in roles else None
+    views = None
+    if "views" in roles:
+        known_models = (settings.default_model, *FREE_MODELS, *policy.prices)
+        views = Views(settings, store, collector, known_models=known_models)
     lanes: tuple[Lanes, ...] = ()
+    host: AgentHost | None = None
     if "lanes" in roles:
         producer = await stack.enter_async_context(_producer(settings))
         # Loading the model stops the loop for a moment, which must not be while others wait.
         await _warm_up(settings.default_model)
-        http = ProviderHttp()
-        stack.push_async_callback(http.close)
-        factory = AgentFactory(
-            default_model=settings.default_model, resolve=partial(resolve_model, http=http)
+        host = agent_host(
+            settings, factory, collector, run_agent=run_agent, threads=threads, drain=drain
         )
-        collector.gauge(
-            "millstream_tool_threads_lost",
-            "Threads of tools that outlived their calls' time and still run.",
-        ).set_function(lambda: factory.tool_threads_lost)
+        stack.push_async_callback(host.close)
         services = LaneServices(
             worker=name,
             producer=producer,
             factory=factory,
-            run_agent=run_agent or AgentExecutor(factory, coalesce_s=settings.token_coalesce_s).run,
+            run_agent=host.run,
             peek_checkpoint=_peek(store),
             clock_ms=wall_clock_ms,
             metrics=LaneMetrics.declare(collector),
@@ -149,7 +204,7 @@ async def _build(
     stack.push_async_callback(_stop_all, lanes, views, settings.shutdown_grace_s)
     starts = [one.start() for one in lanes]
     await asyncio.gather(*starts, *([views.start()] if views is not None else []))
-    return _Worker(WorkerInfo(name, roles, exposition.url), lanes, views, readiness)
+    return _Worker(WorkerInfo(name, roles, exposition.url), lanes, host, views, readiness)
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
@@ -196,7 +251,11 @@ async def _producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
             ) from error
         yield producer
     finally:
-        await producer.stop()
+        # It waits for what was sent, and where no broker answers that is tried for 40 s.
+        try:
+            await asyncio.wait_for(producer.stop(), _PRODUCER_STOP_S)
+        except TimeoutError:
+            log.warning("what was sent last was not acknowledged: tokens of runs that were cut off")
 
 
 def _peek(store: RedisSessionStore) -> PeekCheckpoint:
@@ -213,13 +272,19 @@ def _peek(store: RedisSessionStore) -> PeekCheckpoint:
 
 
 async def _stop_all(lanes: tuple[Lanes, ...], views: Views | None, grace_s: float) -> None:
+    # Side by side: where no broker answers, each takes all of its time.
+    stops = [_stop_lanes(lanes, grace_s), *([] if views is None else [views.stop()])]
+    for outcome in await asyncio.gather(*stops, return_exceptions=True):
+        if outcome is not None:
+            raise outcome
+
+
+async def _stop_lanes(lanes: tuple[Lanes, ...], grace_s: float) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + grace_s
     # The first stage stops first: what it hands on is still taken by the next one, and counted.
     for one in lanes:
         await one.stop(max(0.0, deadline - loop.time()))
-    if views is not None:
-        await views.stop()
 
 
 def _spare_the_collector() -> None:
@@ -240,9 +305,7 @@ async def _watch(worker: _Worker, ready: Callable[[WorkerInfo], None], stop: asy
     loop = asyncio.get_running_loop()
     tell_again_at = loop.time() + _TELL_UNREADY_S
     while not stop.is_set():
-        reasons = [reason for part in worker.lanes if (reason := part.unready())]
-        if worker.views is not None:
-            reasons += worker.views.unready()
+        reasons = worker.unready()
         worker.readiness.set("worker", "; ".join(reasons) or None)
         if not reasons and not told:
             told = True

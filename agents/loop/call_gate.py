@@ -8,7 +8,7 @@ raises.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import structlog
@@ -27,6 +27,7 @@ from millstream.agents.loop.answers import announces_calls, checked_answer_of
 from millstream.agents.loop.calls import Calls, ToolAnswer
 from millstream.agents.loop.containment import stops_run
 from millstream.agents.loop.tool_answers import bounded_answer, error_told
+from millstream.agents.loop.under_way import UnderWay
 from millstream.agents.tool_schemas import problem_of
 from millstream.agents.tools import ToolRegistry
 from millstream.schemas.errors import LaneLost, ModelFailed, Suspended, ToolFailed, ToolStuck
@@ -61,6 +62,7 @@ class RunContext:
     before_call: BeforeCall | None
     calls: Calls
     voice: Voice
+    under_way: UnderWay = field(default_factory=UnderWay)
 
 
 class ModelGate(AgentMiddleware[Any, Any, Any]):
@@ -150,7 +152,8 @@ class CallGate(ModelGate):
             if context.before_call is not None:
                 await context.before_call()
             try:
-                return await self._made(request, handler)
+                with context.under_way.calling(call["name"]):
+                    return await self._made(request, handler)
             except ToolStuck:
                 context.calls.stuck[call_id] = call["name"]
                 raise

@@ -15,17 +15,17 @@ from uuid import UUID
 
 import structlog
 from langchain_core.callbacks import AsyncCallbackHandler
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
 from langchain_core.messages.tool import ToolCallChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, GenerationChunk, LLMResult
 from typing_extensions import override
 
 from millstream.agents.loop.answer_ends import Ending
+from millstream.agents.loop.call_meter import CallMeter
 from millstream.agents.loop.containment import is_cancelled_from_outside
 from millstream.agents.loop.token_writer import TokenWriter
-from millstream.agents.models.errors import was_refused
 from millstream.agents.models.usage import DOUBT, ModelCall
-from millstream.schemas.base import NO_USAGE, EpochMs, Frozen, Usage
+from millstream.schemas.base import EpochMs, Frozen
 from millstream.schemas.ports import BeforeCall, ClockMs
 
 __all__ = ["AgentCallbackHandler", "CallbackEvent", "OnCallbackEvent"]
@@ -33,7 +33,6 @@ __all__ = ["AgentCallbackHandler", "CallbackEvent", "OnCallbackEvent"]
 T = TypeVar("T")
 
 DETAIL_CHARS_MAX: Final = 2_000
-REASON_CHARS_MAX: Final = 500
 _BETWEEN_MESSAGES: Final = "\n\n"
 
 _log = structlog.get_logger(__name__)
@@ -54,11 +53,11 @@ OnCallbackEvent = Callable[[CallbackEvent], Awaitable[None]]
 
 
 class AgentCallbackHandler(AsyncCallbackHandler):
-    """The callbacks of one attempt: writes the agent's tokens, adds up usage, tells `on_event`.
+    """The callbacks of one attempt: writes the agent's tokens, counts usage, tells `on_event`.
 
     Tokens are those of the agent's own model calls, in the order written; the text of a later call
     is set off by an empty line. Models that a tool calls for itself are not the agent's voice: they
-    count in `usage`, but not in the text. A model that cannot stream is one token per call.
+    count in `meter`, but not in the text. A model that cannot stream is one token per call.
 
     `before_call` is awaited before each call of a model, also of one that an asynchronous tool
     calls. What it raises, the call raises and the run fails by; so it is with a token that cannot
@@ -83,54 +82,16 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         before_call: BeforeCall | None = None,
         ending: Ending | None = None,
     ) -> None:
-        self.calls: list[Usage] = []
-        self.doubts: list[str] = []
         self.model_error: BaseException | None = None
         self.ending = Ending() if ending is None else ending
-        # Model calls under way.
-        self._calls: dict[UUID, ModelCall] = {}
+        self.meter = CallMeter(self.ending.output_tokens_max)
         self._writer = writer
         self._clock_ms = clock_ms
         self._on_event = on_event
         self._before_call = before_call
-        # Model calls under way that are the agent's own, and whether they have written text.
-        self._speaking: dict[UUID, bool] = {}
-        # The pieces of the newest of these that call tools, added up.
+        self._loop = asyncio.get_running_loop()
+        # The pieces of the newest of the agent's own calls that call tools, added up.
         self._calling: AIMessageChunk | None = None
-
-    @property
-    def usage(self) -> Usage:
-        """What the calls that are over used."""
-        if not self.calls:
-            return NO_USAGE
-        total = self.calls[0]
-        for each in self.calls[1:]:
-            total += each
-        return total
-
-    @property
-    def usage_known(self) -> bool:
-        """Whether `usage` is all that was used, as far as an estimate can tell.
-
-        It is not while a call is under way, or where one was cut off that has no known limit. A
-        call that its provider refused before it wrote anything used nothing.
-        """
-        return not self._calls
-
-    @property
-    def estimate_reason(self) -> str | None:
-        """Why some of `usage` is an estimate, in up to 500 characters; `None` if none is."""
-        if not self.doubts:
-            return None
-        return "; ".join(dict.fromkeys(self.doubts))[:REASON_CHARS_MAX]
-
-    def give_up(self) -> None:
-        """Estimate what the agent's own calls that are under way may have used: they are cut off.
-
-        Their provider may go on to their limit.
-        """
-        for run_id in [each for each in self._calls if each in self._speaking]:
-            self._cut_off(self._calls.pop(run_id), "a model call was cut off")
 
     def pieces(self) -> Sequence[ToolCallChunk]:
         """Give the tool calls of the newest own model call as they were streamed, merged."""
@@ -173,17 +134,44 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        # LangChain calls the model only once this has returned, streaming or not.
-        if self._before_call is not None:
-            await self._before_call()
-        params = kwargs.get("invocation_params") or {}
-        self._calls[run_id] = ModelCall(messages[0] if messages else (), params)
         # Calls of a graph's nodes and tools have the graph's run above them.
-        if parent_run_id is None or _is_agents_own(metadata or {}):
-            self._speaking[run_id] = False
+        is_own = parent_run_id is None or _is_agents_own(metadata or {})
+        params = kwargs.get("invocation_params") or {}
+        self.meter.begin(
+            run_id, messages[0] if messages else (), params, metadata or {}, is_own=is_own
+        )
+        if is_own:
             self._calling = None
+        await self._allowed(run_id)
         if self._on_event is not None:
             await self._tell("model_start", run_id, name=kwargs.get("name"))
+
+    @override
+    async def on_llm_start(
+        self,
+        serialized: dict[str, Any],
+        prompts: list[str],
+        *,
+        run_id: UUID,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # Of a model that is no chat model, which only a tool may call.
+        params = kwargs.get("invocation_params") or {}
+        said = [HumanMessage(each) for each in prompts]
+        self.meter.begin(run_id, said, params, metadata or {}, is_own=False)
+        await self._allowed(run_id)
+
+    async def _allowed(self, run_id: UUID) -> None:
+        # LangChain calls the model only once this has returned, streaming or not. In a tool's
+        # thread it has a loop of its own there, and what the lane waits for belongs to another.
+        if self._before_call is None or asyncio.get_running_loop() is not self._loop:
+            return
+        try:
+            await self._before_call()
+        except BaseException:
+            self.meter.forget(run_id)
+            raise
 
     @override
     async def on_llm_new_token(
@@ -194,13 +182,16 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         run_id: UUID,
         **kwargs: Any,
     ) -> None:
-        call = self._calls[run_id]
-        if token:
-            call.pieces += 1
+        call = self.meter.under_way(run_id)
+        if call is None:
+            return
+        is_text = type(token) is str
+        if token and is_text:
+            call.hear(token)  # type: ignore[arg-type]
         # Most pieces are text and nothing else.
-        if type(token) is not str or not token or chunk is None or _holds_more(chunk):
-            self._look_at(call, chunk, speaking=run_id in self._speaking)
-        if run_id not in self._speaking:
+        if not is_text or not token or chunk is None or _holds_more(chunk):
+            self._look_at(call, chunk)
+        if not call.is_own:
             return
         said = chunk.message if isinstance(chunk, ChatGenerationChunk) else None
         if isinstance(said, AIMessageChunk) and said.tool_call_chunks:
@@ -210,48 +201,29 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         else:
             text = chunk.message.text if isinstance(chunk, ChatGenerationChunk) else ""
         if text:
-            await self._write(run_id, text)
+            await self._write(call, text)
 
     @override
     async def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         message = _message_of(response)
-        call = self._calls.pop(run_id)
-        own = run_id in self._speaking
-        told = call.told()
-        if message is not None:
-            told = message.usage_metadata if told is None else told
-            call.doubt = call.doubt or message.response_metadata.get(DOUBT)
-        limit = self.ending.output_tokens_max if own else 0
-        usage, doubt = call.believed(told, message, limit)
-        self._charge(usage, doubt)
-        if self._speaking.get(run_id) is False and message is not None and message.text:
-            await self._write(run_id, message.text)
-        self._speaking.pop(run_id, None)
+        call = self.meter.end(run_id, message)
+        is_own = call is not None and call.is_own
+        if call is not None and is_own and not call.has_spoken and message and message.text:
+            await self._write(call, message.text)
         if self._on_event is not None:
             await self._tell("model_end", run_id)
-        if own and message is not None:
+        if is_own and message is not None:
             self.ending.see(message)
 
     @override
     async def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        call = self._calls.get(run_id)
-        if call is not None and not call.pieces and was_refused(error):
-            del self._calls[run_id]  # what is refused costs nothing
-        elif call is not None and run_id in self._speaking:
-            self._cut_off(
-                self._calls.pop(run_id), f"a model call broke off: {type(error).__name__}"
-            )
-        self._speaking.pop(run_id, None)
+        self.meter.fail(run_id, error)
         self.model_error = error
         if self._on_event is not None:
             await self._tell("model_error", run_id, detail=str(error))
 
     def _look_at(
-        self,
-        call: ModelCall,
-        chunk: GenerationChunk | ChatGenerationChunk | None,
-        *,
-        speaking: bool,
+        self, call: ModelCall, chunk: GenerationChunk | ChatGenerationChunk | None
     ) -> None:
         if not isinstance(chunk, ChatGenerationChunk):
             return
@@ -261,21 +233,8 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         info = chunk.generation_info
         if info and DOUBT in info:
             call.doubt = str(info[DOUBT])
-        blocks = bool(message.content) and not isinstance(message.content, str)
-        if message.additional_kwargs or blocks:
-            call.pieces += 1
-            if speaking:
-                self.ending.think(message)
-
-    def _cut_off(self, call: ModelCall, why: str) -> None:
-        usage = call.estimate(self.ending.output_tokens_max)
-        self._charge(usage, why)
-
-    def _charge(self, usage: Usage, doubt: str | None) -> None:
-        self.calls.append(usage)
-        if doubt is not None:
-            self.doubts.append(doubt)
-            _log.warning("the usage of a model call is estimated", reason=doubt)
+        if call.look_at(message) and call.is_own:
+            self.ending.think(message)
 
     @override
     async def on_tool_start(
@@ -292,9 +251,9 @@ class AgentCallbackHandler(AsyncCallbackHandler):
     async def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         await self._tell("tool_error", run_id, detail=str(error))
 
-    async def _write(self, run_id: UUID, text: str) -> None:
-        if not self._speaking[run_id]:
-            self._speaking[run_id] = True
+    async def _write(self, call: ModelCall, text: str) -> None:
+        if not call.has_spoken:
+            call.has_spoken = True
             if not self._writer.empty:
                 text = _BETWEEN_MESSAGES + text
         await self._writer.write(text)

@@ -9,12 +9,14 @@ which another setting of the agent would shift.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from langchain.agents.middleware import ModelResponse
 from langchain_core.messages import ToolMessage
 from langgraph.types import Command
+
+from millstream.agents.loop.call_meter import CallMeter
 
 __all__ = ["Calls", "ToolAnswer"]
 
@@ -30,12 +32,16 @@ class Calls:
         effects: Tools by the ids of calls with an effect that were answered.
         stuck: Tools by the ids of calls whose threads go on though their time is up.
         forgotten: Tools of calls with an effect whose answers are not kept here any more.
+        begun_anew: How often an attempt ended with a loop of agents that nobody known had ended.
+        meter: What the model calls of the newest attempt use, also if it gives no outcome.
     """
 
     in_doubt: dict[str, str] = field(default_factory=dict)
     effects: dict[str, str] = field(default_factory=dict)
     stuck: dict[str, str] = field(default_factory=dict)
     forgotten: tuple[str, ...] = ()
+    begun_anew: int = 0
+    meter: CallMeter | None = None
     _models: dict[str, ModelResponse[Any]] = field(default_factory=dict)
     _tools: dict[str, ToolAnswer] = field(default_factory=dict)
     _faults: dict[str, str] = field(default_factory=dict)
@@ -49,6 +55,17 @@ class Calls:
     def with_effect(self) -> tuple[str, ...]:
         """The tools of all calls with an effect that were made, or may have been."""
         return (*self.forgotten, *self.effects.values(), *self.in_doubt.values())
+
+    def shared(self) -> Calls:
+        """Give the same calls to an attempt that may have to be parted from them."""
+        return replace(self)
+
+    def part(self) -> None:
+        """Keep what there is, and take in nothing any more of whom these were shared with."""
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, dict):
+                setattr(self, each.name, value.copy())
 
     def fault(self, call_id: str) -> str | None:
         """Say why a call is not to be made; `None`: it is."""

@@ -4,28 +4,45 @@ asyncio hands `SystemExit` and `KeyboardInterrupt` on from whatever task raised 
 itself, which ends, and every other run with it. LangGraph makes a task of each node, callbacks and
 tools make others, so no `except` around the run's own coroutine would see them in time. While a run
 is under way, each task that is made in its context is one that raises `CodeStopped` instead.
+
+A thread that a run's code makes belongs to the run as well: it gets the run's context, as a task
+does, so that a model that is called there is charged to the run. Python leaves that to whoever
+makes the thread; OpenTelemetry's instrumentation of threads does the same.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine, Generator
-from contextvars import Context, ContextVar
-from types import CoroutineType
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from contextvars import Context, ContextVar, copy_context
+from functools import cache, wraps
+from time import monotonic
+from types import CoroutineType, FrameType
 from typing import Any, Final
+
+from millstream.agents.loop.under_way import UnderWay
 
 __all__ = [
     "CodeStopped",
     "ContainedRun",
+    "contain_tasks",
+    "contained_callback",
+    "enter_run",
     "is_cancelled_from_outside",
     "raised_by_code",
+    "run_at",
+    "run_now",
     "stops_run",
 ]
 
 _ENDS_THE_LOOP: Final = (SystemExit, KeyboardInterrupt)
 _CAUSES_MAX: Final = 8
+_POOLS: Final = ThreadPoolExecutor.__module__
 
-_in_run: ContextVar[bool] = ContextVar("millstream_in_run", default=False)
+_in_run: ContextVar[UnderWay | None] = ContextVar("millstream_in_run", default=None)
 
 TaskFactory = Callable[..., asyncio.Future[Any]]
 
@@ -41,19 +58,54 @@ class CodeStopped(Exception):
 class ContainedRun:
     """Holds a run's tasks to `CodeStopped` inside its `with` block, on the running loop."""
 
-    __slots__ = ("_token",)
+    __slots__ = ("_token", "_under_way")
+
+    def __init__(self, under_way: UnderWay) -> None:
+        self._under_way = under_way
 
     def __enter__(self) -> None:
         """Begin."""
-        loop = asyncio.get_running_loop()
-        factory = loop.get_task_factory()
-        if not isinstance(factory, _ContainingTasks):
-            loop.set_task_factory(_ContainingTasks(factory))  # type: ignore[arg-type]
-        self._token = _in_run.set(True)
+        contain_tasks(asyncio.get_running_loop())
+        _carry_context_to_threads()
+        self._token = _in_run.set(self._under_way)
 
     def __exit__(self, *_: object) -> None:
         """End."""
-        _in_run.reset(self._token)
+        # The garbage collector closes a run that nobody ended outside of its context.
+        with suppress(ValueError):
+            _in_run.reset(self._token)
+
+
+def contain_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """Have a loop's tasks of runs end in `CodeStopped` where they would end the loop."""
+    factory = loop.get_task_factory()
+    if not isinstance(factory, _ContainingTasks):
+        loop.set_task_factory(_ContainingTasks(factory))  # type: ignore[arg-type]
+
+
+def run_now() -> UnderWay | None:
+    """Give the run whose code calls this."""
+    return _in_run.get()
+
+
+def enter_run(under_way: UnderWay) -> None:
+    """Make the current context that of a run."""
+    _in_run.set(under_way)
+
+
+def contained_callback(
+    callback: Callable[..., object], context: Context | None
+) -> Callable[..., object]:
+    """Give a callback for a loop to call: one of a run ends the run where it would end the loop."""
+    under_way = _in_run.get() if context is None else context.get(_in_run)
+    return callback if under_way is None else _ContainedCallback(callback, under_way)
+
+
+def run_at(frame: FrameType) -> UnderWay | None:
+    """Give the run whose step a frame is the outermost one of."""
+    if frame.f_code in _OUTERMOST:
+        return getattr(frame.f_locals.get("self"), "under_way", None)
+    return None
 
 
 def is_cancelled_from_outside(task: asyncio.Task[Any] | None, error: BaseException) -> bool:
@@ -100,9 +152,9 @@ class _ContainingTasks:
         context: Context | None = None,
         **kwargs: Any,
     ) -> asyncio.Future[Any]:
-        in_run = _in_run.get() if context is None else context.get(_in_run, False)
-        if in_run and type(coro) is CoroutineType:
-            coro = _Contained(coro)
+        under_way = _in_run.get() if context is None else context.get(_in_run)
+        if under_way is not None and type(coro) is CoroutineType:
+            coro = _Contained(coro, under_way)
         if self._before is not None:
             return self._before(loop, coro, context=context, **kwargs)
         return asyncio.Task(coro, loop=loop, context=context, **kwargs)
@@ -113,22 +165,33 @@ class _Contained(Coroutine[Any, Any, Any]):
 
     # Not an `async def` around it: a task that is cancelled before its first step would leave the
     # inner coroutine unawaited.
-    __slots__ = ("_inner",)
+    __slots__ = ("_inner", "under_way")
 
-    def __init__(self, inner: Coroutine[Any, Any, Any]) -> None:
+    def __init__(self, inner: Coroutine[Any, Any, Any], under_way: UnderWay) -> None:
         self._inner = inner
+        self.under_way = under_way
 
     def send(self, value: Any) -> Any:
+        under_way = self.under_way
+        under_way.step_at_s = began_s = monotonic()
         try:
             return self._inner.send(value)
         except _ENDS_THE_LOOP as raised:
             raise CodeStopped(raised) from raised
+        finally:
+            if monotonic() - began_s > under_way.long_s:
+                under_way.step_was_long(began_s, monotonic() - began_s)
 
     def throw(self, *raising: Any) -> Any:
+        under_way = self.under_way
+        under_way.step_at_s = began_s = monotonic()
         try:
             return self._inner.throw(*raising)
         except _ENDS_THE_LOOP as raised:
             raise CodeStopped(raised) from raised
+        finally:
+            if monotonic() - began_s > under_way.long_s:
+                under_way.step_was_long(began_s, monotonic() - began_s)
 
     def close(self) -> None:
         self._inner.close()
@@ -139,6 +202,69 @@ class _Contained(Coroutine[Any, Any, Any]):
     def __getattr__(self, name: str) -> Any:
         # Its frame and code, which a task's stack is read from.
         return getattr(self._inner, name)
+
+
+class _ContainedCallback:
+    """A callback of a run."""
+
+    __slots__ = ("_callback", "under_way")
+
+    def __init__(self, callback: Callable[..., object], under_way: UnderWay) -> None:
+        self._callback = callback
+        self.under_way = under_way
+
+    def __call__(self, *args: Any) -> None:
+        under_way = self.under_way
+        under_way.step_at_s = began_s = monotonic()
+        try:
+            self._callback(*args)
+        except _ENDS_THE_LOOP as raised:
+            if under_way.stop is None:
+                raise
+            under_way.stop(raised)
+        finally:
+            if monotonic() - began_s > under_way.long_s:
+                under_way.step_was_long(began_s, monotonic() - began_s)
+
+
+_OUTERMOST: Final = frozenset(
+    {_Contained.send.__code__, _Contained.throw.__code__, _ContainedCallback.__call__.__code__}
+)
+
+
+@cache
+def _carry_context_to_threads() -> None:
+    """Have threads that are made, and calls that are handed to them, in a run's context run in it.
+
+    Once for the process. What is made outside of runs is as before; so is a pool's thread itself,
+    which outlives the run that was the first to need it.
+    """
+    start, submit = threading.Thread.start, ThreadPoolExecutor.submit
+
+    @wraps(start)
+    def start_in_context(thread: threading.Thread) -> None:
+        is_of_pool = getattr(getattr(thread, "_target", None), "__module__", "") == _POOLS
+        if _in_run.get() and not is_of_pool:
+            context, run = copy_context(), thread.run
+
+            def run_in_context() -> None:
+                # Else thread and method hold each other, and all that the run was made of.
+                del thread.run
+                context.run(run)
+
+            thread.run = run_in_context  # type: ignore[method-assign]
+        start(thread)
+
+    @wraps(submit)  # type: ignore[arg-type]
+    def submit_in_context(
+        pool: ThreadPoolExecutor, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Future[Any]:
+        if _in_run.get():
+            return submit(pool, copy_context().run, function, *args, **kwargs)
+        return submit(pool, function, *args, **kwargs)
+
+    threading.Thread.start = start_in_context  # type: ignore[method-assign, assignment]
+    ThreadPoolExecutor.submit = submit_in_context  # type: ignore[method-assign, assignment]
 
 
 def _current_task() -> asyncio.Task[Any] | None:

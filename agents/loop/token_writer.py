@@ -127,12 +127,16 @@ class TokenWriter:
         await self._flush()
 
     async def settle(self) -> None:
-        """Emit no more, but wait for a piece that is on its way, so that `text` is exact.
+        """Emit what is still gathered, if it can be, and wait for it, so that `text` is exact.
 
-        For a run that failed. Text that was gathered is dropped. Waits for as long as `emit` does:
-        while the broker takes no token, it takes no result. Raises `LaneLost` if that is what
-        became of the piece; any other outcome changes nothing for a run that has failed already.
+        For a run that failed: what its model wrote until then is part of its story. Waits for as
+        long as `emit` does: while the broker takes no token, it takes no result. Raises `LaneLost`
+        if that is what became of a piece; any other outcome changes nothing for a run that has
+        failed already.
         """
+        self._half = ""
+        with contextlib.suppress(Exception):
+            await self._flush()
         self._drop_gathered()
         await _ended(self._background, self._sending)
         if isinstance(self._failure, LaneLost):

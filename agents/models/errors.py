@@ -35,6 +35,7 @@ from millstream.schemas.errors import (
 
 __all__ = [
     "as_foreseen",
+    "ended_by_provider",
     "error_in",
     "error_said",
     "refuses_stream_options",
@@ -179,6 +180,17 @@ def was_refused(error: BaseException) -> bool:
     if isinstance(_body_of(error), (Mapping, str)):
         return True
     return any(not _NEVER_SENT_NAMES.isdisjoint(_names(each)) for each in _causes(error))
+
+
+def ended_by_provider(error: BaseException) -> bool:
+    """Tell whether a call that failed is known to be over at its provider.
+
+    It told an error, or ended the answer itself. Not so where the connection broke, the call was
+    cut off, or a piece of the answer cannot be read: the provider may go on to the call's limit.
+    """
+    if isinstance(error, ModelFailed) and error.is_over:
+        return True
+    return was_refused(error)
 
 
 def refuses_stream_options(error: BaseException) -> bool:

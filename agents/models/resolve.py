@@ -20,7 +20,10 @@ from millstream.agents.models.scripted.script import parse_script
 from millstream.agents.models.served import as_served
 from millstream.schemas.errors import ModelUnavailable
 
-__all__ = ["keep_traces_local", "resolve_model", "warm_up"]
+__all__ = ["MODEL_NAME", "keep_traces_local", "resolve_model", "warm_up"]
+
+MODEL_NAME: Final = "millstream_model"
+"""In a model's metadata, which its callbacks get: the name that it was resolved by."""
 
 _LOCAL_NAMES: Final = frozenset({"local", "local:smollm2", f"local:{LOCAL_MODEL_NAME}"})
 
@@ -72,6 +75,13 @@ def resolve_model(name: str, *, http: ProviderHttp | None = None, **params: Any)
     Raises `ModelUnavailable`, saying which name is unknown, which package to install or which
     variable to set, and `Terminal` for a script that cannot be read.
     """
+    model = _model(name, http, params)
+    # By which its calls are charged, whoever makes them.
+    model.metadata = {**(model.metadata or {}), MODEL_NAME: name}
+    return model
+
+
+def _model(name: str, http: ProviderHttp | None, params: dict[str, Any]) -> BaseChatModel:
     if name in _LOCAL_NAMES:
         return LocalChatModel(**params)
     kind, _, rest = name.partition(":")

@@ -18,9 +18,9 @@ A report is what a model call is charged by, and comes from outside. Rules:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 
 from millstream.agents.models.thoughts import thought_of
 from millstream.schemas.base import INT64_MAX, Usage
@@ -38,6 +38,12 @@ FRAME_TOKENS: Final = 16
 
 OUTPUT_ALLOWANCE: Final = 64
 REASONING_TOKENS_MAX: Final = 131_072
+
+_LIMITS: Final = (
+    *("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens"),
+    "num_predict",
+)
+"""What providers' classes call a limit of output, among the parameters of a call."""
 
 _DELTAS: Final = frozenset({"google_genai"})
 """Providers whose running totals LangChain makes differences of, from one chunk to the next."""
@@ -87,26 +93,45 @@ def _inclusive(report: dict[str, Any]) -> dict[str, Any]:
     return report
 
 
-def _is_count(value: object) -> bool:
+def _is_count(value: object) -> TypeGuard[int]:
     # Whole, and what a 64-bit integer holds.
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= INT64_MAX
 
 
 class ModelCall:
-    """One model call under way: what it sent, what came back, what was reported of it."""
+    """One model call under way: what it sent, what came back, what was reported of it.
+
+    `is_own`: it is the agent's, and what it writes is the agent's voice; `has_spoken` once it wrote
+    text. `model` is the name of any other's model.
+    """
 
     __slots__ = (
-        "_are_deltas",
-        "_params",
-        "_reports",
-        "doubt",
-        "messages",
-        "pieces",
+        *(
+            "_are_deltas",
+            "_params",
+            "_reports",
+            "doubt",
+            "has_spoken",
+            "is_own",
+            "messages",
+            "model",
+            "pieces",
+        ),
         "received_bytes",
     )
 
-    def __init__(self, messages: Sequence[BaseMessage], params: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        messages: Sequence[BaseMessage],
+        params: Mapping[str, Any],
+        *,
+        is_own: bool = True,
+        model: str | None = None,
+    ) -> None:
         self.messages = messages
+        self.is_own = is_own
+        self.model = model
+        self.has_spoken = False
         self.pieces = 0
         self.received_bytes = 0
         self.doubt: str | None = None
@@ -128,9 +153,52 @@ class ModelCall:
             return _summed(self._reports)
         return _gathered(self._reports) if self._reports else None
 
+    @property
+    def asked_output_tokens_max(self) -> int:
+        """The limit of output that the call was made with, 0 where it names none."""
+        for name in _LIMITS:
+            limit = self._params.get(name)
+            if _is_count(limit):
+                return limit
+        return 0
+
+    def hear(self, token: str) -> None:
+        """Count a piece of text."""
+        self.pieces += 1
+        self.received_bytes += (
+            len(token) if token.isascii() else len(token.encode(errors="replace"))
+        )
+
+    def look_at(self, message: BaseMessage) -> bool:
+        """Count what a piece holds beside plain text: reasoning, blocks, calls; tell if any."""
+        size = _size_bytes(message)
+        self.received_bytes += size
+        self.pieces += size > 0
+        return size > 0
+
     def estimate(self, output_tokens: int) -> Usage:
         """Give what the call can have used at most by what was sent, and this much of output."""
         return Usage(input_tokens=self._input_max(FRAME_TOKENS), output_tokens=output_tokens)
+
+    def broken_off(self, output_tokens_max: int, *, is_over: bool) -> Usage:
+        """Give an estimate of what a call used that has no answer.
+
+        It may go on to `output_tokens_max`, unless its provider ended it: then it wrote no more
+        than came. What it reported counts where it can be true.
+        """
+        told = self.told() or {}
+        read, wrote = told.get("input_tokens"), told.get("output_tokens")
+        written = max(self.received_bytes, output_tokens_max)
+        if is_over or not output_tokens_max:
+            seen = self.received_bytes + OUTPUT_ALLOWANCE
+            written = min(seen, written) if output_tokens_max else seen
+        if _is_count(wrote) and self._why_not_written(wrote, 0, None, written) is None:
+            written = max(written, wrote)
+        if _is_count(read) and self._why_not_read(read) is None:
+            parts = told.get("input_token_details") or {}
+            known = all(each is None or _is_count(each) for each in parts.values())
+            return _usage(read, written, parts if known else {}, {})
+        return self.estimate(written)
 
     def believed(
         self, told: _Report | None, message: BaseMessage | None, output_tokens_max: int
@@ -291,6 +359,21 @@ def _sent_bytes(message: BaseMessage) -> int:
     if isinstance(message, AIMessage):
         for call in (*message.tool_calls, *message.invalid_tool_calls):
             size += len(f"{call['name']}{call['args']}".encode(errors="replace"))
+    return size
+
+
+def _size_bytes(message: BaseMessage) -> int:
+    """Give the bytes of what a piece of an answer holds beside its text as a string."""
+    size = 0
+    if thought := message.additional_kwargs.get("reasoning_content"):
+        size += len(str(thought).encode(errors="replace"))
+    if not isinstance(message.content, str):
+        for block in message.content:
+            told = block.values() if isinstance(block, Mapping) else (block,)
+            size += sum(len(one.encode(errors="replace")) for one in told if isinstance(one, str))
+    if isinstance(message, AIMessageChunk):
+        for call in message.tool_call_chunks:
+            size += len(f"{call['name'] or ''}{call['args'] or ''}".encode(errors="replace"))
     return size
 
 

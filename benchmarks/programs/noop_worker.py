@@ -10,8 +10,6 @@ import asyncio
 import sys
 from functools import partial
 
-import uvloop
-
 from millstream.agents.executor import RunOutcome, wall_clock_ms
 from millstream.agents.factory import RunPlan
 from millstream.gateway.commands.worker import work
@@ -65,7 +63,7 @@ def main() -> None:
     configure_logging(settings)
     takes_s = float(sys.argv[1]) if len(sys.argv) > 1 else 0.0
     run_agent: RunAgent = partial(take_time, takes_s) if takes_s else do_nothing
-    uvloop.run(work(settings, frozenset({"lanes"}), run_agent=run_agent))
+    work(settings, frozenset({"lanes"}), run_agent=run_agent)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import re
 import sys
 from collections import deque
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -135,7 +136,10 @@ def redrive(
         typer.Option(exists=True, dir_okay=False, help="The mended value, instead of its own."),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="All that match --code, --since and --topic.")
+        bool,
+        typer.Option(
+            "--all", help="All with a --code, which must be given, that match --since and --topic."
+        ),
     ] = False,
     code: _Codes = None,
     since: _Since = None,
@@ -145,10 +149,10 @@ def redrive(
     """Put a record back on its topic, as it was or mended; what was put back before is left alone.
 
     Exits 0 also if it had been put back before, and says what became of it. With --all, what cannot
-    be put back is told and the rest goes on; it exits 1 then.
+    be put back, or would be a dead letter again, is told and the rest goes on; it exits 1 then.
     """
     if everything == (address is not None):
-        message = "name one ADDRESS, or --all with a --code"
+        message = "name one ADDRESS, or --all with a --code, for instance --all --code newer_schema"
         raise typer.BadParameter(message)
     settings = settings_for_client()
     if address is not None:
@@ -158,17 +162,20 @@ def redrive(
         mended = None if value is None else value.read_bytes()
         run(_redrive_one(settings, _address(address, settings), mended, as_json=as_json))
         return
-    if not code or value is not None:
-        message = "--all needs a --code, and takes no --value"
+    if value is not None:
+        message = "--value mends one record: name its ADDRESS instead of --all"
+        raise typer.BadParameter(message)
+    if not code:
+        message = (
+            "--all needs a --code, for instance --code newer_schema: what is dead for another "
+            "reason stays so; `millstream dead-letters list` shows the reasons"
+        )
         raise typer.BadParameter(message)
     query = _query(settings, code, since, topic)
-    count, failed = run(_redrive_all(settings, query, as_json=as_json))
-    tell = progress_console().print
-    if not failed:
-        tell(f"{count} put back")
-        return
-    tell(f"{count} put back, {failed} could not be: see above")
-    raise typer.Exit(ExitCode.FAILED)
+    count = run(_redrive_all(settings, query, as_json=as_json))
+    progress_console().print(_counted(count))
+    if count.failed:
+        raise typer.Exit(ExitCode.FAILED)
 
 
 async def _newest(settings: Settings, query: DeadLetterQuery, limit: int) -> list[Buried]:
@@ -199,29 +206,50 @@ async def _redrive_one(
     _tell(buried, done, as_json=as_json)
 
 
-async def _redrive_all(
-    settings: Settings, query: DeadLetterQuery, *, as_json: bool
-) -> tuple[int, int]:
-    """Give how many were put back, and how many could not be."""
-    count = failed = 0
+@dataclass(slots=True)
+class _Count:
+    """What became of those that match: put back now, before, not at all, or a command."""
+
+    now: int = 0
+    before: int = 0
+    failed: int = 0
+    commands: int = 0
+
+
+def _counted(count: _Count) -> str:
+    if not (count.now or count.before or count.failed or count.commands):
+        return (
+            "0 put back: there are no such dead letters; `millstream dead-letters list` shows all"
+        )
+    told = f"{count.now} put back"
+    if count.failed:
+        told += f", {count.failed} could not be: see above"
+    return told
+
+
+async def _redrive_all(settings: Settings, query: DeadLetterQuery, *, as_json: bool) -> _Count:
+    count = _Count()
     async with (
         aclosing(dead_letters(settings, query)) as letters,
         Redriver(settings) as redriver,
     ):
         async for buried in letters:
             if buried.source.topic == settings.topic(CONTROL.name):
+                count.commands += 1
                 progress_console().print(f"{buried.source} is a command: left, give it again")
                 continue
             try:
-                done = await redriver.redrive(buried)
+                done = await redriver.redrive(buried, leave_unreadable=True)
             except (CannotRedrive, DeadLetterNotFound) as error:
-                failed += 1
+                count.failed += 1
                 progress_console().print(f"{buried.source} cannot be put back: {error}")
                 continue
             if done.first:
-                count += 1
+                count.now += 1
                 _tell(buried, done, as_json=as_json)
-    return count, failed
+            else:
+                count.before += 1
+    return count
 
 
 def _tell(buried: Buried, done: Redrive, *, as_json: bool) -> None:

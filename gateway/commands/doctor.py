@@ -11,6 +11,7 @@ import typer
 from millstream.gateway.console.running import run
 from millstream.gateway.console.terminal import print_data
 from millstream.gateway.exits import ExitCode
+from millstream.schemas.errors import Misconfigured
 
 __all__ = ["doctor"]
 
@@ -36,7 +37,13 @@ async def _examine(*, as_json: bool) -> int:
 
     wrong = 0
     for check in CHECKS:
-        for finding in await check():
+        try:
+            findings = await check()
+        except Misconfigured:
+            if not wrong:
+                raise
+            continue  # the check of the settings has told it
+        for finding in findings:
             wrong += finding.level == "wrong"
             if as_json:
                 print_data(json.dumps(asdict(finding), ensure_ascii=False))

@@ -59,6 +59,9 @@ def submit(
 
     The answer is on standard output, how it ended and what it cost on standard error.
     """
+    if not text.strip():
+        message = "there is nothing to ask: the text is empty"
+        raise typer.BadParameter(message)
     if deadline_s is not None and not math.isfinite(deadline_s):
         message = f"{deadline_s} is no number of seconds"
         raise typer.BadParameter(message, param_hint="--deadline")

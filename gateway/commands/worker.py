@@ -5,26 +5,33 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from typing import TYPE_CHECKING, Annotated, get_args
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 import uvloop
 
 from millstream.gateway.client_settings import settings_for_client
 from millstream.gateway.console.terminal import print_data, progress_console
-from millstream.gateway.processes.shutdown_watchdog import end_within
+from millstream.gateway.processes.shutdown_watchdog import end_well_within, end_within
 from millstream.streams.settings import Role, Settings
 from millstream.streams.telemetry.logs import configure_logging
 
 if TYPE_CHECKING:
+    from millstream.agents.factory import AgentFactory
     from millstream.streams.lane.base.context import RunAgent
 
 __all__ = ["ROLES", "parse_roles", "work", "worker"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
 
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 _AFTER_THE_GRACE_S = 25.0
 """So long may what follows the grace take: last commits and snapshots, leaving the groups."""
+
+_LEFTOVERS_S = 3.0
+"""So long may tasks take that are left by clients which no broker answered."""
 
 
 def parse_roles(text: str) -> frozenset[Role]:
@@ -51,13 +58,55 @@ def worker(
     roles = parse_roles(role)
     settings = settings_for_client()
     configure_logging(settings)
-    uvloop.run(work(settings, roles))
+    work(settings, roles)
 
 
-async def work(
-    settings: Settings, roles: frozenset[Role], *, run_agent: RunAgent | None = None
+def work(
+    settings: Settings,
+    roles: frozenset[Role],
+    *,
+    run_agent: RunAgent | None = None,
+    factory: AgentFactory | None = None,
 ) -> None:
-    """Work in `roles` until SIGINT or SIGTERM; say on standard output when requests are served."""
+    """Work in `roles` until SIGINT or SIGTERM; say on standard output when requests are served.
+
+    To be called in the main thread, which agents run in: the lanes have a thread of their own.
+    `factory` has the templates and tools; without it, there are the built-in ones.
+    """
+    from millstream.agents.hosting.main_thread import MainThread  # noqa: PLC0415  takes seconds
+
+    signals, main = _StopSignals(), MainThread()
+    how = {"run_agent": run_agent, "factory": factory, "threads": main}
+    main.lend_while(lambda: uvloop.run(_work(settings, roles, signals, **how)))
+
+
+class _StopSignals:
+    """Hears SIGINT and SIGTERM in the main thread, whatever runs there; to be made there."""
+
+    def __init__(self) -> None:
+        self._tell: Callable[[], object] | None = None
+        self._came = False
+        for number in _STOP_SIGNALS:
+            signal.signal(number, self._hear)
+
+    def tell(self, tell: Callable[[], object]) -> None:
+        """Call `tell` in the main thread when the first one comes, or now if it has."""
+        self._tell = tell
+        if self._came:
+            tell()
+
+    def _hear(self, _number: int, _frame: object) -> None:
+        for number in _STOP_SIGNALS:
+            # From here on a signal does what it does by default: it ends the process.
+            signal.signal(number, signal.SIG_DFL)
+        self._came = True
+        if self._tell is not None:
+            self._tell()
+
+
+async def _work(
+    settings: Settings, roles: frozenset[Role], signals: _StopSignals, **how: Any
+) -> None:
     from millstream.streams.worker import WorkerInfo, run_worker  # noqa: PLC0415  takes seconds to import
 
     def ready(info: WorkerInfo) -> None:
@@ -72,19 +121,12 @@ async def work(
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def stop_once() -> None:
-        stop.set()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # From here on a signal does what it does by default: it ends the process.
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
-
     async def end_in_time() -> None:
         await stop.wait()
         end_within(settings.shutdown_grace_s + _AFTER_THE_GRACE_S)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop_once)
+    signals.tell(lambda: loop.call_soon_threadsafe(stop.set))
     ending = asyncio.create_task(end_in_time())
-    await run_worker(settings, roles, ready=ready, stop=stop, run_agent=run_agent)
+    await run_worker(settings, roles, ready=ready, stop=stop, **how)
     ending.cancel()
+    end_well_within(_LEFTOVERS_S)

@@ -125,6 +125,7 @@ def what(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912  one case per kin
         case CommandObeyed():
             target = event.request_id or f"all of session {event.session_id}"
             lacked = ", which was not paused" if event.was_paused is False else ""
+            lacked += ", which had ended" if event.had_ended else ""
             return f"obeyed: {event.command} {target}{lacked}"
         case LaneOpened():
             return (
@@ -199,4 +200,5 @@ def _result(event: AgentResult) -> str:
 def _decision(event: Decision) -> str:
     if event.admitted:
         return f"admitted by {', '.join(event.passed) or 'no layer'}"
-    return f"rejected by {event.layer}, {reason_text(event.reason)}"
+    by = "" if event.layer is None else f" by {event.layer}"
+    return f"rejected{by}, {reason_text(event.reason)}"

@@ -49,7 +49,11 @@ def parse_start(text: str) -> Start:
     offset = _OFFSET.fullmatch(text)
     if offset is not None:
         return FromOffset(int(offset[2]), None if offset[1] is None else int(offset[1]))
-    return FromTime(parse_time_ms(text))
+    try:
+        return FromTime(parse_time_ms(text))
+    except typer.BadParameter as error:
+        message = f"{error.message}; or now, beginning, OFFSET, PARTITION:OFFSET"
+        raise typer.BadParameter(message) from error
 
 
 def time_text(at_ms: int) -> str:

@@ -23,5 +23,5 @@ def topic_named(name: str, settings: Settings) -> TopicSpec:
         return found
     near = difflib.get_close_matches(name, specs, n=1)
     meant = f"did you mean {near[0]}? " if near else ""
-    message = f"there is no topic {name!r}: {meant}There are {', '.join(specs)}"
+    message = f"there is no topic {name!r}: {meant}there are {', '.join(specs)}"
     raise typer.BadParameter(message)

@@ -149,7 +149,7 @@ async def _spent(running: Platform) -> None:
             if isinstance(entry, Delivery) and isinstance(entry.event, CostRecorded):
                 event = entry.event
                 spent[event.user_id] += event.cost_micros
-                runs[event.user_id] += 1
+                runs[event.user_id] += event.call == 0
                 tokens[event.user_id] += event.usage.input_tokens + event.usage.output_tokens
     for user in dict.fromkeys([*(asked.user_id for asked in ASKED), *sorted(spent)]):
         print_text(

@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from millstream.gateway.client_settings import Endpoints
+from millstream.gateway.client_settings import Endpoints, leave_note_of_up
 from millstream.gateway.processes.children import Child, ChildEnded, module_command
 from millstream.gateway.processes.workers import KeptWorker
+from millstream.middleware.pipeline import build_pipeline
 from millstream.streams.policy_file import load_policy
 from millstream.streams.settings import Role, Settings
 
@@ -59,9 +60,9 @@ async def platform(
 
     Services that the environment names are used and not started. What was started does not
     outlive us, even if we are killed. Raises `ChildEnded`, and `Misconfigured` for a policy with
-    mistakes before anything is started.
+    mistakes, or a chain that cannot be cut so, before anything is started.
     """
-    load_policy(settings)
+    build_pipeline(load_policy(settings)).split(settings.chain_cuts)
     size = () if brokers is None else ("--brokers", str(brokers))
     services = await Child.start(
         "launcher of Kafka and Redis",
@@ -79,6 +80,7 @@ async def platform(
     )
     try:
         endpoints = Endpoints.from_json(await services.ready_line(_READY_TIMEOUT_S))
+        leave_note_of_up(settings, endpoints.launcher_pid)
         connected = settings.model_copy(
             update={"kafka": endpoints.kafka, "redis_url": endpoints.redis_url}
         )

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import faust
@@ -150,21 +149,24 @@ def build_app(
 
 
 async def stop_app(app: App, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
-    """Stop an app from outside its agents; tells whether it ended within `timeout_s`.
+    """Stop an app from outside its agents; tells whether it ended well within `timeout_s`.
 
-    Stopping from inside an agent waits for that very agent. What does not end in time is
-    cancelled: its partitions go to others when the session times out.
+    Stopping from inside an agent waits for that very agent. An app that does not end in time, as
+    where no broker answers, or that ends with an error is given up, and the log says why: its
+    partitions go to others when the session times out, and what it had not committed comes again.
     """
     stopping = asyncio.ensure_future(app.stop())
-    done, _ = await asyncio.wait({stopping}, timeout=timeout_s)
-    if done:
-        stopping.result()
-        return True
-    _log.error("%s did not stop within %.0f s: abandoned", app.conf.id, timeout_s)
-    stopping.cancel()
-    with suppress(asyncio.CancelledError):
-        await stopping
-    return False
+    await asyncio.wait({stopping}, timeout=timeout_s)
+    if not stopping.done():
+        _log.error("%s did not stop within %.0f s: abandoned", app.conf.id, timeout_s)
+        # Not awaited: Faust takes the cancel for the end of one child, and goes on to the next.
+        stopping.cancel()
+        stopping.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return False
+    if error := stopping.exception():
+        _log.error("%s did not stop cleanly: %r", app.conf.id, error, exc_info=error)
+        return False
+    return True
 
 
 def assigned_partitions(app: App, topic: str) -> Iterator[int]:

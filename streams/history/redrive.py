@@ -102,18 +102,22 @@ class Redriver:
             await self._drop(partition)
         await self._reader.stop()
 
-    async def redrive(self, buried: Buried, value: bytes | None = None) -> Redrive:
+    async def redrive(
+        self, buried: Buried, value: bytes | None = None, *, leave_unreadable: bool = False
+    ) -> Redrive:
         """Put a record back on the topic that it came from, with `value` instead of its own.
 
         The request has the id that its first record would have had, unless its value names one;
-        its time is the broker's, now. Raises `CannotRedrive`, `DeadLetterNotFound` and
-        `ServiceUnavailable`; after the last the record may have been put back: ask again.
+        its time is the broker's, now. What this program cannot read is put back all the same, for
+        the workers may be newer, unless it is to `leave_unreadable`. Raises `CannotRedrive`,
+        `DeadLetterNotFound` and `ServiceUnavailable`; after the last the record may have been put
+        back: ask again.
         """
         self._require_lanes(buried.source, mended=value is not None)
         async with self._turn:
             for _ in range(_FENCINGS_MAX):
                 try:
-                    return await self._once(buried, value)
+                    return await self._once(buried, value, leave_unreadable=leave_unreadable)
                 except _FENCED:
                     # Somebody else puts back this partition's dead letters. Let them end: who
                     # fences them at once is fenced in turn.
@@ -127,7 +131,9 @@ class Redriver:
                     raise ServiceUnavailable(message) from error
         raise CannotRedrive(f"others put back dead letters of {buried.source.topic}: try again")
 
-    async def _once(self, buried: Buried, value: bytes | None) -> Redrive:
+    async def _once(
+        self, buried: Buried, value: bytes | None, *, leave_unreadable: bool
+    ) -> Redrive:
         partition = buried.source.partition
         producer = await self._producer(partition)
         known = self._redriven[partition]
@@ -140,6 +146,11 @@ class Redriver:
         request, unreadable = self._forecast(again)
         if unreadable is not None and mended:
             raise CannotRedrive(f"the mended value cannot be read, {unreadable.code}: {unreadable}")
+        if unreadable is not None and leave_unreadable:
+            raise CannotRedrive(
+                f"it would be a dead letter again, {unreadable.code}: {unreadable}; mend it, or "
+                "put it back by its address if the workers are newer than this program"
+            )
         try:
             async with asyncio.timeout(_COMMIT_TIMEOUT_S):
                 await producer.begin_transaction()
@@ -265,11 +276,9 @@ class Redriver:
 
 def _put_back(record: InputRecord, buried: Buried) -> InputRecord:
     """Give the record as it will be read: behind the original, with a header that names that."""
-    try:
-        place = original_address(record)
-    except Poison:
-        place = record.address  # it was buried for that header
-    named = Redriven(source=place, buried=buried.source).model_dump_json().encode()
+    named = (
+        Redriven(source=original_address(record), buried=buried.source).model_dump_json().encode()
+    )
     others = forwarded_headers(record.headers, replaced=(ORIGIN, REDRIVEN))
     return replace(record, offset=record.offset + 1, headers=(*others, (REDRIVEN, named)))
 

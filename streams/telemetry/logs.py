@@ -134,7 +134,10 @@ def _console(_logger: Any, _method: str, fields: structlog.typing.EventDict) -> 
 
 
 def _shown(value: object) -> str:
-    return value if isinstance(value, str) and _BARE.fullmatch(value) else repr(value)
+    # Most of what is told is a number, or a word that needs no look at each of its characters.
+    if isinstance(value, str) and (value.isalnum() or _BARE.fullmatch(value)):
+        return value
+    return repr(value)
 
 
 def _plain(to: TextIO, exc_info: structlog.typing.ExcInfo) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 import orjson
@@ -30,6 +31,7 @@ __all__ = [
     "OTHER",
     "Aggregate",
     "Counts",
+    "cost_of",
     "counts_of",
     "merged",
     "parts",
@@ -79,18 +81,56 @@ class Aggregate:
         """The offset from which the topic is to be read on."""
         return self.offset + 1 if self.redo_from is None else min(self.redo_from, self.offset + 1)
 
-    def fold(self, offset: int, at_ms: int, counts: Counts) -> bool:
-        """Count a record unless it is counted already; tells whether it was new."""
+    @property
+    def is_full(self) -> bool:
+        """Whether no further name is kept but in place of another, or of those to be `kept`."""
+        return len(self.totals) >= _NAMES_MAX
+
+    def fold(
+        self, offset: int, at_ms: int, counts: Counts, *, kept: AbstractSet[str] = frozenset()
+    ) -> bool:
+        """Count a record unless it is counted already; tells whether it was new.
+
+        Names in `kept` are counted whatever others there are.
+        """
         if offset <= self.offset:
             return False
         self.offset = offset
         minute = self._minute(at_ms // _MINUTE_MS)
         for name, amount in counts.items():
-            known = _bounded(self.totals, name, amount)
+            known = name if name in kept else self._bounded(name, amount, kept)
             _add_to(self.totals, known, amount)
             if minute is not None and not known.startswith(LATENCY):
                 _add_to(minute, known, amount)
         return True
+
+    def _bounded(self, name: str, amount: int, kept: AbstractSet[str]) -> str:
+        """Give the name to count under: a hostile flood of label values ends in `other`.
+
+        A name takes the place of the one of its figure that counts least, and less than this record
+        adds; what that one counted goes to `other`. So no flood of names, priced or not, holds all
+        places for ever.
+        """
+        if name in self.totals or not self.is_full or name.startswith(LATENCY):
+            return name
+        figure, _ = parts(name)
+        other = f"{figure}|{OTHER}"
+        if other not in self.totals:
+            log.warning("a figure has too many names; further ones are counted together", name=name)
+        least, rival = min(
+            (
+                (counted, each)
+                for each, counted in self.totals.items()
+                if each != other and each not in kept and parts(each)[0] == figure
+            ),
+            default=(amount, ""),
+        )
+        if least >= amount:
+            return other
+        for counts in (self.totals, *self.minutes.values()):
+            if moved := counts.pop(rival, 0):
+                _add_to(counts, other, moved)
+        return name
 
     def _minute(self, number: int) -> dict[str, int] | None:
         """Give the counts of a minute, `None` for one before those kept."""
@@ -160,10 +200,15 @@ def spend_of(event: CostRecorded) -> dict[str, int]:
     """
     was_used = event.cost_micros or not event.usage.is_none
     return {
-        f"cost_micros|{event.model if was_used else OTHER}": event.cost_micros,
+        cost_of(event.model if was_used else OTHER): event.cost_micros,
         "tokens|input": event.usage.input_tokens,
         "tokens|output": event.usage.output_tokens,
     }
+
+
+def cost_of(model: str) -> str:
+    """Give the name under which a model's cost is counted."""
+    return f"cost_micros|{model}"
 
 
 def merged(aggregates: Iterator[Aggregate]) -> Aggregate:
@@ -192,24 +237,6 @@ def _latencies(event: AgentResult, at_ms: int) -> Iterator[tuple[str, int]]:
             took_ms = max(0, end_ms - event.accepted_at_ms)
             yield f"{LATENCY}{step}|{bisect_left(LATENCY_BUCKETS_MS, took_ms)}", 1
             yield f"{LATENCY}{step}|sum", took_ms
-
-
-def _bounded(counts: dict[str, int], name: str, amount: int) -> str:
-    """Give the name to count under: a hostile flood of label values ends in `other`.
-
-    A name that counts something takes the place of one that counts nothing: so a flood of names
-    that nobody has a price for hides no model that has one.
-    """
-    if name in counts or len(counts) < _NAMES_MAX or name.startswith(LATENCY):
-        return name
-    figure, _ = parts(name)
-    other = f"{figure}|{OTHER}"
-    if amount:
-        for idle, counted in counts.items():
-            if not counted and idle != other and parts(idle)[0] == figure:
-                del counts[idle]
-                return name
-    return other
 
 
 def _add_to(counts: dict[str, int], name: str, amount: int) -> None:

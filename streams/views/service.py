@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from faust.types import TP
@@ -45,13 +45,20 @@ _FLUSH_INTERVAL_S = 0.5
 class Views:
     """Serves the partitions of the views that the consumer group gives this worker.
 
-    Their totals are collected from `collector`'s registry while the views run.
+    Their totals are collected from `collector`'s registry while the views run. `known_models` are
+    those that the deployment names itself: no flood of others takes their place.
     """
 
     def __init__(
-        self, settings: Settings, store: SessionStore, collector: MetricsCollector
+        self,
+        settings: Settings,
+        store: SessionStore,
+        collector: MetricsCollector,
+        *,
+        known_models: Iterable[str] = (),
     ) -> None:
         self._settings = settings
+        self._known_models = frozenset(known_models)
         self._collector = collector
         self.app = build_app(settings, "views")
         self.app.position_of = self._position_of
@@ -132,7 +139,14 @@ class Views:
     def _view(self, spec: TopicSpec) -> View:
         last_stage = (CHAIN, *self._settings.chain_cuts)[-1]
         feed = self._feeds.get(spec.name)
-        return View(self.app, self._settings, spec, last_stage=last_stage, feed=feed)
+        return View(
+            self.app,
+            self._settings,
+            spec,
+            last_stage=last_stage,
+            feed=feed,
+            known_models=self._known_models,
+        )
 
     def _by_view(self) -> Iterator[tuple[str, int, Aggregate]]:
         if self.app.failure is None:

@@ -2,7 +2,7 @@
 
 Totals carry the partition as a label: when a partition moves to another worker its series ends
 here and goes on there, where a rate over one series per worker would see a reset and a jump.
-Labels are bounded: no user is a label, and unknown reasons and models beyond a bound are `other`.
+Labels are bounded: no user is a label, and reasons and models beyond a bound are `other`.
 """
 
 from __future__ import annotations
@@ -77,11 +77,19 @@ class TableMetrics(Collector):
             "Totals that are at the largest number a view keeps, and rise no more",
             labels=("view", "partition"),
         )
+        full = GaugeMetricFamily(
+            "millstream_view_full",
+            "1 where a view keeps no more names: further ones are counted as `other`, or in place "
+            "of one that counted less, which goes to `other`",
+            labels=("view", "partition"),
+        )
         for view, partition, aggregate in aggregates:
             offsets.add_metric((view, str(partition)), aggregate.offset)
             saturated.add_metric((view, str(partition)), aggregate.saturated)
+            full.add_metric((view, str(partition)), aggregate.is_full)
         yield offsets
         yield saturated
+        yield full
 
     def _last_minute(self, aggregates: list[tuple[str, int, Aggregate]]) -> Iterator[Metric]:
         # The last one that is over; a view that is behind by more counts nothing in it.

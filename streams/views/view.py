@@ -12,7 +12,7 @@ What is right after any crash, redelivery or rebalance rests on three rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,7 +23,7 @@ from millstream.schemas.errors import Poison
 from millstream.schemas.events import CostRecorded
 from millstream.schemas.topics import TopicSpec
 from millstream.streams.consumer.faust_app import App, assigned_partitions
-from millstream.streams.views.aggregates import Aggregate, counts_of, spend_of
+from millstream.streams.views.aggregates import Aggregate, cost_of, counts_of, spend_of
 from millstream.streams.views.table import ViewTable, others_key, total_key, user_key, users_prefix
 from millstream.streams.wire.codec import decode
 
@@ -61,10 +61,20 @@ class _Fold:
 
 
 class View:
-    """Counts a topic. Called on one event loop only."""
+    """Counts a topic. Called on one event loop only.
+
+    Of `known_models` each is counted by its name, however many others there are.
+    """
 
     def __init__(
-        self, app: App, settings: Settings, spec: TopicSpec, *, last_stage: str, feed: Feed | None
+        self,
+        app: App,
+        settings: Settings,
+        spec: TopicSpec,
+        *,
+        last_stage: str,
+        feed: Feed | None,
+        known_models: Iterable[str] = (),
     ) -> None:
         self.name = spec.name.replace("-", "_")
         self.topic = settings.topic(spec.name)
@@ -72,6 +82,7 @@ class View:
         self._spec = spec
         self._last_stage = last_stage
         self._feed = feed
+        self._kept = frozenset(map(cost_of, known_models))
         self._folds: dict[int, _Fold] = {}
         self._table = ViewTable.declare(app, self.name, partitions=settings.partitions)
         agent = app.agent(app.raw_topic(self.topic), name=self.name, concurrency=1)
@@ -146,11 +157,13 @@ class View:
         if message.generation_id != self._app.consumer_generation_id:
             return
         fold = self._fold(message.partition, message.generation_id)
-        if fold.total.fold(message.offset, at_ms, counts):
+        if fold.total.fold(message.offset, at_ms, counts, kept=self._kept):
             fold.dirty = True
             if isinstance(event, CostRecorded):
                 key, user = self._user(fold, message.partition, event)
-                user.fold(message.offset, at_ms, {"runs|": 1, **spend_of(event)})
+                # An attempt has a record for each of its calls.
+                runs = {"runs|": 1} if event.call == 0 else {}
+                user.fold(message.offset, at_ms, {**runs, **spend_of(event)}, kept=self._kept)
                 fold.users[key] = user
 
     def _fold(self, partition: int, generation: int) -> _Fold:

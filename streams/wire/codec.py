@@ -6,6 +6,7 @@ them is read all the same. `decode` raises `Poison`, and nothing else, for bytes
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ from pydantic import ValidationError
 
 from millstream.schemas.base import SCHEMA_VERSION, Event
 from millstream.schemas.errors import NewerSchema, NotJson, NullValue, WrongShape
+from millstream.schemas.events import AgentRequest, ControlCommand
 from millstream.schemas.topics import TopicSpec
 
 EventT = TypeVar("EventT", bound=Event)
@@ -37,6 +39,8 @@ REDRIVEN = "millstream-redriven"
 _TRACEPARENT = re.compile(rb"^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$")
 _NO_ZERO_ID = 1 << 64 | 1
 _PROBLEMS_SHOWN_MAX = 5
+_FROM_OUTSIDE = (AgentRequest, ControlCommand)
+"""Events that programs other than Millstream's own write: they are read more strictly."""
 
 
 class Record(Protocol):
@@ -104,7 +108,8 @@ def decode(record: Record, event_type: type[EventT]) -> EventT:
     """Read a record as `event_type`.
 
     Raises `NullValue`, `NotJson`, `NewerSchema` or `WrongShape`; the message says what is wrong
-    and what is expected, for the people who wrote the record.
+    and what is expected, for the people who wrote the record. Of an event that comes from outside,
+    no object may have a key twice (RFC 8259 section 4): readers differ in which value they take.
     """
     if record.value is None:
         message = "the record has no value; publish a JSON object"
@@ -115,6 +120,8 @@ def decode(record: Record, event_type: type[EventT]) -> EventT:
         raise _diagnosed(record.value, event_type, error) from None
     if event.schema_version > SCHEMA_VERSION:
         raise _newer(event.schema_version)
+    if event_type in _FROM_OUTSIDE:
+        _require_unique_keys(record.value, event_type)
     return event
 
 
@@ -187,6 +194,41 @@ def _diagnosed(
     name = event_type.__name__
     article = "an" if name[0] in "AEIOU" else "a"
     return WrongShape(f"not {article} {name}: {problems_of(error)}")
+
+
+class _KeyTwiceError(Exception):
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.key = key
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _KeyTwiceError(key)
+            seen.add(key)
+    return found
+
+
+# A number's value does not matter here, and one of thousands of digits is refused by `int`.
+_KEYS = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_int=str, parse_float=str, parse_constant=str, strict=False
+)
+
+
+def _require_unique_keys(value: bytes, event_type: type[Event]) -> None:
+    """Refuse a key that stands twice in one object of a value that was read before."""
+    try:
+        _KEYS.decode(value.decode())
+    except _KeyTwiceError as error:
+        # A key that is no field's name may be a secret.
+        key = repr(error.key) if error.key in event_type.model_fields else "a key"
+        raise WrongShape(f"{key} is given twice in one JSON object; keep one of them") from None
+    except (ValueError, RecursionError):
+        return  # the two parsers differ in what is JSON: the first one's word stands
 
 
 def problems_of(error: ValidationError) -> str:

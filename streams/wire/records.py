@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from pydantic import ValidationError
 
 from millstream.schemas.base import DEFAULT_TENANT, Address, Frozen, Identifier, TenantName
-from millstream.schemas.errors import Poison, RecordTooLarge, WrongShape
+from millstream.schemas.errors import Poison, RecordTooLarge
 from millstream.schemas.events import AgentRequest, DeadLetter, Origin, Redriven, ResolvedRequest
 from millstream.schemas.lane_events import StageRequest
 from millstream.schemas.reasons import reason_of
-from millstream.streams.wire.codec import ORIGIN, REDRIVEN, decode, header, problems_of
+from millstream.streams.wire.codec import ORIGIN, REDRIVEN, decode
 from millstream.streams.wire.headers import dropped_headers, is_kept
 
 OriginT = TypeVar("OriginT", bound=Origin)
@@ -149,7 +150,7 @@ def _user_of(value: bytes | None, shape: type[_Asker | _StagedAsker]) -> tuple[s
 def original_address(record: InputRecord) -> Address:
     """Give where a record first stood that was put right or redriven, else where it stands.
 
-    Raises `WrongShape` for a header that names no place.
+    A header that names no place is passed over: `unreadable_places` tells which those are.
     """
     # Anybody may write these headers. They name the request and no more: were its time taken from
     # them too, a forged one could move a whole partition's windows. One that cannot be true is
@@ -180,15 +181,26 @@ def arrived_ms(record: InputRecord) -> int:
     return min(origin.at_ms, record.timestamp)
 
 
+def unreadable_places(record: InputRecord) -> tuple[str, ...]:
+    """Name the headers that are to say where a record first stood, and say nothing that is a place.
+
+    A header has no part in what is asked, so the request is served without it, as W3C trace
+    context has it for a malformed `traceparent`; whoever wrote the header is to be told.
+    """
+    return tuple(
+        name
+        for name, of in ((ORIGIN, Origin), (REDRIVEN, Redriven))
+        if any(key == name for key, _ in record.headers) and _place(record, name, of) is None
+    )
+
+
 def _place(record: InputRecord, name: str, of: type[OriginT]) -> OriginT | None:
-    given = header(record, name)
-    if given is None:
-        return None
-    try:
-        return of.model_validate_json(given)
-    except ValidationError as error:
-        problems = problems_of(error)
-        raise WrongShape(f"the header {name} is not the place of a record: {problems}") from None
+    """Give the last place that headers of this name tell, `None` if none tells one."""
+    for key, value in reversed(record.headers):
+        if key == name and value is not None:
+            with suppress(ValidationError):
+                return of.model_validate_json(value)
+    return None
 
 
 def read_stage_request(record: InputRecord) -> StageRequest:

@@ -75,7 +75,7 @@ def main() -> None:
         if row.handed_over_s:
             gaps = " ".join(f"{seconds:.1f}" for seconds in row.handed_over_s)
             console.print(f"  last result of an owner to its successor's lane, s: {gaps}")
-        for line in (*map(str, row.longest_waits), *told_waits(row), *told_faults(row)):
+        for line in (*map(str, row.longest_waits), *row.told, *told_waits(row), *told_faults(row)):
             console.print(f"  {line}", markup=False, highlight=False)
     console.print(as_table(rows, given.session_timeout_s))
     held = all(row.ok for row in rows)
@@ -91,9 +91,11 @@ async def run_scenario(name: str, given: Given) -> Row:
     load = scenario.plan(given.requests, rng)
     data = given.data / name
     data.mkdir(parents=True)
-    (data / "policy.yaml").write_text(policy_for(load), encoding="utf-8")
+    (data / "policy.yaml").write_text(policy_for(load, scenario.templates), encoding="utf-8")
     began = time.monotonic()
-    async with ground(data, scenario.brokers, model_pace_s=scenario.model_pace_s) as on:
+    async with ground(
+        data, scenario.brokers, model_pace_s=scenario.model_pace_s, model=scenario.model
+    ) as on:
         settings = Settings(
             kafka=on.kafka.bootstrap,
             redis_url=on.redis.url,
@@ -104,7 +106,7 @@ async def run_scenario(name: str, given: Given) -> Row:
             **scenario.settings,
         )
         await ensure_topics(settings, catalogue())
-        async with Crew(settings, on.model_url, scenario.roles) as crew:
+        async with Crew(settings, on.model_url, scenario.roles, program=scenario.program) as crew:
             blows: list[str] = []
             progress = Progress(len(load))
             clients = Clients(settings)
@@ -153,7 +155,9 @@ async def _judge(
     records = await read_records(drill.settings)
     opened = await read_whole(drill.settings, LANES, LaneOpened)
     obeyed = await read_whole(drill.settings, OBEYED, CommandObeyed)
-    load = as_it_came(load, drill.commander.may_be_cancelled, records.results)
+    scenario = SCENARIOS[name]
+    if scenario.judge is None:
+        load = as_it_came(load, drill.commander.may_be_cancelled, records.results)
     verdict = audit((*load, *drill.clients.asked), records)
     changed = handovers(records.results, opened, drill.settings.partitions)
     calls = read_calls(on.model_log)
@@ -165,7 +169,13 @@ async def _judge(
         *ran_though_cancelled(obeyed, records.results, calls),
         *([ending] if ending else []),
     ]
-    if verdict.superseded and not SCENARIOS[name].supersedes:
+    told: tuple[str, ...] = ()
+    if scenario.judge is not None:
+        found = scenario.judge(drill, records)
+        told = found.told
+        faults += found.faults
+        faults += [f"{drill.crew.crashes} workers ended by themselves"] * bool(drill.crew.crashes)
+    if verdict.superseded and not scenario.supersedes:
         faults.append(f"{verdict.superseded} runs that could have ended were begun anew")
     finished, repeated = finished_and_repeated(calls)
     return Row(
@@ -179,6 +189,7 @@ async def _judge(
         crashes=drill.crew.crashes,
         faults=tuple(faults),
         blows=tuple(drill.blows),
+        told=told,
         longest_waits=longest_waits(
             records.results, opened, calls, drill.settings.partitions, count=waits
         ),

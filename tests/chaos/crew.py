@@ -7,6 +7,7 @@ import itertools
 import signal
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -14,7 +15,7 @@ from typing import Self
 from millstream.streams.settings import Settings
 from tests.chaos.calls import Kill
 from tests.chaos.load import MODEL
-from tests.harness.worker_process import WorkerProcess, worker_process
+from tests.harness.worker_process import WORKER, WorkerProcess, worker_process
 from tests.support import eventually
 
 _OPENED = "lane open"
@@ -29,10 +30,18 @@ class Crew:
     these. `faults` holds what no worker should do: an exit code that is not 0 after SIGTERM.
     """
 
-    def __init__(self, settings: Settings, model_url: str, roles: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        model_url: str,
+        roles: str,
+        *,
+        program: Sequence[str] = WORKER,
+    ) -> None:
         self._settings = settings
         self._model_url = model_url
         self._roles = roles
+        self._program = program
         self._stack = AsyncExitStack()
         self._numbers = itertools.count(1)
         self._workers: dict[str, WorkerProcess] = {}
@@ -122,7 +131,9 @@ class Crew:
         }
         if kafka is not None:
             more["MILLSTREAM_KAFKA"] = kafka
-        process = worker_process(self._settings, roles=self._roles, name=at, **more)
+        process = worker_process(
+            self._settings, roles=self._roles, name=at, program=self._program, **more
+        )
         self._workers[name] = await self._stack.enter_async_context(process)
         self._started[name].append(self._workers[name])
         self._named[name] = at

@@ -22,6 +22,7 @@ from tests.chaos.model_server import PACE_S
 from tests.chaos.proxy import Proxy, proxied
 from tests.harness.worker_process import ROOT
 
+MODEL_SERVER = "tests.chaos.model_server"
 _READY_TIMEOUT_S = 30.0
 
 
@@ -39,7 +40,7 @@ class Ground:
 
 @asynccontextmanager
 async def ground(
-    data: Path, brokers: int, *, model_pace_s: float = PACE_S
+    data: Path, brokers: int, *, model_pace_s: float = PACE_S, model: str = MODEL_SERVER
 ) -> AsyncIterator[Ground]:
     """Start everything, stop everything."""
     async with AsyncExitStack() as stack:
@@ -55,7 +56,7 @@ async def ground(
             redis=redis,
             proxy=await stack.enter_async_context(proxied(ports["proxy"], HOST, ports["listener"])),
             far=f"{HOST}:{ports['proxy']}",
-            model_url=await stack.enter_async_context(model_server(log, model_pace_s)),
+            model_url=await stack.enter_async_context(model_server(log, model_pace_s, model)),
             model_log=log,
         )
 
@@ -72,10 +73,12 @@ def _cluster(data: Path, brokers: int, ports: dict[str, int]) -> KafkaCluster:
 
 
 @asynccontextmanager
-async def model_server(log: Path, pace_s: float = PACE_S) -> AsyncIterator[str]:
+async def model_server(
+    log: Path, pace_s: float = PACE_S, program: str = MODEL_SERVER
+) -> AsyncIterator[str]:
     """Start a model that logs each call and writes a word every `pace_s`; gives its URL."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.chaos.model_server", str(log), str(pace_s),
+        sys.executable, "-m", program, str(log), str(pace_s),
         cwd=ROOT, stdin=DEVNULL, stdout=PIPE,
     )  # fmt: skip
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from aiokafka import TopicPartition
 
@@ -20,7 +20,7 @@ from tests.harness.audit import Asked
 MODEL = "openai:counted"
 POLICY = """\
 roles:
-  asker: {templates: [chat_agent]}
+  asker: {templates: %s}
 defaults:
   roles: [asker]
 users:
@@ -67,11 +67,12 @@ def plan_load(requests: int, rng: random.Random) -> tuple[Asked, ...]:
     return tuple(planned)
 
 
-def policy_for(load: Sequence[Asked]) -> str:
+def policy_for(load: Sequence[Asked], templates: Sequence[str] = ("chat_agent",)) -> str:
     """Give a policy with a cap for a third of the users: their runs wait for a reservation."""
     users = sorted({one.user_id for one in load})
     capped = users[::_CAPPED_EVERY]
-    return POLICY % "\n".join(f"  {user}: {{spend: {{usd_per_day: 1000}}}}" for user in capped)
+    users_told = "\n".join(f"  {user}: {{spend: {{usd_per_day: 1000}}}}" for user in capped)
+    return POLICY % (json.dumps(list(templates)), users_told)
 
 
 class Progress:
@@ -115,9 +116,16 @@ class Progress:
 
 
 async def publish(
-    settings: Settings, load: Sequence[Asked], progress: Progress, waiting_max: int = WAITING_MAX
+    settings: Settings,
+    load: Sequence[Asked],
+    progress: Progress,
+    waiting_max: int = WAITING_MAX,
+    value: Callable[[Asked], bytes] = request_value,
 ) -> None:
-    """Publish the load, with up to `waiting_max` requests on their way at once."""
+    """Publish the load, with up to `waiting_max` requests on their way at once.
+
+    `value` gives the record of a request.
+    """
     producer = idempotent_producer(settings)
     await producer.start()
     try:
@@ -125,7 +133,7 @@ async def publish(
         for number, one in enumerate(load):
             await progress.reached(number - waiting_max)
             topic = settings.topic(REQUESTS.name)
-            sent.append(await producer.send(topic, request_value(one), one.user_id.encode()))
+            sent.append(await producer.send(topic, value(one), one.user_id.encode()))
             progress.sent = number + 1
         await asyncio.gather(*sent)
     finally:

@@ -15,11 +15,22 @@ from millstream.streams.settings import Settings
 from tests.chaos.clients import Clients
 from tests.chaos.crew import Crew
 from tests.chaos.floods import PARTITIONS, plan_flood, publish_flood
-from tests.chaos.ground import Ground
+from tests.chaos.ground import MODEL_SERVER, Ground
 from tests.chaos.load import Progress, plan_load, publish
 from tests.chaos.model_server import PACE_S
 from tests.chaos.pauses import Commander
-from tests.harness.audit import Asked
+from tests.chaos.provider.bill import (
+    NOTES,
+    came_back_early,
+    compare,
+    ended_otherwise,
+    noted_wrongly,
+    read_bill,
+)
+from tests.chaos.provider.script import STEPS, provider_value
+from tests.chaos.provider.script import plan as plan_provider
+from tests.harness.audit import Asked, Records
+from tests.harness.worker_process import WORKER
 
 _PAUSES = 40
 
@@ -53,6 +64,14 @@ class Drill:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What a scenario's own judge has to tell, and what did not hold."""
+
+    told: tuple[str, ...]
+    faults: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Scenario:
     """A scenario: what happens, and what it needs."""
 
@@ -65,6 +84,11 @@ class Scenario:
     settings: Mapping[str, int | float] = field(default_factory=dict)
     plan: Callable[[int, random.Random], tuple[Asked, ...]] = plan_load
     publish: Callable[[Settings, Sequence[Asked], Progress], Awaitable[None]] = publish
+    templates: tuple[str, ...] = ("chat_agent",)
+    model: str = MODEL_SERVER
+    program: tuple[str, ...] = WORKER
+    judge: Callable[[Drill, Records], Found] | None = None
+    """Looks at what is particular to the scenario; where there is one, no worker may end."""
     supersedes: bool = True
     """Whether runs may be begun anew; where all end in time, none may."""
 
@@ -220,6 +244,24 @@ async def network(drill: Drill) -> None:
         await crew.opens_more("far", opened["far"])
 
 
+async def provider(drill: Drill) -> None:
+    """Nothing is done to workers: it is the provider and the tools that fail."""
+    drill.blows.append(f"{len(STEPS)} ways to answer or fail")
+
+
+def _judged(drill: Drill, records: Records) -> Found:
+    calls = read_bill(drill.ground.model_log)
+    bill = compare(calls, records.costs)
+    notes = drill.settings.data_dir.glob(f"*/{NOTES}")
+    faults = (
+        *bill.faults,
+        *came_back_early(calls),
+        *noted_wrongly(drill.load, notes),
+        *ended_otherwise(drill.load, records.results),
+    )
+    return Found((str(bill),), faults)
+
+
 async def _restart(drill: Drill, node: KafkaNode) -> None:
     drill.blows.append(f"SIGKILL {node.name}")
     await node.kill()
@@ -278,5 +320,15 @@ SCENARIOS: dict[str, Scenario] = {
     "broker": Scenario("the one broker killed, twice", one_broker),
     "brokers": Scenario("each of three brokers killed", three_brokers, brokers=3),
     "redis": Scenario("Redis stale, killed, emptied", redis, roles="lanes,views"),
+    "provider": Scenario(
+        "a provider and tools that fail in every way",
+        provider,
+        templates=("*",),
+        model="tests.chaos.provider.server",
+        program=("tests.chaos.provider.worker",),
+        plan=plan_provider,
+        publish=partial(publish, value=provider_value),
+        judge=_judged,
+    ),
     "network": Scenario("slow, thin, cut, torn network", network, workers=("a",)),
 }

@@ -27,6 +27,7 @@ class Row:
     crashes: int
     faults: tuple[str, ...]
     blows: tuple[str, ...]
+    told: tuple[str, ...]
     longest_waits: tuple[Wait, ...]
     machine_load: float
     waited_s: tuple[float, ...]

@@ -17,7 +17,7 @@ from millstream.streams.history.replay import HistoryQuery
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import ORIGIN
 from millstream.streams.wire.partitioning import home_partition
-from tests.contracts.bus_contract import cost, token
+from tests.contracts.bus_world import cost, token
 from tests.support import eventually
 
 

@@ -212,6 +212,8 @@ async def test_a_paused_request_waits_until_it_is_resumed(up: Up) -> None:
         assert (resumed.code, resumed.err) == (0, "request paused: goes on\n")
         done = await ended(submitted)
     assert (done.code, done.out.strip()) == (0, "at last")
+    late = await run(up.environment, "pause", *who)
+    assert (late.code, late.err.startswith("request paused: had ended")) == (1, True)
     again = await run(up.environment, "resume", *who)
     assert (again.code, again.err) == (1, "request paused: was not paused\n")
 

@@ -16,9 +16,8 @@ from millstream.schemas.events import AgentResult, DeadLetter
 from millstream.schemas.topics import DEAD_LETTERS, REQUESTS, RESULTS, catalogue
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.bus.kafka import KafkaBus
-from millstream.streams.history.dead_letters import find_dead_letter
-from millstream.streams.history.redrive import Redriver
 from millstream.streams.settings import Settings
+from millstream.streams.wire.records import REQUEST_BYTES_MAX
 from tests import making
 from tests.e2e.programs import PROJECT, Ended, ended, run
 from tests.harness.lanes import read_topic, running_lanes, upstream
@@ -101,49 +100,67 @@ async def test_a_record_is_seen_mended_and_put_back_once(settings: Settings) -> 
     assert (other.code, other.out) == (0, "")
 
 
-async def test_all_of_a_kind_are_put_back_and_those_before_left_alone(settings: Settings) -> None:
-    variables = environment(settings)
-    async with running_lanes(settings), upstream(settings) as program:
-        for _ in range(2):
-            newer = {"user_id": "ada", "input": "x", "schema_version": 99}
-            await program.publish(newer, partition=ADA)
-        await read_topic(settings, DEAD_LETTERS, DeadLetter, count=2)
-        command = ("dead-letters", "redrive", "--all", "--code", "newer_schema", "--json")
-        told = await run(variables, *command)
-        await read_topic(settings, DEAD_LETTERS, DeadLetter, count=4)
-        listed = await run(variables, "dead-letters", "list", "--json")
-    assert told.code == 0, told.err
-    assert [json.loads(line)["first"] for line in told.out.splitlines()] == [True, True]
-    assert "this program cannot read" in told.err
-    states = [json.loads(line)["state"] for line in listed.out.splitlines()]
-    assert states == ["dead_again", "dead_again", "dead", "dead"]
+def letters(settings: Settings, values: Mapping[int, bytes | None], code: str) -> list[DeadLetter]:
+    """Give dead letters of ada's records, by their offsets, as a worker of before wrote them."""
+    topic = settings.topic(REQUESTS.name)
+    return [
+        making.dead_letter(
+            reason=Reason(code=code, message="why"),
+            source=Address(topic=topic, partition=ADA, offset=offset),
+            value=None if value is None else base64.b64encode(value).decode(),
+        )
+        for offset, value in values.items()
+    ]
 
 
-async def test_one_whose_bytes_are_gone_does_not_keep_the_others_from_being_put_back(
+async def test_of_a_kind_all_that_can_be_read_now_are_put_back_and_the_rest_is_told(
     settings: Settings,
 ) -> None:
     variables = environment(settings)
     await ensure_topics(settings, catalogue())
-    source = Address(topic=settings.topic(REQUESTS.name), partition=ADA, offset=1_000_000)
-    too_large = Reason(code="record_too_large", message="not kept")
-    gone = making.dead_letter(reason=too_large, source=source)
-    kept = gone.model_copy(
-        update={"source": source.model_copy(update={"offset": 0}), "value": "e30="}
-    )
+    good = b'{"user_id": "ada", "input": "x"}'
+    newer = b'{"user_id": "ada", "input": "x", "schema_version": 99}'
     async with KafkaBus(settings) as bus:
-        await bus.publish_batch([gone, kept])
+        found = letters(settings, {0: good, 1: good, 2: newer}, "newer_schema")
+        await bus.publish_batch(found)
+    command = ("dead-letters", "redrive", "--all", "--code", "newer_schema", "--json")
+    told = await run(variables, *command)
+    again = await run(variables, *command)
+    async with running_lanes(settings):
+        results = await read_topic(settings, RESULTS, AgentResult, count=2)
+    listed = await run(variables, "dead-letters", "list", "--json")
+    assert told.code == 1
+    assert [json.loads(line)["first"] for line in told.out.splitlines()] == [True, True]
+    left = f"{found[2].source} cannot be put back: it would be a dead letter again, newer_schema"
+    assert left in told.err
+    assert told.err.endswith("2 put back, 1 could not be: see above\n")
+    assert (again.code, again.out) == (1, "")
+    assert again.err.endswith("0 put back, 1 could not be: see above\n")
+    assert {one.request_id for one in results} == {str(one.source) for one in found[:2]}
+    states = [json.loads(line)["state"] for line in listed.out.splitlines()]
+    assert states == ["ended", "ended", "dead"]
+
+
+async def test_one_whose_bytes_are_gone_or_are_too_many_still_keeps_no_other_from_being_put_back(
+    settings: Settings,
+) -> None:
+    variables = environment(settings)
+    await ensure_topics(settings, catalogue())
+    large = b'{"user_id": "ada", "input": "' + b"x" * REQUEST_BYTES_MAX + b'"}'
+    good = b'{"user_id": "ada", "input": "x"}'
+    values = {0: good, 1: large, 1_000_000: None}
+    kept, too_large, gone = letters(settings, values, "record_too_large")
+    async with KafkaBus(settings) as bus:
+        await bus.publish_batch([gone, too_large, kept])
     command = ("dead-letters", "redrive", "--all", "--code", "record_too_large")
     told = await run(variables, *command)
     assert told.code == 1
     assert told.out.startswith(f"{kept.source} was put back as ")
-    assert f"{source} cannot be put back: its bytes were too many to be kept" in told.err
-    assert told.err.endswith("1 put back, 1 could not be: see above\n")
-    async with Redriver(settings) as redriver:
-        await redriver.redrive(
-            await find_dead_letter(settings, source), b'{"user_id": "ada", "input": "x"}'
-        )
-    again = await run(variables, *command)
-    assert (again.code, again.out, again.err) == (0, "", "0 put back\n")
+    assert len(told.out.splitlines()) == 1
+    assert f"{gone.source} cannot be put back: its bytes were too many to be kept" in told.err
+    again = "cannot be put back: it would be a dead letter again, record_too_large"
+    assert f"{too_large.source} {again}" in told.err
+    assert told.err.endswith("1 put back, 2 could not be: see above\n")
 
 
 @pytest.mark.parametrize(
@@ -155,8 +172,19 @@ async def test_one_whose_bytes_are_gone_does_not_keep_the_others_from_being_put_
         (("redrive",), 2, "--all"),
         (("redrive", "--all"), 2, "--code"),
         (("redrive", "requests-0-7", "--code", "not_json"), 2, "--all"),
+        (("redrive", "--all", "--code", "newer"), 0, "there are no such dead letters"),
+        (("redrive", "--all", "--code", "x", "--value", "/dev/null"), 2, "name its ADDRESS"),
     ],
-    ids=["show", "redrive", "no-address", "nothing-named", "all-of-no-kind", "one-of-a-kind"],
+    ids=[
+        "show",
+        "redrive",
+        "no-address",
+        "nothing-named",
+        "no-kind",
+        "one-of-a-kind",
+        "none",
+        "one-value",
+    ],
 )
 async def test_what_cannot_be_done_is_told(
     settings: Settings, arguments: tuple[str, ...], code: int, words: str

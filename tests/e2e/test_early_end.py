@@ -1,14 +1,16 @@
-"""A worker that is told to end before it is up: it ends well, and leaves nothing."""
+"""A worker that is told to end before it is up, or while no broker answers: it ends well."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.programs import ended, millstream
+from tests.e2e.programs import ended, line_with, millstream
+from tests.services.launcher import launched
 from tests.support import eventually
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
@@ -56,4 +58,27 @@ async def test_a_worker_whose_kafka_does_not_answer_yet_ends_with_0(
     assert (done.code, done.out) == (0, "")
     assert "told to end before it is up" in done.err
     assert "Unclosed" not in done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+async def test_a_worker_whose_broker_is_gone_ends_with_0(tmp_path: Path) -> None:
+    with ExitStack() as services:
+        named = services.enter_context(launched(tmp_path / "services", {}))
+        environment = {
+            "MILLSTREAM_KAFKA": named["kafka"],
+            "MILLSTREAM_REDIS_URL": named["redis_url"],
+            "MILLSTREAM_DATA_DIR": str(tmp_path),
+            "MILLSTREAM_DEFAULT_MODEL": "scripted",
+            "MILLSTREAM_SHUTDOWN_GRACE_S": "1",
+        }
+        async with millstream(environment, "worker") as worker:
+            assert worker.stdout is not None
+            await line_with(worker.stdout, "metrics_url")
+            await asyncio.to_thread(services.close)
+            worker.send_signal(signal.SIGTERM)
+            done = await ended(worker)
+    assert (done.code, done.out) == (0, "")
+    assert "not in 26 s" not in done.err
     assert "Traceback" not in done.err

@@ -48,7 +48,8 @@ EventT = TypeVar("EventT", bound=Event)
 class Asked:
     """One request, in publish order, and the text that must come of it.
 
-    There is none if it is refused, or was cancelled.
+    There is none if it is refused, or was cancelled. One that `fails` is to end as failed, with
+    whatever text it had written by then.
     """
 
     request_id: str
@@ -57,12 +58,15 @@ class Asked:
     refused: bool = False
     answer: str | None = ANY_TEXT
     cancelled: bool = False
+    fails: bool = False
 
     @property
     def status(self) -> str:
         """The status of its result."""
         if self.cancelled:  # nothing is decided on what is cancelled before it is read
             return "cancelled"
+        if self.fails:
+            return "failed"
         return "rejected" if self.refused else "completed"
 
     @property
@@ -205,10 +209,13 @@ def _uncharged(records: Records, begun: set[tuple[str, int]]) -> Iterable[str]:
 
 
 def _charged_twice(records: Records, begun: set[tuple[str, int]], *, priced: bool) -> Iterable[str]:
-    """Name attempts with several cost records, or without a mark."""
-    for one, count in Counter((cost.request_id, cost.attempt) for cost in records.costs).items():
-        if count > 1 or (priced and one not in begun):
-            yield f"{one[0]}: {count} cost records of attempt {one[1]}"
+    """Name calls with several cost records, attempts with gaps among theirs or without a mark."""
+    calls: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for cost in records.costs:
+        calls[cost.request_id, cost.attempt].append(cost.call)
+    for one, numbers in calls.items():
+        if sorted(numbers) != list(range(len(numbers))) or (priced and one not in begun):
+            yield f"{one[0]}: the cost records {numbers} of attempt {one[1]}"
 
 
 def _unpublished(load: Iterable[Asked], requests: Iterable[AgentRequest]) -> Iterable[Asked]:
@@ -260,6 +267,8 @@ def _garbled(
 
 def _unlike_its_tokens(result: AgentResult, attempts: dict[int, list[AgentToken]]) -> Iterable[str]:
     assert result.output is not None
+    if not attempts and not result.output:
+        return  # a structured answer by itself
     if max(attempts, default=None) != result.attempt:
         yield f"{result.request_id}: the result is of {result.attempt} of {sorted(attempts)}"
         return

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 
-from millstream.agents.executor import AgentExecutor, wall_clock_ms
+from millstream.agents.executor import wall_clock_ms
 from millstream.agents.factory import AgentFactory
 from millstream.agents.loop.callbacks import OnCallbackEvent
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
@@ -34,6 +34,7 @@ from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.wire.codec import decode, encode
 from millstream.streams.wire.partitioning import home_partition
 from millstream.streams.wire.records import InputRecord
+from tests.harness.hosting import hosted
 from tests.support import eventually
 
 EventT = TypeVar("EventT", bound=Event)
@@ -55,19 +56,19 @@ async def lane_services(
     producer = idempotent_producer(settings)
     await producer.start()
     factory = AgentFactory(default_model="scripted", templates=templates)
+    coalesce_s = settings.token_coalesce_s
     try:
-        yield LaneServices(
-            worker="test",
-            producer=producer,
-            factory=factory,
-            run_agent=AgentExecutor(
-                factory, coalesce_s=settings.token_coalesce_s, on_event=on_event
-            ).run,
-            peek_checkpoint=no_redis,
-            clock_ms=wall_clock_ms,
-            metrics=LaneMetrics.declare(MetricsCollector()),
-            drain=lambda: None,
-        )
+        async with hosted(factory, on_event=on_event, coalesce_s=coalesce_s) as host:
+            yield LaneServices(
+                worker="test",
+                producer=producer,
+                factory=factory,
+                run_agent=host.run,
+                peek_checkpoint=no_redis,
+                clock_ms=wall_clock_ms,
+                metrics=LaneMetrics.declare(MetricsCollector()),
+                drain=lambda: None,
+            )
     finally:
         await producer.stop()
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from aiokafka import TopicPartition
 
-from millstream.agents.executor import AgentExecutor, wall_clock_ms
+from millstream.agents.executor import wall_clock_ms
 from millstream.agents.factory import AgentFactory
 from millstream.agents.loop.callbacks import OnCallbackEvent
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
@@ -35,6 +35,7 @@ from millstream.streams.wire.codec import decode
 from millstream.streams.wire.partitioning import home_partition
 from millstream.streams.wire.records import InputRecord
 from tests.harness import lanes as on_kafka
+from tests.harness.hosting import hosted
 from tests.harness.lanes import OneLane, Upstream, always, ask, chain_stages, no_redis
 from tests.support import eventually
 
@@ -127,17 +128,18 @@ async def lane_services(
     factory = AgentFactory(default_model="scripted", templates=templates)
     coalesce_s = world.settings.token_coalesce_s
     try:
-        yield LaneServices(
-            worker="test",
-            producer=producer,
-            factory=factory,
-            run_agent=AgentExecutor(factory, coalesce_s=coalesce_s, on_event=on_event).run,
-            peek_checkpoint=no_redis,
-            clock_ms=wall_clock_ms,
-            metrics=LaneMetrics.declare(MetricsCollector()),
-            drain=lambda: None,
-            limits=world.limits,
-        )
+        async with hosted(factory, on_event=on_event, coalesce_s=coalesce_s) as host:
+            yield LaneServices(
+                worker="test",
+                producer=producer,
+                factory=factory,
+                run_agent=host.run,
+                peek_checkpoint=no_redis,
+                clock_ms=wall_clock_ms,
+                metrics=LaneMetrics.declare(MetricsCollector()),
+                drain=lambda: None,
+                limits=world.limits,
+            )
     finally:
         await producer.stop()
 

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 from millstream.streams.settings import Settings
 
 ROOT = Path(__file__).parents[2]
+
+WORKER = ("millstream.gateway", "worker")
 
 READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 40.0
@@ -68,9 +70,17 @@ class WorkerProcess:
 
 @asynccontextmanager
 async def worker_process(
-    settings: Settings, *, roles: str = "lanes,views", name: str = "worker", **more: str
+    settings: Settings,
+    *,
+    roles: str = "lanes,views",
+    name: str = "worker",
+    program: Sequence[str] = WORKER,
+    **more: str,
 ) -> AsyncIterator[WorkerProcess]:
-    """Start a worker with `settings` (and `more` variables); killed at the end if it still runs."""
+    """Start a worker with `settings` (and `more` variables); killed at the end if it still runs.
+
+    `program` is the module that works, and its first arguments.
+    """
     environment = {
         name: value
         for name, value in os.environ.items()  # noqa: TID251  a child's environment is made here
@@ -90,8 +100,7 @@ async def worker_process(
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "millstream.gateway",
-            "worker",
+            *program,
             "--role",
             roles,
             cwd=ROOT,

@@ -12,7 +12,7 @@ from millstream.streams.bus.api import Delivery
 from millstream.streams.history.replay import HistoryQuery, read_history
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import encode
-from tests.contracts.bus_contract import token
+from tests.contracts.bus_world import token
 from tests.contracts.history_contract import HistoryContract
 from tests.contracts.worlds import KafkaWorld
 

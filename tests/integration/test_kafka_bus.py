@@ -14,7 +14,8 @@ from millstream.streams.broker.clients import transactional_producer
 from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import encode
-from tests.contracts.bus_contract import BusContract, Inbox, token
+from tests.contracts.bus_contract import BusContract
+from tests.contracts.bus_world import Inbox, token
 from tests.contracts.worlds import KafkaWorld
 
 ROOT = Path(__file__).resolve().parents[2]

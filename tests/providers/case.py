@@ -15,7 +15,8 @@ from millstream.agents.executor import AgentExecutor, wall_clock_ms
 from millstream.agents.factory import AgentFactory
 from millstream.agents.models.http import ProviderHttp
 from millstream.agents.models.resolve import resolve_model
-from millstream.agents.templates.template import BUILT_IN_TEMPLATES
+from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
+from millstream.agents.tools import ToolRegistry, built_in_tools
 from millstream.middleware.policy import Policy
 from millstream.schemas.base import Usage
 from millstream.schemas.events import AgentResult, AgentToken, CheckpointSaved, CostRecorded
@@ -31,7 +32,7 @@ from tests.harness.memory_lanes import MemoryLanes
 from tests.harness.quick_time import QuickLoop
 from tests.providers.server import Call, PlayedProvider, serving
 
-__all__ = ["Bench", "Case", "check", "in_memory", "load_cases", "on_kafka"]
+__all__ = ["Bench", "Case", "Ended", "case_of", "check", "in_memory", "load_cases", "on_kafka"]
 
 CASES = Path(__file__).parent / "cases"
 PROVIDERS = ("openai", "anthropic", "google_genai", "ollama")
@@ -60,12 +61,16 @@ def load_cases() -> list[Case]:
 
 
 def _load(path: Path) -> Case:
-    told = json.loads(path.read_text())
+    return case_of(json.loads(path.read_text()), path.stem)
+
+
+def case_of(told: Mapping[str, Any], file: str = "") -> Case:
+    """Give a case as a file tells it."""
     price = {"input_usd_per_mtok": 1, "output_usd_per_mtok": 10}
     fallback = {f"{provider}:fake": price for provider in PROVIDERS}
     return Case(
         name=told["name"],
-        file=path.stem,
+        file=file,
         templates=tuple(told.get("templates", ("chat_agent", "react_agent"))),
         server=told["server"],
         requests=tuple(told["requests"]),
@@ -129,8 +134,20 @@ def _of(request_id: str, events: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(event for event in events if event.request_id == request_id)
 
 
+MakeTools = Callable[[str], ToolRegistry]
+"""Makes the tools of a case's agents, given the address of its server."""
+
+
+def _built_in(_: str) -> ToolRegistry:
+    return ToolRegistry(built_in_tools())
+
+
 @asynccontextmanager
-async def in_memory(case: Case) -> AsyncIterator[Bench]:
+async def in_memory(
+    case: Case,
+    templates: Iterable[AgentTemplate] = BUILT_IN_TEMPLATES,
+    tools: MakeTools = _built_in,
+) -> AsyncIterator[Bench]:
     """Play a case to a lane over a broker in memory; to be run on a `QuickLoop`."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, QuickLoop)
@@ -139,7 +156,7 @@ async def in_memory(case: Case) -> AsyncIterator[Bench]:
         settings=settings, limits=LaneLimits(), broker=MemoryBroker(settings, loop.strict_clock_ms)
     )
     async with (
-        _provider(case, loop.time) as (provider, factory),
+        _provider(case, loop.time, templates, tools) as (provider, factory),
         memory_lanes.lane_services(world) as services,
         memory_lanes.upstream(world) as program,
         memory_lanes.one_lane(
@@ -165,7 +182,10 @@ async def on_kafka(case: Case, settings: Settings) -> AsyncIterator[Bench]:
 
 @asynccontextmanager
 async def _provider(
-    case: Case, now_s: Callable[[], float]
+    case: Case,
+    now_s: Callable[[], float],
+    templates: Iterable[AgentTemplate] = BUILT_IN_TEMPLATES,
+    tools: MakeTools = _built_in,
 ) -> AsyncIterator[tuple[PlayedProvider, AgentFactory]]:
     http = ProviderHttp()
     provider = PlayedProvider(case.server, _EVENT_COMMON, now_s=now_s)
@@ -176,12 +196,14 @@ async def _provider(
                 name, http=http, base_url=url, api_key="key", **params, **case.model
             )
 
-        templates = [each.model_copy(update=case.template) for each in BUILT_IN_TEMPLATES]
+        factory = AgentFactory(
+            default_model="openai:fake",
+            templates=[each.model_copy(update=case.template) for each in templates],
+            tools=tools(url),
+            resolve=resolve,
+        )
         try:
-            yield (
-                provider,
-                AgentFactory(default_model="openai:fake", templates=templates, resolve=resolve),
-            )
+            yield provider, factory
         finally:
             await http.close()
 

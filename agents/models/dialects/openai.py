@@ -159,6 +159,7 @@ class OpenAiReading(Reading):
             raise error_in(told) or ModelFailed(
                 f"the model's provider answered with no completion: {str(response)[:200]!r}",
                 may_cost=True,
+                is_over=True,
             )
         report = told.get("usage")
         cleaned, doubt = (None, None) if report is None else clean_report(report)

@@ -77,10 +77,12 @@ def _has_reason(chunk: ChatGenerationChunk) -> bool:
 
 def _broke_off(watch: BodyWatch, *, began: bool) -> Exception:
     if began:
-        return ModelFailed("the model's stream ended without a sign of its end", may_cost=True)
+        message = "the model's stream ended without a sign of its end"
+        return ModelFailed(message, may_cost=True, is_over=True)
     if (error := error_in(watch.body)) is not None:
         return error
     if watch.is_stream:
-        return ModelFailed("the model's stream ended before it began", may_cost=True)
+        message = "the model's stream ended before it began"
+        return ModelFailed(message, may_cost=True, is_over=True)
     said = "a body that is no answer" if isinstance(watch.body, Mapping) else "no stream"
     return ModelFailed(f"the model's provider answered with {watch.content_type} and {said}")

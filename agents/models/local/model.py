@@ -19,17 +19,23 @@ from langchain_core.language_models.chat_models import (
     agenerate_from_stream,
     generate_from_stream,
 )
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field
 from typing_extensions import override
 
 from millstream.agents.models.local.call import Event, Finished, Piece
 from millstream.agents.models.local.engine import LocalEngine, shared_engine
-from millstream.schemas.errors import ModelUnavailable
+from millstream.agents.models.local.tool_calls import (
+    HeldAnswer,
+    OfferedTools,
+    call_text,
+    result_text,
+)
 
 __all__ = ["LOCAL_MODEL_NAME", "LocalChatModel"]
 
@@ -42,8 +48,9 @@ _CALL_OPTIONS: Final = ("temperature", "top_p", "max_tokens", "seed", "response_
 class LocalChatModel(BaseChatModel):
     """The local model as a LangChain chat model; all instances share one engine.
 
-    Only the text of messages is passed on. `max_tokens` bounds the answer, `stop` ends it before
-    any of its strings. `response_format`, an option of a call, holds the answer to a JSON schema.
+    Of messages, text, tool calls and their results are passed on. `max_tokens` bounds the answer,
+    `stop` ends it before any of its strings. `response_format`, an option of a call, holds the
+    answer to a JSON schema; tools that are bound hold it to be text, or one call of one of them.
 
     Calls raise `ModelUnavailable` (not installed), `InputTooLong` (longer than the context of
     2,048 tokens), `ModelFailed` (busy or broken off) and `Terminal` (refused by the engine).
@@ -86,9 +93,12 @@ class LocalChatModel(BaseChatModel):
         tool_choice: str | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Refuse: a model of this size makes calls up; `ModelUnavailable` says so."""
-        message = f"{self.model_name} cannot call tools: name a model that can, by provider:name"
-        raise ModelUnavailable(message)
+        """Offer tools to each call; see `OfferedTools` for `tool_choice`.
+
+        The model is held to the form of a call. Whether the call makes sense is beyond it.
+        """
+        offered = [convert_to_openai_tool(tool) for tool in tools]
+        return self.bind(tools=offered, tool_choice=tool_choice, **kwargs)
 
     @override
     async def _astream(
@@ -99,9 +109,11 @@ class LocalChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         # Closed here, not by the garbage collector: until then the engine goes on.
+        answer = HeldAnswer() if kwargs.get("tools") else None
         async with aclosing(self.engine.astream(self._request(messages, stop, kwargs))) as events:
             async for event in events:
-                yield self._chunk(event)
+                if (chunk := self._chunk(event, answer)) is not None:
+                    yield chunk
 
     @override
     def _stream(
@@ -111,9 +123,11 @@ class LocalChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
+        answer = HeldAnswer() if kwargs.get("tools") else None
         with closing(self.engine.stream(self._request(messages, stop, kwargs))) as events:
             for event in events:
-                yield self._chunk(event)
+                if (chunk := self._chunk(event, answer)) is not None:
+                    yield chunk
 
     @override
     async def _agenerate(
@@ -142,7 +156,7 @@ class LocalChatModel(BaseChatModel):
         options: dict[str, Any],
     ) -> dict[str, Any]:
         request: dict[str, Any] = {
-            "messages": [_openai_message(message) for message in messages],
+            "messages": _openai_messages(messages),
             "temperature": self.temperature,
             "top_p": self.top_p,
             "max_tokens": self.max_tokens,
@@ -155,16 +169,27 @@ class LocalChatModel(BaseChatModel):
         if self.seed is not None:
             request["seed"] = self.seed
         request.update({name: options[name] for name in _CALL_OPTIONS if name in options})
+        if tools := options.get("tools"):
+            offered = OfferedTools.of(tools, options.get("tool_choice"))
+            request["messages"] = offered.put_before(request["messages"])
+            request["grammar"] = offered.grammar()
         return request
 
-    def _chunk(self, event: Event) -> ChatGenerationChunk:
+    def _chunk(self, event: Event, answer: HeldAnswer | None) -> ChatGenerationChunk | None:
         match event:
             case Piece(text):
-                return ChatGenerationChunk(message=AIMessageChunk(content=text))
+                shown = text if answer is None else answer.take(text)
+                return ChatGenerationChunk(message=AIMessageChunk(content=shown)) if shown else None
             case Finished():
+                text, call, reason = "", None, event.reason
+                if answer is not None:
+                    text, call = answer.end(cut=reason == "length")
+                if call is not None and reason == "stop":
+                    reason = "tool_calls"
                 return ChatGenerationChunk(
                     message=AIMessageChunk(
-                        content="",
+                        content=text,
+                        tool_call_chunks=[] if call is None else [call],
                         usage_metadata=UsageMetadata(
                             input_tokens=event.input_tokens,
                             output_tokens=event.output_tokens,
@@ -176,13 +201,24 @@ class LocalChatModel(BaseChatModel):
                         chunk_position="last",
                     ),
                     generation_info={
-                        "finish_reason": event.reason,
+                        "finish_reason": reason,
                         "model_name": self.model_name,
                     },
                 )
 
 
-def _openai_message(message: BaseMessage) -> dict[str, str]:
-    # Half a surrogate pair is valid in a JSON string, but not in the engine's UTF-8.
-    text = message.text.encode(errors="replace").decode()
-    return {"role": _ROLES.get(message.type, "user"), "content": text}
+def _openai_messages(messages: Sequence[BaseMessage]) -> list[dict[str, str]]:
+    called: dict[str | None, str] = {}
+    told = []
+    for message in messages:
+        text = str(message.text)
+        if isinstance(message, AIMessage) and message.tool_calls:
+            called |= {call["id"]: call["name"] for call in message.tool_calls}
+            calls = [call_text(call["name"], call["args"]) for call in message.tool_calls]
+            text = "\n".join([text, *calls] if text else calls)
+        elif isinstance(message, ToolMessage):
+            text = result_text(called.get(message.tool_call_id, "The tool"), text)
+        # Half a surrogate pair is valid in a JSON string, but not in the engine's UTF-8.
+        text = text.encode(errors="replace").decode()
+        told.append({"role": _ROLES.get(message.type, "user"), "content": text})
+    return told

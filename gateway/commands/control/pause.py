@@ -36,7 +36,7 @@ def pause(
     No run of it begins. One that is under way stops before its next call of a model or a tool, and
     is begun anew when it is resumed; a call under way is not cut off. It stays paused whatever
     happens to workers, also if it is paused before it comes. Waits until a worker has carried it
-    out.
+    out, and exits 1 if the request had ended.
     """
     command = user_command(
         "pause", user=user, tenant=tenant, request_id=request_id, session=session
@@ -63,8 +63,12 @@ def resume(
 
 
 async def _pause(command: ControlCommand, *, timeout_s: float) -> ExitCode:
-    if await carry_out(command, timeout_s=timeout_s) is None:
+    mark = await carry_out(command, timeout_s=timeout_s)
+    if mark is None:
         return told_too_late(command, timeout_s=timeout_s)
+    if mark.had_ended:
+        tell(command, "had ended; `millstream history --request` shows how")
+        return ExitCode.FAILED
     tell(command, "waits from now on; `millstream resume` lets it go on")
     return ExitCode.OK
 

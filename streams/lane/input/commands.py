@@ -164,7 +164,10 @@ class CommandHandler:
 
     async def _pause(self, command: ControlCommand, mark: CommandObeyed, *, at_ms: int) -> None:
         hold = _hold(command, at_ms=at_ms)
-        if hold in self._pauses or self._ends(command):
+        had_ended = self._ends(command)
+        if command.request_id is not None:
+            mark = mark.model_copy(update={"had_ended": had_ended})
+        if hold in self._pauses or had_ended:
             await self._writer.commit([mark])
             return
         if len(self._pauses) >= HOLDS_MAX:

@@ -35,6 +35,7 @@ from millstream.streams.wire.records import (
     dead_letter,
     origin_header,
     original_address,
+    unreadable_places,
 )
 
 log = structlog.get_logger(__name__)
@@ -65,7 +66,8 @@ class RecordRouter:
         # A plain send: only lane `home` may write to partition `home` in a transaction. Sent
         # again after a crash it is the same request, since it keeps the id of its origin.
         record = entry.record
-        headers = forwarded_headers(record.headers, replaced=(ORIGIN,))
+        replaced = (ORIGIN, *unreadable_places(record))
+        headers = forwarded_headers(record.headers, replaced=replaced)
         try:
             await self._services.producer.send_and_wait(
                 record.topic,
@@ -124,14 +126,17 @@ class RecordDispatcher:
         """Take one record on its way; what it raises ends the lane."""
         if (given_up := self._context.crash_counter.given_up(entry.record.address)) is not None:
             self._dead_letter_once(entry, given_up)
-        elif self.is_command(entry):
+            return
+        for name in unreadable_places(entry.record):
+            log.warning("header passed over", name=name, source=str(entry.record.address))
+        if self.is_command(entry):
             self._command(entry)
         else:
             self._serve(entry)
 
     def _command(self, entry: Entry[InputRecord]) -> None:
+        first = original_address(entry.record)
         try:
-            first = original_address(entry.record)
             command = decode(entry.record, ControlCommand)
         except Poison as poison:
             self._dead_letter_once(entry, poison)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Iterable
 from functools import partial
 
 import structlog
 
 from millstream.agents.loop.calls import Calls
-from millstream.schemas.base import compound_key
+from millstream.schemas.base import NO_USAGE, CallUsage, Usage, compound_key
 from millstream.schemas.errors import Poison
 from millstream.schemas.lane_events import HoldPlaced, RunParked
 from millstream.schemas.topics import HOLDS, PARKED
@@ -115,7 +116,9 @@ class Parking:
             reserved_micros=run.admission.reserved_micros,
             tries=run.tries,
             failures=run.failures,
-            spent=run.spent,
+            spent=sum((one.usage for one in run.spent if one.model is None), NO_USAGE),
+            spent_on=_spent_on(run.spent),
+            failure=run.failure,
             not_before_ms=run.not_before_ms,
             elapsed_ms=run.under_way.elapsed_ms,
             since_ms=run.under_way.since_ms,
@@ -164,7 +167,8 @@ class Parking:
             # Attempts are numbered within a generation: a new owner's are higher by that.
             tries=0 if ticket.restored else parked.tries,
             failures=parked.failures,
-            spent=parked.spent,
+            spent=_spent_by(parked),
+            failure=parked.failure,
             under_way=under_way,
             parked=ticket.stands_at,
             calls=self._calls.get(ticket.key) or Calls(forgotten=parked.effects),
@@ -199,3 +203,16 @@ class Parking:
         parked.exception()  # a lost lane is told by its committer
         if isinstance(error, CommitRefused):
             run.parked = None
+
+
+def _spent_on(calls: Iterable[CallUsage]) -> dict[str, Usage]:
+    spent: dict[str, Usage] = {}
+    for one in calls:
+        if one.model is not None:
+            spent[one.model] = spent.get(one.model, NO_USAGE) + one.usage
+    return spent
+
+
+def _spent_by(parked: RunParked) -> tuple[CallUsage, ...]:
+    own = () if parked.spent.is_none else (CallUsage(parked.spent, calls=0),)
+    return (*own, *(CallUsage(used, model, calls=0) for model, used in parked.spent_on.items()))

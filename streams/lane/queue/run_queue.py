@@ -307,7 +307,7 @@ class RunQueue:
             at_ms=self._services.clock_ms(),
             status=status,
             reason=reason,
-            usage=run.spent,
+            usage=run.spent_usage,
             # What an earlier attempt showed is void: the newest one has no text.
             attempt=self._state.attempt(run.tries) if shown else 0,
         )

@@ -62,6 +62,7 @@ def admit(
         input_tokens_max=plan.input_tokens_max,
         output_tokens_max=plan.output_tokens_max,
         has_effects=plan.has_effects,
+        model_calls_max=plan.template.run_model_calls_max,
     )
     decision = decided or state.pipeline.decide(
         context, generation=state.generation, stage=state.stage

@@ -10,7 +10,7 @@ from millstream.agents.executor import RunOutcome
 from millstream.agents.factory import RunPlan
 from millstream.agents.loop.calls import Calls
 from millstream.middleware.base import AttemptUsage
-from millstream.schemas.base import NO_USAGE, Reason, Usage
+from millstream.schemas.base import NO_USAGE, CallUsage, Reason, Usage
 from millstream.schemas.events import AttemptStarted, ResolvedRequest
 from millstream.streams.lane.base.window import Entry
 from millstream.streams.lane.runs.admission import Admission
@@ -53,7 +53,8 @@ class Run:
     the offset of its newest record on `parked`, which tells of `parked_progress`, `ended` is
     done once its result is committed. `may_follow`: an earlier attempt may have shown tokens.
     `tries` counts the attempts begun, `failures` those in vain, `spent` is what these used and was
-    not charged for, since it costs nothing, `last` is what the newest of them left behind.
+    not charged for yet, since it costs nothing, `last` is what the newest of them left behind, and
+    `failure` why that one failed, also if it was not made here.
     `under_way` counts towards a template's `request_timeout_s`, and only where there is one.
     `calls` are those that its attempts made. `due` is what an attempt used whose end is not
     committed yet.
@@ -71,11 +72,12 @@ class Run:
     may_follow: bool = False
     tries: int = 0
     failures: int = 0
-    spent: Usage = NO_USAGE
+    spent: tuple[CallUsage, ...] = ()
     not_before_ms: int = 0
     under_way: ActiveTime = field(default_factory=ActiveTime)
     cancelled: Reason | None = None
     last: RunOutcome | None = None
+    failure: Reason | None = None
     calls: Calls = field(default_factory=Calls)
     due: AttemptUsage | None = None
     ending: bool = False
@@ -98,6 +100,11 @@ class Run:
         plan = self.admission.plan
         assert plan is not None  # noqa: S101  what is not refused has a plan
         return plan
+
+    @property
+    def spent_usage(self) -> Usage:
+        """What its attempts used in all that were not charged for yet."""
+        return sum((one.usage for one in self.spent), NO_USAGE)
 
     @property
     def progress(self) -> tuple[int, ...]:
@@ -130,17 +137,24 @@ class Run:
     ) -> AttemptUsage:
         """Give what an attempt used, and what earlier ones did that is not charged for.
 
-        One that was `called` and gave no outcome was cut off, and did not say.
+        One that was `called` and gave no outcome was cut off: its calls are counted all the same,
+        as far as it had begun to.
         """
         plan = self.admission.plan
+        calls = () if outcome is None else outcome.calls
+        known = not called if outcome is None else outcome.usage_known
+        if called and not known and self.calls.meter is not None:
+            calls, known = self.calls.meter.close(), True
+        if outcome is not None and not calls and not outcome.result.usage.is_none:
+            calls = (CallUsage(outcome.result.usage, calls=0),)
+        calls = (*self.spent, *calls)
         return AttemptUsage(
             attempt=attempt,
             model=plan.model if plan else None,
             template=plan.template.name if plan else self.request.template,
-            usage=self.spent if outcome is None else self.spent + outcome.result.usage,
-            usage_known=not called if outcome is None else outcome.usage_known,
-            calls=() if outcome is None else outcome.calls,
-            estimate_reason=None if outcome is None else outcome.estimate_reason,
+            usage=sum((one.usage for one in calls), NO_USAGE),
+            usage_known=known,
+            calls=calls,
             started=begun,
         )
 

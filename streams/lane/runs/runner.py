@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 import structlog
 
-from millstream.agents.executor import RunOutcome
+from millstream.agents.executor import RunOutcome, nothing_to_load
 from millstream.agents.loop.containment import is_cancelled_from_outside
 from millstream.middleware.base import AttemptUsage
-from millstream.schemas.base import NO_USAGE, Event
+from millstream.schemas.base import Event, Reason
 from millstream.schemas.errors import (
     AttemptsExhausted,
     LaneLost,
@@ -22,8 +22,9 @@ from millstream.schemas.errors import (
     Suspended,
     Terminal,
 )
-from millstream.schemas.events import AgentResult, AttemptStarted, CheckpointSaved, SessionUpdated
+from millstream.schemas.events import AgentResult, AttemptStarted, SessionUpdated
 from millstream.schemas.lane_events import ATTEMPTS_PER_GENERATION
+from millstream.schemas.ports import LoadCheckpoint
 from millstream.schemas.reasons import reason_of
 from millstream.schemas.topics import TOKENS
 from millstream.streams.lane.base.context import LaneContext
@@ -168,6 +169,8 @@ class RunRunner:
         """Charge for an attempt and wait for the next; gives a step if it cannot begin here now."""
         run.tries += 1
         run.failures += not outcome.suspended
+        if not outcome.suspended:
+            run.failure = outcome.result.reason
         if run.calls.with_effect:
             # That it made them is on its way to the log before its attempt is over there.
             run.due, run.not_before_ms = used, self._services.clock_ms() + round(delay_s * 1000)
@@ -220,18 +223,18 @@ class RunRunner:
     async def _charge(self, run: Run, used: AttemptUsage) -> None:
         """Charge for an attempt after which another is to begin; what is free adds up."""
         if used.started is None:
-            run.spent = used.usage
+            run.spent = used.calls
             return
-        run.spent = NO_USAGE
+        run.spent = ()
         await self._attempts.charge(run.request, used, run.traceparent)
 
     async def _attempt(
         self, run: Run, tokens: TokenPublisher, head: SessionUpdated | None
     ) -> RunOutcome | None:
         """Run the agent once; gives `None` if the run was cancelled."""
-
-        async def load_checkpoint() -> CheckpointSaved | None:
-            return None if head is None else await self._writer.load_checkpoint(head)
+        load_checkpoint: LoadCheckpoint = nothing_to_load
+        if head is not None:
+            load_checkpoint = partial(self._writer.load_checkpoint, head)
 
         async def run_agent() -> RunOutcome:
             # What runs agents is not always the executor. Caught here, inside the task: one step
@@ -256,6 +259,8 @@ class RunRunner:
                     raise
                 return self._broken(run, tokens, error)
 
+        # That of an earlier attempt is charged for already.
+        run.calls.meter = None
         with self._services.metrics.runs_in_flight.track_inprogress():
             try:
                 return await self._cancellable(run, run_agent())
@@ -297,7 +302,8 @@ class RunRunner:
 
     def _refused(self, run: Run, refusal: Terminal) -> AgentResult:
         """Give the failed result of a run that may not begin another attempt."""
-        failed: dict[str, Any] = {"status": "failed", "reason": reason_of(refusal)}
+        reason = _told_with(reason_of(refusal), run.failure)
+        failed: dict[str, Any] = {"status": "failed", "reason": reason}
         if run.last is not None:
             return run.last.result.model_copy(update=failed)
         return outcomes.result(
@@ -305,7 +311,7 @@ class RunRunner:
             at_ms=self._services.clock_ms(),
             attempt=self._number(run),
             model=run.plan.model,
-            usage=run.spent,
+            usage=run.spent_usage,
             **failed,
         )
 
@@ -342,7 +348,13 @@ def _out_of_time(run: Run, failed: RunOutcome) -> RunOutcome:
     message = (
         f"another attempt would begin after the request's {run.plan.template.request_timeout_s:g} s"
     )
-    if (before := failed.result.reason) is not None:
-        message += f"; the last one failed: {before.code}: {before.message}"
-    reason = reason_of(RequestTimedOut(message))
+    reason = _told_with(reason_of(RequestTimedOut(message)), failed.result.reason)
     return replace(failed, result=failed.result.model_copy(update={"reason": reason}))
+
+
+def _told_with(reason: Reason, before: Reason | None) -> Reason:
+    """Give the reason that ended a run with that of the attempt before, which it must not hide."""
+    if before is None:
+        return reason
+    message = f"{reason.message}; the last attempt failed: {before.code}: {before.message}"
+    return reason.model_copy(update={"message": message})

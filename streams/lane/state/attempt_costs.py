@@ -16,23 +16,24 @@ from millstream.streams.wire.keys import RequestKey, request_key
 
 @dataclass(slots=True)
 class OpenAttempt:
-    """A run's newest attempt and, once it is settled, what it cost.
+    """A run's newest attempt and, once it is settled, what its calls cost, by their numbers.
 
     The attempts before it are settled: what they count at stands on the mark of this one.
     """
 
     started: AttemptStarted
-    cost: CostRecorded | None = None
+    costs: dict[int, CostRecorded] = field(default_factory=dict)
 
     @property
     def spent_micros(self) -> Micros:
         """What the settled attempts cost."""
-        return saturated(self.started.spent_micros + (self.cost.cost_micros if self.cost else 0))
+        micros = sum(cost.cost_micros for cost in self.costs.values())
+        return saturated(self.started.spent_micros + micros)
 
     @property
     def spent_usage(self) -> Usage:
         """What the settled attempts used."""
-        return self.started.spent_usage + (self.cost.usage if self.cost else NO_USAGE)
+        return sum((cost.usage for cost in self.costs.values()), self.started.spent_usage)
 
 
 @dataclass(slots=True)
@@ -47,7 +48,7 @@ class OpenAttempts:
     def lost(self, key: RequestKey) -> int:
         """Count a run's attempts that ended with their owners; none may be under way."""
         bill = self.open.get(key)
-        return 0 if bill is None else bill.started.lost + (bill.cost is None)
+        return 0 if bill is None else bill.started.lost + (not bill.costs)
 
     def as_fold(self, *, is_kept: bool = True) -> Fold:
         """Give what the list is told of it; a stage that runs no agents keeps none."""
@@ -73,14 +74,14 @@ class OpenAttempts:
         bill = self.open.get(request_key(cost))
         # That of an earlier attempt is counted on the newest one's mark.
         if bill is not None and bill.started.attempt == cost.attempt:
-            bill.cost = cost
+            bill.costs[cost.call] = cost
 
     def _end(self, result: AgentResult) -> None:
         self.open.pop(request_key(result), None)
 
     @staticmethod
     def _bills(bills: Iterable[OpenAttempt]) -> tuple[tuple[Event, ...], ...]:
-        return tuple((one.started, one.cost) if one.cost else (one.started,) for one in bills)
+        return tuple((one.started, *one.costs.values()) for one in bills)
 
     def _load(self, body: SnapshotBody) -> None:
         for started, *costs in body.entries["bills"]:
@@ -120,7 +121,7 @@ def charge_attempts(
     micros, usage = (bill.spent_micros, bill.spent_usage) if bill else (0, NO_USAGE)
     events: list[Event] = []
     charging: list[tuple[ResolvedRequest | AttemptStarted, AttemptUsage]] = []
-    if bill and bill.cost is None and not (ended and ended[1].attempt == bill.started.attempt):
+    if bill and not bill.costs and not (ended and ended[1].attempt == bill.started.attempt):
         # Its mark stands for it: the request may not be at hand.
         charging.append((bill.started, AttemptUsage.lost(bill.started)))
     if ended is not None:

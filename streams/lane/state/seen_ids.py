@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import islice, takewhile
 from operator import itemgetter
@@ -23,10 +24,12 @@ _KEY_BYTES = 16
 _BODY_BYTES = 8
 _TIME_BYTES = 8
 _ID_BYTES = _KEY_BYTES + _TIME_BYTES + _BODY_BYTES
+_DIGESTS_CACHED_MAX = 4096  # each id is asked for a few times while its request is under way
 _BODY_BITS = 8 * _BODY_BYTES
 _BODY_MASK = (1 << _BODY_BITS) - 1
 
 
+@lru_cache(maxsize=_DIGESTS_CACHED_MAX)
 def id_digest(*parts: str) -> int:
     """Give the 16-byte digest that an id is known by; its parts hold no control characters."""
     return int.from_bytes(blake2b(compound_key(*parts).encode(), digest_size=_KEY_BYTES).digest())

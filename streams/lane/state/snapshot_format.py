@@ -34,7 +34,9 @@ PART_BYTES_MAX = 500_000
 
 HEADER = "header"
 
-_FORMAT = 2
+FORMAT = 2
+"""Which format is written now; a snapshot of any other is not used."""
+
 _LEVEL = 1
 """zlib's quickest: a snapshot must not cost the runs beside it much."""
 
@@ -54,10 +56,10 @@ class Captured:
     tail_records: int
 
 
-def fold_version(state: LaneState, settings: Settings) -> str:
+def fold_version(state: LaneState, settings: Settings, *, snapshot_format: int = FORMAT) -> str:
     """Give what a state depends on besides the records: policy, stage, window, format."""
     depends = (
-        _FORMAT,
+        snapshot_format,
         state.pipeline.folded_under,
         state.hands_over,
         settings.dedup_window_s,

@@ -33,6 +33,7 @@ def test_help_names_every_command_and_the_exit_codes() -> None:
     "arguments",
     [
         ["submit", "Hi"],
+        ["submit", " ", "--user", "ada"],
         ["submit", "Hi", "--user", "a\tb"],
         ["submit", "Hi", "--user", "ada", "--timeout", "0"],
         ["submit", "Hi", "--user", "ada", "--deadline", "inf"],
@@ -130,6 +131,47 @@ def test_doctor_reads_the_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     shown = runner.invoke(app, ["doctor"])
     assert "✗ policy:" in shown.stdout
     assert "nobody" in shown.stdout
+
+
+def test_doctor_tells_wrong_settings_and_goes_on_with_what_needs_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MILLSTREAM_PARTITIONS", "none")
+    monkeypatch.setenv("MILLSTREAM_LOG_LEVEL", "loud")
+    shown = runner.invoke(app, ["doctor", "--json"])
+    assert shown.exit_code == 1
+    findings = {one["name"]: one for one in map(json.loads, shown.stdout.splitlines())}
+    assert findings["settings"]["level"] == "wrong"
+    for name in ("MILLSTREAM_PARTITIONS", "MILLSTREAM_LOG_LEVEL"):
+        assert name in findings["settings"]["told"]
+    assert findings["python"]["level"] == findings["local model"]["level"] == "ok"
+    assert findings.keys().isdisjoint({"kafka", "redis", "policy", "disk"})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "finding", "words"),
+    [
+        ("MILLSTREAM_CHAIN_CUTS", '["executer"]', "settings", "there is no layer 'executer'"),
+        ("MILLSTREAM_DEFAULT_MODEL", "gpt-5", "default model", "no model is called 'gpt-5'"),
+    ],
+)
+def test_doctor_tells_what_would_keep_a_worker_from_starting(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, finding: str, words: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    shown = runner.invoke(app, ["doctor", "--json"])
+    findings = {one["name"]: one for one in map(json.loads, shown.stdout.splitlines())}
+    assert findings[finding]["level"] == "wrong"
+    assert words in findings[finding]["told"]
+
+
+def test_up_starts_nothing_where_the_chain_cannot_be_cut_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MILLSTREAM_CHAIN_CUTS", '["executer"]')
+    shown = runner.invoke(app, ["up"])
+    assert (shown.exit_code, shown.stdout) == (6, "")
+    assert shown.stderr.startswith("error: chain_cuts: there is no layer 'executer'")
 
 
 def test_the_script_of_the_checkout_runs_from_any_folder(tmp_path: Path) -> None:

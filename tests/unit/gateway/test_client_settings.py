@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from millstream.gateway.checks import check_policy
 from millstream.gateway.client_settings import (
     DATA_FOLDER,
+    leave_note_of_up,
     local_settings,
+    policy_of_up,
     running_endpoints,
     settings_for_client,
 )
@@ -55,6 +58,42 @@ def test_what_up_started_is_found(data: Path, launcher_pid: int) -> None:
     write_note(data, launcher_pid)
     settings = settings_for_client()
     assert (settings.kafka, settings.redis_url) == ("127.0.0.1:1", "redis://127.0.0.1:2/0")
+
+
+def note_policy(policy: Path | None, pid: int) -> None:
+    leave_note_of_up(local_settings().model_copy(update={"policy_file": policy}), pid)
+
+
+async def test_doctor_tells_the_policy_that_up_runs_with(
+    data: Path, launcher_pid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = data / "policy.yaml"
+    policy.write_text("users: {ada: {roles: []}}")
+    write_note(data, launcher_pid)
+    note_policy(policy, launcher_pid)
+    (found,) = await check_policy()
+    assert (found.level, found.told) == (
+        "ok",
+        f"{policy} (that of `millstream up`): 1 users, 0 roles",
+    )
+    monkeypatch.setenv("MILLSTREAM_POLICY_FILE", str(data / "other.yaml"))
+    apart, used = await check_policy()
+    assert (apart.level, used) == ("note", found)
+    assert f"MILLSTREAM_POLICY_FILE names {data / 'other.yaml'}" in apart.told
+
+
+@pytest.mark.parametrize("of", ["another-launcher", "another-kafka", "nobody"])
+async def test_a_policy_is_not_taken_for_that_of_an_up_that_it_is_not(
+    data: Path, launcher_pid: int, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    if of != "nobody":
+        write_note(data, launcher_pid)
+        note_policy(data / "p.yaml", launcher_pid + (of == "another-launcher"))
+    if of == "another-kafka":
+        monkeypatch.setenv("MILLSTREAM_KAFKA", "elsewhere:9092")
+    assert policy_of_up(local_settings()) is None
+    (found,) = await check_policy()
+    assert (found.level, found.told) == ("note", "none: everybody may do everything")
 
 
 def test_the_note_of_a_launcher_that_is_gone_is_not_believed(data: Path) -> None:

@@ -11,7 +11,7 @@ from genai_prices.data import providers
 from genai_prices.types import Usage as PublishedUsage
 
 from millstream.middleware.policy import Policy
-from millstream.middleware.prices import _MODELS_CACHED_MAX, PriceTable
+from millstream.middleware.prices import _MODELS_CACHED_MAX, PriceTable, Rates
 from millstream.schemas.base import Usage
 from tests.making import NOON_MS
 
@@ -158,3 +158,22 @@ def test_price_steps_are_those_of_each_call() -> None:
     call = Usage(input_tokens=150_000, output_tokens=1_000)
     assert rates.cost_micros(call, call) == 2 * rates.cost_micros(call)
     assert rates.cost_micros(call + call) > rates.cost_micros(call, call)
+
+
+@pytest.mark.parametrize("reads", [(150_000, 150_000), (300_000,), (199_999, 1), (0,)])
+@pytest.mark.parametrize("name", ["google-gla:gemini-2.5-pro", "anthropic:claude-sonnet-4-0"])
+def test_the_worst_case_holds_for_prices_that_step(name: str, reads: tuple[int, ...]) -> None:
+    rates = PriceTable().rates(name, NOON_MS)
+    assert rates is not None
+    for part in (None, "cache_read_tokens", "cache_write_tokens", "audio_input_tokens"):
+        calls = [
+            Usage(input_tokens=read, output_tokens=99, **({} if part is None else {part: read}))
+            for read in reads
+        ]
+        in_all = sum(calls, Usage())
+        assert rates.worst_micros(in_all, len(calls)) >= rates.cost_micros(*calls)
+
+
+def test_a_price_for_each_request_counts_for_each_call_in_the_worst_case() -> None:
+    rates = Rates(((-1, 0),), ((-1, 0),), request_nanos=5 * 10**9)
+    assert rates.worst_micros(Usage(), 3) == rates.cost_micros(*[Usage()] * 3) == 15

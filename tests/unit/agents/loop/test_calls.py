@@ -3,75 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, AIMessageChunk, ToolMessage
-from langchain_core.messages.tool import tool_call_chunk
-from langchain_core.tools import BaseTool, StructuredTool
-from langgraph.types import interrupt
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.tools import StructuredTool
 
-from millstream.agents.executor import AgentExecutor, RunOutcome
-from millstream.agents.factory import AgentFactory
+from millstream.agents.executor import AgentExecutor
 from millstream.agents.loop.calls import Calls
-from millstream.agents.sessions.checkpointer import RunCheckpointer
-from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
-from millstream.agents.tools import ToolRegistry
+from millstream.agents.templates.template import AgentTemplate
 from millstream.schemas.errors import LaneLost, ModelFailed
-from tests.fakes.odd_models import OddModel, StreamingOddModel, calling
-from tests.harness.agent_runs import NOW_MS, Runs, resolved
-
-DONE = AIMessage("done")
-
-
-class Refunds:
-    """A tool with an effect, and what it did."""
-
-    def __init__(self) -> None:
-        self.made: list[Any] = []
-
-    def tool(self, name: str = "refund") -> BaseTool:
-        def refund(order: str = "") -> str:
-            """Refund."""
-            self.made.append(order)
-            return f"refunded {order}"
-
-        return StructuredTool.from_function(refund, name=name)
-
-
-@dataclass
-class Bench:
-    """A react agent with the given tools around a model that says what it is told to."""
-
-    runs: Runs
-    model: OddModel
-    registry: ToolRegistry
-
-    async def run(self, **fields: Any) -> RunOutcome:
-        outcome = await self.runs.run("x", template="own", **fields)
-        self.runs.assert_text_is_the_tokens(outcome)
-        return outcome
-
-
-def bench(says: list[Any], *tools: BaseTool, streams: bool = False, **template: Any) -> Bench:
-    model = (StreamingOddModel if streams else OddModel)(says=says)
-    registry = ToolRegistry(tools)
-    own = AgentTemplate(name="own", kind="react", tools=registry.names(), **template)
-    templates = (*BUILT_IN_TEMPLATES[:1], own)
-    factory = AgentFactory(templates=templates, tools=registry, resolve=lambda *_, **__: model)
-    return Bench(Runs(factory), model, registry)
-
-
-def piece(args: str | None, one: str | None = None, name: str | None = None, index: int | None = 0,
-          **told: str) -> AIMessageChunk:  # fmt: skip
-    chunk = tool_call_chunk(name=name, args=args, id=one, index=index)
-    return AIMessageChunk("", tool_call_chunks=[chunk], response_metadata=told)
-
-
-def end(reason: str) -> AIMessageChunk:
-    return AIMessageChunk("", response_metadata={"finish_reason": reason})
-
+from tests.fakes.odd_models import calling
+from tests.harness.agent_runs import NOW_MS, resolved
+from tests.harness.call_bench import DONE, Refunds, bench, end, piece
 
 NOT_WHOLE = {
     "no JSON": [piece("{'order': '1'}", "c1", "refund"), end("tool_calls")],
@@ -283,86 +227,6 @@ async def test_a_call_that_was_cut_off_is_in_doubt() -> None:
     assert calls.in_doubt == {"c1": "pay"}
 
 
-async def test_a_tools_ten_megabytes_are_cut_before_the_model_sees_them() -> None:
-    def huge() -> str:
-        return "ж" * 5_000_000
-
-    tool = StructuredTool.from_function(huge, name="huge", description="x")
-    one = bench([calling(("huge", {}, "c1")), DONE], tool, tool_result_bytes_max=1_000)
-    assert (await one.run()).result.status == "completed"
-    (told,) = one.model.results(1)
-    assert str(told.content).startswith("жжж")
-    assert "10000000 bytes" in str(told.content)
-    assert len(str(told.content).encode()) < 1_100
-
-
-async def test_a_graph_that_interrupts_ends_failed_and_is_not_remembered() -> None:
-    def ask_human() -> str:
-        return str(interrupt("ok?"))
-
-    tool = StructuredTool.from_function(ask_human, name="ask_human", description="x")
-    one = bench([calling(("ask_human", {}, "c1")), DONE], tool)
-    outcome = await one.run()
-    assert outcome.result.reason is not None
-    assert (outcome.result.status, outcome.result.reason.code) == (
-        "failed",
-        "interrupt_unsupported",
-    )
-    assert outcome.checkpoint is None
-    assert (await one.run()).result.status == "completed"
-    assert [message.type for message in one.model.seen[1]] == ["human"]
-
-
-class Odd:
-    """Of a type that nobody has heard of."""
-
-
-async def test_nothing_that_a_finished_run_holds_can_fail_it() -> None:
-    def odd(order: str = "", **_: Any) -> tuple[str, Any]:
-        return "half \ud83d" + order, {"kept": 1, "odd": Odd(), "big": 2**70}
-
-    tool = StructuredTool.from_function(
-        odd,
-        name="odd",
-        response_format="content_and_artifact",
-        description="x",
-        args_schema={"type": "object", "properties": {}},
-    )
-    says = [
-        AIMessage(
-            "",
-            tool_calls=[{"name": "odd", "args": {"big": 10**20, "note": "\ud83d"}, "id": "c1"}],
-            response_metadata={"odd": Odd()},
-            additional_kwargs={"odd": {Odd()}},
-        ),
-        AIMessage("wave \ud83d\udc4b", response_metadata={"big": 10**20}),
-    ]
-    one = bench(says, tool)
-    outcome = await one.run()
-    assert (outcome.result.status, outcome.result.output) == ("completed", "wave 👋")
-    assert outcome.checkpoint is not None
-    opened = RunCheckpointer(outcome.checkpoint, BUILT_IN_TEMPLATES[0]).messages
-    assert opened[-1].text == "wave 👋"
-    assert isinstance(opened[1], AIMessage)
-    assert opened[1].tool_calls[0]["args"] == {"big": str(10**20), "note": "?"}
-    assert isinstance(opened[2], ToolMessage)
-    assert opened[2].content == "half ?"
-    assert opened[2].artifact == {"kept": 1, "big": str(2**70)}
-    assert one.model.results(1)[0].content == "half ?"
-
-
-async def test_halves_of_a_character_in_two_deltas_are_joined() -> None:
-    chunks = [AIMessageChunk("wave \ud83d"), AIMessageChunk("\udc4b bye \ud83d")]
-    one = bench([chunks], Refunds().tool(), streams=True)
-    for template in ("own", "chat_agent"):
-        outcome = await one.runs.run("x", template=template)
-        assert outcome.result.output == "wave 👋 bye ?"
-        one.runs.assert_text_is_the_tokens(outcome)
-        assert outcome.checkpoint is not None
-        opened = RunCheckpointer(outcome.checkpoint, BUILT_IN_TEMPLATES[0]).messages
-        assert opened[-1].text == "wave 👋 bye ?"
-
-
 async def test_a_tool_with_a_json_schema_is_checked_like_any_other() -> None:
     made: list[Any] = []
 
@@ -377,20 +241,6 @@ async def test_a_tool_with_a_json_schema_is_checked_like_any_other() -> None:
     assert (await one.run()).result.status == "completed"
     assert made == [{"cents": 5}]
     assert "$.cents: 'many' is not of type 'integer'" in str(one.model.results(1)[0].content)
-
-
-@pytest.mark.parametrize("text", ["", "I would like to"])
-async def test_an_agent_without_tools_leaves_no_call_in_its_session(text: str) -> None:
-    one = bench([calling(("refund", {}, "c1"), text=text)], Refunds().tool())
-    outcome = await one.runs.run("x")
-    assert outcome.result.status == ("completed" if text else "failed")
-    if text:
-        assert outcome.checkpoint is not None
-        opened = RunCheckpointer(outcome.checkpoint, BUILT_IN_TEMPLATES[0]).messages
-        assert isinstance(opened[-1], AIMessage)
-        assert opened[-1].tool_calls == []
-    else:
-        assert outcome.retryable
 
 
 async def test_a_run_by_another_executor_than_the_lanes_needs_no_calls() -> None:

@@ -7,7 +7,12 @@ import pytest
 from pydantic import SecretStr
 
 from millstream.agents.models.local.model import LocalChatModel
-from millstream.agents.models.resolve import _require_key, keep_traces_local, resolve_model
+from millstream.agents.models.resolve import (
+    MODEL_NAME,
+    _require_key,
+    keep_traces_local,
+    resolve_model,
+)
 from millstream.agents.models.scripted.model import ScriptedChatModel
 from millstream.agents.models.scripted.script import Say, Turn
 from millstream.schemas.errors import ModelUnavailable, Terminal
@@ -22,8 +27,16 @@ def test_local_names_share_one_engine(name: str) -> None:
 
 
 def test_scripted_takes_its_script_from_the_name_or_from_the_input() -> None:
-    assert resolve_model("scripted") == ScriptedChatModel()
-    assert resolve_model("scripted:say: hi") == ScriptedChatModel(script=(Turn(Say("hi")),))
+    for name, script in (("scripted", None), ("scripted:say: hi", (Turn(Say("hi")),))):
+        model = resolve_model(name)
+        assert isinstance(model, ScriptedChatModel)
+        assert model.script == script
+
+
+def test_a_model_carries_the_name_that_it_was_resolved_by() -> None:
+    model = resolve_model("scripted:say: hi")
+    assert model.metadata is not None
+    assert model.metadata[MODEL_NAME] == "scripted:say: hi"
 
 
 def test_an_unreadable_script_is_refused_when_the_model_is_resolved() -> None:

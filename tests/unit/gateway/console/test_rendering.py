@@ -78,6 +78,17 @@ CASES: tuple[tuple[Event, str], ...] = (
         "rejected by auth, forbidden: no",
     ),
     (
+        making.decision(
+            **IDS,
+            admitted=False,
+            layer=None,
+            reason=Reason(code="unknown_template", message="no"),
+            generation=1,
+            source=PLACE,
+        ),
+        "rejected, unknown_template: no",
+    ),
+    (
         making.attempt(
             **IDS,
             attempt=1000,
@@ -137,6 +148,10 @@ CASES: tuple[tuple[Event, str], ...] = (
     (
         making.obeyed(command="resume", request_id="r", source=PLACE, was_paused=False),
         "obeyed: resume r, which was not paused",
+    ),
+    (
+        making.obeyed(command="pause", request_id="r", source=PLACE, had_ended=True),
+        "obeyed: pause r, which had ended",
     ),
     (
         making.opened(partition=3, generation=4),

@@ -10,7 +10,7 @@ from millstream.gateway.exits import ExitCode
 
 _STUCK = """
     import asyncio, contextlib, time
-    from millstream.gateway.processes.shutdown_watchdog import end_within
+    from millstream.gateway.processes.shutdown_watchdog import end_well_within, end_within
 
     async def waits_for_what_never_comes():
         while True:
@@ -50,3 +50,14 @@ def test_one_whose_loop_is_blocked_ends_too() -> None:
 def test_one_that_ends_by_itself_is_left_alone() -> None:
     ended = _ended("async def soon(): end_within(60)\nasyncio.run(soon())")
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_one_that_is_done_but_for_what_heeds_no_cancel_ends_well() -> None:
+    ended = _ended("""
+async def done():
+    asyncio.create_task(waits_for_what_never_comes())
+    await asyncio.sleep(0)
+    end_well_within(0.2)
+    print("done", end="")
+asyncio.run(done())""")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done", "")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from aiokafka.errors import KafkaConnectionError
 from faust.exceptions import ConsumerNotStarted
 from faust.transport.consumer import Consumer
 
@@ -35,3 +37,35 @@ async def test_a_data_folder_that_cannot_be_written_is_named(tmp_path: Path) -> 
     with pytest.raises(Misconfigured, match="MILLSTREAM_DATA_DIR"):
         await app.start()
     assert await stop_app(app)
+
+
+async def test_an_app_that_ends_with_an_error_is_given_up_and_the_error_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fails(_app: App, **_: object) -> None:
+        message = "no broker answers"
+        raise KafkaConnectionError(message)
+
+    app = app_of()
+    app.on_before_shutdown.connect(fails)
+    assert not await stop_app(app)
+    assert "t-views did not stop cleanly: KafkaConnectionError('no broker answers')" in caplog.text
+
+
+async def test_an_app_that_heeds_no_cancel_is_not_waited_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reached, end = asyncio.Event(), asyncio.Event()
+
+    async def heeds_nothing(_app: App, **_: object) -> None:
+        while not end.is_set():
+            reached.set()
+            with suppress(asyncio.CancelledError):
+                await end.wait()
+
+    app = app_of()
+    app.on_before_shutdown.connect(heeds_nothing)
+    assert not await asyncio.wait_for(stop_app(app, timeout_s=0.01), 5)
+    assert "t-views did not stop within 0 s: abandoned" in caplog.text
+    assert reached.is_set()
+    end.set()

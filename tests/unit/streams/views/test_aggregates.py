@@ -175,3 +175,45 @@ def test_a_flood_of_names_without_a_price_hides_no_model_that_has_one(tokens: in
 def test_a_model_that_was_never_found_has_no_name_and_one_that_is_free_has() -> None:
     assert spend_of(cost("nosuch:1", 0))[f"cost_micros|{OTHER}"] == 0
     assert spend_of(cost("local", 0, 5))["cost_micros|local"] == 0
+
+
+def flooded(micros: int) -> Aggregate:
+    """Give what a flood of models' names leaves that each cost so much."""
+    aggregate = Aggregate()
+    for number in range(400):
+        aggregate.fold(number, 0, spend_of(cost(f"openai:x{number}", micros, 5)))
+    return aggregate
+
+
+def test_a_flood_of_names_that_cost_something_gives_way_to_one_that_costs_more() -> None:
+    aggregate = flooded(micros=3)
+    assert aggregate.is_full
+    for number in range(400, 410):
+        aggregate.fold(number, 60_000, spend_of(cost("openai:fake", 7, 5)))
+        aggregate.fold(number + 1000, 60_000, spend_of(cost(f"openai:y{number}", 3, 5)))
+        aggregate.offset = number
+    assert aggregate.totals["cost_micros|openai:fake"] == 70
+    assert sum(n for name, n in aggregate.totals.items() if name.startswith("cost")) == 1300
+    assert len(aggregate.totals) <= 257
+    for minute in aggregate.minutes.values():
+        assert len(minute) <= 257
+        assert minute.keys() <= aggregate.totals.keys()
+
+
+def test_a_model_that_the_deployment_names_is_counted_whatever_it_costs() -> None:
+    aggregate = flooded(micros=1000)
+    kept = {"cost_micros|openai:fake"}
+    aggregate.fold(400, 0, spend_of(cost("openai:fake", 0, 5)), kept=kept)
+    aggregate.fold(401, 0, spend_of(cost("openai:fake", 1, 5)), kept=kept)
+    # Nor is it given up for one that costs more.
+    aggregate.fold(402, 0, spend_of(cost("openai:dear", 10**9, 5)), kept=kept)
+    assert aggregate.totals["cost_micros|openai:fake"] == 1
+    assert aggregate.totals["cost_micros|openai:dear"] == 10**9
+
+
+def test_the_first_name_beyond_the_bound_is_told() -> None:
+    with capture_logs() as logs:
+        flooded(micros=3)
+    assert [line["event"] for line in logs] == [
+        "a figure has too many names; further ones are counted together"
+    ]

@@ -74,3 +74,12 @@ def test_the_offset_of_every_view_is_told() -> None:
 
 def test_without_records_every_family_is_there_and_no_sample() -> None:
     assert not [sample for metric in registry_of().collect() for sample in metric.samples]
+
+
+def test_a_view_that_keeps_no_more_names_says_so() -> None:
+    few = aggregate(0, {"cost_micros|m": 1})
+    many = aggregate(0, *({f"cost_micros|m{number}": 1} for number in range(300)))
+    registry = registry_of(("costs", 0, few), ("costs", 1, many))
+    for partition, is_full in (("0", 0), ("1", 1)):
+        labels = {"view": "costs", "partition": partition}
+        assert registry.get_sample_value("millstream_view_full", labels) == is_full

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.schemas.errors import NewerSchema, NotJson, NullValue, Poison, WrongShape
-from millstream.schemas.events import AgentRequest, AgentToken
+from millstream.schemas.events import AgentRequest, AgentToken, ControlCommand
 from millstream.streams.wire.codec import (
     Encoded,
     decode,
@@ -85,6 +85,46 @@ def test_no_bytes_raise_anything_but_poison(value: bytes) -> None:
 def test_fields_that_are_not_known_are_ignored() -> None:
     read = decode(record({"user_id": "ada", "input": "x", "colour": "red"}), AgentRequest)
     assert read == making.request(input="x")
+
+
+@pytest.mark.promise("P7")
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        (b'{"user_id": "ada", "input": "a", "input": "b"}', "'input' is given twice"),
+        (b'{"user_id": "ada", "user_id": "eve", "input": "x"}', "'user_id' is given twice"),
+        (b'{"user_id": "ada", "input": "a", "\\u0069nput": "a"}', "'input' is given twice"),
+        (b'{"user_id": "ada", "input": "x", "metadata": {"s3": "1", "s3": "2"}}', "a key is given"),
+        (b'{"user_id": "ada", "input": "x", "not": [{"s3": 1, "s3": 1}]}', "a key is given"),
+    ],
+    ids=["same-field", "user", "spelt-otherwise", "metadata", "unknown-field"],
+)
+def test_a_request_with_a_key_twice_is_not_read_as_either(value: bytes, named: str) -> None:
+    with pytest.raises(WrongShape, match=named) as told:
+        decode(record(value), AgentRequest)
+    assert "s3" not in str(told.value)
+
+
+def test_a_command_with_a_key_twice_is_not_obeyed() -> None:
+    value = b'{"user_id": "ada", "command": "cancel", "request_id": "a", "request_id": "b"}'
+    with pytest.raises(WrongShape, match="'request_id' is given twice"):
+        decode(record(value), ControlCommand)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b'"n": ' + b"9" * 4_000,
+        b'"n": 1e999',
+        b'"n": ' + b"[" * 150 + b"]" * 150,
+        b'"a": {"x": 1}, "b": {"x": 1}, "c": [{"x": 1}, {"x": 2}]',
+        '"é": 1, "e\u0301": 2, "\\ud83d\\ude00": 3'.encode(),
+    ],
+    ids=["long-integer", "infinite", "deep", "in-different-objects", "almost-the-same"],
+)
+def test_a_request_without_a_key_twice_is_read_whatever_else_it_holds(rest: bytes) -> None:
+    value = b'{"user_id": "ada", "input": "x", ' + rest + b"}"
+    assert decode(record(value), AgentRequest).input == "x"
 
 
 def test_of_headers_of_one_name_the_last_one_counts() -> None:

@@ -12,11 +12,10 @@ from typing import Any, cast
 import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
-from langchain_core.tools import tool
 
 from millstream.agents.models.local.engine import EngineSettings, LocalEngine
 from millstream.agents.models.local.model import LocalChatModel
-from millstream.schemas.errors import InputTooLong, ModelFailed, ModelUnavailable, Terminal
+from millstream.schemas.errors import InputTooLong, ModelFailed, Terminal
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(60)]
 
@@ -154,16 +153,6 @@ async def test_an_agent_streams_the_models_tokens(model: LocalChatModel) -> None
     parts = agent.astream({"messages": [question]}, stream_mode="messages")
     tokens = [part async for part in parts]
     assert len(tokens) >= 2
-
-
-def test_tools_are_refused_with_a_reason() -> None:
-    @tool
-    def add(a: int, b: int) -> int:
-        """Add two numbers."""
-        return a + b
-
-    with pytest.raises(ModelUnavailable, match="cannot call tools"):
-        LocalChatModel().bind_tools([add])
 
 
 async def test_calls_beyond_the_bound_are_refused_as_retryable() -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
+from langchain_core.messages import HumanMessage
+
 from millstream.agents.executor import RunOutcome
 from millstream.agents.factory import AgentFactory, RunPlan
-from millstream.schemas.base import Usage
+from millstream.agents.loop.call_meter import CallMeter
+from millstream.schemas.base import CallUsage, Usage
 from millstream.streams.lane.runs.admission import Admission
 from millstream.streams.lane.runs.run import ActiveTime, Run
 from tests import making
@@ -12,13 +17,24 @@ from tests.making import resolved, result_of
 
 ASKED = resolved()
 PLAN = AgentFactory(default_model="scripted").plan(ASKED)
+SPENT = CallUsage(Usage(input_tokens=1))
 STARTED = making.attempt(session_id="r1", model="scripted")
 
 
 def run(plan: RunPlan | None = PLAN) -> Run:
     decision = making.decision(session_id="r1", source=ASKED.source)
     admission = Admission(decision, is_new=False, plan=plan, refused=None)
-    return Run(ASKED, admission, b"", order=7, spent=Usage(input_tokens=1))
+    return Run(ASKED, admission, b"", order=7, spent=(SPENT,))
+
+
+async def test_what_was_called_before_an_attempt_was_cut_off_is_known() -> None:
+    cut_off = run()
+    cut_off.calls.meter = meter = CallMeter(9)
+    meter.begin(uuid4(), [HumanMessage("four")], {}, {}, is_own=True)
+    used = cut_off.used(1000, STARTED, called=True)
+    assert used.usage_known
+    (_, call) = used.calls
+    assert (call.usage.output_tokens, call.estimate_reason) == (9, "a model call was cut off")
 
 
 async def test_what_free_attempts_used_adds_up() -> None:
@@ -33,10 +49,11 @@ async def test_an_attempt_without_an_outcome_did_not_say_unless_nothing_was_call
 
 
 async def test_an_outcome_tells_whether_its_usage_is_all() -> None:
-    calls = (Usage(input_tokens=1, output_tokens=2),)
-    ended = RunOutcome(result_of(ASKED), None, calls=calls, estimate_reason="nothing was reported")
+    calls = (CallUsage(Usage(output_tokens=2), estimate_reason="nothing was reported"),)
+    ended = RunOutcome(result_of(ASKED), None, calls=calls)
     used = run().used(1000, STARTED, ended, called=True)
-    assert (used.calls, used.estimate_reason) == (calls, "nothing was reported")
+    assert used.calls == (SPENT, *calls)
+    assert used.usage == Usage(input_tokens=1, output_tokens=2)
     ended = RunOutcome(result_of(ASKED), None, usage_known=False)
     assert not run().used(1000, STARTED, ended, called=True).usage_known
 

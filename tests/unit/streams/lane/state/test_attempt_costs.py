@@ -59,7 +59,7 @@ def folded(*events: AttemptStarted | CostRecorded | AgentResult) -> OpenAttempts
 def test_an_attempt_is_open_until_its_cost_is_known() -> None:
     assert folded(started(1000)).open == {KEY: OpenAttempt(started(1000))}
     settled = folded(started(1000), cost(1000, 4)).open[KEY]
-    assert settled.cost == cost(1000, 4)
+    assert settled.costs == {0: cost(1000, 4)}
     assert (settled.spent_micros, settled.spent_usage) == (4, Usage(input_tokens=4))
 
 

@@ -14,11 +14,12 @@ from millstream.middleware.policy import Policy
 from millstream.schemas.base import Address
 from millstream.schemas.events import (
     AgentResult,
+    AgentToken,
     AttemptStarted,
     CostRecorded,
     Decision,
 )
-from millstream.schemas.topics import ATTEMPTS, COSTS, DECISIONS, RESULTS
+from millstream.schemas.topics import ATTEMPTS, COSTS, DECISIONS, RESULTS, TOKENS
 from tests import making
 from tests.harness.memory_lanes import (
     MemoryLanes,
@@ -145,7 +146,7 @@ async def test_lost_attempts_count_at_their_worst_case_until_the_cap_lets_none_b
     assert [(one.attempt, one.spent_micros) for one in started] == [(1000, 0), (2000, HANG_MICROS)]
 
 
-async def test_an_attempt_that_is_cut_off_counts_at_its_worst_case_and_one_that_reports_does_not(
+async def test_a_call_that_is_cut_off_counts_up_to_its_limit_and_one_that_reports_does_not(
     world: MemoryLanes,
 ) -> None:
     rules = Policy.from_yaml(PRICED, "test")
@@ -154,20 +155,26 @@ async def test_an_attempt_that_is_cut_off_counts_at_its_worst_case_and_one_that_
         upstream(world) as program,
         one_lane(world, services, rules) as owner,
     ):
-        owner.serve(*await ask(program, "hang", request_id="cut"))
-        await read_topic(world, ATTEMPTS, AttemptStarted, count=1)
+        owner.serve(*await ask(program, "pace: 60; tokens: 2", request_id="cut"))
+        await read_topic(world, TOKENS, AgentToken, count=1)
         owner.serve(*await give(world, program, "cancel", request_id="cut"))
         owner.serve(*await ask(program, "say: two words", request_id="whole"))
         results = await read_topic(world, RESULTS, AgentResult, count=2)
     cut, whole = sorted(
         await read_whole(world, COSTS, CostRecorded), key=lambda cost: cost.request_id
     )
-    assert (cut.request_id, cut.estimated, cut.cost_micros) == ("cut", True, HANG_MICROS)
+    assert (cut.request_id, cut.estimated) == ("cut", True)
+    assert cut.estimate_reason == "a model call was cut off"
+    assert cut.usage.output_tokens == PLAN.output_tokens_max
+    assert PLAN.output_tokens_max < cut.cost_micros < HANG_MICROS
     assert (whole.request_id, whole.estimated) == ("whole", False)
     assert whole.cost_micros == whole.usage.input_tokens + whole.usage.output_tokens
     assert whole.usage.output_tokens == len(["two", "words"])
     told = {result.request_id: (result.status, result.cost_micros) for result in results}
-    assert told == {"cut": ("cancelled", HANG_MICROS), "whole": ("completed", whole.cost_micros)}
+    assert told == {
+        "cut": ("cancelled", cut.cost_micros),
+        "whole": ("completed", whole.cost_micros),
+    }
 
 
 async def test_each_attempt_is_on_the_bill_and_the_result_is_their_sum(world: MemoryLanes) -> None:

@@ -34,6 +34,7 @@ from tests.harness.memory_lanes import (
     upstream,
     write_event,
 )
+from tests.harness.odd_runs import odd_lane
 from tests.support import eventually
 
 
@@ -79,6 +80,64 @@ async def test_a_cancel_that_was_cut_short_ends_what_had_come_and_no_more(
             owner.serve(*cancel)
             told = await statuses(world, count=2)
     assert told == {"r1": "cancelled", "r2": "completed"}
+
+
+def holds(world: MemoryLanes) -> list[tuple[bytes | None, bool]]:
+    """Give the keys of all records on `holds`, and whether each places a hold."""
+    records = (one for where in world.places(HOLDS) for one in world.broker.records(where))
+    return [(one.key, one.value is not None) for one in records]
+
+
+async def test_a_command_finds_what_the_command_before_it_did_though_nothing_is_committed(
+    world: MemoryLanes,
+) -> None:
+    async with odd_lane(world) as lane:
+        commands = [
+            await give(world, lane.program, name, session_id="s")
+            for name in ("pause", "resume", "resume")
+        ]
+        for command in commands:
+            lane.owner.serve(*command)
+        marks = await read_topic(world, OBEYED, CommandObeyed, count=3)
+    key = compound_key("default", "ada", "s", "s").encode()
+    assert [(one.command, one.was_paused) for one in marks] == [
+        ("pause", None),
+        ("resume", True),
+        ("resume", False),
+    ]
+    assert holds(world) == [(key, True), (key, False)]
+
+
+async def test_a_request_whose_result_is_on_its_way_cannot_be_paused(world: MemoryLanes) -> None:
+    # Nobody would ever lift that hold.
+    async with odd_lane(world) as lane:
+        asked = await lane.ask("r1")
+        pause = await give(world, lane.program, "pause", request_id="r1")
+        world.broker.go_away()
+        lane.owner.serve(*asked)
+        await eventually(lambda: lane.run("r1").ending)
+        lane.owner.serve(*pause)
+        world.broker.come_back()
+        (mark,) = await read_topic(world, OBEYED, CommandObeyed, count=1)
+        await read_topic(world, RESULTS, AgentResult, count=1)
+    assert mark.had_ended
+    assert holds(world) == []
+
+
+async def test_a_hold_goes_with_the_result_that_comes_before_its_commit(
+    world: MemoryLanes,
+) -> None:
+    async with odd_lane(world) as lane:
+        await lane.submit("r1", "hang")
+        pause, cancel = [
+            await give(world, lane.program, name, request_id="r1") for name in ("pause", "cancel")
+        ]
+        lane.owner.serve(*pause)
+        lane.owner.serve(*cancel)
+        marks = await read_topic(world, OBEYED, CommandObeyed, count=2)
+    assert {(one.command, one.had_ended) for one in marks} == {("pause", False), ("cancel", None)}
+    ((placed, is_placed), (lifted, is_still_placed)) = holds(world)
+    assert (placed, is_placed, is_still_placed) == (lifted, True, False)
 
 
 async def test_a_session_is_cancelled_with_what_was_not_read_yet(world: MemoryLanes) -> None:

@@ -1,0 +1,1 @@
+"""llama.cpp's own server with the local model: a provider that nobody here wrote."""

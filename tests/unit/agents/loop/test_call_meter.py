@@ -1,0 +1,228 @@
+"""What the models cost that an attempt calls: the agent's own, and those of its tools."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from langchain.chat_models import init_chat_model
+from langchain_core.language_models import FakeListLLM
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.tools import BaseTool, StructuredTool
+
+from millstream.agents.executor import RunOutcome
+from millstream.agents.factory import AgentFactory
+from millstream.agents.loop.call_meter import CallMeter
+from millstream.agents.models.resolve import resolve_model
+from millstream.agents.templates.template import AgentTemplate
+from millstream.agents.tools import ToolRegistry
+from millstream.schemas.errors import ModelFailed
+from tests.harness.agent_runs import Runs
+
+EXPERT = "scripted:say: a b c d e f g"
+OWN = AgentTemplate(name="own", kind="react", tools=("ask",))
+
+
+def expert() -> str:
+    return resolve_model(EXPERT).invoke("q").text
+
+
+async def awaited() -> str:
+    return (await resolve_model(EXPERT).ainvoke("q")).text
+
+
+async def in_a_task() -> str:
+    return await asyncio.create_task(awaited())
+
+
+async def in_a_group() -> str:
+    async with asyncio.TaskGroup() as group:
+        told = group.create_task(awaited())
+    return told.result()
+
+
+async def handed_to_a_thread() -> str:
+    return await asyncio.to_thread(expert)
+
+
+async def in_the_loops_pool() -> str:
+    return await asyncio.get_running_loop().run_in_executor(None, expert)
+
+
+def in_a_pool() -> str:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(expert).result()
+
+
+def in_a_thread() -> str:
+    told: list[str] = []
+    thread = threading.Thread(target=lambda: told.append(expert()))
+    thread.start()
+    thread.join()
+    return told[0]
+
+
+def in_a_loop_of_its_own() -> str:
+    return asyncio.run(awaited())
+
+
+async def blocking_the_loop() -> str:
+    return expert()
+
+
+async def from_a_pool_of_an_async_tool() -> str:
+    with ThreadPoolExecutor(1) as pool:
+        return await asyncio.wrap_future(pool.submit(expert))
+
+
+def tool_of(ask: Callable[..., Any]) -> BaseTool:
+    how = {"coroutine": ask} if asyncio.iscoroutinefunction(ask) else {"func": ask}
+    return StructuredTool.from_function(name="ask", description="Ask.", **how)
+
+
+def runs_of(ask: Callable[..., Any]) -> Runs:
+    tools = ToolRegistry([tool_of(ask)])
+    return Runs(AgentFactory(default_model="scripted", templates=[OWN], tools=tools))
+
+
+async def outcome_of(ask: Callable[..., Any]) -> RunOutcome:
+    return await runs_of(ask).run("call: ask {}; say: done", template="own")
+
+
+WAYS: list[Callable[[], str] | Callable[[], Awaitable[str]]] = [
+    *(expert, awaited, in_a_task, in_a_group, handed_to_a_thread, in_the_loops_pool, in_a_pool),
+    *(in_a_thread, in_a_loop_of_its_own, blocking_the_loop, from_a_pool_of_an_async_tool),
+]
+
+
+@pytest.mark.parametrize("ask", WAYS, ids=lambda ask: ask.__name__)
+async def test_a_tools_model_is_counted_under_its_own_name(ask: Callable[..., Any]) -> None:
+    outcome = await outcome_of(ask)
+    assert (outcome.result.status, outcome.result.output) == ("completed", "done")
+    # One record a call, in the order in which they ended.
+    assert [call.model for call in outcome.calls] == [None, EXPERT, None]
+    assert outcome.calls[1].usage.output_tokens == 7
+    assert outcome.usage_known
+
+
+async def test_a_pool_that_outlives_a_run_charges_each_call_to_the_run_that_makes_it() -> None:
+    with ThreadPoolExecutor(1) as pool:
+
+        def ask() -> str:
+            return pool.submit(expert).result()
+
+        runs = runs_of(ask)
+        for _ in range(2):
+            outcome = await runs.run("call: ask {}; say: done", template="own")
+            assert Counter(call.model for call in outcome.calls) == {None: 2, EXPERT: 1}
+        # Made outside of runs, by a thread that was made within one.
+        pool.submit(expert).result()
+    assert Counter(call.model for call in outcome.calls) == {None: 2, EXPERT: 1}
+
+
+async def test_runs_side_by_side_pay_each_for_its_own() -> None:
+    runs = [runs_of(in_a_pool) for _ in range(5)]
+    scripts = [f"call: ask {{}}; say: {' '.join('x' * n)}" for n in range(1, 6)]
+    outcomes = await asyncio.gather(
+        *(one.run(script, template="own") for one, script in zip(runs, scripts, strict=True))
+    )
+    for number, outcome in enumerate(outcomes, start=1):
+        assert [call.model for call in outcome.calls] == [None, EXPERT, None]
+        assert outcome.calls[2].usage.output_tokens == number
+
+
+async def test_a_model_that_langchain_made_is_named_as_langchain_has_it() -> None:
+    meter = CallMeter(10)
+    model = init_chat_model("openai:gpt-x", api_key="key")
+    params = dict(model._get_ls_params())
+    call = meter.begin(uuid4(), [HumanMessage("x")], {}, params, is_own=False)
+    assert call.model == "openai:gpt-x"
+    assert meter.begin(uuid4(), [], {}, {}, is_own=False).model == "unknown"
+
+
+async def test_a_tools_completion_model_counts_as_well() -> None:
+    async def ask() -> str:
+        return await FakeListLLM(responses=["yes"]).ainvoke("q")
+
+    outcome = await outcome_of(ask)
+    assert outcome.result.output == "done"
+    (call,) = (one for one in outcome.calls if one.model is not None)
+    assert call.estimate_reason is not None
+
+
+def begun(meter: CallMeter, *, is_own: bool = True, **params: Any) -> Any:
+    run_id = uuid4()
+    call = meter.begin(run_id, [HumanMessage("12345678")], params, {}, is_own=is_own)
+    return run_id, call
+
+
+SENT = 8 + 2 * 16
+
+
+@pytest.mark.parametrize(
+    ("error", "pieces", "output_tokens"),
+    [
+        (ModelFailed("overloaded"), [], None),  # it was refused
+        (ModelFailed("it told an error", is_over=False), ["four"], 4 + 64),
+        (ModelFailed("it ended", may_cost=True, is_over=True), ["four"], 4 + 64),
+        (ModelFailed("it ended", may_cost=True, is_over=True), [], 64),
+        (ModelFailed("it ended", may_cost=True, is_over=True), ["x" * 190], 200),
+        (ModelFailed("no JSON", may_cost=True), ["four"], 200),
+        (ConnectionResetError(), ["four"], 200),
+        (asyncio.CancelledError(), [], 200),
+    ],
+)
+def test_a_call_that_broke_off_is_estimated_by_what_came_once_it_is_over(
+    error: BaseException, pieces: list[str], output_tokens: int | None
+) -> None:
+    meter = CallMeter(200)
+    run_id, call = begun(meter)
+    for piece in pieces:
+        call.hear(piece)
+    meter.fail(run_id, error)
+    used = [(one.usage.input_tokens, one.usage.output_tokens) for one in meter.close()]
+    assert used == ([] if output_tokens is None else [(SENT, output_tokens)])
+
+
+def test_what_was_reported_before_a_call_broke_off_counts() -> None:
+    meter = CallMeter(200)
+    run_id, call = begun(meter)
+    # As Anthropic does with the first event of a stream.
+    call.report({"input_tokens": 9, "output_tokens": 1, "input_token_details": {"cache_read": 4}})
+    call.hear("four")
+    meter.fail(run_id, ModelFailed("it ended", may_cost=True, is_over=True))
+    (told,) = meter.close()
+    assert (told.usage.input_tokens, told.usage.cache_read_tokens) == (9, 4)
+    assert told.usage.output_tokens == 4 + 64
+
+
+def test_a_tools_call_that_is_under_way_counts_up_to_its_own_limit() -> None:
+    meter = CallMeter(200)
+    begun(meter, is_own=False, max_completion_tokens=30)
+    begun(meter, is_own=False)
+    assert [call.usage.output_tokens for call in meter.close()] == [30, 200]
+    assert len(meter.close()) == 2  # it may be asked again
+
+
+def test_a_call_of_what_a_run_left_behind_is_nobodys() -> None:
+    meter = CallMeter(200)
+    assert meter.close() == ()
+    run_id, _ = begun(meter, is_own=False)
+    meter.end(run_id, AIMessage("late"))
+    assert meter.close() == ()
+
+
+async def test_a_call_that_the_lane_does_not_let_be_made_costs_nothing() -> None:
+    async def never() -> None:
+        message = "no"
+        raise ModelFailed(message)
+
+    runs = Runs()
+    outcome = await runs.run("say: x", before_call=never)
+    assert (outcome.result.status, outcome.calls) == ("failed", ())
