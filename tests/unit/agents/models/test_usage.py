@@ -121,10 +121,15 @@ def test_reports_of_gemini_are_added_up() -> None:
 @pytest.mark.parametrize(
     ("cached", "read"), [({"cache_read": 2_000}, 2_010), ({"cache_creation": 2_000}, 2_010)]
 )
-def test_cached_tokens_beside_the_input_are_added(cached: dict[str, int], read: int) -> None:
-    report = told(10, 5, input_token_details=cached)
+def test_cached_tokens_beside_the_input_are_added_if_the_total_says_so(
+    cached: dict[str, int], read: int
+) -> None:
+    report = told(10, 5, input_token_details=cached, total_tokens=2_015)
     got, doubt = ModelCall([ASKED], {}).believed(report, ANSWER, 256)
     assert (got.input_tokens, doubt) == (read, None)
+    got, doubt = ModelCall([ASKED], {}).believed({**report, "total_tokens": 15}, ANSWER, 256)
+    assert got.cache_read_tokens == got.cache_write_tokens == 0
+    assert doubt is not None
 
 
 @pytest.mark.parametrize(
