@@ -5,11 +5,13 @@ from __future__ import annotations
 import langsmith.utils
 import pytest
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from millstream.agents.models.local.model import LocalChatModel
 from millstream.agents.models.resolve import (
     MODEL_NAME,
     _require_key,
+    _takes,
     keep_traces_local,
     resolve_model,
 )
@@ -71,8 +73,17 @@ def test_a_model_that_cannot_be_had_says_what_to_do(name: str, says: str) -> Non
     ],
 )
 def test_a_limit_reaches_each_provider_s_class(name: str, limit: str) -> None:
-    model = resolve_model(name, api_key="key", max_tokens=7)
+    with capture_logs() as logs:
+        model = resolve_model(name, api_key="key", max_tokens=7)
     assert getattr(model, limit) == 7
+    assert logs == []
+
+
+def test_a_parameter_that_a_class_does_not_know_is_found() -> None:
+    model = resolve_model("ollama:m")
+    assert _takes(model, "num_predict")
+    assert not _takes(model, "max_tokens")
+    assert _takes(resolve_model("google_genai:m", api_key="key"), "max_tokens")
 
 
 @pytest.mark.parametrize(
