@@ -18,7 +18,8 @@ __all__ = ["WATCHING", "BodyWatch", "watch_body"]
 HEAD_BYTES_MAX: Final = 1_048_576
 """Of a body that is no stream, or begins as JSON does: room for an answer of 256 KiB, escaped."""
 
-_STREAMS: Final = frozenset({None, "text/event-stream", "application/x-ndjson"})
+_LINES: Final = "application/x-ndjson"
+_STREAMS: Final = frozenset({None, "text/event-stream", _LINES})
 _END_MARK: Final = b"[DONE]"
 
 
@@ -28,13 +29,14 @@ class BodyWatch:
     `noted` is what a dialect keeps of one event for a later one.
     """
 
-    __slots__ = ("_tail", "content_type", "ended", "head", "noted")
+    __slots__ = ("_keeps_head", "_tail", "content_type", "ended", "head", "noted")
 
     def __init__(self) -> None:
         self.content_type: str | None = None
         self.ended = False
         self.head = b""
         self.noted: Any = None
+        self._keeps_head: bool | None = None
         self._tail = b""
 
     @property
@@ -52,14 +54,16 @@ class BodyWatch:
 
     def see(self, data: bytes) -> None:
         """Look at a piece of the body."""
+        if self._keeps_head is None:
+            # A body of JSON may come as a stream of events; lines of JSON are read as they are.
+            is_json = data[:64].lstrip().startswith(b"{") and self.content_type != _LINES
+            self._keeps_head = is_json or not self.is_stream
         if self.is_stream:
             # The mark may come in two pieces.
             seen = self._tail + data[-64:]
             self.ended = self.ended or _END_MARK in seen
             self._tail = seen[-len(_END_MARK) :]
-            if not (self.head or data).lstrip().startswith(b"{"):
-                return
-        if len(self.head) < HEAD_BYTES_MAX:
+        if self._keeps_head and len(self.head) < HEAD_BYTES_MAX:
             self.head += data[:HEAD_BYTES_MAX]
 
 

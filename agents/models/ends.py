@@ -18,7 +18,6 @@ _ENDS: Final[Mapping[str, FinishReason]] = {
     "end_turn": "stop",
     "stop_sequence": "stop",
     "eos": "stop",
-    "pause_turn": "stop",
     "completed": "stop",
     "length": "length",
     "max_tokens": "length",

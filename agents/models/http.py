@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
 from langchain_core.language_models.chat_models import BaseChatModel
@@ -52,15 +53,16 @@ class ProviderHttp:
             self._models.append(weakref.ref(model))
 
     async def close(self) -> None:
-        """Close the connections; no model may be called any more."""
-        for client in self._clients.values():
-            await client.aclose()
-        for each in self._models:
-            model: Any = each()
-            if hasattr(model, "aclose"):
-                await model.aclose()
-            elif model is not None:
-                await model._async_client.close()  # noqa: SLF001  Ollama's
+        """Close all connections, whatever one of them raises; no model may be called any more."""
+        async with AsyncExitStack() as closing:
+            for client in self._clients.values():
+                closing.push_async_callback(client.aclose)
+            for each in self._models:
+                model: Any = each()
+                if hasattr(model, "aclose"):
+                    closing.push_async_callback(model.aclose)
+                elif model is not None:
+                    closing.push_async_callback(model._async_client.close)  # noqa: SLF001  Ollama's
 
     def _client(self, package: str) -> Any:
         if package not in self._clients:

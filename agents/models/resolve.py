@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import langsmith
+import structlog
 from langchain.chat_models import init_chat_model
 from langchain_core.language_models.chat_models import BaseChatModel
 from pydantic import SecretStr
@@ -24,6 +25,8 @@ __all__ = ["MODEL_NAME", "keep_traces_local", "resolve_model", "warm_up"]
 
 MODEL_NAME: Final = "millstream_model"
 """In a model's metadata, which its callbacks get: the name that it was resolved by."""
+
+_log = structlog.get_logger(__name__)
 
 _LOCAL_NAMES: Final = frozenset({"local", "local:smollm2", f"local:{LOCAL_MODEL_NAME}"})
 
@@ -104,6 +107,8 @@ def _model(name: str, http: ProviderHttp | None, params: dict[str, Any]) -> Base
         if "max_tokens" in params:
             params[provider.limit] = params.pop("max_tokens")
     model = _provided_model(name, kind, params)
+    if limit is not None and not _takes(model, provider.limit if provider else "max_tokens"):
+        _log.warning("a limit of tokens does not reach a model's provider", model=name)
     if http is not None:
         http.adopt(model, kind)
     return as_served(model, limit)
@@ -142,6 +147,14 @@ def _provided_model(name: str, provider: str, params: Mapping[str, Any]) -> Base
         raise ModelUnavailable(message) from error
     _require_key(model, name, provider)
     return model
+
+
+def _takes(model: BaseChatModel, name: str) -> bool:
+    """Whether a class takes a parameter: many pass over one that they do not know."""
+    fields = type(model).model_fields
+    if name in fields or any(name == field.alias for field in fields.values()):
+        return True
+    return name in (getattr(model, "model_kwargs", None) or {})
 
 
 def _require_key(model: BaseChatModel, name: str, provider: str) -> None:

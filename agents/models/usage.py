@@ -7,9 +7,9 @@ A report is what a model call is charged by, and comes from outside. Rules:
   `INPUT_ALLOWANCE` for what the chat's format puts in (not checked where it sent media), and wrote
   at most as many as it may or as bytes came back, and `OUTPUT_ALLOWANCE`. Reasoning that stays
   unseen comes on top, up to `REASONING_TOKENS_MAX`.
-- A provider counts cached tokens among those of the input, or beside them: then there may be more
-  of them, and they are added, as long as all of it can have been sent. Of reasoning and audio there
-  are never more than of all tokens of their side.
+- A provider counts cached tokens among those of the input. Where there are more of them, they are
+  beside it if the total says so, and added; else the report contradicts itself. Of reasoning and
+  audio there are never more than of all tokens of their side.
 - What cannot be true is estimated at that same bound of bytes: for each side by itself, and never
   less than was used.
 """
@@ -185,7 +185,7 @@ class ModelCall:
             used = self.estimate(self._wrote_at_most(message, output_tokens_max))
             return used, f"usage is reported as {str(bad)[:40]} tokens"
         reasoning = part_of(wrote_parts, "reasoning")
-        read, why_read = self._with_cached(read, read_parts)
+        read, why_read = _with_cached(read, wrote, told.get("total_tokens"), read_parts)
         why_read = why_read or self._why_not_read(read)
         why_wrote = self._why_not_written(wrote, reasoning, message, output_tokens_max)
         if why_read is None and why_wrote is None:
@@ -210,17 +210,6 @@ class ModelCall:
         limit, written = output_tokens_max, self._written(message)
         holds = self.pieces <= limit and written < limit * BYTES_PER_TOKEN_MAX
         return min(written + OUTPUT_ALLOWANCE, limit) if holds else written + OUTPUT_ALLOWANCE
-
-    def _with_cached(self, read: int, parts: Mapping[str, Any]) -> tuple[int, str | None]:
-        """Give the tokens read, those of the cache among them, and why that cannot be true."""
-        cached = part_of(parts, "cache_read") + cache_writing(parts)
-        if cached > read:
-            if read + cached > self._input_max(FRAME_TOKENS) and not self._sent_media():
-                return read, f"{cached} cached tokens are reported beside {read} of all input"
-            read += cached
-        if (audio := part_of(parts, "audio")) > read:
-            return read, f"{audio} audio tokens are reported, of {read} of all input"
-        return read, None
 
     def _why_not_read(self, tokens: int) -> str | None:
         if not tokens:
@@ -267,6 +256,20 @@ class ModelCall:
 
     def _written(self, message: BaseMessage | None) -> int:
         return max(self.received_bytes, 0 if message is None else _sent_bytes(message))
+
+
+def _with_cached(
+    read: int, wrote: int, total: object, parts: Mapping[str, Any]
+) -> tuple[int, str | None]:
+    """Give the tokens read, those of the cache among them, and why that cannot be true."""
+    cached = part_of(parts, "cache_read") + cache_writing(parts)
+    if cached > read:
+        if total != read + cached + wrote:
+            return read, f"{cached} cached tokens are reported, of {read} of all input"
+        read += cached
+    if (audio := part_of(parts, "audio")) > read:
+        return read, f"{audio} audio tokens are reported, of {read} of all input"
+    return read, None
 
 
 def _sent_bytes(message: BaseMessage) -> int:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any, Final
 
-from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.messages import AIMessageChunk
+from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 from millstream.agents.models.body_watch import WATCHING
 from millstream.agents.models.dialects.reading import Reading
@@ -34,6 +38,37 @@ class AnthropicReading(Reading):
 
     def _tells_its_end(self, chunk: ChatGenerationChunk) -> bool:
         return bool(chunk.message.response_metadata.get("stop_reason"))
+
+    def _whole(self, body: Any) -> ChatGenerationChunk | None:
+        """Read an answer whose gateway does not stream though it was asked to."""
+        if not isinstance(body, Mapping) or body.get("type") != "message":
+            return None
+        from anthropic.types import Message  # noqa: PLC0415  not a dependency of ours
+
+        result: ChatResult = self._format_output(Message.construct(**body))  # type: ignore[attr-defined]
+        said = result.generations[0].message
+        pieces = [
+            tool_call_chunk(
+                name=block.get("name"),
+                args=json.dumps(block.get("input") or {}),
+                id=block.get("id"),
+                index=index,
+            )
+            for index, block in enumerate(body.get("content") or ())
+            if block.get("type") == "tool_use"
+        ]
+        return ChatGenerationChunk(
+            message=AIMessageChunk(
+                content=said.content,
+                response_metadata={
+                    **said.response_metadata,
+                    "stop_reason": body.get("stop_reason"),
+                    "model_name": body.get("model"),
+                },
+                usage_metadata=getattr(said, "usage_metadata", None),
+                tool_call_chunks=pieces,
+            )
+        )
 
     def _make_message_chunk_from_anthropic_event(self, event: Any, **kwargs: Any) -> Any:
         watch = WATCHING.get()

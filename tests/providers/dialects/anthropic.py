@@ -30,7 +30,14 @@ def _write(answer: Mapping[str, Any], body: Mapping[str, Any]) -> Sequence[Any]:
     if "sse" in answer:
         return list(answer["sse"])
     tools = [tool.get("name", "") for tool in body.get("tools", ())]
-    short = said(answer, tools, finish="end_turn", finish_calls="tool_use", usage=USAGE)
+    short = said(
+        answer,
+        tools,
+        finish="end_turn",
+        finish_calls="tool_use",
+        usage=USAGE,
+        as_json="output_config" in body,
+    )
     return _events(short, answer.get("usage_at_start", USAGE_AT_START))
 
 

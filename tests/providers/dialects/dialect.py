@@ -72,11 +72,13 @@ def said(
     finish: str,
     finish_calls: str,
     usage: Mapping[str, Any],
+    as_json: bool = False,
 ) -> Said:
     """Read an answer in short form, with what the dialect says where the case says nothing.
 
     Where the body offers the tool `Answer`, as a structured template does, the text is put into a
-    call of it; cut, if the answer ends in another way than in order.
+    call of it, and where it asks for an answer by a schema (`as_json`), into JSON; cut, if the
+    answer ends in another way than in order.
     """
     texts = answer.get("says", ())
     calls = [
@@ -84,13 +86,14 @@ def said(
         for number, each in enumerate(answer.get("calls", ()))
     ]
     ends = answer.get("finish", finish_calls if calls else finish)
-    if "Answer" in tools and not calls and texts:
-        arguments = json.dumps({"answer": "".join(texts), "keywords": []})
-        if ends == finish:
-            ends = finish_calls
-        else:
-            arguments = arguments[: -len('": []}')]
-        texts, calls = (), [Call("Answer", arguments, "c_1")]
+    structured = json.dumps({"answer": "".join(texts), "keywords": []})
+    if ends != finish:
+        structured = structured[: -len('": []}')]
+    if as_json and texts:
+        texts = [structured]
+    elif "Answer" in tools and not calls and texts:
+        texts, calls = (), [Call("Answer", structured, "c_1")]
+        ends = finish_calls if ends == finish else ends
     return Said(
         texts=texts,
         thoughts=answer.get("thinks", ()),

@@ -33,7 +33,14 @@ def _write(answer: Mapping[str, Any], body: Mapping[str, Any]) -> Sequence[Any]:
         for tool in body.get("tools", ())
         for function in tool.get("functionDeclarations", ())
     ]
-    short = said(answer, tools, finish="STOP", finish_calls="STOP", usage=USAGE)
+    short = said(
+        answer,
+        tools,
+        finish="STOP",
+        finish_calls="STOP",
+        usage=USAGE,
+        as_json="responseJsonSchema" in (body.get("generationConfig") or {}),
+    )
     return _events(short, answer.get("usage_at_start", USAGE_AT_START))
 
 

@@ -25,7 +25,16 @@ def _write(answer: Mapping[str, Any], body: Mapping[str, Any]) -> Sequence[Any]:
     if "sse" in answer:
         return list(answer["sse"])
     tools = [tool["function"]["name"] for tool in body.get("tools") or ()]
-    return _events(said(answer, tools, finish="stop", finish_calls="stop", usage=USAGE))
+    return _events(
+        said(
+            answer,
+            tools,
+            finish="stop",
+            finish_calls="stop",
+            usage=USAGE,
+            as_json=bool(body.get("format")),
+        )
+    )
 
 
 def _events(answer: Said) -> list[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -31,13 +30,17 @@ def _write(answer: Mapping[str, Any], body: Mapping[str, Any]) -> Sequence[Any]:
     if "sse" in answer:
         events = list(answer["sse"])
     else:
-        if "response_format" in body:
-            # A structured answer that is asked for as JSON, not as a call of a tool.
-            text = json.dumps({"answer": "".join(answer["says"]), "keywords": []})
-            whole = answer.get("finish", "stop") == "stop"
-            answer = {**answer, "says": [text if whole else text[: -len('": []}')]]}
         tools = [tool["function"]["name"] for tool in body.get("tools", ())]
-        events = _events(said(answer, tools, finish="stop", finish_calls="tool_calls", usage=USAGE))
+        events = _events(
+            said(
+                answer,
+                tools,
+                finish="stop",
+                finish_calls="tool_calls",
+                usage=USAGE,
+                as_json="response_format" in body,
+            )
+        )
     asked_for_usage = (body.get("stream_options") or {}).get("include_usage") is True
     if "usage_only_if_asked" in answer and not asked_for_usage:
         return [each for each in events if not (isinstance(each, dict) and "usage" in each)]

@@ -27,7 +27,16 @@ def _write(answer: Mapping[str, Any], body: Mapping[str, Any]) -> Sequence[Any]:
     if "sse" in answer:
         return list(answer["sse"])
     tools = [tool.get("name", "") for tool in body.get("tools", ())]
-    return _events(said(answer, tools, finish="completed", finish_calls="completed", usage=USAGE))
+    return _events(
+        said(
+            answer,
+            tools,
+            finish="completed",
+            finish_calls="completed",
+            usage=USAGE,
+            as_json="format" in (body.get("text") or {}),
+        )
+    )
 
 
 def _events(answer: Said) -> list[Any]:

@@ -27,7 +27,26 @@ from millstream.agents.models.ends import finish_reason_of
         ({}, "unknown"),
         ({"model_provider": "openai"}, "unknown"),
         ({"model_provider": "anthropic", "stop_reason": None}, None),
+        ({"model_provider": "ollama"}, None),
+        ({"model_provider": "ollama", "done": True}, "unknown"),
+        ({"model_provider": "google_genai"}, None),
+        ({"finish_reason": "MALFORMED_FUNCTION_CALL"}, "error"),
+        ({"finish_reason": "UNEXPECTED_TOOL_CALL"}, "error"),
+        ({"prompt_feedback": {"block_reason": "PROHIBITED_CONTENT"}}, "content_filter"),
+        ({"prompt_feedback": {"block_reason": None}}, "unknown"),
     ],
 )
 def test_a_word_for_an_end_is_understood(metadata: dict[str, Any], reason: str | None) -> None:
     assert finish_reason_of(AIMessage("x", response_metadata=metadata)) == reason
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (AIMessage("", additional_kwargs={"refusal": "I will not."}), "content_filter"),
+        (AIMessage([{"type": "refusal", "refusal": "I will not."}]), "content_filter"),
+        (AIMessage("Yes", additional_kwargs={"refusal": None}), "unknown"),
+    ],
+)
+def test_a_refusal_in_words_of_its_own_is_no_answer(message: AIMessage, reason: str) -> None:
+    assert finish_reason_of(message) == reason

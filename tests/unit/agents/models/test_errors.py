@@ -10,7 +10,7 @@ from aiohttp import web
 
 from millstream.agents.executor import RunOutcome
 from millstream.agents.factory import AgentFactory
-from millstream.agents.models.errors import as_foreseen
+from millstream.agents.models.errors import as_foreseen, error_in
 from millstream.agents.models.resolve import resolve_model
 from millstream.schemas.errors import (
     InputTooLong,
@@ -136,3 +136,47 @@ class OllamaError(Exception):
 )
 def test_other_providers_errors_mean_the_same(error: Exception, kind: type[Exception]) -> None:
     assert type(as_foreseen(error)) is kind
+
+
+def _raised_from(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+def test_words_that_langchain_raises_from_googles_error_mean_what_that_means() -> None:
+    inner = GoogleError(429, "RESOURCE_EXHAUSTED", "Please retry in 7.5s.")
+    error = as_foreseen(_raised_from(ValueError("Error calling model"), inner))
+    assert isinstance(error, ModelFailed)
+    assert error.retry_after_s == 7.5
+
+
+class BodyBroke(Exception):
+    """As aiohttp raises it over half a body."""
+
+    code = 400
+
+
+class APIConnectionError(Exception):
+    """As providers' clients raise it."""
+
+
+def test_a_code_of_the_connection_is_no_status() -> None:
+    error = as_foreseen(_raised_from(APIConnectionError("Connection error."), BodyBroke("half")))
+    assert isinstance(error, ModelFailed)
+    assert error.may_cost
+
+
+@pytest.mark.parametrize(
+    ("words", "wait_s"),
+    [
+        ("Please try again in 1m26.4s. Visit", 86.4),
+        ("Please retry after 26 seconds.", 26.0),
+        ("try again in 250ms", 0.25),
+        ("please try again later", None),
+        ("try again " * 100_000, None),
+    ],
+)
+def test_the_wait_is_read_from_words(words: str, wait_s: float | None) -> None:
+    error = error_in({"error": {"code": "rate_limit_exceeded", "message": words}})
+    assert isinstance(error, ModelFailed)
+    assert error.retry_after_s == wait_s

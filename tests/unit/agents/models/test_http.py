@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -13,6 +15,8 @@ from langchain_core.messages import HumanMessage
 
 from millstream.agents.models.http import ProviderHttp
 from millstream.agents.models.resolve import resolve_model
+from tests.providers.server import PlayedProvider
+from tests.providers.server import serving as played
 
 
 class Provider:
@@ -87,5 +91,35 @@ async def test_a_call_that_is_cancelled_leaves_its_provider(http: ProviderHttp) 
         await asyncio.wait_for(provider.left.wait(), timeout=5)
 
 
-def test_other_providers_are_made_as_they_are(http: ProviderHttp) -> None:
-    assert http.params("anthropic") == {}
+async def test_models_of_anthropic_share_one_client(http: ProviderHttp) -> None:
+    one, other = (
+        resolve_model(f"anthropic:{name}", http=http, base_url="http://127.0.0.1:9", api_key="key")
+        for name in ("one", "other")
+    )
+    used: list[Any] = [model._async_client for model in (one, other)]  # type: ignore[attr-defined]
+    assert used[0]._client is used[1]._client
+    assert used[0].max_retries == 0
+    assert not used[0]._client.is_closed
+    await http.close()
+    assert used[0]._client.is_closed
+
+
+@pytest.mark.parametrize("name", ["google_genai:one", "ollama:one"])
+async def test_a_client_of_a_model_s_own_is_closed_with_the_others(name: str) -> None:
+    answer = {"says": ["hello ", "world"]}
+    provider = PlayedProvider({"go on": [answer]}, {}, now_s=lambda: 0.0)
+    http = ProviderHttp()
+    async with played(provider) as url:
+        model = resolve_model(name, http=http, base_url=url, api_key="key")
+        said = await anext(model.astream([HumanMessage("go on")]))
+        assert said.text == "hello "
+        await http.close()
+    del model
+    gc.collect()  # what is left open warns as it is collected, and a warning is an error here
+
+
+def test_a_model_that_is_gone_is_not_kept_for_its_closing(http: ProviderHttp) -> None:
+    for _ in range(8):
+        resolve_model("ollama:one", http=http, base_url="http://127.0.0.1:9")
+        gc.collect()
+    assert len(http._models) == 1

@@ -5,11 +5,13 @@ from __future__ import annotations
 import langsmith.utils
 import pytest
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from millstream.agents.models.local.model import LocalChatModel
 from millstream.agents.models.resolve import (
     MODEL_NAME,
     _require_key,
+    _takes,
     keep_traces_local,
     resolve_model,
 )
@@ -59,6 +61,37 @@ def test_an_unreadable_script_is_refused_when_the_model_is_resolved() -> None:
 def test_a_model_that_cannot_be_had_says_what_to_do(name: str, says: str) -> None:
     with pytest.raises(ModelUnavailable, match=says):
         resolve_model(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [
+        ("openai:m", "max_tokens"),
+        ("anthropic:m", "max_tokens"),
+        ("google_genai:m", "max_output_tokens"),
+        ("ollama:m", "num_predict"),
+    ],
+)
+def test_a_limit_reaches_each_provider_s_class(name: str, limit: str) -> None:
+    with capture_logs() as logs:
+        model = resolve_model(name, api_key="key", max_tokens=7)
+    assert getattr(model, limit) == 7
+    assert logs == []
+
+
+def test_a_parameter_that_a_class_does_not_know_is_found() -> None:
+    model = resolve_model("ollama:m")
+    assert _takes(model, "num_predict")
+    assert not _takes(model, "max_tokens")
+    assert _takes(resolve_model("google_genai:m", api_key="key"), "max_tokens")
+
+
+@pytest.mark.parametrize(
+    ("name", "retries"), [("openai:m", 0), ("anthropic:m", 0), ("google_genai:m", 1)]
+)
+def test_no_client_tries_again_by_itself(name: str, retries: int) -> None:
+    model = resolve_model(name, api_key="key")
+    assert getattr(model, "max_retries") == retries  # noqa: B009  of some classes
 
 
 class _ModelWithKey(ScriptedChatModel):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
-from millstream.agents.models.reports import clean_report
+from millstream.agents.models.reports import bad_count, clean_report
 from millstream.agents.models.usage import ModelCall
 from millstream.schemas.base import Usage
 
@@ -109,3 +109,58 @@ def test_reasoning_beside_the_output_is_added_to_it() -> None:
     assert doubt is None
     assert cleaned is not None
     assert cleaned["completion_tokens"] == 25
+
+
+def test_reports_of_gemini_are_added_up() -> None:
+    call = ModelCall([ASKED], {})
+    for report in (told(0, 40), told(10, 5), told(-2, 0)):
+        call.report(report, "google_genai")
+    got, doubt = call.believed(call.told(), ANSWER, 256)
+    assert (got.input_tokens, got.output_tokens, doubt) == (8, 45, None)
+
+
+@pytest.mark.parametrize(
+    ("cached", "read"), [({"cache_read": 2_000}, 2_010), ({"cache_creation": 2_000}, 2_010)]
+)
+def test_cached_tokens_beside_the_input_are_added_if_the_total_says_so(
+    cached: dict[str, int], read: int
+) -> None:
+    report = told(10, 5, input_token_details=cached, total_tokens=2_015)
+    got, doubt = ModelCall([ASKED], {}).believed(report, ANSWER, 256)
+    assert (got.input_tokens, doubt) == (read, None)
+    got, doubt = ModelCall([ASKED], {}).believed({**report, "total_tokens": 15}, ANSWER, 256)
+    assert got.cache_read_tokens == got.cache_write_tokens == 0
+    assert doubt is not None
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"input_token_details": {"cache_read": 4_000}},
+        {"input_token_details": {"audio": 11}},
+        {"output_token_details": {"reasoning": 6}},
+    ],
+)
+def test_more_of_a_part_than_can_be_is_named(parts: dict[str, Any]) -> None:
+    _, doubt = ModelCall([ASKED], {}).believed(told(10, 5, **parts), ANSWER, 256)
+    assert doubt is not None
+
+
+def test_what_is_described_to_a_model_counts_as_sent() -> None:
+    for name in ("tools", "format", "output_config"):
+        usage = ModelCall([], {name: {"x": "y" * 500}, "model": "m"}).estimate(1)
+        assert 500 <= usage.input_tokens <= 540
+
+
+def test_thoughts_count_as_written() -> None:
+    thought = AIMessage([{"type": "thinking", "thinking": "x" * 500}])
+    usage, _ = ModelCall([ASKED], {}).believed(None, thought, 256)
+    assert usage.output_tokens == 500 + 64
+
+
+@pytest.mark.parametrize(
+    ("value", "bad"),
+    [(5, None), (None, None), ({"a": 1, "b": None}, None), ({"a": {"b": 1.5}}, 1.5), (True, True)],
+)
+def test_what_is_no_count_is_found(value: object, bad: object) -> None:
+    assert bad_count(value) == bad
