@@ -1,7 +1,8 @@
 """A broker in memory. Several clients may share one, as processes share a Kafka.
 
 Beside what Kafka's clients ask of it, a test may make it do what real ones do seldom: be away,
-answer late, lose the answer to a commit, leave a transaction without its markers, compact, delete.
+answer late, refuse a batch, lose the answer to a commit, leave a transaction without its markers,
+compact, delete.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class MemoryBroker:
         self._unmarked: Counter[TopicPartition] = Counter()
         self._withheld: list[tuple[TopicPartition, int, bool]] = []
         self._due: list[tuple[TopicPartition, int, bool]] = []
+        self._refused: dict[str, Callable[[], bool]] = {}
         self._unacknowledged: dict[str, list[Callable[[], None]]] = {}
         self.latency_s = latency_s
 
@@ -173,7 +175,8 @@ class MemoryBroker:
         self._coordinator.check(who)
         if (who, where) in self._gaps:
             raise OutOfOrderSequenceNumber(f"a batch before it was refused on {where}")
-        if len(batch) > self._bytes_max[where.topic]:
+        is_refused = self._refused.get(where.topic, bool)
+        if len(batch) > self._bytes_max[where.topic] or is_refused():
             self._gaps.add((who, where))
             raise MessageSizeTooLargeError(f"{len(batch)} bytes for {where.topic}")
         partition = self._partitions[where]
@@ -231,6 +234,10 @@ class MemoryBroker:
         self._reachable.set()
         self._changed()
 
+    def refuse(self, topic: str, is_refused: Callable[[], bool]) -> None:
+        """Refuse a topic's batch, as one that is too large, whenever `is_refused` says so."""
+        self._refused[topic] = is_refused
+
     @contextmanager
     def unacknowledged(self, topic: str) -> Iterator[None]:
         """Append what comes for a topic, and acknowledge it only after the block."""
@@ -264,6 +271,11 @@ class MemoryBroker:
         """Compact all partitions of a topic."""
         for where in self._of(topic):
             self._partitions[where].compact(tombstones=tombstones)
+
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic with its records; it may be created anew, and begins at 0 then."""
+        for where in self._of(name):
+            del self._partitions[where]
 
     def delete_before(self, where: TopicPartition, offset: int) -> None:
         """Delete a partition's records before an offset, as retention does."""

@@ -33,7 +33,7 @@ NOW_MS = 1_790_000_000_000
 HERE = Address(topic="requests", partition=0, offset=7)
 
 
-@pytest.mark.parametrize("refused_share", [0.0, 0.1], ids=["written", "refused"])
+@pytest.mark.parametrize("refused_share", [0.0, 0.3], ids=["written", "refused"])
 @pytest.mark.parametrize("window_s", [2, 86_400])
 @pytest.mark.parametrize("seed", range(10))
 async def test_as_of_any_offsets_a_restored_state_has_the_digest_that_the_lane_had_then(

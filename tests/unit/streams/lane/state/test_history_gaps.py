@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any, cast
+from collections.abc import AsyncGenerator
+from typing import Any
 
 import pytest
 
@@ -19,8 +19,8 @@ from millstream.schemas.topics import (
     SNAPSHOTS,
     TopicSpec,
 )
+from millstream.streams.broker.partition_reader import PartitionReader
 from tests import making
-from tests.fakes.memory_lane import MemoryReader, MemoryRecord
 from tests.harness.deployment import Deployment
 
 pytestmark = pytest.mark.promise("P8")
@@ -45,11 +45,11 @@ async def play(deployed: Deployment, *, snapshot: bool = False, steps: int = 60)
 
 
 def offsets(deployed: Deployment, spec: TopicSpec) -> list[int]:
-    return [one.offset for one in deployed.log.topics[deployed.settings.topic(spec.name)]]
+    return [one.offset for one in deployed.records(spec)]
 
 
 def delete_before(deployed: Deployment, spec: TopicSpec, offset: int) -> None:
-    deployed.log.delete_before(deployed.settings.topic(spec.name), offset)
+    deployed.delete_before(spec, offset)
 
 
 def head(session_id: str, turn: int) -> SessionUpdated:
@@ -142,9 +142,7 @@ async def test_a_log_that_retention_emptied_is_restored() -> None:
     deployed = deployment()
     live = await play(deployed, snapshot=True)
     for spec in (DECISIONS, RESULTS):
-        marker = offsets(deployed, spec)[-1] + 1
-        deployed.log.ends[deployed.settings.topic(spec.name)] = marker + 1
-        delete_before(deployed, spec, marker + 1)
+        delete_before(deployed, spec, deployed.end(spec))
         assert offsets(deployed, spec) == []
     state, restored = await deployed.restored(upto=deployed.ends())
     assert (restored.tail_records, restored.gone) == (0, ())
@@ -158,8 +156,8 @@ async def test_a_compacted_log_that_does_not_begin_at_0_is_restored() -> None:
         for turn in range(1, 6):
             await lane.writer.commit([head("s", turn), head(f"t{turn}", 1)])
         live = lane.state.digests()
-    deployed.log.compact(deployed.settings.topic(SESSIONS.name))
-    deployed.log.compact(deployed.settings.topic(LANES.name))
+    deployed.compact(SESSIONS)
+    deployed.compact(LANES)
     assert offsets(deployed, SESSIONS)[0] > 0
     state, _ = await deployed.restored(upto=deployed.ends())
     assert state.digests() == live
@@ -173,7 +171,7 @@ async def test_as_of_an_offset_a_compacted_topic_is_read_until_it_is_compacted()
         await lane.writer.commit([head("s", 2), head("t", 1)])
     state, _ = await deployed.restored(upto=ends)
     assert state.digests() == live
-    deployed.log.compact(deployed.settings.topic(SESSIONS.name))
+    deployed.compact(SESSIONS)
     with pytest.raises(HistoryGone, match="compacted away") as gone:
         await deployed.restored(upto=ends)
     assert gone.value.topic == deployed.settings.topic(SESSIONS.name)
@@ -190,7 +188,7 @@ async def test_compaction_that_took_nothing_from_before_an_offset_is_no_gap() ->
         await lane.writer.commit([head("s", 2)])
         ends, live = deployed.ends(), lane.state.digests()
         await lane.writer.commit([head("t", 1)])  # its first one: nothing of it stood before
-    deployed.log.compact(deployed.settings.topic(SESSIONS.name))
+    deployed.compact(SESSIONS)
     state, _ = await deployed.restored(upto=ends)
     assert state.digests() == live
 
@@ -229,10 +227,7 @@ async def test_a_foreign_record_on_a_compacted_topic_hides_nothing() -> None:
     async with deployed.lane() as lane:
         await lane.writer.commit([head("s", 1)])
         ends, live = deployed.ends(), lane.state.digests()
-    topic = deployed.settings.topic(SESSIONS.name)
-    end = deployed.log.ends[topic]
-    deployed.log.topics[topic].append(MemoryRecord(topic, 0, end, 0, b"foreign", b"no json"))
-    deployed.log.ends[topic] = end + 1
+    deployed.broker.append(deployed.where(SESSIONS), b"foreign", b"no json")
     assert (await deployed.restored(upto=ends))[0].digests() == live
 
 
@@ -241,11 +236,9 @@ async def test_a_key_that_was_forgotten_since_is_not_known_as_of_before() -> Non
     async with deployed.lane() as lane:
         await lane.writer.commit([head("s", 1)])
         ends = deployed.ends()
-    topic = deployed.settings.topic(SESSIONS.name)
-    (gone_head,) = deployed.log.topics[topic]
-    end = deployed.log.ends[topic]
-    deployed.log.topics[topic] = [MemoryRecord(topic, 0, end, 0, gone_head.key, None)]
-    deployed.log.ends[topic] = end + 1
+    (gone_head,) = deployed.records(SESSIONS)
+    deployed.broker.append(deployed.where(SESSIONS), gone_head.key, None)
+    deployed.compact(SESSIONS)
     with pytest.raises(HistoryGone, match="compacted away"):
         await deployed.restored(upto=ends)
 
@@ -256,7 +249,7 @@ async def test_the_generation_as_of_an_offset_is_not_taken_from_a_later_owner() 
     ends = deployed.ends()
     await play(deployed)
     assert (await deployed.restored(upto=ends))[0].generation == 1
-    deployed.log.compact(deployed.settings.topic(LANES.name))
+    deployed.compact(LANES)
     with pytest.raises(HistoryGone, match="compacted away"):
         await deployed.restored(upto=ends)
 
@@ -282,15 +275,15 @@ async def test_what_is_asked_for_from_before_the_logs_beginning_is_named() -> No
         await deployed.restored(upto=ends)
 
 
-class DeletingReader(MemoryReader):
+class DeletingReader(PartitionReader):
     """A reader whose log loses records while it is read."""
 
     def __init__(self, deployed: Deployment, spec: TopicSpec, offset: int) -> None:
-        super().__init__(deployed.log)
+        super().__init__(deployed.settings, deployed.clients)
         self._lose = lambda: delete_before(deployed, spec, offset)
         self._topic = deployed.settings.topic(spec.name)
 
-    async def read(self, ends: Any, **how: Any) -> AsyncIterator[MemoryRecord]:
+    async def read(self, ends: Any, **how: Any) -> AsyncGenerator[Any]:
         if any(where.topic == self._topic for where in ends):
             self._lose()
         async for record in super().read(ends, **how):
@@ -303,7 +296,7 @@ async def test_records_that_are_deleted_while_they_are_read_are_named() -> None:
     await play(deployed)
     ends = deployed.ends()
     lost = offsets(deployed, RESULTS)[5]
-    deployed.reader = cast("Any", DeletingReader(deployed, RESULTS, lost))
+    deployed.make_reader = lambda: DeletingReader(deployed, RESULTS, lost)
     with pytest.raises(HistoryGone) as gone:
         await deployed.restored(upto=ends)
     assert gone.value.oldest == lost

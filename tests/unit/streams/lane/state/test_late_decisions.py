@@ -52,7 +52,8 @@ async def test_a_stage_remembers_what_it_handed_over_long_after_it_came() -> Non
         await lane.settled()
     state = LaneState("chain", build_pipeline(), hands_over=True)
     now_ms = deployment.clock()
-    await restore(state, deployment.reader, deployment.settings, partition=0, now_ms=now_ms)
+    async with deployment.reader() as reader:
+        await restore(state, reader, deployment.settings, partition=0, now_ms=now_ms)
     assert state.is_finished(R1)
 
 
