@@ -15,6 +15,7 @@ from benchmarks.measures import (
     bus,
     engine,
     first_token,
+    hosting,
     memory,
     recovery,
     round_trip,
@@ -41,6 +42,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "recovery": lambda settings, _: recovery.run(settings),
     "transactions": lambda settings, _: transactions.run(settings),
     "agent": lambda *_: agent.run(),
+    "hosting": lambda *_: hosting.run(),
     "memory": lambda *_: memory.run(),
 }
 

@@ -43,6 +43,11 @@ BuildAgents = Callable[[], AgentsOfLoop]
 class Threads(Protocol):
     """Gives loops of agents their threads."""
 
+    @property
+    def has_better(self) -> bool:
+        """Whether a loop would now get a thread that can be interrupted, as not all can."""
+        ...
+
     def start(self, loop: AgentsLoop) -> None:
         """Have `loop.serve` called in a thread, which cannot keep the process from ending."""
         ...
@@ -54,6 +59,11 @@ class Threads(Protocol):
 
 class OwnThreads:
     """Gives each loop a thread of its own, which nobody can interrupt."""
+
+    @property
+    def has_better(self) -> bool:
+        """All are alike."""
+        return False
 
     def start(self, loop: AgentsLoop) -> None:
         """Start a thread."""
@@ -155,16 +165,13 @@ class AgentsLoop:
         Called by a signal, between two steps of whatever runs: so it may raise, which is what a
         `KeyboardInterrupt` does too.
         """
-        if time.monotonic() - self.beat_at_s < BEAT_S * 3:
-            return
-        wanted = self._to_interrupt
-        if wanted is not None:
-            self._to_interrupt = None
-            if outermost(frame, AgentsLoop.serve.__code__) is wanted:
-                message = "it was cut off at its time limit"
-                raise asyncio.CancelledError(message)
-        # What computes in C holds the interpreter, and looks at signals.
-        time.sleep(_OTHERS_RUN_S)
+        wanted, self._to_interrupt = self._to_interrupt, None
+        if wanted is not None and outermost(frame, AgentsLoop.serve.__code__) is wanted:
+            message = "it was cut off at its time limit"
+            raise asyncio.CancelledError(message)
+        if time.monotonic() - self.beat_at_s > BEAT_S * 3:
+            # What computes in C holds the interpreter, and looks at signals.
+            time.sleep(_OTHERS_RUN_S)
 
     def _begin(self, run: HostedRun) -> None:
         run.begin(self.mail, self._loop, self._agents.run)

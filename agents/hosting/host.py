@@ -143,7 +143,7 @@ class AgentHost:
             end = await run.ended
         except asyncio.CancelledError:
             if not run.ended.done():
-                run.closed = True
+                run.close()
                 on.cut(run)
                 if not on.is_blocked:
                     await run.gone
@@ -222,6 +222,10 @@ class AgentHost:
         for each in tuple(self._loops):
             self._look_at(each, now_s)
         self._is_stuck = self._is_stuck and self._current.is_blocked
+        if self._threads.has_better:
+            # It is had back from a loop that was given up. What runs elsewhere ends there.
+            before, self._current = self._current, self._new_loop()
+            before.retire()
 
     def _look_at(self, loop: AgentsLoop, now_s: float) -> None:
         blocked_s = 0.0
@@ -240,13 +244,15 @@ class AgentHost:
         """Do what there is to do about code that has blocked a loop for so long."""
         at_fault = loop.run_of(loop.blockage.run)
         what = self._blocked(loop, at_fault, blocked_s)
-        if not loop.is_blocked:
+        was_seen = loop.is_blocked
+        if not was_seen:
             loop.is_blocked, loop.told_since_s = True, loop.blockage.since_s
             self._tell("code blocks the agents' event loop", what, loop)
             self._on_blocked(what)
         if at_fault is not None:
             self._end_if_over(loop, at_fault, what)
-        if blocked_s < self._limits.blocked_max_s:
+        # What is seen for the first time may be over: it kept this from looking, too.
+        if blocked_s < self._limits.blocked_max_s or not was_seen:
             return
         for run in loop.runs:
             if run.closed:

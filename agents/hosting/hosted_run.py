@@ -128,6 +128,12 @@ class HostedRun:
             self.ended.exception()  # looked at, should nobody wait any more
         self.release()
 
+    def close(self) -> None:
+        """Let nothing of it count any more, nor a token that is on its way."""
+        self.closed = True
+        if self._emitting is not None:
+            self._emitting.cancel()
+
     async def settle(self) -> None:
         """End what is still awaited for it here; a token that is on its way is waited for."""
         self.closed = True

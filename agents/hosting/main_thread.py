@@ -38,10 +38,15 @@ class MainThread(OwnThreads):
         self._is_lent = False
         self._has: AgentsLoop | None = None
 
+    @property
+    def has_better(self) -> bool:
+        """Whether the main thread is free."""
+        return self._is_lent and self._has is None
+
     def start(self, loop: AgentsLoop) -> None:
         """Have the loop served in the main thread where that is free, else in one of its own."""
         with self._lock:
-            is_free = self._is_lent and self._has is None
+            is_free = self.has_better
             if is_free:
                 self._has = loop
         if is_free:
