@@ -154,7 +154,7 @@ def test_what_is_described_to_a_model_counts_as_sent() -> None:
 
 def test_thoughts_count_as_written() -> None:
     thought = AIMessage([{"type": "thinking", "thinking": "x" * 500}])
-    usage, _ = ModelCall([ASKED], {}).believed(None, thought, 256)
+    usage, _ = ModelCall([ASKED], {}).believed(None, thought, 1_000)
     assert usage.output_tokens == 500 + 64
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from millstream.agents.loop.callbacks import CallbackEvent
 from millstream.middleware.policy import Policy
+from millstream.schemas.base import NO_USAGE
 from millstream.schemas.events import AgentResult, AgentToken, CostRecorded
 from millstream.schemas.topics import COSTS, RESULTS, TOKENS
 from tests.harness.memory_lanes import (
@@ -45,9 +46,11 @@ async def test_the_local_model_calls_tools_in_a_lane_and_is_charged_for_all_of_i
     assert "".join(token.text for token in tokens) == result.output
     assert result.output
     assert "{" not in result.output
-    (cost,) = await read_whole(world, COSTS, CostRecorded)
-    assert cost.usage == result.usage
-    assert cost.cost_micros == cost.usage.input_tokens + 2 * cost.usage.output_tokens
-    assert not cost.estimated
+    costs = await read_whole(world, COSTS, CostRecorded)
+    assert sum((cost.usage for cost in costs), NO_USAGE) == result.usage
+    for cost in costs:
+        assert cost.cost_micros == cost.usage.input_tokens + 2 * cost.usage.output_tokens
+        assert not cost.estimated
+    assert len(costs) == calls.count("model_end")
     # Each but the last one called a tool.
     assert calls.count("model_end") == calls.count("tool_end") + 1
