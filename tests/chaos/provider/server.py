@@ -65,9 +65,9 @@ class Call:
         await self.stream.write(text.encode())
 
     async def write(self, text: str, **more: Any) -> None:
-        """Write a piece of the answer: one token."""
+        """Write a piece of the answer: one token, and past the limit none that may be charged."""
         await asyncio.sleep(self.pace_s)  # noqa: TID251  a model takes its time
-        self.wrote += 1
+        self.wrote = min(self.wrote + 1, self.limit)
         await self.say(_delta({"role": "assistant", "content": text}), **more)
 
     async def stop(self, reason: str, usage: Any = None) -> None:
@@ -253,8 +253,6 @@ async def _write_on(call: Call) -> None:
     call.told = False
     for _ in range(_MORE_THAN_ANY_LIMIT):
         await call.write("w ")
-        # More than it was asked for it may not charge, whatever it writes until it is cut off.
-        call.wrote = min(call.wrote, call.limit)
         if call.wrote == call.limit and not call.finished:
             # Here its caller has all of it; that it is cut off shows later.
             call.finished, call.ended_ms = True, _now_ms()
