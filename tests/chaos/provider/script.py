@@ -99,6 +99,7 @@ STEPS: Final[dict[str, Step]] = {
     "call-huge": _TOOL,
     "call-groups": _TOOL,
     "call-both": _TOOL,
+    "call-spins": _TOOL,
     "call-exits": Step("ends", "failed", templates=("odd",)),
     "call-interrupts": Step("ends", "failed", templates=("odd",)),
     "call-cancels": Step("ends", "failed", templates=("odd",)),
@@ -150,6 +151,8 @@ class Script:
         """
         if self.template == "slow" and self.steps[0].startswith("call-"):
             return self.steps[0]
+        if self.steps[-1] == "too-long" and call >= len(self.steps):
+            return "too-long"  # also without the session's earlier turns
         return self.steps[call] if call < len(self.steps) else "ok"
 
     @property
@@ -201,6 +204,8 @@ def provider_value(one: Asked) -> bytes:
 
 _KINDS: Final = ("answers", "answers", "answers", "passes", "passes", "goes on", "goes on", "ends")
 _SLOW_EVERY: Final = 25
+_SESSION_REQUESTS: Final = 3
+_USERS: Final = 40
 
 
 def _steps(name: str, rng: random.Random) -> tuple[str, tuple[str, ...]]:
@@ -228,10 +233,12 @@ def _before(template: str, rng: random.Random) -> Sequence[str]:
 def _asked(script: Script) -> Asked:
     fate = script.fate
     name = script.request_id
+    # What fails is followed by what must begin all the same, and answer.
+    session = script.number // _SESSION_REQUESTS
     return Asked(
         name,
-        f"u{script.number % 40:04}",
-        name,
+        f"u{session % _USERS:04}",
+        f"s{session}",
         answer=answer_of(name) if fate.whole_text else ANY_TEXT,
         fails=bool(fate.code),
     )

@@ -45,6 +45,7 @@ class Call:
     wrote: int = 0
     told: bool = True
     finished: bool = False
+    ended_ms: float | None = None
     not_before_ms: float | None = None
     stream: web.StreamResponse = field(default_factory=lambda: web.StreamResponse(headers=_EVENTS))
 
@@ -64,9 +65,9 @@ class Call:
         await self.stream.write(text.encode())
 
     async def write(self, text: str, **more: Any) -> None:
-        """Write a piece of the answer: one token."""
+        """Write a piece of the answer: one token, and past the limit none that may be charged."""
         await asyncio.sleep(self.pace_s)  # noqa: TID251  a model takes its time
-        self.wrote += 1
+        self.wrote = min(self.wrote + 1, self.limit)
         await self.say(_delta({"role": "assistant", "content": text}), **more)
 
     async def stop(self, reason: str, usage: Any = None) -> None:
@@ -98,6 +99,10 @@ class Call:
         return [first, *(f" {word}" for word in rest)]
 
 
+def _now_ms() -> float:
+    return time.time_ns() / 1e6
+
+
 def _delta(delta: dict[str, Any]) -> dict[str, Any]:
     return {"index": 0, "delta": delta, "finish_reason": None}
 
@@ -119,7 +124,7 @@ class Provider:
             return web.Response()  # the worker is gone before it asked
         asked = [one["content"] for one in body["messages"] if one["role"] == "user"]
         # A model that is asked again for a call that did not come is asked by the worker's words.
-        name = next(each for each in asked if each.startswith("p") and "." in each)
+        name = next(each for each in reversed(asked) if each.startswith("p") and "." in each)
         step = Script.of(name).step(self._calls[name])
         self._calls[name] += 1
         call = Call(next(self._numbers), name, body, http, self._pace_s)
@@ -131,8 +136,9 @@ class Provider:
             return call.stream  # the worker has dropped the run
         finally:
             self._write(
-                call=call.number, event="end", finished=call.finished, read=call.read,
-                wrote=call.wrote, told=call.told, not_before_ms=call.not_before_ms,
+                call=call.number, event="end", at_ms=call.ended_ms or _now_ms(),
+                finished=call.finished, read=call.read, wrote=call.wrote, told=call.told,
+                not_before_ms=call.not_before_ms,
             )  # fmt: skip
 
     async def _play(self, step: str, call: Call) -> web.StreamResponse:
@@ -156,7 +162,7 @@ class Provider:
         return call.stream
 
     def _write(self, **line: Any) -> None:
-        self._log.write(json.dumps({"at_ms": time.time_ns() / 1e6, **line}) + "\n")
+        self._log.write(json.dumps({"at_ms": _now_ms(), **line}) + "\n")
         self._log.flush()
 
 
@@ -186,7 +192,7 @@ def _later(seconds: float, **headers: str) -> Callable[[Call], dict[str, str]]:
             call.not_before_ms = (now_s + seconds) * 1000
             told = formatdate(now_s + seconds, usegmt=True)
             return {"Retry-After": told, "Date": formatdate(now_s, usegmt=True)}
-        call.not_before_ms = time.time_ns() / 1e6 + seconds * 1000
+        call.not_before_ms = _now_ms() + seconds * 1000
         return headers
 
     return say
@@ -242,13 +248,19 @@ async def _broken(step: str, call: Call) -> web.StreamResponse:
     return call.stream
 
 
+async def _write_on(call: Call) -> None:
+    """Write past the limit."""
+    call.told = False
+    for _ in range(_MORE_THAN_ANY_LIMIT):
+        await call.write("w ")
+        if call.wrote == call.limit and not call.finished:
+            # Here its caller has all of it; that it is cut off shows later.
+            call.finished, call.ended_ms = True, _now_ms()
+
+
 async def _answer(step: str, call: Call) -> None:
     if step == "endless":
-        call.told = False
-        for _ in range(_MORE_THAN_ANY_LIMIT):
-            await call.write("w ")
-            # More than it was asked for it may not charge, whatever it writes until it is cut off.
-            call.wrote = min(call.wrote, call.limit)
+        await _write_on(call)
     before = 0
     for word in call.words:
         if step == "slow":
@@ -284,6 +296,7 @@ _TOOL_CALLS = {
     "call-raises": "raises",
     "call-huge": "huge",
     "call-groups": "groups",
+    "call-spins": "spins",
     "call-interrupts": "interrupts",
     "call-exits": "exits",
     "call-cancels": "cancels",

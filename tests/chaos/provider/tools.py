@@ -16,6 +16,7 @@ from tests.chaos.provider.bill import NOTES
 __all__ = ["BLOCKS_S", "odd_tools"]
 
 BLOCKS_S = 12.0
+SPINS_S = 0.3
 _HUGE_BYTES = 10_000_000
 
 
@@ -38,7 +39,7 @@ def odd_tools(data: Path, *, blocks_s: float = BLOCKS_S) -> ToolRegistry:
         time.sleep(blocks_s)  # noqa: TID251  what it is for
         return order
 
-    for function in (_exits, _groups, _cancels, _hangs):
+    for function in (_exits, _groups, _cancels, _spins, _hangs):
         registry.register(_tool(function.__name__[1:], coroutine=function), has_effects=False)
     for plain in (_raises, _huge, _interrupts, blocks):
         name = plain.__name__.removeprefix("_")
@@ -80,6 +81,12 @@ async def _exits(order: str) -> NoReturn:
 async def _cancels(order: str) -> NoReturn:
     """Cancel itself."""
     raise asyncio.CancelledError(order)
+
+
+async def _spins(order: str) -> str:
+    """Block the loop that it runs in."""
+    time.sleep(SPINS_S)  # noqa: ASYNC251, TID251  what it is for
+    return order
 
 
 async def _hangs(order: str) -> str:

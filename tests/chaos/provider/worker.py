@@ -19,7 +19,7 @@ ATTEMPT_S = 8.0
 
 GRACE_S = 0.5
 
-ODD_TOOLS = ("note", "raises", "huge", "groups", "exits", "interrupts", "cancels")
+ODD_TOOLS = ("note", "raises", "huge", "groups", "spins", "exits", "interrupts", "cancels")
 SLOW_TOOLS = ("blocks", "hangs", "pays")
 
 

@@ -119,6 +119,9 @@ def test_a_plan_has_every_step_and_the_same_seed_the_same_plan() -> None:
     assert load == plan(200, second)
     assert any(one.fails for one in load)
     assert {one.answer for one in load} > {ANY_TEXT}
+    assert len({one.session for one in load}) < len(load) / 2
+    users = {one.session_id: one.user_id for one in load}
+    assert all(users[one.session_id] == one.user_id for one in load)
     value = json.loads(provider_value(load[0]))
     assert value["input"] == value["request_id"] == load[0].request_id
     assert value["template"] in TEMPLATES.values()
