@@ -206,25 +206,6 @@ async def test_what_is_parked_of_a_cancelled_session_ends_though_its_owner_was_l
     assert await open_keys(world, PARKED) == set()
 
 
-async def test_a_command_that_is_moved_twice_is_one(world: MemoryLanes) -> None:
-    origin = origin_header(Address(topic=world.topic(CONTROL), partition=99, offset=7))
-    async with lane_services(world) as services, upstream(world) as program:
-        moved, again = [await give(world, program, "pause", request_id="r1") for _ in range(2)]
-        resume = await give(world, program, "resume", request_id="r1")
-        async with one_lane(world, services, None) as owner:
-            owner.serve(*moved, origin)
-            await acked_commands(world, owner, count=1)
-            assert len(await open_keys(world, HOLDS)) == 1
-            owner.serve(*resume)
-            await acked_commands(world, owner, count=2)
-        async with one_lane(world, services, None) as owner:
-            owner.serve(*again, origin)  # by a worker that slept, say
-            owner.serve(*await ask(program, "say: x"))
-            assert await statuses(world, count=1) == {"r1": "completed"}
-            await acked_commands(world, owner, count=1)
-    assert await open_keys(world, HOLDS) == set()
-
-
 async def test_a_command_that_cannot_be_read_is_buried_once(world: MemoryLanes) -> None:
     async with lane_services(world) as services, upstream(world) as program:
         unreadable = await give(world, program, "dance", request_id="r1")

@@ -14,7 +14,6 @@ from tests.harness.memory_lanes import (
     ask,
     lane_services,
     one_lane,
-    read_topic,
     read_whole,
     upstream,
 )
@@ -23,24 +22,6 @@ from tests.support import eventually
 pytestmark = [pytest.mark.rule(3), pytest.mark.promise("P1")]
 
 DAY_MS = 86_400_000
-
-
-async def test_a_record_that_was_not_acknowledged_before_a_long_stop_has_no_second_result(
-    world: MemoryLanes,
-) -> None:
-    assert world.settings.dedup_window_s * 1000 <= DAY_MS
-    async with lane_services(world) as services, upstream(world) as program:
-        served = await ask(program, "say: x")
-        async with one_lane(world, services, None) as first:
-            first.serve(*served)
-            await read_topic(world, RESULTS, AgentResult, count=1)
-        later = replace(services, clock_ms=lambda: wall_clock_ms() + 2 * DAY_MS)
-        async with one_lane(world, later, None) as second:
-            second.serve(*served)
-            second.serve(*await ask(program, "say: x", request_id="r2"))
-            await eventually(lambda: len(second.acked) == 2, timeout_s=30)
-    results = await read_whole(world, RESULTS, AgentResult)
-    assert sorted(one.request_id for one in results) == ["r1", "r2"]
 
 
 @pytest.mark.parametrize("crashes", [False, True], ids=["one owner", "a new owner"])

@@ -21,7 +21,6 @@ from millstream.schemas.topics import DEAD_LETTERS, DECISIONS, LANES, RESULTS, S
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.io import MemoryLaneIO
 from millstream.streams.lane.output import outcomes
-from millstream.streams.wire.partitioning import home_partition
 from tests.harness.memory_lanes import (
     MemoryLanes,
     ask,
@@ -64,27 +63,6 @@ class Interrupted(MemoryLaneIO):
 async def decided(world: MemoryLanes, *, count: int) -> list[tuple[str, bool]]:
     decisions = await read_topic(world, DECISIONS, Decision, count=count)
     return [(one.request_id, one.admitted) for one in decisions]
-
-
-@pytest.mark.rule(5)
-async def test_a_new_owner_with_fewer_producers_fences_all_of_the_last_ones(
-    world: MemoryLanes,
-) -> None:
-    fewer = world.changed(transactional_producers=1)
-    async with (
-        lane_services(world) as services,
-        upstream(world) as program,
-        one_lane(world, services, None) as zombie,
-        one_lane(fewer, services, None),
-    ):
-        # Its first producer announced it, so the next commit is of one that the new owner has not.
-        zombie.serve(*await ask(program, "say: x"))
-        await asyncio.wait_for(zombie.lane.lost, 30)
-    assert await read_whole(world, DECISIONS, Decision) == []
-    opened = await read_whole(world, LANES, LaneOpened)
-    assert [(one.generation, one.producers) for one in opened] == [(1, 3), (2, 1)]
-    home = home_partition("ada", world.settings.partitions)
-    assert {one.partition for one in opened} == {home}
 
 
 @pytest.mark.rule(5)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
-
 import pytest
 
 from millstream.middleware.policy import Policy
@@ -17,28 +14,6 @@ pytestmark = [pytest.mark.rule(11), pytest.mark.promise("P2")]
 ASKED = {"user_id": "ada", "request_id": "r1", "input": "one"}
 OTHERWISE = {**ASKED, "input": "two"}
 NEXT = {"user_id": "ada", "request_id": "r2", "input": "next"}
-
-
-@pytest.mark.parametrize("cuts", [(), ("executor",)], ids=["whole", "cut"])
-async def test_the_same_id_with_another_body_is_a_dead_letter_also_for_a_new_owner(
-    world: MemoryLanes, cuts: tuple[str, ...]
-) -> None:
-    world = world.changed(chain_cuts=cuts)
-    async with upstream(world) as program:
-        async with running_lanes(world):
-            await program.publish(ASKED, key=b"ada")
-            await read_topic(world, RESULTS, AgentResult, count=1)
-            await program.publish(OTHERWISE, key=b"ada")
-            (letter,) = await read_topic(world, DEAD_LETTERS, DeadLetter, count=1)
-        async with running_lanes(world):
-            await program.publish({**OTHERWISE, "input": "three"}, key=b"ada")
-            await program.publish({**ASKED, "metadata": {"try": "2"}}, key=b"ada")
-            await program.publish(NEXT, key=b"ada")
-            results = await read_topic(world, RESULTS, AgentResult, count=2)
-    letters = await read_whole(world, DEAD_LETTERS, DeadLetter)
-    assert [one.reason.code for one in letters] == ["request_id_reused"] * 2
-    assert letter.value == base64.b64encode(json.dumps(OTHERWISE).encode()).decode()
-    assert [(one.request_id, one.output) for one in results] == [("r1", "one"), ("r2", "next")]
 
 
 async def test_a_request_in_flight_is_not_the_one_that_asks_for_something_else(
