@@ -83,6 +83,7 @@ class AgentsLoop:
         runs: The attempts on it that the lane waits for; the lane's side keeps it.
         given_up: It takes no new attempts, since code blocked it.
         beat_at_s: When it last turned, by the monotonic clock.
+        at_fault: The attempt whose code blocks it; `None` while none does, or nobody knows.
         told_since_s: When the step began that was last told of as blocking it.
     """
 
@@ -100,6 +101,7 @@ class AgentsLoop:
         self.given_up = False
         self.is_blocked = False
         self.told_since_s = 0.0
+        self.at_fault: HostedRun | None = None
         self.beat_at_s = time.monotonic()
         self.thread_id = 0
         self.blockage = Blockage(AgentsLoop.serve.__code__)

@@ -173,8 +173,7 @@ class AgentHost:
                 run.end(EndedOutside(AgentsEnded("the worker ends"), suspended=True))
             each.retire(cut=True)
             if each.is_blocked:
-                each.to_interrupt(each.blockage.callback)
-                self._threads.interrupt(each)
+                self._interrupt(each)
         try:
             async with asyncio.timeout(_CLOSED_WITHIN_S):
                 while any(not each.is_blocked for each in self._loops):
@@ -182,6 +181,14 @@ class AgentHost:
                     await self._ended.wait()
         except TimeoutError:
             _log.warning("loops of agents are left behind", loops=len(self._loops))
+            for each in self._loops:
+                each.blockage.look(each.thread_id, time.monotonic())
+                self._interrupt(each)
+
+    def _interrupt(self, loop: AgentsLoop) -> None:
+        """End the step that a loop is in, where it can be ended."""
+        loop.to_interrupt(loop.blockage.callback)
+        self._threads.interrupt(loop)
 
     def _outcome(self, run: HostedRun, end: EndedOutside) -> RunOutcome:
         spending = run.spending
@@ -234,7 +241,7 @@ class AgentHost:
         if blocked_s >= self._limits.warn_s:
             self._act_on(loop, blocked_s)
         elif loop.is_blocked:
-            loop.is_blocked = False
+            loop.is_blocked, loop.at_fault = False, None
             _log.info("a loop of agents turns again", loop=loop.name)
         if loop.given_up:
             for run in tuple(loop.runs):
@@ -242,9 +249,12 @@ class AgentHost:
 
     def _act_on(self, loop: AgentsLoop, blocked_s: float) -> None:
         """Do what there is to do about code that has blocked a loop for so long."""
-        at_fault = loop.run_of(loop.blockage.run)
+        was_seen = loop.is_blocked and loop.told_since_s == loop.blockage.since_s
+        if not was_seen:
+            # It is kept: the attempt may be over for the lane, and its code go on.
+            loop.at_fault = loop.run_of(loop.blockage.run)
+        at_fault = loop.at_fault
         what = self._blocked(loop, at_fault, blocked_s)
-        was_seen = loop.is_blocked
         if not was_seen:
             loop.is_blocked, loop.told_since_s = True, loop.blockage.since_s
             self._tell("code blocks the agents' event loop", what, loop)
@@ -294,8 +304,7 @@ class AgentHost:
             # No second attempt beside what the first one still does.
             run.end(EndedOutside(type(limit)(f"{limit}: {blocks}")))
             self._tell("a run that blocks is over by its time limit", blocks, loop)
-            loop.to_interrupt(loop.blockage.callback)
-            self._threads.interrupt(loop)
+            self._interrupt(loop)
         else:
             run.end(EndedOutside(limit, retryable=isinstance(limit, Retryable)))
         loop.cut(run)

@@ -3,8 +3,7 @@
 No Kafka: the scripted model, tokens that go nowhere. In turns on the caller's loop (*direct*) and
 on another thread's (*hosted*, as in a worker): a single model call (*call*), LangGraph's loop with
 a tool (*loop*), and an answer of many tokens (*tokens*), 64 attempts at a time. A single call by
-itself is the worst case, and has no bar: a run in a worker costs several times as much, and its
-bars are those of `engine` and `waiting`.
+itself is the worst case: a run in a worker costs several times as much (`engine`, `waiting`).
 """
 
 from __future__ import annotations
@@ -60,8 +59,7 @@ def run() -> Iterator[Figure]:
                 yield Figure(f"hosting_{side}_tokens_rate", rate * TOKENS, "tokens/s")
         pairs = zip(took_s["direct"], took_s["hosted"], strict=True)
         share = statistics.median(direct / hosted for direct, hosted in pairs)
-        bar = None if name == "call" else SHARE_MIN
-        yield Figure(f"hosting_{name}_rate_over_direct", share, "times", bar)
+        yield Figure(f"hosting_{name}_rate_over_direct", share, "times", SHARE_MIN)
 
 
 async def _measure(

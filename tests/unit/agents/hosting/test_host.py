@@ -228,6 +228,19 @@ async def test_a_run_that_is_cancelled_while_its_loop_is_blocked_is_not_waited_f
         await asyncio.wait_for(blocking, 0.5)
 
 
+@pytest.mark.parametrize("limits", [HostLimits(warn_s=0.1, blocked_max_s=0.6)])
+async def test_code_that_goes_on_after_its_run_was_cancelled_is_not_laid_to_a_neighbour(
+    bench: Bench,
+) -> None:
+    calls = Calls()
+    blocking = bench.start(sleeps(1.5))
+    await eventually(lambda: bool(bench.blocked))
+    neighbour = bench.start("slow: 60; say: hello", calls=calls)
+    blocking.cancel()
+    assert (await neighbour).suspended
+    assert calls.begun_anew == 0
+
+
 async def test_what_holds_the_interpreter_is_found_and_named_afterwards(bench: Bench) -> None:
     outcome = await bench.start('call: match {"letters": 22}; say: it is {tool_result}')
     assert outcome.result.output == "it is None"
