@@ -69,10 +69,12 @@ _UNREADABLE_NAMES: Final = frozenset({"APIResponseValidationError", "JSONDecodeE
 
 # What stands as type, code and status in error objects, in lower case. Sources: the pages on error
 # codes of OpenAI, Anthropic and DeepSeek; llama.cpp's pull request 15780; the inner error of
-# Azure's content filter; Gemini's are those of google.rpc.Code.
+# Azure's content filter; Gemini's are those of google.rpc.Code; Moonshot's `exceeded_current_quota_
+# error`, with status 403 or 429 (Kimi-K2's issue 5, opencode's issue 24462).
 _QUOTA: Final = frozenset(
     {
         "insufficient_quota",
+        "exceeded_current_quota_error",
         "billing_hard_limit_reached",
         "billing_not_active",
         "billing_error",
@@ -116,8 +118,9 @@ _BAD_REQUEST: Final = frozenset(
     }
 )
 # In these words, where no code is sent: vLLM (issue 33418), Anthropic in two ways, llama.cpp before
-# its pull request 15780, OpenAI's responses, Gemini, Ollama, Mistral with Groq, and OpenAI where a
-# request alone is more than the limit of a minute (with status 429), in this order.
+# its pull request 15780, OpenAI's responses, Gemini, Ollama, Mistral with Groq, OpenAI where a
+# request alone is more than the limit of a minute (with status 429), SGLang (litellm's issue
+# 10793), and Perplexity and Bedrock (litellm's issue 21558), in this order.
 _CONTEXT_WORDS: Final = (
     "maximum context length",
     "prompt is too long",
@@ -128,6 +131,9 @@ _CONTEXT_WORDS: Final = (
     "exceeds maximum context",
     "reduce the length of the messages",
     "request too large for",
+    "longer than the model's context length",
+    "length of all messages is too long",
+    "input is too long for requested model",
 )
 _SAID: Final = re.compile(r"(?P<code>[a-z]+(_[a-z]+)+): |ResponseError\(code='(?P<field>[a-z_]+)'")
 # Anthropic says these with status 400 and `invalid_request_error`; so it says what it refuses.
