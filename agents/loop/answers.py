@@ -36,7 +36,7 @@ NAME_CHARS_MAX: Final = 128
 
 # OpenAI and those who speak it, Anthropic, Gemini, Ollama.
 _CUT: Final = frozenset(
-    {"length", "max_tokens", "max_output_tokens", "model_context_window_exceeded"}
+    {"length", "max_tokens", "max_output_tokens", "model_context_window_exceeded", "incomplete"}
 )
 _CALLS: Final = frozenset({"tool_calls", "tool_use", "function_call"})
 _CALL_BLOCKS: Final = frozenset(

@@ -23,6 +23,8 @@ _ENDS: Final[Mapping[str, FinishReason]] = {
     "max_tokens": "length",
     "max_output_tokens": "length",
     "model_context_window_exceeded": "length",
+    # Of OpenAI's responses, where no reason is told (pydantic-ai's issue 7911).
+    "incomplete": "length",
     "content_filter": "content_filter",
     "refusal": "content_filter",
     "safety": "content_filter",
@@ -39,6 +41,7 @@ _ENDS: Final[Mapping[str, FinishReason]] = {
     "tool_use": "tool_calls",
     "function_call": "tool_calls",
     "error": "error",
+    "network_error": "error",
     "failed": "error",
     "malformed_function_call": "error",
     "malformed_response": "error",

@@ -69,10 +69,12 @@ _UNREADABLE_NAMES: Final = frozenset({"APIResponseValidationError", "JSONDecodeE
 
 # What stands as type, code and status in error objects, in lower case. Sources: the pages on error
 # codes of OpenAI, Anthropic and DeepSeek; llama.cpp's pull request 15780; the inner error of
-# Azure's content filter; Gemini's are those of google.rpc.Code.
+# Azure's content filter; Gemini's are those of google.rpc.Code; Moonshot's `exceeded_current_quota_
+# error`, with status 403 or 429 (Kimi-K2's issue 5, opencode's issue 24462).
 _QUOTA: Final = frozenset(
     {
         "insufficient_quota",
+        "exceeded_current_quota_error",
         "billing_hard_limit_reached",
         "billing_not_active",
         "billing_error",
@@ -116,8 +118,10 @@ _BAD_REQUEST: Final = frozenset(
     }
 )
 # In these words, where no code is sent: vLLM (issue 33418), Anthropic in two ways, llama.cpp before
-# its pull request 15780, OpenAI's responses, Gemini, Ollama, Mistral with Groq, and OpenAI where a
-# request alone is more than the limit of a minute (with status 429), in this order.
+# its pull request 15780, OpenAI's responses, Gemini, Ollama, Mistral with Groq, OpenAI where a
+# request alone is more than the limit of a minute (with status 429), SGLang (litellm's issue
+# 10793), Perplexity and Bedrock (litellm's issue 21558), and xAI (cline's issue 3120), in this
+# order.
 _CONTEXT_WORDS: Final = (
     "maximum context length",
     "prompt is too long",
@@ -128,11 +132,24 @@ _CONTEXT_WORDS: Final = (
     "exceeds maximum context",
     "reduce the length of the messages",
     "request too large for",
+    "longer than the model's context length",
+    "length of all messages is too long",
+    "input is too long for requested model",
+    "maximum prompt length",
 )
 _SAID: Final = re.compile(r"(?P<code>[a-z]+(_[a-z]+)+): |ResponseError\(code='(?P<field>[a-z_]+)'")
 # Anthropic says these with status 400 and `invalid_request_error`; so it says what it refuses.
-_QUOTA_WORDS: Final = ("credit balance is too low", "specified api usage limits")
-_CONTENT_WORDS: Final = ("output blocked by content filtering policy",)
+# So does DeepSeek (awesome-deepseek-integration's issue 13), and xAI with status 403 (inspect_ai's
+# pull request 2267). Z.ai's quota has status 429, in two languages (claude-code's issue 9201,
+# CowAgent's issue 2910).
+_QUOTA_WORDS: Final = (
+    *("credit balance is too low", "specified api usage limits"),
+    *("insufficient balance", "余额不足"),
+)
+_CONTENT_WORDS: Final = (
+    *("output blocked by content filtering policy", "content exists risk"),
+    "content violates usage guidelines",
+)
 # How long to wait: OpenAI and Groq ("Please try again in 1m26.4s."), Azure ("retry after 26
 # seconds"), Gemini ("Please retry in 36.4s."). They say when to ask again, never whether.
 _WAIT_WORDS: Final = re.compile(
@@ -200,7 +217,8 @@ def refuses_stream_options(error: BaseException) -> bool:
     agno's pull request 1088 (Azure), langchainjs' issue 11637.
     """
     refused = status_of(error) in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}
-    return refused and any(words in str(error) for words in ("stream_options", "include_usage"))
+    said = f"{error} {_body_of(error)}"
+    return refused and any(words in said for words in ("stream_options", "include_usage"))
 
 
 def as_foreseen(error: BaseException) -> MillstreamError | None:
@@ -271,10 +289,14 @@ def _told(error: BaseException) -> _Told | None:
     limited = status == HTTPStatus.TOO_MANY_REQUESTS
     waits = [_wait_in_headers_s(each, limited=limited) for each in _causes(error)]
     waits.append(told.retry_after_s)
+    words = str(error) or told.words
+    # OpenAI's client says of a body its `error.message` alone, and nothing of one without.
+    if told.words == str(body) and told.words not in words and not told.words.startswith("<"):
+        words = f"{words} - {told.words[:_WORDS_READ_CHARS]}"
     return _Told(
         told.status,
         told.names | ({"context_length_exceeded"} if _overflowed(error) else set()),
-        str(error) or told.words,
+        words,
         next((wait for wait in waits if wait is not None), None),
     )
 

@@ -31,7 +31,11 @@ _RESPONSES_COUNTS: Final = (
     "input_tokens_details",
     "output_tokens_details",
 )
-_NEWER_MODELS: Final = re.compile(r"(openai/)?(o\d|gpt-[5-9])")
+# With what gateways put in front, as `azure/gpt-5-mini` (litellm's issue 13432).
+_NEWER_MODELS: Final = re.compile(r"([\w.-]+/)*(o\d|gpt-[5-9])")
+# What OpenRouter calls an end that its provider did not mean, beside a `finish_reason` that tells
+# nothing of it (hax's pull request 15).
+_NATIVE_ERRORS: Final = frozenset({"error", "network_error"})
 
 
 class OpenAiReading(Reading):
@@ -137,8 +141,9 @@ class OpenAiReading(Reading):
         if (error := error_in(chunk)) is not None:
             raise error
         doubt = None
-        if (report := chunk.get("usage")) is not None:
+        if (report := _report_in(chunk)) is not None:
             chunk["usage"], doubt = clean_report(report)
+        chunk = _with_native_error(chunk)
         made: ChatGenerationChunk | None = super()._convert_chunk_to_generation_chunk(  # type: ignore[misc]
             chunk, *args
         )
@@ -209,6 +214,27 @@ def _knows_the_older_name(model: Any) -> bool:
     if not isinstance(base_url, str) or _NEWER_MODELS.match(model.model_name):
         return False
     return not (urlsplit(base_url).hostname or "").endswith(_OPENAI_HOSTS)
+
+
+def _report_in(chunk: Mapping[str, Any]) -> Any:
+    """Give a chunk's report of usage: its own, its choice's (Moonshot), or that of Groq's field.
+
+    Reported by pi's issue 2017 and inspect_ai's issue 5529.
+    """
+    if (report := chunk.get("usage")) is not None:
+        return report
+    for each in (*(chunk.get("choices") or ())[:1], chunk.get("x_groq")):
+        if isinstance(each, Mapping) and each.get("usage") is not None:
+            return each["usage"]
+    return None
+
+
+def _with_native_error(chunk: dict[str, Any]) -> dict[str, Any]:
+    """Give a chunk whose choice ends as its provider ended it, where that was an error."""
+    choices = chunk.get("choices")
+    if not choices or (native := choices[0].get("native_finish_reason")) not in _NATIVE_ERRORS:
+        return chunk
+    return {**chunk, "choices": [{**choices[0], "finish_reason": native}, *choices[1:]]}
 
 
 def _add_unread(told: Mapping[str, Any], extra: dict[str, Any]) -> None:
