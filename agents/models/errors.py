@@ -221,6 +221,16 @@ def refuses_stream_options(error: BaseException) -> bool:
     return refused and any(words in said for words in ("stream_options", "include_usage"))
 
 
+def refuses_older_limit(error: BaseException) -> bool:
+    """Tell whether a server refused a call since its limit's name is `max_tokens`.
+
+    OpenAI's newer models do, under whatever name a deployment has (Pulse's pull request 1867).
+    """
+    refused = status_of(error) in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}
+    said = f"{error} {_body_of(error)}"
+    return refused and "max_tokens" in said and "max_completion_tokens" in said
+
+
 def as_foreseen(error: BaseException) -> MillstreamError | None:
     """Give the error of ours that says what a model call's failure means, `None` if none does.
 

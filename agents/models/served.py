@@ -63,7 +63,11 @@ def as_served(model: BaseChatModel, output_tokens_max: int | None) -> BaseChatMo
     object.__setattr__(
         model,
         "__pydantic_private__",
-        {**(model.__pydantic_private__ or {}), "_output_tokens_max": output_tokens_max},
+        {
+            **(model.__pydantic_private__ or {}),
+            "_output_tokens_max": output_tokens_max,
+            "_limit_has_newer_name": False,
+        },
     )
     return model
 
@@ -74,8 +78,9 @@ def _served(kind: type[BaseChatModel], reading: Any) -> type[BaseChatModel]:
     body = {
         "__module__": kind.__module__,
         "__doc__": kind.__doc__,
-        "__annotations__": {"_output_tokens_max": "int | None"},
+        "__annotations__": {"_output_tokens_max": "int | None", "_limit_has_newer_name": "bool"},
         "_output_tokens_max": PrivateAttr(default=None),
+        "_limit_has_newer_name": PrivateAttr(default=False),
     }
     # LangChain reads a model's provider from the name of its class.
     return type(kind.__name__, bases, body)

@@ -107,6 +107,9 @@ def _refusal(
     chars_max = answer.get("refuse_if_chars_above")
     if chars_max is not None and sum(len(turn.text) for turn in turns) > chars_max:
         return answer["refusal"]  # type: ignore[no-any-return]
+    for name, refusal in answer.get("refuse_if_named", {}).items():
+        if name in body:
+            return refusal  # type: ignore[no-any-return]
     if "refuse_if_asked_for_usage" in answer and "stream_options" in body:
         return answer["refuse_if_asked_for_usage"]  # type: ignore[no-any-return]
     refusal = answer.get("refuse_if_empty_assistant")

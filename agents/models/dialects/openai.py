@@ -14,7 +14,7 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 from millstream.agents.models.body_watch import WATCHING, BodyWatch
 from millstream.agents.models.dialects.reading import Reading
-from millstream.agents.models.errors import error_in, refuses_stream_options
+from millstream.agents.models.errors import error_in, refuses_older_limit, refuses_stream_options
 from millstream.agents.models.reports import bad_count, clean_report
 from millstream.agents.models.usage import DOUBT
 from millstream.schemas.errors import ModelFailed
@@ -43,22 +43,35 @@ class OpenAiReading(Reading):
 
     __slots__ = ()
 
+    stream_usage: bool | None
+    _limit_has_newer_name: bool
+
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
-        try:
-            async with aclosing(self._read(*args, **kwargs)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-        except Exception as error:
-            if not refuses_stream_options(error):
-                raise
-        else:
-            return
-        # Once and for all; what its calls used is estimated.
-        _log.warning("a model's server does not tell the usage of streams")
-        object.__setattr__(self, "stream_usage", False)
-        async with aclosing(self._read(*args, **kwargs)) as chunks:
-            async for chunk in chunks:
-                yield chunk
+        while True:
+            try:
+                async with aclosing(self._read(*args, **kwargs)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+            except Exception as error:
+                if not self._learns_from(error):
+                    raise
+            else:
+                return
+
+    def _learns_from(self, refusal: Exception) -> bool:
+        """Ask otherwise from now on, where a server says so in its refusal; tells whether it did.
+
+        Each of these can be learned once, so that a call is asked three times at most.
+        """
+        if self.stream_usage is not False and refuses_stream_options(refusal):
+            # What its calls used is estimated.
+            _log.warning("a model's server does not tell the usage of streams")
+            object.__setattr__(self, "stream_usage", False)
+            return True
+        if not self._limit_has_newer_name and refuses_older_limit(refusal):
+            self._limit_has_newer_name = True  # type: ignore[misc]  # of the class that it is mixed into
+            return True
+        return False
 
     def _look_at(self, chunk: ChatGenerationChunk, watch: BodyWatch) -> None:
         if watch.noted is not None:
@@ -167,10 +180,10 @@ class OpenAiReading(Reading):
                 may_cost=True,
                 is_over=True,
             )
-        report = told.get("usage")
+        report, whole = _report_in(told), _with_native_error(dict(told))
         cleaned, doubt = (None, None) if report is None else clean_report(report)
-        if doubt is not None:
-            response = {**told, "usage": cleaned}
+        if doubt is not None or report is not told.get("usage") or whole != told:
+            response = {**whole, "usage": cleaned}
         made: ChatResult = super()._create_chat_result(response, generation_info)  # type: ignore[misc]
         for generation, choice in zip(made.generations, told["choices"], strict=False):
             if doubt is not None:
@@ -211,6 +224,8 @@ def _knows_the_older_name(model: Any) -> bool:
     older name as they do.
     """
     base_url = model.openai_api_base
+    if model._limit_has_newer_name:  # noqa: SLF001  ours: it was told so
+        return False
     if not isinstance(base_url, str) or _NEWER_MODELS.match(model.model_name):
         return False
     return not (urlsplit(base_url).hostname or "").endswith(_OPENAI_HOSTS)
