@@ -3,7 +3,7 @@
 LangChain hands the errors of each provider's own package on as they are. They have in common the
 HTTP status of an answer, the error object of its body, or what broke the connection as their cause;
 no package has to be there. Names count first, then the status; words only where a provider says a
-thing in no other way, and only here.
+thing in no other way, and only here, by `dialects/refusal_words.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,16 @@ from typing import Any, Final
 
 import aiohttp
 
+from millstream.agents.models.dialects.refusal_words import (
+    BAD_REQUEST,
+    CONTENT,
+    CONTENT_WORDS,
+    CONTEXT,
+    CONTEXT_WORDS,
+    KEY,
+    QUOTA,
+    QUOTA_WORDS,
+)
 from millstream.agents.models.redaction import redacted
 from millstream.agents.models.retry_after import (
     duration_s,
@@ -38,6 +48,7 @@ __all__ = [
     "ended_by_provider",
     "error_in",
     "error_said",
+    "refuses_older_limit",
     "refuses_stream_options",
     "status_of",
     "was_refused",
@@ -67,89 +78,7 @@ _NEVER_SENT_NAMES: Final = frozenset(
 )
 _UNREADABLE_NAMES: Final = frozenset({"APIResponseValidationError", "JSONDecodeError"})
 
-# What stands as type, code and status in error objects, in lower case. Sources: the pages on error
-# codes of OpenAI, Anthropic and DeepSeek; llama.cpp's pull request 15780; the inner error of
-# Azure's content filter; Gemini's are those of google.rpc.Code; Moonshot's `exceeded_current_quota_
-# error`, with status 403 or 429 (Kimi-K2's issue 5, opencode's issue 24462).
-_QUOTA: Final = frozenset(
-    {
-        "insufficient_quota",
-        "exceeded_current_quota_error",
-        "billing_hard_limit_reached",
-        "billing_not_active",
-        "billing_error",
-        "billing_disabled",
-        "insufficient_balance",
-        "credit_balance_too_low",
-    }
-)
-_CONTENT: Final = frozenset(
-    {"content_filter", "content_policy_violation", "responsibleaipolicyviolation"}
-)
-_CONTEXT: Final = frozenset(
-    {
-        "context_length_exceeded",
-        "exceed_context_size_error",
-        "context_window_exceeded",
-        "model_context_window_exceeded",
-        "request_too_large",
-    }
-)
-_KEY: Final = frozenset(
-    {
-        "authentication_error",
-        "permission_error",
-        "invalid_api_key",
-        "unauthenticated",
-        "permission_denied",
-        "api_key_invalid",
-        "api_key_service_blocked",
-        "service_disabled",
-    }
-)
-_BAD_REQUEST: Final = frozenset(
-    {
-        "invalid_request_error",
-        "invalid_argument",
-        "not_found_error",
-        "model_not_found",
-        "badrequesterror",
-        "notfounderror",
-    }
-)
-# In these words, where no code is sent: vLLM (issue 33418), Anthropic in two ways, llama.cpp before
-# its pull request 15780, OpenAI's responses, Gemini, Ollama, Mistral with Groq, OpenAI where a
-# request alone is more than the limit of a minute (with status 429), SGLang (litellm's issue
-# 10793), Perplexity and Bedrock (litellm's issue 21558), and xAI (cline's issue 3120), in this
-# order.
-_CONTEXT_WORDS: Final = (
-    "maximum context length",
-    "prompt is too long",
-    "exceed context limit",
-    "available context size",
-    "exceeds the context window",
-    "input token count",
-    "exceeds maximum context",
-    "reduce the length of the messages",
-    "request too large for",
-    "longer than the model's context length",
-    "length of all messages is too long",
-    "input is too long for requested model",
-    "maximum prompt length",
-)
 _SAID: Final = re.compile(r"(?P<code>[a-z]+(_[a-z]+)+): |ResponseError\(code='(?P<field>[a-z_]+)'")
-# Anthropic says these with status 400 and `invalid_request_error`; so it says what it refuses.
-# So does DeepSeek (awesome-deepseek-integration's issue 13), and xAI with status 403 (inspect_ai's
-# pull request 2267). Z.ai's quota has status 429, in two languages (claude-code's issue 9201,
-# CowAgent's issue 2910).
-_QUOTA_WORDS: Final = (
-    *("credit balance is too low", "specified api usage limits"),
-    *("insufficient balance", "余额不足"),
-)
-_CONTENT_WORDS: Final = (
-    *("output blocked by content filtering policy", "content exists risk"),
-    "content violates usage guidelines",
-)
 # How long to wait: OpenAI and Groq ("Please try again in 1m26.4s."), Azure ("retry after 26
 # seconds"), Gemini ("Please retry in 36.4s."). They say when to ask again, never whether.
 _WAIT_WORDS: Final = re.compile(
@@ -375,17 +304,17 @@ def _meant(told: _Told) -> MillstreamError:
     status, words = told.status, redacted(told.words)
     said = words.lower()
     by = f" (status {status})" if status else ""
-    if told.names & _QUOTA or status == HTTPStatus.PAYMENT_REQUIRED or _has(said, _QUOTA_WORDS):
+    if told.names & QUOTA or status == HTTPStatus.PAYMENT_REQUIRED or _has(said, QUOTA_WORDS):
         return QuotaExhausted(f"the quota at the model's provider is used up{by}: {words}")
-    if told.names & _CONTENT or _has(said, _CONTENT_WORDS):
+    if told.names & CONTENT or _has(said, CONTENT_WORDS):
         return ContentRefused(f"the model's provider refused the content{by}: {words}")
     too_large = status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-    if told.names & _CONTEXT or too_large or _has(said, _CONTEXT_WORDS):
+    if told.names & CONTEXT or too_large or _has(said, CONTEXT_WORDS):
         return InputTooLong(f"the conversation does not fit the model's context{by}: {words}")
-    if status in _NOT_LET_IN or told.names & _KEY:
+    if status in _NOT_LET_IN or told.names & KEY:
         return ModelUnavailable(f"the model's provider refused the key{by}: {words}")
     refused = status in _STATUSES and status not in _PASSING and status not in _FAILING
-    if refused or (status is None and told.names & _BAD_REQUEST):
+    if refused or (status is None and told.names & BAD_REQUEST):
         return Terminal(f"the model's provider refused the call{by}: {words}")
     with_status = f" with status {status}" if status else " with an error"
     return ModelFailed(
