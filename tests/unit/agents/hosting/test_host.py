@@ -38,6 +38,11 @@ class Bench:
     blocked: list[Blocked] = field(default_factory=list)
     stuck: list[int] = field(default_factory=list)
 
+    @property
+    def by_tools(self) -> list[Blocked]:
+        """What tools blocked: to build a graph may be a long step, too."""
+        return [each for each in self.blocked if each.tool is not None]
+
     def start(
         self, text: str, *, calls: Calls | None = None, template: str = "blocks"
     ) -> asyncio.Task[RunOutcome]:
@@ -80,7 +85,7 @@ async def test_code_that_blocks_ends_at_its_time_limit_as_one_failed_run(bench: 
     # Its model's call is charged.
     assert outcome.result.usage.output_tokens > 0
     assert len(outcome.calls) == 1
-    (told,) = bench.blocked
+    (told,) = bench.by_tools
     assert (told.template, told.tool, told.request_id) == ("blocks", "sleep", "r1")
     assert told.seconds >= QUICK.warn_s
     assert "(sleep)" in told.where
@@ -92,7 +97,7 @@ async def test_a_block_within_the_bound_is_told_and_changes_nothing(bench: Bench
     neighbour = bench.start("say: hello")
     assert (await slow).result.output == "it slept 0.2 s"
     assert (await neighbour).result.output == "hello"
-    assert [each.tool for each in bench.blocked] == ["sleep"]
+    assert [each.tool for each in bench.by_tools] == ["sleep"]
     assert bench.host.given_up == 0
 
 
@@ -241,10 +246,13 @@ async def test_code_that_goes_on_after_its_run_was_cancelled_is_not_laid_to_a_ne
     assert calls.begun_anew == 0
 
 
+@pytest.mark.parametrize("attempt_timeout_s", [60])
 async def test_what_holds_the_interpreter_is_found_and_named_afterwards(bench: Bench) -> None:
-    outcome = await bench.start('call: match {"letters": 22}; say: it is {tool_result}')
+    # Some four times the limit on a fast machine, and more on any other.
+    outcome = await bench.start('call: match {"letters": 24}; say: it is {tool_result}')
     assert outcome.result.output == "it is None"
-    (told,) = bench.blocked
+    await eventually(lambda: bool(bench.by_tools))
+    (told,) = bench.by_tools
     assert (told.template, told.tool) == ("blocks", "match")
     assert told.seconds >= QUICK.warn_s
 
