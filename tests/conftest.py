@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -67,6 +68,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tell which services the tests ran on."""
     for told in sorted(terminalreporter.config.stash[_TOLD]):
         terminalreporter.write_line(f"services: {told}")
+
+
+@pytest.fixture(scope="module")
+def spared_collector() -> Iterator[None]:
+    """Take what earlier tests left out of garbage collection, as a worker does with its modules.
+
+    Else a collection holds every thread for longer than these tests allow code to.
+    """
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

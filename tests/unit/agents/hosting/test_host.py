@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import sys
 import threading
@@ -21,6 +20,8 @@ from tests.contracts.run_agent_contract import Attempts
 from tests.harness.blocking_agents import blocking_factory
 from tests.harness.hosting import QUICK, hosted
 from tests.support import eventually
+
+pytestmark = pytest.mark.usefixtures("spared_collector")
 
 SLEEPS = 'call: sleep {{"seconds": {seconds}}}; say: it {{tool_result}}'
 
@@ -261,14 +262,8 @@ async def test_what_holds_the_interpreter_is_found_and_named_afterwards(bench: B
 @pytest.mark.parametrize("limits", [HostLimits(warn_s=0.5)])
 async def test_many_short_steps_in_one_turn_are_no_block(bench: Bench) -> None:
     await bench.start("say: warm")  # the graph is built, which is a long step
-    # A collection of what all tests left holds every thread for longer than that.
-    gc.collect()
-    gc.disable()
     bench.blocked.clear()
-    try:
-        outcomes = await asyncio.gather(*(bench.start("say: hello") for _ in range(200)))
-    finally:
-        gc.enable()
+    outcomes = await asyncio.gather(*(bench.start("say: hello") for _ in range(200)))
     assert {each.result.output for each in outcomes} == {"hello"}
     assert bench.blocked == []
 

@@ -20,6 +20,8 @@ from tests.harness.blocking_agents import blocking_factory
 from tests.harness.hosting import QUICK
 from tests.support import eventually
 
+pytestmark = pytest.mark.usefixtures("spared_collector")
+
 ENDLESS = 'call: match {"letters": 60}; say: no'
 SLEEPS = 'call: sleep {"seconds": 60}; say: no'
 

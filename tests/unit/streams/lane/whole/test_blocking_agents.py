@@ -24,7 +24,7 @@ from tests.harness.memory_lanes import (
     upstream,
 )
 
-pytestmark = pytest.mark.promise("P1")
+pytestmark = [pytest.mark.promise("P1"), pytest.mark.usefixtures("spared_collector")]
 
 PRICED = Policy.from_yaml(
     "prices: {scripted: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}}", "test"
