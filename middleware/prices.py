@@ -61,13 +61,6 @@ class Rates:
         """Whether nothing costs, however much is used."""
         return self == _FREE
 
-    def cost_micros(self, *calls: Usage) -> Micros:
-        """Give what model calls of these usages cost in all, rounded up to the next micro.
-
-        At most what 64 bits hold.
-        """
-        return rounded_up(sum(map(self.nanos, calls)))
-
     def worst_micros(self, usage: Usage, calls_max: int) -> Micros:
         """Give the most that so many model calls can cost that use this much in all.
 

@@ -145,9 +145,8 @@ def refuses_stream_options(error: BaseException) -> bool:
     Some that speak OpenAI's dialect do not know `stream_options`, and name it in their refusal:
     agno's pull request 1088 (Azure), langchainjs' issue 11637.
     """
-    refused = status_of(error) in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}
-    said = f"{error} {_body_of(error)}"
-    return refused and any(words in said for words in ("stream_options", "include_usage"))
+    said = _said_of_request(error)
+    return any(words in said for words in ("stream_options", "include_usage"))
 
 
 def refuses_older_limit(error: BaseException) -> bool:
@@ -155,9 +154,14 @@ def refuses_older_limit(error: BaseException) -> bool:
 
     OpenAI's newer models do, under whatever name a deployment has (Pulse's pull request 1867).
     """
+    said = _said_of_request(error)
+    return "max_tokens" in said and "max_completion_tokens" in said
+
+
+def _said_of_request(error: BaseException) -> str:
+    """Give what a server says of a request that it takes for a bad one, nothing for any other."""
     refused = status_of(error) in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}
-    said = f"{error} {_body_of(error)}"
-    return refused and "max_tokens" in said and "max_completion_tokens" in said
+    return f"{error} {_body_of(error)}" if refused else ""
 
 
 def as_foreseen(error: BaseException) -> MillstreamError | None:
