@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from langchain_core.messages import HumanMessage
@@ -33,6 +33,7 @@ from millstream.agents.loop.token_writer import TokenWriter
 from millstream.agents.loop.under_way import UnderWay
 from millstream.agents.models.errors import as_foreseen
 from millstream.agents.sessions.checkpointer import RunCheckpointer
+from millstream.agents.sessions.text import well_formed
 from millstream.agents.templates.structured import checked_answer
 from millstream.schemas.base import CallUsage
 from millstream.schemas.errors import (
@@ -50,8 +51,16 @@ from millstream.schemas.errors import (
 from millstream.schemas.events import AgentResult, CheckpointSaved, ResolvedRequest, ResultStatus
 from millstream.schemas.ports import BeforeCall, ClockMs, EmitToken, LoadCheckpoint
 from millstream.schemas.reasons import reason_of
+from millstream.schemas.results import result_of
 
-__all__ = ["AgentExecutor", "RunOutcome", "nothing_to_load", "wall_clock_ms"]
+__all__ = [
+    "AgentExecutor",
+    "RunAgent",
+    "RunOutcome",
+    "nothing_to_load",
+    "status_after",
+    "wall_clock_ms",
+]
 
 _log = structlog.get_logger(__name__)
 
@@ -84,6 +93,33 @@ class RunOutcome:
     usage_known: bool = True
     calls: tuple[CallUsage, ...] = ()
     retry_after_s: float | None = None
+
+
+def status_after(error: BaseException) -> ResultStatus:
+    """Give the status of a result that this error ended."""
+    if isinstance(error, Expired):
+        return "expired"
+    return "rejected" if isinstance(error, Rejected) else "failed"
+
+
+class RunAgent(Protocol):
+    """Runs one attempt of an admitted request, as `AgentExecutor.run` does and promises."""
+
+    async def __call__(
+        self,
+        request: ResolvedRequest,
+        plan: RunPlan,
+        *,
+        attempt: int,
+        load_checkpoint: LoadCheckpoint,
+        emit: EmitToken,
+        announce: bool = False,
+        before_call: BeforeCall | None = None,
+        ends_by_ms: int | None = None,
+        calls: Calls | None = None,
+    ) -> RunOutcome:
+        """Give what the attempt leaves behind. Raises only `LaneLost`."""
+        ...
 
 
 class AgentExecutor:
@@ -247,7 +283,7 @@ class AgentExecutor:
     async def _invoke(self, run: _Run, checkpointer: RunCheckpointer) -> object:
         template = run.plan.template
         invocation = Invocation(
-            question=HumanMessage(_encodable(run.request.input)),
+            question=HumanMessage(well_formed(run.request.input)),
             session_id=run.request.session_id,
             checkpointer=checkpointer,
             handler=run.handler,
@@ -303,11 +339,7 @@ class _Run:
         )
 
     def failed(self, error: BaseException, at_ms: int) -> AgentResult:
-        status: ResultStatus = "failed"
-        if isinstance(error, Expired):
-            status = "expired"
-        elif isinstance(error, Rejected):
-            status = "rejected"
+        status = status_after(error)
         # What was already shown stays part of the story; an attempt that showed nothing has none.
         wrote = self.writer.last_seq >= 0
         return self._result(
@@ -319,16 +351,12 @@ class _Run:
         )
 
     def _result(self, status: ResultStatus, at_ms: int, **ending: Any) -> AgentResult:
-        request, writer = self.request, self.writer
+        writer = self.writer
         self.handler.meter.close()
-        return AgentResult(
-            tenant=request.tenant,
-            user_id=request.user_id,
-            request_id=request.request_id,
-            session_id=request.session_id,
+        return result_of(
+            self.request,
             at_ms=at_ms,
             status=status,
-            template=self.plan.template.name,
             template_version=self.plan.template.version,
             model=self.plan.model,
             attempt=self.attempt,
@@ -336,15 +364,7 @@ class _Run:
             finish_reason=self.handler.ending.finish_reason,
             reasoning=self.handler.ending.reasoning,
             usage=self.handler.meter.usage,
-            source=request.source,
-            accepted_at_ms=request.at_ms,
             started_at_ms=self.started_at_ms,
             first_token_at_ms=writer.first_token_at_ms,
-            metadata=request.metadata,
             **ending,
         )
-
-
-def _encodable(text: str) -> str:
-    # A lone surrogate passes through JSON, but no model and no checkpoint takes it.
-    return text.encode(errors="replace").decode()

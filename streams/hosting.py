@@ -6,12 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from weakref import WeakSet
 
-from millstream.agents.executor import AgentExecutor
+from millstream.agents.executor import AgentExecutor, RunAgent
 from millstream.agents.factory import AgentFactory
 from millstream.agents.hosting.agents_loop import AgentsOfLoop, BuildAgents, Threads
 from millstream.agents.hosting.blocked import Blocked
 from millstream.agents.hosting.host import AgentHost, HostLimits
-from millstream.agents.hosting.hosted_run import RunHere
 from millstream.agents.models.http import ProviderHttp
 from millstream.agents.models.resolve import resolve_model
 from millstream.streams.settings import Settings
@@ -28,7 +27,7 @@ def agent_host(
     factory: AgentFactory,
     collector: MetricsCollector,
     *,
-    run_agent: RunHere | None = None,
+    run_agent: RunAgent | None = None,
     threads: Threads | None = None,
     drain: Callable[[], None],
 ) -> AgentHost:

@@ -15,7 +15,7 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from millstream.agents.executor import wall_clock_ms
+from millstream.agents.executor import RunAgent, wall_clock_ms
 from millstream.agents.factory import AgentFactory
 from millstream.agents.hosting.agents_loop import Threads
 from millstream.agents.hosting.host import AgentHost
@@ -30,7 +30,7 @@ from millstream.schemas.topics import catalogue
 from millstream.streams.broker.clients import idempotent_producer
 from millstream.streams.broker.topic_admin import ensure_topics, require_sound_topics
 from millstream.streams.hosting import agent_host
-from millstream.streams.lane.base.context import LaneServices, RunAgent, stages
+from millstream.streams.lane.base.context import LaneServices, stages
 from millstream.streams.lane.base.metrics import LaneMetrics
 from millstream.streams.lane.lanes import Lanes
 from millstream.streams.policy_file import load_policy

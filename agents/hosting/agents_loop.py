@@ -12,9 +12,10 @@ from typing import Final, Protocol
 
 import structlog
 
+from millstream.agents.executor import RunAgent
 from millstream.agents.hosting.blocked import Blockage, outermost
 from millstream.agents.hosting.event_loop import AgentsEventLoop
-from millstream.agents.hosting.hosted_run import HostedRun, RunHere
+from millstream.agents.hosting.hosted_run import HostedRun
 from millstream.agents.hosting.mailbox import Mailbox
 from millstream.agents.loop.under_way import UnderWay
 
@@ -32,7 +33,7 @@ _log = structlog.get_logger(__name__)
 class AgentsOfLoop:
     """What runs attempts on one loop, and what is to be closed there when the loop ends."""
 
-    run: RunHere
+    run: RunAgent
     close: Callable[[], Awaitable[None]] | None = None
 
 

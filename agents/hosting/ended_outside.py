@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from millstream.agents.executor import RunOutcome
+from millstream.agents.executor import RunOutcome, status_after
 from millstream.agents.factory import RunPlan
 from millstream.schemas.base import NO_USAGE, CallUsage
-from millstream.schemas.errors import Expired
-from millstream.schemas.events import AgentResult, ResolvedRequest
+from millstream.schemas.events import ResolvedRequest
 from millstream.schemas.reasons import reason_of
+from millstream.schemas.results import result_of
 
 __all__ = ["ended_outside"]
 
@@ -34,25 +34,18 @@ def ended_outside(
     `ending` are further fields of `RunOutcome`.
     """
     text = "".join(told)
-    result = AgentResult(
-        tenant=request.tenant,
-        user_id=request.user_id,
-        request_id=request.request_id,
-        session_id=request.session_id,
+    result = result_of(
+        request,
         at_ms=at_ms,
-        status="expired" if isinstance(error, Expired) else "failed",
+        status=status_after(error),
         reason=reason_of(error),
         output=text if told else None,
         text_sha256=hashlib.sha256(text.encode()).hexdigest() if told else None,
-        template=plan.template.name,
         template_version=plan.template.version,
         model=plan.model,
         attempt=attempt,
         last_seq=len(told) - 1,
         usage=sum((one.usage for one in calls), NO_USAGE),
-        source=request.source,
-        accepted_at_ms=request.at_ms,
         started_at_ms=started_at_ms,
-        metadata=request.metadata,
     )
     return RunOutcome(result, None, calls=tuple(calls), **ending)

@@ -6,11 +6,11 @@ import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
-from millstream.agents.executor import RunOutcome, nothing_to_load
+from millstream.agents.executor import RunAgent, RunOutcome, nothing_to_load
 from millstream.agents.factory import RunPlan
 from millstream.agents.hosting.mailbox import Mailbox
 from millstream.agents.loop.calls import Calls
@@ -23,27 +23,7 @@ from millstream.schemas.ports import BeforeCall, EmitToken, LoadCheckpoint
 
 _log = structlog.get_logger(__name__)
 
-__all__ = ["EndedOutside", "HostedRun", "RunHere"]
-
-
-class RunHere(Protocol):
-    """Runs one attempt on the loop that it is called on, as `AgentExecutor.run` does."""
-
-    async def __call__(
-        self,
-        request: ResolvedRequest,
-        plan: RunPlan,
-        *,
-        attempt: int,
-        load_checkpoint: LoadCheckpoint,
-        emit: EmitToken,
-        announce: bool = False,
-        before_call: BeforeCall | None = None,
-        ends_by_ms: int | None = None,
-        calls: Calls | None = None,
-    ) -> RunOutcome:
-        """Give what the attempt leaves behind."""
-        ...
+__all__ = ["EndedOutside", "HostedRun"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +153,7 @@ class HostedRun:
 
     # On the loop of agents.
 
-    def begin(self, there: Mailbox, loop: asyncio.AbstractEventLoop, run_here: RunHere) -> None:
+    def begin(self, there: Mailbox, loop: asyncio.AbstractEventLoop, run_here: RunAgent) -> None:
         """Begin, on the loop of agents."""
         self.there = there
         self.under_way.stop = self._stop
@@ -190,7 +170,7 @@ class HostedRun:
         self._stopped = raised
         self.cut()
 
-    async def _run(self, run_here: RunHere) -> None:
+    async def _run(self, run_here: RunAgent) -> None:
         try:
             loads = self.load_checkpoint
             outcome = await run_here(

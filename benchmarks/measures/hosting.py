@@ -17,11 +17,10 @@ from collections.abc import Callable, Iterator
 import uvloop
 
 from benchmarks.report import Figure
-from millstream.agents.executor import AgentExecutor, nothing_to_load
+from millstream.agents.executor import AgentExecutor, RunAgent, nothing_to_load
 from millstream.agents.factory import AgentFactory
 from millstream.agents.hosting.agents_loop import AgentsOfLoop
 from millstream.agents.hosting.host import AgentHost
-from millstream.agents.hosting.hosted_run import RunHere
 from millstream.agents.models.resolve import keep_traces_local, resolve_model
 from millstream.schemas.base import Address
 from millstream.schemas.events import AgentToken, ResolvedRequest
@@ -68,7 +67,7 @@ async def _measure(
     """Give by side the seconds and the CPU seconds of each round."""
     factory = AgentFactory(default_model="scripted")
     host = AgentHost(lambda: AgentsOfLoop(AgentExecutor(factory.twin(resolve_model)).run))
-    sides: dict[str, RunHere] = {"direct": AgentExecutor(factory).run, "hosted": host.run}
+    sides: dict[str, RunAgent] = {"direct": AgentExecutor(factory).run, "hosted": host.run}
     took_s: dict[str, list[float]] = {name: [] for name in sides}
     cpu_s: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(-1, ROUNDS):
@@ -84,7 +83,7 @@ async def _measure(
 
 
 async def _many(
-    factory: AgentFactory, run_agent: RunHere, template: str, text: str, runs: int
+    factory: AgentFactory, run_agent: RunAgent, template: str, text: str, runs: int
 ) -> None:
     numbers = iter(range(runs))
 
@@ -96,7 +95,7 @@ async def _many(
 
 
 async def _one(
-    factory: AgentFactory, run_agent: RunHere, template: str, text: str, number: int
+    factory: AgentFactory, run_agent: RunAgent, template: str, text: str, number: int
 ) -> None:
     request = ResolvedRequest(
         user_id="user",

@@ -25,12 +25,12 @@ from millstream.middleware.policy import Policy
 from millstream.schemas.base import Address, Usage
 from millstream.schemas.events import AgentRequest, CostRecorded, SessionUpdated
 from millstream.schemas.lane_events import LaneOpened
+from millstream.schemas.results import result_of
 from millstream.schemas.topics import REQUESTS, catalogue
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.lane.base.context import LaneContext, LaneServices, Stage, stages
 from millstream.streams.lane.base.crash_counter import CrashCounter
-from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.snapshot_writer import SnapshotWriter
 from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.state.lane_state import LaneState
@@ -157,7 +157,7 @@ class _Writing:
         self.writer.submit([decision], b"", lazy=True)
         await asyncio.sleep(0)
         request = self._request(number, user_id)
-        ended = outcomes.result(request, at_ms=wall_clock_ms(), status="completed", model="local")
+        ended = result_of(request, at_ms=wall_clock_ms(), status="completed", model="local")
         used = AttemptUsage(1000, "local", request.template, Usage(output_tokens=20))
         charged = self.state.pipeline.charge(request, used)
         costs_micros = sum(each.cost_micros for each in charged if isinstance(each, CostRecorded))

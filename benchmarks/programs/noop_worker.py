@@ -10,12 +10,12 @@ import asyncio
 import sys
 from functools import partial
 
-from millstream.agents.executor import RunOutcome, wall_clock_ms
+from millstream.agents.executor import RunAgent, RunOutcome, wall_clock_ms
 from millstream.agents.factory import RunPlan
 from millstream.gateway.commands.worker import work
 from millstream.schemas.base import Usage
-from millstream.schemas.events import AgentResult, ResolvedRequest
-from millstream.streams.lane.base.context import RunAgent
+from millstream.schemas.events import ResolvedRequest
+from millstream.schemas.results import result_of
 from millstream.streams.settings import load_settings
 from millstream.streams.telemetry.logs import configure_logging
 
@@ -28,23 +28,16 @@ async def do_nothing(
 ) -> RunOutcome:
     """Answer at once. Its usage is priced as any other."""
     now_ms = wall_clock_ms()
-    result = AgentResult(
-        tenant=request.tenant,
-        user_id=request.user_id,
-        request_id=request.request_id,
-        session_id=request.session_id,
+    result = result_of(
+        request,
         at_ms=now_ms,
         status="completed",
         output=_ANSWER,
-        template=plan.template.name,
         template_version=plan.template.version,
         model=plan.model,
         attempt=attempt,
         usage=_USAGE,
-        source=request.source,
-        accepted_at_ms=request.at_ms,
         started_at_ms=now_ms,
-        metadata=request.metadata,
     )
     return RunOutcome(result, checkpoint=None)
 

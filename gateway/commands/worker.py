@@ -18,8 +18,8 @@ from millstream.streams.settings import Role, Settings
 from millstream.streams.telemetry.logs import configure_logging
 
 if TYPE_CHECKING:
+    from millstream.agents.executor import RunAgent
     from millstream.agents.factory import AgentFactory
-    from millstream.streams.lane.base.context import RunAgent
 
 __all__ = ["ROLES", "parse_roles", "work", "worker"]
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from millstream.agents.executor import RunOutcome
+from millstream.agents.executor import RunAgent, RunOutcome
 from millstream.agents.factory import AgentFactory
-from millstream.agents.hosting.hosted_run import RunHere
 from millstream.agents.loop.calls import Calls
 from millstream.schemas.errors import LaneFenced, LaneLost, Suspended, Terminal
 from millstream.schemas.events import AgentToken, CheckpointSaved
@@ -27,7 +26,7 @@ WAITS = 'call: waits {"seconds": 0.01}; say: it {tool_result}'
 class Attempts:
     """Makes attempts, and keeps what they emit."""
 
-    run_agent: RunHere
+    run_agent: RunAgent
     factory: AgentFactory
     tokens: list[AgentToken] = field(default_factory=list)
     loops: set[asyncio.AbstractEventLoop] = field(default_factory=set)
@@ -81,7 +80,7 @@ class RunAgentContract:
         return blocking_factory(request_timeout_s=60)
 
     @pytest.fixture
-    async def attempts(self, run_agent: RunHere, factory: AgentFactory) -> AsyncIterator[Attempts]:
+    async def attempts(self, run_agent: RunAgent, factory: AgentFactory) -> AsyncIterator[Attempts]:
         attempts = Attempts(run_agent, factory)
         yield attempts
         # Whatever it was asked for, it was asked on the loop of who made the attempt.

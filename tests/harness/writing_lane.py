@@ -18,10 +18,10 @@ from millstream.schemas.events import (
     Decision,
     ResolvedRequest,
 )
+from millstream.schemas.results import result_of
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneContext, LaneServices, Stage
 from millstream.streams.lane.base.crash_counter import CrashCounter
-from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.output.snapshot_writer import SnapshotWriter
 from millstream.streams.lane.output.writer import LaneWriter
@@ -102,7 +102,7 @@ class WritingLane:
             if isinstance(begun, AttemptStarted):
                 self.writer.submit([begun], b"")
             return
-        refused = outcomes.result(
+        refused = result_of(
             request, at_ms=decided_ms or at_ms, status="rejected", reason=decision.reason
         )
         self._finish(request, refused, None, decision)
@@ -110,7 +110,7 @@ class WritingLane:
     def end(self, request_id: str, *, tokens: int, at_ms: int) -> None:
         """End an open run."""
         request = self.open.pop(request_id)
-        ended = outcomes.result(request, at_ms=at_ms, status="completed", model="local")
+        ended = result_of(request, at_ms=at_ms, status="completed", model="local")
         attempt = self.state.generation * 1000
         used = AttemptUsage(attempt, "local", request.template, Usage(output_tokens=tokens))
         self._finish(request, ended, used)

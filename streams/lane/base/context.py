@@ -10,13 +10,12 @@ from typing import Any, Protocol
 
 from aiokafka import TopicPartition
 
-from millstream.agents.executor import RunOutcome
-from millstream.agents.factory import AgentFactory, RunPlan
-from millstream.agents.loop.calls import Calls
+from millstream.agents.executor import RunAgent
+from millstream.agents.factory import AgentFactory
 from millstream.middleware.pipeline import CHAIN, MiddlewarePipeline
 from millstream.schemas.events import ResolvedRequest
 from millstream.schemas.lane_events import StageRequest
-from millstream.schemas.ports import BeforeCall, ClockMs, EmitToken, LoadCheckpoint, PeekCheckpoint
+from millstream.schemas.ports import BeforeCall, ClockMs, PeekCheckpoint
 from millstream.schemas.topics import REQUESTS, TopicSpec, stage_topic
 from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.limits import LaneLimits
@@ -49,26 +48,6 @@ class Stage:
     user_of: Callable[[bytes | None], tuple[str, str] | None]
     pipeline: Callable[[], MiddlewarePipeline]
     next: TopicSpec | None
-
-
-class RunAgent(Protocol):
-    """Runs one attempt of an admitted request, as `AgentExecutor.run` does and promises."""
-
-    async def __call__(
-        self,
-        request: ResolvedRequest,
-        plan: RunPlan,
-        *,
-        attempt: int,
-        load_checkpoint: LoadCheckpoint,
-        emit: EmitToken,
-        announce: bool = False,
-        before_call: BeforeCall | None = None,
-        ends_by_ms: int | None = None,
-        calls: Calls | None = None,
-    ) -> RunOutcome:
-        """Give what the attempt leaves behind. Raises only `LaneLost`."""
-        ...
 
 
 class PlainProducer(Protocol):

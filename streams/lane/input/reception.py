@@ -13,6 +13,7 @@ from millstream.schemas.base import Address, Event
 from millstream.schemas.errors import LaneLost, Poison, RequestIdReused, Unserviceable
 from millstream.schemas.events import AgentResult, ControlCommand, Decision, ResolvedRequest
 from millstream.schemas.lane_events import StageRequest
+from millstream.schemas.results import result_of
 from millstream.schemas.topics import CONTROL
 from millstream.streams.lane.base.context import LaneContext, LaneServices
 from millstream.streams.lane.base.window import Entry
@@ -206,7 +207,7 @@ class RecordDispatcher:
     def _end_unread(self, entry: Entry[InputRecord], request: ResolvedRequest) -> None:
         """End a request whose session was cancelled before it was read here, with no decision."""
         may_follow = self._may_follow_another(entry)
-        result = outcomes.result(
+        result = result_of(
             request,
             at_ms=self._services.clock_ms(),
             status="cancelled",
@@ -261,7 +262,7 @@ class RecordDispatcher:
         admission: Admission,
         traceparent: bytes,
     ) -> None:
-        result = outcomes.result(
+        result = result_of(
             request,
             at_ms=self._services.clock_ms(),
             status="failed" if admission.decision.admitted else "rejected",

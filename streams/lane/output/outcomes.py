@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from millstream.schemas.base import Reason, saturated
 from millstream.schemas.errors import Rejected
@@ -16,6 +15,7 @@ from millstream.schemas.events import (
 )
 from millstream.schemas.lane_events import StageRequest
 from millstream.schemas.reasons import reason_of
+from millstream.schemas.results import result_of
 from millstream.schemas.topics import TopicSpec
 
 CANCELLED = Reason(code="cancelled", message="cancelled by its user")
@@ -41,29 +41,13 @@ def refusal(
     )
 
 
-def result(request: ResolvedRequest, *, at_ms: int, **fields: Any) -> AgentResult:
-    """Give a result made by the lane itself; `fields` say its status and why."""
-    return AgentResult(
-        tenant=request.tenant,
-        user_id=request.user_id,
-        request_id=request.request_id,
-        session_id=request.session_id,
-        at_ms=at_ms,
-        template=request.template,
-        source=request.source,
-        accepted_at_ms=request.at_ms,
-        metadata=request.metadata,
-        **fields,
-    )
-
-
 def oversized_result(
     request: ResolvedRequest, events: Iterable[object], *, at_ms: int, reason: Reason
 ) -> AgentResult:
     """Give the failed result of a request whose outcome cannot be written, with what it spent."""
     lost = next((event for event in events if isinstance(event, AgentResult)), None)
     if lost is None:
-        return result(request, at_ms=at_ms, status="failed", reason=reason)
+        return result_of(request, at_ms=at_ms, status="failed", reason=reason)
     return lost.model_copy(
         update={"status": "failed", "reason": reason, "output": None, "structured": None}
     )

@@ -17,6 +17,7 @@ from millstream.schemas.base import Event, Reason, UserKey
 from millstream.schemas.events import ResultStatus
 from millstream.schemas.lane_events import HoldPlaced
 from millstream.schemas.reasons import reason_of
+from millstream.schemas.results import result_of
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.output import outcomes
@@ -302,7 +303,7 @@ class RunQueue:
     async def _end(self, run: Run, status: ResultStatus, reason: Reason) -> None:
         """End a request that waits, without an attempt."""
         shown = run.may_follow or run.tries > 0
-        result = outcomes.result(
+        result = result_of(
             run.request,
             at_ms=self._services.clock_ms(),
             status=status,

@@ -26,9 +26,9 @@ from millstream.schemas.events import AgentResult, AttemptStarted, SessionUpdate
 from millstream.schemas.lane_events import ATTEMPTS_PER_GENERATION
 from millstream.schemas.ports import LoadCheckpoint
 from millstream.schemas.reasons import reason_of
+from millstream.schemas.results import result_of
 from millstream.schemas.topics import TOKENS
 from millstream.streams.lane.base.context import LaneContext
-from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.runs.attempts import AttemptStarter
@@ -306,7 +306,7 @@ class RunRunner:
         failed: dict[str, Any] = {"status": "failed", "reason": reason}
         if run.last is not None:
             return run.last.result.model_copy(update=failed)
-        return outcomes.result(
+        return result_of(
             run.request,
             at_ms=self._services.clock_ms(),
             attempt=self._number(run),
@@ -318,7 +318,7 @@ class RunRunner:
     def _broken(self, run: Run, tokens: TokenPublisher, error: BaseException) -> RunOutcome:
         """Give the outcome of an attempt that ended by its own code, past every boundary of it."""
         _log.error("a run broke its attempt", request_id=run.request.request_id, exc_info=error)
-        result = outcomes.result(
+        result = result_of(
             run.request,
             at_ms=self._services.clock_ms(),
             status="failed",
@@ -331,7 +331,7 @@ class RunRunner:
         return RunOutcome(result, None, usage_known=False)
 
     def _cancelled(self, run: Run, tokens: TokenPublisher) -> AgentResult:
-        return outcomes.result(
+        return result_of(
             run.request,
             at_ms=self._services.clock_ms(),
             status="cancelled",

@@ -6,9 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from millstream.agents.executor import AgentExecutor
+from millstream.agents.executor import AgentExecutor, RunAgent
 from millstream.agents.factory import AgentFactory
-from millstream.agents.hosting.hosted_run import RunHere
 from tests.contracts.run_agent_contract import RunAgentContract
 from tests.harness.agent_runs import NOW_MS
 from tests.harness.hosting import hosted
@@ -16,12 +15,12 @@ from tests.harness.hosting import hosted
 
 class TestDirect(RunAgentContract):
     @pytest.fixture
-    def run_agent(self, factory: AgentFactory) -> RunHere:
+    def run_agent(self, factory: AgentFactory) -> RunAgent:
         return AgentExecutor(factory, clock_ms=lambda: NOW_MS).run
 
 
 class TestHosted(RunAgentContract):
     @pytest.fixture
-    async def run_agent(self, factory: AgentFactory) -> AsyncIterator[RunHere]:
+    async def run_agent(self, factory: AgentFactory) -> AsyncIterator[RunAgent]:
         async with hosted(factory, clock_ms=lambda: NOW_MS) as host:
             yield host.run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from millstream.schemas.errors import RateLimited
 from millstream.schemas.events import CheckpointSaved, ResolvedRequest
+from millstream.schemas.results import result_of
 from millstream.schemas.topics import stage_topic
 from millstream.streams.lane.output import outcomes
 from millstream.streams.wire.records import read_request
@@ -28,7 +29,7 @@ def test_a_refusal_is_a_decision_at_the_brokers_time() -> None:
 
 
 def test_a_result_of_the_lane_gives_the_upstream_its_metadata_back() -> None:
-    result = outcomes.result(request(), at_ms=9000, status="rejected")
+    result = result_of(request(), at_ms=9000, status="rejected")
     assert (result.request_id, result.metadata) == ("requests-2-7", {"a": "b"})
     assert (result.accepted_at_ms, result.at_ms) == (5000, 9000)
 

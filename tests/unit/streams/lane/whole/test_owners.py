@@ -17,10 +17,10 @@ from millstream.middleware.policy import Policy
 from millstream.schemas.errors import LaneFenced
 from millstream.schemas.events import AgentResult, DeadLetter, Decision, ResolvedRequest
 from millstream.schemas.lane_events import LaneOpened
+from millstream.schemas.results import result_of
 from millstream.schemas.topics import DEAD_LETTERS, DECISIONS, LANES, RESULTS, SNAPSHOTS
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.io import MemoryLaneIO
-from millstream.streams.lane.output import outcomes
 from tests.harness.memory_lanes import (
     MemoryLanes,
     ask,
@@ -180,7 +180,7 @@ async def test_a_request_is_begun_no_more_often_than_one_owner_has_numbers_for(
     ) -> RunOutcome:
         """Stop before a call, as an attempt does whose request is paused and at once resumed."""
         numbers.append(attempt)
-        stopped = outcomes.result(request, at_ms=0, status="failed", attempt=attempt)
+        stopped = result_of(request, at_ms=0, status="failed", attempt=attempt)
         return RunOutcome(stopped, checkpoint=None, suspended=True)
 
     async with lane_services(world) as services, upstream(world) as program:

@@ -19,8 +19,8 @@ from millstream.schemas.errors import ModelFailed
 from millstream.schemas.events import AgentResult, AgentToken, Decision, ResolvedRequest
 from millstream.schemas.lane_events import HoldPlaced, RunParked
 from millstream.schemas.reasons import reason_of
+from millstream.schemas.results import result_of
 from millstream.schemas.topics import DECISIONS, HOLDS, PARKED, RESULTS, TOKENS
-from millstream.streams.lane.output import outcomes
 from millstream.streams.wire.partitioning import home_partition
 from tests.harness.memory_lanes import (
     MemoryLanes,
@@ -216,9 +216,7 @@ async def test_a_provider_that_says_when_to_come_back_is_not_asked_earlier(
     async def busy(request: ResolvedRequest, _plan: RunPlan, **run: Any) -> RunOutcome:
         asked_at_s.append(asyncio.get_running_loop().time())
         reason = reason_of(ModelFailed("later", retry_after_s=0.3))
-        failed = outcomes.result(
-            request, at_ms=0, status="failed", attempt=run["attempt"], reason=reason
-        )
+        failed = result_of(request, at_ms=0, status="failed", attempt=run["attempt"], reason=reason)
         return RunOutcome(failed, checkpoint=None, retryable=True, retry_after_s=0.3)
 
     async with lane_services(world) as services, upstream(world) as program:
