@@ -81,6 +81,7 @@ class AgentsLoop:
     `over` when its thread is done.
 
     Attributes:
+        lane: What it has to say to the lane's loop.
         runs: The attempts on it that the lane waits for; the lane's side keeps it.
         given_up: It takes no new attempts, since code blocked it.
         beat_at_s: When it last turned, by the monotonic clock.
@@ -109,7 +110,7 @@ class AgentsLoop:
         self._loop = AgentsEventLoop()
         self.mail = Mailbox(self._loop)
         self._agents = agents
-        self._lane = lane
+        self.lane = lane
         self._failed = failed
         self._over = over
         self._tasks: set[asyncio.Task[None]] = set()
@@ -158,9 +159,9 @@ class AgentsLoop:
             failure = raised
         if failure is not None:
             # Before its attempts are cancelled: they are not at fault.
-            self._lane.post(self._failed, self, failure)
+            self.lane.post(self._failed, self, failure)
         self._take_apart()
-        self._lane.post(self._over, self)
+        self.lane.post(self._over, self)
 
     def interrupted(self, frame: FrameType | None) -> None:
         """Let other threads run if a callback takes long; end it if the lane said so.

@@ -76,7 +76,6 @@ class AgentHost:
         self._on_blocked = on_blocked
         self._on_stuck = on_stuck
         self._loop = asyncio.get_running_loop()
-        self._lane = Mailbox(self._loop)
         self._loops: set[AgentsLoop] = set()
         self._made = 0
         self._is_closed = False
@@ -117,6 +116,7 @@ class AgentHost:
         """
         calls = Calls() if calls is None else calls
         shared = calls.shared()
+        on = self._current
         run = HostedRun(
             request=request,
             plan=plan,
@@ -128,16 +128,15 @@ class AgentHost:
             ends_by_ms=ends_by_ms,
             calls=shared,
             started_at_ms=self._clock_ms(),
-            lane=self._lane,
+            lane=on.lane,
             ended=self._loop.create_future(),
             gone=self._loop.create_future(),
             under_way=UnderWay(),
             context=contextvars.copy_context(),
             told=[],
         )
-        on = self._current
         run.under_way.long_s = self._limits.warn_s
-        run.under_way.tell_long = partial(self._lane.post, self._was_long, on, run)
+        run.under_way.tell_long = partial(on.lane.post, self._was_long, on, run)
         on.begin(run)
         try:
             end = await run.ended
@@ -215,7 +214,7 @@ class AgentHost:
         made = AgentsLoop(
             name,
             agents=self._build(),
-            lane=self._lane,
+            lane=Mailbox(self._loop),
             failed=self._failed,
             over=self._over,
         )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+from typing import Any
 
 from millstream.agents.hosting.mailbox import Mailbox
 from tests.support import eventually
@@ -69,3 +70,29 @@ def test_what_is_posted_to_a_loop_that_is_closed_is_dropped() -> None:
     mail = Mailbox(loop)
     loop.close()
     mail.post(print)
+
+
+class CountingLoop(asyncio.SelectorEventLoop):
+    """A loop that counts how often it is woken."""
+
+    wakes = 0
+
+    def call_soon_threadsafe(self, *args: Any, **kwargs: Any) -> asyncio.Handle:
+        self.wakes += 1
+        return super().call_soon_threadsafe(*args, **kwargs)
+
+
+async def test_what_a_loop_posts_in_one_turn_wakes_the_other_loop_once() -> None:
+    other = CountingLoop()
+    mail = Mailbox(other)
+    made: list[int] = []
+    for number in range(3):
+        mail.post(made.append, number)
+    assert other.wakes == 0
+    await eventually(lambda: other.wakes == 1)
+    mail.post(made.append, 3)  # before the others were delivered
+    other.call_later(0.01, other.stop)
+    await asyncio.to_thread(other.run_forever)
+    other.close()
+    assert made == [0, 1, 2, 3]
+    assert other.wakes == 1
