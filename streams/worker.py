@@ -87,53 +87,30 @@ async def run_worker(
     keep_traces_local()
     name = f"{socket.gethostname()}-{os.getpid()}"
     try:
-        await _work(
-            settings,
-            roles,
-            name,
-            ready=ready,
-            stop=stop,
-            run_agent=run_agent,
-            threads=threads,
-            factory=factory or AgentFactory(default_model=settings.default_model),
-        )
+        async with AsyncExitStack() as stack:
+            building = _build(
+                settings,
+                roles,
+                name,
+                stack,
+                factory=factory or AgentFactory(default_model=settings.default_model),
+                run_agent=run_agent,
+                threads=threads,
+                drain=stop.set,
+            )
+            worker = await _unless(stop, building)
+            if worker is None:
+                log.info("worker is told to end before it is up", worker=name)
+                return
+            log.info("worker started", worker=name, roles=sorted(roles), kafka=settings.kafka)
+            await _watch(worker, ready, stop)
+            log.info("worker stops", worker=name)
     # Clients raise anything where no broker answers. What was not committed is done again by
     # others, so nothing is lost, and who asked for the end is not to think so.
     except Exception:
         if not stop.is_set():
             raise
         log.exception("worker did not stop cleanly", worker=name)
-
-
-async def _work(
-    settings: Settings,
-    roles: frozenset[Role],
-    name: str,
-    *,
-    ready: Callable[[WorkerInfo], None],
-    stop: asyncio.Event,
-    run_agent: RunAgent | None,
-    threads: Threads | None,
-    factory: AgentFactory,
-) -> None:
-    async with AsyncExitStack() as stack:
-        building = _build(
-            settings,
-            roles,
-            name,
-            stack,
-            factory=factory,
-            run_agent=run_agent,
-            threads=threads,
-            drain=stop.set,
-        )
-        worker = await _unless(stop, building)
-        if worker is None:
-            log.info("worker is told to end before it is up", worker=name)
-            return
-        log.info("worker started", worker=name, roles=sorted(roles), kafka=settings.kafka)
-        await _watch(worker, ready, stop)
-        log.info("worker stops", worker=name)
 
 
 @dataclass(frozen=True, slots=True)
