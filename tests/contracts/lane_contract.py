@@ -13,15 +13,27 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
 
 from millstream.agents.executor import wall_clock_ms
 from millstream.schemas.base import Address
-from millstream.schemas.events import AgentResult, DeadLetter, Decision
+from millstream.schemas.events import AgentResult, AgentToken, DeadLetter, Decision
 from millstream.schemas.lane_events import LaneOpened
-from millstream.schemas.topics import CONTROL, DEAD_LETTERS, DECISIONS, HOLDS, LANES, RESULTS
+from millstream.schemas.topics import (
+    CONTROL,
+    DEAD_LETTERS,
+    DECISIONS,
+    DEFERRED,
+    HOLDS,
+    LANES,
+    REQUESTS,
+    RESULTS,
+    TOKENS,
+)
 from millstream.streams.settings import Settings
 from millstream.streams.wire.partitioning import home_partition
 from millstream.streams.wire.records import origin_header
+from tests.contracts.log_world import started
 from tests.support import eventually
 
 DAY_MS = 86_400_000
@@ -30,7 +42,7 @@ OTHERWISE = {**ASKED, "input": "two"}
 NEXT = {"user_id": "ada", "request_id": "r2", "input": "next"}
 
 
-class LaneContract:
+class LaneCases:
     """Cases of a whole lane; a subclass gives `harness` and the `world` fixture."""
 
     harness: Any
@@ -42,6 +54,14 @@ class LaneContract:
     def changed(self, world: Any, **changes: object) -> Any:
         """Give the same world with other settings."""
         raise NotImplementedError
+
+    async def is_forgotten(self, world: Any) -> bool:
+        """Whether no request is deferred any more."""
+        return not await self.harness.open_keys(world, DEFERRED)
+
+
+class LaneContract(LaneCases):
+    """Cases of one lane and its owners."""
 
     @pytest.mark.rule(3)
     @pytest.mark.promise("P1")
@@ -83,6 +103,26 @@ class LaneContract:
         assert [(one.generation, one.producers) for one in opened] == [(1, 3), (2, 1)]
         home = home_partition("ada", self.settings_of(world).partitions)
         assert {one.partition for one in opened} == {home}
+
+    @pytest.mark.rule(4)
+    @pytest.mark.rule(8)
+    async def test_no_transaction_writes_tokens_or_to_the_partition_of_another_lane(
+        self, world: Any
+    ) -> None:
+        with_, settings = self.harness, self.settings_of(world)
+        home = home_partition("ada", settings.partitions)
+        away = (home + 1) % settings.partitions
+        async with with_.running_lanes(world), with_.upstream(world) as program:
+            await program.publish({"user_id": "ada", "input": "tokens: 5"}, partition=away)
+            await with_.read_topic(world, RESULTS, AgentResult, count=1)
+        tokens = await with_.read_whole(world, TOKENS, AgentToken)
+        written = {
+            TopicPartition(settings.topic(TOKENS.name), home): len(tokens),
+            TopicPartition(settings.topic(REQUESTS.name), home): 1,
+        }
+        async with started(with_.reader(world)) as reader:
+            # A transaction would have left its marker behind the records.
+            assert await reader.high_watermarks(written) == written
 
     async def test_a_command_that_is_moved_twice_is_one(self, world: Any) -> None:
         with_ = self.harness

@@ -239,6 +239,11 @@ async def read_topic(
         await consumer.stop()
 
 
+def reader(settings: Settings) -> PartitionReader:
+    """Make a reader of committed records, not started."""
+    return PartitionReader(settings)
+
+
 async def read_whole(settings: Settings, spec: TopicSpec, event: type[EventT]) -> list[EventT]:
     """Read all that is committed on a topic now."""
     reader = PartitionReader(settings)

@@ -21,6 +21,7 @@ from millstream.schemas.base import Event
 from millstream.schemas.topics import CONTROL, TopicSpec, catalogue
 from millstream.streams.broker.memory.broker import MemoryBroker
 from millstream.streams.broker.memory.clients import MemoryClients
+from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.consumer.membership import Lease, Membership, since_boot_s
 from millstream.streams.lane.base.context import LaneServices, Stage
 from millstream.streams.lane.base.crash_counter import CrashCounter
@@ -50,6 +51,7 @@ __all__ = [
     "open_keys",
     "read_topic",
     "read_whole",
+    "reader",
     "running_lanes",
     "upstream",
     "write_event",
@@ -334,6 +336,11 @@ async def read_topic(
         return found
     finally:
         await consumer.stop()
+
+
+def reader(world: MemoryLanes) -> PartitionReader:
+    """Make a reader of committed records, not started."""
+    return world.io().reader()
 
 
 async def read_whole(world: MemoryLanes, spec: TopicSpec, event: type[EventT]) -> list[EventT]:

@@ -6,12 +6,10 @@ import asyncio
 
 import pytest
 
-from millstream.agents.factory import AgentFactory
 from millstream.agents.loop.callbacks import CallbackEvent
 from millstream.agents.templates.retry import RetryPolicy
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.middleware.policy import Policy
-from millstream.schemas.base import Address
 from millstream.schemas.events import (
     AgentResult,
     AgentToken,
@@ -20,7 +18,7 @@ from millstream.schemas.events import (
     Decision,
 )
 from millstream.schemas.topics import ATTEMPTS, COSTS, DECISIONS, RESULTS, TOKENS
-from tests import making
+from tests.contracts.waiting_lane_contract import HANG_MICROS, PLAN, PRICED
 from tests.harness.memory_lanes import (
     MemoryLanes,
     ask,
@@ -34,8 +32,6 @@ from tests.harness.memory_lanes import (
 from tests.support import eventually
 
 pytestmark = [pytest.mark.rule(3), pytest.mark.rule(7), pytest.mark.promise("P5")]
-
-PRICED = "prices: {scripted: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}}\n"
 
 
 class Calls:
@@ -111,39 +107,9 @@ async def test_a_call_that_costs_is_made_once_its_attempt_is_committed(world: Me
     assert started.reserved_micros == decision.reserved_micros >= cost.cost_micros > 0
 
 
-HANG = making.request(input="hang").resolved(Address(topic="t", partition=0, offset=0), 0)
-PLAN = AgentFactory(default_model="scripted").plan(HANG)
-HANG_MICROS = PLAN.input_tokens_max + PLAN.output_tokens_max
-"""The worst case of `hang` at a micro per token."""
-
-
 async def costs_of(world: MemoryLanes) -> list[tuple[int, int, bool]]:
     costs = await read_whole(world, COSTS, CostRecorded)
     return [(cost.attempt, cost.cost_micros, cost.estimated) for cost in costs]
-
-
-async def test_lost_attempts_count_at_their_worst_case_until_the_cap_lets_none_begin(
-    world: MemoryLanes,
-) -> None:
-    cap = f"defaults: {{spend: {{micros_per_day: {3 * HANG_MICROS - 1}}}}}"
-    rules = Policy.from_yaml(PRICED + cap, "test")
-    async with lane_services(world) as services, upstream(world) as program:
-        served = await ask(program, "hang")
-        for number in (1, 2):
-            async with one_lane(world, services, rules) as owner:
-                owner.serve(*served)
-                await read_topic(world, ATTEMPTS, AttemptStarted, count=number)
-        async with one_lane(world, services, rules) as owner:
-            owner.serve(*served)
-            (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
-            await eventually(lambda: owner.acked)
-    assert (result.status, result.attempt, result.cost_micros) == ("failed", 3000, 2 * HANG_MICROS)
-    assert result.reason is not None
-    assert result.reason.code == "budget_exceeded"
-    assert "at its worst case" in result.reason.message
-    assert await costs_of(world) == [(1000, HANG_MICROS, True), (2000, HANG_MICROS, True)]
-    started = await read_whole(world, ATTEMPTS, AttemptStarted)
-    assert [(one.attempt, one.spent_micros) for one in started] == [(1000, 0), (2000, HANG_MICROS)]
 
 
 async def test_a_call_that_is_cut_off_counts_up_to_its_limit_and_one_that_reports_does_not(

@@ -15,10 +15,10 @@ from millstream.schemas.topics import (
     DEFERRED,
     HOLDS,
     OBEYED,
-    PARKED,
     REQUESTS,
     RESULTS,
 )
+from tests.contracts.waiting_lane_contract import LITTLE_ROOM, in_order
 from tests.harness.memory_lanes import (
     MemoryLanes,
     OneLane,
@@ -30,7 +30,6 @@ from tests.harness.memory_lanes import (
     open_keys,
     read_topic,
     read_whole,
-    running_lanes,
     upstream,
 )
 from tests.support import eventually
@@ -40,14 +39,7 @@ pytestmark = pytest.mark.rule(9)
 
 def small(world: MemoryLanes, **changes: object) -> MemoryLanes:
     """A lane that has room for few, and lets few of a user wait."""
-    few = {
-        "partitions": 1,
-        "runs_in_flight_max": 4,
-        "runs_per_user_max": 1,
-        "park_after_s": 0.02,
-        "waiting_per_user_max": 4,
-    }
-    return world.changed(**{**few, **changes})
+    return world.changed(**{**LITTLE_ROOM, "park_after_s": 0.02, **changes})
 
 
 async def flood(
@@ -68,36 +60,6 @@ async def results(world: MemoryLanes, count: int) -> list[AgentResult]:
 
 async def is_forgotten(world: MemoryLanes) -> bool:
     return not await open_keys(world, DEFERRED)
-
-
-def in_order(found: list[AgentResult], session: str) -> bool:
-    numbers = [int(one.request_id[1:]) for one in found if one.session_id == session]
-    return numbers == sorted(numbers)
-
-
-async def test_a_mate_is_answered_while_a_flood_waits_unread(world: MemoryLanes) -> None:
-    world = small(world)
-    async with running_lanes(world) as (lanes,), upstream(world) as program:
-        for number in range(120):
-            value = {
-                "user_id": "ada",
-                "request_id": f"a{number}",
-                "session_id": f"s{number % 2}",
-                "input": "slow: 0.005; say: x",
-            }
-            await program.publish(value)  # without a key: its user is told by what it says
-        await eventually(lambda: lanes.figures().deferred > 60)
-        await eventually(lambda: lanes.figures().held <= world.settings.runs_in_flight_max)
-        assert lanes.figures().waiting <= 2 * world.settings.waiting_per_user_max
-        await program.publish({"user_id": "bob", "request_id": "b0", "input": "say: x"})
-        found = await results(world, 121)
-        await eventually(lambda: is_forgotten(world))
-    order = [one.request_id for one in found]
-    assert len(set(order)) == 121
-    assert order.index("b0") < 80
-    assert in_order(found, "s0")
-    assert in_order(found, "s1")
-    assert await open_keys(world, PARKED) == set()
 
 
 async def test_a_flood_is_read_past_before_it_is_served(world: MemoryLanes) -> None:
@@ -243,37 +205,6 @@ async def test_a_line_that_is_full_of_paused_requests_leaves_room_for_others(
         owner.serve(*await give(world, program, "resume", session_id="s"))
         found = await results(world, 42)
     assert in_order([one for one in found if one.user_id == "ada"], "s")
-
-
-async def test_no_more_is_read_while_too_many_users_wait_and_commands_come_through(
-    world: MemoryLanes,
-) -> None:
-    world = small(world, parked_max=40)
-    async with running_lanes(world) as (lanes,), upstream(world) as program:
-
-        async def ask_for(numbers: range, text: str) -> None:
-            for number in numbers:
-                asked = {"user_id": f"u{number}", "request_id": f"r{number}", "input": text}
-                await program.publish(asked)
-
-        async def cancelled(number: int, count: int) -> None:
-            one = {"user_id": f"u{number}", "request_id": f"r{number}"}
-            await give(world, program, "cancel", **one)
-            assert {found.status for found in await results(world, count)} == {"cancelled"}
-
-        await ask_for(range(4), "hang")
-        await ask_for(range(4, 44), "say: x")
-        await eventually(lambda: lanes.figures().waiting == 40)
-        await cancelled(43, 1)
-        await ask_for(range(44, 84), "say: x")
-        # It is fetched later than what was published before it would have been.
-        await cancelled(42, 2)
-        assert lanes.figures().waiting == 38
-        for number in range(4):
-            one = {"user_id": f"u{number}", "request_id": f"r{number}"}
-            await give(world, program, "cancel", **one)
-        found = await results(world, 84)
-    assert len({one.request_id for one in found}) == 84
 
 
 async def test_those_that_retention_deletes_are_counted_and_hold_nobody_up(

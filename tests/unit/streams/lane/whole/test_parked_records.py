@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
@@ -11,8 +10,8 @@ from aiokafka import TopicPartition
 
 from millstream.middleware.policy import Policy
 from millstream.schemas.events import AgentResult
-from millstream.schemas.lane_events import HoldPlaced, RunParked
-from millstream.schemas.topics import CONTROL, HOLDS, PARKED, RESULTS
+from millstream.schemas.lane_events import RunParked
+from millstream.schemas.topics import PARKED, RESULTS
 from millstream.streams.lane.queue.parked_log import ParkedLog
 from tests.contracts.log_world import started
 from tests.harness.memory_lanes import (
@@ -21,7 +20,6 @@ from tests.harness.memory_lanes import (
     lane_services,
     one_lane,
     read_topic,
-    read_whole,
     upstream,
 )
 
@@ -49,25 +47,6 @@ async def test_what_was_parked_anew_is_taken_over_at_its_own_place(world: Memory
             await services.producer.send_and_wait(where.topic, value, key, partition=0)
         found = await ParkedLog(reader, where).open_set()
     assert [(offset, head.request_id) for offset, head in found] == [(5, "r1"), (1, "r2")]
-
-
-async def test_a_record_is_not_acknowledged_before_its_parking_is_committed(
-    world: MemoryLanes,
-) -> None:
-    pause = {"user_id": "ada", "command": "pause", "session_id": "s"}
-    control = world.topic(CONTROL)
-    async with (
-        lane_services(world) as services,
-        upstream(world) as program,
-        one_lane(world, services, None) as zombie,
-    ):
-        zombie.serve(await program.publish(pause, key=b"ada", topic=control), pause)
-        await read_topic(world, HOLDS, HoldPlaced, count=1)
-        async with one_lane(world, services, None):
-            zombie.serve(*await ask(program, "x", session_id="s"))
-            await asyncio.wait_for(zombie.lane.lost, 30)
-    assert set(zombie.acked_of) <= {control}
-    assert await read_whole(world, PARKED, RunParked) == []
 
 
 async def test_what_is_parked_stays_admitted_for_the_next_owner(world: MemoryLanes) -> None:

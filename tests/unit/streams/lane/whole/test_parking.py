@@ -22,6 +22,7 @@ from millstream.schemas.reasons import reason_of
 from millstream.schemas.results import result_of
 from millstream.schemas.topics import DECISIONS, HOLDS, PARKED, RESULTS, TOKENS
 from millstream.streams.wire.partitioning import home_partition
+from tests.contracts.waiting_lane_contract import PARKS_SOON, waiting
 from tests.harness.memory_lanes import (
     MemoryLanes,
     OneLane,
@@ -40,18 +41,13 @@ from tests.support import eventually
 pytestmark = [pytest.mark.rule(9), pytest.mark.promise("P4")]
 
 
-def waiting(lanes: Any) -> int:
-    return sum(one.figures().waiting for one in lanes)
-
-
 def held(lanes: Any) -> int:
     return sum(one.figures().held for one in lanes)
 
 
 def small(world: MemoryLanes, **changes: object) -> MemoryLanes:
     """A lane that has room for few, and parks soon."""
-    few = {"runs_in_flight_max": 8, "runs_per_user_max": 2, "park_after_s": 0.02, "partitions": 1}
-    return world.changed(**{**few, **changes})
+    return world.changed(**{**PARKS_SOON, "park_after_s": 0.02, **changes})
 
 
 async def test_a_user_who_floods_does_not_starve_the_others(world: MemoryLanes) -> None:
@@ -115,41 +111,6 @@ async def test_a_run_whose_result_is_on_its_way_is_not_parked_any_more(world: Me
             await eventually(lambda: long in asks_to_park(owner))
         await read_topic(world, RESULTS, AgentResult, count=2)
     assert await open_keys(world, PARKED) == {long}
-
-
-async def test_what_is_parked_is_taken_over_in_order_and_has_one_result(
-    world: MemoryLanes,
-) -> None:
-    world = small(world)
-    requests = [
-        {
-            "user_id": "ada",
-            "session_id": f"s{number % 3}",
-            "request_id": f"r{number}",
-            "input": f"slow: 0.02; say: {number}",
-        }
-        for number in range(24)
-    ]
-    async with upstream(world) as program:
-        async with running_lanes(world) as lanes:
-            for request in requests:
-                await program.publish(dict(request))
-            await read_topic(world, DECISIONS, Decision, count=24)
-            await eventually(lambda: waiting(lanes) > 5)
-        # An upstream that never heard an answer publishes them all again.
-        for request in requests:
-            await program.publish(dict(request))
-        async with running_lanes(world):
-            await read_topic(world, RESULTS, AgentResult, count=24)
-            await program.publish({"user_id": "ada", "request_id": "last", "input": "x"})
-            await read_topic(world, RESULTS, AgentResult, count=25)
-    results = await read_whole(world, RESULTS, AgentResult)
-    assert len(results) == 25
-    assert {result.status for result in results} == {"completed"}
-    for name in ("s0", "s1", "s2"):
-        ids = [int(one.request_id[1:]) for one in results if one.session_id == name]
-        assert ids == sorted(ids)
-    assert await open_keys(world, PARKED) == set()
 
 
 async def test_a_run_that_waits_long_for_its_next_attempt_leaves_the_lane_free(

@@ -7,21 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from aiokafka import TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 
-from millstream.schemas.events import AgentResult, AgentToken
-from millstream.schemas.topics import CONTROL, REQUESTS, RESULTS, TOKENS, TopicSpec
+from millstream.schemas.events import AgentResult
+from millstream.schemas.topics import CONTROL, REQUESTS, RESULTS, TopicSpec
 from millstream.streams.wire.partitioning import home_partition, name_at
-from tests.contracts.log_world import started
 from tests.harness.memory_lanes import (
     MemoryLanes,
     ask,
     lane_services,
     one_lane,
-    read_topic,
     read_whole,
-    running_lanes,
     upstream,
 )
 
@@ -39,25 +35,6 @@ class Deaf:
 
     async def send_and_wait(self, *sent: object, **more: object) -> Any:
         return await (await self.send(*sent, **more))
-
-
-@pytest.mark.rule(8)
-async def test_no_transaction_writes_tokens_or_to_the_partition_of_another_lane(
-    world: MemoryLanes,
-) -> None:
-    home = home_partition("ada", world.settings.partitions)
-    away = (home + 1) % world.settings.partitions
-    async with running_lanes(world), upstream(world) as program:
-        await program.publish({"user_id": "ada", "input": "tokens: 5"}, partition=away)
-        await read_topic(world, RESULTS, AgentResult, count=1)
-    tokens = await read_whole(world, TOKENS, AgentToken)
-    written = {
-        TopicPartition(world.topic(TOKENS), home): len(tokens),
-        TopicPartition(world.topic(REQUESTS), home): 1,
-    }
-    async with started(world.io().reader()) as reader:
-        # A transaction would have left its marker behind the records.
-        assert await reader.high_watermarks(written) == written
 
 
 @pytest.mark.rule(8)
