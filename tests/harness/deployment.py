@@ -22,7 +22,7 @@ from millstream.streams.lane.state.restore import Restored
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.transactions.committer import Committer
-from tests.harness.lanes import chain_stages, no_redis
+from tests.harness.lane_common import chain_stages, no_redis
 from tests.harness.writing_lane import (
     PARTITION,
     POLICY,

@@ -3,46 +3,60 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections import Counter
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TypeVar
 
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 
-from millstream.agents.executor import wall_clock_ms
-from millstream.agents.factory import AgentFactory
 from millstream.agents.loop.callbacks import OnCallbackEvent
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
-from millstream.middleware.pipeline import build_pipeline
 from millstream.middleware.policy import Policy
 from millstream.schemas.base import Event
-from millstream.schemas.events import CheckpointSaved
-from millstream.schemas.topics import CONTROL, REQUESTS, TopicSpec, catalogue
+from millstream.schemas.topics import TopicSpec, catalogue
 from millstream.streams.broker.clients import committed_consumer, idempotent_producer
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.broker.topic_admin import ensure_topics
-from millstream.streams.lane.base.context import LaneServices, Stage, stages
-from millstream.streams.lane.base.crash_counter import CrashCounter
-from millstream.streams.lane.base.metrics import LaneMetrics
-from millstream.streams.lane.base.window import Window
-from millstream.streams.lane.lane import Lane
+from millstream.streams.lane.base.context import LaneServices
+from millstream.streams.lane.base.limits import LaneLimits
 from millstream.streams.lane.lanes import Lanes
 from millstream.streams.settings import Settings
-from millstream.streams.telemetry.metrics import MetricsCollector
-from millstream.streams.wire.codec import decode, encode
-from millstream.streams.wire.partitioning import home_partition
-from millstream.streams.wire.records import InputRecord
-from tests.harness.hosting import hosted
+from millstream.streams.wire.codec import decode
+from tests.contracts.log_world import started
+from tests.harness.lane_common import (
+    OneLane,
+    Upstream,
+    ask,
+    chain_stages,
+    events_of,
+    give,
+    one_lane,
+    places_of,
+    records_of,
+    services_of,
+    unended,
+    upstream_of,
+    write_event,
+)
 from tests.support import eventually
 
+__all__ = [
+    "OneLane",
+    "Upstream",
+    "ask",
+    "give",
+    "lane_services",
+    "one_lane",
+    "open_keys",
+    "read_topic",
+    "read_whole",
+    "reader",
+    "running_lanes",
+    "upstream",
+    "write_event",
+]
+
 EventT = TypeVar("EventT", bound=Event)
-
-
-async def no_redis(_tenant: str, _user_id: str, _session_id: str) -> CheckpointSaved | None:
-    """Stand where Redis has nothing: the log must do."""
-    return None
 
 
 @asynccontextmanager
@@ -54,29 +68,8 @@ async def lane_services(
     """Give what lanes share: topics are there, the model is the scripted one."""
     await ensure_topics(settings, catalogue(settings.chain_cuts))
     producer = idempotent_producer(settings)
-    await producer.start()
-    factory = AgentFactory(default_model="scripted", templates=templates)
-    coalesce_s = settings.token_coalesce_s
-    try:
-        async with hosted(factory, on_event=on_event, coalesce_s=coalesce_s) as host:
-            yield LaneServices(
-                worker="test",
-                producer=producer,
-                factory=factory,
-                run_agent=host.run,
-                peek_checkpoint=no_redis,
-                clock_ms=wall_clock_ms,
-                metrics=LaneMetrics.declare(MetricsCollector()),
-                drain=lambda: None,
-            )
-    finally:
-        await producer.stop()
-
-
-def chain_stages(settings: Settings, policy: Policy | None = None) -> tuple[Stage, ...]:
-    """Give the stages of the chain as the settings cut it."""
-    cuts = settings.chain_cuts
-    return stages(cuts, lambda: build_pipeline(policy).split(cuts))
+    async with services_of(settings, producer, on_event, templates, LaneLimits()) as services:
+        yield services
 
 
 @asynccontextmanager
@@ -98,145 +91,18 @@ async def running_lanes(
                 await one.stop(settings.shutdown_grace_s)
 
 
-async def always() -> None:
-    """Let every call be made: there is no group to be thrown out of."""
-
-
-class OneLane:
-    """One lane of an uncut chain without a consumer group: a test hands it its records itself.
-
-    Several may be opened over one partition, as by workers of which some sleep.
-    """
-
-    def __init__(self, lane: Lane) -> None:
-        self.lane = lane
-        self.acked: list[int] = []
-        self.acked_of: Counter[str] = Counter()
-        self._windows: dict[str, Window[InputRecord]] = {}
-
-    def serve(
-        self,
-        sent: Any,
-        value: dict[str, Any],
-        *headers: tuple[str, bytes],
-        is_behind: bool = False,
-    ) -> None:
-        """Serve a published record, as it was when it was published."""
-        record = InputRecord(
-            topic=sent.topic,
-            partition=sent.partition,
-            offset=sent.offset,
-            timestamp=sent.timestamp,
-            key=None,
-            value=json.dumps(value).encode(),
-            headers=headers,
-        )
-
-        def ack() -> None:
-            self.acked.append(sent.offset)
-            self.acked_of[sent.topic] += 1
-
-        window = self._windows.setdefault(sent.topic, Window(1000))
-        entry = window.take(sent.offset, record, ack)
-        assert entry is not None
-        self.lane.serve(entry, is_behind=is_behind)
-
-
-@asynccontextmanager
-async def one_lane(
-    settings: Settings, services: LaneServices, policy: Policy | None, *, user: str = "ada"
-) -> AsyncIterator[OneLane]:
-    """Open the lane of the partition that a user is at home at, and drop it as a crash does."""
-    (stage,) = chain_stages(settings, policy)
-    partition = home_partition(user, settings.partitions)
-    lane = Lane(
-        settings,
-        services,
-        stage,
-        partition,
-        before_call=always,
-        crash_counter=CrashCounter(),
-    )
-    try:
-        await lane.open()
-        yield OneLane(lane)
-    finally:
-        await lane.close(snapshot=False)
-
-
-class Upstream:
-    """Publishes requests as a program would that knows nothing of Millstream."""
-
-    def __init__(self, settings: Settings, producer: AIOKafkaProducer) -> None:
-        self._topic = settings.topic(REQUESTS.name)
-        self._producer = producer
-
-    async def publish(
-        self,
-        value: dict[str, Any] | bytes | None,
-        *,
-        key: bytes | None = None,
-        partition: int | None = None,
-        topic: str | None = None,
-        headers: Iterable[tuple[str, bytes]] = (),
-    ) -> Any:
-        """Publish a value, JSON or raw; gives the record's metadata."""
-        raw = json.dumps(value).encode() if isinstance(value, dict) else value
-        return await self._producer.send_and_wait(
-            topic or self._topic, raw, key=key, partition=partition, headers=list(headers)
-        )
-
-
-@asynccontextmanager
-async def upstream(settings: Settings) -> AsyncIterator[Upstream]:
+def upstream(settings: Settings) -> AbstractAsyncContextManager[Upstream]:
     """Connect an upstream."""
-    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka)
-    await producer.start()
-    try:
-        yield Upstream(settings, producer)
-    finally:
-        await producer.stop()
-
-
-async def ask(program: Upstream, text: str, **more: Any) -> tuple[Any, dict[str, Any]]:
-    """Publish a request `r1` of ada's, unless `more` says otherwise; gives what a lane serves."""
-    value = {"user_id": "ada", "request_id": "r1", "input": text, **more}
-    return await program.publish(value, key=value["user_id"].encode()), value
-
-
-async def give(
-    settings: Settings, program: Upstream, name: str, **target: str
-) -> tuple[Any, dict[str, Any]]:
-    """Publish a command of ada's; gives what a lane serves."""
-    value = {"user_id": "ada", "command": name, **target}
-    return await program.publish(value, key=b"ada", topic=settings.topic(CONTROL.name)), value
-
-
-async def write_event(settings: Settings, program: Upstream, spec: TopicSpec, event: Event) -> None:
-    """Write an event as the lane of its user's partition would."""
-    record = encode(event, source="/test")
-    partition = home_partition(event.partition_key, settings.partitions)
-    await program.publish(
-        record.value, key=record.key, partition=partition, topic=settings.topic(spec.name)
-    )
+    return upstream_of(settings, AIOKafkaProducer(bootstrap_servers=settings.kafka))
 
 
 async def read_topic(
     settings: Settings, spec: TopicSpec, event: type[EventT], *, count: int, timeout_s: float = 60
 ) -> list[EventT]:
     """Read a topic from its beginning, committed records only, until `count` events are there."""
-    consumer = committed_consumer(settings)
-    await consumer.start()
-    try:
+    async with started(committed_consumer(settings)) as consumer:
         consumer.subscribe([settings.topic(spec.name)])
-        found: list[EventT] = []
-        async with asyncio.timeout(timeout_s):
-            while len(found) < count:
-                for records in (await consumer.getmany(timeout_ms=200)).values():
-                    found += [decode(record, event) for record in records]
-        return found
-    finally:
-        await consumer.stop()
+        return await events_of(consumer, event, count=count, timeout_s=timeout_s)
 
 
 def reader(settings: Settings) -> PartitionReader:
@@ -246,28 +112,10 @@ def reader(settings: Settings) -> PartitionReader:
 
 async def read_whole(settings: Settings, spec: TopicSpec, event: type[EventT]) -> list[EventT]:
     """Read all that is committed on a topic now."""
-    reader = PartitionReader(settings)
-    await reader.start()
-    try:
-        topic = settings.topic(spec.name)
-        ends = await reader.high_watermarks(
-            TopicPartition(topic, n) for n in range(settings.partitions)
-        )
-        return [decode(record, event) async for record in reader.read(ends)]
-    finally:
-        await reader.stop()
+    records = await records_of(reader(settings), places_of(settings, spec))
+    return [decode(record, event) for record in records]
 
 
 async def open_keys(settings: Settings, spec: TopicSpec) -> set[bytes | None]:
     """Give the keys of a compacted topic whose newest record is no tombstone."""
-    reader = PartitionReader(settings)
-    await reader.start()
-    try:
-        topic = settings.topic(spec.name)
-        ends = await reader.high_watermarks(
-            TopicPartition(topic, n) for n in range(settings.partitions)
-        )
-        newest = {record.key: record.value async for record in reader.read(ends)}
-        return {key for key, value in newest.items() if value is not None}
-    finally:
-        await reader.stop()
+    return unended(await records_of(reader(settings), places_of(settings, spec)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 from aiokafka import TopicPartition
 
 from millstream.agents.executor import wall_clock_ms
-from millstream.agents.factory import AgentFactory
 from millstream.agents.loop.callbacks import OnCallbackEvent
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.middleware.policy import Policy
@@ -26,18 +25,26 @@ from millstream.streams.consumer.membership import Lease, Membership, since_boot
 from millstream.streams.lane.base.context import LaneServices, Stage
 from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.limits import LaneLimits
-from millstream.streams.lane.base.metrics import LaneMetrics
 from millstream.streams.lane.io import LaneIO, MemoryLaneIO
 from millstream.streams.lane.lane import Lane
 from millstream.streams.lane.slot import LaneSlot
 from millstream.streams.settings import Settings
-from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.wire.codec import decode
-from millstream.streams.wire.partitioning import home_partition
 from millstream.streams.wire.records import InputRecord
-from tests.harness import lanes as on_kafka
-from tests.harness.hosting import hosted
-from tests.harness.lanes import OneLane, Upstream, always, ask, chain_stages, no_redis
+from tests.contracts.log_world import started
+from tests.harness import lane_common
+from tests.harness.lane_common import (
+    OneLane,
+    Upstream,
+    ask,
+    chain_stages,
+    events_of,
+    places_of,
+    records_of,
+    services_of,
+    unended,
+    upstream_of,
+)
 from tests.support import eventually
 
 __all__ = [
@@ -110,7 +117,7 @@ class MemoryLanes:
 
     def places(self, spec: TopicSpec) -> list[TopicPartition]:
         """Give a topic's partitions."""
-        return [TopicPartition(self.topic(spec), n) for n in range(self.settings.partitions)]
+        return places_of(self.settings, spec)
 
     def io(self) -> MemoryLaneIO:
         """Give what a lane's clients are made by."""
@@ -126,51 +133,20 @@ async def lane_services(
     """Give what lanes share: topics are there, the model is the scripted one."""
     world.create_topics()
     producer = MemoryClients(world.broker).plain_producer()
-    await producer.start()
-    factory = AgentFactory(default_model="scripted", templates=templates)
-    coalesce_s = world.settings.token_coalesce_s
-    try:
-        async with hosted(factory, on_event=on_event, coalesce_s=coalesce_s) as host:
-            yield LaneServices(
-                worker="test",
-                producer=producer,
-                factory=factory,
-                run_agent=host.run,
-                peek_checkpoint=no_redis,
-                clock_ms=wall_clock_ms,
-                metrics=LaneMetrics.declare(MetricsCollector()),
-                drain=lambda: None,
-                limits=world.limits,
-            )
-    finally:
-        await producer.stop()
+    async with services_of(world.settings, producer, on_event, templates, world.limits) as services:
+        yield services
 
 
-@asynccontextmanager
-async def one_lane(
+def one_lane(
     world: MemoryLanes,
     services: LaneServices,
     policy: Policy | None,
     *,
     user: str = "ada",
     io: LaneIO | None = None,
-) -> AsyncIterator[OneLane]:
+) -> AbstractAsyncContextManager[OneLane]:
     """Open the lane of the partition that a user is at home at, and drop it as a crash does."""
-    (stage,) = chain_stages(world.settings, policy)
-    lane = Lane(
-        world.settings,
-        services,
-        stage,
-        home_partition(user, world.settings.partitions),
-        before_call=always,
-        crash_counter=CrashCounter(),
-        io=io or world.io(),
-    )
-    try:
-        await lane.open()
-        yield OneLane(lane)
-    finally:
-        await lane.close(snapshot=False)
+    return lane_common.one_lane(world.settings, services, policy, user=user, io=io or world.io())
 
 
 @asynccontextmanager
@@ -295,28 +271,22 @@ class MemoryStage:
         self._world.acked[where] = max(self._world.acked[where], offset + 1)
 
 
-@asynccontextmanager
-async def upstream(world: MemoryLanes) -> AsyncIterator[Upstream]:
+def upstream(world: MemoryLanes) -> AbstractAsyncContextManager[Upstream]:
     """Connect an upstream."""
     world.create_topics()
-    producer = MemoryClients(world.broker).plain_producer()
-    await producer.start()
-    try:
-        yield Upstream(world.settings, producer)
-    finally:
-        await producer.stop()
+    return upstream_of(world.settings, MemoryClients(world.broker).plain_producer())
 
 
 async def give(
     world: MemoryLanes, program: Upstream, name: str, **target: str
 ) -> tuple[Any, dict[str, Any]]:
     """Publish a command of ada's; gives what a lane serves."""
-    return await on_kafka.give(world.settings, program, name, **target)
+    return await lane_common.give(world.settings, program, name, **target)
 
 
 async def write_event(world: MemoryLanes, program: Upstream, spec: TopicSpec, event: Event) -> None:
     """Write an event as the lane of its user's partition would."""
-    await on_kafka.write_event(world.settings, program, spec, event)
+    await lane_common.write_event(world.settings, program, spec, event)
 
 
 async def read_topic(
@@ -324,18 +294,9 @@ async def read_topic(
 ) -> list[EventT]:
     """Read a topic from its beginning, committed records only, until `count` events are there."""
     world.create_topics()
-    consumer = MemoryClients(world.broker).consumer()
-    await consumer.start()
-    try:
+    async with started(MemoryClients(world.broker).consumer()) as consumer:
         consumer.assign(world.places(spec))
-        found: list[EventT] = []
-        async with asyncio.timeout(timeout_s):
-            while len(found) < count:
-                for records in (await consumer.getmany(timeout_ms=200)).values():
-                    found += [decode(record, event) for record in records]
-        return found
-    finally:
-        await consumer.stop()
+        return await events_of(consumer, event, count=count, timeout_s=timeout_s)
 
 
 def reader(world: MemoryLanes) -> PartitionReader:
@@ -350,16 +311,9 @@ async def read_whole(world: MemoryLanes, spec: TopicSpec, event: type[EventT]) -
 
 async def open_keys(world: MemoryLanes, spec: TopicSpec) -> set[bytes | None]:
     """Give the keys of a compacted topic whose newest record is no tombstone."""
-    newest = {record.key: record.value for record in await _whole(world, spec)}
-    return {key for key, value in newest.items() if value is not None}
+    return unended(await _whole(world, spec))
 
 
 async def _whole(world: MemoryLanes, spec: TopicSpec) -> list[Any]:
     world.create_topics()
-    reader = world.io().reader()
-    await reader.start()
-    try:
-        ends = await reader.high_watermarks(world.places(spec))
-        return [record async for record in reader.read(ends)]
-    finally:
-        await reader.stop()
+    return await records_of(reader(world), world.places(spec))

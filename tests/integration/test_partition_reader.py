@@ -26,7 +26,7 @@ from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import decode, encode, new_traceparent
 from tests import making
 from tests.contracts.reader_contract import ReaderContract
-from tests.harness.lanes import no_redis
+from tests.harness.lane_common import no_redis
 from tests.harness.log_worlds import KafkaWorld
 
 

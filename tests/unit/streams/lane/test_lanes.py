@@ -22,7 +22,7 @@ from millstream.streams.lane.lanes import Lanes
 from millstream.streams.lane.slot import LaneSlot
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.metrics import MetricsCollector
-from tests.harness.lanes import no_redis
+from tests.harness.lane_common import no_redis
 from tests.support import eventually
 
 pytestmark = pytest.mark.rule(10)
