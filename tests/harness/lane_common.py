@@ -69,7 +69,7 @@ async def services_of(
     templates: Iterable[AgentTemplate],
     limits: LaneLimits,
 ) -> AsyncIterator[LaneServices]:
-    """Give what lanes share, with a producer that is started here; the model is the scripted one."""
+    """Give what lanes share; the producer is started here, and the model is the scripted one."""
     factory = AgentFactory(default_model="scripted", templates=templates)
     async with (
         started(producer),

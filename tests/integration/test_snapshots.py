@@ -26,14 +26,8 @@ from millstream.streams.lane.state.restore import Restored
 from millstream.streams.settings import Settings
 from millstream.streams.transactions.committer import Committer
 from millstream.streams.transactions.guarded_producer import guarded_producer
-from tests.harness.lanes import (
-    chain_stages,
-    lane_services,
-    read_topic,
-    read_whole,
-    running_lanes,
-    upstream,
-)
+from tests.harness.lane_common import chain_stages
+from tests.harness.lanes import lane_services, read_topic, read_whole, running_lanes, upstream
 from tests.harness.writing_lane import (
     CHUNK_IDS,
     POLICY,
