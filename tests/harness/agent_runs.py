@@ -9,6 +9,7 @@ from typing import Any
 from millstream.agents.executor import AgentExecutor, RunOutcome
 from millstream.agents.factory import AgentFactory
 from millstream.agents.loop.calls import Calls
+from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.schemas.events import AgentToken, CheckpointSaved, ResolvedRequest
 from millstream.schemas.ports import BeforeCall, EmitToken, LoadCheckpoint
 from tests import making
@@ -81,3 +82,9 @@ class Runs:
 
     async def _emit(self, token: AgentToken) -> None:
         self.tokens.append(token)
+
+
+def with_template(**fields: object) -> Runs:
+    """Make runs that know a template `own` besides the built-in ones."""
+    template = AgentTemplate.model_validate({"name": "own", **fields})
+    return Runs(AgentFactory(default_model="scripted", templates=(*BUILT_IN_TEMPLATES, template)))
