@@ -18,9 +18,9 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from aiohttp import web
 
@@ -113,11 +113,18 @@ def _last(messages: int) -> bytes:
     return stop + _chunk([], usage={**usage, "total_tokens": messages + written})
 
 
-async def main(log: Path, pace_s: float) -> None:
-    """Serve until ended by a signal."""
+class Model(Protocol):
+    """Answers calls."""
+
+    async def complete(self, http: web.Request) -> web.StreamResponse:
+        """Answer one call."""
+
+
+async def serve(model: Callable[[TextIO, float], Model], log: Path, pace_s: float) -> None:
+    """Serve a model, made from its log and its pace, until ended by a signal."""
     with log.open("w", encoding="utf-8") as lines:
         app = web.Application(client_max_size=2**24)
-        app.router.add_post("/v1/chat/completions", ModelServer(lines, pace_s).complete)
+        app.router.add_post("/v1/chat/completions", model(lines, pace_s).complete)
         runner = web.AppRunner(app, access_log=None, handle_signals=True)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -126,5 +133,11 @@ async def main(log: Path, pace_s: float) -> None:
         await asyncio.Event().wait()
 
 
+def main(model: Callable[[TextIO, float], Model]) -> None:
+    """Serve a model as the arguments of this process say: LOG [PACE_S]."""
+    pace_s = float(sys.argv[2]) if len(sys.argv) > 2 else PACE_S
+    asyncio.run(serve(model, Path(sys.argv[1]), pace_s))
+
+
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else PACE_S))
+    main(ModelServer)

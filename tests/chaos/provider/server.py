@@ -11,18 +11,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from pathlib import Path
 from typing import Any, TextIO
 
 from aiohttp import web
 
-from tests.chaos.model_server import PACE_S
+from tests.chaos.model_server import main
 from tests.chaos.provider.script import Script, answer_of
 
 BYTES_PER_TOKEN = 4
@@ -339,18 +337,5 @@ async def _fill_form(call: Call) -> None:
     await call.stop("tool_calls", call.usage)
 
 
-async def main(log: Path, pace_s: float) -> None:
-    """Serve until ended by a signal."""
-    with log.open("w", encoding="utf-8") as lines:
-        app = web.Application(client_max_size=2**24)
-        app.router.add_post("/v1/chat/completions", Provider(lines, pace_s).complete)
-        runner = web.AppRunner(app, access_log=None, handle_signals=True)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        sys.stdout.write(json.dumps({"port": runner.addresses[0][1]}) + "\n")
-        sys.stdout.flush()
-        await asyncio.Event().wait()
-
-
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else PACE_S))
+    main(Provider)
