@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from aiokafka import TopicPartition
 
 from millstream.schemas.errors import LaneLost, ServiceUnavailable
 from millstream.streams.broker.partition_reader import Consumer, PartitionReader
+from millstream.streams.transactions.producers import TransactionalProducer
 from tests.contracts.log_world import (
     LogWorld,
     all_committed,
@@ -29,6 +32,17 @@ async def values(
     return [record.value async for record in reader.read(ends, **more)]
 
 
+@asynccontextmanager
+async def open_transaction(
+    world: LogWorld, log: TopicPartition
+) -> AsyncIterator[tuple[TransactionalProducer, PartitionReader, Any]]:
+    """Give a producer whose transaction holds `open`, a reader, and the place of that record."""
+    async with started(world.producer("open")) as producer, started(world.reader()) as reader:
+        await producer.begin_transaction()
+        place = await soon(await sent(producer, log, b"open"))
+        yield producer, reader, place
+
+
 class ReaderContract:
     """Cases of a reader; a subclass gives the `world` fixture."""
 
@@ -37,9 +51,7 @@ class ReaderContract:
         self, world: LogWorld
     ) -> None:
         log = await world.create("log")
-        async with started(world.producer("open")) as producer, started(world.reader()) as reader:
-            await producer.begin_transaction()
-            await soon(await sent(producer, log, b"open"))
+        async with open_transaction(world, log) as (producer, reader, _):
             await written(world, log, b"behind")
             end = await end_of(reader, log)
             assert end == 2
@@ -56,9 +68,7 @@ class ReaderContract:
     ) -> None:
         log = await world.create("log")
         await written(world, log, b"before")
-        async with started(world.producer("open")) as producer, started(world.reader()) as reader:
-            await producer.begin_transaction()
-            await soon(await sent(producer, log, b"open"))
+        async with open_transaction(world, log) as (_, reader, _):
             assert await values(reader, {log: 1}) == [b"before"]
 
     async def test_an_end_that_is_aborted_records_and_markers_is_reached(
@@ -119,9 +129,7 @@ class ReaderContract:
         self, world: LogWorld
     ) -> None:
         log = await world.create("log")
-        async with started(world.producer("open")) as producer, started(world.reader()) as reader:
-            await producer.begin_transaction()
-            place = await soon(await sent(producer, log, b"open"))
+        async with open_transaction(world, log) as (producer, reader, place):
             await written(world, log, b"behind")
             since = {"since_ms": place.timestamp - 1000}
             waiting = asyncio.create_task(values(reader, {log: 2}, **since))
