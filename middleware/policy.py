@@ -101,13 +101,15 @@ class Price(_Section):
     """What a model's tokens cost, in US dollars per million of them.
 
     Tokens that are read from the provider's cache, written to it, or are audio cost as much as any
-    other where no price of their own is given. Reasoning costs what output does.
+    other where no price of their own is given; those that are written to stay for an hour, 1.6
+    times what others cost that are written. Reasoning costs what output does.
     """
 
     input_usd_per_mtok: _UsdPerMtok
     output_usd_per_mtok: _UsdPerMtok
     cache_read_usd_per_mtok: _UsdPerMtok | None = None
     cache_write_usd_per_mtok: _UsdPerMtok | None = None
+    cache_write_1h_usd_per_mtok: _UsdPerMtok | None = None
     audio_input_usd_per_mtok: _UsdPerMtok | None = None
     audio_output_usd_per_mtok: _UsdPerMtok | None = None
 

@@ -29,9 +29,14 @@ _REQUESTS_PER_KCOUNT = 1000
 _MODELS_CACHED_MAX = 4096
 _MODEL_CHARACTERS_MAX = 256
 
+_AN_HOUR_TO_FIVE_MINUTES = Decimal("1.6")
+"""How much dearer a token is that stays in the cache for an hour: 2 to 1.25 times the input, in
+Anthropic's "Prompt caching", the only provider that tells them apart."""
+
 _PARTS = (
     "cache_read_usd_per_mtok",
     "cache_write_usd_per_mtok",
+    "cache_write_1h_usd_per_mtok",
     "audio_input_usd_per_mtok",
     "audio_output_usd_per_mtok",
 )
@@ -53,6 +58,7 @@ class Rates:
     request_nanos: int = 0
     cache_read: Tiers | None = None
     cache_write: Tiers | None = None
+    cache_write_1h: Tiers | None = None
     audio_input: Tiers | None = None
     audio_output: Tiers | None = None
 
@@ -68,15 +74,18 @@ class Rates:
         the calls. At most what 64 bits hold.
         """
         reads = self._steps(usage.input_tokens)
-        parts_in = (self.cache_read, self.cache_write, self.audio_input)
-        dearest_in = max(_dearest(self.input, parts_in, read) for read in reads)
+        dearest_in = max(
+            _dearest(self.input, (self.cache_read, written, self.audio_input), read)
+            for read in reads
+            for written in (self.cache_write, self.cache_write_1h)
+        )
         dearest_out = max(_dearest(self.output, (self.audio_output,), read) for read in reads)
         nanos = usage.input_tokens * dearest_in + usage.output_tokens * dearest_out
         return rounded_up(nanos + calls_max * self.request_nanos)
 
     def _steps(self, input_tokens: int) -> set[int]:
         """Give numbers of input tokens, up to this one, of which each has prices of its own."""
-        every = (self.input, self.output, self.cache_read, self.cache_write)
+        every = (self.input, self.output, self.cache_read, self.cache_write, self.cache_write_1h)
         prices = (*every, self.audio_input, self.audio_output)
         starts = {start for tiers in prices if tiers is not None for start, _ in tiers}
         return {start + 1 for start in starts if start < max(input_tokens, 0)}
@@ -88,13 +97,23 @@ class Rates:
         nanos = read * plain + usage.output_tokens * other + self.request_nanos
         if usage.cache_read_tokens and self.cache_read is not None:
             nanos += usage.cache_read_tokens * (_rate(self.cache_read, read) - plain)
-        if usage.cache_write_tokens and self.cache_write is not None:
-            nanos += usage.cache_write_tokens * (_rate(self.cache_write, read) - plain)
+        if usage.cache_write_tokens:
+            nanos += self._written_nanos(usage, plain)
         if usage.audio_input_tokens and self.audio_input is not None:
             nanos += usage.audio_input_tokens * (_rate(self.audio_input, read) - plain)
         if usage.audio_output_tokens and self.audio_output is not None:
             nanos += usage.audio_output_tokens * (_rate(self.audio_output, read) - other)
         return max(0, nanos)
+
+    def _written_nanos(self, usage: Usage, plain: int) -> int:
+        """Give by how much tokens are dearer than others because the cache has to keep them."""
+        read = usage.input_tokens
+        written = plain if self.cache_write is None else _rate(self.cache_write, read)
+        nanos = usage.cache_write_tokens * (written - plain)
+        if usage.cache_write_1h_tokens and self.cache_write_1h is not None:
+            hours = min(usage.cache_write_1h_tokens, usage.cache_write_tokens)
+            nanos += hours * (_rate(self.cache_write_1h, read) - written)
+        return nanos
 
 
 def rounded_up(nanos: int) -> Micros:
@@ -126,6 +145,10 @@ class PriceTable:
                 ((-1, _nanos(price.output_usd_per_mtok)),),
                 cache_read=_flat(price.cache_read_usd_per_mtok),
                 cache_write=_flat(price.cache_write_usd_per_mtok),
+                cache_write_1h=_for_an_hour(
+                    _flat(price.cache_write_1h_usd_per_mtok),
+                    _flat(price.cache_write_usd_per_mtok),
+                ),
                 audio_input=_flat(price.audio_input_usd_per_mtok),
                 audio_output=_flat(price.audio_output_usd_per_mtok),
             )
@@ -241,6 +264,10 @@ def _compile(price: ModelPrice) -> Rates | None:
         _nanos(per_kcount * _REQUESTS_PER_KCOUNT) if isinstance(per_kcount, Decimal) else 0,
         cache_read=_known_tiers(price.cache_read_mtok),
         cache_write=_known_tiers(price.cache_write_mtok),
+        cache_write_1h=_for_an_hour(
+            _known_tiers(getattr(price, "cache_write_1h_mtok", None)),
+            _known_tiers(price.cache_write_mtok),
+        ),
         audio_input=_known_tiers(price.input_audio_mtok),
         audio_output=_known_tiers(price.output_audio_mtok),
     )
@@ -248,6 +275,12 @@ def _compile(price: ModelPrice) -> Rates | None:
 
 def _known_tiers(price: object) -> Tiers | None:
     return None if price is None else _tiers(price)
+
+
+def _for_an_hour(known: Tiers | None, cache_write: Tiers | None) -> Tiers | None:
+    if known is not None or cache_write is None:
+        return known
+    return tuple((start, int(nanos * _AN_HOUR_TO_FIVE_MINUTES)) for start, nanos in cache_write)
 
 
 def _flat(usd_per_mtok: Decimal | None) -> Tiers | None:

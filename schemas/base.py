@@ -77,13 +77,15 @@ class Usage(Frozen):
     """Tokens that a model read and wrote, as its provider reports them.
 
     The other counts are parts of these two: of `input_tokens` those read from the provider's cache,
-    written to it, and of audio; of `output_tokens` those of reasoning, and of audio.
+    written to it (`cache_write_1h_tokens` of these to stay for an hour), and of audio; of
+    `output_tokens` those of reasoning, and of audio.
     """
 
     input_tokens: Count = 0
     output_tokens: Count = 0
     cache_read_tokens: Count = 0
     cache_write_tokens: Count = 0
+    cache_write_1h_tokens: Count = 0
     audio_input_tokens: Count = 0
     reasoning_tokens: Count = 0
     audio_output_tokens: Count = 0

@@ -7,7 +7,7 @@ same with text in between; else they are running totals, of which the largest co
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any, Final, TypeGuard
 
 from millstream.schemas.base import INT64_MAX, Usage
 
@@ -25,6 +25,9 @@ __all__ = [
 
 Report = Mapping[str, Any]
 """Counts by LangChain's names: `input_tokens`, `output_tokens` and the details of each."""
+
+# What LangChain calls these tokens of Anthropic's.
+_WRITTEN_FOR_AN_HOUR: Final = "ephemeral_1h_input_tokens"
 
 
 def clean_report(report: object) -> tuple[dict[str, Any] | None, str | None]:
@@ -118,6 +121,7 @@ def usage_of(
         output_tokens=wrote,
         cache_read_tokens=min(read, part_of(read_parts, "cache_read")),
         cache_write_tokens=min(read, cache_writing(read_parts)),
+        cache_write_1h_tokens=min(read, part_of(read_parts, _WRITTEN_FOR_AN_HOUR)),
         audio_input_tokens=min(read, part_of(read_parts, "audio")),
         reasoning_tokens=min(wrote, part_of(wrote_parts, "reasoning")),
         audio_output_tokens=min(wrote, part_of(wrote_parts, "audio")),
@@ -133,6 +137,6 @@ def part_of(parts: Mapping[str, Any], name: str) -> int:
 def cache_writing(parts: Mapping[str, Any]) -> int:
     """Give the tokens written to the provider's cache, of whatever life."""
     written: int = sum(
-        parts.get(name) or 0 for name in ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
+        parts.get(name) or 0 for name in ("ephemeral_5m_input_tokens", _WRITTEN_FOR_AN_HOUR)
     )
     return max(written, part_of(parts, "cache_creation"))

@@ -78,14 +78,14 @@ def test_a_flood_of_models_that_a_tool_calls_is_a_bounded_number_of_records() ->
     assert sum(one.calls for one in told) == 1000
 
 
-PARTS = ("cache_read", "cache_write", "audio_input", "audio_output")
+PARTS = ("cache_read", "cache_write", "cache_write_1h", "audio_input", "audio_output")
 
 
 @given(
     prices=st.fixed_dictionaries(
         {f"{part}_usd_per_mtok": st.none() | st.integers(0, 50) for part in PARTS}
     ),
-    shares=st.lists(st.tuples(*(st.integers(0, 50) for _ in range(6))), min_size=1, max_size=4),
+    shares=st.lists(st.tuples(*(st.integers(0, 50) for _ in range(7))), min_size=1, max_size=4),
 )
 def test_what_is_reserved_is_never_under_what_calls_within_it_can_be_charged(
     prices: dict[str, int | None], shares: list[tuple[int, ...]]
@@ -93,11 +93,11 @@ def test_what_is_reserved_is_never_under_what_calls_within_it_can_be_charged(
     price = {"input_usd_per_mtok": 3, "output_usd_per_mtok": 7, **prices}
     policy = Policy.model_validate({"prices": {"local": price}})
     cost = CostTrackingMiddleware(policy, PriceTable(policy.prices))
-    names = ("cache_read_tokens", "cache_write_tokens", "audio_input_tokens", "audio_output_tokens")
+    names = tuple(f"{part}_tokens" for part in PARTS)
     calls = []
     for read, wrote, *parts in shares:
         # A token may be of several parts at once.
-        bounds = (read, read, read, wrote)
+        bounds = (read, read, read, read, wrote)
         held = {
             name: min(part, most) for name, part, most in zip(names, parts, bounds, strict=True)
         }

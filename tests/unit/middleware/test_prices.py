@@ -112,7 +112,7 @@ def test_no_published_tier_makes_a_longer_input_cheaper() -> None:
 
 PARTS = Policy.from_yaml(
     "prices: {'openai:x': {input_usd_per_mtok: 10, output_usd_per_mtok: 20,"
-    " cache_read_usd_per_mtok: 1, cache_write_usd_per_mtok: 12.5,"
+    " cache_read_usd_per_mtok: 1, cache_write_usd_per_mtok: 12.5, cache_write_1h_usd_per_mtok: 22,"
     " audio_input_usd_per_mtok: 40, audio_output_usd_per_mtok: 80}}",
     "p",
 ).prices
@@ -126,11 +126,12 @@ def test_parts_of_the_input_and_output_have_prices_of_their_own() -> None:
         output_tokens=100,
         cache_read_tokens=600,
         cache_write_tokens=100,
+        cache_write_1h_tokens=40,
         audio_input_tokens=50,
         reasoning_tokens=30,
         audio_output_tokens=10,
     )
-    read_micros = 250 * 10 + 600 * 1 + 1_250 + 50 * 40
+    read_micros = 250 * 10 + 600 * 1 + 60 * 12.5 + 40 * 22 + 50 * 40
     assert cost_micros(rates, usage) == read_micros + 90 * 20 + 10 * 80
 
 
@@ -141,6 +142,32 @@ def test_a_part_without_a_price_of_its_own_costs_as_much_as_the_rest() -> None:
     assert cost_micros(rates, plain) == cost_micros(
         rates, plain.model_copy(update={"cache_read_tokens": 900, "audio_output_tokens": 90})
     )
+
+
+@pytest.mark.parametrize(
+    ("prices", "micros"),
+    [
+        ({"cache_write_usd_per_mtok": "12.5"}, 60 * 12.5 + 40 * 20 + 900 * 10),
+        ({"cache_write_1h_usd_per_mtok": 18}, 60 * 10 + 40 * 18 + 900 * 10),
+        ({}, 1_000 * 10),
+    ],
+)
+def test_what_is_written_for_an_hour_costs_two_inputs_unless_it_has_a_price(
+    prices: dict[str, object], micros: float
+) -> None:
+    price = {"input_usd_per_mtok": 10, "output_usd_per_mtok": 20, **prices}
+    policy = Policy.model_validate({"prices": {"openai:x": price}})
+    rates = PriceTable(policy.prices).rates("openai:x", NOON_MS)
+    assert rates is not None
+    written = Usage(input_tokens=1_000, cache_write_tokens=100, cache_write_1h_tokens=40)
+    assert cost_micros(rates, written) == micros
+
+
+def test_published_tokens_of_an_hour_cost_twice_the_input() -> None:
+    rates = PriceTable().rates("anthropic:claude-sonnet-4-0", NOON_MS)
+    assert rates is not None
+    written = Usage(input_tokens=1_000, cache_write_tokens=1_000, cache_write_1h_tokens=600)
+    assert cost_micros(rates, written) == 400 * 3.75 + 600 * 6
 
 
 def test_a_price_of_a_part_changes_the_digest() -> None:

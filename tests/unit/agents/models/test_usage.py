@@ -65,12 +65,14 @@ def test_reasoning_that_is_not_seen_may_pass_the_limit() -> None:
 
 def test_parts_of_a_figure_are_kept() -> None:
     read = {"cache_read": 600, "ephemeral_5m_input_tokens": 50, "cache_creation": 0, "audio": 7}
+    read["ephemeral_1h_input_tokens"] = 30
     report = told(700, 5, input_token_details=read, output_token_details={"audio": None})
     assert ModelCall([ASKED], {}).believed(report, ANSWER, 256)[0] == Usage(
         input_tokens=700,
         output_tokens=5,
         cache_read_tokens=600,
-        cache_write_tokens=50,
+        cache_write_tokens=80,
+        cache_write_1h_tokens=30,
         audio_input_tokens=7,
     )
 
