@@ -50,7 +50,7 @@ from millstream.schemas.errors import (
 )
 from millstream.schemas.events import AgentResult, CheckpointSaved, ResolvedRequest, ResultStatus
 from millstream.schemas.ports import BeforeCall, ClockMs, EmitToken, LoadCheckpoint
-from millstream.schemas.reasons import reason_of
+from millstream.schemas.reasons import reason_of, words_of
 from millstream.schemas.results import result_of
 
 __all__ = [
@@ -217,14 +217,16 @@ class AgentExecutor:
             if isinstance(error, Retryable) and (stuck := run.context.calls.stuck):
                 # No second attempt beside what the first one still does.
                 names = ", ".join(sorted(set(stuck.values())))
-                error = ToolStuck(f"{error}; what goes on in a thread of its own: {names}")
+                error = ToolStuck(
+                    f"{words_of(error)}; what goes on in a thread of its own: {names}"
+                )
             foreseen = isinstance(error, MillstreamError)
             tell = _log.info if foreseen else _log.error
             tell(
                 "a run failed",
                 request_id=request.request_id,
                 attempt=attempt,
-                reason=str(error),
+                reason=words_of(error),
                 exc_info=None if foreseen else raised,
             )
             failed = run.failed(error, self._clock_ms())

@@ -32,6 +32,7 @@ from millstream.agents.tool_schemas import problem_of
 from millstream.agents.tools import ToolRegistry
 from millstream.schemas.errors import LaneLost, ModelFailed, Suspended, ToolFailed, ToolStuck
 from millstream.schemas.ports import BeforeCall
+from millstream.schemas.reasons import words_of
 
 __all__ = ["CallGate", "ModelGate", "RunContext", "Voice"]
 
@@ -175,11 +176,11 @@ class CallGate(ModelGate):
             if stops_run(error):
                 raise
             if rules.ends_run_on_error:
-                message = f"the tool {call['name']!r} failed: {type(error).__name__}: {error}"
-                raise ToolFailed(message) from error
+                why = f"{type(error).__name__}: {words_of(error)}"
+                raise ToolFailed(f"the tool {call['name']!r} failed: {why}") from error
             _log.info("a tool failed", tool=call["name"], exc_info=error)
             return error_told(call, error)
-        return bounded_answer(answer, rules.result_bytes_max or self._result_bytes_max)
+        return bounded_answer(call, answer, rules.result_bytes_max or self._result_bytes_max)
 
 
 def _checked(

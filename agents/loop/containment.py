@@ -24,6 +24,7 @@ from types import CoroutineType, FrameType
 from typing import Any, Final
 
 from millstream.agents.loop.under_way import UnderWay
+from millstream.schemas.reasons import words_of
 
 __all__ = [
     "CodeStopped",
@@ -51,7 +52,7 @@ class CodeStopped(Exception):
     """A run's code asked the whole process to end; `raised` is what it asked with."""
 
     def __init__(self, raised: BaseException) -> None:
-        super().__init__(f"{type(raised).__name__}: {raised}")
+        super().__init__(f"{type(raised).__name__}: {words_of(raised)}")
         self.raised = raised
 
 

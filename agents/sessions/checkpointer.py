@@ -31,6 +31,7 @@ from millstream.agents.sessions.mending import mended
 from millstream.agents.templates.template import AgentTemplate
 from millstream.schemas.errors import CheckpointUnreadable, Terminal
 from millstream.schemas.events import CheckpointSaved, ResolvedRequest
+from millstream.schemas.reasons import words_of
 
 __all__ = ["CHECKPOINT_CHARS_MAX", "RunCheckpointer"]
 
@@ -173,7 +174,8 @@ def _packed(newest: CheckpointTuple, request: ResolvedRequest) -> bytes:
             return _SERDE.dumps_typed(state)[1]
     # Whatever a foreign type does when it is written.
     except Exception as error:  # noqa: BLE001
-        _log.info("a state cannot be kept as it is", reason=f"{type(error).__name__}: {error}")
+        why = f"{type(error).__name__}: {words_of(error)}"
+        _log.info("a state cannot be kept as it is", reason=why)
     lost: list[str] = []
     kept = keepable_state(values, lost)
     writes = [

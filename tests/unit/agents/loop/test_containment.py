@@ -36,6 +36,15 @@ def without_tracebacks() -> Iterator[None]:
         yield
 
 
+class Mute(Exception):
+    """An error that cannot be written (getsentry/sentry-python#1118)."""
+
+    def __str__(self) -> str:
+        """Raise."""
+        message = "cannot say"
+        raise ValueError(message)
+
+
 def stops() -> list[BaseException]:
     return [
         asyncio.CancelledError(),
@@ -53,6 +62,7 @@ def faults() -> list[BaseException]:
         RecursionError("too deep"),
         MemoryError(),
         StopAsyncIteration(),
+        Mute(),
     ]
 
 
@@ -134,6 +144,21 @@ async def test_a_resolver_that_exits_is_a_failed_result(raised: BaseException) -
 
     runs = Runs(AgentFactory(resolve=resolve))
     assert (await runs.run("x")).result.status == "failed"
+
+
+@pytest.mark.parametrize("make", [raising, raising_later])
+async def test_an_error_that_cannot_be_written_is_told_to_the_model_by_its_type(
+    make: Callable[[BaseException], Callable[..., Any]],
+) -> None:
+    async def listen(_: CallbackEvent) -> None:
+        pass
+
+    model = OddModel(says=[calling(("odd", {}, "c1")), AIMessage("on we go")])
+    runs = runs_of(model, make(Mute()))
+    executor = AgentExecutor(runs.factory, on_event=listen)
+    outcome = await runs.run("x", template="own", executor=executor)
+    assert outcome.result.output == "on we go"
+    assert [result.content for result in model.results(1)] == ["Mute"]
 
 
 async def test_a_neighbour_goes_on() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, ToolMessage
 from langchain_core.tools import StructuredTool
-from langgraph.types import interrupt
+from langgraph.types import Command, interrupt
 
 from millstream.agents.sessions.checkpointer import RunCheckpointer
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES
@@ -25,6 +25,32 @@ async def test_a_tools_ten_megabytes_are_cut_before_the_model_sees_them() -> Non
     (told,) = one.model.results(1)
     assert str(told.content).startswith("жжж")
     assert "10000000 bytes" in str(told.content)
+    assert len(str(told.content).encode()) < 1_100
+
+
+def answered(content: str, call_id: str = "c1") -> ToolMessage:
+    return ToolMessage(content, tool_call_id=call_id)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        Command(update={"messages": [answered("\ud83d" + "z" * 10_000_000)]}),
+        [Command(update={"messages": [answered("\ud83d" + "z" * 10_000_000)]})],
+        answered("\ud83d" + "z" * 10_000_000, "nosuch"),
+    ],
+    ids=["command", "list", "message"],
+)
+async def test_what_a_tool_says_by_a_message_of_its_own_is_bounded_and_answers_its_call(
+    given: Any,
+) -> None:
+    # langchain-ai/deepagents#2500: what cut results lost commands, or passed them over.
+    tool = StructuredTool.from_function(lambda: given, name="says", description="x")
+    one = bench([calling(("says", {}, "c1")), DONE], tool, tool_result_bytes_max=1_000)
+    assert (await one.run()).result.status == "completed"
+    (told,) = one.model.results(1)
+    assert told.tool_call_id == "c1"
+    assert str(told.content).startswith("?zzz")
     assert len(str(told.content).encode()) < 1_100
 
 
