@@ -262,7 +262,8 @@ class AgentExecutor:
     async def _answer(self, run: _Run, load_checkpoint: LoadCheckpoint) -> RunOutcome:
         template = run.plan.template
         loaded = await load_checkpoint()
-        checkpointer = RunCheckpointer(loaded, template)
+        model = run.plan.model
+        checkpointer = RunCheckpointer(loaded, template, model=model)
         remembered = bool(checkpointer.messages)
         try:
             answer = await self._invoke(run, checkpointer)
@@ -272,7 +273,7 @@ class AgentExecutor:
                 raise
             # What was remembered turned out too long in this model's tokens. Better to forget it
             # than to fail: each later run of the session would fail in the same way.
-            checkpointer = RunCheckpointer(loaded, template, forget=True)
+            checkpointer = RunCheckpointer(loaded, template, model=model, forget=True)
             answer = await self._invoke(run, checkpointer)
         await run.writer.finish()
         structured = None

@@ -67,7 +67,8 @@ class RunCheckpointer(BaseCheckpointSaver[int]):
     """The checkpointer of one run of one session; made for a run and dropped with it.
 
     Holds one checkpoint, the newest, as objects: it is read once and serialised once per run.
-    It opens with as many earlier turns as the template's memory takes, or none with `forget`.
+    It opens with as many earlier turns as the template's memory takes, or none with `forget`, in
+    the form that the provider of `model` takes.
 
     Raises `CheckpointUnreadable` if `loaded` cannot be opened, `Terminal` on sealing a state that
     no record can hold.
@@ -76,14 +77,20 @@ class RunCheckpointer(BaseCheckpointSaver[int]):
     serde = _SERDE
 
     def __init__(
-        self, loaded: CheckpointSaved | None, template: AgentTemplate, *, forget: bool = False
+        self,
+        loaded: CheckpointSaved | None,
+        template: AgentTemplate,
+        *,
+        model: str = "",
+        forget: bool = False,
     ) -> None:
         super().__init__(serde=_SERDE)
         self._loaded = loaded
         self._newest = None
         if loaded is not None:
             turns_max = 0 if forget else template.memory_turns_max
-            self._newest = _opened(loaded, turns_max, template.memory_tokens_max)
+            provider = model.partition(":")[0]
+            self._newest = _opened(loaded, turns_max, template.memory_tokens_max, provider)
 
     @property
     def messages(self) -> Sequence[AnyMessage]:
@@ -273,7 +280,9 @@ def _tell_lost(request: ResolvedRequest, lost: Sequence[str]) -> None:
         )
 
 
-def _opened(saved: CheckpointSaved, turns_max: int, tokens_max: int) -> CheckpointTuple:
+def _opened(
+    saved: CheckpointSaved, turns_max: int, tokens_max: int, provider: str
+) -> CheckpointTuple:
     try:
         state = _SERDE.loads_typed(("msgpack", base64.b64decode(saved.data, validate=True)))
         checkpoint: Checkpoint = state["checkpoint"]
@@ -298,7 +307,7 @@ def _opened(saved: CheckpointSaved, turns_max: int, tokens_max: int) -> Checkpoi
     # An earlier turn's structured answer must not pass for this one's.
     values.pop("structured_response", None)
     turns = newest_turns(messages, turns_max=turns_max, tokens_max=tokens_max)
-    values["messages"] = mended(turns)
+    values["messages"] = mended(turns, provider)
     return CheckpointTuple(placed, checkpoint, metadata, None, pending)
 
 
