@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 from typing_extensions import override
 
+from millstream.agents.loop.containment import CodeStopped
 from millstream.schemas.errors import Retryable
 
 __all__ = ["THREADS_MAX", "CallThreads"]
@@ -45,6 +46,8 @@ class CallThreads(ThreadPoolExecutor):
             try:
                 if future.set_running_or_notify_cancel():
                     future.set_result(fn(*args, **kwargs))
+            except GeneratorExit as error:
+                future.set_exception(CodeStopped(error))
             # Whatever it is, it is raised again where the call is awaited.
             except BaseException as error:  # noqa: BLE001
                 future.set_exception(error)

@@ -8,6 +8,7 @@ raises.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -166,8 +167,10 @@ class CallGate(ModelGate):
     ) -> ToolAnswer:
         call = request.tool_call
         rules = self._tools.rules(call["name"])
+        # What a tool does to its arguments is not what the model said.
+        given = request.override(tool_call={**call, "args": deepcopy(call["args"])})
         try:
-            answer = await handler(request)
+            answer = await handler(given)
         except (LaneLost, Suspended, ToolStuck, GraphBubbleUp, MemoryError):
             raise
         except Exception as error:

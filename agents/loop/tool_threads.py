@@ -22,6 +22,7 @@ from langchain_core.callbacks import AsyncCallbackManagerForToolRun
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, StructuredTool, Tool
 
+from millstream.agents.loop.containment import CodeStopped
 from millstream.agents.loop.tool_answers import whole_result
 from millstream.schemas.errors import ToolStuck
 
@@ -127,6 +128,8 @@ class ToolThreads:
             return
         if error is None:
             ended.set_result(value)
+        elif isinstance(error, GeneratorExit):
+            ended.set_exception(CodeStopped(error))
         elif isinstance(error, StopIteration):
             ended.set_exception(RuntimeError(f"the tool raised {error!r}"))
         else:
