@@ -50,7 +50,7 @@ from millstream.schemas.errors import (
 )
 from millstream.schemas.events import AgentResult, CheckpointSaved, ResolvedRequest, ResultStatus
 from millstream.schemas.ports import BeforeCall, ClockMs, EmitToken, LoadCheckpoint
-from millstream.schemas.reasons import reason_of
+from millstream.schemas.reasons import reason_of, words_of
 from millstream.schemas.results import result_of
 
 __all__ = [
@@ -217,14 +217,16 @@ class AgentExecutor:
             if isinstance(error, Retryable) and (stuck := run.context.calls.stuck):
                 # No second attempt beside what the first one still does.
                 names = ", ".join(sorted(set(stuck.values())))
-                error = ToolStuck(f"{error}; what goes on in a thread of its own: {names}")
+                error = ToolStuck(
+                    f"{words_of(error)}; what goes on in a thread of its own: {names}"
+                )
             foreseen = isinstance(error, MillstreamError)
             tell = _log.info if foreseen else _log.error
             tell(
                 "a run failed",
                 request_id=request.request_id,
                 attempt=attempt,
-                reason=str(error),
+                reason=words_of(error),
                 exc_info=None if foreseen else raised,
             )
             failed = run.failed(error, self._clock_ms())
@@ -260,7 +262,8 @@ class AgentExecutor:
     async def _answer(self, run: _Run, load_checkpoint: LoadCheckpoint) -> RunOutcome:
         template = run.plan.template
         loaded = await load_checkpoint()
-        checkpointer = RunCheckpointer(loaded, template)
+        model = run.plan.model
+        checkpointer = RunCheckpointer(loaded, template, model=model)
         remembered = bool(checkpointer.messages)
         try:
             answer = await self._invoke(run, checkpointer)
@@ -270,7 +273,7 @@ class AgentExecutor:
                 raise
             # What was remembered turned out too long in this model's tokens. Better to forget it
             # than to fail: each later run of the session would fail in the same way.
-            checkpointer = RunCheckpointer(loaded, template, forget=True)
+            checkpointer = RunCheckpointer(loaded, template, model=model, forget=True)
             answer = await self._invoke(run, checkpointer)
         await run.writer.finish()
         structured = None

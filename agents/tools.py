@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
@@ -78,8 +79,9 @@ class ToolRegistry:
 
         Without a word on effects it is taken to have some, unless it is one of `READ_ONLY_TOOLS`.
         Raises `Misconfigured` where another tool has its name, where it has an argument that no
-        call could give it, and for a schema that is none.
+        call could give it, for a schema that is none, and for a generator: nobody would run it.
         """
+        _check_is_no_generator(tool)
         checked = with_checked_schema(tool)
         if self._given.setdefault(tool.name, tool) is not tool:
             message = f"there are two tools called {tool.name!r}: rename one"
@@ -110,6 +112,13 @@ class ToolRegistry:
             )
             raise Misconfigured(message)
         return tuple(self._tools[name] for name in wanted)
+
+
+def _check_is_no_generator(tool: BaseTool) -> None:
+    for function in (getattr(tool, "func", None), getattr(tool, "coroutine", None)):
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            message = f"the tool {tool.name!r} is a generator: have it return its whole result"
+            raise Misconfigured(message)
 
 
 def calculate(expression: str) -> str:

@@ -7,10 +7,18 @@ from typing import Final
 from millstream.schemas.base import Reason
 from millstream.schemas.errors import MillstreamError, ModelFailed, RateLimited
 
-__all__ = ["MESSAGE_CHARS_MAX", "reason_of"]
+__all__ = ["MESSAGE_CHARS_MAX", "reason_of", "words_of"]
 
 MESSAGE_CHARS_MAX: Final = 500
 """Longest message of a reason; what is beyond belongs in the log."""
+
+
+def words_of(error: BaseException) -> str:
+    """Give what an error says, `""` for one that cannot even say it."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001  a foreign type's own way to write itself
+        return ""
 
 
 def reason_of(error: BaseException) -> Reason:
@@ -25,10 +33,10 @@ def reason_of(error: BaseException) -> Reason:
             retry_after_s = error.retry_after_s
         return Reason(
             code=error.code,
-            message=_bounded(str(error) or type(error).__name__),
+            message=_bounded(words_of(error) or type(error).__name__),
             retry_after_s=retry_after_s,
         )
-    text = str(error)
+    text = words_of(error)
     name = type(error).__name__
     return Reason(code="failed", message=_bounded(f"{name}: {text}" if text else name))
 

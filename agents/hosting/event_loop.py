@@ -12,6 +12,7 @@ from typing import Any
 import uvloop
 from typing_extensions import override
 
+from millstream.agents.hosting.call_threads import CallThreads
 from millstream.agents.loop.containment import contain_tasks, contained_callback
 
 __all__ = ["AgentsEventLoop"]
@@ -28,11 +29,15 @@ def _held(callback: Callable[..., object], context: Context | None) -> Callable[
 
 
 class AgentsEventLoop(uvloop.Loop):
-    """A loop whose tasks and callbacks of runs are contained, and known as theirs."""
+    """A loop whose tasks and callbacks of runs are contained, and known as theirs.
+
+    Its default pool has a thread for each call.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         contain_tasks(self)
+        self.set_default_executor(CallThreads())
 
     @override
     def call_soon(  # type: ignore[override]

@@ -14,7 +14,7 @@ from millstream.agents.executor import RunAgent, RunOutcome, nothing_to_load
 from millstream.agents.factory import RunPlan
 from millstream.agents.hosting.mailbox import Mailbox
 from millstream.agents.loop.calls import Calls
-from millstream.agents.loop.containment import enter_run
+from millstream.agents.loop.containment import enter_run, is_cancelled_from_outside
 from millstream.agents.loop.time_limits import first_limit
 from millstream.agents.loop.under_way import Spending, UnderWay
 from millstream.schemas.errors import MillstreamError
@@ -184,10 +184,10 @@ class HostedRun:
                 ends_by_ms=self.ends_by_ms,
                 calls=self.calls,
             )
-        except GeneratorExit:
-            raise
         # Whatever it is, it is raised again where the lane awaits the attempt.
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) and is_cancelled_from_outside(self.task, error):
+                raise
             if self._stopped is None:
                 self.lane.post(self.fail, error)
             else:

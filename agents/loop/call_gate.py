@@ -8,6 +8,7 @@ raises.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -32,6 +33,7 @@ from millstream.agents.tool_schemas import problem_of
 from millstream.agents.tools import ToolRegistry
 from millstream.schemas.errors import LaneLost, ModelFailed, Suspended, ToolFailed, ToolStuck
 from millstream.schemas.ports import BeforeCall
+from millstream.schemas.reasons import words_of
 
 __all__ = ["CallGate", "ModelGate", "RunContext", "Voice"]
 
@@ -165,8 +167,10 @@ class CallGate(ModelGate):
     ) -> ToolAnswer:
         call = request.tool_call
         rules = self._tools.rules(call["name"])
+        # What a tool does to its arguments is not what the model said.
+        given = request.override(tool_call={**call, "args": deepcopy(call["args"])})
         try:
-            answer = await handler(request)
+            answer = await handler(given)
         except (LaneLost, Suspended, ToolStuck, GraphBubbleUp, MemoryError):
             raise
         except Exception as error:
@@ -175,11 +179,11 @@ class CallGate(ModelGate):
             if stops_run(error):
                 raise
             if rules.ends_run_on_error:
-                message = f"the tool {call['name']!r} failed: {type(error).__name__}: {error}"
-                raise ToolFailed(message) from error
+                why = f"{type(error).__name__}: {words_of(error)}"
+                raise ToolFailed(f"the tool {call['name']!r} failed: {why}") from error
             _log.info("a tool failed", tool=call["name"], exc_info=error)
             return error_told(call, error)
-        return bounded_answer(answer, rules.result_bytes_max or self._result_bytes_max)
+        return bounded_answer(call, answer, rules.result_bytes_max or self._result_bytes_max)
 
 
 def _checked(

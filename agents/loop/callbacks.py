@@ -27,6 +27,7 @@ from millstream.agents.models.call_meter import CallMeter
 from millstream.agents.models.usage import DOUBT, ModelCall
 from millstream.schemas.base import EpochMs, Frozen
 from millstream.schemas.ports import BeforeCall, ClockMs
+from millstream.schemas.reasons import words_of
 
 __all__ = ["AgentCallbackHandler", "CallbackEvent", "OnCallbackEvent"]
 
@@ -220,7 +221,7 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         self.meter.fail(run_id, error)
         self.model_error = error
         if self._on_event is not None:
-            await self._tell("model_error", run_id, detail=str(error))
+            await self._tell("model_error", run_id, detail=words_of(error))
 
     def _look_at(
         self, call: ModelCall, chunk: GenerationChunk | ChatGenerationChunk | None
@@ -249,7 +250,7 @@ class AgentCallbackHandler(AsyncCallbackHandler):
 
     @override
     async def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        await self._tell("tool_error", run_id, detail=str(error))
+        await self._tell("tool_error", run_id, detail=words_of(error))
 
     async def _write(self, call: ModelCall, text: str) -> None:
         if not call.has_spoken:

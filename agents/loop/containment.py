@@ -24,6 +24,7 @@ from types import CoroutineType, FrameType
 from typing import Any, Final
 
 from millstream.agents.loop.under_way import UnderWay
+from millstream.schemas.reasons import words_of
 
 __all__ = [
     "CodeStopped",
@@ -39,6 +40,8 @@ __all__ = [
 ]
 
 _ENDS_THE_LOOP: Final = (SystemExit, KeyboardInterrupt)
+# A future that holds the last one closes the coroutines of those who await it, one after the other.
+_NOT_A_TASKS: Final = (*_ENDS_THE_LOOP, GeneratorExit)
 _CAUSES_MAX: Final = 8
 _POOLS: Final = ThreadPoolExecutor.__module__
 
@@ -48,10 +51,10 @@ TaskFactory = Callable[..., asyncio.Future[Any]]
 
 
 class CodeStopped(Exception):
-    """A run's code asked the whole process to end; `raised` is what it asked with."""
+    """A run's code raised what ends a process or a coroutine, and no task; `raised` is what."""
 
     def __init__(self, raised: BaseException) -> None:
-        super().__init__(f"{type(raised).__name__}: {raised}")
+        super().__init__(f"{type(raised).__name__}: {words_of(raised)}")
         self.raised = raised
 
 
@@ -135,7 +138,7 @@ def stops_run(error: BaseException) -> bool:
     """Tell whether an error is, comes from, or holds beside others what would end the process."""
     if isinstance(error, BaseExceptionGroup):
         return any(stops_run(one) for one in error.exceptions)
-    return isinstance(raised_by_code(error), (*_ENDS_THE_LOOP, asyncio.CancelledError))
+    return isinstance(raised_by_code(error), (*_NOT_A_TASKS, asyncio.CancelledError))
 
 
 class _ContainingTasks:
@@ -161,7 +164,7 @@ class _ContainingTasks:
 
 
 class _Contained(Coroutine[Any, Any, Any]):
-    """A coroutine that ends in `CodeStopped` where another one would end the loop."""
+    """A coroutine that ends in `CodeStopped` where another one would end more than its task."""
 
     # Not an `async def` around it: a task that is cancelled before its first step would leave the
     # inner coroutine unawaited.
@@ -176,7 +179,7 @@ class _Contained(Coroutine[Any, Any, Any]):
         under_way.step_at_s = began_s = monotonic()
         try:
             return self._inner.send(value)
-        except _ENDS_THE_LOOP as raised:
+        except _NOT_A_TASKS as raised:
             raise CodeStopped(raised) from raised
         finally:
             if monotonic() - began_s > under_way.long_s:
@@ -187,7 +190,7 @@ class _Contained(Coroutine[Any, Any, Any]):
         under_way.step_at_s = began_s = monotonic()
         try:
             return self._inner.throw(*raising)
-        except _ENDS_THE_LOOP as raised:
+        except _NOT_A_TASKS as raised:
             raise CodeStopped(raised) from raised
         finally:
             if monotonic() - began_s > under_way.long_s:

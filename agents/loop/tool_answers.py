@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+import inspect
+from dataclasses import replace
+from typing import Any, Final, TypeVar
 
-from langchain_core.messages import ToolCall, ToolMessage
+from langchain_core.messages import BaseMessage, ToolCall, ToolMessage
 from langgraph.types import Command
 
 from millstream.agents.sessions.text import cut_to_bytes, well_formed, well_formed_value
+from millstream.schemas.reasons import words_of
 
-__all__ = ["bounded_answer", "error_told"]
+__all__ = ["bounded_answer", "error_told", "whole_result"]
+
+MessageT = TypeVar("MessageT", bound=BaseMessage)
 
 ERROR_BYTES_MAX: Final = 2_000
 
@@ -26,14 +31,40 @@ def error_told(call: ToolCall, error: Exception | str) -> ToolMessage:
 
 
 def bounded_answer(
-    answer: ToolMessage | Command[Any], bytes_max: int
+    call: ToolCall, answer: ToolMessage | Command[Any], bytes_max: int
 ) -> ToolMessage | Command[Any]:
     """Give a tool's answer with text that is well formed and of at most `bytes_max` bytes.
 
     Of content in blocks, the text of all blocks counts together; other blocks stay, as media do.
+    Of a command that updates the conversation, and of a list, each message is bounded. A message
+    that the tool made itself answers this call, whatever id the tool gave to it.
     """
+    # LangGraph hands on a list as well, which its type leaves out.
+    if isinstance(answer, list):
+        return [bounded_answer(call, one, bytes_max) for one in answer]  # type: ignore[return-value]
     if isinstance(answer, Command):
-        return answer
+        update = answer.update
+        if not isinstance(update, dict) or not isinstance(update.get("messages"), list):
+            return answer
+        messages = [
+            _bounded(one, bytes_max) if isinstance(one, BaseMessage) else one
+            for one in update["messages"]
+        ]
+        return replace(answer, update={**update, "messages": messages})
+    if answer.tool_call_id != call["id"]:
+        answer = answer.model_copy(update={"tool_call_id": call["id"]})
+    return _bounded(answer, bytes_max)
+
+
+def whole_result(name: str, value: Any) -> Any:
+    """Give what a tool returned. Raises `TypeError` for a generator, of which nothing ran yet."""
+    if inspect.isgenerator(value) or inspect.isasyncgen(value):
+        message = f"the tool {name!r} returned a generator, of which nothing was run"
+        raise TypeError(message)
+    return value
+
+
+def _bounded(answer: MessageT, bytes_max: int) -> MessageT:
     content = well_formed_value(answer.content)
     if isinstance(content, str):
         content = cut_to_bytes(content, bytes_max)
@@ -59,9 +90,6 @@ def _bounded_blocks(blocks: list[Any], bytes_max: int) -> list[Any]:
 
 
 def _words(error: Exception) -> str:
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001  an error that cannot even say what it is
-        text = ""
+    text = words_of(error)
     name = type(error).__name__
     return f"{name}: {text}" if text else name

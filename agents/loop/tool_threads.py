@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import structlog
@@ -21,6 +22,8 @@ from langchain_core.callbacks import AsyncCallbackManagerForToolRun
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, StructuredTool, Tool
 
+from millstream.agents.loop.containment import CodeStopped
+from millstream.agents.loop.tool_answers import whole_result
 from millstream.schemas.errors import ToolStuck
 
 __all__ = ["ToolThreads"]
@@ -38,14 +41,25 @@ class ToolThreads:
         self._free = asyncio.Semaphore(threads_max)
 
     def threaded(self, tool: BaseTool) -> BaseTool:
-        """Give a tool that runs here; one that is asynchronous itself as it is."""
+        """Give a tool that runs here; one that is asynchronous itself runs where it did.
+
+        What it returns is awaited where that is to be, and refused where it is a generator.
+        """
         if isinstance(tool, StructuredTool | Tool):
             is_async = tool.coroutine is not None
         else:
             is_async = type(tool)._arun is not BaseTool._arun  # noqa: SLF001
-        if is_async:
-            return tool
         copy = tool.model_copy()
+        if is_async:
+            made = tool._arun  # noqa: SLF001
+
+            # Wrapped, since LangChain looks at the parameters.
+            @wraps(made)
+            async def arun_itself(*args: Any, **kwargs: Any) -> Any:
+                return whole_result(tool.name, await made(*args, **kwargs))
+
+            object.__setattr__(copy, "_arun", arun_itself)
+            return copy
 
         # As LangChain's own, but for where it runs; the parameters are how it knows what to give.
         async def arun(
@@ -58,7 +72,11 @@ class ToolThreads:
                 kwargs["config"] = config
             if run_manager is not None:
                 kwargs["run_manager"] = run_manager.get_sync()
-            return await self.run(tool.name, partial(tool._run, *args, **kwargs))  # noqa: SLF001
+            value = await self.run(tool.name, partial(tool._run, *args, **kwargs))  # noqa: SLF001
+            # Of a plain function around an asynchronous one, as a decorator makes it.
+            if inspect.isawaitable(value):
+                value = await value
+            return whole_result(tool.name, value)
 
         async def ainvoke(given: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
             return await BaseTool.ainvoke(copy, given, config, **kwargs)
@@ -110,6 +128,8 @@ class ToolThreads:
             return
         if error is None:
             ended.set_result(value)
+        elif isinstance(error, GeneratorExit):
+            ended.set_exception(CodeStopped(error))
         elif isinstance(error, StopIteration):
             ended.set_exception(RuntimeError(f"the tool raised {error!r}"))
         else:

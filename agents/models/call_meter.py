@@ -122,6 +122,8 @@ class CallMeter:
         return (not call.is_own and call.asked_output_tokens_max) or self._output_tokens_max
 
     def _count(self, call: ModelCall, usage: Usage, doubt: str | None) -> None:
+        if doubt is not None:
+            doubt = doubt.encode(errors="replace").decode()
         with self._lock:
             self._over.append(CallUsage(usage, call.model, doubt))
         if doubt is not None:
@@ -139,4 +141,5 @@ def _name_of(metadata: Mapping[str, Any]) -> str:
     if not isinstance(given, str):
         parts = (metadata.get("ls_provider"), metadata.get("ls_model_name"))
         given = ":".join(str(part) for part in parts if part)
-    return given[:NAME_CHARS_MAX] or UNKNOWN_MODEL
+    # A foreign name may hold half a character, which no record takes.
+    return given[:NAME_CHARS_MAX].encode(errors="replace").decode() or UNKNOWN_MODEL

@@ -42,6 +42,7 @@ from millstream.schemas.errors import (
     QuotaExhausted,
     Terminal,
 )
+from millstream.schemas.reasons import words_of
 
 __all__ = [
     "as_foreseen",
@@ -161,7 +162,7 @@ def refuses_older_limit(error: BaseException) -> bool:
 def _said_of_request(error: BaseException) -> str:
     """Give what a server says of a request that it takes for a bad one, nothing for any other."""
     refused = status_of(error) in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}
-    return f"{error} {_body_of(error)}" if refused else ""
+    return f"{words_of(error)} {_body_of(error)}" if refused else ""
 
 
 def as_foreseen(error: BaseException) -> MillstreamError | None:
@@ -187,10 +188,10 @@ def _told_without_words(error: BaseException) -> MillstreamError | None:
         return ContentRefused(why)
     if any(_is_broken(each) for each in _causes(error)):
         return ModelFailed(
-            f"the model's provider could not be reached: {redacted(str(error))}", may_cost=True
+            f"the model's provider could not be reached: {redacted(words_of(error))}", may_cost=True
         )
     if not kinds.isdisjoint(_UNREADABLE_NAMES):
-        why = f"the model's provider sent what its client cannot read: {redacted(str(error))}"
+        why = f"the model's provider sent what its client cannot read: {redacted(words_of(error))}"
         return ModelFailed(why, may_cost=True)
     return None
 
@@ -232,7 +233,7 @@ def _told(error: BaseException) -> _Told | None:
     limited = status == HTTPStatus.TOO_MANY_REQUESTS
     waits = [_wait_in_headers_s(each, limited=limited) for each in _causes(error)]
     waits.append(told.retry_after_s)
-    words = str(error) or told.words
+    words = words_of(error) or told.words
     # OpenAI's client says of a body its `error.message` alone, and nothing of one without.
     if told.words == str(body) and told.words not in words and not told.words.startswith("<"):
         words = f"{words} - {told.words[:_WORDS_READ_CHARS]}"

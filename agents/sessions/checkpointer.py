@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Any, Final, Self
 
 import ormsgpack
 import structlog
-from langchain_core.messages import AnyMessage, BaseMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    AnyMessage,
+    BaseMessage,
+    HumanMessage,
+    ToolMessage,
+)
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     BaseCheckpointSaver,
@@ -25,20 +31,30 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from typing_extensions import override
 
-from millstream.agents.sessions.kept import keepable_message, keepable_state
+from millstream.agents.sessions.kept import (
+    is_of_known_type,
+    keepable_message,
+    keepable_state,
+    shortened,
+)
 from millstream.agents.sessions.memory import newest_turns
 from millstream.agents.sessions.mending import mended
 from millstream.agents.templates.template import AgentTemplate
 from millstream.schemas.errors import CheckpointUnreadable, Terminal
 from millstream.schemas.events import CheckpointSaved, ResolvedRequest
+from millstream.schemas.reasons import words_of
 
 __all__ = ["CHECKPOINT_CHARS_MAX", "RunCheckpointer"]
 
 CHECKPOINT_CHARS_MAX: Final = 900_000
 """Longest `data` of a checkpoint: with its envelope it must fit a Kafka record of 1 MiB."""
 
+_PACKED_BYTES_MAX: Final = CHECKPOINT_CHARS_MAX // 4 * 3
+
 LOST_NAMED_MAX: Final = 20
 """What a checkpoint leaves out is named in the log up to this many; the rest is counted."""
+
+_Select = Callable[[Sequence[BaseMessage]], Sequence[BaseMessage]]
 
 _log = structlog.get_logger(__name__)
 
@@ -51,7 +67,8 @@ class RunCheckpointer(BaseCheckpointSaver[int]):
     """The checkpointer of one run of one session; made for a run and dropped with it.
 
     Holds one checkpoint, the newest, as objects: it is read once and serialised once per run.
-    It opens with as many earlier turns as the template's memory takes, or none with `forget`.
+    It opens with as many earlier turns as the template's memory takes, or none with `forget`, in
+    the form that the provider of `model` takes.
 
     Raises `CheckpointUnreadable` if `loaded` cannot be opened, `Terminal` on sealing a state that
     no record can hold.
@@ -60,14 +77,20 @@ class RunCheckpointer(BaseCheckpointSaver[int]):
     serde = _SERDE
 
     def __init__(
-        self, loaded: CheckpointSaved | None, template: AgentTemplate, *, forget: bool = False
+        self,
+        loaded: CheckpointSaved | None,
+        template: AgentTemplate,
+        *,
+        model: str = "",
+        forget: bool = False,
     ) -> None:
         super().__init__(serde=_SERDE)
         self._loaded = loaded
         self._newest = None
         if loaded is not None:
             turns_max = 0 if forget else template.memory_turns_max
-            self._newest = _opened(loaded, turns_max, template.memory_tokens_max)
+            provider = model.partition(":")[0]
+            self._newest = _opened(loaded, turns_max, template.memory_tokens_max, provider)
 
     @property
     def messages(self) -> Sequence[AnyMessage]:
@@ -139,6 +162,8 @@ class RunCheckpointer(BaseCheckpointSaver[int]):
         assert self._newest is not None  # noqa: S101 - a graph that ended has put its state
         checkpoint = self._newest.checkpoint
         packed = _packed(self._newest, request)
+        if len(packed) > _PACKED_BYTES_MAX:
+            packed = _packed_short(self._newest, request, len(packed))
         data = base64.b64encode(packed).decode("ascii")
         if len(data) > CHECKPOINT_CHARS_MAX:
             message = (
@@ -169,17 +194,82 @@ def _packed(newest: CheckpointTuple, request: ResolvedRequest) -> bytes:
     values = newest.checkpoint["channel_values"]
     try:
         messages = values.get("messages", ())
-        if not any(isinstance(one, ToolMessage) and one.artifact is not None for one in messages):
+        if all(is_of_known_type(one) and _artifact(one) is None for one in messages):
             return _SERDE.dumps_typed(state)[1]
     # Whatever a foreign type does when it is written.
     except Exception as error:  # noqa: BLE001
-        _log.info("a state cannot be kept as it is", reason=f"{type(error).__name__}: {error}")
+        why = f"{type(error).__name__}: {words_of(error)}"
+        _log.info("a state cannot be kept as it is", reason=why)
     lost: list[str] = []
-    kept = keepable_state(values, lost)
+    packed = _dumped(newest, keepable_state(values, lost), lost)
+    _tell_lost(request, lost)
+    return packed
+
+
+def _packed_short(newest: CheckpointTuple, request: ResolvedRequest, size_bytes: int) -> bytes:
+    """Pack less of a state that no record holds: its longest values go first, then older turns.
+
+    At last it is the newest turn's question and answer, without the calls between them.
+    """
+    lost: list[str] = []
+    values = keepable_state(newest.checkpoint["channel_values"], lost)
+    values.pop("structured_response", None)  # which no later run is to see
+    messages: list[BaseMessage] = values.get("messages", [])
+    packed = b""
+    for value_bytes_max, select in _LESS_AND_LESS:
+        lost = [f"the state: {size_bytes} bytes, more than {_PACKED_BYTES_MAX}"]
+        values["messages"] = [
+            shortened(message, value_bytes_max, f"messages[{index}]", lost)
+            for index, message in enumerate(select(messages))
+        ]
+        packed = _dumped(newest, values, lost)
+        if len(packed) <= _PACKED_BYTES_MAX:
+            break
+    _tell_lost(request, lost)
+    return packed
+
+
+def _newest_turn(messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
+    starts = [at for at, message in enumerate(messages) if isinstance(message, HumanMessage)]
+    return messages[starts[-1] :] if starts else messages[-1:]
+
+
+def _newest_question_and_answer(messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
+    turn = _newest_turn(messages)
+    said = turn[-1]
+    is_answer = isinstance(said, AIMessage) and not said.tool_calls
+    return [turn[0], said] if is_answer else [turn[0]]
+
+
+_LESS_AND_LESS: Final[Sequence[tuple[int, _Select]]] = (
+    (65_536, list),
+    (4_096, list),
+    (4_096, _newest_turn),
+    (262_144, _newest_question_and_answer),
+    (65_536, _newest_question_and_answer),
+    (256, _newest_question_and_answer),
+)
+"""How much of a state that is too large is kept, the most first: the longest value in bytes."""
+
+
+def _artifact(message: BaseMessage) -> Any:
+    return message.artifact if isinstance(message, ToolMessage) else None
+
+
+def _dumped(newest: CheckpointTuple, kept: dict[str, Any], lost: list[str]) -> bytes:
     writes = [
         (task, channel, keepable_message(value, f"pending.{channel}", lost))
         for task, channel, value in newest.pending_writes or ()
     ]
+    state = {
+        "checkpoint": {**newest.checkpoint, "channel_values": kept},
+        "metadata": newest.metadata,
+        "pending_writes": writes,
+    }
+    return _SERDE.dumps_typed(state)[1]
+
+
+def _tell_lost(request: ResolvedRequest, lost: Sequence[str]) -> None:
     if lost:
         _log.warning(
             "a checkpoint holds less than its run",
@@ -188,14 +278,11 @@ def _packed(newest: CheckpointTuple, request: ResolvedRequest) -> bytes:
             left_out=lost[:LOST_NAMED_MAX],
             left_out_count=len(lost),
         )
-    state |= {
-        "checkpoint": {**newest.checkpoint, "channel_values": kept},
-        "pending_writes": writes,
-    }
-    return _SERDE.dumps_typed(state)[1]
 
 
-def _opened(saved: CheckpointSaved, turns_max: int, tokens_max: int) -> CheckpointTuple:
+def _opened(
+    saved: CheckpointSaved, turns_max: int, tokens_max: int, provider: str
+) -> CheckpointTuple:
     try:
         state = _SERDE.loads_typed(("msgpack", base64.b64decode(saved.data, validate=True)))
         checkpoint: Checkpoint = state["checkpoint"]
@@ -220,7 +307,7 @@ def _opened(saved: CheckpointSaved, turns_max: int, tokens_max: int) -> Checkpoi
     # An earlier turn's structured answer must not pass for this one's.
     values.pop("structured_response", None)
     turns = newest_turns(messages, turns_max=turns_max, tokens_max=tokens_max)
-    values["messages"] = mended(turns)
+    values["messages"] = mended(turns, provider)
     return CheckpointTuple(placed, checkpoint, metadata, None, pending)
 
 

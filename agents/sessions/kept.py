@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from langchain_core.messages import BaseMessage
 
-from millstream.agents.sessions.text import well_formed
+from millstream.agents.sessions.text import cut_to_bytes, well_formed
 
-__all__ = ["keepable_message", "keepable_state"]
+__all__ = ["is_of_known_type", "keepable_message", "keepable_state", "shortened"]
 
 _INT_MIN: Final = -(2**63)
 _INT_MAX: Final = 2**64 - 1
@@ -26,11 +26,42 @@ _UNSEEN: Final = ("artifact", "additional_kwargs", "response_metadata", "usage_m
 
 _LOST: Final = object()
 
+# A checkpoint opens to classes of these modules; one of somebody's own would close it for good.
+_KNOWN: Final = "langchain_core.messages."
+
+
+def is_of_known_type(message: BaseMessage) -> bool:
+    """Tell whether a checkpoint that holds this message can be opened."""
+    return type(message).__module__.startswith(_KNOWN)
+
+
+def shortened(message: BaseMessage, bytes_max: int, where: str, lost: list[str]) -> BaseMessage:
+    """Give a message without the values that are longer than `bytes_max`, and name them in `lost`.
+
+    Text that a model is shown is cut. Of content in blocks, one that holds more than text is
+    replaced by a text that says so.
+    """
+    changes: dict[str, Any] = {}
+    content = message.content
+    if isinstance(content, str):
+        changes["content"] = _short(content, bytes_max, f"{where}.content", lost)
+    else:
+        changes["content"] = [
+            _short_block(block, bytes_max, f"{where}.content[{index}]", lost)
+            for index, block in enumerate(content)
+        ]
+    for field in (*_SHOWN[1:], *_UNSEEN):
+        if value := getattr(message, field, None):
+            kept = _short(value, bytes_max, f"{where}.{field}", lost, cut=field in _SHOWN)
+            changes[field] = None if kept is _LOST else kept
+    return message.model_copy(update=changes)
+
 
 def keepable_message(message: Any, where: str, lost: list[str]) -> Any:
     """Give a message as it can be kept, and name in `lost` what is left out or put otherwise."""
     if not isinstance(message, BaseMessage):
         return _plain(message, where, lost, 0)
+    message = _of_known_type(message)
     changes: dict[str, Any] = {}
     for field in _SHOWN:
         if value := getattr(message, field, None):
@@ -61,6 +92,15 @@ def keepable_state(values: Mapping[str, Any], lost: list[str]) -> dict[str, Any]
     return kept
 
 
+def _of_known_type(message: BaseMessage) -> BaseMessage:
+    if is_of_known_type(message):
+        return message
+    known = next(one for one in type(message).__mro__ if one.__module__.startswith(_KNOWN))
+    assert issubclass(known, BaseMessage)  # noqa: S101  it is one itself at the least
+    fields = {name: getattr(message, name) for name in known.model_fields}
+    return known.model_construct(**{**fields, "type": known.model_fields["type"].default})
+
+
 def _plain(  # noqa: PLR0911  one return per kind of value
     value: Any, where: str, lost: list[str], depth: int, *, shown: bool = False
 ) -> Any:
@@ -84,6 +124,35 @@ def _plain(  # noqa: PLR0911  one return per kind of value
         return [one for one in ones if one is not _LOST]
     lost.append(f"{where}: {type(value).__name__}")
     return _words(value) if shown else _LOST
+
+
+def _short(value: Any, bytes_max: int, where: str, lost: list[str], *, cut: bool = True) -> Any:
+    if isinstance(value, str | bytes):
+        size = len(value if isinstance(value, bytes) else value.encode(errors="replace"))
+        if size <= bytes_max:
+            return value
+        lost.append(f"{where}: {size} bytes")
+        return cut_to_bytes(value, bytes_max) if cut and isinstance(value, str) else _LOST
+    if isinstance(value, Mapping):
+        items = {
+            key: _short(one, bytes_max, f"{where}.{key}", lost, cut=cut)
+            for key, one in value.items()
+        }
+        return {key: one for key, one in items.items() if one is not _LOST}
+    if isinstance(value, list | tuple):
+        ones = [_short(one, bytes_max, f"{where}[]", lost, cut=cut) for one in value]
+        return [one for one in ones if one is not _LOST]
+    return value
+
+
+def _short_block(block: Any, bytes_max: int, where: str, lost: list[str]) -> Any:
+    if isinstance(block, dict) and block.get("type") != "text":
+        before = len(lost)
+        _short(block, bytes_max, where, lost)
+        if len(lost) > before:
+            return {"type": "text", "text": f"[not kept: {block.get('type')}]"}
+        return block
+    return _short(block, bytes_max, where, lost)
 
 
 def _digits(number: int) -> str:

@@ -17,8 +17,12 @@ __all__ = ["mended"]
 _NO_RESULT: Final = "The result of this call was not kept."
 
 
-def mended(messages: Sequence[AnyMessage]) -> list[AnyMessage]:
-    """Give the messages without what providers refuse; those that are in order stay as they are."""
+def mended(messages: Sequence[AnyMessage], provider: str = "") -> list[AnyMessage]:
+    """Give the messages without what providers refuse; those that are in order stay as they are.
+
+    Answers of another provider than `provider` keep their text and calls alone: signed thoughts are
+    refused by any other, as are blocks that it does not know (opencode#25005). `""`: all stay.
+    """
     kept: list[AnyMessage] = []
     at = 0
     while at < len(messages):
@@ -33,7 +37,7 @@ def mended(messages: Sequence[AnyMessage]) -> list[AnyMessage]:
         while at < len(messages) and isinstance(result := messages[at], ToolMessage):
             results.setdefault(result.tool_call_id, result)
             at += 1
-        kept += _answer(message, results)
+        kept += _answer(_told_to(message, provider), results)
     return kept
 
 
@@ -56,6 +60,15 @@ def _answer(message: AIMessage, results: dict[str, ToolMessage]) -> list[AnyMess
             for one, call in calls.items()
         ),
     ]
+
+
+def _told_to(message: AIMessage, provider: str) -> AIMessage:
+    made_by = message.response_metadata.get("model_provider")
+    if not provider or made_by is None or made_by == provider:
+        return message
+    if isinstance(message.content, str) and not message.additional_kwargs:
+        return message
+    return message.model_copy(update={"content": message.text, "additional_kwargs": {}})
 
 
 def _says_something(message: AIMessage) -> bool:

@@ -207,7 +207,13 @@ def spend_of(event: CostRecorded) -> dict[str, int]:
 
 
 def cost_of(model: str) -> str:
-    """Give the name under which a model's cost is counted."""
+    """Give the name under which a model's cost is counted.
+
+    What no line of text can hold is replaced: readers of metrics split lines at more than a line
+    feed, and one bad label costs them the whole scrape (BerriAI/litellm#20600).
+    """
+    if not model.isprintable():
+        model = "".join(each if each.isprintable() else "?" for each in model)
     return f"cost_micros|{model}"
 
 

@@ -10,6 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.tools import StructuredTool
 
 from millstream.agents.models.resolve import resolve_model
@@ -135,6 +138,48 @@ def test_a_tools_model_without_a_price_is_a_gap_and_does_not_pass_for_the_agents
     assert told(ended.costs)[1] == (1, "openai:expert", 1000, 200, 0)
     assert ended.costs[1].price_digest == "unpriced"
     assert ended.result.cost_micros == 120
+
+
+class Named(BaseChatModel):
+    """A model of an integration that names it as it likes."""
+
+    named: Any
+
+    @property
+    def _llm_type(self) -> str:
+        return "named"
+
+    def _get_ls_params(self, *_: Any, **__: Any) -> Any:
+        return {"ls_provider": "own", "ls_model_name": self.named, "ls_model_type": "chat"}
+
+    def _generate(self, *_: Any, **__: Any) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=AIMessage("yes"))])
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ("gpt\ud83d", "own:gpt?"),
+        ("gpt\x00\n", "own:gpt\x00\n"),
+        (5, "own:5"),
+        ("", "own"),
+        ("n" * 10_000, "own:" + "n" * 252),
+    ],
+    ids=["half", "control", "number", "none", "long"],
+)
+def test_a_model_may_have_any_name(named: Any, told: str) -> None:
+    # BerriAI/litellm#39136, apache/apisix#13637: names come from outside.
+    def asks(x: str) -> str:
+        return Named(named=named).invoke(x).text
+
+    async def play() -> Ended:
+        tool = StructuredTool.from_function(asks, name="ask_expert", description="Ask.")
+        async with in_memory(CASE, (OWN,), lambda _: ToolRegistry([tool])) as bench:
+            return await bench.run("ask", request_id="r1", session_id="s", template="own_tools")
+
+    ended = run_quickly(play())
+    assert (ended.result.status, ended.result.output) == ("completed", "done")
+    assert [cost.model for cost in ended.costs] == ["openai:fake", told, "openai:fake"]
 
 
 def test_a_retry_charges_for_no_call_again_that_an_earlier_attempt_finished() -> None:

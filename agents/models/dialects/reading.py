@@ -11,6 +11,7 @@ from langchain_core.outputs import ChatGenerationChunk
 from millstream.agents.models.body_watch import WATCHING, BodyWatch
 from millstream.agents.models.errors import as_foreseen, error_in, error_said
 from millstream.schemas.errors import ModelFailed
+from millstream.schemas.reasons import words_of
 
 __all__ = ["UNREADABLE", "Reading"]
 
@@ -46,10 +47,10 @@ class Reading:
         except UNREADABLE as error:
             if not (began or self._is_of_answer(error, watch)):
                 raise  # nothing came: the fault is in what was to be sent
-            told = as_foreseen(error) or error_said(str(error))
+            told = as_foreseen(error) or error_said(words_of(error))
             if told is not None:
                 raise told from error
-            message = f"the model's provider sent what cannot be read: {error}"
+            message = f"the model's provider sent what cannot be read: {words_of(error)}"
             raise ModelFailed(message, may_cost=True) from error
         if not ended and not (watch.ended and began):
             raise _broke_off(watch, began=began)

@@ -243,6 +243,22 @@ async def test_a_tool_with_a_json_schema_is_checked_like_any_other() -> None:
     assert "$.cents: 'many' is not of type 'integer'" in str(one.model.results(1)[0].content)
 
 
+async def test_what_a_tool_does_to_its_arguments_is_not_told_to_the_model() -> None:
+    # langchain-ai/langchain#24621: the model, and the session, had another call than it made.
+    def adds(order: dict[str, Any]) -> str:
+        order["items"].append("more")
+        order["handle"] = object()
+        return "added"
+
+    schema = {"type": "object", "properties": {"order": {"type": "object"}}}
+    tool = StructuredTool(name="adds", description="x", args_schema=schema, func=adds)
+    one = bench([calling(("adds", {"order": {"items": ["one"]}}, "c1")), DONE], tool)
+    outcome = await one.run()
+    assert (outcome.result.status, one.model.results(1)[0].content) == ("completed", "added")
+    (said,) = (message for message in one.model.seen[1] if isinstance(message, AIMessage))
+    assert said.tool_calls[0]["args"] == {"order": {"items": ["one"]}}
+
+
 async def test_a_run_by_another_executor_than_the_lanes_needs_no_calls() -> None:
     one = bench([calling(("refund", {"order": "1"}, "c1")), DONE], Refunds().tool())
     executor = AgentExecutor(one.runs.factory, clock_ms=lambda: NOW_MS)

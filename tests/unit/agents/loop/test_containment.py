@@ -7,15 +7,19 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.messages import AIMessage
 from langchain_core.tools import StructuredTool
 from structlog.testing import capture_logs
 
 from millstream.agents.executor import AgentExecutor
 from millstream.agents.factory import AgentFactory
+from millstream.agents.hosting.agents_loop import AgentsOfLoop
+from millstream.agents.hosting.host import AgentHost
 from millstream.agents.loop.callbacks import CallbackEvent
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.agents.tools import ToolRegistry, built_in_tools
+from tests.contracts.run_agent_contract import Attempts
 from tests.fakes.odd_models import (
     OddModel,
     StreamingOddModel,
@@ -36,6 +40,15 @@ def without_tracebacks() -> Iterator[None]:
         yield
 
 
+class Mute(Exception):
+    """An error that cannot be written (getsentry/sentry-python#1118)."""
+
+    def __str__(self) -> str:
+        """Raise."""
+        message = "cannot say"
+        raise ValueError(message)
+
+
 def stops() -> list[BaseException]:
     return [
         asyncio.CancelledError(),
@@ -53,6 +66,7 @@ def faults() -> list[BaseException]:
         RecursionError("too deep"),
         MemoryError(),
         StopAsyncIteration(),
+        Mute(),
     ]
 
 
@@ -127,6 +141,49 @@ async def test_a_listener_never_fails_a_run_whatever_it_raises(raised: BaseExcep
     assert (outcome.result.status, outcome.result.output) == ("completed", "one")
 
 
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("when", ["on_chat_model_start", "on_llm_end"])
+@pytest.mark.parametrize("raised", faults(), ids=repr)
+async def test_what_a_models_own_callback_raises_ends_its_run_also_on_a_loop_of_agents(
+    template: str, when: str, raised: BaseException
+) -> None:
+    # openai/openai-agents-python#3829: a `GeneratorExit` closed the run, and nobody heard of it.
+    async def raise_it(*_: Any, **__: Any) -> None:
+        raise raised
+
+    own = AsyncCallbackHandler()
+    own.raise_error = True
+    setattr(own, when, raise_it)
+    factory = runs_of(StreamingOddModel(says=[AIMessage("fine")], callbacks=[own])).factory
+    host = AgentHost(lambda: AgentsOfLoop(AgentExecutor(factory).run))
+    try:
+        async with asyncio.timeout(10):
+            outcome = await Attempts(host.run, factory).make("x", template=template)
+    finally:
+        await host.close()
+    assert outcome.result.status == "failed"
+
+
+@pytest.mark.parametrize("kind", ["func", "coroutine"])
+async def test_a_generator_exit_of_a_tools_future_or_thread_fails_its_run(kind: str) -> None:
+    async def awaits(x: str = "") -> str:  # noqa: ARG001  models give one
+        broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        broken.set_exception(GeneratorExit())
+        return await broken
+
+    model = OddModel(says=[calling(("odd", {}, "c1")), AIMessage("on we go")])
+    tool = awaits if kind == "coroutine" else raising(GeneratorExit())
+    factory = runs_of(model, tool).factory
+    host = AgentHost(lambda: AgentsOfLoop(AgentExecutor(factory).run))
+    try:
+        async with asyncio.timeout(10):
+            outcome = await Attempts(host.run, factory).make("x", template="own")
+    finally:
+        await host.close()
+    assert outcome.result.reason is not None
+    assert "GeneratorExit" in outcome.result.reason.message
+
+
 @pytest.mark.parametrize("raised", faults(), ids=repr)
 async def test_a_resolver_that_exits_is_a_failed_result(raised: BaseException) -> None:
     def resolve(*_: object, **__: object) -> OddModel:
@@ -134,6 +191,21 @@ async def test_a_resolver_that_exits_is_a_failed_result(raised: BaseException) -
 
     runs = Runs(AgentFactory(resolve=resolve))
     assert (await runs.run("x")).result.status == "failed"
+
+
+@pytest.mark.parametrize("make", [raising, raising_later])
+async def test_an_error_that_cannot_be_written_is_told_to_the_model_by_its_type(
+    make: Callable[[BaseException], Callable[..., Any]],
+) -> None:
+    async def listen(_: CallbackEvent) -> None:
+        pass
+
+    model = OddModel(says=[calling(("odd", {}, "c1")), AIMessage("on we go")])
+    runs = runs_of(model, make(Mute()))
+    executor = AgentExecutor(runs.factory, on_event=listen)
+    outcome = await runs.run("x", template="own", executor=executor)
+    assert outcome.result.output == "on we go"
+    assert [result.content for result in model.results(1)] == ["Mute"]
 
 
 async def test_a_neighbour_goes_on() -> None:

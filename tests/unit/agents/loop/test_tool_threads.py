@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from millstream.agents.loop.calls import Calls
 from millstream.agents.loop.tool_threads import ToolThreads
 from millstream.agents.templates.template import AgentTemplate
 from millstream.agents.tools import ToolRegistry
+from millstream.schemas.errors import Misconfigured
 from tests.fakes.odd_models import OddModel, calling
 from tests.harness.agent_runs import Runs
 from tests.support import eventually
@@ -129,7 +130,50 @@ async def test_every_kind_of_synchronous_tool_runs_in_such_a_thread() -> None:
     made = threads.threaded(plain(told, "told"))
     assert await made.ainvoke({"x": "!"}, config) == "tool-told!"
     own = StructuredTool.from_function(coroutine=apart, name="apart", description="x")
-    assert threads.threaded(own) is own
+    assert await threads.threaded(own).ainvoke({}) == threading.current_thread().name
+
+
+async def test_a_plain_function_around_an_asynchronous_one_is_awaited() -> None:
+    threads = ToolThreads("own", threads_max=1, grace_s=0)
+
+    async def asked(x: str) -> str:
+        return f"asked {x}"
+
+    # stanfordnlp/dspy#7906: the model was told `<coroutine object …>`.
+    made = threads.threaded(plain(lambda x="1": asked(x)))
+    assert await made.ainvoke({"x": "2"}) == "asked 2"
+
+
+def yields(x: str = "") -> Iterator[str]:
+    yield x
+
+
+async def yields_later(x: str = "") -> AsyncIterator[str]:
+    yield x
+
+
+@pytest.mark.parametrize("function", [yields, yields_later])
+@pytest.mark.parametrize("kind", ["func", "coroutine"])
+async def test_a_generator_of_which_nothing_was_run_is_not_a_tools_result(
+    function: Callable[..., Any], kind: str
+) -> None:
+    # wanxingai/LightAgent#107: the model was told `<async_generator object …>`.
+    with pytest.raises(Misconfigured, match="'blocks' is a generator"):
+        ToolRegistry(
+            [StructuredTool.from_function(**{kind: function}, name="blocks", description="x")]
+        )
+
+    def gives() -> Any:
+        return function()
+
+    async def gives_later() -> Any:
+        return function()
+
+    given: Any = gives if kind == "func" else gives_later
+    tool = StructuredTool.from_function(**{kind: given}, name="blocks", description="x")
+    (threaded,) = map(ToolThreads("own", threads_max=1, grace_s=0).threaded, [tool])
+    with pytest.raises(TypeError, match="returned a generator"):
+        await threaded.ainvoke({})
 
 
 async def test_a_thread_that_raises_what_no_future_takes_says_so() -> None:

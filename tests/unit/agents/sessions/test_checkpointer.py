@@ -108,12 +108,34 @@ async def test_a_pickle_is_never_opened() -> None:
         RunCheckpointer(with_state(saved, b"\x80\x04cos\nsystem\n(S'true'\ntR."), CHAT)
 
 
-async def test_a_state_that_no_record_can_hold_is_refused_with_its_size() -> None:
+async def test_a_state_that_no_record_can_hold_keeps_what_fits_of_its_newest_turn() -> None:
     outcome = await Runs().run("say: ok " + "x" * 10)
     assert outcome.checkpoint is not None
     checkpointer = RunCheckpointer(outcome.checkpoint, CHAT)
     found = await newest(outcome.checkpoint)
-    found.checkpoint["channel_values"]["messages"] = [HumanMessage("x" * CHECKPOINT_CHARS_MAX)]
+    found.checkpoint["channel_values"]["messages"] = [
+        HumanMessage("earlier"),
+        *(AIMessage("y" * 4_000) for _ in range(300)),
+        HumanMessage("x" * CHECKPOINT_CHARS_MAX),
+        *(AIMessage("z" * 4_000) for _ in range(300)),
+        AIMessage("done"),
+    ]
+    await checkpointer.aput(CONFIG, found.checkpoint, found.metadata, {})  # type: ignore[arg-type]
+    saved = checkpointer.seal(resolved("x"), at_ms=1)
+    assert len(saved.data) <= CHECKPOINT_CHARS_MAX
+    remembers_all = CHAT.model_copy(update={"memory_tokens_max": 100_000})
+    asked, answered = RunCheckpointer(saved, remembers_all).messages
+    assert asked.text.startswith("xxx")
+    assert "900000 bytes" in asked.text
+    assert answered.text == "done"
+
+
+async def test_a_state_of_other_channels_that_no_record_can_hold_is_refused_with_its_size() -> None:
+    outcome = await Runs().run("say: ok")
+    assert outcome.checkpoint is not None
+    checkpointer = RunCheckpointer(outcome.checkpoint, CHAT)
+    found = await newest(outcome.checkpoint)
+    found.checkpoint["channel_values"]["notes"] = "x" * CHECKPOINT_CHARS_MAX
     await checkpointer.aput(CONFIG, found.checkpoint, found.metadata, {})  # type: ignore[arg-type]
     with pytest.raises(Terminal, match="more than 900000"):
         checkpointer.seal(resolved("x"), at_ms=1)

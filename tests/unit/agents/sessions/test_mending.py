@@ -53,6 +53,22 @@ def test_a_result_without_its_call_is_left_out() -> None:
     assert kinds(told) == [("human", "x"), ("ai", "hi"), ("tool", "1")]
 
 
+def test_an_answer_of_another_provider_keeps_its_text_and_calls_alone() -> None:
+    said = AIMessage(
+        [{"type": "thinking", "thinking": "so", "signature": "x"}, {"type": "text", "text": "hm"}],
+        tool_calls=[{"name": "add", "args": {"a": 1}, "id": "c1"}],
+        additional_kwargs={"signatures": {}},
+        response_metadata={"model_provider": "anthropic"},
+    )
+    result = ToolMessage("2", tool_call_id="c1")
+    assert mended([said, result], "anthropic") == [said, result]
+    assert mended([said, result]) == [said, result]
+    told, _ = mended([said, result], "ollama")
+    assert (told.content, told.additional_kwargs) == ("hm", {})
+    assert isinstance(told, AIMessage)
+    assert told.tool_calls == said.tool_calls
+
+
 def test_calls_that_nobody_can_read_go_and_the_text_stays() -> None:
     told = mended([ASKED, AIMessage("well", invalid_tool_calls=[INVALID])])
     assert isinstance(told[1], AIMessage)

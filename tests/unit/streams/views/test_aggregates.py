@@ -11,6 +11,7 @@ from millstream.streams.views.aggregates import (
     MINUTES_KEPT,
     OTHER,
     Aggregate,
+    cost_of,
     counts_of,
     merged,
     spend_of,
@@ -183,6 +184,12 @@ def flooded(micros: int) -> Aggregate:
     for number in range(400):
         aggregate.fold(number, 0, spend_of(cost(f"openai:x{number}", micros, 5)))
     return aggregate
+
+
+def test_a_name_that_breaks_lines_is_counted_under_one_that_does_not() -> None:
+    # BerriAI/litellm#20600: one label with a line separator cost Datadog the whole scrape.
+    assert cost_of("openai:gpt\u2028\x85 5\x1c") == "cost_micros|openai:gpt?? 5?"
+    assert cost_of("ollama:модель|a") == "cost_micros|ollama:модель|a"
 
 
 def test_a_flood_of_names_that_cost_something_gives_way_to_one_that_costs_more() -> None:
