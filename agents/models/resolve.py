@@ -143,8 +143,11 @@ def _provided_model(name: str, provider: str, params: Mapping[str, Any]) -> Base
     try:
         model: BaseChatModel = init_chat_model(name, **params)
     except ImportError as error:
-        # LangChain's own message names the package.
-        message = f"the model {name!r} needs a package that is not installed: {error}"
+        # LangChain's own message names the package; a checkout's environment has no pip for it.
+        message = (
+            f"the model {name!r} needs a package that is not installed: {error} "
+            "(in a checkout: see docs/how-to/models.md)"
+        )
         raise ModelUnavailable(message) from error
     except _construction_errors(provider) as error:
         known = _PROVIDERS.get(provider)
