@@ -31,6 +31,7 @@ from millstream.agents.loop.containment import (
 from millstream.agents.loop.time_limits import first_limit
 from millstream.agents.loop.token_writer import TokenWriter
 from millstream.agents.loop.under_way import UnderWay
+from millstream.agents.models.call_meter import CallMeter
 from millstream.agents.models.errors import as_foreseen
 from millstream.agents.sessions.checkpointer import RunCheckpointer
 from millstream.agents.sessions.text import well_formed
@@ -182,6 +183,9 @@ class AgentExecutor:
                 cut=plan.template.cut_answer,
                 structured=plan.template.response_format is not None,
                 calls_tools=bool(plan.template.tools),
+            ),
+            meter=CallMeter(
+                plan.template.output_tokens_max, request_id=request.request_id, model=plan.model
             ),
         )
         calls = Calls() if calls is None else calls

@@ -82,10 +82,11 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         on_event: OnCallbackEvent | None = None,
         before_call: BeforeCall | None = None,
         ending: Ending | None = None,
+        meter: CallMeter | None = None,
     ) -> None:
         self.model_error: BaseException | None = None
         self.ending = Ending() if ending is None else ending
-        self.meter = CallMeter(self.ending.output_tokens_max)
+        self.meter = CallMeter(self.ending.output_tokens_max) if meter is None else meter
         self._writer = writer
         self._clock_ms = clock_ms
         self._on_event = on_event

@@ -32,11 +32,16 @@ class CallMeter:
     """Counts the model calls of an attempt, also those that its tools make, in whatever thread.
 
     `output_tokens_max` is the limit of one call of the agent's own model. Once it is closed it
-    counts no more: what a tool left running behind its run is named in the log.
+    counts no more: what a tool left running behind its run is named in the log. The log names
+    `request_id`, and the agent's own model as `model`.
     """
 
-    def __init__(self, output_tokens_max: int) -> None:
+    def __init__(
+        self, output_tokens_max: int, *, request_id: str | None = None, model: str | None = None
+    ) -> None:
         self._output_tokens_max = output_tokens_max
+        self._request_id = request_id
+        self._model = model
         self._under_way: dict[UUID, ModelCall] = {}
         self._over: list[CallUsage] = []
         # Tools call models in threads of their own.
@@ -67,7 +72,11 @@ class CallMeter:
         limit = self._output_tokens_max if is_own else 0
         call = ModelCall(messages, params, is_own=is_own, model=model, answer_tokens_max=limit)
         if self._closed:
-            _log.error("a model is called by what a run left behind; nobody pays", model=model)
+            _log.error(
+                "a model is called by what a run left behind; nobody pays",
+                request_id=self._request_id,
+                model=model or self._model,
+            )
         else:
             self._under_way[run_id] = call
         return call
@@ -128,7 +137,10 @@ class CallMeter:
             self._over.append(CallUsage(usage, call.model, doubt))
         if doubt is not None:
             _log.warning(
-                "the usage of a model call is estimated", reason=doubt, model=call.model or "own"
+                "the usage of a model call is estimated",
+                request_id=self._request_id,
+                reason=doubt,
+                model=call.model or self._model,
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, Final
 import langsmith
 import structlog
 from langchain.chat_models import init_chat_model
+from langchain.chat_models.base import _BUILTIN_PROVIDERS
 from langchain_core.language_models.chat_models import BaseChatModel
 from pydantic import SecretStr
 
@@ -134,11 +136,18 @@ def keep_traces_local() -> None:
 
 
 def _provided_model(name: str, provider: str, params: Mapping[str, Any]) -> BaseChatModel:
+    # Without this LangChain takes the whole for a model's name, and guesses whose it is.
+    if provider not in _BUILTIN_PROVIDERS:
+        message = f"the model {name!r} cannot be used: {_unknown_provider(provider)}"
+        raise ModelUnavailable(message)
     try:
         model: BaseChatModel = init_chat_model(name, **params)
     except ImportError as error:
-        # LangChain's own message names the package.
-        message = f"the model {name!r} needs a package that is not installed: {error}"
+        # LangChain's own message names the package; a checkout's environment has no pip for it.
+        message = (
+            f"the model {name!r} needs a package that is not installed: {error} "
+            "(in a checkout: see docs/how-to/models.md)"
+        )
         raise ModelUnavailable(message) from error
     except _construction_errors(provider) as error:
         known = _PROVIDERS.get(provider)
@@ -147,6 +156,14 @@ def _provided_model(name: str, provider: str, params: Mapping[str, Any]) -> Base
         raise ModelUnavailable(message) from error
     _require_key(model, name, provider)
     return model
+
+
+def _unknown_provider(provider: str) -> str:
+    near = difflib.get_close_matches(
+        provider.lower(), [*_BUILTIN_PROVIDERS, "local", SCRIPTED_MODEL_NAME]
+    )
+    told = ", ".join(f"`{each}:`" for each in near or sorted(_PROVIDERS))
+    return f"no provider is called {provider!r}; {'names like it' if near else 'known are'}: {told}"
 
 
 def _takes(model: BaseChatModel, name: str) -> bool:

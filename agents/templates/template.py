@@ -29,7 +29,8 @@ class AgentTemplate(Frozen):
 
     A run that made a call with an effect waits for its next attempt in memory, up to
     `effects_wait_s` seconds. Beyond that, or where it is not known whether a call was made, it ends
-    as `in_doubt` says: it fails, naming the calls, or is tried again from the start.
+    as `in_doubt` says: it fails, naming the calls, or is tried again. Then the call in doubt is
+    made again, but none that it finished, unless their answers were lost with their worker.
 
     `cut_answer` says what becomes of an answer that ended at its limit of tokens, or at its
     provider's filter: `complete` completes the run, and the result's `finish_reason` says it;

@@ -14,7 +14,14 @@ from pydantic import ValidationError
 
 from millstream.gateway.client_settings import open_bus, settings_for_client
 from millstream.gateway.console.follow import Told, earlier_result, submitted
-from millstream.gateway.console.rendering import entry_json, money, reason_text, tokens_text
+from millstream.gateway.console.rendering import (
+    entry_json,
+    how_completed,
+    money,
+    reason_text,
+    structured_text,
+    tokens_text,
+)
 from millstream.gateway.console.running import run
 from millstream.gateway.console.terminal import print_data, print_text, progress_console
 from millstream.gateway.exits import EXIT_CODES_HELP, ExitCode, exit_code_of_result
@@ -26,6 +33,10 @@ from millstream.streams.bus.api import EventBus
 __all__ = ["submit"]
 
 _EPILOG = EXIT_CODES_HELP
+# No record says which of the three became of an attempt.
+_BEGINS_ANEW = (
+    "the answer begins anew (the attempt that wrote this failed, was stopped or was lost):"
+)
 
 
 def submit(
@@ -171,12 +182,14 @@ class _TextShow:
                     self._in_line = not text.endswith("\n")
                 case StartedAnew():
                     self.broke_off()
-                    self._console.print("the answer begins anew (an attempt was lost):")
+                    self._console.print(_BEGINS_ANEW)
                 case Ended(result=result):
                     self.broke_off()
+                    if (answer := structured_text(result)) is not None:
+                        print_data(answer)
                     self._console.print(ending(result))
         if isinstance(told.delivery.event, DeadLetter):
-            self._console.print(f"not accepted: {reason_text(told.delivery.event.reason)}")
+            self._console.print(f"not accepted: {_why(told.delivery.event)}")
         return _ends_with(told)
 
     def broke_off(self) -> None:
@@ -191,8 +204,13 @@ def ending(result: AgentResult) -> str:
     spent = f"{tokens_text(result.usage)}, {money(result.cost_micros)}"
     took = f"{max(0, result.at_ms - result.accepted_at_ms) / 1000:.2f} s"
     if result.status == "completed":
-        return f"completed in {took} by {result.model}: {spent}"
-    return f"{result.status} after {took}, {reason_text(result.reason)} ({spent})"
+        return f"{how_completed(result)} in {took} by {result.model}: {spent}"
+    return f"{result.status} after {took}, {_why(result)} ({spent})"
+
+
+def _why(event: AgentResult | DeadLetter) -> str:
+    # What to do stands at a reason's end.
+    return reason_text(event.reason, whole=True)
 
 
 def _ends_with(told: Told) -> ExitCode | None:

@@ -36,9 +36,11 @@ from millstream.streams.wire.records import with_kept_headers
 __all__ = [
     "entry_json",
     "entry_line",
+    "how_completed",
     "money",
     "one_line",
     "reason_text",
+    "structured_text",
     "tokens_text",
     "what",
     "written_line",
@@ -143,11 +145,29 @@ def what(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912  one case per kin
             return one_line(event.model_dump_json(exclude_none=True))
 
 
-def reason_text(reason: Reason | None) -> str:
-    """Give a reason's code and words."""
+def reason_text(reason: Reason | None, *, whole: bool = False) -> str:
+    """Give a reason's code and the beginning of its words, or all of them, in one line."""
     if reason is None:
         return "no reason given"
-    return f"{reason.code}: {one_line(reason.message)}"
+    return f"{reason.code}: {_printable(reason.message) if whole else one_line(reason.message)}"
+
+
+def how_completed(result: AgentResult) -> str:
+    """Say that a request completed, and what its answer lacks if it was cut."""
+    match result.finish_reason:
+        case "length":
+            return "completed (cut at its limit of tokens: raise output_tokens_max)"
+        case "content_filter":
+            return "completed (cut by its provider's filter)"
+        case _:
+            return "completed"
+
+
+def structured_text(result: AgentResult) -> str | None:
+    """Give a structured answer as JSON where it is in no text, as when it came as a tool's call."""
+    if result.structured is None or (result.output or "").strip():
+        return None
+    return json.dumps(result.structured, ensure_ascii=False)
 
 
 def money(micros: int) -> str:
@@ -164,11 +184,12 @@ def tokens_text(usage: Usage) -> str:
 
 def one_line(text: str) -> str:
     """Give a text's beginning without line breaks or control characters, which a terminal obeys."""
-    shown = "".join(
-        character if character.isprintable() else " "
-        for character in text[: _TEXT_CHARACTERS_MAX + 1]
-    )
+    shown = _printable(text[: _TEXT_CHARACTERS_MAX + 1])
     return shown if len(text) <= _TEXT_CHARACTERS_MAX else shown[: _TEXT_CHARACTERS_MAX - 1] + "…"
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _line(entry: Delivery | Unreadable, namespace: str, user: str, told: str) -> str:
@@ -193,8 +214,10 @@ def _user(event: Event) -> str:
 def _result(event: AgentResult) -> str:
     if event.status != "completed":
         return f"{event.status}, {reason_text(event.reason)}"
-    output = "" if event.output is None else f": {one_line(event.output)}"
-    return f"completed, {tokens_text(event.usage)}, {money(event.cost_micros)}{output}"
+    answer = structured_text(event) or event.output
+    output = "" if answer is None else f": {one_line(answer)}"
+    spent = f"{tokens_text(event.usage)}, {money(event.cost_micros)}"
+    return f"{how_completed(event)}, {spent}{output}"
 
 
 def _decision(event: Decision) -> str:

@@ -14,6 +14,7 @@ from millstream.streams.bus.api import Delivery
 __all__ = ["Stage"]
 
 _INDENT = "    "
+_BEGINS_ANEW = "(an attempt failed or was lost, the answer begins anew)"
 
 
 @dataclass(slots=True)
@@ -82,7 +83,7 @@ class Stage:
         while self._order:
             part = self._parts[self._order[0]]
             if part.restarted:
-                self._write(f"\n{_INDENT}(an attempt was lost, the answer begins anew)\n{_INDENT}")
+                self._write(f"\n{_INDENT}{_BEGINS_ANEW}\n{_INDENT}")
                 part.printed, part.restarted = 0, False
             elif not part.begun:
                 self._write(f"\n  {part.title}\n{_INDENT}")

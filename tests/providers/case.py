@@ -1,9 +1,8 @@
-"""Cases as files, and what runs them: a real lane, real agents, the real client, a server."""
+"""What runs cases: a real lane, real agents, the real client, a server."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -33,6 +32,8 @@ from tests.harness import lanes, memory_lanes
 from tests.harness.lanes import OneLane, Upstream, ask
 from tests.harness.memory_lanes import MemoryLanes
 from tests.harness.quick_time import QuickLoop
+from tests.providers.case_file import Case, case_of, read_cases
+from tests.providers.right import compare
 from tests.providers.server import Call, PlayedProvider, serving
 
 __all__ = [
@@ -49,56 +50,12 @@ __all__ = [
 
 CASES = Path(__file__).parent / "cases"
 REPORTED = Path(__file__).parent / "reported"
-PROVIDERS = ("openai", "anthropic", "google_genai", "ollama")
 _EVENT_COMMON = {"id": "c1", "object": "chat.completion.chunk", "created": 0, "model": "fake"}
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """What a provider sends, what is asked of it, and what is right.
-
-    `on_kafka`: it is also played to a lane on real Kafka.
-    """
-
-    name: str
-    file: str
-    templates: tuple[str, ...]
-    server: Mapping[str, Any]
-    requests: tuple[Mapping[str, Any], ...]
-    right: tuple[Mapping[str, Any], ...]
-    prices: Mapping[str, Any]
-    template: Mapping[str, Any]
-    model: Mapping[str, Any]
-    policy: Mapping[str, Any]
-    on_kafka: bool
 
 
 def load_cases(folder: Path = CASES) -> list[Case]:
     """Read all cases of a folder, by name."""
-    return [_load(path) for path in sorted(folder.glob("*.json"))]
-
-
-def _load(path: Path) -> Case:
-    return case_of(json.loads(path.read_text()), path.stem)
-
-
-def case_of(told: Mapping[str, Any], file: str = "") -> Case:
-    """Give a case as a file tells it."""
-    price = {"input_usd_per_mtok": 1, "output_usd_per_mtok": 10}
-    fallback = {f"{provider}:fake": price for provider in PROVIDERS}
-    return Case(
-        name=told["name"],
-        file=file,
-        templates=tuple(told.get("templates", ("chat_agent", "react_agent"))),
-        server=told["server"],
-        requests=tuple(told["requests"]),
-        right=tuple(told["right"]),
-        prices=told.get("prices", fallback),
-        template=told.get("template", {}),
-        model=told.get("model", {}),
-        policy=told.get("policy", {}),
-        on_kafka=told.get("on_kafka", False),
-    )
+    return read_cases(folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +177,8 @@ async def _provider(
     tools: MakeTools = _built_in,
     models: Mapping[str, BaseChatModel] = MappingProxyType({}),
 ) -> AsyncIterator[tuple[PlayedProvider, AgentFactory]]:
+    if case.fault is not None:
+        raise case.fault
     http = ProviderHttp()
     provider = PlayedProvider(case.server, _EVENT_COMMON, now_s=now_s)
     async with serving(provider) as url:
@@ -276,7 +235,7 @@ async def check(case: Case, template: str, bench: Bench) -> None:
         told = _told(ended, provider.calls[before:])
         told["tool_runs"] = len(bench.tools_begun) - tools_before
         told["pieces_taken_max"] = max(provider.pieces_taken[before:], default=0)
-        _compare(right, told)
+        compare(right, told, f"request {number} ({asked['input']!r})")
 
 
 def _told(ended: Ended, calls: list[Call]) -> dict[str, Any]:
@@ -327,29 +286,3 @@ def _hold_together(ended: Ended) -> None:
     assert all(cost.estimated or cost.estimate_reason is None for cost in costs)
     # What failed is not remembered.
     assert len(ended.checkpoints) == (result.status == "completed")
-
-
-def _compare(right: Mapping[str, Any], told: Mapping[str, Any]) -> None:
-    for key, wanted in right.items():
-        if key == "not":
-            for field_name, unwanted in wanted.items():
-                assert told[field_name] != unwanted, (field_name, told)
-        elif key in _HOLDS:
-            field_name, holds = _HOLDS[key]
-            assert holds(wanted, told[field_name]), (key, told)
-        elif key not in _FOR_PEOPLE:
-            assert told[key] == wanted, (key, told)
-
-
-_FOR_PEOPLE = frozenset({"note", "tells", "or"})
-_HOLDS: Mapping[str, tuple[str, Callable[[Any, Any], bool]]] = {
-    "body_must_have": ("body", lambda wanted, body: wanted.items() <= body.items()),
-    "body_must_not_have": ("body", lambda wanted, body: not set(wanted) & body.keys()),
-    # The clock is not the test's alone: what is computed takes its time.
-    "second_call_at_s": ("second_call_at_s", lambda wanted, at_s: wanted <= at_s < wanted + 2),
-    "second_call_not_before_s": ("second_call_at_s", lambda wanted, at_s: at_s >= wanted),
-    "cost_micros_max": ("cost_micros", lambda wanted, micros: micros <= wanted),
-    "pieces_taken_max": ("pieces_taken_max", lambda wanted, taken: taken <= wanted),
-    "usage": ("usage", lambda wanted, usage: wanted.items() <= usage.items()),
-    "reason": ("reason", lambda wanted, reason: wanted.items() <= (reason or {}).items()),
-}

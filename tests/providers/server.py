@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final
 
 from aiohttp import web
@@ -112,9 +113,15 @@ def _refusal(
             return refusal  # type: ignore[no-any-return]
     if "refuse_if_asked_for_usage" in answer and "stream_options" in body:
         return answer["refuse_if_asked_for_usage"]  # type: ignore[no-any-return]
-    refusal = answer.get("refuse_if_empty_assistant")
-    empty = any(turn.role == "assistant" and not turn.text and not turn.calls for turn in turns)
-    return refusal if refusal is not None and empty else answer
+    if "refuse_if_empty_assistant" in answer and any(
+        turn.role == "assistant" and not turn.text and not turn.calls for turn in turns
+    ):
+        return answer["refuse_if_empty_assistant"]  # type: ignore[no-any-return]
+    if "refuse_if_call_without_answer" in answer and any(
+        turn.calls and after.role != "tool" for turn, after in pairwise(turns)
+    ):
+        return answer["refuse_if_call_without_answer"]  # type: ignore[no-any-return]
+    return answer
 
 
 def _speaking(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.harness.quick_time import run_quickly
-from tests.providers.case import _load, check, in_memory
+from tests.providers.case import check, in_memory
+from tests.providers.case_file import read_case
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "report-a-provider-fault.md"
 SHOWN = re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -18,7 +19,7 @@ SHOWN = re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL)
 def test_a_case_that_the_page_shows_comes_out_right(shown: str, tmp_path: Path) -> None:
     file = tmp_path / "case.json"
     file.write_text(shown)
-    case = _load(file)
+    case = read_case(file)
 
     async def play() -> None:
         for template in case.templates:

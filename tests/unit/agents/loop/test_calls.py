@@ -227,6 +227,24 @@ async def test_a_call_that_was_cut_off_is_in_doubt() -> None:
     assert calls.in_doubt == {"c1": "pay"}
 
 
+async def test_only_the_call_in_doubt_is_made_again() -> None:
+    made: list[str] = []
+
+    async def pay(order: str) -> str:
+        made.append(order)
+        if made == ["1", "2"]:
+            await asyncio.get_running_loop().create_future()
+        return f"paid {order}"
+
+    tool = StructuredTool.from_function(coroutine=pay, name="pay", description="x")
+    says = [calling(("pay", {"order": "1"}, "c1")), calling(("pay", {"order": "2"}, "c2")), DONE]
+    one, calls = bench(says, tool, attempt_timeout_s=0.2), Calls()
+    assert (await one.run(calls=calls)).retryable
+    second = await one.run(calls=calls, attempt=1001, announce=True)
+    assert second.result.output == "done"
+    assert (made, len(one.model.seen)) == (["1", "2", "2"], 3)
+
+
 async def test_a_tool_with_a_json_schema_is_checked_like_any_other() -> None:
     made: list[Any] = []
 

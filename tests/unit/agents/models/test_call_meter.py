@@ -15,6 +15,7 @@ from langchain.chat_models import init_chat_model
 from langchain_core.language_models import FakeListLLM
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import BaseTool, StructuredTool
+from structlog.testing import capture_logs
 
 from millstream.agents.executor import RunOutcome
 from millstream.agents.factory import AgentFactory
@@ -229,6 +230,15 @@ def test_a_tools_report_is_checked_too_by_what_can_be_seen_of_its_call(
     (told,) = meter.close()
     assert (told.usage.input_tokens == read, told.usage.output_tokens == wrote) == is_believed
     assert (told.estimate_reason is None) == all(is_believed)
+
+
+async def test_the_log_names_the_request_and_the_model_of_an_estimate() -> None:
+    own = AgentTemplate(name="own", attempt_timeout_s=0.2)
+    runs = Runs(AgentFactory(default_model="scripted", templates=[own]))
+    with capture_logs() as logs:
+        await runs.run("pace: 0.05; endless", template="own", request_id="r7")
+    (told,) = (log for log in logs if log["event"] == "the usage of a model call is estimated")
+    assert (told["request_id"], told["model"]) == ("r7", "scripted")
 
 
 def test_a_call_of_what_a_run_left_behind_is_nobodys() -> None:

@@ -53,6 +53,21 @@ CASES: tuple[tuple[Event, str], ...] = (
         "completed, 3 tokens in, 2 out, $0.000014: Paris.",
     ),
     (
+        making.result("", structured={"answer": "Città"}),
+        'completed, 0 tokens in, 0 out, $0.000000: {"answer": "Città"}',
+    ),
+    (
+        making.result("Par", finish_reason="length"),
+        (
+            "completed (cut at its limit of tokens: raise output_tokens_max), "
+            "0 tokens in, 0 out, $0.000000: Par"
+        ),
+    ),
+    (
+        making.result("Par", finish_reason="content_filter"),
+        "completed (cut by its provider's filter), 0 tokens in, 0 out, $0.000000: Par",
+    ),
+    (
         making.result(
             **IDS,
             status="rejected",

@@ -54,13 +54,13 @@ def test_a_second_answer_waits_until_the_first_is_finished() -> None:
 def test_an_attempt_that_was_lost_is_told_and_the_answer_begins_anew() -> None:
     text, _ = shown(token("a", "old"), token("a", "new", 0, attempt=2000))
     assert text == (
-        "\n  asks a\n    old\n    (an attempt was lost, the answer begins anew)\n    new"
+        "\n  asks a\n    old\n    (an attempt failed or was lost, the answer begins anew)\n    new"
     )
 
 
 def test_an_attempt_that_was_lost_is_told_as_soon_as_the_next_one_is_announced() -> None:
     announced = token("a", "", 0, attempt=2000)
-    told = "\n  asks a\n    old\n    (an attempt was lost, the answer begins anew)\n    "
+    told = "\n  asks a\n    old\n    (an attempt failed or was lost, the answer begins anew)\n    "
     assert shown(token("a", "old"), announced)[0] == told
     text, _ = shown(token("a", "old"), announced, token("a", "new", 1, attempt=2000))
     assert text == f"{told}new"

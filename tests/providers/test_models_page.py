@@ -1,0 +1,58 @@
+"""What the how-to page of models says of providers' variables is what their models read."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+from langchain.chat_models.base import _BUILTIN_PROVIDERS
+
+from millstream.agents.models.http import ProviderHttp
+from millstream.agents.models.resolve import _PROVIDERS, resolve_model
+from tests.providers.case_file import PROVIDERS
+from tests.providers.server import PlayedProvider, serving
+
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "models.md").read_text("utf-8")
+ROWS = {
+    row[0]: row[1:]
+    for row in re.findall(r"^\| `(\w+):` \| (.+?) \| (.+?) \| (.+?) \|$", PAGE, re.MULTILINE)
+}
+
+
+def variables(cell: str) -> list[str]:
+    return re.findall(r"`([A-Z_]+)`", cell)
+
+
+def test_the_page_names_each_provider_with_its_key_and_package() -> None:
+    assert ROWS.keys() == _PROVIDERS.keys()
+    for name, (_, key, _) in ROWS.items():
+        assert variables(key) == [one for one in [_PROVIDERS[name].key_variable] if one]
+
+
+def test_the_packages_that_the_page_names_are_langchains() -> None:
+    for name, (package, _, _) in ROWS.items():
+        module, *_ = _BUILTIN_PROVIDERS[name]
+        assert package == f"`{module.replace('_', '-')}`"
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+async def test_a_model_is_reached_by_the_variables_that_the_page_names(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, key, url = ROWS[name]
+    provider = PlayedProvider(
+        {"hi": [{"says": ["All ", "is well"]}]}, {}, now_s=asyncio.get_running_loop().time
+    )
+    http = ProviderHttp()
+    async with serving(provider) as served:
+        for variable in variables(key):
+            monkeypatch.setenv(variable, "key")
+        (variable,) = variables(url)
+        monkeypatch.setenv(variable, served)
+        model = resolve_model(f"{name}:fake", http=http)
+        text = [piece.text async for piece in model.astream("hi")]
+        await http.close()
+    assert "".join(text) == "All is well"
+    assert len(provider.calls) == 1

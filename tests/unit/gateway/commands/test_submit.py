@@ -1,0 +1,75 @@
+"""What `submit` shows: the answer on standard output, the rest on standard error."""
+
+from __future__ import annotations
+
+import pytest
+
+from millstream.gateway.commands.submit import _TextShow
+from millstream.gateway.console.follow import Told
+from millstream.schemas.base import Address, Reason
+from millstream.schemas.events import AgentResult, AgentToken
+from millstream.streams.bus.answer import Answer
+from millstream.streams.bus.api import Delivery
+from tests import making
+
+
+def shown(capsys: pytest.CaptureFixture[str], *events: AgentToken | AgentResult) -> tuple[str, str]:
+    """Give what stands on standard output and on standard error after these records."""
+    show, answer = _TextShow(), Answer()
+    for offset, event in enumerate(events):
+        delivery = Delivery(event, Address(topic="t", partition=0, offset=offset), 1)
+        show.take(Told(delivery, answer.take(delivery)))
+    said = capsys.readouterr()
+    return said.out, said.err
+
+
+def failed(reason: Reason) -> AgentResult:
+    return making.result(status="failed", reason=reason)
+
+
+def test_structured_answer_without_text_is_shown_as_json(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    called = making.result("", structured={"answer": "Città", "keywords": []})
+    out, _ = shown(capsys, called)
+    assert out == '{"answer": "Città", "keywords": []}\n'
+
+
+def test_structured_answer_that_is_the_text_is_shown_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = '{"answer":"Rome"}'
+    out, _ = shown(capsys, making.result(text, last_seq=0, structured={"answer": "Rome"}))
+    assert out == f"{text}\n"
+
+
+def test_answer_that_begins_anew_says_what_may_have_become_of_the_attempt(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first = making.token(attempt=1000, seq=0, text="Par")
+    again = making.result("Paris", attempt=1001, last_seq=0)
+    out, err = shown(capsys, first, again)
+    assert out == "Par\nParis\n"
+    assert err.startswith("the answer begins anew (the attempt that wrote this failed, was stopped")
+
+
+@pytest.mark.parametrize(
+    ("finish_reason", "told"),
+    [
+        ("stop", "completed in "),
+        ("length", "completed (cut at its limit of tokens: raise output_tokens_max) in "),
+        ("content_filter", "completed (cut by its provider's filter) in "),
+    ],
+)
+def test_answer_that_was_cut_says_so(
+    finish_reason: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, err = shown(capsys, making.result("Par", last_seq=0, finish_reason=finish_reason))
+    assert err.startswith(told)
+
+
+def test_reason_of_a_failure_is_told_to_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    message = f"no package\x1b[2J{' of this name' * 40}: run pip install it"
+    _, err = shown(capsys, failed(Reason(code="model_unavailable", message=message)))
+    assert "run pip install it (0 tokens in, 0 out, $0.000000)" in err
+    assert "\x1b" not in err
