@@ -17,7 +17,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from millstream.agents.loop.agent import Agent, AgentGraph, LoopAgent, SingleCallAgent
 from millstream.agents.loop.call_gate import CallGate, ModelGate
-from millstream.agents.loop.tool_threads import ToolThreads
+from millstream.agents.loop.tools.tool_threads import ToolThreads
 from millstream.agents.models.local.model import LocalChatModel
 from millstream.agents.models.resolve import resolve_model
 from millstream.agents.sessions.memory import BYTES_PER_TOKEN

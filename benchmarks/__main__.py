@@ -19,6 +19,7 @@ from benchmarks.measures import (
     memory,
     recovery,
     round_trip,
+    streaming,
     transactions,
     waiting,
 )
@@ -36,6 +37,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "round_trip": lambda settings, requests: round_trip.run(settings, requests=requests),
     "peers": lambda settings, requests: peers.run(settings, requests=requests),
     "waiting": lambda settings, _: waiting.run(settings),
+    "streaming": lambda settings, _: streaming.run(settings),
     "first_token": lambda settings, _: first_token.run(settings),
     **{one.name: partial(backlog.run, backlog=one) for one in backlog.BACKLOGS},
     "bus": lambda settings, _: bus.run(settings),

@@ -101,9 +101,10 @@ async def check_model() -> tuple[Finding, ...]:
 
 async def check_default_model() -> tuple[Finding, ...]:
     """Whether the model that answers where none is named can be made; it is not called."""
-    name = local_settings().default_model
+    settings = local_settings()
+    name = settings.default_model
     try:
-        resolve_model(name)
+        resolve_model(name, endpoints=settings.model_endpoints)
     except MillstreamError as error:
         remedy = "mend MILLSTREAM_DEFAULT_MODEL, or what it needs"
         return (Finding("default model", "wrong", str(error), remedy),)

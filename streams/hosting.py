@@ -76,6 +76,7 @@ class _Loops:
 
     def __init__(self, settings: Settings, factory: AgentFactory) -> None:
         self._coalesce_s = settings.token_coalesce_s
+        self._endpoints = settings.model_endpoints
         self._factory = factory
         self._twins: WeakSet[AgentFactory] = WeakSet()
 
@@ -87,6 +88,6 @@ class _Loops:
     def build(self) -> AgentsOfLoop:
         """Make what runs attempts on one loop."""
         http = ProviderHttp()
-        twin = self._factory.twin(partial(resolve_model, http=http))
+        twin = self._factory.twin(partial(resolve_model, http=http, endpoints=self._endpoints))
         self._twins.add(twin)
         return AgentsOfLoop(AgentExecutor(twin, coalesce_s=self._coalesce_s).run, http.close)

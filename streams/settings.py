@@ -11,9 +11,13 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from millstream.schemas.endpoints import ModelEndpoint
 from millstream.schemas.errors import Misconfigured
 
 Role = Literal["lanes", "views"]
+
+ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*(:.+)?$", max_length=256)]
+"""All models of a name before the colon, or one of them."""
 
 
 class Settings(BaseSettings):
@@ -82,6 +86,8 @@ class Settings(BaseSettings):
     """Code of an agent that does not let others run for so long is named in the log and counted."""
     agents_blocked_max_s: Annotated[float, Field(gt=0, le=300)] = 5.0
     """After so long its event loop is given up: runs that wait for it are begun anew elsewhere."""
+    model_endpoints: dict[ModelName, ModelEndpoint] = {}
+    """Servers by the names of what they serve, as JSON: `{"vllm": {"base_url": "http://…/v1"}}`."""
 
     metrics_host: str = "127.0.0.1"
     """Address that `/metrics` and `/health` listen on; `0.0.0.0` for all."""

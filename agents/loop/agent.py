@@ -19,6 +19,7 @@ from langgraph.graph.state import CompiledStateGraph
 from millstream.agents.loop.answers import answer_without_calls
 from millstream.agents.loop.call_gate import RunContext
 from millstream.agents.loop.callbacks import AgentCallbackHandler
+from millstream.agents.loop.single_call import call_model
 from millstream.agents.sessions.checkpointer import RunCheckpointer
 from millstream.schemas.errors import InterruptUnsupported
 
@@ -97,10 +98,10 @@ class SingleCallAgent:
         """Answer as `Agent` says."""
         remembered = run.checkpointer.messages
         system = () if self.system_message is None else (self.system_message,)
-        said = await self.model.ainvoke(
-            [*system, *remembered, run.question], {"callbacks": [run.handler]}
-        )
+        said = await call_model(self.model, [*system, *remembered, run.question], run.handler)
         said = answer_without_calls(said)
+        if run.checkpointer.add_turn(run.question, said):
+            return None
         graph = self.graph.copy({"checkpointer": run.checkpointer})
         await graph.aupdate_state(
             {"configurable": {"thread_id": run.session_id}},

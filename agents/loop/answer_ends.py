@@ -17,6 +17,7 @@ REASONING_BYTES_MAX: Final = 65_536
 """Longest reasoning of a result, which shares its Kafka record with the text."""
 
 _UNKNOWN_LIMIT: Final = 0
+_CUT_BY: Final = "the model's answer was cut: it ended by {!r}"
 
 
 class Ending:
@@ -93,6 +94,9 @@ class Ending:
         if reason == "content_filter" and empty:
             why = "the model's provider filtered the answer as a whole"
             raise ContentRefused(why)
+        if empty and reason == "length" and self.structured:
+            # Of what a schema holds there was no room for the first word.
+            raise AnswerCut(_CUT_BY.format(reason))
         if empty and not (reason == "tool_calls" and self.calls_tools):
             thought = "" if self.reasoning is None else ", only of reasoning"
             raise ModelFailed(
@@ -102,4 +106,4 @@ class Ending:
         was_cut = reason in {"length", "content_filter"}
         # What tools are called with is judged where they are called.
         if was_cut and (self.structured or (self.cut == "fail" and not calls)):
-            raise AnswerCut(f"the model's answer was cut: it ended by {reason!r}")
+            raise AnswerCut(_CUT_BY.format(reason))

@@ -27,7 +27,7 @@ from typing_extensions import override
 from millstream.agents.loop.answers import announces_calls, checked_answer_of
 from millstream.agents.loop.calls import Calls, ToolAnswer
 from millstream.agents.loop.containment import stops_run
-from millstream.agents.loop.tool_answers import bounded_answer, error_told
+from millstream.agents.loop.tools.tool_answers import bounded_answer, error_told
 from millstream.agents.loop.under_way import UnderWay
 from millstream.agents.tool_schemas import problem_of
 from millstream.agents.tools import ToolRegistry

@@ -205,6 +205,13 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         if text:
             await self._write(call, text)
 
+    async def on_answer_text(self, run_id: UUID, text: str) -> None:
+        """Take in a piece of an own call's answer that is text and nothing else."""
+        call = self.meter.under_way(run_id)
+        if call is not None:
+            call.hear(text)
+            await self._write(call, text)
+
     @override
     async def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         message = _message_of(response)

@@ -23,6 +23,7 @@ from millstream.agents.models.dialects.refusal_words import (
     CONTEXT,
     CONTEXT_WORDS,
     KEY,
+    MODEL,
     QUOTA,
     QUOTA_WORDS,
 )
@@ -75,6 +76,7 @@ _BROKEN_NAMES: Final = frozenset({"APIConnectionError", "TransportError"})
 # What httpx, aiohttp and the system raise where no connection came about.
 _NEVER_SENT_NAMES: Final = frozenset(
     {"ConnectError", "ConnectTimeout", "PoolTimeout", "ClientConnectorError"}
+    | {"ConnectionTimeoutError", "ClientProxyConnectionError"}
     | {"ConnectionRefusedError", "gaierror"}
 )
 _UNREADABLE_NAMES: Final = frozenset({"APIResponseValidationError", "JSONDecodeError"})
@@ -126,7 +128,7 @@ def was_refused(error: BaseException) -> bool:
     # Told inside a stream: the client has an error object, but no status.
     if isinstance(_body_of(error), (Mapping, str)):
         return True
-    return any(not _NEVER_SENT_NAMES.isdisjoint(_names(each)) for each in _causes(error))
+    return _never_sent(error)
 
 
 def ended_by_provider(error: BaseException) -> bool:
@@ -187,9 +189,11 @@ def _told_without_words(error: BaseException) -> MillstreamError | None:
         why = "the model's provider filtered the answer"
         return ContentRefused(why)
     if any(_is_broken(each) for each in _causes(error)):
-        return ModelFailed(
-            f"the model's provider could not be reached: {redacted(words_of(error))}", may_cost=True
-        )
+        said = redacted(words_of(error)) or type(error).__name__
+        if _never_sent(error):
+            return ModelFailed(f"the model's provider could not be reached: {said}")
+        why = f"the connection to the model's provider broke: {said}"
+        return ModelFailed(why, may_cost=True)
     if not kinds.isdisjoint(_UNREADABLE_NAMES):
         why = f"the model's provider sent what its client cannot read: {redacted(words_of(error))}"
         return ModelFailed(why, may_cost=True)
@@ -307,24 +311,51 @@ def _overflowed(error: BaseException) -> bool:
 
 def _meant(told: _Told) -> MillstreamError:
     status, words = told.status, redacted(told.words)
-    said = words.lower()
     by = f" (status {status})" if status else ""
-    if told.names & QUOTA or status == HTTPStatus.PAYMENT_REQUIRED or _has(said, QUOTA_WORDS):
-        return QuotaExhausted(f"the quota at the model's provider is used up{by}: {words}")
-    if told.names & CONTENT or _has(said, CONTENT_WORDS):
-        return ContentRefused(f"the model's provider refused the content{by}: {words}")
-    too_large = status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-    if told.names & CONTEXT or too_large or _has(said, CONTEXT_WORDS):
-        return InputTooLong(f"the conversation does not fit the model's context{by}: {words}")
-    if status in _NOT_LET_IN or told.names & KEY:
-        return ModelUnavailable(f"the model's provider refused the key{by}: {words}")
-    refused = status in _STATUSES and status not in _PASSING and status not in _FAILING
-    if refused or (status is None and told.names & BAD_REQUEST):
-        return Terminal(f"the model's provider refused the call{by}: {words}")
+    if (refused := _refused_for(told)) is not None:
+        kind, why = refused
+        return kind(f"{why}{by}: {words}")
     with_status = f" with status {status}" if status else " with an error"
+    wait_s = told.retry_after_s
+    asks = f" (it asks to wait {wait_s:g} s)" if wait_s else ""
     return ModelFailed(
-        f"the model's provider answered{with_status}: {words}", retry_after_s=told.retry_after_s
+        f"the model's provider answered{with_status}: {words}{asks}", retry_after_s=wait_s
     )
+
+
+def _refused_for(told: _Told) -> tuple[type[MillstreamError], str] | None:
+    """Give what a refusal means that stays, `None` for one that passes."""
+    status, names, said = told.status, told.names, told.words.lower()
+    refused = status in _STATUSES and status not in _PASSING and status not in _FAILING
+    kinds = (
+        (
+            names & QUOTA or status == HTTPStatus.PAYMENT_REQUIRED or _has(said, QUOTA_WORDS),
+            (QuotaExhausted, "the quota at the model's provider is used up"),
+        ),
+        (
+            names & CONTENT or _has(said, CONTENT_WORDS),
+            (ContentRefused, "the model's provider refused the content"),
+        ),
+        (
+            names & CONTEXT
+            or status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+            or _has(said, CONTEXT_WORDS),
+            (InputTooLong, "the conversation does not fit the model's context"),
+        ),
+        (
+            status in _NOT_LET_IN or names & KEY,
+            (ModelUnavailable, "the model's provider refused the key"),
+        ),
+        (
+            status == HTTPStatus.NOT_FOUND or names & MODEL,
+            (ModelUnavailable, "the model's provider knows no such model"),
+        ),
+        (
+            refused or (status is None and names & BAD_REQUEST),
+            (Terminal, "the model's provider refused the call"),
+        ),
+    )
+    return next((meant for holds, meant in kinds if holds), None)
 
 
 def _has(said: str, words: tuple[str, ...]) -> bool:
@@ -356,6 +387,10 @@ def _tellers(error: BaseException) -> Iterator[BaseException]:
 
 def _is_broken(error: BaseException) -> bool:
     return isinstance(error, _BROKEN) or not _names(error).isdisjoint(_BROKEN_NAMES)
+
+
+def _never_sent(error: BaseException) -> bool:
+    return any(not _NEVER_SENT_NAMES.isdisjoint(_names(each)) for each in _causes(error))
 
 
 def _names(error: BaseException) -> set[str]:

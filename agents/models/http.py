@@ -9,6 +9,7 @@ from typing import Any, Final
 from langchain_core.language_models.chat_models import BaseChatModel
 
 from millstream.agents.models.body_watch import watch_body
+from millstream.agents.models.openai.connections import Connections
 
 __all__ = ["ProviderHttp"]
 
@@ -26,10 +27,12 @@ class ProviderHttp:
     figures). Both obey the proxies and certificates that the environment names, and have up to
     1,000 connections; more calls wait.
 
-    Models of Gemini and Ollama have a client each, which is closed with the others.
+    Models of Gemini and Ollama have a client each, which is closed with the others. `connections`
+    are those of our own client of OpenAI's dialect.
     """
 
     def __init__(self) -> None:
+        self.connections = Connections(serves_loop=True)
         self._clients: dict[str, Any] = {}
         self._models: list[weakref.ref[BaseChatModel]] = []
 
@@ -55,6 +58,7 @@ class ProviderHttp:
     async def close(self) -> None:
         """Close all connections, whatever one of them raises; no model may be called any more."""
         async with AsyncExitStack() as closing:
+            closing.push_async_callback(self.connections.close)
             for client in self._clients.values():
                 closing.push_async_callback(client.aclose)
             for each in self._models:

@@ -14,13 +14,20 @@ import structlog
 from langchain.chat_models import init_chat_model
 from langchain.chat_models.base import _BUILTIN_PROVIDERS
 from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.utils import secret_from_env
 from pydantic import SecretStr
 
 from millstream.agents.models.http import ProviderHttp
 from millstream.agents.models.local.model import LOCAL_MODEL_NAME, LocalChatModel
+from millstream.agents.models.openai.model import (
+    KEY_VARIABLE,
+    OpenAiChatModel,
+    speaks_responses,
+)
 from millstream.agents.models.scripted.model import SCRIPTED_MODEL_NAME, ScriptedChatModel
 from millstream.agents.models.scripted.script import parse_script
 from millstream.agents.models.served import as_served
+from millstream.schemas.endpoints import ModelEndpoint
 from millstream.schemas.errors import ModelUnavailable
 
 __all__ = ["MODEL_NAME", "keep_traces_local", "resolve_model", "warm_up"]
@@ -29,6 +36,12 @@ MODEL_NAME: Final = "millstream_model"
 """In a model's metadata, which its callbacks get: the name that it was resolved by."""
 
 _log = structlog.get_logger(__name__)
+
+NO_ENDPOINTS: Final[Mapping[str, ModelEndpoint]] = MappingProxyType({})
+
+_OPENAI: Final = "openai"
+_LANGCHAIN: Final = "langchain"
+"""Before a name: it is LangChain's class that is wanted."""
 
 _LOCAL_NAMES: Final = frozenset({"local", "local:smollm2", f"local:{LOCAL_MODEL_NAME}"})
 
@@ -66,21 +79,35 @@ _PROVIDERS: Final[Mapping[str, _Provider]] = MappingProxyType(
 )
 
 
-def resolve_model(name: str, *, http: ProviderHttp | None = None, **params: Any) -> BaseChatModel:
+def resolve_model(
+    name: str,
+    *,
+    http: ProviderHttp | None = None,
+    endpoints: Mapping[str, ModelEndpoint] = NO_ENDPOINTS,
+    **params: Any,
+) -> BaseChatModel:
     """Return the chat model that `name` stands for, made with `params` (`temperature`, …).
 
     A provider is called through `http`, if given, else as its own client does by default.
+    `endpoints` are servers that speak OpenAI's chat completions, by a whole name or by what stands
+    before its colon; they come before everything else.
 
     `local` or `local:smollm2` is the model that comes with Millstream; all share one engine.
     `scripted` plays the cues in its input, `scripted:SCRIPT` the given ones (see the module
     `scripted.script`).
+    `openai:model` is spoken to by a client of our own, over chat completions; where it has to be
+    another of OpenAI's dialects, and for `langchain:openai:model`, by LangChain's.
     Anything else is `provider:model` for LangChain's `init_chat_model`, with the provider's own
     package and key.
 
     Raises `ModelUnavailable`, saying which name is unknown, which package to install or which
     variable to set, and `Terminal` for a script that cannot be read.
     """
-    model = _model(name, http, params)
+    endpoint = endpoints.get(name) or endpoints.get(name.partition(":")[0])
+    if endpoint is not None:
+        model = _at_endpoint(name, endpoint, http, params)
+    else:
+        model = _model(name, http, params)
     # By which its calls are charged, whoever makes them.
     model.metadata = {**(model.metadata or {}), MODEL_NAME: name}
     return model
@@ -98,6 +125,33 @@ def _model(name: str, http: ProviderHttp | None, params: dict[str, Any]) -> Base
             "for instance `openai:gpt-5-mini`"
         )
         raise ModelUnavailable(message)
+    if kind == _OPENAI and not speaks_responses(rest, params):
+        return _own_openai(name, rest, http, params)
+    return _langchains(rest if kind == _LANGCHAIN else name, http, params)
+
+
+def _at_endpoint(
+    name: str, endpoint: ModelEndpoint, http: ProviderHttp | None, params: dict[str, Any]
+) -> BaseChatModel:
+    served = name.partition(":")[2]
+    if not served:
+        message = f"the model {name!r} needs the name by which its server knows it: `{name}:NAME`"
+        raise ModelUnavailable(message)
+    key = SecretStr("")
+    if (variable := endpoint.key_variable) is not None:
+        key = secret_from_env(variable, default="")()
+        if not key.get_secret_value():
+            message = f"the model {name!r} cannot be used: its key is missing (set {variable})"
+            raise ModelUnavailable(message)
+    # What the environment has for OpenAI is not this server's to know.
+    given = {**params, "base_url": endpoint.base_url, "api_key": key}
+    given |= {"organization": "", "project": "", "model": served}
+    return OpenAiChatModel(**given, connections=None if http is None else http.connections)
+
+
+def _langchains(name: str, http: ProviderHttp | None, params: dict[str, Any]) -> BaseChatModel:
+    """Give a model of LangChain's package for its provider, as it is served."""
+    kind = name.partition(":")[0]
     if http is not None:
         params |= http.params(kind)
     provider = _PROVIDERS.get(kind)
@@ -116,12 +170,26 @@ def _model(name: str, http: ProviderHttp | None, params: dict[str, Any]) -> Base
     return as_served(model, limit)
 
 
-async def warm_up(name: str) -> None:
+def _own_openai(
+    name: str, model: str, http: ProviderHttp | None, params: Mapping[str, Any]
+) -> BaseChatModel:
+    connections = None if http is None else http.connections
+    try:
+        made = OpenAiChatModel(**{**params, "model": model, "connections": connections})
+    except ValueError as error:
+        raise ModelUnavailable(f"the model {name!r} cannot be used: {error}") from error
+    if made.api_key is None or not made.api_key.get_secret_value():
+        message = f"the model {name!r} cannot be used: its key is missing (set {KEY_VARIABLE})"
+        raise ModelUnavailable(message)
+    return made
+
+
+async def warm_up(name: str, endpoints: Mapping[str, ModelEndpoint] = NO_ENDPOINTS) -> None:
     """Load what the model of this name needs, so that its first answer does not wait for it.
 
     Raises `ModelUnavailable` as `resolve_model` does: better at a worker's start than later.
     """
-    model = resolve_model(name)
+    model = resolve_model(name, endpoints=endpoints)
     if isinstance(model, LocalChatModel):
         await model.warm_up()
 

@@ -14,19 +14,17 @@ from functools import cache
 from typing import Any, Final
 
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk
 from pydantic import PrivateAttr
 
 from millstream.agents.models.dialects.anthropic import AnthropicReading
+from millstream.agents.models.dialects.bound import AnswerBound
 from millstream.agents.models.dialects.gemini import GeminiReading
 from millstream.agents.models.dialects.ollama import OllamaReading
 from millstream.agents.models.dialects.openai import OpenAiReading, check_reports_of_responses
 from millstream.agents.models.dialects.reading import Reading
-from millstream.agents.models.thoughts import thought_of
-from millstream.agents.models.usage import BYTES_PER_TOKEN_MAX
 
-__all__ = ["BYTES_PER_TOKEN_MAX", "as_served"]
+__all__ = ["as_served"]
 
 _READINGS: Final[dict[str, type[Reading]]] = {
     "BaseChatOpenAI": OpenAiReading,
@@ -94,43 +92,15 @@ class _Bounded:
     _output_tokens_max: int | None
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
-        limit = self._output_tokens_max
         chunks = super()._astream(*args, **kwargs)  # type: ignore[misc]
-        if limit is None:
+        if self._output_tokens_max is None:
             async for chunk in chunks:
                 yield chunk
             return
-        pieces, bytes_left = 0, limit * BYTES_PER_TOKEN_MAX
+        bound = AnswerBound(self._output_tokens_max)
         async with aclosing(chunks):
             async for chunk in chunks:
-                size_bytes = _size_bytes(chunk)
-                if size_bytes:
-                    pieces += 1
-                    bytes_left -= size_bytes
-                    if pieces > limit or bytes_left < 0:
-                        yield _cut(chunk, size_bytes + bytes_left if pieces <= limit else 0)
-                        return
+                if (last := bound.cut(chunk)) is not None:
+                    yield last
+                    return
                 yield chunk
-
-
-def _size_bytes(chunk: ChatGenerationChunk) -> int:
-    """Give the bytes of what a chunk holds of the answer: text, reasoning, arguments of calls."""
-    message = chunk.message
-    said = message.content if isinstance(message.content, str) else message.text
-    size = len(said.encode(errors="replace")) + len(thought_of(message).encode(errors="replace"))
-    if isinstance(message, AIMessageChunk):
-        for call in message.tool_call_chunks:
-            size += len((call["args"] or "").encode(errors="replace"))
-    return size
-
-
-def _cut(chunk: ChatGenerationChunk, bytes_left: int) -> ChatGenerationChunk:
-    """Give what of a chunk is still within the limit, as the last of its answer."""
-    content = chunk.message.content
-    text = ""
-    if isinstance(content, str) and bytes_left > 0:
-        text = content.encode(errors="replace")[:bytes_left].decode(errors="ignore")
-    return ChatGenerationChunk(
-        message=AIMessageChunk(content=text),
-        generation_info={"finish_reason": "length"},
-    )

@@ -146,7 +146,7 @@ class ModelCall:
         """Give an estimate of what a call used that has no answer.
 
         It may go on to `output_tokens_max`, unless its provider ended it: then it wrote no more
-        than came. What it reported counts where it can be true.
+        than came, and `OUTPUT_ALLOWANCE`. What it reported counts where it can be true.
         """
         told = self.told() or {}
         read, wrote = told.get("input_tokens"), told.get("output_tokens")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final, Self
 
 import ormsgpack
@@ -22,15 +23,18 @@ from langchain_core.messages import (
 )
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
+    LATEST_VERSION,
     BaseCheckpointSaver,
     ChannelVersions,
     Checkpoint,
     CheckpointMetadata,
     CheckpointTuple,
 )
+from langgraph.checkpoint.base.id import uuid6
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from typing_extensions import override
 
+from millstream.agents.ids import new_id
 from millstream.agents.sessions.kept import (
     is_of_known_type,
     keepable_message,
@@ -48,6 +52,9 @@ __all__ = ["CHECKPOINT_CHARS_MAX", "RunCheckpointer"]
 
 CHECKPOINT_CHARS_MAX: Final = 900_000
 """Longest `data` of a checkpoint: with its envelope it must fit a Kafka record of 1 MiB."""
+
+_NODE: Final = "model"
+"""What LangChain's `create_agent` calls the node of the model."""
 
 _PACKED_BYTES_MAX: Final = CHECKPOINT_CHARS_MAX // 4 * 3
 
@@ -151,6 +158,40 @@ class RunCheckpointer(BaseCheckpointSaver[int]):
         pending = [*(self._newest.pending_writes or ()), *((task_id, *write) for write in writes)]
         self._newest = self._newest._replace(pending_writes=pending)
 
+    def add_turn(self, question: BaseMessage, answer: BaseMessage) -> bool:
+        """Add a question and its answer to the state, as LangGraph's `aupdate_state` would.
+
+        `False`, with nothing changed, where there is more to do than to add them.
+        """
+        newest = self._newest
+        messages, versions, seen, step = [], {}, {}, -1
+        if newest is not None:
+            messages = newest.checkpoint["channel_values"].get("messages", [])
+            versions = newest.checkpoint["channel_versions"]
+            seen, step = newest.checkpoint["versions_seen"], newest.metadata.get("step", -1)
+        if not _only_messages(newest) or answer.id in {one.id for one in messages}:
+            return False
+        for one in (question, answer):
+            if one.id is None:
+                one.id = new_id()
+        added: Checkpoint = {
+            "v": LATEST_VERSION,
+            "id": str(uuid6(clock_seq=step + 1)),
+            "ts": datetime.now(UTC).isoformat(),
+            "channel_values": {"messages": [*messages, question, answer]},
+            "channel_versions": {
+                **versions,
+                "messages": max((int(one) for one in versions.values()), default=0) + 1,
+            },
+            "versions_seen": {_NODE: {}, **seen},
+            "updated_channels": None,
+        }
+        metadata: CheckpointMetadata = {"source": "update", "step": step + 1, "parents": {}}
+        config = {"configurable": {"thread_id": "", "checkpoint_ns": ""}}
+        placed = _config(config, added["id"])  # type: ignore[arg-type]
+        self._newest = CheckpointTuple(placed, added, metadata, None, [])
+        return True
+
     def replace(self, message: BaseMessage, by: BaseMessage) -> None:
         """Put another message in the place of one of the newest state."""
         assert self._newest is not None  # noqa: S101 - the message came from it
@@ -183,6 +224,12 @@ class RunCheckpointer(BaseCheckpointSaver[int]):
             turn=1 if loaded is None else loaded.turn + 1,
             data=data,
         )
+
+
+def _only_messages(newest: CheckpointTuple | None) -> bool:
+    if newest is None:
+        return True
+    return not newest.pending_writes and newest.checkpoint["channel_values"].keys() <= {"messages"}
 
 
 def _packed(newest: CheckpointTuple, request: ResolvedRequest) -> bytes:

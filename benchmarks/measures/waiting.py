@@ -1,9 +1,9 @@
 """A thousand runs that wait for a slow model, on one worker: throughput, and memory of each.
 
-A model call takes two seconds. `waiting_http` makes it as providers are called: LangChain's
-`ChatOpenAI` over HTTP, here to a process of its own (`model_server.py`). In `waiting` the scripted
-model waits inside the worker, so that what Millstream costs can be told from what the provider's
-client costs. There can be no more than 1,000 / 2 s runs per second: that is the ceiling.
+A model call takes two seconds. `waiting_http` makes it as providers are called: by our client over
+HTTP, here to a process of its own (`model_server.py`). In `waiting` the scripted model waits inside
+the worker, so that what Millstream costs can be told from what the provider's client costs. There
+can be no more than 1,000 / 2 s runs per second: that is the ceiling.
 """
 
 from __future__ import annotations

@@ -126,10 +126,13 @@ async def in_memory(
     templates: Iterable[AgentTemplate] = BUILT_IN_TEMPLATES,
     tools: MakeTools = _built_in,
     models: Mapping[str, BaseChatModel] = MappingProxyType({}),
+    *,
+    langchains: bool = False,
 ) -> AsyncIterator[Bench]:
     """Play a case to a lane over a broker in memory; to be run on a `QuickLoop`.
 
-    `models` are those that no provider serves, by name.
+    `models` are those that no provider serves, by name. `langchains`: LangChain's class speaks to
+    OpenAI's dialect, and not ours.
     """
     loop = asyncio.get_running_loop()
     assert isinstance(loop, QuickLoop)
@@ -139,7 +142,10 @@ async def in_memory(
         settings=settings, limits=LaneLimits(), broker=MemoryBroker(settings, loop.strict_clock_ms)
     )
     async with (
-        _provider(case, loop.time, templates, tools, models) as (provider, factory),
+        _provider(case, loop.time, templates, tools, models, langchains=langchains) as (
+            provider,
+            factory,
+        ),
         memory_lanes.lane_services(world) as services,
         memory_lanes.upstream(world) as program,
         memory_lanes.one_lane(
@@ -176,6 +182,8 @@ async def _provider(
     templates: Iterable[AgentTemplate] = BUILT_IN_TEMPLATES,
     tools: MakeTools = _built_in,
     models: Mapping[str, BaseChatModel] = MappingProxyType({}),
+    *,
+    langchains: bool = False,
 ) -> AsyncIterator[tuple[PlayedProvider, AgentFactory]]:
     if case.fault is not None:
         raise case.fault
@@ -186,6 +194,8 @@ async def _provider(
         def resolve(name: str, **params: Any) -> Any:
             if name in models:
                 return models[name]
+            if langchains and name.startswith("openai:"):
+                name = f"langchain:{name}"
             return resolve_model(
                 name, http=http, base_url=url, api_key="key", **params, **case.model
             )

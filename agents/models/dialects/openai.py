@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import structlog
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 from millstream.agents.models.body_watch import WATCHING, BodyWatch
+from millstream.agents.models.dialects.chat_completions import (
+    add_unread,
+    knows_older_limit,
+    report_in,
+    with_native_error,
+)
 from millstream.agents.models.dialects.reading import Reading
 from millstream.agents.models.errors import error_in, refuses_older_limit, refuses_stream_options
 from millstream.agents.models.reports import bad_count, clean_report
@@ -23,7 +27,6 @@ __all__ = ["OpenAiReading", "check_reports_of_responses"]
 
 _log = structlog.get_logger(__name__)
 
-_OPENAI_HOSTS: Final = ("api.openai.com", ".openai.azure.com", ".cognitiveservices.azure.com")
 _RESPONSES_COUNTS: Final = (
     "input_tokens",
     "output_tokens",
@@ -31,11 +34,6 @@ _RESPONSES_COUNTS: Final = (
     "input_tokens_details",
     "output_tokens_details",
 )
-# With what gateways put in front, as `azure/gpt-5-mini` (litellm's issue 13432).
-_NEWER_MODELS: Final = re.compile(r"([\w.-]+/)*(o\d|gpt-[5-9])")
-# What OpenRouter calls an end that its provider did not mean, beside a `finish_reason` that tells
-# nothing of it (hax's pull request 15).
-_NATIVE_ERRORS: Final = frozenset({"error", "network_error"})
 
 
 class OpenAiReading(Reading):
@@ -43,6 +41,8 @@ class OpenAiReading(Reading):
 
     __slots__ = ()
 
+    model_name: str
+    root_async_client: Any
     stream_usage: bool | None
     _limit_has_newer_name: bool
 
@@ -144,7 +144,8 @@ class OpenAiReading(Reading):
 
     def _get_request_payload(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         payload: dict[str, Any] = super()._get_request_payload(*args, **kwargs)  # type: ignore[misc]
-        if "max_completion_tokens" in payload and _knows_the_older_name(self):
+        older = knows_older_limit(str(self.root_async_client.base_url), self.model_name)
+        if "max_completion_tokens" in payload and older and not self._limit_has_newer_name:
             payload["max_tokens"] = payload.pop("max_completion_tokens")
         return payload
 
@@ -154,9 +155,9 @@ class OpenAiReading(Reading):
         if (error := error_in(chunk)) is not None:
             raise error
         doubt = None
-        if (report := _report_in(chunk)) is not None:
+        if (report := report_in(chunk)) is not None:
             chunk["usage"], doubt = clean_report(report)
-        chunk = _with_native_error(chunk)
+        chunk = with_native_error(chunk)
         made: ChatGenerationChunk | None = super()._convert_chunk_to_generation_chunk(  # type: ignore[misc]
             chunk, *args
         )
@@ -167,7 +168,7 @@ class OpenAiReading(Reading):
         choices = chunk.get("choices")
         delta = choices[0].get("delta") if choices else None
         if delta:
-            _add_unread(delta, made.message.additional_kwargs)
+            add_unread(delta, made.message.additional_kwargs)
         return made
 
     def _create_chat_result(self, response: Any, generation_info: Any = None) -> ChatResult:
@@ -180,7 +181,7 @@ class OpenAiReading(Reading):
                 may_cost=True,
                 is_over=True,
             )
-        report, whole = _report_in(told), _with_native_error(dict(told))
+        report, whole = report_in(told), with_native_error(dict(told))
         cleaned, doubt = (None, None) if report is None else clean_report(report)
         if doubt is not None or report is not told.get("usage") or whole != told:
             response = {**whole, "usage": cleaned}
@@ -188,7 +189,7 @@ class OpenAiReading(Reading):
         for generation, choice in zip(made.generations, told["choices"], strict=False):
             if doubt is not None:
                 generation.message.response_metadata[DOUBT] = doubt
-            _add_unread(choice.get("message") or {}, generation.message.additional_kwargs)
+            add_unread(choice.get("message") or {}, generation.message.additional_kwargs)
         return made
 
 
@@ -215,48 +216,3 @@ def check_reports_of_responses(model: Any) -> None:
         return read(data=data, **kwargs)
 
     client._process_response_data = checked  # noqa: SLF001
-
-
-def _knows_the_older_name(model: Any) -> bool:
-    """Whether a server calls the limit `max_tokens`, and passes over its newer name unsaid.
-
-    So do most that are not OpenAI's or Azure's; a gateway to OpenAI's newer models refuses the
-    older name as they do.
-    """
-    base_url = model.openai_api_base
-    if model._limit_has_newer_name:  # noqa: SLF001  ours: it was told so
-        return False
-    if not isinstance(base_url, str) or _NEWER_MODELS.match(model.model_name):
-        return False
-    return not (urlsplit(base_url).hostname or "").endswith(_OPENAI_HOSTS)
-
-
-def _report_in(chunk: Mapping[str, Any]) -> Any:
-    """Give a chunk's report of usage: its own, its choice's (Moonshot), or that of Groq's field.
-
-    Reported by pi's issue 2017 and inspect_ai's issue 5529.
-    """
-    if (report := chunk.get("usage")) is not None:
-        return report
-    for each in (*(chunk.get("choices") or ())[:1], chunk.get("x_groq")):
-        if isinstance(each, Mapping) and each.get("usage") is not None:
-            return each["usage"]
-    return None
-
-
-def _with_native_error(chunk: dict[str, Any]) -> dict[str, Any]:
-    """Give a chunk whose choice ends as its provider ended it, where that was an error."""
-    choices = chunk.get("choices")
-    if not choices or (native := choices[0].get("native_finish_reason")) not in _NATIVE_ERRORS:
-        return chunk
-    return {**chunk, "choices": [{**choices[0], "finish_reason": native}, *choices[1:]]}
-
-
-def _add_unread(told: Mapping[str, Any], extra: dict[str, Any]) -> None:
-    """Add what a message or delta holds beside its text and calls: reasoning, a refusal."""
-    # DeepSeek, vLLM, llama.cpp, SGLang; OpenRouter, Groq, newer vLLM.
-    thought = told.get("reasoning_content") or told.get("reasoning")
-    if isinstance(thought, str) and thought:
-        extra["reasoning_content"] = thought
-    if isinstance(refusal := told.get("refusal"), str) and refusal:
-        extra["refusal"] = refusal

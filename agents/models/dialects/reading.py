@@ -13,7 +13,7 @@ from millstream.agents.models.errors import as_foreseen, error_in, error_said
 from millstream.schemas.errors import ModelFailed
 from millstream.schemas.reasons import words_of
 
-__all__ = ["UNREADABLE", "Reading"]
+__all__ = ["UNREADABLE", "Reading", "broken_off"]
 
 UNREADABLE: Final = (ValueError, TypeError, KeyError, AttributeError, IndexError)
 """What classes raise over a chunk or body of another shape than their provider documents."""
@@ -53,7 +53,7 @@ class Reading:
             message = f"the model's provider sent what cannot be read: {words_of(error)}"
             raise ModelFailed(message, may_cost=True) from error
         if not ended and not (watch.ended and began):
-            raise _broke_off(watch, began=began)
+            raise broken_off(watch, began=began)
 
     def _is_of_answer(self, error: Exception, watch: BodyWatch) -> bool:  # noqa: ARG002
         """Whether an error is of reading an answer, of which nothing was read yet."""
@@ -76,7 +76,8 @@ def _has_reason(chunk: ChatGenerationChunk) -> bool:
     return bool(chunk.generation_info and chunk.generation_info.get("finish_reason"))
 
 
-def _broke_off(watch: BodyWatch, *, began: bool) -> Exception:
+def broken_off(watch: BodyWatch, *, began: bool) -> Exception:
+    """Give what became of a stream that ended without a sign of its end."""
     if began:
         message = "the model's stream ended without a sign of its end"
         return ModelFailed(message, may_cost=True, is_over=True)

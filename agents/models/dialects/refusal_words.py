@@ -11,6 +11,7 @@ __all__ = [
     "CONTEXT",
     "CONTEXT_WORDS",
     "KEY",
+    "MODEL",
     "QUOTA",
     "QUOTA_WORDS",
 ]
@@ -61,14 +62,12 @@ KEY: Final = frozenset(
         "service_disabled",
     }
 )
+MODEL: Final = frozenset({"model_not_found", "not_found_error", "notfounderror"})
 BAD_REQUEST: Final = frozenset(
     {
         "invalid_request_error",
         "invalid_argument",
-        "not_found_error",
-        "model_not_found",
         "badrequesterror",
-        "notfounderror",
     }
 )
 # In these words, where no code is sent: vLLM (issue 33418), Anthropic in two ways, llama.cpp before

@@ -14,7 +14,7 @@ from langchain_core.tools import BaseTool, StructuredTool
 
 from millstream.agents.factory import AgentFactory
 from millstream.agents.loop.calls import Calls
-from millstream.agents.loop.tool_threads import ToolThreads
+from millstream.agents.loop.tools.tool_threads import ToolThreads
 from millstream.agents.templates.template import AgentTemplate
 from millstream.agents.tools import ToolRegistry
 from millstream.schemas.errors import Misconfigured

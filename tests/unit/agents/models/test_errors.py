@@ -17,7 +17,6 @@ from millstream.schemas.errors import (
     ModelFailed,
     ModelUnavailable,
     QuotaExhausted,
-    Terminal,
 )
 from tests.harness.agent_runs import Runs
 
@@ -63,7 +62,7 @@ async def asked(url: str) -> RunOutcome:
         (503, True, "model_failed"),
         (408, True, "model_failed"),
         (400, False, "failed"),
-        (404, False, "failed"),
+        (404, False, "model_unavailable"),
         (401, False, "model_unavailable"),
     ],
 )
@@ -130,7 +129,7 @@ class OllamaError(Exception):
             AnthropicError(400, "invalid_request_error", "Your credit balance is too low"),
             QuotaExhausted,
         ),
-        (OllamaError("model 'x' not found", 404), Terminal),
+        (OllamaError("model 'x' not found", 404), ModelUnavailable),
         (OllamaError("the input length exceeds maximum context length", 400), InputTooLong),
     ],
 )

@@ -73,10 +73,18 @@ async def test_models_of_a_provider_share_one_client_that_streams(http: Provider
             resolve_model(f"openai:{name}", http=http, base_url=url, api_key="key")
             for name in ("one", "other")
         )
-        assert one.http_async_client is other.http_async_client  # type: ignore[attr-defined]
-        assert type(one.http_async_client).__name__ == "_InstalledAioHttpClient"  # type: ignore[attr-defined]
+        assert one.connections is other.connections  # type: ignore[attr-defined]
         pieces = [chunk.text async for chunk in one.astream([HumanMessage("go on")])]
     assert [piece for piece in pieces if piece] == ["hello ", "world"]
+
+
+async def test_models_of_langchains_class_share_one_client(http: ProviderHttp) -> None:
+    one, other = (
+        resolve_model(f"langchain:openai:{name}", http=http, base_url="http://x", api_key="key")
+        for name in ("one", "other")
+    )
+    assert one.http_async_client is other.http_async_client  # type: ignore[attr-defined]
+    assert type(one.http_async_client).__name__ == "_InstalledAioHttpClient"  # type: ignore[attr-defined]
 
 
 async def test_a_call_that_is_cancelled_leaves_its_provider(http: ProviderHttp) -> None:

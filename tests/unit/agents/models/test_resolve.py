@@ -91,7 +91,7 @@ def test_a_parameter_that_a_class_does_not_know_is_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "retries"), [("openai:m", 0), ("anthropic:m", 0), ("google_genai:m", 1)]
+    ("name", "retries"), [("langchain:openai:m", 0), ("anthropic:m", 0), ("google_genai:m", 1)]
 )
 def test_no_client_tries_again_by_itself(name: str, retries: int) -> None:
     model = resolve_model(name, api_key="key")

@@ -48,9 +48,12 @@ def test_usage_is_asked_for_unless_the_user_does_not_want_it(
 def test_a_limit_has_the_name_that_the_server_knows(
     name: str, base_url: str | None, field: str
 ) -> None:
-    model: Any = resolve_model(name, api_key="key", base_url=base_url, max_tokens=7)
-    payload = model._get_request_payload("hello")
-    assert {key: payload[key] for key in payload if key.startswith("max_")} == {field: 7}
+    own: Any = resolve_model(name, api_key="key", base_url=base_url, max_tokens=7)
+    langchains: Any = resolve_model(
+        f"langchain:{name}", api_key="key", base_url=base_url, max_tokens=7
+    )
+    for payload in (own._get_invocation_params(), langchains._get_request_payload("hello")):
+        assert {key: payload[key] for key in payload if key.startswith("max_")} == {field: 7}
 
 
 async def _asked(answer: dict[str, Any]) -> AIMessage:

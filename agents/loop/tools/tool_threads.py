@@ -23,7 +23,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, StructuredTool, Tool
 
 from millstream.agents.loop.containment import CodeStopped
-from millstream.agents.loop.tool_answers import whole_result
+from millstream.agents.loop.tools.tool_answers import whole_result
 from millstream.schemas.errors import ToolStuck
 
 __all__ = ["ToolThreads"]

@@ -1,0 +1,24 @@
+"""Where a model is served that is no provider's: an address, and what holds the key to it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from millstream.schemas.base import Frozen
+
+__all__ = ["ModelEndpoint"]
+
+
+class ModelEndpoint(Frozen):
+    """A server that speaks OpenAI's chat completions.
+
+    `base_url` is what OpenAI's clients call so: it ends before `/chat/completions`. `key_variable`
+    is the name of the environment variable that holds the key; none given: it wants none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base_url: Annotated[str, Field(pattern=r"^https?://[^\s/]+")]
+    key_variable: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
