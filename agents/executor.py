@@ -38,11 +38,14 @@ from millstream.agents.sessions.text import well_formed
 from millstream.agents.templates.structured import checked_answer
 from millstream.schemas.base import CallUsage
 from millstream.schemas.errors import (
+    AttemptTimedOut,
     Expired,
     InputTooLong,
     LaneLost,
     MillstreamError,
     ModelFailed,
+    ModelUnavailable,
+    QuotaExhausted,
     Rejected,
     Retryable,
     Suspended,
@@ -85,6 +88,7 @@ class RunOutcome:
     stopped before a call and is to be begun anew: of its result only the usage counts. Where not
     `usage_known`, more was used than the result's usage says. `calls` is the usage of each model
     call, of whatever model. `retry_after_s` is the wait that the model's provider asks for.
+    `model_failed`: it is the agent's model that failed, so that another one may fare better.
     """
 
     result: AgentResult
@@ -94,6 +98,7 @@ class RunOutcome:
     usage_known: bool = True
     calls: tuple[CallUsage, ...] = ()
     retry_after_s: float | None = None
+    model_failed: bool = False
 
 
 def status_after(error: BaseException) -> ResultStatus:
@@ -240,6 +245,7 @@ class AgentExecutor:
                 retryable=isinstance(error, Retryable),
                 suspended=isinstance(error, Suspended),
                 retry_after_s=error.retry_after_s if isinstance(error, ModelFailed) else None,
+                model_failed=run.was_failed_by_model(error),
             )
         finally:
             # Contexts of its tasks, which lead here, may last longer.
@@ -335,6 +341,12 @@ class _Run:
         if error is not self.handler.model_error:
             return error
         return as_foreseen(error) or error
+
+    def was_failed_by_model(self, error: BaseException) -> bool:
+        """Whether another model may fare better: this one failed, or was silent for too long."""
+        if isinstance(error, AttemptTimedOut):
+            return self.handler.meter.awaits_model
+        return isinstance(error, ModelFailed | ModelUnavailable | QuotaExhausted)
 
     def completed(self, structured: dict[str, Any] | None, at_ms: int) -> AgentResult:
         return self._result(

@@ -49,7 +49,7 @@ class RunPlan:
 
     `input_tokens_max` and `output_tokens_max` are for all of its model calls together. The former
     leaves out what tools give back, which nobody knows. `has_effects`: it has tools that may do
-    what stays done.
+    what stays done. `models` are all that may answer, in order; `model` is the one that is called.
     """
 
     template: AgentTemplate
@@ -57,6 +57,12 @@ class RunPlan:
     input_tokens_max: int
     output_tokens_max: int
     has_effects: bool = False
+    models: tuple[str, ...] = ()
+
+    @property
+    def models_after(self) -> tuple[str, ...]:
+        """The models that follow the one that is called."""
+        return self.models[self.models.index(self.model) + 1 :] if self.models else ()
 
 
 class AgentFactory:
@@ -122,9 +128,11 @@ class AgentFactory:
             known = ", ".join(sorted(self._templates))
             message = f"no template is called {request.template!r}; known: {known}"
             raise UnknownTemplate(message)
+        model = request.model or template.model or self._default_model
         return RunPlan(
             template=template,
-            model=request.model or template.model or self._default_model,
+            model=model,
+            models=tuple(dict.fromkeys((model, *template.fallback_models))),
             output_tokens_max=template.output_tokens_max * template.run_model_calls_max,
             input_tokens_max=_input_tokens_max(
                 template, request.input, self._tools_tokens[template.name]

@@ -15,6 +15,7 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from millstream.agents.circuits import ModelCircuits
 from millstream.agents.executor import RunAgent, wall_clock_ms
 from millstream.agents.factory import AgentFactory
 from millstream.agents.hosting.agents_loop import Threads
@@ -162,11 +163,12 @@ async def _build(
     if "lanes" in roles:
         producer = await stack.enter_async_context(_producer(settings))
         # Loading the model stops the loop for a moment, which must not be while others wait.
-        await _warm_up(settings.default_model)
+        await _warm_up(settings)
         host = agent_host(
             settings, factory, collector, run_agent=run_agent, threads=threads, drain=drain
         )
         stack.push_async_callback(host.close)
+        metrics = LaneMetrics.declare(collector)
         services = LaneServices(
             worker=name,
             producer=producer,
@@ -174,8 +176,9 @@ async def _build(
             run_agent=host.run,
             peek_checkpoint=_peek(store),
             clock_ms=wall_clock_ms,
-            metrics=LaneMetrics.declare(collector),
+            metrics=metrics,
             drain=drain,
+            circuits=ModelCircuits(on_change=metrics.tell_circuit),
         )
         lanes = _lanes(settings, policy, services)
     stack.push_async_callback(_stop_all, lanes, views, settings.shutdown_grace_s)
@@ -209,9 +212,9 @@ def _lanes(settings: Settings, policy: Policy, services: LaneServices) -> tuple[
     return lanes
 
 
-async def _warm_up(default_model: str) -> None:
+async def _warm_up(settings: Settings) -> None:
     try:
-        await warm_up(default_model)
+        await warm_up(settings.default_model, settings.model_endpoints)
     except Terminal as error:
         raise Misconfigured(f"MILLSTREAM_DEFAULT_MODEL: {error}") from error
 

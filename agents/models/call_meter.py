@@ -81,6 +81,11 @@ class CallMeter:
             self._under_way[run_id] = call
         return call
 
+    @property
+    def awaits_model(self) -> bool:
+        """Whether a call of the agent's own model is under way."""
+        return any(call.is_own for call in tuple(self._under_way.values()))
+
     def under_way(self, run_id: UUID) -> ModelCall | None:
         """Give a call that is under way."""
         return self._under_way.get(run_id)

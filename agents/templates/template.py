@@ -16,7 +16,9 @@ __all__ = ["BUILT_IN_TEMPLATES", "AgentTemplate"]
 class AgentTemplate(Frozen):
     """One kind of agent. A (`name`, `version`) names one content, for ever.
 
-    `model` is `None` for the deployment's default. `tools` are names in the tool registry.
+    `model` is `None` for the deployment's default. One that fails, is overloaded or has no key is
+    followed by the next of `fallback_models` at once, also in the middle of its answer.
+    `tools` are names in the tool registry.
     `response_format` is the JSON schema of an object that a `structured` agent answers with.
     With tools a run makes up to `model_calls_max` model calls, without one; each writes up to
     `output_tokens_max` tokens. An attempt ends after `attempt_timeout_s` seconds, and one
@@ -44,6 +46,7 @@ class AgentTemplate(Frozen):
     version: Annotated[str, Field(min_length=1, max_length=64)] = "1"
     kind: Literal["chat", "react", "structured"] = "chat"
     model: Identifier | None = None
+    fallback_models: Annotated[tuple[Identifier, ...], Field(max_length=8)] = ()
     system_prompt: Annotated[str, Field(max_length=32_768)] | None = None
     tools: tuple[Identifier, ...] = ()
     response_format: dict[str, Any] | None = None

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from aiokafka import TopicPartition
 
+from millstream.agents.circuits import ModelCircuits
 from millstream.agents.executor import RunAgent
 from millstream.agents.factory import AgentFactory
 from millstream.middleware.pipeline import CHAIN, MiddlewarePipeline
@@ -86,6 +87,7 @@ class LaneServices:
     """What the lanes of one worker share.
 
     `drain` tells the worker to hand over and end; `chance` gives from 0 up to 1, for jitter.
+    `circuits` know which models are out of service.
     """
 
     worker: str
@@ -98,6 +100,7 @@ class LaneServices:
     drain: Callable[[], None]
     limits: LaneLimits = field(default_factory=LaneLimits)
     chance: Callable[[], float] = random.SystemRandom().random
+    circuits: ModelCircuits = field(default_factory=ModelCircuits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,8 @@ class LaneMetrics:
     deferred_lost: Counter
     history_gone: Counter
     runs_in_flight: Gauge
+    fallbacks: Counter
+    models_out: Gauge
 
     def watch(self, lanes: Iterable[LaneFigures]) -> None:
         """Read the lanes' figures at each scrape."""
@@ -57,6 +59,10 @@ class LaneMetrics:
         self.requests_waiting.set_function(lambda: sum(one.figures().waiting for one in watched))
         self.requests_deferred.set_function(lambda: sum(one.figures().deferred for one in watched))
         self.lanes_lost.set_function(lambda: sum(one.figures().lost for one in watched))
+
+    def tell_circuit(self, model: str, is_open: bool) -> None:  # noqa: FBT001  a callback's
+        """Take in that a model is passed over, or no longer."""
+        self.models_out.labels(model=model).set(is_open)
 
     @classmethod
     def declare(cls, collector: MetricsCollector) -> LaneMetrics:
@@ -101,4 +107,13 @@ class LaneMetrics:
                 "Logs of which records that a restore may have needed had been removed.",
             ),
             runs_in_flight=collector.gauge("millstream_runs_in_flight", "Agent runs under way."),
+            fallbacks=collector.counter(
+                "millstream_model_fallbacks_total",
+                "Attempts that went to the next model of a template, since the one before failed.",
+            ),
+            models_out=collector.gauge(
+                "millstream_model_circuit_open",
+                "1 for a model that is passed over since it failed, 0 once it answers again.",
+                ("model",),
+            ),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from millstream.agents.factory import AgentFactory, RunPlan
 from millstream.middleware.base import MiddlewareContext
@@ -31,6 +31,14 @@ class Admission:
     refused: Reason | None
     context: MiddlewareContext | None = None
     reserved_micros: Micros = 0
+
+
+def answered_by(admission: Admission, model: str) -> Admission:
+    """Give the admission of a run that another of its models is to answer."""
+    if admission.plan is None or admission.plan.model == model:
+        return admission
+    context = admission.context and replace(admission.context, model=model)
+    return replace(admission, plan=replace(admission.plan, model=model), context=context)
 
 
 def admit(

@@ -58,6 +58,7 @@ class Run:
     `under_way` counts towards a template's `request_timeout_s`, and only where there is one.
     `calls` are those that its attempts made. `due` is what an attempt used whose end is not
     committed yet.
+    `model_is_chosen`: it is known which of its models is to be asked first.
     `ending`: its outcome is on its way to the log, so it must not be parked any more.
     `in_memory_since` is the loop's time. `key` is what makes the request one and the same,
     `session` what runs are serial by.
@@ -81,6 +82,7 @@ class Run:
     calls: Calls = field(default_factory=Calls)
     due: AttemptUsage | None = None
     ending: bool = False
+    model_is_chosen: bool = False
     executing: asyncio.Task[Any] | None = None
     parked: asyncio.Future[int] | None = None
     parked_progress: tuple[int, ...] = ()

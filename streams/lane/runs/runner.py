@@ -33,6 +33,7 @@ from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.runs.attempts import AttemptStarter
 from millstream.streams.lane.runs.doubt import doubt_after, doubt_before
+from millstream.streams.lane.runs.fallback import ModelChoice
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.runs.token_publisher import TokenPublisher
 from millstream.streams.lane.state.lane_state import LaneState
@@ -84,6 +85,7 @@ class RunRunner:
         self._attempts = AttemptStarter(
             state=state, writer=writer, lost_max=context.services.limits.attempts_lost_max
         )
+        self._models = ModelChoice(context.services)
         self._pauses = pauses
         self._draining = False
         self._drained = asyncio.Event()
@@ -100,6 +102,7 @@ class RunRunner:
         """
         head = self._writer.head(run.session)
         await self._settle(run)
+        self._models.choose_first(run)
         while True:
             if not run.is_cancelled() and self._may_not_begin(run):
                 run.under_way.stop(self._services.clock_ms())
@@ -139,7 +142,7 @@ class RunRunner:
 
     def _judged(self, run: Run, outcome: RunOutcome) -> tuple[RunOutcome, float | None]:
         """Give an attempt's outcome, and the wait before the next one in s; `None`: it stands."""
-        if outcome.suspended:
+        if outcome.suspended or self._models.goes_on(run, outcome):
             return outcome, 0.0
         if not outcome.retryable:
             return outcome, None
@@ -152,6 +155,7 @@ class RunRunner:
             return _out_of_time(run, outcome), None
         if (in_doubt := doubt_after(run, outcome, delay_s)) is not None:
             return in_doubt, None
+        self._models.choose(run)
         return outcome, delay_s
 
     async def _waited(self, run: Run, delay_s: float) -> bool:

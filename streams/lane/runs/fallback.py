@@ -1,0 +1,65 @@
+"""Which of its models a run asks: the next one, where the one before failed."""
+
+from __future__ import annotations
+
+import structlog
+
+from millstream.agents.executor import RunOutcome
+from millstream.streams.lane.base.context import LaneServices
+from millstream.streams.lane.runs.admission import answered_by
+from millstream.streams.lane.runs.doubt import doubt_after
+from millstream.streams.lane.runs.run import Run
+
+__all__ = ["ModelChoice"]
+
+_log = structlog.get_logger(__name__)
+
+
+class ModelChoice:
+    """Chooses the models of one lane's runs, by what the worker's circuits know of them.
+
+    A request's own choice has no circuit: it may name any.
+    """
+
+    def __init__(self, services: LaneServices) -> None:
+        self._services = services
+
+    def choose_first(self, run: Run) -> None:
+        """Choose, where it was not done for this run yet."""
+        if not run.model_is_chosen:
+            run.model_is_chosen = True
+            self.choose(run)
+
+    def choose(self, run: Run) -> None:
+        """Have the first of a run's models called that is not passed over."""
+        models = run.plan.models
+        if len(models) > 1:
+            run.admission = answered_by(run.admission, self._services.circuits.first_of(models))
+
+    def goes_on(self, run: Run, outcome: RunOutcome) -> bool:
+        """Have the next model called at once where it is the model that failed; tells if it is."""
+        circuits, model, reason = self._services.circuits, run.plan.model, outcome.result.reason
+        is_known = model != run.request.model
+        if outcome.checkpoint is not None and is_known:
+            circuits.answered(model)
+        if not outcome.model_failed:
+            return False
+        if is_known and len(run.plan.models) > 1:
+            code = "" if reason is None else reason.code
+            circuits.failed(model, for_good=not outcome.retryable, reason=code)
+        later = run.plan.models_after
+        if not later or run.is_over_by(self._services.clock_ms()):
+            return False
+        if doubt_after(run, outcome, 0.0) is not None:
+            return False
+        follower = circuits.first_of(later)
+        _log.info(
+            "the next model is asked",
+            request_id=run.request.request_id,
+            failed=model,
+            asked=follower,
+            reason=None if reason is None else reason.message,
+        )
+        self._services.metrics.fallbacks.inc()
+        run.admission = answered_by(run.admission, follower)
+        return True
