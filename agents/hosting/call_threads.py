@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 from typing_extensions import override
 
 from millstream.agents.loop.containment import CodeStopped
+from millstream.agents.threads import Threads
 from millstream.schemas.errors import Retryable
 
 __all__ = ["THREADS_MAX", "CallThreads"]
@@ -25,13 +26,14 @@ THREADS_MAX: Final = 256
 
 
 class CallThreads(ThreadPoolExecutor):
-    """Runs each call in a thread of its own, which cannot keep the process from ending.
+    """Runs each call in a thread that no other waits for, and that cannot keep the process alive.
 
     A loop takes nothing but a `ThreadPoolExecutor` as its default; the pool itself has no threads.
     """
 
     def __init__(self, *, threads_max: int = THREADS_MAX) -> None:
         super().__init__(max_workers=1)
+        self._calls = Threads()
         self._free = threading.BoundedSemaphore(threads_max)
         self._threads_max = threads_max
 
@@ -54,5 +56,5 @@ class CallThreads(ThreadPoolExecutor):
             finally:
                 self._free.release()
 
-        threading.Thread(target=call, name="agents-call", daemon=True).start()
+        self._calls.run("agents-call", call)
         return future

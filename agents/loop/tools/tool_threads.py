@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial, wraps
@@ -24,6 +23,7 @@ from langchain_core.tools import BaseTool, StructuredTool, Tool
 
 from millstream.agents.loop.containment import CodeStopped
 from millstream.agents.loop.tools.tool_answers import whole_result
+from millstream.agents.threads import Threads
 from millstream.schemas.errors import ToolStuck
 
 __all__ = ["ToolThreads"]
@@ -39,6 +39,7 @@ class ToolThreads:
         self._template = template
         self._grace_s = grace_s
         self._free = asyncio.Semaphore(threads_max)
+        self._threads = Threads()
 
     def threaded(self, tool: BaseTool) -> BaseTool:
         """Give a tool that runs here; one that is asynchronous itself runs where it did.
@@ -97,13 +98,9 @@ class ToolThreads:
         ended: asyncio.Future[Any] = loop.create_future()
         # Looked at, or asyncio logs what a lost thread raised as never retrieved.
         ended.add_done_callback(lambda done: done.cancelled() or done.exception())
-        thread = threading.Thread(
-            target=_call,
-            args=(contextvars.copy_context(), function, loop, partial(self._end, ended)),
-            name=f"tool-{name}",
-            daemon=True,
-        )
-        thread.start()
+        context = contextvars.copy_context()
+        end = partial(self._end, ended)
+        self._threads.run(f"tool-{name}", partial(_call, context, function, loop, end))
         try:
             return await asyncio.shield(ended)
         except asyncio.CancelledError as cancelled:
