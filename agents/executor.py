@@ -238,6 +238,8 @@ class AgentExecutor:
                 reason=words_of(error),
                 exc_info=None if foreseen else raised,
             )
+            # Before the result is made, which takes the calls that are under way for over.
+            model_failed = run.was_failed_by_model(error)
             failed = run.failed(error, self._clock_ms())
             return run.outcome(
                 failed,
@@ -245,7 +247,7 @@ class AgentExecutor:
                 retryable=isinstance(error, Retryable),
                 suspended=isinstance(error, Suspended),
                 retry_after_s=error.retry_after_s if isinstance(error, ModelFailed) else None,
-                model_failed=run.was_failed_by_model(error),
+                model_failed=model_failed,
             )
         finally:
             # Contexts of its tasks, which lead here, may last longer.

@@ -33,6 +33,8 @@ _AN_HOUR_TO_FIVE_MINUTES = Decimal("1.6")
 """How much dearer a token is that stays in the cache for an hour: 2 to 1.25 times the input, in
 Anthropic's "Prompt caching", the only provider that tells them apart."""
 
+_BY_LANGCHAIN = "langchain:"
+
 _PARTS = (
     "cache_read_usd_per_mtok",
     "cache_write_usd_per_mtok",
@@ -160,6 +162,9 @@ class PriceTable:
         own = self._own.get(model)
         if own is not None:
             return own
+        if model.startswith(_BY_LANGCHAIN):
+            # Which client calls it is no matter of its price.
+            return self.rates(model.removeprefix(_BY_LANGCHAIN), at_ms)
         try:
             find = self._published[model]
         except KeyError:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import urlsplit
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from millstream.schemas.base import Frozen
 
 __all__ = ["ModelEndpoint"]
+
+
+def _is_of_http(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        message = "it must be an address that begins with http:// or https://"
+        raise ValueError(message)
+    return url
 
 
 class ModelEndpoint(Frozen):
@@ -20,5 +29,5 @@ class ModelEndpoint(Frozen):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    base_url: Annotated[str, Field(pattern=r"^https?://[^\s/]+")]
+    base_url: Annotated[str, AfterValidator(_is_of_http)]
     key_variable: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from millstream.schemas.endpoints import ModelEndpoint
 from millstream.schemas.errors import Misconfigured
 
 Role = Literal["lanes", "views"]
+
+_OWN_MODELS = frozenset({"local", "scripted", "langchain"})
 
 ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*(:.+)?$", max_length=256)]
 """All models of a name before the colon, or one of them."""
@@ -89,6 +93,15 @@ class Settings(BaseSettings):
     model_endpoints: dict[ModelName, ModelEndpoint] = {}
     """Servers by the names of what they serve, as JSON: `{"vllm": {"base_url": "http://…/v1"}}`."""
 
+    @field_validator("model_endpoints")
+    @classmethod
+    def _are_no_names_of_ours(cls, endpoints: dict[str, ModelEndpoint]) -> Any:
+        taken = sorted({name.partition(":")[0] for name in endpoints} & _OWN_MODELS)
+        if taken:
+            message = f"{taken[0]!r} is a name of Millstream's own: choose another"
+            raise ValueError(message)
+        return endpoints
+
     metrics_host: str = "127.0.0.1"
     """Address that `/metrics` and `/health` listen on; `0.0.0.0` for all."""
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 0
@@ -112,17 +125,28 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except SettingsError as error:
-        raise Misconfigured(
-            f"a MILLSTREAM_ variable that holds a list must be JSON, "
-            f'for instance MILLSTREAM_CHAIN_CUTS=["executor"]: {error}'
-        ) from error
+        named = re.search(r'field "(\w+)"', str(error))
+        variable = f"MILLSTREAM_{named[1].upper()}" if named else "a MILLSTREAM_ variable"
+        example = _JSON_EXAMPLES.get(named[1] if named else "", "")
+        raise Misconfigured(f"{variable} must be JSON{example}") from error
     except ValidationError as error:
         lines = [
             f"MILLSTREAM_{'.'.join(str(part) for part in problem['loc']).upper()}: "
-            f"{problem['msg']} (it is {problem['input']!r})"
+            f"{problem['msg']}{_shown(problem)}"
             for problem in error.errors()
         ]
         raise Misconfigured("; ".join(lines)) from error
+
+
+_JSON_EXAMPLES = {
+    "chain_cuts": ', for instance ["executor"]',
+    "model_endpoints": ', for instance {"vllm": {"base_url": "http://10.0.0.5:8000/v1"}}',
+}
+
+
+def _shown(problem: ErrorDetails) -> str:
+    # Who takes the name of a variable for a place for the key must not find it in a log.
+    return "" if problem["loc"][0] == "model_endpoints" else f" (it is {problem['input']!r})"
 
 
 def _refuse_unknown_variables() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -79,6 +79,14 @@ _PROVIDERS: Final[Mapping[str, _Provider]] = MappingProxyType(
 )
 
 
+class UnknownProvider(ModelUnavailable):
+    """No provider has this name."""
+
+    def __init__(self, provider: str) -> None:
+        super().__init__(f"no provider is called {provider!r}")
+        self.provider = provider
+
+
 def resolve_model(
     name: str,
     *,
@@ -107,7 +115,12 @@ def resolve_model(
     if endpoint is not None:
         model = _at_endpoint(name, endpoint, http, params)
     else:
-        model = _model(name, http, params)
+        try:
+            model = _model(name, http, params)
+        except UnknownProvider as error:
+            own = [each.partition(":")[0] for each in endpoints]
+            message = f"the model {name!r} cannot be used: {_unknown_provider(error.provider, own)}"
+            raise ModelUnavailable(message) from error
     # By which its calls are charged, whoever makes them.
     model.metadata = {**(model.metadata or {}), MODEL_NAME: name}
     return model
@@ -206,8 +219,7 @@ def keep_traces_local() -> None:
 def _provided_model(name: str, provider: str, params: Mapping[str, Any]) -> BaseChatModel:
     # Without this LangChain takes the whole for a model's name, and guesses whose it is.
     if provider not in _BUILTIN_PROVIDERS:
-        message = f"the model {name!r} cannot be used: {_unknown_provider(provider)}"
-        raise ModelUnavailable(message)
+        raise UnknownProvider(provider)
     try:
         model: BaseChatModel = init_chat_model(name, **params)
     except ImportError as error:
@@ -226,11 +238,11 @@ def _provided_model(name: str, provider: str, params: Mapping[str, Any]) -> Base
     return model
 
 
-def _unknown_provider(provider: str) -> str:
+def _unknown_provider(provider: str, own: Sequence[str]) -> str:
     near = difflib.get_close_matches(
-        provider.lower(), [*_BUILTIN_PROVIDERS, "local", SCRIPTED_MODEL_NAME]
+        provider.lower(), dict.fromkeys([*own, *_BUILTIN_PROVIDERS, "local", SCRIPTED_MODEL_NAME])
     )
-    told = ", ".join(f"`{each}:`" for each in near or sorted(_PROVIDERS))
+    told = ", ".join(f"`{each}:`" for each in near or dict.fromkeys([*own, *sorted(_PROVIDERS)]))
     return f"no provider is called {provider!r}; {'names like it' if near else 'known are'}: {told}"
 
 

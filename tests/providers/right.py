@@ -29,6 +29,7 @@ _HOLDS: Final[Mapping[str, tuple[str, Callable[[Any, Any], bool]]]] = MappingPro
         "cost_micros_max": ("cost_micros", lambda wanted, micros: micros <= wanted),
         "pieces_taken_max": ("pieces_taken_max", lambda wanted, taken: taken <= wanted),
         "usage": ("usage", lambda wanted, usage: wanted.items() <= usage.items()),
+        "reason_says": ("reason", lambda wanted, reason: wanted in (reason or {})["message"]),
         "reason": ("reason", lambda wanted, reason: wanted.items() <= (reason or {}).items()),
     }
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import structlog
 
 from millstream.agents.executor import RunOutcome
@@ -32,26 +34,33 @@ class ModelChoice:
 
     def choose(self, run: Run) -> None:
         """Have the first of a run's models called that is not passed over."""
+        run.models_failed.clear()
+        run.model_may_recover = False
         models = run.plan.models
         if len(models) > 1:
-            run.admission = answered_by(run.admission, self._services.circuits.first_of(models))
+            own = run.request.model
+            model = own or self._services.circuits.first_of(models)
+            run.admission = answered_by(run.admission, model)
 
     def goes_on(self, run: Run, outcome: RunOutcome) -> bool:
         """Have the next model called at once where it is the model that failed; tells if it is."""
         circuits, model, reason = self._services.circuits, run.plan.model, outcome.result.reason
-        is_known = model != run.request.model
-        if outcome.checkpoint is not None and is_known:
+        has_circuit = model != run.request.model
+        if outcome.checkpoint is not None and has_circuit:
             circuits.answered(model)
         if not outcome.model_failed:
             return False
-        if is_known and len(run.plan.models) > 1:
+        run.model_may_recover |= outcome.retryable
+        later = run.plan.models_after
+        if not later:
+            return False
+        if has_circuit:
             code = "" if reason is None else reason.code
             circuits.failed(model, for_good=not outcome.retryable, reason=code)
-        later = run.plan.models_after
-        if not later or run.is_over_by(self._services.clock_ms()):
+        if run.is_over_by(self._services.clock_ms()) or doubt_after(run, outcome, 0.0) is not None:
             return False
-        if doubt_after(run, outcome, 0.0) is not None:
-            return False
+        if reason is not None:
+            run.models_failed[model] = reason
         follower = circuits.first_of(later)
         _log.info(
             "the next model is asked",
@@ -63,3 +72,16 @@ class ModelChoice:
         self._services.metrics.fallbacks.inc()
         run.admission = answered_by(run.admission, follower)
         return True
+
+    def told(self, run: Run, outcome: RunOutcome) -> RunOutcome:
+        """Give an outcome that stands, with what became of the models that were asked before."""
+        reason = outcome.result.reason
+        if reason is None or not run.models_failed:
+            return outcome
+        before = "; ".join(
+            f"{model}: {failed.code}: {failed.message}"
+            for model, failed in run.models_failed.items()
+        )
+        message = f"{reason.message}; before it failed {before}"
+        told = reason.model_copy(update={"message": message})
+        return replace(outcome, result=outcome.result.model_copy(update={"reason": told}))

@@ -59,6 +59,8 @@ class Run:
     `calls` are those that its attempts made. `due` is what an attempt used whose end is not
     committed yet.
     `model_is_chosen`: it is known which of its models is to be asked first.
+    `models_failed` are those that did since the first of them was asked, and why;
+    `model_may_recover`: one of these in a way that may pass.
     `ending`: its outcome is on its way to the log, so it must not be parked any more.
     `in_memory_since` is the loop's time. `key` is what makes the request one and the same,
     `session` what runs are serial by.
@@ -83,6 +85,8 @@ class Run:
     due: AttemptUsage | None = None
     ending: bool = False
     model_is_chosen: bool = False
+    models_failed: dict[str, Reason] = field(default_factory=dict)
+    model_may_recover: bool = False
     executing: asyncio.Task[Any] | None = None
     parked: asyncio.Future[int] | None = None
     parked_progress: tuple[int, ...] = ()

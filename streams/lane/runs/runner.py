@@ -144,13 +144,15 @@ class RunRunner:
         """Give an attempt's outcome, and the wait before the next one in s; `None`: it stands."""
         if outcome.suspended or self._models.goes_on(run, outcome):
             return outcome, 0.0
-        if not outcome.retryable:
-            return outcome, None
+        # One of a run's models may answer later, though the last of them never will.
+        may_pass = outcome.retryable or (outcome.model_failed and run.model_may_recover)
+        if not may_pass:
+            return self._models.told(run, outcome), None
         delay_s = run.plan.template.retry.delay_s(
             run.failures + 1, chance=self._services.chance(), retry_after_s=outcome.retry_after_s
         )
         if delay_s is None:
-            return outcome, None
+            return self._models.told(run, outcome), None
         if run.is_over_by(self._services.clock_ms() + round(delay_s * 1000)):
             return _out_of_time(run, outcome), None
         if (in_doubt := doubt_after(run, outcome, delay_s)) is not None:

@@ -106,6 +106,8 @@ async def test_an_attempt_that_takes_too_long_fails(script: str) -> None:
     assert outcome.result.reason is not None
     assert outcome.result.reason.code == "attempt_timed_out"
     assert outcome.retryable
+    # It was the model that was waited for, so that another may fare better.
+    assert outcome.model_failed
     runs.assert_text_is_the_tokens(outcome)
 
 

@@ -183,6 +183,13 @@ def test_published_cached_tokens_are_cheaper() -> None:
     assert cost_micros(rates, cached) == 400 * 2.5 + 1_600 * 1.25 + 100 * 10
 
 
+def test_a_model_costs_the_same_by_whatever_client() -> None:
+    table = PriceTable(PARTS)
+    for name in ("openai:x", "openai:gpt-4o"):
+        assert table.rates(f"langchain:{name}", NOON_MS) == table.rates(name, NOON_MS)
+    assert table.rates("langchain:langchain:nothing", NOON_MS) is None
+
+
 def test_price_steps_are_those_of_each_call() -> None:
     rates = PriceTable().rates("google_genai:gemini-2.5-pro", NOON_MS)
     assert rates is not None

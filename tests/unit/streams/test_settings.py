@@ -71,3 +71,22 @@ def test_a_child_gets_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None
     for name, value in child_environment(given).items():
         monkeypatch.setenv(name, value)
     assert load_settings() == given
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("{vllm: http}", 'MILLSTREAM_MODEL_ENDPOINTS must be JSON, for instance {"vllm"'),
+        ('{"vllm": {"base_url": "10.0.0.5/v1"}}', "begins with http:// or https://"),
+        ('{"local": {"base_url": "http://x/v1"}}', "'local' is a name of Millstream's own"),
+        ('{"vllm": {"base_url": "http://x/v1", "api_key": "sk-secret"}}', "API_KEY: Extra inputs"),
+    ],
+)
+def test_a_mistake_in_a_servers_settings_is_named_and_shows_no_key(
+    value: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MILLSTREAM_MODEL_ENDPOINTS", value)
+    with pytest.raises(Misconfigured) as raised:
+        load_settings()
+    assert words in str(raised.value)
+    assert "sk-secret" not in str(raised.value)

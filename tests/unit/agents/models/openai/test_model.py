@@ -241,7 +241,12 @@ def test_a_server_of_ones_own_is_not_told_openais_key(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("vllm", "vllm:NAME"), ("openai:ours", "set OURS_KEY")]
+    ("name", "words"),
+    [
+        ("vllm", "vllm:NAME"),
+        ("openai:ours", "set OURS_KEY"),
+        ("vlm:qwen", "no provider is called 'vlm'; names like it: `vllm:`"),
+    ],
 )
 def test_what_a_server_of_ones_own_lacks_is_said(
     name: str, words: str, monkeypatch: pytest.MonkeyPatch
