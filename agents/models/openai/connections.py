@@ -171,7 +171,7 @@ def json_of(data: bytes) -> Any:
     except orjson.JSONDecodeError:
         import json  # noqa: PLC0415
 
-        return json.loads(data.decode(errors="replace"))
+        return json.loads(data.decode("utf-8-sig", errors="replace"))
 
 
 def _session() -> aiohttp.ClientSession:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from codecs import BOM_UTF8
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from typing import Any, Final
@@ -78,22 +79,28 @@ async def _events(
     async for piece in response.content.iter_any():
         if is_body is None:
             # Whatever it calls itself.
-            is_body = piece[:64].lstrip().startswith(_JSON_OR_HTML)
+            unmarked = piece.removeprefix(BOM_UTF8)
+            is_body = unmarked[:64].lstrip().startswith(_JSON_OR_HTML)
+            piece = unmarked if is_body else piece  # noqa: PLW2901
         if is_body or not watch.is_stream:
             watch.see(piece)
         if is_body:
             continue
         for event in reader.read(piece):
-            if event.data == _END_MARK:
+            if _is_end_mark(event.data):
                 watch.ended = True
                 await _to_the_end(response)
                 return
             yield event
     for event in reader.end():
-        if event.data == _END_MARK:
+        if _is_end_mark(event.data):
             watch.ended = True
             return
         yield event
+
+
+def _is_end_mark(data: bytes) -> bool:
+    return data[:1] == b"[" and data.rstrip() == _END_MARK
 
 
 def _content_type(response: aiohttp.ClientResponse) -> str | None:

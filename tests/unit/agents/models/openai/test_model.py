@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -95,6 +96,22 @@ async def test_an_answer_that_nobody_reads_to_its_end_closes_its_connection() ->
         async for _ in model.astream("hi"):
             break
         assert provider.pieces_taken[0] < 5_000
+
+
+async def test_a_stream_may_keep_alive_by_empty_events_and_end_with_blanks() -> None:
+    said = '{"choices": [{"index": 0, "delta": {"content": "a"}}]}'
+    raw = f"\ufeffdata: {said}\n\ndata:\n\nevent: ping\n\ndata: {said}\n\ndata: [DONE] \n\n"
+    played = {"raw": raw, "content_type": "text/event-stream"}
+    async with playing(hi=played) as (_, model):
+        assert [piece.text async for piece in model.astream("hi")][:2] == ["a", "a"]
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/event-stream"])
+async def test_a_body_may_begin_with_a_mark_of_the_byte_order(content_type: str) -> None:
+    raw = "\ufeff" + json.dumps(whole(content="hello")["json"])
+    async with playing(hi={"raw": raw, "content_type": content_type}) as (_, model):
+        assert (await model.ainvoke("hi")).text == "hello"
+        assert "".join([piece.text async for piece in model.astream("hi")]) == "hello"
 
 
 async def test_tools_and_choices_are_told() -> None:
