@@ -18,6 +18,7 @@ from millstream.agents.models.errors import error_in
 from millstream.agents.models.openai.answers import chunk_of, result_of, text_of, whole_as_chunk
 from millstream.agents.models.openai.connections import json_of
 from millstream.agents.models.openai.server_events import EVENT_BYTES_MAX, EventReader, ServerEvent
+from millstream.agents.models.openai.tool_calls import CallPieces
 from millstream.schemas.errors import MillstreamError, ModelFailed
 
 __all__ = ["streamed", "whole"]
@@ -39,9 +40,10 @@ async def streamed(
     watch = BodyWatch()
     watch.content_type = _content_type(response)
     began = ended = False
+    calls = CallPieces()
     async with aclosing(_events(response, watch)) as events:
         async for event in events:
-            piece = _piece_of(event)
+            piece = _piece_of(event, calls)
             if piece is None:
                 continue
             began = True
@@ -130,12 +132,12 @@ async def _whole_body(response: aiohttp.ClientResponse) -> Any:
         return data.decode(errors="replace")
 
 
-def _piece_of(event: ServerEvent) -> str | ChatGenerationChunk | None:
+def _piece_of(event: ServerEvent, calls: CallPieces) -> str | ChatGenerationChunk | None:
     if event.name == b"error":
         raise _told_error(event.data)
     with _of_any_shape():
         told = json_of(event.data)
-        return text_of(told) or chunk_of(told)
+        return text_of(told) or chunk_of(told, calls)
 
 
 def _told_error(data: bytes) -> MillstreamError:

@@ -114,6 +114,23 @@ async def test_a_body_may_begin_with_a_mark_of_the_byte_order(content_type: str)
         assert "".join([piece.text async for piece in model.astream("hi")]) == "hello"
 
 
+@pytest.mark.parametrize("last", [{}, {"delta": None}])
+async def test_an_end_without_a_delta_is_one(last: dict[str, Any]) -> None:
+    # Azure by agent-framework's pull request 5734; hermes-agent's 90301.
+    end = {"choices": [{"index": 0, "finish_reason": "length", **last}]}
+    said = {"choices": [{"index": 0, "delta": {"content": "a"}}]}
+    async with playing(hi={"sse": [said, end], "end": "close"}) as (_, model):
+        *_, ended, _ = [piece async for piece in model.astream("hi")]
+    assert ended.response_metadata["finish_reason"] == "length"
+
+
+async def test_arguments_of_a_whole_answer_may_be_the_object_itself() -> None:
+    call = {"id": "a", "function": {"name": "add", "arguments": {"a": 1}}}
+    async with playing(hi=whole(content=None, tool_calls=[call])) as (_, model):
+        (made,) = (await model.ainvoke("hi")).tool_calls
+    assert (made["name"], made["args"]) == ("add", {"a": 1})
+
+
 async def test_tools_and_choices_are_told() -> None:
     async with playing(hi=whole(content="no")) as (provider, model):
         for choice in ("add", "any", True, "auto", None):
