@@ -236,6 +236,28 @@ def test_a_key_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         resolve_model("openai:m")
 
 
+async def test_a_key_may_end_with_its_files_line() -> None:
+    # langchain's issue 21261, devlake's 7132.
+    made = resolve_model("openai:m", api_key=" key\n", base_url="http://127.0.0.1:1/v1")
+    assert isinstance(made, OpenAiChatModel)
+    assert made._headers()["authorization"] == "Bearer key"
+
+
+@pytest.mark.parametrize(
+    ("key", "why"), [("ke\ny", "holds what no key"), ("k…y", "no key"), (" \n", "is missing")]
+)
+def test_a_key_that_is_none_is_told_before_a_call_and_not_shown(key: str, why: str) -> None:
+    with pytest.raises(ModelUnavailable, match=why) as raised:
+        resolve_model("openai:m", api_key=key, base_url="http://127.0.0.1:1/v1")
+    assert key.strip() == "" or key not in str(raised.value)
+
+
+def test_a_key_beside_one_in_the_address_is_told() -> None:
+    with pytest.raises(ModelUnavailable, match="its address another") as raised:
+        resolve_model("openai:m", api_key="key", base_url="http://ada:secret@127.0.0.1:1/v1")
+    assert "secret" not in str(raised.value)
+
+
 def test_keys_and_addresses_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret-key")
     monkeypatch.setenv("OPENAI_API_BASE", "http://older/v1")
