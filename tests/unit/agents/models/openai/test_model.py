@@ -223,6 +223,19 @@ def test_what_other_providers_say_besides_is_left_out() -> None:
     ]
 
 
+def test_an_id_that_is_too_long_for_openai_is_cut_for_the_call_and_its_answer() -> None:
+    # vercel/ai's issue 5171, camel's issue 2215, litellm's issue 41534.
+    ids = [f"chatcmpl-tool-{number:032x}" for number in range(2)] + ["call_short"]
+    calls = [{"name": "add", "args": {}, "id": each, "type": "tool_call"} for each in ids]
+    asked = AIMessage("", tool_calls=calls)
+    told = told_messages([asked, *(ToolMessage("1", tool_call_id=each) for each in ids)], "system")
+    sent = [call["id"] for call in told[0]["tool_calls"]]
+    assert sent == [each["tool_call_id"] for each in told[1:]]
+    assert len(set(sent)) == len(ids)
+    assert max(map(len, sent)) <= 40
+    assert sent[-1] == ids[-1]
+
+
 def test_a_body_holds_whatever_python_holds() -> None:
     assert (
         body_of({"n": 2**70, "half": "\ud83d"})
