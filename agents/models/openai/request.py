@@ -88,10 +88,8 @@ def _of_assistant(message: AIMessage) -> dict[str, Any]:
     if not isinstance(content, str):
         content = [
             {key: value for key, value in block.items() if key in {"type", "text", "refusal"}}
-            if isinstance(block, Mapping)
-            else block
-            for block in content
-            if isinstance(block, str) or block.get("type") in _OF_ASSISTANT
+            for block in map(_as_block, content)
+            if block.get("type") in _OF_ASSISTANT
         ]
     extra = message.additional_kwargs
     told: dict[str, Any] = {"content": content}
@@ -145,7 +143,12 @@ def _audio(message: AIMessage) -> Any:
 def _content(content: str | Sequence[Any]) -> Any:
     if isinstance(content, str):
         return content
-    return [told for block in content if (told := _block(block)) is not None]
+    return [told for block in content if (told := _block(_as_block(block))) is not None]
+
+
+def _as_block(block: Any) -> Any:
+    # An answer that came in blocks may go on with text alone (Mistral), which is none in a request.
+    return {"type": "text", "text": block} if isinstance(block, str) else block
 
 
 def _block(block: Any) -> Any:
