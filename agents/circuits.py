@@ -33,6 +33,7 @@ _log = structlog.get_logger(__name__)
 class _Circuit:
     failures: int = 0
     opened_at_s: float | None = None
+    is_on_trial: bool = False
 
 
 class ModelCircuits:
@@ -73,11 +74,14 @@ class ModelCircuits:
             if last.opened_at_s is not None:
                 self._on_change(forgotten, False)
         circuit.failures += 1
+        if circuit.opened_at_s is not None and not circuit.is_on_trial:
+            return  # a run that began before it opened: the next trial does not wait for that
         if circuit.opened_at_s is not None or for_good or circuit.failures >= FAILURES_MAX:
             if circuit.opened_at_s is None:
                 _log.warning("a model is passed over", model=model, for_s=OPEN_S, reason=reason)
                 self._on_change(model, True)
             circuit.opened_at_s = self._now_s()
+            circuit.is_on_trial = False
 
     def open(self) -> Iterable[str]:
         """Give the models that are passed over."""
@@ -93,4 +97,5 @@ class ModelCircuits:
             return False
         # The others wait for what becomes of this trial.
         circuit.opened_at_s = self._now_s()
+        circuit.is_on_trial = True
         return True

@@ -25,6 +25,7 @@ class MiddlewareContext:
     of its `model_calls_max` model calls; `None` where nobody knows: it is then taken from the
     input's length alone.
     `has_effects`: it may do what stays done, whatever it costs.
+    `models_after` may answer in its model's place, should that one fail.
     """
 
     request: ResolvedRequest
@@ -34,6 +35,7 @@ class MiddlewareContext:
     input_tokens_max: int | None = None
     has_effects: bool = False
     model_calls_max: int = 1
+    models_after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

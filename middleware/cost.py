@@ -38,6 +38,8 @@ PROMPT_TOKENS_MAX = 1024
 UNPRICED = "unpriced"
 """Stands for the price digest where no table knew the model: its cost of 0 is a gap."""
 
+_LEAST_MICROS = 1
+
 UNKNOWN_MODEL = "unknown"
 
 OTHERS = "other"
@@ -96,7 +98,7 @@ class CostTrackingMiddleware(AgentMiddleware):
         """Reserve the run's worst case if it fits under the cap."""
         quote = self._quote(context)
         if quote is None:
-            return GO_ON
+            return self._hold_least(context)
         if isinstance(quote, ModelUnpriced):
             return MiddlewareResult(quote)
         request, needed_micros = context.request, quote.reserved_micros
@@ -111,6 +113,19 @@ class CostTrackingMiddleware(AgentMiddleware):
                 f"and this run may cost up to {_usd(needed_micros)}"
             )
         )
+
+    def _hold_least(self, context: MiddlewareContext) -> MiddlewareResult:
+        """Reserve the least for a run that is free as long as none of its later models is asked.
+
+        An attempt of one of these raises it, as any attempt does that is dearer than the first.
+        """
+        cap_micros = self._cap_micros(context.request)
+        later = (self._prices.rates(model, context.now_ms) for model in context.models_after)
+        if cap_micros is None or all(rates is None or rates.is_free for rates in later):
+            return GO_ON
+        user = (context.request.tenant, context.request.user_id)
+        has_room = self._ledger.account(user, context.now_ms).taken_micros < cap_micros
+        return MiddlewareResult(reserved_micros=_LEAST_MICROS) if has_room else GO_ON
 
     def begin(
         self, context: MiddlewareContext, standing: RunAccount

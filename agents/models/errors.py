@@ -15,6 +15,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 
 from millstream.agents.models.dialects.refusal_words import (
     BAD_REQUEST,
@@ -106,6 +107,8 @@ class _Told:
 def status_of(error: BaseException) -> int | None:
     """Give the HTTP status that a provider answered with; `None` if it gave no answer."""
     for each in _tellers(error):
+        if isinstance(each.__cause__, HttpProcessingError):
+            continue  # aiohttp gives an answer that is no HTTP the code 400
         for told in (each, getattr(each, "response", None)):
             for attribute in ("status_code", "code"):
                 status = getattr(told, attribute, None)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import langsmith
 import structlog
@@ -153,13 +154,14 @@ def _at_endpoint(
     key = SecretStr("")
     if (variable := endpoint.key_variable) is not None:
         key = secret_from_env(variable, default="")()
-        if not key.get_secret_value():
+        if not key.get_secret_value().strip():
             message = f"the model {name!r} cannot be used: its key is missing (set {variable})"
             raise ModelUnavailable(message)
     # What the environment has for OpenAI is not this server's to know.
     given = {**params, "base_url": endpoint.base_url, "api_key": key}
     given |= {"organization": "", "project": "", "model": served}
-    return OpenAiChatModel(**given, connections=None if http is None else http.connections)
+    made = OpenAiChatModel(**given, connections=None if http is None else http.connections)
+    return _with_fit_key(made, name)
 
 
 def _langchains(name: str, http: ProviderHttp | None, params: dict[str, Any]) -> BaseChatModel:
@@ -191,10 +193,22 @@ def _own_openai(
         made = OpenAiChatModel(**{**params, "model": model, "connections": connections})
     except ValueError as error:
         raise ModelUnavailable(f"the model {name!r} cannot be used: {error}") from error
-    if made.api_key is None or not made.api_key.get_secret_value():
+    if made.api_key is None or not made.api_key.get_secret_value().strip():
         message = f"the model {name!r} cannot be used: its key is missing (set {KEY_VARIABLE})"
         raise ModelUnavailable(message)
-    return made
+    return _with_fit_key(made, name)
+
+
+def _with_fit_key(model: OpenAiChatModel, name: str) -> OpenAiChatModel:
+    """Give a model whose key fits into a header. Keys of files often end with their line."""
+    key = "" if model.api_key is None else model.api_key.get_secret_value().strip()
+    if not key.isprintable() or not key.isascii():
+        message = f"the model {name!r} cannot be used: its key holds what no key can, a line's end"
+        raise ModelUnavailable(f"{message} for instance")
+    if key and "@" in urlsplit(model.base_url).netloc:
+        message = f"the model {name!r} cannot be used: it has a key, and its address another"
+        raise ModelUnavailable(message)
+    return model
 
 
 async def warm_up(name: str, endpoints: Mapping[str, ModelEndpoint] = NO_ENDPOINTS) -> None:

@@ -30,6 +30,9 @@ OWN, LANGCHAINS = "openai:fake", "langchain:openai:fake"
 # What an answer is told to be by the model's class, and is no part of it.
 _OF_CLASS = {"id", "type", "name", "example"}
 
+# What LangChain's class does not read: calls without a number, an end without a delta.
+_READ_BY_OURS_ALONE = {"calls-without-a-number"}
+
 # OpenAI's client warns of figures that are no whole numbers as it hands them on.
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning")
 
@@ -102,6 +105,8 @@ def _without_form(body: Mapping[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("case", of_chat_completions())
 async def test_our_client_gives_what_langchains_class_gives(case: Case) -> None:
+    if case.file in _READ_BY_OURS_ALONE:
+        pytest.skip("LangChain's class does not read it")
     async with playing(case) as played:
         own, langchains = played.model(OWN), played.model(LANGCHAINS)
         for asked in played.provider.answers:

@@ -7,7 +7,6 @@ from typing import Any, Final, cast
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
-from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 from langchain_core.output_parsers.openai_tools import make_invalid_tool_call, parse_tool_call
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
@@ -17,6 +16,7 @@ from millstream.agents.models.dialects.chat_completions import (
     with_native_error,
 )
 from millstream.agents.models.errors import error_in
+from millstream.agents.models.openai.tool_calls import CallPieces, as_json_text
 from millstream.agents.models.reports import clean_report
 from millstream.agents.models.usage import DOUBT
 from millstream.schemas.errors import ModelFailed
@@ -52,8 +52,10 @@ def chunk_of_text(text: str) -> ChatGenerationChunk:
     return ChatGenerationChunk(message=said)
 
 
-def chunk_of(event: dict[str, Any]) -> ChatGenerationChunk | None:
+def chunk_of(event: dict[str, Any], calls: CallPieces) -> ChatGenerationChunk | None:
     """Give a piece of an answer, `None` for an event that holds nothing of it.
+
+    `calls` are those of the answer so far.
 
     Raises the error that it tells of, if it does, and `TypeError`, `KeyError` and the like where it
     has another shape than chat completions have.
@@ -68,9 +70,10 @@ def chunk_of(event: dict[str, Any]) -> ChatGenerationChunk | None:
         said = AIMessageChunk(content="", usage_metadata=usage)
         return ChatGenerationChunk(message=said, generation_info=info or None)
     choice = choices[0]
-    delta = choice["delta"]
-    if delta is None:
+    delta = choice.get("delta")
+    if delta is None and not choice.get("finish_reason") and usage is None:
         return None
+    delta = delta or {}  # Azure's ends have none (agent-framework's pull request 5734)
     if reason := choice.get("finish_reason"):
         info["finish_reason"] = reason
         info |= _told(event)
@@ -84,7 +87,7 @@ def chunk_of(event: dict[str, Any]) -> ChatGenerationChunk | None:
         content=delta.get("content") or "",
         id=delta.get("id"),
         additional_kwargs=extra,
-        tool_call_chunks=_pieces(delta.get("tool_calls")),
+        tool_call_chunks=calls.take(delta.get("tool_calls") or ()),
         usage_metadata=usage,
         response_metadata=dict(_PROVIDER),
     )
@@ -99,7 +102,7 @@ def whole_as_chunk(body: object) -> ChatGenerationChunk | None:
     assert isinstance(body, Mapping)  # noqa: S101  it has choices
     calls = [{"index": index, **call} for index, call in enumerate(message.get("tool_calls") or ())]
     choice = {**choices[0], "delta": {**message, "tool_calls": calls or None}}
-    return chunk_of({**body, "choices": [choice]})
+    return chunk_of({**body, "choices": [choice]}, CallPieces())
 
 
 def result_of(body: object, model: str) -> ChatResult:
@@ -140,6 +143,9 @@ def _told(event: Mapping[str, Any]) -> dict[str, Any]:
 def _message(told: Mapping[str, Any], usage: UsageMetadata | None) -> AIMessage:
     calls, invalid = [], []
     for call in told.get("tool_calls") or ():
+        if arguments := (call.get("function") or {}).get("arguments"):
+            function = {**call["function"], "arguments": as_json_text(arguments)}
+            call = {**call, "function": function}  # noqa: PLW2901
         try:
             parsed = parse_tool_call(call, return_id=True)
         except Exception as error:  # noqa: BLE001  LangChain's own parser, of what it cannot read
@@ -162,23 +168,6 @@ def _message(told: Mapping[str, Any], usage: UsageMetadata | None) -> AIMessage:
         usage_metadata=usage,
         id=told.get("id"),
     )
-
-
-def _pieces(calls: Any) -> list[ToolCallChunk]:
-    if not calls:
-        return []
-    try:
-        return [
-            tool_call_chunk(
-                name=call["function"].get("name"),
-                args=call["function"].get("arguments"),
-                id=call.get("id"),
-                index=call["index"],
-            )
-            for call in calls
-        ]
-    except KeyError:
-        return []  # announced, and nothing that could be called; `answers.py` tells the model
 
 
 def _usage_in(told: Mapping[str, Any]) -> tuple[UsageMetadata | None, str | None]:

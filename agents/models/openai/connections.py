@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -29,8 +29,13 @@ SILENCE_MAX_S: Final = 600.0
 REFUSAL_BYTES_MAX: Final = 65_536
 KEPT_TRIED_MAX: Final = 3
 WORDS_MAX: Final = 4_096
+HEADER_BYTES_MAX: Final = 65_536
+"""Of one header of an answer: gateways send policies and cookies beyond aiohttp's 8 KiB."""
+HEADERS_MAX: Final = 1_024
 
 _ERROR_STATUS: Final = 400
+# By which a call goes on as it is; by the others it becomes one without a body (RFC 9110, 15.4).
+_CALLED_AGAIN: Final = frozenset({307, 308})
 # Those that are kept, by their event loop.
 _OF_LOOP: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Connections] = (
     weakref.WeakKeyDictionary()
@@ -99,7 +104,9 @@ class Connections:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request, and give the answer to be read.
 
-        Raises `ServerRefused`, and what aiohttp raises where the connection breaks.
+        Raises `ServerRefused`, `ModelUnavailable` for an answer that sends the call on to another
+        server, who is not to have key and conversation, and what aiohttp raises where the
+        connection breaks.
         """
         async with await self._answered(url, headers, body) as response:
             if response.status >= _ERROR_STATUS:
@@ -171,7 +178,7 @@ def json_of(data: bytes) -> Any:
     except orjson.JSONDecodeError:
         import json  # noqa: PLC0415
 
-        return json.loads(data.decode(errors="replace"))
+        return json.loads(data.decode("utf-8-sig", errors="replace"))
 
 
 def _session() -> aiohttp.ClientSession:
@@ -181,6 +188,9 @@ def _session() -> aiohttp.ClientSession:
             total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=SILENCE_MAX_S
         ),
         trace_configs=[_tracing()],
+        max_line_size=HEADER_BYTES_MAX,
+        max_field_size=HEADER_BYTES_MAX,
+        max_headers=HEADERS_MAX,
         cookie_jar=aiohttp.DummyCookieJar(),
     )
 
@@ -189,8 +199,23 @@ def _tracing() -> aiohttp.TraceConfig:
     async def note(_: Any, context: SimpleNamespace, __: Any) -> None:
         context.trace_request_ctx.was_kept = True
 
+    async def sent_on(_: Any, __: Any, told: aiohttp.TraceRequestRedirectParams) -> None:
+        response = told.response
+        place = urlsplit(urljoin(str(told.url), response.headers.get("location", "")))
+        is_same = (place.scheme, place.netloc) == (told.url.scheme, told.url.raw_authority)
+        if response.status in _CALLED_AGAIN and is_same:
+            return
+        response.close()
+        to = f"{place.scheme}://{place.netloc.rpartition('@')[2]}{place.path}"
+        message = (
+            f"the model's server sends calls on (status {response.status}) to {to}: its base URL "
+            "has to be the one that it is served at"
+        )
+        raise ModelUnavailable(message)
+
     tracing = aiohttp.TraceConfig()
     tracing.on_connection_reuseconn.append(note)
+    tracing.on_request_redirect.append(sent_on)
     return tracing
 
 

@@ -42,6 +42,8 @@ OPENAI_URL: Final = "https://api.openai.com/v1"
 # As OpenAI's client calls it, and LangChain before it.
 _URL_VARIABLES: Final = ("OPENAI_BASE_URL", "OPENAI_API_BASE")
 
+_CALLED: Final = "/chat/completions"
+
 _log = structlog.get_logger(__name__)
 
 _REASONING_MODELS: Final = re.compile(r"o\d")
@@ -287,11 +289,14 @@ class OpenAiChatModel(BaseChatModel):
 
     @property
     def _url(self) -> str:
-        return f"{self.base_url.rstrip('/')}/chat/completions"
+        # Azure's holds its version as a query; some give the whole address of the call.
+        address, mark, query = self.base_url.partition("?")
+        address = address.rstrip("/").removesuffix(_CALLED)
+        return f"{address}{_CALLED}{mark}{query}"
 
     def _headers(self) -> dict[str, str]:
         headers = {"content-type": "application/json", **self.default_headers}
-        if self.api_key is not None and (key := self.api_key.get_secret_value()):
+        if self.api_key is not None and (key := self.api_key.get_secret_value().strip()):
             headers["authorization"] = f"Bearer {key}"
         if self.organization:
             headers["openai-organization"] = self.organization

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from codecs import BOM_UTF8
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from typing import Any, Final
@@ -17,6 +18,7 @@ from millstream.agents.models.errors import error_in
 from millstream.agents.models.openai.answers import chunk_of, result_of, text_of, whole_as_chunk
 from millstream.agents.models.openai.connections import json_of
 from millstream.agents.models.openai.server_events import EVENT_BYTES_MAX, EventReader, ServerEvent
+from millstream.agents.models.openai.tool_calls import CallPieces
 from millstream.schemas.errors import MillstreamError, ModelFailed
 
 __all__ = ["streamed", "whole"]
@@ -38,9 +40,10 @@ async def streamed(
     watch = BodyWatch()
     watch.content_type = _content_type(response)
     began = ended = False
+    calls = CallPieces()
     async with aclosing(_events(response, watch)) as events:
         async for event in events:
-            piece = _piece_of(event)
+            piece = _piece_of(event, calls)
             if piece is None:
                 continue
             began = True
@@ -78,22 +81,28 @@ async def _events(
     async for piece in response.content.iter_any():
         if is_body is None:
             # Whatever it calls itself.
-            is_body = piece[:64].lstrip().startswith(_JSON_OR_HTML)
+            unmarked = piece.removeprefix(BOM_UTF8)
+            is_body = unmarked[:64].lstrip().startswith(_JSON_OR_HTML)
+            piece = unmarked if is_body else piece  # noqa: PLW2901
         if is_body or not watch.is_stream:
             watch.see(piece)
         if is_body:
             continue
         for event in reader.read(piece):
-            if event.data == _END_MARK:
+            if _is_end_mark(event.data):
                 watch.ended = True
                 await _to_the_end(response)
                 return
             yield event
     for event in reader.end():
-        if event.data == _END_MARK:
+        if _is_end_mark(event.data):
             watch.ended = True
             return
         yield event
+
+
+def _is_end_mark(data: bytes) -> bool:
+    return data[:1] == b"[" and data.rstrip() == _END_MARK
 
 
 def _content_type(response: aiohttp.ClientResponse) -> str | None:
@@ -123,12 +132,12 @@ async def _whole_body(response: aiohttp.ClientResponse) -> Any:
         return data.decode(errors="replace")
 
 
-def _piece_of(event: ServerEvent) -> str | ChatGenerationChunk | None:
+def _piece_of(event: ServerEvent, calls: CallPieces) -> str | ChatGenerationChunk | None:
     if event.name == b"error":
         raise _told_error(event.data)
     with _of_any_shape():
         told = json_of(event.data)
-        return text_of(told) or chunk_of(told)
+        return text_of(told) or chunk_of(told, calls)
 
 
 def _told_error(data: bytes) -> MillstreamError:

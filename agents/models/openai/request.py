@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from typing import Any, Final
 
 import orjson
@@ -29,6 +30,8 @@ _LEFT_OUT: Final = frozenset(
     {"tool_use", "thinking", "reasoning_content", "function_call", "code_interpreter_call"}
 )
 _OF_CALL: Final = ("id", "type", "function")
+_CALL_ID_CHARS_MAX: Final = 40
+"""OpenAI's bound; vLLM gives ids of 46 characters, Gemini some with a signature of a thousand."""
 
 
 def body_of(payload: Mapping[str, Any]) -> bytes:
@@ -51,7 +54,7 @@ def _told(message: BaseMessage, system_role: str) -> dict[str, Any]:
     if isinstance(message, ToolMessage):
         return {
             "role": "tool",
-            "tool_call_id": message.tool_call_id,
+            "tool_call_id": _call_id(message.tool_call_id),
             "content": _plain_texts(_content(message.content)),
         }
     told: dict[str, Any] = {"role": _role(message, system_role)}
@@ -85,10 +88,8 @@ def _of_assistant(message: AIMessage) -> dict[str, Any]:
     if not isinstance(content, str):
         content = [
             {key: value for key, value in block.items() if key in {"type", "text", "refusal"}}
-            if isinstance(block, Mapping)
-            else block
-            for block in content
-            if isinstance(block, str) or block.get("type") in _OF_ASSISTANT
+            for block in map(_as_block, content)
+            if block.get("type") in _OF_ASSISTANT
         ]
     extra = message.additional_kwargs
     told: dict[str, Any] = {"content": content}
@@ -99,7 +100,8 @@ def _of_assistant(message: AIMessage) -> dict[str, Any]:
         ]
     elif "tool_calls" in extra:
         told["tool_calls"] = [
-            {key: call[key] for key in _OF_CALL if key in call} for call in extra["tool_calls"]
+            {key: call[key] for key in _OF_CALL if key in call} | {"id": _call_id(call.get("id"))}
+            for call in extra["tool_calls"]
         ]
     elif "function_call" in extra:
         told["function_call"] = extra["function_call"]
@@ -112,7 +114,17 @@ def _of_assistant(message: AIMessage) -> dict[str, Any]:
 
 def _call(call: Mapping[str, Any], arguments: str | None) -> dict[str, Any]:
     function = {"name": call["name"], "arguments": arguments}
-    return {"type": "function", "id": call["id"], "function": function}
+    return {"type": "function", "id": _call_id(call["id"]), "function": function}
+
+
+def _call_id(given: Any) -> Any:
+    """Give an id as OpenAI takes it: one that another model gave may be longer.
+
+    It is the same for the call and for its answer (vercel/ai's issue 5171, camel's issue 2215).
+    """
+    if not isinstance(given, str) or len(given) <= _CALL_ID_CHARS_MAX:
+        return given
+    return f"call_{sha256(given.encode(errors='replace')).hexdigest()[:32]}"
 
 
 def _arguments(arguments: Mapping[str, Any]) -> str:
@@ -131,7 +143,12 @@ def _audio(message: AIMessage) -> Any:
 def _content(content: str | Sequence[Any]) -> Any:
     if isinstance(content, str):
         return content
-    return [told for block in content if (told := _block(block)) is not None]
+    return [told for block in content if (told := _block(_as_block(block))) is not None]
+
+
+def _as_block(block: Any) -> Any:
+    # An answer that came in blocks may go on with text alone (Mistral), which is none in a request.
+    return {"type": "text", "text": block} if isinstance(block, str) else block
 
 
 def _block(block: Any) -> Any:

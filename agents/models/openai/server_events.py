@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -25,13 +26,15 @@ class ServerEvent:
 class EventReader:
     """Makes events of pieces of a body (WHATWG's HTML standard, section 9.2.6).
 
-    What it holds is at most one event, of `EVENT_BYTES_MAX` bytes.
+    What it holds is at most one event, of `EVENT_BYTES_MAX` bytes. An event without data is none,
+    its name is forgotten: so do some gateways keep a connection alive.
     """
 
-    __slots__ = ("_data", "_name", "_rest")
+    __slots__ = ("_data", "_is_first", "_name", "_rest")
 
     def __init__(self) -> None:
         self._rest = b""
+        self._is_first = True
         self._data: list[bytes] = []
         self._name: bytes | None = None
 
@@ -49,18 +52,23 @@ class EventReader:
         if len(self._rest) > EVENT_BYTES_MAX or sum(map(len, self._data)) > EVENT_BYTES_MAX:
             message = f"the model's provider sent an event of more than {EVENT_BYTES_MAX} bytes"
             raise ModelFailed(message, may_cost=True)
+        if self._is_first and lines:
+            self._is_first = False
+            lines[0] = lines[0].removeprefix(BOM_UTF8)
         for line in lines:
             if line:
                 self._take(line)
-            elif self._data:
-                yield self._ended()
+            elif (event := self._ended()) is not None:
+                yield event
 
     def end(self) -> Iterator[ServerEvent]:
         """Give the event that the body ended in, which some servers leave without its last line."""
+        if self._is_first:
+            self._rest = self._rest.removeprefix(BOM_UTF8)
         if self._rest.strip():
             self._take(self._rest.strip(b"\r"))
-        if self._data:
-            yield self._ended()
+        if (event := self._ended()) is not None:
+            yield event
 
     def _take(self, line: bytes) -> None:
         field, _, value = line.partition(b":")
@@ -70,10 +78,9 @@ class EventReader:
         elif field == b"event":
             self._name = value
 
-    def _ended(self) -> ServerEvent:
-        event = ServerEvent(
-            self._data[0] if len(self._data) == 1 else b"\n".join(self._data), self._name
-        )
+    def _ended(self) -> ServerEvent | None:
+        data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+        event = ServerEvent(data, self._name) if data and not data.isspace() else None
         self._data = []
         self._name = None
         return event

@@ -71,6 +71,7 @@ def admit(
         output_tokens_max=plan.output_tokens_max,
         has_effects=plan.has_effects,
         model_calls_max=plan.template.run_model_calls_max,
+        models_after=plan.models_after,
     )
     decision = decided or state.pipeline.decide(
         context, generation=state.generation, stage=state.stage

@@ -45,6 +45,18 @@ def test_a_model_whose_key_is_refused_is_passed_over_at_once() -> None:
     assert made.first_of(MODELS) == MODELS[1]
 
 
+def test_runs_that_fail_late_do_not_put_the_next_trial_off() -> None:
+    # agbero's issue 7: each failure began the wait anew, and no trial came.
+    made, clock, told = circuits()
+    fail(made, MODELS[0])
+    for _ in range(3):
+        clock.now_s += OPEN_S / 3
+        fail(made, MODELS[0], 1)
+    assert [made.first_of(MODELS) for _ in range(2)] == [MODELS[0], MODELS[1]]
+    made.answered(MODELS[0])
+    assert told == [(MODELS[0], True), (MODELS[0], False)]
+
+
 def test_one_run_at_a_time_tries_it_again() -> None:
     made, clock, told = circuits()
     fail(made, MODELS[0])

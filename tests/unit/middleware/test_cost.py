@@ -229,6 +229,25 @@ def test_a_further_attempt_needs_room_under_the_cap_for_its_worst_case() -> None
     assert "its earlier ones count at $0.000200" in str(answer)
 
 
+def test_a_free_run_holds_no_more_than_the_least_until_a_later_model_has_a_price() -> None:
+    # litellm's issue 41344, pull request 41379.
+    asked = resolved()
+    free = dataclasses.replace(context(asked, model="scripted"), models_after=("local",))
+    for cap_micros, reserved, may_follow in ((None, 0, True), (0, 0, False), (1_000, 1, True)):
+        cost = layer(cap_micros)
+        pipeline = MiddlewarePipeline([cost])
+        decision = pipeline.decide(free, generation=1)
+        assert (decision.admitted, decision.reserved_micros) == (True, reserved)
+        standing = RunAccount(reserved_micros=reserved)
+        assert pipeline.begin(free, standing, attempt=1000) is None
+        begun = pipeline.begin(context(asked), standing, attempt=1001)
+        assert isinstance(begun, AttemptStarted if may_follow else BudgetExceeded)
+        held_micros = cost.spend("default", "ada", NOON_MS).reserved_micros
+        assert held_micros == (RUN_MICROS if cap_micros else 0)
+        end(cost, asked)
+        assert cost.spend("default", "ada", NOON_MS) == DaySpend(0, 0, 0)
+
+
 def test_where_spend_is_not_known_a_further_attempt_must_do_with_what_its_run_reserved() -> None:
     elsewhere = layer(cap_micros=10 * RUN_MICROS)
     for spent_micros, fits in ((0, True), (1, False)):

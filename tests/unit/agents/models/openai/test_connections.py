@@ -184,6 +184,86 @@ async def test_the_proxy_of_the_environment_is_asked(
     assert proxy_of_environment("http://inside.example/v1") is None
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_call_is_never_sent_on_without_its_body_or_to_another_server(
+    status: int, http: ProviderHttp
+) -> None:
+    # oai2ollama's pull request 11, litellm's 11946; pgadmin4's issue 10420.
+    asked: list[str] = []
+    elsewhere = False
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line, headers = await read_request(reader)
+        asked.append(line)
+        if "/v2/" in line:
+            writer.write(response(json.dumps(ANSWER).encode()))
+            return
+        host = headers["host"].replace("127.0.0.1", "localhost" if elsewhere else "127.0.0.1")
+        to = f"location: http://{host}/v2/chat/completions\r\nconnection: close\r\n"
+        writer.write(response(b"", f"{status} Elsewhere", to))
+
+    async with listening(serve) as port:
+        model = model_at(f"http://127.0.0.1:{port}/v1", http)
+        if status in {307, 308}:
+            assert (await model.ainvoke("hi")).text == "hello"
+            assert [line.split()[0] for line in asked] == ["POST", "POST"]
+        else:
+            with pytest.raises(ModelUnavailable, match=rf"127.0.0.1:{port}/v2/chat/completions"):
+                await model.ainvoke("hi")
+        elsewhere = True
+        asked.clear()
+        with pytest.raises(ModelUnavailable, match=rf"localhost:{port}/v2/chat/completions"):
+            await model.ainvoke("hi")
+        assert len(asked) == 1
+
+
+async def test_an_answer_may_have_long_headers_and_many(http: ProviderHttp) -> None:
+    # aiohttp's issue 2304, RSS-to-Telegram-Bot's issue 705.
+    more = f"x-policy: {'a' * 20_000}\r\n" + "set-cookie: a=b\r\n" * 300
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(response(json.dumps(ANSWER).encode(), more=more))
+
+    async with listening(serve) as port:
+        model = model_at(f"http://127.0.0.1:{port}/v1", http)
+        assert (await model.ainvoke("hi")).text == "hello"
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 OK\r\n\r\n", b"no http\r\n\r\n"])
+async def test_an_answer_that_is_no_http_is_a_broken_one_and_no_refusal(
+    answer: bytes, http: ProviderHttp
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(answer)
+
+    async with listening(serve) as port:
+        with pytest.raises(aiohttp.ClientResponseError) as raised:
+            await model_at(f"http://127.0.0.1:{port}/v1", http).ainvoke("hi")
+    meant = as_foreseen(raised.value)
+    assert isinstance(meant, ModelFailed)
+    assert meant.may_cost
+
+
+@pytest.mark.parametrize(
+    "base", ["/v1?api-version=1", "/v1/?api-version=1", "/v1/chat/completions?api-version=1"]
+)
+async def test_an_address_may_hold_a_query_and_the_path_of_the_call(
+    base: str, http: ProviderHttp
+) -> None:
+    # RD-Agent's issue 1296.
+    asked: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await read_request(reader))[0])
+        writer.write(response(json.dumps(ANSWER).encode()))
+
+    async with listening(serve) as port:
+        await model_at(f"http://127.0.0.1:{port}{base}", http).ainvoke("hi")
+    assert asked == ["POST /v1/chat/completions?api-version=1 HTTP/1.1"]
+
+
 def test_a_proxy_that_does_not_speak_http_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("all_proxy", "socks5://ada:secret@127.0.0.1:1080")
     with pytest.raises(ModelUnavailable, match="socks5") as raised:

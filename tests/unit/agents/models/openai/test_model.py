@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -97,6 +98,39 @@ async def test_an_answer_that_nobody_reads_to_its_end_closes_its_connection() ->
         assert provider.pieces_taken[0] < 5_000
 
 
+async def test_a_stream_may_keep_alive_by_empty_events_and_end_with_blanks() -> None:
+    said = '{"choices": [{"index": 0, "delta": {"content": "a"}}]}'
+    raw = f"\ufeffdata: {said}\n\ndata:\n\nevent: ping\n\ndata: {said}\n\ndata: [DONE] \n\n"
+    played = {"raw": raw, "content_type": "text/event-stream"}
+    async with playing(hi=played) as (_, model):
+        assert [piece.text async for piece in model.astream("hi")][:2] == ["a", "a"]
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/event-stream"])
+async def test_a_body_may_begin_with_a_mark_of_the_byte_order(content_type: str) -> None:
+    raw = "\ufeff" + json.dumps(whole(content="hello")["json"])
+    async with playing(hi={"raw": raw, "content_type": content_type}) as (_, model):
+        assert (await model.ainvoke("hi")).text == "hello"
+        assert "".join([piece.text async for piece in model.astream("hi")]) == "hello"
+
+
+@pytest.mark.parametrize("last", [{}, {"delta": None}])
+async def test_an_end_without_a_delta_is_one(last: dict[str, Any]) -> None:
+    # Azure by agent-framework's pull request 5734; hermes-agent's 90301.
+    end = {"choices": [{"index": 0, "finish_reason": "length", **last}]}
+    said = {"choices": [{"index": 0, "delta": {"content": "a"}}]}
+    async with playing(hi={"sse": [said, end], "end": "close"}) as (_, model):
+        *_, ended, _ = [piece async for piece in model.astream("hi")]
+    assert ended.response_metadata["finish_reason"] == "length"
+
+
+async def test_arguments_of_a_whole_answer_may_be_the_object_itself() -> None:
+    call = {"id": "a", "function": {"name": "add", "arguments": {"a": 1}}}
+    async with playing(hi=whole(content=None, tool_calls=[call])) as (_, model):
+        (made,) = (await model.ainvoke("hi")).tool_calls
+    assert (made["name"], made["args"]) == ("add", {"a": 1})
+
+
 async def test_tools_and_choices_are_told() -> None:
     async with playing(hi=whole(content="no")) as (provider, model):
         for choice in ("add", "any", True, "auto", None):
@@ -189,6 +223,19 @@ def test_what_other_providers_say_besides_is_left_out() -> None:
     ]
 
 
+def test_an_id_that_is_too_long_for_openai_is_cut_for_the_call_and_its_answer() -> None:
+    # vercel/ai's issue 5171, camel's issue 2215, litellm's issue 41534.
+    ids = [f"chatcmpl-tool-{number:032x}" for number in range(2)] + ["call_short"]
+    calls = [{"name": "add", "args": {}, "id": each, "type": "tool_call"} for each in ids]
+    asked = AIMessage("", tool_calls=calls)
+    told = told_messages([asked, *(ToolMessage("1", tool_call_id=each) for each in ids)], "system")
+    sent = [call["id"] for call in told[0]["tool_calls"]]
+    assert sent == [each["tool_call_id"] for each in told[1:]]
+    assert len(set(sent)) == len(ids)
+    assert max(map(len, sent)) <= 40
+    assert sent[-1] == ids[-1]
+
+
 def test_a_body_holds_whatever_python_holds() -> None:
     assert (
         body_of({"n": 2**70, "half": "\ud83d"})
@@ -200,6 +247,28 @@ def test_a_key_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ModelUnavailable, match="set OPENAI_API_KEY"):
         resolve_model("openai:m")
+
+
+async def test_a_key_may_end_with_its_files_line() -> None:
+    # langchain's issue 21261, devlake's 7132.
+    made = resolve_model("openai:m", api_key=" key\n", base_url="http://127.0.0.1:1/v1")
+    assert isinstance(made, OpenAiChatModel)
+    assert made._headers()["authorization"] == "Bearer key"
+
+
+@pytest.mark.parametrize(
+    ("key", "why"), [("ke\ny", "holds what no key"), ("k…y", "no key"), (" \n", "is missing")]
+)
+def test_a_key_that_is_none_is_told_before_a_call_and_not_shown(key: str, why: str) -> None:
+    with pytest.raises(ModelUnavailable, match=why) as raised:
+        resolve_model("openai:m", api_key=key, base_url="http://127.0.0.1:1/v1")
+    assert key.strip() == "" or key not in str(raised.value)
+
+
+def test_a_key_beside_one_in_the_address_is_told() -> None:
+    with pytest.raises(ModelUnavailable, match="its address another") as raised:
+        resolve_model("openai:m", api_key="key", base_url="http://ada:secret@127.0.0.1:1/v1")
+    assert "secret" not in str(raised.value)
 
 
 def test_keys_and_addresses_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

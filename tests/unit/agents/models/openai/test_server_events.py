@@ -55,6 +55,21 @@ def test_the_last_event_may_lack_its_last_line(end: bytes) -> None:
     assert read([b"data: a\n\ndata: b" + end]) == [ServerEvent(b"a"), ServerEvent(b"b")]
 
 
+@pytest.mark.parametrize("cut", range(5))
+def test_a_mark_of_the_byte_order_is_no_part_of_the_first_event(cut: int) -> None:
+    # openai-python's pull request 3819; only at the beginning (WHATWG's HTML, section 9.2.6).
+    stream = b"\xef\xbb\xbfdata: a\n\ndata: \xef\xbb\xbfb\n\n"
+    events = [ServerEvent(b"a"), ServerEvent(b"\xef\xbb\xbfb")]
+    assert read([stream[:cut], stream[cut:]]) == events
+    assert read([b"\xef\xbb\xbfdata: a"]) == events[:1]
+
+
+def test_an_event_without_data_is_none_and_names_no_other() -> None:
+    # openai-python's pull request 2721, openai-go's 651, pi's issue 8430.
+    stream = b"data:\n\ndata: \n\nevent: error\n\nretry: 3000\n\ndata: a\n\nevent: error\ndata\n\n"
+    assert read([stream]) == [ServerEvent(b"a")]
+
+
 @pytest.mark.parametrize("line", [b"data: ", b"data: x\ndata: "])
 def test_an_event_without_end_is_not_held(line: bytes) -> None:
     piece = line + b"x" * (1 << 20)
