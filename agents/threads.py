@@ -6,6 +6,7 @@ for each call takes longer than most calls do. So a thread that is done stays fo
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -30,15 +31,19 @@ class Threads:
     def run(self, name: str, call: Callable[[], None]) -> None:
         """Make a call, which must raise nothing, in a thread that is called `name` meanwhile."""
         with self._lock:
-            takes_idle = self._idle > 0
-            self._idle -= takes_idle
-        if takes_idle:
-            self._waiting.put((name, call))
-        else:
-            threading.Thread(target=self._serve, args=(name, call), name=name, daemon=True).start()
+            is_one_idle = self._idle > 0
+            self._idle -= is_one_idle
+        # Not handed to a thread as it starts: that holds on to it for as long as it lives.
+        self._waiting.put((name, call))
+        if not is_one_idle:
+            thread = threading.Thread(target=self._serve, name=name, daemon=True)
+            # In none of the run that is the first to call: it lives on after it.
+            contextvars.Context().run(thread.start)
 
-    def _serve(self, name: str, call: Callable[[], None]) -> None:
+    def _serve(self) -> None:
         thread = threading.current_thread()
+        # A call is on its way to each thread that was started, and to each that is not idle.
+        name, call = self._waiting.get()
         while True:
             thread.name = name
             call()
@@ -54,5 +59,5 @@ class Threads:
                     if self._idle:
                         self._idle -= 1
                         return
-                # A call is on its way to each thread that waits, this one among them.
+                # One came meanwhile.
                 name, call = self._waiting.get()

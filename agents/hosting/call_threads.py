@@ -6,6 +6,7 @@ that does not answer would hold up whatever else needs a thread (langchain-aws#3
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -43,11 +44,12 @@ class CallThreads(ThreadPoolExecutor):
         if not self._free.acquire(blocking=False):
             raise Retryable(f"{self._threads_max} calls in threads are under way, or hang")
         future: Future[T] = Future()
+        context = contextvars.copy_context()
 
         def call() -> None:
             try:
                 if future.set_running_or_notify_cancel():
-                    future.set_result(fn(*args, **kwargs))
+                    future.set_result(context.run(fn, *args, **kwargs))
             except GeneratorExit as error:
                 future.set_exception(CodeStopped(error))
             # Whatever it is, it is raised again where the call is awaited.
