@@ -24,6 +24,7 @@ __all__ = [
     "ask_client",
     "deployment",
     "median_ratio",
+    "model_server",
     "raw_side",
     "serial_p50_ms",
     "side_figures",
@@ -54,6 +55,15 @@ def deployment(settings: Settings, **more: object) -> Settings:
         "default_model": "scripted",
     }
     return Settings.model_validate({**given, **more})
+
+
+def model_server(settings: Settings, stack: ExitStack) -> dict[str, str]:
+    """Start the model over HTTP; it ends with `stack`. Gives what tells OpenAI's clients of it."""
+    command = ["-m", "benchmarks.programs.model_server"]
+    log = settings.data_dir / "model.log"
+    model = stack.enter_context(running(command, child_environment(settings), log))
+    url = f"http://127.0.0.1:{model.ready['port']}/v1"
+    return {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "none"}
 
 
 def raw_side(

@@ -8,12 +8,12 @@ stream without events.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from contextvars import ContextVar
 from typing import Any, Final
 
-__all__ = ["WATCHING", "BodyWatch", "watch_body"]
+__all__ = ["WATCHING", "BodyWatch", "content_type_of", "watch_body"]
 
 HEAD_BYTES_MAX: Final = 1_048_576
 """Of a body that is no stream, or begins as JSON does: room for an answer of 256 KiB, escaped."""
@@ -67,6 +67,11 @@ class BodyWatch:
             self.head += data[:HEAD_BYTES_MAX]
 
 
+def content_type_of(headers: Mapping[str, str]) -> str | None:
+    """Give the type of an answer's body without its parameters, `None` where none is told."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower() or None
+
+
 WATCHING: ContextVar[BodyWatch | None] = ContextVar("WATCHING", default=None)
 """The watch over the call that is made in this context."""
 
@@ -76,8 +81,7 @@ async def watch_body(response: Any) -> None:
     watch = WATCHING.get()
     if watch is None or response.status_code != 200:  # noqa: PLR2004  OK
         return
-    watch.content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    watch.content_type = watch.content_type or None
+    watch.content_type = content_type_of(response.headers)
     read = response.aiter_bytes
 
     async def seen(chunk_size: int | None = None) -> AsyncIterator[bytes]:

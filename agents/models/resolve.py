@@ -140,7 +140,7 @@ def _model(name: str, http: ProviderHttp | None, params: dict[str, Any]) -> Base
         )
         raise ModelUnavailable(message)
     if kind == _OPENAI and not speaks_responses(rest, params):
-        return _own_openai(name, rest, http, params)
+        return _own_client(name, {**params, "model": rest}, http, KEY_VARIABLE)
     return _langchains(rest if kind == _LANGCHAIN else name, http, params)
 
 
@@ -151,17 +151,12 @@ def _at_endpoint(
     if not served:
         message = f"the model {name!r} needs the name by which its server knows it: `{name}:NAME`"
         raise ModelUnavailable(message)
-    key = SecretStr("")
-    if (variable := endpoint.key_variable) is not None:
-        key = secret_from_env(variable, default="")()
-        if not key.get_secret_value().strip():
-            message = f"the model {name!r} cannot be used: its key is missing (set {variable})"
-            raise ModelUnavailable(message)
+    variable = endpoint.key_variable
+    key = SecretStr("") if variable is None else secret_from_env(variable, default="")()
     # What the environment has for OpenAI is not this server's to know.
     given = {**params, "base_url": endpoint.base_url, "api_key": key}
     given |= {"organization": "", "project": "", "model": served}
-    made = OpenAiChatModel(**given, connections=None if http is None else http.connections)
-    return _with_fit_key(made, name)
+    return _own_client(name, given, http, variable)
 
 
 def _langchains(name: str, http: ProviderHttp | None, params: dict[str, Any]) -> BaseChatModel:
@@ -185,30 +180,31 @@ def _langchains(name: str, http: ProviderHttp | None, params: dict[str, Any]) ->
     return as_served(model, limit)
 
 
-def _own_openai(
-    name: str, model: str, http: ProviderHttp | None, params: Mapping[str, Any]
+def _own_client(
+    name: str, params: Mapping[str, Any], http: ProviderHttp | None, key_variable: str | None
 ) -> BaseChatModel:
+    """Give a model by our own client, with a key that fits into a header, if it wants one."""
     connections = None if http is None else http.connections
     try:
-        made = OpenAiChatModel(**{**params, "model": model, "connections": connections})
+        made = OpenAiChatModel(**{**params, "connections": connections})
     except ValueError as error:
         raise ModelUnavailable(f"the model {name!r} cannot be used: {error}") from error
-    if made.api_key is None or not made.api_key.get_secret_value().strip():
-        message = f"the model {name!r} cannot be used: its key is missing (set {KEY_VARIABLE})"
-        raise ModelUnavailable(message)
-    return _with_fit_key(made, name)
-
-
-def _with_fit_key(model: OpenAiChatModel, name: str) -> OpenAiChatModel:
-    """Give a model whose key fits into a header. Keys of files often end with their line."""
-    key = "" if model.api_key is None else model.api_key.get_secret_value().strip()
+    # Keys of files often end with their line.
+    key = "" if made.api_key is None else made.api_key.get_secret_value().strip()
+    if key_variable is not None and not key:
+        raise _without_key(name, key_variable)
     if not key.isprintable() or not key.isascii():
         message = f"the model {name!r} cannot be used: its key holds what no key can, a line's end"
         raise ModelUnavailable(f"{message} for instance")
-    if key and "@" in urlsplit(model.base_url).netloc:
+    if key and "@" in urlsplit(made.base_url).netloc:
         message = f"the model {name!r} cannot be used: it has a key, and its address another"
         raise ModelUnavailable(message)
-    return model
+    return made
+
+
+def _without_key(name: str, variable: str) -> ModelUnavailable:
+    message = f"the model {name!r} cannot be used: its key is missing (set {variable})"
+    return ModelUnavailable(message)
 
 
 async def warm_up(name: str, endpoints: Mapping[str, ModelEndpoint] = NO_ENDPOINTS) -> None:
@@ -274,8 +270,7 @@ def _require_key(model: BaseChatModel, name: str, provider: str) -> None:
         if field.endswith("api_key") and isinstance(value, SecretStr) and not value:
             known = _PROVIDERS.get(provider)
             variable = (known.key_variable if known else None) or field.upper()
-            message = f"the model {name!r} cannot be used: its key is missing (set {variable})"
-            raise ModelUnavailable(message)
+            raise _without_key(name, variable)
 
 
 def _construction_errors(provider: str) -> tuple[type[Exception], ...]:

@@ -19,6 +19,7 @@ from pydantic import PrivateAttr
 
 from millstream.agents.models.dialects.anthropic import AnthropicReading
 from millstream.agents.models.dialects.bound import AnswerBound
+from millstream.agents.models.dialects.chat_completions import ServerManners
 from millstream.agents.models.dialects.gemini import GeminiReading
 from millstream.agents.models.dialects.ollama import OllamaReading
 from millstream.agents.models.dialects.openai import OpenAiReading, check_reports_of_responses
@@ -64,7 +65,9 @@ def as_served(model: BaseChatModel, output_tokens_max: int | None) -> BaseChatMo
         {
             **(model.__pydantic_private__ or {}),
             "_output_tokens_max": output_tokens_max,
-            "_limit_has_newer_name": False,
+            "_manners": ServerManners(
+                tells_usage=getattr(model, "stream_usage", None) is not False
+            ),
         },
     )
     return model
@@ -76,9 +79,9 @@ def _served(kind: type[BaseChatModel], reading: Any) -> type[BaseChatModel]:
     body = {
         "__module__": kind.__module__,
         "__doc__": kind.__doc__,
-        "__annotations__": {"_output_tokens_max": "int | None", "_limit_has_newer_name": "bool"},
+        "__annotations__": {"_output_tokens_max": "int | None", "_manners": "Any"},
         "_output_tokens_max": PrivateAttr(default=None),
-        "_limit_has_newer_name": PrivateAttr(default=False),
+        "_manners": PrivateAttr(default=None),
     }
     # LangChain reads a model's provider from the name of its class.
     return type(kind.__name__, bases, body)

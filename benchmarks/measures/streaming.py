@@ -27,7 +27,7 @@ from aiokafka import AIOKafkaProducer
 from benchmarks.programs.client import Caller, Side, calling, cpu_s, listening
 from benchmarks.report import Figure, percentile
 from benchmarks.services import PROJECT, running
-from benchmarks.sides import deployment
+from benchmarks.sides import deployment, model_server
 from millstream.schemas.topics import REQUESTS, RESULTS, TOKENS
 from millstream.streams.settings import Settings, child_environment
 
@@ -79,17 +79,7 @@ class _Paced:
 def run(settings: Settings) -> Iterator[Figure]:
     """Measure. Raises `RuntimeError` if a process fails, `TimeoutError` if one is too slow."""
     with ExitStack() as stack:
-        model = stack.enter_context(
-            running(
-                ["-m", "benchmarks.programs.model_server"],
-                child_environment(settings),
-                settings.data_dir / "model.log",
-            )
-        )
-        provider = {
-            "OPENAI_BASE_URL": f"http://127.0.0.1:{model.ready['port']}/v1",
-            "OPENAI_API_KEY": "none",
-        }
+        provider = model_server(settings, stack)
         sides = {
             name: _side(name, deployment(settings, default_model=model_name), provider, stack)
             for name, model_name in _SIDES.items()

@@ -22,7 +22,7 @@ from aiokafka import AIOKafkaProducer
 from benchmarks.programs.client import Caller, Side, calling, cpu_s
 from benchmarks.report import Figure, percentile
 from benchmarks.services import Process, resident_kib, running
-from benchmarks.sides import WORKER, deployment
+from benchmarks.sides import WORKER, deployment, model_server
 from millstream.schemas.topics import REQUESTS, RESULTS
 from millstream.streams.settings import Settings, child_environment
 
@@ -58,17 +58,7 @@ class _Measured:
 def run(settings: Settings) -> Iterator[Figure]:
     """Measure. Raises `RuntimeError` if a process fails, `TimeoutError` if one is too slow."""
     with ExitStack() as stack:
-        model = stack.enter_context(
-            running(
-                ["-m", "benchmarks.programs.model_server"],
-                child_environment(settings),
-                settings.data_dir / "model.log",
-            )
-        )
-        provider = {
-            "OPENAI_BASE_URL": f"http://127.0.0.1:{model.ready['port']}/v1",
-            "OPENAI_API_KEY": "none",
-        }
+        provider = model_server(settings, stack)
         for name, model_name in (("waiting", "scripted"), ("waiting_http", "openai:waiting")):
             own = deployment(settings, default_model=model_name)
             environment = {**child_environment(own), **provider}

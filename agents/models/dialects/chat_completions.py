@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-__all__ = ["add_unread", "knows_older_limit", "report_in", "with_native_error"]
+import structlog
+
+from millstream.agents.models.errors import refuses_older_limit, refuses_stream_options
+
+__all__ = ["ServerManners", "add_unread", "knows_older_limit", "report_in", "with_native_error"]
+
+_log = structlog.get_logger(__name__)
 
 _OPENAI_HOSTS: Final = ("api.openai.com", ".openai.azure.com", ".cognitiveservices.azure.com")
 # With what gateways put in front, as `azure/gpt-5-mini` (litellm's issue 13432).
@@ -15,6 +21,32 @@ _NEWER_MODELS: Final = re.compile(r"([\w.-]+/)*(o\d|gpt-[5-9])")
 # What OpenRouter calls an end that its provider did not mean, beside a `finish_reason` that tells
 # nothing of it (hax's pull request 15).
 _NATIVE_ERRORS: Final = frozenset({"error", "network_error"})
+
+
+class ServerManners:
+    """What a server knows of a request, as its refusals say; each thing can be learned once.
+
+    `tells_usage`: it tells the usage of streams, if it is asked to. `has_newer_limit`: it calls the
+    limit of tokens `max_completion_tokens`, whatever others of its kind call it.
+    """
+
+    __slots__ = ("has_newer_limit", "tells_usage")
+
+    def __init__(self, *, tells_usage: bool = True) -> None:
+        self.tells_usage = tells_usage
+        self.has_newer_limit = False
+
+    def learn(self, refusal: Exception) -> bool:
+        """Tell whether to ask again, otherwise; so a call is asked three times at most."""
+        if self.tells_usage and refuses_stream_options(refusal):
+            # What its calls used is estimated.
+            _log.warning("a model's server does not tell the usage of streams")
+            self.tells_usage = False
+            return True
+        if not self.has_newer_limit and refuses_older_limit(refusal):
+            self.has_newer_limit = True
+            return True
+        return False
 
 
 def knows_older_limit(base_url: str, model: str) -> bool:

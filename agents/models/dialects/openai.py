@@ -6,26 +6,24 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any, Final
 
-import structlog
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 from millstream.agents.models.body_watch import WATCHING, BodyWatch
 from millstream.agents.models.dialects.chat_completions import (
+    ServerManners,
     add_unread,
     knows_older_limit,
     report_in,
     with_native_error,
 )
 from millstream.agents.models.dialects.reading import Reading
-from millstream.agents.models.errors import error_in, refuses_older_limit, refuses_stream_options
+from millstream.agents.models.errors import error_in
 from millstream.agents.models.reports import bad_count, clean_report
 from millstream.agents.models.usage import DOUBT
 from millstream.schemas.errors import ModelFailed
 
 __all__ = ["OpenAiReading", "check_reports_of_responses"]
-
-_log = structlog.get_logger(__name__)
 
 _RESPONSES_COUNTS: Final = (
     "input_tokens",
@@ -44,7 +42,7 @@ class OpenAiReading(Reading):
     model_name: str
     root_async_client: Any
     stream_usage: bool | None
-    _limit_has_newer_name: bool
+    _manners: ServerManners
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
         while True:
@@ -59,19 +57,10 @@ class OpenAiReading(Reading):
                 return
 
     def _learns_from(self, refusal: Exception) -> bool:
-        """Ask otherwise from now on, where a server says so in its refusal; tells whether it did.
-
-        Each of these can be learned once, so that a call is asked three times at most.
-        """
-        if self.stream_usage is not False and refuses_stream_options(refusal):
-            # What its calls used is estimated.
-            _log.warning("a model's server does not tell the usage of streams")
+        learned = self._manners.learn(refusal)
+        if not self._manners.tells_usage:
             object.__setattr__(self, "stream_usage", False)
-            return True
-        if not self._limit_has_newer_name and refuses_older_limit(refusal):
-            self._limit_has_newer_name = True  # type: ignore[misc]  # of the class that it is mixed into
-            return True
-        return False
+        return learned
 
     def _look_at(self, chunk: ChatGenerationChunk, watch: BodyWatch) -> None:
         if watch.noted is not None:
@@ -145,7 +134,7 @@ class OpenAiReading(Reading):
     def _get_request_payload(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         payload: dict[str, Any] = super()._get_request_payload(*args, **kwargs)  # type: ignore[misc]
         older = knows_older_limit(str(self.root_async_client.base_url), self.model_name)
-        if "max_completion_tokens" in payload and older and not self._limit_has_newer_name:
+        if "max_completion_tokens" in payload and older and not self._manners.has_newer_limit:
             payload["max_tokens"] = payload.pop("max_completion_tokens")
         return payload
 

@@ -27,7 +27,6 @@ CONNECT_TIMEOUT_S: Final = 30.0
 SILENCE_MAX_S: Final = 600.0
 """As OpenAI's client has it; an attempt has a limit of its own."""
 REFUSAL_BYTES_MAX: Final = 65_536
-KEPT_TRIED_MAX: Final = 3
 WORDS_MAX: Final = 4_096
 HEADER_BYTES_MAX: Final = 65_536
 """Of one header of an answer: gateways send policies and cookies beyond aiohttp's 8 KiB."""
@@ -119,10 +118,11 @@ class Connections:
         """Send a request, once more where its server had closed a connection that was kept.
 
         A server closes one that it takes to be idle while a request is on its way to it, and has
-        read nothing of that (RFC 9112, section 9.3.1).
+        read nothing of that (RFC 9112, section 9.3.1). Each one that is met so is kept no longer,
+        until a new one is opened.
         """
         session, proxy = self.session(), self._proxy_for(url)
-        for _ in range(KEPT_TRIED_MAX):
+        while True:
             kept = SimpleNamespace(was_kept=False)
             try:
                 return await session.post(
@@ -131,8 +131,6 @@ class Connections:
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
                 if not kept.was_kept:
                     raise
-        fresh = {**headers, "connection": "close"}
-        return await session.post(url, data=body, headers=fresh, proxy=proxy)
 
     def _proxy_for(self, url: str) -> str | None:
         # aiohttp asks the environment in a thread, for each request anew.

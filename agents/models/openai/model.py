@@ -8,7 +8,6 @@ from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from queue import SimpleQueue
 from typing import Any, Final, Literal
 
-import structlog
 from anyio.from_thread import start_blocking_portal
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LangSmithParams, LanguageModelInput
@@ -23,8 +22,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 from typing_extensions import override
 
 from millstream.agents.models.dialects.bound import AnswerBound
-from millstream.agents.models.dialects.chat_completions import knows_older_limit
-from millstream.agents.models.errors import refuses_older_limit, refuses_stream_options
+from millstream.agents.models.dialects.chat_completions import ServerManners, knows_older_limit
 from millstream.agents.models.openai.answers import chunk_of_text
 from millstream.agents.models.openai.connections import (
     Connections,
@@ -43,8 +41,6 @@ OPENAI_URL: Final = "https://api.openai.com/v1"
 _URL_VARIABLES: Final = ("OPENAI_BASE_URL", "OPENAI_API_BASE")
 
 _CALLED: Final = "/chat/completions"
-
-_log = structlog.get_logger(__name__)
 
 _REASONING_MODELS: Final = re.compile(r"o\d")
 _OF_TOOLS: Final = ("tools", "tool_choice", "parallel_tool_calls")
@@ -95,8 +91,7 @@ class OpenAiChatModel(BaseChatModel):
     options: dict[str, Any] = Field(default_factory=dict)
     connections: Connections | None = Field(default=None, exclude=True, repr=False)
 
-    _tells_usage: bool = PrivateAttr(default=True)
-    _limit_has_newer_name: bool = PrivateAttr(default=False)
+    _manners: ServerManners = PrivateAttr(default_factory=ServerManners)
 
     @model_validator(mode="before")
     @classmethod
@@ -202,7 +197,7 @@ class OpenAiChatModel(BaseChatModel):
                     async for piece in pieces:
                         yield piece
             except ServerRefused as refusal:
-                if not self._learns_from(refusal):
+                if not self._manners.learn(refusal):
                     raise
             else:
                 return
@@ -240,7 +235,7 @@ class OpenAiChatModel(BaseChatModel):
                 ):
                     return await whole(response, self.model_name)
             except ServerRefused as refusal:
-                if not self._learns_from(refusal):
+                if not self._manners.learn(refusal):
                     raise
 
     @override
@@ -310,17 +305,18 @@ class OpenAiChatModel(BaseChatModel):
 
     @property
     def _limit_name(self) -> str:
-        if self._limit_has_newer_name or not knows_older_limit(self.base_url, self.model_name):
-            return "max_completion_tokens"
-        return "max_tokens"
+        older = knows_older_limit(self.base_url, self.model_name)
+        return (
+            "max_tokens" if older and not self._manners.has_newer_limit else "max_completion_tokens"
+        )
 
     def _payload(
         self, messages: Sequence[BaseMessage], stop: list[str] | None, options: dict[str, Any]
     ) -> dict[str, Any]:
-        payload = {"model": self.model_name, **self._params(), **options}
+        payload = {"model": self.model_name, **self.options, **options}
         given = [payload.pop(name) for name in _LIMITS if name in payload]
-        if given:
-            payload[self._limit_name] = given[-1]
+        if limit := given[-1] if given else self.max_tokens:
+            payload[self._limit_name] = limit
         if stop is not None:
             payload["stop"] = stop
         if (form := payload.get("response_format")) is not None:
@@ -342,7 +338,7 @@ class OpenAiChatModel(BaseChatModel):
         self, messages: Sequence[BaseMessage], stop: list[str] | None, options: dict[str, Any]
     ) -> AsyncGenerator[str | ChatGenerationChunk, None]:
         payload = {**self._payload(messages, stop, options), "stream": True}
-        if self.stream_usage and self._tells_usage:
+        if self.stream_usage and self._manners.tells_usage:
             payload["stream_options"] = {"include_usage": True}
         body = body_of(payload)
         async with (
@@ -353,21 +349,6 @@ class OpenAiChatModel(BaseChatModel):
             async with aclosing(streamed(response, bound)) as pieces:
                 async for piece in pieces:
                     yield piece
-
-    def _learns_from(self, refusal: ServerRefused) -> bool:
-        """Ask otherwise from now on, where a server says so in its refusal; tells whether it did.
-
-        Each of these can be learned once, so that a call is asked three times at most.
-        """
-        if self._tells_usage and refuses_stream_options(refusal):
-            # What its calls used is estimated.
-            _log.warning("a model's server does not tell the usage of streams")
-            self._tells_usage = False
-            return True
-        if not self._limit_has_newer_name and refuses_older_limit(refusal):
-            self._limit_has_newer_name = True
-            return True
-        return False
 
 
 def _choice(choice: Any, names: set[str]) -> Any:

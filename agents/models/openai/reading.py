@@ -11,7 +11,7 @@ from typing import Any, Final
 import aiohttp
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
-from millstream.agents.models.body_watch import BodyWatch
+from millstream.agents.models.body_watch import BodyWatch, content_type_of
 from millstream.agents.models.dialects.bound import AnswerBound
 from millstream.agents.models.dialects.reading import UNREADABLE, broken_off
 from millstream.agents.models.errors import error_in
@@ -38,7 +38,7 @@ async def streamed(
     `ModelFailed` for a stream that breaks off or cannot be read, and the error that one tells of.
     """
     watch = BodyWatch()
-    watch.content_type = _content_type(response)
+    watch.content_type = content_type_of(response.headers)
     began = ended = False
     calls = CallPieces()
     async with aclosing(_events(response, watch)) as events:
@@ -103,11 +103,6 @@ async def _events(
 
 def _is_end_mark(data: bytes) -> bool:
     return data[:1] == b"[" and data.rstrip() == _END_MARK
-
-
-def _content_type(response: aiohttp.ClientResponse) -> str | None:
-    told = response.headers.get("content-type", "")
-    return told.partition(";")[0].strip().lower() or None
 
 
 async def _to_the_end(response: aiohttp.ClientResponse) -> None:
