@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from millstream.middleware.policy import Price
 from millstream.schemas.base import Micros, Usage, saturated
+from millstream.schemas.endpoints import without_client
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelPrice, Provider
@@ -32,8 +33,6 @@ _MODEL_CHARACTERS_MAX = 256
 _AN_HOUR_TO_FIVE_MINUTES = Decimal("1.6")
 """How much dearer a token is that stays in the cache for an hour: 2 to 1.25 times the input, in
 Anthropic's "Prompt caching", the only provider that tells them apart."""
-
-_BY_LANGCHAIN = "langchain:"
 
 _PARTS = (
     "cache_read_usd_per_mtok",
@@ -162,9 +161,8 @@ class PriceTable:
         own = self._own.get(model)
         if own is not None:
             return own
-        if model.startswith(_BY_LANGCHAIN):
-            # Which client calls it is no matter of its price.
-            return self.rates(model.removeprefix(_BY_LANGCHAIN), at_ms)
+        if (plain := without_client(model)) != model:
+            return self.rates(plain, at_ms)
         try:
             find = self._published[model]
         except KeyError:

@@ -1,15 +1,23 @@
-"""Where a model is served that is no provider's: an address, and what holds the key to it."""
+"""How models are named, and where one is served that is no provider's."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, ConfigDict, Field
 
 from millstream.schemas.base import Frozen
 
-__all__ = ["ModelEndpoint"]
+__all__ = ["BY_LANGCHAIN", "ModelEndpoint", "without_client"]
+
+BY_LANGCHAIN: Final = "langchain"
+"""Before a name and a colon: it is LangChain's class that is wanted to call the model."""
+
+
+def without_client(name: str) -> str:
+    """Give a model's name, whichever client is to call it."""
+    return name.removeprefix(f"{BY_LANGCHAIN}:")
 
 
 def _is_of_http(url: str) -> str:

@@ -13,12 +13,12 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from millstream.schemas.endpoints import ModelEndpoint
+from millstream.schemas.endpoints import BY_LANGCHAIN, ModelEndpoint
 from millstream.schemas.errors import Misconfigured
 
 Role = Literal["lanes", "views"]
 
-_OWN_MODELS = frozenset({"local", "scripted", "langchain"})
+_OWN_MODELS = frozenset({"local", "scripted", BY_LANGCHAIN})
 
 ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*(:.+)?$", max_length=256)]
 """All models of a name before the colon, or one of them."""

@@ -28,7 +28,7 @@ from millstream.agents.models.openai.model import (
 from millstream.agents.models.scripted.model import SCRIPTED_MODEL_NAME, ScriptedChatModel
 from millstream.agents.models.scripted.script import parse_script
 from millstream.agents.models.served import as_served
-from millstream.schemas.endpoints import ModelEndpoint
+from millstream.schemas.endpoints import ModelEndpoint, without_client
 from millstream.schemas.errors import ModelUnavailable
 
 __all__ = ["MODEL_NAME", "keep_traces_local", "resolve_model", "warm_up"]
@@ -41,8 +41,6 @@ _log = structlog.get_logger(__name__)
 NO_ENDPOINTS: Final[Mapping[str, ModelEndpoint]] = MappingProxyType({})
 
 _OPENAI: Final = "openai"
-_LANGCHAIN: Final = "langchain"
-"""Before a name: it is LangChain's class that is wanted."""
 
 _LOCAL_NAMES: Final = frozenset({"local", "local:smollm2", f"local:{LOCAL_MODEL_NAME}"})
 
@@ -141,7 +139,7 @@ def _model(name: str, http: ProviderHttp | None, params: dict[str, Any]) -> Base
         raise ModelUnavailable(message)
     if kind == _OPENAI and not speaks_responses(rest, params):
         return _own_client(name, {**params, "model": rest}, http, KEY_VARIABLE)
-    return _langchains(rest if kind == _LANGCHAIN else name, http, params)
+    return _langchains(without_client(name), http, params)
 
 
 def _at_endpoint(

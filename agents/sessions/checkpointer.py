@@ -44,6 +44,7 @@ from millstream.agents.sessions.kept import (
 from millstream.agents.sessions.memory import newest_turns
 from millstream.agents.sessions.mending import mended
 from millstream.agents.templates.template import AgentTemplate
+from millstream.schemas.endpoints import without_client
 from millstream.schemas.errors import CheckpointUnreadable, Terminal
 from millstream.schemas.events import CheckpointSaved, ResolvedRequest
 from millstream.schemas.reasons import words_of
@@ -96,7 +97,7 @@ class RunCheckpointer(BaseCheckpointSaver[int]):
         self._newest = None
         if loaded is not None:
             turns_max = 0 if forget else template.memory_turns_max
-            provider = model.partition(":")[0]
+            provider = without_client(model).partition(":")[0]
             self._newest = _opened(loaded, turns_max, template.memory_tokens_max, provider)
 
     @property
