@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 from langchain_core.messages import HumanMessage
 from langgraph.errors import GraphRecursionError
 
+from millstream.agents.attempt import Attempt, RunOutcome
 from millstream.agents.factory import AgentFactory, RunPlan
 from millstream.agents.loop.agent import Invocation
 from millstream.agents.loop.answer_ends import Ending
@@ -32,37 +32,27 @@ from millstream.agents.loop.time_limits import first_limit
 from millstream.agents.loop.token_writer import TokenWriter
 from millstream.agents.loop.under_way import UnderWay
 from millstream.agents.models.call_meter import CallMeter
-from millstream.agents.models.errors import as_foreseen
 from millstream.agents.sessions.checkpointer import RunCheckpointer
 from millstream.agents.sessions.text import well_formed
 from millstream.agents.templates.structured import checked_answer
-from millstream.schemas.base import CallUsage
 from millstream.schemas.errors import (
-    AttemptTimedOut,
-    Expired,
     InputTooLong,
     LaneLost,
     MillstreamError,
     ModelFailed,
-    ModelUnavailable,
-    QuotaExhausted,
-    Rejected,
     Retryable,
     Suspended,
     Terminal,
     ToolStuck,
 )
-from millstream.schemas.events import AgentResult, CheckpointSaved, ResolvedRequest, ResultStatus
+from millstream.schemas.events import CheckpointSaved, ResolvedRequest
 from millstream.schemas.ports import BeforeCall, ClockMs, EmitToken, LoadCheckpoint
-from millstream.schemas.reasons import reason_of, words_of
-from millstream.schemas.results import result_of
+from millstream.schemas.reasons import words_of
 
 __all__ = [
     "AgentExecutor",
     "RunAgent",
-    "RunOutcome",
     "nothing_to_load",
-    "status_after",
     "wall_clock_ms",
 ]
 
@@ -77,35 +67,6 @@ def wall_clock_ms() -> int:
 async def nothing_to_load() -> CheckpointSaved | None:
     """Load no checkpoint: the session is new. May be awaited on any loop."""
     return None
-
-
-@dataclass(frozen=True, slots=True)
-class RunOutcome:
-    """What a run leaves behind.
-
-    `checkpoint` is there only if the run completed: else the session stays as it was. `retryable`
-    says that another attempt may fare better than this failed one. `suspended` says that it was
-    stopped before a call and is to be begun anew: of its result only the usage counts. Where not
-    `usage_known`, more was used than the result's usage says. `calls` is the usage of each model
-    call, of whatever model. `retry_after_s` is the wait that the model's provider asks for.
-    `model_failed`: it is the agent's model that failed, so that another one may fare better.
-    """
-
-    result: AgentResult
-    checkpoint: CheckpointSaved | None
-    retryable: bool = False
-    suspended: bool = False
-    usage_known: bool = True
-    calls: tuple[CallUsage, ...] = ()
-    retry_after_s: float | None = None
-    model_failed: bool = False
-
-
-def status_after(error: BaseException) -> ResultStatus:
-    """Give the status of a result that this error ended."""
-    if isinstance(error, Expired):
-        return "expired"
-    return "rejected" if isinstance(error, Rejected) else "failed"
 
 
 class RunAgent(Protocol):
@@ -197,7 +158,7 @@ class AgentExecutor:
         calls.meter = handler.meter
         under_way = run_now() or UnderWay()
         under_way.spending = handler.meter
-        run = _Run(
+        run = Attempt(
             request=request,
             plan=plan,
             attempt=attempt,
@@ -254,7 +215,7 @@ class AgentExecutor:
             run.context.under_way.spending = None
             await writer.abandon()
 
-    async def _within_limits(self, run: _Run, load_checkpoint: LoadCheckpoint) -> RunOutcome:
+    async def _within_limits(self, run: Attempt, load_checkpoint: LoadCheckpoint) -> RunOutcome:
         left_s, told_by, message = first_limit(
             run.request,
             run.plan.template,
@@ -271,7 +232,7 @@ class AgentExecutor:
                 raise
             raise told_by(message) from error
 
-    async def _answer(self, run: _Run, load_checkpoint: LoadCheckpoint) -> RunOutcome:
+    async def _answer(self, run: Attempt, load_checkpoint: LoadCheckpoint) -> RunOutcome:
         template = run.plan.template
         loaded = await load_checkpoint()
         model = run.plan.model
@@ -295,7 +256,7 @@ class AgentExecutor:
         checkpoint = checkpointer.seal(run.request, at_ms)
         return run.outcome(run.completed(structured, at_ms), checkpoint)
 
-    async def _invoke(self, run: _Run, checkpointer: RunCheckpointer) -> object:
+    async def _invoke(self, run: Attempt, checkpointer: RunCheckpointer) -> object:
         template = run.plan.template
         invocation = Invocation(
             question=HumanMessage(well_formed(run.request.input)),
@@ -317,75 +278,3 @@ class AgentExecutor:
             if (fault := run.context.calls.last_fault) is not None:
                 message += f"; of its last calls one was not made: {fault}"
             raise Terminal(message) from error
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """One attempt under way, and how its end reads."""
-
-    request: ResolvedRequest
-    plan: RunPlan
-    attempt: int
-    writer: TokenWriter
-    handler: AgentCallbackHandler
-    context: RunContext
-    started_at_ms: int
-    ends_by_ms: int | None
-
-    def outcome(
-        self, result: AgentResult, checkpoint: CheckpointSaved | None, **told: Any
-    ) -> RunOutcome:
-        """Give the outcome of an attempt with this result."""
-        return RunOutcome(result, checkpoint, calls=self.handler.meter.close(), **told)
-
-    def told_by_provider(self, error: BaseException) -> BaseException:
-        """Give what an error of the model's provider means; any other stays as it is."""
-        if error is not self.handler.model_error:
-            return error
-        return as_foreseen(error) or error
-
-    def was_failed_by_model(self, error: BaseException) -> bool:
-        """Whether another model may fare better: this one failed, or was silent for too long."""
-        if isinstance(error, AttemptTimedOut):
-            return self.handler.meter.awaits_model
-        return isinstance(error, ModelFailed | ModelUnavailable | QuotaExhausted)
-
-    def completed(self, structured: dict[str, Any] | None, at_ms: int) -> AgentResult:
-        return self._result(
-            "completed",
-            at_ms,
-            structured=structured,
-            output=self.writer.text,
-            text_sha256=self.writer.text_sha256,
-        )
-
-    def failed(self, error: BaseException, at_ms: int) -> AgentResult:
-        status = status_after(error)
-        # What was already shown stays part of the story; an attempt that showed nothing has none.
-        wrote = self.writer.last_seq >= 0
-        return self._result(
-            status,
-            at_ms,
-            reason=reason_of(error),
-            output=self.writer.text if wrote else None,
-            text_sha256=self.writer.text_sha256 if wrote else None,
-        )
-
-    def _result(self, status: ResultStatus, at_ms: int, **ending: Any) -> AgentResult:
-        writer = self.writer
-        self.handler.meter.close()
-        return result_of(
-            self.request,
-            at_ms=at_ms,
-            status=status,
-            template_version=self.plan.template.version,
-            model=self.plan.model,
-            attempt=self.attempt,
-            last_seq=writer.last_seq,
-            finish_reason=self.handler.ending.finish_reason,
-            reasoning=self.handler.ending.reasoning,
-            usage=self.handler.meter.usage,
-            started_at_ms=self.started_at_ms,
-            first_token_at_ms=writer.first_token_at_ms,
-            **ending,
-        )

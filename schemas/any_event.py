@@ -7,6 +7,7 @@ from typing import Annotated, get_args
 from pydantic import Field, TypeAdapter
 
 from millstream.schemas.base import Event
+from millstream.schemas.dead_letters import DeadLetter, DeadLetterRedriven
 from millstream.schemas.events import (
     AgentRequest,
     AgentResult,
@@ -15,8 +16,6 @@ from millstream.schemas.events import (
     CheckpointSaved,
     ControlCommand,
     CostRecorded,
-    DeadLetter,
-    DeadLetterRedriven,
     Decision,
     SessionUpdated,
 )

@@ -1,13 +1,14 @@
-"""From an error to the reason that goes on the wire."""
+"""From an error to the reason that goes on the wire, and from a request to its result."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from millstream.schemas.base import Reason
 from millstream.schemas.errors import MillstreamError, ModelFailed, RateLimited
+from millstream.schemas.events import AgentResult, ResolvedRequest
 
-__all__ = ["MESSAGE_CHARS_MAX", "reason_of", "words_of"]
+__all__ = ["MESSAGE_CHARS_MAX", "reason_of", "result_of", "words_of"]
 
 MESSAGE_CHARS_MAX: Final = 500
 """Longest message of a reason; what is beyond belongs in the log."""
@@ -39,6 +40,22 @@ def reason_of(error: BaseException) -> Reason:
     text = words_of(error)
     name = type(error).__name__
     return Reason(code="failed", message=_bounded(f"{name}: {text}" if text else name))
+
+
+def result_of(request: ResolvedRequest, *, at_ms: int, **fields: Any) -> AgentResult:
+    """Give the result of a request; `fields` say its status and all else that is known of it."""
+    return AgentResult(
+        tenant=request.tenant,
+        user_id=request.user_id,
+        request_id=request.request_id,
+        session_id=request.session_id,
+        at_ms=at_ms,
+        template=request.template,
+        source=request.source,
+        accepted_at_ms=request.at_ms,
+        metadata=request.metadata,
+        **fields,
+    )
 
 
 def _bounded(message: str) -> str:

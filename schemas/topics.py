@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from millstream.schemas.base import Event
+from millstream.schemas.dead_letters import DeadLetter, DeadLetterRedriven
 from millstream.schemas.events import (
     AgentRequest,
     AgentResult,
@@ -19,8 +20,6 @@ from millstream.schemas.events import (
     CheckpointSaved,
     ControlCommand,
     CostRecorded,
-    DeadLetter,
-    DeadLetterRedriven,
     Decision,
     SessionUpdated,
 )

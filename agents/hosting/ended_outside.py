@@ -6,12 +6,11 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from millstream.agents.executor import RunOutcome, status_after
+from millstream.agents.attempt import RunOutcome, status_after
 from millstream.agents.factory import RunPlan
 from millstream.schemas.base import NO_USAGE, CallUsage
 from millstream.schemas.events import ResolvedRequest
-from millstream.schemas.reasons import reason_of
-from millstream.schemas.results import result_of
+from millstream.schemas.reasons import reason_of, result_of
 
 __all__ = ["ended_outside"]
 

@@ -13,7 +13,8 @@ from typing import Final
 
 import structlog
 
-from millstream.agents.executor import RunOutcome, wall_clock_ms
+from millstream.agents.attempt import RunOutcome
+from millstream.agents.executor import wall_clock_ms
 from millstream.agents.factory import RunPlan
 from millstream.agents.hosting.agents_loop import AgentsLoop, BuildAgents, OwnThreads, Threads
 from millstream.agents.hosting.blocked import Blocked, frame_of, where_it_stands

@@ -10,7 +10,8 @@ from typing import Any
 
 import structlog
 
-from millstream.agents.executor import RunAgent, RunOutcome, nothing_to_load
+from millstream.agents.attempt import RunOutcome
+from millstream.agents.executor import RunAgent, nothing_to_load
 from millstream.agents.factory import RunPlan
 from millstream.agents.hosting.mailbox import Mailbox
 from millstream.agents.loop.calls import Calls

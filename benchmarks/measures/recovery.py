@@ -25,7 +25,7 @@ from millstream.middleware.policy import Policy
 from millstream.schemas.base import Address, Usage
 from millstream.schemas.events import AgentRequest, CostRecorded, SessionUpdated
 from millstream.schemas.lane_events import LaneOpened
-from millstream.schemas.results import result_of
+from millstream.schemas.reasons import result_of
 from millstream.schemas.topics import REQUESTS, catalogue
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.broker.topic_admin import ensure_topics

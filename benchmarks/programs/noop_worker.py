@@ -10,12 +10,13 @@ import asyncio
 import sys
 from functools import partial
 
-from millstream.agents.executor import RunAgent, RunOutcome, wall_clock_ms
+from millstream.agents.attempt import RunOutcome
+from millstream.agents.executor import RunAgent, wall_clock_ms
 from millstream.agents.factory import RunPlan
 from millstream.gateway.commands.worker import work
 from millstream.schemas.base import Usage
 from millstream.schemas.events import ResolvedRequest
-from millstream.schemas.results import result_of
+from millstream.schemas.reasons import result_of
 from millstream.streams.settings import load_settings
 from millstream.streams.telemetry.logs import configure_logging
 

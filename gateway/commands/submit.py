@@ -26,7 +26,8 @@ from millstream.gateway.console.running import run
 from millstream.gateway.console.terminal import print_data, print_text, progress_console
 from millstream.gateway.exits import EXIT_CODES_HELP, ExitCode, exit_code_of_result
 from millstream.schemas.base import DEFAULT_TENANT
-from millstream.schemas.events import DEFAULT_TEMPLATE, AgentRequest, AgentResult, DeadLetter
+from millstream.schemas.dead_letters import DeadLetter
+from millstream.schemas.events import DEFAULT_TEMPLATE, AgentRequest, AgentResult
 from millstream.streams.bus.answer import Ended, StartedAnew, Text
 from millstream.streams.bus.api import EventBus
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from millstream.gateway.console.time_parsing import time_text
 from millstream.schemas.base import Address, Event, Reason, Usage
+from millstream.schemas.dead_letters import DeadLetter, DeadLetterRedriven
 from millstream.schemas.events import (
     AgentRequest,
     AgentResult,
@@ -15,8 +16,6 @@ from millstream.schemas.events import (
     CheckpointSaved,
     ControlCommand,
     CostRecorded,
-    DeadLetter,
-    DeadLetterRedriven,
     Decision,
     SessionUpdated,
 )

@@ -10,8 +10,8 @@ from typing import Self
 from aiokafka import TopicPartition
 
 from millstream.schemas.base import Address, Event
+from millstream.schemas.dead_letters import DeadLetter, DeadLetterRedriven
 from millstream.schemas.errors import InputTooLarge, Misconfigured, NoSuchPartition
-from millstream.schemas.events import DeadLetter, DeadLetterRedriven
 from millstream.schemas.lane_events import LaneOpened, LaneSnapshot, StageRequest
 from millstream.schemas.topics import TopicSpec, catalogue, stage_topic
 from millstream.streams.broker.batches import Outgoing

@@ -15,12 +15,12 @@ import orjson
 import structlog
 
 from millstream.schemas.base import INT64_MAX, Event, saturated
+from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.events import (
     AgentResult,
     AgentToken,
     CheckpointSaved,
     CostRecorded,
-    DeadLetter,
     Decision,
 )
 

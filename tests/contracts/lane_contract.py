@@ -17,7 +17,8 @@ from aiokafka import TopicPartition
 
 from millstream.agents.executor import wall_clock_ms
 from millstream.schemas.base import Address
-from millstream.schemas.events import AgentResult, AgentToken, DeadLetter, Decision
+from millstream.schemas.dead_letters import DeadLetter
+from millstream.schemas.events import AgentResult, AgentToken, Decision
 from millstream.schemas.lane_events import LaneOpened
 from millstream.schemas.topics import (
     CONTROL,

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from millstream.agents.executor import RunAgent, RunOutcome
+from millstream.agents.attempt import RunOutcome
+from millstream.agents.executor import RunAgent
 from millstream.agents.factory import AgentFactory
 from millstream.agents.loop.calls import Calls
 from millstream.schemas.errors import LaneFenced, LaneLost, Suspended, Terminal

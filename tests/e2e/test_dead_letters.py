@@ -12,7 +12,8 @@ from collections.abc import Mapping
 import pytest
 
 from millstream.schemas.base import Address, Reason
-from millstream.schemas.events import AgentResult, DeadLetter
+from millstream.schemas.dead_letters import DeadLetter
+from millstream.schemas.events import AgentResult
 from millstream.schemas.topics import DEAD_LETTERS, REQUESTS, RESULTS, catalogue
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.bus.kafka import KafkaBus

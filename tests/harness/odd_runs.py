@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, cast
 
-from millstream.agents.executor import RunOutcome
+from millstream.agents.attempt import RunOutcome
 from millstream.agents.factory import RunPlan
 from millstream.agents.loop.calls import Calls
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate

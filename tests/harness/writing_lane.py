@@ -18,7 +18,7 @@ from millstream.schemas.events import (
     Decision,
     ResolvedRequest,
 )
-from millstream.schemas.results import result_of
+from millstream.schemas.reasons import result_of
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneContext, LaneServices, Stage
 from millstream.streams.lane.base.crash_counter import CrashCounter

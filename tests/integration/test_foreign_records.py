@@ -10,7 +10,8 @@ import subprocess
 import pytest
 from confluent_kafka import Producer
 
-from millstream.schemas.events import AgentResult, AgentToken, DeadLetter
+from millstream.schemas.dead_letters import DeadLetter
+from millstream.schemas.events import AgentResult, AgentToken
 from millstream.schemas.topics import DEAD_LETTERS, REQUESTS, RESULTS, TOKENS
 from millstream.streams.settings import Settings
 from tests.harness.lanes import read_topic, read_whole, running_lanes, upstream

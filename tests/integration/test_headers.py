@@ -17,7 +17,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from millstream.gateway.console.rendering import entry_json, entry_line
 from millstream.schemas.base import Address, Reason
-from millstream.schemas.events import AgentResult, DeadLetter
+from millstream.schemas.dead_letters import DeadLetter
+from millstream.schemas.events import AgentResult
 from millstream.schemas.lane_events import CommandObeyed
 from millstream.schemas.topics import CONTROL, DEAD_LETTERS, OBEYED, REQUESTS, RESULTS, catalogue
 from millstream.streams.broker.clients import admin_client

@@ -10,12 +10,12 @@ import pytest
 from aiokafka import TopicPartition
 
 from millstream.middleware.policy import Policy
+from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.events import (
     AgentResult,
     AgentToken,
     CheckpointSaved,
     CostRecorded,
-    DeadLetter,
     Decision,
 )
 from millstream.schemas.lane_events import LaneOpened

@@ -15,8 +15,9 @@ from aiokafka.admin import RecordsToDelete
 
 from millstream.agents.executor import wall_clock_ms
 from millstream.middleware.policy import Policy
+from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.errors import HistoryGone, LaneLost
-from millstream.schemas.events import AgentResult, DeadLetter, Decision
+from millstream.schemas.events import AgentResult, Decision
 from millstream.schemas.topics import BASE_TOPICS, DEAD_LETTERS, DECISIONS, RESULTS, TopicSpec
 from millstream.streams.broker.clients import admin_client, transactional_producer
 from millstream.streams.broker.partition_reader import PartitionReader

@@ -9,6 +9,7 @@ import hashlib
 from typing import Any
 
 from millstream.schemas.base import Address, Reason, Usage
+from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.events import (
     AgentRequest,
     AgentResult,
@@ -16,7 +17,6 @@ from millstream.schemas.events import (
     AttemptStarted,
     CheckpointSaved,
     CostRecorded,
-    DeadLetter,
     Decision,
     RequestEvent,
     ResolvedRequest,

@@ -13,7 +13,7 @@ from millstream.schemas.base import Address, Event
 from millstream.schemas.errors import LaneLost, Poison, RequestIdReused, Unserviceable
 from millstream.schemas.events import AgentResult, ControlCommand, Decision, ResolvedRequest
 from millstream.schemas.lane_events import StageRequest
-from millstream.schemas.results import result_of
+from millstream.schemas.reasons import result_of
 from millstream.schemas.topics import CONTROL
 from millstream.streams.lane.base.context import LaneContext, LaneServices
 from millstream.streams.lane.base.window import Entry

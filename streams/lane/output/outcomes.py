@@ -14,8 +14,7 @@ from millstream.schemas.events import (
     SessionUpdated,
 )
 from millstream.schemas.lane_events import StageRequest
-from millstream.schemas.reasons import reason_of
-from millstream.schemas.results import result_of
+from millstream.schemas.reasons import reason_of, result_of
 from millstream.schemas.topics import TopicSpec
 
 CANCELLED = Reason(code="cancelled", message="cancelled by its user")

@@ -16,8 +16,7 @@ from typing import Any
 from millstream.schemas.base import Event, Reason, UserKey
 from millstream.schemas.events import ResultStatus
 from millstream.schemas.lane_events import HoldPlaced
-from millstream.schemas.reasons import reason_of
-from millstream.schemas.results import result_of
+from millstream.schemas.reasons import reason_of, result_of
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.output import outcomes

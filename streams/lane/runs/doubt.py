@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from millstream.agents.executor import RunOutcome
+from millstream.agents.attempt import RunOutcome
 from millstream.schemas.errors import InDoubt
 from millstream.schemas.reasons import reason_of
 from millstream.streams.lane.runs.run import Run

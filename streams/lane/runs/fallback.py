@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import structlog
 
-from millstream.agents.executor import RunOutcome
+from millstream.agents.attempt import RunOutcome
 from millstream.streams.lane.base.context import LaneServices
 from millstream.streams.lane.runs.admission import answered_by
 from millstream.streams.lane.runs.doubt import doubt_after

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
-from millstream.agents.executor import RunOutcome
+from millstream.agents.attempt import RunOutcome
 from millstream.agents.factory import RunPlan
 from millstream.agents.loop.calls import Calls
 from millstream.middleware.base import AttemptUsage

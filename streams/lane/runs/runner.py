@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import structlog
 
-from millstream.agents.executor import RunOutcome, nothing_to_load
+from millstream.agents.attempt import RunOutcome
+from millstream.agents.executor import nothing_to_load
 from millstream.agents.loop.containment import is_cancelled_from_outside
 from millstream.middleware.base import AttemptUsage
 from millstream.schemas.base import Event, Reason
@@ -25,8 +26,7 @@ from millstream.schemas.errors import (
 from millstream.schemas.events import AgentResult, AttemptStarted, SessionUpdated
 from millstream.schemas.lane_events import ATTEMPTS_PER_GENERATION
 from millstream.schemas.ports import LoadCheckpoint
-from millstream.schemas.reasons import reason_of
-from millstream.schemas.results import result_of
+from millstream.schemas.reasons import reason_of, result_of
 from millstream.schemas.topics import TOKENS
 from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.output.in_flight import InFlightRequests

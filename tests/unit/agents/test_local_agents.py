@@ -8,7 +8,8 @@ from typing import Any, Literal
 import pytest
 from langchain_core.tools import BaseTool, StructuredTool
 
-from millstream.agents.executor import AgentExecutor, RunOutcome
+from millstream.agents.attempt import RunOutcome
+from millstream.agents.executor import AgentExecutor
 from millstream.agents.factory import AgentFactory
 from millstream.agents.loop.callbacks import CallbackEvent
 from millstream.agents.models.local.model import LocalChatModel

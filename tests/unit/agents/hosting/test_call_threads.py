@@ -12,7 +12,8 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
-from millstream.agents.executor import AgentExecutor, RunOutcome
+from millstream.agents.attempt import RunOutcome
+from millstream.agents.executor import AgentExecutor
 from millstream.agents.factory import AgentFactory
 from millstream.agents.hosting.agents_loop import AgentsOfLoop
 from millstream.agents.hosting.call_threads import CallThreads

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from millstream.agents.executor import AgentExecutor, RunOutcome
+from millstream.agents.attempt import RunOutcome
+from millstream.agents.executor import AgentExecutor
 from millstream.agents.hosting.agents_loop import AgentsOfLoop
 from millstream.agents.hosting.host import AgentHost
 from millstream.agents.hosting.main_thread import MainThread

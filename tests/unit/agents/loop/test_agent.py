@@ -14,7 +14,8 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AnyMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
-from millstream.agents.executor import AgentExecutor, RunOutcome
+from millstream.agents.attempt import RunOutcome
+from millstream.agents.executor import AgentExecutor
 from millstream.agents.factory import AgentFactory, RunPlan
 from millstream.agents.loop.agent import Agent, LoopAgent, SingleCallAgent
 from millstream.agents.loop.callbacks import CallbackEvent

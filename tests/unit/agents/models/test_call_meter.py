@@ -17,7 +17,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import BaseTool, StructuredTool
 from structlog.testing import capture_logs
 
-from millstream.agents.executor import RunOutcome
+from millstream.agents.attempt import RunOutcome
 from millstream.agents.factory import AgentFactory
 from millstream.agents.models.call_meter import CallMeter
 from millstream.agents.models.resolve import resolve_model

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from millstream.agents.executor import RunOutcome
+from millstream.agents.attempt import RunOutcome
 from millstream.agents.factory import AgentFactory
 from millstream.agents.models.errors import as_foreseen, error_in
 from millstream.agents.models.resolve import resolve_model

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from millstream.agents.executor import AgentExecutor, RunOutcome
+from millstream.agents.attempt import RunOutcome
+from millstream.agents.executor import AgentExecutor
 from millstream.agents.factory import AgentFactory
 from millstream.agents.loop.calls import Calls
 from millstream.agents.models.http import ProviderHttp

@@ -7,8 +7,9 @@ import base64
 import pytest
 
 from millstream.schemas.base import Address, Reason
+from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.errors import NotJson
-from millstream.schemas.events import DeadLetter, Redriven
+from millstream.schemas.events import Redriven
 from millstream.streams.history.dead_letters import Buried
 from millstream.streams.history.redrive import _kept, _put_back
 from millstream.streams.wire.codec import ORIGIN, REDRIVEN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from millstream.schemas.errors import RateLimited
 from millstream.schemas.events import CheckpointSaved, ResolvedRequest
-from millstream.schemas.results import result_of
+from millstream.schemas.reasons import result_of
 from millstream.schemas.topics import stage_topic
 from millstream.streams.lane.output import outcomes
 from millstream.streams.wire.records import read_request

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from langchain_core.messages import HumanMessage
 
-from millstream.agents.executor import RunOutcome
+from millstream.agents.attempt import RunOutcome
 from millstream.agents.factory import AgentFactory, RunPlan
 from millstream.agents.models.call_meter import CallMeter
 from millstream.schemas.base import CallUsage, Usage

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from millstream.middleware.pipeline import build_pipeline
 from millstream.schemas.base import Address, Event, Reason, Usage
+from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.events import (
     AgentResult,
     AttemptStarted,
     CostRecorded,
-    DeadLetter,
     Decision,
     SessionUpdated,
 )

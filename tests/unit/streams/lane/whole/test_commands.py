@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from millstream.agents.executor import wall_clock_ms
 from millstream.schemas.base import Address, compound_key
-from millstream.schemas.events import AgentResult, DeadLetter, Decision
+from millstream.schemas.dead_letters import DeadLetter
+from millstream.schemas.events import AgentResult, Decision
 from millstream.schemas.lane_events import CommandObeyed, HoldPlaced, RunParked
 from millstream.schemas.topics import (
     CONTROL,

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 
-from millstream.schemas.events import AgentResult, DeadLetter
+from millstream.schemas.dead_letters import DeadLetter
+from millstream.schemas.events import AgentResult
 from millstream.schemas.lane_events import CommandObeyed, HoldPlaced, RequestsDeferred
 from millstream.schemas.topics import (
     DEAD_LETTERS,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import structlog
 
-from millstream.schemas.events import AgentResult, DeadLetter
+from millstream.schemas.dead_letters import DeadLetter
+from millstream.schemas.events import AgentResult
 from millstream.schemas.lane_events import CommandObeyed
 from millstream.schemas.topics import CONTROL, DEAD_LETTERS, OBEYED, REQUESTS, RESULTS
 from millstream.streams.wire.codec import ORIGIN, REDRIVEN

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 
-from millstream.agents.executor import RunOutcome
+from millstream.agents.attempt import RunOutcome
 from millstream.agents.factory import RunPlan
 from millstream.middleware.policy import Policy
+from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.errors import LaneFenced
-from millstream.schemas.events import AgentResult, DeadLetter, Decision, ResolvedRequest
+from millstream.schemas.events import AgentResult, Decision, ResolvedRequest
 from millstream.schemas.lane_events import LaneOpened
-from millstream.schemas.results import result_of
+from millstream.schemas.reasons import result_of
 from millstream.schemas.topics import DEAD_LETTERS, DECISIONS, LANES, RESULTS, SNAPSHOTS
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.io import MemoryLaneIO

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 
-from millstream.agents.executor import RunOutcome
+from millstream.agents.attempt import RunOutcome
 from millstream.agents.factory import RunPlan
 from millstream.agents.templates.retry import RetryPolicy
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
@@ -18,8 +18,7 @@ from millstream.schemas.base import compound_key
 from millstream.schemas.errors import ModelFailed
 from millstream.schemas.events import AgentResult, AgentToken, Decision, ResolvedRequest
 from millstream.schemas.lane_events import HoldPlaced, RunParked
-from millstream.schemas.reasons import reason_of
-from millstream.schemas.results import result_of
+from millstream.schemas.reasons import reason_of, result_of
 from millstream.schemas.topics import DECISIONS, HOLDS, PARKED, RESULTS, TOKENS
 from millstream.streams.wire.partitioning import home_partition
 from tests.contracts.waiting_lane_contract import PARKS_SOON, waiting

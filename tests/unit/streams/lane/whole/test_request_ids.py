@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from millstream.middleware.policy import Policy
-from millstream.schemas.events import AgentResult, DeadLetter, Decision
+from millstream.schemas.dead_letters import DeadLetter
+from millstream.schemas.events import AgentResult, Decision
 from millstream.schemas.topics import CONTROL, DEAD_LETTERS, DECISIONS, RESULTS
 from tests.harness.memory_lanes import MemoryLanes, read_topic, read_whole, running_lanes, upstream
 

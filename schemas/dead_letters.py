@@ -1,0 +1,65 @@
+"""Records that could not be read, and what became of them: each event a frozen model."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from millstream.schemas.base import Address, Count, EpochMs, Event, Identifier, Reason
+
+__all__ = ["DeadLetter", "DeadLetterRedriven"]
+
+
+class DeadLetter(Event):
+    """A record that could not be read: bytes are in base64, `None` where there was none.
+
+    Of the headers those are kept that say what a record is: `content-type`, `ce_*`, `traceparent`,
+    `tracestate` and `millstream-*`, spelt so. Any other may be a secret and is dropped.
+    `headers_dropped` has their names, each once, up to 20, without those that do not look like a
+    name; `headers_dropped_count` is how many were dropped in all.
+    """
+
+    title: ClassVar[str] = "A record that could not be read"
+
+    type: Literal["dead_letter"] = "dead_letter"
+    user_id: Identifier = "unknown"
+    reason: Reason
+    source: Address
+    source_at_ms: EpochMs
+    key: str | None = None
+    value: str | None = None
+    headers: tuple[tuple[str, str | None], ...] = ()
+    headers_dropped: tuple[str, ...] = ()
+    headers_dropped_count: Count = 0
+
+    @property
+    def event_id(self) -> str:
+        """The address of the original."""
+        return f"{self.source}:dead"
+
+
+class DeadLetterRedriven(Event):
+    """A dead letter was put back; written in the one transaction that put it back.
+
+    `source` is where the record stood that could not be read, `redriven_as` where it stands now.
+    `mended`: with another value than it had. `request_id` and the user are those of the request
+    that it now is, if whoever put it back could read it.
+    """
+
+    title: ClassVar[str] = "A record that could not be read was put back"
+
+    type: Literal["redriven"] = "redriven"
+    user_id: Identifier = "unknown"
+    source: Address
+    redriven_as: Address
+    mended: bool = False
+    request_id: Identifier | None = None
+
+    @property
+    def event_id(self) -> str:
+        """The address of the original: it is put back once."""
+        return f"{self.source}:redriven"
+
+    @property
+    def record_key(self) -> str:
+        """The address of the original."""
+        return str(self.source)
