@@ -8,6 +8,7 @@
     │   │   ├── BudgetExceeded
     │   │   ├── ModelUnpriced    under a cap on spend, a model without a known price
     │   │   ├── UnknownTemplate
+    │   │   ├── LayerFailed      a layer of the chain raised; nobody has judged the request
     │   │   └── InputTooLarge
     │   ├── Expired              its deadline passed; ends as an `expired` result
     │   ├── ModelUnavailable     no such model, package or key; says what to install or set
@@ -114,6 +115,12 @@ class UnknownTemplate(Rejected):
     """The request names an agent template that no worker has."""
 
     code = "unknown_template"
+
+
+class LayerFailed(Rejected):
+    """A layer of the chain raised an error, so it cannot be said that the request may pass."""
+
+    code = "layer_failed"
 
 
 class InputTooLarge(Rejected):
