@@ -19,7 +19,7 @@ from millstream.streams.telemetry.logs import configure_logging
 
 if TYPE_CHECKING:
     from millstream.agents.executor import RunAgent
-    from millstream.agents.factory import AgentFactory
+    from millstream.streams.apps.app import AppParts
 
 __all__ = ["ROLES", "parse_roles", "work", "worker"]
 
@@ -66,17 +66,17 @@ def work(
     roles: frozenset[Role],
     *,
     run_agent: RunAgent | None = None,
-    factory: AgentFactory | None = None,
+    app: AppParts | None = None,
 ) -> None:
     """Work in `roles` until SIGINT or SIGTERM; say on standard output when requests are served.
 
     To be called in the main thread, which agents run in: the lanes have a thread of their own.
-    `factory` has the templates and tools; without it, there are the built-in ones.
+    Without an `app` there is what is built in.
     """
     from millstream.agents.hosting.main_thread import MainThread  # noqa: PLC0415  takes seconds
 
     signals, main = _StopSignals(), MainThread()
-    how = {"run_agent": run_agent, "factory": factory, "threads": main}
+    how = {"run_agent": run_agent, "app": app, "threads": main}
     main.lend_while(lambda: uvloop.run(_work(settings, roles, signals, **how)))
 
 
