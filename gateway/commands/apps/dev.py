@@ -21,6 +21,7 @@ from millstream.gateway.processes.app_check import AppReport, checked_app
 from millstream.gateway.processes.children import ChildEnded
 from millstream.gateway.processes.platform import Platform, platform
 from millstream.schemas.errors import Misconfigured
+from millstream.streams.apps.name import AppName
 from millstream.streams.settings import Role, Settings
 
 __all__ = ["dev"]
@@ -55,6 +56,7 @@ def dev(
 
 async def _dev(settings: Settings, roles: frozenset[Role], began: float) -> None:
     console = progress_console()
+    _folder(settings)
     report = await checked_app(settings)
     async with platform(settings, roles=roles, tell=console.print, to_terminal=True) as running:
         _announce(running, report, console, time.monotonic() - began)
@@ -64,7 +66,7 @@ async def _dev(settings: Settings, roles: frozenset[Role], began: float) -> None
 async def _take_over_changes(running: Platform, settings: Settings, console: Console) -> None:
     keeping = asyncio.create_task(running.worker.keep())
     try:
-        async for changed in _changes(Path(str(settings.app))):
+        async for changed in _changes(_folder(settings)):
             began = time.monotonic()
             console.print(f"{', '.join(changed)}: changed")
             try:
@@ -87,9 +89,17 @@ async def _take_over_changes(running: Platform, settings: Settings, console: Con
         await asyncio.gather(keeping, return_exceptions=True)
 
 
-async def _changes(app: Path) -> AsyncIterator[list[str]]:
+def _folder(settings: Settings) -> Path:
+    """Give the folder that is watched. Raises `Misconfigured` for an app that is no file."""
+    folder = AppName.parse(str(settings.app)).folder
+    if folder is None:
+        message = f"{settings.app} is not below this folder: name the app's file, to watch it"
+        raise Misconfigured(message)
+    return folder
+
+
+async def _changes(folder: Path) -> AsyncIterator[list[str]]:
     """Give the names of what was saved in an app's folder, whenever something is."""
-    folder = app.with_name("")
 
     class Filter(DefaultFilter):
         def __call__(self, change: object, path: str) -> bool:
