@@ -162,7 +162,7 @@ environment)
 lock)
     prepare_uv
     # The overrides that pyproject.toml has for uv are of its configuration.
-    env -u UV_NO_CONFIG "$uv" pip compile pyproject.toml --group dev --universal --generate-hashes \
+    env -u UV_NO_CONFIG "$uv" pip compile pyproject.toml --extra local --group dev --universal --generate-hashes \
         -o requirements.lock
     ;;
 *)

@@ -3,3 +3,5 @@
 The packages are the folders `agents`, `gateway`, `infra`, `middleware`, `schemas` and `streams` of
 the repository, linked here: see docs/decisions/0018-one-import-name.md.
 """
+
+__version__ = "0.1.0"
