@@ -10,13 +10,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from millstream.gateway.installation import data_folder
 from millstream.schemas.errors import Misconfigured
 from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.settings import Settings, load_settings
 
 __all__ = [
-    "DATA_FOLDER",
-    "PROJECT",
     "Endpoints",
     "leave_note_of_up",
     "local_settings",
@@ -25,9 +24,6 @@ __all__ = [
     "running_endpoints",
     "settings_for_client",
 ]
-
-PROJECT = Path(__file__).resolve().parent.parent
-DATA_FOLDER = PROJECT / ".millstream" / "data"
 
 _NOTE_OF_UP = "up.json"
 _NOTHING_RUNS = "nothing runs here: start `millstream up` or set MILLSTREAM_KAFKA"
@@ -53,15 +49,15 @@ class Endpoints:
 
 
 def local_settings() -> Settings:
-    """Read the settings; the data folder is the checkout's own unless one is named.
+    """Read the settings; the data folder is that of `installation` unless one is named.
 
     An empty MILLSTREAM_KAFKA or MILLSTREAM_REDIS_URL counts as not given.
     """
     settings = load_settings()
     given = settings.model_fields_set
-    data = settings.data_dir.absolute() if "data_dir" in given else DATA_FOLDER
+    data = settings.data_dir.absolute() if "data_dir" in given else data_folder()
     settings = settings.model_copy(update={"data_dir": data})
-    # Programs that we start run in the checkout, not where the path was written.
+    # They hold wherever a program that is told of them runs.
     if settings.policy_file is not None:
         policy = settings.policy_file.absolute()
         settings = settings.model_copy(update={"policy_file": policy})

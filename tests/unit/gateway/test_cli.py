@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from millstream import __version__
 from millstream.gateway.cli import app
-from millstream.gateway.client_settings import PROJECT
+from millstream.gateway.installation import HOME
 
 runner = CliRunner()
 
@@ -27,6 +28,11 @@ def test_help_names_every_command_and_the_exit_codes() -> None:
     commands = ("up", "worker", "submit", "tail", "history", "topics", "dead-letters", "doctor")
     names = (*commands, "demo", "Exit codes")
     assert all(name in shown.stdout for name in names)
+
+
+def test_the_version_is_told_and_where_it_stands() -> None:
+    shown = runner.invoke(app, ["--version"])
+    assert (shown.exit_code, shown.stdout) == (0, f"millstream {__version__} ({HOME})\n")
 
 
 @pytest.mark.parametrize(
@@ -178,7 +184,7 @@ def test_the_script_of_the_checkout_runs_from_any_folder(tmp_path: Path) -> None
     (tmp_path / "streams").mkdir()
     (tmp_path / "streams" / "__init__.py").write_text("raise SystemExit(99)")
     told = subprocess.run(
-        [PROJECT / "millstream", "tail", "--help"],
+        [HOME / "millstream", "tail", "--help"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -192,7 +198,7 @@ def test_the_script_of_the_checkout_runs_from_any_folder(tmp_path: Path) -> None
 def test_the_module_runs_as_a_program() -> None:
     told = subprocess.run(
         [sys.executable, "-m", "millstream.gateway", "nothing"],
-        cwd=PROJECT,
+        cwd=HOME,
         capture_output=True,
         check=False,
         timeout=60,
@@ -203,7 +209,7 @@ def test_the_module_runs_as_a_program() -> None:
 def test_a_reader_that_has_had_enough_is_no_error() -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "millstream.gateway", "doctor"],
-        cwd=PROJECT,
+        cwd=HOME,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
