@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 import uvloop
 
-from millstream.gateway.client_settings import settings_for_client
+from millstream.gateway.client_settings import make_data_folder, settings_for_client
 from millstream.gateway.console.terminal import print_data, progress_console
 from millstream.gateway.processes.shutdown_watchdog import end_well_within, end_within
 from millstream.streams.settings import Role, Settings
@@ -57,6 +57,7 @@ def worker(
     """
     roles = parse_roles(role)
     settings = settings_for_client()
+    make_data_folder(settings)
     configure_logging(settings)
     work(settings, roles)
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from millstream.gateway.client_settings import Endpoints, leave_note_of_up
+from millstream.gateway.client_settings import Endpoints, leave_note_of_up, make_data_folder
 from millstream.gateway.processes.children import Child, ChildEnded, module_command
 from millstream.gateway.processes.workers import KeptWorker
 from millstream.middleware.pipeline import build_pipeline
@@ -60,9 +60,11 @@ async def platform(
 
     Services that the environment names are used and not started. What was started does not
     outlive us, even if we are killed. Raises `ChildEnded`, and `Misconfigured` for a policy with
-    mistakes, or a chain that cannot be cut so, before anything is started.
+    mistakes, a chain that cannot be cut so, or a data folder that cannot be written to, before
+    anything is started.
     """
     build_pipeline(load_policy(settings)).split(settings.chain_cuts)
+    make_data_folder(settings)
     size = () if brokers is None else ("--brokers", str(brokers))
     services = await Child.start(
         "launcher of Kafka and Redis",

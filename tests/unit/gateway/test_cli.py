@@ -86,6 +86,21 @@ def test_where_nothing_runs_it_exits_6_and_says_what_to_start(command: list[str]
     assert shown.stdout == ""
 
 
+@pytest.mark.parametrize("command", ["up", "worker"])
+def test_a_data_folder_that_cannot_be_written_is_told_in_a_line(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MILLSTREAM_DATA_DIR", str(tmp_path / "file" / "data"))
+    monkeypatch.setenv("MILLSTREAM_KAFKA", "127.0.0.1:1")
+    shown = runner.invoke(app, [command])
+    assert shown.exit_code == 6
+    assert shown.stderr == (
+        f"error: the data folder {tmp_path}/file/data cannot be written to (Not a directory): "
+        "name another one in MILLSTREAM_DATA_DIR\n"
+    )
+
+
 def test_a_kafka_that_does_not_answer_exits_6(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLSTREAM_KAFKA", "127.0.0.1:1")
     shown = runner.invoke(app, ["topics"])
