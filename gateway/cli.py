@@ -11,7 +11,9 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from millstream import __version__
+from millstream.gateway.commands.apps.chat import chat
+from millstream.gateway.commands.apps.dev import dev
+from millstream.gateway.commands.apps.new import new
 from millstream.gateway.commands.control.cancel import cancel
 from millstream.gateway.commands.control.drain import drain
 from millstream.gateway.commands.control.pause import pause, resume
@@ -31,6 +33,7 @@ from millstream.gateway.installation import HOME
 from millstream.schemas.errors import MillstreamError
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.logs import configure_logging
+from millstream.version import __version__
 
 __all__ = ["app", "main"]
 
@@ -109,6 +112,9 @@ def _options(
 
 
 for _command in (
+    new,
+    dev,
+    chat,
     up,
     worker,
     drain,

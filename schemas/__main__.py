@@ -1,7 +1,7 @@
 """`python -m millstream.schemas write | check | release`: the documents in `docs/reference`.
 
 `write` generates them, `check` tells where they are stale or break a reader of the newest release,
-`release` keeps what stands as the baseline of the version in `src/millstream/__init__.py`. Exits 0,
+`release` keeps what stands as the baseline of the version in `src/millstream/version.py`. Exits 0,
 1 when there is something to do, 2 for misuse.
 """
 
@@ -12,11 +12,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from millstream import __version__
 from millstream.schemas.documents.asyncapi import asyncapi_document
 from millstream.schemas.documents.compatibility import channel_breaks, event_breaks
 from millstream.schemas.documents.contract import Json, event_schemas, to_text
 from millstream.schemas.documents.reference import reference_page
+from millstream.version import __version__
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -67,7 +67,7 @@ def release(folder: Path, version: str) -> list[str]:
     """
     baseline = folder / _RELEASED / version
     if baseline.exists():
-        return [f"{version} is released already: raise the version in src/millstream/__init__.py"]
+        return [f"{version} is released already: raise the version in src/millstream/version.py"]
     found = problems(folder, version)
     if not found:
         shutil.copytree(folder / _SCHEMAS, baseline)

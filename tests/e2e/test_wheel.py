@@ -145,12 +145,24 @@ def test_the_wheel_has_one_top_level_name_and_what_its_modules_read(wheel: Path)
     }
     kept = {name for name in names if not name.endswith(".py")}
     assert kept == {
-        "millstream/py.typed",
-        "millstream/infra/kafka-jars.lock",
+        *(f"millstream/{name}" for name in data_of_the_source()),
         "millstream/docs/examples/demo-policy.yaml",
         *(f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt")),
         f"{info}/licenses/LICENSE",
     }
+    assert "millstream/infra/kafka-jars.lock" in kept
+
+
+def data_of_the_source() -> set[str]:
+    """Give the files that stand beside the modules, but those that set a checkout up."""
+    root = PROJECT / "src" / "millstream"
+    found = {
+        str(Path(folder, name).relative_to(root))
+        for folder, _, names in os.walk(root, followlinks=True)
+        for name in names
+        if not name.endswith((".py", ".pyc"))
+    }
+    return found - {"infra/bootstrap.sh", "infra/uv-requirements.txt"}
 
 
 def test_two_checkouts_and_the_source_distribution_give_the_same_wheel(
@@ -192,6 +204,11 @@ def test_an_installed_wheel_works_alone_and_writes_nothing_where_it_is(app: App)
     assert "✗ local model: its engine, xllamacpp, is not installed" in told
     assert f"(no `up` has its data in {app.folder}/.millstream/data)" in told
     assert app.files() == {".venv"}
+    app.millstream("new", "orders")
+    for name in ("orders.app", "orders/app.py"):
+        told = app.millstream("worker", "--check", "--app", name)
+        assert '"templates": ["orders"]' in told
+    assert app.files() == {".venv", "orders"}
 
 
 @pytest.mark.parametrize("ours_first", [True, False], ids=["ours-first", "ours-second"])

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from millstream import __version__
 from millstream.gateway.cli import app
 from millstream.gateway.installation import HOME
+from millstream.version import __version__
 
 runner = CliRunner()
 
