@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from millstream.gateway.exits import ExitCode
 from millstream.infra.kafka.jars import jars_folder
 from millstream.infra.paths import cache_folder
 
@@ -83,17 +84,23 @@ class App:
     home: Path
     environment: Mapping[str, str]
 
-    def run(self, *command: str, folder: Path | None = None, code: int = 0) -> str:
-        """Run a program in the folder; gives what it printed."""
-        ended = subprocess.run(
+    def ended(
+        self, *command: str, folder: Path | None = None, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program in the folder to its end."""
+        return subprocess.run(
             command,
             cwd=folder or self.folder,
-            env=dict(self.environment),
+            env={**self.environment, **variables},
             capture_output=True,
             text=True,
             check=False,
             timeout=240,
         )
+
+    def run(self, *command: str, folder: Path | None = None, code: int = 0) -> str:
+        """Run a program that ends with `code`; gives what it printed."""
+        ended = self.ended(*command, folder=folder)
         assert ended.returncode == code, ended.stderr
         return ended.stdout
 
@@ -207,7 +214,7 @@ def test_an_installed_wheel_works_alone_and_writes_nothing_where_it_is(app: App)
     app.millstream("new", "orders")
     for name in ("orders.app", "orders/app.py"):
         told = app.millstream("worker", "--check", "--app", name)
-        assert '"templates": ["orders"]' in told
+        assert '"app": "orders"' in told
     assert app.files() == {".venv", "orders"}
 
 
@@ -261,13 +268,28 @@ def test_a_project_of_uv_installs_the_local_model_with_the_overrides_of_the_page
     assert "✓ local model: " in project.millstream("doctor", code=1)
 
 
+def test_up_without_a_network_says_what_is_missing_and_what_to_do(app: App) -> None:
+    app.snippet("install")
+    copy_jars(app)
+    (jar,) = jars_folder(app.home / ".cache" / "millstream").glob("kafka_2.13-*.jar")
+    jar.unlink()
+    # Nothing listens there: to a download it is as if there was no network.
+    nowhere = "http://127.0.0.1:1"
+    command = str(app.folder / ".venv/bin/millstream")
+    ended = app.ended(command, "up", HTTPS_PROXY=nowhere, https_proxy=nowhere)
+    assert ended.returncode == 1
+    assert "org.apache.kafka:kafka_2.13:4.3.1 could not be fetched" in ended.stderr
+    assert "run the command again when the network is there" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 @contextmanager
 def up(app: App) -> Iterator[None]:
     """Run the page's `up` until it serves, and stop it by SIGTERM."""
     with subprocess.Popen(
         ["/bin/sh", "-euc", f"exec {SNIPPETS['up']}"],
         cwd=app.folder,
-        env={**app.environment, "MILLSTREAM_DEFAULT_MODEL": "scripted"},
+        env=dict(app.environment),
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -304,7 +326,12 @@ def test_up_of_an_installed_wheel_answers_from_any_folder_of_the_project(app: Ap
         (app.folder / name).mkdir()
         (app.folder / name / "__init__.py").write_text("raise SystemExit(99)")
     with up(app):
-        assert app.snippet("submit") == "Name three planets.\n"
+        ask = ("submit", "Name three planets.", "--user", "ada")
+        assert app.millstream(*ask, "--model", "scripted") == "Name three planets.\n"
+        # The local model is not installed; the worker runs all the same, and says what to do.
+        failed = app.ended("/bin/sh", "-euc", SNIPPETS["submit"])
+        assert failed.returncode == ExitCode.NOT_COMPLETED
+        assert re.search(r"model_unavailable: .*`pip install 'xllamacpp", failed.stderr)
         below = app.folder / "agents"
         command = str(app.folder / ".venv/bin/millstream")
         told = app.run(command, "history", "--user", "ada", folder=below)
