@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from langchain_core.tools import BaseTool
 
@@ -11,16 +11,25 @@ from millstream.agents.tools.declared import AnyTool, as_tool, place_of, rules_o
 from millstream.agents.tools.rules import ToolRules
 from millstream.schemas.errors import Misconfigured
 
-__all__ = ["ToolRegistry"]
+__all__ = ["ToolRegistry", "ToolSource"]
+
+
+ToolSource = Callable[[str], tuple[str, ...] | None]
+"""Gives the names of tools that a name or glob in a template means; `None` if it knows none."""
 
 
 class ToolRegistry:
-    """Tools by name, filled before the templates that use them are registered."""
+    """Tools by name, filled before the templates that use them are registered.
+
+    `generation` grows with each tool that another one replaces: agents built before are outdated.
+    """
 
     def __init__(self, tools: Iterable[AnyTool] = ()) -> None:
         self._given: dict[str, AnyTool] = {}
         self._tools: dict[str, BaseTool] = {}
         self._rules: dict[str, ToolRules] = {}
+        self._sources: list[ToolSource] = []
+        self.generation = 0
         for tool in tools:
             self.register(tool)
 
@@ -44,6 +53,36 @@ class ToolRegistry:
         self._tools[made.name] = checked
         self._rules[made.name] = rules or rules_of(made) or ToolRules()
 
+    def replace(self, tool: BaseTool, rules: ToolRules) -> None:
+        """Add a tool, or put it in the place of the one of its name; from any thread.
+
+        For tools that come and go while runs are served. Raises `Misconfigured` as `register` does,
+        and where the name is that of a tool that was registered.
+        """
+        checked = with_checked_schema(tool)
+        if (known := self._given.get(tool.name)) is not None:
+            message = f"there are two tools called {tool.name!r}, one {place_of(known)}: rename one"
+            raise Misconfigured(message)
+        # Whoever reads meanwhile reads the dictionaries as they were.
+        self._rules = {**self._rules, tool.name: rules}
+        self._tools = {**self._tools, tool.name: checked}
+        self.generation += 1
+
+    def add_source(self, source: ToolSource) -> None:
+        """Have templates name tools by what `source` understands as well."""
+        self._sources.append(source)
+
+    def expand(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Give the names of the tools that a template's names and globs mean, each once."""
+        wanted = tuple(names)
+        if not self._sources:
+            return wanted
+        found: dict[str, None] = {}
+        for name in wanted:
+            given = (source(name) for source in self._sources)
+            found.update(dict.fromkeys(next((one for one in given if one is not None), (name,))))
+        return tuple(found)
+
     def rules(self, name: str) -> ToolRules:
         """Give what a tool's declaration says of its calls."""
         return self._rules[name]
@@ -54,7 +93,7 @@ class ToolRegistry:
 
     def pick(self, names: Iterable[str]) -> tuple[BaseTool, ...]:
         """Give the tools of these names. Raises `Misconfigured` that lists the known ones."""
-        wanted = tuple(names)
+        wanted = self.expand(names)
         unknown = [name for name in wanted if name not in self._tools]
         if unknown:
             message = (
