@@ -162,6 +162,11 @@ def _refuse_unknown_variables() -> None:
     raise Misconfigured(f"there is no setting {unknown[0]}{advice}")
 
 
+def own_environment() -> dict[str, str]:
+    """Give this process's environment: for programs that get a part of it, as MCP servers do."""
+    return dict(os.environ)
+
+
 def child_environment(settings: Settings) -> dict[str, str]:
     """Give the environment of a child process that shall have these settings.
 
