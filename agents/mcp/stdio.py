@@ -105,6 +105,7 @@ async def _read(
     to_session: MemoryObjectSendStream[SessionMessage | Exception],
 ) -> None:
     assert process.stdout is not None  # noqa: S101  it was started with a pipe
+    garbage = 0
     with to_session:
         while True:
             try:
@@ -124,6 +125,9 @@ async def _read(
                 message = JSONRPCMessage.model_validate_json(line)
             except ValueError:
                 # Servers print what belongs on standard error; it answers nobody.
+                garbage += 1
+                if garbage > LINES_LOGGED_MAX:
+                    continue
                 shown = line[:LINE_CHARS_MAX].decode(errors="replace").rstrip()
                 _log.warning(
                     "an MCP server wrote what is no message", server=server.name, line=shown

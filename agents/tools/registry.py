@@ -29,6 +29,7 @@ class ToolRegistry:
         self._tools: dict[str, BaseTool] = {}
         self._rules: dict[str, ToolRules] = {}
         self._sources: list[ToolSource] = []
+        self._expanded: dict[tuple[str, ...], tuple[int, tuple[str, ...]]] = {}
         self.generation = 0
         for tool in tools:
             self.register(tool)
@@ -43,6 +44,9 @@ class ToolRegistry:
         """
         made = as_tool(tool)
         checked = with_checked_schema(made)
+        if made.name in self._tools and made.name not in self._given:
+            message = f"there are two tools called {made.name!r}, one a server's: rename one"
+            raise Misconfigured(message)
         known = self._given.setdefault(made.name, tool)
         if known is not tool:
             message = (
@@ -71,16 +75,23 @@ class ToolRegistry:
     def add_source(self, source: ToolSource) -> None:
         """Have templates name tools by what `source` understands as well."""
         self._sources.append(source)
+        self.generation += 1
 
     def expand(self, names: Iterable[str]) -> tuple[str, ...]:
         """Give the names of the tools that a template's names and globs mean, each once."""
         wanted = tuple(names)
         if not self._sources:
             return wanted
+        generation = self.generation
+        known = self._expanded.get(wanted)
+        if known is not None and known[0] == generation:
+            return known[1]
         found: dict[str, None] = {}
         for name in wanted:
             given = (source(name) for source in self._sources)
             found.update(dict.fromkeys(next((one for one in given if one is not None), (name,))))
+        # Once for each template and generation: each request asks for it.
+        self._expanded[wanted] = (generation, tuple(found))
         return tuple(found)
 
     def rules(self, name: str) -> ToolRules:

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from langchain.agents import create_agent
+from langchain_core.messages import HumanMessage
 
 from millstream.agents.factory import AgentFactory
 from millstream.agents.mcp.server import McpServer
 from millstream.agents.mcp.tools import McpTools
+from millstream.agents.models.scripted.model import ScriptedChatModel
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
-from millstream.agents.tools import ToolRegistry, ToolRules, built_in_tools
+from millstream.agents.tools import Caller, ToolRegistry, ToolRules, built_in_tools
 from millstream.schemas.errors import Misconfigured
 from tests.fakes.mcp.over_http import free_port, served
 from tests.harness.agent_runs import Runs, resolved
@@ -48,19 +53,51 @@ async def test_an_agent_whose_template_names_an_mcp_tool_answers_with_it(
 
 
 async def test_a_call_that_fails_is_told_to_the_model_and_the_run_goes_on(log: Path) -> None:
-    async with open_tools(official_program(log, timeout_s=0.3)) as opened:
+    async with open_tools(official_program(log)) as opened:
         runs = runs_with(opened, "orders.*", "calculator")
         told = await answer(runs, "call: orders_fails {}; say: {tool_result}")
         assert told == "Error executing tool fails: no such order: look at the number again"
-        told = await answer(runs, "call: orders_slow {}; say: {tool_result}")
-        assert told is not None
-        assert "the MCP server 'orders' did not answer within 0.3 s" in told
         told = await answer(runs, "call: orders_exits {}; say: {tool_result}")
         assert told is not None
         assert "the MCP server 'orders' broke off" in told
-        assert (
-            await answer(runs, 'call: calculator {"expression": "1+1"}; say: {tool_result}') == "2"
-        )
+        script = 'call: calculator {"expression": "1+1"}; say: {tool_result}'
+        assert await answer(runs, script) == "2"
+    async with open_tools(official_program(log, timeout_s=0.3)) as opened:
+        runs = runs_with(opened, "orders.slow")
+        told = await answer(runs, "call: orders_slow {}; say: {tool_result}")
+        assert told is not None
+        assert "the MCP server 'orders' did not answer within 0.3 s" in told
+
+
+async def test_a_server_is_told_of_the_caller_what_the_app_says_and_no_more(log: Path) -> None:
+    caller = Caller(
+        tenant="acme",
+        user_id="ada",
+        request_id="r1",
+        session_id="s1",
+        attempt=1000,
+        deadline_ms=0,
+        template="own",
+        model="scripted",
+        idempotency_key="k1",
+    )
+    async with open_tools(
+        official_program(log),
+        official_program(log, name="told", send_caller=("user", "idempotency_key")),
+    ) as opened:
+        tools = opened.registry.pick(["orders_asked_by", "told_asked_by"])
+        graph: Any = create_agent(ScriptedChatModel(), tools)
+
+        async def said(tool: str) -> str:
+            question = HumanMessage(f"call: {tool} {{}}; say: {{tool_result}}")
+            state = await graph.ainvoke({"messages": [question]}, context=caller)
+            return str(state["messages"][-1].text)
+
+        assert await said("orders_asked_by") == "(nothing)"
+        assert json.loads(await said("told_asked_by")) == {
+            "millstream/user": "ada",
+            "millstream/idempotency_key": "k1",
+        }
 
 
 async def test_wrong_arguments_are_not_sent_and_a_long_result_is_cut(log: Path) -> None:
@@ -137,6 +174,10 @@ async def test_two_servers_of_one_name_and_two_tools_of_one_name_are_mistakes(lo
     (known,) = registry.pick(["calculator"])
     with pytest.raises(Misconfigured, match="two tools called 'calculator'"):
         registry.replace(known.model_copy(), ToolRules())
+    async with open_tools(one) as opened:
+        another = known.model_copy(update={"name": "lookup"})
+        with pytest.raises(Misconfigured, match="two tools called 'lookup', one a server"):
+            opened.registry.register(another)
 
 
 async def test_a_credential_that_cannot_be_read_is_told_at_the_start(tmp_path: Path) -> None:
