@@ -87,8 +87,15 @@ class McpTools:
         self._registry: ToolRegistry | None = None
         # What templates asked for, beside what servers list.
         self._named: dict[str, set[str]] = {name: set() for name in self._servers}
+        self._stood_in: set[str] = set()
         self._owners: dict[str, str] = {}
         self._turn = threading.Lock()
+
+    def attach(self, registry: ToolRegistry) -> None:
+        """Have templates name the servers' tools before they are connected, to be checked."""
+        if self._registry is None and self._servers:
+            self._registry = registry
+            registry.add_source(self.resolve)
 
     async def open(self, registry: ToolRegistry) -> None:
         """Connect to the servers, and put their tools into the registry; before templates.
@@ -106,7 +113,7 @@ class McpTools:
             credentials = Credentials(server)
             credentials.headers()
             credentials.environment()
-        self._registry = registry
+        self.attach(registry)
         loop = self._loop = asyncio.SelectorEventLoop()
         self._thread = threading.Thread(target=_serve, args=(loop,), name="mcp", daemon=True)
         self._thread.start()
@@ -118,7 +125,6 @@ class McpTools:
         except BaseException:
             await self.close()
             raise
-        registry.add_source(self.resolve)
 
     async def close(self) -> None:
         """End all connections, and the programs that were started."""
@@ -151,8 +157,8 @@ class McpTools:
         server, tool = self._server_of(name)
         if server is None:
             return None
-        connection = self._connections[server.name]
-        found = () if connection.listing is None else connection.listing.matching(tool)
+        listing = self._listing(server.name)
+        found = () if listing is None else listing.matching(tool)
         if found:
             return found
         from millstream.agents.mcp.listing import NAME_CHARS_MAX, model_name  # noqa: PLC0415
@@ -162,12 +168,16 @@ class McpTools:
         shown = own if own.startswith(f"{server.name}_") else model_name(server, own)
         shown = shown[:NAME_CHARS_MAX]
         with self._turn:
-            known = self._named[server.name]
-            if shown not in known:
-                known.add(shown)
+            if shown not in self._stood_in:
                 self._own(server.name, shown)
                 self._stand_in(server, shown)
+            if not is_glob:
+                self._named[server.name].add(shown)
         return (shown,)
+
+    def _listing(self, server: str) -> Listing | None:
+        connection = self._connections.get(server)
+        return None if connection is None else connection.listing
 
     def _server_of(self, name: str) -> tuple[McpServer | None, str]:
         prefix, dot, tool = name.partition(".")
@@ -177,7 +187,7 @@ class McpTools:
         if name in self._registry.names():
             return None, name
         for server in self._servers.values():
-            is_listed = self._connections[server.name].listing is not None
+            is_listed = self._listing(server.name) is not None
             # It may be one of a server that is down: a typing error shows once it is not.
             if not is_listed and (not server.prefix or name.startswith(f"{server.name}_")):
                 return server, name
@@ -218,6 +228,7 @@ class McpTools:
                     _log.error("an MCP server's tool is left out", server=name, why=str(error))
                 else:
                     shown.add(offered.name)
+                    self._stood_in.discard(offered.name)
             for gone in named - shown:
                 self._stand_in(server, gone)
             named |= shown
@@ -234,11 +245,14 @@ class McpTools:
     def _stand_in(self, server: McpServer, name: str) -> None:
         """Register what says that a tool is not there, so that the model can tell."""
         assert self._registry is not None  # noqa: S101  it was opened
-        _log.error("a template names an MCP tool that is not there", server=server.name, tool=name)
+        self._stood_in.add(name)
+        if self._listing(server.name) is not None:
+            _log.error("an MCP server does not offer a tool", server=server.name, tool=name)
 
         async def say(**_: Any) -> str:
-            connection = self._connections[server.name]
-            why = connection.problem or f"the MCP server {server.name!r} does not offer it"
+            connection = self._connections.get(server.name)
+            why = None if connection is None else connection.problem
+            why = why or f"the MCP server {server.name!r} does not offer it"
             message = f"{why}: the call was not made"
             raise McpFailed(message)
 

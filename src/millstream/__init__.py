@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from millstream.agents.mcp.server import McpServer
     from millstream.agents.templates.template import AgentTemplate
     from millstream.agents.tools import NOT_MADE, Caller, declared, tool
     from millstream.middleware.base import AgentMiddleware, MiddlewareContext, MiddlewareResult
@@ -28,6 +29,7 @@ __all__ = [
     "Caller",
     "Forbidden",
     "InMemoryApp",
+    "McpServer",
     "MiddlewareContext",
     "MiddlewareResult",
     "ModelEndpoint",
@@ -49,6 +51,7 @@ _HOMES = {
     "App": "streams.apps.app",
     "Forbidden": "schemas.errors",
     "InMemoryApp": "streams.apps.memory",
+    "McpServer": "agents.mcp.server",
     "MiddlewareContext": "middleware.base",
     "MiddlewareResult": "middleware.base",
     "ModelEndpoint": "schemas.endpoints",
