@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from langchain_core.tools import BaseTool
 
-from millstream.agents.tool_schemas import with_checked_schema
+from millstream.agents.tool_schemas import arguments_of, with_checked_schema
 from millstream.agents.tools.declared import AnyTool, as_tool, place_of, rules_of
 from millstream.agents.tools.rules import ToolRules
 from millstream.schemas.errors import Misconfigured
@@ -21,6 +21,7 @@ class ToolRegistry:
         self._given: dict[str, AnyTool] = {}
         self._tools: dict[str, BaseTool] = {}
         self._rules: dict[str, ToolRules] = {}
+        self._arguments: dict[str, frozenset[str] | None] = {}
         for tool in tools:
             self.register(tool)
 
@@ -42,11 +43,16 @@ class ToolRegistry:
             )
             raise Misconfigured(message)
         self._tools[made.name] = checked
+        self._arguments[made.name] = arguments_of(checked)
         self._rules[made.name] = rules or rules_of(made) or ToolRules()
 
     def rules(self, name: str) -> ToolRules:
         """Give what a tool's declaration says of its calls."""
         return self._rules[name]
+
+    def arguments(self, name: str) -> frozenset[str] | None:
+        """Give the names that the arguments of a tool may have; `None`: any, or its schema says."""
+        return self._arguments[name]
 
     def names(self) -> tuple[str, ...]:
         """Give all names, sorted."""
