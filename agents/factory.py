@@ -179,7 +179,12 @@ class AgentFactory:
             threads = self._threads[key] = ToolThreads(
                 template.name, threads_max=template.tool_threads_max, grace_s=template.tool_grace_s
             )
-        return tuple(threads.threaded(tool) for tool in self.tools.pick(template.tools))
+        tools: list[BaseTool] = []
+        for tool in self.tools.pick(template.tools):
+            rules = self.tools.rules(tool.name)
+            timeout_s = rules.timeout_s or template.tool_timeout_s
+            tools.append(threads.threaded(tool, timeout_s=timeout_s, lets_go=not rules.has_effects))
+        return tuple(tools)
 
     def _built(self, plan: RunPlan) -> Agent:
         template = plan.template
@@ -190,9 +195,7 @@ class AgentFactory:
         calls_max = template.run_model_calls_max
         middleware: list[AgentMiddleware[Any, Any, Any]] = []
         if template.tools:
-            results_max = template.tool_result_bytes_max
-            gate = CallGate(self.tools, model_calls_max=calls_max, result_bytes_max=results_max)
-            middleware.append(gate)
+            middleware.append(CallGate(self.tools, template))
             if by_grammar:
                 middleware.append(AnswersInTheEnd(model_calls_max=calls_max))
         elif schema:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from langchain_core.tools import BaseTool
 
-from millstream.agents.tool_schemas import with_checked_schema
+from millstream.agents.tool_schemas import arguments_of, with_checked_schema
 from millstream.agents.tools.declared import AnyTool, as_tool, place_of, rules_of
 from millstream.agents.tools.rules import ToolRules
 from millstream.schemas.errors import Misconfigured
@@ -31,6 +31,7 @@ class ToolRegistry:
         self._sources: list[ToolSource] = []
         self._expanded: dict[tuple[str, ...], tuple[int, tuple[str, ...]]] = {}
         self.generation = 0
+        self._arguments: dict[str, frozenset[str] | None] = {}
         for tool in tools:
             self.register(tool)
 
@@ -55,6 +56,7 @@ class ToolRegistry:
             )
             raise Misconfigured(message)
         self._tools[made.name] = checked
+        self._arguments[made.name] = arguments_of(checked)
         self._rules[made.name] = rules or rules_of(made) or ToolRules()
 
     def replace(self, tool: BaseTool, rules: ToolRules) -> None:
@@ -69,6 +71,7 @@ class ToolRegistry:
             raise Misconfigured(message)
         # Whoever reads meanwhile reads the dictionaries as they were.
         self._rules = {**self._rules, tool.name: rules}
+        self._arguments = {**self._arguments, tool.name: arguments_of(checked)}
         self._tools = {**self._tools, tool.name: checked}
         self.generation += 1
 
@@ -97,6 +100,10 @@ class ToolRegistry:
     def rules(self, name: str) -> ToolRules:
         """Give what a tool's declaration says of its calls."""
         return self._rules[name]
+
+    def arguments(self, name: str) -> frozenset[str] | None:
+        """Give the names that the arguments of a tool may have; `None`: any, or its schema says."""
+        return self._arguments[name]
 
     def names(self) -> tuple[str, ...]:
         """Give all names, sorted."""
