@@ -266,6 +266,7 @@ class AgentExecutor:
             context=run.context,
             # Each model call but the last is followed by a step of tools.
             steps_max=2 * template.run_model_calls_max,
+            caller=run.caller,
         )
         try:
             return await self._factory.create(run.plan).answer(invocation)
@@ -273,7 +274,8 @@ class AgentExecutor:
             message = (
                 "the model did not give its answer in the form that was asked for"
                 if template.kind == "structured"
-                else f"the agent did not end within {template.run_model_calls_max} model calls"
+                else f"the agent did not end within {template.run_model_calls_max} model calls, "
+                "the `model_calls_max` of its template"
             )
             if (fault := run.context.calls.last_fault) is not None:
                 message += f"; of its last calls one was not made: {fault}"

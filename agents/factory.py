@@ -85,10 +85,11 @@ class AgentFactory:
         self._default_model = default_model
         self._resolve = resolve
         self._templates: dict[str, AgentTemplate] = {}
-        self._tools_tokens: dict[str, int] = {}
+        # With the generation of the tools that they were counted with.
+        self._tools_tokens: dict[str, tuple[int, int]] = {}
         # One for each version ever registered: as many as there are in the program's code.
         self._threads: dict[tuple[str, str], ToolThreads] = {}
-        self._agents: OrderedDict[tuple[str, str, str], Agent] = OrderedDict()
+        self._agents: OrderedDict[tuple[str, str, str, int], Agent] = OrderedDict()
         for template in templates:
             self.register(template)
 
@@ -102,8 +103,7 @@ class AgentFactory:
         if known is not None and known.version == template.version and known != template:
             message = f"template {template.name!r} changed: give it a version other than "
             raise Misconfigured(message + repr(template.version))
-        tools = self.tools.pick(template.tools)
-        self._tools_tokens[template.name] = sum(map(_tool_tokens_max, tools))
+        self._tools_tokens[template.name] = self._counted(template)
         self._templates[template.name] = template
 
     def twin(self, resolve: ResolveModel) -> AgentFactory:
@@ -135,14 +135,27 @@ class AgentFactory:
             models=tuple(dict.fromkeys((model, *template.fallback_models))),
             output_tokens_max=template.output_tokens_max * template.run_model_calls_max,
             input_tokens_max=_input_tokens_max(
-                template, request.input, self._tools_tokens[template.name]
+                template, request.input, self._tools_tokens_of(template)
             ),
-            has_effects=any(self.tools.rules(name).has_effects for name in template.tools),
+            has_effects=any(
+                self.tools.rules(name).has_effects for name in self.tools.expand(template.tools)
+            ),
         )
+
+    def _tools_tokens_of(self, template: AgentTemplate) -> int:
+        generation, tokens = self._tools_tokens[template.name]
+        if generation != self.tools.generation:
+            _, tokens = self._tools_tokens[template.name] = self._counted(template)
+        return tokens
+
+    def _counted(self, template: AgentTemplate) -> tuple[int, int]:
+        generation = self.tools.generation
+        return generation, sum(map(_tool_tokens_max, self.tools.pick(template.tools)))
 
     def create(self, plan: RunPlan) -> Agent:
         """Give the agent of a plan. Raises `ModelUnavailable` where its model cannot be used."""
-        key = (plan.template.name, plan.template.version, plan.model)
+        # With a tool that was replaced, it is another agent.
+        key = (plan.template.name, plan.template.version, plan.model, self.tools.generation)
         agent = self._agents.get(key)
         if agent is None:
             agent = self._agents[key] = self._built(plan)
@@ -166,7 +179,12 @@ class AgentFactory:
             threads = self._threads[key] = ToolThreads(
                 template.name, threads_max=template.tool_threads_max, grace_s=template.tool_grace_s
             )
-        return tuple(threads.threaded(tool) for tool in self.tools.pick(template.tools))
+        tools: list[BaseTool] = []
+        for tool in self.tools.pick(template.tools):
+            rules = self.tools.rules(tool.name)
+            timeout_s = rules.timeout_s or template.tool_timeout_s
+            tools.append(threads.threaded(tool, timeout_s=timeout_s, lets_go=not rules.has_effects))
+        return tuple(tools)
 
     def _built(self, plan: RunPlan) -> Agent:
         template = plan.template
@@ -177,9 +195,7 @@ class AgentFactory:
         calls_max = template.run_model_calls_max
         middleware: list[AgentMiddleware[Any, Any, Any]] = []
         if template.tools:
-            results_max = template.tool_result_bytes_max
-            gate = CallGate(self.tools, model_calls_max=calls_max, result_bytes_max=results_max)
-            middleware.append(gate)
+            middleware.append(CallGate(self.tools, template))
             if by_grammar:
                 middleware.append(AnswersInTheEnd(model_calls_max=calls_max))
         elif schema:

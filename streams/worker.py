@@ -32,7 +32,7 @@ from millstream.streams.apps.app import AppParts
 from millstream.streams.apps.checks import resolving
 from millstream.streams.broker.clients import idempotent_producer
 from millstream.streams.broker.topic_admin import ensure_topics, require_sound_topics
-from millstream.streams.hosting import agent_host
+from millstream.streams.hosting import agent_host, count_mcp_servers
 from millstream.streams.lane.base.context import LaneServices, stages
 from millstream.streams.lane.base.metrics import LaneMetrics
 from millstream.streams.lane.lanes import Lanes
@@ -167,6 +167,9 @@ async def _build(
         # Loading the model stops the loop for a moment, which must not be while others wait.
         resolve = resolving(settings, app)
         await _warm_up(settings, resolve)
+        stack.push_async_callback(app.mcp.close)
+        await app.mcp.open(app.tools)
+        count_mcp_servers(app.mcp, collector)
         factory = app.factory(default_model=settings.default_model, resolve=resolve)
         host = agent_host(
             settings, factory, resolve, collector, run_agent=run_agent, threads=threads, drain=drain

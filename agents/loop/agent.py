@@ -9,6 +9,7 @@ messages, and leave a state from which either goes on.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from millstream.agents.loop.call_gate import RunContext
 from millstream.agents.loop.callbacks import AgentCallbackHandler
 from millstream.agents.loop.single_call import call_model
 from millstream.agents.sessions.checkpointer import RunCheckpointer
+from millstream.agents.tools import Caller
 from millstream.schemas.errors import InterruptUnsupported
 
 __all__ = ["Agent", "AgentGraph", "Invocation", "LoopAgent", "SingleCallAgent"]
@@ -32,7 +34,10 @@ AgentGraph = CompiledStateGraph[Any, Any, Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """What an agent is told of one run. `steps_max` bounds its graph's steps."""
+    """What an agent is told of one run.
+
+    `steps_max` bounds its graph's steps; `caller` gives who asks, for its tools and middlewares.
+    """
 
     question: HumanMessage
     session_id: str
@@ -40,6 +45,7 @@ class Invocation:
     handler: AgentCallbackHandler
     context: RunContext
     steps_max: int
+    caller: Callable[[], Caller]
 
 
 class Agent(Protocol):
@@ -63,17 +69,18 @@ class LoopAgent:
     async def answer(self, run: Invocation) -> Any:
         """Answer as `Agent` says."""
         graph = self.graph.copy({"checkpointer": run.checkpointer})
-        state: dict[str, Any] = await graph.ainvoke(
-            {"messages": [run.question]},
-            {
-                "callbacks": [run.handler],
-                "configurable": {"thread_id": run.session_id},
-                "recursion_limit": run.steps_max,
-            },
-            context=run.context,
-            # The lane writes once, at the end: a state in between would be put in vain.
-            durability="exit",
-        )
+        with run.context.entered():
+            state: dict[str, Any] = await graph.ainvoke(
+                {"messages": [run.question]},
+                {
+                    "callbacks": [run.handler],
+                    "configurable": {"thread_id": run.session_id},
+                    "recursion_limit": run.steps_max,
+                },
+                context=run.caller(),
+                # The lane writes once, at the end: a state in between would be put in vain.
+                durability="exit",
+            )
         if (asked := state.get("__interrupt__")) is not None:
             words = str(asked[0].value if asked else "")[:WORDS_CHARS_MAX]
             raise InterruptUnsupported(f"the agent asked for a person, which is not built: {words}")

@@ -27,7 +27,9 @@ class AgentTemplate(Frozen):
     `memory_turns_max` earlier turns of the session, as many of the newest as fit into about
     `memory_tokens_max` tokens. It is shown up to `tool_result_bytes_max` bytes of a tool's result.
     Up to `tool_threads_max` threads run this template's synchronous tools; a call whose time is up
-    is waited for `tool_grace_s` seconds more, and then its thread counts as lost.
+    is waited for `tool_grace_s` seconds more, and then its thread counts as lost. A call of a tool
+    that declares no `timeout_s` itself takes `tool_timeout_s` seconds at most. Of one answer's tool
+    calls the first `answer_calls_max` are made; the model is told of the others.
 
     A run that made a call with an effect waits for its next attempt in memory, up to
     `effects_wait_s` seconds. Beyond that, or where it is not known whether a call was made, it ends
@@ -63,6 +65,8 @@ class AgentTemplate(Frozen):
     tool_result_bytes_max: Annotated[int, Field(ge=256, le=200_000)] = 32_768
     tool_threads_max: Annotated[int, Field(ge=1, le=64)] = 4
     tool_grace_s: Annotated[float, Field(ge=0, le=600)] = 5.0
+    tool_timeout_s: Annotated[float, Field(gt=0, le=3600)] | None = None
+    answer_calls_max: Annotated[int, Field(ge=1, le=1000)] = 64
     effects_wait_s: Annotated[float, Field(ge=0, le=600)] = 60.0
     in_doubt: Literal["fail", "retry"] = "fail"
 

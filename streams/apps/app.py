@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from millstream.agents.factory import AgentFactory
+from millstream.agents.mcp.server import McpServer
+from millstream.agents.mcp.tools import McpTools
 from millstream.agents.models.resolve import MakeModel
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.agents.tools import AnyTool, ToolRegistry, built_in_tools
@@ -31,6 +33,7 @@ class App:
             path begins in the folder of the file that makes the app.
         tools: What templates may name in `tools`: plain functions, LangChain's tools, and those
             that are declared with `millstream.tool` or `millstream.declared`.
+        mcp_servers: MCP servers whose tools templates may name, `McpServer`s.
         layers: Classes or functions that make a layer of the chain, an `AgentMiddleware`; each
             lane makes one for itself, without arguments.
         models: Models by the names that templates and requests use: a function that makes a
@@ -45,6 +48,7 @@ class App:
         *,
         templates: Iterable[AgentTemplate | str | Path] = (),
         tools: Iterable[AnyTool] = (),
+        mcp_servers: Iterable[McpServer] = (),
         layers: Iterable[MakeLayer] = (),
         models: Mapping[str, MakeModel | ModelEndpoint | Mapping[str, Any]] | None = None,
         policy: str | Path | None = None,
@@ -53,6 +57,7 @@ class App:
         self.name = name
         self.templates = templates
         self.tools = tools
+        self.mcp_servers = mcp_servers
         self.layers = layers
         self.models = {} if models is None else models
         self.policy = policy
@@ -73,6 +78,7 @@ class AppParts:
         name: What the app is called.
         templates: Its agents, and those that are built in.
         tools: The registry that they draw from.
+        mcp: Its MCP servers, to be opened with the registry, and closed.
         layers: Make its layers of the chain, for each lane anew.
         models: Make its models, by their names.
         endpoints: Servers of its models, by the names of what they serve.
@@ -82,6 +88,7 @@ class AppParts:
     name: str = "millstream"
     templates: tuple[AgentTemplate, ...] = BUILT_IN_TEMPLATES
     tools: ToolRegistry = field(default_factory=lambda: ToolRegistry(built_in_tools()))
+    mcp: McpTools = field(default_factory=lambda: McpTools((), environment={}))
     layers: tuple[MakeLayer, ...] = ()
     models: Mapping[str, MakeModel] = field(default_factory=dict)
     endpoints: Mapping[str, ModelEndpoint] = field(default_factory=dict)

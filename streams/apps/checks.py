@@ -10,6 +10,8 @@ from typing import Any, Final, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from millstream.agents.factory import AgentFactory, ResolveModel
+from millstream.agents.mcp.server import McpServer
+from millstream.agents.mcp.tools import McpTools
 from millstream.agents.models.resolve import MakeModel, resolve_model
 from millstream.agents.templates.files import load_template
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
@@ -21,7 +23,7 @@ from millstream.schemas.endpoints import ModelEndpoint
 from millstream.schemas.errors import Misconfigured
 from millstream.schemas.reasons import words_of
 from millstream.streams.apps.app import App, AppParts
-from millstream.streams.settings import OWN_MODELS, ModelName, Settings
+from millstream.streams.settings import OWN_MODELS, ModelName, Settings, own_environment
 
 __all__ = ["parts_of", "resolving", "shown_path"]
 
@@ -69,11 +71,14 @@ class _Checks:
         if not isinstance(name, str) or not 0 < len(name) <= NAME_CHARS_MAX:
             self._fault("name", f"must be a text of 1 to {NAME_CHARS_MAX} characters")
         tools = self._tools()
+        mcp = self._mcp()
+        mcp.attach(tools)
         models, endpoints = self._models()
         return AppParts(
             name=str(name),
             templates=self._templates(tools),
             tools=tools,
+            mcp=mcp,
             layers=self._layers(),
             models=models,
             endpoints=endpoints,
@@ -85,6 +90,16 @@ class _Checks:
         for where, tool in self._each("tools", self._app.tools):
             self._tried(where, partial(registry.register, tool), tool)
         return registry
+
+    def _mcp(self) -> McpTools:
+        servers: list[McpServer] = []
+        for where, given in self._each("mcp_servers", self._app.mcp_servers):
+            if isinstance(given, McpServer):
+                servers.append(given)
+            else:
+                self._fault(where, f"must be an McpServer, not {_shown(given)}")
+        make = partial(McpTools, servers, environment=own_environment())
+        return self._tried("mcp_servers", make, servers) or McpTools((), environment={})
 
     def _templates(self, tools: ToolRegistry) -> tuple[AgentTemplate, ...]:
         built_in = BUILT_IN_TEMPLATES if self._app.built_in else ()
