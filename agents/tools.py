@@ -94,8 +94,9 @@ class ToolRegistry:
         )
 
     def rules(self, name: str) -> ToolRules:
-        """Give what a tool's registration says of its calls."""
-        return self._rules[name]
+        """Give what a tool's registration says of its calls; one of a middleware has none."""
+        rules = self._rules.get(name)
+        return _of_a_middleware(name) if rules is None else rules
 
     def names(self) -> tuple[str, ...]:
         """Give all names, sorted."""
@@ -112,6 +113,11 @@ class ToolRegistry:
             )
             raise Misconfigured(message)
         return tuple(self._tools[name] for name in wanted)
+
+
+def _of_a_middleware(name: str) -> ToolRules:
+    # LangChain's own, which writes to the run's state and nowhere else.
+    return ToolRules(has_effects=name != "write_todos")
 
 
 def _check_is_no_generator(tool: BaseTool) -> None:

@@ -19,9 +19,15 @@ from langchain.agents.middleware import (
     ModelResponse,
     ToolCallRequest,
 )
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    AnyMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
 from langchain_core.messages.tool import ToolCallChunk
-from langgraph.errors import GraphBubbleUp
+from langgraph.errors import GraphBubbleUp, GraphRecursionError
 from typing_extensions import override
 
 from millstream.agents.loop.answers import announces_calls, checked_answer_of
@@ -59,23 +65,30 @@ class Voice(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What a graph is told of the run that it is invoked for."""
+    """What a graph is told of the run that it is invoked for.
+
+    `system_message` is the run's own, where its template's prompt has variables.
+    """
 
     before_call: BeforeCall | None
     calls: Calls
     voice: Voice
     under_way: UnderWay = field(default_factory=UnderWay)
+    system_message: SystemMessage | None = None
 
 
 class ModelGate(AgentMiddleware[Any, Any, Any]):
     """Makes, keeps and answers each model call of a run; of runs without `RunContext`, none.
 
     `model_calls_max` bounds how often a model is called again that announces calls and makes none.
+    With `bounds_run` it bounds the run's calls as well: where a middleware sends an agent back to
+    its model, a graph's number of steps does not.
     """
 
-    def __init__(self, *, model_calls_max: int) -> None:
+    def __init__(self, *, model_calls_max: int, bounds_run: bool = False) -> None:
         super().__init__()
         self._model_calls_max = model_calls_max
+        self._bounds_run = bounds_run
 
     @override
     async def awrap_model_call(
@@ -94,6 +107,11 @@ class ModelGate(AgentMiddleware[Any, Any, Any]):
                 if isinstance(message, AIMessage) and message.text:
                     await context.voice.repeat(message.text)
             return kept
+        if self._bounds_run and context.calls.models_made >= self._model_calls_max:
+            raise GraphRecursionError
+        # The run's own instructions, before any middleware adds to them.
+        if context.system_message is not None:
+            request = request.override(system_message=context.system_message)
         response = await self._asked(request, handler)
         return _checked(request, response, context, follows)
 
@@ -120,8 +138,15 @@ class CallGate(ModelGate):
     For agents with tools only: LangChain routes any other otherwise where tool calls are wrapped.
     """
 
-    def __init__(self, tools: ToolRegistry, *, model_calls_max: int, result_bytes_max: int) -> None:
-        super().__init__(model_calls_max=model_calls_max)
+    def __init__(
+        self,
+        tools: ToolRegistry,
+        *,
+        model_calls_max: int,
+        result_bytes_max: int,
+        bounds_run: bool = False,
+    ) -> None:
+        super().__init__(model_calls_max=model_calls_max, bounds_run=bounds_run)
         self._tools = tools
         self._result_bytes_max = result_bytes_max
 

@@ -160,7 +160,7 @@ async def test_a_question_that_is_longer_than_the_context_is_refused_and_costs_n
 async def test_earlier_turns_that_are_too_long_for_the_context_are_dropped(
     server: LlamaServer, http: ProviderHttp
 ) -> None:
-    client = client_of(server, http, memory_tokens_max=100_000)
+    client = client_of(server, http, memory={"strategy": "last_turns", "tokens_max": 100_000})
     asked = WORDS * 40 + "What is the capital of France?"
     assert (await client.run(asked)).result.status == "completed"
     outcome = await client.run(asked)
