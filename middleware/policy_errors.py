@@ -6,7 +6,7 @@ import difflib
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -14,6 +14,9 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from millstream.middleware.yaml_tree import Path, YamlTree
 
 _FAULT = "policy_fault"
+
+SHOWN_CHARS_MAX: Final = 200
+"""How much of what was written is shown with a mistake."""
 
 
 def fault(path: Path, words: str) -> PydanticCustomError:
@@ -60,7 +63,7 @@ def _words(  # noqa: PLR0911  one return per kind of mistake
             return detail["msg"]
         case "model_type" | "model_attributes_type" | "dict_type" | "mapping_type":
             keys = ", ".join(_fields_at(top, path)) or "a name each"
-            return f"must be a mapping ({keys}), it is {detail['input']!r}"
+            return f"must be a mapping ({keys}), it is {_shown(detail['input'])}"
         case "string_type" if isinstance(detail["input"], int | float):
             return f'must be text; put it in quotes: "{detail["input"]}"'
         case "value_error":
@@ -68,7 +71,12 @@ def _words(  # noqa: PLR0911  one return per kind of mistake
         case "tuple_type":
             return f"must be a list, as in [{detail['input']!r}]"
         case _:
-            return f"{detail['msg']} (it is {detail['input']!r})"
+            return f"{detail['msg']} (it is {_shown(detail['input'])})"
+
+
+def _shown(value: object) -> str:
+    words = repr(value)
+    return words if len(words) <= SHOWN_CHARS_MAX else f"{words[:SHOWN_CHARS_MAX]}…"
 
 
 def _as_written(path: Path, value: Any) -> Path:

@@ -11,6 +11,11 @@ from millstream.agents.templates.named_middlewares import OwnMiddleware, Pii
 from millstream.schemas.errors import Misconfigured
 from millstream.streams.template_files import load_template
 
+NUMBER = (
+    "line 4: output_tokens_max: Input should be a valid integer, unable to parse string as an "
+    "integer (it is 'many')"
+)
+
 WHOLE = """\
 name: orders
 version: "3"
@@ -72,15 +77,15 @@ middlewares:
     params: {pii_type: email, stratgy: mask}
 retry: {attempts: 2}
 """
-    assert mistakes(tmp_path, text) == [
+    told = mistakes(tmp_path, text)
+    assert set(told[:-1]) == {
         'line 2: version: must be text; put it in quotes: "3"',
-        "line 10: middlewares.0.params.stratgy: unknown key; did you mean 'strategy'?",
-        "line 4: output_tokens_max: Input should be a valid integer, unable to parse string as an "
-        "integer (it is 'many')",
-        "line 11: retry.attempts: unknown key; did you mean 'attempts_max'?",
+        NUMBER,
         "line 7: memory.turn_max: unknown key; did you mean 'turns_max'?",
-        "line 3: fallback_models: unknown key; did you mean 'models'?",
-    ]
+        "line 10: middlewares.0.params.stratgy: unknown key; did you mean 'strategy'?",
+        "line 11: retry.attempts: unknown key; did you mean 'attempts_max'?",
+    }
+    assert told[-1].startswith("line 3: fallback_models: unknown key; known: ")
 
 
 def test_a_strategy_that_is_unknown_is_told_with_the_known_ones(tmp_path: Path) -> None:
@@ -105,7 +110,7 @@ def test_what_cannot_be_named_says_what_to_write_instead(tmp_path: Path) -> None
         ("just words", "must hold the fields of a template"),
         ("version: '1'\n", "name: is missing; add it"),
         (b"name: a\nsystem_prompt: \xff\xfe\n", "line 2: not in UTF-8"),
-        ("name: &a x\nversion: *a\n", "shown again by an alias"),
+        ("memory: &a {strategy: none}\nretry: *a\n", "shown again by an alias"),
         ("name: !!python/object:os.system x\n", "could not determine a constructor"),
         ("name: [a\n", "not YAML"),
         ("#" * 1_000_001, "longer than 1,000,000 bytes"),
@@ -155,5 +160,5 @@ def test_a_prompt_file_that_cannot_be_taken_is_told_with_its_line(
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(Misconfigured, match="no.yaml: cannot be read: No such file"):
+    with pytest.raises(Misconfigured, match=r"no\.yaml: cannot be read: No such file"):
         load_template(tmp_path / "no.yaml")

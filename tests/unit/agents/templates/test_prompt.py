@@ -62,12 +62,12 @@ def test_an_undeclared_variable_is_told_with_both_ways_out() -> None:
 
 @pytest.mark.parametrize("odd", ["{name.__class__}", "{name:>1000000000}", "{name!r}", "{name[0]}"])
 def test_nothing_of_pythons_format_language_is_understood(odd: str) -> None:
-    with pytest.raises(ValidationError, match="write {name}, nothing else is filled"):
+    with pytest.raises(ValidationError, match=r"write \{name\}, nothing else is filled"):
         template(f"{{name}} {odd}", **NAME)
 
 
 def test_a_variable_that_the_prompt_does_not_hold_is_told() -> None:
-    with pytest.raises(ValidationError, match="holds no {name}"):
+    with pytest.raises(ValidationError, match=r"holds no \{name\}"):
         template("Help.", **NAME)
 
 
