@@ -110,6 +110,7 @@ class AgentFactory:
         self._resolve = resolve
         self._templates: dict[str, AgentTemplate] = {}
         self._tools_tokens: dict[str, int] = {}
+        self._tool_names: dict[str, tuple[str, ...]] = {}
         # One for each version ever registered: as many as there are in the program's code.
         self._threads: dict[tuple[str, str], ToolThreads] = {}
         self._agents: OrderedDict[tuple[str, str, str], Agent] = OrderedDict()
@@ -129,6 +130,7 @@ class AgentFactory:
         tools = (*self.tools.pick(template.tools), *tools_beside(template))
         own = own_middlewares(template, self._middlewares)
         tools = (*tools, *(tool for one in own for tool in getattr(one, "tools", ())))
+        self._tool_names[template.name] = tuple(tool.name for tool in tools)
         self._tools_tokens[template.name] = sum(map(_tool_tokens_max, tools))
         self._templates[template.name] = template
 
@@ -183,7 +185,9 @@ class AgentFactory:
             output_tokens_max=own_tokens + beside.output_tokens_max,
             input_tokens_max=beside.input_tokens_max
             + _input_tokens_max(template, input_bytes, prompt or "", tools_tokens),
-            has_effects=any(self.tools.rules(name).has_effects for name in template.tools),
+            has_effects=any(
+                self.tools.rules(name).has_effects for name in self._tool_names[template.name]
+            ),
             system_prompt=system_prompt,
         )
 

@@ -148,7 +148,7 @@ async def test_a_limit_that_ends_a_run_says_so() -> None:
     assert "ToolCallLimitExceededError" in outcome.result.reason.message
 
 
-# langchain-ai/langchain#33740: hooks are steps of the graph, and used up its limit of steps
+# langchain-ai/langchain#33881: hooks are steps of the graph, and used up its limit of steps
 @pytest.mark.parametrize("calls", [1, 3, 8])
 async def test_hooks_take_none_of_the_model_calls_that_a_template_permits(calls: int) -> None:
     says = [asked_for(str(number), number) for number in range(calls - 1)]
@@ -187,7 +187,7 @@ def selecting(says: list[Any], main: BaseChatModel, **template: Any) -> tuple[Ru
     return runs_of(selector, models={"main": main, "chooser": chooser}, **template), chooser
 
 
-# langchain-ai/langchain#34382, langchainjs#10042: the selector's JSON was streamed as the answer
+# langchain-ai/langchain#34501, langchainjs#10042: the selector's JSON was streamed as the answer
 async def test_a_choice_of_tools_is_not_the_agents_voice_and_is_charged_by_itself() -> None:
     main = OddModel(says=[asked_for("a"), DONE])
     runs, chooser = selecting([AIMessage('{"tools": ["search"]}')], main)
@@ -278,6 +278,18 @@ async def test_an_app_gives_middlewares_of_its_own_by_name() -> None:
     outcome = await runs.run("go", template="own")
     assert outcome.result.output == "done"
     assert model.seen[0][-1].text == "go, quickly"
+
+
+def test_a_tool_that_an_apps_middleware_brings_is_taken_to_have_effects() -> None:
+    class Posts(Polite):
+        tools = (StructuredTool.from_function(mail, name="post"),)
+
+    runs = runs_of(named("posts"), models={}, own={"posts": Posts})
+    plan = runs.factory.plan(resolved("x", template="own"))
+    assert plan.has_effects
+    bare = runs_of(named("posts"), models={}, own={"posts": Polite}).factory
+    assert not bare.plan(resolved("x", template="own")).has_effects
+    assert plan.input_tokens_max > bare.plan(resolved("x", template="own")).input_tokens_max
 
 
 @pytest.mark.parametrize(
