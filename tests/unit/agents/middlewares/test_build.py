@@ -18,6 +18,7 @@ from millstream.agents.loop.calls import Calls
 from millstream.agents.sessions.checkpointer import RunCheckpointer
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.agents.tools import ToolRegistry
+from millstream.agents.tools.rules import ToolRules
 from millstream.schemas.errors import LaneLost, Misconfigured, ModelFailed, Suspended
 from tests.fakes.odd_models import OddModel, calling
 from tests.harness.agent_runs import Runs, resolved
@@ -45,7 +46,7 @@ def mail(to: str) -> str:
 def registry() -> ToolRegistry:
     tools = ToolRegistry()
     for function in (search, mail):
-        tools.register(StructuredTool.from_function(function), has_effects=False)
+        tools.register(StructuredTool.from_function(function), ToolRules(effect="read_only"))
     return tools
 
 
