@@ -85,6 +85,19 @@ class RunPlan:
         return self.models[self.models.index(self.model) + 1 :] if self.models else ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Uses:
+    """What all runs of a template use, whatever their input."""
+
+    models: tuple[str, ...]
+    models_beside: tuple[str, ...]
+    tool_names: tuple[str, ...]
+    calls_beside: int
+    input_tokens_max: int
+    tokens_per_input_byte: int
+    output_tokens_max: int
+
+
 class AgentFactory:
     """Templates by name, and the agents made from them.
 
@@ -109,8 +122,7 @@ class AgentFactory:
         self._default_model = default_model
         self._resolve = resolve
         self._templates: dict[str, AgentTemplate] = {}
-        self._tools_tokens: dict[str, int] = {}
-        self._tool_names: dict[str, tuple[str, ...]] = {}
+        self._uses: dict[str, _Uses] = {}
         # One for each version ever registered: as many as there are in the program's code.
         self._threads: dict[tuple[str, str], ToolThreads] = {}
         self._agents: OrderedDict[tuple[str, str, str], Agent] = OrderedDict()
@@ -130,8 +142,7 @@ class AgentFactory:
         tools = (*self.tools.pick(template.tools), *tools_beside(template))
         own = own_middlewares(template, self._middlewares)
         tools = (*tools, *(tool for one in own for tool in getattr(one, "tools", ())))
-        self._tool_names[template.name] = tuple(tool.name for tool in tools)
-        self._tools_tokens[template.name] = sum(map(_tool_tokens_max, tools))
+        self._uses[template.name] = self._uses_of(template, tools)
         self._templates[template.name] = template
 
     def twin(self, resolve: ResolveModel) -> AgentFactory:
@@ -164,31 +175,47 @@ class AgentFactory:
             known = ", ".join(sorted(self._templates))
             message = f"no template is called {request.template!r}; known: {known}"
             raise UnknownTemplate(message)
-        named = self._resolved(template.models)
-        model = request.model or named[0]
+        uses = self._uses[template.name]
+        model = request.model or uses.models[0]
+        input_tokens_max = uses.input_tokens_max
+        input_tokens_max += uses.tokens_per_input_byte * len(request.input.encode(errors="replace"))
         system_prompt = None
         if template.prompt_variables:
-            system_prompt = filled_prompt(
-                template.system_prompt or "", template.prompt_variables, request.metadata
+            written = template.system_prompt or ""
+            system_prompt = filled_prompt(written, template.prompt_variables, request.metadata)
+            longer = len(system_prompt.encode(errors="replace")) - len(
+                written.encode(errors="replace")
             )
-        tools_tokens = self._tools_tokens[template.name]
-        input_bytes = len(request.input.encode(errors="replace"))
-        prompt = template.system_prompt if system_prompt is None else system_prompt
-        beside = calls_beside(template, input_bytes, tools_tokens)
-        own_tokens = template.output_tokens_max * template.run_model_calls_max
+            input_tokens_max += template.run_model_calls_max * longer
         return RunPlan(
             template=template,
             model=model,
-            models=tuple(dict.fromkeys((model, *named[1:]))),
-            models_beside=self._resolved(template.models_beside),
-            calls_beside=beside.calls,
-            output_tokens_max=own_tokens + beside.output_tokens_max,
-            input_tokens_max=beside.input_tokens_max
-            + _input_tokens_max(template, input_bytes, prompt or "", tools_tokens),
-            has_effects=any(
-                self.tools.rules(name).has_effects for name in self._tool_names[template.name]
-            ),
+            models=tuple(dict.fromkeys((model, *uses.models[1:]))),
+            models_beside=uses.models_beside,
+            calls_beside=uses.calls_beside,
+            output_tokens_max=uses.output_tokens_max,
+            input_tokens_max=input_tokens_max,
+            has_effects=any(self.tools.rules(name).has_effects for name in uses.tool_names),
             system_prompt=system_prompt,
+        )
+
+    def _uses_of(self, template: AgentTemplate, tools: Sequence[BaseTool]) -> _Uses:
+        tools_tokens = sum(map(_tool_tokens_max, tools))
+        reads, reads_more = (
+            _input_tokens_max(template, size, tools_tokens)
+            + calls_beside(template, size, tools_tokens).input_tokens_max
+            for size in (0, 1)
+        )
+        beside = calls_beside(template, 0, tools_tokens)
+        own_tokens = template.output_tokens_max * template.run_model_calls_max
+        return _Uses(
+            models=self._resolved(template.models),
+            models_beside=self._resolved(template.models_beside),
+            tool_names=tuple(tool.name for tool in tools),
+            calls_beside=beside.calls,
+            input_tokens_max=reads,
+            tokens_per_input_byte=reads_more - reads,
+            output_tokens_max=own_tokens + beside.output_tokens_max,
         )
 
     def _resolved(self, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -288,11 +315,10 @@ def _tool_tokens_max(tool: BaseTool) -> int:
     return max(TOOL_TOKENS_MIN, len(str(convert_to_openai_tool(tool)).encode(errors="replace")))
 
 
-def _input_tokens_max(
-    template: AgentTemplate, input_bytes: int, prompt: str, tools_tokens: int
-) -> int:
+def _input_tokens_max(template: AgentTemplate, input_bytes: int, tools_tokens: int) -> int:
     """Give the most tokens that the model calls of a run may read: no token is less than a byte."""
     schema = "" if template.response_format is None else json.dumps(template.response_format)
+    prompt = template.system_prompt or ""
     read_each_time = (
         input_bytes
         + sum(len(words.encode(errors="replace")) for words in (prompt, schema))
