@@ -245,6 +245,13 @@ class Policy(_Section):
         """Give what holds for a user: the entry of the user, or the defaults."""
         return self.rules[tenant, user_id]
 
+    def granted_to_nobody(self, permissions: Iterable[str]) -> tuple[str, ...]:
+        """Give those of the permissions that no role grants, where only roles do."""
+        if not self.governs_permissions:
+            return ()
+        granted = self._matching(tuple(self.roles), "permissions")
+        return tuple(name for name in permissions if not granted.match(name))
+
     def _all_grants(self) -> Iterable[tuple[tuple[str, ...], Grants]]:
         yield ("defaults",), self.defaults
         for written, grants in self.users.items():

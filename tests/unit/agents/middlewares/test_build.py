@@ -254,6 +254,18 @@ async def test_a_list_of_what_is_to_do_is_kept_and_its_tool_has_no_effect() -> N
     assert again.result.status == "completed"
 
 
+async def test_a_session_goes_on_under_a_template_without_the_middlewares() -> None:
+    todos = [{"content": "look", "status": "pending"}]
+    model = OddModel(says=[calling(("write_todos", {"todos": todos}, "t1")), DONE])
+    limit = named("tool_call_limit", thread_limit=9)
+    runs = runs_of(named("todo_list"), limit, models={"main": model})
+    for number, template in enumerate(("own", "chat_agent", "own", "chat_agent")):
+        outcome = await runs.run("x", template=template, request_id=f"r{number}")
+        assert (outcome.result.status, outcome.result.output) == ("completed", "done")
+    assert outcome.checkpoint is not None
+    assert outcome.checkpoint.turn == 4
+
+
 class Polite(AgentMiddleware[Any, Any, Any]):
     """One of an app's own: says please."""
 
