@@ -116,8 +116,7 @@ class AgentFactory:
         resolve: ResolveModel = resolve_model,
         middlewares: Mapping[str, MiddlewareFactory] | None = None,
     ) -> None:
-        check_names(middlewares or {})
-        self._middlewares = middlewares or {}
+        self._middlewares = check_names(middlewares or {})
         self.tools = ToolRegistry(built_in_tools()) if tools is None else tools
         self._default_model = default_model
         self._resolve = resolve

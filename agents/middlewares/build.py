@@ -50,13 +50,14 @@ MiddlewareFactory = Callable[..., AgentMiddleware[Any, Any, Any]]
 _Resolve = Callable[[str | None, int], BaseChatModel]
 
 
-def check_names(own: Mapping[str, MiddlewareFactory]) -> None:
-    """Raise `Misconfigured` where an app's middleware has the name of one of LangChain's here."""
+def check_names(own: Mapping[str, MiddlewareFactory]) -> Mapping[str, MiddlewareFactory]:
+    """Give an app's middlewares. Raises `Misconfigured` where one has a name of LangChain's."""
     taken = sorted(own.keys() & {*BUILT_IN_MIDDLEWARES, *REFUSED})
     if taken:
         raise Misconfigured(
             f"the name of the app's middleware {taken[0]!r} is taken by LangChain's: rename it"
         )
+    return own
 
 
 def own_middlewares(

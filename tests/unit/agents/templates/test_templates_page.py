@@ -15,10 +15,12 @@ from millstream.agents.templates.named_middlewares import BUILT_IN_MIDDLEWARES
 from millstream.agents.templates.prompt import PromptVariable
 from millstream.agents.templates.template import AgentTemplate
 from millstream.schemas.errors import Misconfigured
+from millstream.streams.apps.app import App
+from millstream.streams.apps.checks import parts_of
 from millstream.streams.template_files import load_template
 
 PAGE = (Path(__file__).parents[4] / "docs" / "how-to" / "templates.md").read_text("utf-8")
-SNIPPETS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
+SNIPPETS: list[tuple[str, str]] = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
 
 
 class Polite(AgentMiddleware[Any, Any, Any]):
@@ -40,9 +42,9 @@ def test_the_template_in_python_can_be_registered() -> None:
     assert template.models[-1] == "default"
 
 
-def test_the_factory_takes_an_apps_middlewares() -> None:
-    names = {"AgentFactory": AgentFactory, "Polite": Polite}
-    factory = eval(snippet("python", "AgentFactory("), names)  # noqa: S307  our page
+def test_an_app_gives_middlewares_of_its_own() -> None:
+    app = eval(snippet("python", "App("), {"App": App, "Polite": Polite})  # noqa: S307  our page
+    factory = parts_of(app).factory()
     factory.register(
         AgentTemplate.model_validate({"name": "a", "middlewares": [{"name": "polite"}]})
     )
