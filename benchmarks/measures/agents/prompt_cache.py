@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import Field
 
@@ -67,7 +68,10 @@ class _Asked(BaseChatModel):
     def _generate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
         told = "\n".join(f"{message.type}: {message.text}" for message in messages)
         self.prompts.append(told.encode())
-        said = AIMessage(_ANSWER.format(number=len(self.prompts)))
+        answer = _ANSWER.format(number=len(self.prompts))
+        read, wrote = (len(one) // _BYTES_PER_TOKEN for one in (told, answer))
+        used = UsageMetadata(input_tokens=read, output_tokens=wrote, total_tokens=read + wrote)
+        said = AIMessage(answer, usage_metadata=used)
         return ChatResult(generations=[ChatGeneration(message=said)])
 
     async def _agenerate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
