@@ -12,7 +12,7 @@ import time
 from typing import Protocol
 
 import structlog
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import HumanMessage, SystemMessage
 from langgraph.errors import GraphRecursionError
 
 from millstream.agents.attempt import Attempt, RunOutcome
@@ -164,7 +164,15 @@ class AgentExecutor:
             attempt=attempt,
             writer=writer,
             handler=handler,
-            context=RunContext(before_call, calls, handler, under_way),
+            context=RunContext(
+                before_call,
+                calls,
+                handler,
+                under_way,
+                system_message=(
+                    None if plan.system_prompt is None else SystemMessage(plan.system_prompt)
+                ),
+            ),
             started_at_ms=self._clock_ms(),
             ends_by_ms=ends_by_ms,
         )

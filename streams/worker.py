@@ -36,7 +36,7 @@ from millstream.streams.hosting import agent_host, count_mcp_servers
 from millstream.streams.lane.base.context import LaneServices, stages
 from millstream.streams.lane.base.metrics import LaneMetrics
 from millstream.streams.lane.lanes import Lanes
-from millstream.streams.policy_file import load_policy
+from millstream.streams.policy_file import load_policy, tell_of_templates_for_nobody
 from millstream.streams.sessions.redis import RedisSessionStore
 from millstream.streams.settings import Role, Settings
 from millstream.streams.telemetry.exposition import Exposition, Readiness
@@ -144,6 +144,7 @@ async def _build(
     drain: Callable[[], None],
 ) -> _Worker:
     policy = load_policy(settings, app.policy_file)
+    tell_of_templates_for_nobody(policy, app.templates)
     specs = catalogue(settings.chain_cuts)
     await ensure_topics(settings, specs)
     for drift in await require_sound_topics(settings, specs):

@@ -21,9 +21,16 @@ from langchain.agents.middleware import (
     ModelResponse,
     ToolCallRequest,
 )
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolCall, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    AnyMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+)
 from langchain_core.messages.tool import ToolCallChunk
-from langgraph.errors import GraphBubbleUp
+from langgraph.errors import GraphBubbleUp, GraphRecursionError
 from langgraph.prebuilt import ToolRuntime
 from typing_extensions import override
 
@@ -75,12 +82,14 @@ class RunContext:
     """What the gates of a graph know of the run that it is invoked for.
 
     Not the graph's own context, which tools and middlewares are given: that is a `Caller`.
+    `system_message` is the run's own, where its template's prompt has variables.
     """
 
     before_call: BeforeCall | None
     calls: Calls
     voice: Voice
     under_way: UnderWay = field(default_factory=UnderWay)
+    system_message: SystemMessage | None = None
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -101,13 +110,22 @@ class ModelGate(AgentMiddleware[Any, Any, Any]):
     """Makes, keeps and answers each model call of a run; of runs without `RunContext`, none.
 
     `model_calls_max` bounds how often a model is called again that announces calls and makes none,
-    `answer_calls_max` how many calls of one answer are made.
+    `answer_calls_max` how many calls of one answer are made. With `bounds_run` the former bounds
+    the run's calls as well: where a middleware sends an agent back to its model, a graph's number
+    of steps does not.
     """
 
-    def __init__(self, *, model_calls_max: int, answer_calls_max: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        model_calls_max: int,
+        answer_calls_max: int | None = None,
+        bounds_run: bool = False,
+    ) -> None:
         super().__init__()
         self._model_calls_max = model_calls_max
         self._answer_calls_max = answer_calls_max
+        self._bounds_run = bounds_run
 
     @override
     async def awrap_model_call(
@@ -126,6 +144,11 @@ class ModelGate(AgentMiddleware[Any, Any, Any]):
                 if isinstance(message, AIMessage) and message.text:
                     await context.voice.repeat(message.text)
             return kept
+        if self._bounds_run and context.calls.models_made >= self._model_calls_max:
+            raise GraphRecursionError
+        # The run's own instructions, before any middleware adds to them.
+        if context.system_message is not None:
+            request = request.override(system_message=context.system_message)
         response = await self._asked(request, handler)
         return _checked(request, response, context, follows, self._answer_calls_max)
 
@@ -152,10 +175,13 @@ class CallGate(ModelGate):
     For agents with tools only: LangChain routes any other otherwise where tool calls are wrapped.
     """
 
-    def __init__(self, tools: ToolRegistry, template: AgentTemplate) -> None:
+    def __init__(
+        self, tools: ToolRegistry, template: AgentTemplate, *, bounds_run: bool = False
+    ) -> None:
         super().__init__(
             model_calls_max=template.run_model_calls_max,
             answer_calls_max=template.answer_calls_max,
+            bounds_run=bounds_run,
         )
         self._tools = tools
         self._template = template

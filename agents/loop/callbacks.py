@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeVar
 from uuid import UUID
 
 import structlog
+from langchain.agents.middleware.internal_call_transformer import INTERNAL_CALL_METADATA_KEY
 from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
 from langchain_core.messages.ai import add_ai_message_chunks
@@ -310,6 +311,9 @@ def _holds_more(chunk: GenerationChunk | ChatGenerationChunk) -> bool:
 def _is_agents_own(metadata: dict[str, Any]) -> bool:
     # A nested agent's namespace has a part for the node of the outer one, joined by a bar.
     namespace: str = metadata.get("langgraph_checkpoint_ns", "")
+    # What a middleware asks a model is marked so, in the agent's own node as well.
+    if INTERNAL_CALL_METADATA_KEY in metadata:
+        return False
     return metadata.get("langgraph_node") == "model" and "|" not in namespace
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from langchain.agents.middleware import ModelResponse
-from langchain_core.messages import ToolMessage
+from langchain_core.messages import BaseMessage, ToolMessage
 from langgraph.types import Command
 
 from millstream.agents.models.call_meter import CallMeter
@@ -48,6 +48,7 @@ class Calls:
     meter: CallMeter | None = None
     _models: dict[str, ModelResponse[Any]] = field(default_factory=dict)
     _tools: dict[str, ToolAnswer] = field(default_factory=dict)
+    _beside: dict[str, BaseMessage] = field(default_factory=dict)
     _faults: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -99,6 +100,24 @@ class Calls:
     def answered_tool(self, call_id: str) -> ToolAnswer | None:
         """Give the answer to a tool call that was made."""
         return self._tools.get(call_id)
+
+    @property
+    def models_made(self) -> int:
+        """How many calls of the agent's own model were answered."""
+        return len(self._models)
+
+    def has_said(self, message_id: str | None) -> bool:
+        """Tell whether a message is an answer of the agent's own model."""
+        answers = (one for response in self._models.values() for one in response.result)
+        return any(one.id == message_id for one in answers)
+
+    def answered_beside(self, asked: str) -> BaseMessage | None:
+        """Give a model's answer to a middleware's question, which is known by its digest."""
+        return self._beside.get(asked)
+
+    def keep_beside(self, asked: str, answer: BaseMessage) -> None:
+        """Keep a model's answer to a middleware."""
+        self._beside[asked] = answer
 
     async def tool(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from langchain_core.tools import BaseTool
 
@@ -16,6 +17,12 @@ __all__ = ["ToolRegistry", "ToolSource"]
 
 ToolSource = Callable[[str], tuple[str, ...] | None]
 """Gives the names of tools that a name or glob in a template means; `None` if it knows none."""
+
+
+_UNDECLARED: Final = ToolRules()
+
+_OF_MIDDLEWARES: Final = {"write_todos": ToolRules(effect="read_only")}
+"""LangChain's own, which write to the run's state and nowhere else."""
 
 
 class ToolRegistry:
@@ -98,8 +105,9 @@ class ToolRegistry:
         return tuple(found)
 
     def rules(self, name: str) -> ToolRules:
-        """Give what a tool's declaration says of its calls."""
-        return self._rules[name]
+        """Give what a tool's declaration says of its calls; one of a middleware has none."""
+        rules = self._rules.get(name)
+        return _OF_MIDDLEWARES.get(name, _UNDECLARED) if rules is None else rules
 
     def arguments(self, name: str) -> frozenset[str] | None:
         """Give the names that the arguments of a tool may have; `None`: any, or its schema says."""

@@ -44,7 +44,9 @@ class NoShouting(AgentMiddleware):
         return MiddlewareResult()
 
 
-SHOP = AgentTemplate(name="shop", kind="react", tools=("opening_hours",), model="openai:gpt-5-mini")
+SHOP = AgentTemplate(
+    name="shop", kind="react", tools=("opening_hours",), models=("openai:gpt-5-mini",)
+)
 APP = App("shop", templates=[SHOP], tools=[opening_hours], layers=[NoShouting])
 SCRIPT = 'call: opening_hours {"day": "friday"}; say: we are open {tool_result}'
 
