@@ -178,12 +178,17 @@ class AgentFactory:
         middleware: list[AgentMiddleware[Any, Any, Any]] = []
         if template.tools:
             results_max = template.tool_result_bytes_max
-            gate = CallGate(self.tools, model_calls_max=calls_max, result_bytes_max=results_max)
+            gate = CallGate(
+                self.tools,
+                model_calls_max=calls_max,
+                result_bytes_max=results_max,
+                schema=schema,
+            )
             middleware.append(gate)
             if by_grammar:
                 middleware.append(AnswersInTheEnd(model_calls_max=calls_max))
         elif schema:
-            middleware.append(ModelGate(model_calls_max=calls_max))
+            middleware.append(ModelGate(model_calls_max=calls_max, schema=schema))
         if schema and by_grammar:
             middleware.append(HeldByGrammar(schema))
         graph: AgentGraph = create_agent(

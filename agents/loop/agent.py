@@ -48,8 +48,9 @@ class Agent(Protocol):
     async def answer(self, run: Invocation) -> Any:
         """Answer, and leave the session's next state with the run's checkpointer.
 
-        What the agent says goes to the run's handler; given is its structured answer, `None` if it
-        has none. Raises `GraphRecursionError` beyond `steps_max`, and whatever model and tools do.
+        What the agent says goes to the run's handler; given is its structured answer, else
+        the text of its last message. Raises `GraphRecursionError` beyond `steps_max`, and whatever
+        model and tools do.
         """
         ...
 
@@ -80,7 +81,8 @@ class LoopAgent:
         said = state["messages"][-1]
         if isinstance(said, AIMessage) and (plain := answer_without_calls(said)) is not said:
             run.checkpointer.replace(said, plain)
-        return state.get("structured_response")
+        structured = state.get("structured_response")
+        return said.text if structured is None else structured
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +103,11 @@ class SingleCallAgent:
         said = await call_model(self.model, [*system, *remembered, run.question], run.handler)
         said = answer_without_calls(said)
         if run.checkpointer.add_turn(run.question, said):
-            return None
+            return said.text
         graph = self.graph.copy({"checkpointer": run.checkpointer})
         await graph.aupdate_state(
             {"configurable": {"thread_id": run.session_id}},
             {"messages": [run.question, said]},
             as_node="model",
         )
-        return None
+        return said.text

@@ -7,7 +7,7 @@ raises.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -19,6 +19,7 @@ from langchain.agents.middleware import (
     ModelResponse,
     ToolCallRequest,
 )
+from langchain.agents.structured_output import StructuredOutputValidationError
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from langchain_core.messages.tool import ToolCallChunk
 from langgraph.errors import GraphBubbleUp
@@ -29,6 +30,7 @@ from millstream.agents.loop.calls import Calls, ToolAnswer
 from millstream.agents.loop.containment import stops_run
 from millstream.agents.loop.tools.tool_answers import bounded_answer, error_told
 from millstream.agents.loop.under_way import UnderWay
+from millstream.agents.templates.structured import in_form, told_again
 from millstream.agents.tool_schemas import problem_of
 from millstream.agents.tools import ToolRegistry
 from millstream.schemas.errors import LaneLost, ModelFailed, Suspended, ToolFailed, ToolStuck
@@ -71,11 +73,13 @@ class ModelGate(AgentMiddleware[Any, Any, Any]):
     """Makes, keeps and answers each model call of a run; of runs without `RunContext`, none.
 
     `model_calls_max` bounds how often a model is called again that announces calls and makes none.
+    An answer that ends the run has to fit `schema`, if there is one: what does not is not kept.
     """
 
-    def __init__(self, *, model_calls_max: int) -> None:
+    def __init__(self, *, model_calls_max: int, schema: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self._model_calls_max = model_calls_max
+        self._schema = schema
 
     @override
     async def awrap_model_call(
@@ -83,7 +87,10 @@ class ModelGate(AgentMiddleware[Any, Any, Any]):
         request: ModelRequest[Any],
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
-        """Give the answer of an earlier attempt, or the model's with its calls checked."""
+        """Give the answer of an earlier attempt, or the model's with its calls checked.
+
+        Raises `AnswerInvalid` for one that does not fit the schema.
+        """
         context: object = request.runtime.context
         if not isinstance(context, RunContext):
             return await handler(request)
@@ -94,7 +101,13 @@ class ModelGate(AgentMiddleware[Any, Any, Any]):
                 if isinstance(message, AIMessage) and message.text:
                     await context.voice.repeat(message.text)
             return kept
-        response = await self._asked(request, handler)
+        asked = request
+        if (repair := context.calls.repair) is not None:
+            # Told to the model and not remembered.
+            asked = request.override(messages=[*request.messages, *told_again(repair)])
+        response = await self._asked(asked, handler)
+        if self._schema is not None:
+            response = in_form(self._schema, response)
         return _checked(request, response, context, follows)
 
     async def _asked(
@@ -103,7 +116,11 @@ class ModelGate(AgentMiddleware[Any, Any, Any]):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
         for _ in range(self._model_calls_max):
-            response = await handler(request)
+            try:
+                response = await handler(request)
+            except StructuredOutputValidationError as error:
+                # Read again where the schema is looked at: it may stand in a fence of Markdown.
+                response = ModelResponse([error.ai_message])
             said = response.result[0] if response.result else None
             if not isinstance(said, AIMessage) or not announces_calls(said):
                 return response
@@ -120,8 +137,15 @@ class CallGate(ModelGate):
     For agents with tools only: LangChain routes any other otherwise where tool calls are wrapped.
     """
 
-    def __init__(self, tools: ToolRegistry, *, model_calls_max: int, result_bytes_max: int) -> None:
-        super().__init__(model_calls_max=model_calls_max)
+    def __init__(
+        self,
+        tools: ToolRegistry,
+        *,
+        model_calls_max: int,
+        result_bytes_max: int,
+        schema: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(model_calls_max=model_calls_max, schema=schema)
         self._tools = tools
         self._result_bytes_max = result_bytes_max
 
