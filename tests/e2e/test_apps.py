@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.programs import interrupt, line_with, millstream, run, running_with
+
+LOUD = 'return print("looked up") or _HOURS'
+
+# This machine may be busy with other tests.
+PATIENCE = 5
 
 ASKS = 'call: opening_hours {"day": "Sunday"}; say: we are {tool_result}'
 
@@ -51,7 +56,11 @@ async def test_an_app_is_made_run_talked_to_and_changed_on_save(
         assert (first.code, first.out) == (0, "we are closed\nhello\n"), first.err
         assert first.err.count("completed in ") == 2
 
-        change(tmp_path / "shop" / "tools.py", '"closed"', 'print("looked up") or "asleep"')
+        # What a tool prints is shown where the worker is, and is no part of what it tells.
+        change(tmp_path / "shop" / "tools.py", '"closed"', '"asleep"')
+        change(
+            tmp_path / "shop" / "tools.py", "return _HOURS", 'return print("looked up") or _HOURS'
+        )
         await line_with(dev.stderr, "taken over in ")
         second = await run(environment, "chat", "shop", typed=ASKS)
         assert second.out == "we are asleep\n", second.err
@@ -69,7 +78,6 @@ async def test_an_app_is_made_run_talked_to_and_changed_on_save(
 
 async def test_the_tests_of_a_new_app_pass_within_two_seconds(tmp_path: Path) -> None:
     assert (await run({}, "new", "shop", folder=tmp_path)).code == 0
-    began = time.process_time(), time.monotonic()
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "pytest", "-q", "-p", "no:cacheprovider", "shop"),
@@ -78,8 +86,9 @@ async def test_the_tests_of_a_new_app_pass_within_two_seconds(tmp_path: Path) ->
     )
     out, _ = await process.communicate()
     assert process.returncode == 0, out.decode()
-    assert b"2 passed" in out
-    assert began
+    seconds = re.search(rb"2 passed in ([0-9.]+)s", out)
+    assert seconds is not None, out.decode()
+    assert float(seconds[1]) < 2 * PATIENCE
 
 
 @pytest.mark.parametrize(
@@ -111,7 +120,7 @@ async def test_all_mistakes_of_an_app_are_told_before_anything_is_started(
         ["worker", "--app", "shop"],
     ):
         refused = await run(environment, *command, folder=tmp_path)
-        assert refused.code == 3, refused.err
+        assert refused.code == 6, refused.err
         assert "shop.yaml" in refused.err
         assert "limit" in refused.err
         assert "policy: there is no file shop/police.yaml" in refused.err
