@@ -23,6 +23,7 @@ from millstream.schemas.errors import (
     Rejected,
 )
 from millstream.schemas.events import AgentResult, CheckpointSaved, ResolvedRequest, ResultStatus
+from millstream.schemas.lane_events import AnswerRepair
 from millstream.schemas.reasons import reason_of, result_of
 
 __all__ = ["Attempt", "RunOutcome", "status_after"]
@@ -38,6 +39,7 @@ class RunOutcome:
     `usage_known`, more was used than the result's usage says. `calls` is the usage of each model
     call, of whatever model. `retry_after_s` is the wait that the model's provider asks for.
     `model_failed`: it is the agent's model that failed, so that another one may fare better.
+    `invalid` is an answer that does not fit its schema, where the model may give it anew.
     """
 
     result: AgentResult
@@ -48,6 +50,7 @@ class RunOutcome:
     calls: tuple[CallUsage, ...] = ()
     retry_after_s: float | None = None
     model_failed: bool = False
+    invalid: AnswerRepair | None = None
 
 
 def status_after(error: BaseException) -> ResultStatus:

@@ -34,7 +34,7 @@ from millstream.agents.loop.under_way import UnderWay
 from millstream.agents.models.call_meter import CallMeter
 from millstream.agents.sessions.checkpointer import RunCheckpointer
 from millstream.agents.sessions.text import well_formed
-from millstream.agents.templates.structured import checked_answer
+from millstream.agents.templates.structured import AnswerInvalid, checked_answer
 from millstream.schemas.errors import (
     InputTooLong,
     LaneLost,
@@ -217,6 +217,7 @@ class AgentExecutor:
                 suspended=isinstance(error, Suspended),
                 retry_after_s=error.retry_after_s if isinstance(error, ModelFailed) else None,
                 model_failed=model_failed,
+                invalid=error.repair if isinstance(error, AnswerInvalid) else None,
             )
         finally:
             # Contexts of its tasks, which lead here, may last longer.
@@ -259,7 +260,7 @@ class AgentExecutor:
         await run.writer.finish()
         structured = None
         if template.response_format is not None:
-            structured = checked_answer(template.response_format, answer, run.writer.text)
+            structured = checked_answer(template.response_format, answer)
         at_ms = self._clock_ms()
         checkpoint = checkpointer.seal(run.request, at_ms)
         return run.outcome(run.completed(structured, at_ms), checkpoint)
@@ -279,10 +280,11 @@ class AgentExecutor:
         try:
             return await self._factory.create(run.plan).answer(invocation)
         except GraphRecursionError as error:
+            if not template.tools and template.response_format is not None:
+                message = "the model did not give its answer in the form that was asked for"
+                raise AnswerInvalid(message) from error
             message = (
-                "the model did not give its answer in the form that was asked for"
-                if template.kind == "structured"
-                else f"the agent did not end within {template.run_model_calls_max} model calls, "
+                f"the agent did not end within {template.run_model_calls_max} model calls, "
                 "the `model_calls_max` of its template"
             )
             if (fault := run.context.calls.last_fault) is not None:

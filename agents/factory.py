@@ -275,11 +275,12 @@ class AgentFactory:
         named = self._named_middlewares(plan)
         middleware: list[AgentMiddleware[Any, Any, Any]] = []
         if template.tools:
-            middleware.append(CallGate(self.tools, template, bounds_run=bool(named)))
+            gate = CallGate(self.tools, template, schema=schema, bounds_run=bool(named))
+            middleware.append(gate)
             if by_grammar:
                 middleware.append(AnswersInTheEnd(model_calls_max=calls_max))
         elif schema or named:
-            middleware.append(ModelGate(model_calls_max=calls_max))
+            middleware.append(ModelGate(model_calls_max=calls_max, schema=schema))
         # Within the gate: what it keeps of a call is what they made of it.
         middleware.extend(named)
         if schema and by_grammar:

@@ -53,7 +53,8 @@
         ├── LaneFenced           a newer owner has the lane's partition
         └── LaneLapsed           a newer owner may have it: the group has not heard of this worker
 
-The kinds of `Poison`, and the errors of dead letters, are in `dead_letters.py`.
+The kinds of `Poison`, and the errors of dead letters, are in `dead_letters.py`; `AnswerInvalid`, a
+`Terminal`, is in `agents/templates/structured.py`.
 
 `code` is what goes on the wire: stable, lower snake case.
 """

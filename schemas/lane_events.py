@@ -42,6 +42,16 @@ class StageRequest(Event):
         return f"{self.request.request_id}:{self.stage}"
 
 
+class AnswerRepair(Frozen):
+    """An answer that does not fit its schema, and what is wrong with it: what a model is told.
+
+    Both are bounded: up to 4,096 bytes and 500 characters. `answer` is empty where there was none.
+    """
+
+    answer: str = ""
+    problem: str
+
+
 class RunParked(RequestEvent):
     """An admitted request that waits, whole: the record that asked for it need not be kept.
 
@@ -52,7 +62,8 @@ class RunParked(RequestEvent):
     tools' models did by their names, that nobody was charged for yet; `failure` is why the newest
     failed. It is not begun again before `not_before_ms`. Where its template limits a request's
     time, `elapsed_ms` is how long it has been under way; while it is, `since_ms` is that long ago
-    instead. `effects` are the tools with an effect that it called.
+    instead. `effects` are the tools with an effect that it called. `repairs` counts the answers
+    that its model is to give anew since they do not fit their schema, `repair` is the newest.
     """
 
     title: ClassVar[str] = "An admitted request that waits"
@@ -71,6 +82,8 @@ class RunParked(RequestEvent):
     elapsed_ms: Count = 0
     since_ms: EpochMs = 0
     effects: tuple[str, ...] = ()
+    repairs: Count = 0
+    repair: AnswerRepair | None = None
 
     @property
     def event_id(self) -> str:

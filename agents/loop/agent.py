@@ -61,8 +61,9 @@ class Agent(Protocol):
     async def answer(self, run: Invocation) -> Any:
         """Answer, and leave the session's next state with the run's checkpointer.
 
-        What the agent says goes to the run's handler; given is its structured answer, `None` if it
-        has none. Raises `GraphRecursionError` beyond `steps_max`, and whatever model and tools do.
+        What the agent says goes to the run's handler; given is its structured answer, else
+        the text of its last message. Raises `GraphRecursionError` beyond `steps_max`, and whatever
+        model and tools do.
         """
         ...
 
@@ -95,7 +96,8 @@ class LoopAgent:
         if not is_told and isinstance(said, AIMessage) and said.text:
             # What a middleware says in the model's place was not streamed.
             await run.handler.repeat(said.text)
-        return state.get("structured_response")
+        structured = state.get("structured_response")
+        return said.text if structured is None else structured
 
     async def _invoked(self, graph: AgentGraph, run: Invocation) -> dict[str, Any]:
         with run.context.entered():
@@ -132,11 +134,11 @@ class SingleCallAgent:
         said = await call_model(self.model, [*system, *remembered, run.question], run.handler)
         said = answer_without_calls(said)
         if run.checkpointer.add_turn(run.question, said):
-            return None
+            return said.text
         graph = self.graph.copy({"checkpointer": run.checkpointer})
         await graph.aupdate_state(
             {"configurable": {"thread_id": run.session_id}},
             {"messages": [run.question, said]},
             as_node="model",
         )
-        return None
+        return said.text

@@ -7,7 +7,7 @@ raises.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from copy import deepcopy
@@ -21,6 +21,7 @@ from langchain.agents.middleware import (
     ModelResponse,
     ToolCallRequest,
 )
+from langchain.agents.structured_output import StructuredOutputValidationError
 from langchain_core.messages import (
     AIMessage,
     AnyMessage,
@@ -40,6 +41,7 @@ from millstream.agents.loop.containment import stops_run
 from millstream.agents.loop.tools.one_call import OneCall
 from millstream.agents.loop.tools.tool_answers import bounded_answer, error_told
 from millstream.agents.loop.under_way import UnderWay
+from millstream.agents.templates.structured import in_form, told_again
 from millstream.agents.templates.template import AgentTemplate
 from millstream.agents.tool_schemas import problem_of
 from millstream.agents.tools import Caller, ToolRegistry
@@ -117,7 +119,8 @@ class ModelGate(AgentMiddleware[Any, Any, Any]):
     `model_calls_max` bounds how often a model is called again that announces calls and makes none,
     `answer_calls_max` how many calls of one answer are made. With `bounds_run` the former bounds
     the run's calls as well: where a middleware sends an agent back to its model, a graph's number
-    of steps does not.
+    of steps does not. An answer that ends the run has to fit `schema`, if there is one: what does
+    not is not kept.
     """
 
     def __init__(
@@ -125,11 +128,13 @@ class ModelGate(AgentMiddleware[Any, Any, Any]):
         *,
         model_calls_max: int,
         answer_calls_max: int | None = None,
+        schema: Mapping[str, Any] | None = None,
         bounds_run: bool = False,
     ) -> None:
         super().__init__()
         self._model_calls_max = model_calls_max
         self._answer_calls_max = answer_calls_max
+        self._schema = schema
         self._bounds_run = bounds_run
 
     @override
@@ -138,7 +143,10 @@ class ModelGate(AgentMiddleware[Any, Any, Any]):
         request: ModelRequest[Any],
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
-        """Give the answer of an earlier attempt, or the model's with its calls checked."""
+        """Give the answer of an earlier attempt, or the model's with its calls checked.
+
+        Raises `AnswerInvalid` for one that does not fit the schema.
+        """
         context = _run.get()
         if context is None:
             return await handler(request)
@@ -154,7 +162,13 @@ class ModelGate(AgentMiddleware[Any, Any, Any]):
         # The run's own instructions, before any middleware adds to them.
         if context.system_message is not None:
             request = request.override(system_message=context.system_message)
-        response = await self._asked(request, handler)
+        asked = request
+        if (repair := context.calls.repair) is not None:
+            # Told to the model and not remembered.
+            asked = request.override(messages=[*request.messages, *told_again(repair)])
+        response = await self._asked(asked, handler)
+        if self._schema is not None:
+            response = in_form(self._schema, response)
         return _checked(request, response, context, follows, self._answer_calls_max)
 
     async def _asked(
@@ -163,7 +177,11 @@ class ModelGate(AgentMiddleware[Any, Any, Any]):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
         for _ in range(self._model_calls_max):
-            response = await handler(request)
+            try:
+                response = await handler(request)
+            except StructuredOutputValidationError as error:
+                # Read again where the schema is looked at: it may stand in a fence of Markdown.
+                response = ModelResponse([error.ai_message])
             said = response.result[0] if response.result else None
             if not isinstance(said, AIMessage) or not announces_calls(said):
                 return response
@@ -181,11 +199,17 @@ class CallGate(ModelGate):
     """
 
     def __init__(
-        self, tools: ToolRegistry, template: AgentTemplate, *, bounds_run: bool = False
+        self,
+        tools: ToolRegistry,
+        template: AgentTemplate,
+        *,
+        schema: Mapping[str, Any] | None = None,
+        bounds_run: bool = False,
     ) -> None:
         super().__init__(
             model_calls_max=template.run_model_calls_max,
             answer_calls_max=template.answer_calls_max,
+            schema=schema,
             bounds_run=bounds_run,
         )
         self._tools = tools

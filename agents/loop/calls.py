@@ -18,6 +18,7 @@ from langgraph.types import Command
 
 from millstream.agents.models.call_meter import CallMeter
 from millstream.agents.tools import ToolRules
+from millstream.schemas.lane_events import AnswerRepair
 
 __all__ = ["Calls", "ToolAnswer"]
 
@@ -36,6 +37,7 @@ class Calls:
         stuck: Tools by the ids of calls whose threads go on though their time is up.
         forgotten: Tools of calls with an effect whose answers are not kept here any more.
         begun_anew: How often an attempt ended with a loop of agents that nobody known had ended.
+        repair: The newest answer that the model is to give anew, `None`: there is none.
         meter: What the model calls of the newest attempt use, also if it gives no outcome.
     """
 
@@ -45,6 +47,7 @@ class Calls:
     stuck: dict[str, str] = field(default_factory=dict)
     forgotten: tuple[str, ...] = ()
     begun_anew: int = 0
+    repair: AnswerRepair | None = None
     meter: CallMeter | None = None
     _models: dict[str, ModelResponse[Any]] = field(default_factory=dict)
     _tools: dict[str, ToolAnswer] = field(default_factory=dict)

@@ -34,7 +34,9 @@ class AgentTemplate(Frozen):
     `system_prompt` may hold `{variables}`, each declared in `prompt_variables` and filled in from
     the request's metadata. `permissions` are what a user's roles must grant, by the policy.
     `tools` are names in the tool registry. `middlewares` are LangChain's, the outermost first.
-    `response_format` is the JSON schema of an object that a `structured` agent answers with.
+    `response_format` is the JSON schema of an object that a `structured` agent answers with; it may
+    have tools, too. An answer that does not fit is given anew, by another attempt, up to
+    `repairs_max` times; the model is told what was wrong. `retry` has no part in it.
     With tools a run makes up to `model_calls_max` model calls, without one; each writes up to
     `output_tokens_max` tokens. An attempt ends after `attempt_timeout_s` seconds, and one
     that failed is tried again as `retry` says. However many there are, the request ends once
@@ -70,6 +72,7 @@ class AgentTemplate(Frozen):
     tools: tuple[Identifier, ...] = ()
     middlewares: Annotated[tuple[NamedMiddleware, ...], Field(max_length=16)] = ()
     response_format: dict[str, Any] | None = None
+    repairs_max: Annotated[int, Field(ge=0, le=10)] = 1
     output_tokens_max: Annotated[int, Field(ge=1, le=131_072)] = 256
     cut_answer: Literal["complete", "fail"] = "complete"
     model_calls_max: Annotated[int, Field(ge=1, le=100)] = 8
@@ -98,8 +101,11 @@ class AgentTemplate(Frozen):
         if (self.kind == "structured") != (self.response_format is not None):
             message = "`response_format` is for the kind `structured`, which cannot do without"
             raise ValueError(message)
-        if (self.kind == "react") != bool(self.tools):
-            message = "`tools` are for the kind `react`, which cannot do without"
+        if self.kind == "react" and not self.tools:
+            message = "the kind `react` needs `tools`: name some, or take the kind `chat`"
+            raise ValueError(message)
+        if self.kind == "chat" and self.tools:
+            message = "`tools` are for the kinds `react` and `structured`"
             raise ValueError(message)
         return self
 

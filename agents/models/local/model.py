@@ -170,7 +170,10 @@ class LocalChatModel(BaseChatModel):
             request["seed"] = self.seed
         request.update({name: options[name] for name in _CALL_OPTIONS if name in options})
         if tools := options.get("tools"):
-            offered = OfferedTools.of(tools, options.get("tool_choice"))
+            # The engine takes a form or a grammar, not both.
+            form = request.pop("response_format", None) or {}
+            answer = form.get("json_schema", {}).get("schema")
+            offered = OfferedTools.of(tools, options.get("tool_choice"), answer)
             request["messages"] = offered.put_before(request["messages"])
             request["grammar"] = offered.grammar()
         return request

@@ -43,21 +43,28 @@ class OfferedTools:
     """The tools of one call of the model: JSON schemas of functions, as OpenAI has them.
 
     `choice` is LangChain's `tool_choice`: `None` or `auto` for a call or text, `none` for text,
-    `any`, `required` or true for a call, and a tool's name for a call of that one.
+    `any`, `required` or true for a call, and a tool's name for a call of that one. `answer` is the
+    schema that an answer without a call follows, `None` for words.
     """
 
     functions: tuple[Mapping[str, Any], ...]
     choice: Any = None
+    answer: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, tools: Sequence[Mapping[str, Any]], choice: Any) -> OfferedTools:
+    def of(
+        cls,
+        tools: Sequence[Mapping[str, Any]],
+        choice: Any,
+        answer: Mapping[str, Any] | None = None,
+    ) -> OfferedTools:
         """Make it of what a model was bound to. Raises `Terminal` for an unknown choice."""
         if isinstance(choice, Mapping):
             choice = (choice.get("function") or {}).get("name")
         functions = tuple(tool["function"] for tool in tools)
         known = {function["name"] for function in functions}
         if choice in {None, "auto"} or choice in _CALLS or choice == "none" or choice in known:
-            return cls(functions, choice)
+            return cls(functions, choice, answer)
         message = f"the local model is to call {choice!r}, and is offered {', '.join(known)}"
         raise Terminal(message)
 
@@ -69,10 +76,13 @@ class OfferedTools:
             if self.choice != "none" and (self.choice in _ANY or self.choice == function["name"])
         ]
         may_answer = self.choice in {None, "auto", "none"}
-        ways = [f"text {_END_OF_TURN}"] * may_answer + ["call"] * bool(may_call)
+        text = f"text {_END_OF_TURN}" if self.answer is None else "text"
+        ways = [text] * may_answer + ["call"] * bool(may_call)
         lines = ["%llguidance {}", f"start: {' | '.join(ways)}"]
         if may_answer:
-            lines.append(_TEXT)
+            lines.append(
+                _TEXT if self.answer is None else f"text: %json {_answer_form(self.answer)}"
+            )
         if may_call:
             lines.append(f"call: %json {json.dumps(_schema_of_calls(may_call))}")
         return "\n".join(lines) + "\n"
@@ -86,7 +96,8 @@ class OfferedTools:
         if rest and rest[0]["role"] == "system":
             system = rest.pop(0)["content"] + "\n\n"
         told = [f"- {one['name']}: {one.get('description', '')}" for one in self.functions]
-        words = "To use a tool, write only its call as JSON; otherwise answer in words."
+        otherwise = "answer in words" if self.answer is None else "write only the answer as JSON"
+        words = f"To use a tool, write only its call as JSON; otherwise {otherwise}."
         shown = [{"role": "system", "content": "\n".join([f"{system}Tools:", *told, words])}]
         for function in self.functions[:EXAMPLES_MAX]:
             sample = sample_of(function.get("parameters") or {})
@@ -169,6 +180,10 @@ def _schema_of_calls(functions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     ]
     # Without blanks, of which a small model writes as many as it may.
     return {"x-guidance": {"whitespace_flexible": False}, "anyOf": calls}
+
+
+def _answer_form(schema: Mapping[str, Any]) -> str:
+    return json.dumps({"x-guidance": {"whitespace_flexible": False}, **form_of(schema)})
 
 
 def _turn(asked: str, said: str) -> list[dict[str, str]]:

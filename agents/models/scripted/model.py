@@ -190,7 +190,7 @@ class ScriptedChatModel(BaseChatModel):
     def _turn(self, messages: Sequence[BaseMessage]) -> Turn:
         played = 0
         for message in reversed(messages):
-            if isinstance(message, HumanMessage):
+            if _is_input(message):
                 break
             played += isinstance(message, AIMessage)
         script = parse_script(_newest_input(messages)) if self.script is None else self.script
@@ -248,8 +248,15 @@ class ScriptedChatModel(BaseChatModel):
         )
 
 
+def _is_input(message: BaseMessage) -> bool:
+    """Whether a message is the user's, and not what the model is told of its last answer."""
+    return (
+        isinstance(message, HumanMessage) and "millstream_repair" not in message.additional_kwargs
+    )
+
+
 def _newest_input(messages: Sequence[BaseMessage]) -> str:
-    return next((str(m.text) for m in reversed(messages) if isinstance(m, HumanMessage)), "")
+    return next((str(m.text) for m in reversed(messages) if _is_input(m)), "")
 
 
 def _filled_in(text: str, messages: Sequence[BaseMessage]) -> str:

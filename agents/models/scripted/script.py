@@ -17,6 +17,7 @@ Before a turn may stand, separated by `;` too, how it is played:
     pace: 0.05                  wait that many seconds before each further token
     breaks: 3                   fail as `retry` does once 3 tokens were streamed
 
+An answer that has to be given anew, since it does not fit its schema, is a turn that was played.
 In a text to say, `{tool_result}` is the newest tool result and `{input}` the human's message. So
 `slow: 0.5; call: add {"a": 1, "b": 2}; say: it is {tool_result}` waits, calls, and tells. Text
 that starts with no cue is echoed.

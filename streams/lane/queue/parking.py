@@ -20,7 +20,7 @@ from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.output.writer import Committed, LaneWriter
 from millstream.streams.lane.queue.parked_log import ParkedLog
 from millstream.streams.lane.queue.waiting_line import Ticket
-from millstream.streams.lane.runs.admission import admit
+from millstream.streams.lane.runs.admission import admit, told_of_repair
 from millstream.streams.lane.runs.run import ActiveTime, Run
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses, expiry_reason
@@ -123,6 +123,8 @@ class Parking:
             elapsed_ms=run.under_way.elapsed_ms,
             since_ms=run.under_way.since_ms,
             effects=run.calls.with_effect[:EFFECTS_NAMED_MAX],
+            repairs=run.repairs,
+            repair=run.calls.repair,
         )
         if run.calls.with_effect:
             self._calls[run.key] = run.calls
@@ -154,6 +156,8 @@ class Parking:
             reserved_before_micros=parked.reserved_micros - parked.decision.reserved_micros,
             decided=parked.decision,
         )
+        if parked.repair is not None:
+            admission = told_of_repair(admission)
         under_way = ActiveTime(parked.elapsed_ms, parked.since_ms)
         if ticket.restored:
             # Nobody knows when its last owner was lost; since this one is here it only waits.
@@ -167,11 +171,13 @@ class Parking:
             # Attempts are numbered within a generation: a new owner's are higher by that.
             tries=0 if ticket.restored else parked.tries,
             failures=parked.failures,
+            repairs=parked.repairs,
             spent=_spent_by(parked),
             failure=parked.failure,
             under_way=under_way,
             parked=ticket.stands_at,
-            calls=self._calls.get(ticket.key) or Calls(forgotten=parked.effects),
+            calls=self._calls.get(ticket.key)
+            or Calls(forgotten=parked.effects, repair=parked.repair),
         )
         run.parked_progress = run.progress
         return run

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from millstream.agents.factory import AgentFactory, RunPlan
+from millstream.agents.templates.structured import REPAIR_TOKENS_MAX
 from millstream.middleware.base import MiddlewareContext
 from millstream.schemas.base import Micros, Reason, saturated
 from millstream.schemas.errors import InputTooLarge, Rejected
@@ -39,6 +40,15 @@ def answered_by(admission: Admission, model: str) -> Admission:
         return admission
     context = admission.context and replace(admission.context, model=model)
     return replace(admission, plan=replace(admission.plan, model=model), context=context)
+
+
+def told_of_repair(admission: Admission) -> Admission:
+    """Give the admission of a run whose model is told of an answer to give anew, and reads more."""
+    plan, context = admission.plan, admission.context
+    if plan is None or context is None or context.input_tokens_max is None:
+        return admission
+    tokens_max = context.input_tokens_max + REPAIR_TOKENS_MAX * plan.template.run_model_calls_max
+    return replace(admission, context=replace(context, input_tokens_max=tokens_max))
 
 
 def admit(

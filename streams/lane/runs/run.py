@@ -56,6 +56,7 @@ class Run:
     not charged for yet, since it costs nothing, `last` is what the newest of them left behind, and
     `failure` why that one failed, also if it was not made here.
     `under_way` counts towards a template's `request_timeout_s`, and only where there is one.
+    `repairs` counts the answers that did not fit their schema and are given anew.
     `calls` are those that its attempts made. `due` is what an attempt used whose end is not
     committed yet.
     `model_is_chosen`: it is known which of its models is to be asked first.
@@ -75,6 +76,7 @@ class Run:
     may_follow: bool = False
     tries: int = 0
     failures: int = 0
+    repairs: int = 0
     spent: tuple[CallUsage, ...] = ()
     not_before_ms: int = 0
     under_way: ActiveTime = field(default_factory=ActiveTime)
@@ -116,7 +118,7 @@ class Run:
     def progress(self) -> tuple[int, ...]:
         """How far it is: what its record on `parked` must tell of it."""
         made = len(self.calls.with_effect)
-        return (self.tries, self.under_way.elapsed_ms, self.under_way.since_ms, made)
+        return (self.tries, self.repairs, self.under_way.elapsed_ms, self.under_way.since_ms, made)
 
     @property
     def ends_by_ms(self) -> int | None:

@@ -31,6 +31,7 @@ from millstream.schemas.topics import TOKENS
 from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.output.writer import LaneWriter
+from millstream.streams.lane.runs.admission import told_of_repair
 from millstream.streams.lane.runs.attempts import AttemptStarter
 from millstream.streams.lane.runs.doubt import doubt_after, doubt_before
 from millstream.streams.lane.runs.fallback import ModelChoice
@@ -142,7 +143,7 @@ class RunRunner:
 
     def _judged(self, run: Run, outcome: RunOutcome) -> tuple[RunOutcome, float | None]:
         """Give an attempt's outcome, and the wait before the next one in s; `None`: it stands."""
-        if outcome.suspended or self._models.goes_on(run, outcome):
+        if outcome.suspended or self._models.goes_on(run, outcome) or self._repairs(run, outcome):
             return outcome, 0.0
         # One of a run's models may answer later, though the last of them never will.
         may_pass = outcome.retryable or (outcome.model_failed and run.model_may_recover)
@@ -160,6 +161,18 @@ class RunRunner:
         self._models.choose(run)
         return outcome, delay_s
 
+    def _repairs(self, run: Run, outcome: RunOutcome) -> bool:
+        """Have the model give its answer anew that does not fit its schema; tells if it is to."""
+        if outcome.invalid is None or run.repairs >= run.plan.template.repairs_max:
+            return False
+        if run.is_over_by(self._services.clock_ms()):
+            return False
+        if run.calls.repair is None:
+            run.admission = told_of_repair(run.admission)
+        run.repairs += 1
+        run.calls.repair = outcome.invalid
+        return True
+
     async def _waited(self, run: Run, delay_s: float) -> bool:
         """Wait before the next attempt; gives false if the run is to leave memory meanwhile."""
         if delay_s > self._services.limits.wait_in_memory_max_s:
@@ -174,7 +187,7 @@ class RunRunner:
     ) -> Step | None:
         """Charge for an attempt and wait for the next; gives a step if it cannot begin here now."""
         run.tries += 1
-        run.failures += not outcome.suspended
+        run.failures += not outcome.suspended and outcome.invalid is None
         if not outcome.suspended:
             run.failure = outcome.result.reason
         if run.calls.with_effect:

@@ -28,7 +28,7 @@ async def test_an_agent_that_calls_tools_without_end_is_stopped() -> None:
     [
         ('call: Answer {"answer": 5, "keywords": []}', "$.answer"),
         ('call: Answer {"answer": "\\ud800", "keywords": []}', "written as JSON"),
-        ("say: no idea", "without text and without calls"),
+        ("say: no idea", "not answer in JSON"),
     ],
 )
 async def test_an_answer_off_the_schema_fails_the_run(runs: Runs, script: str, words: str) -> None:

@@ -15,7 +15,7 @@ from millstream.agents.loop.callbacks import CallbackEvent
 from millstream.agents.models.local.model import LocalChatModel
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.agents.tools import ToolRegistry, built_in_tools
-from tests.harness.agent_runs import Runs
+from tests.harness.agent_runs import Runs, with_template
 
 pytestmark = pytest.mark.model
 
@@ -157,3 +157,21 @@ async def test_a_long_session_stays_within_the_models_context(runs: Runs) -> Non
     outcome = await runs.run("Say hello.")
     assert 300 < outcome.result.usage.input_tokens < 1500
     assert outcome.result.status == "completed", outcome.result.reason
+
+
+async def test_a_structured_agent_with_tools_answers_by_its_schema() -> None:
+    runs = with_template(
+        kind="structured",
+        tools=["calculator"],
+        model_calls_max=3,
+        output_tokens_max=64,
+        response_format={
+            "type": "object",
+            "properties": {"n": {"type": "number"}},
+            "required": ["n"],
+            "additionalProperties": False,
+        },
+    )
+    outcome = await runs.run("What is 17 * 23?", template="own", model="local")
+    assert outcome.result.structured is not None
+    assert set(outcome.result.structured) == {"n"}

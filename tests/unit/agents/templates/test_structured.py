@@ -17,8 +17,8 @@ SCHEMA = {
 
 
 def test_an_answer_is_taken_as_it_is_or_from_text() -> None:
-    assert checked_answer(SCHEMA, {"n": 1}, "") == {"n": 1}
-    assert checked_answer(SCHEMA, None, '{"n": 1.5}') == {"n": 1.5}
+    assert checked_answer(SCHEMA, {"n": 1}) == {"n": 1}
+    assert checked_answer(SCHEMA, '{"n": 1.5}') == {"n": 1.5}
 
 
 @pytest.mark.parametrize(
@@ -35,13 +35,13 @@ def test_an_answer_is_taken_as_it_is_or_from_text() -> None:
 )
 def test_anything_else_is_refused(text: str, words: str) -> None:
     with pytest.raises(Terminal, match=words):
-        checked_answer(SCHEMA, None, text)
+        checked_answer(SCHEMA, text)
 
 
 def test_a_schema_by_address_is_not_fetched() -> None:
     schema = {"type": "object", "$ref": "http://127.0.0.1:9/schema.json"}
     with pytest.raises(Exception, match=r"schema\.json"):
-        checked_answer(schema, {"n": 1}, "")
+        checked_answer(schema, {"n": 1})
 
 
 @pytest.mark.parametrize("schema", [{"type": "string"}, {}, {"type": "object", "required": 5}])
