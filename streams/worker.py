@@ -6,7 +6,7 @@ import asyncio
 import gc
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,6 +20,8 @@ from millstream.agents.executor import RunAgent, wall_clock_ms
 from millstream.agents.factory import AgentFactory
 from millstream.agents.hosting.agents_loop import Threads
 from millstream.agents.hosting.host import AgentHost
+from millstream.agents.loop.telling.listeners import Listener, Listeners
+from millstream.agents.loop.telling.run_states import log_illegal
 from millstream.agents.models.resolve import keep_traces_local, warm_up
 from millstream.middleware.pipeline import MiddlewarePipeline, build_pipeline
 from millstream.middleware.policy import Policy
@@ -75,12 +77,13 @@ async def run_worker(
     run_agent: RunAgent | None = None,
     threads: Threads | None = None,
     factory: AgentFactory | None = None,
+    listeners: Sequence[Listener] = (),
 ) -> None:
     """Work in `roles` until `stop` is set; `ready` is called once requests are served.
 
     `run_agent` stands in for the agents, to measure what is around them. `threads` gives the
     agents' event loops their threads; without it, each has one of its own. `factory` has the
-    templates and tools; without it, there are the built-in ones.
+    templates and tools; without it, there are the built-in ones. `listeners` are told of runs.
 
     Raises `Misconfigured`, `TopicDrift` or `ServiceUnavailable` where it cannot start, and
     `WorkerCrashed` if a part of it stops by itself; nothing once `stop` is set.
@@ -98,6 +101,7 @@ async def run_worker(
                 run_agent=run_agent,
                 threads=threads,
                 drain=stop.set,
+                listeners=listeners,
             )
             worker = await _unless(stop, building)
             if worker is None:
@@ -140,6 +144,7 @@ async def _build(
     run_agent: RunAgent | None,
     threads: Threads | None,
     drain: Callable[[], None],
+    listeners: Sequence[Listener],
 ) -> _Worker:
     policy = load_policy(settings)
     specs = catalogue(settings.chain_cuts)
@@ -164,8 +169,16 @@ async def _build(
         producer = await stack.enter_async_context(_producer(settings))
         # Loading the model stops the loop for a moment, which must not be while others wait.
         await _warm_up(settings)
+        told = Listeners(listeners)
+        stack.push_async_callback(asyncio.to_thread, told.close)
         host = agent_host(
-            settings, factory, collector, run_agent=run_agent, threads=threads, drain=drain
+            settings,
+            factory,
+            collector,
+            run_agent=run_agent,
+            threads=threads,
+            drain=drain,
+            listeners=told,
         )
         stack.push_async_callback(host.close)
         metrics = LaneMetrics.declare(collector)
@@ -179,6 +192,8 @@ async def _build(
             metrics=metrics,
             drain=drain,
             circuits=ModelCircuits(on_change=metrics.tell_circuit),
+            listeners=told,
+            on_illegal=log_illegal,
         )
         lanes = _lanes(settings, policy, services)
     stack.push_async_callback(_stop_all, lanes, views, settings.shutdown_grace_s)

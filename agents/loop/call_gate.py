@@ -27,6 +27,7 @@ from typing_extensions import override
 from millstream.agents.loop.answers import announces_calls, checked_answer_of
 from millstream.agents.loop.calls import Calls, ToolAnswer
 from millstream.agents.loop.containment import stops_run
+from millstream.agents.loop.telling.teller import Teller
 from millstream.agents.loop.tools.tool_answers import bounded_answer, error_told
 from millstream.agents.loop.under_way import UnderWay
 from millstream.agents.tool_schemas import problem_of
@@ -50,6 +51,11 @@ class Voice(Protocol):
 
     def pieces(self) -> Sequence[ToolCallChunk]:
         """Give the tool calls of the agent's newest model call as they were streamed, merged."""
+        ...
+
+    @property
+    def teller(self) -> Teller:
+        """What tells of the run's calls."""
         ...
 
     async def repeat(self, text: str) -> None:
@@ -91,8 +97,10 @@ class ModelGate(AgentMiddleware[Any, Any, Any]):
         kept = context.calls.answered_model(follows)
         if kept is not None:
             for message in kept.result:
-                if isinstance(message, AIMessage) and message.text:
-                    await context.voice.repeat(message.text)
+                if isinstance(message, AIMessage):
+                    if message.text:
+                        await context.voice.repeat(message.text)
+                    await context.voice.teller.model_recorded(message)
             return kept
         response = await self._asked(request, handler)
         return _checked(request, response, context, follows)
@@ -141,13 +149,18 @@ class CallGate(ModelGate):
             return await handler(request)
         call = request.tool_call
         call_id = call["id"] or ""
+        telling = context.voice.teller.of_tool(call, getattr(request.tool, "tags", None))
         why = context.calls.fault(call_id)
         if why is None and request.tool is not None:
             why = problem_of(request.tool, call["args"])
         if why is not None:
-            return error_told(call, f"this call was not made: {why}")
+            refused = error_told(call, f"this call was not made: {why}")
+            await telling.not_made(refused)
+            return refused
         if request.tool is None:
-            return await handler(request)
+            answer = await handler(request)
+            await telling.not_made(answer)
+            return answer
         rules = self._tools.rules(call["name"])
 
         async def make() -> ToolAnswer:
@@ -155,12 +168,16 @@ class CallGate(ModelGate):
                 await context.before_call()
             try:
                 with context.under_way.calling(call["name"]):
-                    return await self._made(request, handler)
+                    made: ToolAnswer = await telling.made(self._made(request, handler))
+                    return made
             except ToolStuck:
                 context.calls.stuck[call_id] = call["name"]
                 raise
 
-        return await context.calls.tool(call_id, call["name"], make, effect=rules.has_effects)
+        answer = await context.calls.tool(call_id, call["name"], make, effect=rules.has_effects)
+        if not telling.is_told:
+            await telling.recorded(answer)
+        return answer
 
     async def _made(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[ToolAnswer]]
