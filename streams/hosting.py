@@ -7,14 +7,13 @@ from functools import partial
 from weakref import WeakSet
 
 from millstream.agents.executor import AgentExecutor, RunAgent
-from millstream.agents.factory import AgentFactory
+from millstream.agents.factory import AgentFactory, ResolveModel
 from millstream.agents.hosting.agents_loop import AgentsOfLoop, BuildAgents, Threads
 from millstream.agents.hosting.blocked import Blocked
 from millstream.agents.hosting.host import AgentHost, HostLimits
 from millstream.agents.loop.telling.listeners import Listeners
 from millstream.agents.loop.telling.statistics import NAMES_MAX, OTHER, CountTool, Statistics
 from millstream.agents.models.http import ProviderHttp
-from millstream.agents.models.resolve import resolve_model
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.metrics import MetricsCollector
 
@@ -27,6 +26,7 @@ _NO_TOOL = "none"
 def agent_host(
     settings: Settings,
     factory: AgentFactory,
+    resolve: ResolveModel,
     collector: MetricsCollector,
     *,
     run_agent: RunAgent | None = None,
@@ -36,12 +36,12 @@ def agent_host(
 ) -> AgentHost:
     """Make the host of a worker's agents, and declare its figures; to be closed by who made it.
 
-    Each loop has a factory and HTTP clients of its own. `run_agent` stands in for the agents;
-    `threads` gives loops their threads. `drain` is called when blocked loops leave no way but for
-    the worker to end.
+    Each loop has a factory and HTTP clients of its own, and models by `resolve`. `run_agent` stands
+    in for the agents; `threads` gives loops their threads. `drain` is called when blocked loops
+    leave no way but for the worker to end.
     """
     listeners = Listeners() if listeners is None else listeners
-    loops = _Loops(settings, factory, listeners, _tool_counter(factory, collector))
+    loops = _Loops(settings, factory, resolve, listeners, _tool_counter(factory, collector))
     blocked = collector.counter(
         "millstream_agents_blocked_total",
         "Times that code of an agent kept the event loop from turning.",
@@ -83,11 +83,12 @@ class _Loops:
         self,
         settings: Settings,
         factory: AgentFactory,
+        resolve: ResolveModel,
         listeners: Listeners,
         count_tool: CountTool,
     ) -> None:
         self._coalesce_s = settings.token_coalesce_s
-        self._endpoints = settings.model_endpoints
+        self._resolve = resolve
         self._factory = factory
         self._listeners = listeners
         self._count_tool = count_tool
@@ -101,7 +102,7 @@ class _Loops:
     def build(self) -> AgentsOfLoop:
         """Make what runs attempts on one loop."""
         http = ProviderHttp()
-        twin = self._factory.twin(partial(resolve_model, http=http, endpoints=self._endpoints))
+        twin = self._factory.twin(partial(self._resolve, http=http))
         self._twins.add(twin)
         executor = AgentExecutor(
             twin,

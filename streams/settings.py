@@ -18,7 +18,7 @@ from millstream.schemas.errors import Misconfigured
 
 Role = Literal["lanes", "views"]
 
-_OWN_MODELS = frozenset({"local", "scripted", BY_LANGCHAIN})
+OWN_MODELS = frozenset({"local", "scripted", BY_LANGCHAIN})
 
 ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*(:.+)?$", max_length=256)]
 """All models of a name before the colon, or one of them."""
@@ -36,9 +36,12 @@ class Settings(BaseSettings):
     namespace: Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$")] = "millstream"
     """Prefix of every topic, consumer group, transactional id and Redis key."""
     data_dir: Path = Path(".millstream/data")
-    """Where a worker keeps what it can lose (Faust's own state)."""
+    """Where `up` keeps the data of Kafka and Redis, and a worker what it can lose; none given:
+    `.millstream/data` of the checkout, or, installed, of the working folder or its nearest parent
+    that has a `.millstream`."""
     cache: Path | None = None
-    """Where the dev launcher keeps what it downloaded; none given: the checkout's own folder."""
+    """Where the dev launcher keeps what it downloads; none given: `.millstream/cache` of the
+    checkout, or `millstream` in the user's cache (`$XDG_CACHE_HOME`, else `~/.cache`)."""
 
     partitions: Annotated[int, Field(ge=1, le=1024)] = 4
     """Partitions of every per-user topic."""
@@ -49,6 +52,8 @@ class Settings(BaseSettings):
     """Permissions, limits, caps and prices, in YAML; none given: everybody may do everything."""
     chain_cuts: tuple[str, ...] = ()
     """Layers before which the chain is cut into a stage of its own, e.g. `["executor"]`."""
+    app: str | None = None
+    """The app: `module:name`, or the path of its file, perhaps with `:name` behind it."""
     input_bytes_max: Annotated[int, Field(ge=1, le=900_000)] = 262_144
     """Longest input of a request, in bytes of UTF-8."""
     default_model: str = "local"
@@ -96,7 +101,7 @@ class Settings(BaseSettings):
     @field_validator("model_endpoints")
     @classmethod
     def _are_no_names_of_ours(cls, endpoints: dict[str, ModelEndpoint]) -> Any:
-        taken = sorted({name.partition(":")[0] for name in endpoints} & _OWN_MODELS)
+        taken = sorted({name.partition(":")[0] for name in endpoints} & OWN_MODELS)
         if taken:
             message = f"{taken[0]!r} is a name of Millstream's own: choose another"
             raise ValueError(message)
@@ -160,6 +165,16 @@ def _refuse_unknown_variables() -> None:
     nearest = get_close_matches(unknown[0], known, n=1)
     advice = f"; did you mean {nearest[0]}?" if nearest else "; unset it"
     raise Misconfigured(f"there is no setting {unknown[0]}{advice}")
+
+
+def user_cache() -> Path:
+    """Give the folder of this user's caches, by the XDG Base Directory Specification.
+
+    Raises `RuntimeError` where no variable names one and the user has no home folder.
+    """
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # By the specification a path that is relative is ignored.
+    return named if named.is_absolute() else Path.home() / ".cache"
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

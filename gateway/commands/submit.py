@@ -100,7 +100,7 @@ def submit(
         field = ".".join(str(part) for part in problem["loc"])
         message = f"{field}: {problem['msg']}"
         raise typer.BadParameter(message) from error
-    show = _JsonShow() if as_json else _TextShow()
+    show = JsonShow() if as_json else TextShow()
     known = request_id is not None
     raise typer.Exit(
         run(_submit(request, show, timeout_s=timeout_s, maybe_known=known, steps=steps))
@@ -109,7 +109,7 @@ def submit(
 
 async def _submit(
     request: AgentRequest,
-    show: _JsonShow | _TextShow,
+    show: JsonShow | TextShow,
     *,
     timeout_s: float,
     maybe_known: bool,
@@ -129,7 +129,7 @@ async def _submit(
 async def follow(
     bus: EventBus,
     request: AgentRequest,
-    show: _JsonShow | _TextShow,
+    show: JsonShow | TextShow,
     *,
     timeout_s: float,
     steps: bool = False,
@@ -172,7 +172,7 @@ def _cancel_command(request: AgentRequest) -> str:
     return shlex.join([*words, "--request", str(request.request_id)])
 
 
-class _JsonShow:
+class JsonShow:
     """Prints each event as a line of JSON."""
 
     def take(self, told: Told) -> ExitCode | None:
@@ -184,7 +184,7 @@ class _JsonShow:
         """Nothing is left half written."""
 
 
-class _TextShow:
+class TextShow:
     """Prints the answer's text as it comes, and at the end how it ended."""
 
     def __init__(self) -> None:
