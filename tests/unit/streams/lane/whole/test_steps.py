@@ -24,6 +24,7 @@ from tests.harness.memory_lanes import (
     upstream,
 )
 from tests.harness.step_runs import kinds, require_sound
+from tests.support import eventually
 
 pytestmark = pytest.mark.promise("P3")
 
@@ -139,3 +140,29 @@ async def test_a_run_goes_from_state_to_state(world: MemoryLanes) -> None:
         ("r2", "running", "error"),
     ]
     assert (heard[-1].request_id, heard[-1].state) == ("r3", "stopped")
+
+
+async def test_a_paused_attempt_ends_and_the_next_one_says_that_it_was_resumed(
+    world: MemoryLanes,
+) -> None:
+    heard: list[CallbackEvent] = []
+    told = Listeners([Listener(heard.append, kinds=frozenset({"state"}))])
+    script = 'slow: 0.3; call: calculator {"expression": "1"}; say: x'
+    async with (
+        lane_services(world) as services,
+        upstream(world) as program,
+        one_lane(world, replace(services, listeners=told), None) as owner,
+    ):
+        owner.serve(*await ask(program, script, template="react_agent"))
+        await read_topic(world, STEPS, AgentStep, count=1)
+        owner.serve(*await give(world, program, "pause", request_id="r1"))
+        await eventually(lambda: [one.state for one in heard][-1:] == ["paused"])
+        owner.serve(*await give(world, program, "resume", request_id="r1"))
+        (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
+    told.close()
+    steps = await steps_of(world)
+    assert result.status == "completed"
+    first, second = sorted({step.attempt for step in steps})
+    assert [step.kind for step in steps if step.attempt == first][-1] == "paused"
+    assert next(step.kind for step in steps if step.attempt == second) == "resumed"
+    assert [one.state for one in heard] == ["running", "paused", "idle", "running", "stopped"]
