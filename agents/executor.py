@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from time import monotonic
 from typing import Protocol
 
 import structlog
@@ -28,6 +29,10 @@ from millstream.agents.loop.containment import (
     raised_by_code,
     run_now,
 )
+from millstream.agents.loop.telling.listeners import Listeners
+from millstream.agents.loop.telling.statistics import Statistics
+from millstream.agents.loop.telling.step_writer import StepWriter
+from millstream.agents.loop.telling.teller import Teller
 from millstream.agents.loop.time_limits import first_limit
 from millstream.agents.loop.token_writer import TokenWriter
 from millstream.agents.loop.under_way import UnderWay
@@ -46,7 +51,7 @@ from millstream.schemas.errors import (
     ToolStuck,
 )
 from millstream.schemas.events import CheckpointSaved, ResolvedRequest
-from millstream.schemas.ports import BeforeCall, ClockMs, EmitToken, LoadCheckpoint
+from millstream.schemas.ports import BeforeCall, ClockMs, EmitStep, EmitToken, LoadCheckpoint
 from millstream.schemas.reasons import words_of
 
 __all__ = [
@@ -84,13 +89,19 @@ class RunAgent(Protocol):
         before_call: BeforeCall | None = None,
         ends_by_ms: int | None = None,
         calls: Calls | None = None,
+        emit_step: EmitStep | None = None,
+        steps_from: int = 0,
     ) -> RunOutcome:
         """Give what the attempt leaves behind. Raises only `LaneLost`."""
         ...
 
 
 class AgentExecutor:
-    """Runs agents. Holds no state of a run, so one executor serves any number side by side."""
+    """Runs agents. Holds no state of a run, so one executor serves any number side by side.
+
+    `on_event` is awaited inside the run, and is told of its calls of models and tools. `listeners`
+    have threads of their own, and are told of everything. `statistics` counts what it ran.
+    """
 
     def __init__(
         self,
@@ -99,7 +110,11 @@ class AgentExecutor:
         coalesce_s: float = 0.025,
         clock_ms: ClockMs = wall_clock_ms,
         on_event: OnCallbackEvent | None = None,
+        listeners: Listeners | None = None,
+        statistics: Statistics | None = None,
     ) -> None:
+        self.statistics = Statistics() if statistics is None else statistics
+        self._listeners = listeners
         self._factory = factory
         self._coalesce_s = coalesce_s
         self._clock_ms = clock_ms
@@ -117,6 +132,8 @@ class AgentExecutor:
         before_call: BeforeCall | None = None,
         ends_by_ms: int | None = None,
         calls: Calls | None = None,
+        emit_step: EmitStep | None = None,
+        steps_from: int = 0,
     ) -> RunOutcome:
         """Run an attempt to its end, and give its result and the session's next checkpoint.
 
@@ -126,6 +143,7 @@ class AgentExecutor:
         the attempt's; `Suspended` from it ends the attempt so. `ends_by_ms` is when the
         request's own time limit is reached, in milliseconds since the epoch. `calls` has what
         earlier attempts finished, which is not done again, and takes in what this one does.
+        `emit_step` takes the attempt's steps, whose `seq` begins with `steps_from`.
 
         Whatever a model, tool or template does becomes a result with a reason, also that it exits
         or cancels itself. Raises only `LaneLost` (from `emit`, `load_checkpoint` or `before_call`):
@@ -139,10 +157,28 @@ class AgentExecutor:
             coalesce_s=self._coalesce_s,
             clock_ms=self._clock_ms,
         )
+        steps: StepWriter | None = None
+        if emit_step is not None:
+            steps = StepWriter(
+                request,
+                attempt=attempt,
+                emit=emit_step,
+                clock_ms=self._clock_ms,
+                text_bytes=lambda: writer.written_bytes,
+                seq_from=steps_from,
+            )
         handler = AgentCallbackHandler(
             writer,
-            clock_ms=self._clock_ms,
-            on_event=self._on_event,
+            teller=Teller(
+                request,
+                attempt=attempt,
+                model=plan.model,
+                clock_ms=self._clock_ms,
+                steps=steps,
+                listeners=self._listeners,
+                on_event=self._on_event,
+                statistics=self.statistics,
+            ),
             before_call=before_call,
             ending=Ending(
                 output_tokens_max=plan.template.output_tokens_max,
@@ -177,11 +213,15 @@ class AgentExecutor:
             ends_by_ms=ends_by_ms,
         )
         task = asyncio.current_task()
+        began_s, became = monotonic(), "cut_off"
+        self.statistics.running += 1
         try:
             with ContainedRun(run.context.under_way):
                 if announce:
                     await writer.announce()
-                return await self._within_limits(run, load_checkpoint)
+                outcome = await self._within_limits(run, load_checkpoint)
+                became = outcome.result.status
+                return outcome
         except LaneLost:
             raise
         # The one boundary: any other error is the run's, and ends it as a result that says so; also
@@ -190,6 +230,8 @@ class AgentExecutor:
             if is_cancelled_from_outside(task, caught):
                 raise
             await writer.settle()
+            if steps is not None:
+                await steps.close()
             raised = raised_by_code(caught)
             error = run.told_by_provider(raised)
             if isinstance(error, Retryable) and (stuck := run.context.calls.stuck):
@@ -210,6 +252,7 @@ class AgentExecutor:
             # Before the result is made, which takes the calls that are under way for over.
             model_failed = run.was_failed_by_model(error)
             failed = run.failed(error, self._clock_ms())
+            became = "suspended" if isinstance(error, Suspended) else failed.status
             return run.outcome(
                 failed,
                 None,
@@ -223,6 +266,10 @@ class AgentExecutor:
             # Contexts of its tasks, which lead here, may last longer.
             run.context.under_way.spending = None
             await writer.abandon()
+            if steps is not None:
+                await steps.abandon()
+            self.statistics.running -= 1
+            self.statistics.end_attempt(became, monotonic() - began_s, handler.meter.over)
 
     async def _within_limits(self, run: Attempt, load_checkpoint: LoadCheckpoint) -> RunOutcome:
         left_s, told_by, message = first_limit(

@@ -28,11 +28,13 @@ from millstream.schemas.lane_events import (
     RunParked,
     StageRequest,
 )
+from millstream.schemas.steps import AgentStep
 
 AnyEvent = Annotated[
     AgentRequest
     | StageRequest
     | AgentToken
+    | AgentStep
     | AgentResult
     | Decision
     | AttemptStarted

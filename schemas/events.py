@@ -141,7 +141,8 @@ class AgentResult(RequestEvent):
 
     `finish_reason` says how the last model call of the attempt ended: an output that ended by
     `length` or `content_filter` is not whole. `reasoning` is what the model let be seen of its
-    thoughts, up to 65,536 bytes of it: no part of `output`, nor of the token records.
+    thoughts, up to 65,536 bytes of it: no part of `output`, nor of the token records. `steps` is
+    the number of the attempt's records on the topic `steps`, left out where it has none there.
     """
 
     title: ClassVar[str] = "The one terminal result of a request"
@@ -159,6 +160,7 @@ class AgentResult(RequestEvent):
     text_sha256: str | None = None
     finish_reason: FinishReason | None = None
     reasoning: str | None = None
+    steps: Count | None = None
     usage: Usage = Usage()
     cost_micros: Micros = 0
     source: Address

@@ -6,9 +6,13 @@ from collections.abc import Awaitable, Callable
 
 from millstream.schemas.base import Event
 from millstream.schemas.events import AgentToken, CheckpointSaved
+from millstream.schemas.steps import AgentStep
 
 EmitToken = Callable[[AgentToken], Awaitable[None]]
 """Takes a piece of an answer; returns once it may be forgotten, waits while the broker is slow."""
+
+EmitStep = Callable[[AgentStep], Awaitable[None]]
+"""Takes a step of a run; returns once it may be forgotten, waits while the broker is slow."""
 
 BeforeCall = Callable[[], Awaitable[None]]
 """Lets a run make its next model or tool call: waits while it may not, raises if it never may."""

@@ -32,6 +32,7 @@ from millstream.schemas.lane_events import (
     RunParked,
     StageRequest,
 )
+from millstream.schemas.steps import AgentStep
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -109,6 +110,14 @@ REQUESTS = TopicSpec(
 )
 TOKENS = TopicSpec(
     "tokens", AgentToken, "user", "Answers as they are written, attempt by attempt", DAY_MS
+)
+STEPS = TopicSpec(
+    "steps",
+    AgentStep,
+    "user",
+    "What runs do beside writing: calls of models and tools, retries, pauses",
+    # A step belongs to a place in its attempt's text.
+    TOKENS.retention_ms,
 )
 RESULTS = TopicSpec("results", AgentResult, "user", "One terminal result per request", 7 * DAY_MS)
 DECISIONS = TopicSpec(
@@ -208,6 +217,7 @@ REDRIVES = TopicSpec(
 BASE_TOPICS: tuple[TopicSpec, ...] = (
     REQUESTS,
     TOKENS,
+    STEPS,
     RESULTS,
     DECISIONS,
     ATTEMPTS,

@@ -11,6 +11,8 @@ from millstream.agents.factory import AgentFactory, ResolveModel
 from millstream.agents.hosting.agents_loop import AgentsOfLoop, BuildAgents, Threads
 from millstream.agents.hosting.blocked import Blocked
 from millstream.agents.hosting.host import AgentHost, HostLimits
+from millstream.agents.loop.telling.listeners import Listeners
+from millstream.agents.loop.telling.statistics import NAMES_MAX, OTHER, CountTool, Statistics
 from millstream.agents.mcp.tools import McpTools
 from millstream.agents.models.http import ProviderHttp
 from millstream.streams.settings import Settings
@@ -31,6 +33,7 @@ def agent_host(
     run_agent: RunAgent | None = None,
     threads: Threads | None = None,
     drain: Callable[[], None],
+    listeners: Listeners | None = None,
 ) -> AgentHost:
     """Make the host of a worker's agents, and declare its figures; to be closed by who made it.
 
@@ -38,7 +41,8 @@ def agent_host(
     in for the agents; `threads` gives loops their threads. `drain` is called when blocked loops
     leave no way but for the worker to end.
     """
-    loops = _Loops(settings, factory, resolve)
+    listeners = Listeners() if listeners is None else listeners
+    loops = _Loops(settings, factory, resolve, listeners, _tool_counter(factory, collector))
     blocked = collector.counter(
         "millstream_agents_blocked_total",
         "Times that code of an agent kept the event loop from turning.",
@@ -69,6 +73,7 @@ def agent_host(
         "millstream_tool_threads_lost",
         "Threads of tools that outlived their calls' time and still run.",
     ).set_function(lambda: loops.tool_threads_lost)
+    _watch(listeners, collector)
     return host
 
 
@@ -83,10 +88,19 @@ def count_mcp_servers(tools: McpTools, collector: MetricsCollector) -> None:
 class _Loops:
     """Makes the agents of each loop."""
 
-    def __init__(self, settings: Settings, factory: AgentFactory, resolve: ResolveModel) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        factory: AgentFactory,
+        resolve: ResolveModel,
+        listeners: Listeners,
+        count_tool: CountTool,
+    ) -> None:
         self._coalesce_s = settings.token_coalesce_s
         self._resolve = resolve
         self._factory = factory
+        self._listeners = listeners
+        self._count_tool = count_tool
         self._twins: WeakSet[AgentFactory] = WeakSet()
 
     @property
@@ -99,4 +113,58 @@ class _Loops:
         http = ProviderHttp()
         twin = self._factory.twin(partial(self._resolve, http=http))
         self._twins.add(twin)
-        return AgentsOfLoop(AgentExecutor(twin, coalesce_s=self._coalesce_s).run, http.close)
+        executor = AgentExecutor(
+            twin,
+            coalesce_s=self._coalesce_s,
+            listeners=self._listeners,
+            statistics=Statistics(count_tool=self._count_tool),
+        )
+        return AgentsOfLoop(executor.run, http.close)
+
+
+def _tool_counter(factory: AgentFactory, collector: MetricsCollector) -> CountTool:
+    """Declare the figures of tools, and give what counts a call.
+
+    Models make up names; only tools that are registered are counted by theirs, and of these so
+    many: each name is a series of its own in whatever collects the metrics.
+    """
+    calls = collector.counter(
+        "millstream_tool_calls_total", "Calls of tools that ended.", ("tool", "outcome")
+    )
+    seconds = collector.counter(
+        "millstream_tool_seconds_total", "How long calls of tools took, in all.", ("tool",)
+    )
+    named: set[str] = set()
+
+    def count(tool: str, outcome: str, took_s: float) -> None:
+        if tool not in named:
+            if len(named) < NAMES_MAX and tool in factory.tools.names():
+                named.add(tool)
+            else:
+                tool = OTHER
+        calls.labels(tool=tool, outcome=outcome).inc()
+        seconds.labels(tool=tool).inc(took_s)
+
+    return count
+
+
+def _watch(listeners: Listeners, collector: MetricsCollector) -> None:
+    """Read the figures of listeners at each scrape."""
+    dropped = collector.gauge(
+        "millstream_listener_events_dropped",
+        "Events that a listener had no room for, since the start.",
+        ("listener",),
+    )
+    failed = collector.gauge(
+        "millstream_listener_failures",
+        "Events that a listener failed on, since the start.",
+        ("listener",),
+    )
+    for name in listeners.dropped:
+        dropped.labels(listener=name).set_function(partial(_of, listeners, "dropped", name))
+        failed.labels(listener=name).set_function(partial(_of, listeners, "failed", name))
+
+
+def _of(listeners: Listeners, figure: str, name: str) -> float:
+    figures: dict[str, int] = getattr(listeners, figure)
+    return figures[name]

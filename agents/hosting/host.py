@@ -27,7 +27,7 @@ from millstream.agents.models.call_meter import CallMeter
 from millstream.schemas.base import CallUsage
 from millstream.schemas.errors import AgentsEnded, AttemptsExhausted, Retryable, Suspended
 from millstream.schemas.events import ResolvedRequest
-from millstream.schemas.ports import BeforeCall, ClockMs, EmitToken, LoadCheckpoint
+from millstream.schemas.ports import BeforeCall, ClockMs, EmitStep, EmitToken, LoadCheckpoint
 
 __all__ = ["AgentHost", "HostLimits"]
 
@@ -109,6 +109,8 @@ class AgentHost:
         before_call: BeforeCall | None = None,
         ends_by_ms: int | None = None,
         calls: Calls | None = None,
+        emit_step: EmitStep | None = None,
+        steps_from: int = 0,
     ) -> RunOutcome:
         """Run an attempt; what it is handed is awaited on the caller's loop.
 
@@ -135,6 +137,8 @@ class AgentHost:
             under_way=UnderWay(),
             context=contextvars.copy_context(),
             told=[],
+            emit_step=emit_step,
+            steps_from=steps_from,
         )
         run.under_way.long_s = self._limits.warn_s
         run.under_way.tell_long = partial(on.lane.post, self._was_long, on, run)

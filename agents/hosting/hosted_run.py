@@ -20,7 +20,8 @@ from millstream.agents.loop.time_limits import first_limit
 from millstream.agents.loop.under_way import Spending, UnderWay
 from millstream.schemas.errors import MillstreamError
 from millstream.schemas.events import AgentToken, CheckpointSaved, ResolvedRequest
-from millstream.schemas.ports import BeforeCall, EmitToken, LoadCheckpoint
+from millstream.schemas.ports import BeforeCall, EmitStep, EmitToken, LoadCheckpoint
+from millstream.schemas.steps import AgentStep
 
 _log = structlog.get_logger(__name__)
 
@@ -69,6 +70,8 @@ class HostedRun:
     under_way: UnderWay
     context: contextvars.Context
     told: list[str]
+    emit_step: EmitStep | None = None
+    steps_from: int = 0
     closed: bool = False
     spending: Spending | None = None
     there: Mailbox | None = None
@@ -184,6 +187,8 @@ class HostedRun:
                 before_call=None if self.before_call is None else self._before_call_there,
                 ends_by_ms=self.ends_by_ms,
                 calls=self.calls,
+                emit_step=None if self.emit_step is None else self._emit_step_there,
+                steps_from=self.steps_from,
             )
         # Whatever it is, it is raised again where the lane awaits the attempt.
         except BaseException as error:
@@ -207,6 +212,10 @@ class HostedRun:
 
     async def _emit_there(self, token: AgentToken) -> None:
         await self._hop(self.emit, token)
+
+    async def _emit_step_there(self, step: AgentStep) -> None:
+        assert self.emit_step is not None  # noqa: S101  else it is not handed on
+        await self._hop(self.emit_step, step)
 
     async def _before_call_there(self) -> None:
         assert self.before_call is not None  # noqa: S101  else it is not handed on

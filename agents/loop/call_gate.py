@@ -38,6 +38,7 @@ from typing_extensions import override
 from millstream.agents.loop.answers import announces_calls, bounded_calls, checked_answer_of
 from millstream.agents.loop.calls import Calls, ToolAnswer
 from millstream.agents.loop.containment import stops_run
+from millstream.agents.loop.telling.teller import Teller
 from millstream.agents.loop.tools.one_call import OneCall
 from millstream.agents.loop.tools.tool_answers import bounded_answer, error_told
 from millstream.agents.loop.under_way import UnderWay
@@ -72,6 +73,11 @@ class Voice(Protocol):
 
     def pieces(self) -> Sequence[ToolCallChunk]:
         """Give the tool calls of the agent's newest model call as they were streamed, merged."""
+        ...
+
+    @property
+    def teller(self) -> Teller:
+        """What tells of the run's calls."""
         ...
 
     async def repeat(self, text: str) -> None:
@@ -154,8 +160,10 @@ class ModelGate(AgentMiddleware[Any, Any, Any]):
         kept = context.calls.answered_model(follows)
         if kept is not None:
             for message in kept.result:
-                if isinstance(message, AIMessage) and message.text:
-                    await context.voice.repeat(message.text)
+                if isinstance(message, AIMessage):
+                    if message.text:
+                        await context.voice.repeat(message.text)
+                    await context.voice.teller.model_recorded(message)
             return kept
         if self._bounds_run and context.calls.models_made >= self._model_calls_max:
             raise GraphRecursionError
@@ -231,14 +239,20 @@ class CallGate(ModelGate):
             return await handler(request)
         call = request.tool_call
         call_id = call["id"] or ""
+        telling = context.voice.teller.of_tool(call, getattr(request.tool, "tags", None))
         why = context.calls.fault(call_id)
         if why is None and request.tool is not None:
             why = problem_of(request.tool, call["args"], self._tools.arguments(call["name"]))
         if why is not None:
-            return error_told(call, f"this call was not made: {why}")
+            refused = error_told(call, f"this call was not made: {why}")
+            await telling.not_made(refused)
+            return refused
         if request.tool is None:
-            return await handler(request)
+            answer = await handler(request)
+            await telling.not_made(answer)
+            return answer
         if (kept := context.calls.answered_tool(call_id)) is not None:
+            await telling.recorded(kept)
             return kept
         if context.before_call is not None:
             await context.before_call()
@@ -246,7 +260,10 @@ class CallGate(ModelGate):
         async def make(in_doubt: bool) -> ToolAnswer:  # noqa: FBT001  as `Calls` asks it
             try:
                 with context.under_way.calling(call["name"]):
-                    return await self._made(request, handler, in_doubt=in_doubt)
+                    made: ToolAnswer = await telling.made(
+                        self._made(request, handler, in_doubt=in_doubt)
+                    )
+                    return made
             except ToolStuck:
                 context.calls.stuck[call_id] = call["name"]
                 raise

@@ -9,11 +9,11 @@ plain handler under `ainvoke` gets no tokens at all. So the handler asks: it has
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from typing import Any, Final, Literal, TypeVar
+from collections.abc import AsyncIterator, Iterator, Sequence
+from time import monotonic
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
-import structlog
 from langchain.agents.middleware.internal_call_transformer import INTERNAL_CALL_METADATA_KEY
 from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
@@ -23,40 +23,25 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generati
 from typing_extensions import override
 
 from millstream.agents.loop.answer_ends import Ending
-from millstream.agents.loop.containment import is_cancelled_from_outside
+from millstream.agents.loop.telling.events import CallbackEvent, EventKind, OnCallbackEvent
+from millstream.agents.loop.telling.teller import Teller
 from millstream.agents.loop.token_writer import TokenWriter
 from millstream.agents.models.call_meter import CallMeter
+from millstream.agents.models.ends import finish_reason_of
+from millstream.agents.models.errors import as_foreseen
 from millstream.agents.models.usage import DOUBT, ModelCall
-from millstream.schemas.base import EpochMs, Frozen
-from millstream.schemas.ports import BeforeCall, ClockMs
-from millstream.schemas.reasons import words_of
+from millstream.schemas.ports import BeforeCall
+from millstream.schemas.reasons import reason_of, words_of
 
 __all__ = ["AgentCallbackHandler", "CallbackEvent", "OnCallbackEvent"]
 
 T = TypeVar("T")
 
-DETAIL_CHARS_MAX: Final = 2_000
 _BETWEEN_MESSAGES: Final = "\n\n"
-
-_log = structlog.get_logger(__name__)
-
-
-class CallbackEvent(Frozen):
-    """A step of a run. `detail` is the error's or the tool's words, cut at 2,000 characters."""
-
-    kind: Literal["model_start", "model_end", "model_error", "tool_start", "tool_end", "tool_error"]
-    at_ms: EpochMs
-    run_id: UUID
-    name: str | None = None
-    detail: str | None = None
-
-
-OnCallbackEvent = Callable[[CallbackEvent], Awaitable[None]]
-"""Takes a run's events as they happen; what it raises is logged and never fails the run."""
 
 
 class AgentCallbackHandler(AsyncCallbackHandler):
-    """The callbacks of one attempt: writes the agent's tokens, counts usage, tells `on_event`.
+    """The callbacks of one attempt: writes the agent's tokens, counts usage, tells of its calls.
 
     Tokens are those of the agent's own model calls, in the order written; the text of a later call
     is set off by an empty line. Models that a tool calls for itself are not the agent's voice: they
@@ -80,8 +65,7 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         self,
         writer: TokenWriter,
         *,
-        clock_ms: ClockMs,
-        on_event: OnCallbackEvent | None = None,
+        teller: Teller,
         before_call: BeforeCall | None = None,
         ending: Ending | None = None,
         meter: CallMeter | None = None,
@@ -90,8 +74,9 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         self.ending = Ending() if ending is None else ending
         self.meter = CallMeter(self.ending.output_tokens_max) if meter is None else meter
         self._writer = writer
-        self._clock_ms = clock_ms
-        self._on_event = on_event
+        self.teller = teller
+        # LangChain's ids of calls of tools that the agent's own tools make.
+        self._nested: dict[UUID, tuple[str | None, tuple[str, ...], float]] = {}
         self._before_call = before_call
         self._loop = asyncio.get_running_loop()
         # The pieces of the newest of the agent's own calls that call tools.
@@ -113,7 +98,7 @@ class AgentCallbackHandler(AsyncCallbackHandler):
     @override
     def ignore_agent(self) -> bool:
         """Spare LangChain the tools' callbacks where nobody listens."""
-        return self._on_event is None
+        return not self.teller.wanted
 
     def tap_output_aiter(
         self,
@@ -145,14 +130,15 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         # Calls of a graph's nodes and tools have the graph's run above them.
         is_own = parent_run_id is None or _is_agents_own(metadata or {})
         params = kwargs.get("invocation_params") or {}
-        self.meter.begin(
+        call = self.meter.begin(
             run_id, messages[0] if messages else (), params, metadata or {}, is_own=is_own
         )
         if is_own:
             self._calling = []
         await self._allowed(run_id)
-        if self._on_event is not None:
-            await self._tell("model_start", run_id, name=kwargs.get("name"))
+        if self.teller.is_heard:
+            call.tags = kwargs.get("tags")
+            await self.teller.model_started(run_id, call.model, is_own=is_own, tags=call.tags)
 
     @override
     async def on_llm_start(
@@ -167,8 +153,11 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         # Of a model that is no chat model, which only a tool may call.
         params = kwargs.get("invocation_params") or {}
         said = [HumanMessage(each) for each in prompts]
-        self.meter.begin(run_id, said, params, metadata or {}, is_own=False)
+        call = self.meter.begin(run_id, said, params, metadata or {}, is_own=False)
         await self._allowed(run_id)
+        if self.teller.is_heard:
+            call.tags = kwargs.get("tags")
+            await self.teller.model_started(run_id, call.model, is_own=False, tags=call.tags)
 
     async def _allowed(self, run_id: UUID) -> None:
         # LangChain calls the model only once this has returned, streaming or not. In a tool's
@@ -225,17 +214,38 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         is_own = call is not None and call.is_own
         if call is not None and is_own and not call.has_spoken and message and message.text:
             await self._write(call, message.text)
-        if self._on_event is not None:
-            await self._tell("model_end", run_id)
+        if self.teller.is_heard and call is not None:
+            await self._tell_answer(run_id, call, message)
         if is_own and message is not None:
             self.ending.see(message)
 
     @override
     async def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        self.meter.fail(run_id, error)
+        call = self.meter.fail(run_id, error)
         self.model_error = error
-        if self._on_event is not None:
-            await self._tell("model_error", run_id, detail=words_of(error))
+        if self.teller.is_heard and call is not None:
+            await self.teller.model_failed(
+                run_id,
+                call.model,
+                error,
+                reason_of(as_foreseen(error) or error),
+                is_own=call.is_own,
+                tags=call.tags,
+                seconds=call.took_s,
+            )
+
+    async def _tell_answer(self, run_id: UUID, call: ModelCall, message: AIMessage | None) -> None:
+        calls = [] if message is None else message.tool_calls
+        await self.teller.model_ended(
+            run_id,
+            call.model,
+            is_own=call.is_own,
+            tags=call.tags,
+            seconds=call.took_s,
+            usage=call.used,
+            finish_reason=None if message is None else finish_reason_of(message) or "unknown",
+            tools=[one["name"] for one in calls],
+        )
 
     def _look_at(
         self, call: ModelCall, chunk: GenerationChunk | ChatGenerationChunk | None
@@ -251,54 +261,51 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         if call.look_at(message) and call.is_own:
             self.ending.think(message)
 
+    # The calls of the agent's own tools are told where they are made (`call_gate.py`): LangChain
+    # knows nothing of those that are not made, and of an answer only what the tool returned.
+
     @override
     async def on_tool_start(
-        self, serialized: dict[str, Any], input_str: str, *, run_id: UUID, **kwargs: Any
+        self,
+        serialized: dict[str, Any],
+        input_str: str,
+        *,
+        run_id: UUID,
+        tags: list[str] | None = None,
+        **kwargs: Any,
     ) -> None:
-        await self._tell("tool_start", run_id, name=serialized.get("name"), detail=input_str)
+        if kwargs.get("tool_call_id") in self.teller.tools_under_way:
+            return
+        name = serialized.get("name")
+        self._nested[run_id] = (name, tuple(tags or ()), monotonic())
+        await self.teller.event(
+            "tool_start", run_id=run_id, name=name, tags=tuple(tags or ()), detail=input_str
+        )
 
     @override
     async def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        detail = str(getattr(output, "content", output))
-        await self._tell("tool_end", run_id, name=getattr(output, "name", None), detail=detail)
+        await self._nested_ended("tool_end", run_id, str(getattr(output, "content", output)))
 
     @override
     async def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        await self._tell("tool_error", run_id, detail=words_of(error))
+        await self._nested_ended("tool_error", run_id, words_of(error))
+
+    async def _nested_ended(self, kind: EventKind, run_id: UUID, detail: str) -> None:
+        if (begun := self._nested.pop(run_id, None)) is not None:
+            name, tags, began_s = begun
+            took = round((monotonic() - began_s) * 1000)
+            await self.teller.event(
+                kind, run_id=run_id, name=name, tags=tags, detail=detail, duration_ms=took
+            )
 
     async def _write(self, call: ModelCall, text: str) -> None:
         if not call.has_spoken:
             call.has_spoken = True
             if not self._writer.empty:
                 text = _BETWEEN_MESSAGES + text
+        if self.teller.hears_tokens:
+            await self.teller.event("token", name=self.teller.model, detail=text)
         await self._writer.write(text)
-
-    async def _tell(
-        self,
-        kind: Literal[
-            "model_start", "model_end", "model_error", "tool_start", "tool_end", "tool_error"
-        ],
-        run_id: UUID,
-        *,
-        name: str | None = None,
-        detail: str | None = None,
-    ) -> None:
-        if self._on_event is None:
-            return
-        try:
-            event = CallbackEvent(
-                kind=kind,
-                at_ms=self._clock_ms(),
-                run_id=run_id,
-                name=name,
-                detail=None if detail is None else detail[:DETAIL_CHARS_MAX],
-            )
-            await self._on_event(event)
-        # `raise_error` is for tokens; a listener is a guest, whatever it raises.
-        except BaseException as raised:
-            if is_cancelled_from_outside(asyncio.current_task(), raised):
-                raise
-            _log.exception("a listener of callback events failed", kind=kind)
 
 
 def _holds_more(chunk: GenerationChunk | ChatGenerationChunk) -> bool:

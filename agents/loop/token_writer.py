@@ -78,6 +78,11 @@ class TokenWriter:
         return self._sha256.hexdigest()
 
     @property
+    def written_bytes(self) -> int:
+        """How many bytes of text were written, in UTF-8, emitted or gathered."""
+        return self._written_bytes
+
+    @property
     def empty(self) -> bool:
         """Whether no text was written yet, emitted or gathered; an announcement has none."""
         return self._written_bytes == 0

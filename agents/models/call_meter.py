@@ -110,13 +110,17 @@ class CallMeter:
         self._count(call, usage, doubt)
         return call
 
-    def fail(self, run_id: UUID, error: BaseException) -> None:
-        """Count a call that gave none: nothing, where its provider refused it before a word."""
+    def fail(self, run_id: UUID, error: BaseException) -> ModelCall | None:
+        """Count a call that gave none: nothing, where its provider refused it before a word.
+
+        Gives it, `None` if it is not known.
+        """
         call = self._under_way.pop(run_id, None)
         if call is None or (not call.received_bytes and was_refused(error)):
-            return
+            return call
         used = call.broken_off(self._limit(call), is_over=ended_by_provider(error))
         self._count(call, used, f"a model call broke off: {type(error).__name__}")
+        return call
 
     def close(self) -> tuple[CallUsage, ...]:
         """Give what all calls used; those under way are cut off, and estimated up to their limit.
@@ -138,6 +142,7 @@ class CallMeter:
     def _count(self, call: ModelCall, usage: Usage, doubt: str | None) -> None:
         if doubt is not None:
             doubt = doubt.encode(errors="replace").decode()
+        call.used = usage
         with self._lock:
             self._over.append(CallUsage(usage, call.model, doubt))
         if doubt is not None:

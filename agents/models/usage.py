@@ -17,6 +17,7 @@ A report is what a model call is charged by, and comes from outside. Rules:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from time import monotonic
 from typing import Any, Final
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
@@ -31,7 +32,7 @@ from millstream.agents.models.reports import (
     usage_of,
 )
 from millstream.agents.models.thoughts import thought_of
-from millstream.schemas.base import Usage
+from millstream.schemas.base import NO_USAGE, Usage
 
 __all__ = ["BYTES_PER_TOKEN_MAX", "DOUBT", "UNSEEN_TOKENS_MAX", "ModelCall"]
 
@@ -71,13 +72,15 @@ class ModelCall:
     """One model call under way: what it sent, what came back, what was reported of it.
 
     `is_own`: it is the agent's, and what it writes is the agent's voice; `has_spoken` once it wrote
-    text. `model` is the name of any other's model. `answer_tokens_max` is the limit under which the
-    answers before it in this turn were written, 0 where nobody knows.
+    text. `used` is what it counts at once it is over. `model` is the name of any other's model.
+    `answer_tokens_max` is the limit under which the answers before it in this turn were written, 0
+    where nobody knows.
     """
 
     __slots__ = (
         *("_are_deltas", "_params", "_reports", "answer_tokens_max", "doubt", "has_spoken"),
-        *("is_own", "messages", "model", "pieces", "received_bytes"),
+        *("is_own", "messages", "model", "pieces", "received_bytes", "tags", "used"),
+        "_began_s",
     )
 
     def __init__(
@@ -94,6 +97,9 @@ class ModelCall:
         self.model = model
         self.answer_tokens_max = answer_tokens_max
         self.has_spoken = False
+        self.tags: Sequence[str] | None = None
+        self.used = NO_USAGE
+        self._began_s = monotonic()
         self.pieces = 0
         self.received_bytes = 0
         self.doubt: str | None = None
@@ -114,6 +120,11 @@ class ModelCall:
         if self._are_deltas:
             return summed(self._reports)
         return gathered(self._reports) if self._reports else None
+
+    @property
+    def took_s(self) -> float:
+        """How long ago it began, in seconds."""
+        return monotonic() - self._began_s
 
     @property
     def asked_output_tokens_max(self) -> int:

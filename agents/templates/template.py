@@ -55,6 +55,9 @@ class AgentTemplate(Frozen):
     `cut_answer` says what becomes of an answer that ended at its limit of tokens, or at its
     provider's filter: `complete` completes the run, and the result's `finish_reason` says it;
     `fail` ends it as `answer_cut`. A structured one fails in any case.
+
+    `steps` says whose steps are written to the topic `steps`: those of `all` runs, those of agents
+    with `tools` (and of attempts that follow another), or `none`.
     """
 
     # A misspelt field would be a limit that silently does not hold.
@@ -88,6 +91,7 @@ class AgentTemplate(Frozen):
     answer_calls_max: Annotated[int, Field(ge=1, le=1000)] = 64
     effects_wait_s: Annotated[float, Field(ge=0, le=600)] = 60.0
     in_doubt: Literal["fail", "retry"] = "fail"
+    steps: Literal["all", "tools", "none"] = "tools"
 
     @field_validator("response_format")
     @classmethod

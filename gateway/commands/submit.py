@@ -19,6 +19,7 @@ from millstream.gateway.console.rendering import (
     how_completed,
     money,
     reason_text,
+    step_text,
     structured_text,
     tokens_text,
 )
@@ -28,6 +29,7 @@ from millstream.gateway.exits import EXIT_CODES_HELP, ExitCode, exit_code_of_res
 from millstream.schemas.base import DEFAULT_TENANT
 from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.events import DEFAULT_TEMPLATE, AgentRequest, AgentResult
+from millstream.schemas.steps import AgentStep
 from millstream.streams.bus.answer import Ended, StartedAnew, Text
 from millstream.streams.bus.api import EventBus
 
@@ -63,6 +65,9 @@ def submit(
     timeout_s: Annotated[
         float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the result.")
     ] = 120.0,
+    steps: Annotated[
+        bool, typer.Option("--steps", help="Show the run's calls of models and tools too.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the events as JSON Lines.")
     ] = False,
@@ -97,11 +102,18 @@ def submit(
         raise typer.BadParameter(message) from error
     show = JsonShow() if as_json else TextShow()
     known = request_id is not None
-    raise typer.Exit(run(_submit(request, show, timeout_s=timeout_s, maybe_known=known)))
+    raise typer.Exit(
+        run(_submit(request, show, timeout_s=timeout_s, maybe_known=known, steps=steps))
+    )
 
 
 async def _submit(
-    request: AgentRequest, show: JsonShow | TextShow, *, timeout_s: float, maybe_known: bool
+    request: AgentRequest,
+    show: JsonShow | TextShow,
+    *,
+    timeout_s: float,
+    maybe_known: bool,
+    steps: bool,
 ) -> ExitCode:
     async with open_bus(settings_for_client()) as bus:
         earlier = await earlier_result(bus, request) if maybe_known else None
@@ -111,18 +123,23 @@ async def _submit(
             )
             code = show.take(earlier)
             return ExitCode.FAILED if code is None else code
-        return await follow(bus, request, show, timeout_s=timeout_s)
+        return await follow(bus, request, show, timeout_s=timeout_s, steps=steps)
 
 
 async def follow(
-    bus: EventBus, request: AgentRequest, show: JsonShow | TextShow, *, timeout_s: float
+    bus: EventBus,
+    request: AgentRequest,
+    show: JsonShow | TextShow,
+    *,
+    timeout_s: float,
+    steps: bool = False,
 ) -> ExitCode:
-    """Publish a request and show what comes of it, for at most `timeout_s`."""
+    """Publish a request and show what comes of it, for at most `timeout_s`; `steps` too."""
     published = False
     try:
         async with (
             asyncio.timeout(timeout_s) as limit,
-            submitted(bus, request) as (address, coming),
+            submitted(bus, request, steps=steps) as (address, coming),
         ):
             published = True
             async for told in coming:
@@ -172,6 +189,7 @@ class TextShow:
 
     def __init__(self) -> None:
         self._in_line = False
+        self._attempt = 0
         self._console = progress_console()
 
     def take(self, told: Told) -> ExitCode | None:
@@ -189,9 +207,18 @@ class TextShow:
                     if (answer := structured_text(result)) is not None:
                         print_data(answer)
                     self._console.print(ending(result))
+        if isinstance(told.delivery.event, AgentStep):
+            self._take_step(told.delivery.event)
         if isinstance(told.delivery.event, DeadLetter):
             self._console.print(f"not accepted: {_why(told.delivery.event)}")
         return _ends_with(told)
+
+    def _take_step(self, step: AgentStep) -> None:
+        # A worker that was replaced may still write.
+        if step.attempt >= self._attempt:
+            self._attempt = step.attempt
+            self.broke_off()
+            self._console.print(step_text(step), markup=False, highlight=False)
 
     def broke_off(self) -> None:
         """End the line that the answer stands in."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from millstream.schemas.base import Address
 from millstream.schemas.dead_letters import DeadLetter, RequestIdReused
 from millstream.schemas.events import AgentRequest, AgentResult, Decision
-from millstream.schemas.topics import DEAD_LETTERS, DECISIONS, RESULTS, TOKENS
+from millstream.schemas.topics import DEAD_LETTERS, DECISIONS, RESULTS, STEPS, TOKENS
 from millstream.streams.bus.answer import Answer, Ended, Piece
 from millstream.streams.bus.api import Delivery, EventBus, EventFilter
 
@@ -69,15 +69,17 @@ async def _require_same_question(bus: EventBus, request: AgentRequest) -> None:
 
 @asynccontextmanager
 async def submitted(
-    bus: EventBus, request: AgentRequest
+    bus: EventBus, request: AgentRequest, *, steps: bool = False
 ) -> AsyncGenerator[tuple[Address, AsyncIterator[Told]]]:
     """Publish a request, which has an id, and give its address and what comes of it.
 
     That ends with the piece `Ended`, or with the `DeadLetter` of its record. It is subscribed to
-    before the request is published, so that nothing is missed.
+    before the request is published, so that nothing is missed. With `steps`, those of the run are
+    given as well, as they come.
     """
     arrived: asyncio.Queue[Delivery] = asyncio.Queue(_QUEUED_MAX)
-    follow = await bus.subscribe(arrived.put, topics=(TOKENS, RESULTS), filter=_of(request))
+    topics = (TOKENS, RESULTS, *((STEPS,) if steps else ()))
+    follow = await bus.subscribe(arrived.put, topics=topics, filter=_of(request))
     unread = await bus.subscribe(arrived.put, topics=(DEAD_LETTERS,))
     try:
         address = await bus.publish(request)

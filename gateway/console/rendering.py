@@ -28,6 +28,7 @@ from millstream.schemas.lane_events import (
     RunParked,
     StageRequest,
 )
+from millstream.schemas.steps import AgentStep
 from millstream.streams.bus.api import Delivery, Unreadable
 from millstream.streams.wire.codec import rfc3339
 from millstream.streams.wire.records import with_kept_headers
@@ -39,6 +40,7 @@ __all__ = [
     "money",
     "one_line",
     "reason_text",
+    "step_text",
     "structured_text",
     "tokens_text",
     "what",
@@ -46,6 +48,7 @@ __all__ = [
 ]
 
 _TEXT_CHARACTERS_MAX = 160
+_SECONDS_FROM_MS = 10_000
 
 
 def entry_line(entry: Delivery | Unreadable, namespace: str) -> str:
@@ -94,6 +97,8 @@ def what(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912  one case per kin
             return f"request {event.request.request_id} goes on to stage {event.stage}"
         case AgentToken():
             return f"token {event.attempt}/{event.seq}: {one_line(event.text)!r}"
+        case AgentStep():
+            return f"{step_text(event)} (attempt {event.attempt}, step {event.seq})"
         case AgentResult():
             return _result(event)
         case Decision():
@@ -142,6 +147,66 @@ def what(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912  one case per kin
             return f"unreadable record {event.source} was put back as {event.redriven_as}{mended}"
         case _:
             return one_line(event.model_dump_json(exclude_none=True))
+
+
+def step_text(step: AgentStep) -> str:  # noqa: C901, PLR0911  a line for each kind
+    """Say in a line what a step of a run tells; a line that goes to a tool begins with an arrow."""
+    name = one_line(step.name or "a tool")
+    told = ", recorded before" if step.recorded else ""
+    match step.kind:
+        case "model_start":
+            return f"asks {name}{told}"
+        case "model_end":
+            spent = "" if step.usage is None else f": {tokens_text(step.usage)}"
+            return f"{name} has answered{_took(step)}{spent}{told}"
+        case "model_error":
+            return f"{name} failed{_took(step)}, {reason_text(step.reason)}"
+        case "tool_start":
+            return f"→ {name}({_arguments(step)}){told}"
+        case "tool_end":
+            more = " …" if step.result_cut else ""
+            return f"← {one_line(step.result or '')}{more}{_took(step)}{told}"
+        case "tool_error":
+            return f"← {name} failed{_took(step)}, {reason_text(step.reason)}{told}"
+        case "retry":
+            return f"tries again, since {reason_text(step.reason)}"
+        case "fallback":
+            failed = one_line(step.failed_model or "its model")
+            return f"asks {name} instead of {failed}, since {reason_text(step.reason)}"
+        case "restart":
+            return "begins anew: the attempt before was lost or stopped"
+        case "resumed":
+            return "goes on after a pause"
+        case "paused":
+            return "is paused"
+        case "cancelled":
+            return "is cancelled"
+
+
+def _arguments(step: AgentStep) -> str:
+    """Give a call's arguments as they stand in code, or as they came where they are no object."""
+    if step.arguments is None:
+        return ""
+    if not step.arguments_cut:
+        try:
+            given = json.loads(step.arguments)
+        except ValueError:
+            given = None
+        if isinstance(given, dict):
+            shown = (f"{name}={json.dumps(one, ensure_ascii=False)}" for name, one in given.items())
+            return one_line(", ".join(shown))
+    return one_line(step.arguments) + (" …" if step.arguments_cut else "")
+
+
+def _took(step: AgentStep) -> str:
+    if step.duration_ms is None or step.recorded:
+        return ""
+    took = (
+        f"{step.duration_ms} ms"
+        if step.duration_ms < _SECONDS_FROM_MS
+        else f"{step.duration_ms / 1000:.1f} s"
+    )
+    return f" in {took}"
 
 
 def reason_text(reason: Reason | None, *, whole: bool = False) -> str:

@@ -24,6 +24,7 @@ from millstream.schemas.topics import (
     DECISIONS,
     REQUESTS,
     RESULTS,
+    STEPS,
     TOKENS,
     TopicSpec,
 )
@@ -53,7 +54,7 @@ from millstream.streams.wire.records import LogRecord
 __all__ = ["HISTORY_TOPICS", "HistoryQuery", "read_history", "replay"]
 
 HISTORY_TOPICS = (
-    *(REQUESTS, DECISIONS, ATTEMPTS, TOKENS),
+    *(REQUESTS, DECISIONS, ATTEMPTS, STEPS, TOKENS),
     *(COSTS, CHECKPOINTS, RESULTS, DEAD_LETTERS),
 )
 """What is replayed unless said otherwise; records of one millisecond come in this order."""

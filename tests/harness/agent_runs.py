@@ -12,7 +12,7 @@ from millstream.agents.factory import AgentFactory
 from millstream.agents.loop.calls import Calls
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.schemas.events import AgentToken, CheckpointSaved, ResolvedRequest
-from millstream.schemas.ports import BeforeCall, EmitToken, LoadCheckpoint
+from millstream.schemas.ports import BeforeCall, EmitStep, EmitToken, LoadCheckpoint
 from tests import making
 
 ACCEPTED_AT_MS = 1_000_000
@@ -45,6 +45,8 @@ class Runs:
         before_call: BeforeCall | None = None,
         ends_by_ms: int | None = None,
         calls: Calls | None = None,
+        emit_step: EmitStep | None = None,
+        steps_from: int = 0,
         **fields: Any,
     ) -> RunOutcome:
         """Run a request to its end; a checkpoint that it leaves is the next run's."""
@@ -64,6 +66,8 @@ class Runs:
             before_call=before_call,
             ends_by_ms=ends_by_ms,
             calls=calls,
+            emit_step=emit_step,
+            steps_from=steps_from,
         )
         self.saved = outcome.checkpoint or self.saved
         return outcome

@@ -23,6 +23,7 @@ from millstream.schemas.events import (
     SessionUpdated,
 )
 from millstream.schemas.lane_events import CommandObeyed, LaneOpened
+from millstream.schemas.steps import AgentStep, StepKind
 
 IDS = {"user_id": "ada", "request_id": "r1", "session_id": "s"}
 SOURCE = Address(topic="requests", partition=0, offset=0)
@@ -49,6 +50,13 @@ def resolved(
 def token(text: str = "hi", seq: int = 0, attempt: int = 1000, **fields: Any) -> AgentToken:
     """Make a piece of an answer."""
     return AgentToken(**{**IDS, "text": text, "seq": seq, "attempt": attempt, **fields})
+
+
+def step(
+    kind: StepKind = "tool_start", seq: int = 0, attempt: int = 1000, **fields: Any
+) -> AgentStep:
+    """Make a step of a run."""
+    return AgentStep(**{**IDS, "kind": kind, "seq": seq, "attempt": attempt, **fields})
 
 
 def result(output: str | None = None, **fields: Any) -> AgentResult:

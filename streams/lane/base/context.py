@@ -13,6 +13,8 @@ from aiokafka import TopicPartition
 from millstream.agents.circuits import ModelCircuits
 from millstream.agents.executor import RunAgent
 from millstream.agents.factory import AgentFactory
+from millstream.agents.loop.telling.listeners import Listeners
+from millstream.agents.loop.telling.run_states import OnIllegal, raise_illegal
 from millstream.middleware.pipeline import CHAIN, MiddlewarePipeline
 from millstream.schemas.events import ResolvedRequest
 from millstream.schemas.lane_events import StageRequest
@@ -87,7 +89,8 @@ class LaneServices:
     """What the lanes of one worker share.
 
     `drain` tells the worker to hand over and end; `chance` gives from 0 up to 1, for jitter.
-    `circuits` know which models are out of service.
+    `circuits` know which models are out of service. `listeners` are told of runs, `on_illegal` of
+    one whose state changed as it may not.
     """
 
     worker: str
@@ -101,6 +104,8 @@ class LaneServices:
     limits: LaneLimits = field(default_factory=LaneLimits)
     chance: Callable[[], float] = random.SystemRandom().random
     circuits: ModelCircuits = field(default_factory=ModelCircuits)
+    listeners: Listeners = field(default_factory=Listeners)
+    on_illegal: OnIllegal = raise_illegal
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from millstream.schemas.base import Event, Reason, UserKey
-from millstream.schemas.events import ResultStatus
+from millstream.schemas.events import AgentResult, ResultStatus
 from millstream.schemas.lane_events import HoldPlaced
 from millstream.schemas.reasons import reason_of, result_of
 from millstream.streams.broker.partition_reader import PartitionReader
@@ -27,6 +27,8 @@ from millstream.streams.lane.queue.quotas import UserQuotas
 from millstream.streams.lane.queue.run_table import RunTable
 from millstream.streams.lane.queue.waiting_line import FreedUsers, RetryTimers, Ticket, WaitingLine
 from millstream.streams.lane.runs.run import Run
+from millstream.streams.lane.runs.run_states import RunStates
+from millstream.streams.lane.runs.run_telling import RunTelling
 from millstream.streams.lane.runs.runner import Finished, KeepProgress, Leave, RunRunner
 from millstream.streams.lane.runs.session_queues import SessionQueues
 from millstream.streams.lane.state.lane_state import LaneState
@@ -71,8 +73,15 @@ class RunQueue:
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sessions = SessionQueues(context.fail)
+        services = context.services
+        self._states = RunStates(services.listeners, services.clock_ms, services.on_illegal)
         self._runner = RunRunner(
-            context, state=state, writer=writer, in_flight=in_flight, pauses=pauses
+            context,
+            state=state,
+            writer=writer,
+            in_flight=in_flight,
+            pauses=pauses,
+            telling=RunTelling(context, writer, pauses, self._states),
         )
 
     async def open(self) -> None:
@@ -176,6 +185,14 @@ class RunQueue:
     def on_resumed(self, hold: HoldPlaced) -> None:
         """Let what a lifted hold kept from beginning have its turn."""
         user = (hold.tenant, hold.user_id)
+        held = (
+            self._states.paused_of_session((*user, hold.session_id))
+            if hold.session_id is not None
+            else ((*user, str(hold.request_id)),)
+        )
+        for key in held:
+            if (one := self.find(key)) is not None and not self._pauses.is_paused(key, one.session):
+                self._states.resumed(key)
         if hold.session_id is not None:
             self._unblock((*user, hold.session_id))
         elif (found := self.find((*user, str(hold.request_id)))) is not None:
@@ -235,10 +252,13 @@ class RunQueue:
     def _commit(self, run: Run, events: Sequence[Event]) -> Coroutine[Any, Any, None]:
         """Submit what a run ends with, now; give what to await until it is committed."""
         run.ending = True
+        run.ended_as = next(one for one in events if isinstance(one, AgentResult))
         gone = self._parking.tombstones(run)
         return self._in_flight.finish(run.entry, run.request, [*events, *gone], run.traceparent)
 
     def _committed(self, run: Run) -> None:
+        if (result := run.ended_as) is not None:
+            self._states.ended(run.request, result.status, result.attempt, result.reason)
         self._out_of_memory(run)
         run.ended.set_result(None)
 

@@ -36,6 +36,8 @@ from millstream.streams.lane.runs.attempts import AttemptStarter
 from millstream.streams.lane.runs.doubt import doubt_after, doubt_before
 from millstream.streams.lane.runs.fallback import ModelChoice
 from millstream.streams.lane.runs.run import Run
+from millstream.streams.lane.runs.run_telling import RunTelling, with_steps
+from millstream.streams.lane.runs.step_publisher import StepPublisher
 from millstream.streams.lane.runs.token_publisher import TokenPublisher
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses
@@ -77,6 +79,7 @@ class RunRunner:
         writer: LaneWriter,
         in_flight: InFlightRequests,
         pauses: Pauses,
+        telling: RunTelling,
     ) -> None:
         self._context = context
         self._services = context.services
@@ -88,6 +91,7 @@ class RunRunner:
         )
         self._models = ModelChoice(context.services)
         self._pauses = pauses
+        self._telling = telling
         self._draining = False
         self._drained = asyncio.Event()
 
@@ -107,6 +111,7 @@ class RunRunner:
         while True:
             if not run.is_cancelled() and self._may_not_begin(run):
                 run.under_way.stop(self._services.clock_ms())
+                self._telling.held(run, self._number(run))
                 return Leave()
             tokens = self._tokens(run)
             begun = await self._begin(run)
@@ -114,19 +119,24 @@ class RunRunner:
                 return begun
             if isinstance(begun, Terminal):
                 return self._finished(run, self._refused(run, begun))
-            called = not run.is_cancelled()
-            run.last = outcome = await self._attempt(run, tokens, head) if called else None
+            called, model = not run.is_cancelled(), run.plan.model
+            steps = await self._telling.begins(run, self._number(run)) if called else None
+            run.last = outcome = await self._attempt(run, tokens, head, steps) if called else None
             used = run.used(self._number(run), begun, outcome, called=called)
             # The result comes after its tokens: whoever has read the result can read all of them.
             await tokens.flush()
             if outcome is None:
-                return self._finished(run, self._cancelled(run, tokens), used)
+                await self._telling.cancelled(run, steps)
+                cancelled = with_steps(self._cancelled(run, tokens), steps)
+                return self._finished(run, cancelled, used)
             outcome, delay_s = self._judged(run, outcome)
+            again = delay_s is not None
+            await self._telling.over(run, outcome, steps, model=model, again=again)
             if delay_s is None:
                 break
             if (step := await self._again(run, outcome, used, delay_s)) is not None:
                 return step
-        finished = self._finished(run, outcome.result, used)
+        finished = self._finished(run, with_steps(outcome.result, steps), used)
         if outcome.checkpoint is not None:
             new_head = self._writer.head_of(outcome.checkpoint, head)
             finished.events.extend((outcome.checkpoint, new_head))
@@ -248,7 +258,11 @@ class RunRunner:
         await self._attempts.charge(run.request, used, run.traceparent)
 
     async def _attempt(
-        self, run: Run, tokens: TokenPublisher, head: SessionUpdated | None
+        self,
+        run: Run,
+        tokens: TokenPublisher,
+        head: SessionUpdated | None,
+        steps: StepPublisher | None,
     ) -> RunOutcome | None:
         """Run the agent once; gives `None` if the run was cancelled."""
         load_checkpoint: LoadCheckpoint = nothing_to_load
@@ -270,6 +284,8 @@ class RunRunner:
                     before_call=partial(self._before_call, run),
                     ends_by_ms=run.ends_by_ms,
                     calls=run.calls,
+                    emit_step=None if steps is None else steps.write,
+                    steps_from=0 if steps is None else steps.next_seq,
                 )
             except (LaneLost, asyncio.CancelledError):
                 raise

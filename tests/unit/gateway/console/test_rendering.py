@@ -179,6 +179,38 @@ CASES: tuple[tuple[Event, str], ...] = (
         DeadLetterRedriven(source=PLACE, redriven_as=PLACE, mended=True),
         "unreadable record ns.results-1-7 was put back as ns.results-1-7, mended",
     ),
+    (
+        making.step(name="calculator", arguments='{"expression": "12*12"}'),
+        '→ calculator(expression="12*12") (attempt 1000, step 0)',
+    ),
+    (
+        making.step("tool_start", name="f", arguments='{"a": "xxx', arguments_cut=True),
+        '→ f({"a": "xxx …) (attempt 1000, step 0)',
+    ),
+    (
+        making.step("tool_end", 1, name="calculator", result="144", duration_ms=3),
+        "← 144 in 3 ms (attempt 1000, step 1)",
+    ),
+    (
+        making.step("tool_end", 1, name="f", result="a\x1b[31m\nb", duration_ms=12_345),
+        "← a [31m b in 12.3 s (attempt 1000, step 1)",
+    ),
+    (
+        making.step("tool_end", 1, name="f", result="4", duration_ms=0, recorded=True),
+        "← 4, recorded before (attempt 1000, step 1)",
+    ),
+    (
+        making.step("tool_error", 1, name="f", reason=Reason(code="tool_failed", message="no")),
+        "← f failed, tool_failed: no (attempt 1000, step 1)",
+    ),
+    (
+        making.step("fallback", name="b", failed_model="a", reason=Reason(code="x", message="y")),
+        "asks b instead of a, since x: y (attempt 1000, step 0)",
+    ),
+    (
+        making.step("retry", reason=Reason(code="x", message="y")),
+        "tries again, since x: y (attempt 1000, step 0)",
+    ),
 )
 
 

@@ -1,0 +1,95 @@
+"""The way of steps: as that of tokens, beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from millstream.schemas.events import ResolvedRequest
+from millstream.schemas.ports import ClockMs
+from millstream.schemas.steps import AgentStep, StepKind
+from millstream.streams.lane.base.context import PlainProducer
+from millstream.streams.lane.runs.publisher import PlainPublisher
+
+__all__ = ["StepPublisher"]
+
+
+class StepPublisher(PlainPublisher):
+    """Writes one attempt's steps: those of its agent, and those of the lane before and after them.
+
+    A step that is on its way to the producer is not cut short: else it were unknown whether its
+    `seq` is taken.
+    """
+
+    what = "steps"
+
+    def __init__(
+        self,
+        producer: PlainProducer,
+        *,
+        request: ResolvedRequest,
+        attempt: int,
+        clock_ms: ClockMs,
+        **where: Any,
+    ) -> None:
+        super().__init__(producer, **where)
+        self._request = request
+        self._attempt = attempt
+        self._clock_ms = clock_ms
+        self._text_bytes = 0
+        self._sending: set[asyncio.Task[None]] = set()
+        self._in_order = asyncio.Lock()
+
+    @property
+    def next_seq(self) -> int:
+        """The number of the next step, which is how many there are."""
+        return self.last_seq + 1
+
+    async def write(self, step: AgentStep) -> None:
+        """Hand a step of the agent to the producer. Raises what `send` does."""
+        await self._write(lambda: step)
+
+    async def tell(self, kind: StepKind, **told: Any) -> None:
+        """Write a step of the lane's own, behind all others. Raises what `send` does."""
+        request = self._request
+
+        def step() -> AgentStep:
+            return AgentStep(
+                tenant=request.tenant,
+                user_id=request.user_id,
+                request_id=request.request_id,
+                session_id=request.session_id,
+                at_ms=self._clock_ms(),
+                attempt=self._attempt,
+                seq=self.next_seq,
+                kind=kind,
+                text_bytes=self._text_bytes,
+                **told,
+            )
+
+        await self._write(step)
+
+    async def flush(self) -> None:
+        """Return once every step is acknowledged. Raises `LaneLost` if one is not."""
+        while self._sending:
+            await asyncio.wait(tuple(self._sending))
+        await super().flush()
+
+    async def _write(self, make: Callable[[], AgentStep]) -> None:
+        sending = asyncio.ensure_future(self._in_turn(make))
+        self._sending.add(sending)
+        sending.add_done_callback(self._was_sent)
+        await asyncio.shield(sending)
+
+    async def _in_turn(self, make: Callable[[], AgentStep]) -> None:
+        async with self._in_order:
+            step = make()
+            self.last_seq, self._text_bytes = step.seq, step.text_bytes
+            await self.send(step)
+
+    def _was_sent(self, task: asyncio.Task[None]) -> None:
+        self._sending.discard(task)
+        # Looked at, or asyncio logs it as never retrieved.
+        if not task.cancelled():
+            task.exception()
