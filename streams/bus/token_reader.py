@@ -12,8 +12,17 @@ from typing import Self
 from millstream.schemas.base import DEFAULT_TENANT, Address
 from millstream.schemas.errors import AnswerGone, AnswerLate, Misconfigured, ServiceUnavailable
 from millstream.schemas.events import AgentResult
-from millstream.schemas.topics import RESULTS, TOKENS, TopicSpec
-from millstream.streams.bus.answer import Answer, Ended, Piece, Position, StartedAnew, Text
+from millstream.schemas.topics import RESULTS, STEPS, TOKENS, TopicSpec
+from millstream.streams.bus.answer import (
+    STEPS_HELD_MAX,
+    Answer,
+    Ended,
+    Piece,
+    Position,
+    StartedAnew,
+    Stepped,
+    Text,
+)
 from millstream.streams.bus.api import (
     BEGINNING,
     Beginning,
@@ -26,9 +35,14 @@ from millstream.streams.bus.api import (
     Start,
 )
 
-__all__ = ["Ended", "Piece", "Position", "StartedAnew", "Text", "TokenReader", "answer"]
+__all__ = ["Ended", "Piece", "Position", "StartedAnew", "Stepped", "Text", "TokenReader", "answer"]
 
 TIMEOUT_S = 120.0
+
+_STEPS_WAIT_S = 1.0
+"""How long a result waits for steps of its attempt before they are looked for on the topic."""
+
+_HISTORY_MAX = 10_000
 
 
 class TokenReader:
@@ -40,6 +54,11 @@ class TokenReader:
     The texts since the last `StartedAnew`, joined, are the result's text to the byte, whatever
     crashed meanwhile. `resume` takes a piece's position, also one that another process got: what
     follows that piece is yielded, nothing is missing and nothing repeated.
+
+    With `steps`, what the run did beside writing is yielded too, as `Stepped`: each step in its
+    place in the text (`Stepped` says when it is not), those of an attempt that is void before the
+    `StartedAnew`, all of the result's attempt before `Ended`. Steps that retention has deleted are
+    left out. A position of a reader without steps gives the steps from `since` on.
 
     Begins at `since`, by default with the oldest records, so an answer is found whenever it was
     written; a time shortly before the request spares reading what is older, and is needed where an
@@ -60,42 +79,44 @@ class TokenReader:
         since: Beginning | Now | FromTime = BEGINNING,
         resume: Position | None = None,
         timeout_s: float = TIMEOUT_S,
+        steps: bool = False,
     ) -> None:
         self._bus = bus
         self._of = EventFilter(user_id=user_id, tenant=tenant, request_id=request_id)
         self._since = since
         self._resume = resume
         self._timeout_s = timeout_s
-        self._answer = Answer()
+        self._steps = steps
+        self._answer = Answer(steps=steps)
         self._ready: deque[Piece] = deque()
-        # In this order, tokens before the result, where both have come.
-        self._sources: list[AsyncIterator[Delivery]] = []
-        self._coming: list[asyncio.Task[Delivery | None]] = []
+        # In this order, where several have come: steps, the text behind them, the result.
+        self._sources: dict[str, AsyncIterator[Delivery]] = {}
+        self._coming: dict[str, asyncio.Task[Delivery | None]] = {}
         self._tails = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         """Fix where reading begins: what is written from now on is seen."""
         position = await self._first_position()
-        self._answer = Answer(position)
+        self._answer = Answer(position, steps=self._steps)
         if position.ended:
             return self
+        wanted = [(TOKENS, position.tokens_offset), (RESULTS, position.results_offset)]
+        if self._steps:
+            wanted.insert(0, (STEPS, position.steps_offset))
         async with AsyncExitStack() as opening:
-            for spec, offset in (
-                (TOKENS, position.tokens_offset),
-                (RESULTS, position.results_offset),
-            ):
+            for spec, offset in wanted:
                 tail = self._bus.tail((spec,), FromOffset(offset), self._of)
-                self._sources.append(await opening.enter_async_context(tail))
+                self._sources[spec.name] = await opening.enter_async_context(tail)
             self._tails = opening.pop_all()
-        self._coming = [asyncio.create_task(_next(source)) for source in self._sources]
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         """Stop reading."""
-        for task in self._coming:
+        coming = tuple(self._coming.values())
+        for task in coming:
             task.cancel()
-        if self._coming:
-            await asyncio.wait(self._coming)
+        if coming:
+            await asyncio.wait(coming)
         await self._tails.aclose()
 
     def __aiter__(self) -> Self:
@@ -117,16 +138,38 @@ class TokenReader:
         return self._ready.popleft()
 
     async def _read(self) -> None:
-        await asyncio.wait(self._coming, return_when=asyncio.FIRST_COMPLETED)
-        for index, task in enumerate(self._coming):
-            if not task.done():
+        for name, source in self._sources.items():
+            if name not in self._coming and (name != STEPS.name or self._answer.may_read_steps):
+                self._coming[name] = asyncio.create_task(_next(source))
+        patience_s = _STEPS_WAIT_S if self._answer.steps_missing else None
+        done, _ = await asyncio.wait(
+            self._coming.values(), timeout=patience_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        if not done:
+            await self._look_for_steps()
+        for name in self._sources:
+            task = self._coming.get(name)
+            if task is None or not task.done():
                 continue
             delivery = task.result()
             if delivery is None:
                 message = f"the bus was stopped before request {self._of.request_id} had ended"
                 raise ServiceUnavailable(message)
-            self._coming[index] = asyncio.create_task(_next(self._sources[index]))
+            del self._coming[name]
             self._ready.extend(self._answer.take(delivery))
+
+    async def _look_for_steps(self) -> None:
+        """Take what the topic has of the steps that a result still lacks: no others will come.
+
+        All of them were acknowledged before the result. They may have been deleted since, or stand
+        before where reading began.
+        """
+        limit = self._answer.steps_missing + STEPS_HELD_MAX
+        for delivery in await self._bus.history(
+            topics=(STEPS,), filter=self._of, limit=min(limit, _HISTORY_MAX)
+        ):
+            self._ready.extend(self._answer.take(delivery))
+        self._ready.extend(self._answer.give_up_steps())
 
     async def _first_position(self) -> Position:
         resume = self._resume
@@ -134,7 +177,8 @@ class TokenReader:
             # The results' place first: what ends in between is found, and brings its text along.
             results = await self._begin(RESULTS, self._since)
             tokens = await self._begin(TOKENS, self._since)
-            return Position(tokens.partition, tokens.offset, results.offset)
+            first = Position(tokens.partition, tokens.offset, results.offset)
+            return await self._with_steps(first)
         if resume.ended:
             return resume
         results = await self._begin(RESULTS, FromOffset(resume.results_offset))
@@ -152,7 +196,18 @@ class TokenReader:
                 f"{results.offset} were deleted by the topic's retention"
             )
         # Tokens that retention has deleted are no loss: the result holds the text.
-        return replace(resume, tokens_offset=tokens.offset)
+        return await self._with_steps(replace(resume, tokens_offset=tokens.offset))
+
+    async def _with_steps(self, position: Position) -> Position:
+        if not self._steps:
+            return position
+        if position.steps_offset < 0:
+            steps = await self._begin(STEPS, self._since)
+            return replace(position, steps_offset=steps.offset)
+        steps = await self._begin(STEPS, FromOffset(position.steps_offset))
+        if steps.offset < position.steps_offset:
+            raise Misconfigured(f"the position {position} lies behind the end: other topics")
+        return replace(position, steps_offset=steps.offset)
 
     async def _begin(self, spec: TopicSpec, start: Start) -> Address:
         (place,) = await self._bus.starts((spec,), start, self._of)
