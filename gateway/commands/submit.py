@@ -29,8 +29,7 @@ from millstream.gateway.exits import EXIT_CODES_HELP, ExitCode, exit_code_of_res
 from millstream.schemas.base import DEFAULT_TENANT
 from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.events import DEFAULT_TEMPLATE, AgentRequest, AgentResult
-from millstream.schemas.steps import AgentStep
-from millstream.streams.bus.answer import Ended, StartedAnew, Text
+from millstream.streams.bus.answer import Ended, StartedAnew, Stepped, Text
 from millstream.streams.bus.api import EventBus
 
 __all__ = ["submit"]
@@ -189,7 +188,6 @@ class TextShow:
 
     def __init__(self) -> None:
         self._in_line = False
-        self._attempt = 0
         self._console = progress_console()
 
     def take(self, told: Told) -> ExitCode | None:
@@ -202,23 +200,17 @@ class TextShow:
                 case StartedAnew():
                     self.broke_off()
                     self._console.print(_BEGINS_ANEW)
+                case Stepped(step=step):
+                    self.broke_off()
+                    self._console.print(step_text(step), markup=False, highlight=False)
                 case Ended(result=result):
                     self.broke_off()
                     if (answer := structured_text(result)) is not None:
                         print_data(answer)
                     self._console.print(ending(result))
-        if isinstance(told.delivery.event, AgentStep):
-            self._take_step(told.delivery.event)
         if isinstance(told.delivery.event, DeadLetter):
             self._console.print(f"not accepted: {_why(told.delivery.event)}")
         return _ends_with(told)
-
-    def _take_step(self, step: AgentStep) -> None:
-        # A worker that was replaced may still write.
-        if step.attempt >= self._attempt:
-            self._attempt = step.attempt
-            self.broke_off()
-            self._console.print(step_text(step), markup=False, highlight=False)
 
     def broke_off(self) -> None:
         """End the line that the answer stands in."""

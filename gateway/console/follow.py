@@ -75,7 +75,7 @@ async def submitted(
 
     That ends with the piece `Ended`, or with the `DeadLetter` of its record. It is subscribed to
     before the request is published, so that nothing is missed. With `steps`, those of the run are
-    given as well, as they come.
+    pieces as well.
     """
     arrived: asyncio.Queue[Delivery] = asyncio.Queue(_QUEUED_MAX)
     topics = (TOKENS, RESULTS, *((STEPS,) if steps else ()))
@@ -83,7 +83,7 @@ async def submitted(
     unread = await bus.subscribe(arrived.put, topics=(DEAD_LETTERS,))
     try:
         address = await bus.publish(request)
-        async with aclosing(_until_ended(arrived, address)) as told:
+        async with aclosing(_until_ended(arrived, address, steps=steps)) as told:
             yield address, told
     finally:
         for subscription in (follow, unread):
@@ -94,8 +94,10 @@ async def submitted(
             await bus.unsubscribe(subscription)
 
 
-async def _until_ended(arrived: asyncio.Queue[Delivery], address: Address) -> AsyncGenerator[Told]:
-    answer = Answer()
+async def _until_ended(
+    arrived: asyncio.Queue[Delivery], address: Address, *, steps: bool
+) -> AsyncGenerator[Told]:
+    answer = Answer(steps=steps)
     while not answer.position.ended:
         delivery = await arrived.get()
         match delivery.event:
