@@ -24,8 +24,9 @@ from millstream.agents.sessions.memory import BYTES_PER_TOKEN
 from millstream.agents.templates.held_calls import AnswersInTheEnd
 from millstream.agents.templates.structured import HeldByGrammar
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
+from millstream.agents.templates.versions import OnTemplates, TemplateVersions
 from millstream.agents.tools import ToolRegistry, built_in_tools
-from millstream.schemas.errors import Misconfigured, UnknownTemplate
+from millstream.schemas.errors import UnknownTemplate
 from millstream.schemas.events import ResolvedRequest
 
 __all__ = ["AgentFactory", "ResolveModel", "RunPlan"]
@@ -66,7 +67,7 @@ class RunPlan:
 
 
 class AgentFactory:
-    """Templates by name, and the agents made from them.
+    """Templates by name and version, and the agents made from them.
 
     An agent's graph takes milliseconds to build and holds no state of a run, so it is built once
     per template version and model and shared by all runs; the 64 most recently used are kept.
@@ -84,27 +85,60 @@ class AgentFactory:
         self.tools = ToolRegistry(built_in_tools()) if tools is None else tools
         self._default_model = default_model
         self._resolve = resolve
-        self._templates: dict[str, AgentTemplate] = {}
-        self._tools_tokens: dict[str, int] = {}
+        self._templates = TemplateVersions()
+        self._tools_tokens: dict[tuple[str, str], int] = {}
         # One for each version ever registered: as many as there are in the program's code.
         self._threads: dict[tuple[str, str], ToolThreads] = {}
-        self._agents: OrderedDict[tuple[str, str, str], Agent] = OrderedDict()
+        self._agents: OrderedDict[tuple[str, str, str], tuple[AgentTemplate, Agent]] = OrderedDict()
         for template in templates:
             self.register(template)
 
     def register(self, template: AgentTemplate) -> None:
-        """Add a template, or replace the one of its name by another version.
+        """Add a template, or another version of one: new runs of its name get it from now on.
 
         Raises `Misconfigured` if it names an unknown tool, or its version was given to other
         content: results record the version that they were made with.
         """
-        known = self._templates.get(template.name)
-        if known is not None and known.version == template.version and known != template:
-            message = f"template {template.name!r} changed: give it a version other than "
-            raise Misconfigured(message + repr(template.version))
+        self._register(template, replaces=False)
+
+    def replace(self, template: AgentTemplate) -> None:
+        """Add a template, in the place of what its version was before: for an app that is written.
+
+        Runs of that version go on with the new content. Raises `Misconfigured` if it names an
+        unknown tool.
+        """
+        self._register(template, replaces=True)
+
+    def _register(self, template: AgentTemplate, *, replaces: bool) -> None:
         tools = self.tools.pick(template.tools)
-        self._tools_tokens[template.name] = sum(map(_tool_tokens_max, tools))
-        self._templates[template.name] = template
+        tokens = sum(map(_tool_tokens_max, tools))
+        self._templates.add(template, replaces=replaces)
+        self._tools_tokens[template.name, template.version] = tokens
+
+    def retire(self, name: str, version: str | None = None) -> None:
+        """Give a template, or one version of it, to no new run; those that have begun keep it.
+
+        Raises `UnknownTemplate` if it is not here.
+        """
+        self._templates.retire(name, version)
+
+    def has(self, name: str, version: str | None = None) -> bool:
+        """Tell whether a run can be planned: a new one, or one that began with `version`."""
+        return self._templates.find(name, version) is not None
+
+    @property
+    def offers(self) -> frozenset[tuple[str, str]]:
+        """The name and version of each template that is here, retired ones too."""
+        return self._templates.offers()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that new runs may ask for, in order."""
+        return self._templates.names()
+
+    def on_change(self, listener: OnTemplates) -> Callable[[], None]:
+        """Call `listener` whenever templates were added or retired; gives what ends that."""
+        return self._templates.on_change(listener)
 
     def twin(self, resolve: ResolveModel) -> AgentFactory:
         """Give a factory of the same templates and tools, now and later, for another event loop.
@@ -115,19 +149,29 @@ class AgentFactory:
             default_model=self._default_model, templates=(), tools=self.tools, resolve=resolve
         )
         twin._templates = self._templates
+        twin._tools_tokens = self._tools_tokens
         return twin
 
     def list(self) -> tuple[AgentTemplate, ...]:
-        """Give all templates, in order of their names."""
-        return tuple(self._templates[name] for name in sorted(self._templates))
+        """Give the newest version of each template, in order of their names."""
+        return self._templates.newest()
 
-    def plan(self, request: ResolvedRequest) -> RunPlan:
-        """Say what a request's run will use. Raises `UnknownTemplate` that lists the known ones."""
-        template = self._templates.get(request.template)
+    def template(self, name: str, version: str | None = None) -> AgentTemplate:
+        """Give a template: the version named, else the newest.
+
+        Raises `UnknownTemplate` that lists the known ones.
+        """
+        template = self._templates.find(name, version)
         if template is None:
-            known = ", ".join(sorted(self._templates))
-            message = f"no template is called {request.template!r}; known: {known}"
-            raise UnknownTemplate(message)
+            raise UnknownTemplate(self._templates.missing(name, version))
+        return template
+
+    def plan(self, request: ResolvedRequest, version: str | None = None) -> RunPlan:
+        """Say what a request's run will use, by the `version` that it began with, else the newest.
+
+        Raises `UnknownTemplate` that lists the known ones.
+        """
+        template = self.template(request.template, version)
         model = request.model or template.model or self._default_model
         return RunPlan(
             template=template,
@@ -135,7 +179,7 @@ class AgentFactory:
             models=tuple(dict.fromkeys((model, *template.fallback_models))),
             output_tokens_max=template.output_tokens_max * template.run_model_calls_max,
             input_tokens_max=_input_tokens_max(
-                template, request.input, self._tools_tokens[template.name]
+                template, request.input, self._tools_tokens[template.name, template.version]
             ),
             has_effects=any(self.tools.rules(name).has_effects for name in template.tools),
         )
@@ -143,9 +187,10 @@ class AgentFactory:
     def create(self, plan: RunPlan) -> Agent:
         """Give the agent of a plan. Raises `ModelUnavailable` where its model cannot be used."""
         key = (plan.template.name, plan.template.version, plan.model)
-        agent = self._agents.get(key)
-        if agent is None:
-            agent = self._agents[key] = self._built(plan)
+        template, agent = self._agents.get(key, (None, None))
+        if agent is None or template is not plan.template:  # a version may have been replaced
+            agent = self._built(plan)
+            self._agents[key] = (plan.template, agent)
             if len(self._agents) > AGENTS_CACHED_MAX:
                 self._agents.popitem(last=False)
         else:

@@ -26,6 +26,7 @@ class MiddlewareContext:
     input's length alone.
     `has_effects`: it may do what stays done, whatever it costs.
     `models_after` may answer in its model's place, should that one fail.
+    `template_version` is the version of the request's template that its run keeps.
     """
 
     request: ResolvedRequest
@@ -36,6 +37,7 @@ class MiddlewareContext:
     has_effects: bool = False
     model_calls_max: int = 1
     models_after: tuple[str, ...] = ()
+    template_version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,7 +179,8 @@ class Decision(RequestEvent):
     `stage` names the part of the chain that decided, `chain` where it is not cut; `passed` are the
     layers that let the request through, `layer` the one that did not. `request_digest` stands for
     what was asked (template, model, session, input), so that the same request id with something
-    else is found out.
+    else is found out. `template_version` is the version that the request's run keeps, `None` where
+    there is no run, or the decision is older than versions.
     """
 
     title: ClassVar[str] = "What the middleware decided on a request"
@@ -191,6 +192,7 @@ class Decision(RequestEvent):
     reason: Reason | None = None
     passed: tuple[str, ...] = ()
     template: str = DEFAULT_TEMPLATE
+    template_version: str | None = None
     reserved_micros: Micros = 0
     request_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = None
     generation: Count

@@ -19,6 +19,7 @@ from millstream.schemas.lane_events import StageRequest
 from millstream.schemas.ports import BeforeCall, ClockMs, PeekCheckpoint
 from millstream.schemas.topics import REQUESTS, TopicSpec, stage_topic
 from millstream.streams.lane.base.crash_counter import CrashCounter
+from millstream.streams.lane.base.group_templates import GroupTemplates
 from millstream.streams.lane.base.limits import LaneLimits
 from millstream.streams.lane.base.metrics import LaneMetrics
 from millstream.streams.settings import Settings
@@ -87,7 +88,7 @@ class LaneServices:
     """What the lanes of one worker share.
 
     `drain` tells the worker to hand over and end; `chance` gives from 0 up to 1, for jitter.
-    `circuits` know which models are out of service.
+    `circuits` know which models are out of service, `group_templates` what other workers can run.
     """
 
     worker: str
@@ -101,6 +102,7 @@ class LaneServices:
     limits: LaneLimits = field(default_factory=LaneLimits)
     chance: Callable[[], float] = random.SystemRandom().random
     circuits: ModelCircuits = field(default_factory=ModelCircuits)
+    group_templates: GroupTemplates = field(default_factory=GroupTemplates)
 
 
 @dataclass(frozen=True, slots=True)
