@@ -11,6 +11,9 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from millstream.gateway.commands.apps.chat import chat
+from millstream.gateway.commands.apps.dev import dev
+from millstream.gateway.commands.apps.new import new
 from millstream.gateway.commands.control.cancel import cancel
 from millstream.gateway.commands.control.drain import drain
 from millstream.gateway.commands.control.pause import pause, resume
@@ -97,6 +100,9 @@ def _options(
 
 
 for _command in (
+    new,
+    dev,
+    chat,
     up,
     worker,
     drain,

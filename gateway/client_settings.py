@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from millstream.schemas.errors import Misconfigured
+from millstream.streams.apps.name import AppName
 from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.settings import Settings, load_settings
 
@@ -65,6 +66,8 @@ def local_settings() -> Settings:
     if settings.policy_file is not None:
         policy = settings.policy_file.absolute()
         settings = settings.model_copy(update={"policy_file": policy})
+    if settings.app is not None:
+        settings = settings.model_copy(update={"app": str(AppName.parse(settings.app))})
     empty = {name for name in ("kafka", "redis_url") if not getattr(settings, name)}
     kept = {name: getattr(settings, name) for name in settings.model_fields_set - empty}
     return Settings.model_construct(**kept)

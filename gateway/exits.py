@@ -5,12 +5,12 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import assert_never
 
+from millstream.schemas.dead_letters import RequestIdReused
 from millstream.schemas.errors import (
     MillstreamError,
     Misconfigured,
     NoSuchPartition,
     Rejected,
-    RequestIdReused,
     ServiceUnavailable,
 )
 from millstream.schemas.events import AgentResult

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 from millstream.middleware.auth import AuthMiddleware
 from millstream.middleware.base import (
@@ -12,9 +13,11 @@ from millstream.middleware.base import (
     AttemptQuote,
     AttemptUsage,
     MiddlewareContext,
+    MiddlewareResult,
     RunAccount,
     Settlement,
 )
+from millstream.middleware.containment import asked, told
 from millstream.middleware.cost import CostTrackingMiddleware
 from millstream.middleware.log import LoggingMiddleware
 from millstream.middleware.policy import Policy
@@ -22,7 +25,7 @@ from millstream.middleware.policy_errors import nearest
 from millstream.middleware.prices import PriceTable
 from millstream.middleware.rate_limit import RateLimitMiddleware
 from millstream.schemas.base import Event, Reason, Usage, saturated
-from millstream.schemas.errors import Misconfigured, RateLimited, Rejected
+from millstream.schemas.errors import LayerFailed, Misconfigured, RateLimited, Rejected
 from millstream.schemas.events import AgentResult, AttemptStarted, Decision, ResolvedRequest
 
 CHAIN = "chain"
@@ -86,21 +89,22 @@ class MiddlewarePipeline:
         """Ask each enabled layer in order, as stage `stage`; the first rejection wins.
 
         The decision is folded at once, so that the next one sees it: a lane whose commit of it
-        fails must be dropped. An error that a layer raises goes to the caller.
+        fails must be dropped. A layer that raises rejects the request, as `LayerFailed`.
         """
         passed: list[str] = []
         reserved_micros = 0
         for layer in self.layers:
             if not layer.enabled:
                 continue
-            answer = layer.admit(context)
-            if answer.rejection is not None:
+            answer = asked(layer, MiddlewareResult, partial(layer.admit, context))
+            because = answer if isinstance(answer, LayerFailed) else answer.rejection
+            if isinstance(answer, LayerFailed) or because is not None:
                 decision = _decision(
                     context,
                     (stage, generation),
                     passed,
                     rejected_by=layer.name,
-                    because=answer.rejection,
+                    because=because,
                 )
                 break
             passed.append(layer.name)
@@ -112,7 +116,7 @@ class MiddlewarePipeline:
         self.fold(decision)
         for layer in self.chain:
             if layer.enabled:
-                layer.decided(context, decision)
+                told(layer, partial(layer.decided, context, decision))
         return decision
 
     def begin(
@@ -126,7 +130,9 @@ class MiddlewarePipeline:
         """
         quote: AttemptQuote | None = None
         for layer in self.chain:
-            answer = layer.begin(context, standing) if layer.enabled else None
+            if not layer.enabled:
+                continue
+            answer = asked(layer, _BEGINNINGS, partial(layer.begin, context, standing))
             if isinstance(answer, Rejected):
                 return answer
             quote = quote or answer
@@ -138,9 +144,11 @@ class MiddlewarePipeline:
 
     def charge(self, request: ResolvedRequest | AttemptStarted, used: AttemptUsage) -> list[Event]:
         """Make the events of what an attempt used, and fold them at once."""
-        events = [
-            event for layer in self.chain if layer.enabled for event in layer.charge(request, used)
-        ]
+        events: list[Event] = []
+        for layer in self.chain:
+            if layer.enabled:
+                charged = asked(layer, tuple, partial(layer.charge, request, used))
+                events.extend(() if isinstance(charged, LayerFailed) else charged)
         for event in events:
             self.fold(event)
         return events
@@ -150,7 +158,9 @@ class MiddlewarePipeline:
         events: list[Event] = []
         for layer in reversed(self.chain):
             if layer.enabled:
-                settlement = layer.settle(request, result)
+                settlement = asked(layer, Settlement, partial(layer.settle, request, result))
+                if isinstance(settlement, LayerFailed):
+                    continue
                 result = settlement.result
                 events.extend(settlement.events)
         return Settlement(result, tuple(events))
@@ -158,7 +168,7 @@ class MiddlewarePipeline:
     def fold(self, event: Event) -> None:
         """Take a written event into the layers' state, whether they are enabled or not."""
         for layer in self._folding.get(type(event), ()):
-            layer.fold(event)
+            told(layer, partial(layer.fold, event))
 
     @property
     def folded_under(self) -> str:
@@ -217,6 +227,10 @@ class MiddlewarePipeline:
         )
 
 
+MakeLayer = Callable[[], AgentMiddleware]
+"""Makes a layer, new and without state: each lane has one of its own."""
+
+
 def default_layers(
     policy: Policy, prices: PriceTable, *, contents_logged: bool = False
 ) -> tuple[AgentMiddleware, ...]:
@@ -230,15 +244,21 @@ def default_layers(
 
 
 def build_pipeline(
-    policy: Policy | None = None, prices: PriceTable | None = None
+    policy: Policy | None = None,
+    prices: PriceTable | None = None,
+    *,
+    layers: Iterable[MakeLayer] = (),
 ) -> MiddlewarePipeline:
     """Build one lane's chain. Without a policy everybody may do everything.
 
     `prices` may be shared by all lanes of a process; none given: a table of the policy's own.
+    `layers` make those of an app, which take their places by their priorities. Raises
+    `Misconfigured` for two layers of one name.
     """
     policy = Policy() if policy is None else policy
     prices = PriceTable(policy.prices) if prices is None else prices
-    return MiddlewarePipeline(default_layers(policy, prices))
+    own = (make() for make in layers)
+    return MiddlewarePipeline((*default_layers(policy, prices), *own))
 
 
 def _ordered(layers: Iterable[AgentMiddleware]) -> tuple[AgentMiddleware, ...]:
@@ -249,6 +269,8 @@ def _ordered(layers: Iterable[AgentMiddleware]) -> tuple[AgentMiddleware, ...]:
             raise Misconfigured(f"the layer name {name!r} is taken; give each layer its own")
     return ordered
 
+
+_BEGINNINGS: Final = (AttemptQuote, Rejected, type(None))
 
 _NOTHING = AttemptQuote(Usage(), 0, "")
 """The quote of an attempt that has effects and no price."""

@@ -1,12 +1,79 @@
-"""Records that could not be read, and what became of them: each event a frozen model."""
+"""Records that could not be read: why, the events that tell of them, and what became of them."""
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal
 
 from millstream.schemas.base import Address, Count, EpochMs, Event, Identifier, Reason
+from millstream.schemas.errors import MillstreamError, Poison
 
-__all__ = ["DeadLetter", "DeadLetterRedriven"]
+__all__ = [
+    "CannotRedrive",
+    "DeadLetter",
+    "DeadLetterNotFound",
+    "DeadLetterRedriven",
+    "NewerSchema",
+    "NotJson",
+    "NullValue",
+    "RecordTooLarge",
+    "RequestIdReused",
+    "Unserviceable",
+    "WrongShape",
+]
+
+
+class NullValue(Poison):
+    """The record has no value (a tombstone), which this topic has no use for."""
+
+    code = "null_value"
+
+
+class NotJson(Poison):
+    """The record's value is not JSON in UTF-8."""
+
+    code = "not_json"
+
+
+class WrongShape(Poison):
+    """The record's value is JSON, but not of the shape of the topic's events."""
+
+    code = "wrong_shape"
+
+
+class NewerSchema(Poison):
+    """The record says it is of a schema version that this program does not know."""
+
+    code = "newer_schema"
+
+
+class RecordTooLarge(Poison):
+    """The record is so large that what is written about it would not fit into one."""
+
+    code = "record_too_large"
+
+
+class RequestIdReused(Poison):
+    """The same user asked for something else under this request id before."""
+
+    code = "request_id_reused"
+
+
+class Unserviceable(Poison):
+    """A record by which lanes fail again and again, in a way that nobody foresaw."""
+
+    code = "unserviceable"
+
+
+class DeadLetterNotFound(MillstreamError):
+    """There is no dead letter at this address, nor one of a record at this address."""
+
+    code = "dead_letter_not_found"
+
+
+class CannotRedrive(MillstreamError):
+    """A dead letter cannot be put back as asked; nothing was written."""
+
+    code = "cannot_redrive"
 
 
 class DeadLetter(Event):

@@ -8,6 +8,7 @@
     │   │   ├── BudgetExceeded
     │   │   ├── ModelUnpriced    under a cap on spend, a model without a known price
     │   │   ├── UnknownTemplate
+    │   │   ├── LayerFailed      a layer of the chain raised; nobody has judged the request
     │   │   └── InputTooLarge
     │   ├── Expired              its deadline passed; ends as an `expired` result
     │   ├── ModelUnavailable     no such model, package or key; says what to install or set
@@ -50,6 +51,8 @@
     └── LaneLost                 a commit's outcome is unknown: the lane starts anew
         ├── LaneFenced           a newer owner has the lane's partition
         └── LaneLapsed           a newer owner may have it: the group has not heard of this worker
+
+The kinds of `Poison`, and the errors of dead letters, are in `dead_letters.py`.
 
 `code` is what goes on the wire: stable, lower snake case.
 """
@@ -112,6 +115,12 @@ class UnknownTemplate(Rejected):
     """The request names an agent template that no worker has."""
 
     code = "unknown_template"
+
+
+class LayerFailed(Rejected):
+    """A layer of the chain raised an error, so it cannot be said that the request may pass."""
+
+    code = "layer_failed"
 
 
 class InputTooLarge(Rejected):
@@ -253,48 +262,6 @@ class Poison(MillstreamError):
     code = "poison"
 
 
-class NullValue(Poison):
-    """The record has no value (a tombstone), which this topic has no use for."""
-
-    code = "null_value"
-
-
-class NotJson(Poison):
-    """The record's value is not JSON in UTF-8."""
-
-    code = "not_json"
-
-
-class WrongShape(Poison):
-    """The record's value is JSON, but not of the shape of the topic's events."""
-
-    code = "wrong_shape"
-
-
-class NewerSchema(Poison):
-    """The record says it is of a schema version that this program does not know."""
-
-    code = "newer_schema"
-
-
-class RecordTooLarge(Poison):
-    """The record is so large that what is written about it would not fit into one."""
-
-    code = "record_too_large"
-
-
-class RequestIdReused(Poison):
-    """The same user asked for something else under this request id before."""
-
-    code = "request_id_reused"
-
-
-class Unserviceable(Poison):
-    """A record by which lanes fail again and again, in a way that nobody foresaw."""
-
-    code = "unserviceable"
-
-
 class Misconfigured(MillstreamError):
     """A setting, policy or topic is wrong; the message says which, and what to do."""
 
@@ -311,18 +278,6 @@ class NoSuchPartition(MillstreamError):
     """What was asked for does not stand at the partition that was named; says where it may."""
 
     code = "no_such_partition"
-
-
-class DeadLetterNotFound(MillstreamError):
-    """There is no dead letter at this address, nor one of a record at this address."""
-
-    code = "dead_letter_not_found"
-
-
-class CannotRedrive(MillstreamError):
-    """A dead letter cannot be put back as asked; nothing was written."""
-
-    code = "cannot_redrive"
 
 
 class HistoryGone(MillstreamError):

@@ -7,12 +7,11 @@ from functools import partial
 from weakref import WeakSet
 
 from millstream.agents.executor import AgentExecutor, RunAgent
-from millstream.agents.factory import AgentFactory
+from millstream.agents.factory import AgentFactory, ResolveModel
 from millstream.agents.hosting.agents_loop import AgentsOfLoop, BuildAgents, Threads
 from millstream.agents.hosting.blocked import Blocked
 from millstream.agents.hosting.host import AgentHost, HostLimits
 from millstream.agents.models.http import ProviderHttp
-from millstream.agents.models.resolve import resolve_model
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.metrics import MetricsCollector
 
@@ -25,6 +24,7 @@ _NO_TOOL = "none"
 def agent_host(
     settings: Settings,
     factory: AgentFactory,
+    resolve: ResolveModel,
     collector: MetricsCollector,
     *,
     run_agent: RunAgent | None = None,
@@ -33,11 +33,11 @@ def agent_host(
 ) -> AgentHost:
     """Make the host of a worker's agents, and declare its figures; to be closed by who made it.
 
-    Each loop has a factory and HTTP clients of its own. `run_agent` stands in for the agents;
-    `threads` gives loops their threads. `drain` is called when blocked loops leave no way but for
-    the worker to end.
+    Each loop has a factory and HTTP clients of its own, and models by `resolve`. `run_agent` stands
+    in for the agents; `threads` gives loops their threads. `drain` is called when blocked loops
+    leave no way but for the worker to end.
     """
-    loops = _Loops(settings, factory)
+    loops = _Loops(settings, factory, resolve)
     blocked = collector.counter(
         "millstream_agents_blocked_total",
         "Times that code of an agent kept the event loop from turning.",
@@ -74,9 +74,9 @@ def agent_host(
 class _Loops:
     """Makes the agents of each loop."""
 
-    def __init__(self, settings: Settings, factory: AgentFactory) -> None:
+    def __init__(self, settings: Settings, factory: AgentFactory, resolve: ResolveModel) -> None:
         self._coalesce_s = settings.token_coalesce_s
-        self._endpoints = settings.model_endpoints
+        self._resolve = resolve
         self._factory = factory
         self._twins: WeakSet[AgentFactory] = WeakSet()
 
@@ -88,6 +88,6 @@ class _Loops:
     def build(self) -> AgentsOfLoop:
         """Make what runs attempts on one loop."""
         http = ProviderHttp()
-        twin = self._factory.twin(partial(resolve_model, http=http, endpoints=self._endpoints))
+        twin = self._factory.twin(partial(self._resolve, http=http))
         self._twins.add(twin)
         return AgentsOfLoop(AgentExecutor(twin, coalesce_s=self._coalesce_s).run, http.close)

@@ -18,7 +18,7 @@ from millstream.schemas.errors import Misconfigured
 
 Role = Literal["lanes", "views"]
 
-_OWN_MODELS = frozenset({"local", "scripted", BY_LANGCHAIN})
+OWN_MODELS = frozenset({"local", "scripted", BY_LANGCHAIN})
 
 ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*(:.+)?$", max_length=256)]
 """All models of a name before the colon, or one of them."""
@@ -49,6 +49,8 @@ class Settings(BaseSettings):
     """Permissions, limits, caps and prices, in YAML; none given: everybody may do everything."""
     chain_cuts: tuple[str, ...] = ()
     """Layers before which the chain is cut into a stage of its own, e.g. `["executor"]`."""
+    app: str | None = None
+    """The app: `module:name`, or the path of its file, perhaps with `:name` behind it."""
     input_bytes_max: Annotated[int, Field(ge=1, le=900_000)] = 262_144
     """Longest input of a request, in bytes of UTF-8."""
     default_model: str = "local"
@@ -103,7 +105,7 @@ class Settings(BaseSettings):
     @field_validator("model_endpoints")
     @classmethod
     def _are_no_names_of_ours(cls, endpoints: dict[str, ModelEndpoint]) -> Any:
-        taken = sorted({name.partition(":")[0] for name in endpoints} & _OWN_MODELS)
+        taken = sorted({name.partition(":")[0] for name in endpoints} & OWN_MODELS)
         if taken:
             message = f"{taken[0]!r} is a name of Millstream's own: choose another"
             raise ValueError(message)

@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError
 
 from millstream.agents.circuits import ModelCircuits
 from millstream.agents.executor import RunAgent, wall_clock_ms
-from millstream.agents.factory import AgentFactory
+from millstream.agents.factory import ResolveModel
 from millstream.agents.hosting.agents_loop import Threads
 from millstream.agents.hosting.host import AgentHost
 from millstream.agents.models.resolve import keep_traces_local, warm_up
@@ -28,6 +28,8 @@ from millstream.schemas.errors import MillstreamError, Misconfigured, ServiceUna
 from millstream.schemas.events import CheckpointSaved
 from millstream.schemas.ports import PeekCheckpoint
 from millstream.schemas.topics import catalogue
+from millstream.streams.apps.app import AppParts
+from millstream.streams.apps.checks import resolving
 from millstream.streams.broker.clients import idempotent_producer
 from millstream.streams.broker.topic_admin import ensure_topics, require_sound_topics
 from millstream.streams.hosting import agent_host
@@ -74,13 +76,13 @@ async def run_worker(
     stop: asyncio.Event,
     run_agent: RunAgent | None = None,
     threads: Threads | None = None,
-    factory: AgentFactory | None = None,
+    app: AppParts | None = None,
 ) -> None:
     """Work in `roles` until `stop` is set; `ready` is called once requests are served.
 
     `run_agent` stands in for the agents, to measure what is around them. `threads` gives the
-    agents' event loops their threads; without it, each has one of its own. `factory` has the
-    templates and tools; without it, there are the built-in ones.
+    agents' event loops their threads; without it, each has one of its own. Without an `app` there
+    is what is built in.
 
     Raises `Misconfigured`, `TopicDrift` or `ServiceUnavailable` where it cannot start, and
     `WorkerCrashed` if a part of it stops by itself; nothing once `stop` is set.
@@ -94,7 +96,7 @@ async def run_worker(
                 roles,
                 name,
                 stack,
-                factory=factory or AgentFactory(default_model=settings.default_model),
+                app=app or AppParts(),
                 run_agent=run_agent,
                 threads=threads,
                 drain=stop.set,
@@ -136,12 +138,12 @@ async def _build(
     name: str,
     stack: AsyncExitStack,
     *,
-    factory: AgentFactory,
+    app: AppParts,
     run_agent: RunAgent | None,
     threads: Threads | None,
     drain: Callable[[], None],
 ) -> _Worker:
-    policy = load_policy(settings)
+    policy = load_policy(settings, app.policy_file)
     specs = catalogue(settings.chain_cuts)
     await ensure_topics(settings, specs)
     for drift in await require_sound_topics(settings, specs):
@@ -163,9 +165,11 @@ async def _build(
     if "lanes" in roles:
         producer = await stack.enter_async_context(_producer(settings))
         # Loading the model stops the loop for a moment, which must not be while others wait.
-        await _warm_up(settings)
+        resolve = resolving(settings, app)
+        await _warm_up(settings, resolve)
+        factory = app.factory(default_model=settings.default_model, resolve=resolve)
         host = agent_host(
-            settings, factory, collector, run_agent=run_agent, threads=threads, drain=drain
+            settings, factory, resolve, collector, run_agent=run_agent, threads=threads, drain=drain
         )
         stack.push_async_callback(host.close)
         metrics = LaneMetrics.declare(collector)
@@ -180,7 +184,7 @@ async def _build(
             drain=drain,
             circuits=ModelCircuits(on_change=metrics.tell_circuit),
         )
-        lanes = _lanes(settings, policy, services)
+        lanes = _lanes(settings, policy, app, services)
     stack.push_async_callback(_stop_all, lanes, views, settings.shutdown_grace_s)
     starts = [one.start() for one in lanes]
     await asyncio.gather(*starts, *([views.start()] if views is not None else []))
@@ -200,9 +204,11 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None
     return None if working.cancelled() else working.result()
 
 
-def _lanes(settings: Settings, policy: Policy, services: LaneServices) -> tuple[Lanes, ...]:
+def _lanes(
+    settings: Settings, policy: Policy, app: AppParts, services: LaneServices
+) -> tuple[Lanes, ...]:
     def pipelines() -> tuple[MiddlewarePipeline, ...]:
-        return build_pipeline(policy).split(settings.chain_cuts)
+        return build_pipeline(policy, layers=app.layers).split(settings.chain_cuts)
 
     pipelines()  # a chain that is cut in a wrong place is told before anything starts
     lanes = tuple(
@@ -212,9 +218,9 @@ def _lanes(settings: Settings, policy: Policy, services: LaneServices) -> tuple[
     return lanes
 
 
-async def _warm_up(settings: Settings) -> None:
+async def _warm_up(settings: Settings, resolve: ResolveModel) -> None:
     try:
-        await warm_up(settings.default_model, settings.model_endpoints)
+        await warm_up(settings.default_model, resolve)
     except Terminal as error:
         raise Misconfigured(f"MILLSTREAM_DEFAULT_MODEL: {error}") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -30,13 +30,19 @@ from millstream.agents.models.scripted.script import parse_script
 from millstream.agents.models.served import as_served
 from millstream.schemas.endpoints import ModelEndpoint, without_client
 from millstream.schemas.errors import ModelUnavailable
+from millstream.schemas.reasons import words_of
 
-__all__ = ["MODEL_NAME", "keep_traces_local", "resolve_model", "warm_up"]
+__all__ = ["MODEL_NAME", "MakeModel", "keep_traces_local", "resolve_model", "warm_up"]
 
 MODEL_NAME: Final = "millstream_model"
 """In a model's metadata, which its callbacks get: the name that it was resolved by."""
 
 _log = structlog.get_logger(__name__)
+
+MakeModel = Callable[..., BaseChatModel]
+"""Makes a chat model of keyword parameters, such as `max_tokens`."""
+
+NO_MODELS: Final[Mapping[str, MakeModel]] = MappingProxyType({})
 
 NO_ENDPOINTS: Final[Mapping[str, ModelEndpoint]] = MappingProxyType({})
 
@@ -91,13 +97,15 @@ def resolve_model(
     *,
     http: ProviderHttp | None = None,
     endpoints: Mapping[str, ModelEndpoint] = NO_ENDPOINTS,
+    own: Mapping[str, MakeModel] = NO_MODELS,
     **params: Any,
 ) -> BaseChatModel:
     """Return the chat model that `name` stands for, made with `params` (`temperature`, …).
 
     A provider is called through `http`, if given, else as its own client does by default.
     `endpoints` are servers that speak OpenAI's chat completions, by a whole name or by what stands
-    before its colon; they come before everything else.
+    before its colon; they come before everything else. But for `own`, which makes an app's models,
+    by their whole names.
 
     `local` or `local:smollm2` is the model that comes with Millstream; all share one engine.
     `scripted` plays the cues in its input, `scripted:SCRIPT` the given ones (see the module
@@ -111,14 +119,17 @@ def resolve_model(
     variable to set, and `Terminal` for a script that cannot be read.
     """
     endpoint = endpoints.get(name) or endpoints.get(name.partition(":")[0])
-    if endpoint is not None:
+    if (make := own.get(name)) is not None:
+        model = _own(name, make, params)
+    elif endpoint is not None:
         model = _at_endpoint(name, endpoint, http, params)
     else:
         try:
             model = _model(name, http, params)
         except UnknownProvider as error:
-            own = [each.partition(":")[0] for each in endpoints]
-            message = f"the model {name!r} cannot be used: {_unknown_provider(error.provider, own)}"
+            named = [each.partition(":")[0] for each in (*own, *endpoints)]
+            told = _unknown_provider(error.provider, named)
+            message = f"the model {name!r} cannot be used: {told}"
             raise ModelUnavailable(message) from error
     # By which its calls are charged, whoever makes them.
     model.metadata = {**(model.metadata or {}), MODEL_NAME: name}
@@ -140,6 +151,18 @@ def _model(name: str, http: ProviderHttp | None, params: dict[str, Any]) -> Base
     if kind == _OPENAI and not speaks_responses(rest, params):
         return _own_client(name, {**params, "model": rest}, http, KEY_VARIABLE)
     return _langchains(without_client(name), http, params)
+
+
+def _own(name: str, make: MakeModel, params: dict[str, Any]) -> BaseChatModel:
+    try:
+        model: object = make(**params)
+    except Exception as error:
+        words = f"{type(error).__name__}: {words_of(error)}"
+        raise ModelUnavailable(f"the app's model {name!r} cannot be made: {words}") from error
+    if isinstance(model, BaseChatModel):
+        return model
+    kind = type(model).__name__
+    raise ModelUnavailable(f"the app's model {name!r} is a {kind}, not a chat model of LangChain's")
 
 
 def _at_endpoint(
@@ -205,12 +228,12 @@ def _without_key(name: str, variable: str) -> ModelUnavailable:
     return ModelUnavailable(message)
 
 
-async def warm_up(name: str, endpoints: Mapping[str, ModelEndpoint] = NO_ENDPOINTS) -> None:
+async def warm_up(name: str, resolve: Callable[[str], BaseChatModel] = resolve_model) -> None:
     """Load what the model of this name needs, so that its first answer does not wait for it.
 
     Raises `ModelUnavailable` as `resolve_model` does: better at a worker's start than later.
     """
-    model = resolve_model(name, endpoints=endpoints)
+    model = resolve(name)
     if isinstance(model, LocalChatModel):
         await model.warm_up()
 

@@ -25,8 +25,7 @@ from millstream.gateway.console.time_parsing import parse_time_ms, time_text
 from millstream.gateway.console.topic_names import topic_named
 from millstream.gateway.exits import ExitCode
 from millstream.schemas.base import Address
-from millstream.schemas.dead_letters import DeadLetter
-from millstream.schemas.errors import CannotRedrive, DeadLetterNotFound
+from millstream.schemas.dead_letters import CannotRedrive, DeadLetter, DeadLetterNotFound
 from millstream.schemas.topics import CONTROL
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.history.dead_letters import (

@@ -95,13 +95,13 @@ def submit(
         field = ".".join(str(part) for part in problem["loc"])
         message = f"{field}: {problem['msg']}"
         raise typer.BadParameter(message) from error
-    show = _JsonShow() if as_json else _TextShow()
+    show = JsonShow() if as_json else TextShow()
     known = request_id is not None
     raise typer.Exit(run(_submit(request, show, timeout_s=timeout_s, maybe_known=known)))
 
 
 async def _submit(
-    request: AgentRequest, show: _JsonShow | _TextShow, *, timeout_s: float, maybe_known: bool
+    request: AgentRequest, show: JsonShow | TextShow, *, timeout_s: float, maybe_known: bool
 ) -> ExitCode:
     async with open_bus(settings_for_client()) as bus:
         earlier = await earlier_result(bus, request) if maybe_known else None
@@ -115,7 +115,7 @@ async def _submit(
 
 
 async def follow(
-    bus: EventBus, request: AgentRequest, show: _JsonShow | _TextShow, *, timeout_s: float
+    bus: EventBus, request: AgentRequest, show: JsonShow | TextShow, *, timeout_s: float
 ) -> ExitCode:
     """Publish a request and show what comes of it, for at most `timeout_s`."""
     published = False
@@ -155,7 +155,7 @@ def _cancel_command(request: AgentRequest) -> str:
     return shlex.join([*words, "--request", str(request.request_id)])
 
 
-class _JsonShow:
+class JsonShow:
     """Prints each event as a line of JSON."""
 
     def take(self, told: Told) -> ExitCode | None:
@@ -167,7 +167,7 @@ class _JsonShow:
         """Nothing is left half written."""
 
 
-class _TextShow:
+class TextShow:
     """Prints the answer's text as it comes, and at the end how it ended."""
 
     def __init__(self) -> None:

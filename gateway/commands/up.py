@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from millstream.gateway.client_settings import local_settings
-from millstream.gateway.commands.worker import parse_roles
+from millstream.gateway.commands.worker import AppOption, parse_roles, with_app
 from millstream.gateway.console.running import Stopped, run
 from millstream.gateway.console.terminal import progress_console
 from millstream.gateway.exits import ExitCode
@@ -35,6 +36,11 @@ def up(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Permissions, limits and prices, in YAML."),
     ] = None,
+    app: AppOption = None,
+    *,
+    with_worker: Annotated[
+        bool, typer.Option("--worker/--no-worker", help="Whether a worker is started too.")
+    ] = True,
 ) -> None:
     """Start Kafka, Redis and a worker, and run until Ctrl-C stops them all.
 
@@ -46,33 +52,38 @@ def up(
         raise typer.BadParameter(message, param_hint="--brokers")
     # What was typed is told before what is set.
     wanted = parse_roles(roles)
-    settings = local_settings()
+    settings = with_app(local_settings(), app)
     if policy is not None:
         settings = settings.model_copy(update={"policy_file": policy.absolute()})
     try:
-        run(_up(settings, brokers, wanted))
+        run(_up(settings, brokers, wanted, with_worker=with_worker))
     except Stopped as stopped:
         # To be stopped is how it is meant to end.
         raise typer.Exit(ExitCode.OK) from stopped
 
 
-async def _up(settings: Settings, brokers: int | None, roles: frozenset[Role]) -> None:
+async def _up(
+    settings: Settings, brokers: int | None, roles: frozenset[Role], *, with_worker: bool
+) -> None:
     console = progress_console()
-    async with platform(settings, roles=roles, tell=console.print, brokers=brokers) as running:
+    async with platform(
+        settings, roles=roles, tell=console.print, brokers=brokers, with_worker=with_worker
+    ) as running:
         _announce(running, console)
-        await running.while_services_run(running.worker.keep())
+        keeping = running.worker.keep() if with_worker else asyncio.Event().wait()
+        await running.while_services_run(keeping)
 
 
 def _announce(running: Platform, console: Console) -> None:
     settings = running.settings
     topics = ", ".join(spec.name for spec in catalogue(settings.chain_cuts))
     requests, results = settings.topic(REQUESTS.name), settings.topic(RESULTS.name)
-    where = (
-        f"Kafka    {settings.kafka}",
-        f"topics   {settings.namespace}.*: {topics}",
-        f"metrics  {running.worker.metrics_url}/metrics",
-        f"log      {running.worker.log}",
-    )
+    where = [f"Kafka    {settings.kafka}", f"topics   {settings.namespace}.*: {topics}"]
+    if running.has_worker:
+        where.append(f"metrics  {running.worker.metrics_url}/metrics")
+        where.append(f"log      {running.worker.log}")
+    else:
+        where.append("no worker runs: start one in another terminal, by `millstream worker`")
     panel = Panel(Text("\n".join(where)), title="Millstream runs", expand=False)
     console.print(panel, soft_wrap=False)
     # Not in a frame: these are to be copied.

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import os
 import signal
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 import uvloop
 
-from millstream.gateway.client_settings import settings_for_client
+from millstream.gateway.client_settings import local_settings, settings_for_client
 from millstream.gateway.console.terminal import print_data, progress_console
 from millstream.gateway.processes.shutdown_watchdog import end_well_within, end_within
+from millstream.middleware.pipeline import build_pipeline
+from millstream.streams.apps.name import AppName
+from millstream.streams.policy_file import load_policy
 from millstream.streams.settings import Role, Settings
 from millstream.streams.telemetry.logs import configure_logging
 
 if TYPE_CHECKING:
     from millstream.agents.executor import RunAgent
-    from millstream.agents.factory import AgentFactory
+    from millstream.streams.apps.app import AppParts
 
-__all__ = ["ROLES", "parse_roles", "work", "worker"]
+__all__ = ["ROLES", "AppOption", "parse_roles", "with_app", "work", "worker"]
+
+AppOption = Annotated[
+    str | None,
+    typer.Option("--app", help="Your app: `orders.app:app`, or its file; else MILLSTREAM_APP."),
+]
 
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -48,17 +59,71 @@ def worker(
     role: Annotated[
         str, typer.Option("--role", help="What it does, comma-separated: lanes, views.")
     ] = ",".join(ROLES),
+    app: AppOption = None,
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Say what is wrong with app and policy, and end.")
+    ] = False,
 ) -> None:
     """Work until Ctrl-C or SIGTERM, which let what runs come to its end.
 
     Prints one line of JSON on standard output once requests are served: its name, its roles and
     where its metrics are. A second signal ends it at once; what it had not committed is done again
-    by whoever takes over.
+    by whoever takes over. What an app prints goes to standard error.
     """
     roles = parse_roles(role)
-    settings = settings_for_client()
+    settings = with_app(local_settings() if check else settings_for_client(), app)
+    told = _own_output()
     configure_logging(settings)
-    work(settings, roles)
+    parts = _parts(settings)
+    if check:
+        build_pipeline(load_policy(settings, parts.policy_file), layers=parts.layers).split(
+            settings.chain_cuts
+        )
+        told(json.dumps(_described(settings, parts)))
+        return
+    work(settings, roles, app=parts, told=told)
+
+
+def with_app(settings: Settings, app: str | None) -> Settings:
+    """Give settings with the app that the command line names, if it names one."""
+    return settings if app is None else settings.model_copy(update={"app": str(AppName.parse(app))})
+
+
+def _parts(settings: Settings) -> AppParts:
+    from millstream.streams.apps.checks import parts_of  # noqa: PLC0415  takes seconds
+    from millstream.streams.apps.loading import load_app  # noqa: PLC0415
+
+    return parts_of(None if settings.app is None else load_app(AppName.parse(settings.app)))
+
+
+def _described(settings: Settings, parts: AppParts) -> dict[str, Any]:
+    policy = settings.policy_file or parts.policy_file
+    return {
+        "app": parts.name,
+        "templates": [template.name for template in parts.templates],
+        "tools": parts.tools.names(),
+        "policy_file": None if policy is None else str(policy.absolute()),
+    }
+
+
+def _own_output() -> Callable[[str], None]:
+    """Keep standard output for ourselves; gives what prints a line there.
+
+    Whoever started the worker reads one line and perhaps no more. Whatever else is printed, by an
+    app, a library or a program that a tool starts, goes to standard error.
+    """
+    sys.stdout.flush()
+    ours = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
+
+    def tell(line: str) -> None:
+        ours.write(f"{line}\n")
+        ours.flush()
+
+    return tell
 
 
 def work(
@@ -66,18 +131,19 @@ def work(
     roles: frozenset[Role],
     *,
     run_agent: RunAgent | None = None,
-    factory: AgentFactory | None = None,
+    app: AppParts | None = None,
+    told: Callable[[str], None] = print_data,
 ) -> None:
     """Work in `roles` until SIGINT or SIGTERM; say on standard output when requests are served.
 
     To be called in the main thread, which agents run in: the lanes have a thread of their own.
-    `factory` has the templates and tools; without it, there are the built-in ones.
+    Without an `app` there is what is built in. `told` takes the line that says that it serves.
     """
     from millstream.agents.hosting.main_thread import MainThread  # noqa: PLC0415  takes seconds
 
     signals, main = _StopSignals(), MainThread()
-    how = {"run_agent": run_agent, "factory": factory, "threads": main}
-    main.lend_while(lambda: uvloop.run(_work(settings, roles, signals, **how)))
+    how = {"run_agent": run_agent, "app": app, "threads": main}
+    main.lend_while(lambda: uvloop.run(_work(settings, roles, signals, told, **how)))
 
 
 class _StopSignals:
@@ -105,7 +171,11 @@ class _StopSignals:
 
 
 async def _work(
-    settings: Settings, roles: frozenset[Role], signals: _StopSignals, **how: Any
+    settings: Settings,
+    roles: frozenset[Role],
+    signals: _StopSignals,
+    told: Callable[[str], None],
+    **how: Any,
 ) -> None:
     from millstream.streams.worker import WorkerInfo, run_worker  # noqa: PLC0415  takes seconds to import
 
@@ -115,7 +185,7 @@ async def _work(
             "roles": sorted(info.roles),
             "metrics_url": info.metrics_url,
         }
-        print_data(json.dumps(line))
+        told(json.dumps(line))
         progress_console().print(f"ready: {info.name} serves {', '.join(sorted(info.roles))}")
 
     stop = asyncio.Event()

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from millstream.schemas.base import Address
-from millstream.schemas.dead_letters import DeadLetter
-from millstream.schemas.errors import RequestIdReused
+from millstream.schemas.dead_letters import DeadLetter, RequestIdReused
 from millstream.schemas.events import AgentRequest, AgentResult, Decision
 from millstream.schemas.topics import DEAD_LETTERS, DECISIONS, RESULTS, TOKENS
 from millstream.streams.bus.answer import Answer, Ended, Piece

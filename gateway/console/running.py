@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
 from millstream.gateway.exits import ExitCode
@@ -24,21 +24,26 @@ class Stopped(Exception):
         self.exit_code = _EXIT_CODES[number]
 
 
-def run(main: Coroutine[object, object, T]) -> T:
+def run(main: Coroutine[object, object, T], *, interrupted: Callable[[], bool] | None = None) -> T:
     """Run a coroutine in an event loop of its own and give what it returns.
 
     SIGINT and SIGTERM cancel it, each time they come: what it stops in its `finally` with patience
-    it must give up at the second. Raises `Stopped` once it has ended.
+    it must give up at the second. `interrupted` is asked first at a SIGINT, in the loop: where it
+    says that it has dealt with it, nothing is cancelled. Raises `Stopped` once it has ended.
     """
-    return asyncio.run(_interruptible(main))
+    return asyncio.run(_interruptible(main, interrupted))
 
 
-async def _interruptible(main: Coroutine[object, object, T]) -> T:
+async def _interruptible(
+    main: Coroutine[object, object, T], interrupted: Callable[[], bool] | None
+) -> T:
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(main)
     signalled: list[signal.Signals] = []
 
     def stop(number: signal.Signals) -> None:
+        if number == signal.SIGINT and interrupted is not None and interrupted():
+            return
         signalled.append(number)
         task.cancel()
 

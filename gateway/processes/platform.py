@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from millstream.gateway.client_settings import Endpoints, leave_note_of_up
+from millstream.gateway.processes.app_check import checked_app
 from millstream.gateway.processes.children import Child, ChildEnded, module_command
 from millstream.gateway.processes.workers import KeptWorker
-from millstream.middleware.pipeline import build_pipeline
-from millstream.streams.policy_file import load_policy
 from millstream.streams.settings import Role, Settings
 
 __all__ = ["Platform", "platform"]
@@ -28,11 +27,12 @@ _UNKNOWN_TEMPLATE_WAIT_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """What runs; `settings` are those of its clients."""
+    """What runs; `settings` are those of its clients. Where no `worker` runs, it is not started."""
 
     settings: Settings
     services: Child
     worker: KeptWorker
+    has_worker: bool = True
 
     async def while_services_run(self, doing: Awaitable[T]) -> T:
         """Do something; raises `ChildEnded` at once if the services end by themselves."""
@@ -57,14 +57,18 @@ async def platform(
     roles: frozenset[Role],
     tell: Callable[[str], None],
     brokers: int | None = None,
+    with_worker: bool = True,
+    to_terminal: bool = False,
 ) -> AsyncIterator[Platform]:
     """Start the services and a worker that serves; stop the worker, then the services.
 
     Services that the environment names are used and not started. What was started does not
-    outlive us, even if we are killed. Raises `ChildEnded`, and `Misconfigured` for a policy with
-    mistakes, or a chain that cannot be cut so, before anything is started.
+    outlive us, even if we are killed. `to_terminal`: the worker writes where we do, instead of to
+    its log. Raises `ChildEnded`, and `Misconfigured` for an app or a policy with mistakes, or a
+    chain that cannot be cut so, before anything is started.
     """
-    build_pipeline(load_policy(settings)).split(settings.chain_cuts)
+    report = await checked_app(settings)
+    settings = settings.model_copy(update={"policy_file": report.policy_file})
     size = () if brokers is None else ("--brokers", str(brokers))
     services = await Child.start(
         "launcher of Kafka and Redis",
@@ -88,11 +92,12 @@ async def platform(
             # There is no other worker that could have it: who misspells a name is told soon.
             found["template_unknown_wait_s"] = _UNKNOWN_TEMPLATE_WAIT_S
         connected = settings.model_copy(update=found)
-        worker = KeptWorker(connected, roles, tell)
+        worker = KeptWorker(connected, roles, tell, to_terminal=to_terminal)
         try:
-            tell("starting a worker …")
-            await worker.start()
-            yield Platform(connected, services, worker)
+            if with_worker:
+                tell("starting a worker …")
+                await worker.start()
+            yield Platform(connected, services, worker, with_worker)
         finally:
             await worker.stop()
     finally:

@@ -34,13 +34,17 @@ class RestartPolicy:
 
 @dataclass(slots=True)
 class KeptWorker:
-    """`python -m millstream.gateway worker` as a child; `log` is the file that it writes to."""
+    """`python -m millstream.gateway worker` as a child.
+
+    `log` is the file that it writes to, where it does not write `to_terminal`, as we do.
+    """
 
     settings: Settings
     roles: frozenset[Role]
     tell: Callable[[str], None]
     restarts: RestartPolicy = field(default_factory=RestartPolicy)
     metrics_url: str = ""
+    to_terminal: bool = False
     _child: Child | None = None
 
     @property
@@ -53,7 +57,7 @@ class KeptWorker:
         self._child = await Child.start(
             "worker",
             module_command("millstream.gateway", "worker", "--role", ",".join(sorted(self.roles))),
-            log=self.log,
+            log=None if self.to_terminal else self.log,
             environment=child_environment(self.settings),
         )
         line = await self._child.ready_line(READY_TIMEOUT_S)

@@ -1,5 +1,58 @@
 """Millstream: an event-driven runtime for LLM agents on Apache Kafka.
 
 The packages are the folders `agents`, `gateway`, `infra`, `middleware`, `schemas` and `streams` of
-the repository, linked here: see docs/decisions/0018-one-import-name.md.
+the repository, linked here: see docs/decisions/0018-one-import-name.md. What apps are written with
+can be imported from here, and is loaded when it is asked for.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from millstream.agents.templates.template import AgentTemplate
+    from millstream.middleware.base import AgentMiddleware, MiddlewareContext, MiddlewareResult
+    from millstream.schemas.endpoints import ModelEndpoint
+    from millstream.schemas.errors import Forbidden, Rejected
+    from millstream.streams.apps.app import App
+    from millstream.streams.apps.memory import AgentRun, InMemoryApp, arun_agent, run_agent
+
+__all__ = [
+    "AgentMiddleware",
+    "AgentRun",
+    "AgentTemplate",
+    "App",
+    "Forbidden",
+    "InMemoryApp",
+    "MiddlewareContext",
+    "MiddlewareResult",
+    "ModelEndpoint",
+    "Rejected",
+    "arun_agent",
+    "run_agent",
+]
+
+_HOMES = {
+    "AgentMiddleware": "middleware.base",
+    "AgentRun": "streams.apps.memory",
+    "AgentTemplate": "agents.templates.template",
+    "App": "streams.apps.app",
+    "Forbidden": "schemas.errors",
+    "InMemoryApp": "streams.apps.memory",
+    "MiddlewareContext": "middleware.base",
+    "MiddlewareResult": "middleware.base",
+    "ModelEndpoint": "schemas.endpoints",
+    "Rejected": "schemas.errors",
+    "arun_agent": "streams.apps.memory",
+    "run_agent": "streams.apps.memory",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

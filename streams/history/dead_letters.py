@@ -11,8 +11,7 @@ from typing import Literal
 from aiokafka import TopicPartition
 
 from millstream.schemas.base import Address, Reason
-from millstream.schemas.dead_letters import DeadLetter, DeadLetterRedriven
-from millstream.schemas.errors import DeadLetterNotFound
+from millstream.schemas.dead_letters import DeadLetter, DeadLetterNotFound, DeadLetterRedriven
 from millstream.schemas.events import AgentResult, Redriven, ResultStatus
 from millstream.schemas.topics import DEAD_LETTERS, REDRIVES, RESULTS, TopicSpec
 from millstream.streams.broker.partition_reader import PartitionReader

@@ -24,8 +24,8 @@ from aiokafka.errors import (
 )
 
 from millstream.schemas.base import Address
-from millstream.schemas.dead_letters import DeadLetter, DeadLetterRedriven
-from millstream.schemas.errors import CannotRedrive, LaneLost, NullValue, Poison, ServiceUnavailable
+from millstream.schemas.dead_letters import CannotRedrive, DeadLetter, DeadLetterRedriven, NullValue
+from millstream.schemas.errors import LaneLost, Poison, ServiceUnavailable
 from millstream.schemas.events import Redriven, ResolvedRequest
 from millstream.schemas.topics import CONTROL, REDRIVES, REQUESTS, stage_topic
 from millstream.streams.broker.clients import transactional_producer

@@ -19,7 +19,7 @@ import orjson
 from pydantic import ValidationError
 
 from millstream.schemas.base import SCHEMA_VERSION, Event
-from millstream.schemas.errors import NewerSchema, NotJson, NullValue, WrongShape
+from millstream.schemas.dead_letters import NewerSchema, NotJson, NullValue, WrongShape
 from millstream.schemas.events import AgentRequest, ControlCommand
 from millstream.schemas.topics import TopicSpec
 

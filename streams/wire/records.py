@@ -11,8 +11,8 @@ from typing import Protocol, TypeVar
 from pydantic import ValidationError
 
 from millstream.schemas.base import DEFAULT_TENANT, Address, Frozen, Identifier, TenantName
-from millstream.schemas.dead_letters import DeadLetter
-from millstream.schemas.errors import Poison, RecordTooLarge
+from millstream.schemas.dead_letters import DeadLetter, RecordTooLarge
+from millstream.schemas.errors import Poison
 from millstream.schemas.events import AgentRequest, Origin, Redriven, ResolvedRequest
 from millstream.schemas.lane_events import StageRequest
 from millstream.schemas.reasons import reason_of

@@ -8,7 +8,8 @@ from typing import Protocol
 import pytest
 
 from millstream.schemas.base import Address
-from millstream.schemas.errors import NoSuchPartition, NotJson
+from millstream.schemas.dead_letters import NotJson
+from millstream.schemas.errors import NoSuchPartition
 from millstream.schemas.events import AgentRequest, Origin, ResolvedRequest
 from millstream.schemas.topics import COSTS, REQUESTS, TOKENS, TopicSpec
 from millstream.streams.bus.api import Delivery, EventBus, EventFilter, Unreadable

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from millstream.schemas.errors import Misconfigured, NotJson
+from millstream.schemas.dead_letters import NotJson
+from millstream.schemas.errors import Misconfigured
 from millstream.schemas.events import AgentRequest, AgentToken
 from millstream.schemas.topics import COSTS, REQUESTS, TOKENS, TopicSpec
 from millstream.streams.bus.api import (

@@ -17,6 +17,7 @@ from millstream.agents.templates.retry import RetryPolicy
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.agents.tools import ToolRegistry, built_in_tools
 from millstream.gateway.commands.worker import parse_roles, work
+from millstream.streams.apps.app import AppParts
 from millstream.streams.settings import load_settings
 from millstream.streams.telemetry.logs import configure_logging
 
@@ -83,7 +84,9 @@ def main() -> None:
     """Work until told to stop."""
     settings = load_settings()
     configure_logging(settings)
-    work(settings, parse_roles(sys.argv[-1]), factory=blocking_factory(attempt_timeout_s=14))
+    factory = blocking_factory(attempt_timeout_s=14)
+    app = AppParts(templates=factory.list(), tools=factory.tools)
+    work(settings, parse_roles(sys.argv[-1]), app=app)
 
 
 if __name__ == "__main__":

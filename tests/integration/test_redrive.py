@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 
 from millstream.schemas.base import Address, Reason
-from millstream.schemas.dead_letters import DeadLetter, DeadLetterRedriven
-from millstream.schemas.errors import CannotRedrive, DeadLetterNotFound
+from millstream.schemas.dead_letters import (
+    CannotRedrive,
+    DeadLetter,
+    DeadLetterNotFound,
+    DeadLetterRedriven,
+)
 from millstream.schemas.events import AgentRequest, AgentResult
 from millstream.schemas.topics import (
     CONTROL,

@@ -7,7 +7,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 from millstream.schemas.base import Address
-from millstream.schemas.errors import LaneLost, Unserviceable
+from millstream.schemas.dead_letters import Unserviceable
+from millstream.schemas.errors import LaneLost
 
 LANES_ENDED_MAX = 3
 """Lanes that one record may end before it is given up."""

@@ -7,7 +7,7 @@ import asyncio
 import structlog
 
 from millstream.schemas.base import Address
-from millstream.schemas.errors import Unserviceable
+from millstream.schemas.dead_letters import Unserviceable
 from millstream.schemas.events import AgentResult, ControlCommand
 from millstream.schemas.lane_events import CommandObeyed, HoldPlaced
 from millstream.schemas.topics import HOLDS

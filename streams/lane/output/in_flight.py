@@ -7,7 +7,7 @@ from typing import Any
 
 from millstream.middleware.base import AttemptUsage
 from millstream.schemas.base import Event
-from millstream.schemas.errors import RequestIdReused
+from millstream.schemas.dead_letters import RequestIdReused
 from millstream.schemas.events import AgentResult, CostRecorded, Decision, ResolvedRequest
 from millstream.schemas.ports import ClockMs
 from millstream.schemas.reasons import reason_of

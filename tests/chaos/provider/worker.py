@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 
-from millstream.agents.factory import AgentFactory
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.gateway.commands.worker import parse_roles, work
+from millstream.streams.apps.app import AppParts
 from millstream.streams.settings import load_settings
 from millstream.streams.telemetry.logs import configure_logging
 from tests.chaos.provider.tools import odd_tools
@@ -49,12 +49,8 @@ def main() -> None:
     settings = load_settings()
     configure_logging(settings)
     roles = parse_roles(sys.argv[sys.argv.index("--role") + 1])
-    factory = AgentFactory(
-        default_model=settings.default_model,
-        tools=odd_tools(settings.data_dir),
-        templates=templates(),
-    )
-    work(settings, roles, factory=factory)
+    app = AppParts(templates=templates(), tools=odd_tools(settings.data_dir))
+    work(settings, roles, app=app)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ from typing import get_args
 import pytest
 
 from millstream.gateway.exits import exit_code_of_error, exit_code_of_result
+from millstream.schemas.dead_letters import RequestIdReused
 from millstream.schemas.errors import (
     InputTooLarge,
     LaneLost,
     MillstreamError,
     Misconfigured,
     NoSuchPartition,
-    RequestIdReused,
     ServiceUnavailable,
     TopicDrift,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import ClassVar
 
 import pytest
@@ -18,7 +19,7 @@ from millstream.middleware.pipeline import MiddlewarePipeline, build_pipeline
 from millstream.middleware.policy import Policy
 from millstream.schemas.any_event import any_event
 from millstream.schemas.base import Event, Usage
-from millstream.schemas.errors import Forbidden, Misconfigured, RateLimited, Rejected
+from millstream.schemas.errors import Forbidden, LayerFailed, Misconfigured, RateLimited, Rejected
 from millstream.schemas.events import (
     AgentResult,
     AttemptStarted,
@@ -112,13 +113,66 @@ def test_the_result_goes_back_through_the_chain_last_layer_first() -> None:
     assert pipeline.settle(resolved(), result_of(resolved())).result.output == "ba"
 
 
-def test_an_error_of_a_layer_reaches_the_caller() -> None:
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (ZeroDivisionError("by zero"), "the layer 'x' failed: ZeroDivisionError: by zero"),
+        (SystemExit(1), "the layer 'x' failed: SystemExit: 1"),
+        (asyncio.CancelledError(), "the layer 'x' failed: CancelledError"),
+        (None, "the layer 'x' gave NoneType, not MiddlewareResult"),
+    ],
+)
+def test_a_layer_that_raises_or_answers_nothing_rejects_the_request(
+    raised: BaseException | None, told: str
+) -> None:
     class Broken(Layer):
         def admit(self, context: MiddlewareContext) -> MiddlewareResult:  # noqa: ARG002
+            if raised is not None:
+                raise raised
+            return None  # type: ignore[return-value]
+
+    after = Layer("y", 20)
+    pipeline = MiddlewarePipeline([Broken("x", 10), after])
+    decision = pipeline.decide(context(resolved()), generation=1)
+    assert not decision.admitted
+    assert decision.layer == "x"
+    assert decision.reason is not None
+    assert (decision.reason.code, decision.reason.message) == ("layer_failed", told)
+    assert after.folded == [decision]
+
+
+def test_a_layer_that_raises_later_on_changes_nothing_for_the_others() -> None:
+    class Broken(Layer):
+        def decided(self, *_: object) -> None:
             raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
-        MiddlewarePipeline([Broken("x", 1)]).decide(context(resolved()), generation=1)
+        def fold(self, _event: Event) -> None:
+            raise ZeroDivisionError
+
+        def charge(self, *_: object) -> tuple[Event, ...]:
+            raise ZeroDivisionError
+
+        def settle(self, *_: object) -> Settlement:
+            raise ZeroDivisionError
+
+    other = Layer("y", 20)
+    pipeline = MiddlewarePipeline([Broken("x", 10), other])
+    decision = pipeline.decide(context(resolved()), generation=1)
+    assert decision.admitted
+    assert (other.folded, other.heard) == ([decision], [decision])
+    asked = resolved("hi")
+    assert pipeline.charge(asked, used(1)) == []
+    assert pipeline.settle(asked, result_of(asked, output="o")).result.output == "oy"
+
+
+def test_a_layer_that_raises_as_an_attempt_begins_refuses_it() -> None:
+    class Broken(Layer):
+        def begin(self, *_: object) -> AttemptQuote | Rejected | None:
+            raise ZeroDivisionError
+
+    pipeline = MiddlewarePipeline([Broken("x", 10)])
+    refusal = pipeline.begin(context(resolved()), RunAccount(), attempt=1000)
+    assert isinstance(refusal, LayerFailed)
 
 
 def test_two_layers_of_one_name_are_refused() -> None:

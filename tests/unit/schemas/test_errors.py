@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from millstream.schemas import errors
+from millstream.schemas import dead_letters, errors
 from millstream.schemas.errors import MillstreamError, RateLimited
 
 
@@ -12,7 +12,11 @@ def descendants(of: type[MillstreamError]) -> set[type[MillstreamError]]:
     return {of}.union(*(descendants(child) for child in of.__subclasses__()))
 
 
-TREE = {error for error in descendants(MillstreamError) if error.__module__ == errors.__name__}
+TREE = {
+    error
+    for error in descendants(MillstreamError)
+    if error.__module__ in {errors.__name__, dead_letters.__name__}
+}
 
 
 def test_the_drawn_tree_is_the_real_one() -> None:

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from millstream.agents.models.resolve import resolve_model
 from millstream.streams.hosting import agent_host
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.metrics import MetricsCollector
@@ -19,7 +20,7 @@ QUICK = Settings(agents_blocked_warn_s=0.1, agents_blocked_max_s=0.3, default_mo
 async def test_code_that_blocks_is_counted_by_template_and_tool_and_so_are_loops() -> None:
     collector = MetricsCollector()
     factory = blocking_factory(attempt_timeout_s=1)
-    host = agent_host(QUICK, factory, collector, drain=lambda: None)
+    host = agent_host(QUICK, factory, resolve_model, collector, drain=lambda: None)
     figure = collector.registry.get_sample_value
     try:
         attempts = Attempts(host.run, factory)
@@ -37,7 +38,7 @@ async def test_code_that_blocks_is_counted_by_template_and_tool_and_so_are_loops
 
 async def test_templates_that_are_registered_later_are_known_on_every_loop() -> None:
     factory = blocking_factory()
-    host = agent_host(QUICK, factory, MetricsCollector(), drain=lambda: None)
+    host = agent_host(QUICK, factory, resolve_model, MetricsCollector(), drain=lambda: None)
     try:
         later = factory.list()[0].model_copy(update={"name": "later"})
         factory.register(later)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from millstream.gateway.commands.submit import _TextShow
+from millstream.gateway.commands.submit import TextShow
 from millstream.gateway.console.follow import Told
 from millstream.schemas.base import Address, Reason
 from millstream.schemas.events import AgentResult, AgentToken
@@ -15,7 +15,7 @@ from tests import making
 
 def shown(capsys: pytest.CaptureFixture[str], *events: AgentToken | AgentResult) -> tuple[str, str]:
     """Give what stands on standard output and on standard error after these records."""
-    show, answer = _TextShow(), Answer()
+    show, answer = TextShow(), Answer()
     for offset, event in enumerate(events):
         delivery = Delivery(event, Address(topic="t", partition=0, offset=offset), 1)
         show.take(Told(delivery, answer.take(delivery)))

@@ -8,8 +8,7 @@ import pytest
 
 from millstream.gateway.console.follow import earlier_result, submitted
 from millstream.schemas.base import Address
-from millstream.schemas.dead_letters import DeadLetter
-from millstream.schemas.errors import RequestIdReused
+from millstream.schemas.dead_letters import DeadLetter, RequestIdReused
 from millstream.schemas.events import AgentRequest, AgentResult, AgentToken, Decision
 from millstream.schemas.topics import catalogue
 from millstream.streams.broker.memory.broker import MemoryBroker

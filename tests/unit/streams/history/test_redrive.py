@@ -7,8 +7,7 @@ import base64
 import pytest
 
 from millstream.schemas.base import Address, Reason
-from millstream.schemas.dead_letters import DeadLetter
-from millstream.schemas.errors import NotJson
+from millstream.schemas.dead_letters import DeadLetter, NotJson
 from millstream.schemas.events import Redriven
 from millstream.streams.history.dead_letters import Buried
 from millstream.streams.history.redrive import _kept, _put_back

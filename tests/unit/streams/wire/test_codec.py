@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millstream.schemas.errors import NewerSchema, NotJson, NullValue, Poison, WrongShape
+from millstream.schemas.dead_letters import NewerSchema, NotJson, NullValue, WrongShape
+from millstream.schemas.errors import Poison
 from millstream.schemas.events import AgentRequest, AgentToken, ControlCommand
 from millstream.streams.wire.codec import (
     Encoded,

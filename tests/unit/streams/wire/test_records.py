@@ -7,7 +7,8 @@ import base64
 import pytest
 
 from millstream.schemas.base import Address, Reason
-from millstream.schemas.errors import NotJson, Poison, RecordTooLarge
+from millstream.schemas.dead_letters import NotJson, RecordTooLarge
+from millstream.schemas.errors import Poison
 from millstream.schemas.events import Redriven
 from millstream.schemas.topics import DEAD_LETTERS
 from millstream.streams.wire.codec import ORIGIN, REDRIVEN, encode

@@ -1,0 +1,164 @@
+"""`millstream chat`: talk to an agent in the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import secrets
+import stat
+import sys
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Final
+
+import typer
+from prompt_toolkit import PromptSession
+from pydantic import ValidationError
+
+from millstream.gateway.client_settings import open_bus, settings_for_client
+from millstream.gateway.commands.submit import TextShow, follow
+from millstream.gateway.console.running import run
+from millstream.gateway.console.terminal import progress_console
+from millstream.gateway.exits import ExitCode
+from millstream.schemas.base import DEFAULT_TENANT
+from millstream.schemas.events import DEFAULT_TEMPLATE, AgentRequest, ControlCommand
+from millstream.streams.bus.kafka import KafkaBus
+
+__all__ = ["chat"]
+
+_ANSWER_MAX_S: Final = 3600.0
+_PROMPT: Final = "> "
+_HELP: Final = "/new begins another conversation, /quit or Ctrl-D ends; Ctrl-C stops an answer"
+
+
+def chat(
+    template: Annotated[str, typer.Argument(help="The agent's template.")] = DEFAULT_TEMPLATE,
+    *,
+    user: Annotated[str, typer.Option(help="Who talks; default: your name here.")] = "",
+    session: Annotated[
+        str | None, typer.Option(help="The conversation to go on with; default: a new one.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="`local`, `scripted` or `provider:name`.")
+    ] = None,
+    tenant: Annotated[str, typer.Option(help="The user's tenant.")] = DEFAULT_TENANT,
+) -> None:
+    """Talk to an agent: its answers as they are written, its calls of tools, and what each cost.
+
+    Without a terminal, each line of standard input is a question.
+    """
+    talk = _Talk(template, user or getpass.getuser(), session or _new_session(), model, tenant)
+    raise typer.Exit(run(talk.hold(), interrupted=talk.interrupted))
+
+
+def _new_session() -> str:
+    return f"chat-{secrets.token_hex(4)}"
+
+
+class _Talk:
+    """A conversation, question by question."""
+
+    def __init__(
+        self, template: str, user: str, session: str, model: str | None, tenant: str
+    ) -> None:
+        self._asked_of: dict[str, Any] = {
+            "template": template,
+            "user_id": user,
+            "model": model,
+            "tenant": tenant,
+        }
+        self._session = session
+        self._console = progress_console()
+        self._under_way: tuple[KafkaBus, AgentRequest] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def hold(self) -> ExitCode:
+        """Ask and answer until there are no more questions; gives the last answer's exit code."""
+        code = ExitCode.OK
+        async with open_bus(settings_for_client()) as bus:
+            self._console.print(
+                f"{self._asked_of['template']} answers {self._asked_of['user_id']}, "
+                f"session {self._session}. {_HELP}."
+            )
+            async for line in _questions():
+                text = line.strip()
+                if text in {"/quit", "/exit"}:
+                    break
+                if text == "/new":
+                    self._session = _new_session()
+                    self._console.print(f"session {self._session}")
+                elif text.startswith("/"):
+                    self._console.print(_HELP)
+                elif text:
+                    code = await self._ask(bus, text)
+        return code
+
+    async def _ask(self, bus: KafkaBus, text: str) -> ExitCode:
+        try:
+            request = AgentRequest(
+                **self._asked_of,
+                input=text,
+                request_id=secrets.token_hex(8),
+                session_id=self._session,
+                at_ms=time.time_ns() // 10**6,
+            )
+        except ValidationError as error:
+            problem = error.errors()[0]
+            field = ".".join(str(part) for part in problem["loc"])
+            message = f"{field}: {problem['msg']}"
+            raise typer.BadParameter(message) from error
+        self._under_way = (bus, request)
+        try:
+            return await follow(bus, request, TextShow(), timeout_s=_ANSWER_MAX_S)
+        finally:
+            self._under_way = None
+
+    def interrupted(self) -> bool:
+        """Have the answer that is being written cancelled; tells whether there is one."""
+        if self._under_way is None:
+            return False
+        cancelling = asyncio.ensure_future(_cancel(*self._under_way))
+        self._tasks.add(cancelling)
+        cancelling.add_done_callback(self._tasks.discard)
+        # At a second Ctrl-C the chat itself ends.
+        self._under_way = None
+        return True
+
+
+async def _questions() -> AsyncIterator[str]:
+    """Give line after line that somebody types, or that stands on standard input."""
+    if not sys.stdin.isatty():
+        async for line in _lines_of_input():
+            yield line
+        return
+    prompt: PromptSession[str] = PromptSession()
+    while True:
+        try:
+            yield await prompt.prompt_async(_PROMPT)
+        except (EOFError, KeyboardInterrupt):
+            return
+
+
+async def _lines_of_input() -> AsyncIterator[str]:
+    if stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode):
+        for line in sys.stdin:
+            yield line
+        return
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        yield line.decode(errors="replace")
+
+
+async def _cancel(bus: KafkaBus, request: AgentRequest) -> None:
+    await bus.publish(
+        ControlCommand(
+            command="cancel",
+            tenant=request.tenant,
+            user_id=request.user_id,
+            request_id=request.request_id,
+            at_ms=time.time_ns() // 10**6,
+        )
+    )

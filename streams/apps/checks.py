@@ -1,0 +1,210 @@
+"""What is wrong with an app, all of it at once; and its parts, where nothing is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from millstream.agents.factory import AgentFactory, ResolveModel
+from millstream.agents.models.resolve import MakeModel, resolve_model
+from millstream.agents.templates.files import load_template
+from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
+from millstream.agents.tools import ToolRegistry, built_in_tools
+from millstream.middleware.base import AgentMiddleware
+from millstream.middleware.pipeline import MakeLayer, build_pipeline
+from millstream.middleware.policy import Policy
+from millstream.schemas.endpoints import ModelEndpoint
+from millstream.schemas.errors import Misconfigured
+from millstream.schemas.reasons import words_of
+from millstream.streams.apps.app import App, AppParts
+from millstream.streams.settings import OWN_MODELS, ModelName, Settings
+
+__all__ = ["parts_of", "resolving", "shown_path"]
+
+T = TypeVar("T")
+
+NAME_CHARS_MAX: Final = 64
+_SHOWN_CHARS_MAX: Final = 60
+
+_MODEL_NAME: Final = TypeAdapter[str](ModelName)
+
+
+def parts_of(app: App | None) -> AppParts:
+    """Give what a worker takes from an app; without one, what is built in.
+
+    Raises `Misconfigured`, a line for each mistake, with the file and the field.
+    """
+    if app is None:
+        return AppParts()
+    checks = _Checks(app)
+    parts = checks.parts()
+    if checks.faults:
+        raise Misconfigured("\n".join(checks.faults))
+    return parts
+
+
+def resolving(settings: Settings, app: AppParts) -> ResolveModel:
+    """Give what turns names into models: those of the app and of the settings, and all others.
+
+    A server that the settings name comes before the app's of the same name.
+    """
+    endpoints = {**app.endpoints, **settings.model_endpoints}
+    return partial(resolve_model, endpoints=endpoints, own=app.models)
+
+
+class _Checks:
+    """Takes an app apart, and gathers what is wrong with it."""
+
+    def __init__(self, app: App) -> None:
+        self.faults: list[str] = []
+        self._app = app
+        self._file = shown_path(app.file)
+
+    def parts(self) -> AppParts:
+        name = self._app.name
+        if not isinstance(name, str) or not 0 < len(name) <= NAME_CHARS_MAX:
+            self._fault("name", f"must be a text of 1 to {NAME_CHARS_MAX} characters")
+        tools = self._tools()
+        models, endpoints = self._models()
+        return AppParts(
+            name=str(name),
+            templates=self._templates(tools),
+            tools=tools,
+            layers=self._layers(),
+            models=models,
+            endpoints=endpoints,
+            policy_file=self._policy(),
+        )
+
+    def _tools(self) -> ToolRegistry:
+        registry = ToolRegistry(built_in_tools() if self._app.built_in else ())
+        for where, tool in self._each("tools", self._app.tools):
+            self._tried(where, partial(registry.register, tool), tool)
+        return registry
+
+    def _templates(self, tools: ToolRegistry) -> tuple[AgentTemplate, ...]:
+        built_in = BUILT_IN_TEMPLATES if self._app.built_in else ()
+        factory = AgentFactory(templates=built_in, tools=tools)
+        found: dict[str, AgentTemplate] = {template.name: template for template in built_in}
+        for where, given in self._each("templates", self._app.templates):
+            for template, file in self._template(where, given):
+                if template.name in found:
+                    whose = "built in" if found[template.name] in built_in else "another"
+                    words = f"a template called {template.name!r} is {whose}: rename this one"
+                    self._fault("name" if file else where, words, file)
+                    continue
+                found[template.name] = template
+                self._tried(
+                    "" if file else f"{where} {template.name!r}",
+                    partial(factory.register, template),
+                    template.name,
+                    file,
+                )
+        return tuple(found.values())
+
+    def _template(self, where: str, given: Any) -> Iterator[tuple[AgentTemplate, str | None]]:
+        if isinstance(given, AgentTemplate):
+            yield given, None
+        elif isinstance(given, str | Path):
+            path = self._app.file.parent / given
+            template = self._tried(where, lambda: load_template(path), given)
+            if template is not None:
+                yield template, shown_path(path)
+        else:
+            self._fault(where, f"must be an AgentTemplate or the path of one, not {_shown(given)}")
+
+    def _layers(self) -> tuple[MakeLayer, ...]:
+        makers: list[MakeLayer] = []
+        for where, given in self._each("layers", self._app.layers):
+            if not callable(given):
+                self._fault(where, f"must make a layer, a class for instance, not {_shown(given)}")
+                continue
+            layer = self._tried(where, given, given)
+            if layer is None:
+                continue
+            if not isinstance(layer, AgentMiddleware):
+                words = f"{_shown(given)} makes {_shown(layer)}, which is no AgentMiddleware"
+                self._fault(where, words)
+            elif not all(hasattr(layer, each) for each in ("name", "priority", "enabled")):
+                words = f"{_shown(given)} needs a `name`, a `priority`, and super().__init__()"
+                self._fault(where, words)
+            else:
+                makers.append(given)
+        try:
+            build_pipeline(Policy(), layers=makers)
+        except Misconfigured as error:
+            self._fault("layers", str(error))
+        return tuple(makers)
+
+    def _models(self) -> tuple[dict[str, MakeModel], dict[str, ModelEndpoint]]:
+        makers: dict[str, MakeModel] = {}
+        endpoints: dict[str, ModelEndpoint] = {}
+        if not isinstance(self._app.models, dict):
+            self._fault("models", f"must be a dict, not {_shown(self._app.models)}")
+            return makers, endpoints
+        for name, given in self._app.models.items():
+            where = f"models[{name!r}]"
+            try:
+                _MODEL_NAME.validate_python(name, strict=True)
+                if callable(given):
+                    makers[name] = given
+                else:
+                    endpoints[name] = ModelEndpoint.model_validate(given)
+            except ValidationError as error:
+                for problem in error.errors():
+                    at = ".".join(str(part) for part in problem["loc"])
+                    self._fault(f"{where}.{at}" if at else where, problem["msg"])
+                continue
+            if name.partition(":")[0] in OWN_MODELS:
+                self._fault(where, "is a name of Millstream's own: choose another")
+        return makers, endpoints
+
+    def _policy(self) -> Path | None:
+        if self._app.policy is None:
+            return None
+        path = self._app.file.parent / self._app.policy
+        if not path.is_file():
+            self._fault("policy", f"there is no file {shown_path(path)}")
+        return path
+
+    def _each(self, field: str, given: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(given, list | tuple):
+            yield from ((f"{field}[{number}]", one) for number, one in enumerate(given))
+        else:
+            self._fault(field, f"must be a list, not {_shown(given)}")
+
+    def _fault(self, field: str, words: str, file: str | None = None) -> None:
+        told = (file or self._file, field, words)
+        self.faults.append(": ".join(part for part in told if part))
+
+    def _tried(
+        self, where: str, do: Callable[[], T], what: Any, file: str | None = None
+    ) -> T | None:
+        """Do what an app's own code may fail at; gives `None` where it does."""
+        try:
+            return do()
+        except Misconfigured as error:
+            for line in str(error).splitlines():
+                self._fault(where, line, file)
+        except Exception as error:  # noqa: BLE001  whatever an app's code raises
+            words = f"{type(error).__name__}: {words_of(error)}".removesuffix(": ")
+            self._fault(where, f"{_shown(what)} cannot be used: {words}", file)
+        return None
+
+
+def shown_path(path: Path) -> str:
+    """Give a path as short as it can be told: from here, if it is below."""
+    try:
+        return str(path.absolute().relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)
+
+
+def _shown(value: Any) -> str:
+    name = getattr(value, "__name__", None)
+    text = name if isinstance(name, str) else repr(value)
+    return text if len(text) <= _SHOWN_CHARS_MAX else text[: _SHOWN_CHARS_MAX - 1] + "…"

@@ -1,0 +1,118 @@
+"""Apps in memory: what their own tests run, as a worker would."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+from langchain_core.language_models.fake_chat_models import FakeListChatModel
+from langchain_core.tools import tool
+from pydantic import ValidationError
+
+from millstream import (
+    AgentMiddleware,
+    AgentTemplate,
+    App,
+    Forbidden,
+    InMemoryApp,
+    MiddlewareContext,
+    MiddlewareResult,
+    arun_agent,
+    run_agent,
+)
+from millstream.middleware.policy import Policy
+from millstream.schemas.errors import Misconfigured
+
+
+@tool
+def opening_hours(day: str) -> str:
+    """Tell when the shop is open on a day of the week."""
+    return "closed" if day == "sunday" else "9 to 17"
+
+
+class NoShouting(AgentMiddleware):
+    """Turns away what is written in capitals."""
+
+    name = "no_shouting"
+    priority = 15
+    asked: ClassVar[list[str]] = []
+
+    def admit(self, context: MiddlewareContext) -> MiddlewareResult:
+        self.asked.append(context.request.input)
+        if context.request.input.isupper():
+            return MiddlewareResult(Forbidden("do not shout"))
+        return MiddlewareResult()
+
+
+SHOP = AgentTemplate(name="shop", kind="react", tools=("opening_hours",), model="openai:gpt-5-mini")
+APP = App("shop", templates=[SHOP], tools=[opening_hours], layers=[NoShouting])
+SCRIPT = 'call: opening_hours {"day": "friday"}; say: we are open {tool_result}'
+
+
+def test_an_agent_answers_with_its_tool_by_a_script_and_is_charged_at_its_models_price() -> None:
+    run = run_agent(APP, "shop", "when are you open?", user="ada", script=SCRIPT)
+    assert (run.status, run.output) == ("completed", "we are open 9 to 17")
+    assert "".join(token.text for token in run.tokens) == run.output
+    assert run.result.user_id == "ada"
+    assert run.result.model == "openai:gpt-5-mini"
+    assert run.cost_micros == sum(cost.cost_micros for cost in run.costs) > 0
+    assert len(run.costs) == 2
+    assert run.decision is not None
+    assert run.decision.passed == ("auth", "no_shouting", "logging", "cost", "rate_limit")
+
+
+def test_a_list_has_an_answer_for_each_call() -> None:
+    answers = ['call: opening_hours {"day": "sunday"}', "say: {tool_result}"]
+    assert run_agent(APP, "shop", "sunday?", script=answers).output == "closed"
+
+
+async def test_a_layer_of_the_app_turns_away_with_its_own_reason() -> None:
+    run = await arun_agent(APP, "shop", "OPEN UP", script=SCRIPT)
+    assert (run.status, run.reason) == ("rejected", "forbidden: do not shout")
+    assert (run.tokens, run.costs) == ((), ())
+
+
+async def test_a_session_goes_on_and_a_policy_counts_over_several_requests() -> None:
+    policy = Policy.model_validate({"defaults": {"rate": {"requests": 2, "window_s": 60}}})
+    async with InMemoryApp(None, script="say: hello {input}", policy=policy) as memory:
+        first = await memory.run("chat_agent", "one", session_id="s")
+        second = await memory.run("chat_agent", "two", session_id="s")
+        third = await memory.run("chat_agent", "three", session_id="s")
+    assert [first.output, second.output] == ["hello one", "hello two"]
+    assert third.reason.startswith("rate_limited: ")
+
+
+async def test_what_the_model_of_the_app_says_is_the_answer() -> None:
+    def house(**_: object) -> FakeListChatModel:
+        return FakeListChatModel(responses=["from the house"])
+
+    app = App("own", models={"house": house})
+    run = await arun_agent(app, "chat_agent", "hi", model="house")
+    assert run.output == "from the house"
+    run = await arun_agent(app, "chat_agent", "hi", model="hause")
+    assert run.reason.startswith("model_unavailable: no model is called 'hause'")
+
+
+async def test_a_model_that_cannot_be_made_fails_the_run_by_its_name() -> None:
+    def broken(**_: object) -> FakeListChatModel:
+        raise OSError("no such host")  # noqa: EM101  an app's own
+
+    run = await arun_agent(App("own", models={"house": broken}), "chat_agent", "hi", model="house")
+    assert run.reason == (
+        "model_unavailable: the app's model 'house' cannot be made: OSError: no such host"
+    )
+
+
+async def test_what_is_no_request_is_told_at_once() -> None:
+    with pytest.raises(ValidationError, match="user_id"):
+        await arun_agent(APP, "shop", "hi", user="")
+
+
+async def test_an_unfit_app_does_not_run() -> None:
+    with pytest.raises(Misconfigured, match=r"no tool is called 'refund'"):
+        await arun_agent(App("bad", templates=[SHOP.model_copy(update={"tools": ("refund",)})]))
+
+
+async def test_a_run_that_takes_too_long_is_told_so() -> None:
+    with pytest.raises(TimeoutError):
+        await arun_agent(None, "chat_agent", "hi", script="hang", timeout_s=0.2)
