@@ -34,7 +34,7 @@ from millstream.streams.lane.queue.waiting_line import (
     WaitingLine,
 )
 from millstream.streams.lane.queue.waits import TemplateWaits, Waits
-from millstream.streams.lane.runs.admission import refused
+from millstream.streams.lane.runs.admission import TemplateRef, refused
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.runs.runner import Finished, KeepProgress, Leave, RunRunner
 from millstream.streams.lane.runs.session_queues import SessionQueues
@@ -75,14 +75,13 @@ class RunQueue:
         )
         self.freed = FreedUsers()
         self._line = WaitingLine(self._is_blocked, self.freed)
-        services = context.services
         self._waits = Waits(
-            services,
-            TemplateWaits.of(context.settings, services),
+            context.services,
+            TemplateWaits.of(context.settings, context.services),
             pauses,
             lambda ticket: self._unblock(ticket.session),
         )
-        self._forget_templates = services.factory.on_change(self.look_for_templates)
+        self._forget_templates = context.services.factory.on_change(self._waits.look_again)
         self._in_memory = RunTable()
         self.quotas = UserQuotas(context.settings, self._line, self._in_memory)
         # Sessions whose runs in memory must all leave before one of them may come back.
@@ -132,6 +131,11 @@ class RunQueue:
     def waiting(self) -> int:
         """How many requests wait outside memory."""
         return len(self._line)
+
+    @property
+    def lacking(self) -> dict[TemplateRef, int]:
+        """The templates that requests wait for, and how many do."""
+        return self._waits.lacking()
 
     def park_all_of(self, user: UserKey) -> None:
         """Park what a user has in memory: others of theirs are about to be left on the log."""
@@ -200,10 +204,6 @@ class RunQueue:
         self._remove(found)
         if run is not None:
             await self._endings.without_attempt(run, "cancelled", reason)
-
-    def look_for_templates(self) -> None:
-        """Let what waits for a template have its turn, if it is here now."""
-        self._waits.look_again(self._line)
 
     def on_resumed(self, hold: HoldPlaced) -> None:
         """Let what a lifted hold kept from beginning have its turn."""

@@ -15,7 +15,7 @@ may have come.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from millstream.schemas.errors import UnknownTemplate
@@ -103,6 +103,8 @@ class Waits:
         self._pauses = pauses
         self._on_over = on_over
         self._timers: dict[Ticket, asyncio.TimerHandle] = {}
+        # Those that are gone stay until somebody looks.
+        self._lacking: dict[TemplateRef, dict[Ticket, None]] = {}
 
     def blocks(self, ticket: Ticket) -> bool:
         """Tell whether a ticket's request is paused, or waits."""
@@ -127,6 +129,8 @@ class Waits:
             known.cancel()
         if ticket.gone or ticket.wait is None or self.is_over(ticket.wait):
             return
+        if isinstance(ticket.wait, ForTemplate):
+            self._lacking.setdefault(ticket.wait.template, {})[ticket] = None
         delay_s = (self._over_at_ms(ticket.wait) - self._clock_ms()) / 1000
         loop = asyncio.get_running_loop()
         self._timers[ticket] = loop.call_later(delay_s + _TIMER_SLACK_S, self._due, ticket)
@@ -140,13 +144,25 @@ class Waits:
         else:  # the wall clock and the loop's differ, or it may take longer now
             self.watch(ticket)
 
-    def look_again(self, tickets: Iterable[Ticket]) -> None:
-        """Look whether the waits of these are over: something came that may be waited for."""
-        for ticket in tickets:
-            if isinstance(ticket.wait, ForTemplate):
-                self.watch(ticket)
-                if self.is_over(ticket.wait):
+    def look_again(self) -> None:
+        """Look which waits are over: something came that may be waited for."""
+        for wanted in [one for one in self._lacking if self.templates.has(one)]:
+            for ticket in self._lacking.pop(wanted):
+                if (timer := self._timers.pop(ticket, None)) is not None:
+                    timer.cancel()
+                if not ticket.gone:
                     self._on_over(ticket)
+
+    def lacking(self) -> dict[TemplateRef, int]:
+        """Give the templates that requests wait for, and how many do."""
+        for wanted, tickets in tuple(self._lacking.items()):
+            for ticket in [one for one in tickets if one.gone]:
+                del tickets[ticket]
+                if (timer := self._timers.pop(ticket, None)) is not None:
+                    timer.cancel()
+            if not tickets:
+                del self._lacking[wanted]
+        return {wanted: len(tickets) for wanted, tickets in self._lacking.items()}
 
     def close(self) -> None:
         """Tell of none any more."""
