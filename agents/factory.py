@@ -115,6 +115,14 @@ class AgentFactory:
         self._templates.add(template, replaces=replaces)
         self._tools_tokens[template.name, template.version] = tokens
 
+    def keep(self, template: AgentTemplate) -> None:
+        """Have a version for the runs that began with it, and for no new one.
+
+        Raises as `register` does.
+        """
+        self.register(template)
+        self.retire(template.name, template.version)
+
     def retire(self, name: str, version: str | None = None) -> None:
         """Give a template, or one version of it, to no new run; those that have begun keep it.
 

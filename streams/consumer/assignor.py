@@ -96,7 +96,10 @@ class LaneAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
     # What members tell each other has no versions: a change of it is another assignor.
     name = "millstream-lanes-1"
 
-    def __init__(self, can_run: Callable[[], Capabilities] = Capabilities) -> None:
+    def __init__(
+        self, can_run: Callable[[], Capabilities] = Capabilities, *, worker: str = ""
+    ) -> None:
+        self._worker = worker
         self._can_run = can_run
         self._claims = Capabilities()
         self._waits: dict[int, frozenset[Need]] = {}
@@ -181,6 +184,7 @@ class LaneAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
             "holds": sorted(self._claimed),
             "waits": needs_claim(self._claimed_waits),
             "asked": self._asked,
+            "worker": self._worker,
             **self._claims.claim(),
         }
         return ConsumerProtocolMemberMetadata(_VERSION, sorted(topics), json.dumps(claim).encode())

@@ -48,7 +48,9 @@ class Lanes:
         name = "lanes" if stage.name == CHAIN else f"lanes-{stage.name}"
         self.app = build_app(settings, name)
         self._membership = Membership(settings.session_timeout_s)
-        self._assignor = LaneAssignor(partial(capabilities, services.factory))
+        self._assignor = LaneAssignor(
+            partial(capabilities, services.factory), worker=services.worker
+        )
         self.app.membership, self.app.assignor_of_lanes = self._membership, self._assignor
         self._membership.on_evicted(self._drop_lanes)
         self._handover = Handover(

@@ -18,6 +18,7 @@ from tests.making.events import (
     resolved,
     result,
     result_of,
+    template_applied,
     token,
 )
 from tests.making.records import Headers, record
@@ -42,6 +43,7 @@ __all__ = [
     "resolved",
     "result",
     "result_of",
+    "template_applied",
     "token",
     "used",
 ]
