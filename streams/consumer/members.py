@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 from aiokafka.errors import KafkaError
 
@@ -16,6 +18,10 @@ from millstream.streams.consumer.capabilities import Capabilities, Need, needs_o
 from millstream.streams.settings import Settings
 
 __all__ = ["LaneMember", "lane_group", "lane_members"]
+
+
+_SETTLE_TIMEOUT_S = 10.0
+_SETTLE_POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +48,26 @@ async def lane_members(settings: Settings) -> tuple[LaneMember, ...]:
     admin = admin_client(settings)
     try:
         await admin.start()
-        responses = await admin.describe_consumer_groups([lane_group(settings)])
+        described = await _settled(admin, lane_group(settings))
     except (KafkaError, TimeoutError) as error:
         message = f"Kafka does not answer at {settings.kafka}: {error}"
         raise ServiceUnavailable(message) from error
     finally:
         await admin.close()
-    members = [
-        _member(one)
-        for response in responses
-        for group in response.to_object()["groups"]
-        for one in group["members"]
-    ]
-    return tuple(sorted(members, key=lambda one: one.worker))
+    return tuple(sorted(map(_member, described), key=lambda one: one.worker))
+
+
+async def _settled(admin: AIOKafkaAdminClient, group: str) -> list[Mapping[str, Any]]:
+    """Give the members of a group; while it deals anew, a broker does not say what they said."""
+    deadline = asyncio.get_running_loop().time() + _SETTLE_TIMEOUT_S
+    while True:
+        (response,) = await admin.describe_consumer_groups([group])
+        (found,) = response.to_object()["groups"]
+        is_late = asyncio.get_running_loop().time() > deadline
+        if not found["state"].endswith("Rebalance") or is_late:
+            members: list[Mapping[str, Any]] = found["members"]
+            return members
+        await asyncio.sleep(_SETTLE_POLL_S)
 
 
 def _member(described: Mapping[str, Any]) -> LaneMember:
