@@ -17,7 +17,7 @@ from referencing import Registry
 
 from millstream.schemas.errors import Misconfigured
 
-__all__ = ["problem_of", "with_checked_schema"]
+__all__ = ["is_frameworks", "problem_of", "with_checked_schema"]
 
 # LangChain 1.4 and LangGraph 1.2 fill these in, drop them, or fail by them (langchain#34029,
 # langchain#25228). Given by the framework where the annotation is the framework's.
@@ -94,14 +94,15 @@ def _argument_names(tool: BaseTool) -> set[str]:
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
             continue
-        if _is_frameworks(name, hints.get(name)):
+        if is_frameworks(name, hints.get(name)):
             names.discard(name)
         elif name in _RESERVED or name.startswith("_"):
             names.add(name)
     return names
 
 
-def _is_frameworks(name: str, hint: Any) -> bool:
+def is_frameworks(name: str, hint: Any) -> bool:
+    """Tell whether a parameter of this name and type hint is given by LangChain, not the model."""
     if hint is RunnableConfig:
         return name == "config"
     kinds = [hint, typing.get_origin(hint), *typing.get_args(hint)]

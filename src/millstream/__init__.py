@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from millstream.agents.templates.template import AgentTemplate
+    from millstream.agents.tools import NOT_MADE, Caller, declared, tool
     from millstream.middleware.base import AgentMiddleware, MiddlewareContext, MiddlewareResult
     from millstream.schemas.endpoints import ModelEndpoint
     from millstream.schemas.errors import Forbidden, Rejected
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
     from millstream.streams.apps.memory import AgentRun, InMemoryApp, arun_agent, run_agent
 
 __all__ = [
+    "NOT_MADE",
     "AgentMiddleware",
     "AgentRun",
     "AgentTemplate",
     "App",
+    "Caller",
     "Forbidden",
     "InMemoryApp",
     "MiddlewareContext",
@@ -30,10 +33,16 @@ __all__ = [
     "ModelEndpoint",
     "Rejected",
     "arun_agent",
+    "declared",
     "run_agent",
+    "tool",
 ]
 
 _HOMES = {
+    "NOT_MADE": "agents.tools",
+    "Caller": "agents.tools",
+    "declared": "agents.tools",
+    "tool": "agents.tools",
     "AgentMiddleware": "middleware.base",
     "AgentRun": "streams.apps.memory",
     "AgentTemplate": "agents.templates.template",

@@ -15,7 +15,7 @@ from typing import Any
 from millstream.agents.factory import AgentFactory
 from millstream.agents.models.resolve import MakeModel
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
-from millstream.agents.tools import ToolRegistry, built_in_tools
+from millstream.agents.tools import AnyTool, ToolRegistry, built_in_tools
 from millstream.middleware.pipeline import MakeLayer
 from millstream.schemas.endpoints import ModelEndpoint
 
@@ -29,8 +29,8 @@ class App:
         name: What the app is called in logs, up to 64 characters.
         templates: Its agents: `AgentTemplate`s, and paths of YAML files with one each. A relative
             path begins in the folder of the file that makes the app.
-        tools: What templates may name in `tools`: plain functions, LangChain's tools, and either
-            with a declared effect.
+        tools: What templates may name in `tools`: plain functions, LangChain's tools, and those
+            that are declared with `millstream.tool` or `millstream.declared`.
         layers: Classes or functions that make a layer of the chain, an `AgentMiddleware`; each
             lane makes one for itself, without arguments.
         models: Models by the names that templates and requests use: a function that makes a
@@ -44,7 +44,7 @@ class App:
         name: str,
         *,
         templates: Iterable[AgentTemplate | str | Path] = (),
-        tools: Iterable[Any] = (),
+        tools: Iterable[AnyTool] = (),
         layers: Iterable[MakeLayer] = (),
         models: Mapping[str, MakeModel | ModelEndpoint | Mapping[str, Any]] | None = None,
         policy: str | Path | None = None,

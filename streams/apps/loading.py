@@ -73,6 +73,8 @@ def _imported(name: AppName, within_s: float) -> ModuleType:
             "Do what takes time when it is needed, not as the module is imported"
         )
         raise Misconfigured(message) from None
+    except Misconfigured as error:  # as of a tool that is declared there, which says where
+        raise Misconfigured(f"{_place_of(error, where)}: {error}") from error
     except SyntaxError as error:
         at = f"{shown_path(Path(error.filename or where))}:{error.lineno}"
         raise Misconfigured(f"{at}: {error.msg}") from error

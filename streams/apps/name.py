@@ -38,13 +38,12 @@ class AppName:
         path = Path(where)
         if path.suffix != ".py" and "/" not in where:
             below = Path(*where.split("."))
-            here = [
-                each for each in (below.with_suffix(".py"), below / "__init__.py") if each.is_file()
-            ]
+            files = (below.with_suffix(".py"), below / "app.py", below / "__init__.py")
+            here = [each for each in files if each.is_file()]
             if not here:
                 return cls(where, attribute or None)
             path = here[0]
-        if path.is_dir():
+        elif path.is_dir():
             path /= "app.py"
         if not path.is_file():
             raise Misconfigured(f"there is no app at {where}: no file {path}")

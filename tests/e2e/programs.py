@@ -29,17 +29,20 @@ class Ended:
 
 @asynccontextmanager
 async def millstream(
-    environment: Mapping[str, str], *arguments: str
+    environment: Mapping[str, str], *arguments: str, folder: Path = PROJECT
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run `millstream ARGUMENTS` with variables added to ours; it is killed if still running."""
+    """Run `millstream ARGUMENTS` in a folder; it is killed if it still runs in the end.
+
+    `environment` is added to ours. Its standard input is empty, unless something is written there.
+    """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "millstream.gateway",
         *arguments,
-        cwd=PROJECT,
+        cwd=folder,
         env={**os.environ, **environment},  # noqa: TID251  what a child inherits
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
@@ -52,17 +55,21 @@ async def millstream(
             await process.wait()
 
 
-async def ended(process: asyncio.subprocess.Process, timeout_s: float = _STOP_TIMEOUT_S) -> Ended:
-    """Wait for a program's end."""
+async def ended(
+    process: asyncio.subprocess.Process, timeout_s: float = _STOP_TIMEOUT_S, *, typed: str = ""
+) -> Ended:
+    """Wait for a program's end; `typed` is what it is given to read."""
     async with asyncio.timeout(timeout_s):
-        out, err = await process.communicate()
+        out, err = await process.communicate(typed.encode())
     return Ended(process.returncode, out.decode(), err.decode())
 
 
-async def run(environment: Mapping[str, str], *arguments: str) -> Ended:
+async def run(
+    environment: Mapping[str, str], *arguments: str, folder: Path = PROJECT, typed: str = ""
+) -> Ended:
     """Run `millstream ARGUMENTS` to its end."""
-    async with millstream(environment, *arguments) as process:
-        return await ended(process)
+    async with millstream(environment, *arguments, folder=folder) as process:
+        return await ended(process, typed=typed)
 
 
 def as_client(settings: Settings) -> dict[str, str]:

@@ -15,7 +15,7 @@ from langchain_core.tools import tool
 from millstream.agents.factory import AgentFactory
 from millstream.agents.templates.retry import RetryPolicy
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
-from millstream.agents.tools import ToolRegistry, built_in_tools
+from millstream.agents.tools import ToolRegistry, ToolRules, built_in_tools
 from millstream.gateway.commands.worker import parse_roles, work
 from millstream.streams.apps.app import AppParts
 from millstream.streams.settings import load_settings
@@ -65,7 +65,7 @@ def blocking_factory(**of_template: object) -> AgentFactory:
     """Give a factory whose template `blocks` has these tools; only `refund` has effects."""
     tools = ToolRegistry(built_in_tools())
     for each in (sleep, match, exits, waits):
-        tools.register(each, has_effects=False)
+        tools.register(each, ToolRules("read_only"))
     tools.register(refund)
     fields = {
         "name": "blocks",

@@ -52,6 +52,7 @@ def new(
         + "".join(f"  {name:<{width}}{what}\n" for name, what in contents.items())
         + f"Now: millstream dev {folder}/app.py\n"
         f"and in another terminal: millstream chat {folder.name}\n"
+        "Ask it: What are the opening hours on Friday?\n"
         f"Its tests: pytest {folder}"
     )
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from langchain_core.tools import StructuredTool
 
-from millstream.agents.tools import ToolRegistry, built_in_tools
+from millstream.agents.tools import ToolRegistry, ToolRules, built_in_tools
 from tests.chaos.provider.bill import NOTES
 
 __all__ = ["BLOCKS_S", "odd_tools"]
@@ -40,12 +40,12 @@ def odd_tools(data: Path, *, blocks_s: float = BLOCKS_S) -> ToolRegistry:
         return order
 
     for function in (_exits, _groups, _cancels, _spins, _hangs):
-        registry.register(_tool(function.__name__[1:], coroutine=function), has_effects=False)
+        registry.register(_tool(function.__name__[1:], coroutine=function), ToolRules("read_only"))
     for plain in (_raises, _huge, _interrupts, blocks):
         name = plain.__name__.removeprefix("_")
-        registry.register(_tool(name, func=plain), has_effects=False)
-    registry.register(_tool("note", coroutine=note), has_effects=True)
-    registry.register(_tool("pays", coroutine=_hangs), has_effects=True)
+        registry.register(_tool(name, func=plain), ToolRules("read_only"))
+    registry.register(_tool("note", coroutine=note))
+    registry.register(_tool("pays", coroutine=_hangs))
     return registry
 
 

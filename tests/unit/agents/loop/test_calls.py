@@ -12,6 +12,7 @@ from langchain_core.tools import StructuredTool
 from millstream.agents.executor import AgentExecutor
 from millstream.agents.loop.calls import Calls
 from millstream.agents.templates.template import AgentTemplate
+from millstream.agents.tools import ToolRules
 from millstream.schemas.errors import LaneLost, ModelFailed
 from tests.fakes.odd_models import calling
 from tests.harness.agent_runs import NOW_MS, resolved
@@ -162,7 +163,7 @@ async def test_an_error_is_told_cut_and_ends_the_run_only_if_the_registration_sa
     assert str(told.content).startswith("ValueError: xxx")
     assert len(str(told.content)) < 2_100
     strict = bench([calling(("broken", {}, "c1")), DONE], Refunds().tool())
-    strict.registry.register(tool, ends_run_on_error=True)
+    strict.registry.register(tool, ToolRules(ends_run_on_error=True))
     own = AgentTemplate(name="own", version="2", kind="react", tools=("broken",))
     strict.runs.factory.register(own)
     outcome = await strict.run()

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import pytest
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
-from langchain_core.tools import tool
 from pydantic import ValidationError
 
 from millstream import (
@@ -24,7 +23,6 @@ from millstream.middleware.policy import Policy
 from millstream.schemas.errors import Misconfigured
 
 
-@tool
 def opening_hours(day: str) -> str:
     """Tell when the shop is open on a day of the week."""
     return "closed" if day == "sunday" else "9 to 17"

@@ -1,0 +1,66 @@
+"""Who asks: what a tool and a middleware are told of the request that they work for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from types import MappingProxyType
+from typing import Any, Final
+
+__all__ = ["NO_CLAIMS", "Caller", "idempotency_key"]
+
+NO_CLAIMS: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """The request that an agent answers, as LangChain's `Runtime` and `ToolRuntime` carry it.
+
+    A tool takes it by a parameter `runtime: ToolRuntime[Caller]`, as `runtime.context`. The model
+    is shown nothing of it, and cannot set it.
+
+    Attributes:
+        tenant: The user's tenant.
+        user_id: The user who asks, in the tenant.
+        claims: What the user's credential says. Empty: no credential is verified yet.
+        request_id: The request, of this user.
+        session_id: The conversation, of this user.
+        attempt: The attempt at the request; a higher one supersedes it.
+        deadline_ms: When the attempt is over at the latest, in milliseconds since the epoch.
+        metadata: What the upstream sent along with the request.
+        template: The name of the agent's template.
+        model: The name of the model that answers.
+        idempotency_key: Names this tool call, over all attempts: 32 hex digits. `None` outside
+            a tool call.
+    """
+
+    tenant: str
+    user_id: str
+    request_id: str
+    session_id: str
+    attempt: int
+    deadline_ms: int
+    template: str
+    model: str
+    claims: Mapping[str, Any] = field(default_factory=lambda: NO_CLAIMS)
+    metadata: Mapping[str, str] = field(default_factory=lambda: NO_CLAIMS)
+    idempotency_key: str | None = None
+
+    @property
+    def remaining_s(self) -> float:
+        """The seconds until `deadline_ms` by this machine's clock, 0 once it passed."""
+        return max(0.0, self.deadline_ms / 1000 - time.time())
+
+
+def idempotency_key(caller: Caller, call_id: str) -> str:
+    """Give the key of a tool call: of its run and its id in it, so any attempt gives the same.
+
+    The id of a call is unique in its run: one that a provider gives a second time is given another
+    (`agents/loop/answers.py`).
+    """
+    named = (caller.tenant, caller.user_id, caller.request_id, call_id)
+    # A length before each: no name can look like two.
+    text = "".join(f"{len(one)}:{one}" for one in named)
+    return blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
