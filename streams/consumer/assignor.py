@@ -148,11 +148,6 @@ class LaneAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
         self._waits[number] = needs
 
     @property
-    def lacks(self) -> bool:
-        """Whether requests wait here for what this member lacks."""
-        return any(self._waits.values())
-
-    @property
     def has_news(self) -> bool:
         """Whether the group may deal better if it is asked to.
 

@@ -30,7 +30,8 @@ class ClaimWatch:
     """Looks what the lanes' requests wait for, and has the group deal anew where that may help.
 
     Each time the group deals, all reading stops. So it is asked at most so often: the wait doubles
-    each time, up to a minute, until nothing waits here any more, and is not the same for any two.
+    each time, up to a minute, until it was not asked for a minute, and is not the same for any two.
+    Else who asks for one name after the other that there is not would stop all others.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class ClaimWatch:
         while True:
             await asyncio.sleep(LOOK_EVERY_S * (0.5 + self._chance()))
             self.look()
-            if not self._assignor.lacks:
+            if loop.time() > not_before_s + WAIT_MAX_S:
                 self._wait_s = LOOK_EVERY_S
             if not self._assignor.has_news or loop.time() < not_before_s:
                 continue

@@ -423,3 +423,52 @@ async def test_where_the_chain_is_cut_the_first_stage_rejects_what_it_does_not_k
         "rejected",
         "unknown_template",
     )
+
+
+@pytest.mark.promise("P4")
+async def test_a_flood_for_a_missing_template_is_left_where_it_stands_and_loses_nothing(
+    world: MemoryLanes,
+) -> None:
+    world = patient(world, parked_max=10, runs_in_flight_max=4, runs_per_user_max=1, partitions=1)
+    async with upstream(world) as program:
+        async with running_lanes(world) as lanes:
+            for number in range(30):
+                value = {"user_id": "ada", "session_id": "s", "request_id": f"r{number}"}
+                await program.publish({**value, "template": "new", "input": "x"}, key=b"ada")
+            await program.publish({"user_id": "bob", "input": "say: x"}, key=b"bob")
+            (first,) = await read_topic(world, RESULTS, AgentResult, count=1)
+            await eventually(lambda: sum(one.figures().deferred for one in lanes) > 0)
+        # Its snapshot has them in, and the next owner has the template.
+        async with running_lanes(world, templates=WITH_NEW):
+            results = await read_topic(world, RESULTS, AgentResult, count=31)
+    assert first.user_id == "bob"
+    of_ada = [one.request_id for one in results if one.user_id == "ada"]
+    assert of_ada == [f"r{number}" for number in range(30)]
+    assert {one.status for one in results} == {"completed"}
+    assert await open_keys(world, PARKED) == set()
+    assert len(await read_whole(world, DECISIONS, Decision)) == 31
+
+
+async def test_what_was_decided_late_and_paused_is_parked_with_its_decision(
+    world: MemoryLanes,
+) -> None:
+    world = patient(world)
+    react = AgentTemplate(name="new", kind="react", tools=("current_time",))
+    async with upstream(world) as program:
+        async with lane_services(world) as services, one_lane(world, services, None) as owner:
+            script = "slow: 0.2; call: current_time {}; say: done"
+            owner.serve(*await ask(program, script, template="new"))
+            await waits(owner)
+            services.factory.register(react)
+            await read_topic(world, DECISIONS, Decision, count=1)
+            owner.serve(*await give(world, program, "pause", request_id="r1"))
+            *_, last = await read_topic(world, PARKED, RunParked, count=2)
+            await eventually(lambda: owner.lane.waiting == 1)
+        again = lane_services(world, templates=(*BUILT_IN_TEMPLATES, react))
+        async with again as services, one_lane(world, services, None) as owner:
+            owner.serve(*await give(world, program, "resume", request_id="r1"))
+            (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
+    assert not last.undecided
+    assert (last.decision.admitted, last.template_version) == (True, "1")
+    assert (result.status, result.output) == ("completed", "done")
+    assert len(await read_whole(world, DECISIONS, Decision)) == 1
