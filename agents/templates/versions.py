@@ -29,7 +29,12 @@ class TemplateVersions:
     def on_change(self, listener: OnTemplates) -> Callable[[], None]:
         """Call `listener` whenever templates were added or retired; gives what ends that."""
         self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+
+        def end() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return end
 
     def add(self, template: AgentTemplate, *, replaces: bool = False) -> None:
         """Add a version, which is the newest of its name from now on.

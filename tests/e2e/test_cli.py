@@ -275,6 +275,7 @@ async def test_a_misspelt_template_is_told_soon_where_nobody_else_can_have_it(up
     assert told.code == 3, told.err
     known = "known: chat_agent, react_agent, structured_agent; waited 2 s"
     assert f"no template is called 'chat_agnt' here; {known}" in told.err
+    assert "note: no worker that runs has a template 'chat_agnt'" in told.err
 
 
 async def _version_of_a_run(up: Up) -> str:

@@ -50,6 +50,7 @@ async def test_a_rolling_deploy_of_a_new_template_loses_no_request(settings: Set
     assert await open_keys(settings, PARKED) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 async def test_three_workers_with_an_app_each_on_one_log_lose_no_request(
     settings: Settings,
