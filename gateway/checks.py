@@ -21,8 +21,8 @@ from millstream.gateway.client_settings import (
 from millstream.middleware.pipeline import build_pipeline
 from millstream.middleware.policy import Policy
 from millstream.schemas.errors import MillstreamError, Misconfigured
-from millstream.schemas.topics import catalogue
-from millstream.streams.broker.topic_admin import topic_drift
+from millstream.schemas.topics import TEMPLATES, catalogue
+from millstream.streams.broker.topic_admin import partition_counts, topic_drift
 from millstream.streams.consumer.members import LaneMember, lane_members
 from millstream.streams.sessions.redis import RedisSessionStore
 from millstream.streams.settings import Settings
@@ -202,6 +202,7 @@ async def check_templates() -> tuple[Finding, ...]:
     """Whether some live worker can run each template that was applied, and all the same ones."""
     try:
         settings = settings_for_client()
+        await partition_counts(settings, [settings.topic(TEMPLATES.name)])
         applied = await TemplateRegistry(settings).all()
         members = await lane_members(settings)
     except MillstreamError:

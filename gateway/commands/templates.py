@@ -18,7 +18,7 @@ from millstream.gateway.console.terminal import print_data, progress_console
 from millstream.gateway.console.time_parsing import time_text
 from millstream.schemas.errors import Misconfigured, UnknownTemplate
 from millstream.schemas.topics import TEMPLATES
-from millstream.streams.broker.topic_admin import ensure_topics
+from millstream.streams.broker.topic_admin import ensure_topics, partition_counts
 from millstream.streams.consumer.members import LaneMember, lane_members
 from millstream.streams.settings import Settings
 
@@ -107,8 +107,7 @@ def retire(
 ) -> None:
     """Give a template to no new run any more; runs that have begun keep their version."""
     settings = settings_for_client()
-    registry = _registry(settings)
-    _tell(run(registry.retire(name, version, by=_who())), as_json=as_json)
+    _tell(run(_retire(settings, name, version)), as_json=as_json)
 
 
 def _registry(settings: Settings) -> TemplateRegistry:
@@ -123,9 +122,16 @@ async def _apply(settings: Settings, templates: tuple[AgentTemplate, ...]) -> tu
     return await _registry(settings).apply(templates, by=_who())
 
 
+async def _retire(settings: Settings, name: str, version: str | None) -> tuple[Outcome, ...]:
+    await partition_counts(settings, [settings.topic(TEMPLATES.name)])
+    return await _registry(settings).retire(name, version, by=_who())
+
+
 async def _look(
     settings: Settings,
 ) -> tuple[tuple[AppliedTemplate, ...], tuple[LaneMember, ...]]:
+    # A reader would wait for a topic that there is not.
+    await partition_counts(settings, [settings.topic(TEMPLATES.name)])
     found = await _registry(settings).all()
     return found, await lane_members(settings) if found else ()
 

@@ -270,6 +270,13 @@ async def test_a_template_is_there_at_run_time_until_it_is_retired(up: Up, tmp_p
     assert await _version_of_a_run(up) == "1"  # the app's own
 
 
+async def test_templates_of_a_namespace_without_topics_say_what_to_do(up: Up) -> None:
+    elsewhere = up.environment | {"MILLSTREAM_NAMESPACE": f"t-{secrets.token_hex(6)}"}
+    told = await run(elsewhere, "templates", "list")
+    assert told.code == 6, told.err
+    assert "run `millstream topics --create`" in told.err
+
+
 async def test_a_misspelt_template_is_told_soon_where_nobody_else_can_have_it(up: Up) -> None:
     told = await run(up.environment, "submit", "Hi", "--user", "ada", "--template", "chat_agnt")
     assert told.code == 3, told.err
