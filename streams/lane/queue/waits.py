@@ -18,6 +18,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import structlog
+
 from millstream.schemas.errors import UnknownTemplate
 from millstream.streams.lane.base.context import LaneServices
 from millstream.streams.lane.queue.parked_log import ParkedHead
@@ -27,6 +29,8 @@ from millstream.streams.lane.state.pauses import Pauses
 from millstream.streams.settings import Settings
 
 __all__ = ["TemplateWaits", "Waits", "wait_of"]
+
+log = structlog.get_logger(__name__)
 
 _TIMER_SLACK_S = 0.005
 
@@ -130,10 +134,23 @@ class Waits:
         if ticket.gone or ticket.wait is None or self.is_over(ticket.wait):
             return
         if isinstance(ticket.wait, ForTemplate):
-            self._lacking.setdefault(ticket.wait.template, {})[ticket] = None
+            self._lacks(ticket, ticket.wait.template)
         delay_s = (self._over_at_ms(ticket.wait) - self._clock_ms()) / 1000
         loop = asyncio.get_running_loop()
         self._timers[ticket] = loop.call_later(delay_s + _TIMER_SLACK_S, self._due, ticket)
+
+    def _lacks(self, ticket: Ticket, wanted: TemplateRef) -> None:
+        tickets = self._lacking.get(wanted)
+        if tickets is None:  # the first one
+            tickets = self._lacking[wanted] = {}
+            log.warning(
+                "requests wait for a template that this worker lacks",
+                template=wanted.name,
+                version=wanted.version,
+                others_have_it=self.templates.services.group_templates.have(wanted.name),
+                wait_s=self.templates.most_s(wanted),
+            )
+        tickets[ticket] = None
 
     def _due(self, ticket: Ticket) -> None:
         del self._timers[ticket]

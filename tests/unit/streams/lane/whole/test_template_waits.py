@@ -18,8 +18,10 @@ from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.events import AgentResult, Decision
 from millstream.schemas.lane_events import HoldPlaced, RunParked
 from millstream.schemas.topics import DEAD_LETTERS, DECISIONS, HOLDS, PARKED, RESULTS
+from tests.harness.lane_common import chain_stages
 from tests.harness.memory_lanes import (
     MemoryLanes,
+    MemoryStage,
     OneLane,
     ask,
     give,
@@ -472,3 +474,28 @@ async def test_what_was_decided_late_and_paused_is_parked_with_its_decision(
     assert (last.decision.admitted, last.template_version) == (True, "1")
     assert (result.status, result.output) == ("completed", "done")
     assert len(await read_whole(world, DECISIONS, Decision)) == 1
+
+
+async def test_where_the_chain_is_cut_the_executor_waits_for_the_version_that_was_decided_on(
+    world: MemoryLanes,
+) -> None:
+    world = patient(world, chain_cuts=("executor",))
+    newest = AgentTemplate(name="new", version="8")
+    first, second = chain_stages(world.settings)
+    new, old = lane_services(world, templates=WITH_NEW), lane_services(world)
+    async with new as deployed, old as before, upstream(world) as program:
+        lanes = [MemoryStage(world, deployed, first), MemoryStage(world, before, second)]
+        try:
+            value = {"user_id": "ada", "input": "say: x", "template": "new"}
+            await program.publish(value, key=b"ada")
+            await eventually(lambda: lanes[1].figures().waiting == 1)
+            before.factory.register(newest)
+            await program.publish({**value, "template": "chat_agent"}, key=b"ada")
+            await read_topic(world, RESULTS, AgentResult, count=1)
+            assert lanes[1].figures().waiting == 1
+            before.factory.register(NEW)
+            *_, result = await read_topic(world, RESULTS, AgentResult, count=2)
+        finally:
+            for one in lanes:
+                await one.stop()
+    assert (result.status, result.template_version) == ("completed", "7")
