@@ -8,7 +8,7 @@ PROCESSES = 2
 SHARED = -n $(PROCESSES) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check promises layout lock chaos bench clean distclean
+.PHONY: help setup demo test test-slow check promises layout lock chaos bench dist clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -45,12 +45,18 @@ chaos: setup ## end workers, brokers, Redis and the network under load, and coun
 bench: setup ## measure raw aiokafka, the engine and the whole path, side by side
 	$(VENV_PYTHON) -m benchmarks $(ARGS)
 
+dist: setup ## build the wheel that an app's environment installs, and the source distribution, into dist/
+	@rm -rf dist
+	@$(VENV_PYTHON) -m hatchling build --directory dist
+	@echo "To install it: docs/how-to/install.md"
+
 lock: setup ## resolve requirements.lock and Kafka's jars anew
 	sh infra/bootstrap.sh lock
 	$(VENV_PYTHON) -m millstream.infra lock-jars
 
 # Without .venv nothing can run on the data, and nothing could tell.
-clean: ## delete the data of Kafka and Redis, unless they are running
+clean: ## delete the data of Kafka and Redis, unless they are running, and what was built
+	rm -rf dist
 	@if [ -x $(VENV_PYTHON) ]; then $(VENV_PYTHON) -m millstream.infra clean; else rm -rf .millstream/data; fi
 
 distclean: clean ## delete all that was installed and downloaded too

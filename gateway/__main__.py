@@ -1,4 +1,4 @@
-"""Runs the command line: `python -m millstream.gateway`."""
+"""Runs the command line: `python -m millstream.gateway`, or the command `millstream` of a wheel."""
 
 import os
 import signal
@@ -16,15 +16,20 @@ def _is_worker(arguments: list[str]) -> bool:
     return next((one for one in arguments if not one.startswith("-")), None) == "worker"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the command line and exit."""
     if _is_worker(sys.argv[1:]):
         # Until it handles them itself: to be told to end is how it is meant to end.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _end_with_nothing_begun)
     try:
         # Within the try: an impatient Ctrl-C may come while packages are imported.
-        from millstream.gateway.cli import main
+        from millstream.gateway.cli import main as run  # noqa: PLC0415
 
-        main()
+        run()
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+if __name__ == "__main__":
+    main()

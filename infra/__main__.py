@@ -11,7 +11,7 @@ import typer
 from millstream.infra.errors import InfraError
 from millstream.infra.hold import remove
 from millstream.infra.kafka.jars import read_lock
-from millstream.infra.paths import DATA_DEFAULT, LOCK_FILE, cache_folder
+from millstream.infra.paths import LOCK_FILE, cache_folder, data_folder
 from millstream.infra.terminal import console
 
 __all__ = ["app", "main"]
@@ -25,7 +25,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_Data = Annotated[Path, typer.Option("--data", help="Folder of the services' data.")]
+_Data = Annotated[
+    Path,
+    typer.Option("--data", help="Folder of the services' data.", default_factory=data_folder),
+]
 
 
 @app.command()
@@ -33,11 +36,12 @@ def up(
     brokers: Annotated[
         int | None, typer.Option(help="Kafka nodes, 1 or 3; default: as the data has, else 1.")
     ] = None,
-    data: _Data = DATA_DEFAULT,
-    as_json: Annotated[  # noqa: FBT002  Typer makes a flag of it
+    *,
+    data: _Data,
+    as_json: Annotated[
         bool, typer.Option("--json", help="Print one line of JSON when ready, on a terminal too.")
     ] = False,
-    until_eof: Annotated[  # noqa: FBT002  as above
+    until_eof: Annotated[
         bool, typer.Option("--until-eof", help="Also stop at the end of standard input.")
     ] = False,
 ) -> None:
@@ -79,7 +83,7 @@ def lock_jars() -> None:
 
 
 @app.command()
-def clean(data: _Data = DATA_DEFAULT) -> None:
+def clean(data: _Data) -> None:
     """Delete the services' data, unless a launcher runs on it."""
     removed = remove(data.resolve())
     console().print(f"{data} is removed" if removed else f"{data} does not exist: nothing to do")

@@ -5,11 +5,14 @@
 #   infra/bootstrap.sh lock   resolve requirements.lock anew from pyproject.toml
 #   infra/bootstrap.sh environment FOLDER REQUIREMENTS PYTHON
 #                             build a virtual environment elsewhere, unless it stands already
+#   infra/bootstrap.sh uv ARGUMENT…
+#                             run uv, in the folder that this is called in
 #
-# Needs Python 3.11 to 3.13 and nothing else. All it writes is .tools, .venv,
+# Needs Python 3.11 to 3.13 and nothing else. All it writes itself is .tools, .venv,
 # .millstream/cache and FOLDER.
 set -eu
 
+called_in=$(pwd)
 cd "$(dirname "$0")/.."
 checkout=$(pwd)
 cache=${MILLSTREAM_CACHE:-$checkout/.millstream/cache}
@@ -162,10 +165,19 @@ environment)
 lock)
     prepare_uv
     # The overrides that pyproject.toml has for uv are of its configuration.
-    env -u UV_NO_CONFIG "$uv" pip compile pyproject.toml --group dev --universal --generate-hashes \
+    env -u UV_NO_CONFIG "$uv" pip compile pyproject.toml --extra local --group dev --universal --generate-hashes \
         -o requirements.lock
+    # What tests/e2e/test_wheel.py installs, with the newest of openai-agents and what it needs.
+    env -u UV_NO_CONFIG "$uv" pip compile pyproject.toml --extra local tests/e2e/openai-agents.in \
+        --universal --generate-hashes --no-annotate -o tests/e2e/openai-agents.txt
+    ;;
+uv)
+    shift
+    prepare_uv
+    cd "$called_in"
+    exec "$uv" "$@"
     ;;
 *)
-    fail "usage: $0 [setup|lock|environment FOLDER REQUIREMENTS PYTHON]"
+    fail "usage: $0 [setup|lock|environment FOLDER REQUIREMENTS PYTHON|uv ARGUMENT…]"
     ;;
 esac

@@ -4,6 +4,7 @@ InfraError
 ├── LockFileInvalid     the committed list of jars cannot be read
 ├── JarMismatch         a jar's bytes are not the pinned ones
 ├── DownloadFailed      a jar could not be fetched
+├── CacheUnwritable     the folder of downloads cannot be made or written
 ├── DataInUse           another launcher holds the data folder
 ├── DataUnwritable      the data folder cannot be made or written
 ├── DataMismatch        the data folder was made for something else
@@ -13,6 +14,7 @@ InfraError
 """
 
 __all__ = [
+    "CacheUnwritable",
     "DataInUse",
     "DataMismatch",
     "DataUnwritable",
@@ -40,6 +42,10 @@ class JarMismatch(InfraError):
 
 class DownloadFailed(InfraError):
     """A jar could not be fetched."""
+
+
+class CacheUnwritable(InfraError):
+    """The folder of downloads cannot be made, or nothing may be written in it."""
 
 
 class DataInUse(InfraError):

@@ -65,11 +65,18 @@ def remove(data: Path) -> bool:
 def _lock_file(data: Path) -> TextIO:
     try:
         data.mkdir(parents=True, exist_ok=True)
+        _keep_out_of_git(data.parent)
         # For appending: the text of the holder must survive our failing to get the lock.
         return (data / _LOCK_NAME).open("a+", encoding="utf-8")
     except OSError as error:
         message = f"the data folder cannot be written ({error}): name another one {_HOW}"
         raise DataUnwritable(message) from error
+
+
+def _keep_out_of_git(folder: Path) -> None:
+    """Have git pass over a `.millstream` of ours, which may stand in anybody's repository."""
+    if folder.name == ".millstream" and not (folder / ".gitignore").exists():
+        (folder / ".gitignore").write_text("# Made by Millstream.\n*\n", encoding="utf-8")
 
 
 def _in_use(data: Path, pid: str) -> str:

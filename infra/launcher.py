@@ -21,7 +21,7 @@ from millstream.infra.errors import DownloadFailed, ServiceDied
 from millstream.infra.hold import endpoints_file
 from millstream.infra.kafka.jars import class_path, missing, read_lock
 from millstream.infra.kafka.node import JavaSettings, KafkaCluster, brokers_seen, port_names
-from millstream.infra.paths import LOCK_FILE, PROJECT, ExternalServices, cache_folder
+from millstream.infra.paths import LOCK_FILE, ExternalServices, cache_folder
 from millstream.infra.processes.process import guarded
 from millstream.infra.processes.waiting import eventually, first, together
 from millstream.infra.redis import RedisServer, find_redis_server, redis_answers, without_password
@@ -196,8 +196,7 @@ class Launcher:
         if not missing(read_lock(LOCK_FILE), cache_folder()):
             return
         child = await asyncio.create_subprocess_exec(
-            *guarded((sys.executable, "-m", "millstream.infra", "fetch")),
-            cwd=PROJECT,
+            *guarded((sys.executable, "-P", "-m", "millstream.infra", "fetch")),
             start_new_session=True,
         )
         try:

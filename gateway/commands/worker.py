@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 import uvloop
 
-from millstream.gateway.client_settings import local_settings, settings_for_client
+from millstream.gateway.client_settings import (
+    local_settings,
+    make_data_folder,
+    settings_for_client,
+)
 from millstream.gateway.console.terminal import print_data, progress_console
 from millstream.gateway.processes.shutdown_watchdog import end_well_within, end_within
 from millstream.middleware.pipeline import build_pipeline
@@ -73,6 +77,8 @@ def worker(
     """
     roles = parse_roles(role)
     settings = with_app(local_settings() if check else settings_for_client(), app)
+    if not check:
+        make_data_folder(settings)
     told = _own_output()
     configure_logging(settings)
     parts = _parts(settings)

@@ -9,13 +9,14 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
-from millstream.gateway.client_settings import PROJECT, open_bus
+from millstream.gateway.client_settings import open_bus
 from millstream.gateway.console.rendering import money, reason_text
 from millstream.gateway.console.terminal import print_styled, print_text
 from millstream.gateway.console.timeline import timeline
 from millstream.gateway.demo.clock import StartClock
 from millstream.gateway.demo.script import ASKED
 from millstream.gateway.demo.stage import Stage
+from millstream.gateway.installation import COMMAND, HOME, IS_CHECKOUT
 from millstream.gateway.processes.children import log_tail
 from millstream.gateway.processes.platform import Platform
 from millstream.schemas.errors import MillstreamError
@@ -28,7 +29,8 @@ __all__ = ["STEPS", "DemoFailed", "heading", "show"]
 
 STEPS = 6
 
-_UPSTREAM = PROJECT / "docs" / "examples" / "upstream.py"
+_UPSTREAM = HOME / "docs" / "examples" / "upstream.py"
+_UPSTREAM_SHOWN = _UPSTREAM.relative_to(HOME) if IS_CHECKOUT else _UPSTREAM
 _UPSTREAM_TIMEOUT_S = 30.0
 _ANSWERS_TIMEOUT_S = 240.0
 _REPLAY_TIMEOUT_S = 60.0
@@ -81,7 +83,7 @@ async def _publish(running: Platform) -> tuple[str, ...]:
     settings = running.settings
     topic = settings.topic(REQUESTS.name)
     heading(2, "An upstream program, which knows only Kafka, publishes requests")
-    print_text(f"  python docs/examples/upstream.py {settings.kafka} {topic}\n")
+    print_text(f"  python {_UPSTREAM_SHOWN} {settings.kafka} {topic}\n")
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(_UPSTREAM),
@@ -162,7 +164,7 @@ async def _spent(running: Platform) -> None:
 async def _replayed(running: Platform, request_id: str) -> None:
     heading(6, "The same history, replayed from the topics")
     settings = running.settings
-    print_text(f"  ./millstream history --request {request_id}\n\n")
+    print_text(f"  {COMMAND} history --request {request_id}\n\n")
     query = HistoryQuery(wanted=EventFilter(user_id=ASKED[0].user_id, request_id=request_id))
     async with aclosing(read_history(settings, query)) as entries:
         async for line in timeline(entries, settings.namespace):

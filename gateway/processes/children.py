@@ -13,7 +13,6 @@ from typing import BinaryIO
 
 import structlog
 
-from millstream.gateway.client_settings import PROJECT
 from millstream.schemas.errors import MillstreamError
 
 __all__ = ["Child", "ChildEnded", "log_tail", "module_command"]
@@ -38,8 +37,11 @@ class ChildEnded(MillstreamError):
 
 
 def module_command(module: str, *arguments: str) -> tuple[str, ...]:
-    """Give the command line that runs a module of this checkout."""
-    return (sys.executable, "-m", module, *arguments)
+    """Give the command line that runs a module of ours, whatever stands in the working folder.
+
+    Without `-P` a folder `yaml` or `schemas` there would be taken for the package of that name.
+    """
+    return (sys.executable, "-P", "-m", module, *arguments)
 
 
 class Child:
@@ -64,21 +66,18 @@ class Child:
         environment: Mapping[str, str] | None = None,
         guarded: bool = True,
     ) -> Child:
-        """Start a program in the checkout; its standard error goes to `log`, or where ours goes.
+        """Start a program in our working folder; its standard error goes to `log`, or to ours.
 
         The log of the one before it is kept as `<log>.1`. A program that is not `guarded` must end
         by itself at the end of its standard input.
         """
         guard = (
-            (sys.executable, "-m", "millstream.infra.processes.guard", str(os.getpid()))
-            if guarded
-            else ()
+            module_command("millstream.infra.processes.guard", str(os.getpid())) if guarded else ()
         )
         with _log_file(log) as errors:
             process = await asyncio.create_subprocess_exec(
                 *guard,
                 *command,
-                cwd=PROJECT,
                 env=environment,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,

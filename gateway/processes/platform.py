@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from millstream.gateway.client_settings import Endpoints, leave_note_of_up
+from millstream.gateway.client_settings import Endpoints, leave_note_of_up, make_data_folder
 from millstream.gateway.processes.app_check import checked_app
 from millstream.gateway.processes.children import Child, ChildEnded, module_command
 from millstream.gateway.processes.workers import KeptWorker
@@ -64,11 +64,12 @@ async def platform(
 
     Services that the environment names are used and not started. What was started does not
     outlive us, even if we are killed. `to_terminal`: the worker writes where we do, instead of to
-    its log. Raises `ChildEnded`, and `Misconfigured` for an app or a policy with mistakes, or a
-    chain that cannot be cut so, before anything is started.
+    its log. Raises `ChildEnded`, and `Misconfigured` for an app or a policy with mistakes, a chain
+    that cannot be cut so, or a data folder that cannot be written to, before anything is started.
     """
     report = await checked_app(settings)
     settings = settings.model_copy(update={"policy_file": report.policy_file})
+    make_data_folder(settings)
     size = () if brokers is None else ("--brokers", str(brokers))
     services = await Child.start(
         "launcher of Kafka and Redis",

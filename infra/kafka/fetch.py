@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import requests
 from jgo.maven import Dependency, MavenContext, PythonResolver
@@ -30,7 +31,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from millstream.infra.errors import DownloadFailed, JarMismatch
+from millstream.infra.errors import CacheUnwritable, DownloadFailed, JarMismatch
 from millstream.infra.kafka.jars import Jar, format_lock, jars_folder, missing, sha256_of
 from millstream.infra.paths import trust
 
@@ -50,7 +51,8 @@ def fetch(jars: tuple[Jar, ...], cache: Path, console: Console) -> int:
     """Download what the cache lacks of `jars`, showing each on `console`; returns how many.
 
     Takes turns with another process that fetches. A jar that is in place stays in place when a
-    later one fails. Raises `DownloadFailed` or `JarMismatch`, naming the jar.
+    later one fails. Raises `DownloadFailed` or `JarMismatch`, naming the jar, or
+    `CacheUnwritable`.
     """
     wanted = missing(jars, cache)
     if not wanted:
@@ -164,9 +166,7 @@ def _pin(dependency: Dependency) -> Jar:
 @contextmanager
 def _staging(cache: Path) -> Iterator[Path]:
     """Give a fresh folder on the cache's file system, to one process at a time."""
-    folder = jars_folder(cache)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (cache / "jars.turn").open("w") as turn:
+    with _turn_file(cache) as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         for abandoned in cache.glob("staging-*"):
             shutil.rmtree(abandoned)
@@ -176,6 +176,18 @@ def _staging(cache: Path) -> Iterator[Path]:
         finally:
             # A halted thread may still write one last chunk: what it leaves, the next turn clears.
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def _turn_file(cache: Path) -> TextIO:
+    try:
+        jars_folder(cache).mkdir(parents=True, exist_ok=True)
+        return (cache / "jars.turn").open("w")
+    except OSError as error:
+        message = (
+            f"the folder of downloads cannot be written ({error}): name another one in "
+            "MILLSTREAM_CACHE"
+        )
+        raise CacheUnwritable(message) from error
 
 
 def _bars(console: Console) -> Progress:

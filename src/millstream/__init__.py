@@ -10,6 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from millstream.version import __version__
+
 if TYPE_CHECKING:
     from millstream.agents.templates.template import AgentTemplate
     from millstream.agents.tools import NOT_MADE, Caller, declared, tool
@@ -32,6 +34,7 @@ __all__ = [
     "MiddlewareResult",
     "ModelEndpoint",
     "Rejected",
+    "__version__",
     "arun_agent",
     "declared",
     "run_agent",

@@ -42,7 +42,8 @@ def names_in(folder: Path) -> list[str]:
     return sorted(one.name for one in folder.iterdir())
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.slow
+@pytest.mark.timeout(180)
 async def test_an_app_is_made_run_talked_to_and_changed_on_save(
     environment: dict[str, str], tmp_path: Path
 ) -> None:

