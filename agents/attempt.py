@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from millstream.agents.factory import RunPlan
 from millstream.agents.loop.call_gate import RunContext
 from millstream.agents.loop.callbacks import AgentCallbackHandler
+from millstream.agents.loop.time_limits import first_limit
 from millstream.agents.loop.token_writer import TokenWriter
 from millstream.agents.models.errors import as_foreseen
+from millstream.agents.tools import Caller
 from millstream.schemas.base import CallUsage
 from millstream.schemas.errors import (
     AttemptTimedOut,
@@ -66,6 +69,27 @@ class Attempt:
     context: RunContext
     started_at_ms: int
     ends_by_ms: int | None
+
+    def caller(self) -> Caller:
+        """Give who asks, as the attempt's tools and middlewares are told it."""
+        request = self.request
+        left_s, *_ = first_limit(
+            request,
+            self.plan.template,
+            started_at_ms=self.started_at_ms,
+            ends_by_ms=self.ends_by_ms,
+        )
+        return Caller(
+            tenant=request.tenant,
+            user_id=request.user_id,
+            request_id=request.request_id,
+            session_id=request.session_id,
+            attempt=self.attempt,
+            deadline_ms=self.started_at_ms + round(left_s * 1000),
+            template=request.template,
+            model=self.plan.model,
+            metadata=MappingProxyType(request.metadata),
+        )
 
     def outcome(
         self, result: AgentResult, checkpoint: CheckpointSaved | None, **told: Any

@@ -12,7 +12,7 @@ import time
 from typing import Protocol
 
 import structlog
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import HumanMessage, SystemMessage
 from langgraph.errors import GraphRecursionError
 
 from millstream.agents.attempt import Attempt, RunOutcome
@@ -164,7 +164,15 @@ class AgentExecutor:
             attempt=attempt,
             writer=writer,
             handler=handler,
-            context=RunContext(before_call, calls, handler, under_way),
+            context=RunContext(
+                before_call,
+                calls,
+                handler,
+                under_way,
+                system_message=(
+                    None if plan.system_prompt is None else SystemMessage(plan.system_prompt)
+                ),
+            ),
             started_at_ms=self._clock_ms(),
             ends_by_ms=ends_by_ms,
         )
@@ -266,6 +274,7 @@ class AgentExecutor:
             context=run.context,
             # Each model call but the last is followed by a step of tools.
             steps_max=2 * template.run_model_calls_max,
+            caller=run.caller,
         )
         try:
             return await self._factory.create(run.plan).answer(invocation)
@@ -273,7 +282,8 @@ class AgentExecutor:
             message = (
                 "the model did not give its answer in the form that was asked for"
                 if template.kind == "structured"
-                else f"the agent did not end within {template.run_model_calls_max} model calls"
+                else f"the agent did not end within {template.run_model_calls_max} model calls, "
+                "the `model_calls_max` of its template"
             )
             if (fault := run.context.calls.last_fault) is not None:
                 message += f"; of its last calls one was not made: {fault}"

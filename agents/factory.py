@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,12 +18,27 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from millstream.agents.loop.agent import Agent, AgentGraph, LoopAgent, SingleCallAgent
 from millstream.agents.loop.call_gate import CallGate, ModelGate
 from millstream.agents.loop.tools.tool_threads import ToolThreads
+from millstream.agents.middlewares.beside import BesideModel
+from millstream.agents.middlewares.build import (
+    MiddlewareFactory,
+    build_middlewares,
+    check_names,
+    own_middlewares,
+)
+from millstream.agents.middlewares.summary_memory import SummaryMemory
+from millstream.agents.middlewares.worst_case import calls_beside, tools_beside, words_beside
 from millstream.agents.models.local.model import LocalChatModel
 from millstream.agents.models.resolve import resolve_model
-from millstream.agents.sessions.memory import BYTES_PER_TOKEN
+from millstream.agents.sessions.memory import FRAME_TOKENS_MAX, memory_tokens_max
 from millstream.agents.templates.held_calls import AnswersInTheEnd
+from millstream.agents.templates.memory import Summary
+from millstream.agents.templates.prompt import filled_prompt
 from millstream.agents.templates.structured import HeldByGrammar
-from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
+from millstream.agents.templates.template import (
+    BUILT_IN_TEMPLATES,
+    DEFAULT_MODEL,
+    AgentTemplate,
+)
 from millstream.agents.templates.versions import OnTemplates, TemplateVersions
 from millstream.agents.tools import ToolRegistry, built_in_tools
 from millstream.schemas.errors import UnknownTemplate
@@ -36,9 +51,6 @@ ResolveModel = Callable[..., BaseChatModel]
 
 # A request may name its model, so the number of pairs is up to upstreams.
 AGENTS_CACHED_MAX: Final = 64
-
-FRAME_TOKENS_MAX: Final = 16
-"""Taken for what a chat's format puts around each message."""
 
 TOOL_TOKENS_MIN: Final = 256
 """Taken at least for a tool's description, which goes with every call: else a token for a byte."""
@@ -59,6 +71,14 @@ class RunPlan:
     output_tokens_max: int
     has_effects: bool = False
     models: tuple[str, ...] = ()
+    models_beside: tuple[str, ...] = ()
+    calls_beside: int = 0
+    system_prompt: str | None = None
+
+    @property
+    def model_calls_max(self) -> int:
+        """The most model calls of an attempt, those of its middlewares among them."""
+        return self.template.run_model_calls_max + self.calls_beside
 
     @property
     def models_after(self) -> tuple[str, ...]:
@@ -66,12 +86,26 @@ class RunPlan:
         return self.models[self.models.index(self.model) + 1 :] if self.models else ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Uses:
+    """What all runs of a template use, whatever their input."""
+
+    models: tuple[str, ...]
+    models_beside: tuple[str, ...]
+    tool_names: tuple[str, ...]
+    calls_beside: int
+    input_tokens_max: int
+    tokens_per_input_byte: int
+    output_tokens_max: int
+
+
 class AgentFactory:
     """Templates by name and version, and the agents made from them.
 
     An agent's graph takes milliseconds to build and holds no state of a run, so it is built once
     per template version and model and shared by all runs; the 64 most recently used are kept.
-    `resolve` is what turns a model's name into a model.
+    `resolve` is what turns a model's name into a model. `middlewares` makes what templates name
+    besides LangChain's own: a LangChain `AgentMiddleware`, from a template's parameters.
     """
 
     def __init__(
@@ -81,23 +115,28 @@ class AgentFactory:
         templates: Iterable[AgentTemplate] = BUILT_IN_TEMPLATES,
         tools: ToolRegistry | None = None,
         resolve: ResolveModel = resolve_model,
+        middlewares: Mapping[str, MiddlewareFactory] | None = None,
     ) -> None:
+        self._middlewares = check_names(middlewares or {})
         self.tools = ToolRegistry(built_in_tools()) if tools is None else tools
         self._default_model = default_model
         self._resolve = resolve
         self._templates = TemplateVersions()
-        self._tools_tokens: dict[tuple[str, str], int] = {}
+        # With the generation of the tools that they were worked out with.
+        self._uses: dict[tuple[str, str], tuple[int, _Uses]] = {}
         # One for each version ever registered: as many as there are in the program's code.
         self._threads: dict[tuple[str, str], ToolThreads] = {}
-        self._agents: OrderedDict[tuple[str, str, str], tuple[AgentTemplate, Agent]] = OrderedDict()
+        self._agents: OrderedDict[tuple[str, str, str, int], tuple[AgentTemplate, Agent]] = (
+            OrderedDict()
+        )
         for template in templates:
             self.register(template)
 
     def register(self, template: AgentTemplate) -> None:
         """Add a template, or another version of one: new runs of its name get it from now on.
 
-        Raises `Misconfigured` if it names an unknown tool, or its version was given to other
-        content: results record the version that they were made with.
+        Raises `Misconfigured` if it names an unknown tool or middleware, or its version was given
+        to other content: results record the version that they were made with.
         """
         self._register(template, replaces=False)
 
@@ -105,15 +144,14 @@ class AgentFactory:
         """Add a template, in the place of what its version was before: for an app that is written.
 
         Runs of that version go on with the new content. Raises `Misconfigured` if it names an
-        unknown tool.
+        unknown tool or middleware.
         """
         self._register(template, replaces=True)
 
     def _register(self, template: AgentTemplate, *, replaces: bool) -> None:
-        tools = self.tools.pick(template.tools)
-        tokens = sum(map(_tool_tokens_max, tools))
+        uses = self._worked_out(template)
         self._templates.add(template, replaces=replaces)
-        self._tools_tokens[template.name, template.version] = tokens
+        self._uses[template.name, template.version] = uses
 
     def keep(self, template: AgentTemplate) -> None:
         """Have a version for the runs that began with it, and for no new one.
@@ -154,10 +192,13 @@ class AgentFactory:
         Models, with their connections, and threads of tools belong to one loop.
         """
         twin = AgentFactory(
-            default_model=self._default_model, templates=(), tools=self.tools, resolve=resolve
+            default_model=self._default_model,
+            templates=(),
+            tools=self.tools,
+            resolve=resolve,
+            middlewares=self._middlewares,
         )
-        twin._templates = self._templates
-        twin._tools_tokens = self._tools_tokens
+        twin._templates, twin._uses = self._templates, self._uses
         return twin
 
     def list(self) -> tuple[AgentTemplate, ...]:
@@ -177,24 +218,74 @@ class AgentFactory:
     def plan(self, request: ResolvedRequest, version: str | None = None) -> RunPlan:
         """Say what a request's run will use, by the `version` that it began with, else the newest.
 
-        Raises `UnknownTemplate` that lists the known ones.
+        Raises `UnknownTemplate` that lists the known ones, and `PromptVariableRefused` that names
+        what the request's metadata lacks.
         """
         template = self.template(request.template, version)
-        model = request.model or template.model or self._default_model
+        uses = self._uses_of(template)
+        model = request.model or uses.models[0]
+        input_tokens_max = uses.input_tokens_max
+        input_tokens_max += uses.tokens_per_input_byte * len(request.input.encode(errors="replace"))
+        system_prompt = None
+        if template.prompt_variables:
+            written = template.system_prompt or ""
+            system_prompt = filled_prompt(written, template.prompt_variables, request.metadata)
+            longer = len(system_prompt.encode(errors="replace")) - len(
+                written.encode(errors="replace")
+            )
+            input_tokens_max += template.run_model_calls_max * longer
         return RunPlan(
             template=template,
             model=model,
-            models=tuple(dict.fromkeys((model, *template.fallback_models))),
-            output_tokens_max=template.output_tokens_max * template.run_model_calls_max,
-            input_tokens_max=_input_tokens_max(
-                template, request.input, self._tools_tokens[template.name, template.version]
-            ),
-            has_effects=any(self.tools.rules(name).has_effects for name in template.tools),
+            models=tuple(dict.fromkeys((model, *uses.models[1:]))),
+            models_beside=uses.models_beside,
+            calls_beside=uses.calls_beside,
+            output_tokens_max=uses.output_tokens_max,
+            input_tokens_max=input_tokens_max,
+            has_effects=any(self.tools.rules(name).has_effects for name in uses.tool_names),
+            system_prompt=system_prompt,
         )
+
+    def _uses_of(self, template: AgentTemplate) -> _Uses:
+        key = (template.name, template.version)
+        generation, uses = self._uses[key]
+        if generation != self.tools.generation:
+            _, uses = self._uses[key] = self._worked_out(template)
+        return uses
+
+    def _worked_out(self, template: AgentTemplate) -> tuple[int, _Uses]:
+        generation = self.tools.generation
+        own = own_middlewares(template, self._middlewares)
+        tools = (
+            *self.tools.pick(template.tools),
+            *tools_beside(template),
+            *(tool for one in own for tool in getattr(one, "tools", ())),
+        )
+        tools_tokens = sum(map(_tool_tokens_max, tools))
+        reads, reads_more = (
+            _input_tokens_max(template, size, tools_tokens)
+            + calls_beside(template, size, tools_tokens).input_tokens_max
+            for size in (0, 1)
+        )
+        beside = calls_beside(template, 0, tools_tokens)
+        own_tokens = template.output_tokens_max * template.run_model_calls_max
+        return generation, _Uses(
+            models=self._resolved(template.models),
+            models_beside=self._resolved(template.models_beside),
+            tool_names=tuple(tool.name for tool in tools),
+            calls_beside=beside.calls,
+            input_tokens_max=reads,
+            tokens_per_input_byte=reads_more - reads,
+            output_tokens_max=own_tokens + beside.output_tokens_max,
+        )
+
+    def _resolved(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(self._default_model if one == DEFAULT_MODEL else one for one in names)
 
     def create(self, plan: RunPlan) -> Agent:
         """Give the agent of a plan. Raises `ModelUnavailable` where its model cannot be used."""
-        key = (plan.template.name, plan.template.version, plan.model)
+        # With a tool that was replaced, it is another agent.
+        key = (plan.template.name, plan.template.version, plan.model, self.tools.generation)
         template, agent = self._agents.get(key, (None, None))
         if agent is None or template is not plan.template:  # a version may have been replaced
             agent = self._built(plan)
@@ -219,7 +310,12 @@ class AgentFactory:
             threads = self._threads[key] = ToolThreads(
                 template.name, threads_max=template.tool_threads_max, grace_s=template.tool_grace_s
             )
-        return tuple(threads.threaded(tool) for tool in self.tools.pick(template.tools))
+        tools: list[BaseTool] = []
+        for tool in self.tools.pick(template.tools):
+            rules = self.tools.rules(tool.name)
+            timeout_s = rules.timeout_s or template.tool_timeout_s
+            tools.append(threads.threaded(tool, timeout_s=timeout_s, lets_go=not rules.has_effects))
+        return tuple(tools)
 
     def _built(self, plan: RunPlan) -> Agent:
         template = plan.template
@@ -228,15 +324,16 @@ class AgentFactory:
         # Held to a schema directly, and not by the call of a tool, as LangChain does it.
         by_grammar = isinstance(model, LocalChatModel)
         calls_max = template.run_model_calls_max
+        named = self._named_middlewares(plan)
         middleware: list[AgentMiddleware[Any, Any, Any]] = []
         if template.tools:
-            results_max = template.tool_result_bytes_max
-            gate = CallGate(self.tools, model_calls_max=calls_max, result_bytes_max=results_max)
-            middleware.append(gate)
+            middleware.append(CallGate(self.tools, template, bounds_run=bool(named)))
             if by_grammar:
                 middleware.append(AnswersInTheEnd(model_calls_max=calls_max))
-        elif schema:
+        elif schema or named:
             middleware.append(ModelGate(model_calls_max=calls_max))
+        # Within the gate: what it keeps of a call is what they made of it.
+        middleware.extend(named)
         if schema and by_grammar:
             middleware.append(HeldByGrammar(schema))
         graph: AgentGraph = create_agent(
@@ -246,27 +343,49 @@ class AgentFactory:
             middleware=middleware,
             response_format=None if by_grammar else schema,
         )
-        if template.tools or schema:
-            return LoopAgent(graph)
+        if template.tools or schema or named:
+            return LoopAgent(graph, steps_beside=_steps_beside(graph, calls_max) if named else None)
         prompt = template.system_prompt
         return SingleCallAgent(graph, model, None if prompt is None else SystemMessage(prompt))
+
+    def _named_middlewares(self, plan: RunPlan) -> Sequence[AgentMiddleware[Any, Any, Any]]:
+        template = plan.template
+        if not template.middlewares and not isinstance(template.memory, Summary):
+            return ()
+
+        def resolve(name: str | None, tokens_max: int) -> BaseChatModel:
+            (called,) = self._resolved((name or plan.model,))
+            return self._resolve(called, max_tokens=tokens_max)
+
+        built = build_middlewares(template, self._middlewares, resolve)
+        memory = template.memory
+        if isinstance(memory, Summary):
+            writer = BesideModel(model=resolve(memory.model, memory.summary_tokens_max))
+            built.insert(0, SummaryMemory(memory, writer))
+        return built
+
+
+def _steps_beside(graph: AgentGraph, calls_max: int) -> int:
+    """Give how many steps of a run its middlewares take: each hook is a node of the graph."""
+    hooks = [name.rpartition(".")[2] for name in graph.nodes]
+    each_time = hooks.count("before_model") + hooks.count("after_model")
+    return calls_max * each_time + hooks.count("before_agent") + hooks.count("after_agent")
 
 
 def _tool_tokens_max(tool: BaseTool) -> int:
     return max(TOOL_TOKENS_MIN, len(str(convert_to_openai_tool(tool)).encode(errors="replace")))
 
 
-def _input_tokens_max(template: AgentTemplate, text: str, tools_tokens: int) -> int:
+def _input_tokens_max(template: AgentTemplate, input_bytes: int, tools_tokens: int) -> int:
     """Give the most tokens that the model calls of a run may read: no token is less than a byte."""
     schema = "" if template.response_format is None else json.dumps(template.response_format)
-    turns = template.memory_turns_max
+    prompt = template.system_prompt or ""
     read_each_time = (
-        sum(
-            len(words.encode(errors="replace"))
-            for words in (text, template.system_prompt or "", schema)
-        )
-        + (template.memory_tokens_max * BYTES_PER_TOKEN if turns else 0)
-        + FRAME_TOKENS_MAX * (2 * turns + 2)
+        input_bytes
+        + sum(len(words.encode(errors="replace")) for words in (prompt, schema))
+        + words_beside(template)
+        + memory_tokens_max(template.memory)
+        + FRAME_TOKENS_MAX * 2
         + tools_tokens
     )
     calls = template.run_model_calls_max

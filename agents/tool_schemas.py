@@ -13,11 +13,12 @@ from langchain_core.callbacks.manager import BaseRunManager
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, StructuredTool
 from langgraph.prebuilt import ToolRuntime
+from pydantic import BaseModel, ValidationError, create_model
 from referencing import Registry
 
 from millstream.schemas.errors import Misconfigured
 
-__all__ = ["is_frameworks", "problem_of", "with_checked_schema"]
+__all__ = ["arguments_of", "is_frameworks", "problem_of", "with_checked_schema"]
 
 # LangChain 1.4 and LangGraph 1.2 fill these in, drop them, or fail by them (langchain#34029,
 # langchain#25228). Given by the framework where the annotation is the framework's.
@@ -48,7 +49,7 @@ def with_checked_schema(tool: BaseTool) -> BaseTool:
             raise Misconfigured(message)
     schema = tool.args_schema
     if not isinstance(schema, dict):
-        return tool
+        return _with_any_context(tool)
     try:
         jsonschema.Draft202012Validator.check_schema(schema)
     except jsonschema.SchemaError as error:
@@ -62,11 +63,71 @@ def with_checked_schema(tool: BaseTool) -> BaseTool:
     return tool if whole == schema else tool.model_copy(update={"args_schema": whole})
 
 
-def problem_of(tool: BaseTool, args: Mapping[str, Any]) -> str | None:
+def _with_any_context(tool: BaseTool) -> BaseTool:
+    """Give a tool whose plain `runtime: ToolRuntime` takes a context, which its schema says not.
+
+    Else each of its calls warns that `None` was expected (langchain-ai/langgraph#8417).
+    """
+    schema = tool.args_schema
+    if not (isinstance(schema, type) and issubclass(schema, BaseModel)):
+        return tool
+    field = schema.model_fields.get("runtime")
+    if field is None or field.annotation is not ToolRuntime:
+        return tool
+    made = create_model(
+        schema.__name__,
+        __base__=schema,
+        __doc__=schema.__doc__,
+        runtime=(ToolRuntime[Any, Any], field),
+    )
+    return tool.model_copy(update={"args_schema": made})
+
+
+def arguments_of(tool: BaseTool) -> frozenset[str] | None:
+    """Give the names that a call's arguments may have; `None`: the tool's schema takes any.
+
+    LangChain drops an argument that a function has no parameter for: a call with a `dry_run` that
+    a model made up would be made in earnest.
+    """
+    schema = tool.tool_call_schema
+    if isinstance(schema, dict):
+        return None
+    if getattr(schema, "model_config", {}).get("extra") == "allow" or _takes_more(tool):
+        return None
+    fields = getattr(schema, "model_fields", None)
+    if fields is None:
+        return None
+    aliases = (getattr(one, "alias", None) for one in fields.values())
+    return frozenset((*fields, *(alias for alias in aliases if alias)))
+
+
+def _is_else_right(tool: BaseTool, args: Mapping[str, Any]) -> bool:
+    """Tell whether LangChain would make the call; if it does not, it says what is wrong."""
+    schema: Any = tool.tool_call_schema
+    try:
+        schema.model_validate(dict(args))
+    except ValidationError:
+        return False
+    return True
+
+
+def _takes_more(tool: BaseTool) -> bool:
+    given = tool.args_schema
+    config = getattr(given, "model_config", {}) if isinstance(given, type) else {}
+    return config.get("extra") == "allow"
+
+
+def problem_of(
+    tool: BaseTool, args: Mapping[str, Any], known: frozenset[str] | None = None
+) -> str | None:
     """Say what is wrong with the arguments of a call; `None` if nothing is.
 
-    Only for a tool whose schema is plain JSON: LangChain checks any other's itself.
+    `known` are their names, where it has no others (`arguments_of`). Their types only of a tool
+    whose schema is plain JSON: LangChain checks any other's itself.
     """
+    if known is not None and (unknown := args.keys() - known) and _is_else_right(tool, args):
+        names = ", ".join(sorted(map(repr, unknown)))
+        return f"it has no argument {names}; known: {', '.join(sorted(known)) or 'none'}"
     if not isinstance(tool.args_schema, dict):
         return None
     # Without a registry of its own, a reference would be fetched from wherever it points to.

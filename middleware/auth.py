@@ -1,4 +1,4 @@
-"""Authentication's first form: may this user use this template?"""
+"""Authentication's first form: may this user use this template, and do what it does?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from millstream.schemas.errors import Forbidden
 
 
 class AuthMiddleware(AgentMiddleware):
-    """Refuses with `Forbidden` what none of the user's roles permits. Keeps no state."""
+    """Refuses with `Forbidden` what none of the user's roles permits. Keeps no state.
+
+    Each permission that a template asks for is granted by a role of the user, not necessarily the
+    one that permits the template.
+    """
 
     name = "auth"
     priority = 10
@@ -19,16 +23,25 @@ class AuthMiddleware(AgentMiddleware):
         self._policy = policy
 
     def admit(self, context: MiddlewareContext) -> MiddlewareResult:
-        """Look for a role of the user whose globs match the request's template."""
+        """Look for roles of the user that match the template, and grant what it asks for."""
         request = context.request
         rules = self._policy.rules_for(request.tenant, request.user_id)
-        if rules.may_use(request.template):
+        missing = [name for name in context.permissions if not rules.grants(name)]
+        if rules.may_use(request.template) and not missing:
             return GO_ON
         user = partition_key(request.tenant, request.user_id)
         held = f"whose roles are {', '.join(rules.roles)}" if rules.roles else "who has no role"
+        if not rules.may_use(request.template):
+            return MiddlewareResult(
+                Forbidden(
+                    f"user {user!r}, {held}, may not use template {request.template!r}; in the "
+                    f"policy, give the user a role whose `templates` match it"
+                )
+            )
+        names = ", ".join(map(repr, missing))
         return MiddlewareResult(
             Forbidden(
-                f"user {user!r}, {held}, may not use template {request.template!r}; in the policy, "
-                f"give the user a role whose `templates` match it"
+                f"user {user!r}, {held}, lacks what template {request.template!r} asks for: "
+                f"{names}; in the policy, give the user a role whose `permissions` grant it"
             )
         )

@@ -25,7 +25,9 @@ class MiddlewareContext:
     of its `model_calls_max` model calls; `None` where nobody knows: it is then taken from the
     input's length alone.
     `has_effects`: it may do what stays done, whatever it costs.
-    `models_after` may answer in its model's place, should that one fail.
+    `models_after` may answer in its model's place, should that one fail. `models_beside` may be
+    called as well, by what the template names for its memory and around its calls.
+    `permissions` are what the template asks of its users.
     `template_version` is the version of the request's template that its run keeps.
     """
 
@@ -37,6 +39,8 @@ class MiddlewareContext:
     has_effects: bool = False
     model_calls_max: int = 1
     models_after: tuple[str, ...] = ()
+    models_beside: tuple[str, ...] = ()
+    permissions: tuple[str, ...] = ()
     template_version: str | None = None
 
 

@@ -267,19 +267,25 @@ class CostTrackingMiddleware(AgentMiddleware):
 
     def _quote(self, context: MiddlewareContext) -> AttemptQuote | ModelUnpriced | None:
         """Give the worst case of an attempt, `None` where the model is known to cost nothing."""
-        rates = self._prices.rates(context.model, context.now_ms)
-        if rates is None:
+        models = (context.model, *context.models_beside)
+        priced = [(model, self._prices.rates(model, context.now_ms)) for model in models]
+        unpriced = next((model for model, rates in priced if rates is None), None)
+        if unpriced is not None:
             if self._cap_micros(context.request) is None:
                 return AttemptQuote(_worst_case(context), 0, UNPRICED)
             return ModelUnpriced(
-                f"model {context.model!r} has no known price, and the user's spend is capped; "
-                f"set it in the policy: prices: {{{context.model!r}: "
+                f"model {unpriced!r} has no known price, and the user's spend is capped; "
+                f"set it in the policy: prices: {{{unpriced!r}: "
                 f"{{input_usd_per_mtok: …, output_usd_per_mtok: …}}}}"
             )
-        if rates.is_free:
+        known = [rates for _, rates in priced if rates is not None]
+        if all(rates.is_free for rates in known):
             return None
         usage_max = _worst_case(context)
-        worst_micros = rates.worst_micros(usage_max, context.model_calls_max)
+        # Whichever of its models a token is for, it costs no more than at the dearest.
+        worst_micros = max(
+            rates.worst_micros(usage_max, context.model_calls_max) for rates in known
+        )
         return AttemptQuote(usage_max, worst_micros, self._prices.digest)
 
 

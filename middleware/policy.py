@@ -2,7 +2,8 @@
 
     roles:
       reader: {templates: [chat_agent, "structured_*"]}   # globs; case counts
-      admin:  {templates: ["*"]}
+      clerk:  {templates: [orders], permissions: ["orders:*"]}  # what its templates ask for
+      admin:  {templates: ["*"], permissions: ["*"]}
     defaults:                          # for every user, listed or not
       roles: [reader]
       rate:  {requests: 60, window_s: 60}
@@ -36,7 +37,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -114,10 +115,23 @@ class Price(_Section):
     audio_output_usd_per_mtok: _UsdPerMtok | None = None
 
 
-class Role(_Section):
-    """What its holders may use: templates by glob (`*`, `?`, `[abc]`)."""
+_Glob = Annotated[str, Field(min_length=1, max_length=256)]
 
-    templates: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...]
+
+class Role(_Section):
+    """What its holders may use: templates by glob (`*`, `?`, `[abc]`), and permissions by glob.
+
+    A permission is what a template asks of its users, by a name that the template gives.
+    """
+
+    templates: tuple[_Glob, ...] = ()
+    permissions: tuple[_Glob, ...] = ()
+
+    @model_validator(mode="after")
+    def _gives_something(self) -> Self:
+        if not self.model_fields_set:
+            raise fault((), "gives nothing: name its `templates`, its `permissions`, or both")
+        return self
 
 
 class Grants(_Section):
@@ -136,10 +150,15 @@ class UserRules:
     permitted: re.Pattern[str] | None
     rate: Rate | None
     cap_micros: Micros | None
+    granted: re.Pattern[str] | None = None
 
     def may_use(self, template: str) -> bool:
         """Tell whether a role of the user permits this template."""
         return self.permitted is None or self.permitted.match(template) is not None
+
+    def grants(self, permission: str) -> bool:
+        """Tell whether a role of the user grants this permission."""
+        return self.granted is None or self.granted.match(permission) is not None
 
 
 class _Rules(dict[UserKey, UserRules]):
@@ -226,6 +245,13 @@ class Policy(_Section):
         """Give what holds for a user: the entry of the user, or the defaults."""
         return self.rules[tenant, user_id]
 
+    def granted_to_nobody(self, permissions: Iterable[str]) -> tuple[str, ...]:
+        """Give those of the permissions that no role grants, where only roles do."""
+        if not self.governs_permissions:
+            return ()
+        granted = self._matching(tuple(self.roles), "permissions")
+        return tuple(name for name in permissions if not granted.match(name))
+
     def _all_grants(self) -> Iterable[tuple[tuple[str, ...], Grants]]:
         yield ("defaults",), self.defaults
         for written, grants in self.users.items():
@@ -238,17 +264,20 @@ class Policy(_Section):
         spend = grants.spend if "spend" in given else self.defaults.spend
         return UserRules(
             roles=roles,
-            permitted=self._permitted(roles) if self.governs_permissions else None,
+            permitted=self._matching(roles, "templates") if self.governs_permissions else None,
+            granted=self._matching(roles, "permissions") if self.governs_permissions else None,
             rate=rate,
             cap_micros=None if spend is None else spend.cap_micros,
         )
 
-    def _permitted(self, roles: tuple[str, ...]) -> re.Pattern[str]:
+    def _matching(
+        self, roles: tuple[str, ...], field: Literal["templates", "permissions"]
+    ) -> re.Pattern[str]:
         globs = [
             fnmatch.translate(unicodedata.normalize("NFC", glob))
             for role in roles
             if role in self.roles
-            for glob in self.roles[role].templates
+            for glob in getattr(self.roles[role], field)
         ]
         # No glob at all must match nothing: an empty alternation would match everything.
         return re.compile("|".join(globs) if globs else r"(?!)")

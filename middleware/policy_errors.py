@@ -1,11 +1,12 @@
-"""A mistake in a policy, in words: the line, the field, and what to write instead."""
+"""A mistake in a policy or another YAML file: the line, the field, and what to write instead."""
 
 from __future__ import annotations
 
 import difflib
+import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -13,6 +14,9 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from millstream.middleware.yaml_tree import Path, YamlTree
 
 _FAULT = "policy_fault"
+
+SHOWN_CHARS_MAX: Final = 200
+"""How much of what was written is shown with a mistake."""
 
 
 def fault(path: Path, words: str) -> PydanticCustomError:
@@ -36,9 +40,10 @@ def explain(error: ValidationError, name: str, tree: YamlTree, top: type[BaseMod
 
 def _sentence(detail: ErrorDetails, name: str, tree: YamlTree, top: type[BaseModel]) -> str:
     path: Path = detail["loc"] + tuple(detail.get("ctx", {}).get("path", ()))
-    line = tree.line_of(path)
+    written = _as_written(path, tree.value)
+    line = tree.line_of(written)
     where = f"{name}: line {line}: " if line else f"{name}: "
-    field = ".".join(str(part) for part in path)
+    field = ".".join(str(part) for part in written)
     return (
         f"{where}{field}: {_words(detail, path, top)}"
         if field
@@ -46,7 +51,9 @@ def _sentence(detail: ErrorDetails, name: str, tree: YamlTree, top: type[BaseMod
     )
 
 
-def _words(detail: ErrorDetails, path: Path, top: type[BaseModel]) -> str:
+def _words(  # noqa: PLR0911  one return per kind of mistake
+    detail: ErrorDetails, path: Path, top: type[BaseModel]
+) -> str:
     match detail["type"]:
         case "extra_forbidden":
             return f"unknown key{nearest(str(path[-1]), _fields_at(top, path[:-1]))}"
@@ -56,11 +63,34 @@ def _words(detail: ErrorDetails, path: Path, top: type[BaseModel]) -> str:
             return detail["msg"]
         case "model_type" | "model_attributes_type" | "dict_type" | "mapping_type":
             keys = ", ".join(_fields_at(top, path)) or "a name each"
-            return f"must be a mapping ({keys}), it is {detail['input']!r}"
+            return f"must be a mapping ({keys}), it is {_shown(detail['input'])}"
+        case "string_type" if isinstance(detail["input"], int | float):
+            return f'must be text; put it in quotes: "{detail["input"]}"'
+        case "value_error":
+            return detail["msg"].removeprefix("Value error, ")
         case "tuple_type":
             return f"must be a list, as in [{detail['input']!r}]"
         case _:
-            return f"{detail['msg']} (it is {detail['input']!r})"
+            return f"{detail['msg']} (it is {_shown(detail['input'])})"
+
+
+def _shown(value: object) -> str:
+    words = repr(value)
+    return words if len(words) <= SHOWN_CHARS_MAX else f"{words[:SHOWN_CHARS_MAX]}…"
+
+
+def _as_written(path: Path, value: Any) -> Path:
+    """Give the path in the file: pydantic names the member of a union in it as well."""
+    written: list[str | int] = []
+    for place, part in enumerate(path):
+        if isinstance(value, dict) and part not in value and place + 1 < len(path):
+            continue
+        written.append(part)
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            value = None
+    return tuple(written)
 
 
 def _fields_at(model: type[BaseModel], path: Path) -> tuple[str, ...]:
@@ -71,12 +101,34 @@ def _fields_at(model: type[BaseModel], path: Path) -> tuple[str, ...]:
             if part not in at.model_fields:
                 return ()
             at = at.model_fields[str(part)].annotation
-        elif typing.get_origin(at) is Mapping:
+        elif typing.get_origin(at) in {Mapping, dict}:
             at = typing.get_args(at)[1]
+        elif typing.get_origin(at) is tuple and isinstance(part, int):
+            at = typing.get_args(at)[0]
+        elif (members := _members(at)) and isinstance(part, str):
+            at = next((one for one in members if _is_tagged(one, part)), None)
         at = _without_none(at)
     if isinstance(at, type) and issubclass(at, BaseModel):
         return tuple(at.model_fields)
     return ()
+
+
+def _members(annotation: Any) -> list[Any]:
+    """Give the models of a union, whatever it is annotated with."""
+    annotation = _bare(annotation)
+    if typing.get_origin(annotation) not in {typing.Union, types.UnionType}:
+        return []
+    return [_bare(one) for one in typing.get_args(annotation)]
+
+
+def _bare(annotation: Any) -> Any:
+    is_annotated = typing.get_origin(annotation) is typing.Annotated
+    return typing.get_args(annotation)[0] if is_annotated else annotation
+
+
+def _is_tagged(member: Any, tag: str) -> bool:
+    is_model = isinstance(member, type) and issubclass(member, BaseModel)
+    return is_model and any(one.default == tag for one in member.model_fields.values())
 
 
 def _without_none(annotation: Any) -> Any:

@@ -8,6 +8,7 @@
     │   │   ├── BudgetExceeded
     │   │   ├── ModelUnpriced    under a cap on spend, a model without a known price
     │   │   ├── UnknownTemplate
+    │   │   ├── PromptVariableRefused  metadata that the template's prompt needs
     │   │   ├── LayerFailed      a layer of the chain raised; nobody has judged the request
     │   │   └── InputTooLarge
     │   ├── Expired              its deadline passed; ends as an `expired` result
@@ -87,10 +88,7 @@ class Forbidden(Rejected):
 
 
 class RateLimited(Rejected):
-    """A limit on requests in a window of time is reached.
-
-    `retry_after_s` is the number of seconds after which the same request would be let through.
-    """
+    """A limit on requests is reached; after `retry_after_s` seconds this one would be let in."""
 
     code = "rate_limited"
 
@@ -115,6 +113,12 @@ class UnknownTemplate(Rejected):
     """The request names an agent template that no worker has."""
 
     code = "unknown_template"
+
+
+class PromptVariableRefused(Rejected):
+    """The request's metadata lacks what its template's system prompt needs; names each value."""
+
+    code = "prompt_variable_refused"
 
 
 class LayerFailed(Rejected):
@@ -222,10 +226,9 @@ class Retryable(MillstreamError):
 class ModelFailed(Retryable):
     """The model's provider answered with an error, with nothing, or broke off.
 
-    `retry_after_s` is the number of seconds after which it says it may be asked again, `None` where
-    it does not say. `may_cost`: the call was not refused but broke off, or its answer cannot be
-    read, and the provider may charge for it. `is_over`: the provider itself ended the answer, so it
-    charges for no more than came.
+    `retry_after_s` is when it says it may be asked again, if it does. `may_cost`: the call was not
+    refused but broke off, or its answer cannot be read, and the provider may charge for it.
+    `is_over`: the provider itself ended the answer, so it charges for no more than came.
     """
 
     code = "model_failed"
@@ -281,10 +284,9 @@ class NoSuchPartition(MillstreamError):
 
 
 class HistoryGone(MillstreamError):
-    """A log no longer holds, or never held, records without which a state cannot be rebuilt.
+    """A log of `topic` lacks records without which a state cannot be rebuilt.
 
-    `topic` is the topic as Kafka names it; `wanted` is the first offset that is needed, or the
-    offset up to which a restore was asked for; `oldest` is the log's first offset that stands.
+    `wanted` is the first offset needed, or that to restore to; `oldest` the first that stands.
     """
 
     code = "history_gone"

@@ -11,11 +11,12 @@ from millstream.agents.factory import AgentFactory, ResolveModel
 from millstream.agents.hosting.agents_loop import AgentsOfLoop, BuildAgents, Threads
 from millstream.agents.hosting.blocked import Blocked
 from millstream.agents.hosting.host import AgentHost, HostLimits
+from millstream.agents.mcp.tools import McpTools
 from millstream.agents.models.http import ProviderHttp
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.metrics import MetricsCollector
 
-__all__ = ["agent_host"]
+__all__ = ["agent_host", "count_mcp_servers"]
 
 _UNKNOWN = "unknown"
 _NO_TOOL = "none"
@@ -69,6 +70,14 @@ def agent_host(
         "Threads of tools that outlived their calls' time and still run.",
     ).set_function(lambda: loops.tool_threads_lost)
     return host
+
+
+def count_mcp_servers(tools: McpTools, collector: MetricsCollector) -> None:
+    """Declare the figure of MCP servers that cannot be used."""
+    collector.gauge(
+        "millstream_mcp_servers_unavailable",
+        "MCP servers of the app that cannot be used now: their tools fail.",
+    ).set_function(lambda: sum(one.problem is not None for one in tools.status()))
 
 
 class _Loops:

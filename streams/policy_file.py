@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
+import structlog
+
+from millstream.agents.templates.template import AgentTemplate
 from millstream.middleware.policy import Policy
 from millstream.schemas.errors import Misconfigured
 from millstream.streams.settings import Settings
+
+_log = structlog.get_logger(__name__)
 
 
 def load_policy(settings: Settings, of_app: Path | None = None) -> Policy:
@@ -25,3 +31,16 @@ def load_policy(settings: Settings, of_app: Path | None = None) -> Policy:
             f"the policy {path} cannot be read: {error}"
         ) from error
     return Policy.from_yaml(text, name=str(path))
+
+
+def tell_of_templates_for_nobody(policy: Policy, templates: Iterable[AgentTemplate]) -> None:
+    """Say in the log which templates ask for permissions that no role of the policy grants."""
+    for template in templates:
+        missing = policy.granted_to_nobody(template.permissions)
+        if missing:
+            _log.warning(
+                "nobody may use a template: no role in the policy grants what it asks for; name it "
+                "in the `permissions` of a role",
+                template=template.name,
+                permissions=missing,
+            )

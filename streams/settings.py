@@ -184,6 +184,11 @@ def user_cache() -> Path:
     return named if named.is_absolute() else Path.home() / ".cache"
 
 
+def own_environment() -> dict[str, str]:
+    """Give this process's environment: for programs that get a part of it, as MCP servers do."""
+    return dict(os.environ)
+
+
 def child_environment(settings: Settings) -> dict[str, str]:
     """Give the environment of a child process that shall have these settings.
 

@@ -32,11 +32,11 @@ from millstream.streams.apps.app import AppParts
 from millstream.streams.apps.checks import resolving
 from millstream.streams.broker.clients import idempotent_producer
 from millstream.streams.broker.topic_admin import ensure_topics, require_sound_topics
-from millstream.streams.hosting import agent_host
+from millstream.streams.hosting import agent_host, count_mcp_servers
 from millstream.streams.lane.base.context import LaneServices, stages
 from millstream.streams.lane.base.metrics import LaneMetrics
 from millstream.streams.lane.lanes import Lanes
-from millstream.streams.policy_file import load_policy
+from millstream.streams.policy_file import load_policy, tell_of_templates_for_nobody
 from millstream.streams.sessions.redis import RedisSessionStore
 from millstream.streams.settings import Role, Settings
 from millstream.streams.telemetry.exposition import Exposition, Readiness
@@ -146,6 +146,7 @@ async def _build(
     drain: Callable[[], None],
 ) -> _Worker:
     policy = load_policy(settings, app.policy_file)
+    tell_of_templates_for_nobody(policy, app.templates)
     specs = catalogue(settings.chain_cuts)
     await ensure_topics(settings, specs)
     for drift in await require_sound_topics(settings, specs):
@@ -170,6 +171,9 @@ async def _build(
         # Loading the model stops the loop for a moment, which must not be while others wait.
         resolve = resolving(settings, app)
         await _warm_up(settings, resolve)
+        stack.push_async_callback(app.mcp.close)
+        await app.mcp.open(app.tools)
+        count_mcp_servers(app.mcp, collector)
         factory = app.factory(default_model=settings.default_model, resolve=resolve)
         host = agent_host(
             settings, factory, resolve, collector, run_agent=run_agent, threads=threads, drain=drain

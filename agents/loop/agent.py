@@ -9,9 +9,13 @@ messages, and leave a state from which either goes on.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from langchain.agents.middleware import PIIDetectionError
+from langchain.agents.middleware.model_call_limit import ModelCallLimitExceededError
+from langchain.agents.middleware.tool_call_limit import ToolCallLimitExceededError
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langgraph.graph.state import CompiledStateGraph
@@ -21,18 +25,26 @@ from millstream.agents.loop.call_gate import RunContext
 from millstream.agents.loop.callbacks import AgentCallbackHandler
 from millstream.agents.loop.single_call import call_model
 from millstream.agents.sessions.checkpointer import RunCheckpointer
-from millstream.schemas.errors import InterruptUnsupported
+from millstream.agents.tools import Caller
+from millstream.schemas.errors import InterruptUnsupported, Terminal
+from millstream.schemas.reasons import words_of
 
 __all__ = ["Agent", "AgentGraph", "Invocation", "LoopAgent", "SingleCallAgent"]
 
 WORDS_CHARS_MAX = 200
+
+_REFUSALS = (PIIDetectionError, ModelCallLimitExceededError, ToolCallLimitExceededError)
+"""By which a middleware ends a run on purpose."""
 
 AgentGraph = CompiledStateGraph[Any, Any, Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """What an agent is told of one run. `steps_max` bounds its graph's steps."""
+    """What an agent is told of one run.
+
+    `steps_max` bounds its graph's steps; `caller` gives who asks, for its tools and middlewares.
+    """
 
     question: HumanMessage
     session_id: str
@@ -40,6 +52,7 @@ class Invocation:
     handler: AgentCallbackHandler
     context: RunContext
     steps_max: int
+    caller: Callable[[], Caller]
 
 
 class Agent(Protocol):
@@ -56,31 +69,48 @@ class Agent(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoopAgent:
-    """An agent that LangGraph runs."""
+    """An agent that LangGraph runs.
+
+    `steps_beside` is how many steps the middlewares that its template names may take besides the
+    run's `steps_max`, `None` where it names none.
+    """
 
     graph: AgentGraph
+    steps_beside: int | None = None
 
     async def answer(self, run: Invocation) -> Any:
         """Answer as `Agent` says."""
         graph = self.graph.copy({"checkpointer": run.checkpointer})
-        state: dict[str, Any] = await graph.ainvoke(
-            {"messages": [run.question]},
-            {
-                "callbacks": [run.handler],
-                "configurable": {"thread_id": run.session_id},
-                "recursion_limit": run.steps_max,
-            },
-            context=run.context,
-            # The lane writes once, at the end: a state in between would be put in vain.
-            durability="exit",
-        )
+        try:
+            state = await self._invoked(graph, run)
+        except _REFUSALS as error:
+            raise Terminal(f"{type(error).__name__}: {words_of(error)}") from error
         if (asked := state.get("__interrupt__")) is not None:
             words = str(asked[0].value if asked else "")[:WORDS_CHARS_MAX]
             raise InterruptUnsupported(f"the agent asked for a person, which is not built: {words}")
         said = state["messages"][-1]
         if isinstance(said, AIMessage) and (plain := answer_without_calls(said)) is not said:
             run.checkpointer.replace(said, plain)
+        is_told = self.steps_beside is None or run.context.calls.has_said(said.id)
+        if not is_told and isinstance(said, AIMessage) and said.text:
+            # What a middleware says in the model's place was not streamed.
+            await run.handler.repeat(said.text)
         return state.get("structured_response")
+
+    async def _invoked(self, graph: AgentGraph, run: Invocation) -> dict[str, Any]:
+        with run.context.entered():
+            state: dict[str, Any] = await graph.ainvoke(
+                {"messages": [run.question]},
+                {
+                    "callbacks": [run.handler],
+                    "configurable": {"thread_id": run.session_id},
+                    "recursion_limit": run.steps_max + (self.steps_beside or 0),
+                },
+                context=run.caller(),
+                # The lane writes once, at the end: a state in between would be put in vain.
+                durability="exit",
+            )
+        return state
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +127,8 @@ class SingleCallAgent:
     async def answer(self, run: Invocation) -> Any:
         """Answer as `Agent` says."""
         remembered = run.checkpointer.messages
-        system = () if self.system_message is None else (self.system_message,)
+        own = run.context.system_message or self.system_message
+        system = () if own is None else (own,)
         said = await call_model(self.model, [*system, *remembered, run.question], run.handler)
         said = answer_without_calls(said)
         if run.checkpointer.add_turn(run.question, said):

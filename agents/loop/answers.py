@@ -27,6 +27,7 @@ __all__ = [
     "CheckedAnswer",
     "announces_calls",
     "answer_without_calls",
+    "bounded_calls",
     "checked_answer_of",
     "was_cut",
 ]
@@ -85,6 +86,26 @@ def checked_answer_of(
         names = ", ".join(sorted({call["name"] or "?" for call, why in calls if why}))
         raise ToolCallCut(f"the model's answer was cut at its limit of tokens in a call of {names}")
     return _identified(message, calls, taken)
+
+
+def bounded_calls(checked: CheckedAnswer, calls_max: int) -> CheckedAnswer:
+    """Give an answer with the first `calls_max` of its calls and one more, which is not made.
+
+    That one stands for all the others, and its answer says so: each call that stays has an answer,
+    and thousands of calls neither take a task each nor fill the conversation.
+    """
+    calls = checked.message.tool_calls
+    if len(calls) <= calls_max:
+        return checked
+    kept = calls[: calls_max + 1]
+    known = {call["id"] or "" for call in kept[:-1]}
+    faults = {one: why for one, why in checked.faults.items() if one in known}
+    faults[kept[-1]["id"] or ""] = (
+        f"of the {len(calls)} calls of this answer only the first {calls_max} were made, which is "
+        "as many as one answer may make; make the others in your next answers, if they are needed"
+    )
+    changes = {**_without_calls(checked.message), "tool_calls": kept}
+    return CheckedAnswer(checked.message.model_copy(update=changes), faults)
 
 
 def answer_without_calls(message: AIMessage) -> AIMessage:

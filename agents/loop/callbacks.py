@@ -14,8 +14,10 @@ from typing import Any, Final, Literal, TypeVar
 from uuid import UUID
 
 import structlog
+from langchain.agents.middleware.internal_call_transformer import INTERNAL_CALL_METADATA_KEY
 from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
+from langchain_core.messages.ai import add_ai_message_chunks
 from langchain_core.messages.tool import ToolCallChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, GenerationChunk, LLMResult
 from typing_extensions import override
@@ -92,12 +94,16 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         self._on_event = on_event
         self._before_call = before_call
         self._loop = asyncio.get_running_loop()
-        # The pieces of the newest of the agent's own calls that call tools, added up.
-        self._calling: AIMessageChunk | None = None
+        # The pieces of the newest of the agent's own calls that call tools.
+        self._calling: list[AIMessageChunk] = []
 
     def pieces(self) -> Sequence[ToolCallChunk]:
         """Give the tool calls of the newest own model call as they were streamed, merged."""
-        return () if self._calling is None else self._calling.tool_call_chunks
+        if not self._calling:
+            return ()
+        # Added up once: LangChain's sum of a sum takes time by the square of their number.
+        first, *others = self._calling
+        return add_ai_message_chunks(first, *others).tool_call_chunks
 
     async def repeat(self, text: str) -> None:
         """Write what the agent's model said in an earlier attempt, as if it said it now."""
@@ -143,7 +149,7 @@ class AgentCallbackHandler(AsyncCallbackHandler):
             run_id, messages[0] if messages else (), params, metadata or {}, is_own=is_own
         )
         if is_own:
-            self._calling = None
+            self._calling = []
         await self._allowed(run_id)
         if self._on_event is not None:
             await self._tell("model_start", run_id, name=kwargs.get("name"))
@@ -197,7 +203,7 @@ class AgentCallbackHandler(AsyncCallbackHandler):
             return
         said = chunk.message if isinstance(chunk, ChatGenerationChunk) else None
         if isinstance(said, AIMessageChunk) and said.tool_call_chunks:
-            self._calling = said if self._calling is None else self._calling + said
+            self._calling.append(said)
         if isinstance(token, str):
             text = token
         else:
@@ -305,6 +311,9 @@ def _holds_more(chunk: GenerationChunk | ChatGenerationChunk) -> bool:
 def _is_agents_own(metadata: dict[str, Any]) -> bool:
     # A nested agent's namespace has a part for the node of the outer one, joined by a bar.
     namespace: str = metadata.get("langgraph_checkpoint_ns", "")
+    # What a middleware asks a model is marked so, in the agent's own node as well.
+    if INTERNAL_CALL_METADATA_KEY in metadata:
+        return False
     return metadata.get("langgraph_node") == "model" and "|" not in namespace
 
 

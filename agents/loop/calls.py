@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from langchain.agents.middleware import ModelResponse
-from langchain_core.messages import ToolMessage
+from langchain_core.messages import BaseMessage, ToolMessage
 from langgraph.types import Command
 
 from millstream.agents.models.call_meter import CallMeter
+from millstream.agents.tools import ToolRules
 
 __all__ = ["Calls", "ToolAnswer"]
 
@@ -29,6 +30,8 @@ class Calls:
 
     Attributes:
         in_doubt: Tools by the ids of calls with an effect that were begun and gave no answer.
+        settleable: Those of them that the next attempt settles itself, by their declared effect:
+            it makes them again under the same idempotency key, or asks what became of them.
         effects: Tools by the ids of calls with an effect that were answered.
         stuck: Tools by the ids of calls whose threads go on though their time is up.
         forgotten: Tools of calls with an effect whose answers are not kept here any more.
@@ -37,6 +40,7 @@ class Calls:
     """
 
     in_doubt: dict[str, str] = field(default_factory=dict)
+    settleable: dict[str, str] = field(default_factory=dict)
     effects: dict[str, str] = field(default_factory=dict)
     stuck: dict[str, str] = field(default_factory=dict)
     forgotten: tuple[str, ...] = ()
@@ -44,6 +48,7 @@ class Calls:
     meter: CallMeter | None = None
     _models: dict[str, ModelResponse[Any]] = field(default_factory=dict)
     _tools: dict[str, ToolAnswer] = field(default_factory=dict)
+    _beside: dict[str, BaseMessage] = field(default_factory=dict)
     _faults: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -55,6 +60,16 @@ class Calls:
     def with_effect(self) -> tuple[str, ...]:
         """The tools of all calls with an effect that were made, or may have been."""
         return (*self.forgotten, *self.effects.values(), *self.in_doubt.values())
+
+    @property
+    def unsettled(self) -> dict[str, str]:
+        """The calls in doubt that only a person can judge, as `in_doubt` has them."""
+        return {one: name for one, name in self.in_doubt.items() if one not in self.settleable}
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """The ids of all tool calls that were answered, or are in doubt."""
+        return frozenset((*self._tools, *self._faults, *self.in_doubt))
 
     def shared(self) -> Calls:
         """Give the same calls to an attempt that may have to be parted from them."""
@@ -82,18 +97,47 @@ class Calls:
         self._models[follows] = response
         self._faults.update(faults)
 
-    async def tool(
-        self, call_id: str, name: str, make: Callable[[], Awaitable[ToolAnswer]], *, effect: bool
-    ) -> ToolAnswer:
-        """Answer a tool call: as it was answered before, else by making it.
+    def answered_tool(self, call_id: str) -> ToolAnswer | None:
+        """Give the answer to a tool call that was made."""
+        return self._tools.get(call_id)
 
-        What `make` raises is raised, and leaves a call with an effect in doubt.
+    @property
+    def models_made(self) -> int:
+        """How many calls of the agent's own model were answered."""
+        return len(self._models)
+
+    def has_said(self, message_id: str | None) -> bool:
+        """Tell whether a message is an answer of the agent's own model."""
+        answers = (one for response in self._models.values() for one in response.result)
+        return any(one.id == message_id for one in answers)
+
+    def answered_beside(self, asked: str) -> BaseMessage | None:
+        """Give a model's answer to a middleware's question, which is known by its digest."""
+        return self._beside.get(asked)
+
+    def keep_beside(self, asked: str, answer: BaseMessage) -> None:
+        """Keep a model's answer to a middleware."""
+        self._beside[asked] = answer
+
+    async def tool(
+        self,
+        call_id: str,
+        name: str,
+        make: Callable[[bool], Awaitable[ToolAnswer]],
+        rules: ToolRules,
+    ) -> ToolAnswer:
+        """Answer a tool call by making it, and keep the answer.
+
+        `make` is told whether the call is in doubt from an earlier attempt. What it raises is
+        raised, and leaves a call with an effect in doubt.
         """
-        if (kept := self._tools.get(call_id)) is not None:
-            return kept
-        if effect:
+        was_begun = call_id in self.in_doubt
+        if rules.has_effects:
             self.in_doubt[call_id] = name
-        answer = self._tools[call_id] = await make()
-        if effect:
+            if rules.effect != "ask_human":
+                self.settleable[call_id] = name
+        answer = self._tools[call_id] = await make(was_begun)
+        if rules.has_effects:
             self.effects[call_id] = self.in_doubt.pop(call_id)
+            self.settleable.pop(call_id, None)
         return answer

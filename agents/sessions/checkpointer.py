@@ -43,6 +43,7 @@ from millstream.agents.sessions.kept import (
 )
 from millstream.agents.sessions.memory import newest_turns
 from millstream.agents.sessions.mending import mended
+from millstream.agents.templates.memory import Memory, NoMemory
 from millstream.agents.templates.template import AgentTemplate
 from millstream.schemas.endpoints import without_client
 from millstream.schemas.errors import CheckpointUnreadable, Terminal
@@ -96,9 +97,9 @@ class RunCheckpointer(BaseCheckpointSaver[int]):
         self._loaded = loaded
         self._newest = None
         if loaded is not None:
-            turns_max = 0 if forget else template.memory_turns_max
+            memory = NoMemory() if forget else template.memory
             provider = without_client(model).partition(":")[0]
-            self._newest = _opened(loaded, turns_max, template.memory_tokens_max, provider)
+            self._newest = _opened(loaded, memory, provider)
 
     @property
     def messages(self) -> Sequence[AnyMessage]:
@@ -328,9 +329,7 @@ def _tell_lost(request: ResolvedRequest, lost: Sequence[str]) -> None:
         )
 
 
-def _opened(
-    saved: CheckpointSaved, turns_max: int, tokens_max: int, provider: str
-) -> CheckpointTuple:
+def _opened(saved: CheckpointSaved, memory: Memory, provider: str) -> CheckpointTuple:
     try:
         state = _SERDE.loads_typed(("msgpack", base64.b64decode(saved.data, validate=True)))
         checkpoint: Checkpoint = state["checkpoint"]
@@ -354,8 +353,7 @@ def _opened(
         raise _unreadable(saved, "it holds messages of a type that is not allowed")
     # An earlier turn's structured answer must not pass for this one's.
     values.pop("structured_response", None)
-    turns = newest_turns(messages, turns_max=turns_max, tokens_max=tokens_max)
-    values["messages"] = mended(turns, provider)
+    values["messages"] = mended(newest_turns(messages, memory), provider)
     return CheckpointTuple(placed, checkpoint, metadata, None, pending)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from millstream.schemas.base import Frozen
 
@@ -21,6 +21,9 @@ class RetryPolicy(Frozen):
     `retry_after_max_s`.
     Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
+
+    # A misspelt field would be a limit that silently does not hold.
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     attempts_max: Annotated[int, Field(ge=1, le=100)] = 3
     backoff_first_s: Annotated[float, Field(ge=0, le=60)] = 0.5

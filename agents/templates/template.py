@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from millstream.agents.templates.memory import LastTurns, Memory, Summary
+from millstream.agents.templates.named_middlewares import FOR_TOOLS, NamedMiddleware, ToolSelector
+from millstream.agents.templates.prompt import PromptVariable, VariableName, prompt_problem
 from millstream.agents.templates.retry import RetryPolicy
 from millstream.agents.templates.structured import check_schema
 from millstream.schemas.base import Frozen, Identifier
 
-__all__ = ["BUILT_IN_TEMPLATES", "AgentTemplate"]
+__all__ = ["BUILT_IN_TEMPLATES", "DEFAULT_MODEL", "AgentTemplate"]
+
+DEFAULT_MODEL: Final = "default"
+"""In a template's `models`, the deployment's default model."""
+
+
+# A glob in one would say nothing: globs are for what a role grants.
+Permission = Annotated[
+    str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$")
+]
 
 
 class AgentTemplate(Frozen):
     """One kind of agent. A (`name`, `version`) names one content, for ever.
 
-    `model` is `None` for the deployment's default. One that fails, is overloaded or has no key is
-    followed by the next of `fallback_models` at once, also in the middle of its answer.
-    `tools` are names in the tool registry.
+    `models` are asked in order: one that fails, is overloaded or has no key is followed by the next
+    at once, also in the middle of its answer. `default` is the deployment's default model, and a
+    request that names a model names the first.
+    `system_prompt` may hold `{variables}`, each declared in `prompt_variables` and filled in from
+    the request's metadata. `permissions` are what a user's roles must grant, by the policy.
+    `tools` are names in the tool registry. `middlewares` are LangChain's, the outermost first.
     `response_format` is the JSON schema of an object that a `structured` agent answers with.
     With tools a run makes up to `model_calls_max` model calls, without one; each writes up to
     `output_tokens_max` tokens. An attempt ends after `attempt_timeout_s` seconds, and one
     that failed is tried again as `retry` says. However many there are, the request ends once
-    they and the waits between them took `request_timeout_s` seconds. The model is shown up to
-    `memory_turns_max` earlier turns of the session, as many of the newest as fit into about
-    `memory_tokens_max` tokens. It is shown up to `tool_result_bytes_max` bytes of a tool's result.
-    Up to `tool_threads_max` threads run this template's synchronous tools; a call whose time is up
-    is waited for `tool_grace_s` seconds more, and then its thread counts as lost.
+    they and the waits between them took `request_timeout_s` seconds. The model is shown earlier
+    turns of the session as `memory` says, and up to `tool_result_bytes_max` bytes of a tool's
+    result. Up to `tool_threads_max` threads run this template's synchronous tools; a call whose
+    time is up is waited for `tool_grace_s` seconds more, and then its thread counts as lost. A call
+    of a tool that declares no `timeout_s` itself takes `tool_timeout_s` seconds at most. Of one
+    answer's tool calls the first `answer_calls_max` are made; the model is told of the others.
 
     A run that made a call with an effect waits for its next attempt in memory, up to
     `effects_wait_s` seconds. Beyond that, or where it is not known whether a call was made, it ends
@@ -45,10 +61,14 @@ class AgentTemplate(Frozen):
     name: Identifier
     version: Annotated[str, Field(min_length=1, max_length=64)] = "1"
     kind: Literal["chat", "react", "structured"] = "chat"
-    model: Identifier | None = None
-    fallback_models: Annotated[tuple[Identifier, ...], Field(max_length=8)] = ()
+    models: Annotated[tuple[Identifier, ...], Field(min_length=1, max_length=9)] = (DEFAULT_MODEL,)
     system_prompt: Annotated[str, Field(max_length=32_768)] | None = None
+    prompt_variables: Annotated[dict[VariableName, PromptVariable], Field(max_length=32)] = Field(
+        default_factory=dict
+    )
+    permissions: Annotated[tuple[Permission, ...], Field(max_length=32)] = ()
     tools: tuple[Identifier, ...] = ()
+    middlewares: Annotated[tuple[NamedMiddleware, ...], Field(max_length=16)] = ()
     response_format: dict[str, Any] | None = None
     output_tokens_max: Annotated[int, Field(ge=1, le=131_072)] = 256
     cut_answer: Literal["complete", "fail"] = "complete"
@@ -57,12 +77,12 @@ class AgentTemplate(Frozen):
     # None: `attempts_max` attempts bound a request as well, and this one costs a record on the log.
     request_timeout_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
     retry: RetryPolicy = RetryPolicy()
-    memory_turns_max: Annotated[int, Field(ge=0, le=1000)] = 20
-    # Half of the local model's context of 2,048 tokens: the rest is for the question and answer.
-    memory_tokens_max: Annotated[int, Field(ge=0, le=100_000)] = 1024
+    memory: Memory = LastTurns()
     tool_result_bytes_max: Annotated[int, Field(ge=256, le=200_000)] = 32_768
     tool_threads_max: Annotated[int, Field(ge=1, le=64)] = 4
     tool_grace_s: Annotated[float, Field(ge=0, le=600)] = 5.0
+    tool_timeout_s: Annotated[float, Field(gt=0, le=3600)] | None = None
+    answer_calls_max: Annotated[int, Field(ge=1, le=1000)] = 64
     effects_wait_s: Annotated[float, Field(ge=0, le=600)] = 60.0
     in_doubt: Literal["fail", "retry"] = "fail"
 
@@ -82,6 +102,29 @@ class AgentTemplate(Frozen):
             message = "`tools` are for the kind `react`, which cannot do without"
             raise ValueError(message)
         return self
+
+    @model_validator(mode="after")
+    def _has_declared_what_its_prompt_holds(self) -> Self:
+        problem = prompt_problem(self.system_prompt, self.prompt_variables)
+        if problem is not None:
+            raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _has_tools_for_its_middlewares(self) -> Self:
+        for named in self.middlewares:
+            if isinstance(named, FOR_TOOLS) and not self.tools:
+                message = f"the middleware {named.name!r} is for the kind `react`, with tools"
+                raise ValueError(message)
+        return self
+
+    @property
+    def models_beside(self) -> tuple[str, ...]:
+        """The models that its memory and its middlewares name for calls of their own."""
+        named = [one.params.model for one in self.middlewares if isinstance(one, ToolSelector)]
+        if isinstance(self.memory, Summary):
+            named.append(self.memory.model)
+        return tuple(dict.fromkeys(name for name in named if name is not None))
 
     @property
     def run_model_calls_max(self) -> int:

@@ -9,6 +9,9 @@ from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any, Final
 
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
 __all__ = ["NO_CLAIMS", "Caller", "idempotency_key"]
 
 NO_CLAIMS: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -47,6 +50,12 @@ class Caller:
     claims: Mapping[str, Any] = field(default_factory=lambda: NO_CLAIMS)
     metadata: Mapping[str, str] = field(default_factory=lambda: NO_CLAIMS)
     idempotency_key: str | None = None
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
+        """Have LangChain, which checks what it gives to a tool, hand it on as it is."""
+        as_it_is = core_schema.plain_serializer_function_ser_schema(lambda caller: caller)
+        return core_schema.is_instance_schema(cls, serialization=as_it_is)
 
     @property
     def remaining_s(self) -> float:

@@ -137,7 +137,7 @@ async def _look(
 
 
 def _load(files: list[Path]) -> tuple[AgentTemplate, ...]:
-    from millstream.agents.templates.files import load_template  # noqa: PLC0415  slow to import
+    from millstream.streams.template_files import load_template  # noqa: PLC0415  slow to import
 
     templates: dict[tuple[str, str], tuple[Path, AgentTemplate]] = {}
     mistakes = []

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from millstream.version import __version__
 
 if TYPE_CHECKING:
+    from millstream.agents.mcp.server import McpServer
     from millstream.agents.templates.template import AgentTemplate
     from millstream.agents.tools import NOT_MADE, Caller, declared, tool
     from millstream.middleware.base import AgentMiddleware, MiddlewareContext, MiddlewareResult
@@ -30,6 +31,7 @@ __all__ = [
     "Caller",
     "Forbidden",
     "InMemoryApp",
+    "McpServer",
     "MiddlewareContext",
     "MiddlewareResult",
     "ModelEndpoint",
@@ -52,6 +54,7 @@ _HOMES = {
     "App": "streams.apps.app",
     "Forbidden": "schemas.errors",
     "InMemoryApp": "streams.apps.memory",
+    "McpServer": "agents.mcp.server",
     "MiddlewareContext": "middleware.base",
     "MiddlewareResult": "middleware.base",
     "ModelEndpoint": "schemas.endpoints",

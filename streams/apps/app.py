@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from millstream.agents.factory import AgentFactory
+from millstream.agents.mcp.server import McpServer
+from millstream.agents.mcp.tools import McpTools
+from millstream.agents.middlewares.build import MiddlewareFactory
 from millstream.agents.models.resolve import MakeModel
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.agents.tools import AnyTool, ToolRegistry, built_in_tools
@@ -31,10 +34,13 @@ class App:
             path begins in the folder of the file that makes the app.
         tools: What templates may name in `tools`: plain functions, LangChain's tools, and those
             that are declared with `millstream.tool` or `millstream.declared`.
+        mcp_servers: MCP servers whose tools templates may name, `McpServer`s.
         layers: Classes or functions that make a layer of the chain, an `AgentMiddleware`; each
             lane makes one for itself, without arguments.
         models: Models by the names that templates and requests use: a function that makes a
             LangChain chat model of keyword parameters such as `max_tokens`, or a `ModelEndpoint`.
+        agent_middlewares: Classes or functions that make a LangChain `AgentMiddleware` of a
+            template's parameters, by the names that templates use in `middlewares`.
         policy: The path of its policy, where no setting names one.
         built_in: Whether it has Millstream's own templates and tools too.
     """
@@ -45,16 +51,20 @@ class App:
         *,
         templates: Iterable[AgentTemplate | str | Path] = (),
         tools: Iterable[AnyTool] = (),
+        mcp_servers: Iterable[McpServer] = (),
         layers: Iterable[MakeLayer] = (),
         models: Mapping[str, MakeModel | ModelEndpoint | Mapping[str, Any]] | None = None,
+        agent_middlewares: Mapping[str, MiddlewareFactory] | None = None,
         policy: str | Path | None = None,
         built_in: bool = True,
     ) -> None:
         self.name = name
         self.templates = templates
         self.tools = tools
+        self.mcp_servers = mcp_servers
         self.layers = layers
         self.models = {} if models is None else models
+        self.agent_middlewares = {} if agent_middlewares is None else agent_middlewares
         self.policy = policy
         self.built_in = built_in
         self.file = Path(sys._getframe(1).f_globals.get("__file__") or "app.py")  # noqa: SLF001
@@ -73,20 +83,29 @@ class AppParts:
         name: What the app is called.
         templates: Its agents, and those that are built in.
         tools: The registry that they draw from.
+        mcp: Its MCP servers, to be opened with the registry, and closed.
         layers: Make its layers of the chain, for each lane anew.
         models: Make its models, by their names.
         endpoints: Servers of its models, by the names of what they serve.
+        agent_middlewares: Make the middlewares that its templates name besides LangChain's own.
         policy_file: Its policy, `None` where it has none.
     """
 
     name: str = "millstream"
     templates: tuple[AgentTemplate, ...] = BUILT_IN_TEMPLATES
     tools: ToolRegistry = field(default_factory=lambda: ToolRegistry(built_in_tools()))
+    mcp: McpTools = field(default_factory=lambda: McpTools((), environment={}))
     layers: tuple[MakeLayer, ...] = ()
     models: Mapping[str, MakeModel] = field(default_factory=dict)
     endpoints: Mapping[str, ModelEndpoint] = field(default_factory=dict)
+    agent_middlewares: Mapping[str, MiddlewareFactory] = field(default_factory=dict)
     policy_file: Path | None = None
 
     def factory(self, **given: Any) -> AgentFactory:
         """Make the factory of its agents; what is given goes to `AgentFactory`."""
-        return AgentFactory(templates=self.templates, tools=self.tools, **given)
+        return AgentFactory(
+            templates=self.templates,
+            tools=self.tools,
+            middlewares=self.agent_middlewares,
+            **given,
+        )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from millstream.agents.factory import AgentFactory, ResolveModel
+from millstream.agents.mcp.server import McpServer
+from millstream.agents.mcp.tools import McpTools
+from millstream.agents.middlewares.build import MiddlewareFactory, check_names
 from millstream.agents.models.resolve import MakeModel, resolve_model
-from millstream.agents.templates.files import load_template
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.agents.tools import ToolRegistry, built_in_tools
 from millstream.middleware.base import AgentMiddleware
@@ -21,7 +23,8 @@ from millstream.schemas.endpoints import ModelEndpoint
 from millstream.schemas.errors import Misconfigured
 from millstream.schemas.reasons import words_of
 from millstream.streams.apps.app import App, AppParts
-from millstream.streams.settings import OWN_MODELS, ModelName, Settings
+from millstream.streams.settings import OWN_MODELS, ModelName, Settings, own_environment
+from millstream.streams.template_files import load_template
 
 __all__ = ["parts_of", "resolving", "shown_path"]
 
@@ -69,11 +72,15 @@ class _Checks:
         if not isinstance(name, str) or not 0 < len(name) <= NAME_CHARS_MAX:
             self._fault("name", f"must be a text of 1 to {NAME_CHARS_MAX} characters")
         tools = self._tools()
+        mcp = self._mcp()
+        mcp.attach(tools)
         models, endpoints = self._models()
         return AppParts(
             name=str(name),
             templates=self._templates(tools),
+            agent_middlewares=self._agent_middlewares,
             tools=tools,
+            mcp=mcp,
             layers=self._layers(),
             models=models,
             endpoints=endpoints,
@@ -86,9 +93,19 @@ class _Checks:
             self._tried(where, partial(registry.register, tool), tool)
         return registry
 
+    def _mcp(self) -> McpTools:
+        servers: list[McpServer] = []
+        for where, given in self._each("mcp_servers", self._app.mcp_servers):
+            if isinstance(given, McpServer):
+                servers.append(given)
+            else:
+                self._fault(where, f"must be an McpServer, not {_shown(given)}")
+        make = partial(McpTools, servers, environment=own_environment())
+        return self._tried("mcp_servers", make, servers) or McpTools((), environment={})
+
     def _templates(self, tools: ToolRegistry) -> tuple[AgentTemplate, ...]:
         built_in = BUILT_IN_TEMPLATES if self._app.built_in else ()
-        factory = AgentFactory(templates=built_in, tools=tools)
+        factory = AgentFactory(templates=built_in, tools=tools, middlewares=self._agent_middlewares)
         found: dict[str, AgentTemplate] = {template.name: template for template in built_in}
         for where, given in self._each("templates", self._app.templates):
             for template, file in self._template(where, given):
@@ -116,6 +133,22 @@ class _Checks:
                 yield template, shown_path(path)
         else:
             self._fault(where, f"must be an AgentTemplate or the path of one, not {_shown(given)}")
+
+    @cached_property
+    def _agent_middlewares(self) -> dict[str, MiddlewareFactory]:
+        makers: dict[str, MiddlewareFactory] = {}
+        given: Any = self._app.agent_middlewares
+        if not isinstance(given, Mapping):
+            self._fault("agent_middlewares", f"must be a dict, not {_shown(given)}")
+            return makers
+        for name, make in given.items():
+            where = f"agent_middlewares[{name!r}]"
+            if not callable(make):
+                words = f"must make a middleware, a class for instance, not {_shown(make)}"
+                self._fault(where, words)
+            elif self._tried(where, partial(check_names, {name: make}), make) is not None:
+                makers[name] = make
+        return makers
 
     def _layers(self) -> tuple[MakeLayer, ...]:
         makers: list[MakeLayer] = []

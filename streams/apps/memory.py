@@ -157,6 +157,8 @@ class InMemoryApp:
         self._broker.create_topics(catalogue(), partitions=1)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(started(self._producer))
+            stack.push_async_callback(self._parts.mcp.close)
+            await self._parts.mcp.open(self._parts.tools)
             self._lane = await stack.enter_async_context(self._open_lane())
             self._exits = stack.pop_all()
         return self

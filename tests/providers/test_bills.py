@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from millstream.agents.factory import AgentFactory
+from millstream.agents.templates.memory import NoMemory
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES
 from millstream.middleware.policy import Price
 from millstream.middleware.prices import PriceTable
@@ -152,7 +153,7 @@ def test_a_cancelled_attempt_is_charged_for_the_calls_that_it_made() -> None:
 
 def test_estimates_of_calls_that_kept_to_their_limits_are_within_what_was_reserved() -> None:
     """Of a provider that reports nothing, and an agent that remembers nothing."""
-    template = {"memory_turns_max": 0, "model_calls_max": 4, "output_tokens_max": 40}
+    template = {"memory": NoMemory(), "model_calls_max": 4, "output_tokens_max": 40}
     text = [
         {"choices": [{"index": 0, "delta": {"content": "w\u00f6rd" * 3}, "finish_reason": None}]}
     ] * 30

@@ -76,5 +76,5 @@ def test_the_setting_that_the_page_shows_names_a_server(monkeypatch: pytest.Monk
 
 
 def test_the_template_that_the_page_shows_has_models_that_follow_the_first() -> None:
-    template = eval(snippet("python", "fallback_models"), {"AgentTemplate": AgentTemplate})  # noqa: S307  our page
-    assert template.fallback_models == ("anthropic:claude-haiku-4-5", "local")
+    template = eval(snippet("python", "models="), {"AgentTemplate": AgentTemplate})  # noqa: S307  our page
+    assert template.models == ("openai:gpt-5-mini", "anthropic:claude-haiku-4-5", "local")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
@@ -12,7 +11,7 @@ from langgraph.types import Command
 from millstream.agents.sessions.text import cut_to_bytes, well_formed, well_formed_value
 from millstream.schemas.reasons import words_of
 
-__all__ = ["bounded_answer", "error_told", "whole_result"]
+__all__ = ["bounded_answer", "error_told"]
 
 MessageT = TypeVar("MessageT", bound=BaseMessage)
 
@@ -54,14 +53,6 @@ def bounded_answer(
     if answer.tool_call_id != call["id"]:
         answer = answer.model_copy(update={"tool_call_id": call["id"]})
     return _bounded(answer, bytes_max)
-
-
-def whole_result(name: str, value: Any) -> Any:
-    """Give what a tool returned. Raises `TypeError` for a generator, of which nothing ran yet."""
-    if inspect.isgenerator(value) or inspect.isasyncgen(value):
-        message = f"the tool {name!r} returned a generator, of which nothing was run"
-        raise TypeError(message)
-    return value
 
 
 def _bounded(answer: MessageT, bytes_max: int) -> MessageT:

@@ -22,7 +22,8 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, StructuredTool, Tool
 
 from millstream.agents.loop.containment import CodeStopped
-from millstream.agents.loop.tools.tool_answers import whole_result
+from millstream.agents.loop.tools.results import shown_result
+from millstream.agents.loop.tools.time_limit import within
 from millstream.agents.threads import Threads
 from millstream.schemas.errors import ToolStuck
 
@@ -41,10 +42,14 @@ class ToolThreads:
         self._free = asyncio.Semaphore(threads_max)
         self._threads = Threads()
 
-    def threaded(self, tool: BaseTool) -> BaseTool:
+    def threaded(
+        self, tool: BaseTool, *, timeout_s: float | None = None, lets_go: bool = False
+    ) -> BaseTool:
         """Give a tool that runs here; one that is asynchronous itself runs where it did.
 
-        What it returns is awaited where that is to be, and refused where it is a generator.
+        What it returns is awaited where that is to be, and made text, or refused (`results.py`).
+        A call that takes longer than `timeout_s` raises `ToolTimedOut`. `lets_go`: a thread whose
+        call is over changes nothing, so it is not waited for.
         """
         if isinstance(tool, StructuredTool | Tool):
             is_async = tool.coroutine is not None
@@ -57,7 +62,8 @@ class ToolThreads:
             # Wrapped, since LangChain looks at the parameters.
             @wraps(made)
             async def arun_itself(*args: Any, **kwargs: Any) -> Any:
-                return whole_result(tool.name, await made(*args, **kwargs))
+                value = await within(tool.name, timeout_s, made(*args, **kwargs), [True])
+                return shown_result(tool, value)
 
             object.__setattr__(copy, "_arun", arun_itself)
             return copy
@@ -73,11 +79,15 @@ class ToolThreads:
                 kwargs["config"] = config
             if run_manager is not None:
                 kwargs["run_manager"] = run_manager.get_sync()
-            value = await self.run(tool.name, partial(tool._run, *args, **kwargs))  # noqa: SLF001
-            # Of a plain function around an asynchronous one, as a decorator makes it.
-            if inspect.isawaitable(value):
-                value = await value
-            return whole_result(tool.name, value)
+            function = partial(tool._run, *args, **kwargs)  # noqa: SLF001
+            begun: list[Any] = []
+
+            async def called() -> Any:
+                value = await self.run(tool.name, function, begun=begun, lets_go=lets_go)
+                # Of a plain function around an asynchronous one, as a decorator makes it.
+                return await value if inspect.isawaitable(value) else value
+
+            return shown_result(tool, await within(tool.name, timeout_s, called(), begun))
 
         async def ainvoke(given: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
             return await BaseTool.ainvoke(copy, given, config, **kwargs)
@@ -87,13 +97,22 @@ class ToolThreads:
         object.__setattr__(copy, "ainvoke", ainvoke)
         return copy
 
-    async def run(self, name: str, function: Callable[[], Any]) -> Any:
-        """Call a function in a thread of its own, once there is a place for it.
+    async def run(
+        self,
+        name: str,
+        function: Callable[[], Any],
+        *,
+        begun: list[Any] | None = None,
+        lets_go: bool = False,
+    ) -> Any:
+        """Call a function in a thread of its own, once there is a place for it: then `begun` grows.
 
         If it is cancelled, it waits for the thread, up to the grace. Raises `ToolStuck` where the
-        thread goes on after that: then it is lost.
+        thread goes on after that: then it is lost. With `lets_go` it neither waits nor raises that.
         """
         await self._free.acquire()
+        if begun is not None:
+            begun.append(name)
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[Any] = loop.create_future()
         # Looked at, or asyncio logs what a lost thread raised as never retrieved.
@@ -104,7 +123,7 @@ class ToolThreads:
         try:
             return await asyncio.shield(ended)
         except asyncio.CancelledError as cancelled:
-            if not ended.done():
+            if not ended.done() and not lets_go:
                 await asyncio.wait([ended], timeout=self._grace_s)
             if ended.done():
                 raise
@@ -117,6 +136,8 @@ class ToolThreads:
                 grace_s=self._grace_s,
                 lost=self.lost,
             )
+            if lets_go:
+                raise
             raise ToolStuck(f"the tool {name!r} did not end in time and goes on") from cancelled
 
     def _end(self, ended: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:

@@ -108,8 +108,10 @@ def admit(
         input_tokens_max=plan.input_tokens_max,
         output_tokens_max=plan.output_tokens_max,
         has_effects=plan.has_effects,
-        model_calls_max=plan.template.run_model_calls_max,
+        model_calls_max=plan.model_calls_max,
         models_after=plan.models_after,
+        models_beside=plan.models_beside,
+        permissions=plan.template.permissions,
         template_version=plan.template.version,
     )
     decision = decided or state.pipeline.decide(

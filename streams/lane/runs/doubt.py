@@ -25,8 +25,8 @@ def doubt_before(run: Run, lost: int) -> InDoubt | None:
     """
     if run.plan.template.in_doubt == "retry":
         return None
-    if run.calls.in_doubt:
-        return InDoubt(f"it is not known what became of {_named(run.calls.in_doubt)}")
+    if unsettled := run.calls.unsettled:
+        return InDoubt(f"it is not known what became of {_named(unsettled)}")
     if run.calls.forgotten:
         message = f"what {_named(dict(enumerate(run.calls.forgotten)))} gave was lost with a worker"
         return InDoubt(message)

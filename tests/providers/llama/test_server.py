@@ -16,6 +16,7 @@ from millstream.agents.factory import AgentFactory
 from millstream.agents.loop.callbacks import CallbackEvent
 from millstream.agents.models.http import ProviderHttp
 from millstream.agents.models.resolve import resolve_model
+from millstream.agents.templates.memory import LastTurns
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES
 from millstream.schemas.events import AgentToken
 from tests.harness.agent_runs import Runs
@@ -160,7 +161,7 @@ async def test_a_question_that_is_longer_than_the_context_is_refused_and_costs_n
 async def test_earlier_turns_that_are_too_long_for_the_context_are_dropped(
     server: LlamaServer, http: ProviderHttp
 ) -> None:
-    client = client_of(server, http, memory_tokens_max=100_000)
+    client = client_of(server, http, memory=LastTurns(tokens_max=100_000))
     asked = WORDS * 40 + "What is the capital of France?"
     assert (await client.run(asked)).result.status == "completed"
     outcome = await client.run(asked)

@@ -10,6 +10,7 @@ import pytest
 
 from millstream.agents.executor import AgentExecutor
 from millstream.agents.loop.callbacks import CallbackEvent
+from millstream.agents.templates.memory import LastTurns
 from millstream.schemas.events import AgentToken
 from tests import making
 from tests.harness.agent_runs import ACCEPTED_AT_MS, NOW_MS, Runs, resolved, with_template
@@ -69,7 +70,7 @@ async def test_a_session_goes_on_under_another_template(runs: Runs) -> None:
 
 
 async def test_memory_is_bounded_by_turns() -> None:
-    runs = with_template(memory_turns_max=1)
+    runs = with_template(memory=LastTurns(turns_max=1))
     spent = [(await runs.run("a b c", template="own")).result.usage.input_tokens for _ in range(4)]
     assert spent == [3, 9, 9, 9]
 

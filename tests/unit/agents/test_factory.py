@@ -6,6 +6,7 @@ import pytest
 from langchain_core.tools import StructuredTool
 
 from millstream.agents.factory import AGENTS_CACHED_MAX, AgentFactory
+from millstream.agents.templates.memory import NoMemory
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.agents.tools import ToolRegistry, built_in_tools
 from millstream.schemas.errors import Misconfigured, ModelUnavailable, UnknownTemplate
@@ -28,7 +29,7 @@ def test_a_plan_says_what_a_run_will_use(factory: AgentFactory) -> None:
 
 
 def test_a_plan_says_the_most_that_a_run_may_read(factory: AgentFactory) -> None:
-    bare = AgentTemplate(name="bare", memory_turns_max=0)
+    bare = AgentTemplate(name="bare", memory=NoMemory())
     factory.register(bare)
     assert factory.plan(resolved("é", template="bare")).input_tokens_max == 2 + 2 * 16
     # The prompt, 3 bytes for each token of 20 remembered turns, and what frames the messages.
@@ -36,7 +37,7 @@ def test_a_plan_says_the_most_that_a_run_may_read(factory: AgentFactory) -> None
     prompt = len(chat.system_prompt or "") + 3 * 1024 + 42 * 16
     assert factory.plan(resolved("x")).input_tokens_max == 1 + prompt
     # Eight calls, each of which reads again what the ones before it wrote.
-    react = AgentTemplate(name="r", kind="react", tools=("calculator",), memory_turns_max=0)
+    react = AgentTemplate(name="r", kind="react", tools=("calculator",), memory=NoMemory())
     factory.register(react)
     reads = 8 * (1 + 2 * 16 + 256) + 256 * (0 + 1 + 2 + 3 + 4 + 5 + 6 + 7)
     assert factory.plan(resolved("x", template="r")).input_tokens_max == reads
@@ -54,7 +55,7 @@ def test_tools_that_are_not_known_to_change_nothing_are_taken_to_have_effects() 
 def test_a_requests_model_goes_before_the_templates_and_that_before_the_default(
     factory: AgentFactory,
 ) -> None:
-    factory.register(AgentTemplate(name="own", model="scripted:hang"))
+    factory.register(AgentTemplate(name="own", models=("scripted:hang",)))
     assert factory.plan(resolved("x", template="own")).model == "scripted:hang"
     assert factory.plan(resolved("x", template="own", model="other:m")).model == "other:m"
 

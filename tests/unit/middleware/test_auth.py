@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from millstream.middleware.auth import AuthMiddleware
@@ -40,6 +42,57 @@ def test_a_user_whose_role_matches_the_template_passes() -> None:
 def test_everything_else_is_forbidden(tenant: str, user_id: str, template: str) -> None:
     asked = resolved(tenant=tenant, user_id=user_id, template=template)
     assert isinstance(AuthMiddleware(POLICY).admit(context(asked)).rejection, Forbidden)
+
+
+GRANTS = Policy.from_yaml(
+    """
+    roles:
+      reader: {templates: [orders]}
+      clerk: {permissions: ["orders:*"]}
+      auditor: {templates: ["*"], permissions: ["orders:read"]}
+    users:
+      ada: {roles: [reader]}
+      bob: {roles: [reader, clerk]}
+      eve: {roles: [auditor]}
+      cat: {roles: [clerk]}
+    """,
+    "policy.yaml",
+)
+
+
+@pytest.mark.parametrize(
+    ("user_id", "asks", "lacks"),
+    [
+        ("ada", (), None),
+        ("ada", ("orders:read",), "'orders:read'"),
+        ("bob", ("orders:read", "orders:refund"), None),
+        ("bob", ("orders:read", "mail:send"), "'mail:send'"),
+        ("eve", ("orders:read",), None),
+        ("eve", ("orders:read", "orders:refund", "mail:send"), "'orders:refund', 'mail:send'"),
+        ("eve", ("ORDERS:READ",), "'ORDERS:READ'"),
+    ],
+)
+def test_what_a_template_asks_for_must_be_granted_by_some_role(
+    user_id: str, asks: tuple[str, ...], lacks: str | None
+) -> None:
+    asked = replace(context(resolved(user_id=user_id, template="orders")), permissions=asks)
+    rejection = AuthMiddleware(GRANTS).admit(asked).rejection
+    if lacks is None:
+        assert rejection is None
+    else:
+        assert isinstance(rejection, Forbidden)
+        assert f"lacks what template 'orders' asks for: {lacks}; " in str(rejection)
+
+
+def test_a_permission_permits_no_template() -> None:
+    asked = context(resolved(user_id="cat", template="orders"))
+    rejection = AuthMiddleware(GRANTS).admit(asked).rejection
+    assert "may not use template 'orders'" in str(rejection)
+
+
+def test_without_roles_in_the_policy_every_permission_is_granted() -> None:
+    asked = replace(context(resolved()), permissions=("orders:read",))
+    assert AuthMiddleware(Policy()).admit(asked).rejection is None
 
 
 def test_the_refusal_names_user_template_roles_and_remedy() -> None:

@@ -349,3 +349,30 @@ def test_an_unknown_input_is_reserved_at_a_token_for_each_byte(text: str, read: 
     seen = context(resolved(text=text))
     unknown = type(seen)(seen.request, seen.now_ms, seen.model, output_tokens_max=100)
     assert layer(cap_micros=10**6).admit(unknown).reserved_micros == read + 100
+
+
+def test_models_that_are_called_beside_the_agents_own_are_reserved_at_the_dearest_price() -> None:
+    policy = Policy.from_yaml(
+        """
+        prices:
+          local: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}
+          dear: {input_usd_per_mtok: 10, output_usd_per_mtok: 10}
+          free: {input_usd_per_mtok: 0, output_usd_per_mtok: 0}
+        defaults: {spend: {micros_per_day: 1000000}}
+        """,
+        "p",
+    )
+    cost = CostTrackingMiddleware(policy, PriceTable(policy.prices))
+
+    def reserved(model: str, *beside: str) -> int:
+        asked = dataclasses.replace(context(resolved(), model=model), models_beside=beside)
+        return cost.admit(asked).reserved_micros
+
+    assert reserved("local") == RUN_MICROS
+    assert reserved("local", "free") == RUN_MICROS
+    assert reserved("local", "dear") == reserved("free", "dear") == 10 * RUN_MICROS
+    assert reserved("free", "free") == 0
+    unpriced = dataclasses.replace(context(resolved()), models_beside=("ollama:llama3",))
+    refused = cost.admit(unpriced).rejection
+    assert isinstance(refused, ModelUnpriced)
+    assert "model 'ollama:llama3' has no known price" in str(refused)

@@ -152,3 +152,19 @@ def test_every_mistake_is_told_at_once() -> None:
     with pytest.raises(Misconfigured) as told:
         read("rols: {}\nusrs: {}\n")
     assert len(str(told.value).splitlines()) == 2
+
+
+def test_a_role_may_give_permissions_alone_but_not_nothing() -> None:
+    policy = read("{roles: {clerk: {permissions: ['orders:*']}}, users: {ada: {roles: [clerk]}}}")
+    rules = policy.rules_for("default", "ada")
+    assert rules.grants("orders:read")
+    assert not rules.grants("mail:send")
+    assert not rules.may_use("orders")
+    with pytest.raises(Misconfigured, match=r"line 1: roles\.a: gives nothing: name its"):
+        read("roles: {a: {}}")
+
+
+def test_permissions_that_no_role_grants_are_known() -> None:
+    policy = read("{roles: {clerk: {permissions: ['orders:*']}}}")
+    assert policy.granted_to_nobody(("orders:read", "mail:send")) == ("mail:send",)
+    assert read("").granted_to_nobody(("mail:send",)) == ()

@@ -65,7 +65,7 @@ async def test_models_that_hang_in_threads_hold_up_no_other(
     good = Synchronous(let_go=let_go, hung=hung)
     factory = AgentFactory(
         default_model="good",
-        templates=(own, own.model_copy(update={"name": "bad", "model": "bad"})),
+        templates=(own, own.model_copy(update={"name": "bad", "models": ("bad",)})),
         resolve=lambda name, **_: bad if name == "bad" else good,
     )
     host = AgentHost(lambda: AgentsOfLoop(AgentExecutor(factory).run))

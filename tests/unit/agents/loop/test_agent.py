@@ -20,6 +20,7 @@ from millstream.agents.factory import AgentFactory, RunPlan
 from millstream.agents.loop.agent import Agent, LoopAgent, SingleCallAgent
 from millstream.agents.loop.callbacks import CallbackEvent
 from millstream.agents.sessions.checkpointer import RunCheckpointer
+from millstream.agents.templates.memory import LastTurns
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.schemas.errors import InputTooLong
 from millstream.schemas.events import AgentToken
@@ -27,8 +28,10 @@ from tests.harness.agent_runs import NOW_MS, Runs
 
 SUM = 'call: calculator {"expression": "2 + 3 * 4"}; say: it is {tool_result}'
 ANSWER = 'call: Answer {"answer": "yes", "keywords": ["a"]}'
-BARE = AgentTemplate(name="bare", memory_turns_max=2)
-ROOMY = BUILT_IN_TEMPLATES[0].model_copy(update={"name": "roomy", "memory_tokens_max": 100_000})
+BARE = AgentTemplate(name="bare", memory=LastTurns(turns_max=2, turns_keep=2))
+ROOMY = BUILT_IN_TEMPLATES[0].model_copy(
+    update={"name": "roomy", "memory": LastTurns(tokens_max=100_000)}
+)
 
 Way = Callable[[int], bool]
 """Whether the run of a turn goes through LangGraph's loop."""

@@ -11,6 +11,7 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from langgraph.checkpoint.base import CheckpointTuple
 
 from millstream.agents.sessions.checkpointer import CHECKPOINT_CHARS_MAX, RunCheckpointer
+from millstream.agents.templates.memory import LastTurns
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES
 from millstream.schemas.errors import CheckpointUnreadable, Terminal
 from millstream.schemas.events import CheckpointSaved
@@ -123,7 +124,7 @@ async def test_a_state_that_no_record_can_hold_keeps_what_fits_of_its_newest_tur
     await checkpointer.aput(CONFIG, found.checkpoint, found.metadata, {})  # type: ignore[arg-type]
     saved = checkpointer.seal(resolved("x"), at_ms=1)
     assert len(saved.data) <= CHECKPOINT_CHARS_MAX
-    remembers_all = CHAT.model_copy(update={"memory_tokens_max": 100_000})
+    remembers_all = CHAT.model_copy(update={"memory": LastTurns(tokens_max=100_000)})
     asked, answered = RunCheckpointer(saved, remembers_all).messages
     assert asked.text.startswith("xxx")
     assert "900000 bytes" in asked.text

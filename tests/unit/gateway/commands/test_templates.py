@@ -35,17 +35,14 @@ def test_every_mistake_of_every_file_is_told_with_its_field(tmp_path: Path) -> N
         (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(Misconfigured) as told:
         _load([tmp_path / name for name in files])
-    lines = str(told.value)
-    for part in (
-        "again.json: name: template 'own', version '1', is in",
-        "bad.yaml: kind: ",
-        "bad.yaml: output_tokens_max: ",
-        "bad.yaml: system_promt: ",
-        "list.yaml: ",
-        "broken.yaml: cannot be read",
-        "tools.yaml: ",
-    ):
-        assert part in lines
+    told_of = {
+        name: [line for line in str(told.value).splitlines() if f"/{name}: " in line]
+        for name in files
+    }
+    assert "name: template 'own', version '1', is in" in told_of["again.json"][0]
+    bad = "\n".join(told_of["bad.yaml"])
+    assert all(field in bad for field in ("kind: ", "output_tokens_max: ", "system_promt"))
+    assert all(told_of[name] for name in files if name != "good.yaml")
     (good,) = _load([tmp_path / "good.yaml"])
     assert (good.name, good.version) == ("own", "1")
 

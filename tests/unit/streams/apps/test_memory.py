@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -21,6 +22,7 @@ from millstream import (
 )
 from millstream.middleware.policy import Policy
 from millstream.schemas.errors import Misconfigured
+from tests.harness.mcp import official_program
 
 
 def opening_hours(day: str) -> str:
@@ -42,7 +44,9 @@ class NoShouting(AgentMiddleware):
         return MiddlewareResult()
 
 
-SHOP = AgentTemplate(name="shop", kind="react", tools=("opening_hours",), model="openai:gpt-5-mini")
+SHOP = AgentTemplate(
+    name="shop", kind="react", tools=("opening_hours",), models=("openai:gpt-5-mini",)
+)
 APP = App("shop", templates=[SHOP], tools=[opening_hours], layers=[NoShouting])
 SCRIPT = 'call: opening_hours {"day": "friday"}; say: we are open {tool_result}'
 
@@ -114,3 +118,21 @@ async def test_an_unfit_app_does_not_run() -> None:
 async def test_a_run_that_takes_too_long_is_told_so() -> None:
     with pytest.raises(TimeoutError):
         await arun_agent(None, "chat_agent", "hi", script="hang", timeout_s=0.2)
+
+
+def test_an_agent_answers_with_a_tool_of_an_mcp_server(tmp_path: Path) -> None:
+    server = official_program(tmp_path / "log")
+    template = AgentTemplate(name="support", kind="react", tools=("orders.lookup",))
+    app = App("support", templates=[template], mcp_servers=[server])
+    script = 'call: orders_lookup {"order": "7"}; say: {tool_result}'
+    assert run_agent(app, "support", "where is it?", script=script).output == (
+        "order 7 is on its way"
+    )
+
+
+def test_what_is_no_mcp_server_and_two_of_one_name_are_told(tmp_path: Path) -> None:
+    server = official_program(tmp_path / "log")
+    with pytest.raises(Misconfigured, match="mcp_servers\\[0\\]: must be an McpServer, not 5"):
+        run_agent(App("a", mcp_servers=[5]))  # type: ignore[list-item]
+    with pytest.raises(Misconfigured, match="mcp_servers: there are two MCP servers called"):
+        run_agent(App("a", mcp_servers=[server, server]))

@@ -6,6 +6,7 @@ import pytest
 from langchain_core.tools import StructuredTool
 
 from millstream.agents.factory import AgentFactory
+from millstream.agents.templates.prompt import PromptVariable
 from millstream.agents.templates.template import AgentTemplate
 from millstream.agents.tools import ToolRegistry, built_in_tools
 from millstream.middleware.base import RunAccount
@@ -66,3 +67,23 @@ def test_what_lacks_its_template_is_not_decided_on_and_can_be_refused() -> None:
     assert (ended.made.admitted, ended.is_new, ended.lacks) == (False, True, None)
     assert ended.refused is not None
     assert ended.refused.code == "unknown_template"
+
+
+def test_a_request_that_lacks_what_a_prompt_needs_is_rejected_by_name() -> None:
+    own = AgentTemplate(
+        name="own",
+        system_prompt="Help {customer}.",
+        prompt_variables={"customer": PromptVariable()},
+        permissions=("orders:read",),
+    )
+    factory = AgentFactory(default_model="scripted", templates=(own,))
+    state = LaneState("chain", build_pipeline(), hands_over=False)
+    refused = admit(resolved("x", template="own"), state, factory, input_bytes_max=100)
+    assert refused.refused is not None
+    assert refused.refused.code == "prompt_variable_refused"
+    assert "metadata['customer'] is missing" in refused.refused.message
+    asked = resolved("x", template="own", metadata={"customer": "Ada"})
+    admission = admit(asked, state, factory, input_bytes_max=100)
+    assert admission.refused is None
+    assert admission.context is not None
+    assert admission.context.permissions == ("orders:read",)

@@ -287,7 +287,7 @@ async def test_what_waits_and_was_decided_late_is_one_state_live_and_restored(
 
 async def test_a_parked_run_keeps_its_version_whatever_is_newest(world: MemoryLanes) -> None:
     first, second = (
-        AgentTemplate(name="own", version=version, model=f"scripted:say: {version}")
+        AgentTemplate(name="own", version=version, models=(f"scripted:say: {version}",))
         for version in ("1", "2")
     )
     async with upstream(world) as program:

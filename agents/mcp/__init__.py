@@ -1,0 +1,1 @@
+"""Tools of MCP servers: their connections, their lists of tools, and calls that may fail alone."""

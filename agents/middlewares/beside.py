@@ -1,0 +1,97 @@
+"""A model that a middleware calls beside the agent's own, through the seam of the run's calls."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from langchain.agents.middleware.internal_call_transformer import internal_call_metadata
+from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.language_models.base import LanguageModelInput
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.load import dumpd
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatResult
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+from langchain_core.runnables.config import ensure_config
+from langchain_core.tools import BaseTool
+from langgraph.runtime import get_runtime
+from typing_extensions import override
+
+from millstream.agents.loop.call_gate import RunContext
+
+__all__ = ["BesideModel"]
+
+
+class BesideModel(BaseChatModel):
+    """Calls `model` for a middleware, as the run's other calls are made.
+
+    The run's callbacks ask before the call, count it under its own model's name, and know that it
+    is not the agent's voice. An answer is kept with the run's calls, by a digest of what was asked:
+    an attempt that is tried again and asks the same is answered from there.
+    """
+
+    model: BaseChatModel
+
+    @property
+    @override
+    def _llm_type(self) -> str:
+        return self.model._llm_type  # noqa: SLF001  it stands for that model
+
+    @override
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        message = "a middleware's model is called by `ainvoke`"
+        raise NotImplementedError(message)
+
+    @override
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Offer tools as `model` does, and still call it from here."""
+        bound = self.model.bind_tools(tools, tool_choice=tool_choice, **kwargs)
+        return self.bind(**bound.kwargs) if isinstance(bound, RunnableBinding) else bound
+
+    @override
+    async def ainvoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """Give the answer that was kept, or the model's."""
+        context: object = get_runtime().context
+        asked = self._digest(input, kwargs)
+        if isinstance(context, RunContext):
+            kept = context.calls.answered_beside(asked)
+            if isinstance(kept, AIMessage):
+                return kept
+        told = ensure_config(config)
+        told["metadata"] = {**told.get("metadata", {}), **internal_call_metadata()}
+        answer = await self.model.ainvoke(input, told, stop=stop, **kwargs)
+        if isinstance(context, RunContext):
+            context.calls.keep_beside(asked, answer)
+        return answer
+
+    def _digest(self, asked: LanguageModelInput, settings: dict[str, Any]) -> str:
+        # Ids are made anew by each attempt: what is asked is what a model reads.
+        messages = [
+            (one.type, one.content)
+            for one in self.model._convert_input(asked).to_messages()  # noqa: SLF001
+        ]
+        words = json.dumps([messages, dumpd(settings)], sort_keys=True, default=str)
+        named = f"{self._llm_type} {self.model.metadata} {words}"
+        return hashlib.sha256(named.encode(errors="replace")).hexdigest()

@@ -1,0 +1,1 @@
+"""What is measured of agents by themselves: no Kafka."""
