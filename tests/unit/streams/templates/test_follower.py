@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
+import yaml
 
 from millstream.agents.factory import AgentFactory
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
@@ -20,8 +22,9 @@ from millstream.schemas.events import AgentResult, TemplateApplied
 from millstream.schemas.topics import RESULTS, TEMPLATES
 from millstream.streams.broker.memory.clients import MemoryClients
 from millstream.streams.telemetry.metrics import MetricsCollector
+from millstream.streams.template_files import load_template
 from millstream.streams.templates.follower import TemplateFollower
-from millstream.streams.templates.records import applied_event
+from millstream.streams.templates.records import applied_event, template_of
 from millstream.streams.templates.registry import TemplateRegistry
 from millstream.streams.wire.codec import encode
 from tests import making
@@ -218,3 +221,14 @@ async def test_a_request_that_came_before_its_template_was_applied_is_served(
         await registry(world).apply((ONE,), by="ada")
         (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
     assert (result.status, result.template_version) == ("completed", "1")
+
+
+@pytest.mark.parametrize("template", BUILT_IN_TEMPLATES, ids=lambda one: one.name)
+def test_a_template_is_the_same_after_its_record_and_after_the_file_that_show_prints(
+    template: AgentTemplate, tmp_path: Path
+) -> None:
+    event = applied_event(template, at_ms=1, by="ada")
+    assert template_of(TemplateApplied.model_validate_json(event.model_dump_json())) == template
+    file = tmp_path / "shown.yaml"
+    file.write_text(yaml.safe_dump(event.content, sort_keys=False), encoding="utf-8")
+    assert load_template(file) == template
