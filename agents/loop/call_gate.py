@@ -91,6 +91,11 @@ class RunContext:
     under_way: UnderWay = field(default_factory=UnderWay)
     system_message: SystemMessage | None = None
 
+    @staticmethod
+    def current() -> RunContext | None:
+        """Give the run that is entered in this context."""
+        return _run.get()
+
     @contextmanager
     def entered(self) -> Iterator[None]:
         """Have the gates that are asked meanwhile, in this context, find this run."""

@@ -17,7 +17,6 @@ from langchain_core.outputs import ChatResult
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from langchain_core.tools import BaseTool
-from langgraph.runtime import get_runtime
 from typing_extensions import override
 
 from millstream.agents.loop.call_gate import RunContext
@@ -73,16 +72,16 @@ class BesideModel(BaseChatModel):
         **kwargs: Any,
     ) -> AIMessage:
         """Give the answer that was kept, or the model's."""
-        context: object = get_runtime().context
+        context = RunContext.current()
         asked = self._digest(input, kwargs)
-        if isinstance(context, RunContext):
+        if context is not None:
             kept = context.calls.answered_beside(asked)
             if isinstance(kept, AIMessage):
                 return kept
         told = ensure_config(config)
         told["metadata"] = {**told.get("metadata", {}), **internal_call_metadata()}
         answer = await self.model.ainvoke(input, told, stop=stop, **kwargs)
-        if isinstance(context, RunContext):
+        if context is not None:
             context.calls.keep_beside(asked, answer)
         return answer
 

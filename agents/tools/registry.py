@@ -111,7 +111,7 @@ class ToolRegistry:
 
     def arguments(self, name: str) -> frozenset[str] | None:
         """Give the names that the arguments of a tool may have; `None`: any, or its schema says."""
-        return self._arguments[name]
+        return self._arguments.get(name)
 
     def names(self) -> tuple[str, ...]:
         """Give all names, sorted."""

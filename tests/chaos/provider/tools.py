@@ -41,9 +41,10 @@ def odd_tools(data: Path, *, blocks_s: float = BLOCKS_S) -> ToolRegistry:
 
     for function in (_exits, _groups, _cancels, _spins, _hangs):
         registry.register(_tool(function.__name__[1:], coroutine=function), ToolRules("read_only"))
-    for plain in (_raises, _huge, _interrupts, blocks):
-        name = plain.__name__.removeprefix("_")
-        registry.register(_tool(name, func=plain), ToolRules("read_only"))
+    for plain in (_raises, _huge, _interrupts):
+        registry.register(_tool(plain.__name__[1:], func=plain), ToolRules("read_only"))
+    # A thread that may do something yet fails its run; one that cannot is left alone.
+    registry.register(_tool("blocks", func=blocks))
     registry.register(_tool("note", coroutine=note))
     registry.register(_tool("pays", coroutine=_hangs))
     return registry
