@@ -43,6 +43,7 @@ from millstream.streams.sessions.redis import RedisSessionStore
 from millstream.streams.settings import Role, Settings
 from millstream.streams.telemetry.exposition import Exposition, Readiness
 from millstream.streams.telemetry.metrics import MetricsCollector, set_metrics
+from millstream.streams.templates.follower import TemplateFollower
 from millstream.streams.views.service import Views
 
 log = structlog.get_logger(__name__)
@@ -127,6 +128,7 @@ class _Worker:
     host: AgentHost | None
     views: Views | None
     readiness: Readiness
+    templates: TemplateFollower | None = None
 
     def unready(self) -> list[str]:
         """Say why not all is done that is to be."""
@@ -168,6 +170,7 @@ async def _build(
         views = Views(settings, store, collector, known_models=known_models)
     lanes: tuple[Lanes, ...] = ()
     host: AgentHost | None = None
+    templates: TemplateFollower | None = None
     if "lanes" in roles:
         producer = await stack.enter_async_context(_producer(settings))
         # Loading the model stops the loop for a moment, which must not be while others wait.
@@ -204,11 +207,15 @@ async def _build(
             listeners=told,
             on_illegal=log_illegal,
         )
+        templates = TemplateFollower(settings, factory, collector)
+        stack.push_async_callback(templates.stop)
+        await templates.start()
         lanes = _lanes(settings, policy, app, services)
     stack.push_async_callback(_stop_all, lanes, views, settings.shutdown_grace_s)
     starts = [one.start() for one in lanes]
     await asyncio.gather(*starts, *([views.start()] if views is not None else []))
-    return _Worker(WorkerInfo(name, roles, exposition.url), lanes, host, views, readiness)
+    info = WorkerInfo(name, roles, exposition.url)
+    return _Worker(info, lanes, host, views, readiness, templates)
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
@@ -328,6 +335,8 @@ async def _watch(worker: _Worker, ready: Callable[[WorkerInfo], None], stop: asy
         for part in worker.lanes:
             if part.failure is not None:
                 raise WorkerCrashed(f"a lane agent stopped: {part.failure!r}") from part.failure
+        if worker.templates is not None and (failure := worker.templates.failure) is not None:
+            raise WorkerCrashed(f"templates are not followed: {failure!r}") from failure
         if worker.views is not None and worker.views.failure is not None:
             failure = worker.views.failure
             raise WorkerCrashed(f"the views stopped: {failure!r}") from failure

@@ -138,7 +138,11 @@ class InMemoryApp:
         self._parts = parts_of(app)
         self._script = None if script is None else _script(script)
         self._settings = Settings.model_construct(
-            namespace="memory", partitions=1, token_coalesce_s=0.0, default_model="scripted"
+            namespace="memory",
+            partitions=1,
+            token_coalesce_s=0.0,
+            default_model="scripted",
+            template_unknown_wait_s=0.0,
         )
         self._policy = policy
         self._broker = MemoryBroker(self._settings, wall_clock_ms)
