@@ -6,7 +6,7 @@ import asyncio
 import gc
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from millstream.agents.executor import RunAgent, wall_clock_ms
 from millstream.agents.factory import ResolveModel
 from millstream.agents.hosting.agents_loop import Threads
 from millstream.agents.hosting.host import AgentHost
-from millstream.agents.loop.telling.listeners import Listener, Listeners
+from millstream.agents.loop.telling.listeners import Listeners
 from millstream.agents.loop.telling.run_states import log_illegal
 from millstream.agents.models.resolve import keep_traces_local, warm_up
 from millstream.middleware.pipeline import MiddlewarePipeline, build_pipeline
@@ -80,13 +80,12 @@ async def run_worker(
     run_agent: RunAgent | None = None,
     threads: Threads | None = None,
     app: AppParts | None = None,
-    listeners: Sequence[Listener] = (),
 ) -> None:
     """Work in `roles` until `stop` is set; `ready` is called once requests are served.
 
     `run_agent` stands in for the agents, to measure what is around them. `threads` gives the
     agents' event loops their threads; without it, each has one of its own. Without an `app` there
-    is what is built in. `listeners` are told of runs.
+    is what is built in.
 
     Raises `Misconfigured`, `TopicDrift` or `ServiceUnavailable` where it cannot start, and
     `WorkerCrashed` if a part of it stops by itself; nothing once `stop` is set.
@@ -104,7 +103,6 @@ async def run_worker(
                 run_agent=run_agent,
                 threads=threads,
                 drain=stop.set,
-                listeners=listeners,
             )
             worker = await _unless(stop, building)
             if worker is None:
@@ -148,7 +146,6 @@ async def _build(
     run_agent: RunAgent | None,
     threads: Threads | None,
     drain: Callable[[], None],
-    listeners: Sequence[Listener],
 ) -> _Worker:
     policy = load_policy(settings, app.policy_file)
     tell_of_templates_for_nobody(policy, app.templates)
@@ -180,7 +177,7 @@ async def _build(
         await app.mcp.open(app.tools)
         count_mcp_servers(app.mcp, collector)
         factory = app.factory(default_model=settings.default_model, resolve=resolve)
-        told = Listeners(listeners)
+        told = Listeners(app.listeners)
         stack.push_async_callback(asyncio.to_thread, told.close)
         host = agent_host(
             settings,
