@@ -39,8 +39,9 @@ from millstream.agents.templates.template import (
     DEFAULT_MODEL,
     AgentTemplate,
 )
+from millstream.agents.templates.versions import OnTemplates, TemplateVersions
 from millstream.agents.tools import ToolRegistry, built_in_tools
-from millstream.schemas.errors import Misconfigured, UnknownTemplate
+from millstream.schemas.errors import UnknownTemplate
 from millstream.schemas.events import ResolvedRequest
 
 __all__ = ["AgentFactory", "ResolveModel", "RunPlan"]
@@ -99,7 +100,7 @@ class _Uses:
 
 
 class AgentFactory:
-    """Templates by name, and the agents made from them.
+    """Templates by name and version, and the agents made from them.
 
     An agent's graph takes milliseconds to build and holds no state of a run, so it is built once
     per template version and model and shared by all runs; the 64 most recently used are kept.
@@ -120,27 +121,70 @@ class AgentFactory:
         self.tools = ToolRegistry(built_in_tools()) if tools is None else tools
         self._default_model = default_model
         self._resolve = resolve
-        self._templates: dict[str, AgentTemplate] = {}
+        self._templates = TemplateVersions()
         # With the generation of the tools that they were worked out with.
-        self._uses: dict[str, tuple[int, _Uses]] = {}
+        self._uses: dict[tuple[str, str], tuple[int, _Uses]] = {}
         # One for each version ever registered: as many as there are in the program's code.
         self._threads: dict[tuple[str, str], ToolThreads] = {}
-        self._agents: OrderedDict[tuple[str, str, str, int], Agent] = OrderedDict()
+        self._agents: OrderedDict[tuple[str, str, str, int], tuple[AgentTemplate, Agent]] = (
+            OrderedDict()
+        )
         for template in templates:
             self.register(template)
 
     def register(self, template: AgentTemplate) -> None:
-        """Add a template, or replace the one of its name by another version.
+        """Add a template, or another version of one: new runs of its name get it from now on.
 
         Raises `Misconfigured` if it names an unknown tool or middleware, or its version was given
         to other content: results record the version that they were made with.
         """
-        known = self._templates.get(template.name)
-        if known is not None and known.version == template.version and known != template:
-            message = f"template {template.name!r} changed: give it a version other than "
-            raise Misconfigured(message + repr(template.version))
-        self._uses[template.name] = self._worked_out(template)
-        self._templates[template.name] = template
+        self._register(template, replaces=False)
+
+    def replace(self, template: AgentTemplate) -> None:
+        """Add a template, in the place of what its version was before: for an app that is written.
+
+        Runs of that version go on with the new content. Raises `Misconfigured` if it names an
+        unknown tool or middleware.
+        """
+        self._register(template, replaces=True)
+
+    def _register(self, template: AgentTemplate, *, replaces: bool) -> None:
+        uses = self._worked_out(template)
+        self._templates.add(template, replaces=replaces)
+        self._uses[template.name, template.version] = uses
+
+    def keep(self, template: AgentTemplate) -> None:
+        """Have a version for the runs that began with it, and for no new one.
+
+        Raises as `register` does.
+        """
+        self.register(template)
+        self.retire(template.name, template.version)
+
+    def retire(self, name: str, version: str | None = None) -> None:
+        """Give a template, or one version of it, to no new run; those that have begun keep it.
+
+        Raises `UnknownTemplate` if it is not here.
+        """
+        self._templates.retire(name, version)
+
+    def has(self, name: str, version: str | None = None) -> bool:
+        """Tell whether a run can be planned: a new one, or one that began with `version`."""
+        return self._templates.find(name, version) is not None
+
+    @property
+    def offers(self) -> frozenset[tuple[str, str]]:
+        """The name and version of each template that is here, retired ones too."""
+        return self._templates.offers()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that new runs may ask for, in order."""
+        return self._templates.names()
+
+    def on_change(self, listener: OnTemplates) -> Callable[[], None]:
+        """Call `listener` whenever templates were added or retired; gives what ends that."""
+        return self._templates.on_change(listener)
 
     def twin(self, resolve: ResolveModel) -> AgentFactory:
         """Give a factory of the same templates and tools, now and later, for another event loop.
@@ -154,24 +198,30 @@ class AgentFactory:
             resolve=resolve,
             middlewares=self._middlewares,
         )
-        twin._templates = self._templates
+        twin._templates, twin._uses = self._templates, self._uses
         return twin
 
     def list(self) -> tuple[AgentTemplate, ...]:
-        """Give all templates, in order of their names."""
-        return tuple(self._templates[name] for name in sorted(self._templates))
+        """Give the newest version of each template, in order of their names."""
+        return self._templates.newest()
 
-    def plan(self, request: ResolvedRequest) -> RunPlan:
-        """Say what a request's run will use.
+    def template(self, name: str, version: str | None = None) -> AgentTemplate:
+        """Give a template: the version named, else the newest.
+
+        Raises `UnknownTemplate` that lists the known ones.
+        """
+        template = self._templates.find(name, version)
+        if template is None:
+            raise UnknownTemplate(self._templates.missing(name, version))
+        return template
+
+    def plan(self, request: ResolvedRequest, version: str | None = None) -> RunPlan:
+        """Say what a request's run will use, by the `version` that it began with, else the newest.
 
         Raises `UnknownTemplate` that lists the known ones, and `PromptVariableRefused` that names
         what the request's metadata lacks.
         """
-        template = self._templates.get(request.template)
-        if template is None:
-            known = ", ".join(sorted(self._templates))
-            message = f"no template is called {request.template!r}; known: {known}"
-            raise UnknownTemplate(message)
+        template = self.template(request.template, version)
         uses = self._uses_of(template)
         model = request.model or uses.models[0]
         input_tokens_max = uses.input_tokens_max
@@ -197,9 +247,10 @@ class AgentFactory:
         )
 
     def _uses_of(self, template: AgentTemplate) -> _Uses:
-        generation, uses = self._uses[template.name]
+        key = (template.name, template.version)
+        generation, uses = self._uses[key]
         if generation != self.tools.generation:
-            _, uses = self._uses[template.name] = self._worked_out(template)
+            _, uses = self._uses[key] = self._worked_out(template)
         return uses
 
     def _worked_out(self, template: AgentTemplate) -> tuple[int, _Uses]:
@@ -235,9 +286,10 @@ class AgentFactory:
         """Give the agent of a plan. Raises `ModelUnavailable` where its model cannot be used."""
         # With a tool that was replaced, it is another agent.
         key = (plan.template.name, plan.template.version, plan.model, self.tools.generation)
-        agent = self._agents.get(key)
-        if agent is None:
-            agent = self._agents[key] = self._built(plan)
+        template, agent = self._agents.get(key, (None, None))
+        if agent is None or template is not plan.template:  # a version may have been replaced
+            agent = self._built(plan)
+            self._agents[key] = (plan.template, agent)
             if len(self._agents) > AGENTS_CACHED_MAX:
                 self._agents.popitem(last=False)
         else:

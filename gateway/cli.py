@@ -23,6 +23,7 @@ from millstream.gateway.commands.doctor import doctor
 from millstream.gateway.commands.history import history
 from millstream.gateway.commands.submit import submit
 from millstream.gateway.commands.tail import tail
+from millstream.gateway.commands.templates import templates_app
 from millstream.gateway.commands.topics import topics
 from millstream.gateway.commands.up import up
 from millstream.gateway.commands.worker import worker
@@ -130,6 +131,7 @@ for _command in (
 ):
     app.command()(_command)
 app.add_typer(dead_letters_app)
+app.add_typer(templates_app)
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ class MiddlewareContext:
     `models_after` may answer in its model's place, should that one fail. `models_beside` may be
     called as well, by what the template names for its memory and around its calls.
     `permissions` are what the template asks of its users.
+    `template_version` is the version of the request's template that its run keeps.
     """
 
     request: ResolvedRequest
@@ -40,6 +41,7 @@ class MiddlewareContext:
     models_after: tuple[str, ...] = ()
     models_beside: tuple[str, ...] = ()
     permissions: tuple[str, ...] = ()
+    template_version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

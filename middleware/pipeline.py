@@ -321,6 +321,7 @@ def _decision(
         reason=None if because is None else _reason(because),
         passed=tuple(passed),
         template=request.template,
+        template_version=context.template_version,
         reserved_micros=reserved_micros,
         request_digest=request.digest,
         generation=generation,

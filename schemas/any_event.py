@@ -18,6 +18,7 @@ from millstream.schemas.events import (
     CostRecorded,
     Decision,
     SessionUpdated,
+    TemplateApplied,
 )
 from millstream.schemas.lane_events import (
     CommandObeyed,
@@ -48,6 +49,7 @@ AnyEvent = Annotated[
     | CommandObeyed
     | LaneOpened
     | LaneSnapshot
+    | TemplateApplied
     | DeadLetter
     | DeadLetterRedriven,
     Field(discriminator="type"),

@@ -181,7 +181,8 @@ class Decision(RequestEvent):
     `stage` names the part of the chain that decided, `chain` where it is not cut; `passed` are the
     layers that let the request through, `layer` the one that did not. `request_digest` stands for
     what was asked (template, model, session, input), so that the same request id with something
-    else is found out.
+    else is found out. `template_version` is the version that the request's run keeps, `None` where
+    there is no run, or the decision is older than versions.
     """
 
     title: ClassVar[str] = "What the middleware decided on a request"
@@ -193,6 +194,7 @@ class Decision(RequestEvent):
     reason: Reason | None = None
     passed: tuple[str, ...] = ()
     template: str = DEFAULT_TEMPLATE
+    template_version: str | None = None
     reserved_micros: Micros = 0
     request_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = None
     generation: Count
@@ -310,6 +312,37 @@ class SessionUpdated(RequestEvent):
     def record_key(self) -> str:
         """Tenant, user and session."""
         return compound_key(self.tenant, self.user_id, self.session_id)
+
+
+class TemplateApplied(Event):
+    """A version of a template that every worker is to have, or to give to no new run any more.
+
+    Kept compacted by name and version, for ever: a version names one content, and a run that began
+    with it may need it long after it is `retired`. `content` is the whole template, `digest` stands
+    for it; `by` is who applied or retired it. Of a name the version that was applied last is that
+    of new runs.
+    """
+
+    title: ClassVar[str] = "A version of a template for every worker"
+
+    type: Literal["template"] = "template"
+    user_id: Identifier = "millstream"
+    name: Identifier
+    version: Annotated[str, Field(min_length=1, max_length=64)]
+    content: dict[str, Any]
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    by: Identifier | None = None
+    retired: bool = False
+
+    @property
+    def event_id(self) -> str:
+        """Name, version and when it was applied or retired."""
+        return f"{self.name}:{self.version}:{self.at_ms}"
+
+    @property
+    def record_key(self) -> str:
+        """Name and version."""
+        return compound_key(self.name, self.version)
 
 
 class ControlCommand(Event):

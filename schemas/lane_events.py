@@ -26,7 +26,10 @@ from millstream.schemas.events import Decision, RequestEvent, ResolvedRequest
 
 
 class StageRequest(Event):
-    """A request that passed the layers before a cut in the chain, on its way to the next stage."""
+    """A request that passed the layers before a cut in the chain, on its way to the next stage.
+
+    `template_version` is the version that its run keeps, `None` where nobody said.
+    """
 
     title: ClassVar[str] = "A request between two stages of the chain"
 
@@ -35,6 +38,7 @@ class StageRequest(Event):
     passed: tuple[str, ...]
     request: ResolvedRequest
     reserved_micros: Micros = 0
+    template_version: str | None = None
 
     @property
     def event_id(self) -> str:
@@ -52,8 +56,19 @@ class AnswerRepair(Frozen):
     problem: str
 
 
+class TemplateWait(Frozen):
+    """A run waits until its partition's owner has its template: `version`, `None`: any.
+
+    A lane that lacked it took the request in hand at `since_ms`, by its own clock.
+    """
+
+    template: Identifier
+    version: str | None = None
+    since_ms: EpochMs
+
+
 class RunParked(RequestEvent):
-    """An admitted request that waits, whole: the record that asked for it need not be kept.
+    """A request that waits, whole: the record that asked for it need not be kept.
 
     Kept compacted by request, with a tombstone once it has ended; what is left is what a new owner
     takes over. `order` is the offset of its record on the lane's input topic: runs of a session go
@@ -64,13 +79,20 @@ class RunParked(RequestEvent):
     time, `elapsed_ms` is how long it has been under way; while it is, `since_ms` is that long ago
     instead. `effects` are the tools with an effect that it called. `repairs` counts the answers
     that its model is to give anew since they do not fit their schema, `repair` is the newest.
+
+    `template_version` is the version of its template that its run keeps, `waits_for` the template
+    that its owner lacks. A request that is `undecided` waits for its template so: it is decided on
+    once that is there, and its `decision` here, a refusal, is what stands if it never comes.
     """
 
-    title: ClassVar[str] = "An admitted request that waits"
+    title: ClassVar[str] = "A request that waits"
 
     type: Literal["parked"] = "parked"
     request: ResolvedRequest
     decision: Decision
+    undecided: bool = False
+    template_version: str | None = None
+    waits_for: TemplateWait | None = None
     order: Count
     reserved_micros: Micros = 0
     tries: Count = 0
@@ -88,7 +110,13 @@ class RunParked(RequestEvent):
     @property
     def event_id(self) -> str:
         """The request id, how often it was tried, and since when it is under way."""
-        return f"{self.request_id}:parked:{self.tries}:{self.since_ms}"
+        undecided = ":undecided" * self.undecided
+        return f"{self.request_id}:parked:{self.tries}:{self.since_ms}{undecided}"
+
+    @property
+    def decided(self) -> Decision | None:
+        """What was decided on the request, `None` where nothing was yet."""
+        return None if self.undecided else self.decision
 
     @property
     def record_key(self) -> str:

@@ -2,7 +2,7 @@
 
 Topics are per user (`PER_USER`: all have the same number of partitions, and a user's records stand
 at the user's home partition in each) or per lane (`PER_LANE`: as many partitions, the record's
-partition is the lane's).
+partition is the lane's); of a `SINGLE` one all records stand at partition 0, in their one order.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from millstream.schemas.events import (
     CostRecorded,
     Decision,
     SessionUpdated,
+    TemplateApplied,
 )
 from millstream.schemas.lane_events import (
     CommandObeyed,
@@ -40,7 +41,7 @@ DAY_MS = 24 * HOUR_MS
 RECORD_BYTES_MAX = 1_000_000
 """Largest record that is written; below the broker's default `message.max.bytes` of 1,048,588."""
 
-Placement = Literal["per_user", "per_lane"]
+Placement = Literal["per_user", "per_lane", "single"]
 
 _COMPACTION = {
     # Compacted topics are read whole. The newest segment is never compacted, and of the others a
@@ -214,6 +215,15 @@ REDRIVES = TopicSpec(
     placement="per_lane",
 )
 
+TEMPLATES = TopicSpec(
+    "templates",
+    TemplateApplied,
+    "template's name and version",
+    "Templates that were applied at run time",
+    None,
+    placement="single",
+)
+
 BASE_TOPICS: tuple[TopicSpec, ...] = (
     REQUESTS,
     TOKENS,
@@ -233,6 +243,7 @@ BASE_TOPICS: tuple[TopicSpec, ...] = (
     SNAPSHOTS,
     DEAD_LETTERS,
     REDRIVES,
+    TEMPLATES,
 )
 
 

@@ -69,6 +69,13 @@ class Settings(BaseSettings):
     """Requests of one partition that wait, parked on the log; while so many do, none is read."""
     waiting_per_user_max: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Of one user so many wait for their turn; what is more is left unread until there is room."""
+    template_wait_s: Annotated[float, Field(ge=0, le=86_400)] = 300.0
+    """How long a request waits for a worker that has its template, if some worker has it."""
+    template_unknown_wait_s: Annotated[float, Field(ge=0, le=86_400)] = 30.0
+    """How long it waits for a template of which no worker has said that it has it; at most as long.
+
+    In a rolling deploy, requests for a new template may come before the first worker that has it.
+    """
     transactional_producers: Annotated[int, Field(ge=1, le=8)] = 3
     """Producers in rotation per lane. May differ between workers: a new owner fences all."""
     commit_records_max: Annotated[int, Field(ge=1, le=10_000)] = 500

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from millstream.agents.executor import RunAgent, wall_clock_ms
 from millstream.agents.factory import ResolveModel
 from millstream.agents.hosting.agents_loop import Threads
 from millstream.agents.hosting.host import AgentHost
-from millstream.agents.loop.telling.listeners import Listener, Listeners
+from millstream.agents.loop.telling.listeners import Listeners
 from millstream.agents.loop.telling.run_states import log_illegal
 from millstream.agents.models.resolve import keep_traces_local, warm_up
 from millstream.middleware.pipeline import MiddlewarePipeline, build_pipeline
@@ -43,6 +43,7 @@ from millstream.streams.sessions.redis import RedisSessionStore
 from millstream.streams.settings import Role, Settings
 from millstream.streams.telemetry.exposition import Exposition, Readiness
 from millstream.streams.telemetry.metrics import MetricsCollector, set_metrics
+from millstream.streams.templates.follower import TemplateFollower
 from millstream.streams.views.service import Views
 
 log = structlog.get_logger(__name__)
@@ -79,13 +80,12 @@ async def run_worker(
     run_agent: RunAgent | None = None,
     threads: Threads | None = None,
     app: AppParts | None = None,
-    listeners: Sequence[Listener] = (),
 ) -> None:
     """Work in `roles` until `stop` is set; `ready` is called once requests are served.
 
     `run_agent` stands in for the agents, to measure what is around them. `threads` gives the
     agents' event loops their threads; without it, each has one of its own. Without an `app` there
-    is what is built in. `listeners` are told of runs.
+    is what is built in.
 
     Raises `Misconfigured`, `TopicDrift` or `ServiceUnavailable` where it cannot start, and
     `WorkerCrashed` if a part of it stops by itself; nothing once `stop` is set.
@@ -103,7 +103,6 @@ async def run_worker(
                 run_agent=run_agent,
                 threads=threads,
                 drain=stop.set,
-                listeners=listeners,
             )
             worker = await _unless(stop, building)
             if worker is None:
@@ -127,6 +126,7 @@ class _Worker:
     host: AgentHost | None
     views: Views | None
     readiness: Readiness
+    templates: TemplateFollower | None = None
 
     def unready(self) -> list[str]:
         """Say why not all is done that is to be."""
@@ -146,7 +146,6 @@ async def _build(
     run_agent: RunAgent | None,
     threads: Threads | None,
     drain: Callable[[], None],
-    listeners: Sequence[Listener],
 ) -> _Worker:
     policy = load_policy(settings, app.policy_file)
     tell_of_templates_for_nobody(policy, app.templates)
@@ -168,6 +167,7 @@ async def _build(
         views = Views(settings, store, collector, known_models=known_models)
     lanes: tuple[Lanes, ...] = ()
     host: AgentHost | None = None
+    templates: TemplateFollower | None = None
     if "lanes" in roles:
         producer = await stack.enter_async_context(_producer(settings))
         # Loading the model stops the loop for a moment, which must not be while others wait.
@@ -177,7 +177,7 @@ async def _build(
         await app.mcp.open(app.tools)
         count_mcp_servers(app.mcp, collector)
         factory = app.factory(default_model=settings.default_model, resolve=resolve)
-        told = Listeners(listeners)
+        told = Listeners(app.listeners)
         stack.push_async_callback(asyncio.to_thread, told.close)
         host = agent_host(
             settings,
@@ -204,11 +204,15 @@ async def _build(
             listeners=told,
             on_illegal=log_illegal,
         )
+        templates = TemplateFollower(settings, factory, collector)
+        stack.push_async_callback(templates.stop)
+        await templates.start()
         lanes = _lanes(settings, policy, app, services)
     stack.push_async_callback(_stop_all, lanes, views, settings.shutdown_grace_s)
     starts = [one.start() for one in lanes]
     await asyncio.gather(*starts, *([views.start()] if views is not None else []))
-    return _Worker(WorkerInfo(name, roles, exposition.url), lanes, host, views, readiness)
+    info = WorkerInfo(name, roles, exposition.url)
+    return _Worker(info, lanes, host, views, readiness, templates)
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
@@ -328,6 +332,8 @@ async def _watch(worker: _Worker, ready: Callable[[WorkerInfo], None], stop: asy
         for part in worker.lanes:
             if part.failure is not None:
                 raise WorkerCrashed(f"a lane agent stopped: {part.failure!r}") from part.failure
+        if worker.templates is not None and (failure := worker.templates.failure) is not None:
+            raise WorkerCrashed(f"templates are not followed: {failure!r}") from failure
         if worker.views is not None and worker.views.failure is not None:
             failure = worker.views.failure
             raise WorkerCrashed(f"the views stopped: {failure!r}") from failure

@@ -7,6 +7,8 @@ import math
 import secrets
 import shlex
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 import typer
@@ -28,9 +30,12 @@ from millstream.gateway.console.terminal import print_data, print_text, progress
 from millstream.gateway.exits import EXIT_CODES_HELP, ExitCode, exit_code_of_result
 from millstream.schemas.base import DEFAULT_TENANT
 from millstream.schemas.dead_letters import DeadLetter
+from millstream.schemas.errors import MillstreamError
 from millstream.schemas.events import DEFAULT_TEMPLATE, AgentRequest, AgentResult
 from millstream.streams.bus.answer import Ended, StartedAnew, Stepped, Text
 from millstream.streams.bus.api import EventBus
+from millstream.streams.consumer.members import lane_members
+from millstream.streams.settings import Settings
 
 __all__ = ["submit"]
 
@@ -114,7 +119,8 @@ async def _submit(
     maybe_known: bool,
     steps: bool,
 ) -> ExitCode:
-    async with open_bus(settings_for_client()) as bus:
+    settings = settings_for_client()
+    async with open_bus(settings) as bus, _told_of_its_template(settings, request):
         earlier = await earlier_result(bus, request) if maybe_known else None
         if earlier is not None:
             progress_console().print(
@@ -123,6 +129,35 @@ async def _submit(
             code = show.take(earlier)
             return ExitCode.FAILED if code is None else code
         return await follow(bus, request, show, timeout_s=timeout_s, steps=steps)
+
+
+@asynccontextmanager
+async def _told_of_its_template(settings: Settings, request: AgentRequest) -> AsyncIterator[None]:
+    """Say meanwhile if no live worker has the template: the request waits for one that has."""
+    if request.template == DEFAULT_TEMPLATE:
+        yield
+        return
+    telling = asyncio.create_task(_tell_of_template(settings, request.template))
+    try:
+        yield
+    finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
+
+
+async def _tell_of_template(settings: Settings, template: str) -> None:
+    try:
+        members = await lane_members(settings)
+    except MillstreamError:
+        return  # it is no part of the request; what is wrong is told there
+    abilities = [one.can_run for one in members]
+    known = {name for one in abilities if one is not None for name in one.names}
+    # One of a version that does not say may have it.
+    if None not in abilities and known and template not in known:
+        progress_console().print(
+            f"note: no worker that runs has a template {template!r}, the request waits a while for "
+            f"one that has; there are: {', '.join(sorted(known))}"
+        )
 
 
 async def follow(

@@ -18,6 +18,7 @@ from millstream.schemas.events import (
     CostRecorded,
     Decision,
     SessionUpdated,
+    TemplateApplied,
 )
 from millstream.schemas.lane_events import (
     CommandObeyed,
@@ -117,8 +118,15 @@ def what(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912  one case per kin
             return f"checkpoint of session {event.session_id}, turn {event.turn}"
         case SessionUpdated():
             return f"session {event.session_id} is at turn {event.turn}"
+        case RunParked(waits_for=wanted) if wanted is not None:
+            version = "" if wanted.version is None else f", version {wanted.version}"
+            return f"request {event.request_id} waits for template {wanted.template}{version}"
         case RunParked():
             return f"request {event.request_id} waits ({event.tries} attempts so far)"
+        case TemplateApplied():
+            done = "retires" if event.retired else "applies"
+            whose = f"{event.by} " if event.by else "somebody "
+            return f"{whose}{done} template {event.name}, version {event.version}"
         case HoldPlaced():
             return f"{event.request_id or f'all of session {event.session_id}'} is paused"
         case RequestsDeferred():

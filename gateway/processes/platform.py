@@ -21,6 +21,8 @@ T = TypeVar("T")
 # The first start may download Kafka's jars.
 _READY_TIMEOUT_S = 600.0
 _STOP_GRACE_S = 40.0
+# As long as it takes until a template that was just applied is there.
+_UNKNOWN_TEMPLATE_WAIT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +88,11 @@ async def platform(
     try:
         endpoints = Endpoints.from_json(await services.ready_line(_READY_TIMEOUT_S))
         leave_note_of_up(settings, endpoints.launcher_pid)
-        connected = settings.model_copy(
-            update={"kafka": endpoints.kafka, "redis_url": endpoints.redis_url}
-        )
+        found: dict[str, object] = {"kafka": endpoints.kafka, "redis_url": endpoints.redis_url}
+        if "template_unknown_wait_s" not in settings.model_fields_set:
+            # There is no other worker that could have it: who misspells a name is told soon.
+            found["template_unknown_wait_s"] = _UNKNOWN_TEMPLATE_WAIT_S
+        connected = settings.model_copy(update=found)
         worker = KeptWorker(connected, roles, tell, to_terminal=to_terminal)
         try:
             if with_worker:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from millstream.version import __version__
 
 if TYPE_CHECKING:
+    from millstream.agents.loop.telling.events import CallbackEvent
+    from millstream.agents.loop.telling.listeners import Listener
     from millstream.agents.mcp.server import McpServer
     from millstream.agents.templates.template import AgentTemplate
     from millstream.agents.tools import NOT_MADE, Caller, declared, tool
@@ -28,9 +30,11 @@ __all__ = [
     "AgentRun",
     "AgentTemplate",
     "App",
+    "CallbackEvent",
     "Caller",
     "Forbidden",
     "InMemoryApp",
+    "Listener",
     "McpServer",
     "MiddlewareContext",
     "MiddlewareResult",
@@ -45,6 +49,8 @@ __all__ = [
 
 _HOMES = {
     "NOT_MADE": "agents.tools",
+    "CallbackEvent": "agents.loop.telling.events",
+    "Listener": "agents.loop.telling.listeners",
     "Caller": "agents.tools",
     "declared": "agents.tools",
     "tool": "agents.tools",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from millstream.agents.factory import AgentFactory
+from millstream.agents.loop.telling.listeners import Listener, OnEvent
 from millstream.agents.mcp.server import McpServer
 from millstream.agents.mcp.tools import McpTools
 from millstream.agents.middlewares.build import MiddlewareFactory
@@ -37,6 +38,8 @@ class App:
         mcp_servers: MCP servers whose tools templates may name, `McpServer`s.
         layers: Classes or functions that make a layer of the chain, an `AgentMiddleware`; each
             lane makes one for itself, without arguments.
+        listeners: Functions that are told of what happens in runs, each a `CallbackEvent`, or
+            `Listener`s, which limit that; none of them can slow down or fail a run.
         models: Models by the names that templates and requests use: a function that makes a
             LangChain chat model of keyword parameters such as `max_tokens`, or a `ModelEndpoint`.
         agent_middlewares: Classes or functions that make a LangChain `AgentMiddleware` of a
@@ -53,6 +56,7 @@ class App:
         tools: Iterable[AnyTool] = (),
         mcp_servers: Iterable[McpServer] = (),
         layers: Iterable[MakeLayer] = (),
+        listeners: Iterable[Listener | OnEvent] = (),
         models: Mapping[str, MakeModel | ModelEndpoint | Mapping[str, Any]] | None = None,
         agent_middlewares: Mapping[str, MiddlewareFactory] | None = None,
         policy: str | Path | None = None,
@@ -63,6 +67,7 @@ class App:
         self.tools = tools
         self.mcp_servers = mcp_servers
         self.layers = layers
+        self.listeners = listeners
         self.models = {} if models is None else models
         self.agent_middlewares = {} if agent_middlewares is None else agent_middlewares
         self.policy = policy
@@ -85,6 +90,7 @@ class AppParts:
         tools: The registry that they draw from.
         mcp: Its MCP servers, to be opened with the registry, and closed.
         layers: Make its layers of the chain, for each lane anew.
+        listeners: Are told of its runs.
         models: Make its models, by their names.
         endpoints: Servers of its models, by the names of what they serve.
         agent_middlewares: Make the middlewares that its templates name besides LangChain's own.
@@ -96,6 +102,7 @@ class AppParts:
     tools: ToolRegistry = field(default_factory=lambda: ToolRegistry(built_in_tools()))
     mcp: McpTools = field(default_factory=lambda: McpTools((), environment={}))
     layers: tuple[MakeLayer, ...] = ()
+    listeners: tuple[Listener, ...] = ()
     models: Mapping[str, MakeModel] = field(default_factory=dict)
     endpoints: Mapping[str, ModelEndpoint] = field(default_factory=dict)
     agent_middlewares: Mapping[str, MiddlewareFactory] = field(default_factory=dict)

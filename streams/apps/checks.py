@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from millstream.agents.factory import AgentFactory, ResolveModel
+from millstream.agents.loop.telling.listeners import Listener
 from millstream.agents.mcp.server import McpServer
 from millstream.agents.mcp.tools import McpTools
 from millstream.agents.middlewares.build import MiddlewareFactory, check_names
@@ -82,6 +83,7 @@ class _Checks:
             tools=tools,
             mcp=mcp,
             layers=self._layers(),
+            listeners=self._listeners(),
             models=models,
             endpoints=endpoints,
             policy_file=self._policy(),
@@ -173,6 +175,14 @@ class _Checks:
             self._fault("layers", str(error))
         return tuple(makers)
 
+    def _listeners(self) -> tuple[Listener, ...]:
+        given = self._each("listeners", self._app.listeners)
+        made = (
+            self._tried(where, partial(_as_listener, listener), listener)
+            for where, listener in given
+        )
+        return tuple(listener for listener in made if listener is not None)
+
     def _models(self) -> tuple[dict[str, MakeModel], dict[str, ModelEndpoint]]:
         makers: dict[str, MakeModel] = {}
         endpoints: dict[str, ModelEndpoint] = {}
@@ -235,6 +245,10 @@ def shown_path(path: Path) -> str:
         return str(path.absolute().relative_to(Path.cwd()))
     except (ValueError, OSError):
         return str(path)
+
+
+def _as_listener(given: Any) -> Listener:
+    return given if isinstance(given, Listener) else Listener(given)
 
 
 def _shown(value: Any) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Final, Self, TypeVar
 from aiokafka import TopicPartition
 
 from millstream.agents.executor import wall_clock_ms
+from millstream.agents.loop.telling.listeners import Listeners
 from millstream.agents.models.scripted.model import ScriptedChatModel
 from millstream.agents.models.scripted.script import Script, parse_script
 from millstream.middleware.pipeline import build_pipeline
@@ -32,12 +33,14 @@ from millstream.schemas.events import (
     CostRecorded,
     Decision,
 )
+from millstream.schemas.steps import AgentStep
 from millstream.schemas.topics import (
     COSTS,
     DEAD_LETTERS,
     DECISIONS,
     REQUESTS,
     RESULTS,
+    STEPS,
     TOKENS,
     TopicSpec,
     catalogue,
@@ -68,7 +71,7 @@ T = TypeVar("T")
 Client = TypeVar("Client", MemoryConsumer, MemoryProducer)
 
 TIMEOUT_S: Final = 60.0
-_SHOWN: Final = (RESULTS, TOKENS, COSTS, DECISIONS, DEAD_LETTERS)
+_SHOWN: Final = (RESULTS, TOKENS, STEPS, COSTS, DECISIONS, DEAD_LETTERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +81,14 @@ class AgentRun:
     Attributes:
         result: Its one result.
         tokens: The pieces of its answer, of all attempts, as they were written.
+        steps: Calls of models and tools, retries and what else the template's `steps` names.
         costs: A record for each model call of an attempt that may cost.
         decision: What the layers said.
     """
 
     result: AgentResult
     tokens: tuple[AgentToken, ...] = ()
+    steps: tuple[AgentStep, ...] = ()
     costs: tuple[CostRecorded, ...] = ()
     decision: Decision | None = None
 
@@ -107,6 +112,11 @@ class AgentRun:
         """Why it did not complete, as `code: words`; empty where it did."""
         reason = self.result.reason
         return "" if reason is None else f"{reason.code}: {reason.message}"
+
+    @property
+    def tools_called(self) -> tuple[str, ...]:
+        """The names of the tools that were called, in order, in all attempts."""
+        return tuple(step.name or "" for step in self.steps if step.kind == "tool_start")
 
     @property
     def cost_micros(self) -> int:
@@ -138,7 +148,11 @@ class InMemoryApp:
         self._parts = parts_of(app)
         self._script = None if script is None else _script(script)
         self._settings = Settings.model_construct(
-            namespace="memory", partitions=1, token_coalesce_s=0.0, default_model="scripted"
+            namespace="memory",
+            partitions=1,
+            token_coalesce_s=0.0,
+            default_model="scripted",
+            template_unknown_wait_s=0.0,
         )
         self._policy = policy
         self._broker = MemoryBroker(self._settings, wall_clock_ms)
@@ -204,6 +218,7 @@ class InMemoryApp:
         return AgentRun(
             result=found[AgentResult][0],
             tokens=tuple(found[AgentToken]),
+            steps=tuple(found[AgentStep]),
             costs=tuple(found[CostRecorded]),
             decision=next(iter(found[Decision]), None),
         )
@@ -239,7 +254,8 @@ class InMemoryApp:
         resolve = resolving(settings, parts) if self._script is None else self._says_the_script
         factory = parts.factory(default_model=settings.default_model, resolve=resolve)
         collector = MetricsCollector()
-        host = agent_host(settings, factory, resolve, collector, drain=_nothing)
+        told = Listeners(parts.listeners)
+        host = agent_host(settings, factory, resolve, collector, drain=_nothing, listeners=told)
         services = LaneServices(
             worker="memory",
             producer=self._producer,
@@ -249,6 +265,7 @@ class InMemoryApp:
             clock_ms=wall_clock_ms,
             metrics=LaneMetrics.declare(collector),
             drain=_nothing,
+            listeners=told,
         )
         policy = load_policy(settings, parts.policy_file) if self._policy is None else self._policy
         (stage,) = stages((), lambda: (build_pipeline(policy, layers=parts.layers),))
@@ -267,6 +284,7 @@ class InMemoryApp:
         finally:
             await lane.close(snapshot=False)
             await host.close()
+            await asyncio.to_thread(told.close)
 
     def _says_the_script(self, _name: str, **_params: Any) -> ScriptedChatModel:
         return ScriptedChatModel(script=self._script)

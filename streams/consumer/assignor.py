@@ -9,6 +9,9 @@ every topic, and each member says which numbers it holds:
 - Where a member has too many, it is told which are *wanted*. It keeps them until it has brought
   their runs to an end; then it joins anew without them, and they are dealt out as free ones.
 
+- A number whose requests wait for a template that its member lacks is wanted too, where another
+  member has it: that one gets it, and lets one of its own go if it has too many then.
+
 So no lane opens while a member of the group still works in its predecessor. This is what KIP-429
 (cooperative rebalancing) does, within the older protocol that aiokafka speaks.
 """
@@ -16,7 +19,7 @@ So no lane opens while a member of the group still works in its predecessor. Thi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +28,16 @@ from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from aiokafka.coordinator.protocol import (
     ConsumerProtocolMemberAssignment,
     ConsumerProtocolMemberMetadata,
+)
+
+from millstream.streams.consumer.capabilities import (
+    Capabilities,
+    Need,
+    in_order,
+    needs_claim,
+    needs_of,
+    needs_told,
+    suitable,
 )
 
 _VERSION = 0
@@ -39,23 +52,41 @@ class Share:
     missing: int = 0
 
 
-def share_out(count: int, held: Mapping[str, frozenset[int]]) -> dict[str, Share]:
+def share_out(
+    count: int,
+    held: Mapping[str, frozenset[int]],
+    suits: Mapping[int, frozenset[str]] | None = None,
+) -> dict[str, Share]:
     """Deal the numbers below `count` to members by what each holds; no number is held twice.
 
-    Every leader deals alike, and a group whose members have what they should is left as it is.
+    `suits` gives the members that a number is better off with, where there are any. Every leader
+    deals alike, and a group whose members have what they should is left as it is.
     """
-    members = sorted(held, key=lambda member: (-len(held[member]), member))
-    least, more = divmod(count, len(members))
+    suits = suits or {}
+    least, more = divmod(count, len(held))
+    kept = {one: sorted(number for number in held[one] if number < count) for one in held}
     free = sorted(set(range(count)).difference(*held.values()), reverse=True)
+    taken: dict[str, list[int]] = {member: [] for member in held}
+    for number in [one for one in reversed(free) if one in suits]:
+        best = min(suits[number], key=lambda one: (len(kept[one]) + len(taken[one]), one))
+        # No more than its least share, so that for each it can let another go.
+        if len(taken[best]) < max(1, least):
+            taken[best].append(number)
+            free.remove(number)
+    size = {member: len(kept[member]) + len(taken[member]) for member in held}
     shares = {}
-    for place, member in enumerate(members):
+    for place, member in enumerate(sorted(held, key=lambda one: (-size[one], one))):
         due = least + (place < more)
-        kept = sorted(number for number in held[member] if number < count)
-        to_revoke = kept[due:]
+        stays = [one for one in kept[member] if member in suits.get(one, (member,))]
+        misplaced = set(kept[member]).difference(stays)
+        surplus = stays[max(0, due - len(taken[member])) :]
         # The larger shares went to those who hold the most, so there is enough for all others.
-        taken = [free.pop() for _ in range(min(due - len(kept), len(free)))]
-        missing = max(0, due - len(kept) - len(taken))
-        shares[member] = Share(frozenset(kept + taken), frozenset(to_revoke), missing)
+        more_taken = [free.pop() for _ in range(min(due - size[member], len(free)))]
+        shares[member] = Share(
+            frozenset(kept[member] + taken[member] + more_taken),
+            frozenset(misplaced.union(surplus)),
+            max(0, due - size[member] - len(more_taken)),
+        )
     return shares
 
 
@@ -65,7 +96,19 @@ class LaneAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
     # What members tell each other has no versions: a change of it is another assignor.
     name = "millstream-lanes-1"
 
-    def __init__(self) -> None:
+    def __init__(
+        self, can_run: Callable[[], Capabilities] = Capabilities, *, worker: str = ""
+    ) -> None:
+        self._worker = worker
+        self._can_run = can_run
+        self._claims = Capabilities()
+        self._waits: dict[int, frozenset[Need]] = {}
+        self._claimed_waits: dict[int, frozenset[Need]] = {}
+        self._group_names: frozenset[str] = frozenset()
+        self._group_needs: frozenset[Need] = frozenset()
+        self._group_met: frozenset[Need] = frozenset()
+        self._group_size = 1
+        self._asked = 0
         self._round = 0
         self._has: frozenset[int] = frozenset()
         self._claimed: frozenset[int] = frozenset()
@@ -92,6 +135,36 @@ class LaneAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
         """Hold a number no more, from the next time on that this member joins."""
         self._released |= {number}
 
+    @property
+    def group_names(self) -> frozenset[str]:
+        """The names of templates that some member had when the group was last dealt."""
+        return self._group_names
+
+    def waits(self, number: int, needs: frozenset[Need]) -> None:
+        """Hear what the requests of a number wait for, that this member lacks.
+
+        What is heard last of a number is told until it is dealt to another.
+        """
+        self._waits[number] = needs
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the group may deal better if it is asked to.
+
+        It has others, and requests of a number wait for something that was not told or that
+        another has, or this member has come to have what they wait for elsewhere.
+        """
+        if self._group_size == 1:
+            return False
+        told = self._claimed_waits
+        if any(needs - told.get(number, frozenset()) for number, needs in self._waits.items()):
+            return True
+        stay = self._waits.keys() - self._to_revoke
+        if any(self._waits[number] & self._group_met for number in stay):
+            return True
+        now, then = self._can_run(), self._claims
+        return any(now.meet(need) and not then.meet(need) for need in self._group_needs)
+
     def forget(self) -> None:
         """Claim nothing: this member was thrown out, and others may have what it had."""
         self._has = self._released = frozenset()
@@ -99,7 +172,16 @@ class LaneAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
         """Say what this member reads and holds."""
         self._claimed = self._has - self._released
-        claim = {"round": self._round, "holds": sorted(self._claimed)}
+        self._asked += self.has_news  # a broker passes over who joins anew and says nothing new
+        self._claims, self._claimed_waits = self._can_run(), dict(self._waits)
+        claim = {
+            "round": self._round,
+            "holds": sorted(self._claimed),
+            "waits": needs_claim(self._claimed_waits),
+            "asked": self._asked,
+            "worker": self._worker,
+            **self._claims.claim(),
+        }
         return ConsumerProtocolMemberMetadata(_VERSION, sorted(topics), json.dumps(claim).encode())
 
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
@@ -110,6 +192,12 @@ class LaneAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
         self._released &= has & self._claimed
         self._round, self._missing = told["round"], told["owed"]
         self._to_revoke, self._has = frozenset(told["wanted"]), has
+        self._waits = {number: needs for number, needs in self._waits.items() if number in has}
+        # A leader of an older version tells nothing of these.
+        self._group_size = told.get("members", 1)
+        self._group_names = frozenset(told.get("names", ()))
+        self._group_needs = needs_told(told, "needs")
+        self._group_met = needs_told(told, "met")
 
     def assign(
         self, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]
@@ -126,16 +214,33 @@ class LaneAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
             for member, one in members.items()
             if tuple(sorted(one.subscription)) == topics
         }
-        shares = share_out(count, _undisputed(claims))
-        newest = max(claim["round"] for claim in claims.values()) + 1
+        can_run = {member: Capabilities.claimed(claim) for member, claim in claims.items()}
+        waits: dict[int, frozenset[Need]] = {}
+        for claim in claims.values():
+            for number, needs in needs_of(claim).items():
+                waits[number] = waits.get(number, frozenset()) | needs
+        shares = share_out(count, _undisputed(claims), suitable(waits, can_run))
+        needs = frozenset[Need]().union(*waits.values())
+        told = {
+            "round": max(claim["round"] for claim in claims.values()) + 1,
+            "members": len(claims),
+            "names": sorted(frozenset().union(*(one.names for one in can_run.values()))),
+            "needs": sorted(needs, key=in_order),
+            "met": sorted(filter(_met_by(can_run.values()), needs), key=in_order),
+        }
         nothing = Share(frozenset())
         return {
-            member: _assignment(topics, shares.get(member, nothing), newest) for member in members
+            member: _assignment(topics, shares.get(member, nothing), told) for member in members
         }
 
 
 def _most(topics: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
     return len(topics), topics
+
+
+def _met_by(members: Iterable[Capabilities]) -> Callable[[Need], bool]:
+    everybody = tuple(members)
+    return lambda need: any(one.meet(need) for one in everybody)
 
 
 def _undisputed(claims: Mapping[str, Mapping[str, Any]]) -> dict[str, frozenset[int]]:
@@ -150,9 +255,9 @@ def _undisputed(claims: Mapping[str, Mapping[str, Any]]) -> dict[str, frozenset[
 
 
 def _assignment(
-    topics: Iterable[str], share: Share, newest: int
+    topics: Iterable[str], share: Share, told_to_all: Mapping[str, Any]
 ) -> ConsumerProtocolMemberAssignment:
-    told = {"round": newest, "wanted": sorted(share.to_revoke), "owed": share.missing}
+    told = {**told_to_all, "wanted": sorted(share.to_revoke), "owed": share.missing}
     numbers = sorted(share.numbers)
     return ConsumerProtocolMemberAssignment(
         _VERSION,

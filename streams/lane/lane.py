@@ -28,6 +28,7 @@ from millstream.streams.lane.output.snapshot_writer import SnapshotWriter
 from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.overflow.deferrals import Deferrals
 from millstream.streams.lane.queue.run_queue import RunQueue
+from millstream.streams.lane.runs.admission import TemplateRef
 from millstream.streams.lane.state.follower import StageFollower
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses
@@ -243,6 +244,11 @@ class Lane:
     def waiting(self) -> int:
         """How many requests are parked on the log."""
         return self._queue.waiting
+
+    @property
+    def lacking(self) -> dict[TemplateRef, int]:
+        """The templates that requests wait for, and how many do."""
+        return self._queue.lacking
 
     @property
     def deferred(self) -> int:

@@ -19,6 +19,7 @@ from millstream.streams.consumer.membership import Lease, Membership
 from millstream.streams.lane.base.context import LaneServices, Stage
 from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.metrics import Figures
+from millstream.streams.lane.claims import ClaimWatch, capabilities
 from millstream.streams.lane.handover import Handover
 from millstream.streams.lane.lane import Lane
 from millstream.streams.lane.slot import LaneSlot
@@ -47,12 +48,18 @@ class Lanes:
         name = "lanes" if stage.name == CHAIN else f"lanes-{stage.name}"
         self.app = build_app(settings, name)
         self._membership = Membership(settings.session_timeout_s)
-        self._assignor = LaneAssignor()
+        self._assignor = LaneAssignor(
+            partial(capabilities, services.factory), worker=services.worker
+        )
         self.app.membership, self.app.assignor_of_lanes = self._membership, self._assignor
         self._membership.on_evicted(self._drop_lanes)
         self._handover = Handover(
             self._assignor, grace_s=settings.revoke_grace_s, join_anew=self._join_anew
         )
+        self._claims = ClaimWatch(
+            self._assignor, self._slots, self._join_anew, chance=services.chance
+        )
+        self._claiming: asyncio.Task[None] | None = None
         topic = self.app.raw_topic(settings.topic(stage.input.name))
         agent_name = "requests" if stage.name == CHAIN else f"stage-{stage.name}"
         self.agents = [self.app.agent(topic, name=agent_name, concurrency=1)(self._read)]
@@ -68,10 +75,19 @@ class Lanes:
     async def start(self) -> None:
         """Join the group; returns before partitions are assigned."""
         await self.app.start()
+        if self._stage.next is None:  # elsewhere nothing waits
+            self._claiming = asyncio.create_task(self._claims.run(), name="claims")
+            self._claiming.add_done_callback(self._claims_ended)
+
+    def _claims_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.app.fail(error)
 
     async def stop(self, grace_s: float) -> None:
         """Let what runs end within a grace, commit, cut off what is left, leave the group."""
         self._stopping = True
+        if self._claiming is not None:
+            self._claiming.cancel()
         await self._handover.stop()
         slots = tuple(self._slots.values())
         self._forget_held_up(self._slots)
@@ -110,6 +126,7 @@ class Lanes:
             waiting=sum(slot.waiting for slot in slots),
             deferred=sum(slot.deferred for slot in slots),
             lost=sum(slot.lanes_lost for slot in slots),
+            lacking=sum(sum((slot.lacking or {}).values()) for slot in slots),
         )
 
     async def _read(self, stream: Any) -> None:
@@ -198,6 +215,7 @@ class Lanes:
                 self._slots[number] = self._open_slot(number)
             else:
                 slot.confirm()
+        self._services.group_templates.tell(self._assignor.group_names)
         self._was_assigned.set()
         for number in sorted(self._assignor.to_revoke & mine - given_back):
             self._handover.start(number, self._slots[number])

@@ -13,6 +13,7 @@ from millstream.streams.consumer.membership import Lease
 from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.window import Ack, Window
 from millstream.streams.lane.lane import Lane
+from millstream.streams.lane.runs.admission import TemplateRef
 from millstream.streams.wire.records import InputRecord
 
 log = structlog.get_logger(__name__)
@@ -103,6 +104,11 @@ class LaneSlot:
     def waiting(self) -> int:
         """How many requests are parked on the log."""
         return 0 if self._lane is None else self._lane.waiting
+
+    @property
+    def lacking(self) -> dict[TemplateRef, int] | None:
+        """The templates that requests wait for, and how many do; `None`: no lane is open."""
+        return None if self._lane is None else self._lane.lacking
 
     @property
     def deferred(self) -> int:

@@ -255,7 +255,41 @@ async def test_topics_agree_with_the_catalogue_and_drift_exits_7(up: Up) -> None
 async def test_doctor_finds_what_runs_here(up: Up) -> None:
     told = await run(up.environment, "doctor", "--json")
     findings = {one["name"]: one["level"] for one in map(json.loads, told.out.splitlines())}
-    assert (findings["kafka"], findings["topics"], findings["redis"]) == ("ok", "ok", "ok")
+    assert [findings[name] for name in ("kafka", "topics", "redis", "templates")] == ["ok"] * 4
+
+
+@pytest.mark.promise("P1")
+async def test_a_template_is_there_at_run_time_until_it_is_retired(up: Up, tmp_path: Path) -> None:
+    file = tmp_path / "brief.yaml"
+    file.write_text('name: chat_agent\nversion: "2"\nsystem_prompt: Be brief.\n', encoding="utf-8")
+    applied = await run(up.environment, "templates", "apply", str(file))
+    assert (applied.code, applied.out) == (0, "chat_agent 2: applied\n"), applied.err
+    assert await _version_of_a_run(up) == "2"
+    retired = await run(up.environment, "templates", "retire", "chat_agent")
+    assert (retired.code, retired.out) == (0, "chat_agent 2: retired\n"), retired.err
+    assert await _version_of_a_run(up) == "1"  # the app's own
+
+
+async def test_templates_of_a_namespace_without_topics_say_what_to_do(up: Up) -> None:
+    elsewhere = up.environment | {"MILLSTREAM_NAMESPACE": f"t-{secrets.token_hex(6)}"}
+    told = await run(elsewhere, "templates", "list")
+    assert told.code == 6, told.err
+    assert "run `millstream topics --create`" in told.err
+
+
+async def test_a_misspelt_template_is_told_soon_where_nobody_else_can_have_it(up: Up) -> None:
+    told = await run(up.environment, "submit", "Hi", "--user", "ada", "--template", "chat_agnt")
+    assert told.code == 3, told.err
+    known = "known: chat_agent, react_agent, structured_agent; waited 2 s"
+    assert f"no template is called 'chat_agnt' here; {known}" in told.err
+    assert "note: no worker that runs has a template 'chat_agnt'" in told.err
+
+
+async def _version_of_a_run(up: Up) -> str:
+    told = await run(up.environment, "submit", "say: hi", "--user", "ada", "--json")
+    assert told.code == 0, told.err
+    result = json.loads(told.out.splitlines()[-1])["event"]
+    return str(result["template_version"])
 
 
 @pytest.mark.slow

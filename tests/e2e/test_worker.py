@@ -144,7 +144,11 @@ async def test_a_worker_shows_in_metrics_and_sessions_what_the_topics_hold(
 ) -> None:
     policy = deployment.data_dir / "policy.yaml"
     policy.write_text(PRICED, encoding="utf-8")
-    async with worker_process(deployment, MILLSTREAM_POLICY_FILE=str(policy)) as worker:
+    environment = {
+        "MILLSTREAM_POLICY_FILE": str(policy),
+        "MILLSTREAM_TEMPLATE_UNKNOWN_WAIT_S": "0",
+    }
+    async with worker_process(deployment, **environment) as worker:
         await worker.ready()
         assert (await answer(worker, "/health/live"))[0] == 200
         assert (await answer(worker, "/health/ready"))[0] == 200

@@ -101,6 +101,7 @@ async def test_a_record_that_cannot_be_read_is_buried_and_the_next_one_served(
 async def test_a_request_that_cannot_be_served_is_rejected_and_the_next_one_served(
     settings: Settings, request_: dict[str, object], code: str
 ) -> None:
+    settings = settings.model_copy(update={"template_unknown_wait_s": 0.1})
     async with running_lanes(settings), upstream(settings) as program:
         home = home_partition("ada", settings.partitions)
         await program.publish(request_, partition=home)

@@ -19,6 +19,7 @@ from tests.making.events import (
     result,
     result_of,
     step,
+    template_applied,
     token,
 )
 from tests.making.records import Headers, record
@@ -44,6 +45,7 @@ __all__ = [
     "result",
     "result_of",
     "step",
+    "template_applied",
     "token",
     "used",
 ]

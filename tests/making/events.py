@@ -21,6 +21,7 @@ from millstream.schemas.events import (
     RequestEvent,
     ResolvedRequest,
     SessionUpdated,
+    TemplateApplied,
 )
 from millstream.schemas.lane_events import CommandObeyed, LaneOpened
 from millstream.schemas.steps import AgentStep, StepKind
@@ -112,6 +113,12 @@ def opened(generation: int = 1, **fields: Any) -> LaneOpened:
     """Make the record of an owner that took over partition 0."""
     made = {"stage": "chain", "partition": 0, "generation": generation, "worker": "w"}
     return LaneOpened(**{**made, **fields})
+
+
+def template_applied(**fields: Any) -> TemplateApplied:
+    """Make the record of a template `own`, version 1, that says nothing."""
+    made = {"name": "own", "version": "1", "content": {"name": "own"}, "digest": "0" * 32}
+    return TemplateApplied(**{**made, **fields})
 
 
 def dead_letter(**fields: Any) -> DeadLetter:

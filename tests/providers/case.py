@@ -15,6 +15,7 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from millstream.agents.executor import AgentExecutor, wall_clock_ms
 from millstream.agents.factory import AgentFactory
 from millstream.agents.loop.callbacks import CallbackEvent
+from millstream.agents.loop.telling.teller import NOT_MADE
 from millstream.agents.models.http import ProviderHttp
 from millstream.agents.models.resolve import resolve_model
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
@@ -218,6 +219,8 @@ def _serving_with(
     async def hear(event: CallbackEvent) -> None:
         if event.kind == "tool_start":
             begun.append(event.name or "")
+        elif event.reason is not None and event.reason.code == NOT_MADE:
+            begun.remove(event.name or "")
 
     executor = AgentExecutor(factory, clock_ms=clock_ms, on_event=hear)
     return replace(

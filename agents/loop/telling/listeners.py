@@ -23,7 +23,10 @@ import structlog
 from millstream.agents.loop.telling.events import CallbackEvent, EventKind
 from millstream.schemas.errors import Misconfigured
 
-__all__ = ["Listener", "Listeners"]
+__all__ = ["Listener", "Listeners", "OnEvent"]
+
+OnEvent = Callable[[CallbackEvent], Awaitable[None] | None]
+"""Is told of an event: a function, or a coroutine function."""
 
 CLOSED_WITHIN_S: Final = 2.0
 
@@ -48,7 +51,7 @@ class Listener:
         queued_max: Events that wait; a further one is dropped, and counted.
     """
 
-    on_event: Callable[[CallbackEvent], Awaitable[None] | None]
+    on_event: OnEvent
     name: str = ""
     kinds: frozenset[str] = frozenset()
     names: tuple[str, ...] = ()

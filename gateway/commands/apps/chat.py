@@ -110,7 +110,7 @@ class _Talk:
             raise typer.BadParameter(message) from error
         self._under_way = (bus, request)
         try:
-            return await follow(bus, request, TextShow(), timeout_s=_ANSWER_MAX_S)
+            return await follow(bus, request, TextShow(), timeout_s=_ANSWER_MAX_S, steps=True)
         finally:
             self._under_way = None
 

@@ -21,6 +21,7 @@ from millstream.schemas.lane_events import StageRequest
 from millstream.schemas.ports import BeforeCall, ClockMs, PeekCheckpoint
 from millstream.schemas.topics import REQUESTS, TopicSpec, stage_topic
 from millstream.streams.lane.base.crash_counter import CrashCounter
+from millstream.streams.lane.base.group_templates import GroupTemplates
 from millstream.streams.lane.base.limits import LaneLimits
 from millstream.streams.lane.base.metrics import LaneMetrics
 from millstream.streams.settings import Settings
@@ -89,8 +90,8 @@ class LaneServices:
     """What the lanes of one worker share.
 
     `drain` tells the worker to hand over and end; `chance` gives from 0 up to 1, for jitter.
-    `circuits` know which models are out of service. `listeners` are told of runs, `on_illegal` of
-    one whose state changed as it may not.
+    `circuits` know which models are out of service, `group_templates` what other workers can run.
+    `listeners` are told of runs, `on_illegal` of one whose state changed as it may not.
     """
 
     worker: str
@@ -106,6 +107,7 @@ class LaneServices:
     circuits: ModelCircuits = field(default_factory=ModelCircuits)
     listeners: Listeners = field(default_factory=Listeners)
     on_illegal: OnIllegal = raise_illegal
+    group_templates: GroupTemplates = field(default_factory=GroupTemplates)
 
 
 @dataclass(frozen=True, slots=True)

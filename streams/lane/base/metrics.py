@@ -15,7 +15,8 @@ from millstream.streams.telemetry.metrics import MetricsCollector
 class Figures:
     """Lanes that serve, records held, requests that wait, lanes lost since the start.
 
-    Requests wait parked, or deferred: left where they stand.
+    Requests wait parked, or deferred: left where they stand. Of those that are parked, some lack
+    their template here.
     """
 
     open: int
@@ -23,6 +24,7 @@ class Figures:
     waiting: int
     deferred: int
     lost: int
+    lacking: int = 0
 
 
 class LaneFigures(Protocol):
@@ -45,6 +47,7 @@ class LaneMetrics:
     records_held: Gauge
     requests_waiting: Gauge
     requests_deferred: Gauge
+    requests_lacking: Gauge
     deferred_lost: Counter
     history_gone: Counter
     runs_in_flight: Gauge
@@ -58,6 +61,7 @@ class LaneMetrics:
         self.records_held.set_function(lambda: sum(one.figures().held for one in watched))
         self.requests_waiting.set_function(lambda: sum(one.figures().waiting for one in watched))
         self.requests_deferred.set_function(lambda: sum(one.figures().deferred for one in watched))
+        self.requests_lacking.set_function(lambda: sum(one.figures().lacking for one in watched))
         self.lanes_lost.set_function(lambda: sum(one.figures().lost for one in watched))
 
     def tell_circuit(self, model: str, is_open: bool) -> None:  # noqa: FBT001  a callback's
@@ -97,6 +101,10 @@ class LaneMetrics:
             requests_deferred=collector.gauge(
                 "millstream_lane_requests_deferred",
                 "Requests left where they stand, since so many of their user's wait already.",
+            ),
+            requests_lacking=collector.gauge(
+                "millstream_lane_requests_lacking_template",
+                "Parked requests that wait for a worker that has their template.",
             ),
             deferred_lost=collector.counter(
                 "millstream_lane_deferred_lost_total",

@@ -23,7 +23,8 @@ from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.queue.run_queue import RunQueue
-from millstream.streams.lane.runs.admission import Admission, admit
+from millstream.streams.lane.queue.waits import TemplateWaits
+from millstream.streams.lane.runs.admission import Admission, TemplateRef, admit, refused
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses
@@ -106,6 +107,7 @@ class RecordDispatcher:
         self._in_flight = in_flight
         self._queue = queue
         self._pauses = pauses
+        self._template_waits = TemplateWaits.of(context.settings, context.services)
         self._router = RecordRouter(context.services, writer=writer)
         self._commands = CommandHandler(
             context.services, writer=writer, queue=queue, in_flight=in_flight, pauses=pauses
@@ -228,18 +230,22 @@ class RecordDispatcher:
             self._services.factory,
             input_bytes_max=self._settings.input_bytes_max,
             reserved_before_micros=passed.reserved_micros if passed else 0,
+            version=passed.template_version if passed else None,
         )
+        if (lacks := admission.lacks) is not None and not self._may_wait(lacks):
+            rejection = self._template_waits.in_vain(lacks)
+            admission = refused(request, admission, rejection, self._state)
         if admission.refused is not None:
             self._refuse(entry, request, admission, traceparent)
         elif self._stage.next is not None:
-            onward = outcomes.stage_request(request, admission.decision, passed, self._stage.next)
-            events = [admission.decision, onward]
+            onward = outcomes.stage_request(request, admission.made, passed, self._stage.next)
+            events = [admission.made, onward]
             self._spawn(entry, self._in_flight.finish(entry, request, events, traceparent))
         else:
             decided: asyncio.Future[Any] | None = None
             if admission.is_new:
                 # An attempt that may cost takes it along, and waits for it.
-                decided = self._writer.submit([admission.decision], traceparent, lazy=True)
+                decided = self._writer.submit([admission.made], traceparent, lazy=True)
             self._queue.submit(
                 Run(
                     request,
@@ -251,6 +257,13 @@ class RecordDispatcher:
                     may_follow=self._may_follow_another(entry),
                 )
             )
+
+    def _may_wait(self, lacks: TemplateRef) -> bool:
+        """Tell whether a request waits here for its template: only where runs are, is there a line.
+
+        A stage before that has nowhere to keep what it cannot decide on.
+        """
+        return self._stage.next is None and self._template_waits.most_s(lacks) > 0
 
     def _may_follow_another(self, entry: Entry[InputRecord]) -> bool:
         # Tokens leave before anything is committed, so a decision's absence proves nothing.
@@ -266,10 +279,10 @@ class RecordDispatcher:
         result = result_of(
             request,
             at_ms=self._services.clock_ms(),
-            status="failed" if admission.decision.admitted else "rejected",
+            status="failed" if admission.made.admitted else "rejected",
             reason=admission.refused,
         )
-        decided = [admission.decision] if admission.is_new else []
+        decided = [admission.made] if admission.is_new else []
         self._end(entry, request, result, traceparent, decided)
 
     def _end(

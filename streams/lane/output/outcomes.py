@@ -66,6 +66,7 @@ def stage_request(
         reserved_micros=saturated(
             (before.reserved_micros if before else 0) + decision.reserved_micros
         ),
+        template_version=decision.template_version,
     )
 
 

@@ -14,7 +14,7 @@ from aiokafka import TopicPartition
 
 from millstream.schemas.base import Frozen, Identifier
 from millstream.schemas.errors import LaneLost, ServiceUnavailable
-from millstream.schemas.lane_events import RunParked
+from millstream.schemas.lane_events import RunParked, TemplateWait
 from millstream.streams.broker.compacted import newest_of_each
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.wire.codec import decode, traceparent_of
@@ -40,6 +40,8 @@ class ParkedHead(Frozen):
     decision: _Decided
     order: int
     not_before_ms: int = 0
+    undecided: bool = False
+    waits_for: TemplateWait | None = None
 
     @property
     def key(self) -> RequestKey:

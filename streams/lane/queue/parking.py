@@ -11,16 +11,24 @@ import structlog
 
 from millstream.agents.loop.calls import Calls
 from millstream.schemas.base import NO_USAGE, CallUsage, Usage, compound_key
-from millstream.schemas.errors import Poison
-from millstream.schemas.lane_events import HoldPlaced, RunParked
+from millstream.schemas.errors import Poison, UnknownTemplate
+from millstream.schemas.events import Decision
+from millstream.schemas.lane_events import HoldPlaced, RunParked, TemplateWait
 from millstream.schemas.topics import HOLDS, PARKED
 from millstream.streams.broker.compacted import newest_of_each
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneContext
+from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.writer import Committed, LaneWriter
 from millstream.streams.lane.queue.parked_log import ParkedLog
-from millstream.streams.lane.queue.waiting_line import Ticket
-from millstream.streams.lane.runs.admission import admit, told_of_repair
+from millstream.streams.lane.queue.waiting_line import ForTemplate, Ticket
+from millstream.streams.lane.queue.waits import wait_of
+from millstream.streams.lane.runs.admission import (
+    Admission,
+    TemplateRef,
+    admit,
+    told_of_repair,
+)
 from millstream.streams.lane.runs.run import ActiveTime, Run
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses, expiry_reason
@@ -74,13 +82,12 @@ class Parking:
         self._taken_over_ms = self._services.clock_ms()
         tickets = []
         for offset, head in await self._records.open_set():
-            self._state.park(head.key, head.decision.request_digest)
+            asked = head.decision.request_digest
+            self._state.park(head.key, asked, is_decided=not head.undecided)
             stands_at: asyncio.Future[int] = asyncio.get_running_loop().create_future()
             stands_at.set_result(offset)
             tickets.append(
-                Ticket(
-                    head.key, head.session, head.order, stands_at, head.not_before_ms, restored=True
-                )
+                Ticket(head.key, head.session, head.order, stands_at, wait_of(head), restored=True)
             )
         await asyncio.gather(*(self._take_over(*placed) for _, placed in paused))
         return tickets
@@ -103,7 +110,8 @@ class Parking:
             return run.parked
         run.parked = parked = asyncio.get_running_loop().create_future()
         run.parked_progress = run.progress
-        request = run.request
+        request, admission = run.request, run.admission
+        decided = admission.decision
         event = RunParked(
             tenant=request.tenant,
             user_id=request.user_id,
@@ -111,9 +119,13 @@ class Parking:
             session_id=request.session_id,
             at_ms=self._services.clock_ms(),
             request=request,
-            decision=run.admission.decision,
+            # Whoever knows no waits takes the refusal for the decision that it was before.
+            decision=decided or self._refusal(run),
+            undecided=decided is None,
+            template_version=admission.version,
+            waits_for=_wanted(admission.lacks, run.lacks_since_ms),
             order=run.order,
-            reserved_micros=run.admission.reserved_micros,
+            reserved_micros=admission.reserved_micros,
             tries=run.tries,
             failures=run.failures,
             spent=sum((one.usage for one in run.spent if one.model is None), NO_USAGE),
@@ -148,16 +160,26 @@ class Parking:
         except Poison as poison:
             log.warning("a parked request cannot be read", key=ticket.key, reason=str(poison))
             return None
-        admission = admit(
-            parked.request,
-            self._state,
-            self._services.factory,
-            input_bytes_max=self._settings.input_bytes_max,
-            reserved_before_micros=parked.reserved_micros - parked.decision.reserved_micros,
-            decided=parked.decision,
-        )
-        if parked.repair is not None:
-            admission = told_of_repair(admission)
+        decided = parked.decided
+        reserved_before = parked.reserved_micros - (decided.reserved_micros if decided else 0)
+        if decided is None and ticket.key not in self._state.decided:
+            # Nothing is decided on what may be cancelled, or paused, before its turn has come.
+            lacks = TemplateRef(parked.request.template, parked.template_version)
+            admission = Admission(
+                None, False, None, None, reserved_micros=reserved_before, lacks=lacks
+            )
+        else:
+            admission = admit(
+                parked.request,
+                self._state,
+                self._services.factory,
+                input_bytes_max=self._settings.input_bytes_max,
+                reserved_before_micros=reserved_before,
+                decided=decided,
+                version=parked.template_version,
+            )
+            if parked.repair is not None:
+                admission = told_of_repair(admission)
         under_way = ActiveTime(parked.elapsed_ms, parked.since_ms)
         if ticket.restored:
             # Nobody knows when its last owner was lost; since this one is here it only waits.
@@ -178,9 +200,36 @@ class Parking:
             parked=ticket.stands_at,
             calls=self._calls.get(ticket.key)
             or Calls(forgotten=parked.effects, repair=parked.repair),
+            lacks_since_ms=_lacks_since_ms(ticket, parked),
         )
-        run.parked_progress = run.progress
+        if not parked.undecided:
+            run.parked_progress = run.progress
         return run
+
+    def admit(self, run: Run) -> None:
+        """Decide on a run that was parked undecided, or look again for the template it lacked.
+
+        What is decided now is folded now: submit it in the same tick.
+        """
+        before = run.admission
+        reserved = before.decision.reserved_micros if before.decision else 0
+        run.admission = admit(
+            run.request,
+            self._state,
+            self._services.factory,
+            input_bytes_max=self._settings.input_bytes_max,
+            reserved_before_micros=before.reserved_micros - reserved,
+            decided=before.decision,
+            version=before.version,
+        )
+
+    def _refusal(self, run: Run) -> Decision:
+        return outcomes.refusal(
+            run.request,
+            UnknownTemplate(f"no template is called {run.request.template!r} here"),
+            stage=self._state.stage,
+            generation=self._state.generation,
+        )
 
     def tombstones(self, run: Run) -> list[Tombstone]:
         """Give what the compacted topics are to forget with a run's result."""
@@ -209,6 +258,18 @@ class Parking:
         parked.exception()  # a lost lane is told by its committer
         if isinstance(error, CommitRefused):
             run.parked = None
+
+
+def _wanted(lacks: TemplateRef | None, since_ms: int) -> TemplateWait | None:
+    if lacks is None:
+        return None
+    return TemplateWait(template=lacks.name, version=lacks.version, since_ms=since_ms)
+
+
+def _lacks_since_ms(ticket: Ticket, parked: RunParked) -> int:
+    if isinstance(ticket.wait, ForTemplate):
+        return ticket.wait.since_ms
+    return 0 if parked.waits_for is None else parked.waits_for.since_ms
 
 
 def _spent_on(calls: Iterable[CallUsage]) -> dict[str, Usage]:

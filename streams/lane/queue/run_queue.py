@@ -9,23 +9,33 @@ takes over has the runs of each session in order.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
-from millstream.schemas.base import Event, Reason, UserKey
-from millstream.schemas.events import AgentResult, ResultStatus
+from millstream.schemas.base import Reason, UserKey
 from millstream.schemas.lane_events import HoldPlaced
-from millstream.schemas.reasons import reason_of, result_of
+from millstream.schemas.reasons import reason_of
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneContext
+from millstream.streams.lane.base.tasks import LaneTasks
 from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.output.writer import LaneWriter
+from millstream.streams.lane.queue.endings import Endings
 from millstream.streams.lane.queue.parking import Parking
 from millstream.streams.lane.queue.quotas import UserQuotas
 from millstream.streams.lane.queue.run_table import RunTable
-from millstream.streams.lane.queue.waiting_line import FreedUsers, RetryTimers, Ticket, WaitingLine
+from millstream.streams.lane.queue.waiting_line import (
+    ForTemplate,
+    FreedUsers,
+    Ticket,
+    UntilTime,
+    Wait,
+    WaitingLine,
+)
+from millstream.streams.lane.queue.waits import TemplateWaits, Waits
+from millstream.streams.lane.runs.admission import TemplateRef, refused
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.runs.run_states import RunStates
 from millstream.streams.lane.runs.run_telling import RunTelling
@@ -54,16 +64,27 @@ class RunQueue:
         self._settings = context.settings
         self._services = context.services
         self._state = state
+        self._writer = writer
         self._in_flight = in_flight
         self._pauses = pauses
         self._draining = False
         self._crowded_at = 0.0
         self._parking = Parking(context, state=state, writer=writer, reader=reader, pauses=pauses)
+        self._endings = Endings(
+            state=state,
+            in_flight=in_flight,
+            parking=self._parking,
+            clock_ms=context.services.clock_ms,
+        )
         self.freed = FreedUsers()
         self._line = WaitingLine(self._is_blocked, self.freed)
-        self._retry_timers = RetryTimers(
-            context.services.clock_ms, lambda ticket: self._unblock(ticket.session)
+        self._waits = Waits(
+            context.services,
+            TemplateWaits.of(context.settings, context.services),
+            pauses,
+            lambda ticket: self._unblock(ticket.session),
         )
+        self._forget_templates = context.services.factory.on_change(self._waits.look_again)
         self._in_memory = RunTable()
         self.quotas = UserQuotas(context.settings, self._line, self._in_memory)
         # Sessions whose runs in memory must all leave before one of them may come back.
@@ -71,7 +92,7 @@ class RunQueue:
         # Sessions whose runs in memory are parked, all of them.
         self._all_parked: set[SessionKey] = set()
         self._wake = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = LaneTasks(context.fail)
         self._sessions = SessionQueues(context.fail)
         services = context.services
         self._states = RunStates(services.listeners, services.clock_ms, services.on_illegal)
@@ -93,17 +114,16 @@ class RunQueue:
         for ticket in tickets:
             self._in_flight.register(ticket.key, self._state.parked[ticket.key])
             self._line.join(ticket)
-            self._retry_timers.schedule(ticket)
+            self._waits.watch(ticket)
         for work in (self._call_up(), self._park_what_is_old(), self._end_cancelled(tickets)):
-            self._spawn(work)
+            self._tasks.spawn(work)
         self._wake.set()
 
     async def close(self) -> None:
         """Cancel everything; nothing is committed any more."""
-        self._retry_timers.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, self._sessions.cancel(), return_exceptions=True)
+        self._forget_templates()
+        self._waits.close()
+        await asyncio.gather(self._tasks.cancel(), self._sessions.cancel(), return_exceptions=True)
 
     def drain(self) -> None:
         """Begin no run any more; those under way go on."""
@@ -120,6 +140,11 @@ class RunQueue:
         """How many requests wait outside memory."""
         return len(self._line)
 
+    @property
+    def lacking(self) -> dict[TemplateRef, int]:
+        """The templates that requests wait for, and how many do."""
+        return self._waits.lacking()
+
     def park_all_of(self, user: UserKey) -> None:
         """Park what a user has in memory: others of theirs are about to be left on the log."""
         for run in self._in_memory.unparked_of_user(user):
@@ -129,7 +154,11 @@ class RunQueue:
     def submit(self, run: Run) -> None:
         """Take an admitted run: it begins, or goes behind what waits already."""
         user, session = run.key[:2], run.session
-        waits = self._line.must_queue(user, session) or self._must_wait(run)
+        lacks, wait = run.admission.lacks, None
+        if lacks is not None:
+            run.lacks_since_ms = self._services.clock_ms()
+            wait = ForTemplate(lacks, run.lacks_since_ms)
+        waits = wait is not None or self._line.must_queue(user, session) or self._must_wait(run)
         if not waits and self.quotas.has_room(user):
             self._begin(run)
             return
@@ -138,7 +167,9 @@ class RunQueue:
             for earlier in self._in_memory.of_session(session):
                 self._park(earlier)
         parked = self._parking.park(run)
-        self._line.join(Ticket(run.key, session, run.order, parked, may_follow=run.may_follow))
+        ticket = _ticket(run, parked, wait)
+        self._line.join(ticket)
+        self._waits.watch(ticket)
         parked.add_done_callback(partial(self._is_parked, run))
         self._wake.set()
 
@@ -180,19 +211,12 @@ class RunQueue:
             return
         self._remove(found)
         if run is not None:
-            await self._end(run, "cancelled", reason)
+            await self._endings.without_attempt(run, "cancelled", reason)
 
     def on_resumed(self, hold: HoldPlaced) -> None:
         """Let what a lifted hold kept from beginning have its turn."""
         user = (hold.tenant, hold.user_id)
-        held = (
-            self._states.paused_of_session((*user, hold.session_id))
-            if hold.session_id is not None
-            else ((*user, str(hold.request_id)),)
-        )
-        for key in held:
-            if (one := self.find(key)) is not None and not self._pauses.is_paused(key, one.session):
-                self._states.resumed(key)
+        self._states.lifted(hold, self._is_paused)
         if hold.session_id is not None:
             self._unblock((*user, hold.session_id))
         elif (found := self.find((*user, str(hold.request_id)))) is not None:
@@ -214,9 +238,13 @@ class RunQueue:
                     await self._requeue(run)
                     return
                 case Finished(events):
-                    await self._commit(run, events)
+                    await self._endings.commit(run, events)
                     self._committed(run)
                     return
+
+    def _is_paused(self, key: RequestKey) -> bool:
+        found = self.find(key)
+        return found is None or self._pauses.is_paused(key, found.session)
 
     def _must_wait(self, run: Run) -> bool:
         is_paused = self._pauses.is_paused(run.key, run.session)
@@ -231,30 +259,17 @@ class RunQueue:
         await asyncio.wait([parked])
         error = parked.exception()
         if isinstance(error, CommitRefused):
-            await self._end(run, "failed", reason_of(error))
+            await self._endings.without_attempt(run, "failed", reason_of(error))
         elif run.cancelled is not None:  # while it left
-            await self._end(run, "cancelled", run.cancelled)
+            await self._endings.without_attempt(run, "cancelled", run.cancelled)
         else:
-            ticket = Ticket(
-                run.key,
-                run.session,
-                run.order,
-                parked,
-                run.not_before_ms,
-                may_follow=run.may_follow,
-            )
+            wait = UntilTime(run.not_before_ms) if run.not_before_ms else None
+            ticket = _ticket(run, parked, wait)
             self._line.block(ticket)
-            self._retry_timers.schedule(ticket)
+            self._waits.watch(ticket)
             self._out_of_memory(run)
             return
         self._committed(run)
-
-    def _commit(self, run: Run, events: Sequence[Event]) -> Coroutine[Any, Any, None]:
-        """Submit what a run ends with, now; give what to await until it is committed."""
-        run.ending = True
-        run.ended_as = next(one for one in events if isinstance(one, AgentResult))
-        gone = self._parking.tombstones(run)
-        return self._in_flight.finish(run.entry, run.request, [*events, *gone], run.traceparent)
 
     def _committed(self, run: Run) -> None:
         if (result := run.ended_as) is not None:
@@ -282,8 +297,7 @@ class RunQueue:
         self._wake.set()
 
     def _is_blocked(self, ticket: Ticket) -> bool:
-        held = self._pauses.is_paused(ticket.key, ticket.session)
-        return held or self._retry_timers.not_due(ticket) or ticket.session in self._leaving
+        return ticket.session in self._leaving or self._waits.blocks(ticket)
 
     async def _call_up(self) -> None:
         """Call into memory whoever is next, while there is room."""
@@ -295,22 +309,46 @@ class RunQueue:
                 if run is None:
                     self._line.remove(ticket)
                 elif self._line.pop(ticket):
-                    await self._called_up(run)
+                    await self._called_up(ticket, run)
 
     def _next(self) -> Ticket | None:
         if self._draining or len(self._in_memory) >= self._settings.runs_in_flight_max:
             return None
         return self._line.next(self.quotas.has_room)
 
-    async def _called_up(self, run: Run) -> None:
+    async def _called_up(self, ticket: Ticket, run: Run) -> None:
         if (given_up := self._context.crash_counter.given_up(run.request.source)) is not None:
-            await self._end(run, "failed", reason_of(given_up))
+            await self._endings.without_attempt(run, "failed", reason_of(given_up))
         elif run.admission.refused is not None:
-            await self._end(run, "failed", run.admission.refused)
+            await self._endings.without_attempt(run, "failed", run.admission.refused)
         elif self._state.cancelled.covers(run.session, run.request.at_ms):
-            await self._end(run, "cancelled", outcomes.CANCELLED)
+            await self._endings.without_attempt(run, "cancelled", outcomes.CANCELLED)
+        elif run.admission.lacks is not None:
+            await self._look_for_its_template(ticket, run)
         else:
             self._begin(run)
+
+    async def _look_for_its_template(self, ticket: Ticket, run: Run) -> None:
+        """Decide on a run whose template is here now, let it wait on, or end it in the end."""
+        self._parking.admit(run)
+        lacks = run.admission.lacks
+        if lacks is not None:
+            wait = ForTemplate(lacks, run.lacks_since_ms or self._services.clock_ms())
+            if not self._waits.is_over(wait):
+                again = replace(ticket, wait=wait, gone=False, behind=None)
+                self._line.block(again)
+                self._waits.watch(again)
+                return
+            in_vain = self._waits.templates.in_vain(lacks)
+            run.admission = refused(run.request, run.admission, in_vain, self._state)
+        admission = run.admission
+        if admission.refused is not None:
+            await self._endings.refused(run)
+            return
+        if admission.is_new:
+            # An attempt that may cost takes it along, and waits for it.
+            run.decided = self._writer.submit([admission.made], run.traceparent, lazy=True)
+        self._begin(run)
 
     async def _end_cancelled(self, tickets: Iterable[Ticket]) -> None:
         """End what is parked of sessions whose cancel an earlier owner did not bring to its end."""
@@ -319,21 +357,6 @@ class RunQueue:
             if until_ms is not None:
                 await self.cancel(ticket, outcomes.CANCELLED, until_ms=until_ms)
 
-    async def _end(self, run: Run, status: ResultStatus, reason: Reason) -> None:
-        """End a request that waits, without an attempt."""
-        shown = run.may_follow or run.tries > 0
-        result = result_of(
-            run.request,
-            at_ms=self._services.clock_ms(),
-            status=status,
-            reason=reason,
-            usage=run.spent_usage,
-            # What an earlier attempt showed is void: the newest one has no text.
-            attempt=self._state.attempt(run.tries) if shown else 0,
-        )
-        events = self._in_flight.settlement(run.request, result, run.used(result.attempt))
-        await self._commit(run, events)
-
     def _is_parked(self, run: Run, parked: asyncio.Future[int]) -> None:
         """End a request in the line that is too large to be parked with its decision."""
         refused = None if parked.cancelled() else parked.exception()
@@ -341,21 +364,17 @@ class RunQueue:
             ticket = self._line.find(run.key)
             if ticket is not None:
                 self._remove(ticket)
-                self._spawn(self._end(run, "failed", reason_of(refused)))
+                self._tasks.spawn(self._endings.without_attempt(run, "failed", reason_of(refused)))
 
     async def _park_what_is_old(self) -> None:
         """Acknowledge the records of runs that take long: others stand behind them."""
-        loop = asyncio.get_running_loop()
-        limits = self._services.limits
+        limits, park_after_s = self._services.limits, self._settings.park_after_s
         while True:
             await asyncio.sleep(limits.look_for_old_every_s)
-            now = loop.time()
+            now = asyncio.get_running_loop().time()
             # Whatever runs since the lane was crowded may hold back those who are not read yet.
             held_back_since = min(self._crowded_at, now - limits.old_in_a_crowd_s)
-            old_since = max(now - self._settings.park_after_s, held_back_since)
-            while (run := self._in_memory.first_unparked()) is not None:
-                if run.in_memory_since > old_since:
-                    break
+            for run in self._in_memory.unparked_since(max(now - park_after_s, held_back_since)):
                 self._park(run)
 
     def _park(self, run: Run) -> None:
@@ -375,12 +394,6 @@ class RunQueue:
         self._line.remove(ticket)
         self._wake.set()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_ended)
 
-    def _task_ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._context.fail(error)
+def _ticket(run: Run, parked: asyncio.Future[int], wait: Wait | None) -> Ticket:
+    return Ticket(run.key, run.session, run.order, parked, wait, may_follow=run.may_follow)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import takewhile
 
 from millstream.schemas.base import UserKey
 from millstream.streams.lane.runs.run import Run
@@ -59,9 +60,10 @@ class RunTable:
         """Give a user's runs that still hold their records, and were not asked to be parked."""
         return tuple(run for run in self._unparked.values() if run.key[:2] == user)
 
-    def first_unparked(self) -> Run | None:
-        """Give the oldest run that still holds its record, and was not asked to be parked."""
-        return next(iter(self._unparked.values()), None)
+    def unparked_since(self, old_since: float) -> tuple[Run, ...]:
+        """Give those that still hold their records and came by `old_since`, by the loop's clock."""
+        unparked = self._unparked.values()
+        return tuple(takewhile(lambda run: run.in_memory_since <= old_since, unparked))
 
     def asked_to_park(self, run: Run) -> None:
         """Note that a run is being parked, ends, or cannot be parked: one need not ask again."""

@@ -10,8 +10,27 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 
 from millstream.schemas.base import UserKey
-from millstream.schemas.ports import ClockMs
+from millstream.streams.lane.runs.admission import TemplateRef
 from millstream.streams.wire.keys import RequestKey, SessionKey
+
+
+@dataclass(frozen=True, slots=True)
+class UntilTime:
+    """It waits until a time, by its worker's clock: that of its next attempt."""
+
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForTemplate:
+    """It waits since `since_ms` until its lane's worker has a template."""
+
+    template: TemplateRef
+    since_ms: int
+
+
+Wait = UntilTime | ForTemplate
+"""What a request waits for beside its turn; see `waits.py`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -19,15 +38,16 @@ class Ticket:
     """The place of a parked request in the line; the request itself is on the topic `parked`.
 
     `stands_at` gives the offset of its record there, once that is committed. `order` is where the
-    request stands among those of its session. `restored`: another owner parked it. `may_follow`: an
-    earlier attempt may have shown tokens. `behind` is the one behind it, of the same user.
+    request stands among those of its session, `wait` what it waits for beside its turn. `restored`:
+    another owner parked it. `may_follow`: an earlier attempt may have shown tokens. `behind` is the
+    one behind it, of the same user.
     """
 
     key: RequestKey
     session: SessionKey
     order: int
     stands_at: asyncio.Future[int]
-    not_before_ms: int = 0
+    wait: Wait | None = None
     restored: bool = False
     may_follow: bool = False
     gone: bool = False
@@ -235,43 +255,3 @@ class WaitingLine:
             self._of_user[ticket.user] -= 1
             if not self._of_user[ticket.user]:
                 del self._of_user[ticket.user]
-
-
-_TIMER_SLACK_S = 0.005
-
-
-class RetryTimers:
-    """Tells of each ticket that came before its time when that is there, unless it is gone."""
-
-    def __init__(self, clock_ms: ClockMs, on_due: Callable[[Ticket], None]) -> None:
-        self._clock_ms = clock_ms
-        self._on_due = on_due
-        self._timers: set[asyncio.TimerHandle] = set()
-
-    def not_due(self, ticket: Ticket) -> bool:
-        """Tell whether a ticket's request may not be tried yet."""
-        return ticket.not_before_ms > self._clock_ms()
-
-    def schedule(self, ticket: Ticket) -> None:
-        """Tell when a ticket's time is there; nothing if it is there already."""
-        if not self.not_due(ticket):
-            return
-        delay_s = (ticket.not_before_ms - self._clock_ms()) / 1000
-        loop = asyncio.get_running_loop()
-
-        def due() -> None:
-            self._timers.discard(timer)
-            if ticket.gone:
-                return
-            if self.not_due(ticket):  # the wall clock and the loop's differ
-                self.schedule(ticket)
-            else:
-                self._on_due(ticket)
-
-        timer = loop.call_later(delay_s + _TIMER_SLACK_S, due)
-        self._timers.add(timer)
-
-    def close(self) -> None:
-        """Tell of none any more."""
-        for timer in self._timers:
-            timer.cancel()

@@ -8,12 +8,20 @@ from millstream.agents.factory import AgentFactory, RunPlan
 from millstream.agents.templates.structured import REPAIR_TOKENS_MAX
 from millstream.middleware.base import MiddlewareContext
 from millstream.schemas.base import Micros, Reason, saturated
-from millstream.schemas.errors import InputTooLarge, Rejected
+from millstream.schemas.errors import InputTooLarge, Rejected, UnknownTemplate
 from millstream.schemas.events import Decision, ResolvedRequest
 from millstream.schemas.reasons import reason_of
 from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.wire.keys import request_key
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateRef:
+    """A template by its name; without a `version`, whichever is the newest."""
+
+    name: str
+    version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +32,31 @@ class Admission:
     no run: the decision's own reason, or that an admitted request can no longer be planned.
     `context` is what the layers look at, there where the plan is. `reserved_micros` is what this
     stage's decision reserved for the run and those of the stages before it.
+
+    `lacks` is the template that this worker must have before the request can go on. There is
+    neither plan nor refusal then, and no `decision` unless it was made before.
     """
 
-    decision: Decision
+    decision: Decision | None
     is_new: bool
     plan: RunPlan | None
     refused: Reason | None
     context: MiddlewareContext | None = None
     reserved_micros: Micros = 0
+    lacks: TemplateRef | None = None
+
+    @property
+    def made(self) -> Decision:
+        """The decision, which was made."""
+        assert self.decision is not None  # noqa: S101  what lacks nothing is decided on
+        return self.decision
+
+    @property
+    def version(self) -> str | None:
+        """The version of its template that the run keeps, `None` where none is decided on."""
+        if self.plan is not None:
+            return self.plan.template.version
+        return None if self.lacks is None else self.lacks.version
 
 
 def answered_by(admission: Admission, model: str) -> Admission:
@@ -59,20 +84,33 @@ def admit(
     input_bytes_max: int,
     reserved_before_micros: Micros = 0,
     decided: Decision | None = None,
+    version: str | None = None,
 ) -> Admission:
     """Decide on a request, once: a committed decision stands, whoever works on it after a crash.
 
-    It is `decided`, where a parked request brings it along, or what the lane knows.
+    It is `decided`, where a parked request brings it along, or what the lane knows. The run keeps
+    the version of its template that the decision names, or `version`, as an earlier stage had it.
     """
     decided = decided or state.decided.get(request_key(request))
+    version = (decided and decided.template_version) or version
+    reserved_micros = saturated(
+        reserved_before_micros + (decided.reserved_micros if decided else 0)
+    )
     try:
-        plan = _plan(request, factory, input_bytes_max)
-    except Rejected as rejection:
-        # Its template is unknown here, so no layer could be asked about the run.
-        refusal = decided or outcomes.refusal(
-            request, rejection, stage=state.stage, generation=state.generation
+        plan = _plan(request, factory, input_bytes_max, version)
+    except UnknownTemplate:
+        lacks = TemplateRef(request.template, version)
+        return Admission(
+            decided,
+            is_new=False,
+            plan=None,
+            refused=None,
+            reserved_micros=reserved_micros,
+            lacks=lacks,
         )
-        return Admission(refusal, decided is None, None, reason_of(rejection))
+    except Rejected as rejection:
+        undecided = Admission(decided, False, None, None, reserved_micros=reserved_micros)
+        return refused(request, undecided, rejection, state)
     context = MiddlewareContext(
         request=request,
         now_ms=request.at_ms,
@@ -84,6 +122,7 @@ def admit(
         models_after=plan.models_after,
         models_beside=plan.models_beside,
         permissions=plan.template.permissions,
+        template_version=plan.template.version,
     )
     decision = decided or state.pipeline.decide(
         context, generation=state.generation, stage=state.stage
@@ -98,11 +137,30 @@ def admit(
     )
 
 
-def _plan(request: ResolvedRequest, factory: AgentFactory, input_bytes_max: int) -> RunPlan:
+def refused(
+    request: ResolvedRequest, admission: Admission, rejection: Rejected, state: LaneState
+) -> Admission:
+    """Give the admission of a request that can have no plan: no layer is asked about it."""
+    decided = admission.decision
+    refusal = decided or outcomes.refusal(
+        request, rejection, stage=state.stage, generation=state.generation
+    )
+    return replace(
+        admission,
+        decision=refusal,
+        is_new=decided is None,
+        refused=reason_of(rejection),
+        lacks=None,
+    )
+
+
+def _plan(
+    request: ResolvedRequest, factory: AgentFactory, input_bytes_max: int, version: str | None
+) -> RunPlan:
     size_bytes = len(request.input.encode())
     if size_bytes > input_bytes_max:
         raise InputTooLarge(
             f"the input has {size_bytes} bytes, more than {input_bytes_max}; "
             "shorten it, or raise MILLSTREAM_INPUT_BYTES_MAX on the workers"
         )
-    return factory.plan(request)
+    return factory.plan(request, version)

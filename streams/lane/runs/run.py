@@ -55,6 +55,7 @@ class Run:
     `tries` counts the attempts begun, `failures` those in vain, `spent` is what these used and was
     not charged for yet, since it costs nothing, `last` is what the newest of them left behind, and
     `failure` why that one failed, also if it was not made here.
+    `lacks_since_ms` is since when it waits for its template, where it does.
     `under_way` counts towards a template's `request_timeout_s`, and only where there is one.
     `repairs` counts the answers that did not fit their schema and are given anew.
     `calls` are those that its attempts made. `due` is what an attempt used whose end is not
@@ -81,6 +82,7 @@ class Run:
     repairs: int = 0
     spent: tuple[CallUsage, ...] = ()
     not_before_ms: int = 0
+    lacks_since_ms: int = 0
     under_way: ActiveTime = field(default_factory=ActiveTime)
     cancelled: Reason | None = None
     last: RunOutcome | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,9 @@ from millstream.agents.loop.telling.run_states import (
 )
 from millstream.schemas.base import Reason
 from millstream.schemas.events import ResolvedRequest, ResultStatus
+from millstream.schemas.lane_events import HoldPlaced
 from millstream.schemas.ports import ClockMs
-from millstream.streams.wire.keys import RequestKey, SessionKey, request_key
+from millstream.streams.wire.keys import RequestKey, request_key
 
 __all__ = ["RunStates"]
 
@@ -51,14 +53,6 @@ class RunStates:
         run = self._runs.get(key)
         return "idle" if run is None else run.state
 
-    def paused_of_session(self, session: SessionKey) -> tuple[RequestKey, ...]:
-        """Give the runs of a session that are paused."""
-        return tuple(
-            key
-            for key, run in self._runs.items()
-            if run.state == "paused" and (*key[:2], run.session_id) == session
-        )
-
     def to(
         self,
         state: RunState,
@@ -83,12 +77,23 @@ class RunStates:
         """Take in that a run has ended."""
         self.to(state_after(status), request, attempt, reason=reason)
 
-    def resumed(self, key: RequestKey) -> None:
-        """Take in that a run that was paused may go on: it waits its turn."""
-        run = self._runs.get(key)
-        if run is not None and run.state == "paused":
-            run.was_resumed = True
-            self._go(key, run, "paused", "idle", run.attempt, None)
+    def lifted(self, hold: HoldPlaced, is_paused: Callable[[RequestKey], bool]) -> None:
+        """Take in that a hold was lifted: paused runs that nothing else holds wait their turn."""
+        user = (hold.tenant, hold.user_id)
+        if hold.session_id is None:
+            held = [(*user, str(hold.request_id))]
+        else:
+            session = hold.session_id
+            held = [
+                key
+                for key, run in self._runs.items()
+                if (key[:2], run.session_id) == (user, session)
+            ]
+        for key in held:
+            run = self._runs.get(key)
+            if run is not None and run.state == "paused" and not is_paused(key):
+                run.was_resumed = True
+                self._go(key, run, "paused", "idle", run.attempt, None)
 
     def take_resumed(self, key: RequestKey) -> bool:
         """Tell whether a run was resumed since its last attempt; asked again, it was not."""

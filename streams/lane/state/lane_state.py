@@ -38,7 +38,7 @@ class LaneState:
     """Finished requests, records that are dead letters, and commands that were carried out."""
 
     decided: dict[RequestKey, Decision]
-    """Decisions on requests that are neither finished nor parked."""
+    """Decisions on requests that are not finished, and not parked with their decision."""
 
     parked: dict[RequestKey, str | None]
     """What was asked, as a digest, of requests that are parked."""
@@ -135,9 +135,9 @@ class LaneState:
         """Give the number of an attempt that follows `tries` of this owner's."""
         return self.generation * ATTEMPTS_PER_GENERATION + tries
 
-    def park(self, key: RequestKey, asked: str | None) -> None:
+    def park(self, key: RequestKey, asked: str | None, *, is_decided: bool = True) -> None:
         """Take in that a request is parked, as its `RunParked` does: for the reader of `parked`."""
-        self._requests.park(key, asked)
+        self._requests.park(key, asked, is_decided=is_decided)
 
     def waits_since(self, at_ms: int | None) -> None:
         """Hear when the oldest request arrived that is left unread; `None` if there is none."""

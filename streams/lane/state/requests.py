@@ -28,10 +28,13 @@ class Requests:
     """Finished requests, records that are dead letters, and commands that were carried out."""
 
     decided: dict[RequestKey, Decision] = field(default_factory=dict)
-    """Decisions on requests that are neither finished nor parked."""
+    """Decisions on requests that are not finished, and not parked with their decision."""
 
     parked: dict[RequestKey, str | None] = field(default_factory=dict)
-    """What was asked, as a digest, of requests that are parked: their records hold the rest."""
+    """What was asked, as a digest, of requests that are parked: their records hold the rest.
+
+    One may be in `decided` as well: it was parked before it was decided on.
+    """
 
     decided_until_ms: int = 0
     """The broker's time of the newest request that was decided on."""
@@ -72,9 +75,10 @@ class Requests:
         body = self.seen.body(id_digest(*key))
         return None if body is None else f"{body:016x}"
 
-    def park(self, key: RequestKey, asked: str | None) -> None:
-        """Take in that a request is parked: its record there carries the decision."""
-        self.decided.pop(key, None)
+    def park(self, key: RequestKey, asked: str | None, *, is_decided: bool = True) -> None:
+        """Take in that a request is parked: its record there carries the decision, if any."""
+        if is_decided:
+            self.decided.pop(key, None)
         self.parked[key] = asked
 
     def _decide(self, decision: Decision) -> None:
@@ -98,7 +102,8 @@ class Requests:
         self.seen.add(_record_digest(event), event.at_ms)
 
     def _park(self, event: RunParked) -> None:
-        self.park(request_key(event), event.decision.request_digest)
+        asked = event.decision.request_digest
+        self.park(request_key(event), asked, is_decided=not event.undecided)
 
     def _finish(self, key: RequestKey, at_ms: int, asked: str | None = None) -> None:
         decided = self.decided.pop(key, None)
@@ -123,7 +128,7 @@ class Requests:
             decision = Decision.model_validate(each)
             self.decided[request_key(decision)] = decision
         for (tenant, user_id, request_id), asked in entries["parked"]:
-            self.park((tenant, user_id, request_id), asked)
+            self.park((tenant, user_id, request_id), asked, is_decided=False)
         # What snapshots of earlier versions do not tell may be missing.
         self.decided_until_ms = entries.get("decided_until_ms", 0)
         open_ids, again_ids = (

@@ -99,3 +99,55 @@ def test_a_model_that_is_not_there_is_told_when_the_agent_is_made(factory: Agent
     plan = factory.plan(resolved("x", model="nosuch"))
     with pytest.raises(ModelUnavailable):
         factory.create(plan)
+
+
+def test_a_run_is_planned_with_the_version_that_it_began_with(factory: AgentFactory) -> None:
+    for version in ("1", "2"):
+        factory.register(AgentTemplate(name="own", version=version, system_prompt=version))
+    assert factory.plan(resolved("x", template="own")).template.version == "2"
+    assert factory.plan(resolved("x", template="own"), "1").template.version == "1"
+    with pytest.raises(UnknownTemplate, match="has no version '3' here; known: 1, 2"):
+        factory.plan(resolved("x", template="own"), "3")
+
+
+def test_a_version_that_is_registered_again_is_the_newest(factory: AgentFactory) -> None:
+    one, two = (AgentTemplate(name="own", version=version) for version in ("1", "2"))
+    for template in (one, two, one):
+        factory.register(template)
+    assert factory.template("own") == one
+
+
+def test_what_is_retired_is_given_to_no_new_run_and_stays_for_those_that_have_it(
+    factory: AgentFactory,
+) -> None:
+    for version in ("1", "2"):
+        factory.register(AgentTemplate(name="own", version=version))
+    factory.retire("own", "2")
+    assert factory.template("own").version == "1"
+    factory.retire("own")
+    with pytest.raises(UnknownTemplate, match="no template is called 'own'"):
+        factory.plan(resolved("x", template="own"))
+    assert factory.plan(resolved("x", template="own"), "2").template.version == "2"
+    assert not factory.has("own")
+    assert factory.has("own", "1")
+    with pytest.raises(UnknownTemplate):
+        factory.retire("own")
+
+
+def test_a_version_that_is_replaced_is_built_anew(factory: AgentFactory) -> None:
+    factory.register(AgentTemplate(name="own", system_prompt="Be brief."))
+    first = factory.create(factory.plan(resolved("x", template="own")))
+    factory.replace(AgentTemplate(name="own", system_prompt="Be kind."))
+    assert factory.template("own").system_prompt == "Be kind."
+    assert factory.create(factory.plan(resolved("x", template="own"))) is not first
+
+
+def test_who_listens_hears_of_templates_until_it_ends(factory: AgentFactory) -> None:
+    heard: list[tuple[str, ...]] = []
+    end = factory.on_change(lambda: heard.append(factory.names))
+    factory.register(AgentTemplate(name="own"))
+    factory.retire("own")
+    end()
+    factory.register(AgentTemplate(name="other"))
+    built_in = ("chat_agent", "react_agent", "structured_agent")
+    assert heard == [("chat_agent", "own", "react_agent", "structured_agent"), built_in]

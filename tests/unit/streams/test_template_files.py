@@ -115,7 +115,7 @@ def test_what_cannot_be_named_says_what_to_write_instead(tmp_path: Path) -> None
         ("name: [a\n", "not YAML"),
         ("#" * 1_000_001, "longer than 1,000,000 bytes"),
         ("name: a\nretry: 3\n", "line 2: retry: must be a mapping (attempts_max, "),
-        ("name: a\nkind: react\n", "`tools` are for the kind `react`"),
+        ("name: a\nkind: react\n", "the kind `react` needs `tools`"),
         ("name: a\npermissions: ['orders:*']\n", "line 2: permissions.0: "),
         ("name: a\nmodels: local\n", "line 2: models: must be a list, as in ['local']"),
     ],

@@ -18,6 +18,7 @@ from millstream.schemas.lane_events import (
     RequestsDeferred,
     RunParked,
     StageRequest,
+    TemplateWait,
 )
 from millstream.streams.bus.api import Delivery, Unreadable
 from tests import making
@@ -139,6 +140,27 @@ CASES: tuple[tuple[Event, str], ...] = (
             tries=2,
         ),
         "request r waits (2 attempts so far)",
+    ),
+    (
+        RunParked(
+            **IDS,
+            request=ResolvedRequest(
+                user_id="ada", request_id="r", session_id="s", input="x", source=PLACE
+            ),
+            decision=making.decision(**IDS, admitted=False, generation=1, source=PLACE),
+            undecided=True,
+            waits_for=TemplateWait(template="new", version="2", since_ms=1),
+            order=7,
+        ),
+        "request r waits for template new, version 2",
+    ),
+    (
+        making.template_applied(by="ada"),
+        "ada applies template own, version 1",
+    ),
+    (
+        making.template_applied(retired=True),
+        "somebody retires template own, version 1",
     ),
     (HoldPlaced(user_id="ada", session_id="s"), "all of session s is paused"),
     (HoldPlaced(user_id="ada", request_id="r"), "r is paused"),

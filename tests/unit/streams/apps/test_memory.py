@@ -15,6 +15,7 @@ from millstream import (
     App,
     Forbidden,
     InMemoryApp,
+    Listener,
     MiddlewareContext,
     MiddlewareResult,
     arun_agent,
@@ -56,6 +57,8 @@ def test_an_agent_answers_with_its_tool_by_a_script_and_is_charged_at_its_models
     assert (run.status, run.output) == ("completed", "we are open 9 to 17")
     assert "".join(token.text for token in run.tokens) == run.output
     assert run.result.user_id == "ada"
+    assert run.tools_called == ("opening_hours",)
+    assert [step.result for step in run.steps if step.kind == "tool_end"] == ["9 to 17"]
     assert run.result.model == "openai:gpt-5-mini"
     assert run.cost_micros == sum(cost.cost_micros for cost in run.costs) > 0
     assert len(run.costs) == 2
@@ -103,6 +106,17 @@ async def test_a_model_that_cannot_be_made_fails_the_run_by_its_name() -> None:
     assert run.reason == (
         "model_unavailable: the app's model 'house' cannot be made: OSError: no such host"
     )
+
+
+async def test_a_listener_of_the_app_is_told_of_its_tools() -> None:
+    told: list[str] = []
+    listener = Listener(
+        lambda event: told.append(f"{event.name} {event.detail}"), kinds={"tool_end"}
+    )
+    app = App("shop", templates=[SHOP], tools=[opening_hours], listeners=[listener, told.append])
+    await arun_agent(app, "shop", "when?", script=SCRIPT)
+    assert told == ["opening_hours 9 to 17"]
+    assert "run" not in told
 
 
 async def test_what_is_no_request_is_told_at_once() -> None:

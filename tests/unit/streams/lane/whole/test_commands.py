@@ -218,6 +218,7 @@ async def test_a_command_that_cannot_be_read_is_buried_once(world: MemoryLanes) 
 
 
 async def test_no_hold_outlives_its_request(world: MemoryLanes) -> None:
+    world = world.changed(template_unknown_wait_s=0)  # else the hold would keep it waiting
     async with (
         lane_services(world) as services,
         upstream(world) as program,

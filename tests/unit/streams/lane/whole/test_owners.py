@@ -71,6 +71,7 @@ async def decided(world: MemoryLanes, *, count: int) -> list[tuple[str, bool]]:
 async def test_every_producer_of_the_last_owner_is_fenced_before_a_new_one_restores(
     world: MemoryLanes, commits: int
 ) -> None:
+    world = world.changed(template_unknown_wait_s=0)  # refused at once
     async with (
         AsyncExitStack() as stack,
         lane_services(world) as services,

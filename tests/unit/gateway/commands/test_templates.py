@@ -1,0 +1,85 @@
+"""`millstream templates`: all mistakes of files are told at once, before anything is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from millstream.gateway.checks import templates_found
+from millstream.gateway.cli import app
+from millstream.gateway.commands.templates import _load
+from millstream.schemas.errors import Misconfigured
+from millstream.streams.consumer.capabilities import Capabilities, Need
+from millstream.streams.consumer.members import LaneMember
+from millstream.streams.templates.records import AppliedTemplate
+from tests import making
+
+
+def able(worker: str, *names: str, waits: frozenset[Need] = frozenset()) -> LaneMember:
+    can_run = Capabilities(frozenset(names), frozenset((name, "1") for name in names))
+    return LaneMember(worker, can_run, {0: waits})
+
+
+def test_every_mistake_of_every_file_is_told_with_its_field(tmp_path: Path) -> None:
+    files = {
+        "good.yaml": "name: own\n",
+        "again.json": '{"name": "own"}',
+        "bad.yaml": "name: x\nkind: poet\noutput_tokens_max: 0\nsystem_promt: hi\n",
+        "list.yaml": "- name: x\n",
+        "broken.yaml": "name: [\n",
+        "tools.yaml": "name: y\nkind: react\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(Misconfigured) as told:
+        _load([tmp_path / name for name in files])
+    told_of = {
+        name: [line for line in str(told.value).splitlines() if f"/{name}: " in line]
+        for name in files
+    }
+    assert "name: template 'own', version '1', is in" in told_of["again.json"][0]
+    bad = "\n".join(told_of["bad.yaml"])
+    assert all(field in bad for field in ("kind: ", "output_tokens_max: ", "system_promt"))
+    assert all(told_of[name] for name in files if name != "good.yaml")
+    (good,) = _load([tmp_path / "good.yaml"])
+    assert (good.name, good.version) == ("own", "1")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["apply"], ["apply", "/nowhere.yaml"], ["show"], ["retire"], ["forget", "x"]]
+)
+def test_wrong_usage_exits_2(arguments: list[str]) -> None:
+    assert CliRunner().invoke(app, ["templates", *arguments]).exit_code == 2
+
+
+def test_doctor_names_what_no_live_worker_can_run_and_what_waits() -> None:
+    applied = (
+        AppliedTemplate(making.template_applied(name="clerk"), 0),
+        AppliedTemplate(making.template_applied(name="gone", retired=True), 1),
+        AppliedTemplate(making.template_applied(name="own"), 2),
+    )
+    waits: frozenset[Need] = frozenset({("nope", None), ("own", None)})
+    found = templates_found(applied, (able("w1", "own", waits=waits), able("w2", "own")))
+    assert [(one.level, one.told) for one in found] == [
+        ("wrong", "no live worker can run 'clerk', version '1'"),
+        ("note", "requests wait for template 'nope': no live worker has it"),
+    ]
+
+
+def test_doctor_advises_namespaces_for_apps_that_differ() -> None:
+    found = templates_found((), (able("w1", "a", "b"), able("w2", "a", "c")))
+    assert [one.told for one in found] == [
+        "worker w1 lacks c, which others have",
+        "worker w2 lacks b, which others have",
+    ]
+    assert all("MILLSTREAM_NAMESPACE" in one.remedy for one in found)
+
+
+def test_doctor_says_nothing_of_what_cannot_be_known() -> None:
+    applied = (AppliedTemplate(making.template_applied(), 0),)
+    assert templates_found(applied, ()) == ()
+    assert templates_found(applied, (LaneMember("old", None),)) == ()
+    (fine,) = templates_found(applied, (able("w", "own"), LaneMember("old", None)))
+    assert (fine.level, fine.told) == ("ok", "1, which each of 1 workers can run")
