@@ -44,6 +44,7 @@ _EPILOG = EXIT_CODES_HELP
 _BEGINS_ANEW = (
     "the answer begins anew (the attempt that wrote this failed, was stopped or was lost):"
 )
+_MODEL_CALLS = frozenset({"model_start", "model_end", "model_error"})
 
 
 def submit(
@@ -219,10 +220,14 @@ class JsonShow:
 
 
 class TextShow:
-    """Prints the answer's text as it comes, and at the end how it ended."""
+    """Prints the answer's text as it comes, and at the end how it ended.
 
-    def __init__(self) -> None:
+    Of the steps that are given to it, those of models are left out without `model_calls`.
+    """
+
+    def __init__(self, *, model_calls: bool = True) -> None:
         self._in_line = False
+        self._model_calls = model_calls
         self._console = progress_console()
 
     def take(self, told: Told) -> ExitCode | None:
@@ -235,6 +240,8 @@ class TextShow:
                 case StartedAnew():
                     self.broke_off()
                     self._console.print(_BEGINS_ANEW)
+                case Stepped(step=step) if not self._model_calls and step.kind in _MODEL_CALLS:
+                    pass
                 case Stepped(step=step):
                     self.broke_off()
                     self._console.print(step_text(step), markup=False, highlight=False)

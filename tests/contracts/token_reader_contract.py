@@ -10,6 +10,7 @@ import pytest
 from millstream.schemas.base import Address
 from millstream.schemas.errors import AnswerLate, Misconfigured, ServiceUnavailable
 from millstream.schemas.events import AgentResult, AgentToken, ResultStatus
+from millstream.schemas.steps import AgentStep
 from millstream.schemas.topics import RESULTS, TOKENS
 from millstream.streams.bus.api import NOW, EventBus, EventFilter, FromTime
 from millstream.streams.bus.token_reader import (
@@ -17,6 +18,7 @@ from millstream.streams.bus.token_reader import (
     Piece,
     Position,
     StartedAnew,
+    Stepped,
     Text,
     TokenReader,
     answer,
@@ -43,6 +45,19 @@ def token(text: str, seq: int, attempt: int = 1000, *, request: str = "r") -> Ag
     return making.token(request_id=request, attempt=attempt, seq=seq, text=text)
 
 
+def step(seq: int, place: int = 0, attempt: int = 1000, *, request: str = "r") -> AgentStep:
+    return AgentStep(
+        user_id="ada",
+        request_id=request,
+        session_id="s",
+        at_ms=1,
+        attempt=attempt,
+        seq=seq,
+        kind="tool_start",
+        text_bytes=place,
+    )
+
+
 def result(
     output: str | None,
     attempt: int = 1000,
@@ -50,6 +65,7 @@ def result(
     last_seq: int = -1,
     request: str = "r",
     status: ResultStatus = "completed",
+    steps: int | None = None,
 ) -> AgentResult:
     return making.result(
         request_id=request,
@@ -57,11 +73,12 @@ def result(
         output=output,
         attempt=attempt,
         last_seq=last_seq,
+        steps=steps,
     )
 
 
 def words(pieces: list[Piece]) -> list[str]:
-    """Give the pieces' texts, `!` for a new beginning and `.` for the end."""
+    """Give the pieces' texts, `!` for a new beginning, `#` for a step and `.` for the end."""
     told = []
     for piece in pieces:
         match piece:
@@ -69,6 +86,8 @@ def words(pieces: list[Piece]) -> list[str]:
                 told.append(text)
             case StartedAnew():
                 told.append("!")
+            case Stepped(step=stepped):
+                told.append(f"#{stepped.seq}")
             case Ended():
                 told.append(".")
     return told
@@ -161,6 +180,76 @@ class TokenReaderContract:
                     shown = "" if isinstance(later, StartedAnew) else shown
                     ended = isinstance(later, Ended)
                 assert (shown, index == len(whole) - 1 or ended) == ("new", True)
+
+    async def test_steps_are_yielded_in_their_place_where_they_are_wanted(
+        self, bus: EventBus
+    ) -> None:
+        async with TokenReader(bus, "ada", "r", since=NOW, steps=True) as reader:
+            await bus.publish_batch([step(0, request="other"), step(0), step(1, 4)])
+            assert words(await take(reader, 1)) == ["#0"]
+            await bus.publish(token("one two", 0))
+            assert words(await take(reader, 3)) == ["one ", "#1", "two"]
+            # Whichever comes first: the end waits for them.
+            await bus.publish(result("one two", last_seq=0, steps=3))
+            await bus.publish(step(2, 7))
+            assert words([piece async for piece in reader]) == ["#2", "."]
+        async with TokenReader(bus, "ada", "r") as reader:
+            assert "".join(words([piece async for piece in reader])) == "one two."
+
+    async def test_steps_of_a_lost_attempt_are_void_as_its_text_is(self, bus: EventBus) -> None:
+        async with TokenReader(bus, "ada", "r", since=NOW, steps=True) as reader:
+            await bus.publish_batch([step(0), step(1), step(0, 0, 2000)])
+            assert words(await take(reader, 4)) == ["#0", "#1", "!", "#0"]
+            # A zombie goes on.
+            await bus.publish_batch([step(2), token("old", 0), step(1, 0, 2000)])
+            await bus.publish(result(None, 2000, status="failed", steps=2))
+            assert words([piece async for piece in reader]) == ["#1", "."]
+
+    # A product that connected again lost the calls that it had shown before
+    # (nesquena/hermes-webui#3707), or showed them twice; here it goes on behind any piece.
+    async def test_another_process_goes_on_behind_any_step(
+        self, world: World, bus: EventBus
+    ) -> None:
+        await bus.publish_batch([step(0), token("old", 0), step(1, 3), step(0, 0, 2000)])
+        await bus.publish_batch([token("", 0, 2000), step(1, 2, 2000), token("new", 1, 2000)])
+        await bus.publish(step(2, 3, 2000))
+        await bus.publish(result("new", 2000, last_seq=1, steps=3))
+        async with TokenReader(bus, "ada", "r", steps=True) as reader:
+            whole = [piece async for piece in reader]
+        for index in range(len(whole)):
+            resume = Position.parse(str(whole[index].position))
+            async with (
+                world.bus() as other,
+                TokenReader(other, "ada", "r", resume=resume, steps=True) as reader,
+            ):
+                told = words([*whole[: index + 1], *[piece async for piece in reader]])
+            told = told[len(told) - told[::-1].index("!") :] if "!" in told else told
+            assert [word for word in told if word.startswith("#")] == ["#0", "#1", "#2"]
+            text = "".join(word for word in told if not word.startswith("#"))
+            assert text == "new."
+
+    async def test_a_position_of_a_reader_without_steps_gives_all_of_the_attempts(
+        self, bus: EventBus
+    ) -> None:
+        await bus.publish_batch([step(0), token("a", 0)])
+        async with TokenReader(bus, "ada", "r") as reader:
+            (piece,) = await take(reader, 1)
+        await bus.publish_batch([step(1, 1), token("b", 1)])
+        await bus.publish(result("ab", last_seq=1, steps=2))
+        resume = Position.parse(str(piece.position))
+        async with TokenReader(bus, "ada", "r", resume=resume, steps=True) as reader:
+            told = words([piece async for piece in reader])
+        assert [word for word in told if word != "b"] == ["#0", "#1", "."]
+        assert "b" in told
+
+    async def test_steps_before_the_place_where_reading_began_hold_up_no_end(
+        self, bus: EventBus
+    ) -> None:
+        await bus.publish_batch([step(0), step(1)])
+        async with TokenReader(bus, "ada", "r", since=NOW, steps=True) as reader:
+            await bus.publish(result("ab", last_seq=0, steps=2))
+            told = words([piece async for piece in reader])
+        assert "".join(told) in {"ab.", "#0#1ab."}
 
     async def test_a_request_that_is_rejected_just_ends(self, bus: EventBus) -> None:
         await bus.publish(result(None, 0, status="rejected"))

@@ -8,14 +8,19 @@ from millstream.gateway.commands.submit import TextShow
 from millstream.gateway.console.follow import Told
 from millstream.schemas.base import Address, Reason
 from millstream.schemas.events import AgentResult, AgentToken
+from millstream.schemas.steps import AgentStep
 from millstream.streams.bus.answer import Answer
 from millstream.streams.bus.api import Delivery
 from tests import making
 
 
-def shown(capsys: pytest.CaptureFixture[str], *events: AgentToken | AgentResult) -> tuple[str, str]:
+def shown(
+    capsys: pytest.CaptureFixture[str],
+    *events: AgentToken | AgentStep | AgentResult,
+    model_calls: bool = True,
+) -> tuple[str, str]:
     """Give what stands on standard output and on standard error after these records."""
-    show, answer = TextShow(), Answer()
+    show, answer = TextShow(model_calls=model_calls), Answer(steps=True)
     for offset, event in enumerate(events):
         delivery = Delivery(event, Address(topic="t", partition=0, offset=offset), 1)
         show.take(Told(delivery, answer.take(delivery)))
@@ -73,3 +78,57 @@ def test_reason_of_a_failure_is_told_to_its_end(capsys: pytest.CaptureFixture[st
     _, err = shown(capsys, failed(Reason(code="model_unavailable", message=message)))
     assert "run pip install it (0 tokens in, 0 out, $0.000000)" in err
     assert "\x1b" not in err
+
+
+def step(seq: int, kind: str, **told: object) -> AgentStep:
+    return AgentStep.model_validate(
+        {
+            "user_id": "ada",
+            "request_id": "r",
+            "session_id": "s",
+            "at_ms": 1,
+            "attempt": 1000,
+            "seq": seq,
+            "kind": kind,
+            **told,
+        }
+    )
+
+
+CALL = (
+    step(0, "model_start", name="scripted"),
+    making.token(attempt=1000, seq=0, text="Let me see. It is 144."),
+    step(1, "tool_start", name="calculator", arguments='{"expression": "12*12"}', text_bytes=11),
+    step(2, "tool_end", name="calculator", result="144", duration_ms=3, text_bytes=11),
+)
+
+
+def test_steps_are_told_on_standard_error_in_their_place(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asks, text, *call = CALL
+    ended = making.result("Let me see. It is 144.", attempt=1000, last_seq=0, steps=3)
+    out, err = shown(capsys, asks, *call, text, ended)
+    assert out == "Let me see.\n It is 144.\n"
+    told = err.splitlines()
+    assert told[:3] == ["asks scripted", '→ calculator(expression="12*12")', "← 144 in 3 ms"]
+    assert told[3].startswith("completed in")
+
+
+def test_chat_shows_calls_of_tools_and_not_those_of_models(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, err = shown(capsys, *CALL, model_calls=False)
+    assert err == '→ calculator(expression="12*12")\n← 144 in 3 ms\n'
+
+
+def test_steps_of_an_attempt_that_is_void_are_told_to_be(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    again = step(0, "restart").model_copy(update={"attempt": 2000})
+    late = step(3, "model_start", name="scripted")
+    _, err = shown(capsys, CALL[0], again, late)
+    told = err.splitlines()
+    assert told[0] == "asks scripted"
+    assert "begins anew" in told[1]
+    assert told[-1] == "begins anew: the attempt before was lost or stopped"

@@ -10,9 +10,10 @@ from millstream.gateway.console.follow import earlier_result, submitted
 from millstream.schemas.base import Address
 from millstream.schemas.dead_letters import DeadLetter, RequestIdReused
 from millstream.schemas.events import AgentRequest, AgentResult, AgentToken, Decision
+from millstream.schemas.steps import AgentStep
 from millstream.schemas.topics import catalogue
 from millstream.streams.broker.memory.broker import MemoryBroker
-from millstream.streams.bus.answer import Ended, Text
+from millstream.streams.bus.answer import Ended, Stepped, Text
 from millstream.streams.bus.api import EventBus
 from millstream.streams.bus.memory import MemoryBus
 from millstream.streams.settings import Settings
@@ -123,3 +124,26 @@ async def test_a_request_that_was_cut_off_is_followed_until_all_its_tokens_came(
         await bus.publish(token())
         (last,) = [told async for told in coming]
     assert [type(piece) for piece in last.pieces] == [Text, Ended]
+
+
+async def test_steps_that_come_behind_the_result_are_awaited(bus: MemoryBus) -> None:
+    step = AgentStep(
+        user_id="ada",
+        request_id="r",
+        session_id="s",
+        at_ms=1,
+        attempt=1,
+        seq=0,
+        kind="model_start",
+        name="scripted",
+    )
+    ended = result().model_copy(update={"attempt": 1, "last_seq": 0, "steps": 1})
+    pieces = []
+    async with bus, asyncio.timeout(10), submitted(bus, REQUEST, steps=True) as (_, coming):
+        await bus.publish(ended)
+        assert isinstance((await anext(coming)).delivery.event, AgentResult)
+        await bus.publish_batch([token(), step])
+        async for told in coming:
+            pieces += told.pieces
+    assert [type(piece) for piece in pieces if not isinstance(piece, Text)] == [Stepped, Ended]
+    assert "".join(piece.text for piece in pieces if isinstance(piece, Text)) == "Hello"
