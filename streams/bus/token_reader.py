@@ -89,7 +89,7 @@ class TokenReader:
         self._steps = steps
         self._answer = Answer(steps=steps)
         self._ready: deque[Piece] = deque()
-        # In this order, where several have come: steps, the text behind them, the result.
+        # In this order, while there are any: steps, the text behind them, the result.
         self._sources: dict[str, AsyncIterator[Delivery]] = {}
         self._coming: dict[str, asyncio.Task[Delivery | None]] = {}
         self._tails = AsyncExitStack()
@@ -157,6 +157,7 @@ class TokenReader:
                 raise ServiceUnavailable(message)
             del self._coming[name]
             self._ready.extend(self._answer.take(delivery))
+            return
 
     async def _look_for_steps(self) -> None:
         """Take what the topic has of the steps that a result still lacks: no others will come.
