@@ -40,7 +40,7 @@ class Up:
 async def up(
     kafka_bootstrap: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Up]:
-    """`millstream up` with the demo's policy and the scripted model."""
+    """`millstream up` with the demo's policy, an agent with tools, and the scripted model."""
     data = tmp_path_factory.mktemp("up")
     client = {
         "MILLSTREAM_NAMESPACE": f"t-{secrets.token_hex(6)}",
@@ -52,8 +52,10 @@ async def up(
         "MILLSTREAM_DEFAULT_MODEL": "scripted",
         "MILLSTREAM_SESSION_TIMEOUT_S": "6",
     }
-    policy = str(PROJECT / "docs" / "examples" / "demo-policy.yaml")
-    async with millstream(environment, "up", "--policy", policy) as process:
+    demo = (PROJECT / "docs" / "examples" / "demo-policy.yaml").read_text("utf-8")
+    policy = data / "policy.yaml"
+    policy.write_text(demo.replace("[chat_agent]", "[chat_agent, react_agent]"), "utf-8")
+    async with millstream(environment, "up", "--policy", str(policy)) as process:
         assert process.stderr is not None
         await line_with(process.stderr, "Millstream runs", 90)
         # Neither Kafka nor Redis is named: they are found in the data folder.
@@ -68,6 +70,16 @@ async def test_submit_shows_the_answer_and_tells_the_rest_on_standard_error(up: 
     assert (told.code, told.out) == (0, "hello world\n"), told.err
     assert "completed in" in told.err
     assert "$0.000000" in told.err
+
+
+async def test_submit_with_steps_shows_the_run_s_calls_in_their_order(up: Up) -> None:
+    asked = ('call: calculator {"expression": "12*12"}; say: it is 144', "--user", "ada")
+    told = await run(up.environment, "submit", *asked, "--template", "react_agent", "--steps")
+    assert (told.code, told.out) == (0, "it is 144\n"), told.err
+    kinds = re.findall("^(asks|scripted has answered|→|←|completed)", told.err, re.MULTILINE)
+    call = ["asks", "scripted has answered"]
+    assert kinds == [*call, "→", "←", *call, "completed"], told.err
+    assert '→ calculator(expression="12*12")\n← 144 in ' in told.err
 
 
 async def test_submit_as_json_prints_the_events_up_to_the_result(up: Up) -> None:
