@@ -23,7 +23,7 @@ from benchmarks.measures import (
     transactions,
     waiting,
 )
-from benchmarks.measures.agents import prompt_cache
+from benchmarks.measures.agents import executor, prompt_cache
 from benchmarks.peers import measure as peers
 from benchmarks.report import Figure
 from benchmarks.services import machine, services
@@ -47,6 +47,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "agent": lambda *_: agent.run(),
     "hosting": lambda *_: hosting.run(),
     "memory": lambda *_: memory.run(),
+    "executor": lambda *_: executor.run(),
     "prompt_cache": lambda *_: prompt_cache.run(),
 }
 
