@@ -228,6 +228,7 @@ class TokenReaderContract:
             text = "".join(word for word in told if not word.startswith("#"))
             assert text == "new."
 
+    # garfiec/Librechat-Mobile#137: a call under way was not shown where the stream was resumed.
     async def test_a_position_of_a_reader_without_steps_gives_all_of_the_attempts(
         self, bus: EventBus
     ) -> None:

@@ -17,6 +17,7 @@ from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.output.outcomes import CANCELLED
 from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.queue.run_queue import RunQueue
+from millstream.streams.lane.queue.waiting_line import Ticket
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.state.pauses import HOLDS_MAX, Pauses
 from millstream.streams.wire.codec import Tombstone
@@ -178,6 +179,16 @@ class CommandHandler:
         # Not after the commit: a command, or a result, that comes meanwhile must find it.
         self._pauses.add(hold)
         await self._writer.commit([hold, mark])
+        for one in self._at_hand(command):
+            self._queue.tell_if_paused(one)
+
+    def _at_hand(self, command: ControlCommand) -> tuple[Run | Ticket, ...]:
+        """Give what runs or waits of what a command is for."""
+        user = (command.tenant, command.user_id)
+        if command.session_id is not None:
+            return self._queue.of_session((*user, command.session_id))
+        one = self._queue.find((*user, command.request_id or ""))
+        return () if one is None else (one,)
 
     def _ends(self, command: ControlCommand) -> bool:
         """Tell whether a request's result is committed or on its way: nobody would lift a hold."""

@@ -12,6 +12,7 @@ from millstream.schemas.reasons import result_of
 from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.queue.parking import Parking
 from millstream.streams.lane.runs.run import Run
+from millstream.streams.lane.runs.run_states import RunStates
 from millstream.streams.lane.state.lane_state import LaneState
 
 
@@ -19,9 +20,16 @@ class Endings:
     """Commits what the requests of one lane's queue end with, and what is to be forgotten then."""
 
     def __init__(
-        self, *, state: LaneState, in_flight: InFlightRequests, parking: Parking, clock_ms: ClockMs
+        self,
+        *,
+        state: LaneState,
+        in_flight: InFlightRequests,
+        parking: Parking,
+        states: RunStates,
+        clock_ms: ClockMs,
     ) -> None:
         self._state = state
+        self._states = states
         self._in_flight = in_flight
         self._parking = parking
         self._clock_ms = clock_ms
@@ -29,9 +37,16 @@ class Endings:
     def commit(self, run: Run, events: Sequence[Event]) -> Coroutine[Any, Any, None]:
         """Submit what a run ends with, now; give what to await until it is committed."""
         run.ending = True
-        run.ended_as = next(one for one in events if isinstance(one, AgentResult))
+        result = next(one for one in events if isinstance(one, AgentResult))
         gone = self._parking.tombstones(run)
-        return self._in_flight.finish(run.entry, run.request, [*events, *gone], run.traceparent)
+        finish = self._in_flight.finish(run.entry, run.request, [*events, *gone], run.traceparent)
+        return self._told(finish, run, result)
+
+    async def _told(
+        self, committed: Coroutine[Any, Any, None], run: Run, result: AgentResult
+    ) -> None:
+        await committed
+        self._states.ended(run.request, result.status, result.attempt, result.reason)
 
     def without_attempt(
         self, run: Run, status: ResultStatus, reason: Reason, *decided: Decision

@@ -30,6 +30,10 @@ class _Decided(Frozen):
     request_digest: str | None = None
 
 
+class _Asked(Frozen):
+    template: str = ""
+
+
 class ParkedHead(Frozen):
     """Of a parked request, what must be known while it waits."""
 
@@ -37,6 +41,7 @@ class ParkedHead(Frozen):
     user_id: Identifier
     request_id: Identifier
     session_id: Identifier
+    request: _Asked = _Asked()
     decision: _Decided
     order: int
     not_before_ms: int = 0

@@ -87,7 +87,11 @@ class Parking:
             stands_at: asyncio.Future[int] = asyncio.get_running_loop().create_future()
             stands_at.set_result(offset)
             tickets.append(
-                Ticket(head.key, head.session, head.order, stands_at, wait_of(head), restored=True)
+                Ticket(
+                    *(head.key, head.session, head.order, stands_at, wait_of(head)),
+                    template=head.request.template,
+                    restored=True,
+                )
             )
         await asyncio.gather(*(self._take_over(*placed) for _, placed in paused))
         return tickets

@@ -70,10 +70,12 @@ class RunQueue:
         self._draining = False
         self._crowded_at = 0.0
         self._parking = Parking(context, state=state, writer=writer, reader=reader, pauses=pauses)
+        self._states = RunStates.of(context.services, pauses)
         self._endings = Endings(
             state=state,
             in_flight=in_flight,
             parking=self._parking,
+            states=self._states,
             clock_ms=context.services.clock_ms,
         )
         self.freed = FreedUsers()
@@ -94,8 +96,6 @@ class RunQueue:
         self._wake = asyncio.Event()
         self._tasks = LaneTasks(context.fail)
         self._sessions = SessionQueues(context.fail)
-        services = context.services
-        self._states = RunStates(services.listeners, services.clock_ms, services.on_illegal)
         self._runner = RunRunner(
             context,
             state=state,
@@ -115,6 +115,7 @@ class RunQueue:
             self._in_flight.register(ticket.key, self._state.parked[ticket.key])
             self._line.join(ticket)
             self._waits.watch(ticket)
+            self.tell_if_paused(ticket)
         for work in (self._call_up(), self._park_what_is_old(), self._end_cancelled(tickets)):
             self._tasks.spawn(work)
         self._wake.set()
@@ -162,6 +163,7 @@ class RunQueue:
         if not waits and self.quotas.has_room(user):
             self._begin(run)
             return
+        self.tell_if_paused(run)
         if session not in self._all_parked:
             self._all_parked.add(session)
             for earlier in self._in_memory.of_session(session):
@@ -213,10 +215,14 @@ class RunQueue:
         if run is not None:
             await self._endings.without_attempt(run, "cancelled", reason)
 
+    def tell_if_paused(self, one: Run | Ticket) -> None:
+        """Tell listeners of a request that waits for its turn, if it is paused."""
+        self._states.waits(one.key, one.session, one.template)
+
     def on_resumed(self, hold: HoldPlaced) -> None:
         """Let what a lifted hold kept from beginning have its turn."""
         user = (hold.tenant, hold.user_id)
-        self._states.lifted(hold, self._is_paused)
+        self._states.lifted(hold)
         if hold.session_id is not None:
             self._unblock((*user, hold.session_id))
         elif (found := self.find((*user, str(hold.request_id)))) is not None:
@@ -241,10 +247,6 @@ class RunQueue:
                     await self._endings.commit(run, events)
                     self._committed(run)
                     return
-
-    def _is_paused(self, key: RequestKey) -> bool:
-        found = self.find(key)
-        return found is None or self._pauses.is_paused(key, found.session)
 
     def _must_wait(self, run: Run) -> bool:
         is_paused = self._pauses.is_paused(run.key, run.session)
@@ -272,8 +274,6 @@ class RunQueue:
         self._committed(run)
 
     def _committed(self, run: Run) -> None:
-        if (result := run.ended_as) is not None:
-            self._states.ended(run.request, result.status, result.attempt, result.reason)
         self._out_of_memory(run)
         run.ended.set_result(None)
 
@@ -396,4 +396,5 @@ class RunQueue:
 
 
 def _ticket(run: Run, parked: asyncio.Future[int], wait: Wait | None) -> Ticket:
-    return Ticket(run.key, run.session, run.order, parked, wait, may_follow=run.may_follow)
+    place = (run.key, run.session, run.order, parked, wait, run.template)
+    return Ticket(*place, may_follow=run.may_follow)

@@ -48,6 +48,7 @@ class Ticket:
     order: int
     stands_at: asyncio.Future[int]
     wait: Wait | None = None
+    template: str = ""
     restored: bool = False
     may_follow: bool = False
     gone: bool = False

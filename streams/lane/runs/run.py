@@ -11,7 +11,7 @@ from millstream.agents.factory import RunPlan
 from millstream.agents.loop.calls import Calls
 from millstream.middleware.base import AttemptUsage
 from millstream.schemas.base import NO_USAGE, CallUsage, Reason, Usage
-from millstream.schemas.events import AgentResult, AttemptStarted, ResolvedRequest
+from millstream.schemas.events import AttemptStarted, ResolvedRequest
 from millstream.streams.lane.base.window import Entry
 from millstream.streams.lane.runs.admission import Admission
 from millstream.streams.wire.keys import RequestKey, SessionKey, request_key, session_key
@@ -64,8 +64,7 @@ class Run:
     `models_failed` are those that did since the first of them was asked, and why;
     `model_may_recover`: one of these in a way that may pass.
     `ending`: its outcome is on its way to the log, so it must not be parked any more.
-    `ended_as` is its result once that is on its way. `cause` is why its next attempt follows, as
-    `RunTelling` keeps it.
+    `cause` is why its next attempt follows, as `RunTelling` keeps it.
     `in_memory_since` is the loop's time. `key` is what makes the request one and the same,
     `session` what runs are serial by.
     """
@@ -90,7 +89,6 @@ class Run:
     calls: Calls = field(default_factory=Calls)
     due: AttemptUsage | None = None
     ending: bool = False
-    ended_as: AgentResult | None = None
     cause: object = None
     model_is_chosen: bool = False
     models_failed: dict[str, Reason] = field(default_factory=dict)
@@ -107,6 +105,11 @@ class Run:
         """Keep what is asked for again and again."""
         self.key = request_key(self.request)
         self.session = session_key(self.request)
+
+    @property
+    def template(self) -> str:
+        """The name of the template that it was asked of."""
+        return self.request.template
 
     @property
     def plan(self) -> RunPlan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,9 @@ from millstream.schemas.base import Reason
 from millstream.schemas.events import ResolvedRequest, ResultStatus
 from millstream.schemas.lane_events import HoldPlaced
 from millstream.schemas.ports import ClockMs
-from millstream.streams.wire.keys import RequestKey, request_key
+from millstream.streams.lane.base.context import LaneServices
+from millstream.streams.lane.state.pauses import Pauses
+from millstream.streams.wire.keys import RequestKey, SessionKey, request_key
 
 __all__ = ["RunStates"]
 
@@ -42,11 +43,19 @@ class RunStates:
     Memory: some 0.3 kB for each that is in memory, or was paused by this owner of the lane.
     """
 
-    def __init__(self, listeners: Listeners, clock_ms: ClockMs, on_illegal: OnIllegal) -> None:
+    def __init__(
+        self, listeners: Listeners, clock_ms: ClockMs, on_illegal: OnIllegal, pauses: Pauses
+    ) -> None:
+        self._pauses = pauses
         self._listeners = listeners
         self._clock_ms = clock_ms
         self._on_illegal = on_illegal
         self._runs: dict[RequestKey, _Run] = {}
+
+    @classmethod
+    def of(cls, services: LaneServices, pauses: Pauses) -> RunStates:
+        """Make them for a lane with these pauses."""
+        return cls(services.listeners, services.clock_ms, services.on_illegal, pauses)
 
     def state_of(self, key: RequestKey) -> RunState:
         """Give the state of a run that has not ended."""
@@ -77,7 +86,14 @@ class RunStates:
         """Take in that a run has ended."""
         self.to(state_after(status), request, attempt, reason=reason)
 
-    def lifted(self, hold: HoldPlaced, is_paused: Callable[[RequestKey], bool]) -> None:
+    def waits(self, key: RequestKey, session: SessionKey, template: str) -> None:
+        """Take in that a run waits for its turn: if it is paused, it is told to be."""
+        if self._pauses.is_paused(key, session):
+            run = self._runs.get(key) or _Run("idle", session[-1], template, 0)
+            if run.state == "idle":
+                self._go(key, run, "idle", "paused", run.attempt, None)
+
+    def lifted(self, hold: HoldPlaced) -> None:
         """Take in that a hold was lifted: paused runs that nothing else holds wait their turn."""
         user = (hold.tenant, hold.user_id)
         if hold.session_id is None:
@@ -91,7 +107,9 @@ class RunStates:
             ]
         for key in held:
             run = self._runs.get(key)
-            if run is not None and run.state == "paused" and not is_paused(key):
+            if run is None or run.state != "paused":
+                continue
+            if not self._pauses.is_paused(key, (*key[:2], run.session_id)):
                 run.was_resumed = True
                 self._go(key, run, "paused", "idle", run.attempt, None)
 

@@ -211,6 +211,8 @@ def test_a_reader_without_steps_passes_them_over() -> None:
     assert shown(step(0), token("a", 0), result("a", last_seq=0, steps=1)) == ["a", "."]
 
 
+# coleam00/Archon#1054: calls stood below all text until the page was loaded again.
+# EKKOLearnAI/hermes-studio#1145: text around a call was cut in the middle of a word.
 def test_a_step_comes_where_it_stands_in_the_text() -> None:
     inside = [step(0), step(1, 2), token("abcd", 0), step(2, 4), token("e", 1)]
     ended = result("abcde", last_seq=1, steps=3)
@@ -219,6 +221,7 @@ def test_a_step_comes_where_it_stands_in_the_text() -> None:
     assert with_steps(step(0, 1), token("ü!", 0)) == ["ü", "#0", "!"]
 
 
+# ag-ui-protocol/ag-ui#1668: calls were told of once the text was over.
 def test_a_step_that_is_read_behind_text_that_follows_it_comes_at_once() -> None:
     assert with_steps(token("abc", 0), step(0, 1), token("d", 1)) == ["abc", "#0", "d"]
 
