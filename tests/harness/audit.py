@@ -23,6 +23,7 @@ from millstream.schemas.events import (
     Decision,
     RequestEvent,
 )
+from millstream.schemas.steps import AgentStep
 from millstream.schemas.topics import (
     ATTEMPTS,
     CHECKPOINTS,
@@ -32,6 +33,7 @@ from millstream.schemas.topics import (
     PARKED,
     REQUESTS,
     RESULTS,
+    STEPS,
     TOKENS,
     TopicSpec,
 )
@@ -99,6 +101,7 @@ class Records:
     attempts: Sequence[AttemptStarted]
     costs: Sequence[CostRecorded]
     checkpoints: Sequence[CheckpointSaved]
+    steps: Sequence[AgentStep] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,8 @@ class Verdict:
 
     `lost` is a request without a result, decision, attempt or checkpoint, `twice` a second one of
     these or one that nobody asked for, `uncharged` an attempt without a cost, or a result that says
-    another sum than its costs.
+    another sum than its costs, `wrong_steps` an attempt whose steps have a gap, or a result that
+    counts others than its attempt has.
     """
 
     requests: int
@@ -119,6 +123,7 @@ class Verdict:
     out_of_order: tuple[str, ...]
     wrong_text: tuple[str, ...]
     uncharged: tuple[str, ...]
+    wrong_steps: tuple[str, ...] = ()
 
     @property
     def faults(self) -> dict[str, tuple[str, ...]]:
@@ -137,6 +142,7 @@ async def read_records(where: Any, read: ReadWhole = read_whole) -> Records:
         attempts=await read(where, ATTEMPTS, AttemptStarted),
         costs=await read(where, COSTS, CostRecorded),
         checkpoints=await read(where, CHECKPOINTS, CheckpointSaved),
+        steps=await read(where, STEPS, AgentStep),
     )
 
 
@@ -192,7 +198,22 @@ def audit(load: Sequence[Asked], records: Records, *, priced: bool = True) -> Ve
         out_of_order=tuple(_disordered(load, records.results)),
         wrong_text=tuple(_garbled(load, records.results, attempts)),
         uncharged=tuple(_uncharged(records, begun)),
+        wrong_steps=tuple(_misnumbered(records)),
     )
+
+
+def _misnumbered(records: Records) -> Iterable[str]:
+    """Name attempts whose steps have a gap, and results that count others than there are."""
+    told: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for step in records.steps:
+        told[step.request_id, step.attempt].append(step.seq)
+    for (name, attempt), numbers in told.items():
+        if numbers != list(range(len(numbers))):
+            yield f"{name}: the steps {numbers} of attempt {attempt}"
+    for result in records.results:
+        count = len(told.get((result.request_id, result.attempt), ()))
+        if (result.steps or 0) != count:
+            yield f"{result.request_id}: {result.steps} steps, not {count}"
 
 
 def _uncharged(records: Records, begun: set[tuple[str, int]]) -> Iterable[str]:

@@ -9,6 +9,7 @@ from millstream.schemas.events import (
     AgentResult,
     AgentToken,
 )
+from millstream.schemas.steps import AgentStep
 from tests import making
 from tests.chaos.load import plan_load
 from tests.harness.audit import ANY_TEXT, Asked, Records, Verdict, audit
@@ -173,3 +174,32 @@ def test_an_answer_that_forgot_the_session_is_found(load: tuple[Asked, ...]) -> 
         for one in records.results
     ]
     assert "wrong_text" in faults(audit(load, replace(records, results=forgot)))
+
+
+@pytest.mark.parametrize("broken", ["gap", "lost", "uncounted"])
+def test_steps_that_are_not_those_that_the_result_counts_are_found(
+    load: tuple[Asked, ...], broken: str
+) -> None:
+    records = sound(load)
+    counts, *others = records.results
+    steps = [
+        AgentStep(
+            user_id=counts.user_id,
+            session_id=counts.session_id,
+            request_id=counts.request_id,
+            at_ms=1,
+            attempt=counts.attempt,
+            seq=seq,
+            kind="model_start",
+        )
+        for seq in range(3)
+    ]
+    results = [counts.model_copy(update={"steps": 3}), *others]
+    assert faults(audit(load, replace(records, results=results, steps=steps))) == {}
+    results, steps = {
+        "gap": (results, [steps[0], *steps[2:]]),
+        "lost": (results, steps[:-1]),
+        "uncounted": (records.results, steps),
+    }[broken]
+    found = audit(load, replace(records, results=results, steps=steps))
+    assert set(faults(found)) == {"wrong_steps"}
