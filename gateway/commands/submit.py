@@ -6,6 +6,7 @@ import asyncio
 import math
 import secrets
 import shlex
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -252,7 +253,10 @@ class TextShow:
         # A worker that was replaced may still write.
         if step.attempt >= self._attempt:
             self._attempt = step.attempt
-            self.broke_off()
+            # A step may come after text that was written behind it: it stands on another topic. In
+            # a file or a pipe, to which no step goes, the answer stays as it was written.
+            if sys.stdout.isatty():
+                self.broke_off()
             self._console.print(step_text(step), markup=False, highlight=False)
 
     def broke_off(self) -> None:
