@@ -21,8 +21,13 @@ from tests.e2e.programs import Ended, interrupt, line_with, millstream, run
 PROJECT = Path(__file__).resolve().parents[2]
 PAGE = (PROJECT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 
-_PART = re.compile(r"<!-- (run|file): (\S+) -->\n```(sh|python|yaml)\n(.*?)```", re.DOTALL)
-PARTS = [(kind, name, text) for kind, name, _, text in _PART.findall(PAGE)]
+_PART = re.compile(
+    r"(?:<!-- run: (\S+) -->\n|\*\*(\S+)\*\*\n\n)```(?:sh|python|yaml)\n(.*?)```", re.DOTALL
+)
+PARTS = [
+    ("run" if command else "file", command or file, text)
+    for command, file, text in _PART.findall(PAGE)
+]
 """Kind, name and text of each part, in the page's order."""
 
 COMMANDS = {name: shlex.split(text)[1:] for kind, name, text in PARTS if kind == "run"}
@@ -133,3 +138,10 @@ async def test_the_agent_answers_as_it_grows_and_once_it_is_deployed(
         told = await run(environment, *asked, folder=tmp_path)
         assert (told.code, told.out.strip()) == (0, "Is a kettle in stock?"), told.err
         assert (await interrupt(worker)).code in {0, 130}
+
+
+def test_the_readmes_three_commands_are_those_of_the_tutorial() -> None:
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"<!-- commands: own-agent -->\n```sh\n(.*?)```", readme, re.DOTALL)
+    lines = [shlex.split(line, comments=True)[1:] for line in block.splitlines()]
+    assert lines == [COMMANDS[name] for name in ("new", "dev", "chat")]
