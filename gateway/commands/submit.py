@@ -6,6 +6,7 @@ import asyncio
 import math
 import secrets
 import shlex
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -243,7 +244,9 @@ class TextShow:
                 case Stepped(step=step) if not self._model_calls and step.kind in _MODEL_CALLS:
                     pass
                 case Stepped(step=step):
-                    self.broke_off()
+                    # In a file or a pipe, to which no step goes, the answer stays as it was written.
+                    if sys.stdout.isatty():
+                        self.broke_off()
                     self._console.print(step_text(step), markup=False, highlight=False)
                 case Ended(result=result):
                     self.broke_off()

@@ -19,19 +19,24 @@ if TYPE_CHECKING:
     from millstream.agents.templates.template import AgentTemplate
     from millstream.agents.tools import NOT_MADE, Caller, declared, tool
     from millstream.middleware.base import AgentMiddleware, MiddlewareContext, MiddlewareResult
+    from millstream.schemas.base import Event
     from millstream.schemas.endpoints import ModelEndpoint
-    from millstream.schemas.errors import Forbidden, Rejected
+    from millstream.schemas.errors import Forbidden, RateLimited, Rejected
+    from millstream.schemas.events import AgentResult, Decision
     from millstream.streams.apps.app import App
     from millstream.streams.apps.memory import AgentRun, InMemoryApp, arun_agent, run_agent
 
 __all__ = [
     "NOT_MADE",
     "AgentMiddleware",
+    "AgentResult",
     "AgentRun",
     "AgentTemplate",
     "App",
     "CallbackEvent",
     "Caller",
+    "Decision",
+    "Event",
     "Forbidden",
     "InMemoryApp",
     "Listener",
@@ -39,6 +44,7 @@ __all__ = [
     "MiddlewareContext",
     "MiddlewareResult",
     "ModelEndpoint",
+    "RateLimited",
     "Rejected",
     "__version__",
     "arun_agent",
@@ -55,15 +61,19 @@ _HOMES = {
     "declared": "agents.tools",
     "tool": "agents.tools",
     "AgentMiddleware": "middleware.base",
+    "AgentResult": "schemas.events",
     "AgentRun": "streams.apps.memory",
     "AgentTemplate": "agents.templates.template",
     "App": "streams.apps.app",
+    "Decision": "schemas.events",
+    "Event": "schemas.base",
     "Forbidden": "schemas.errors",
     "InMemoryApp": "streams.apps.memory",
     "McpServer": "agents.mcp.server",
     "MiddlewareContext": "middleware.base",
     "MiddlewareResult": "middleware.base",
     "ModelEndpoint": "schemas.endpoints",
+    "RateLimited": "schemas.errors",
     "Rejected": "schemas.errors",
     "arun_agent": "streams.apps.memory",
     "run_agent": "streams.apps.memory",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -160,7 +161,6 @@ class InMemoryApp:
         self._producer = self._clients.plain_producer()
         self._window: Window[InputRecord] = Window(1000)
         self._exits = AsyncExitStack()
-        self._asked = 0
 
     async def __aenter__(self) -> Self:
         """Open the lane."""
@@ -192,9 +192,9 @@ class InMemoryApp:
         `TimeoutError` where there is no result after `timeout_s` seconds, and `ValidationError` for
         what is no request.
         """
-        self._asked += 1
         value = {
-            "request_id": f"request-{self._asked}",
+            # Another one in each test: what a tool calls may know keys of earlier requests.
+            "request_id": f"request-{secrets.token_hex(4)}",
             "user_id": user,
             "input": input,
             "template": template,

@@ -119,7 +119,7 @@ def test_the_line_for_kcat_publishes_a_request() -> None:
 
 
 def test_every_snippet_has_a_name() -> None:
-    journeys = README.split("## Three journeys")[1].split("\n## ")[0]
+    journeys = README.split("## Three journeys on Kafka")[1].split("\n## ")[0]
     named = {text for _, text in SNIPPETS.values()}
     blocks = re.findall(r"```(?:python|sh)\n(.*?)\n```", journeys, re.DOTALL)
     # The first block only says where Kafka is.

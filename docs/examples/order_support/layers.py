@@ -3,10 +3,15 @@
 from collections import defaultdict
 from typing import Any
 
-from millstream import AgentMiddleware, MiddlewareContext, MiddlewareResult
-from millstream.schemas.base import Event
-from millstream.schemas.errors import RateLimited
-from millstream.schemas.events import AgentResult, Decision
+from millstream import (
+    AgentMiddleware,
+    AgentResult,
+    Decision,
+    Event,
+    MiddlewareContext,
+    MiddlewareResult,
+    RateLimited,
+)
 
 HOUR_MS = 3_600_000
 
@@ -34,7 +39,7 @@ class OneAtATime(AgentMiddleware):
 
     def admit(self, context: MiddlewareContext) -> MiddlewareResult:
         """Refuse a second one. Changes nothing."""
-        if self._open.get(_user(context.request)):
+        if self._open.get(_user(context.request.tenant, context.request.user_id)):
             message = "wait for the answer to your last question"
             return MiddlewareResult(RateLimited(message, retry_after_s=5))
         return MiddlewareResult()
@@ -42,21 +47,29 @@ class OneAtATime(AgentMiddleware):
     def fold(self, event: Event) -> None:
         """Take in a decision or a result. Decides nothing."""
         match event:
-            case Decision(admitted=True):
-                self._open[_user(event)].append(event.request_id)
-            case AgentResult(request_id=request_id):
-                still = [one for one in self._open.pop(_user(event), []) if one != request_id]
+            # In a chain that is cut, the stages behind this layer decide as well.
+            case Decision(admitted=True, passed=passed) if self.name in passed:
+                open_ = self._open[_user(event.tenant, event.user_id)]
+                if event.request_id not in open_:
+                    open_.append(event.request_id)
+            case AgentResult():
+                user = _user(event.tenant, event.user_id)
+                still = [one for one in self._open.pop(user, []) if one != event.request_id]
                 if still:
-                    self._open[_user(event)] = still
+                    self._open[user] = still
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, list[str]]:
         """Give what was folded, for a snapshot."""
         return {user: list(open_) for user, open_ in self._open.items()}
 
-    def load(self, state: dict[str, Any]) -> None:
+    def canonical(self) -> dict[str, list[str]]:
+        """Give what decides, in one order, however it was folded."""
+        return {user: sorted(open_) for user, open_ in sorted(self._open.items())}
+
+    def load(self, state: Any) -> None:
         """Take in what `state` gave."""
         self._open.update(state)
 
 
-def _user(event: Event) -> str:
-    return f"{event.tenant}/{event.user_id}"
+def _user(tenant: str, user_id: str) -> str:
+    return f"{tenant}/{user_id}"

@@ -30,8 +30,10 @@ class Shop(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path = self.path.removesuffix("/refund")
         order, number = self._order(path), path.rpartition("/")[2]
-        key = self.headers.get("Idempotency-Key", "")
-        if order is None:
+        key = self.headers.get("Idempotency-Key")
+        if key is None:
+            self._answer(400, {"error": "a refund needs an Idempotency-Key"})
+        elif order is None:
             self._answer(404, {"error": "the customer has no such order"})
         elif REFUNDS.get(key) == number:
             self._answer(200, {"refunded": number})

@@ -1,6 +1,7 @@
 """The agent's tools: they ask the shop over HTTP, in the name of the customer who asks."""
 
 import os
+from http import HTTPStatus
 from urllib.parse import quote
 
 import aiohttp
@@ -33,6 +34,6 @@ async def _ask(method: str, path: str, caller: Caller, body: dict[str, str] | No
         aiohttp.ClientSession(SHOP_URL) as http,
         http.request(method, path, json=body, headers=headers) as answer,
     ):
-        if answer.status >= 500:
+        if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             answer.raise_for_status()
         return await answer.text()
