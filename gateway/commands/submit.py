@@ -244,7 +244,7 @@ class TextShow:
                 case Stepped(step=step) if not self._model_calls and step.kind in _MODEL_CALLS:
                     pass
                 case Stepped(step=step):
-                    # In a file or a pipe, to which no step goes, the answer stays as it was written.
+                    # In a file or a pipe, to which no step goes, the answer stays as it is.
                     if sys.stdout.isatty():
                         self.broke_off()
                     self._console.print(step_text(step), markup=False, highlight=False)

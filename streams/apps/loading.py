@@ -64,7 +64,7 @@ def _imported(name: AppName, within_s: float) -> ModuleType:
         sys.path.insert(0, "")
     try:
         with _time_limit(within_s):
-            return importlib.import_module(module)
+            imported = importlib.import_module(module)
     except KeyboardInterrupt:
         raise
     except _TooLong as late:
@@ -81,6 +81,21 @@ def _imported(name: AppName, within_s: float) -> ModuleType:
     except BaseException as error:
         words = f"{type(error).__name__}: {words_of(error)}".removesuffix(": ")
         raise Misconfigured(f"{_place_of(error, where)}: it does not import: {words}") from error
+    if name.is_file:
+        _check_is_of(imported, Path(name.where), where)
+    return imported
+
+
+def _check_is_of(imported: ModuleType, path: Path, where: str) -> None:
+    """Raise `Misconfigured` where the file's name is another module's, as `json.py`'s is."""
+    origin = getattr(imported, "__file__", None)
+    if origin is not None and Path(origin).resolve() == path.resolve():
+        return
+    message = (
+        f"{where}: Python has another module called {imported.__name__!r} "
+        f"({origin or 'built in'}), which is imported in its place: rename the file"
+    )
+    raise Misconfigured(message)
 
 
 def _module_of(path: Path) -> tuple[Path, str]:

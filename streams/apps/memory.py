@@ -321,8 +321,11 @@ def run_agent(
     `timeout_s`. The app's layers are asked, under its policy or under `policy`.
 
     Raises `Misconfigured` with all of the app's mistakes, `ValidationError` for what is no request,
-    and `TimeoutError`. In a running event loop, await `arun_agent`.
+    and `TimeoutError`. In a running event loop it raises `CannotRun`: await `arun_agent` there.
     """
+    if asyncio._get_running_loop() is not None:  # noqa: SLF001  its public twin raises for none
+        message = "run_agent cannot wait in a running event loop: await arun_agent(…) there"
+        raise CannotRun(message)
     return asyncio.run(arun_agent(app, template, input, script=script, policy=policy, **request))
 
 

@@ -109,7 +109,7 @@ def test_steps_are_told_on_standard_error_in_their_place(
     asks, text, *call = CALL
     ended = making.result("Let me see. It is 144.", attempt=1000, last_seq=0, steps=3)
     out, err = shown(capsys, asks, *call, text, ended)
-    assert out == "Let me see.\n It is 144.\n"
+    assert out == "Let me see. It is 144.\n"
     told = err.splitlines()
     assert told[:3] == ["asks scripted", '→ calculator(expression="12*12")', "← 144 in 3 ms"]
     assert told[3].startswith("completed in")

@@ -24,6 +24,7 @@ from millstream import (
 )
 from millstream.middleware.policy import Policy
 from millstream.schemas.errors import Misconfigured
+from millstream.streams.apps.memory import CannotRun
 from tests.harness.mcp import official_program
 
 
@@ -152,3 +153,8 @@ def test_what_is_no_mcp_server_and_two_of_one_name_are_told(tmp_path: Path) -> N
         run_agent(App("a", mcp_servers=[5]))  # type: ignore[list-item]
     with pytest.raises(Misconfigured, match="mcp_servers: there are two MCP servers called"):
         run_agent(App("a", mcp_servers=[server, server]))
+
+
+async def test_in_a_running_event_loop_it_says_what_to_await() -> None:
+    with pytest.raises(CannotRun, match="await arun_agent"):
+        run_agent(APP, "shop", "hi")
