@@ -78,6 +78,11 @@ class RunStates:
         known = self._runs.get(key)
         if known is None:
             known = _Run("idle", request.session_id, request.template, attempt)
+        if before == "paused" and state == "running":
+            # The pause came as it began: it takes hold before its first call, and is told again.
+            known.was_resumed = True
+            self._go(key, known, before, "idle", attempt, None)
+            known.was_resumed, before = False, "idle"
         self._go(key, known, before, state, attempt, reason)
 
     def ended(
