@@ -123,3 +123,22 @@ def test_an_import_that_takes_too_long_is_interrupted_and_told_where(body: str) 
     write("shop/app.py", body)
     with pytest.raises(Misconfigured, match=r"not imported after 0.1 s; it was at .*app\.py:\d"):
         loaded("shop/app.py", within_s=0.1)
+
+
+@pytest.mark.parametrize("name", ["json.py", "sys.py"])
+def test_a_file_whose_name_is_another_modules_is_refused_and_told_to_be_renamed(name: str) -> None:
+    write(name, APP)
+    with pytest.raises(Misconfigured, match=rf"{name}: Python has another module called .* rename"):
+        loaded(name)
+
+
+def test_a_file_in_a_package_may_have_the_name_of_a_module_of_pythons() -> None:
+    write("orders/__init__.py", "")
+    write("orders/json.py", APP)
+    assert loaded("orders/json.py").name == "orders"
+
+
+def test_a_file_behind_a_link_is_its_own_module() -> None:
+    write("real/linked_app.py", APP)
+    Path("linked_app.py").symlink_to("real/linked_app.py")
+    assert loaded("linked_app.py").name == "orders"
