@@ -76,7 +76,8 @@ def _imported(name: AppName, within_s: float) -> ModuleType:
     except Misconfigured as error:  # as of a tool that is declared there, which says where
         raise Misconfigured(f"{_place_of(error, where)}: {error}") from error
     except SyntaxError as error:
-        at = f"{shown_path(Path(error.filename or where))}:{error.lineno}"
+        file = shown_path(Path(error.filename or where))
+        at = file if error.lineno is None else f"{file}:{error.lineno}"
         raise Misconfigured(f"{at}: {error.msg}") from error
     except BaseException as error:
         words = f"{type(error).__name__}: {words_of(error)}".removesuffix(": ")

@@ -66,7 +66,7 @@ from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.wire.codec import decode
 from millstream.streams.wire.records import InputRecord
 
-__all__ = ["AgentRun", "InMemoryApp", "arun_agent", "run_agent"]
+__all__ = ["AgentRun", "CannotRun", "InMemoryApp", "arun_agent", "run_agent"]
 
 T = TypeVar("T")
 Client = TypeVar("Client", MemoryConsumer, MemoryProducer)
@@ -126,7 +126,7 @@ class AgentRun:
 
 
 class CannotRun(MillstreamError):
-    """A request came to no result, since it could not be read."""
+    """A request cannot come to a result: it cannot be read, or there is no way to wait for it."""
 
     code = "cannot_run"
 
