@@ -60,7 +60,7 @@ async def ended(
 ) -> Ended:
     """Wait for a program's end; `typed` is what it is given to read."""
     async with asyncio.timeout(timeout_s):
-        out, err = await process.communicate(typed.encode())
+        out, err = await process.communicate(None if process.stdin is None else typed.encode())
     return Ended(process.returncode, out.decode(), err.decode())
 
 
