@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -89,28 +89,32 @@ def submit(
         message = f"{deadline_s} is no number of seconds"
         raise typer.BadParameter(message, param_hint="--deadline")
     deadline_ms = None if deadline_s is None else time.time_ns() // 10**6 + round(deadline_s * 1000)
-    try:
-        request = AgentRequest(
-            user_id=user,
-            tenant=tenant,
-            input=text,
-            request_id=request_id or secrets.token_hex(8),
-            session_id=session,
-            template=template,
-            model=model,
-            deadline_ms=deadline_ms,
-            at_ms=time.time_ns() // 10**6,
-        )
-    except ValidationError as error:
-        problem = error.errors()[0]
-        field = ".".join(str(part) for part in problem["loc"])
-        message = f"{field}: {problem['msg']}"
-        raise typer.BadParameter(message) from error
+    request = request_of(
+        user_id=user,
+        tenant=tenant,
+        input=text,
+        request_id=request_id or secrets.token_hex(8),
+        session_id=session,
+        template=template,
+        model=model,
+        deadline_ms=deadline_ms,
+    )
     show = JsonShow() if as_json else TextShow()
     known = request_id is not None
     raise typer.Exit(
         run(_submit(request, show, timeout_s=timeout_s, maybe_known=known, steps=steps))
     )
+
+
+def request_of(**fields: Any) -> AgentRequest:
+    """Make a request that is asked now. Raises `typer.BadParameter` that says what is wrong."""
+    try:
+        return AgentRequest(**fields, at_ms=time.time_ns() // 10**6)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in problem["loc"])
+        message = f"{field}: {problem['msg']}"
+        raise typer.BadParameter(message) from error
 
 
 async def _submit(

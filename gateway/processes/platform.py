@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from millstream.gateway.client_settings import Endpoints, leave_note_of_up, make_data_folder
-from millstream.gateway.processes.app_check import checked_app
+from millstream.gateway.processes.app_check import AppReport, checked_app
 from millstream.gateway.processes.children import Child, ChildEnded, module_command
 from millstream.gateway.processes.workers import KeptWorker
 from millstream.streams.settings import Role, Settings
@@ -27,11 +27,15 @@ _UNKNOWN_TEMPLATE_WAIT_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """What runs; `settings` are those of its clients. Where no `worker` runs, it is not started."""
+    """What runs; `settings` are those of its clients, `report` says what is in its app.
+
+    Where `has_worker` is false, `worker` is not started.
+    """
 
     settings: Settings
     services: Child
     worker: KeptWorker
+    report: AppReport
     has_worker: bool = True
 
     async def while_services_run(self, doing: Awaitable[T]) -> T:
@@ -98,7 +102,7 @@ async def platform(
             if with_worker:
                 tell("starting a worker …")
                 await worker.start()
-            yield Platform(connected, services, worker, with_worker)
+            yield Platform(connected, services, worker, report, with_worker)
         finally:
             await worker.stop()
     finally:

@@ -8,21 +8,20 @@ import os
 import secrets
 import stat
 import sys
-import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final
 
 import typer
 from prompt_toolkit import PromptSession
-from pydantic import ValidationError
 
 from millstream.gateway.client_settings import open_bus, settings_for_client
-from millstream.gateway.commands.submit import TextShow, follow
+from millstream.gateway.commands.control.control import user_command
+from millstream.gateway.commands.submit import TextShow, follow, request_of
 from millstream.gateway.console.running import run
 from millstream.gateway.console.terminal import progress_console
 from millstream.gateway.exits import ExitCode
 from millstream.schemas.base import DEFAULT_TENANT
-from millstream.schemas.events import DEFAULT_TEMPLATE, AgentRequest, ControlCommand
+from millstream.schemas.events import DEFAULT_TEMPLATE, AgentRequest
 from millstream.streams.bus.kafka import KafkaBus
 
 __all__ = ["chat"]
@@ -95,22 +94,16 @@ class _Talk:
         return code
 
     async def _ask(self, bus: KafkaBus, text: str) -> ExitCode:
-        try:
-            request = AgentRequest(
-                **self._asked_of,
-                input=text,
-                request_id=secrets.token_hex(8),
-                session_id=self._session,
-                at_ms=time.time_ns() // 10**6,
-            )
-        except ValidationError as error:
-            problem = error.errors()[0]
-            field = ".".join(str(part) for part in problem["loc"])
-            message = f"{field}: {problem['msg']}"
-            raise typer.BadParameter(message) from error
+        request = request_of(
+            **self._asked_of,
+            input=text,
+            request_id=secrets.token_hex(8),
+            session_id=self._session,
+        )
         self._under_way = (bus, request)
         try:
-            return await follow(bus, request, TextShow(), timeout_s=_ANSWER_MAX_S, steps=True)
+            show = TextShow(model_calls=False)
+            return await follow(bus, request, show, timeout_s=_ANSWER_MAX_S, steps=True)
         finally:
             self._under_way = None
 
@@ -154,11 +147,11 @@ async def _lines_of_input() -> AsyncIterator[str]:
 
 async def _cancel(bus: KafkaBus, request: AgentRequest) -> None:
     await bus.publish(
-        ControlCommand(
-            command="cancel",
+        user_command(
+            "cancel",
+            user=request.user_id,
             tenant=request.tenant,
-            user_id=request.user_id,
             request_id=request.request_id,
-            at_ms=time.time_ns() // 10**6,
+            session=None,
         )
     )

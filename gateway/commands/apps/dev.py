@@ -17,7 +17,7 @@ from millstream.gateway.commands.worker import parse_roles, with_app
 from millstream.gateway.console.running import Stopped, run
 from millstream.gateway.console.terminal import progress_console
 from millstream.gateway.exits import ExitCode
-from millstream.gateway.processes.app_check import AppReport, checked_app
+from millstream.gateway.processes.app_check import checked_app
 from millstream.gateway.processes.children import ChildEnded
 from millstream.gateway.processes.platform import Platform, platform
 from millstream.schemas.errors import Misconfigured
@@ -57,9 +57,8 @@ def dev(
 async def _dev(settings: Settings, roles: frozenset[Role], began: float) -> None:
     console = progress_console()
     _folder(settings)
-    report = await checked_app(settings)
     async with platform(settings, roles=roles, tell=console.print, to_terminal=True) as running:
-        _announce(running, report, console, time.monotonic() - began)
+        _announce(running, console, time.monotonic() - began)
         await running.while_services_run(_take_over_changes(running, settings, console))
 
 
@@ -109,7 +108,8 @@ async def _changes(folder: Path) -> AsyncIterator[list[str]]:
         yield sorted({str(Path(path).relative_to(folder)) for _, path in changes})
 
 
-def _announce(running: Platform, report: AppReport, console: Console, took_s: float) -> None:
+def _announce(running: Platform, console: Console, took_s: float) -> None:
+    report = running.report
     own = [name for name in report.templates if not name.endswith("_agent")] or ["chat_agent"]
     console.print(
         f"✓ ready in {took_s:.1f} s; Kafka at {running.settings.kafka}\n"
