@@ -8,6 +8,8 @@ deployed (langchain-ai/docs#3843), or never (czpython/druks#619).
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -18,11 +20,11 @@ from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.events import AgentResult, Decision
 from millstream.schemas.lane_events import HoldPlaced, RunParked
 from millstream.schemas.topics import DEAD_LETTERS, DECISIONS, HOLDS, PARKED, RESULTS
-from tests.harness.lane_common import chain_stages
+from millstream.streams.lane.base.context import LaneServices
 from tests.harness.memory_lanes import (
     MemoryLanes,
-    MemoryStage,
     OneLane,
+    Upstream,
     ask,
     give,
     lane_services,
@@ -33,32 +35,28 @@ from tests.harness.memory_lanes import (
     running_lanes,
     upstream,
 )
+from tests.harness.missing_templates import NEW, WITH_NEW, patient, waits
 from tests.support import eventually
 
 pytestmark = [pytest.mark.rule(9), pytest.mark.promise("P1")]
 
-NEW = AgentTemplate(name="new", version="7")
-WITH_NEW = (*BUILT_IN_TEMPLATES, NEW)
 
-
-def patient(world: MemoryLanes, **changes: object) -> MemoryLanes:
-    """Requests wait for as long as a test may take, also for what nobody has heard of."""
-    return world.changed(template_unknown_wait_s=300, **changes)
-
-
-async def waits(owner: OneLane, count: int = 1) -> None:
-    await eventually(lambda: owner.lane.waiting == count and len(owner.acked) >= count)
-
-
-async def test_a_request_waits_parked_and_undecided_until_its_template_is_there(
-    world: MemoryLanes,
-) -> None:
+@asynccontextmanager
+async def lacking(world: MemoryLanes) -> AsyncIterator[tuple[LaneServices, Upstream, OneLane]]:
+    """Open a lane that lacks the template, and waits for it patiently."""
     world = patient(world)
     async with (
         lane_services(world) as services,
         upstream(world) as program,
         one_lane(world, services, None) as owner,
     ):
+        yield services, program, owner
+
+
+async def test_a_request_waits_parked_and_undecided_until_its_template_is_there(
+    world: MemoryLanes,
+) -> None:
+    async with lacking(world) as (services, program, owner):
         owner.serve(*await ask(program, "say: x", template="new"))
         await waits(owner)
         (parked,) = await read_topic(world, PARKED, RunParked, count=1)
@@ -96,12 +94,7 @@ async def test_a_deploy_loses_nothing_an_owner_with_the_template_serves_what_wai
 
 @pytest.mark.promise("P4")
 async def test_the_runs_of_a_session_wait_behind_it_and_others_do_not(world: MemoryLanes) -> None:
-    world = patient(world)
-    async with (
-        lane_services(world) as services,
-        upstream(world) as program,
-        one_lane(world, services, None) as owner,
-    ):
+    async with lacking(world) as (services, program, owner):
         for number, template in enumerate(("chat_agent", "new", "chat_agent")):
             asked = {"request_id": f"r{number}", "session_id": "s", "template": template}
             owner.serve(*await ask(program, "say: x", **asked))
@@ -197,12 +190,7 @@ async def test_a_wait_goes_on_under_the_next_owner_and_is_not_begun_anew(
 
 @pytest.mark.parametrize("target", [{"request_id": "r1"}, {"session_id": "s"}])
 async def test_what_waits_can_be_cancelled(world: MemoryLanes, target: dict[str, str]) -> None:
-    world = patient(world)
-    async with (
-        lane_services(world) as services,
-        upstream(world) as program,
-        one_lane(world, services, None) as owner,
-    ):
+    async with lacking(world) as (services, program, owner):
         owner.serve(*await ask(program, "say: x", template="new", session_id="s"))
         await waits(owner)
         owner.serve(*await give(world, program, "cancel", **target))
@@ -219,12 +207,7 @@ async def test_what_waits_can_be_cancelled(world: MemoryLanes, target: dict[str,
 async def test_what_is_paused_while_it_waits_is_decided_on_once_it_is_resumed(
     world: MemoryLanes,
 ) -> None:
-    world = patient(world)
-    async with (
-        lane_services(world) as services,
-        upstream(world) as program,
-        one_lane(world, services, None) as owner,
-    ):
+    async with lacking(world) as (services, program, owner):
         owner.serve(*await ask(program, "say: x", template="new"))
         await waits(owner)
         owner.serve(*await give(world, program, "pause", request_id="r1"))
@@ -285,73 +268,6 @@ async def test_what_waits_and_was_decided_late_is_one_state_live_and_restored(
     assert len(await read_whole(world, DECISIONS, Decision)) == 1
 
 
-async def test_a_parked_run_keeps_its_version_whatever_is_newest(world: MemoryLanes) -> None:
-    first, second = (
-        AgentTemplate(name="own", version=version, models=(f"scripted:say: {version}",))
-        for version in ("1", "2")
-    )
-    async with upstream(world) as program:
-        one = lane_services(world, templates=(*BUILT_IN_TEMPLATES, first))
-        async with one as services, one_lane(world, services, None) as owner:
-            owner.serve(*await give(world, program, "pause", request_id="r1"))
-            await read_topic(world, HOLDS, HoldPlaced, count=1)
-            owner.serve(*await ask(program, "", template="own"))
-            (parked,) = await read_topic(world, PARKED, RunParked, count=1)
-            services.factory.register(second)  # while it is paused
-            services.factory.retire("own", "1")
-        both = lane_services(world, templates=(*BUILT_IN_TEMPLATES, first, second))
-        async with both as services, one_lane(world, services, None) as owner:
-            owner.serve(*await give(world, program, "resume", request_id="r1"))
-            owner.serve(*await ask(program, "", template="own", request_id="r2"))
-            results = await read_topic(world, RESULTS, AgentResult, count=2)
-    assert (parked.template_version, parked.decision.template_version) == ("1", "1")
-    versions = {one.request_id: (one.template_version, one.output) for one in results}
-    assert versions == {"r1": ("1", "1"), "r2": ("2", "2")}
-
-
-async def test_a_run_whose_version_its_new_owner_lacks_waits_and_never_goes_on_with_another(
-    world: MemoryLanes,
-) -> None:
-    first, second = (AgentTemplate(name="own", version=version) for version in ("1", "2"))
-    async with upstream(world) as program:
-        one = lane_services(world, templates=(*BUILT_IN_TEMPLATES, first))
-        async with one as services, one_lane(world, services, None) as owner:
-            owner.serve(*await give(world, program, "pause", request_id="r1"))
-            await read_topic(world, HOLDS, HoldPlaced, count=1)
-            owner.serve(*await ask(program, "say: x", template="own"))
-            await read_topic(world, PARKED, RunParked, count=1)
-        later = lane_services(world, templates=(*BUILT_IN_TEMPLATES, second))
-        async with later as services, one_lane(world, services, None) as owner:
-            owner.serve(*await give(world, program, "resume", request_id="r1"))
-            owner.serve(*await ask(program, "say: x", template="own", request_id="r2"))
-            await read_topic(world, RESULTS, AgentResult, count=1)
-            assert owner.lane.waiting == 1
-            services.factory.register(first)
-            results = await read_topic(world, RESULTS, AgentResult, count=2)
-    assert [(one.request_id, one.template_version) for one in results] == [
-        ("r2", "2"),
-        ("r1", "1"),
-    ]
-
-
-async def test_a_run_whose_version_never_comes_fails_and_says_which(world: MemoryLanes) -> None:
-    first, second = (AgentTemplate(name="own", version=version) for version in ("1", "2"))
-    async with upstream(world) as program:
-        one = lane_services(world, templates=(*BUILT_IN_TEMPLATES, first))
-        async with one as services, one_lane(world, services, None) as owner:
-            owner.serve(*await ask(program, "hang", template="own"))
-            await read_topic(world, DECISIONS, Decision, count=1)
-        short = world.changed(template_wait_s=0.05)
-        later = lane_services(short, templates=(*BUILT_IN_TEMPLATES, second))
-        async with later as services, one_lane(short, services, None) as owner:
-            owner.serve(*await ask(program, "hang", template="own"))  # it comes again
-            (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
-    assert result.status == "failed"
-    assert result.reason is not None
-    assert result.reason.code == "unknown_template"
-    assert "version '1' of template 'own'" in result.reason.message
-
-
 async def test_requests_of_a_template_that_is_retired_meanwhile_are_rejected_in_the_end(
     world: MemoryLanes,
 ) -> None:
@@ -372,12 +288,7 @@ async def test_requests_of_a_template_that_is_retired_meanwhile_are_rejected_in_
 async def test_a_brokers_clock_that_is_behind_ends_no_wait(
     world: MemoryLanes, behind_ms: int
 ) -> None:
-    world = patient(world)
-    async with (
-        lane_services(world) as services,
-        upstream(world) as program,
-        one_lane(world, services, None) as owner,
-    ):
+    async with lacking(world) as (services, program, owner):
         sent, value = await ask(program, "say: x", template="new")
         owner.serve(_Sent(sent, behind_ms), value)
         await waits(owner)
@@ -474,28 +385,3 @@ async def test_what_was_decided_late_and_paused_is_parked_with_its_decision(
     assert (last.decision.admitted, last.template_version) == (True, "1")
     assert (result.status, result.output) == ("completed", "done")
     assert len(await read_whole(world, DECISIONS, Decision)) == 1
-
-
-async def test_where_the_chain_is_cut_the_executor_waits_for_the_version_that_was_decided_on(
-    world: MemoryLanes,
-) -> None:
-    world = patient(world, chain_cuts=("executor",))
-    newest = AgentTemplate(name="new", version="8")
-    first, second = chain_stages(world.settings)
-    new, old = lane_services(world, templates=WITH_NEW), lane_services(world)
-    async with new as deployed, old as before, upstream(world) as program:
-        lanes = [MemoryStage(world, deployed, first), MemoryStage(world, before, second)]
-        try:
-            value = {"user_id": "ada", "input": "say: x", "template": "new"}
-            await program.publish(value, key=b"ada")
-            await eventually(lambda: lanes[1].figures().waiting == 1)
-            before.factory.register(newest)
-            await program.publish({**value, "template": "chat_agent"}, key=b"ada")
-            await read_topic(world, RESULTS, AgentResult, count=1)
-            assert lanes[1].figures().waiting == 1
-            before.factory.register(NEW)
-            *_, result = await read_topic(world, RESULTS, AgentResult, count=2)
-        finally:
-            for one in lanes:
-                await one.stop()
-    assert (result.status, result.template_version) == ("completed", "7")
