@@ -90,7 +90,7 @@ def test_the_blocks_that_langchain_makes_are_read() -> None:
         ({"type": "file", "base64": b64(PDF), "mime_type": "pdf"}, "match pattern"),
         ({"type": "file", "base64": b64(PNG), "mime_type": "application/pdf"}, "is image/png"),
         ({"type": "audio", "url": "https://a.org/a.wav", "mime_type": "audio/wav"}, "audio.url"),
-        # anthropics/claude-code#62150: an image alone came with an empty text, which is refused.
+        # anthropics/claude-code#59862: an image alone came with an empty text, which is refused.
         ({"type": "text", "text": " "}, "match pattern"),
         ({"type": "image_url", "image_url": {"url": "https://a.org/a.png"}}, "'text', 'image'"),
         ({"type": "video", "base64": "AAAA", "mime_type": "video/mp4"}, "'text', 'image'"),

@@ -32,7 +32,7 @@ def test_a_question_has_its_input_first_and_then_its_content() -> None:
         {"type": "text", "text": "notes.txt:\nsüß"},
         {**pdf, "extras": {"filename": "file"}},
     ]
-    # anthropics/claude-code#62150: an image alone came with an empty text.
+    # anthropics/claude-code#59862: an image alone came with an empty text.
     assert question_of(making.resolved(" ", content=[IMAGE])).content == [IMAGE]
     assert question_of(making.resolved("hi")).content == "hi"
 
