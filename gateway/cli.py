@@ -27,6 +27,7 @@ from millstream.gateway.commands.templates import templates_app
 from millstream.gateway.commands.topics import topics
 from millstream.gateway.commands.up import up
 from millstream.gateway.commands.worker import worker
+from millstream.gateway.console.cleaning import harmless
 from millstream.gateway.console.running import Stopped
 from millstream.gateway.console.terminal import print_data, progress_console
 from millstream.gateway.exits import EXIT_CODES_HELP, ExitCode, exit_code_of_error
@@ -152,4 +153,4 @@ def exit_code_of(error: MillstreamError) -> ExitCode:
 def _tell(message: str) -> None:
     console = progress_console()
     console.print("error:", style="bold red", end=" ")
-    console.print(message)
+    console.print(harmless(message))

@@ -286,7 +286,8 @@ def _line(entry: Delivery | Unreadable, namespace: str, told: str) -> str:
     attempt = getattr(event, "attempt", None)
     run = f"{request:<12}  {'-' if attempt is None else attempt:<7}  {session:<12}"
     place = _place(entry.address, namespace)
-    return f"{time_text(entry.at_ms)}  {place:<18}  {user:<8}  {run}  {told}"
+    # In a name of a template or a worker, too, may stand what a terminal would obey.
+    return in_line(f"{time_text(entry.at_ms)}  {place:<18}  {user:<8}  {run}  {told}")
 
 
 def _place(address: Address, namespace: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, Final
@@ -28,7 +29,17 @@ def progress_console() -> Console:
 
     It reads no markup, for what it shows may hold square brackets; style whole `Text`s instead.
     """
-    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return _Progress(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+class _Progress(Console):
+    """Goes on in silence where nobody reads it any more: the data may still be wanted."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stderr.fileno())
+        os.close(nowhere)
 
 
 def print_data(line: str) -> None:

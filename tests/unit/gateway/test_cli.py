@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -266,3 +267,19 @@ def test_a_program_of_ours_that_found_nobody_there_gives_its_code_on(
     child: int | None, code: int
 ) -> None:
     assert exit_code_of(ChildEnded("it ended", child)) == code
+
+
+def test_errors_that_nobody_reads_are_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as nobody:
+        told = subprocess.run(
+            [sys.executable, "-m", "millstream.gateway", "topics"],
+            cwd=HOME,
+            stdout=nobody,
+            stderr=nobody,
+            check=False,
+            timeout=60,
+        )
+    # Nothing runs here, which it could not tell.
+    assert told.returncode == 6
