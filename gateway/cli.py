@@ -51,7 +51,10 @@ class _Commands(CommandGroup):
                 shown = os.fsencode(argument)
                 message = f"{shown!r} is not UTF-8"
                 raise typer.BadParameter(message)
-        parsed: list[str] = super().parse_args(ctx, args)
+        try:  # help is printed here
+            parsed: list[str] = super().parse_args(ctx, args)
+        except BrokenPipeError:
+            raise _had_enough() from None
         return parsed
 
     def invoke(self, ctx: Any) -> Any:
@@ -64,10 +67,7 @@ class _Commands(CommandGroup):
         except KeyboardInterrupt:
             raise typer.Exit(ExitCode.INTERRUPTED) from None
         except BrokenPipeError:
-            # Whoever read our output has had enough: `millstream history | head`. What is still
-            # buffered would fail again when Python flushes it at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(ExitCode.OK) from None
+            raise _had_enough() from None
         except MillstreamError as error:
             if debug:
                 raise
@@ -141,6 +141,13 @@ app.add_typer(templates_app)
 def main() -> None:
     """Run the command line and exit."""
     app(prog_name="millstream")
+
+
+def _had_enough() -> typer.Exit:
+    """End well where whoever read our output has had enough: `millstream history | head`."""
+    # What is still buffered would fail again when Python flushes it at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return typer.Exit(ExitCode.OK)
 
 
 def exit_code_of(error: MillstreamError) -> ExitCode:

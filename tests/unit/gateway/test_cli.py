@@ -269,6 +269,20 @@ def test_a_program_of_ours_that_found_nobody_there_gives_its_code_on(
     assert exit_code_of(ChildEnded("it ended", child)) == code
 
 
+def test_help_that_nobody_reads_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as nobody:
+        told = subprocess.run(
+            [sys.executable, "-m", "millstream.gateway", "--help"],
+            stdout=nobody,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=60,
+        )
+    assert (told.returncode, told.stderr) == (0, b"")
+
+
 def test_errors_that_nobody_reads_are_no_error() -> None:
     read, write = os.pipe()
     os.close(read)
