@@ -53,7 +53,7 @@ TRIALS = (
     Trial(("submit", "hi", "--user", "mallory"), code=3, err="forbidden"),
     Trial(("submit", "fail: no", *ADA), code=4, err="failed after"),
     Trial(("submit", "hi", *ADA, "--timeout", "0.1"), code=5, err="within 0.1 s"),
-    Trial(("cancel", *NOBODY), code=8, err="no such request"),
+    Trial(("cancel", *NOBODY), code=8, err="no such request|had ended before"),
     Trial(("cancel", *NOBODY, "--json"), code=8, out='"had_ended"|"unknown"'),
     Trial(("pause", *ADA, "--request", "none", "--json"), code=8, out='"unknown"'),
     Trial(("resume", *ADA, "--request", "other"), code=8, err="was not paused"),
