@@ -141,6 +141,19 @@ def test_a_layer_that_raises_or_answers_nothing_rejects_the_request(
     assert after.folded == [decision]
 
 
+def test_a_layer_that_writes_to_the_metadata_rejects_the_request_and_no_record_holds_it() -> None:
+    class Writes(Layer):
+        def admit(self, context: MiddlewareContext) -> MiddlewareResult:
+            context.request.metadata["seen"] = 1  # type: ignore[assignment]
+            return MiddlewareResult()
+
+    request = resolved()
+    decision = MiddlewarePipeline([Writes("x", 10)]).decide(context(request), generation=1)
+    assert decision.reason is not None
+    assert decision.reason.code == "layer_failed"
+    assert request.metadata == {}
+
+
 def test_a_layer_that_raises_later_on_changes_nothing_for_the_others() -> None:
     class Broken(Layer):
         def decided(self, *_: object) -> None:
