@@ -14,6 +14,7 @@
     │   ├── Expired              its deadline passed; ends as an `expired` result
     │   ├── ModelUnavailable     no such model, package or key; says what to install or set
     │   ├── InputTooLong         the conversation does not fit the model's context
+    │   ├── ContentUnsupported   the model takes no images, or whatever else the request holds
     │   ├── QuotaExhausted       the account at the model's provider may spend no more
     │   ├── ContentRefused       the model's provider refused the question or the answer
     │   ├── AnswerCut            the answer reached its limit of tokens, and counts only whole
@@ -150,6 +151,12 @@ class InputTooLong(Terminal):
     """The conversation has more tokens than the model's context."""
 
     code = "input_too_long"
+
+
+class ContentUnsupported(Terminal):
+    """The model takes no content of this kind; no call was made. The message says what to do."""
+
+    code = "content_unsupported"
 
 
 class QuotaExhausted(Terminal):

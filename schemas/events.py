@@ -22,6 +22,7 @@ from millstream.schemas.base import (
     compound_key,
     require_one_target,
 )
+from millstream.schemas.content import Content, hash_of
 
 DEFAULT_TEMPLATE = "chat_agent"
 
@@ -42,15 +43,18 @@ Metadata = Annotated[
 class AgentRequest(Event):
     """A request to an agent.
 
-    `user_id` and `input` must be given, and no key twice. What is left out gets a default when the
-    record is read: `request_id` becomes `<topic>-<partition>-<offset>` of the record, `session_id`
-    the request id (a conversation of its own), `template` is `chat_agent`, `tenant` is `default`.
+    `user_id` and `input` must be given, and no key twice. `content` is what the model is told after
+    `input`, of kinds that it takes: LangChain's standard blocks of text, images, files and audio;
+    `input` may be empty then. What is left out gets a default when the record is read: `request_id`
+    becomes `<topic>-<partition>-<offset>` of the record, `session_id` the request id (a
+    conversation of its own), `template` is `chat_agent`, `tenant` is `default`.
     """
 
     title: ClassVar[str] = "A request to an agent"
 
     type: Literal["request"] = "request"
     input: str
+    content: Content | None = None
     request_id: Identifier | None = None
     session_id: Identifier | None = None
     template: Identifier = DEFAULT_TEMPLATE
@@ -84,13 +88,17 @@ class ResolvedRequest(AgentRequest):
 
     @property
     def digest(self) -> str:
-        """What is asked, in 16 hex digits: template, model, session and input.
+        """What is asked, in 16 hex digits: template, model, session, input and content.
 
         Not the deadline and the metadata: an upstream that asks again may change them.
         """
         # Only the input, which comes last, may hold the separator.
         asked = f"{self.template}\x1f{self.model or ''}\x1f{self.session_id}\x1f{self.input}"
-        return blake2b(asked.encode(), digest_size=8).hexdigest()
+        if self.content is None:
+            return blake2b(asked.encode(), digest_size=8).hexdigest()
+        # By another `person` no input reads as one with content.
+        asked_with = hash_of(self.content) + asked.encode()
+        return blake2b(asked_with, digest_size=8, person=b"content").hexdigest()
 
 
 class Origin(Frozen):
@@ -185,9 +193,9 @@ class Decision(RequestEvent):
 
     `stage` names the part of the chain that decided, `chain` where it is not cut; `passed` are the
     layers that let the request through, `layer` the one that did not. `request_digest` stands for
-    what was asked (template, model, session, input), so that the same request id with something
-    else is found out. `template_version` is the version that the request's run keeps, `None` where
-    there is no run, or the decision is older than versions.
+    what was asked (template, model, session, input, content), so that the same request id with
+    something else is found out. `template_version` is the version that the request's run keeps,
+    `None` where there is no run, or the decision is older than versions.
     """
 
     title: ClassVar[str] = "What the middleware decided on a request"

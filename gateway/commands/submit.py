@@ -16,6 +16,7 @@ import typer
 from pydantic import ValidationError
 
 from millstream.gateway.client_settings import open_bus, settings_for_client
+from millstream.gateway.console.attachments import content_of
 from millstream.gateway.console.follow import Told, earlier_result, submitted
 from millstream.gateway.console.rendering import (
     entry_json,
@@ -71,6 +72,12 @@ def submit(
     timeout_s: Annotated[
         float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the result.")
     ] = 120.0,
+    image: Annotated[
+        list[str] | None, typer.Option(help="An image, by its path or URL; may be given again.")
+    ] = None,
+    file: Annotated[
+        list[str] | None, typer.Option(help="A file, by its path or URL; may be given again.")
+    ] = None,
     steps: Annotated[
         bool, typer.Option("--steps", help="Show the run's calls of models and tools too.")
     ] = False,
@@ -82,7 +89,8 @@ def submit(
 
     The answer is on standard output, how it ended and what it cost on standard error.
     """
-    if not text.strip():
+    content = content_of(image or (), file or ())
+    if not text.strip() and content is None:
         message = "there is nothing to ask: the text is empty"
         raise typer.BadParameter(message)
     if deadline_s is not None and not math.isfinite(deadline_s):
@@ -93,6 +101,7 @@ def submit(
         user_id=user,
         tenant=tenant,
         input=text,
+        content=content,
         request_id=request_id or secrets.token_hex(8),
         session_id=session,
         template=template,

@@ -93,7 +93,8 @@ def what(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912  one case per kin
     """Say in a line what an event tells."""
     match event:
         case AgentRequest():
-            return f"asks {event.template}: {one_line(event.input)}"
+            told = [block.label for block in event.content or ()]
+            return f"asks {event.template}: {one_line(' '.join([event.input, *told]))}"
         case StageRequest():
             return f"request {event.request.request_id} goes on to stage {event.stage}"
         case AgentToken():

@@ -82,6 +82,23 @@ async def test_submit_with_steps_shows_the_run_s_calls_in_their_order(up: Up) ->
     assert '→ calculator(expression="12*12")\n← 144 in ' in told.err
 
 
+async def test_submit_takes_images_and_files_and_history_names_them(up: Up, tmp_path: Path) -> None:
+    # As docs/how-to/input.md has it.
+    (tmp_path / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(12_000))
+    (tmp_path / "notes.txt").write_text("black", encoding="utf-8")
+    asked = ("say: a cat", "--user", "ada", "--request-id", "cat")
+    given = ("--image", "cat.png", "--image", "https://a.org/b.png", "--file", "notes.txt")
+    told = await run(up.environment, "submit", *asked, *given, folder=tmp_path)
+    assert (told.code, told.out) == (0, "a catnotes.txt:\nblack\n"), told.err
+    lines = await run(up.environment, "history", "--user", "ada", "--request", "cat")
+    assert "say: a cat [image/png, 12 kB] [image at a.org/b.png] [text/plain, 5 B]" in lines.out
+    assert "iVBOR" not in lines.out
+    blind = ("--model", "local", "--request-id", "blind", "--image", "cat.png")
+    refused = await run(up.environment, "submit", "", "--user", "ada", *blind, folder=tmp_path)
+    assert refused.code == 4, refused.err
+    assert "content_unsupported: the model 'local' takes no images" in " ".join(refused.err.split())
+
+
 async def test_submit_as_json_prints_the_events_up_to_the_result(up: Up) -> None:
     told = await run(
         up.environment, "submit", "say: hello world", "--user", "ada", "--session", "s", "--json"

@@ -233,6 +233,13 @@ CASES: tuple[tuple[Event, str], ...] = (
         making.step("retry", reason=Reason(code="x", message="y")),
         "tries again, since x: y (attempt 1000, step 0)",
     ),
+    (
+        making.request(
+            input="Hi",
+            content=[{"type": "image", "base64": "iVBORw0KGgo=", "mime_type": "image/png"}],
+        ),
+        "asks chat_agent: Hi [image/png, 8 B]",
+    ),
 )
 
 
