@@ -99,9 +99,10 @@ def _wrong_rejection(because: object) -> str | None:
 
 
 def _wrong_events(events: object) -> str | None:
-    if isinstance(events, tuple) and all(isinstance(one, Event) for one in events):
-        return None
-    return "gave events of which some are none"
+    if not isinstance(events, tuple) or not all(isinstance(one, Event) for one in events):
+        return "gave events of which some are none"
+    # A request has one: that which is settled.
+    return "gave a second result" if any(isinstance(e, AgentResult) for e in events) else None
 
 
 def told(layer: AgentMiddleware, tell: Callable[[], object]) -> None:

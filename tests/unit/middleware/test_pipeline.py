@@ -197,6 +197,17 @@ def test_a_layer_that_makes_a_result_no_record_could_hold_changes_nothing(
     assert MiddlewarePipeline([Settles("x", 10)]).settle(resolved(), before).result is before
 
 
+def test_a_layer_adds_no_second_result() -> None:
+    class Doubles(Layer):
+        def settle(self, request: ResolvedRequest, result: AgentResult) -> Settlement:  # noqa: ARG002
+            return Settlement(result, (result,))
+
+    assert (
+        MiddlewarePipeline([Doubles("x", 10)]).settle(resolved(), result_of(resolved())).events
+        == ()
+    )
+
+
 def test_what_is_no_event_is_not_taken_from_a_layer() -> None:
     class Junk(Layer):
         def settle(self, request: ResolvedRequest, result: AgentResult) -> Settlement:  # noqa: ARG002
