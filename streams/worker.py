@@ -43,6 +43,7 @@ from millstream.streams.sessions.redis import RedisSessionStore
 from millstream.streams.settings import Role, Settings
 from millstream.streams.telemetry.exposition import Exposition, Readiness
 from millstream.streams.telemetry.metrics import MetricsCollector, set_metrics
+from millstream.streams.telemetry.outages import REDIS
 from millstream.streams.templates.follower import TemplateFollower
 from millstream.streams.views.service import Views
 
@@ -277,7 +278,7 @@ def _peek(store: RedisSessionStore) -> PeekCheckpoint:
             stored = await store.get_checkpoint(tenant, user_id, session_id)
         except ServiceUnavailable as error:
             # Redis is a view: the log has the checkpoint.
-            log.warning("Redis was passed over", reason=str(error))
+            log.warning("Redis was passed over", reason=str(error), outage=REDIS)
             return None
         return None if stored is None else stored.event
 

@@ -45,6 +45,7 @@ from mode.services import WaitResults
 from mode.utils.futures import maybe_async
 
 from millstream.streams.broker.aiokafka_patches import free_fetches, tolerate_header_names
+from millstream.streams.broker.recovery import recover_brokers
 
 __all__ = ["CommittedTransport", "eager_start"]
 
@@ -126,7 +127,22 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
     async def _gather_remaining_tasks(self) -> None:
         """Leave the loop's other tasks alone: they are not the consumer's."""
 
+    def answered(self) -> dict[TP, int | None]:
+        """Give what aiokafka notes of each partition that it fetches."""
+        consumer = self._consumer
+        subscription = None if consumer is None else consumer._subscription.subscription  # noqa: SLF001
+        if subscription is None or subscription.assignment is None:
+            return {}
+        assignment, fetched = subscription.assignment, consumer._fetcher._records  # noqa: SLF001
+        states = {tp: assignment.state_value(tp) for tp in assignment.tps}
+        return {
+            TP(tp.topic, tp.partition): state.timestamp
+            for tp, state in states.items()
+            if not state.paused and tp not in fetched
+        }
+
     def _create_worker_consumer(self, transport: AIOKafkaTransport) -> Any:
+        recover_brokers()
         tolerate_header_names()
         free_fetches()
         consumer = super()._create_worker_consumer(transport)
@@ -260,6 +276,13 @@ class CommittedConsumer(AIOKafkaConsumer):  # type: ignore[misc]
     def join_anew(self) -> None:
         """Let the group deal again, by what this member holds now."""
         self._thread.join_anew()
+
+    def answered(self) -> dict[TP, int | None]:
+        """Give when brokers last answered for each partition that is fetched now, in ms.
+
+        `None` where none has. What is paused, or fetched and not read yet, is not fetched.
+        """
+        return self._thread.answered()
 
     def resume_partitions(self, tps: Iterable[TP]) -> None:
         """Resume changelogs; hold the others back until the flow is resumed behind their seek."""
