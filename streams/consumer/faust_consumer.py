@@ -35,8 +35,11 @@ import asyncio
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from typing import Any
 
+import structlog
 from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import OffsetResetStrategy
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as AIOKafkaConsumer
 from faust.transport.drivers.aiokafka import Transport as AIOKafkaTransport
@@ -46,8 +49,11 @@ from mode.utils.futures import maybe_async
 
 from millstream.streams.broker.aiokafka_patches import free_fetches, tolerate_header_names
 from millstream.streams.broker.recovery import recover_brokers
+from millstream.streams.telemetry.outages import KAFKA, is_transient
 
 __all__ = ["CommittedTransport", "eager_start"]
+
+log = structlog.get_logger(__name__)
 
 
 def eager_start(coroutine: Coroutine[Any, Any, object]) -> _Begun | None:
@@ -165,12 +171,31 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
             membership.watch(self._ensure_consumer()._coordinator, assignor.forget)  # noqa: SLF001
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit offsets; tells whether they are. Faust ends its app where a broker is away."""
+        consumer = self._ensure_consumer()
         # While it joins, this member's generation is the last one: aiokafka takes the broker's
         # refusal for a throw-out, and joins as another member. What is not committed comes again.
-        if self._ensure_consumer()._coordinator._heartbeat_task is None:  # noqa: SLF001
+        if consumer._coordinator._heartbeat_task is None:  # noqa: SLF001
             return False
-        committed: bool = await super()._commit(offsets)
-        return committed
+        mine = self.assignment()
+        wanted = {
+            TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(offset, "")
+            for tp, offset in offsets.items()
+            if tp in mine
+        }
+        try:
+            await consumer.commit(wanted)
+        except (CommitFailedError, IllegalStateError) as error:
+            # The group has dealt meanwhile: whoever has the partitions now reads on.
+            log.warning("offsets are left to the next owner", reason=str(error))
+        except (KafkaError, OSError) as error:
+            if is_transient(error):
+                log.warning("offsets are committed later", reason=repr(error), outage=KAFKA)
+            else:
+                await self.crash(error)
+        else:
+            return True
+        return False
 
     def join_anew(self) -> None:
         """Let the group deal again, by what this member holds now."""
@@ -282,7 +307,8 @@ class CommittedConsumer(AIOKafkaConsumer):  # type: ignore[misc]
 
         `None` where none has. What is paused, or fetched and not read yet, is not fetched.
         """
-        return self._thread.answered()
+        answered: dict[TP, int | None] = self._thread.answered()
+        return answered
 
     def resume_partitions(self, tps: Iterable[TP]) -> None:
         """Resume changelogs; hold the others back until the flow is resumed behind their seek."""

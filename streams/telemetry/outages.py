@@ -12,7 +12,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -24,7 +24,7 @@ from aiokafka.errors import (
     StaleMetadata,
 )
 
-__all__ = ["KAFKA", "REDIS", "OutageLog", "is_transient"]
+__all__ = ["KAFKA", "REDIS", "OutageLog", "UnreadyLog", "is_transient"]
 
 KAFKA = "Kafka"
 REDIS = "Redis"
@@ -171,6 +171,30 @@ class OutageLog:
             line.msg = f"{line.getMessage()} (and {held_back} lines like this since)"
             line.args = ()
         return True
+
+
+class UnreadyLog:
+    """Tells why a worker is not ready, at growing intervals, and that it is again."""
+
+    def __init__(self, *, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._clock_s = clock_s
+        self._unready: _Repeated | None = None
+        self._told = False
+
+    def tell(self, reasons: Sequence[str]) -> None:
+        """Note why it is not ready now; no reason: it is. Call it often."""
+        now_s = self._clock_s()
+        if not reasons:
+            if self._told:
+                log.info("ready again")
+            self._unready, self._told = None, False
+        elif self._unready is None:  # most of it is over before anybody reads of it
+            self._unready = _Repeated(now_s, now_s, now_s + _AGAIN_MIN_S)
+        elif self._unready.due(now_s):
+            self._unready.told(now_s)
+            self._told = True
+            for_s = round(now_s - self._unready.since_s)
+            log.warning("not ready", why="; ".join(reasons), for_s=for_s)
 
 
 def _of_library(line: logging.LogRecord) -> bool:

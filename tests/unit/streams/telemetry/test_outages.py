@@ -15,7 +15,7 @@ from aiokafka.errors import (
 )
 from structlog.testing import capture_logs
 
-from millstream.streams.telemetry.outages import REDIS, OutageLog, is_transient
+from millstream.streams.telemetry.outages import REDIS, OutageLog, UnreadyLog, is_transient
 
 REFUSED = ConnectionRefusedError(111, "Connect call failed")
 
@@ -149,3 +149,27 @@ def test_which_errors_are_transient() -> None:
     assert is_transient(NotLeaderForPartitionError())
     assert not is_transient(TopicAuthorizationFailedError("requests"))
     assert not is_transient(ValueError("no"))
+
+
+def test_worker_that_is_not_ready_says_so_at_growing_intervals_and_when_it_is_again() -> None:
+    clock = Clock()
+    unready = UnreadyLog(clock_s=clock)
+    with capture_logs() as told:
+        for _ in range(400):
+            unready.tell(["no broker answers"])
+            clock.now_s += 1
+        unready.tell([])
+        unready.tell([])
+    assert [one["event"] for one in told] == ["not ready"] * 4 + ["ready again"]
+    assert [one["for_s"] for one in told[:-1]] == [10, 20, 50, 140]
+    assert told[0]["why"] == "no broker answers"
+
+
+def test_moment_without_readiness_is_not_told() -> None:
+    clock = Clock()
+    unready = UnreadyLog(clock_s=clock)
+    with capture_logs() as told:
+        for reasons in (["a lane opens"], [], ["a lane opens"], []):
+            unready.tell(reasons)
+            clock.now_s += 6
+    assert told == []
