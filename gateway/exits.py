@@ -30,6 +30,7 @@ class ExitCode(IntEnum):
     TIMED_OUT = 5
     UNAVAILABLE = 6
     DRIFT = 7
+    HUNG_UP = 129
     INTERRUPTED = 130
     TERMINATED = 143
 
