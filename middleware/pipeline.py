@@ -25,7 +25,13 @@ from millstream.middleware.policy_errors import nearest
 from millstream.middleware.prices import PriceTable
 from millstream.middleware.rate_limit import RateLimitMiddleware
 from millstream.schemas.base import Event, Reason, Usage, saturated
-from millstream.schemas.errors import LayerFailed, Misconfigured, RateLimited, Rejected
+from millstream.schemas.errors import (
+    BudgetExceeded,
+    LayerFailed,
+    Misconfigured,
+    RateLimited,
+    Rejected,
+)
 from millstream.schemas.events import AgentResult, AttemptStarted, Decision, ResolvedRequest
 
 CHAIN = "chain"
@@ -249,7 +255,7 @@ def build_pipeline(
     *,
     layers: Iterable[MakeLayer] = (),
 ) -> MiddlewarePipeline:
-    """Build one lane's chain. Without a policy everybody may do everything.
+    """Build one lane's chain. Without a policy everybody may use every template.
 
     `prices` may be shared by all lanes of a process; none given: a table of the policy's own.
     `layers` make those of an app, which take their places by their priorities. Raises
@@ -330,5 +336,7 @@ def _decision(
 
 
 def _reason(rejection: Rejected) -> Reason:
-    retry_after_s = rejection.retry_after_s if isinstance(rejection, RateLimited) else None
+    retry_after_s = None
+    if isinstance(rejection, RateLimited | BudgetExceeded):
+        retry_after_s = rejection.retry_after_s
     return Reason(code=rejection.code, message=str(rejection), retry_after_s=retry_after_s)

@@ -50,6 +50,7 @@ async def up(
         "MILLSTREAM_KAFKA": kafka_bootstrap,
         "MILLSTREAM_REDIS_URL": redis_url,
         "MILLSTREAM_DEFAULT_MODEL": "scripted",
+        "MILLSTREAM_SCRIPTED_MODEL": "on",
         "MILLSTREAM_SESSION_TIMEOUT_S": "6",
     }
     demo = (PROJECT / "docs" / "examples" / "demo-policy.yaml").read_text("utf-8")
