@@ -30,6 +30,7 @@ class ExitCode(IntEnum):
     UNAVAILABLE = 6
     DRIFT = 7
     NOTHING_THERE = 8
+    HUNG_UP = 129
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -46,6 +47,7 @@ EXIT_CODES = {
     ExitCode.NOTHING_THERE: (
         "no such request or worker, the request had ended before, or nothing was paused"
     ),
+    ExitCode.HUNG_UP: "stopped by SIGHUP: its terminal was closed",
     ExitCode.INTERRUPTED: "stopped by Ctrl-C (SIGINT)",
     ExitCode.TERMINATED: "stopped by SIGTERM",
 }

@@ -16,7 +16,11 @@ __all__ = ["Stopped", "run", "run_within"]
 
 T = TypeVar("T")
 
-_EXIT_CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+_EXIT_CODES = {
+    signal.SIGINT: ExitCode.INTERRUPTED,
+    signal.SIGTERM: ExitCode.TERMINATED,
+    signal.SIGHUP: ExitCode.HUNG_UP,
+}
 
 CLOSING_MAX_S: Final = 2.0
 """So long may clients take to close behind a time limit: a broker that hangs answers none."""
@@ -33,8 +37,9 @@ class Stopped(Exception):
 def run(main: Coroutine[object, object, T], *, interrupted: Callable[[], bool] | None = None) -> T:
     """Run a coroutine in an event loop of its own and give what it returns.
 
-    SIGINT and SIGTERM cancel it, each time they come: what it stops in its `finally` with patience
-    it must give up at the second. `interrupted` is asked first at a SIGINT, in the loop: where it
+    SIGINT, SIGTERM and SIGHUP cancel it, each time they come: what it stops in its `finally` with
+    patience it must give up at the second. SIGHUP stays ignored where whoever started us ignores
+    it, as `nohup` does. `interrupted` is asked first at a SIGINT, in the loop: where it
     says that it has dealt with it, nothing is cancelled. Raises `Stopped` once it has ended.
     """
     return asyncio.run(_interruptible(main, interrupted))
@@ -97,13 +102,14 @@ async def _interruptible(
         signalled.append(number)
         task.cancel()
 
-    for number in _EXIT_CODES:
+    heeded = [number for number in _EXIT_CODES if not _ignores_hangup(number)]
+    for number in heeded:
         loop.add_signal_handler(number, stop, number)
     try:
         # Not awaited directly: a cancelled task and a cancelled self could not be told apart.
         await asyncio.wait({task})
     finally:
-        for number in _EXIT_CODES:
+        for number in heeded:
             loop.remove_signal_handler(number)
         if not task.done():
             task.cancel()
@@ -111,3 +117,7 @@ async def _interruptible(
     if task.cancelled() and signalled:
         raise Stopped(signalled[0])
     return task.result()
+
+
+def _ignores_hangup(number: signal.Signals) -> bool:
+    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN

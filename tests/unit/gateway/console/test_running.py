@@ -22,7 +22,9 @@ def test_what_a_command_gives_is_given_back() -> None:
     assert run(main()) == 7
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_stops_a_command_after_its_clean_up(number: signal.Signals, code: int) -> None:
     done: list[str] = []
 
@@ -37,6 +39,19 @@ def test_a_signal_stops_a_command_after_its_clean_up(number: signal.Signals, cod
         run(main())
     assert stopped.value.exit_code == code
     assert done == ["cleaned up"]
+
+
+def test_a_hangup_that_is_ignored_at_the_start_stays_ignored() -> None:
+    async def main() -> str:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return "done"
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run(main()) == "done"
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_signal_ends_a_clean_up_that_takes_too_long() -> None:
