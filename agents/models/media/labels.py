@@ -1,0 +1,26 @@
+"""What a model is told in the place of an image, a file or a recording that it is not shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from millstream.schemas.content import label_of
+
+__all__ = ["is_media", "labelled_content"]
+
+_TYPES: Final = frozenset({"image", "image_url", "audio", "file", "video"})
+
+
+def is_media(block: object) -> bool:
+    """Tell whether a block of a message is media, of whatever form and type a tool gave it."""
+    return isinstance(block, Mapping) and block.get("type") in _TYPES
+
+
+def labelled_content(content: str | Sequence[Any]) -> Any:
+    """Give a message's content with labels in the place of all media: `[image/png, 12 kB]`."""
+    if isinstance(content, str):
+        return content
+    return [
+        {"type": "text", "text": label_of(block)} if is_media(block) else block for block in content
+    ]
