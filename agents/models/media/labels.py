@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from millstream.schemas.content import label_of
 
@@ -12,7 +12,7 @@ __all__ = ["is_media", "labelled_content"]
 _TYPES: Final = frozenset({"image", "image_url", "audio", "file", "video"})
 
 
-def is_media(block: object) -> bool:
+def is_media(block: object) -> TypeGuard[Mapping[str, Any]]:
     """Tell whether a block of a message is media, of whatever form and type a tool gave it."""
     return isinstance(block, Mapping) and block.get("type") in _TYPES
 
