@@ -7,7 +7,7 @@ from typing import Any, Final, TypeGuard
 
 from millstream.schemas.content import label_of
 
-__all__ = ["is_media", "labelled_content"]
+__all__ = ["is_media", "labelled_content", "labelled_text"]
 
 _TYPES: Final = frozenset({"image", "image_url", "audio", "file", "video"})
 
@@ -24,3 +24,18 @@ def labelled_content(content: str | Sequence[Any]) -> Any:
     return [
         {"type": "text", "text": label_of(block)} if is_media(block) else block for block in content
     ]
+
+
+def labelled_text(content: str | Sequence[Any]) -> str:
+    """Give a message's content as people are shown it: its text, and labels of its media."""
+    if isinstance(content, str):
+        return content
+    told = ""
+    for block in content:
+        if is_media(block):
+            told += f"{' ' if told else ''}{label_of(block)}"
+        elif isinstance(block, str):
+            told += block
+        elif block.get("type") == "text":
+            told += str(block.get("text", ""))
+    return told
