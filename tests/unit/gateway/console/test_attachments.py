@@ -47,7 +47,7 @@ def test_what_cannot_be_an_image_is_refused(
         content_of([str(tmp_path / name)], ())
 
 
-# A picture saved under another type's name is refused by providers (hermes-agent#55432).
+# BerriAI/litellm#24900: a picture saved under another type's name fails the whole call.
 def test_a_type_is_what_the_data_says_and_then_the_name(tmp_path: Path) -> None:
     files = {
         "cat.jpg": PNG,
