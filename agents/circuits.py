@@ -83,6 +83,13 @@ class ModelCircuits:
             circuit.opened_at_s = self._now_s()
             circuit.is_on_trial = False
 
+    def not_called(self, model: str) -> None:
+        """Take in that a run, maybe its trial, did not call a model: the next run is the trial."""
+        circuit = self._circuits.get(model)
+        if circuit is not None and circuit.opened_at_s is not None and circuit.is_on_trial:
+            circuit.opened_at_s = self._now_s() - OPEN_S
+            circuit.is_on_trial = False
+
     def open(self) -> Iterable[str]:
         """Give the models that are passed over."""
         return tuple(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import binascii
 import json
+import re
 from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Annotated, Any, Final, Literal, Self, get_args
@@ -19,6 +20,7 @@ from pydantic import (
     StringConstraints,
     TypeAdapter,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -38,7 +40,9 @@ __all__ = [
     "block_of",
     "hash_of",
     "inline_bytes",
+    "is_type_of_text",
     "label_of",
+    "type_of",
 ]
 
 BLOCKS_MAX: Final = 100
@@ -98,8 +102,30 @@ def _is_base64(data: str) -> str:
 
 Url = Annotated[str, StringConstraints(max_length=URL_CHARS_MAX), AfterValidator(_is_web_address)]
 Base64 = Annotated[str, StringConstraints(min_length=4), AfterValidator(_is_base64)]
+
+
+def _is_type(mime_type: str) -> str:
+    if re.fullmatch(_TYPE, mime_type) is None:
+        message = "it must be a type alone, in small letters: `text/plain`, without `; charset=…`"
+        raise ValueError(message)
+    return mime_type
+
+
+def _says_something(text: str) -> str:
+    # Providers refuse a blank text among blocks.
+    if not text.strip():
+        message = "a text among blocks must not be blank"
+        raise ValueError(message)
+    return text
+
+
+_TYPE: Final = r"^[a-z]+/[a-z0-9][a-z0-9.+_-]*$"
+
 MimeType = Annotated[
-    str, StringConstraints(max_length=127, pattern=r"^[a-z]+/[a-z0-9][a-z0-9.+_-]*$")
+    str,
+    StringConstraints(max_length=127),
+    AfterValidator(_is_type),
+    WithJsonSchema({"maxLength": 127, "pattern": _TYPE, "type": "string"}),
 ]
 
 
@@ -107,8 +133,11 @@ class TextContent(Frozen):
     """A piece of text."""
 
     type: Literal["text"]
-    # Providers refuse a blank text among blocks.
-    text: Annotated[str, StringConstraints(pattern=r"\S")]
+    text: Annotated[
+        str,
+        AfterValidator(_says_something),
+        WithJsonSchema({"pattern": r"\S", "type": "string"}),
+    ]
 
     @property
     def label(self) -> str:
@@ -132,9 +161,12 @@ class _Media(Frozen):
         if self.mime_type is None:
             message = "data in `base64` needs its `mime_type`"
             raise ValueError(message)
-        found = _type_of(self.base64)
+        found = type_of(self.base64)
         if found is not None and found != self.mime_type and _is_told_apart(self.mime_type):
             message = f"the data is {found}, and the `mime_type` says {self.mime_type}"
+            raise ValueError(message)
+        if is_type_of_text(self.mime_type) and _text_of(self.base64) is None:
+            message = "the text is not in UTF-8: write it so, or give it a type of its own"
             raise ValueError(message)
         return self
 
@@ -195,14 +227,10 @@ class FileContent(_Media):
 
     @property
     def text(self) -> str | None:
-        """What stands in an inline text file in UTF-8, `None` of any other."""
-        kind = self.mime_type or ""
-        if self.base64 is None or not (kind.startswith("text/") or kind in _TEXTS):
+        """What stands in an inline text file, `None` of any other."""
+        if self.base64 is None or not is_type_of_text(self.mime_type or ""):
             return None
-        try:
-            return binascii.a2b_base64(self.base64).decode()
-        except UnicodeDecodeError:
-            return None
+        return _text_of(self.base64)
 
 
 class AudioContent(_Media):
@@ -231,7 +259,20 @@ ContentBlock = Annotated[
 
 _BLOCK: Final[TypeAdapter[ContentBlock]] = TypeAdapter(ContentBlock)
 
-Content = Annotated[tuple[ContentBlock, ...], Field(min_length=1, max_length=BLOCKS_MAX)]
+
+def _has_some(blocks: tuple[ContentBlock, ...]) -> tuple[ContentBlock, ...]:
+    # After the blocks: a bound of the field counts only those that can be read.
+    if not blocks:
+        message = "give at least one block, or leave `content` out"
+        raise ValueError(message)
+    return blocks
+
+
+Content = Annotated[
+    tuple[ContentBlock, ...],
+    Field(max_length=BLOCKS_MAX, json_schema_extra={"minItems": 1}),
+    AfterValidator(_has_some),
+]
 """Up to 100 blocks, in the order in which the model is told them."""
 
 
@@ -263,8 +304,8 @@ def label_of(block: Mapping[str, Any]) -> str:
     return f"[{block.get('type')}]" if known is None else known.label
 
 
-def _type_of(data: str) -> str | None:
-    """Give the type that data begins as, `None` where its beginning tells none."""
+def type_of(data: str) -> str | None:
+    """Give the type that data in base64 begins as, `None` where its beginning tells none."""
     head = binascii.a2b_base64(data[:_HEAD_CHARS])
     for start, mime_type in _STARTS:
         if len(head) >= len(start) and all(
@@ -272,6 +313,19 @@ def _type_of(data: str) -> str | None:
         ):
             return mime_type
     return None
+
+
+def is_type_of_text(mime_type: str) -> bool:
+    """Tell whether files of a type are text, which every model is told."""
+    return mime_type.startswith("text/") or mime_type in _TEXTS
+
+
+def _text_of(data: str) -> str | None:
+    try:
+        # What Windows begins such files with is no text.
+        return binascii.a2b_base64(data).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return None
 
 
 def _is_told_apart(mime_type: str) -> bool:

@@ -29,6 +29,7 @@ from millstream.agents.loop.token_writer import TokenWriter
 from millstream.agents.models.call_meter import CallMeter
 from millstream.agents.models.ends import finish_reason_of
 from millstream.agents.models.errors import as_foreseen
+from millstream.agents.models.media.labels import is_media, labelled_text
 from millstream.agents.models.usage import DOUBT, ModelCall
 from millstream.schemas.ports import BeforeCall
 from millstream.schemas.reasons import reason_of, words_of
@@ -284,7 +285,11 @@ class AgentCallbackHandler(AsyncCallbackHandler):
 
     @override
     async def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        await self._nested_ended("tool_end", run_id, str(getattr(output, "content", output)))
+        told = getattr(output, "content", output)
+        has_media = isinstance(told, list) and any(map(is_media, told))
+        await self._nested_ended(
+            "tool_end", run_id, labelled_text(told) if has_media else str(told)
+        )
 
     @override
     async def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:

@@ -20,6 +20,7 @@ from langchain_core.tools import BaseTool
 from typing_extensions import override
 
 from millstream.agents.loop.call_gate import RunContext
+from millstream.agents.sessions.media import has_media, labelled
 
 __all__ = ["BesideModel"]
 
@@ -73,6 +74,10 @@ class BesideModel(BaseChatModel):
     ) -> AIMessage:
         """Give the answer that was kept, or the model's."""
         context = RunContext.current()
+        messages = self.model._convert_input(input).to_messages()  # noqa: SLF001
+        if has_media(messages):
+            # What it is to say is about the words, and it may be a model that takes no images.
+            input = labelled(messages)  # noqa: A001
         asked = self._digest(input, kwargs)
         if context is not None:
             kept = context.calls.answered_beside(asked)

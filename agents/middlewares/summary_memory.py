@@ -20,6 +20,7 @@ from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from typing_extensions import override
 
 from millstream.agents.loop.containment import stops_run
+from millstream.agents.sessions.media import labelled
 from millstream.agents.sessions.memory import BYTES_PER_TOKEN, bounds_of
 from millstream.agents.sessions.text import cut_to_bytes, well_formed
 from millstream.agents.templates.memory import Summary
@@ -84,7 +85,7 @@ class SummaryMemory(AgentMiddleware[Any, Any, Any]):
     def _told(self, messages: Sequence[AnyMessage]) -> str:
         """Give what a summary is made of: the last summary, and the newest of the rest."""
         bytes_max = self._memory.read_tokens_max * BYTES_PER_TOKEN
-        words = ""
+        messages, words = labelled(messages), ""
         if messages[0].additional_kwargs.get("lc_source") == _MARK["lc_source"]:
             words = cut_to_bytes(get_buffer_string(messages[:2]), bytes_max // 2) + "\n"
             messages = messages[2:]

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
 import ormsgpack
 import structlog
 from langchain_core.messages import (
-    AIMessage,
     AnyMessage,
     BaseMessage,
-    HumanMessage,
     ToolMessage,
 )
 from langchain_core.runnables import RunnableConfig
@@ -36,12 +34,18 @@ from typing_extensions import override
 
 from millstream.agents.ids import new_id
 from millstream.agents.sessions.kept import (
+    LESS_AND_LESS,
     is_of_known_type,
     keepable_message,
     keepable_state,
     shortened,
 )
-from millstream.agents.sessions.media import shown_again
+from millstream.agents.sessions.media import (
+    EarlierMedia,
+    earlier_media,
+    has_media,
+    without_oldest_media,
+)
 from millstream.agents.sessions.memory import newest_turns
 from millstream.agents.sessions.mending import mended
 from millstream.agents.templates.memory import Memory, NoMemory
@@ -64,8 +68,6 @@ _PACKED_BYTES_MAX: Final = CHECKPOINT_CHARS_MAX // 4 * 3
 
 LOST_NAMED_MAX: Final = 20
 """What a checkpoint leaves out is named in the log up to this many; the rest is counted."""
-
-_Select = Callable[[Sequence[BaseMessage]], Sequence[BaseMessage]]
 
 _log = structlog.get_logger(__name__)
 
@@ -99,6 +101,7 @@ class RunCheckpointer(BaseCheckpointSaver[int]):
         self._loaded = loaded
         self._memory = template.memory
         self._newest = None
+        self._media: EarlierMedia | None = None
         if loaded is not None:
             memory = NoMemory() if forget else template.memory
             provider = without_client(model).partition(":")[0]
@@ -114,17 +117,15 @@ class RunCheckpointer(BaseCheckpointSaver[int]):
 
     @property
     def has_media(self) -> bool:
-        """Whether an earlier question holds more than text."""
-        return any(
-            isinstance(one, HumanMessage) and not isinstance(one.content, str)
-            for one in self.messages
-        )
+        """Whether an earlier question, or a tool's result, holds more than text."""
+        return has_media(self.messages)
 
     def show_media(self, taken: frozenset[InputKind]) -> None:
         """Have a model that takes these kinds shown earlier media, as far as memory has room."""
         assert self._newest is not None  # noqa: S101  there are messages
         values = self._newest.checkpoint["channel_values"]
-        values["messages"] = shown_again(values["messages"], taken, self._memory)
+        self._media = earlier_media(values["messages"], taken, self._memory)
+        values["messages"] = self._media.shown
 
     @override
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> Self:
@@ -221,6 +222,9 @@ class RunCheckpointer(BaseCheckpointSaver[int]):
         """Serialise the newest state as the session's next checkpoint."""
         assert self._newest is not None  # noqa: S101 - a graph that ended has put its state
         checkpoint = self._newest.checkpoint
+        if self._media is not None:
+            values = checkpoint["channel_values"]
+            values["messages"] = self._media.restored(values["messages"])
         packed = _packed(self._newest, request)
         if len(packed) > _PACKED_BYTES_MAX:
             packed = _packed_short(self._newest, request, len(packed))
@@ -273,7 +277,7 @@ def _packed(newest: CheckpointTuple, request: ResolvedRequest) -> bytes:
 
 
 def _packed_short(newest: CheckpointTuple, request: ResolvedRequest, size_bytes: int) -> bytes:
-    """Pack less of a state that no record holds: its longest values go first, then older turns.
+    """Pack less of a state that no record holds: older media, its longest values, older turns.
 
     At last it is the newest turn's question and answer, without the calls between them.
     """
@@ -281,9 +285,15 @@ def _packed_short(newest: CheckpointTuple, request: ResolvedRequest, size_bytes:
     values = keepable_state(newest.checkpoint["channel_values"], lost)
     values.pop("structured_response", None)  # which no later run is to see
     messages: list[BaseMessage] = values.get("messages", [])
-    packed = b""
-    for value_bytes_max, select in _LESS_AND_LESS:
-        lost = [f"the state: {size_bytes} bytes, more than {_PACKED_BYTES_MAX}"]
+    told = f"the state: {size_bytes} bytes, more than {_PACKED_BYTES_MAX}"
+    lost = [told]
+    values["messages"] = without_oldest_media(messages, size_bytes - _PACKED_BYTES_MAX, lost)
+    packed = _dumped(newest, values, lost)
+    if len(packed) <= _PACKED_BYTES_MAX:
+        _tell_lost(request, lost)
+        return packed
+    for value_bytes_max, select in LESS_AND_LESS:
+        lost = [told]
         values["messages"] = [
             shortened(message, value_bytes_max, f"messages[{index}]", lost)
             for index, message in enumerate(select(messages))
@@ -293,29 +303,6 @@ def _packed_short(newest: CheckpointTuple, request: ResolvedRequest, size_bytes:
             break
     _tell_lost(request, lost)
     return packed
-
-
-def _newest_turn(messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
-    starts = [at for at, message in enumerate(messages) if isinstance(message, HumanMessage)]
-    return messages[starts[-1] :] if starts else messages[-1:]
-
-
-def _newest_question_and_answer(messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
-    turn = _newest_turn(messages)
-    said = turn[-1]
-    is_answer = isinstance(said, AIMessage) and not said.tool_calls
-    return [turn[0], said] if is_answer else [turn[0]]
-
-
-_LESS_AND_LESS: Final[Sequence[tuple[int, _Select]]] = (
-    (65_536, list),
-    (4_096, list),
-    (4_096, _newest_turn),
-    (262_144, _newest_question_and_answer),
-    (65_536, _newest_question_and_answer),
-    (256, _newest_question_and_answer),
-)
-"""How much of a state that is too large is kept, the most first: the longest value in bytes."""
 
 
 def _artifact(message: BaseMessage) -> Any:

@@ -8,14 +8,14 @@ more: what a model is shown again is kept in the nearest form, what it never see
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from millstream.agents.sessions.text import cut_to_bytes, well_formed
 
-__all__ = ["is_of_known_type", "keepable_message", "keepable_state", "shortened"]
+__all__ = ["LESS_AND_LESS", "is_of_known_type", "keepable_message", "keepable_state", "shortened"]
 
 _INT_MIN: Final = -(2**63)
 _INT_MAX: Final = 2**64 - 1
@@ -25,6 +25,8 @@ _SHOWN: Final = ("content", "tool_calls", "invalid_tool_calls")
 _UNSEEN: Final = ("artifact", "additional_kwargs", "response_metadata", "usage_metadata")
 
 _LOST: Final = object()
+
+_Select = Callable[[Sequence[BaseMessage]], Sequence[BaseMessage]]
 
 # A checkpoint opens to classes of these modules; one of somebody's own would close it for good.
 _KNOWN: Final = "langchain_core.messages."
@@ -90,6 +92,29 @@ def keepable_state(values: Mapping[str, Any], lost: list[str]) -> dict[str, Any]
         elif (plain := _plain(value, channel, lost, 0)) is not _LOST:
             kept[channel] = plain
     return kept
+
+
+def _newest_turn(messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
+    starts = [at for at, message in enumerate(messages) if isinstance(message, HumanMessage)]
+    return messages[starts[-1] :] if starts else messages[-1:]
+
+
+def _newest_question_and_answer(messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
+    turn = _newest_turn(messages)
+    said = turn[-1]
+    is_answer = isinstance(said, AIMessage) and not said.tool_calls
+    return [turn[0], said] if is_answer else [turn[0]]
+
+
+LESS_AND_LESS: Final[Sequence[tuple[int, _Select]]] = (
+    (65_536, list),
+    (4_096, list),
+    (4_096, _newest_turn),
+    (262_144, _newest_question_and_answer),
+    (65_536, _newest_question_and_answer),
+    (256, _newest_question_and_answer),
+)
+"""How much of a state that is too large is kept, the most first: the longest value in bytes."""
 
 
 def _of_known_type(message: BaseMessage) -> BaseMessage:

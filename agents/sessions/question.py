@@ -7,7 +7,7 @@ from typing import Any
 from langchain_core.messages import HumanMessage
 
 from millstream.agents.sessions.text import well_formed
-from millstream.schemas.content import ContentBlock, FileContent, TextContent
+from millstream.schemas.content import AudioContent, ContentBlock, FileContent, TextContent
 from millstream.schemas.events import ResolvedRequest
 
 __all__ = ["question_of"]
@@ -32,4 +32,7 @@ def _told(block: ContentBlock) -> dict[str, Any]:
             return {"type": "text", "text": f"{name}:\n{well_formed(text)}"}
         # OpenAI refuses a file without a name.
         return {**block.model_dump(exclude_none=True), "extras": {"filename": name}}
+    if isinstance(block, AudioContent) and block.mime_type == "audio/mpeg":
+        # LangChain makes a format of it, and OpenAI knows "mp3" alone.
+        return {**block.model_dump(exclude_none=True), "mime_type": "audio/mp3"}
     return block.model_dump(exclude_none=True)

@@ -23,6 +23,7 @@ from millstream.agents.loop.telling.listeners import Listeners
 from millstream.agents.loop.telling.statistics import Statistics
 from millstream.agents.loop.telling.step_writer import StepWriter, cut
 from millstream.agents.models.ends import finish_reason_of
+from millstream.agents.models.media.labels import labelled_text
 from millstream.schemas.base import Reason, Usage
 from millstream.schemas.errors import LaneLost
 from millstream.schemas.events import FinishReason, ResolvedRequest
@@ -318,7 +319,7 @@ def _is_error(answer: Any) -> bool:
 def _text_of(answer: Any) -> str:
     """Give what the model is told by a tool's answer, as text."""
     if isinstance(answer, ToolMessage):
-        return answer.text if not isinstance(answer.content, str) else answer.content
+        return labelled_text(answer.content)
     if isinstance(answer, list):
         return "\n".join(_text_of(one) for one in answer)
     update = getattr(answer, "update", None)

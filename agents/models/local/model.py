@@ -36,6 +36,7 @@ from millstream.agents.models.local.tool_calls import (
     call_text,
     result_text,
 )
+from millstream.agents.models.media.labels import labelled_content
 
 __all__ = ["LOCAL_MODEL_NAME", "LocalChatModel"]
 
@@ -215,6 +216,9 @@ def _openai_messages(messages: Sequence[BaseMessage]) -> list[dict[str, str]]:
     told = []
     for message in messages:
         text = str(message.text)
+        if isinstance(message, ToolMessage) and not isinstance(message.content, str):
+            seen = message.model_copy(update={"content": labelled_content(message.content)})
+            text = str(seen.text)
         if isinstance(message, AIMessage) and message.tool_calls:
             called |= {call["id"]: call["name"] for call in message.tool_calls}
             calls = [call_text(call["name"], call["args"]) for call in message.tool_calls]

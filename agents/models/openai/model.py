@@ -327,7 +327,8 @@ class OpenAiChatModel(BaseChatModel):
                 payload.pop(name, None)
         # What OpenAI's reasoning models call the role of their instructions.
         role = "developer" if _REASONING_MODELS.match(self.model_name) else "system"
-        payload["messages"] = told_messages(messages, role)
+        sees = (self.profile or {}).get("image_inputs") is True
+        payload["messages"] = told_messages(messages, role, sees=sees)
         return payload
 
     def _connected(self) -> AbstractAsyncContextManager[Connections]:

@@ -20,6 +20,9 @@ from langchain_core.messages import (
     is_data_content_block,
 )
 
+from millstream.agents.models.media.labels import is_media, labelled_content
+from millstream.schemas.content import ImageContent, block_of
+
 __all__ = ["body_of", "told_messages"]
 
 # What an assistant's message may hold; the rest is what other providers' models say besides: their
@@ -42,12 +45,44 @@ def body_of(payload: Mapping[str, Any]) -> bytes:
         return json.dumps(payload).encode()
 
 
-def told_messages(messages: Iterable[BaseMessage], system_role: str) -> list[dict[str, Any]]:
+def told_messages(
+    messages: Iterable[BaseMessage], system_role: str, *, sees: bool = False
+) -> list[dict[str, Any]]:
     """Give a conversation; `system_role` is what the server calls the role of system messages.
 
-    Raises `TypeError` for a message of a kind that chat completions do not have.
+    Images that tools gave follow the results in a message of the user, if the model `sees` any: in
+    a tool's result the whole conversation is refused for them, then and in all later turns
+    (OpenHands#7700, zeroclaw#10501). Raises `TypeError` for a message of a kind that chat
+    completions do not have.
     """
-    return [_told(each, system_role) for each in messages]
+    told: list[dict[str, Any]] = []
+    images: list[Any] = []
+    for each in messages:
+        if images and not isinstance(each, ToolMessage):
+            told.append({"role": "user", "content": images})
+            images = []
+        told.append(_told(each, system_role))
+        if sees and isinstance(each, ToolMessage):
+            images += _images_of(each)
+    return [*told, {"role": "user", "content": images}] if images else told
+
+
+def _images_of(result: ToolMessage) -> list[Any]:
+    if isinstance(result.content, str):
+        return []
+    images = [told for block in result.content if (told := _image_of(block)) is not None]
+    words = f"What {result.name or 'the tool'} gave:"
+    return [{"type": "text", "text": words}, *images] if images else []
+
+
+def _image_of(block: Any) -> Any:
+    """Give an image of a tool, `None` of what is none, or none that a request might hold."""
+    if not is_media(block):
+        return None
+    is_known = isinstance(block_of(block), ImageContent)
+    if is_known or block["type"] == "image_url" or isinstance(block.get("source"), Mapping):
+        return _block(block)
+    return None
 
 
 def _told(message: BaseMessage, system_role: str) -> dict[str, Any]:
@@ -55,7 +90,7 @@ def _told(message: BaseMessage, system_role: str) -> dict[str, Any]:
         return {
             "role": "tool",
             "tool_call_id": _call_id(message.tool_call_id),
-            "content": _plain_texts(_content(message.content)),
+            "content": _plain_texts(_content(labelled_content(message.content))),
         }
     told: dict[str, Any] = {"role": _role(message, system_role)}
     if isinstance(message, AIMessage):

@@ -56,8 +56,9 @@ class ModelChoice:
         if not later:
             return False
         code = "" if reason is None else reason.code
-        # That it takes no images is no fault of the model.
-        if has_circuit and code != ContentUnsupported.code:
+        if has_circuit and code == ContentUnsupported.code:
+            circuits.not_called(model)  # that it takes no images is no fault of the model
+        elif has_circuit:
             circuits.failed(model, for_good=not outcome.retryable, reason=code)
         if run.is_over_by(self._services.clock_ms()) or doubt_after(run, outcome, 0.0) is not None:
             return False

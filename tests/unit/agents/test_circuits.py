@@ -57,6 +57,18 @@ def test_runs_that_fail_late_do_not_put_the_next_trial_off() -> None:
     assert told == [(MODELS[0], True), (MODELS[0], False)]
 
 
+def test_a_trial_that_did_not_call_the_model_is_the_next_runs() -> None:
+    # A run with an image, of a model that takes none: it would put the trial off each time.
+    made, clock, _ = circuits()
+    fail(made, MODELS[0])
+    made.not_called(MODELS[0])
+    assert made.first_of(MODELS) == MODELS[1]
+    clock.now_s += OPEN_S
+    assert made.first_of(MODELS) == MODELS[0]
+    made.not_called(MODELS[0])
+    assert [made.first_of(MODELS) for _ in range(2)] == [MODELS[0], MODELS[1]]
+
+
 def test_one_run_at_a_time_tries_it_again() -> None:
     made, clock, told = circuits()
     fail(made, MODELS[0])

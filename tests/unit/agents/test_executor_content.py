@@ -63,6 +63,32 @@ async def test_a_model_that_takes_images_is_shown_them_and_later_turns_as_memory
     ]
 
 
+async def test_a_turn_of_a_model_that_takes_no_images_takes_none_away() -> None:
+    model, blind = seeing({"image_inputs": True}), seeing({})
+    runs = with_models(seeing=model, blind=blind)
+    for question, by in (("What is it?", "seeing"), ("Thanks", "blind"), ("Colour?", "seeing")):
+        content = [IMAGE] if question == "What is it?" else None
+        outcome = await runs.run(question, content=content, template="wide", model=by)
+        assert outcome.result.status == "completed", outcome.result.reason
+    assert "base64" not in str(blind.sent)
+    assert model.sent[1][0].content == [{"type": "text", "text": "What is it?"}, IMAGE]
+
+
+async def test_of_more_images_than_a_checkpoint_holds_the_newest_stay() -> None:
+    model = seeing({"image_inputs": True})
+    model.messages = iter([AIMessage("seen")] * 5)
+    runs = with_models(seeing=model)
+    runs.factory.register(AgentTemplate(name="wider", memory=TokenBudget(tokens_max=50_000)))
+    for number in range(4):
+        data = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes([number]) * 180_000).decode()
+        image = {**IMAGE, "base64": data}
+        outcome = await runs.run(f"{number}?", content=[image], template="wider")
+        assert outcome.checkpoint is not None
+    await runs.run("And?", template="wider")
+    shown = [one.content[1]["type"] for one in model.sent[-1] if isinstance(one.content, list)]
+    assert shown == ["text", "text", "image", "image"]
+
+
 async def test_a_small_memory_keeps_a_turn_and_tells_of_its_image() -> None:
     model = seeing({"image_inputs": True})
     runs = with_models(seeing=model)

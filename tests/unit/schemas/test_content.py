@@ -87,11 +87,19 @@ def test_the_blocks_that_langchain_makes_are_read() -> None:
         ({"type": "image", "url": "data:image/png;base64,iVBO"}, "give it as `base64`"),
         ({"type": "image", "url": "https://a.org/" + "x" * URL_CHARS_MAX}, "at most"),
         ({"type": "file", "base64": b64(PDF)}, "needs its `mime_type`"),
-        ({"type": "file", "base64": b64(PDF), "mime_type": "pdf"}, "match pattern"),
+        ({"type": "file", "base64": b64(PDF), "mime_type": "pdf"}, "a type alone, in small"),
+        (
+            {"type": "file", "base64": b64(b"hi"), "mime_type": "text/plain; charset=utf-8"},
+            "without `; charset",
+        ),
+        (
+            {"type": "file", "base64": b64("süß".encode("latin-1")), "mime_type": "text/plain"},
+            "the text is not in UTF-8",
+        ),
         ({"type": "file", "base64": b64(PNG), "mime_type": "application/pdf"}, "is image/png"),
         ({"type": "audio", "url": "https://a.org/a.wav", "mime_type": "audio/wav"}, "audio.url"),
         # anthropics/claude-code#59862: an image alone came with an empty text, which is refused.
-        ({"type": "text", "text": " "}, "match pattern"),
+        ({"type": "text", "text": " "}, "must not be blank"),
         ({"type": "image_url", "image_url": {"url": "https://a.org/a.png"}}, "'text', 'image'"),
         ({"type": "video", "base64": "AAAA", "mime_type": "video/mp4"}, "'text', 'image'"),
         ("look", "object"),
@@ -104,12 +112,20 @@ def test_a_block_that_no_model_could_take_is_refused(block: object, told: str) -
     assert b64(PNG)[:40] not in str(problems)
 
 
+def test_only_the_block_that_is_wrong_is_named() -> None:
+    # A bound on the blocks counted those that could be read, and was told of as well.
+    record = b'{"user_id": "ada", "input": "", "content": [{"type": "text", "text": ""}]}'
+    with pytest.raises(ValidationError) as refused:
+        AgentRequest.model_validate_json(record)
+    assert [one["loc"] for one in refused.value.errors()] == [("content", 0, "text", "text")]
+
+
 def test_there_are_bounds_on_the_number_of_blocks() -> None:
     text = {"type": "text", "text": "x"}
     assert asked(*[text] * BLOCKS_MAX).content is not None
     with pytest.raises(ValidationError, match="at most 100"):
         asked(*[text] * (BLOCKS_MAX + 1))
-    with pytest.raises(ValidationError, match="at least 1"):
+    with pytest.raises(ValidationError, match="at least one block, or leave `content` out"):
         asked()
 
 

@@ -208,6 +208,27 @@ async def test_a_choice_of_tools_is_not_the_agents_voice_and_is_charged_by_itsel
     assert len(asked) == 4
 
 
+async def test_a_choice_of_tools_is_made_by_the_words_about_an_image() -> None:
+    main = OddModel(says=[DONE], profile={"image_inputs": True})
+    runs, chooser = selecting([AIMessage('{"tools": ["search"]}')], main)
+    image = {"type": "image", "base64": "iVBORw0KGgo=", "mime_type": "image/png"}
+    pii = named("pii", pii_type="email")
+    runs = runs_of(
+        named("tool_selector", model="chooser", max_tools=1),
+        pii,
+        models={"main": main, "chooser": chooser},
+    )
+    outcome = await runs.run("who is eve@example.org?", template="own", content=[image])
+    assert outcome.result.output == "done"
+    label = {"type": "text", "text": "[image/png, 8 B]"}
+    assert chooser.seen[0][-1].content[1:] == [label]
+    # langchain-ai/langchain#39894: what was redacted became the text of a list.
+    assert main.seen[0][-1].content == [
+        {"type": "text", "text": "who is [REDACTED_EMAIL]?"},
+        image,
+    ]
+
+
 async def test_a_pause_before_a_middlewares_call_stops_the_run_there() -> None:
     main = OddModel(says=[DONE])
     runs, chooser = selecting([DONE], main)

@@ -53,6 +53,15 @@ async def test_older_turns_give_way_to_a_summary_of_them() -> None:
     assert shown[-1].startswith("q5")
 
 
+async def test_a_summary_is_told_of_what_was_shown() -> None:
+    notes = {"type": "image", "base64": "iVBORw0KGgo=", "mime_type": "image/png"}
+    runs, main, writer = runs_of([SHORT])
+    main.profile = {"image_inputs": True}
+    await runs.run("look " + "x" * 40, template="own", content=[notes], request_id="first")
+    await talk(runs, 5)
+    assert "[image/png, 8 B]" in writer.seen[0][0].text
+
+
 async def test_the_next_summary_is_made_of_the_last_one_too() -> None:
     runs, main, writer = runs_of([SHORT, AIMessage("they went on")])
     await talk(runs, 9)

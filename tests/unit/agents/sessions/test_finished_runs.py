@@ -146,7 +146,7 @@ async def test_a_tools_artifact_that_no_record_can_hold_is_left_out_and_the_rest
     assert (await one.run()).result.status == "completed"
     assert (await one.run()).result.status == "completed"
     (result,) = one.model.results(2)
-    assert result.text == "[not kept: image]"
+    assert result.text == "[image/png, 2.2 MB]"
     assert result.artifact == {"kept": 1}
 
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import (
+    AIMessage,
+    HumanMessage,
+    ToolMessage,
+    convert_to_openai_data_block,
+)
 
-from millstream.agents.sessions.media import shown_again
+from millstream.agents.sessions.media import earlier_media, labelled
 from millstream.agents.sessions.question import question_of
 from millstream.agents.templates.memory import TokenBudget
 from tests import making
@@ -37,6 +42,15 @@ def test_a_question_has_its_input_first_and_then_its_content() -> None:
     assert question_of(making.resolved("hi")).content == "hi"
 
 
+# spring-projects/spring-ai#6710, assistant-ui/assistant-ui#5489
+def test_a_recording_is_told_by_the_name_that_becomes_a_format_that_openai_knows() -> None:
+    told = {"type": "audio", "base64": "SUQzAAAA", "mime_type": "audio/mpeg"}
+    (block,) = question_of(making.resolved("", content=[told])).content
+    assert isinstance(block, dict)
+    sent = convert_to_openai_data_block(block)
+    assert sent["input_audio"] == {"data": "SUQzAAAA", "format": "mp3"}
+
+
 def turn(*blocks: Any) -> list[Any]:
     return [HumanMessage(list(blocks)), AIMessage("seen")]
 
@@ -45,19 +59,41 @@ def test_earlier_images_are_shown_again_as_far_as_there_is_room_the_newest_first
     text = {"type": "text", "text": "And this?"}
     messages = [*turn(text, IMAGE), *turn(IMAGE), HumanMessage("plain")]
     one_fits = TokenBudget(tokens_max=2_000)
-    shown = shown_again(messages, frozenset({"image"}), one_fits)
+    shown = earlier_media(messages, frozenset({"image"}), one_fits).shown
     assert [one.content for one in shown] == [[text, LABEL], "seen", [IMAGE], "seen", "plain"]
     assert messages[0].content == [text, IMAGE]
     all_fit = TokenBudget(tokens_max=5_000)
-    assert shown_again(messages, frozenset({"image"}), all_fit) == messages
+    assert earlier_media(messages, frozenset({"image"}), all_fit).shown == messages
 
 
 def test_a_model_that_takes_no_images_is_told_of_earlier_ones() -> None:
     odd = {"type": "video", "url": "https://a.org/v"}
     messages = turn(IMAGE, {"type": "image", "url": "https://a.org/i.png?key=s"}, odd)
-    (question, _) = shown_again(messages, frozenset(), TokenBudget(tokens_max=50_000))
+    (question, _) = earlier_media(messages, frozenset(), TokenBudget(tokens_max=50_000)).shown
     assert question.content == [
         LABEL,
         {"type": "text", "text": "[image at a.org/i.png]"},
         {"type": "text", "text": "[video]"},
     ]
+
+
+# damianvtran/local-operator#219
+def test_what_one_model_does_not_take_is_kept_for_the_next_as_far_as_there_is_room() -> None:
+    older, newer = HumanMessage([IMAGE], id="a"), HumanMessage([IMAGE], id="b")
+    media = earlier_media([older, newer], frozenset(), TokenBudget(tokens_max=2_000))
+    assert [one.content for one in media.shown] == [[LABEL], [LABEL]]
+    answer = AIMessage("seen")
+    kept = media.restored([*media.shown, answer])
+    assert [one.content for one in kept] == [[LABEL], [IMAGE], "seen"]
+    # What a middleware made of it meanwhile stays.
+    changed = newer.model_copy(update={"content": "a cat"})
+    assert media.restored([changed]) == [changed]
+
+
+def test_a_tools_image_is_no_different() -> None:
+    bitmap = {"type": "image", "base64": "AAAA", "mime_type": "image/bmp"}
+    found = {"type": "search_result", "source": "https://a.org"}
+    result = ToolMessage([bitmap, found, IMAGE], tool_call_id="1")
+    (shown,) = earlier_media([result], frozenset(), TokenBudget(tokens_max=50_000)).shown
+    assert shown.content == [{"type": "text", "text": "[image]"}, found, LABEL]
+    assert labelled([result]) == [shown]

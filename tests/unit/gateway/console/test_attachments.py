@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import typer
 
 from millstream.gateway.commands.submit import request_of
 from millstream.gateway.console.attachments import content_of
+from millstream.schemas.content import FileContent
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(4)
 
@@ -31,8 +33,9 @@ def test_images_and_files_are_read_or_named(tmp_path: Path) -> None:
     [
         ("missing.png", None, "cannot be read: No such file"),
         ("empty.png", b"", "is empty"),
-        ("cat", PNG, "does not say what it is"),
-        ("cat.pdf", b"%PDF-1", "does not say what it is"),
+        ("cat.txt", b"meow", "is no image that models take: PNG, JPEG, GIF or WebP"),
+        ("cat.pdf", b"%PDF-1", "is no image that models take"),
+        ("large.png", PNG + bytes(750_000), "has more than the 750 kB that a record can hold"),
     ],
 )
 def test_what_cannot_be_an_image_is_refused(
@@ -44,10 +47,31 @@ def test_what_cannot_be_an_image_is_refused(
         content_of([str(tmp_path / name)], ())
 
 
-def test_an_image_of_another_type_than_its_name_says_is_refused_without_its_data(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "cat.jpg").write_bytes(PNG)
+# BerriAI/litellm#24900: a picture saved under another type's name fails the whole call.
+def test_a_type_is_what_the_data_says_and_then_the_name(tmp_path: Path) -> None:
+    files = {
+        "cat.jpg": PNG,
+        "run.sql": b"select 1;",
+        "notes.txt.gz": b"\x1f\x8b\x08\x00",
+        "table.csv": b"a,b",
+        "byte-order.txt": b"\xef\xbb\xbfhi",
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    given = content_of((), [str(tmp_path / name) for name in files])
+    assert given is not None
+    assert [one["mime_type"] for one in given] == [
+        *("image/png", "text/plain", "application/gzip", "text/csv", "text/plain")
+    ]
+    request = request_of(user_id="ada", input="", content=given)
+    assert request.content is not None
+    (*_, last) = request.content
+    assert isinstance(last, FileContent)
+    assert last.text == "hi"
+
+
+def test_an_image_of_another_type_than_it_says_is_refused_without_its_data() -> None:
+    image = {"type": "image", "base64": base64.b64encode(PNG).decode(), "mime_type": "image/jpeg"}
     with pytest.raises(typer.BadParameter, match="the data is image/png") as refused:
-        request_of(user_id="a", input="", content=content_of([str(tmp_path / "cat.jpg")], ()))
+        request_of(user_id="a", input="", content=[image])
     assert "iVBOR" not in str(refused.value)

@@ -11,6 +11,7 @@ from langchain_core.tools import BaseTool, StructuredTool
 
 from millstream.agents.executor import AgentExecutor
 from millstream.agents.factory import AgentFactory
+from millstream.agents.loop.callbacks import CallbackEvent
 from millstream.agents.loop.calls import Calls
 from millstream.agents.templates.template import AgentTemplate
 from millstream.agents.tools import ToolRegistry, built_in_tools
@@ -51,6 +52,28 @@ def tool(name: str, function: Any) -> BaseTool:
     if asyncio.iscoroutinefunction(function):
         return StructuredTool.from_function(coroutine=function, name=name, description=name)
     return StructuredTool.from_function(function, name=name, description=name)
+
+
+async def test_an_image_that_a_tool_gave_is_told_of_by_its_label() -> None:
+    image = {"type": "image", "base64": "iVBORw0KGgo=", "mime_type": "image/png"}
+    within = tool("within", lambda: [image])
+
+    async def look() -> Any:
+        await within.ainvoke({})
+        return [{"type": "text", "text": "seen"}, image]
+
+    events: list[CallbackEvent] = []
+
+    async def hear(event: CallbackEvent) -> None:
+        events.append(event)
+
+    steps = Steps(tool("look", look))
+    executor = AgentExecutor(steps.runs.factory, on_event=hear)
+    await steps.run("call: look {}; say: done", executor=executor)
+    (told,) = (one.result for one in steps.told if one.kind == "tool_end")
+    assert told == "seen [image/png, 8 B]"
+    ended = [one.detail for one in events if one.kind == "tool_end"]
+    assert ended == ["[image/png, 8 B]", "seen [image/png, 8 B]"]
 
 
 async def test_a_run_tells_of_its_calls_with_arguments_result_usage_and_time() -> None:

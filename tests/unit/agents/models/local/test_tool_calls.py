@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 
-from millstream.agents.models.local.model import LocalChatModel
+from millstream.agents.models.local.model import LocalChatModel, _openai_messages
 from millstream.agents.models.local.schema_form import form_of
 from millstream.agents.models.local.tool_calls import HeldAnswer
 from millstream.schemas.errors import Terminal
@@ -172,6 +172,12 @@ async def test_earlier_calls_and_results_are_read_again(model: LocalChatModel) -
     ]
     said = await model.bind_tools([SUM], tool_choice="none").ainvoke(asked_before)
     assert "144" in str(said.content)
+
+
+def test_a_tools_image_is_told_of_by_its_label() -> None:
+    image = {"type": "image", "base64": "iVBORw0KGgo=", "mime_type": "image/png"}
+    (told,) = _openai_messages([ToolMessage([image], tool_call_id="c1")])
+    assert "[image/png, 8 B]" in told["content"]
 
 
 WRITTEN = {

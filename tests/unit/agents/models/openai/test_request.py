@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
@@ -35,3 +35,32 @@ def test_content_is_sent_as_langchains_class_sends_it() -> None:
     assert own == payload["messages"]
     kinds = [block["type"] for block in own[0]["content"]]
     assert kinds == ["text", "text", "image_url", "image_url", "file", "input_audio"]
+
+
+# OpenHands/OpenHands#7700, QwenLM/qwen-code#3616, zeroclaw-labs/zeroclaw#10501
+def test_images_that_tools_gave_follow_the_results_and_stand_in_none() -> None:
+    image = {"type": "image", "base64": "iVBORw0KGgo=", "mime_type": "image/png"}
+    bitmap = {"type": "image", "base64": "AAAA", "mime_type": "image/bmp"}
+    text = {"type": "text", "text": "done"}
+    calls = [{"name": "look", "args": {}, "id": each, "type": "tool_call"} for each in "ab"]
+    messages: list[BaseMessage] = [
+        AIMessage("", tool_calls=calls),
+        ToolMessage([text, image, bitmap], tool_call_id="a", name="look"),
+        ToolMessage("nothing", tool_call_id="b", name="look"),
+        AIMessage("a cat"),
+    ]
+    asked, first, second, shown, answer = told_messages(messages, "system", sees=True)
+    label = {"type": "text", "text": "[image/png, 8 B]"}
+    assert first["content"] == [text, label, {"type": "text", "text": "[image]"}]
+    assert second["content"] == "nothing"
+    data = {"url": "data:image/png;base64,iVBORw0KGgo="}
+    assert shown == {
+        "role": "user",
+        "content": [
+            {"type": "text", "text": "What look gave:"},
+            {"type": "image_url", "image_url": data},
+        ],
+    }
+    assert answer["content"] == "a cat"
+    assert told_messages(messages[:-1], "system", sees=True)[-1] == shown
+    assert told_messages(messages[:-1], "system") == [asked, first, second]

@@ -10,7 +10,8 @@ import pytest
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.middleware.policy import Policy
 from millstream.schemas.events import AgentResult, CheckpointSaved, CostRecorded
-from millstream.schemas.topics import CHECKPOINTS, COSTS, RESULTS
+from millstream.schemas.lane_events import RunParked
+from millstream.schemas.topics import CHECKPOINTS, COSTS, PARKED, RESULTS
 from tests.harness.memory_lanes import (
     MemoryLanes,
     ask,
@@ -18,6 +19,7 @@ from tests.harness.memory_lanes import (
     one_lane,
     read_topic,
     read_whole,
+    running_lanes,
     upstream,
 )
 
@@ -69,3 +71,29 @@ async def test_a_request_whose_models_take_no_images_ends_by_name_and_costs_noth
     assert (result.status, result.reason.code) == ("failed", "content_unsupported")
     assert "the model 'local' takes no images" in result.reason.message
     assert (result.cost_micros, sum(cost.cost_micros for cost in costs)) == (0, 0)
+
+
+@pytest.mark.rule(9)
+async def test_an_image_is_still_there_once_a_run_was_parked(world: MemoryLanes) -> None:
+    world = world.changed(park_after_s=0.01)
+    async with lane_services(world) as services, upstream(world) as program:
+        async with one_lane(world, services, None) as owner:
+            owner.serve(*await ask(program, "slow: 0.2; say: seen", content=[IMAGE]))
+            (parked,) = await read_topic(world, PARKED, RunParked, count=1)
+        async with one_lane(world, services, None):
+            (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
+    assert (result.status, result.output) == ("completed", "seen")
+    assert parked.request.content is not None
+    assert parked.request.content[0].label == "[image/png, 20 kB]"
+    (saved,) = await read_whole(world, CHECKPOINTS, CheckpointSaved)
+    assert len(saved.data) > len(PNG)
+
+
+async def test_an_image_goes_through_all_stages_of_a_cut_chain(world: MemoryLanes) -> None:
+    world = world.changed(chain_cuts=("executor",))
+    async with running_lanes(world, PRICED), upstream(world) as program:
+        await ask(program, "say: seen", content=[IMAGE], model="scripted")
+        (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
+    assert (result.status, result.output) == ("completed", "seen")
+    (saved,) = await read_whole(world, CHECKPOINTS, CheckpointSaved)
+    assert len(saved.data) > len(PNG)
