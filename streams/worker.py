@@ -46,6 +46,7 @@ from millstream.streams.settings import Role, Settings
 from millstream.streams.telemetry.exposition import Exposition, Readiness
 from millstream.streams.telemetry.metrics import MetricsCollector, set_metrics
 from millstream.streams.telemetry.outages import REDIS, UnreadyLog
+from millstream.streams.telemetry.process import tell_of_process
 from millstream.streams.templates.follower import TemplateFollower
 from millstream.streams.views.service import Views
 
@@ -60,7 +61,7 @@ _PRODUCER_STOP_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """What a worker says of itself once it serves."""
+    """What a worker says of itself once it serves; `metrics_url` is where it is scraped."""
 
     name: str
     roles: frozenset[Role]
@@ -163,6 +164,7 @@ async def _build(
     for drift in await require_sound_topics(settings, specs):
         log.warning("topic drift", what=str(drift))
     collector = MetricsCollector()
+    tell_of_process(collector)
     set_metrics(collector)
     readiness = Readiness()
     exposition = Exposition(settings, collector, readiness)
@@ -224,7 +226,7 @@ async def _build(
     stack.push_async_callback(_stop_all, lanes, views, settings.shutdown_grace_s)
     starts = [one.start() for one in lanes]
     await asyncio.gather(*starts, *([views.start()] if views is not None else []))
-    info = WorkerInfo(name, roles, exposition.url)
+    info = WorkerInfo(name, roles, f"{exposition.url}/metrics")
     return _Worker(info, lanes, host, views, readiness, templates)
 
 

@@ -260,6 +260,7 @@ class Lanes:
             capacity=self._settings.runs_in_flight_max,
             fenced_wait_s=self._settings.session_timeout_s,
             name=f"{self._stage.name}-{partition}",
+            on_lost=self._services.metrics.lanes_lost.inc,
         )
 
 

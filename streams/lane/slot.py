@@ -43,6 +43,7 @@ class LaneSlot:
         capacity: int,
         fenced_wait_s: float,
         name: str,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._make = make
         self._lease = lease
@@ -58,6 +59,7 @@ class LaneSlot:
         self._draining = False
         self._closing = False
         self._lanes_lost = 0
+        self._on_lost = on_lost
         self._task = asyncio.create_task(self._keep_open(), name=f"slot {name}")
 
     @property
@@ -186,6 +188,7 @@ class LaneSlot:
             # What the group said before counts no more: since then it gave the partition away.
             self._confirmed.clear()
             self._lanes_lost += 1
+            self._on_lost()
             log.warning("lane lost", lane=self.name, reason=str(lost), records=len(self))
             fenced = isinstance(lost, LaneFenced)
             await self._may_reopen(self._fenced_wait_s if fenced else _REOPEN_AFTER_S)
