@@ -71,8 +71,10 @@ class RecoveringClient(AIOKafkaClient):  # type: ignore[misc]
 
     async def close(self) -> None:
         """Close all connections, also those that are being made."""
-        for task in tuple(self._connecting.values()):
+        connecting = tuple(self._connecting.values())
+        for task in connecting:
             task.cancel()
+        await asyncio.gather(*connecting, return_exceptions=True)
         await super().close()
 
     def get_random_node(self) -> Any:
@@ -103,7 +105,13 @@ class RecoveringClient(AIOKafkaClient):  # type: ignore[misc]
                 self._connect_after_pause(node_id, group, no_hint=no_hint)
             )
             task.add_done_callback(lambda _: self._connecting.pop(conn_id, None))
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            waiter = asyncio.current_task()
+            if task.cancelled() and waiter is not None and not waiter.cancelling():
+                return None  # the client was closed: to who waits, the broker is not ready
+            raise
 
     async def _connect_after_pause(self, node_id: Any, group: Any, *, no_hint: bool) -> Any:
         address = self._address(node_id)

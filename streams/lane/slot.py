@@ -14,6 +14,7 @@ from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.window import Ack, Window
 from millstream.streams.lane.lane import Lane
 from millstream.streams.lane.runs.admission import TemplateRef
+from millstream.streams.telemetry.outages import KAFKA
 from millstream.streams.wire.records import InputRecord
 
 log = structlog.get_logger(__name__)
@@ -189,7 +190,8 @@ class LaneSlot:
             self._confirmed.clear()
             self._lanes_lost += 1
             self._on_lost()
-            log.warning("lane lost", lane=self.name, reason=str(lost), records=len(self))
+            of = {"outage": KAFKA} if isinstance(lost, ServiceUnavailable) else {}
+            log.warning("lane lost", lane=self.name, reason=str(lost), records=len(self), **of)
             fenced = isinstance(lost, LaneFenced)
             await self._may_reopen(self._fenced_wait_s if fenced else _REOPEN_AFTER_S)
 

@@ -72,8 +72,10 @@ def configure_logging(
             or f"{os.sep}mode{os.sep}" not in line.pathname
         )
     )
+    held: tuple[structlog.typing.Processor, ...] = ()
     if level > logging.DEBUG:  # whoever asks for everything gets each line
         handler.addFilter(outages)
+        held = (outages.process,)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=(*_SHARED, structlog.stdlib.ExtraAdder()),
@@ -90,7 +92,7 @@ def configure_logging(
         logging.getLogger(own).setLevel(level)
     structlog.configure(
         processors=(
-            outages.process,
+            *held,
             *_SHARED,
             *_renderers(settings.log_format, colors=to.isatty()),
         ),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -108,13 +109,15 @@ class OutageLog:
     def process(
         self, _logger: object, _method: str, fields: structlog.typing.EventDict
     ) -> structlog.typing.EventDict:
-        """Hold back lines of our own that say of which `outage` they are, as structlog's processor.
+        """Hold back our own lines of an outage, as structlog's processor.
 
-        Raises `DropEvent` for those that are held back.
+        They say of which `outage` they are, or carry its error. Raises `DropEvent` for those.
         """
-        outage = fields.pop("outage", None)
+        outage, error = fields.pop("outage", None), _raised(fields.get("exc_info"))
+        if outage is None and is_transient(error):
+            outage = KAFKA
         if outage is not None:
-            first = f"{fields.get('event')}: {fields.get('reason', '')}"
+            first = f"{fields.get('event')}: {fields.get('reason', repr(error))}"
             with self._lock:
                 self._heard(str(outage), first=first)
             raise structlog.DropEvent
@@ -200,6 +203,12 @@ class UnreadyLog:
 def _of_library(line: logging.LogRecord) -> bool:
     # Faust's services log under the module of the class that extends them, which is ours.
     return line.name.partition(".")[0] in _LIBRARIES or "/mode/" in line.pathname
+
+
+def _raised(exc_info: object) -> object:
+    if isinstance(exc_info, tuple):
+        return exc_info[1]
+    return sys.exc_info()[1] if exc_info is True else exc_info
 
 
 def _error_of(line: logging.LogRecord) -> object:

@@ -112,7 +112,8 @@ async def run_scenario(name: str, given: Given) -> Row:
             clients = Clients(settings)
             async with commander(settings, load, progress, rng) as commands:
                 drill = Drill(settings, on, crew, progress, rng, blows, clients, load, commands)
-                ending = await _play(scenario, drill, load, given.limit_s)
+                limit_s = max(given.limit_s, scenario.limit_s)
+                ending = await _play(scenario, drill, load, limit_s)
         return await _judge(name, load, drill, ending, time.monotonic() - began, waits=given.waits)
 
 

@@ -73,6 +73,20 @@ class Crew:
         """Which workers there are."""
         return tuple(self._workers)
 
+    def addresses(self) -> dict[str, str]:
+        """Give where each worker that runs tells of itself."""
+        return {
+            self._named[name]: worker.info["metrics_url"].removesuffix("/metrics")
+            for name, worker in self._workers.items()
+            if "metrics_url" in worker.info
+        }
+
+    @property
+    def log_lines(self) -> int:
+        """Count the lines that all processes have logged."""
+        started = (worker for workers in self._started.values() for worker in workers)
+        return sum(worker.log.count("\n") for worker in started)
+
     def opened(self, name: str) -> int:
         """Count the lanes that all processes of this name have opened."""
         return sum(worker.log.count(_OPENED) for worker in self._started[name])

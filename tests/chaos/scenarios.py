@@ -18,6 +18,7 @@ from tests.chaos.floods import PARTITIONS, plan_flood, publish_flood
 from tests.chaos.ground import MODEL_SERVER, Ground
 from tests.chaos.load import Progress, plan_load, publish
 from tests.chaos.model_server import PACE_S
+from tests.chaos.outages import drill as away
 from tests.chaos.pauses import Commander
 from tests.chaos.provider.bill import (
     NOTES,
@@ -89,6 +90,8 @@ class Scenario:
     program: tuple[str, ...] = WORKER
     judge: Callable[[Drill, Records], Found] | None = None
     """Looks at what is particular to the scenario; where there is one, no worker may end."""
+    limit_s: float = 0.0
+    """The least time that it may take, where it does not end by the number of requests."""
     supersedes: bool = True
     """Whether runs may be begun anew; where all end in time, none may."""
 
@@ -262,6 +265,10 @@ def _judged(drill: Drill, records: Records) -> Found:
     return Found((str(bill),), faults)
 
 
+def _judged_outages(drill: Drill, _: Records) -> Found:
+    return Found(away.told(drill), away.faults(drill))
+
+
 async def _restart(drill: Drill, node: KafkaNode) -> None:
     drill.blows.append(f"SIGKILL {node.name}")
     await node.kill()
@@ -329,6 +336,14 @@ SCENARIOS: dict[str, Scenario] = {
         plan=plan_provider,
         publish=partial(publish, value=provider_value),
         judge=_judged,
+    ),
+    "outages": Scenario(
+        "Kafka stopped and frozen, Redis killed, frozen, emptied",
+        away.outages,
+        roles="lanes,views",
+        publish=away.publish_steadily,
+        judge=_judged_outages,
+        limit_s=away.LIMIT_S,
     ),
     "network": Scenario("slow, thin, cut, torn network", network, workers=("a",)),
 }

@@ -21,10 +21,12 @@ class MetadataBroker:
         self.nodes: dict[int, int] = {0: port}
         self.hangs = False
         self.connections = 0
+        self.connected = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one connection."""
         self.connections += 1
+        self.connected.set()
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 (size,) = struct.unpack(">i", await reader.readexactly(4))

@@ -107,7 +107,7 @@ class HangingTransactions:
                 )
                 return
             except (KafkaError, TimeoutError) as error:
-                log.warning("hanging transactions cannot be looked for", reason=repr(error))
+                log.warning("hanging transactions cannot be looked for", exc_info=error)
                 seen = frozenset()
             await asyncio.sleep(self._look_every_s)
 

@@ -137,3 +137,18 @@ async def test_every_client_of_the_process_finds_brokers_again() -> None:
     await producer.stop()
     await admin.close()
     assert all(isinstance(client, RecoveringClient) for client in clients)
+
+
+async def test_client_that_is_closed_while_it_connects_cancels_nobody_who_waits() -> None:
+    async with metadata_broker() as sound, metadata_broker() as hanging:
+        sound.nodes = {0: sound.port, 1: hanging.port}
+        hanging.hangs = True
+        async with _client(sound.port) as client:
+            waiting = asyncio.create_task(client.ready(1))
+            left = asyncio.create_task(client.ready(1))
+            await asyncio.wait_for(hanging.connected.wait(), 5)
+            left.cancel()
+            assert (await asyncio.gather(left, return_exceptions=True))[0].__class__ is (
+                asyncio.CancelledError
+            )
+        assert await waiting is False

@@ -122,6 +122,11 @@ def test_our_line_of_an_outage_is_held_back_and_counted() -> None:
     assert [(one["event"], one["of"], one["reason"]) for one in told] == [
         ("outage began", "Redis", "away: x")
     ]
+    for own in (REFUSED, (type(REFUSED), REFUSED, None)):
+        with capture_logs(), pytest.raises(structlog.DropEvent):
+            outages.process(None, "error", {"event": "a lane failed", "exc_info": own})
+    bug = {"event": "a lane failed", "exc_info": ValueError("no")}
+    assert outages.process(None, "error", bug) == bug
     other = {"event": "lane open", "partition": 1}
     assert outages.process(None, "info", other) == other
 
