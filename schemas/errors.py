@@ -48,6 +48,7 @@
     ├── ServiceUnavailable       Kafka or Redis does not answer
     ├── AnswerUnread             the reader of an answer cannot go on
     │   ├── AnswerLate           nothing of it came in time
+    │   │   └── AnswerUnknown    and no such request of this user has come
     │   ├── AnswerGone           what was to be read is no longer kept
     │   └── AnswerAltered        the result's text is not the one that was read
     └── LaneLost                 a commit's outcome is unknown: the lane starts anew
@@ -325,6 +326,12 @@ class AnswerLate(AnswerUnread):
     """Nothing more of the answer came within the reader's time-out; it may be asked again."""
 
     code = "answer_late"
+
+
+class AnswerUnknown(AnswerLate):
+    """Nothing came within the reader's time-out, and no such request of this user has come."""
+
+    code = "answer_unknown"
 
 
 class AnswerGone(AnswerUnread):
