@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Never, Protocol
+from typing import Protocol
 
 from rich.console import Console
 
@@ -130,7 +130,7 @@ class Launcher:
         self._ready = True
         return endpoints
 
-    async def keep(self, endpoints: Endpoints) -> Never:
+    async def keep(self, endpoints: Endpoints) -> None:
         """Start again what ends by itself, while the rest stays up; for ever if we started none.
 
         `endpoints.json` names the new processes. Raises `ServiceDied` for what cannot be started.
@@ -145,8 +145,9 @@ class Launcher:
             )
 
         parts = [part for service in self._services for part in service.parts]
+        if not parts:
+            await asyncio.get_running_loop().create_future()
         await together(*(keep_one(part) for part in parts))
-        return await asyncio.get_running_loop().create_future()
 
     async def stop(self) -> None:
         """Stop everything, also what is only half started; no process is left afterwards."""

@@ -33,7 +33,7 @@ class Restarts:
         """Give the seconds to wait before an attempt; the first is 1."""
         if attempt == 1:
             return 0.0
-        return min(self.wait_max_s, self.wait_s * 2 ** (attempt - 2))
+        return min(self.wait_max_s, self.wait_s * float(2 ** (attempt - 2)))
 
 
 class KeptService(Protocol):
