@@ -5,7 +5,7 @@
     │   ├── Rejected             refused before it started; ends as a `rejected` result
     │   │   ├── Forbidden
     │   │   ├── RateLimited      (retry_after_s)
-    │   │   ├── BudgetExceeded
+    │   │   ├── BudgetExceeded   (retry_after_s, where another day helps)
     │   │   ├── ModelUnpriced    under a cap on spend, a model without a known price
     │   │   ├── UnknownTemplate
     │   │   ├── PromptVariableRefused  metadata that the template's prompt needs
@@ -101,9 +101,16 @@ class RateLimited(Rejected):
 
 
 class BudgetExceeded(Rejected):
-    """A cap on spend is reached, or the run's reservation does not fit under it."""
+    """A cap on spend is reached, or the run's reservation does not fit under it.
+
+    After `retry_after_s` seconds its day is over; `None`: it would fit under no day's cap.
+    """
 
     code = "budget_exceeded"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class ModelUnpriced(Rejected):

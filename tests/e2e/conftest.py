@@ -25,11 +25,14 @@ async def up(
         "MILLSTREAM_KAFKA": kafka_bootstrap,
         "MILLSTREAM_REDIS_URL": redis_url,
         "MILLSTREAM_DEFAULT_MODEL": "scripted",
+        "MILLSTREAM_SCRIPTED_MODEL": "on",
         "MILLSTREAM_SESSION_TIMEOUT_S": "6",
     }
     demo = (PROJECT / "docs" / "examples" / "demo-policy.yaml").read_text("utf-8")
     policy = data / "policy.yaml"
-    policy.write_text(demo.replace("[chat_agent]", "[chat_agent, react_agent]"), "utf-8")
+    policy.write_text(
+        demo.replace("[chat_agent]", "[chat_agent, react_agent], models: [local]"), "utf-8"
+    )
     async with millstream(environment, "up", "--policy", str(policy)) as process:
         assert process.stderr is not None
         await line_with(process.stderr, "Millstream runs", 90)

@@ -179,6 +179,23 @@ def test_doctor_reads_the_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "nobody" in shown.stdout
 
 
+def test_doctor_tells_globs_of_the_policy_that_match_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(
+        "roles: {a: {templates: [chat_agent, 'react*', 'raect*'], models: ['opneai:*', 'local']}}"
+    )
+    monkeypatch.setenv("MILLSTREAM_POLICY_FILE", str(policy))
+    shown = runner.invoke(app, ["doctor", "--json"])
+    findings = map(json.loads, shown.stdout.splitlines())
+    idle = [one["told"] for one in findings if one["name"] == "policy" and one["level"] == "note"]
+    assert idle == [
+        "roles.a.templates: 'raect*' matches nothing",
+        "roles.a.models: 'opneai:*' matches nothing",
+    ]
+
+
 def test_doctor_tells_wrong_settings_and_goes_on_with_what_needs_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -199,6 +216,7 @@ def test_doctor_tells_wrong_settings_and_goes_on_with_what_needs_none(
     [
         ("MILLSTREAM_CHAIN_CUTS", '["executer"]', "settings", "there is no layer 'executer'"),
         ("MILLSTREAM_DEFAULT_MODEL", "gpt-5", "default model", "no model is called 'gpt-5'"),
+        ("MILLSTREAM_DEFAULT_MODEL", "scripted", "default model", "MILLSTREAM_SCRIPTED_MODEL=on"),
     ],
 )
 def test_doctor_tells_what_would_keep_a_worker_from_starting(
