@@ -29,13 +29,15 @@ from millstream.middleware.policy import Policy
 from millstream.schemas.errors import MillstreamError, Misconfigured
 from millstream.schemas.topics import TEMPLATES, catalogue
 from millstream.streams.broker.topic_admin import partition_counts, topic_drift
+from millstream.streams.consumer.group_offsets import committed_gaps
 from millstream.streams.consumer.members import LaneMember, lane_members
+from millstream.streams.consumer.offset_gaps import OffsetGap
 from millstream.streams.sessions.redis import RedisSessionStore
 from millstream.streams.settings import Settings
 from millstream.streams.templates.records import AppliedTemplate
 from millstream.streams.templates.registry import TemplateRegistry
 
-__all__ = ["CHECKS", "Finding", "templates_found"]
+__all__ = ["CHECKS", "Finding", "offsets_found", "templates_found"]
 
 Level = Literal["ok", "note", "wrong"]
 
@@ -260,6 +262,38 @@ async def check_redis() -> tuple[Finding, ...]:
     return (Finding("redis", "ok", "answers"),)
 
 
+async def check_offsets() -> tuple[Finding, ...]:
+    """Whether the topics still have what workers are to read next."""
+    try:
+        return offsets_found(await committed_gaps(settings_for_client()))
+    except MillstreamError:
+        return ()  # told by the check of Kafka
+
+
+def offsets_found(gaps: tuple[OffsetGap, ...]) -> tuple[Finding, ...]:
+    """Give what is to be said of committed offsets that their logs do not have."""
+    if not gaps:
+        return (Finding("offsets", "ok", "the topics have all that workers are to read next"),)
+    return tuple(
+        Finding(
+            "offsets",
+            "wrong",
+            f"{gap.topic}, partition {gap.partition}: it ends before {gap.stood_at}, "
+            "where the workers' group stands",
+            _SET_BACK_REMEDY,
+        )
+        if gap.is_set_back
+        else Finding(
+            "offsets",
+            "wrong",
+            f"{gap.topic}, partition {gap.partition}: retention deleted {gap.stood_at} to "
+            f"{gap.read_from} unread, {gap.lost_max} records at most",
+            _LOST_REMEDY,
+        )
+        for gap in gaps
+    )
+
+
 async def check_templates() -> tuple[Finding, ...]:
     """Whether some live worker can run each template that was applied, and all the same ones."""
     try:
@@ -305,6 +339,13 @@ def templates_found(
     return tuple(found)
 
 
+_SET_BACK_REMEDY = (
+    "the topic was made anew or truncated, or the offsets were altered. Workers read it from its "
+    "beginning, and answer nothing twice; bring records that are missing back from a copy"
+)
+_LOST_REMEDY = (
+    "have upstreams send these requests again; raise the topic's `retention.ms`, or add workers"
+)
 _GLOB_REMEDY = (
     "check how it is written; where it is meant for another app's, name that in MILLSTREAM_APP"
 )
@@ -341,6 +382,7 @@ CHECKS: tuple[Check, ...] = (
     check_policy_globs,
     check_kafka,
     check_redis,
+    check_offsets,
     check_templates,
 )
 """All of them, in the order they are told."""

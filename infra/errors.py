@@ -65,8 +65,17 @@ class NoFreePort(InfraError):
 
 
 class ServiceDied(InfraError):
-    """A process ended that should be running; the text holds the end of its log."""
+    """A process ended that should be running; the text holds the end of its log.
+
+    `exit_code` is negative for a signal, `None` where none is known.
+    """
+
+    def __init__(self, message: str, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class NotReady(InfraError):
     """A service did not answer within its limit."""
+
+    exit_code: int | None = None

@@ -1,6 +1,6 @@
-"""Starts Kafka and Redis together, watches them, stops them.
+"""Starts Kafka and Redis together, keeps them running, stops them.
 
-    hold the data folder ─> jars in the cache ─> choose ports ─┬─> kafka ─┬─> endpoints ─> watch
+    hold the data folder ─> jars in the cache ─> choose ports ─┬─> kafka ─┬─> endpoints ─> keep
                                                                └─> redis ─┘
 Whatever way it ends, every process it started has ended before it does.
 """
@@ -10,20 +10,21 @@ import json
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
 
-from millstream.infra.errors import DownloadFailed, ServiceDied
+from millstream.infra.errors import DownloadFailed
 from millstream.infra.hold import endpoints_file
 from millstream.infra.kafka.jars import class_path, missing, read_lock
 from millstream.infra.kafka.node import JavaSettings, KafkaCluster, brokers_seen, port_names
 from millstream.infra.paths import LOCK_FILE, ExternalServices, cache_folder
+from millstream.infra.processes.keeping import KeptService, Restarts, keep
 from millstream.infra.processes.process import guarded
-from millstream.infra.processes.waiting import eventually, first, together
+from millstream.infra.processes.waiting import eventually, together
 from millstream.infra.redis import RedisServer, find_redis_server, redis_answers, without_password
 from millstream.infra.state import LauncherState, write_whole
 
@@ -61,6 +62,11 @@ class Service(Protocol):
         ...
 
     @property
+    def parts(self) -> Sequence[KeptService]:
+        """What of it ends, and is started again, by itself."""
+        ...
+
+    @property
     def pids(self) -> dict[str, int]:
         """Ids of its running processes, by name."""
         ...
@@ -75,10 +81,6 @@ class Service(Protocol):
 
     async def kill(self) -> None:
         """SIGKILL all of it."""
-        ...
-
-    async def wait_death(self) -> ServiceDied:
-        """Wait until a process of it ends."""
         ...
 
 
@@ -121,18 +123,31 @@ class Launcher:
             brokers=len(seen),
             data=str(self._data),
             launcher_pid=os.getpid(),
-            pids={name: pid for one in self._services for name, pid in one.pids.items()},
+            pids=self._pids(),
             seconds=round(time.monotonic() - began, 2),
         )
-        write_whole(endpoints_file(self._data), endpoints.to_json() + "\n")
+        self._write(endpoints)
         self._ready = True
         return endpoints
 
-    async def wait_death(self) -> ServiceDied:
-        """Wait until a process that we started ends by itself; for ever if we started none."""
-        if not self._services:
+    async def keep(self, endpoints: Endpoints) -> None:
+        """Start again what ends by itself, while the rest stays up; for ever if we started none.
+
+        `endpoints.json` names the new processes. Raises `ServiceDied` for what cannot be started.
+        """
+
+        async def keep_one(part: KeptService) -> None:
+            await keep(
+                part,
+                tell=self._console.print,
+                restarted=lambda: self._write(replace(endpoints, pids=self._pids())),
+                restarts=Restarts(),
+            )
+
+        parts = [part for service in self._services for part in service.parts]
+        if not parts:
             await asyncio.get_running_loop().create_future()
-        return await first(*(service.wait_death() for service in self._services))
+        await together(*(keep_one(part) for part in parts))
 
     async def stop(self) -> None:
         """Stop everything, also what is only half started; no process is left afterwards."""
@@ -143,6 +158,12 @@ class Launcher:
     async def kill(self) -> None:
         """SIGKILL everything, for a person who asked twice."""
         await asyncio.gather(*(service.kill() for service in self._services))
+
+    def _pids(self) -> dict[str, int]:
+        return {name: pid for one in self._services for name, pid in one.pids.items()}
+
+    def _write(self, endpoints: Endpoints) -> None:
+        write_whole(endpoints_file(self._data), endpoints.to_json() + "\n")
 
     def _port_names(self, brokers: int) -> tuple[str, ...]:
         kafka = () if self._external.kafka else port_names(brokers)

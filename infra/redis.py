@@ -44,6 +44,11 @@ class RedisServer(ChildService):
         self._program = program
 
     @property
+    def parts(self) -> "tuple[RedisServer, ...]":
+        """What ends, and is started again, by itself."""
+        return (self,)
+
+    @property
     def pids(self) -> dict[str, int]:
         """Process id by name, empty while it is not running."""
         return {} if self.pid is None else {self.name: self.pid}

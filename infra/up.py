@@ -1,7 +1,8 @@
 """The foreground life of `python -m millstream.infra up`: start, say how to connect, watch, stop.
 
 Ends on SIGINT, SIGTERM or SIGHUP (unless that is ignored, as under `nohup`), on the end of standard
-input if asked to, or when a service dies. A second signal while it stops kills what is left.
+input if asked to, or when a service cannot be started again. A second signal while it stops kills
+what is left.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ __all__ = ["run"]
 async def run(
     data: Path, brokers: int | None, *, as_json: bool, until_eof: bool, console: Console
 ) -> None:
-    """Run until told to stop; raises `InfraError` for a failed start or a service that died."""
+    """Run until told to stop; raises `InfraError` for a failed start or a service given up."""
     stop = _StopRequests(until_eof=until_eof)
     with hold(data):
         launcher = Launcher(data, brokers, ExternalServices.from_environment(), console)
@@ -42,7 +43,7 @@ async def run(
 async def _serve(launcher: Launcher, *, as_json: bool, console: Console) -> None:
     endpoints = await launcher.start()
     _announce(endpoints, as_json=as_json, console=console)
-    raise await launcher.wait_death()
+    await launcher.keep(endpoints)
 
 
 async def _kill_if_asked_again(launcher: Launcher, stop: "_StopRequests") -> None:

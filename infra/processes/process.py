@@ -100,7 +100,7 @@ class ChildProcess:
             f"{self._command.name} ended with exit code {code}. The end of {self._command.log}:\n"
             f"{log_tail(self._command.log)}"
         )
-        return ServiceDied(message)
+        return ServiceDied(message, code)
 
 
 def log_tail(path: Path) -> str:

@@ -20,6 +20,7 @@ from faust.types import TP
 from millstream.schemas.errors import Misconfigured
 from millstream.schemas.topics import RECORD_BYTES_MAX
 from millstream.streams.consumer.faust_consumer import CommittedTransport
+from millstream.streams.consumer.offset_gaps import OffsetGap, tell_gap
 
 if TYPE_CHECKING:
     from millstream.streams.consumer.assignor import LaneAssignor
@@ -51,6 +52,7 @@ class App(faust.App):  # type: ignore[misc]
     """
 
     position_of: PositionOf = staticmethod(lambda _tp: None)
+    on_gap: Callable[[OffsetGap], None] = staticmethod(tell_gap)
 
     assignor_of_lanes: LaneAssignor | None = None
     membership: Membership | None = None

@@ -14,6 +14,8 @@ What differs from Faust's own, and why:
 - A seek to the committed offset also moves a partition that has none: to its beginning. aiokafka
   leaves such a partition where it is, and a rebalance throws away what it fetched before the seek:
   the first requests of a partition would wait for the next rebalance.
+- A partition that cannot be read on where it stood is told of (`offset_gaps.py`), and read from its
+  beginning. Faust would drop all records of a log that ends before the committed offset.
 - Records are let through only behind the seek. Once tables are restored, Faust resumes partitions,
   then seeks them, then clears the queues of all agents: what came in between is gone.
 - It does not look for livelocks. Faust calls it one, and asks to report a bug, whenever the first
@@ -49,6 +51,13 @@ from mode.utils.futures import maybe_async
 
 from millstream.streams.broker.aiokafka_patches import free_fetches, tolerate_header_names
 from millstream.streams.broker.recovery import recover_brokers
+from millstream.streams.consumer.offset_gaps import (
+    OffsetGap,
+    begins_at,
+    forget_gap,
+    take_gaps,
+    watch_resets,
+)
 from millstream.streams.telemetry.outages import KAFKA, is_transient
 
 __all__ = ["CommittedTransport", "eager_start"]
@@ -151,6 +160,7 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
         recover_brokers()
         tolerate_header_names()
         free_fetches()
+        watch_resets()
         consumer = super()._create_worker_consumer(transport)
         # Both are read at `start()`, which comes later. Faust hard-wires them; a rename in aiokafka
         # must fail here, not fall back to reading aborted records.
@@ -225,7 +235,17 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
             consumer._fetcher.request_offset_reset(  # noqa: SLF001
                 not_moved, OffsetResetStrategy.EARLIEST
             )
+        for tp in not_moved:
+            state = consumer._subscription.subscription.assignment.state_value(tp)  # noqa: SLF001
+            if offsets[tp] is None:
+                forget_gap(state)
+            else:
+                begins_at(state, offsets[tp])
         return offsets
+
+    def gaps(self) -> tuple[OffsetGap, ...]:
+        """Give the partitions that could not be read on where they stood, since asked last."""
+        return tuple(take_gaps(self._ensure_consumer()))
 
 
 class CommittedConsumer(AIOKafkaConsumer):  # type: ignore[misc]
@@ -256,7 +276,27 @@ class CommittedConsumer(AIOKafkaConsumer):  # type: ignore[misc]
                 return {}
         async with self._fetching:
             records: Mapping[TP, Any] = await super()._getmany(active, min(timeout, _FETCH_MAX_S))
+            # Before their records are let through.
+            for gap in self._thread.gaps():
+                self._pass_over(gap)
             return records
+
+    def _pass_over(self, gap: OffsetGap) -> None:
+        tp = TP(gap.topic, gap.partition)
+        if gap.is_set_back:
+            # Faust silently drops what stands before its offsets, and commits no lower ones.
+            for known in (
+                self._read_offset,
+                self._committed_offset,
+                self._acked,
+                self._acked_index,
+                self._gap,
+            ):
+                known.pop(tp, None)
+        elif self._committed_offset.get(tp) == gap.stood_at and not self._acked.get(tp):
+            # As after a seek there: Faust would write down each offset that was lost as acked.
+            self._read_offset[tp] = self._committed_offset[tp] = gap.read_from
+        self.app.on_gap(gap)
 
     def _crowded(self, active: frozenset[TP] | None) -> frozenset[TP]:
         """Give the partitions of agents that have no room for all of one more fetch."""

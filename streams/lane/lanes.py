@@ -17,6 +17,7 @@ from millstream.streams.consumer.assignor import LaneAssignor
 from millstream.streams.consumer.faust_app import build_app, stop_app
 from millstream.streams.consumer.freshness import Freshness, told_commits, told_stale
 from millstream.streams.consumer.membership import Lease, Membership
+from millstream.streams.consumer.offset_gaps import OffsetGap, tell_gap
 from millstream.streams.lane.base.context import LaneServices, Stage
 from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.metrics import Figures
@@ -70,6 +71,8 @@ class Lanes:
             control = self.app.raw_topic(self._topics[-1])
             self.agents.append(self.app.agent(control, name="control", concurrency=1)(self._read))
         self.app.on_partitions_assigned.connect(self._assigned)
+        self._set_back: dict[tuple[str, int], int] = {}
+        self.app.on_gap = self._gap
         self._was_assigned = asyncio.Event()
         self._freshness = Freshness(self.app.answered)
         self._stopping = False
@@ -182,6 +185,20 @@ class Lanes:
         if not waited.cancelled():
             self.app.consumer.on_buffer_drop(tp)
 
+    def _gap(self, gap: OffsetGap) -> None:
+        """Tell of requests or commands that cannot be read, or come again."""
+        tell_gap(gap)
+        topic = gap.topic.removeprefix(self._settings.topic(""))
+        if not gap.is_set_back:
+            self._services.metrics.lost_to_retention.labels(topic=topic).inc(gap.lost_max)
+            return
+        self._services.metrics.logs_set_back.labels(topic=topic).inc()
+        slot = self._slots.get(gap.partition)
+        if slot is None:  # Faust lets records through before it tells of the assignment
+            self._set_back[gap.topic, gap.partition] = gap.stood_at
+        else:
+            slot.read_again(gap.topic, stood_at=gap.stood_at)
+
     def _forget_held_up(self, numbers: Container[int]) -> None:
         for tp in [tp for tp in self._held_up if tp.partition in numbers]:
             self._held_up.pop(tp).cancel()
@@ -253,7 +270,7 @@ class Lanes:
                 crash_counter=crash_counter,
             )
 
-        return LaneSlot(
+        slot = LaneSlot(
             make,
             lease=Lease(self._membership),
             topics=self._topics,
@@ -262,6 +279,11 @@ class Lanes:
             name=f"{self._stage.name}-{partition}",
             on_lost=self._services.metrics.lanes_lost.inc,
         )
+        for topic in self._topics:
+            # It may be told of before there is a slot.
+            if (stood_at := self._set_back.pop((topic, partition), None)) is not None:
+                slot.read_again(topic, stood_at=stood_at)
+        return slot
 
 
 def _headers(headers: Any) -> tuple[tuple[str, bytes | None], ...]:

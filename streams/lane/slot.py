@@ -48,6 +48,7 @@ class LaneSlot:
     ) -> None:
         self._make = make
         self._lease = lease
+        self._capacity = capacity
         self._windows: dict[str, Window[InputRecord]] = {
             topic: Window(capacity) for topic in topics
         }
@@ -131,6 +132,14 @@ class LaneSlot:
         entry = self._windows[record.topic].take(record.offset, record, ack)
         if entry is not None and self._lane is not None and not self._draining:
             self._lane.serve(entry, is_behind=is_behind)
+
+    def read_again(self, topic: str, *, stood_at: int) -> None:
+        """Take records of `topic` from its log's beginning: the log ended before `stood_at`.
+
+        What runs of the old log goes on, and is acknowledged no more.
+        """
+        self._windows[topic].forget_acks()
+        self._windows[topic] = Window(self._capacity, again_before=stood_at)
 
     def confirm(self) -> None:
         """Say that the group has just assigned the partition to this worker (again)."""

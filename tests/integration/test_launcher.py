@@ -170,15 +170,43 @@ async def test_the_end_of_standard_input_stops_everything(tmp_path: Path) -> Non
         assert _processes_in(data) == []
 
 
-async def test_a_service_that_dies_is_told_of_and_takes_the_rest_down(tmp_path: Path) -> None:
+def _pids(data: Path) -> dict[str, int]:
+    pids: dict[str, int] = json.loads((data / "endpoints.json").read_text())["pids"]
+    return pids
+
+
+async def test_redis_that_dies_is_started_again_and_kafka_stays_up(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with _launcher(data) as launcher:
         ready = await launcher.ready()
-        os.kill(ready["pids"]["kafka-1"], signal.SIGKILL)
-        assert launcher.process.wait(_END_TIMEOUT_S) == 1
+        before = ready["pids"]
+        os.kill(before["redis"], signal.SIGKILL)
+        await eventually(lambda: _pids(data)["redis"] != before["redis"])
+        assert _pids(data)["kafka-1"] == before["kafka-1"]
+        async with Redis.from_url(ready["redis_url"]) as redis:
+            assert await redis.ping()
+        assert launcher.end(signal.SIGHUP) == 0
         told = launcher.log.read_text()
-        assert "kafka-1 ended with exit code -9" in told
-        assert "Kafka Server started" in told
+        assert "redis ended with exit code -9: it is started again" in told
+        assert "redis answers again" in told
+        assert _processes_in(data) == []
+
+
+@pytest.mark.slow
+async def test_a_broker_that_dies_is_started_again_on_its_port_with_its_data(
+    tmp_path: Path,
+) -> None:
+    data = tmp_path / "data"
+    with _launcher(data) as launcher:
+        ready = await launcher.ready()
+        await _create_topic(ready["kafka"], "kept")
+        await _publish(ready["kafka"], "kept", b"value")
+        before = ready["pids"]
+        os.kill(before["kafka-1"], signal.SIGKILL)
+        await eventually(lambda: _pids(data)["kafka-1"] != before["kafka-1"], timeout_s=60)
+        assert _pids(data)["redis"] == before["redis"]
+        assert await _first_value(ready["kafka"], "kept") == b"value"
+        assert launcher.end(signal.SIGTERM) == 0
         assert _processes_in(data) == []
 
 

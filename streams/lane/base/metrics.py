@@ -50,6 +50,8 @@ class LaneMetrics:
     requests_lacking: Gauge
     deferred_lost: Counter
     history_gone: Counter
+    lost_to_retention: Counter
+    logs_set_back: Counter
     runs_in_flight: Gauge
     fallbacks: Counter
     models_out: Gauge
@@ -112,6 +114,16 @@ class LaneMetrics:
             history_gone=collector.counter(
                 "millstream_lane_history_gone_total",
                 "Logs of which records that a restore may have needed had been removed.",
+            ),
+            lost_to_retention=collector.counter(
+                "millstream_requests_lost_to_retention_total",
+                "Records, at most, that retention deleted before a lane had read them.",
+                ("topic",),
+            ),
+            logs_set_back=collector.counter(
+                "millstream_lane_logs_set_back_total",
+                "Partitions whose log ended before where the group stood; each is read anew.",
+                ("topic",),
             ),
             runs_in_flight=collector.gauge("millstream_runs_in_flight", "Agent runs under way."),
             fallbacks=collector.counter(

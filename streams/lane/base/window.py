@@ -18,13 +18,17 @@ Ack = Callable[[], None]
 
 @dataclass(slots=True, eq=False)
 class Entry(Generic[RecordT]):
-    """A record that is held: what came in, how to acknowledge it, and whether it is done."""
+    """A record that is held: what came in, how to acknowledge it, and whether it is done.
+
+    `again`: it was not served yet, and may be one that was read before its log was set back.
+    """
 
     offset: int
     record: RecordT
     window: Window[RecordT] = field(repr=False)
     acks: list[Ack] = field(default_factory=list)
     done: bool = False
+    again: bool = False
 
     def finish(self) -> None:
         """Say that nothing is left to do for this record."""
@@ -35,10 +39,11 @@ class Window(Generic[RecordT]):
     """The records of one partition between arrival and acknowledgement.
 
     It is `full` at `capacity`: whoever fills it is to stop, though what comes all the same is
-    held.
+    held. What comes before `again_before` may have been read before the log was set back.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, *, again_before: int = 0) -> None:
+        self._again_before = again_before
         self._capacity = capacity
         self._has_room = asyncio.Event()
         self._has_room.set()
@@ -63,7 +68,7 @@ class Window(Generic[RecordT]):
         if held is not None:
             held.acks.append(ack)
             return None
-        entry = Entry(offset, record, self, [ack])
+        entry = Entry(offset, record, self, [ack], again=offset < self._again_before)
         self._entries[offset] = entry
         if self.full:
             self._has_room.clear()
@@ -86,6 +91,11 @@ class Window(Generic[RecordT]):
     async def room(self) -> None:
         """Return at once, or once a window that was full is half empty."""
         await self._has_room.wait()
+
+    def forget_acks(self) -> None:
+        """Acknowledge nothing of what is held: the log that it came from is gone."""
+        for entry in self._entries.values():
+            entry.acks.clear()
 
     def undone(self) -> tuple[Entry[RecordT], ...]:
         """Give the records that are not done, in order: what a new owner's lane starts with."""

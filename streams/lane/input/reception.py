@@ -191,6 +191,10 @@ class RecordDispatcher:
             return
         if self._belongs_elsewhere(entry, request.partition_key, request.source):
             return
+        if entry.again and self._was_decided_long_ago(entry):
+            self._services.metrics.duplicates.inc()
+            entry.finish()
+            return
         try:
             is_new = self._in_flight.register(request_key(request), request.digest)
         except RequestIdReused as reused:
@@ -206,6 +210,16 @@ class RecordDispatcher:
             self._end_unread(entry, request)
         else:
             self._admit(entry, request, passed)
+
+    def _was_decided_long_ago(self, entry: Entry[InputRecord]) -> bool:
+        """Tell of a request read again from a log set back whether its id is forgotten by now.
+
+        The lane's own decisions say how far it had come: requests are decided on in their order.
+        """
+        # Once only: what is decided on from here on says nothing of those before it.
+        entry.again = False
+        decided_ms = self._state.decided_up_to_ms(self._services.clock_ms())
+        return entry.record.timestamp < decided_ms - self._settings.dedup_window_s * 1000
 
     def _end_unread(self, entry: Entry[InputRecord], request: ResolvedRequest) -> None:
         """End a request whose session was cancelled before it was read here, with no decision."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -19,8 +20,14 @@ from aiokafka.errors import (
     RequestTimedOutError,
 )
 from faust.types import TP
+from intervaltree import IntervalTree
 
-from millstream.streams.consumer.faust_consumer import CommittedConsumerThread, eager_start
+from millstream.streams.consumer.faust_consumer import (
+    CommittedConsumer,
+    CommittedConsumerThread,
+    eager_start,
+)
+from millstream.streams.consumer.offset_gaps import OffsetGap
 
 
 async def test_a_coroutine_that_need_not_wait_is_done_at_once() -> None:
@@ -198,3 +205,44 @@ async def test_partition_that_is_fetched_has_the_time_of_its_last_answer() -> No
         consumer._fetcher._records.clear()
         consumer.pause(first)
         assert thread.answered() == {}
+
+
+def a_consumer(*, committed: int) -> Any:
+    """Give Faust's consumer as it is after a seek to what is committed, without a broker."""
+    consumer = CommittedConsumer.__new__(CommittedConsumer)
+    consumer._gap, consumer._acked = defaultdict(IntervalTree), defaultdict(list)
+    consumer._acked_index = defaultdict(set)
+    consumer._read_offset = defaultdict(lambda: None, {PLACE: committed})
+    consumer._committed_offset = defaultdict(lambda: None, {PLACE: committed})
+    told: list[OffsetGap] = []
+    consumer.app = SimpleNamespace(on_gap=told.append, told=told)
+    return consumer
+
+
+PLACE = TP("requests", 0)
+
+
+@pytest.mark.parametrize("read_from", [9, 5_000_000_000, 0, 2])
+async def test_behind_a_gap_records_are_read_and_committed(read_from: int) -> None:
+    consumer = a_consumer(committed=5)
+    gap = OffsetGap(*PLACE, stood_at=5, read_from=read_from)
+    consumer._pass_over(gap)
+    assert consumer.app.told == [gap]
+    read = consumer._read_offset[PLACE]
+    assert read is None or read <= read_from
+    for offset in (read_from, read_from + 1):
+        committed = consumer._committed_offset[PLACE]
+        assert committed is None or offset >= committed
+        consumer._acked[PLACE].append(offset)
+    assert consumer._filter_committable_offsets([PLACE]) == {PLACE: read_from + 2}
+
+
+async def test_what_runs_before_records_that_were_lost_is_committed_first() -> None:
+    consumer = a_consumer(committed=5)
+    consumer._acked[PLACE] = [5, 6]
+    consumer._read_offset[PLACE] = 7
+    consumer._pass_over(OffsetGap(*PLACE, stood_at=8, read_from=12))
+    await consumer._add_gap(PLACE, 8, 12)
+    consumer._acked[PLACE].append(12)
+    # 7 runs still.
+    assert consumer._filter_committable_offsets([PLACE]) == {PLACE: 7}

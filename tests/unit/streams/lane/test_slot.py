@@ -301,3 +301,19 @@ async def test_a_lane_may_end_its_closing_whoever_else_closes_the_slot_or_stops_
         opened.lanes[0].may_close.set()
         await second
         assert opened.lanes[0].closed
+
+
+async def test_records_of_a_log_that_was_set_back_are_served_and_acknowledged_anew() -> None:
+    opened, acked = Opened(), list[tuple[str, int]]()
+    async with a_slot(opened) as slot:
+        await eventually(lambda: slot.serving)
+        (lane,) = opened.lanes
+        for offset in (7, 8):
+            slot.take(record(b"", offset=offset), lambda at=offset: acked.append(("old", at)))
+        lane.commit(7)
+        slot.read_again("requests", stood_at=9)
+        slot.take(record(b"", offset=0), lambda: acked.append(("new", 0)))
+        lane.commit(8)  # of the log that is gone
+        lane.commit(0)
+    assert acked == [("old", 7), ("new", 0)]
+    assert [(one.offset, one.again) for one in lane.served] == [(7, False), (8, False), (0, True)]

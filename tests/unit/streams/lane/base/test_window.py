@@ -107,3 +107,22 @@ async def test_a_window_that_was_full_has_no_room_with_one_free_place() -> None:
     assert not room.done()
     window.done(entries[1])
     await room
+
+
+def test_what_may_have_been_read_before_is_marked_and_nothing_else() -> None:
+    window = Window[str](5, again_before=3)
+    assert [held(window, offset, nothing).again for offset in (0, 2, 3, 9)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_what_is_held_of_a_log_that_is_gone_is_acknowledged_no_more() -> None:
+    window, acked = Window[str](5), list[int]()
+    first = held(window, 7, lambda: acked.append(7))
+    window.forget_acks()
+    first.finish()
+    assert acked == []
+    assert len(window) == 0

@@ -1,0 +1,99 @@
+"""Lanes whose committed offsets the log does not have: told, and every request has one result."""
+
+from __future__ import annotations
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import RecordsToDelete
+
+from millstream.schemas.events import AgentResult
+from millstream.schemas.topics import CONTROL, REQUESTS, RESULTS
+from millstream.streams.broker.clients import admin_client
+from millstream.streams.consumer.group_offsets import committed_gaps
+from millstream.streams.lane.lanes import Lanes
+from millstream.streams.settings import Settings
+from tests.harness.lanes import read_topic, read_whole, running_lanes, upstream
+from tests.support import eventually
+
+
+async def commit_offset(settings: Settings, topic: str, offset: int) -> None:
+    """Alter what the lanes' group has committed, as an operator may while no worker runs."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.kafka,
+        group_id=f"{settings.namespace}-lanes",
+        enable_auto_commit=False,
+    )
+    await consumer.start()
+    try:
+        where = TopicPartition(topic, 0)
+        consumer.assign([where])
+        await consumer.commit({where: offset})
+    finally:
+        await consumer.stop()
+
+
+def counted(lanes: Lanes, name: str, topic: str) -> float:
+    """Give a counter of the lanes' for a topic."""
+    return float(getattr(lanes._services.metrics, name).labels(topic=topic)._value.get())
+
+
+@pytest.mark.promise("P1")
+async def test_offsets_beyond_the_end_are_told_and_all_is_answered_once(
+    settings: Settings,
+) -> None:
+    settings = settings.model_copy(update={"partitions": 1})
+    async with upstream(settings) as program:
+        async with running_lanes(settings):
+            for number in range(2):
+                await program.publish({"user_id": "ada", "input": f"say: {number}"})
+            await read_topic(settings, RESULTS, AgentResult, count=2)
+        for spec in (REQUESTS, CONTROL):
+            await commit_offset(settings, settings.topic(spec.name), 1000)
+        assert [one.stood_at for one in await committed_gaps(settings)] == [1000, 1000]
+        async with running_lanes(settings) as (lanes,):
+            await program.publish({"user_id": "ada", "input": "say: 2"})
+            await read_topic(settings, RESULTS, AgentResult, count=3)
+            await eventually(lambda: counted(lanes, "logs_set_back", "control") == 1)
+            assert counted(lanes, "logs_set_back", "requests") == 1
+            assert counted(lanes, "lost_to_retention", "requests") == 0
+        # What was committed since is right again: nothing is told twice.
+        async with running_lanes(settings) as (lanes,):
+            await program.publish({"user_id": "ada", "input": "say: 3"})
+            await read_topic(settings, RESULTS, AgentResult, count=4)
+            assert counted(lanes, "logs_set_back", "requests") == 0
+    results = await read_whole(settings, RESULTS, AgentResult)
+    assert [result.output for result in results] == ["0", "1", "2", "3"]
+
+
+@pytest.mark.promise("P1")
+async def test_requests_that_retention_took_unread_are_counted_and_the_others_answered(
+    settings: Settings,
+) -> None:
+    settings = settings.model_copy(update={"partitions": 1})
+    async with upstream(settings) as program:
+        async with running_lanes(settings):
+            await program.publish({"user_id": "ada", "input": "say: 0"})
+            await read_topic(settings, RESULTS, AgentResult, count=1)
+        for number in range(1, 5):
+            await program.publish({"user_id": "ada", "input": f"say: {number}"})
+        where = TopicPartition(settings.topic(REQUESTS.name), 0)
+        admin = admin_client(settings)
+        await admin.start()
+        try:
+            await admin.delete_records({where: RecordsToDelete(before_offset=4)})
+        finally:
+            await admin.close()
+        (gap,) = await committed_gaps(settings)
+        assert (gap.stood_at, gap.read_from, gap.lost_max) == (1, 4, 3)
+        async with running_lanes(settings) as (lanes,):
+            await read_topic(settings, RESULTS, AgentResult, count=2)
+            assert counted(lanes, "lost_to_retention", "requests") == 3
+            assert counted(lanes, "logs_set_back", "requests") == 0
+        # Where it reads on is committed (faust-streaming/faust#318: it was not, at every start).
+        assert await committed_gaps(settings) == ()
+        async with running_lanes(settings) as (lanes,):
+            await program.publish({"user_id": "ada", "input": "say: 5"})
+            await read_topic(settings, RESULTS, AgentResult, count=3)
+            assert counted(lanes, "lost_to_retention", "requests") == 0
+    results = await read_whole(settings, RESULTS, AgentResult)
+    assert [result.output for result in results] == ["0", "4", "5"]
