@@ -83,9 +83,10 @@ class Crew:
 
     @property
     def log_lines(self) -> int:
-        """Count the lines that all processes have logged."""
+        """Count the lines that all processes have logged, but for those that each request has."""
         started = (worker for workers in self._started.values() for worker in workers)
-        return sum(worker.log.count("\n") for worker in started)
+        lines = (line for worker in started for line in worker.log.splitlines())
+        return sum("request ended" not in line and "request decided" not in line for line in lines)
 
     def opened(self, name: str) -> int:
         """Count the lanes that all processes of this name have opened."""
