@@ -255,7 +255,7 @@ def build_pipeline(
     *,
     layers: Iterable[MakeLayer] = (),
 ) -> MiddlewarePipeline:
-    """Build one lane's chain. Without a policy everybody may do everything.
+    """Build one lane's chain. Without a policy everybody may use every template.
 
     `prices` may be shared by all lanes of a process; none given: a table of the policy's own.
     `layers` make those of an app, which take their places by their priorities. Raises

@@ -26,6 +26,9 @@ from millstream.schemas.content import Content, hash_of
 
 DEFAULT_TEMPLATE = "chat_agent"
 
+UNPRICED = "unpriced"
+"""Stands for the price digest where no table knew the model: its cost of 0 is a gap."""
+
 ResultStatus = Literal["completed", "failed", "rejected", "cancelled", "expired", "interrupted"]
 """How a request can end; each accepted request ends in exactly one of these."""
 

@@ -59,7 +59,9 @@ def resolving(settings: Settings, app: AppParts) -> ResolveModel:
     A server that the settings name comes before the app's of the same name.
     """
     endpoints = {**app.endpoints, **settings.model_endpoints}
-    return partial(resolve_model, endpoints=endpoints, own=app.models)
+    return partial(
+        resolve_model, endpoints=endpoints, own=app.models, scripted=settings.scripted_model
+    )
 
 
 class _Checks:

@@ -113,6 +113,11 @@ class LaneSlot:
         return None if self._lane is None else self._lane.lacking
 
     @property
+    def committing_s(self) -> float:
+        """For how many seconds a commit has been under way, 0 where none is."""
+        return 0.0 if self._lane is None else self._lane.committing_s
+
+    @property
     def deferred(self) -> int:
         """How many requests are left where they stand."""
         return 0 if self._lane is None else self._lane.deferred

@@ -27,6 +27,7 @@ from millstream.schemas.topics import (
 )
 from millstream.streams.broker.topic_admin import ensure_changelogs
 from millstream.streams.consumer.faust_app import build_app, stop_app
+from millstream.streams.consumer.freshness import Freshness, told_stale
 from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.views.aggregates import Aggregate, merged
 from millstream.streams.views.session_feed import SessionFeed
@@ -61,6 +62,7 @@ class Views:
         self._known_models = frozenset(known_models)
         self._collector = collector
         self.app = build_app(settings, "views")
+        self._freshness = Freshness(self.app.answered)
         self.app.position_of = self._position_of
         self.app.on_partitions_assigned.connect(self._assigned)
         self._feeds: dict[str, SessionFeed[Any]] = {
@@ -124,7 +126,8 @@ class Views:
             return ["the views are not started"]
         if self.app.rebalancing or self.app.in_recovery:
             return ["the views restore their tables"]
-        return []
+        stale = self._freshness.stale()
+        return [f"the views: {told_stale(stale)}"] if stale else []
 
     def totals(self, topic: str) -> Aggregate:
         """Add up what is counted of a catalogue topic over this worker's partitions."""
