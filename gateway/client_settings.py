@@ -29,7 +29,9 @@ __all__ = [
 ]
 
 _NOTE_OF_UP = "up.json"
-_NOTHING_RUNS = "nothing runs here: start `millstream up` or set MILLSTREAM_KAFKA"
+_NOTHING_RUNS = (
+    "nothing runs here: start `millstream up`, or `millstream dev APP`, or set MILLSTREAM_KAFKA"
+)
 """Followed by the folder that was looked in: installed, it depends on the working folder."""
 
 

@@ -104,10 +104,13 @@ def _parts(settings: Settings) -> AppParts:
 
 
 def _described(settings: Settings, parts: AppParts) -> dict[str, Any]:
+    from millstream.agents.templates.template import BUILT_IN_TEMPLATES  # noqa: PLC0415
+
     policy = settings.policy_file or parts.policy_file
     return {
         "app": parts.name,
         "templates": [template.name for template in parts.templates],
+        "own_templates": [one.name for one in parts.templates if one not in BUILT_IN_TEMPLATES],
         "tools": parts.tools.names(),
         "policy_file": None if policy is None else str(policy.absolute()),
     }

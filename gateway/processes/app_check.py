@@ -20,9 +20,13 @@ _TIME_MAX_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class AppReport:
-    """What is in an app. `policy_file` is that of the settings, or else the app's."""
+    """What is in an app. `policy_file` is that of the settings, or else the app's.
+
+    `templates` are all that it can run, `own` those of them that do not come with Millstream.
+    """
 
     templates: tuple[str, ...]
+    own: tuple[str, ...]
     policy_file: Path | None
 
 
@@ -33,7 +37,7 @@ async def checked_app(settings: Settings) -> AppReport:
     """
     if settings.app is None:
         build_pipeline(load_policy(settings)).split(settings.chain_cuts)
-        return AppReport((), settings.policy_file)
+        return AppReport((), (), settings.policy_file)
     process = await asyncio.create_subprocess_exec(
         *module_command("millstream.gateway", "worker", "--check"),
         env=child_environment(settings),
@@ -55,4 +59,8 @@ async def checked_app(settings: Settings) -> AppReport:
         raise Misconfigured(why.decode(errors="replace").strip().removeprefix("error: "))
     report = json.loads(told)
     policy = report["policy_file"]
-    return AppReport(tuple(report["templates"]), None if policy is None else Path(policy))
+    return AppReport(
+        templates=tuple(report["templates"]),
+        own=tuple(report["own_templates"]),
+        policy_file=None if policy is None else Path(policy),
+    )

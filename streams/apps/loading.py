@@ -80,11 +80,21 @@ def _imported(name: AppName, within_s: float) -> ModuleType:
         at = file if error.lineno is None else f"{file}:{error.lineno}"
         raise Misconfigured(f"{at}: {error.msg}") from error
     except BaseException as error:
-        words = f"{type(error).__name__}: {words_of(error)}".removesuffix(": ")
-        raise Misconfigured(f"{_place_of(error, where)}: it does not import: {words}") from error
+        raise Misconfigured(_not_imported(error, name, where)) from error
     if name.is_file:
         _check_is_of(imported, Path(name.where), where)
     return imported
+
+
+def _not_imported(error: BaseException, name: AppName, where: str) -> str:
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if not name.is_file and missing in (name.where, name.where.partition(".")[0]):
+        return (
+            f"{where}: there is no module {missing!r}, in {Path.cwd()} or installed: go to the "
+            "folder that holds it, or name the app by its file, as `orders/app.py`"
+        )
+    words = f"{type(error).__name__}: {words_of(error)}".removesuffix(": ")
+    return f"{_place_of(error, where)}: it does not import: {words}"
 
 
 def _check_is_of(imported: ModuleType, path: Path, where: str) -> None:

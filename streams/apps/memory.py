@@ -22,6 +22,7 @@ from millstream.agents.models.scripted.model import ScriptedChatModel
 from millstream.agents.models.scripted.script import Script, parse_script
 from millstream.middleware.pipeline import build_pipeline
 from millstream.middleware.policy import Policy
+from millstream.middleware.policy_errors import nearest
 from millstream.schemas.base import Event
 from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.errors import MillstreamError
@@ -190,9 +191,12 @@ class InMemoryApp:
         """Ask an agent, and give what became of it.
 
         `fields` are those of a request: `session_id`, `tenant`, `model`, `metadata`, …. Raises
-        `TimeoutError` where there is no result after `timeout_s` seconds, and `ValidationError` for
-        what is no request.
+        `TimeoutError` where there is no result after `timeout_s` seconds, `TypeError` for a field
+        that no request has, and `ValidationError` for what is no request.
         """
+        for name in fields.keys() - AgentRequest.model_fields.keys():
+            message = f"a request has no field {name!r}{nearest(name, AgentRequest.model_fields)}"
+            raise TypeError(message)
         value = {
             # Another one in each test: what a tool calls may know keys of earlier requests.
             "request_id": f"request-{secrets.token_hex(4)}",

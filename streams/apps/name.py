@@ -46,7 +46,10 @@ class AppName:
         elif path.is_dir():
             path /= "app.py"
         if not path.is_file():
-            raise Misconfigured(f"there is no app at {where}: no file {path}")
+            message = f"there is no app at {where}: no file {path}"
+            if not path.is_absolute():
+                message += f" in {Path.cwd()}; go to the folder that has it, or give its whole path"
+            raise Misconfigured(message)
         return cls(str(path.absolute()), attribute or None)
 
     def __str__(self) -> str:

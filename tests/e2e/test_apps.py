@@ -96,8 +96,9 @@ async def test_the_tests_of_a_new_app_pass_within_two_seconds(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("Shop", "'Shop' cannot be the name of a package"),
-        ("class", "'class' cannot be the name of a package"),
+        ("Shop", "'Shop' cannot be the name of a package: write for instance `shop`"),
+        ("my-shop", "'my-shop' cannot be the name of a package: write for instance `my_shop`"),
+        ("class", "'class' cannot be the name of a package: write for instance `orders`"),
         ("json", "'json' is a module of Python or Millstream: choose another name"),
         ("taken", "there is a taken already: choose another name"),
     ],

@@ -17,10 +17,11 @@ from millstream.gateway.commands.worker import parse_roles, with_app
 from millstream.gateway.console.running import Stopped, run
 from millstream.gateway.console.terminal import progress_console
 from millstream.gateway.exits import ExitCode
-from millstream.gateway.processes.app_check import checked_app
+from millstream.gateway.processes.app_check import AppReport, checked_app
 from millstream.gateway.processes.children import ChildEnded
 from millstream.gateway.processes.platform import Platform, platform
 from millstream.schemas.errors import Misconfigured
+from millstream.schemas.events import DEFAULT_TEMPLATE
 from millstream.streams.apps.name import AppName
 from millstream.streams.settings import Role, Settings
 
@@ -110,11 +111,15 @@ async def _changes(folder: Path) -> AsyncIterator[list[str]]:
 
 def _announce(running: Platform, console: Console, took_s: float) -> None:
     report = running.report
-    own = [name for name in report.templates if not name.endswith("_agent")] or ["chat_agent"]
     console.print(
         f"✓ ready in {took_s:.1f} s; Kafka at {running.settings.kafka}\n"
         f"templates: {', '.join(report.templates)}\n"
         "In another terminal:\n"
-        f"  millstream chat {own[0]}\n"
+        f"  millstream chat {_to_talk_to(report)}\n"
         "Save a file of the app, and the worker takes it over. Ctrl-C stops everything."
     )
+
+
+def _to_talk_to(report: AppReport) -> str:
+    """Give the template that a person most likely wants: the app's first one."""
+    return report.own[0] if report.own else DEFAULT_TEMPLATE

@@ -45,6 +45,7 @@ def new(
         "tools.py": "a tool, which is a plain function",
         "policy.yaml": "who may do what, how often, for how much",
         f"test_{folder.name}.py": "tests, without Kafka and without a model",
+        "pytest.ini": "how pytest runs them",
     }
     width = max(map(len, contents)) + 2
     progress_console().print(
@@ -59,9 +60,24 @@ def new(
 
 def _require_fit(name: str) -> None:
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
-        message = f"{name!r} cannot be the name of a package: write for instance `orders`"
+        message = f"{name!r} cannot be the name of a package: write for instance `{_near(name)}`"
     elif name in sys.stdlib_module_names or name == "millstream":
         message = f"{name!r} is a module of Python or Millstream: choose another name"
     else:
         return
     raise typer.BadParameter(message)
+
+
+def _near(name: str) -> str:
+    """Give the name that is nearest to one that does not fit, or one that does in any case."""
+    near = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    return near if _fits(near) else "orders"
+
+
+def _fits(name: str) -> bool:
+    return (
+        _NAME.fullmatch(name) is not None
+        and not keyword.iskeyword(name)
+        and name not in sys.stdlib_module_names
+        and name != "millstream"
+    )

@@ -91,7 +91,7 @@ def test_what_does_not_import_is_told_with_file_and_line(text: str, told: str) -
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("shop/ap.py", "there is no app at shop/ap.py: no file shop/ap.py"),
+        ("shop/ap.py", "there is no app at shop/ap.py: no file shop/ap.py in /"),
         (
             "shop/app.py:mine",
             "shop/app.py: there is no app called 'mine'; there are `shop/app.py:app`",
@@ -102,7 +102,8 @@ def test_what_does_not_import_is_told_with_file_and_line(text: str, told: str) -
             "the app 'shop.app:' cannot be read: write `orders.app:app` or `orders/app.py`",
         ),
         ("", "the app '' cannot be read: write `orders.app:app` or `orders/app.py`"),
-        ("nowhere.app", "nowhere.app: it does not import: ModuleNotFoundError: No module named"),
+        ("nowhere.app", "nowhere.app: there is no module 'nowhere', in /"),
+        ("shop.app.more", "shop.app.more: there is no module 'shop.app.more', in /"),
     ],
 )
 def test_a_name_that_leads_nowhere_is_told_so(name: str, told: str) -> None:

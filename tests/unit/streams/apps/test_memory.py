@@ -68,6 +68,12 @@ def test_an_agent_answers_with_its_tool_by_a_script_and_is_charged_at_its_models
     assert run.decision.passed == ("auth", "no_shouting", "logging", "cost", "rate_limit")
 
 
+def test_a_field_that_no_request_has_is_refused_with_the_one_that_is_meant() -> None:
+    # A request of other programs may hold fields that are not known here; a test's is misspelt.
+    with pytest.raises(TypeError, match=r"no field 'session'; did you mean 'session_id'\?"):
+        run_agent(APP, "shop", "sunday?", script=SCRIPT, session="s1")
+
+
 def test_a_list_has_an_answer_for_each_call() -> None:
     answers = ['call: opening_hours {"day": "sunday"}', "say: {tool_result}"]
     assert run_agent(APP, "shop", "sunday?", script=answers).output == "closed"
