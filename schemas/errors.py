@@ -45,6 +45,7 @@
     ├── CannotRedrive        a dead letter cannot be put back as asked; says why
     ├── HistoryGone              records that a restore needs were removed (wanted, oldest)
     ├── ServiceUnavailable       Kafka or Redis does not answer
+    ├── ForeignKey               a key of the view in Redis holds what is not the view's
     ├── AnswerUnread             the reader of an answer cannot go on
     │   ├── AnswerLate           nothing of it came in time
     │   ├── AnswerGone           what was to be read is no longer kept
@@ -307,6 +308,12 @@ class HistoryGone(MillstreamError):
         self.partition = partition
         self.wanted = wanted
         self.oldest = oldest
+
+
+class ForeignKey(MillstreamError):
+    """A key of the view in Redis holds what is not the view's: another try changes nothing."""
+
+    code = "foreign_key"
 
 
 class ServiceUnavailable(MillstreamError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from hashlib import blake2b
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -283,6 +284,12 @@ class CheckpointSaved(RequestEvent):
     data: str
 
     @property
+    def digest(self) -> str:
+        """Stands for what a run takes of it."""
+        told = json.dumps([self.checkpoint_id, self.parent_id, self.turn, self.encoding])
+        return blake2b(f"{told}{self.data}".encode(), digest_size=16).hexdigest()
+
+    @property
     def event_id(self) -> str:
         """Session and checkpoint."""
         return f"{self.session_id}:{self.checkpoint_id}"
@@ -302,6 +309,8 @@ class SessionUpdated(RequestEvent):
     checkpoint_offset_min: Count
     turn: Annotated[Count, Field(ge=1)]
     created_at_ms: EpochMs
+    checkpoint_digest: str | None = None
+    """Stands for what the checkpoint holds: a copy from elsewhere that differs is not the one."""
 
     @property
     def event_id(self) -> str:

@@ -83,5 +83,6 @@ def session_head(
         checkpoint_id=checkpoint.checkpoint_id,
         checkpoint_offset_min=offset_min,
         turn=checkpoint.turn,
+        checkpoint_digest=checkpoint.digest,
         created_at_ms=before.created_at_ms if before else checkpoint.at_ms,
     )
