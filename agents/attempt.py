@@ -16,6 +16,7 @@ from millstream.agents.tools import Caller
 from millstream.schemas.base import CallUsage
 from millstream.schemas.errors import (
     AttemptTimedOut,
+    ContentUnsupported,
     Expired,
     ModelFailed,
     ModelUnavailable,
@@ -110,7 +111,9 @@ class Attempt:
         """Whether another model may fare better: this one failed, or was silent for too long."""
         if isinstance(error, AttemptTimedOut):
             return self.handler.meter.awaits_model
-        return isinstance(error, ModelFailed | ModelUnavailable | QuotaExhausted)
+        return isinstance(
+            error, ContentUnsupported | ModelFailed | ModelUnavailable | QuotaExhausted
+        )
 
     def completed(self, structured: dict[str, Any] | None, at_ms: int) -> AgentResult:
         """Give the result of an attempt that came to its end."""

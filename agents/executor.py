@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Protocol
 
 import structlog
-from langchain_core.messages import HumanMessage, SystemMessage
+from langchain_core.messages import SystemMessage
 from langgraph.errors import GraphRecursionError
 
 from millstream.agents.attempt import Attempt, RunOutcome
@@ -37,8 +37,9 @@ from millstream.agents.loop.time_limits import first_limit
 from millstream.agents.loop.token_writer import TokenWriter
 from millstream.agents.loop.under_way import UnderWay
 from millstream.agents.models.call_meter import CallMeter
+from millstream.agents.models.media.takes import check_takes
 from millstream.agents.sessions.checkpointer import RunCheckpointer
-from millstream.agents.sessions.text import well_formed
+from millstream.agents.sessions.question import question_of
 from millstream.agents.templates.structured import AnswerInvalid, checked_answer
 from millstream.schemas.errors import (
     InputTooLong,
@@ -293,6 +294,10 @@ class AgentExecutor:
         loaded = await load_checkpoint()
         model = run.plan.model
         checkpointer = RunCheckpointer(loaded, template, model=model)
+        if (content := run.request.content) is not None:
+            check_takes(model, self._factory.takes(run.plan), content)
+        if checkpointer.has_media:
+            checkpointer.show_media(self._factory.takes(run.plan))
         remembered = bool(checkpointer.messages)
         try:
             answer = await self._invoke(run, checkpointer)
@@ -315,7 +320,7 @@ class AgentExecutor:
     async def _invoke(self, run: Attempt, checkpointer: RunCheckpointer) -> object:
         template = run.plan.template
         invocation = Invocation(
-            question=HumanMessage(well_formed(run.request.input)),
+            question=question_of(run.request),
             session_id=run.request.session_id,
             checkpointer=checkpointer,
             handler=run.handler,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from langchain.agents.middleware import AgentMiddleware
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import SystemMessage
 from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from millstream.agents.loop.agent import Agent, AgentGraph, LoopAgent, SingleCallAgent
 from millstream.agents.loop.call_gate import CallGate, ModelGate
@@ -26,10 +24,16 @@ from millstream.agents.middlewares.build import (
     own_middlewares,
 )
 from millstream.agents.middlewares.summary_memory import SummaryMemory
-from millstream.agents.middlewares.worst_case import calls_beside, tools_beside, words_beside
+from millstream.agents.middlewares.worst_case import (
+    calls_beside,
+    input_tokens_max,
+    tool_tokens_max,
+    tools_beside,
+)
 from millstream.agents.models.local.model import LocalChatModel
+from millstream.agents.models.media.takes import takes_of
+from millstream.agents.models.media.tokens import tokens_max
 from millstream.agents.models.resolve import resolve_model
-from millstream.agents.sessions.memory import FRAME_TOKENS_MAX, memory_tokens_max
 from millstream.agents.templates.held_calls import AnswersInTheEnd
 from millstream.agents.templates.memory import Summary
 from millstream.agents.templates.prompt import filled_prompt
@@ -41,6 +45,7 @@ from millstream.agents.templates.template import (
 )
 from millstream.agents.templates.versions import OnTemplates, TemplateVersions
 from millstream.agents.tools import ToolRegistry, built_in_tools
+from millstream.schemas.content import InputKind
 from millstream.schemas.errors import UnknownTemplate
 from millstream.schemas.events import ResolvedRequest
 
@@ -51,9 +56,6 @@ ResolveModel = Callable[..., BaseChatModel]
 
 # A request may name its model, so the number of pairs is up to upstreams.
 AGENTS_CACHED_MAX: Final = 64
-
-TOOL_TOKENS_MIN: Final = 256
-"""Taken at least for a tool's description, which goes with every call: else a token for a byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,15 @@ class _Uses:
     output_tokens_max: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """An agent as it was built: of which template, and what its model takes beside text."""
+
+    template: AgentTemplate
+    agent: Agent
+    takes: frozenset[InputKind]
+
+
 class AgentFactory:
     """Templates by name and version, and the agents made from them.
 
@@ -128,9 +139,7 @@ class AgentFactory:
         self._uses: dict[tuple[str, str], tuple[int, _Uses]] = {}
         # One for each version ever registered: as many as there are in the program's code.
         self._threads: dict[tuple[str, str], ToolThreads] = {}
-        self._agents: OrderedDict[tuple[str, str, str, int], tuple[AgentTemplate, Agent]] = (
-            OrderedDict()
-        )
+        self._agents: OrderedDict[tuple[str, str, str, int], _Made] = OrderedDict()
         for template in templates:
             self.register(template)
 
@@ -228,6 +237,9 @@ class AgentFactory:
         model = request.model or uses.models[0]
         input_tokens_max = uses.input_tokens_max
         input_tokens_max += uses.tokens_per_input_byte * len(request.input.encode(errors="replace"))
+        if request.content is not None:
+            told_tokens = sum(map(tokens_max, request.content))
+            input_tokens_max += uses.tokens_per_input_byte * told_tokens
         system_prompt = None
         if template.prompt_variables:
             written = template.system_prompt or ""
@@ -264,9 +276,9 @@ class AgentFactory:
             *tools_beside(template),
             *(tool for one in own for tool in getattr(one, "tools", ())),
         )
-        tools_tokens = sum(map(_tool_tokens_max, tools))
+        tools_tokens = sum(map(tool_tokens_max, tools))
         reads, reads_more = (
-            _input_tokens_max(template, size, tools_tokens)
+            input_tokens_max(template, size, tools_tokens)
             + calls_beside(template, size, tools_tokens).input_tokens_max
             for size in (0, 1)
         )
@@ -287,17 +299,23 @@ class AgentFactory:
 
     def create(self, plan: RunPlan) -> Agent:
         """Give the agent of a plan. Raises `ModelUnavailable` where its model cannot be used."""
+        return self._made(plan).agent
+
+    def takes(self, plan: RunPlan) -> frozenset[InputKind]:
+        """Give what the model of a plan takes beside text. Raises as `create` does."""
+        return self._made(plan).takes
+
+    def _made(self, plan: RunPlan) -> _Made:
         # With a tool that was replaced, it is another agent.
         key = (plan.template.name, plan.template.version, plan.model, self.tools.generation)
-        template, agent = self._agents.get(key, (None, None))
-        if agent is None or template is not plan.template:  # a version may have been replaced
-            agent = self._built(plan)
-            self._agents[key] = (plan.template, agent)
+        made = self._agents.get(key)
+        if made is None or made.template is not plan.template:  # a version may have been replaced
+            made = self._agents[key] = self._built(plan)
             if len(self._agents) > AGENTS_CACHED_MAX:
                 self._agents.popitem(last=False)
         else:
             self._agents.move_to_end(key)
-        return agent
+        return made
 
     @property
     def tool_threads_lost(self) -> int:
@@ -320,7 +338,7 @@ class AgentFactory:
             tools.append(threads.threaded(tool, timeout_s=timeout_s, lets_go=not rules.has_effects))
         return tuple(tools)
 
-    def _built(self, plan: RunPlan) -> Agent:
+    def _built(self, plan: RunPlan) -> _Made:
         template = plan.template
         model = self._resolve(plan.model, max_tokens=template.output_tokens_max)
         schema = template.response_format
@@ -348,9 +366,11 @@ class AgentFactory:
             response_format=None if by_grammar else schema,
         )
         if template.tools or schema or named:
-            return LoopAgent(graph, steps_beside=_steps_beside(graph, calls_max) if named else None)
+            steps_beside = _steps_beside(graph, calls_max) if named else None
+            return _Made(template, LoopAgent(graph, steps_beside=steps_beside), takes_of(model))
         prompt = template.system_prompt
-        return SingleCallAgent(graph, model, None if prompt is None else SystemMessage(prompt))
+        said = None if prompt is None else SystemMessage(prompt)
+        return _Made(template, SingleCallAgent(graph, model, said), takes_of(model))
 
     def _named_middlewares(self, plan: RunPlan) -> Sequence[AgentMiddleware[Any, Any, Any]]:
         template = plan.template
@@ -374,25 +394,3 @@ def _steps_beside(graph: AgentGraph, calls_max: int) -> int:
     hooks = [name.rpartition(".")[2] for name in graph.nodes]
     each_time = hooks.count("before_model") + hooks.count("after_model")
     return calls_max * each_time + hooks.count("before_agent") + hooks.count("after_agent")
-
-
-def _tool_tokens_max(tool: BaseTool) -> int:
-    return max(TOOL_TOKENS_MIN, len(str(convert_to_openai_tool(tool)).encode(errors="replace")))
-
-
-def _input_tokens_max(template: AgentTemplate, input_bytes: int, tools_tokens: int) -> int:
-    """Give the most tokens that the model calls of a run may read: no token is less than a byte."""
-    schema = "" if template.response_format is None else json.dumps(template.response_format)
-    prompt = template.system_prompt or ""
-    read_each_time = (
-        input_bytes
-        + sum(len(words.encode(errors="replace")) for words in (prompt, schema))
-        + words_beside(template)
-        + memory_tokens_max(template.memory)
-        + FRAME_TOKENS_MAX * 2
-        + tools_tokens
-    )
-    calls = template.run_model_calls_max
-    # A call reads again what the calls before it wrote.
-    read_again = template.output_tokens_max * calls * (calls - 1) // 2
-    return calls * read_each_time + read_again

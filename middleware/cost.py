@@ -26,6 +26,7 @@ from millstream.middleware.prices import PriceTable, Rates, rounded_up
 from millstream.schemas.base import CallUsage, Event, Micros, Usage, partition_key
 from millstream.schemas.errors import BudgetExceeded, ModelUnpriced, Rejected
 from millstream.schemas.events import (
+    UNPRICED,
     AgentResult,
     AttemptStarted,
     CostRecorded,
@@ -35,9 +36,6 @@ from millstream.schemas.events import (
 
 PROMPT_TOKENS_MAX = 1024
 """Taken for a template's own words and the chat's framing where nobody says what a run may read."""
-
-UNPRICED = "unpriced"
-"""Stands for the price digest where no table knew the model: its cost of 0 is a gap."""
 
 _LEAST_MICROS = 1
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, ConfigDict, Field
@@ -32,10 +32,12 @@ class ModelEndpoint(Frozen):
     """A server that speaks OpenAI's chat completions.
 
     `base_url` is what OpenAI's clients call so: it ends before `/chat/completions`. `key_variable`
-    is the name of the environment variable that holds the key; none given: it wants none.
+    is the name of the environment variable that holds the key; none given: it wants none. `inputs`
+    is what its models take beside text: `image`, `image_url`, `pdf`, `audio`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     base_url: Annotated[str, AfterValidator(_is_of_http)]
     key_variable: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    inputs: frozenset[Literal["image", "image_url", "pdf", "audio"]] = frozenset()

@@ -14,6 +14,7 @@
     │   ├── Expired              its deadline passed; ends as an `expired` result
     │   ├── ModelUnavailable     no such model, package or key; says what to install or set
     │   ├── InputTooLong         the conversation does not fit the model's context
+    │   ├── ContentUnsupported   the model takes no images, or whatever else the request holds
     │   ├── QuotaExhausted       the account at the model's provider may spend no more
     │   ├── ContentRefused       the model's provider refused the question or the answer
     │   ├── AnswerCut            the answer reached its limit of tokens, and counts only whole
@@ -48,6 +49,7 @@
     ├── ForeignKey               a key of the view in Redis holds what is not the view's
     ├── AnswerUnread             the reader of an answer cannot go on
     │   ├── AnswerLate           nothing of it came in time
+    │   │   └── AnswerUnknown    and no such request of this user has come
     │   ├── AnswerGone           what was to be read is no longer kept
     │   └── AnswerAltered        the result's text is not the one that was read
     └── LaneLost                 a commit's outcome is unknown: the lane starts anew
@@ -158,6 +160,12 @@ class InputTooLong(Terminal):
     """The conversation has more tokens than the model's context."""
 
     code = "input_too_long"
+
+
+class ContentUnsupported(Terminal):
+    """The model takes no content of this kind; no call was made. The message says what to do."""
+
+    code = "content_unsupported"
 
 
 class QuotaExhausted(Terminal):
@@ -332,6 +340,12 @@ class AnswerLate(AnswerUnread):
     """Nothing more of the answer came within the reader's time-out; it may be asked again."""
 
     code = "answer_late"
+
+
+class AnswerUnknown(AnswerLate):
+    """Nothing came within the reader's time-out, and no such request of this user has come."""
+
+    code = "answer_unknown"
 
 
 class AnswerGone(AnswerUnread):

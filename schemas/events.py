@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from hashlib import blake2b
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from millstream.schemas.base import (
     INT64_MAX,
@@ -15,6 +14,7 @@ from millstream.schemas.base import (
     EpochMs,
     Event,
     Frozen,
+    FrozenDict,
     Identifier,
     Micros,
     Reason,
@@ -22,8 +22,12 @@ from millstream.schemas.base import (
     compound_key,
     require_one_target,
 )
+from millstream.schemas.content import Content, hash_of
 
 DEFAULT_TEMPLATE = "chat_agent"
+
+UNPRICED = "unpriced"
+"""Stands for the price digest where no table knew the model: its cost of 0 is a gap."""
 
 ResultStatus = Literal["completed", "failed", "rejected", "cancelled", "expired", "interrupted"]
 """How a request can end; each accepted request ends in exactly one of these."""
@@ -31,28 +35,35 @@ ResultStatus = Literal["completed", "failed", "rejected", "cancelled", "expired"
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "error", "unknown"]
 """How an answer ended, as the model's provider tells it; `unknown`: it does not say."""
 
-Metadata = Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=32)]
+Metadata = Annotated[
+    dict[str, Annotated[str, Field(max_length=1024)]],
+    Field(max_length=32),
+    AfterValidator(FrozenDict),
+]
 """Up to 32 strings that an upstream wants back with the result."""
 
 
 class AgentRequest(Event):
     """A request to an agent.
 
-    `user_id` and `input` must be given, and no key twice. What is left out gets a default when the
-    record is read: `request_id` becomes `<topic>-<partition>-<offset>` of the record, `session_id`
-    the request id (a conversation of its own), `template` is `chat_agent`, `tenant` is `default`.
+    `user_id` and `input` must be given, and no key twice. `content` is what the model is told after
+    `input`, of kinds that it takes: LangChain's standard blocks of text, images, files and audio;
+    `input` may be empty then. What is left out gets a default when the record is read: `request_id`
+    becomes `<topic>-<partition>-<offset>` of the record, `session_id` the request id (a
+    conversation of its own), `template` is `chat_agent`, `tenant` is `default`.
     """
 
     title: ClassVar[str] = "A request to an agent"
 
     type: Literal["request"] = "request"
     input: str
+    content: Content | None = None
     request_id: Identifier | None = None
     session_id: Identifier | None = None
     template: Identifier = DEFAULT_TEMPLATE
     model: Identifier | None = None
     deadline_ms: EpochMs | None = None
-    metadata: Metadata = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=FrozenDict)
 
     @property
     def event_id(self) -> str:
@@ -80,13 +91,17 @@ class ResolvedRequest(AgentRequest):
 
     @property
     def digest(self) -> str:
-        """What is asked, in 16 hex digits: template, model, session and input.
+        """What is asked, in 16 hex digits: template, model, session, input and content.
 
         Not the deadline and the metadata: an upstream that asks again may change them.
         """
         # Only the input, which comes last, may hold the separator.
         asked = f"{self.template}\x1f{self.model or ''}\x1f{self.session_id}\x1f{self.input}"
-        return blake2b(asked.encode(), digest_size=8).hexdigest()
+        if self.content is None:
+            return blake2b(asked.encode(), digest_size=8).hexdigest()
+        # By another `person` no input reads as one with content.
+        asked_with = hash_of(self.content) + asked.encode()
+        return blake2b(asked_with, digest_size=8, person=b"content").hexdigest()
 
 
 class Origin(Frozen):
@@ -168,7 +183,7 @@ class AgentResult(RequestEvent):
     accepted_at_ms: EpochMs
     started_at_ms: EpochMs | None = None
     first_token_at_ms: EpochMs | None = None
-    metadata: Metadata = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=FrozenDict)
 
     @property
     def event_id(self) -> str:
@@ -181,9 +196,9 @@ class Decision(RequestEvent):
 
     `stage` names the part of the chain that decided, `chain` where it is not cut; `passed` are the
     layers that let the request through, `layer` the one that did not. `request_digest` stands for
-    what was asked (template, model, session, input), so that the same request id with something
-    else is found out. `template_version` is the version that the request's run keeps, `None` where
-    there is no run, or the decision is older than versions.
+    what was asked (template, model, session, input, content), so that the same request id with
+    something else is found out. `template_version` is the version that the request's run keeps,
+    `None` where there is no run, or the decision is older than versions.
     """
 
     title: ClassVar[str] = "What the middleware decided on a request"
@@ -282,12 +297,6 @@ class CheckpointSaved(RequestEvent):
     turn: Annotated[Count, Field(ge=1)] = 1
     encoding: Literal["langgraph+msgpack"] = "langgraph+msgpack"
     data: str
-
-    @property
-    def digest(self) -> str:
-        """Stands for what a run takes of it."""
-        told = json.dumps([self.checkpoint_id, self.parent_id, self.turn, self.encoding])
-        return blake2b(f"{told}{self.data}".encode(), digest_size=16).hexdigest()
 
     @property
     def event_id(self) -> str:

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from langchain.agents.middleware import TodoListMiddleware
 from langchain.agents.middleware.todo import WRITE_TODOS_SYSTEM_PROMPT
 from langchain.agents.middleware.tool_selection import DEFAULT_SYSTEM_PROMPT
 from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from millstream.agents.middlewares.build import SELECTOR_TOKENS_MAX
 from millstream.agents.middlewares.summary_memory import SUMMARY_PROMPT_TOKENS_MAX
-from millstream.agents.sessions.memory import BYTES_PER_TOKEN, FRAME_TOKENS_MAX
+from millstream.agents.sessions.memory import BYTES_PER_TOKEN, FRAME_TOKENS_MAX, memory_tokens_max
 from millstream.agents.templates.memory import Summary
 from millstream.agents.templates.named_middlewares import TodoList, ToolSelector
 from millstream.agents.templates.template import AgentTemplate
 
-__all__ = ["CallsBeside", "calls_beside", "tools_beside", "words_beside"]
+__all__ = [
+    "CallsBeside",
+    "calls_beside",
+    "input_tokens_max",
+    "tool_tokens_max",
+    "tools_beside",
+    "words_beside",
+]
+
+TOOL_TOKENS_MIN: Final = 256
+"""Taken at least for a tool's description, which goes with every call: else a token for a byte."""
 
 _SELECTOR_WORDS = 256
 """What the selector's instructions have beside those that can be set."""
@@ -69,3 +82,26 @@ def words_beside(template: AgentTemplate) -> int:
         for one in template.middlewares
         if isinstance(one, TodoList)
     )
+
+
+def tool_tokens_max(tool: BaseTool) -> int:
+    """Give the most tokens that a tool's description takes in a call."""
+    return max(TOOL_TOKENS_MIN, len(str(convert_to_openai_tool(tool)).encode(errors="replace")))
+
+
+def input_tokens_max(template: AgentTemplate, input_bytes: int, tools_tokens: int) -> int:
+    """Give the most tokens that the model calls of a run may read: no token is less than a byte."""
+    schema = "" if template.response_format is None else json.dumps(template.response_format)
+    prompt = template.system_prompt or ""
+    read_each_time = (
+        input_bytes
+        + sum(len(words.encode(errors="replace")) for words in (prompt, schema))
+        + words_beside(template)
+        + memory_tokens_max(template.memory)
+        + FRAME_TOKENS_MAX * 2
+        + tools_tokens
+    )
+    calls = template.run_model_calls_max
+    # A call reads again what the calls before it wrote.
+    read_again = template.output_tokens_max * calls * (calls - 1) // 2
+    return calls * read_each_time + read_again

@@ -21,6 +21,7 @@ from pydantic import SecretStr
 
 from millstream.agents.models.http import ProviderHttp
 from millstream.agents.models.local.model import LOCAL_MODEL_NAME, LocalChatModel
+from millstream.agents.models.media.takes import profile_of_openai, profile_with
 from millstream.agents.models.openai.model import (
     KEY_VARIABLE,
     OpenAiChatModel,
@@ -167,7 +168,8 @@ def _model(
         )
         raise ModelUnavailable(message)
     if kind == _OPENAI and not speaks_responses(rest, params):
-        return _own_client(name, {**params, "model": rest}, http, KEY_VARIABLE)
+        profile = params.get("profile") or profile_of_openai(rest)
+        return _own_client(name, {**params, "model": rest, "profile": profile}, http, KEY_VARIABLE)
     return _langchains(without_client(name), http, params)
 
 
@@ -195,6 +197,7 @@ def _at_endpoint(
     # What the environment has for OpenAI is not this server's to know.
     given = {**params, "base_url": endpoint.base_url, "api_key": key}
     given |= {"organization": "", "project": "", "model": served}
+    given["profile"] = profile_with(endpoint.inputs)
     return _own_client(name, given, http, variable)
 
 

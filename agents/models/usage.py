@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 
+from millstream.agents.models.media.tokens import media_tokens
 from millstream.agents.models.reports import (
     Report,
     cache_writing,
@@ -287,6 +288,8 @@ def _sent_bytes(message: BaseMessage) -> int:
     """Give the bytes of UTF-8 of all that a message says: text, reasoning, calls of tools."""
     size = len(message.text.encode(errors="replace"))
     size += len(thought_of(message).encode(errors="replace"))
+    if not isinstance(message.content, str):
+        size += sum(map(media_tokens, message.content))
     if isinstance(message, AIMessage):
         for call in (*message.tool_calls, *message.invalid_tool_calls):
             size += len(f"{call['name']}{call['args']}".encode(errors="replace"))

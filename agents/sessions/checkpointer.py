@@ -41,10 +41,12 @@ from millstream.agents.sessions.kept import (
     keepable_state,
     shortened,
 )
+from millstream.agents.sessions.media import shown_again
 from millstream.agents.sessions.memory import newest_turns
 from millstream.agents.sessions.mending import mended
 from millstream.agents.templates.memory import Memory, NoMemory
 from millstream.agents.templates.template import AgentTemplate
+from millstream.schemas.content import InputKind
 from millstream.schemas.endpoints import without_client
 from millstream.schemas.errors import CheckpointUnreadable, Terminal
 from millstream.schemas.events import CheckpointSaved, ResolvedRequest
@@ -95,6 +97,7 @@ class RunCheckpointer(BaseCheckpointSaver[int]):
     ) -> None:
         super().__init__(serde=_SERDE)
         self._loaded = loaded
+        self._memory = template.memory
         self._newest = None
         if loaded is not None:
             memory = NoMemory() if forget else template.memory
@@ -108,6 +111,20 @@ class RunCheckpointer(BaseCheckpointSaver[int]):
             return ()
         messages: list[AnyMessage] = self._newest.checkpoint["channel_values"].get("messages", [])
         return messages
+
+    @property
+    def has_media(self) -> bool:
+        """Whether an earlier question holds more than text."""
+        return any(
+            isinstance(one, HumanMessage) and not isinstance(one.content, str)
+            for one in self.messages
+        )
+
+    def show_media(self, taken: frozenset[InputKind]) -> None:
+        """Have a model that takes these kinds shown earlier media, as far as memory has room."""
+        assert self._newest is not None  # noqa: S101  there are messages
+        values = self._newest.checkpoint["channel_values"]
+        values["messages"] = shown_again(values["messages"], taken, self._memory)
 
     @override
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> Self:

@@ -103,6 +103,8 @@ def _type_words(value: Json, schema: Json) -> str:
         return f"{shape['title']} ({', '.join(f'`{name}`' for name in shape['properties'])})"
     if "items" in shape:
         return f"list of {_type_words(shape['items'], schema)}"
+    if "oneOf" in shape:
+        return " or ".join(_type_words(one, schema) for one in shape["oneOf"])
     if "prefixItems" in shape:
         return " and ".join(_type_words(item, schema) for item in shape["prefixItems"])
     return str(shape.get("type", "any"))

@@ -13,7 +13,7 @@ from tests.e2e.programs import ended, line_with, millstream
 from tests.services.launcher import launched
 from tests.support import eventually
 
-SIGNALS = [signal.SIGTERM, signal.SIGINT]
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
 
 def heeds(pid: int, number: signal.Signals) -> bool:

@@ -91,7 +91,8 @@ class LaneServices:
 
     `drain` tells the worker to hand over and end; `chance` gives from 0 up to 1, for jitter.
     `circuits` know which models are out of service, `group_templates` what other workers can run.
-    `listeners` are told of runs, `on_illegal` of one whose state changed as it may not.
+    `listeners` are told of runs, `on_illegal` of one whose state changed as it may not. Whoever
+    holds `alone` is the one run of the worker that may end it.
     """
 
     worker: str
@@ -108,6 +109,7 @@ class LaneServices:
     listeners: Listeners = field(default_factory=Listeners)
     on_illegal: OnIllegal = raise_illegal
     group_templates: GroupTemplates = field(default_factory=GroupTemplates)
+    alone: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ class LaneLimits:
         attempts_lost_max: Attempts of one request that may be lost with their owners: one more is
             not made. What ends its worker, by using up its memory for one, would end one worker
             after the other.
+        attempts_lost_together_max: One that lost as many goes on alone: others that were only near
+            would be given up with it.
         wait_in_memory_max_s: A run that waits longer than this for its next attempt leaves memory.
         look_for_old_every_s: How often runs are looked for that are to be parked and run on.
         old_in_a_crowd_s: How long a run may hold back records that are not read yet.
@@ -26,6 +28,7 @@ class LaneLimits:
     """
 
     attempts_lost_max: int = 10
+    attempts_lost_together_max: int = 5
     wait_in_memory_max_s: float = 1.0
     look_for_old_every_s: float = 0.25
     old_in_a_crowd_s: float = 0.25

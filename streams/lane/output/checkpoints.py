@@ -16,7 +16,7 @@ from millstream.schemas.errors import CheckpointUnreadable
 from millstream.schemas.events import CheckpointSaved, SessionUpdated
 from millstream.schemas.ports import PeekCheckpoint
 from millstream.streams.broker.partition_reader import PartitionReader
-from millstream.streams.lane.output.checkpoint_log import CheckpointLog, is_named_by
+from millstream.streams.lane.output.checkpoint_log import CheckpointLog, digest_of, is_named_by
 from millstream.streams.wire.keys import SessionKey, session_key
 
 _log = structlog.get_logger(__name__)
@@ -63,7 +63,7 @@ class CheckpointSource:
         seen = await self._peek(head.tenant, head.user_id, head.session_id)
         if seen is not None and is_named_by(head, seen):
             # Heads of earlier versions have no digest: the log is asked once for each.
-            if seen.digest == head.checkpoint_digest:
+            if digest_of(seen) == head.checkpoint_digest:
                 return seen
             if head.checkpoint_digest is not None:
                 self._on_altered()

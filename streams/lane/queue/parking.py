@@ -21,7 +21,7 @@ from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.writer import Committed, LaneWriter
 from millstream.streams.lane.queue.parked_log import ParkedLog
-from millstream.streams.lane.queue.waiting_line import ForTemplate, Ticket
+from millstream.streams.lane.queue.waiting_line import ForTemplate, Ticket, Wait
 from millstream.streams.lane.queue.waits import wait_of
 from millstream.streams.lane.runs.admission import (
     Admission,
@@ -268,6 +268,12 @@ def _wanted(lacks: TemplateRef | None, since_ms: int) -> TemplateWait | None:
     if lacks is None:
         return None
     return TemplateWait(template=lacks.name, version=lacks.version, since_ms=since_ms)
+
+
+def ticket_of(run: Run, parked: asyncio.Future[int], wait: Wait | None) -> Ticket:
+    """Give a run's ticket in the line; `parked` gives the offset of its record."""
+    place = (run.key, run.session, run.order, parked, wait, run.template)
+    return Ticket(*place, may_follow=run.may_follow)
 
 
 def _lacks_since_ms(ticket: Ticket, parked: RunParked) -> int:

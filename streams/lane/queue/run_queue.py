@@ -23,15 +23,15 @@ from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.queue.endings import Endings
-from millstream.streams.lane.queue.parking import Parking
+from millstream.streams.lane.queue.parking import Parking, ticket_of
 from millstream.streams.lane.queue.quotas import UserQuotas
 from millstream.streams.lane.queue.run_table import RunTable
+from millstream.streams.lane.queue.suspects import Suspects
 from millstream.streams.lane.queue.waiting_line import (
     ForTemplate,
     FreedUsers,
     Ticket,
     UntilTime,
-    Wait,
     WaitingLine,
 )
 from millstream.streams.lane.queue.waits import TemplateWaits, Waits
@@ -96,6 +96,7 @@ class RunQueue:
         self._wake = asyncio.Event()
         self._tasks = LaneTasks(context.fail)
         self._sessions = SessionQueues(context.fail)
+        self._suspects = Suspects(context.services, state)
         self._runner = RunRunner(
             context,
             state=state,
@@ -169,7 +170,7 @@ class RunQueue:
             for earlier in self._in_memory.of_session(session):
                 self._park(earlier)
         parked = self._parking.park(run)
-        ticket = _ticket(run, parked, wait)
+        ticket = ticket_of(run, parked, wait)
         self._line.join(ticket)
         self._waits.watch(ticket)
         parked.add_done_callback(partial(self._is_parked, run))
@@ -266,7 +267,7 @@ class RunQueue:
             await self._endings.without_attempt(run, "cancelled", run.cancelled)
         else:
             wait = UntilTime(run.not_before_ms) if run.not_before_ms else None
-            ticket = _ticket(run, parked, wait)
+            ticket = ticket_of(run, parked, wait)
             self._line.block(ticket)
             self._waits.watch(ticket)
             self._out_of_memory(run)
@@ -284,7 +285,8 @@ class RunQueue:
             self._all_parked.discard(run.session)
         self._in_memory.add(run)
         source, guard = run.request.source, self._context.crash_counter.guard
-        self._sessions.submit(run.session, lambda: guard(source, self._drive(run)))
+        drive = self._suspects.drive
+        self._sessions.submit(run.session, lambda: guard(source, drive(run, self._drive)))
 
     def _out_of_memory(self, run: Run) -> None:
         self._in_memory.remove(run)
@@ -393,8 +395,3 @@ class RunQueue:
     def _remove(self, ticket: Ticket) -> None:
         self._line.remove(ticket)
         self._wake.set()
-
-
-def _ticket(run: Run, parked: asyncio.Future[int], wait: Wait | None) -> Ticket:
-    place = (run.key, run.session, run.order, parked, wait, run.template)
-    return Ticket(*place, may_follow=run.may_follow)

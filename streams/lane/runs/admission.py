@@ -8,6 +8,7 @@ from millstream.agents.factory import AgentFactory, RunPlan
 from millstream.agents.templates.structured import REPAIR_TOKENS_MAX
 from millstream.middleware.base import MiddlewareContext
 from millstream.schemas.base import Micros, Reason, saturated
+from millstream.schemas.content import inline_bytes
 from millstream.schemas.errors import InputTooLarge, Rejected, UnknownTemplate
 from millstream.schemas.events import Decision, ResolvedRequest
 from millstream.schemas.reasons import reason_of
@@ -159,9 +160,13 @@ def _plan(
     request: ResolvedRequest, factory: AgentFactory, input_bytes_max: int, version: str | None
 ) -> RunPlan:
     size_bytes = len(request.input.encode())
+    told = "the input has"
+    if request.content is not None:
+        size_bytes += inline_bytes(request.content)
+        told = "the input and its content, files in base64, have"
     if size_bytes > input_bytes_max:
         raise InputTooLarge(
-            f"the input has {size_bytes} bytes, more than {input_bytes_max}; "
+            f"{told} {size_bytes} bytes, more than {input_bytes_max}; "
             "shorten it, or raise MILLSTREAM_INPUT_BYTES_MAX on the workers"
         )
     return factory.plan(request, version)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import structlog
 
 from millstream.agents.attempt import RunOutcome
+from millstream.schemas.errors import ContentUnsupported
 from millstream.streams.lane.base.context import LaneServices
 from millstream.streams.lane.runs.admission import answered_by
 from millstream.streams.lane.runs.doubt import doubt_after
@@ -54,8 +55,9 @@ class ModelChoice:
         later = run.plan.models_after
         if not later:
             return False
-        if has_circuit:
-            code = "" if reason is None else reason.code
+        code = "" if reason is None else reason.code
+        # That it takes no images is no fault of the model.
+        if has_circuit and code != ContentUnsupported.code:
             circuits.failed(model, for_good=not outcome.retryable, reason=code)
         if run.is_over_by(self._services.clock_ms()) or doubt_after(run, outcome, 0.0) is not None:
             return False

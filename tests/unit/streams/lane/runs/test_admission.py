@@ -87,3 +87,20 @@ def test_a_request_that_lacks_what_a_prompt_needs_is_rejected_by_name() -> None:
     assert admission.refused is None
     assert admission.context is not None
     assert admission.context.permissions == ("orders:read",)
+
+
+def test_inline_media_count_as_input_as_they_stand_in_the_record() -> None:
+    factory = AgentFactory(default_model="scripted")
+    state = LaneState("chain", build_pipeline(), hands_over=False)
+    data = "iVBORw0KGgo="
+    image = {"type": "image", "base64": data, "mime_type": "image/png"}
+    asked = resolved("é", content=[image, {"type": "text", "text": "ü"}])
+    assert admit(asked, state, factory, input_bytes_max=4 + len(data)).plan is not None
+    ended = admit(asked, state, factory, input_bytes_max=3 + len(data))
+    assert ended.refused is not None
+    assert ended.refused.code == "input_too_large"
+    assert ended.refused.message.startswith(
+        "the input and its content, files in base64, have 16 bytes, more than 15; "
+    )
+    by_url = resolved("é", content=[{"type": "image", "url": "https://a.org/" + "x" * 500}])
+    assert admit(by_url, state, factory, input_bytes_max=2).plan is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -206,3 +207,72 @@ async def test_a_request_that_takes_its_owners_down_is_given_up(
     started = await read_whole(world, ATTEMPTS, AttemptStarted)
     assert [one.lost for one in started] == list(range(lost_max))
     assert len(await costs_of(world)) == lost_max
+
+
+class Bystanders(Calls):
+    """Counts the calls by request; those of `near` are held up until `calm`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = {"culprit": 0, "near": 0}
+        self.calm = asyncio.Event()
+
+    async def __call__(self, event: CallbackEvent) -> None:
+        """Hear of a step of a run."""
+        if event.kind == "model_start":
+            self.begun[str(event.request_id)] += 1
+            if event.request_id == "near":
+                await self.calm.wait()
+
+
+async def ask_both(program: Any) -> list[Any]:
+    return [
+        await ask(program, "hang", request_id="culprit", session_id="a"),
+        await ask(program, "say: fine", request_id="near", session_id="b"),
+    ]
+
+
+def serve_both(owner: Any, asked: list[Any]) -> None:
+    for one in asked:
+        owner.serve(*one)
+
+
+@pytest.mark.promise("P1")
+async def test_a_request_that_takes_its_owners_down_takes_no_other_along_for_good(
+    world: MemoryLanes,
+) -> None:
+    together, lost_max = 2, 4
+    world = world.limited(attempts_lost_max=lost_max, attempts_lost_together_max=together)
+    rules = Policy.from_yaml(PRICED, "test")
+    calls = Bystanders()
+    async with lane_services(world, calls) as services, upstream(world) as program:
+        served = await ask_both(program)
+        for number in range(1, lost_max + 1):
+            expected = {"culprit": number, "near": min(number, together)}
+            async with one_lane(world, services, rules) as owner:
+                serve_both(owner, served)
+                await eventually(lambda expected=expected: calls.begun == expected)
+        calls.calm.set()
+        async with one_lane(world, services, rules) as owner:
+            serve_both(owner, served)
+            results = await read_topic(world, RESULTS, AgentResult, count=2)
+    told = {one.request_id: (one.status, one.reason and one.reason.code) for one in results}
+    assert told == {"culprit": ("failed", "attempts_exhausted"), "near": ("completed", None)}
+
+
+async def test_a_request_that_waits_to_go_on_alone_can_be_cancelled(world: MemoryLanes) -> None:
+    world = world.limited(attempts_lost_together_max=1)
+    rules = Policy.from_yaml(PRICED, "test")
+    calls = Bystanders()
+    async with lane_services(world, calls) as services, upstream(world) as program:
+        served = await ask_both(program)
+        async with one_lane(world, services, rules) as owner:
+            serve_both(owner, served)
+            await eventually(lambda: calls.begun == {"culprit": 1, "near": 1})
+        async with one_lane(world, services, rules) as owner:
+            serve_both(owner, served)
+            await eventually(lambda: calls.begun["culprit"] == len(served))
+            owner.serve(*await give(world, program, "cancel", request_id="near"))
+            (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
+    assert (result.request_id, result.status) == ("near", "cancelled")
+    assert calls.begun["near"] == 1

@@ -49,7 +49,8 @@ async def test_the_local_model_calls_tools_in_a_lane_and_is_charged_for_all_of_i
     tokens = await read_whole(world, TOKENS, AgentToken)
     assert "".join(token.text for token in tokens) == result.output
     assert result.output
-    assert "{" not in result.output
+    # What the grammar promises. Further on in a text a brace may stand, as the model is sampled.
+    assert not result.output.startswith("{")
     costs = await read_whole(world, COSTS, CostRecorded)
     assert sum((cost.usage for cost in costs), NO_USAGE) == result.usage
     for cost in costs:

@@ -1,0 +1,71 @@
+"""A request with an image, through a whole lane."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+
+from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
+from millstream.middleware.policy import Policy
+from millstream.schemas.events import AgentResult, CheckpointSaved, CostRecorded
+from millstream.schemas.topics import CHECKPOINTS, COSTS, RESULTS
+from tests.harness.memory_lanes import (
+    MemoryLanes,
+    ask,
+    lane_services,
+    one_lane,
+    read_topic,
+    read_whole,
+    upstream,
+)
+
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(20_000)).decode()
+IMAGE: dict[str, Any] = {"type": "image", "base64": PNG, "mime_type": "image/png"}
+
+PRICED = Policy.from_yaml(
+    "prices: {local: {input_usd_per_mtok: 1, output_usd_per_mtok: 1},"
+    " scripted: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}}\n"
+    "defaults: {spend: {usd_per_day: 1}}",
+    "test",
+)
+
+
+async def answered(
+    world: MemoryLanes, *models: str, **fields: Any
+) -> tuple[AgentResult, list[CostRecorded]]:
+    template = AgentTemplate(name="looks", models=models)
+    async with (
+        lane_services(world, templates=(*BUILT_IN_TEMPLATES, template)) as services,
+        upstream(world) as program,
+        one_lane(world, services, PRICED) as owner,
+    ):
+        owner.serve(*await ask(program, "say: seen", template="looks", content=[IMAGE], **fields))
+        (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
+    return result, await read_whole(world, COSTS, CostRecorded)
+
+
+@pytest.mark.promise("P5")
+async def test_a_model_that_takes_no_images_is_passed_over_and_charged_nothing(
+    world: MemoryLanes,
+) -> None:
+    result, costs = await answered(world, "local", "scripted")
+    assert (result.status, result.output) == ("completed", "seen")
+    assert [(cost.model, cost.cost_micros > 0) for cost in costs] == [
+        ("local", False),
+        ("scripted", True),
+    ]
+    (saved,) = await read_whole(world, CHECKPOINTS, CheckpointSaved)
+    assert len(saved.data) > len(PNG)
+
+
+@pytest.mark.promise("P5")
+async def test_a_request_whose_models_take_no_images_ends_by_name_and_costs_nothing(
+    world: MemoryLanes,
+) -> None:
+    result, costs = await answered(world, "local")
+    assert result.reason is not None
+    assert (result.status, result.reason.code) == ("failed", "content_unsupported")
+    assert "the model 'local' takes no images" in result.reason.message
+    assert (result.cost_micros, sum(cost.cost_micros for cost in costs)) == (0, 0)
