@@ -243,7 +243,7 @@ async def check_kafka() -> tuple[Finding, ...]:
 
 
 async def check_redis() -> tuple[Finding, ...]:
-    """Whether Redis answers."""
+    """Whether Redis answers, is no cluster, can be written, and has the view's keys as they are."""
     try:
         settings: Settings = settings_for_client()
     except Misconfigured:
@@ -254,12 +254,18 @@ async def check_redis() -> tuple[Finding, ...]:
         return (Finding("redis", "wrong", str(error), "mend MILLSTREAM_REDIS_URL, or unset it"),)
     try:
         await store.ping()
+        await store.refuse_cluster()
+        await store.check_writes()
+        foreign = await store.foreign_keys()
     except MillstreamError as error:
         remedy = "check that it runs and what MILLSTREAM_REDIS_URL says"
         return (Finding("redis", "wrong", str(error), remedy),)
     finally:
         await store.close()
-    return (Finding("redis", "ok", "answers"),)
+    if foreign:
+        told = f"{len(foreign)} keys are of another type than the session view's, as {foreign[0]!r}"
+        return (Finding("redis", "wrong", told, "delete them: the log has the sessions"),)
+    return (Finding("redis", "ok", "answers, and can be written"),)
 
 
 async def check_offsets() -> tuple[Finding, ...]:

@@ -46,6 +46,7 @@
     ├── CannotRedrive        a dead letter cannot be put back as asked; says why
     ├── HistoryGone              records that a restore needs were removed (wanted, oldest)
     ├── ServiceUnavailable       Kafka or Redis does not answer
+    ├── ForeignKey               a key of the view in Redis holds what is not the view's
     ├── AnswerUnread             the reader of an answer cannot go on
     │   ├── AnswerLate           nothing of it came in time
     │   │   └── AnswerUnknown    and no such request of this user has come
@@ -315,6 +316,12 @@ class HistoryGone(MillstreamError):
         self.partition = partition
         self.wanted = wanted
         self.oldest = oldest
+
+
+class ForeignKey(MillstreamError):
+    """A key of the view in Redis holds what is not the view's: another try changes nothing."""
+
+    code = "foreign_key"
 
 
 class ServiceUnavailable(MillstreamError):

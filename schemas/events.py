@@ -318,6 +318,8 @@ class SessionUpdated(RequestEvent):
     checkpoint_offset_min: Count
     turn: Annotated[Count, Field(ge=1)]
     created_at_ms: EpochMs
+    checkpoint_digest: str | None = None
+    """Stands for what the checkpoint holds: a copy from elsewhere that differs is not the one."""
 
     @property
     def event_id(self) -> str:

@@ -65,12 +65,24 @@ class Views:
         self._freshness = Freshness(self.app.answered)
         self.app.position_of = self._position_of
         self.app.on_partitions_assigned.connect(self._assigned)
+        foreign = collector.counter(
+            "millstream_session_view_foreign_keys_total",
+            "Records that the session view passed over: a key in Redis is of another type.",
+        )
         self._feeds: dict[str, SessionFeed[Any]] = {
             CHECKPOINTS.name: SessionFeed(
-                settings, settings.topic(CHECKPOINTS.name), CheckpointSaved, store.put_checkpoint
+                settings,
+                settings.topic(CHECKPOINTS.name),
+                CheckpointSaved,
+                store.put_checkpoint,
+                on_foreign_key=foreign.inc,
             ),
             RESULTS.name: SessionFeed(
-                settings, settings.topic(RESULTS.name), AgentResult, store.note_result
+                settings,
+                settings.topic(RESULTS.name),
+                AgentResult,
+                store.note_result,
+                on_foreign_key=foreign.inc,
             ),
         }
         views = (

@@ -16,7 +16,7 @@ import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from millstream.schemas.errors import LaneLost, Poison, ServiceUnavailable
+from millstream.schemas.errors import ForeignKey, LaneLost, Poison, ServiceUnavailable
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.telemetry.outages import REDIS
 from millstream.streams.wire.codec import EventT, decode
@@ -41,7 +41,10 @@ class SessionFeed(Generic[EventT]):
         topic: str,
         event_type: type[EventT],
         put: Callable[[EventT, int], Awaitable[bool]],
+        *,
+        on_foreign_key: Callable[[], object] = lambda: None,
     ) -> None:
+        self._on_foreign_key = on_foreign_key
         self._settings = settings
         self._topic = topic
         self._event_type = event_type
@@ -56,7 +59,7 @@ class SessionFeed(Generic[EventT]):
         if partition in self._redo_from:
             return
         try:
-            await self._put(event, offset)
+            await self._put_unless_foreign(event, offset)
         except ServiceUnavailable as error:
             log.warning("session view is away", reason=str(error), outage=REDIS)
             self._redo_from.setdefault(partition, offset)
@@ -123,4 +126,12 @@ class SessionFeed(Generic[EventT]):
             event = decode(record, self._event_type)
         except Poison:
             return  # counted and logged where it was read first
-        await self._put(event, record.offset)
+        await self._put_unless_foreign(event, record.offset)
+
+    async def _put_unless_foreign(self, event: EventT, offset: int) -> None:
+        """Hand over an event; what a key of another type cannot take is passed over, and told."""
+        try:
+            await self._put(event, offset)
+        except ForeignKey as error:
+            self._on_foreign_key()
+            log.warning("session view lacks a session", topic=self._topic, reason=str(error))

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis.asyncio
 
-from millstream.schemas.errors import ServiceUnavailable
+from millstream.infra.redis import RedisServer, find_redis_server
+from millstream.schemas.errors import ForeignKey, Misconfigured, ServiceUnavailable
 from millstream.streams.sessions.paging import SessionLimits
 from millstream.streams.sessions.redis import RedisSessionStore
 from millstream.streams.settings import Settings
@@ -15,6 +20,7 @@ from tests.contracts.session_store_contract import (
     checkpoint,
     result,
 )
+from tests.services.probes import free_port
 
 
 @pytest.fixture
@@ -65,3 +71,149 @@ async def test_a_redis_that_is_away_is_said_to_be_unavailable(settings: Settings
     with pytest.raises(ServiceUnavailable):
         await store.list("default", "ada", limit=1)
     await store.close()
+
+
+class OddRedis(RedisServer):
+    """A Redis of a test's own, with options of its own."""
+
+    more: tuple[str, ...] = ()
+
+    def _options(self) -> tuple[str, ...]:
+        return (*super()._options(), *self.more)
+
+
+@asynccontextmanager
+async def odd_redis(settings: Settings, folder: Path, *options: str) -> AsyncIterator[Settings]:
+    server = OddRedis(folder, free_port(), find_redis_server())
+    server.more = options
+    await server.start()
+    try:
+        yield settings.model_copy(update={"redis_url": server.url})
+    finally:
+        await server.stop()
+
+
+@asynccontextmanager
+async def store_of(settings: Settings, **given: Any) -> AsyncIterator[RedisSessionStore]:
+    store = RedisSessionStore(settings, **given)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def session_key(settings: Settings, session: str = "s") -> str:
+    return f"{settings.namespace}:{{default/ada}}:session:{session}"
+
+
+async def test_a_node_of_a_cluster_is_refused(settings: Settings, tmp_path: Path) -> None:
+    async with (
+        odd_redis(settings, tmp_path, "--cluster-enabled", "yes") as odd,
+        store_of(odd) as store,
+    ):
+        with pytest.raises(Misconfigured, match="a node of a Redis Cluster"):
+            await store.refuse_cluster()
+
+
+async def test_a_redis_that_is_no_cluster_is_taken(store: RedisSessionStore) -> None:
+    await store.refuse_cluster()
+    await store.check_writes()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--replicaof", "127.0.0.1", "1"), "read only replica"),
+        (("--maxmemory", "1"), "maxmemory"),
+    ],
+    ids=["read-only", "out-of-memory"],
+)
+async def test_a_redis_that_takes_no_writes_is_unavailable_for_writes_and_read_all_the_same(
+    settings: Settings, tmp_path: Path, options: tuple[str, ...], words: str
+) -> None:
+    async with odd_redis(settings, tmp_path, *options) as odd, store_of(odd) as store:
+        with pytest.raises(ServiceUnavailable, match=words):
+            await store.check_writes()
+        with pytest.raises(ServiceUnavailable, match=words):
+            await store.put_checkpoint(checkpoint(), 1)
+        assert await store.get_checkpoint("default", "ada", "s") is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"checkpoint": b"\xff\xfe"},
+        {"checkpoint": b"{}"},
+        {"checkpoint": b"[" * 100_000},
+        {"offset": b"\xff"},
+        {"offset": b"1e999"},
+        {"turn": b"many"},
+        {"turn": b"\xff"},
+        {"request": b"\xff"},
+        {"updated": b""},
+    ],
+    ids=str,
+)
+async def test_what_cannot_be_read_of_a_session_stops_no_other(
+    settings: Settings, client: redis.asyncio.Redis, damage: dict[str, bytes]
+) -> None:
+    told: list[None] = []
+    async with store_of(settings, on_unreadable=lambda: told.append(None)) as store:
+        await store.put_checkpoint(checkpoint(), 1)
+        await store.put_checkpoint(checkpoint("other"), 2)
+        await client.hset(session_key(settings), mapping=damage)
+        kept = await store.get_checkpoint("default", "ada", "s")
+        page = await store.list("default", "ada", limit=9)
+        assert "other" in [head.session_id for head in page.sessions]
+        if {"checkpoint", "offset"} & damage.keys():
+            assert kept is None
+        else:
+            assert "s" not in [head.session_id for head in page.sessions]
+            assert await store.get("default", "ada", "s") is None
+        assert told
+        assert await store.put_checkpoint(checkpoint(turn=2), 3)
+        assert await store.get_checkpoint("default", "ada", "s") is not None
+        assert len((await store.list("default", "ada", limit=9)).sessions) == 2
+
+
+async def test_names_in_an_index_that_are_none_of_the_views_are_passed_over(
+    settings: Settings, store: RedisSessionStore, client: redis.asyncio.Redis
+) -> None:
+    await store.put_checkpoint(checkpoint(), 1)
+    odd = {b"\xff": 1, "%ff": 2, "a b": 3, "ä": 4, "far": math.inf, "gone": 5}
+    await client.zadd(f"{settings.namespace}:{{default/ada}}:sessions", odd)
+    page = await store.list("default", "ada", limit=9)
+    assert [head.session_id for head in page.sessions] == ["s"]
+
+
+async def test_a_key_of_another_type_stops_no_other_and_is_left_as_it_is(
+    settings: Settings, client: redis.asyncio.Redis
+) -> None:
+    told: list[None] = []
+    await client.set(session_key(settings), "mine")
+    async with store_of(settings, on_unreadable=lambda: told.append(None)) as store:
+        with pytest.raises(ForeignKey, match="is of another type"):
+            await store.put_checkpoint(checkpoint(), 1)
+        with pytest.raises(ForeignKey, match="is of another type"):
+            await store.note_result(result(), 1)
+        await store.put_checkpoint(checkpoint("other"), 2)
+        index = f"{settings.namespace}:{{default/ada}}:sessions"
+        await client.zadd(index, {"s": 5000})
+        assert await store.get_checkpoint("default", "ada", "s") is None
+        assert await store.get("default", "ada", "s") is None
+        page = await store.list("default", "ada", limit=9)
+        assert [head.session_id for head in page.sessions] == ["other"]
+        assert len(told) == 3
+        assert await store.foreign_keys() == [session_key(settings)]
+        assert await client.get(session_key(settings)) == "mine"
+
+
+async def test_an_index_of_another_type_leaves_nothing_half_written(
+    settings: Settings, store: RedisSessionStore, client: redis.asyncio.Redis
+) -> None:
+    index = f"{settings.namespace}:{{default/ada}}:sessions"
+    await client.set(index, "mine")
+    with pytest.raises(ForeignKey, match="sessions' is of another type"):
+        await store.put_checkpoint(checkpoint(), 1)
+    assert not await client.exists(session_key(settings))
+    assert await store.foreign_keys() == [index]

@@ -49,6 +49,7 @@ class LaneMetrics:
     requests_deferred: Gauge
     requests_lacking: Gauge
     deferred_lost: Counter
+    checkpoints_altered: Counter
     history_gone: Counter
     lost_to_retention: Counter
     logs_set_back: Counter
@@ -110,6 +111,10 @@ class LaneMetrics:
             deferred_lost=collector.counter(
                 "millstream_lane_deferred_lost_total",
                 "Deferred requests that their topic's retention deleted before their turn came.",
+            ),
+            checkpoints_altered=collector.counter(
+                "millstream_checkpoints_altered_total",
+                "Checkpoints that were not in Redis as they were committed: the log's were taken.",
             ),
             history_gone=collector.counter(
                 "millstream_lane_history_gone_total",

@@ -7,15 +7,19 @@ The lane's own memory and Redis are asked only for exactly that one; the log has
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
+import structlog
 from aiokafka import TopicPartition
 
 from millstream.schemas.errors import CheckpointUnreadable
 from millstream.schemas.events import CheckpointSaved, SessionUpdated
 from millstream.schemas.ports import PeekCheckpoint
 from millstream.streams.broker.partition_reader import PartitionReader
-from millstream.streams.lane.output.checkpoint_log import CheckpointLog, is_named_by
+from millstream.streams.lane.output.checkpoint_log import CheckpointLog, digest_of, is_named_by
 from millstream.streams.wire.keys import SessionKey, session_key
+
+_log = structlog.get_logger(__name__)
 
 
 class CheckpointSource:
@@ -28,7 +32,9 @@ class CheckpointSource:
         partition: TopicPartition,
         peek: PeekCheckpoint,
         cached_bytes_max: int = 32 * 1024 * 1024,
+        on_altered: Callable[[], object] = lambda: None,
     ) -> None:
+        self._on_altered = on_altered
         self._log = CheckpointLog(reader, partition)
         self._partition = partition
         self._peek = peek
@@ -56,7 +62,16 @@ class CheckpointSource:
             return cached
         seen = await self._peek(head.tenant, head.user_id, head.session_id)
         if seen is not None and is_named_by(head, seen):
-            return seen
+            # Heads of earlier versions have no digest: the log is asked once for each.
+            if digest_of(seen) == head.checkpoint_digest:
+                return seen
+            if head.checkpoint_digest is not None:
+                self._on_altered()
+                _log.warning(
+                    "a checkpoint in Redis was altered; the log's is taken",
+                    session_id=head.session_id,
+                    checkpoint_id=head.checkpoint_id,
+                )
         return await self._from_log(head)
 
     async def _from_log(self, head: SessionUpdated) -> CheckpointSaved:

@@ -16,6 +16,7 @@ from millstream.schemas.events import (
 from millstream.schemas.lane_events import StageRequest
 from millstream.schemas.reasons import reason_of, result_of
 from millstream.schemas.topics import TopicSpec
+from millstream.streams.lane.output.checkpoint_log import digest_of
 
 CANCELLED = Reason(code="cancelled", message="cancelled by its user")
 
@@ -83,5 +84,6 @@ def session_head(
         checkpoint_id=checkpoint.checkpoint_id,
         checkpoint_offset_min=offset_min,
         turn=checkpoint.turn,
+        checkpoint_digest=digest_of(checkpoint),
         created_at_ms=before.created_at_ms if before else checkpoint.at_ms,
     )

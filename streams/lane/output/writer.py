@@ -82,7 +82,10 @@ class LaneWriter:
         self._reader = reader
         self._where = context.at(CHECKPOINTS)
         self._checkpoints = CheckpointSource(
-            reader=reader, partition=self._where, peek=context.services.peek_checkpoint
+            reader=reader,
+            partition=self._where,
+            peek=context.services.peek_checkpoint,
+            on_altered=context.services.metrics.checkpoints_altered.inc,
         )
         self._checkpoints_floor = 0
         self._on_committed: Callable[[], None] = lambda: None

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from millstream.schemas.errors import ServiceUnavailable
+from millstream.schemas.errors import ForeignKey, ServiceUnavailable
 from millstream.schemas.events import CheckpointSaved
 from millstream.streams.settings import Settings
 from millstream.streams.views.session_feed import SessionFeed
@@ -71,3 +71,30 @@ async def test_partitions_of_another_worker_are_not_made_up_for() -> None:
     feed.keep([1, 3])
     assert (feed.redo_from(0), feed.redo_from(1), feed.redo_from(2)) == (None, 3, None)
     assert feed.partitions_behind == 1
+
+
+class ForeignView(View):
+    """Has a key of another type for each odd offset."""
+
+    async def put(self, event: CheckpointSaved, offset: int) -> bool:
+        if offset % 2:
+            message = "of another type"
+            raise ForeignKey(message)
+        return await super().put(event, offset)
+
+
+async def test_a_key_of_another_type_holds_up_no_other() -> None:
+    view = ForeignView()
+    told: list[None] = []
+    feed = SessionFeed(
+        Settings(),
+        "t.checkpoints",
+        CheckpointSaved,
+        view.put,
+        on_foreign_key=lambda: told.append(None),
+    )
+    for offset in range(1, 5):
+        await feed.offer(CHECKPOINT, 0, offset)
+    assert view.offsets == [2, 4]
+    assert len(told) == 2
+    assert feed.partitions_behind == 0
