@@ -111,6 +111,8 @@ class Lanes:
             return "waits for its partitions"
         slots = self._slots.items()
         opening = sorted(number for number, slot in slots if not (slot.serving or slot.closed))
+        if outdated := [why for number in opening if (why := self._slots[number].outdated)]:
+            return outdated[0]
         if opening:
             return f"opens the lanes of partitions {', '.join(map(str, opening))}"
         if self._assignor.missing:
