@@ -58,7 +58,7 @@ _PRODUCER_STOP_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """What a worker says of itself once it serves."""
+    """What a worker says of itself once it serves; `metrics_url` is the whole address to scrape."""
 
     name: str
     roles: frozenset[Role]
@@ -211,7 +211,7 @@ async def _build(
     stack.push_async_callback(_stop_all, lanes, views, settings.shutdown_grace_s)
     starts = [one.start() for one in lanes]
     await asyncio.gather(*starts, *([views.start()] if views is not None else []))
-    info = WorkerInfo(name, roles, exposition.url)
+    info = WorkerInfo(name, roles, f"{exposition.url}/metrics")
     return _Worker(info, lanes, host, views, readiness, templates)
 
 

@@ -81,7 +81,7 @@ def _announce(running: Platform, console: Console) -> None:
     requests, results = settings.topic(REQUESTS.name), settings.topic(RESULTS.name)
     where = [f"Kafka    {settings.kafka}", f"topics   {settings.namespace}.*: {topics}"]
     if running.has_worker:
-        where.append(f"metrics  {running.worker.metrics_url}/metrics")
+        where.append(f"metrics  {running.worker.metrics_url}")
         where.append(f"log      {running.worker.log}")
     else:
         where.append("no worker runs: start one in another terminal, by `millstream worker`")

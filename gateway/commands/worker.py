@@ -192,7 +192,8 @@ async def _work(
             "metrics_url": info.metrics_url,
         }
         told(json.dumps(line))
-        progress_console().print(f"ready: {info.name} serves {', '.join(sorted(info.roles))}")
+        served = ", ".join(sorted(info.roles))
+        progress_console().print(f"ready: {info.name} serves {served}; figures: {info.metrics_url}")
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

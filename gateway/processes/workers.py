@@ -86,7 +86,7 @@ class KeptWorker:
                 if error.exit_code is None:
                     await self.stop()
             else:
-                self.tell(f"the worker serves again; its metrics: {self.metrics_url}/metrics")
+                self.tell(f"the worker serves again; its metrics: {self.metrics_url}")
 
     async def stop(self) -> None:
         """Let what runs come to its end, then end it; does nothing if it never started."""
