@@ -65,6 +65,7 @@ class RunPlan:
     `input_tokens_max` and `output_tokens_max` are for all of its model calls together. The former
     leaves out what tools give back, which nobody knows. `has_effects`: it has tools that may do
     what stays done. `models` are all that may answer, in order; `model` is the one that is called.
+    `models_own` are the template's, whatever the request names.
     """
 
     template: AgentTemplate
@@ -73,6 +74,7 @@ class RunPlan:
     output_tokens_max: int
     has_effects: bool = False
     models: tuple[str, ...] = ()
+    models_own: tuple[str, ...] = ()
     models_beside: tuple[str, ...] = ()
     calls_beside: int = 0
     system_prompt: str | None = None
@@ -250,6 +252,7 @@ class AgentFactory:
             template=template,
             model=model,
             models=tuple(dict.fromkeys((model, *uses.models[1:]))),
+            models_own=uses.models,
             models_beside=uses.models_beside,
             calls_beside=uses.calls_beside,
             output_tokens_max=uses.output_tokens_max,

@@ -53,6 +53,7 @@ def deployment(settings: Settings, **more: object) -> Settings:
         "namespace": f"bench-{secrets.token_hex(4)}",
         "data_dir": settings.data_dir,
         "default_model": "scripted",
+        "scripted_model": True,
     }
     return Settings.model_validate({**given, **more})
 

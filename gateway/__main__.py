@@ -20,8 +20,9 @@ def main() -> None:
     """Run the command line and exit."""
     if _is_worker(sys.argv[1:]):
         # Until it handles them itself: to be told to end is how it is meant to end.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _end_with_nothing_begun)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, _end_with_nothing_begun)
     try:
         # Within the try: an impatient Ctrl-C may come while packages are imported.
         from millstream.gateway.cli import main as run  # noqa: PLC0415

@@ -23,6 +23,7 @@ from millstream.gateway.client_settings import (
     settings_for_client,
 )
 from millstream.gateway.installation import HOME, IS_CHECKOUT, downloads_folder
+from millstream.gateway.policy_globs import globs_without_match
 from millstream.middleware.pipeline import build_pipeline
 from millstream.middleware.policy import Policy
 from millstream.schemas.errors import MillstreamError, Misconfigured
@@ -151,7 +152,7 @@ async def check_default_model() -> tuple[Finding, ...]:
     settings = local_settings()
     name = settings.default_model
     try:
-        resolve_model(name, endpoints=settings.model_endpoints)
+        resolve_model(name, endpoints=settings.model_endpoints, scripted=settings.scripted_model)
     except MillstreamError as error:
         remedy = "mend MILLSTREAM_DEFAULT_MODEL, or what it needs"
         return (Finding("default model", "wrong", str(error), remedy),)
@@ -189,7 +190,7 @@ async def check_policy() -> tuple[Finding, ...]:
 
 def _policy(path: Path | None, whose: str) -> tuple[Finding, ...]:
     if path is None:
-        told = f"none{whose}: everybody may do everything"
+        told = f"none{whose}: everybody may use every template"
         return (Finding("policy", "note", told, _POLICY_REMEDY),)
     try:
         policy = Policy.from_yaml(path.read_text(encoding="utf-8"), str(path))
@@ -197,6 +198,20 @@ def _policy(path: Path | None, whose: str) -> tuple[Finding, ...]:
         return (Finding("policy", "wrong", str(error), f"mend {path}"),)
     told = f"{path}{whose}: {len(policy.users)} users, {len(policy.roles)} roles"
     return (Finding("policy", "ok", told),)
+
+
+async def check_policy_globs() -> tuple[Finding, ...]:
+    """Whether each glob of the policy matches something that is there."""
+    settings = local_settings()
+    up = policy_of_up(settings)
+    path = settings.policy_file if up is None else up[0]
+    try:
+        idle = await globs_without_match(settings.model_copy(update={"policy_file": path}))
+    except Misconfigured:
+        return ()  # told by the check of the policy, or by a worker that has this app
+    return tuple(
+        Finding("policy", "note", f"{glob} matches nothing", _GLOB_REMEDY) for glob in idle
+    )
 
 
 async def check_kafka() -> tuple[Finding, ...]:
@@ -290,6 +305,9 @@ def templates_found(
     return tuple(found)
 
 
+_GLOB_REMEDY = (
+    "check how it is written; where it is meant for another app's, name that in MILLSTREAM_APP"
+)
 _LACKING_REMEDY = (
     "its tools are missing in the workers' apps, or they are older than the template; their logs "
     "say which (`template cannot be run here`). Deploy an app that has them, or retire it"
@@ -320,6 +338,7 @@ CHECKS: tuple[Check, ...] = (
     check_default_model,
     check_disk,
     check_policy,
+    check_policy_globs,
     check_kafka,
     check_redis,
     check_templates,

@@ -8,7 +8,6 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from millstream.gateway.commands.apps.chat import chat
@@ -20,6 +19,7 @@ from millstream.gateway.commands.control.pause import pause, resume
 from millstream.gateway.commands.dead_letters import dead_letters_app
 from millstream.gateway.commands.demo import demo
 from millstream.gateway.commands.doctor import doctor
+from millstream.gateway.commands.group import CommandGroup
 from millstream.gateway.commands.history import history
 from millstream.gateway.commands.submit import submit
 from millstream.gateway.commands.tail import tail
@@ -27,19 +27,21 @@ from millstream.gateway.commands.templates import templates_app
 from millstream.gateway.commands.topics import topics
 from millstream.gateway.commands.up import up
 from millstream.gateway.commands.worker import worker
+from millstream.gateway.console.cleaning import harmless
 from millstream.gateway.console.running import Stopped
 from millstream.gateway.console.terminal import print_data, progress_console
 from millstream.gateway.exits import EXIT_CODES_HELP, ExitCode, exit_code_of_error
 from millstream.gateway.installation import HOME
+from millstream.gateway.processes.children import ChildEnded
 from millstream.schemas.errors import MillstreamError
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.logs import configure_logging
 from millstream.version import __version__
 
-__all__ = ["app", "main"]
+__all__ = ["app", "exit_code_of", "main"]
 
 
-class _Commands(TyperGroup):
+class _Commands(CommandGroup):
     """Ends every command the same way: with an exit code, and words instead of a traceback."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -70,7 +72,7 @@ class _Commands(TyperGroup):
             if debug:
                 raise
             _tell(str(error))
-            raise typer.Exit(exit_code_of_error(error)) from None
+            raise typer.Exit(exit_code_of(error)) from None
         except (typer.Exit, typer.Abort, TyperException):
             raise  # Typer's own way to end, for instance by wrong usage
         except Exception as error:
@@ -84,8 +86,10 @@ app = typer.Typer(
     name="millstream",
     cls=_Commands,
     help="An event-driven runtime for LLM agents on Apache Kafka.",
-    epilog=f"{EXIT_CODES_HELP} Also: 1 any other failure, 7 topics differ (`topics --check`).",
+    epilog=f"{EXIT_CODES_HELP}.",
     no_args_is_help=True,
+    # Rich's boxes break what a docstring breaks, and are unreadable in a narrow terminal.
+    rich_markup_mode=None,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -139,7 +143,14 @@ def main() -> None:
     app(prog_name="millstream")
 
 
+def exit_code_of(error: MillstreamError) -> ExitCode:
+    """Give the exit code of a command that ended by this error, also if that was a child's."""
+    if isinstance(error, ChildEnded) and error.exit_code == ExitCode.UNAVAILABLE:
+        return ExitCode.UNAVAILABLE  # as the launcher or the worker found it
+    return exit_code_of_error(error)
+
+
 def _tell(message: str) -> None:
     console = progress_console()
     console.print("error:", style="bold red", end=" ")
-    console.print(message)
+    console.print(harmless(message))

@@ -15,28 +15,45 @@ from millstream.schemas.errors import (
 )
 from millstream.schemas.events import AgentResult
 
-__all__ = ["EXIT_CODES_HELP", "ExitCode", "exit_code_of_error", "exit_code_of_result"]
+__all__ = ["EXIT_CODES", "EXIT_CODES_HELP", "ExitCode", "exit_code_of_error", "exit_code_of_result"]
 
 
 class ExitCode(IntEnum):
-    """The exit codes of all commands."""
+    """The exit codes of all commands; `EXIT_CODES` says what each means."""
 
     OK = 0
     FAILED = 1
-    """Something is wrong that has no code of its own."""
     USAGE = 2
     REJECTED = 3
     NOT_COMPLETED = 4
     TIMED_OUT = 5
     UNAVAILABLE = 6
     DRIFT = 7
+    NOTHING_THERE = 8
+    HUNG_UP = 129
     INTERRUPTED = 130
     TERMINATED = 143
 
 
-EXIT_CODES_HELP = (
-    "Exit codes: 0 completed, 2 wrong usage, 3 rejected, 4 failed, expired, cancelled or "
-    "interrupted, 5 no result in time, 6 Kafka or Redis does not answer or a setting is wrong."
+EXIT_CODES = {
+    ExitCode.OK: "done; of `submit`: the request completed",
+    ExitCode.FAILED: "something is wrong that has no code of its own",
+    ExitCode.USAGE: "wrong usage: an option or argument is missing, or cannot be so",
+    ExitCode.REJECTED: "the request was rejected, or its record could not be accepted",
+    ExitCode.NOT_COMPLETED: "the request failed, expired, was cancelled or interrupted",
+    ExitCode.TIMED_OUT: "not done within `--timeout`; what was published stands",
+    ExitCode.UNAVAILABLE: "Kafka or Redis does not answer, or a setting is wrong",
+    ExitCode.DRIFT: "topics differ from the catalogue (`topics --check`)",
+    ExitCode.NOTHING_THERE: (
+        "no such request or worker, the request had ended before, or nothing was paused"
+    ),
+    ExitCode.HUNG_UP: "stopped by SIGHUP: its terminal was closed",
+    ExitCode.INTERRUPTED: "stopped by Ctrl-C (SIGINT)",
+    ExitCode.TERMINATED: "stopped by SIGTERM",
+}
+
+EXIT_CODES_HELP = "Exit codes: " + "; ".join(
+    f"{int(code)} {meaning}" for code, meaning in EXIT_CODES.items()
 )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from millstream.infra.errors import InfraError
+from millstream.infra.errors import InfraError, NotReady
 from millstream.infra.hold import remove
 from millstream.infra.kafka.jars import read_lock
 from millstream.infra.paths import LOCK_FILE, cache_folder, data_folder
@@ -16,6 +16,7 @@ from millstream.infra.terminal import console
 
 __all__ = ["app", "main"]
 
+_UNAVAILABLE = 6
 _INTERRUPTED = 130
 
 app = typer.Typer(
@@ -90,13 +91,16 @@ def clean(data: _Data) -> None:
 
 
 def main() -> None:
-    """Run the command line; exits 0, 1 for a failure told on standard error, 2 for misuse."""
+    """Run the command line; exits 0, 1 for a failure told on standard error, 2 for misuse.
+
+    6 is for a service that does not answer, as with `millstream`.
+    """
     try:
         app()
     except (InfraError, OSError) as error:
         console().print("error:", style="bold red", end=" ")
         console().print(str(error))
-        sys.exit(1)
+        sys.exit(_UNAVAILABLE if isinstance(error, NotReady) else 1)
 
 
 if __name__ == "__main__":

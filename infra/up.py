@@ -1,7 +1,7 @@
 """The foreground life of `python -m millstream.infra up`: start, say how to connect, watch, stop.
 
-Ends on SIGINT or SIGTERM, on the end of standard input if asked to, or when a service dies. A
-second signal while it stops kills what is left.
+Ends on SIGINT, SIGTERM or SIGHUP (unless that is ignored, as under `nohup`), on the end of standard
+input if asked to, or when a service dies. A second signal while it stops kills what is left.
 """
 
 import asyncio
@@ -68,7 +68,9 @@ class _StopRequests:
         self._loop = asyncio.get_running_loop()
         self._once = asyncio.Event()
         self._again = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             self._loop.add_signal_handler(number, self._signalled)
         if until_eof:
             # A thread, since the event loop cannot watch every kind of standard input (a file);

@@ -27,6 +27,7 @@ class MiddlewareContext:
     `has_effects`: it may do what stays done, whatever it costs.
     `models_after` may answer in its model's place, should that one fail. `models_beside` may be
     called as well, by what the template names for its memory and around its calls.
+    `models_own` are the template's, which any user of it may name.
     `permissions` are what the template asks of its users.
     `template_version` is the version of the request's template that its run keeps.
     """
@@ -40,6 +41,7 @@ class MiddlewareContext:
     model_calls_max: int = 1
     models_after: tuple[str, ...] = ()
     models_beside: tuple[str, ...] = ()
+    models_own: tuple[str, ...] = ()
     permissions: tuple[str, ...] = ()
     template_version: str | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import reduce
 from operator import add
 from typing import Any
@@ -25,6 +26,7 @@ from millstream.middleware.prices import PriceTable, Rates, rounded_up
 from millstream.schemas.base import CallUsage, Event, Micros, Usage, partition_key
 from millstream.schemas.errors import BudgetExceeded, ModelUnpriced, Rejected
 from millstream.schemas.events import (
+    UNPRICED,
     AgentResult,
     AttemptStarted,
     CostRecorded,
@@ -34,9 +36,6 @@ from millstream.schemas.events import (
 
 PROMPT_TOKENS_MAX = 1024
 """Taken for a template's own words and the chat's framing where nobody says what a run may read."""
-
-UNPRICED = "unpriced"
-"""Stands for the price digest where no table knew the model: its cost of 0 is a gap."""
 
 _LEAST_MICROS = 1
 
@@ -63,7 +62,8 @@ class DaySpend:
 class CostTrackingMiddleware(AgentMiddleware):
     """Reserves a run's worst case, under a cap if there is one, and records what it used.
 
-    Admits if spent + reserved + this run's worst case is at most the cap; else `BudgetExceeded`.
+    Admits if spent + reserved + this run's worst case is at most the cap; else `BudgetExceeded`,
+    which says when the next day begins.
     Without a cap the same is reserved, and nothing refused.
     The worst case is `output_tokens_max` and `input_tokens_max` at the model's dearest price, be it
     that of the tokens written to its cache or of audio; where the latter is not known, a token for
@@ -108,9 +108,11 @@ class CostTrackingMiddleware(AgentMiddleware):
         if cap_micros is None or taken_micros + needed_micros <= cap_micros:
             return MiddlewareResult(reserved_micros=needed_micros)
         return MiddlewareResult(
-            BudgetExceeded(
+            _exceeded(
                 f"{_may_spend(request, cap_micros)}; {_usd(taken_micros)} is spent or reserved, "
-                f"and this run may cost up to {_usd(needed_micros)}"
+                f"and this run may cost up to {_usd(needed_micros)}",
+                context,
+                fits_another_day=needed_micros <= cap_micros,
             )
         )
 
@@ -151,10 +153,12 @@ class CostTrackingMiddleware(AgentMiddleware):
             fits = needed_micros <= held_micros or taken_micros + needed_micros <= (cap_micros or 0)
         if cap_micros is None or fits:
             return quote
-        return BudgetExceeded(
+        return _exceeded(
             f"{_may_spend(request, cap_micros)}, and another attempt of this run may cost up to "
             f"{_usd(needed_micros)}; its earlier ones count at {_usd(standing.spent_micros)}, each "
-            "that did not report what it used at its worst case"
+            "that did not report what it used at its worst case",
+            context,
+            fits_another_day=needed_micros <= cap_micros,
         )
 
     def charge(
@@ -323,6 +327,19 @@ def _at_least(usage: Usage, worst: Usage) -> Usage:
 def _may_spend(request: ResolvedRequest, cap_micros: Micros) -> str:
     user = partition_key(request.tenant, request.user_id)
     return f"user {user!r} may spend {_usd(cap_micros)} a day (UTC)"
+
+
+def _exceeded(words: str, context: MiddlewareContext, *, fits_another_day: bool) -> BudgetExceeded:
+    """Say when there is money again: on the next day of UTC, unless a day's is too little."""
+    if not fits_another_day:
+        advice = "raise `spend` in the policy, or lower the template's limits"
+        return BudgetExceeded(f"{words}, more than a whole day's: {advice}")
+    free_at_ms = (context.now_ms // DAY_MS + 1) * DAY_MS
+    free_at = datetime.fromtimestamp(free_at_ms / 1000, UTC)
+    return BudgetExceeded(
+        f"{words}; the budget is free again at {free_at:%Y-%m-%dT%H:%M:%SZ}",
+        retry_after_s=(free_at_ms - context.now_ms) / 1000,
+    )
 
 
 def _usd(micros: Micros) -> str:

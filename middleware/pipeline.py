@@ -17,16 +17,17 @@ from millstream.middleware.base import (
     RunAccount,
     Settlement,
 )
-from millstream.middleware.containment import asked, told
+from millstream.middleware.containment import asked, told, wrong_settlement
 from millstream.middleware.cost import CostTrackingMiddleware
 from millstream.middleware.log import LoggingMiddleware
 from millstream.middleware.policy import Policy
 from millstream.middleware.policy_errors import nearest
 from millstream.middleware.prices import PriceTable
 from millstream.middleware.rate_limit import RateLimitMiddleware
-from millstream.schemas.base import Event, Reason, Usage, saturated
-from millstream.schemas.errors import LayerFailed, Misconfigured, RateLimited, Rejected
+from millstream.schemas.base import Event, Usage, saturated
+from millstream.schemas.errors import LayerFailed, Misconfigured, Rejected
 from millstream.schemas.events import AgentResult, AttemptStarted, Decision, ResolvedRequest
+from millstream.schemas.reasons import reason_of
 
 CHAIN = "chain"
 """The name of the first stage, which is the only one where the chain is not cut."""
@@ -158,7 +159,12 @@ class MiddlewarePipeline:
         events: list[Event] = []
         for layer in reversed(self.chain):
             if layer.enabled:
-                settlement = asked(layer, Settlement, partial(layer.settle, request, result))
+                settlement = asked(
+                    layer,
+                    Settlement,
+                    partial(layer.settle, request, result),
+                    partial(wrong_settlement, result),
+                )
                 if isinstance(settlement, LayerFailed):
                     continue
                 result = settlement.result
@@ -249,7 +255,7 @@ def build_pipeline(
     *,
     layers: Iterable[MakeLayer] = (),
 ) -> MiddlewarePipeline:
-    """Build one lane's chain. Without a policy everybody may do everything.
+    """Build one lane's chain. Without a policy everybody may use every template.
 
     `prices` may be shared by all lanes of a process; none given: a table of the policy's own.
     `layers` make those of an app, which take their places by their priorities. Raises
@@ -318,7 +324,7 @@ def _decision(
         stage=stage,
         admitted=because is None,
         layer=rejected_by,
-        reason=None if because is None else _reason(because),
+        reason=None if because is None else reason_of(because),
         passed=tuple(passed),
         template=request.template,
         template_version=context.template_version,
@@ -327,8 +333,3 @@ def _decision(
         generation=generation,
         source=request.source,
     )
-
-
-def _reason(rejection: Rejected) -> Reason:
-    retry_after_s = rejection.retry_after_s if isinstance(rejection, RateLimited) else None
-    return Reason(code=rejection.code, message=str(rejection), retry_after_s=retry_after_s)

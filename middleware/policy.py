@@ -3,7 +3,7 @@
     roles:
       reader: {templates: [chat_agent, "structured_*"]}   # globs; case counts
       clerk:  {templates: [orders], permissions: ["orders:*"]}  # what its templates ask for
-      admin:  {templates: ["*"], permissions: ["*"]}
+      admin:  {templates: ["*"], permissions: ["*"], models: ["openai:*"]}
     defaults:                          # for every user, listed or not
       roles: [reader]
       rate:  {requests: 60, window_s: 60}
@@ -21,9 +21,11 @@ What holds:
   written with its tenant, `default/a/b`.
 - What a user's entry leaves out comes from `defaults`, field by field; what it names replaces the
   default, roles included. What neither names is unlimited; `unlimited` lifts a default limit.
-- No policy, or one with neither `roles` nor `users`: everybody may use every template. As soon as
-  either stands there, only roles permit: who has none, as an unknown user without default roles,
-  may do nothing.
+- No policy, or one that names no roles and no users: everybody may use every template. As soon as
+  `roles`, `users` or `defaults.roles` stands there, only roles permit: who has none, as an unknown
+  user without default roles, may do nothing.
+- A request that names a model is refused, unless its template has that model, or a role of the user
+  names it by a glob of its `models`.
 - A day is a day of UTC, by the broker's clock.
 """
 
@@ -33,22 +35,24 @@ import fnmatch
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
-from millstream.middleware.policy_errors import explain, fault, nearest
+from millstream.middleware.policy_errors import Fault, explain, fault, nearest
 from millstream.middleware.yaml_tree import read_yaml
 from millstream.schemas.base import DEFAULT_TENANT, Micros, UserKey
 from millstream.schemas.errors import Misconfigured
@@ -56,6 +60,11 @@ from millstream.schemas.errors import Misconfigured
 TENANT_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 MICROS_PER_USD = 1_000_000
 _UNLIMITED = "unlimited"
+
+_EMPTY: Final = (
+    "is empty, which would permit every template to everybody; write what holds "
+    "(docs/how-to/policy.md), or name no policy at all"
+)
 
 
 class _Section(BaseModel):
@@ -115,23 +124,36 @@ class Price(_Section):
     audio_output_usd_per_mtok: _UsdPerMtok | None = None
 
 
+GlobField = Literal["templates", "permissions", "models"]
+"""What a role holds as globs."""
+
 _Glob = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class Role(_Section):
-    """What its holders may use: templates by glob (`*`, `?`, `[abc]`), and permissions by glob.
+    """What its holders may use: templates by glob (`*`, `?`, `[abc]`), permissions and models too.
 
-    A permission is what a template asks of its users, by a name that the template gives.
+    A permission is what a template asks of its users, by a name that the template gives. A model is
+    what a request may name in the place of its template's own, which it may name in any case.
     """
 
     templates: tuple[_Glob, ...] = ()
     permissions: tuple[_Glob, ...] = ()
+    models: tuple[_Glob, ...] = ()
 
     @model_validator(mode="after")
     def _gives_something(self) -> Self:
         if not self.model_fields_set:
-            raise fault((), "gives nothing: name its `templates`, its `permissions`, or both")
+            raise fault((), "gives nothing: name its `templates`, `permissions` or `models`")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A policy that names no model keeps the digest that it had before roles could name any.
+        written: dict[str, Any] = write(self)
+        if not self.models:
+            written.pop("models", None)
+        return written
 
 
 class Grants(_Section):
@@ -140,6 +162,9 @@ class Grants(_Section):
     roles: tuple[str, ...] = ()
     rate: Annotated[Rate | None, BeforeValidator(_limit)] = None
     spend: Annotated[Spend | None, BeforeValidator(_limit)] = None
+
+
+_NOTHING: Final = re.compile(r"(?!)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +176,7 @@ class UserRules:
     rate: Rate | None
     cap_micros: Micros | None
     granted: re.Pattern[str] | None = None
+    models: re.Pattern[str] = _NOTHING
 
     def may_use(self, template: str) -> bool:
         """Tell whether a role of the user permits this template."""
@@ -159,6 +185,10 @@ class UserRules:
     def grants(self, permission: str) -> bool:
         """Tell whether a role of the user grants this permission."""
         return self.granted is None or self.granted.match(permission) is not None
+
+    def may_name(self, model: str) -> bool:
+        """Tell whether a role of the user lets a request name this model."""
+        return self.models.match(model) is not None
 
 
 class _Rules(dict[UserKey, UserRules]):
@@ -173,7 +203,7 @@ class _Rules(dict[UserKey, UserRules]):
 
 
 class Policy(_Section):
-    """A whole policy; `Policy()` permits everything to everybody, without a limit."""
+    """A whole policy; `Policy()` permits every template to everybody, without a limit."""
 
     roles: Mapping[str, Role] = Field(default_factory=dict)
     defaults: Grants = Grants()
@@ -184,49 +214,39 @@ class Policy(_Section):
     def from_yaml(cls, text: str, name: str) -> Policy:
         """Read a policy from the text of the file that errors call `name`.
 
-        Raises `Misconfigured` that lists every mistake: its line, its field, and what to do.
+        Raises `Misconfigured` that lists every mistake: its line, its field, and what to do. A file
+        that says nothing is one: who empties it means to close doors as often as to open them.
         """
-        tree = read_yaml(text, name)
+        words: list[str] = []
+        tree = read_yaml(text, name, words)
+        if tree.value is None:
+            raise Misconfigured(f"{name}: {_EMPTY}")
+        among = mistakes_among(tree.value) if isinstance(tree.value, dict) else []
         try:
-            return cls.model_validate(tree.value)
+            policy = cls.model_validate(tree.value)
         except ValidationError as error:
-            raise Misconfigured(explain(error, name, tree, cls)) from error
+            words += explain(error, name, tree, cls, among)
+            raise Misconfigured("\n".join(words)) from error
+        if not policy.governs_permissions and not any(tree.value.values()):
+            words.append(f"{name}: {_EMPTY}")
+        if words:
+            raise Misconfigured("\n".join(words))
+        return policy
 
     @model_validator(mode="after")
-    def _users_are_distinct(self) -> Self:
-        seen: dict[UserKey, str] = {}
-        for written in self.users:
-            key = _user_key(written)
-            if not re.fullmatch(TENANT_PATTERN, key[0]) or not key[1]:
-                raise fault(
-                    ("users", written),
-                    "is no user: write `user`, or `tenant/user` with a tenant of letters, digits, "
-                    "dots, underscores and hyphens (a user id with a slash: `default/a/b`)",
-                )
-            if key in seen:
-                raise fault(("users", written), f"is the same user as {seen[key]!r}; keep one")
-            seen[key] = written
-        return self
-
-    @model_validator(mode="after")
-    def _roles_are_known(self) -> Self:
-        for path, grants in self._all_grants():
-            for role in grants.roles:
-                if role not in self.roles:
-                    raise fault((*path, "roles"), f"no role {role!r}{nearest(role, self.roles)}")
-        for written, grants in self.users.items():
-            if "roles" not in grants.model_fields_set | self.defaults.model_fields_set:
-                raise fault(
-                    ("users", written),
-                    "has no role, and there are no default ones: the user could do nothing. Give "
-                    "`roles` here or under `defaults` (`roles: []` if nothing is what you mean)",
-                )
+    def _parts_fit_together(self) -> Self:
+        for path, words in mistakes_among(self.model_dump(exclude_unset=True)):
+            raise fault(path, words)
         return self
 
     @property
     def governs_permissions(self) -> bool:
-        """Whether only roles permit: true once `roles` or `users` stand in the policy."""
-        return bool(self.roles or self.users) or "roles" in self.model_fields_set
+        """Whether only roles permit: true once roles or users stand anywhere in the policy."""
+        return (
+            bool(self.roles or self.users)
+            or not {"roles", "users"}.isdisjoint(self.model_fields_set)
+            or "roles" in self.defaults.model_fields_set
+        )
 
     @cached_property
     def digest(self) -> str:
@@ -252,10 +272,11 @@ class Policy(_Section):
         granted = self._matching(tuple(self.roles), "permissions")
         return tuple(name for name in permissions if not granted.match(name))
 
-    def _all_grants(self) -> Iterable[tuple[tuple[str, ...], Grants]]:
-        yield ("defaults",), self.defaults
-        for written, grants in self.users.items():
-            yield ("users", written), grants
+    def globs(self, field: GlobField) -> Iterator[tuple[str, str]]:
+        """Give each role and glob of one of what roles hold."""
+        for name, role in self.roles.items():
+            for glob in getattr(role, field):
+                yield name, glob
 
     def _resolve(self, grants: Grants) -> UserRules:
         given = grants.model_fields_set
@@ -266,13 +287,12 @@ class Policy(_Section):
             roles=roles,
             permitted=self._matching(roles, "templates") if self.governs_permissions else None,
             granted=self._matching(roles, "permissions") if self.governs_permissions else None,
+            models=self._matching(roles, "models"),
             rate=rate,
             cap_micros=None if spend is None else spend.cap_micros,
         )
 
-    def _matching(
-        self, roles: tuple[str, ...], field: Literal["templates", "permissions"]
-    ) -> re.Pattern[str]:
+    def _matching(self, roles: tuple[str, ...], field: GlobField) -> re.Pattern[str]:
         globs = [
             fnmatch.translate(unicodedata.normalize("NFC", glob))
             for role in roles
@@ -280,10 +300,56 @@ class Policy(_Section):
             for glob in getattr(self.roles[role], field)
         ]
         # No glob at all must match nothing: an empty alternation would match everything.
-        return re.compile("|".join(globs) if globs else r"(?!)")
+        return re.compile("|".join(globs)) if globs else _NOTHING
 
 
 def _user_key(written: str) -> UserKey:
     tenant, slash, user_id = written.partition("/")
     text = unicodedata.normalize("NFC", user_id if slash else written)
     return (tenant if slash else DEFAULT_TENANT), text
+
+
+def mistakes_among(value: Mapping[str, Any]) -> list[Fault]:
+    """Give what is wrong between the parts of a policy, as it is written; parts may be wrong too.
+
+    Users are named once each and as users can be, and have roles that are defined.
+    """
+    roles, users = (_mapping(value.get(part)) for part in ("roles", "users"))
+    defaults = _mapping(value.get("defaults"))
+    found: list[Fault] = []
+    seen: dict[UserKey, str] = {}
+    for written in users:
+        key = _user_key(written)
+        if not re.fullmatch(TENANT_PATTERN, key[0]) or not key[1]:
+            found.append((("users", written), _NO_USER))
+        elif key in seen:
+            found.append((("users", written), f"is the same user as {seen[key]!r}; keep one"))
+        seen[key] = written
+    for path, grants in (
+        (("defaults",), defaults),
+        *((("users", written), _mapping(given)) for written, given in users.items()),
+    ):
+        named = grants.get("roles", ())
+        found.extend(
+            ((*path, "roles"), f"no role {role!r}{nearest(role, roles)}")
+            for role in (named if isinstance(named, list | tuple) else ())
+            if isinstance(role, str) and role not in roles
+        )
+    for written, given in users.items():
+        if isinstance(given, dict) and "roles" not in {*given, *defaults}:
+            found.append((("users", written), _NO_ROLE))
+    return found
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+_NO_USER: Final = (
+    "is no user: write `user`, or `tenant/user` with a tenant of letters, digits, dots, "
+    "underscores and hyphens (a user id with a slash: `default/a/b`)"
+)
+_NO_ROLE: Final = (
+    "has no role, and there are no default ones: the user could do nothing. Give `roles` here or "
+    "under `defaults` (`roles: []` if nothing is what you mean)"
+)

@@ -15,6 +15,9 @@ from millstream.middleware.yaml_tree import Path, YamlTree
 
 _FAULT = "policy_fault"
 
+Fault = tuple[Path, str]
+"""Where a mistake is, and what is to be said of it."""
+
 SHOWN_CHARS_MAX: Final = 200
 """How much of what was written is shown with a mistake."""
 
@@ -33,22 +36,34 @@ def nearest(wrong: str, known: Iterable[str]) -> str:
     return f"; known: {', '.join(names)}" if names else "; none is defined"
 
 
-def explain(error: ValidationError, name: str, tree: YamlTree, top: type[BaseModel]) -> str:
-    """Give every mistake of `error` in words, one per line, each led by file, line and field."""
-    return "\n".join(_sentence(detail, name, tree, top) for detail in error.errors())
+def explain(
+    error: ValidationError,
+    name: str,
+    tree: YamlTree,
+    top: type[BaseModel],
+    among: Iterable[Fault] = (),
+) -> list[str]:
+    """Give every mistake in words, each led by file, line and field.
+
+    What is wrong between parts comes from `among`: `error` has the first of it only.
+    """
+    told = [
+        (detail["loc"] + tuple(detail.get("ctx", {}).get("path", ())), detail)
+        for detail in error.errors()
+        if detail["loc"] or detail["type"] != _FAULT or not among
+    ]
+    return [
+        *(_sentence(path, _words(detail, path, top), name, tree) for path, detail in told),
+        *(_sentence(path, words, name, tree) for path, words in among),
+    ]
 
 
-def _sentence(detail: ErrorDetails, name: str, tree: YamlTree, top: type[BaseModel]) -> str:
-    path: Path = detail["loc"] + tuple(detail.get("ctx", {}).get("path", ()))
+def _sentence(path: Path, words: str, name: str, tree: YamlTree) -> str:
     written = _as_written(path, tree.value)
     line = tree.line_of(written)
     where = f"{name}: line {line}: " if line else f"{name}: "
     field = ".".join(str(part) for part in written)
-    return (
-        f"{where}{field}: {_words(detail, path, top)}"
-        if field
-        else where + _words(detail, path, top)
-    )
+    return f"{where}{field}: {words}" if field else where + words
 
 
 def _words(  # noqa: PLR0911  one return per kind of mistake

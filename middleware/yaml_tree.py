@@ -35,12 +35,13 @@ class YamlTree:
         return None
 
 
-def read_yaml(text: str, name: str) -> YamlTree:
+def read_yaml(text: str, name: str, faults: list[str] | None = None) -> YamlTree:
     """Read one document, which errors call `name`; an empty one is an empty mapping.
 
-    Raises `Misconfigured` with the line: what is not YAML, a key given twice, an alias, nesting
-    deeper than 16.
+    Raises `Misconfigured` with each line: what is not YAML, a key given twice, an alias, nesting
+    deeper than 16. With `faults`, those that leave the rest to be read are added to them instead.
     """
+    told: list[str] = [] if faults is None else faults
     if len(text) > _TEXT_CHARACTERS_MAX:
         raise Misconfigured(f"{name}: longer than {_TEXT_CHARACTERS_MAX:,} characters")
     try:
@@ -48,7 +49,9 @@ def read_yaml(text: str, name: str) -> YamlTree:
         node = loader.get_single_node()
         tree = YamlTree({})
         if node is not None:
-            tree.value = _plain(loader, node, (), lines=tree.lines, name=name, seen=set())
+            tree.value = _plain(
+                loader, node, (), told=told, lines=tree.lines, name=name, seen=set()
+            )
     except RecursionError as error:
         raise Misconfigured(f"{name}: nested deeper than {_DEPTH_MAX} levels") from error
     except yaml.MarkedYAMLError as error:
@@ -56,7 +59,9 @@ def read_yaml(text: str, name: str) -> YamlTree:
         hint = "; put a text that begins with * in quotes" if "alias" in str(error.context) else ""
         raise Misconfigured(f"{name}: {where}not YAML: {error.problem}{hint}") from error
     except yaml.YAMLError as error:
-        raise Misconfigured(f"{name}: not YAML: {error}") from error
+        raise Misconfigured("\n".join([*told, f"{name}: not YAML: {error}"])) from error
+    if told and faults is None:
+        raise Misconfigured("\n".join(told))
     return tree
 
 
@@ -65,6 +70,7 @@ def _plain(
     node: yaml.Node,
     path: Path,
     *,
+    told: list[str],
     lines: dict[Path, int],
     name: str,
     seen: set[int],
@@ -76,8 +82,8 @@ def _plain(
             return loader.construct_object(node)
         except ValueError as error:
             # A text that looks like a date or a number, and is none: 2026-99-99.
-            words = f"{name}: line {line}: {node.value!r}: {error}; put it in quotes"
-            raise Misconfigured(words) from error
+            told.append(f"{name}: line {line}: {node.value!r}: {error}; put it in quotes")
+            return node.value
     if len(path) > _DEPTH_MAX:
         raise Misconfigured(f"{name}: line {line}: nested deeper than {_DEPTH_MAX} levels")
     # An alias shows its node again: a few lines of them can stand for gigabytes, or for themselves.
@@ -86,7 +92,7 @@ def _plain(
     seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):
         return [
-            _plain(loader, item, (*path, index), lines=lines, name=name, seen=seen)
+            _plain(loader, item, (*path, index), told=told, lines=lines, name=name, seen=seen)
             for index, item in enumerate(node.value)
         ]
     values: dict[str, Any] = {}
@@ -96,7 +102,9 @@ def _plain(
             raise Misconfigured(f"{name}: line {key_line}: a key must be plain text")
         key = str(key_node.value)
         if key in values:
-            raise Misconfigured(f"{name}: line {key_line}: {key!r} is given twice; keep one")
+            told.append(f"{name}: line {key_line}: {key!r} is given twice; keep one")
         lines[(*path, key)] = key_line
-        values[key] = _plain(loader, value_node, (*path, key), lines=lines, name=name, seen=seen)
+        values[key] = _plain(
+            loader, value_node, (*path, key), told=told, lines=lines, name=name, seen=seen
+        )
     return values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NoReturn
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
@@ -59,6 +59,33 @@ class Frozen(BaseModel):
     """A value: compared by content, never changed. Unknown fields are ignored when read."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class FrozenDict(dict[str, str]):
+    """The dict of an event: read as any other; what would change it raises `TypeError`.
+
+    An event is one object for all that are shown it. What one of them changed would reach the
+    records of others.
+    """
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        message = "an event's dict is not to be changed: make one of your own, dict(…)"
+        raise TypeError(message)
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    update = pop = popitem = clear = setdefault = _refuse
+
+    def __copy__(self) -> FrozenDict:
+        """Give itself: nothing changes it."""
+        return self
+
+    def __deepcopy__(self, _: object) -> FrozenDict:
+        """Give itself: nothing changes it, nor its texts."""
+        return self
+
+    def __reduce__(self) -> tuple[type[FrozenDict], tuple[dict[str, str]]]:
+        """Have pickle make it as a whole, not key by key."""
+        return type(self), (dict(self),)
 
 
 class Address(Frozen):

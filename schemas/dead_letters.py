@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from millstream.schemas.base import Address, Count, EpochMs, Event, Identifier, Reason
 from millstream.schemas.errors import MillstreamError, Poison
 
 __all__ = [
+    "DEAD_LETTER_CODES",
     "CannotRedrive",
     "DeadLetter",
     "DeadLetterNotFound",
@@ -62,6 +63,21 @@ class Unserviceable(Poison):
     """A record by which lanes fail again and again, in a way that nobody foresaw."""
 
     code = "unserviceable"
+
+
+DEAD_LETTER_CODES: Final = tuple(
+    kind.code
+    for kind in (
+        NullValue,
+        NotJson,
+        WrongShape,
+        NewerSchema,
+        RecordTooLarge,
+        RequestIdReused,
+        Unserviceable,
+    )
+)
+"""The codes of all reasons for which a record ends as a dead letter."""
 
 
 class DeadLetterNotFound(MillstreamError):

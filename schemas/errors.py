@@ -5,7 +5,7 @@
     │   ├── Rejected             refused before it started; ends as a `rejected` result
     │   │   ├── Forbidden
     │   │   ├── RateLimited      (retry_after_s)
-    │   │   ├── BudgetExceeded
+    │   │   ├── BudgetExceeded   (retry_after_s, where another day helps)
     │   │   ├── ModelUnpriced    under a cap on spend, a model without a known price
     │   │   ├── UnknownTemplate
     │   │   ├── PromptVariableRefused  metadata that the template's prompt needs
@@ -48,6 +48,7 @@
     ├── ServiceUnavailable       Kafka or Redis does not answer
     ├── AnswerUnread             the reader of an answer cannot go on
     │   ├── AnswerLate           nothing of it came in time
+    │   │   └── AnswerUnknown    and no such request of this user has come
     │   ├── AnswerGone           what was to be read is no longer kept
     │   └── AnswerAltered        the result's text is not the one that was read
     └── LaneLost                 a commit's outcome is unknown: the lane starts anew
@@ -101,9 +102,16 @@ class RateLimited(Rejected):
 
 
 class BudgetExceeded(Rejected):
-    """A cap on spend is reached, or the run's reservation does not fit under it."""
+    """A cap on spend is reached, or the run's reservation does not fit under it.
+
+    After `retry_after_s` seconds its day is over; `None`: it would fit under no day's cap.
+    """
 
     code = "budget_exceeded"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class ModelUnpriced(Rejected):
@@ -326,6 +334,12 @@ class AnswerLate(AnswerUnread):
     """Nothing more of the answer came within the reader's time-out; it may be asked again."""
 
     code = "answer_late"
+
+
+class AnswerUnknown(AnswerLate):
+    """Nothing came within the reader's time-out, and no such request of this user has come."""
+
+    code = "answer_unknown"
 
 
 class AnswerGone(AnswerUnread):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from millstream.schemas.base import (
     INT64_MAX,
@@ -14,6 +14,7 @@ from millstream.schemas.base import (
     EpochMs,
     Event,
     Frozen,
+    FrozenDict,
     Identifier,
     Micros,
     Reason,
@@ -25,13 +26,20 @@ from millstream.schemas.content import Content, hash_of
 
 DEFAULT_TEMPLATE = "chat_agent"
 
+UNPRICED = "unpriced"
+"""Stands for the price digest where no table knew the model: its cost of 0 is a gap."""
+
 ResultStatus = Literal["completed", "failed", "rejected", "cancelled", "expired", "interrupted"]
 """How a request can end; each accepted request ends in exactly one of these."""
 
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "error", "unknown"]
 """How an answer ended, as the model's provider tells it; `unknown`: it does not say."""
 
-Metadata = Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=32)]
+Metadata = Annotated[
+    dict[str, Annotated[str, Field(max_length=1024)]],
+    Field(max_length=32),
+    AfterValidator(FrozenDict),
+]
 """Up to 32 strings that an upstream wants back with the result."""
 
 
@@ -55,7 +63,7 @@ class AgentRequest(Event):
     template: Identifier = DEFAULT_TEMPLATE
     model: Identifier | None = None
     deadline_ms: EpochMs | None = None
-    metadata: Metadata = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=FrozenDict)
 
     @property
     def event_id(self) -> str:
@@ -175,7 +183,7 @@ class AgentResult(RequestEvent):
     accepted_at_ms: EpochMs
     started_at_ms: EpochMs | None = None
     first_token_at_ms: EpochMs | None = None
-    metadata: Metadata = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=FrozenDict)
 
     @property
     def event_id(self) -> str:

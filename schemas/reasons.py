@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from millstream.schemas.base import Reason
-from millstream.schemas.errors import MillstreamError, ModelFailed, RateLimited
+from millstream.schemas.errors import BudgetExceeded, MillstreamError, ModelFailed, RateLimited
 from millstream.schemas.events import AgentResult, ResolvedRequest
 
 __all__ = ["MESSAGE_CHARS_MAX", "reason_of", "result_of", "words_of"]
@@ -30,7 +30,7 @@ def reason_of(error: BaseException) -> Reason:
     """
     if isinstance(error, MillstreamError):
         retry_after_s = None
-        if isinstance(error, RateLimited | ModelFailed):
+        if isinstance(error, RateLimited | BudgetExceeded | ModelFailed):
             retry_after_s = error.retry_after_s
         return Reason(
             code=error.code,

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     """Replicas of every topic; none given: three, or as many as there are brokers."""
 
     policy_file: Path | None = None
-    """Permissions, limits, caps and prices, in YAML; none given: everybody may do everything."""
+    """Permissions, limits, caps and prices, in YAML; none given: all may use every template."""
     chain_cuts: tuple[str, ...] = ()
     """Layers before which the chain is cut into a stage of its own, e.g. `["executor"]`."""
     app: str | None = None
@@ -57,7 +57,9 @@ class Settings(BaseSettings):
     input_bytes_max: Annotated[int, Field(ge=1, le=900_000)] = 262_144
     """Longest input of a request, in bytes of UTF-8."""
     default_model: str = "local"
-    """The model of templates that name none: `local`, `scripted` or `provider:name`."""
+    """The model of templates that name none: `local`, `provider:name` or, for tests, `scripted`."""
+    scripted_model: bool = False
+    """Whether `scripted` is a model. For tests only: its input says which tools are called."""
 
     runs_in_flight_max: Annotated[int, Field(ge=1, le=100_000)] = 1000
     """Runs that one lane has in memory at once; what is more waits on the log."""

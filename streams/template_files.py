@@ -40,7 +40,7 @@ def load_template(path: Path) -> AgentTemplate:
     try:
         template = AgentTemplate.model_validate(tree.value)
     except ValidationError as error:
-        mistakes.append(explain(error, name, tree, AgentTemplate))
+        mistakes.extend(explain(error, name, tree, AgentTemplate))
     if mistakes:
         raise Misconfigured("\n".join(mistakes))
     return template

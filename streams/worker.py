@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -35,14 +36,17 @@ from millstream.streams.apps.checks import resolving
 from millstream.streams.broker.clients import idempotent_producer
 from millstream.streams.broker.topic_admin import ensure_topics, require_sound_topics
 from millstream.streams.hosting import agent_host, count_mcp_servers
-from millstream.streams.lane.base.context import LaneServices, stages
+from millstream.streams.lane.base.context import LaneServices, Stage, stages
 from millstream.streams.lane.base.metrics import LaneMetrics
 from millstream.streams.lane.lanes import Lanes
 from millstream.streams.policy_file import load_policy, tell_of_templates_for_nobody
+from millstream.streams.renewal import Renewed
 from millstream.streams.sessions.redis import RedisSessionStore
 from millstream.streams.settings import Role, Settings
 from millstream.streams.telemetry.exposition import Exposition, Readiness
 from millstream.streams.telemetry.metrics import MetricsCollector, set_metrics
+from millstream.streams.telemetry.outages import REDIS, UnreadyLog
+from millstream.streams.telemetry.process import tell_of_process
 from millstream.streams.templates.follower import TemplateFollower
 from millstream.streams.views.service import Views
 
@@ -51,14 +55,13 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _WATCH_INTERVAL_S = 0.25
-_TELL_UNREADY_S = 10.0
 _OBJECTS_PER_COLLECTION = 400_000
 _PRODUCER_STOP_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """What a worker says of itself once it serves; `metrics_url` is the whole address to scrape."""
+    """What a worker says of itself once it serves; `metrics_url` is where it is scraped."""
 
     name: str
     roles: frozenset[Role]
@@ -122,18 +125,25 @@ async def run_worker(
 @dataclass(frozen=True, slots=True)
 class _Worker:
     info: WorkerInfo
-    lanes: tuple[Lanes, ...]
+    lanes: tuple[Renewed[Lanes], ...]
     host: AgentHost | None
-    views: Views | None
+    views: Renewed[Views] | None
     readiness: Readiness
     templates: TemplateFollower | None = None
 
     def unready(self) -> list[str]:
         """Say why not all is done that is to be."""
-        reasons = [reason for part in self.lanes if (reason := part.unready())]
+        reasons = [reason for one in self.lanes if (reason := _unready(one, one.part.unready()))]
         if self.host is not None and (blocked := self.host.unready()) is not None:
             reasons.append(blocked)
-        return reasons + (self.views.unready() if self.views is not None else [])
+        if self.views is not None:
+            told = _unready(self.views, "; ".join(self.views.part.unready()))
+            reasons += [told] if told else []
+        return reasons
+
+
+def _unready(one: Renewed[Any], reason: str | None) -> str | None:
+    return f"{one.name} are built anew, since no broker answered" if one.renewing else reason
 
 
 async def _build(
@@ -154,6 +164,7 @@ async def _build(
     for drift in await require_sound_topics(settings, specs):
         log.warning("topic drift", what=str(drift))
     collector = MetricsCollector()
+    tell_of_process(collector)
     set_metrics(collector)
     readiness = Readiness()
     exposition = Exposition(settings, collector, readiness)
@@ -161,11 +172,15 @@ async def _build(
     await exposition.start()
     store = RedisSessionStore(settings)
     stack.push_async_callback(store.close)
-    views = None
+    views: Renewed[Views] | None = None
     if "views" in roles:
         known_models = (settings.default_model, *FREE_MODELS, *policy.prices)
-        views = Views(settings, store, collector, known_models=known_models)
-    lanes: tuple[Lanes, ...] = ()
+        views = Renewed(
+            "views",
+            partial(Views, settings, store, collector, known_models=known_models),
+            Views.stop,
+        )
+    lanes: tuple[Renewed[Lanes], ...] = ()
     host: AgentHost | None = None
     templates: TemplateFollower | None = None
     if "lanes" in roles:
@@ -230,16 +245,25 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None
 
 def _lanes(
     settings: Settings, policy: Policy, app: AppParts, services: LaneServices
-) -> tuple[Lanes, ...]:
+) -> tuple[Renewed[Lanes], ...]:
     def pipelines() -> tuple[MiddlewarePipeline, ...]:
         return build_pipeline(policy, layers=app.layers).split(settings.chain_cuts)
 
     pipelines()  # a chain that is cut in a wrong place is told before anything starts
-    lanes = tuple(
-        Lanes(settings, services, stage) for stage in stages(settings.chain_cuts, pipelines)
+    made: dict[str, Lanes] = {}
+
+    def make(stage: Stage) -> Lanes:
+        lanes = made[stage.name] = Lanes(settings, services, stage)
+        services.metrics.watch(tuple(made.values()))
+        return lanes
+
+    async def cut_off(lanes: Lanes) -> None:
+        await lanes.stop(0.0)
+
+    return tuple(
+        Renewed(f"lanes of {stage.name}", partial(make, stage), cut_off)
+        for stage in stages(settings.chain_cuts, pipelines)
     )
-    services.metrics.watch(lanes)
-    return lanes
 
 
 async def _warm_up(settings: Settings, resolve: ResolveModel) -> None:
@@ -277,14 +301,16 @@ def _peek(store: RedisSessionStore) -> PeekCheckpoint:
             stored = await store.get_checkpoint(tenant, user_id, session_id)
         except ServiceUnavailable as error:
             # Redis is a view: the log has the checkpoint.
-            log.warning("Redis was passed over", reason=str(error))
+            log.warning("Redis was passed over", reason=str(error), outage=REDIS)
             return None
         return None if stored is None else stored.event
 
     return peek
 
 
-async def _stop_all(lanes: tuple[Lanes, ...], views: Views | None, grace_s: float) -> None:
+async def _stop_all(
+    lanes: tuple[Renewed[Lanes], ...], views: Renewed[Views] | None, grace_s: float
+) -> None:
     # Side by side: where no broker answers, each takes all of its time.
     stops = [_stop_lanes(lanes, grace_s), *([] if views is None else [views.stop()])]
     for outcome in await asyncio.gather(*stops, return_exceptions=True):
@@ -292,12 +318,13 @@ async def _stop_all(lanes: tuple[Lanes, ...], views: Views | None, grace_s: floa
             raise outcome
 
 
-async def _stop_lanes(lanes: tuple[Lanes, ...], grace_s: float) -> None:
+async def _stop_lanes(lanes: tuple[Renewed[Lanes], ...], grace_s: float) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + grace_s
     # The first stage stops first: what it hands on is still taken by the next one, and counted.
     for one in lanes:
-        await one.stop(max(0.0, deadline - loop.time()))
+        await one.keep()
+        await one.part.stop(max(0.0, deadline - loop.time()))
 
 
 def _spare_the_collector() -> None:
@@ -315,30 +342,29 @@ def _spare_the_collector() -> None:
 
 async def _watch(worker: _Worker, ready: Callable[[WorkerInfo], None], stop: asyncio.Event) -> None:
     told = False
-    loop = asyncio.get_running_loop()
-    tell_again_at = loop.time() + _TELL_UNREADY_S
+    unready = UnreadyLog()
     while not stop.is_set():
         reasons = worker.unready()
         worker.readiness.set("worker", "; ".join(reasons) or None)
+        unready.tell(reasons)
         if not reasons and not told:
             told = True
             _spare_the_collector()
             ready(worker.info)
-        if not reasons:
-            tell_again_at = loop.time() + _TELL_UNREADY_S
-        elif loop.time() >= tell_again_at:
-            tell_again_at = loop.time() + _TELL_UNREADY_S
-            log.warning("not ready", why="; ".join(reasons))
-        for part in worker.lanes:
-            if part.failure is not None:
-                raise WorkerCrashed(f"a lane agent stopped: {part.failure!r}") from part.failure
-        if worker.templates is not None and (failure := worker.templates.failure) is not None:
-            raise WorkerCrashed(f"templates are not followed: {failure!r}") from failure
-        if worker.views is not None and worker.views.failure is not None:
-            failure = worker.views.failure
-            raise WorkerCrashed(f"the views stopped: {failure!r}") from failure
+        _look_after(worker)
         try:
             async with asyncio.timeout(_WATCH_INTERVAL_S):
                 await stop.wait()
         except TimeoutError:
             continue
+
+
+def _look_after(worker: _Worker) -> None:
+    """Renew what an outage has ended. Raises `WorkerCrashed` for what ended otherwise."""
+    parts: list[Renewed[Any]] = [*worker.lanes, *([worker.views] if worker.views else [])]
+    for part in parts:
+        part.look()
+        if (failure := part.failure) is not None:
+            raise WorkerCrashed(f"the {part.name} stopped: {failure!r}") from failure
+    if worker.templates is not None and (failure := worker.templates.failure) is not None:
+        raise WorkerCrashed(f"templates are not followed: {failure!r}") from failure

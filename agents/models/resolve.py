@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -30,11 +30,18 @@ from millstream.agents.models.openai.model import (
 from millstream.agents.models.scripted.model import SCRIPTED_MODEL_NAME, ScriptedChatModel
 from millstream.agents.models.scripted.script import parse_script
 from millstream.agents.models.served import as_served
-from millstream.schemas.endpoints import ModelEndpoint, without_client
+from millstream.schemas.endpoints import BY_LANGCHAIN, ModelEndpoint, without_client
 from millstream.schemas.errors import ModelUnavailable
 from millstream.schemas.reasons import words_of
 
-__all__ = ["MODEL_NAME", "MakeModel", "keep_traces_local", "resolve_model", "warm_up"]
+__all__ = [
+    "MODEL_NAME",
+    "MakeModel",
+    "keep_traces_local",
+    "provider_names",
+    "resolve_model",
+    "warm_up",
+]
 
 MODEL_NAME: Final = "millstream_model"
 """In a model's metadata, which its callbacks get: the name that it was resolved by."""
@@ -100,6 +107,7 @@ def resolve_model(
     http: ProviderHttp | None = None,
     endpoints: Mapping[str, ModelEndpoint] = NO_ENDPOINTS,
     own: Mapping[str, MakeModel] = NO_MODELS,
+    scripted: bool = True,
     **params: Any,
 ) -> BaseChatModel:
     """Return the chat model that `name` stands for, made with `params` (`temperature`, …).
@@ -111,7 +119,8 @@ def resolve_model(
 
     `local` or `local:smollm2` is the model that comes with Millstream; all share one engine.
     `scripted` plays the cues in its input, `scripted:SCRIPT` the given ones (see the module
-    `scripted.script`).
+    `scripted.script`), where `scripted` is true: workers say so by their settings, since whoever
+    writes the input then says which tools are called.
     `openai:model` is spoken to by a client of our own, over chat completions; where it has to be
     another of OpenAI's dialects, and for `langchain:openai:model`, by LangChain's.
     Anything else is `provider:model` for LangChain's `init_chat_model`, with the provider's own
@@ -127,7 +136,7 @@ def resolve_model(
         model = _at_endpoint(name, endpoint, http, params)
     else:
         try:
-            model = _model(name, http, params)
+            model = _model(name, http, params, scripted=scripted)
         except UnknownProvider as error:
             named = [each.partition(":")[0] for each in (*own, *endpoints)]
             told = _unknown_provider(error.provider, named)
@@ -138,15 +147,23 @@ def resolve_model(
     return model
 
 
-def _model(name: str, http: ProviderHttp | None, params: dict[str, Any]) -> BaseChatModel:
+def _model(
+    name: str, http: ProviderHttp | None, params: dict[str, Any], *, scripted: bool
+) -> BaseChatModel:
     if name in _LOCAL_NAMES:
         return LocalChatModel(**params)
     kind, _, rest = name.partition(":")
+    if kind == SCRIPTED_MODEL_NAME and not scripted:
+        message = (
+            f"the model {name!r} is for tests only, since its input says which tools it calls: "
+            "where anybody who asks may do that, set MILLSTREAM_SCRIPTED_MODEL=on on the workers"
+        )
+        raise ModelUnavailable(message)
     if kind == SCRIPTED_MODEL_NAME:
         return ScriptedChatModel(script=parse_script(rest) if rest.strip() else None, **params)
     if kind == "local" or not rest:
         message = (
-            f"no model is called {name!r}: use `local`, `scripted`, or `provider:model`, "
+            f"no model is called {name!r}: use `local` or `provider:model`, "
             "for instance `openai:gpt-5-mini`"
         )
         raise ModelUnavailable(message)
@@ -230,6 +247,12 @@ def _own_client(
 def _without_key(name: str, variable: str) -> ModelUnavailable:
     message = f"the model {name!r} cannot be used: its key is missing (set {variable})"
     return ModelUnavailable(message)
+
+
+def provider_names(own: Iterable[str] = ()) -> frozenset[str]:
+    """Give what may stand before the colon of a model's name, `own` ones among them."""
+    ours = {*_BUILTIN_PROVIDERS, "local", SCRIPTED_MODEL_NAME, BY_LANGCHAIN}
+    return frozenset(ours | {name.partition(":")[0] for name in own})
 
 
 async def warm_up(name: str, resolve: Callable[[str], BaseChatModel] = resolve_model) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, overload
 
 from langchain_core.tools import BaseTool, InjectedToolArg, StructuredTool
+from langgraph.prebuilt import ToolRuntime
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
@@ -140,6 +141,8 @@ def _of_function(function: Any, name: str | None, description: str | None) -> Ba
         inspect.isfunction(function) or inspect.ismethod(function)
     ):
         message = f"{function!r} is no tool: give a function, or a tool that LangChain made"
+        if callable(function) and not isinstance(function, type):
+            message += "; write a function with type hints and a docstring that calls it"
         raise Misconfigured(message)
     called = name or function.__name__
     where = f" ({place_of(function)})"
@@ -186,22 +189,35 @@ def _wrong_parameter(function: Callable[..., Any]) -> str | None:
             f"has type hints that cannot be read ({words_of(error)}): import what they name at run "
             "time, at the top of the module, not under TYPE_CHECKING"
         )
-    for name, parameter in inspect.signature(function).parameters.items():
-        hint = hints.get(name)
-        if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
-            return f"takes any number of arguments (*{name}): name each of them"
-        if parameter.kind is parameter.POSITIONAL_ONLY:
-            return f"has the argument {name!r} by position only: drop the `/`"
-        if is_frameworks(name, hint) or _is_injected(hint):
-            continue
-        if name not in hints:
-            return f"has no type hint for {name!r}: say one, for instance `{name}: str`"
-        if (why := _no_schema(hint)) is not None:
-            return (
-                f"has an argument {name!r} of a type that a model cannot be told of ({why}): use "
-                "str, int, float, bool, list, dict, an enum, a dataclass or a pydantic model"
-            )
-    return None
+    parameters = inspect.signature(function).parameters.values()
+    found = (_wrong_in(parameter, hints) for parameter in parameters)
+    return next((why for why in found if why is not None), None)
+
+
+def _wrong_in(parameter: inspect.Parameter, hints: dict[str, Any]) -> str | None:
+    name, hint = parameter.name, hints.get(parameter.name)
+    if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
+        return f"takes any number of arguments (*{name}): name each of them"
+    if parameter.kind is parameter.POSITIONAL_ONLY:
+        return f"has the argument {name!r} by position only: drop the `/`"
+    if is_frameworks(name, hint) or _is_injected(hint):
+        return None
+    why: str | None = None
+    if name not in hints:
+        why = f"has no type hint for {name!r}: say one, for instance `{name}: str`"
+        if name == "self":
+            why = "is a method without its object: give that of an object, `Shop().look_up`"
+    elif _has_runtime(hint):
+        why = (
+            f"has the argument {name!r} for a ToolRuntime, and would be given none: write it "
+            "as `runtime: ToolRuntime[Caller]`"
+        )
+    elif (schema := _no_schema(hint)) is not None:
+        why = (
+            f"has an argument {name!r} of a type that a model cannot be told of ({schema}): use "
+            "str, int, float, bool, list, dict, an enum, a dataclass or a pydantic model"
+        )
+    return why
 
 
 def _no_schema(hint: Any) -> str | None:
@@ -212,6 +228,13 @@ def _no_schema(hint: Any) -> str | None:
     except Exception as error:  # noqa: BLE001  a type's own schema may raise anything
         return words_of(error)
     return None
+
+
+def _has_runtime(hint: Any) -> bool:
+    """Tell whether a hint has LangChain's runtime anywhere in it, as `ToolRuntime[X] | None`."""
+    return (typing.get_origin(hint) or hint) is ToolRuntime or any(
+        map(_has_runtime, typing.get_args(hint))
+    )
 
 
 def _is_injected(hint: Any) -> bool:

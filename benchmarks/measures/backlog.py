@@ -346,6 +346,6 @@ async def _answered_or_settled(answers: _Answers, peak: _Memory, began: float) -
 
 
 def _line(worker: Process) -> tuple[float, float]:
-    with urllib.request.urlopen(worker.ready["metrics_url"]) as answer:  # noqa: S310  our own
+    with urllib.request.urlopen(str(worker.ready["metrics_url"])) as answer:  # noqa: S310  our own
         told = dict(_TOLD.findall(answer.read().decode()))
     return float(told.get("waiting", 0)), float(told.get("deferred", 0))

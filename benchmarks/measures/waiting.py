@@ -135,6 +135,6 @@ def _until_all_run(worker: Process) -> None:
 
 
 def _runs_in_flight(worker: Process) -> float:
-    with urllib.request.urlopen(worker.ready["metrics_url"]) as answer:  # noqa: S310  our own
+    with urllib.request.urlopen(str(worker.ready["metrics_url"])) as answer:  # noqa: S310  our own
         told = _RUNS_IN_FLIGHT.search(answer.read().decode())
     return float(told[1]) if told else 0.0

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
-import sys
 from collections import deque
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -13,19 +11,28 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from millstream.gateway.client_settings import settings_for_client
+from millstream.gateway.commands.group import CommandGroup
+from millstream.gateway.console.cleaning import escaped
 from millstream.gateway.console.rendering import one_line, reason_text
 from millstream.gateway.console.running import run
-from millstream.gateway.console.terminal import print_data, progress_console
+from millstream.gateway.console.terminal import (
+    print_data,
+    print_json,
+    print_table,
+    progress_console,
+)
 from millstream.gateway.console.time_parsing import parse_time_ms, time_text
 from millstream.gateway.console.topic_names import topic_named
 from millstream.gateway.exits import ExitCode
 from millstream.schemas.base import Address
-from millstream.schemas.dead_letters import CannotRedrive, DeadLetter, DeadLetterNotFound
+from millstream.schemas.dead_letters import (
+    DEAD_LETTER_CODES,
+    CannotRedrive,
+    DeadLetter,
+    DeadLetterNotFound,
+)
 from millstream.schemas.topics import CONTROL
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.history.dead_letters import (
@@ -44,13 +51,14 @@ from millstream.streams.wire.headers import DroppedHeaders
 __all__ = ["dead_letters_app"]
 
 _LIMIT_MAX = 10_000
-_WIDTH_UNBOUNDED = 400
 _ADDRESS = re.compile(r"(?P<topic>[\w.-]{1,249})-(?P<partition>\d{1,5})[-@](?P<offset>\d{1,18})")
 
 dead_letters_app = typer.Typer(
     name="dead-letters",
     help="Records that could not be read: see them, and put them back, once.",
+    cls=CommandGroup,
     no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 _Codes = Annotated[
@@ -86,7 +94,7 @@ def list_(
     found = run(_newest(settings, _query(settings, code, since, topic), limit))
     if as_json:
         for one in found:
-            print_data(json.dumps(_facts(one), ensure_ascii=False))
+            print_json(_facts(one))
     elif found:
         _print_table(settings, found)
     if not found:
@@ -105,16 +113,16 @@ def show(address: Annotated[str, _Where], *, as_json: _Json = False) -> None:
         body = _facts(buried) | {
             name: getattr(letter, name) for name in ("key", "value", "headers")
         }
-        print_data(json.dumps(body, ensure_ascii=False))
+        print_json(body)
         return
     value = "not kept or none" if letter.value is None else _text(letter.value)
     lines = [
         ("record", str(buried.source)),
         ("dead letter", f"{buried.address}, {time_text(buried.at_ms)} UTC"),
-        ("reason", f"{buried.reason.code}: {buried.reason.message}"),
+        ("reason", reason_text(buried.reason, whole=True)),
         ("state", _told(buried)),
         ("key", "none" if letter.key is None else _text(letter.key)),
-        *((f"header {name}", _text(held or "")) for name, held in letter.headers),
+        *((f"header {escaped(name)}", _text(held or "")) for name, held in letter.headers),
         *(
             [("dropped", _dropped_text(dropped))]
             if (dropped := buried.headers_dropped).count
@@ -264,7 +272,7 @@ def _tell(buried: Buried, done: Redrive, *, as_json: bool) -> None:
         )
     if as_json:
         body = {**_facts(buried), "redriven_as": str(done.redriven_as), "first": done.first}
-        print_data(json.dumps(body, ensure_ascii=False))
+        print_json(body)
     elif done.first:
         print_data(f"{buried.source} was put back as {done.redriven_as}")
     else:
@@ -310,30 +318,27 @@ def _told(buried: Buried) -> str:
 
 
 def _print_table(settings: Settings, found: list[Buried]) -> None:
-    terminal = sys.stdout.isatty()
-    table = Table(box=None, pad_edge=False)
-    for heading in ("buried (UTC)", "record", "bytes", "state", "reason"):
-        table.add_column(heading, no_wrap=not terminal, overflow="fold")
-    for one in found:
-        cells = (
+    rows = [
+        (
             time_text(one.at_ms),
             str(one.source),
             "-" if one.value_bytes is None else str(one.value_bytes),
             _told(one),
             reason_text(one.reason),
         )
-        table.add_row(*(Text(cell.replace(f"{settings.namespace}.", "")) for cell in cells))
-    # Where no terminal says how wide it is, each stays on its line: programs read it too.
-    plain = Console(highlight=False, width=None if terminal else _WIDTH_UNBOUNDED)
-    with plain.capture() as captured:
-        plain.print(table)
-    for line in captured.get().splitlines():
-        print_data(line.rstrip())
+        for one in found
+    ]
+    short = [[cell.replace(f"{settings.namespace}.", "") for cell in row] for row in rows]
+    print_table(("buried (UTC)", "record", "bytes", "state", "reason"), short)
 
 
 def _query(
     settings: Settings, codes: list[str] | None, since: str | None, topic: str | None
 ) -> DeadLetterQuery:
+    for code in codes or ():
+        if code not in DEAD_LETTER_CODES:
+            message = f"no record is dead for {code!r}: there are {', '.join(DEAD_LETTER_CODES)}"
+            raise typer.BadParameter(message, param_hint="--code")
     return DeadLetterQuery(
         codes=frozenset(codes or ()),
         topic=None if topic is None else settings.topic(topic_named(topic, settings).name),
@@ -356,13 +361,9 @@ def _address(text: str, settings: Settings) -> Address:
 def _dropped_text(dropped: DroppedHeaders) -> str:
     """Say which headers are not copied: `3 headers: authorization, cookie`."""
     number = f"{dropped.count} header" + ("s" if dropped.count > 1 else "")
-    return f"{number}: {_printable(', '.join(dropped.names))}" if dropped.names else number
+    return f"{number}: {escaped(', '.join(dropped.names))}" if dropped.names else number
 
 
 def _text(encoded: str) -> str:
     """Give base64 as text; control characters and what is not UTF-8 are escaped."""
-    return _printable(base64.b64decode(encoded).decode("utf-8", errors="backslashreplace"))
-
-
-def _printable(text: str) -> str:
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+    return escaped(base64.b64decode(encoded).decode("utf-8", errors="backslashreplace"))

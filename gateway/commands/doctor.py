@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from millstream.gateway.console.running import run
-from millstream.gateway.console.terminal import print_data
+from millstream.gateway.console.terminal import print_data, print_json
 from millstream.gateway.exits import ExitCode
 from millstream.schemas.errors import Misconfigured
 
@@ -46,7 +45,7 @@ async def _examine(*, as_json: bool) -> int:
         for finding in findings:
             wrong += finding.level == "wrong"
             if as_json:
-                print_data(json.dumps(asdict(finding), ensure_ascii=False))
+                print_json(asdict(finding))
                 continue
             print_data(f"{_MARKS[finding.level]} {finding.name}: {finding.told}")
             if finding.remedy:

@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from millstream.gateway.client_settings import settings_for_client
-from millstream.gateway.console.rendering import entry_json
+from millstream.gateway.console.rendering import entry_facts
 from millstream.gateway.console.running import run
 from millstream.gateway.console.tenant_option import tenant_of
-from millstream.gateway.console.terminal import print_data, progress_console
+from millstream.gateway.console.terminal import print_data, print_json, progress_console
 from millstream.gateway.console.time_parsing import parse_time_ms
 from millstream.gateway.console.timeline import timeline
 from millstream.gateway.console.topic_names import topic_named
@@ -56,16 +56,28 @@ def history(
 ) -> None:
     """Replay what the topics hold, oldest first, in the order of the broker's time (UTC).
 
-    As text, tokens that were written in a row make one line. Exits 0 also where nothing matches.
+    As text, each line has time, place, user, request, attempt and session, and tokens that were
+    written in a row make one line. In JSON a record that cannot be read has `unreadable` with
+    `code` and `message` instead of `event`. Exits 0 also where nothing matches.
     """
+    since_ms = None if since is None else parse_time_ms(since)
+    until_ms = None if until is None else parse_time_ms(until)
+    if since_ms is not None and until_ms is not None and until_ms <= since_ms:
+        message = f"{until!r} is not after --since {since!r}: nothing lies between the two"
+        raise typer.BadParameter(message, param_hint="--until")
+    if offset_from is not None and offset_until is not None and offset_until <= offset_from:
+        message = (
+            f"{offset_until} is not after --offset {offset_from}: nothing lies between the two"
+        )
+        raise typer.BadParameter(message, param_hint="--offset-until")
     settings = settings_for_client()
     query = HistoryQuery(
         topics=tuple(topic_named(name, settings) for name in topic) if topic else HISTORY_TOPICS,
         wanted=EventFilter(
             user_id=user, tenant=tenant_of(user, tenant), session_id=session, request_id=request
         ),
-        since_ms=None if since is None else parse_time_ms(since),
-        until_ms=None if until is None else parse_time_ms(until),
+        since_ms=since_ms,
+        until_ms=until_ms,
         partition=partition,
         offset_from=offset_from,
         offset_until=offset_until,
@@ -83,10 +95,10 @@ async def print_history(
     async with aclosing(_newest(settings, query, limit)) as entries:
         if as_json:
             async for entry in entries:
-                print_data(entry_json(entry))
+                print_json(entry_facts(entry))
                 lines += 1
         else:
-            async for line in timeline(entries, settings.namespace):
+            async for line in timeline(entries, settings.namespace, partitions=settings.partitions):
                 print_data(line)
                 lines += 1
     return lines

@@ -6,51 +6,37 @@ import asyncio
 import math
 import secrets
 import shlex
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
 from millstream.gateway.client_settings import open_bus, settings_for_client
+from millstream.gateway.console.asking import metadata_of, text_asked
 from millstream.gateway.console.attachments import content_of
-from millstream.gateway.console.follow import Told, earlier_result, submitted
-from millstream.gateway.console.rendering import (
-    entry_json,
-    how_completed,
-    money,
-    reason_text,
-    step_text,
-    structured_text,
-    tokens_text,
-)
-from millstream.gateway.console.running import run
-from millstream.gateway.console.terminal import print_data, print_text, progress_console
-from millstream.gateway.exits import EXIT_CODES_HELP, ExitCode, exit_code_of_result
+from millstream.gateway.console.follow import Progress, earlier_result, submitted
+from millstream.gateway.console.running import run_within
+from millstream.gateway.console.shows import JsonShow, TextShow
+from millstream.gateway.console.terminal import progress_console
+from millstream.gateway.exits import ExitCode
 from millstream.schemas.base import DEFAULT_TENANT
-from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.errors import MillstreamError
-from millstream.schemas.events import DEFAULT_TEMPLATE, AgentRequest, AgentResult
-from millstream.streams.bus.answer import Ended, StartedAnew, Stepped, Text
+from millstream.schemas.events import DEFAULT_TEMPLATE, AgentRequest
 from millstream.streams.bus.api import EventBus
 from millstream.streams.consumer.members import lane_members
 from millstream.streams.settings import Settings
 
-__all__ = ["submit"]
-
-_EPILOG = EXIT_CODES_HELP
-# No record says which of the three became of an attempt.
-_BEGINS_ANEW = (
-    "the answer begins anew (the attempt that wrote this failed, was stopped or was lost):"
-)
-_MODEL_CALLS = frozenset({"model_start", "model_end", "model_error"})
+__all__ = ["cancel_command", "follow", "request_of", "submit"]
 
 
 def submit(
-    text: Annotated[str, typer.Argument(help="What to ask.")],
+    text: Annotated[
+        str | None, typer.Argument(help="What to ask; `-` reads it from standard input.")
+    ] = None,
     *,
     user: Annotated[str, typer.Option(help="Who asks.")],
     session: Annotated[
@@ -70,8 +56,15 @@ def submit(
         typer.Option("--deadline", min=0.001, help="Seconds after which nobody wants it any more."),
     ] = None,
     timeout_s: Annotated[
-        float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the result.")
+        float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the result, in all.")
     ] = 120.0,
+    input_file: Annotated[
+        Path | None, typer.Option("--input-file", help="Read what to ask from this file.")
+    ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Comes back with the result; may be given again."),
+    ] = None,
     image: Annotated[
         list[str] | None, typer.Option(help="An image, by its path or URL; may be given again.")
     ] = None,
@@ -87,11 +80,13 @@ def submit(
 ) -> None:
     """Publish a request and show the answer as it is written.
 
-    The answer is on standard output, how it ended and what it cost on standard error.
+    The answer is on standard output; the request's id, how it ended and what it cost are on
+    standard error. Into a file or a pipe the answer is written once it is whole.
     """
+    asked = text_asked(text, input_file)
     content = content_of(image or (), file or ())
-    if not text.strip() and content is None:
-        message = "there is nothing to ask: the text is empty"
+    if not asked.strip() and content is None:
+        message = "there is nothing to ask: give a text, `-` for standard input, or --input-file"
         raise typer.BadParameter(message)
     if deadline_s is not None and not math.isfinite(deadline_s):
         message = f"{deadline_s} is no number of seconds"
@@ -100,19 +95,20 @@ def submit(
     request = request_of(
         user_id=user,
         tenant=tenant,
-        input=text,
+        input=asked,
         content=content,
         request_id=request_id or secrets.token_hex(8),
         session_id=session,
         template=template,
         model=model,
         deadline_ms=deadline_ms,
+        metadata=metadata_of(metadata or ()),
     )
     show = JsonShow() if as_json else TextShow()
-    known = request_id is not None
-    raise typer.Exit(
-        run(_submit(request, show, timeout_s=timeout_s, maybe_known=known, steps=steps))
-    )
+    settings = settings_for_client()
+    on_its_way = _OnItsWay(settings, request, show, timeout_s)
+    main = _submit(settings, on_its_way, maybe_known=request_id is not None, steps=steps)
+    raise typer.Exit(run_within(timeout_s, main, on_its_way.late))
 
 
 def request_of(**fields: Any) -> AgentRequest:
@@ -127,23 +123,21 @@ def request_of(**fields: Any) -> AgentRequest:
 
 
 async def _submit(
-    request: AgentRequest,
-    show: JsonShow | TextShow,
-    *,
-    timeout_s: float,
-    maybe_known: bool,
-    steps: bool,
+    settings: Settings, on_its_way: _OnItsWay, *, maybe_known: bool, steps: bool
 ) -> ExitCode:
-    settings = settings_for_client()
+    request, show = on_its_way.request, on_its_way.show
     async with open_bus(settings) as bus, _told_of_its_template(settings, request):
         earlier = await earlier_result(bus, request) if maybe_known else None
         if earlier is not None:
             progress_console().print(
                 f"request {request.request_id} of {request.user_id} has ended before; its result:"
             )
-            code = show.take(earlier)
-            return ExitCode.FAILED if code is None else code
-        return await follow(bus, request, show, timeout_s=timeout_s, steps=steps)
+            on_its_way.code = show.take(earlier)
+        else:
+            on_its_way.code = await follow(
+                bus, request, show, on_its_way.progress, steps=steps, names_it=True
+            )
+    return ExitCode.FAILED if on_its_way.code is None else on_its_way.code
 
 
 @asynccontextmanager
@@ -179,123 +173,82 @@ async def follow(
     bus: EventBus,
     request: AgentRequest,
     show: JsonShow | TextShow,
+    progress: Progress,
     *,
-    timeout_s: float,
     steps: bool = False,
-) -> ExitCode:
-    """Publish a request and show what comes of it, for at most `timeout_s`; `steps` too."""
-    published = False
+    names_it: bool = False,
+) -> ExitCode | None:
+    """Publish a request and show what comes of it; `steps` too, and with `names_it` its id."""
     try:
-        async with (
-            asyncio.timeout(timeout_s) as limit,
-            submitted(bus, request, steps=steps) as (address, coming),
-        ):
-            published = True
+        async with submitted(bus, request, steps=steps, progress=progress) as (address, coming):
+            if names_it:
+                progress_console().print(f"request {request.request_id} ({address})")
             async for told in coming:
                 code = show.take(told)
                 if code is not None:
                     return code
-    except TimeoutError:
-        if not limit.expired():
-            raise
-        show.broke_off()
-        progress_console().print(
-            f"no result of request {request.request_id} ({address}) within {timeout_s:g} s. It may "
-            "still come: `millstream history --request "
-            f"{request.request_id}`. Does a worker run? See `millstream doctor`."
-        )
     except asyncio.CancelledError:
         show.broke_off()
-        if published:
+        if progress.address is not None and not progress.given_up:
             progress_console().print(
                 f"request {request.request_id} goes on, and costs what it costs; to end it: "
-                f"`{_cancel_command(request)}`"
+                f"`{cancel_command(request)}`"
             )
         raise
-    return ExitCode.TIMED_OUT
+    return None
 
 
-def _cancel_command(request: AgentRequest) -> str:
+class _OnItsWay:
+    """A request that is waited for, and what is said of it when there is no time left."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        request: AgentRequest,
+        show: JsonShow | TextShow,
+        timeout_s: float,
+    ) -> None:
+        self.request = request
+        self.show = show
+        self.progress = Progress()
+        self.code: ExitCode | None = None
+        self._settings = settings
+        self._timeout_s = timeout_s
+
+    def late(self) -> ExitCode:
+        """Say what is known of the request; gives the exit code."""
+        if self.code is not None:
+            return self.code  # only the clients have not closed
+        self.progress.given_up = True
+        self.show.broke_off()
+        progress_console().print(self._told())
+        return ExitCode.TIMED_OUT
+
+    def _told(self) -> str:
+        request_id, limit = self.request.request_id, f"{self._timeout_s:g} s"
+        address = self.progress.address
+        if address is None:
+            return (
+                f"Kafka at {self._settings.kafka} has not taken request {request_id} within "
+                f"{limit}; it may have arrived all the same. Submitted again with --request-id "
+                f"{request_id} it is answered once. See `millstream doctor`."
+            )
+        follow_up = f"`millstream history --request {request_id}`"
+        if self.progress.taken_up:
+            return (
+                f"no result of request {request_id} ({address}) within {limit}: a worker has taken "
+                f"it up, and it goes on. {follow_up} shows it, `{cancel_command(self.request)}` "
+                "ends it."
+            )
+        return (
+            f"no result of request {request_id} ({address}) within {limit}, and no worker has "
+            f"taken it up. It may still come: {follow_up}. Does a worker run? See "
+            "`millstream doctor`."
+        )
+
+
+def cancel_command(request: AgentRequest) -> str:
+    """Give the command line that cancels a request."""
     words = ["millstream", "cancel", "--user", request.user_id]
     words += ["--tenant", request.tenant] * (request.tenant != DEFAULT_TENANT)
     return shlex.join([*words, "--request", str(request.request_id)])
-
-
-class JsonShow:
-    """Prints each event as a line of JSON."""
-
-    def take(self, told: Told) -> ExitCode | None:
-        """Print a record; gives the exit code if it is the last."""
-        print_data(entry_json(told.delivery))
-        return _ends_with(told)
-
-    def broke_off(self) -> None:
-        """Nothing is left half written."""
-
-
-class TextShow:
-    """Prints the answer's text as it comes, and at the end how it ended.
-
-    Of the steps that are given to it, those of models are left out without `model_calls`.
-    """
-
-    def __init__(self, *, model_calls: bool = True) -> None:
-        self._in_line = False
-        self._model_calls = model_calls
-        self._console = progress_console()
-
-    def take(self, told: Told) -> ExitCode | None:
-        """Show what a record adds; gives the exit code if it is the last."""
-        for piece in told.pieces:
-            match piece:
-                case Text(text=text):
-                    print_text(text)
-                    self._in_line = not text.endswith("\n")
-                case StartedAnew():
-                    self.broke_off()
-                    self._console.print(_BEGINS_ANEW)
-                case Stepped(step=step) if not self._model_calls and step.kind in _MODEL_CALLS:
-                    pass
-                case Stepped(step=step):
-                    # In a file or a pipe, to which no step goes, the answer stays as it is.
-                    if sys.stdout.isatty():
-                        self.broke_off()
-                    self._console.print(step_text(step), markup=False, highlight=False)
-                case Ended(result=result):
-                    self.broke_off()
-                    if (answer := structured_text(result)) is not None:
-                        print_data(answer)
-                    self._console.print(ending(result))
-        if isinstance(told.delivery.event, DeadLetter):
-            self._console.print(f"not accepted: {_why(told.delivery.event)}")
-        return _ends_with(told)
-
-    def broke_off(self) -> None:
-        """End the line that the answer stands in."""
-        if self._in_line:
-            print_text("\n")
-            self._in_line = False
-
-
-def ending(result: AgentResult) -> str:
-    """Say how a request ended and what it cost."""
-    spent = f"{tokens_text(result.usage)}, {money(result.cost_micros)}"
-    took = f"{max(0, result.at_ms - result.accepted_at_ms) / 1000:.2f} s"
-    if result.status == "completed":
-        return f"{how_completed(result)} in {took} by {result.model}: {spent}"
-    return f"{result.status} after {took}, {_why(result)} ({spent})"
-
-
-def _why(event: AgentResult | DeadLetter) -> str:
-    # What to do stands at a reason's end.
-    return reason_text(event.reason, whole=True)
-
-
-def _ends_with(told: Told) -> ExitCode | None:
-    match told:
-        case Told(pieces=(*_, Ended(result=result))):
-            return exit_code_of_result(result)
-        case Told(delivery=delivery) if isinstance(delivery.event, DeadLetter):
-            return ExitCode.REJECTED
-        case _:
-            return None

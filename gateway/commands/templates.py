@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import getpass
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
-from rich.table import Table
-from rich.text import Text
 
 from millstream.gateway.client_settings import settings_for_client
+from millstream.gateway.commands.group import CommandGroup
 from millstream.gateway.console.running import run
-from millstream.gateway.console.terminal import print_data, progress_console
+from millstream.gateway.console.terminal import (
+    print_data,
+    print_json,
+    print_table,
+    progress_console,
+)
 from millstream.gateway.console.time_parsing import time_text
 from millstream.schemas.errors import Misconfigured, UnknownTemplate
 from millstream.schemas.topics import TEMPLATES
@@ -32,7 +35,9 @@ __all__ = ["templates_app"]
 templates_app = typer.Typer(
     name="templates",
     help="Templates for every worker, at run time: apply, see and retire them.",
+    cls=CommandGroup,
     no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 _TOLD = {
@@ -71,7 +76,7 @@ def list_(*, as_json: _Json = False) -> None:
     found, members = run(_look(settings))
     if as_json:
         for one in found:
-            print_data(json.dumps(_facts(one, members), ensure_ascii=False))
+            print_json(_facts(one, members))
     elif found:
         _print_table(found, members)
     if not found:
@@ -93,7 +98,7 @@ def show(
     one = _chosen(found, name, version)
     if as_json:
         facts = _facts(one, members) | {"content": one.event.content}
-        print_data(json.dumps(facts, ensure_ascii=False))
+        print_json(facts)
         return
     print_data(yaml.safe_dump(one.event.content, sort_keys=False, allow_unicode=True).rstrip())
 
@@ -184,7 +189,7 @@ def _tell(outcomes: tuple[Outcome, ...], *, as_json: bool) -> None:
         event = one.event
         if as_json:
             facts = {"name": event.name, "version": event.version, "done": one.done}
-            print_data(json.dumps(facts, ensure_ascii=False))
+            print_json(facts)
         else:
             print_data(f"{event.name} {event.version}: {_TOLD[one.done]}")
 
@@ -212,25 +217,20 @@ def _facts(one: AppliedTemplate, members: tuple[LaneMember, ...]) -> dict[str, o
 
 def _print_table(found: tuple[AppliedTemplate, ...], members: tuple[LaneMember, ...]) -> None:
     newest = {one.event.name: one.event.version for one in found if not one.event.retired}
-    table = Table(box=None, pad_edge=False)
-    for heading in ("template", "version", "kind", "state", "workers", "when", "by"):
-        table.add_column(heading)
+    rows = []
     for one in sorted(found, key=lambda each: (each.event.name, each.offset)):
         event = one.event
         is_newest = newest.get(event.name) == event.version
         state = "retired" if event.retired else "new runs" if is_newest else "older"
-        cells = (
-            event.name,
-            event.version,
-            str(event.content.get("kind", "")),
-            state,
-            f"{_able(one, members)} of {len(members)}",
-            time_text(event.at_ms),
-            event.by or "",
+        rows.append(
+            (
+                event.name,
+                event.version,
+                str(event.content.get("kind", "")),
+                state,
+                f"{_able(one, members)} of {len(members)}",
+                time_text(event.at_ms),
+                event.by or "",
+            )
         )
-        table.add_row(*(Text(cell) for cell in cells))
-    progress = progress_console()
-    with progress.capture() as captured:
-        progress.print(table)
-    for line in captured.get().splitlines():
-        print_data(line.rstrip())
+    print_table(("template", "version", "kind", "state", "workers", "when", "by"), rows)

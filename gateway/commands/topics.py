@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from millstream.gateway.client_settings import settings_for_client
 from millstream.gateway.console.running import run
-from millstream.gateway.console.terminal import print_data, progress_console
+from millstream.gateway.console.terminal import print_json, print_table, progress_console
 from millstream.gateway.exits import ExitCode
 from millstream.schemas.topics import DAY_MS, HOUR_MS, TopicSpec, catalogue
 from millstream.streams.broker.topic_admin import Drift, TopicReport, ensure_topics, topic_drift
 from millstream.streams.settings import Settings
 
 __all__ = ["topics"]
-
-_WIDTH_UNBOUNDED = 400
 
 
 def topics(
@@ -44,7 +37,7 @@ def topics(
         console.print(f"created {', '.join(report.created)}")
     if as_json:
         for spec in specs:
-            print_data(json.dumps(_facts(settings, spec, drifts), ensure_ascii=False))
+            print_json(_facts(settings, spec, drifts))
     else:
         _print_table(settings, specs, drifts)
     for drift in drifts:
@@ -90,31 +83,14 @@ def _print_table(
 ) -> None:
     differing = {drift.topic for drift in drifts}
     missing = {drift.topic for drift in drifts if drift.setting == "the topic"}
-    table = Table(box=None, pad_edge=False)
-    for heading in ("topic", "event", "key", "partitions", "kept", "broker"):
-        table.add_column(heading, no_wrap=not _is_terminal())
+    rows = []
     for spec in specs:
         name = settings.topic(spec.name)
         state = "missing" if name in missing else "differs" if name in differing else "as here"
-        cells = (
-            name,
-            spec.event.__name__,
-            spec.key,
-            str(settings.partitions),
-            _kept(spec),
-            state,
+        rows.append(
+            (name, spec.event.__name__, spec.key, str(settings.partitions), _kept(spec), state)
         )
-        table.add_row(*(Text(cell) for cell in cells))
-    # Where no terminal says how wide it is, each topic stays on its line: programs read it too.
-    plain = Console(highlight=False, width=None if _is_terminal() else _WIDTH_UNBOUNDED)
-    with plain.capture() as captured:
-        plain.print(table)
-    for line in captured.get().splitlines():
-        print_data(line.rstrip())
-
-
-def _is_terminal() -> bool:
-    return sys.stdout.isatty()
+    print_table(("topic", "event", "key", "partitions", "kept", "broker"), rows)
 
 
 def _kept(spec: TopicSpec) -> str:

@@ -40,7 +40,7 @@ AppOption = Annotated[
 
 ROLES: tuple[Role, ...] = get_args(Role)
 
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _AFTER_THE_GRACE_S = 25.0
 """So long may what follows the grace take: last commits and snapshots, leaving the groups."""
@@ -69,7 +69,7 @@ def worker(
         bool, typer.Option("--check", help="Say what is wrong with app and policy, and end.")
     ] = False,
 ) -> None:
-    """Work until Ctrl-C or SIGTERM, which let what runs come to its end.
+    """Work until Ctrl-C, SIGTERM or SIGHUP, which let what runs come to its end.
 
     Prints one line of JSON on standard output once requests are served: its name, its roles and
     where its metrics are. A second signal ends it at once; what it had not committed is done again
@@ -140,7 +140,7 @@ def work(
     app: AppParts | None = None,
     told: Callable[[str], None] = print_data,
 ) -> None:
-    """Work in `roles` until SIGINT or SIGTERM; say on standard output when requests are served.
+    """Work in `roles` until told to end by a signal; say on standard output when it serves.
 
     To be called in the main thread, which agents run in: the lanes have a thread of their own.
     Without an `app` there is what is built in. `told` takes the line that says that it serves.
@@ -153,12 +153,20 @@ def work(
 
 
 class _StopSignals:
-    """Hears SIGINT and SIGTERM in the main thread, whatever runs there; to be made there."""
+    """Hears the signals to stop in the main thread, whatever runs there; to be made there.
+
+    SIGHUP stays ignored where whoever started us ignores it, as `nohup` does.
+    """
 
     def __init__(self) -> None:
         self._tell: Callable[[], object] | None = None
         self._came = False
-        for number in _STOP_SIGNALS:
+        self._heeded = [
+            number
+            for number in _STOP_SIGNALS
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+        ]
+        for number in self._heeded:
             signal.signal(number, self._hear)
 
     def tell(self, tell: Callable[[], object]) -> None:
@@ -168,7 +176,7 @@ class _StopSignals:
             tell()
 
     def _hear(self, _number: int, _frame: object) -> None:
-        for number in _STOP_SIGNALS:
+        for number in self._heeded:
             # From here on a signal does what it does by default: it ends the process.
             signal.signal(number, signal.SIG_DFL)
         self._came = True
@@ -192,8 +200,7 @@ async def _work(
             "metrics_url": info.metrics_url,
         }
         told(json.dumps(line))
-        served = ", ".join(sorted(info.roles))
-        progress_console().print(f"ready: {info.name} serves {served}; figures: {info.metrics_url}")
+        progress_console().print(f"ready: {info.name} serves {', '.join(sorted(info.roles))}")
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from millstream.gateway.console.cleaning import in_line, json_text
 from millstream.gateway.console.time_parsing import time_text
 from millstream.schemas.base import Address, Event, Reason, Usage
 from millstream.schemas.dead_letters import DeadLetter, DeadLetterRedriven
 from millstream.schemas.events import (
+    UNPRICED,
     AgentRequest,
     AgentResult,
     AgentToken,
@@ -32,9 +34,11 @@ from millstream.schemas.lane_events import (
 from millstream.schemas.steps import AgentStep
 from millstream.streams.bus.api import Delivery, Unreadable
 from millstream.streams.wire.codec import rfc3339
+from millstream.streams.wire.partitioning import home_partition
 from millstream.streams.wire.records import with_kept_headers
 
 __all__ = [
+    "entry_facts",
     "entry_json",
     "entry_line",
     "how_completed",
@@ -49,14 +53,22 @@ __all__ = [
 ]
 
 _TEXT_CHARACTERS_MAX = 160
+_ID_CHARACTERS_MAX = 12
 _SECONDS_FROM_MS = 10_000
 
 
-def entry_line(entry: Delivery | Unreadable, namespace: str) -> str:
-    """Give `time  topic-partition@offset  user  what`, the topic without its namespace."""
+def entry_line(
+    entry: Delivery | Unreadable, namespace: str, *, partitions: int | None = None
+) -> str:
+    """Give `time  topic-partition@offset  user  request  attempt  session  what`, in UTC.
+
+    The topic is without its namespace; `-` stands for what an event has not, and an id that is
+    longer than 12 characters is cut. With the number of partitions, a request or command that
+    arrived at another partition than its user's home is told to be rerouted.
+    """
     if isinstance(entry, Unreadable):
-        return _line(entry, namespace, "-", f"unreadable: {one_line(str(entry.error))}")
-    return _line(entry, namespace, _user(entry.event), what(entry.event))
+        return _line(entry, namespace, f"unreadable: {one_line(str(entry.error))}")
+    return _line(entry, namespace, what(entry.event) + _rerouted(entry, namespace, partitions))
 
 
 def written_line(first: Delivery, last: Delivery, text: str, namespace: str) -> str:
@@ -65,13 +77,18 @@ def written_line(first: Delivery, last: Delivery, text: str, namespace: str) -> 
     assert isinstance(last.event, AgentToken)  # noqa: S101
     seqs = f"{first.event.seq}" if first is last else f"{first.event.seq} to {last.event.seq}"
     told = f"writes (attempt {first.event.attempt}, {seqs}): {one_line(text)}"
-    return _line(first, namespace, _user(first.event), told)
+    return _line(first, namespace, told)
 
 
 def entry_json(entry: Delivery | Unreadable) -> str:
-    """Give one line: where the record stands, the broker's time (RFC 3339), and the event.
+    """Give `entry_facts` as a line of JSON."""
+    return json_text(entry_facts(entry))
 
-    A record that cannot be read has `unreadable`, the reason, instead of `event`.
+
+def entry_facts(entry: Delivery | Unreadable) -> dict[str, Any]:
+    """Give where the record stands, the broker's time (RFC 3339), and the event.
+
+    A record that cannot be read has `unreadable`, with `code` and `message`, instead of `event`.
     """
     body: dict[str, Any] = {
         "topic": entry.address.topic,
@@ -86,7 +103,7 @@ def entry_json(entry: Delivery | Unreadable) -> str:
         # An earlier version wrote all headers into it, secrets among them.
         shown = with_kept_headers(event) if isinstance(event, DeadLetter) else event
         body["event"] = shown.model_dump(mode="json", exclude_none=True)
-    return json.dumps(body, ensure_ascii=False)
+    return body
 
 
 def what(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912  one case per kind of event
@@ -106,10 +123,11 @@ def what(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912  one case per kin
         case Decision():
             return _decision(event)
         case AttemptStarted():
-            return (
-                f"begins attempt {event.attempt} on {event.model}, "
-                f"which may cost up to {money(event.reserved_micros)}"
-            )
+            cost = f"may cost up to {money(event.reserved_micros)}"
+            cost = "has no price" if event.price_digest == UNPRICED else cost
+            return f"begins attempt {event.attempt} on {event.model}, which {cost}"
+        case CostRecorded(price_digest=digest) if digest == UNPRICED:
+            return f"used {event.model}, which has no price ({tokens_text(event.usage)})"
         case CostRecorded():
             return (
                 f"spent {money(event.cost_micros)} on {event.model} ({tokens_text(event.usage)})"
@@ -222,7 +240,7 @@ def reason_text(reason: Reason | None, *, whole: bool = False) -> str:
     """Give a reason's code and the beginning of its words, or all of them, in one line."""
     if reason is None:
         return "no reason given"
-    return f"{reason.code}: {_printable(reason.message) if whole else one_line(reason.message)}"
+    return f"{reason.code}: {in_line(reason.message) if whole else one_line(reason.message)}"
 
 
 def how_completed(result: AgentResult) -> str:
@@ -257,19 +275,43 @@ def tokens_text(usage: Usage) -> str:
 
 def one_line(text: str) -> str:
     """Give a text's beginning without line breaks or control characters, which a terminal obeys."""
-    shown = _printable(text[: _TEXT_CHARACTERS_MAX + 1])
+    shown = in_line(text[: _TEXT_CHARACTERS_MAX + 1])
     return shown if len(text) <= _TEXT_CHARACTERS_MAX else shown[: _TEXT_CHARACTERS_MAX - 1] + "…"
 
 
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else " " for character in text)
+def _line(entry: Delivery | Unreadable, namespace: str, told: str) -> str:
+    event = None if isinstance(entry, Unreadable) else entry.event
+    user = "-" if event is None else one_line(_user(event))
+    request, session = (_id(getattr(event, name, None)) for name in ("request_id", "session_id"))
+    attempt = getattr(event, "attempt", None)
+    run = f"{request:<12}  {'-' if attempt is None else attempt:<7}  {session:<12}"
+    place = _place(entry.address, namespace)
+    # In a name of a template or a worker, too, may stand what a terminal would obey.
+    return in_line(f"{time_text(entry.at_ms)}  {place:<18}  {user:<8}  {run}  {told}")
 
 
-def _line(entry: Delivery | Unreadable, namespace: str, user: str, told: str) -> str:
-    address: Address = entry.address
+def _place(address: Address, namespace: str) -> str:
     topic = address.topic.removeprefix(f"{namespace}.")
-    place = f"{topic}-{address.partition}@{address.offset}"
-    return f"{time_text(entry.at_ms)}  {place:<18}  {one_line(user):<8}  {told}"
+    return f"{topic}-{address.partition}@{address.offset}"
+
+
+def _id(name: str | None) -> str:
+    if name is None:
+        return "-"
+    cut = name if len(name) <= _ID_CHARACTERS_MAX else name[: _ID_CHARACTERS_MAX - 1] + "…"
+    return in_line(cut)
+
+
+def _rerouted(entry: Delivery, namespace: str, partitions: int | None) -> str:
+    """Say where a request or command came from or goes to, if that is not where it stands."""
+    here, came = entry.address, entry.came_as
+    if came is not None:
+        how = "put back" if came.partition == here.partition else "rerouted"
+        return f" ({how}: it came as {_place(came, namespace)})"
+    if partitions is None or not isinstance(entry.event, AgentRequest | ControlCommand):
+        return ""
+    home = home_partition(entry.event.partition_key, partitions)
+    return "" if home == here.partition else f" (rerouted to partition {home})"
 
 
 def _user(event: Event) -> str:
@@ -289,8 +331,9 @@ def _result(event: AgentResult) -> str:
         return f"{event.status}, {reason_text(event.reason)}"
     answer = structured_text(event) or event.output
     output = "" if answer is None else f": {one_line(answer)}"
-    spent = f"{tokens_text(event.usage)}, {money(event.cost_micros)}"
-    return f"{how_completed(event)}, {spent}{output}"
+    # Nothing was spent, or the model has no price: the records of costs say which.
+    cost = f", {money(event.cost_micros)}" if event.cost_micros else ""
+    return f"{how_completed(event)}, {tokens_text(event.usage)}{cost}{output}"
 
 
 def _decision(event: Decision) -> str:

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
+from typing import Any, Final
 
+from rich.cells import cell_len
 from rich.console import Console
 
-__all__ = ["harmless", "print_data", "print_styled", "print_text", "progress_console"]
+from millstream.gateway.console.cleaning import harmless, in_line, json_text
+
+__all__ = [
+    "print_data",
+    "print_json",
+    "print_styled",
+    "print_table",
+    "print_text",
+    "progress_console",
+]
+
+_GAP: Final = "  "
 
 
 def progress_console() -> Console:
@@ -14,12 +29,46 @@ def progress_console() -> Console:
 
     It reads no markup, for what it shows may hold square brackets; style whole `Text`s instead.
     """
-    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return _Progress(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+class _Progress(Console):
+    """Goes on in silence where nobody reads it any more: the data may still be wanted."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stderr.fileno())
+        os.close(nowhere)
 
 
 def print_data(line: str) -> None:
     """Write a line of data, at once: the reader may be a program on a pipe."""
     print_text(f"{line}\n")
+
+
+def print_json(value: Any) -> None:
+    """Write a line of JSON, at once, its texts as they are, whatever the locale can show."""
+    line = json_text(value)
+    try:
+        line.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        line = json_text(value, only_ascii=True)
+    print_data(line)
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a line for the headings and for each row.
+
+    No name is cut or folded: it is there to be copied. A terminal that is narrower wraps the line.
+    """
+    lines = [list(headings), *([in_line(cell) for cell in row] for row in rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    for cells in lines:
+        padded = (
+            cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True)
+        )
+        print_data(_GAP.join(padded).rstrip())
 
 
 def print_text(text: str) -> None:
@@ -37,8 +86,3 @@ def print_text(text: str) -> None:
 def print_styled(text: str, style: str) -> None:
     """Print a line of our own on standard output, in a style where that is a terminal."""
     Console(highlight=False, markup=False, emoji=False, soft_wrap=True).print(text, style=style)
-
-
-def harmless(text: str) -> str:
-    """Leave out all control characters but line breaks and tabs."""
-    return "".join(one for one in text if one.isprintable() or one in "\n\t")

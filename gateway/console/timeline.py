@@ -14,7 +14,7 @@ _TEXT_CHARACTERS_MAX = 4000
 
 
 async def timeline(
-    entries: AsyncIterator[Delivery | Unreadable], namespace: str
+    entries: AsyncIterator[Delivery | Unreadable], namespace: str, *, partitions: int | None = None
 ) -> AsyncIterator[str]:
     """Give the lines of a replay, as it goes on."""
     row = _Row(namespace)
@@ -24,7 +24,7 @@ async def timeline(
         for line in row.end():
             yield line
         if not row.takes(entry):
-            yield entry_line(entry, namespace)
+            yield entry_line(entry, namespace, partitions=partitions)
     for line in row.end():
         yield line
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from millstream.gateway.console.cleaning import harmless
 from millstream.gateway.console.rendering import money, reason_text, tokens_text
-from millstream.gateway.console.terminal import harmless
 from millstream.schemas.events import AgentResult, AgentToken
 from millstream.streams.bus.answer import Answer, Ended, Piece, StartedAnew, Text
 from millstream.streams.bus.api import Delivery

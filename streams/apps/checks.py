@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -20,6 +21,7 @@ from millstream.agents.tools import ToolRegistry, built_in_tools
 from millstream.middleware.base import AgentMiddleware
 from millstream.middleware.pipeline import MakeLayer, build_pipeline
 from millstream.middleware.policy import Policy
+from millstream.schemas.base import Event
 from millstream.schemas.endpoints import ModelEndpoint
 from millstream.schemas.errors import Misconfigured
 from millstream.schemas.reasons import words_of
@@ -57,7 +59,9 @@ def resolving(settings: Settings, app: AppParts) -> ResolveModel:
     A server that the settings name comes before the app's of the same name.
     """
     endpoints = {**app.endpoints, **settings.model_endpoints}
-    return partial(resolve_model, endpoints=endpoints, own=app.models)
+    return partial(
+        resolve_model, endpoints=endpoints, own=app.models, scripted=settings.scripted_model
+    )
 
 
 class _Checks:
@@ -158,16 +162,7 @@ class _Checks:
             if not callable(given):
                 self._fault(where, f"must make a layer, a class for instance, not {_shown(given)}")
                 continue
-            layer = self._tried(where, given, given)
-            if layer is None:
-                continue
-            if not isinstance(layer, AgentMiddleware):
-                words = f"{_shown(given)} makes {_shown(layer)}, which is no AgentMiddleware"
-                self._fault(where, words)
-            elif not all(hasattr(layer, each) for each in ("name", "priority", "enabled")):
-                words = f"{_shown(given)} needs a `name`, a `priority`, and super().__init__()"
-                self._fault(where, words)
-            else:
+            if self._tried(where, partial(_made_layer, given), given) is not None:
                 makers.append(given)
         try:
             build_pipeline(Policy(), layers=makers)
@@ -245,6 +240,43 @@ def shown_path(path: Path) -> str:
         return str(path.absolute().relative_to(Path.cwd()))
     except (ValueError, OSError):
         return str(path)
+
+
+def _made_layer(make: Callable[[], Any]) -> AgentMiddleware:
+    """Make a layer. Raises `Misconfigured` where a lane could not ask, order or restore it."""
+    layer = make()
+    if not isinstance(layer, AgentMiddleware):
+        message = f"{_shown(make)} makes {_shown(layer)}, which is no AgentMiddleware"
+        raise Misconfigured(message)
+    if not all(hasattr(layer, each) for each in ("name", "priority", "enabled")):
+        message = f"{_shown(make)} needs a `name`, a `priority`, and super().__init__()"
+        raise Misconfigured(message)
+    wrong = [words for words, holds in _layer_rules(layer) if not holds]
+    if wrong:
+        raise Misconfigured("\n".join(f"{_shown(make)}: {words}" for words in wrong))
+    return layer
+
+
+def _layer_rules(layer: Any) -> Iterator[tuple[str, bool]]:
+    """Give what must hold of a layer's declarations: all of them reach records or are compared."""
+    name, priority, folds, history = layer.name, layer.priority, layer.folds, layer.history_ms
+    yield (
+        f"`name` must be a text of 1 to {NAME_CHARS_MAX} printable characters, not {_shown(name)}",
+        isinstance(name, str) and 0 < len(name) <= NAME_CHARS_MAX and name.isprintable(),
+    )
+    yield (
+        f"`priority` must be a number, not {_shown(priority)}",
+        type(priority) in {int, float} and isfinite(priority),
+    )
+    yield (
+        f"`folds` must be a set of event types, as frozenset({{AgentResult}}), not {_shown(folds)}",
+        isinstance(folds, set | frozenset | list | tuple)
+        and all(isinstance(one, type) and issubclass(one, Event) for one in folds),
+    )
+    yield (
+        f"`history_ms` must be milliseconds, a whole number from 0 on, not {_shown(history)}",
+        type(history) is int and history >= 0,
+    )
 
 
 def _as_listener(given: Any) -> Listener:

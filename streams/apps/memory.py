@@ -153,6 +153,7 @@ class InMemoryApp:
             partitions=1,
             token_coalesce_s=0.0,
             default_model="scripted",
+            scripted_model=True,
             template_unknown_wait_s=0.0,
         )
         self._policy = policy

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.client import AIOKafkaClient
 
 from millstream.schemas.topics import DEAD_LETTERS
 from millstream.streams.broker.aiokafka_patches import free_fetches, tolerate_header_names
+from millstream.streams.broker.recovery import RecoveringClient, recover_brokers
 
 if TYPE_CHECKING:
     from millstream.streams.settings import Settings
@@ -24,6 +24,7 @@ _METADATA_MAX_AGE_MS = 30_000
 
 def idempotent_producer(settings: Settings) -> AIOKafkaProducer:
     """Build a producer whose sends are acknowledged by all in-sync replicas and never doubled."""
+    recover_brokers()
     return AIOKafkaProducer(
         bootstrap_servers=settings.kafka,
         enable_idempotence=True,
@@ -34,6 +35,7 @@ def idempotent_producer(settings: Settings) -> AIOKafkaProducer:
 
 def transactional_producer(settings: Settings, transactional_id: str) -> AIOKafkaProducer:
     """Build a producer of transactions; starting it fences every earlier one of the same id."""
+    recover_brokers()
     return AIOKafkaProducer(
         bootstrap_servers=settings.kafka,
         transactional_id=transactional_id,
@@ -46,6 +48,7 @@ def transactional_producer(settings: Settings, transactional_id: str) -> AIOKafk
 
 def committed_consumer(settings: Settings) -> AIOKafkaConsumer:
     """Build a consumer without a group that sees committed records only; assign it by hand."""
+    recover_brokers()
     tolerate_header_names()
     free_fetches()
     return AIOKafkaConsumer(
@@ -61,6 +64,7 @@ def committed_consumer(settings: Settings) -> AIOKafkaConsumer:
 
 def ends_consumer(settings: Settings) -> AIOKafkaConsumer:
     """Build a consumer that reads nothing: its `end_offsets` are high watermarks."""
+    recover_brokers()
     return AIOKafkaConsumer(
         bootstrap_servers=settings.kafka,
         group_id=None,
@@ -72,11 +76,13 @@ def ends_consumer(settings: Settings) -> AIOKafkaConsumer:
 
 def admin_client(settings: Settings) -> AIOKafkaAdminClient:
     """Build an administration client."""
+    recover_brokers()
     return AIOKafkaAdminClient(bootstrap_servers=settings.kafka)
 
 
-def raw_client(settings: Settings) -> AIOKafkaClient:
+def raw_client(settings: Settings) -> RecoveringClient:
     """Build a client for requests that no other client makes."""
-    return AIOKafkaClient(
+    recover_brokers()
+    return RecoveringClient(
         bootstrap_servers=settings.kafka, metadata_max_age_ms=_METADATA_MAX_AGE_MS
     )

@@ -41,12 +41,14 @@ __all__ = [
 class Delivery:
     """An event as it was read back: where its record stands, and the broker's time in milliseconds.
 
-    A request comes as a `ResolvedRequest`, with the ids that its upstream left out.
+    A request comes as a `ResolvedRequest`, with the ids that its upstream left out. `came_as` is
+    where a request or command first stood that was rerouted or put back, else `None`.
     """
 
     event: Event
     address: Address
     at_ms: int
+    came_as: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)

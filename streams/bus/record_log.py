@@ -9,13 +9,13 @@ from aiokafka import TopicPartition
 
 from millstream.schemas.base import Address
 from millstream.schemas.errors import NoSuchPartition, Poison
-from millstream.schemas.topics import REQUESTS, TopicSpec
+from millstream.schemas.topics import CONTROL, REQUESTS, TopicSpec
 from millstream.streams.broker.batches import Outgoing
 from millstream.streams.bus.api import Delivery, EventFilter, Start, Unreadable
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import decode
 from millstream.streams.wire.partitioning import home_partition
-from millstream.streams.wire.records import InputRecord, LogRecord, read_request
+from millstream.streams.wire.records import InputRecord, LogRecord, original_address, read_request
 
 Positions = Mapping[TopicPartition, int]
 """The offset to read next, by partition."""
@@ -130,4 +130,8 @@ def read_entry(record: LogRecord, spec: TopicSpec) -> Entry:
         )
     except Poison as error:
         return Unreadable(address, record.timestamp, record.key, error)
-    return Delivery(event, address, record.timestamp)
+    came_as = None
+    if spec.name in {REQUESTS.name, CONTROL.name}:
+        first = original_address(InputRecord.of(record))
+        came_as = None if first == address else first
+    return Delivery(event, address, record.timestamp, came_as)

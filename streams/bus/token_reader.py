@@ -10,9 +10,15 @@ from dataclasses import replace
 from typing import Self
 
 from millstream.schemas.base import DEFAULT_TENANT, Address
-from millstream.schemas.errors import AnswerGone, AnswerLate, Misconfigured, ServiceUnavailable
+from millstream.schemas.errors import (
+    AnswerGone,
+    AnswerLate,
+    AnswerUnknown,
+    Misconfigured,
+    ServiceUnavailable,
+)
 from millstream.schemas.events import AgentResult
-from millstream.schemas.topics import RESULTS, STEPS, TOKENS, TopicSpec
+from millstream.schemas.topics import DECISIONS, REQUESTS, RESULTS, STEPS, TOKENS, TopicSpec
 from millstream.streams.bus.answer import (
     STEPS_HELD_MAX,
     Answer,
@@ -44,6 +50,9 @@ _STEPS_WAIT_S = 1.0
 
 _HISTORY_MAX = 10_000
 
+_LOOK_MAX_S = 5.0
+"""How long a reader that got nothing may look for its request."""
+
 
 class TokenReader:
     """Yields the pieces of one answer: `Text`, `StartedAnew` and, as the last one, `Ended`.
@@ -65,7 +74,9 @@ class TokenReader:
     id was used again after the window in which it is remembered. Only the user's home partition is
     read. Holds a bounded number of records, and of the text nothing.
 
-    Raises `AnswerLate` if no piece comes for `timeout_s`; the reader can be asked again.
+    Raises `AnswerLate` if no piece comes for `timeout_s`, by default 120 s; the reader can be asked
+    again. It is an `AnswerUnknown` if no such request has come, which is looked up then, in at most
+    5 s more.
     Raises `AnswerGone`, `AnswerAltered`, and `ServiceUnavailable` once the bus is stopped.
     """
 
@@ -134,7 +145,7 @@ class TokenReader:
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            raise AnswerLate(self._late()) from error
+            raise await self._late() from error
         return self._ready.popleft()
 
     async def _read(self) -> None:
@@ -214,14 +225,38 @@ class TokenReader:
         (place,) = await self._bus.starts((spec,), start, self._of)
         return place
 
-    def _late(self) -> str:
-        hint = "it is still running, was never accepted, or ended longer ago than is kept"
+    async def _late(self) -> AnswerLate:
+        told = (
+            f"nothing of request {self._of.request_id} of {self._of.user_id} came for "
+            f"{self._timeout_s:g} s: "
+        )
         if self._answer.gap:
             hint = "the beginning of its text is not there, so the rest comes with the result"
-        return (
-            f"nothing of request {self._of.request_id} of {self._of.user_id} came for "
-            f"{self._timeout_s:g} s: {hint}"
-        )
+            return AnswerLate(f"{told}{hint}")
+        if self._answer.position.attempt >= 0:
+            return AnswerLate(f"{told}it is still running, and writes nothing")
+        match await self._request_came():
+            case False:
+                return AnswerUnknown(
+                    f"{told}no such request has come. Look whether user, tenant and request id are "
+                    "right; one that ended longer ago than is kept is not known either"
+                )
+            case True:
+                hint = "it waits to be run, or is run and writes nothing; does a worker run?"
+            case None:
+                hint = "it is still running, was never accepted, or ended longer ago than is kept"
+        return AnswerLate(f"{told}{hint}")
+
+    async def _request_came(self) -> bool | None:
+        """Tell whether the request, or a decision on it, is on the topics; `None` if unsaid."""
+        try:
+            async with asyncio.timeout(_LOOK_MAX_S):
+                for spec in (REQUESTS, DECISIONS):
+                    if await self._bus.history(topics=(spec,), filter=self._of, limit=1):
+                        return True
+        except (TimeoutError, ServiceUnavailable, Misconfigured):
+            return None
+        return False
 
 
 async def answer(

@@ -68,6 +68,11 @@ class App(faust.App):  # type: ignore[misc]
             self._failure = error
             _log.error("%s failed: %r", self.conf.id, error, exc_info=error)
 
+    def answered(self) -> dict[TP, int | None]:
+        """Give when brokers last answered for each partition that is fetched now."""
+        answered: dict[TP, int | None] = self.consumer.answered()
+        return answered
+
     def on_init_dependencies(self) -> Any:
         """Do without Faust's monitor: it counts each record four times, and nobody asks it."""
         dependencies = super().on_init_dependencies()

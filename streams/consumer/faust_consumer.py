@@ -35,8 +35,11 @@ import asyncio
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from typing import Any
 
+import structlog
 from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import OffsetResetStrategy
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as AIOKafkaConsumer
 from faust.transport.drivers.aiokafka import Transport as AIOKafkaTransport
@@ -45,8 +48,12 @@ from mode.services import WaitResults
 from mode.utils.futures import maybe_async
 
 from millstream.streams.broker.aiokafka_patches import free_fetches, tolerate_header_names
+from millstream.streams.broker.recovery import recover_brokers
+from millstream.streams.telemetry.outages import KAFKA, is_transient
 
 __all__ = ["CommittedTransport", "eager_start"]
+
+log = structlog.get_logger(__name__)
 
 
 def eager_start(coroutine: Coroutine[Any, Any, object]) -> _Begun | None:
@@ -126,7 +133,22 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
     async def _gather_remaining_tasks(self) -> None:
         """Leave the loop's other tasks alone: they are not the consumer's."""
 
+    def answered(self) -> dict[TP, int | None]:
+        """Give what aiokafka notes of each partition that it fetches."""
+        consumer = self._consumer
+        subscription = None if consumer is None else consumer._subscription.subscription  # noqa: SLF001
+        if subscription is None or subscription.assignment is None:
+            return {}
+        assignment, fetched = subscription.assignment, consumer._fetcher._records  # noqa: SLF001
+        states = {tp: assignment.state_value(tp) for tp in assignment.tps}
+        return {
+            TP(tp.topic, tp.partition): state.timestamp
+            for tp, state in states.items()
+            if not state.paused and tp not in fetched
+        }
+
     def _create_worker_consumer(self, transport: AIOKafkaTransport) -> Any:
+        recover_brokers()
         tolerate_header_names()
         free_fetches()
         consumer = super()._create_worker_consumer(transport)
@@ -149,12 +171,31 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
             membership.watch(self._ensure_consumer()._coordinator, assignor.forget)  # noqa: SLF001
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit offsets; tells whether they are. Faust ends its app where a broker is away."""
+        consumer = self._ensure_consumer()
         # While it joins, this member's generation is the last one: aiokafka takes the broker's
         # refusal for a throw-out, and joins as another member. What is not committed comes again.
-        if self._ensure_consumer()._coordinator._heartbeat_task is None:  # noqa: SLF001
+        if consumer._coordinator._heartbeat_task is None:  # noqa: SLF001
             return False
-        committed: bool = await super()._commit(offsets)
-        return committed
+        mine = self.assignment()
+        wanted = {
+            TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(offset, "")
+            for tp, offset in offsets.items()
+            if tp in mine
+        }
+        try:
+            await consumer.commit(wanted)
+        except (CommitFailedError, IllegalStateError) as error:
+            # The group has dealt meanwhile: whoever has the partitions now reads on.
+            log.warning("offsets are left to the next owner", reason=str(error))
+        except (KafkaError, OSError) as error:
+            if is_transient(error):
+                log.warning("offsets are committed later", reason=repr(error), outage=KAFKA)
+            else:
+                await self.crash(error)
+        else:
+            return True
+        return False
 
     def join_anew(self) -> None:
         """Let the group deal again, by what this member holds now."""
@@ -260,6 +301,14 @@ class CommittedConsumer(AIOKafkaConsumer):  # type: ignore[misc]
     def join_anew(self) -> None:
         """Let the group deal again, by what this member holds now."""
         self._thread.join_anew()
+
+    def answered(self) -> dict[TP, int | None]:
+        """Give when brokers last answered for each partition that is fetched now, in ms.
+
+        `None` where none has. What is paused, or fetched and not read yet, is not fetched.
+        """
+        answered: dict[TP, int | None] = self._thread.answered()
+        return answered
 
     def resume_partitions(self, tps: Iterable[TP]) -> None:
         """Resume changelogs; hold the others back until the flow is resumed behind their seek."""

@@ -15,13 +15,15 @@ from dataclasses import dataclass, field
 from aiokafka import TopicPartition
 
 from millstream.schemas.base import Address
-from millstream.schemas.events import ResolvedRequest
+from millstream.schemas.events import ControlCommand, ResolvedRequest
 from millstream.schemas.topics import (
     ATTEMPTS,
     CHECKPOINTS,
+    CONTROL,
     COSTS,
     DEAD_LETTERS,
     DECISIONS,
+    OBEYED,
     REQUESTS,
     RESULTS,
     STEPS,
@@ -54,7 +56,7 @@ from millstream.streams.wire.records import LogRecord
 __all__ = ["HISTORY_TOPICS", "HistoryQuery", "read_history", "replay"]
 
 HISTORY_TOPICS = (
-    *(REQUESTS, DECISIONS, ATTEMPTS, STEPS, TOKENS),
+    *(REQUESTS, CONTROL, OBEYED, DECISIONS, ATTEMPTS, STEPS, TOKENS),
     *(COSTS, CHECKPOINTS, RESULTS, DEAD_LETTERS),
 )
 """What is replayed unless said otherwise; records of one millisecond come in this order."""
@@ -87,7 +89,7 @@ def read_history(settings: Settings, query: HistoryQuery) -> AsyncGenerator[Entr
 
     Gives a `Delivery` for each matching event, an `Unreadable` for each record that is none
     (if nothing but the user is asked for: of an unreadable record only its key is known).
-    A request that was put right, at its user's home partition, is shown once. Only the home
+    A request or command that was rerouted to its user's home partition is shown once. Only the home
     partition is read where the user is known. Memory is bounded by the number of partitions.
     Close the iterator (`contextlib.aclosing`) when leaving it early.
     Raises `ServiceUnavailable`, `Misconfigured` for a topic that does not exist, and
@@ -156,9 +158,9 @@ def _asked_for(entry: Entry, query: HistoryQuery) -> bool:
 
 
 class _ShownOnce:
-    """Knows which requests were shown that stand twice: where they arrived, and at home.
+    """Knows which requests and commands were shown that stand twice: where they came, and at home.
 
-    Only those that arrived elsewhere are remembered, the newest 65,536 of them. A request is
+    Only those that arrived elsewhere are remembered, the newest 65,536 of them. A record is
     passed over only if its twin was shown: no header can make a request vanish.
     """
 
@@ -167,15 +169,17 @@ class _ShownOnce:
         self._sources: OrderedDict[Address, None] = OrderedDict()
 
     def first_time(self, entry: Entry) -> bool:
-        if isinstance(entry, Unreadable) or not isinstance(entry.event, ResolvedRequest):
+        if isinstance(entry, Unreadable):
             return True
-        request = entry.event
-        home = home_partition(request.partition_key, self._partitions)
-        if request.source == entry.address and entry.address.partition == home:
+        if not isinstance(entry.event, ResolvedRequest | ControlCommand):
             return True
-        if request.source in self._sources:
+        home = home_partition(entry.event.partition_key, self._partitions)
+        source = entry.came_as or entry.address
+        if source == entry.address and entry.address.partition == home:
+            return True
+        if source in self._sources:
             return False
-        self._sources[request.source] = None
+        self._sources[source] = None
         if len(self._sources) > _MOVED_SHOWN_MAX:
             self._sources.popitem(last=False)
         return True

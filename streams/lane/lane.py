@@ -241,6 +241,11 @@ class Lane:
         await self._reader.stop()
 
     @property
+    def committing_s(self) -> float:
+        """For how many seconds a commit has been under way, 0 where none is."""
+        return self._committer.committing_s
+
+    @property
     def waiting(self) -> int:
         """How many requests are parked on the log."""
         return self._queue.waiting

@@ -15,6 +15,7 @@ from millstream.schemas.errors import LaneLapsed
 from millstream.schemas.topics import CONTROL
 from millstream.streams.consumer.assignor import LaneAssignor
 from millstream.streams.consumer.faust_app import build_app, stop_app
+from millstream.streams.consumer.freshness import Freshness, told_commits, told_stale
 from millstream.streams.consumer.membership import Lease, Membership
 from millstream.streams.lane.base.context import LaneServices, Stage
 from millstream.streams.lane.base.crash_counter import CrashCounter
@@ -70,6 +71,7 @@ class Lanes:
             self.agents.append(self.app.agent(control, name="control", concurrency=1)(self._read))
         self.app.on_partitions_assigned.connect(self._assigned)
         self._was_assigned = asyncio.Event()
+        self._freshness = Freshness(self.app.answered)
         self._stopping = False
 
     async def start(self) -> None:
@@ -111,13 +113,17 @@ class Lanes:
             return "waits for its partitions"
         slots = self._slots.items()
         opening = sorted(number for number, slot in slots if not (slot.serving or slot.closed))
-        if outdated := [why for number in opening if (why := self._slots[number].outdated)]:
-            return outdated[0]
         if opening:
-            return f"opens the lanes of partitions {', '.join(map(str, opening))}"
+            outdated = (self._slots[number].outdated for number in opening)
+            opens = f"opens the lanes of partitions {', '.join(map(str, opening))}"
+            return next(filter(None, outdated), opens)
         if self._assignor.missing:
             return f"waits for {self._assignor.missing} partitions that other workers work on"
-        return None
+        if stale := self._freshness.stale():
+            return told_stale(stale)
+        if not self._membership.fresh:
+            return "the group's coordinator has not answered within the session time-out"
+        return told_commits({number: slot.committing_s for number, slot in slots})
 
     def figures(self) -> Figures:
         """Count the lanes that serve, the records they hold, and the lanes that were lost."""
@@ -256,6 +262,7 @@ class Lanes:
             capacity=self._settings.runs_in_flight_max,
             fenced_wait_s=self._settings.session_timeout_s,
             name=f"{self._stage.name}-{partition}",
+            on_lost=self._services.metrics.lanes_lost.inc,
         )
 
 

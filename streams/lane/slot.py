@@ -45,6 +45,7 @@ class LaneSlot:
         capacity: int,
         fenced_wait_s: float,
         name: str,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._make = make
         self._lease = lease
@@ -61,6 +62,7 @@ class LaneSlot:
         self._closing = False
         self._lanes_lost = 0
         self._outdated: str | None = None
+        self._on_lost = on_lost
         self._task = asyncio.create_task(self._keep_open(), name=f"slot {name}")
 
     @property
@@ -117,6 +119,11 @@ class LaneSlot:
     def lacking(self) -> dict[TemplateRef, int] | None:
         """The templates that requests wait for, and how many do; `None`: no lane is open."""
         return None if self._lane is None else self._lane.lacking
+
+    @property
+    def committing_s(self) -> float:
+        """For how many seconds a commit has been under way, 0 where none is."""
+        return 0.0 if self._lane is None else self._lane.committing_s
 
     @property
     def deferred(self) -> int:
@@ -189,6 +196,7 @@ class LaneSlot:
             # What the group said before counts no more: since then it gave the partition away.
             self._confirmed.clear()
             self._lanes_lost += 1
+            self._on_lost()
             log.warning("lane lost", lane=self.name, reason=str(lost), records=len(self))
             self._outdated = str(lost) if isinstance(lost, LaneOutdated) else None
             await self._may_reopen(self._wait_s(lost))

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import orjson
 import structlog
 
+from millstream.streams.telemetry.outages import OutageLog
+
 if TYPE_CHECKING:
     from millstream.streams.settings import Settings
 
@@ -60,6 +62,7 @@ def configure_logging(
     """
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     to = sys.stderr if stream is None else stream
+    outages = OutageLog()
     handler = logging.StreamHandler(to)
     # Faust's services log under the module of the class that extends them, which is ours.
     handler.addFilter(
@@ -69,6 +72,8 @@ def configure_logging(
             or f"{os.sep}mode{os.sep}" not in line.pathname
         )
     )
+    if level > logging.DEBUG:  # whoever asks for everything gets each line
+        handler.addFilter(outages)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=(*_SHARED, structlog.stdlib.ExtraAdder()),
@@ -84,7 +89,11 @@ def configure_logging(
     for own in ("millstream",):
         logging.getLogger(own).setLevel(level)
     structlog.configure(
-        processors=(*_SHARED, *_renderers(settings.log_format, colors=to.isatty())),
+        processors=(
+            outages.process,
+            *_SHARED,
+            *_renderers(settings.log_format, colors=to.isatty()),
+        ),
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *names: _Lines(to, *names),
     )

@@ -16,6 +16,7 @@ from millstream.streams.broker.partition_reader import Consumer, PartitionReader
 from millstream.streams.lane.io import KafkaLaneIO, LaneIO
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.metrics import MetricsCollector
+from millstream.streams.telemetry.outages import KAFKA
 from millstream.streams.templates.records import (
     read_applied,
     read_topic,
@@ -106,7 +107,7 @@ class TemplateFollower:
                     self._read_to = record.offset + 1
             except KafkaError as error:
                 # What it has serves on; what is applied meanwhile is taken in then.
-                log.warning("templates cannot be followed, tried again", reason=repr(error))
+                log.warning("templates cannot be followed", reason=repr(error), outage=KAFKA)
             finally:
                 await consumer.stop()
             await asyncio.sleep(_AGAIN_AFTER_S)

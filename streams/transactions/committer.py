@@ -99,6 +99,7 @@ class Committer:
         self._gather_s = gather_s
         self._busy = False
         self._last_s = 0.0
+        self._began_s: float | None = None
         self._due = False
         self._lost: LaneLost | None = None
         self._stopping = asyncio.Event()
@@ -144,6 +145,11 @@ class Committer:
             await asyncio.gather(self._looking, return_exceptions=True)
         self._lose(LaneLost("the lane was closed"), tell=False)
         await self._transactions.stop()
+
+    @property
+    def committing_s(self) -> float:
+        """For how many seconds a commit has been under way, 0 where none is."""
+        return 0.0 if self._began_s is None else time.monotonic() - self._began_s
 
     def submit(
         self, records: Iterable[Outgoing], *, lazy: bool = False, hear: Hear = _ignore
@@ -267,8 +273,11 @@ class Committer:
         if not records:
             _tell(members, ())
             return
-        began = time.monotonic()
-        offsets = await self._transactions.commit(records)
+        self._began_s = began = time.monotonic()
+        try:
+            offsets = await self._transactions.commit(records)
+        finally:
+            self._began_s = None
         self._last_s = time.monotonic() - began
         self.transactions += 1
         self.records += len(offsets)

@@ -179,7 +179,9 @@ def counts_of(  # noqa: PLR0911  one return per type of event
         case Decision(reason=reason):
             return {f"requests|rejected|{reason.code if reason else ''}": 1}
         case AgentResult():
-            return {f"results|{event.status}": 1, **dict(_latencies(event, at_ms))}
+            # Without a reason as earlier versions counted all of them, under one name for both.
+            why = f"|{event.reason.code}" if event.reason else ""
+            return {f"results|{event.status}{why}": 1, **dict(_latencies(event, at_ms))}
         case CostRecorded():
             return spend_of(event)
         case AgentToken():

@@ -27,10 +27,11 @@ from millstream.schemas.topics import (
 )
 from millstream.streams.broker.topic_admin import ensure_changelogs
 from millstream.streams.consumer.faust_app import build_app, stop_app
+from millstream.streams.consumer.freshness import Freshness, told_stale
 from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.views.aggregates import Aggregate, merged
 from millstream.streams.views.session_feed import SessionFeed
-from millstream.streams.views.table_metrics import TableMetrics
+from millstream.streams.views.table_metrics import Shown, TableMetrics
 from millstream.streams.views.view import View
 from millstream.streams.wire.partitioning import home_partition
 
@@ -61,6 +62,7 @@ class Views:
         self._known_models = frozenset(known_models)
         self._collector = collector
         self.app = build_app(settings, "views")
+        self._freshness = Freshness(self.app.answered)
         self.app.position_of = self._position_of
         self.app.on_partitions_assigned.connect(self._assigned)
         self._feeds: dict[str, SessionFeed[Any]] = {
@@ -80,6 +82,7 @@ class Views:
             "millstream_session_view_partitions_behind",
             "Partitions with records that the session view lacks because it did not answer.",
         )
+        self._shown = Shown()
         self._metrics = TableMetrics(self._by_view)
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
@@ -123,7 +126,8 @@ class Views:
             return ["the views are not started"]
         if self.app.rebalancing or self.app.in_recovery:
             return ["the views restore their tables"]
-        return []
+        stale = self._freshness.stale()
+        return [f"the views: {told_stale(stale)}"] if stale else []
 
     def totals(self, topic: str) -> Aggregate:
         """Add up what is counted of a catalogue topic over this worker's partitions."""
@@ -149,10 +153,14 @@ class Views:
         )
 
     def _by_view(self) -> Iterator[tuple[str, int, Aggregate]]:
-        if self.app.failure is None:
+        if self.app.failure is not None:
+            return
+        # What is being restored rises from an old value: it is shown once it stands.
+        if not self.unready():
             for view in self._views.values():
                 for number, aggregate in view.aggregates():
-                    yield view.name, number, aggregate
+                    self._shown.take(view.name, number, aggregate)
+        yield from self._shown.all()
 
     def _position_of(self, tp: TP) -> int | None:
         view = self._views.get(tp.topic)

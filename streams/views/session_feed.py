@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError
 
 from millstream.schemas.errors import LaneLost, Poison, ServiceUnavailable
 from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.telemetry.outages import REDIS
 from millstream.streams.wire.codec import EventT, decode
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class SessionFeed(Generic[EventT]):
         try:
             await self._put(event, offset)
         except ServiceUnavailable as error:
-            log.warning("session view is away", topic=self._topic, reason=str(error))
+            log.warning("session view is away", reason=str(error), outage=REDIS)
             self._redo_from.setdefault(partition, offset)
             self._behind.set()
 
@@ -84,7 +85,7 @@ class SessionFeed(Generic[EventT]):
             try:
                 await self._catch_up()
             except (ServiceUnavailable, LaneLost, KafkaError) as error:
-                log.warning("session view is still behind", topic=self._topic, reason=str(error))
+                log.warning("session view is still behind", reason=str(error), outage=REDIS)
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, _BACKOFF_MAX_S)
             else:

@@ -23,10 +23,12 @@ from prometheus_client.registry import Collector
 from millstream.schemas.ports import ClockMs
 from millstream.streams.views.aggregates import LATENCY, LATENCY_BUCKETS_MS, Aggregate, parts
 
-__all__ = ["Aggregates", "TableMetrics"]
+__all__ = ["Aggregates", "Shown", "TableMetrics"]
 
 Aggregates = Callable[[], Iterable[tuple[str, int, Aggregate]]]
 """Gives each view's name, partition and aggregate."""
+
+LINGER_S = 60.0
 
 _MINUTE_MS = 60_000
 
@@ -36,7 +38,7 @@ _FIGURES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Requests by what the middleware decided, and the reason of a rejection",
         ("decision", "reason"),
     ),
-    "results": ("results", "Terminal results by status", ("status",)),
+    "results": ("results", "Terminal results by status and reason", ("status", "reason")),
     "tokens": ("tokens", "Tokens that models read and wrote", ("direction",)),
     "cost_micros": ("cost_micros", "Spend in millionths of a US dollar, by model", ("model",)),
     "token_records": ("token_records", "Records of answers as they are written", ()),
@@ -50,6 +52,31 @@ _FIGURES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
 }
 """By counted figure: the metric's name, its help, its labels."""
+
+
+class Shown:
+    """What was shown last of each partition, and for `LINGER_S` after it went to another worker.
+
+    That one restores it first. Summed over the largest of each series
+    (`sum(max by (partition, status) (…))`) totals do not dip meanwhile.
+    """
+
+    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._clock_s = clock_s
+        self._last: dict[tuple[str, int], tuple[float, Aggregate]] = {}
+
+    def take(self, view: str, partition: int, aggregate: Aggregate) -> None:
+        """Take in what a partition of this worker has now."""
+        self._last[view, partition] = (self._clock_s(), aggregate)
+
+    def all(self) -> Iterator[tuple[str, int, Aggregate]]:
+        """Give what is to be shown."""
+        now_s = self._clock_s()
+        self._last = {
+            place: taken for place, taken in self._last.items() if now_s - taken[0] < LINGER_S
+        }
+        for (view, partition), (_, aggregate) in sorted(self._last.items()):
+            yield view, partition, aggregate
 
 
 class TableMetrics(Collector):

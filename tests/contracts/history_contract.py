@@ -11,7 +11,7 @@ from millstream.schemas.base import Address
 from millstream.schemas.dead_letters import NotJson
 from millstream.schemas.errors import NoSuchPartition
 from millstream.schemas.events import AgentRequest, Origin, ResolvedRequest
-from millstream.schemas.topics import COSTS, REQUESTS, TOKENS, TopicSpec
+from millstream.schemas.topics import CONTROL, COSTS, REQUESTS, TOKENS, TopicSpec
 from millstream.streams.bus.api import Delivery, EventBus, EventFilter, Unreadable
 from millstream.streams.bus.record_log import Entry
 from millstream.streams.history.replay import HistoryQuery
@@ -189,6 +189,23 @@ class HistoryContract:
             assert request.source == source
         by_id = HistoryQuery(wanted=EventFilter(request_id=str(source)))
         assert len(await events(world, by_id)) == 1
+
+    async def test_command_that_was_rerouted_is_shown_once_and_says_where_it_came(
+        self, world: HistoryWorld
+    ) -> None:
+        home = home_partition("ada", world.settings.partitions)
+        elsewhere = (home + 1) % world.settings.partitions
+        value = b'{"user_id": "ada", "command": "pause", "request_id": "r"}'
+        source = await world.put(CONTROL, elsewhere, value, key=b"other")
+        origin = Origin(source=source).model_dump_json().encode()
+        moved = await world.put(CONTROL, home, value, key=b"ada", headers=((ORIGIN, origin),))
+        (first,) = await entries(world, HistoryQuery())
+        assert isinstance(first, Delivery)
+        # Records of one millisecond come in the order of their partitions.
+        assert (first.address, first.came_as) in {(source, None), (moved, source)}
+        (at_home,) = await entries(world, HistoryQuery(wanted=EventFilter(user_id="ada")))
+        assert isinstance(at_home, Delivery)
+        assert (at_home.address, at_home.came_as) == (moved, source)
 
     async def test_forged_origin_makes_no_other_request_vanish(self, world: HistoryWorld) -> None:
         home = home_partition("ada", world.settings.partitions)

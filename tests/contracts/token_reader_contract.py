@@ -8,7 +8,7 @@ from typing import Protocol
 import pytest
 
 from millstream.schemas.base import Address
-from millstream.schemas.errors import AnswerLate, Misconfigured, ServiceUnavailable
+from millstream.schemas.errors import AnswerLate, AnswerUnknown, Misconfigured, ServiceUnavailable
 from millstream.schemas.events import AgentResult, AgentToken, ResultStatus
 from millstream.schemas.steps import AgentStep
 from millstream.schemas.topics import RESULTS, TOKENS
@@ -282,6 +282,18 @@ class TokenReaderContract:
                     return None
 
             assert words([await eventually(asked_again), await anext(reader)]) == ["a", "."]
+
+    async def test_a_reader_of_a_request_that_nobody_made_says_so_once_it_has_waited(
+        self, bus: EventBus
+    ) -> None:
+        await bus.publish(making.request(request_id="r", user_id="grace"))
+        async with TokenReader(bus, "ada", "r", timeout_s=MOMENT_S) as reader:
+            with pytest.raises(AnswerUnknown, match="no such request has come"):
+                await anext(reader)
+            await bus.publish(making.request(request_id="r", user_id="ada"))
+            with pytest.raises(AnswerLate, match="it waits to be run") as late:
+                await anext(reader)
+            assert not isinstance(late.value, AnswerUnknown)
 
     async def test_a_bus_that_is_stopped_stops_its_readers(self, world: World) -> None:
         bus = world.bus()

@@ -27,6 +27,15 @@ class Ended:
     err: str
 
 
+@dataclass(frozen=True, slots=True)
+class Up:
+    """A running `millstream up`, and the variables of the commands beside it."""
+
+    process: asyncio.subprocess.Process
+    environment: dict[str, str]
+    log: Path
+
+
 @asynccontextmanager
 async def millstream(
     environment: Mapping[str, str], *arguments: str, folder: Path = PROJECT

@@ -29,6 +29,7 @@ def environment(kafka_bootstrap: str, redis_url: str, tmp_path: Path) -> dict[st
         "MILLSTREAM_NAMESPACE": f"t-{secrets.token_hex(6)}",
         "MILLSTREAM_DATA_DIR": str(tmp_path / "data"),
         "MILLSTREAM_DEFAULT_MODEL": "scripted",
+        "MILLSTREAM_SCRIPTED_MODEL": "on",
     }
 
 

@@ -2,67 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
 import secrets
 import signal
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from tests.e2e.programs import (
-    PROJECT,
+    Up,
     ended,
     interrupt,
     line_with,
     millstream,
     run,
-    running_with,
 )
 from tests.support import eventually
-
-
-@dataclass(frozen=True, slots=True)
-class Up:
-    """A running `millstream up`, and the variables of the commands beside it."""
-
-    process: asyncio.subprocess.Process
-    environment: dict[str, str]
-    log: Path
-
-
-@pytest_asyncio.fixture(scope="module")
-async def up(
-    kafka_bootstrap: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Up]:
-    """`millstream up` with the demo's policy, an agent with tools, and the scripted model."""
-    data = tmp_path_factory.mktemp("up")
-    client = {
-        "MILLSTREAM_NAMESPACE": f"t-{secrets.token_hex(6)}",
-        "MILLSTREAM_DATA_DIR": str(data),
-    }
-    environment = client | {
-        "MILLSTREAM_KAFKA": kafka_bootstrap,
-        "MILLSTREAM_REDIS_URL": redis_url,
-        "MILLSTREAM_DEFAULT_MODEL": "scripted",
-        "MILLSTREAM_SESSION_TIMEOUT_S": "6",
-    }
-    demo = (PROJECT / "docs" / "examples" / "demo-policy.yaml").read_text("utf-8")
-    policy = data / "policy.yaml"
-    policy.write_text(demo.replace("[chat_agent]", "[chat_agent, react_agent]"), "utf-8")
-    async with millstream(environment, "up", "--policy", str(policy)) as process:
-        assert process.stderr is not None
-        await line_with(process.stderr, "Millstream runs", 90)
-        # Neither Kafka nor Redis is named: they are found in the data folder.
-        yield Up(process, client, data / "worker.log")
-        stopped = await interrupt(process)
-    assert stopped.code == 0, stopped.err
-    assert running_with(f"MILLSTREAM_NAMESPACE={client['MILLSTREAM_NAMESPACE']}") == set()
 
 
 async def test_submit_shows_the_answer_and_tells_the_rest_on_standard_error(up: Up) -> None:
@@ -70,6 +27,19 @@ async def test_submit_shows_the_answer_and_tells_the_rest_on_standard_error(up: 
     assert (told.code, told.out) == (0, "hello world\n"), told.err
     assert "completed in" in told.err
     assert "$0.000000" in told.err
+
+
+async def test_submit_reads_what_to_ask_and_names_its_request(up: Up, tmp_path: Path) -> None:
+    ask = ("submit", "-", "--user", "ada", "--metadata", "order=7", "--json")
+    told = await run(up.environment, *ask, typed="say: 10\u00a0000 €\n")
+    assert told.code == 0, told.err
+    result = json.loads(told.out.splitlines()[-1])["event"]
+    assert (result["output"], result["metadata"]) == ("10\u00a0000 €", {"order": "7"})
+    assert told.err.startswith(f"request {result['request_id']} (")
+    (tmp_path / "question.txt").write_text("say: from a file\n", encoding="utf-8")
+    file = ("--input-file", str(tmp_path / "question.txt"))
+    told = await run(up.environment, "submit", *file, "--user", "ada")
+    assert (told.code, told.out) == (0, "from a file\n"), told.err
 
 
 async def test_submit_with_steps_shows_the_run_s_calls_in_their_order(up: Up) -> None:
@@ -115,7 +85,8 @@ async def test_submit_as_json_prints_the_events_up_to_the_result(up: Up) -> None
     [
         ("Hi", "mallory", (), 3, "forbidden"),
         ("fail: out of order", "ada", (), 4, "out of order"),
-        ("slow: 3.0; say: late", "ada", ("--timeout", "0.5"), 5, "no result"),
+        ("slow: 8.0; say: late", "ada", ("--timeout", "4"), 5, "a worker has taken it up"),
+        ("say: late", "ada", ("--timeout", "0.1"), 5, "has not taken request"),
         ("Hi", "ada", ("--deadline", "0.001"), 4, "expired"),
     ],
 )
@@ -140,7 +111,8 @@ async def test_a_request_id_is_answered_once_however_often_it_is_submitted(up: U
 
 
 async def test_submit_that_is_interrupted_says_how_to_end_what_goes_on(up: Up) -> None:
-    arguments = ("submit", "pace: 0.05; endless", "--user", "ada", "--request-id", "left")
+    # Text for people would come to a pipe once it is whole.
+    arguments = ("submit", "pace: 0.05; endless", "--user", "ada", "--request-id", "left", "--json")
     async with millstream(up.environment, *arguments) as submitted:
         assert submitted.stdout is not None
         await submitted.stdout.read(1)
@@ -194,7 +166,9 @@ async def test_history_tells_what_became_of_a_request(up: Up) -> None:
     await run(up.environment, "submit", "say: told", "--user", "ada", "--request-id", "told")
     shown = await run(up.environment, "history", "--user", "ada", "--request", "told")
     assert shown.code == 0
-    told = re.sub(r"^\S+ \S+ +(\S+)-\d+@\d+ +ada +", r"\1 ", shown.out, flags=re.MULTILINE)
+    told = re.sub(
+        r"^\S+ \S+ +(\S+)-\d+@\d+ +ada +told +\S+ +told +", r"\1 ", shown.out, flags=re.MULTILINE
+    )
     for words in (
         "requests asks chat_agent: say: told",
         "decisions admitted by",
@@ -210,7 +184,13 @@ async def test_history_tells_what_became_of_a_request(up: Up) -> None:
 async def test_cancel_ends_a_run_and_tells_how_it_ended(up: Up) -> None:
     who = ("--user", "ada", "--request", "endless")
     async with millstream(
-        up.environment, "submit", "pace: 0.05; endless", "--user", "ada", "--request-id", "endless"
+        up.environment,
+        "submit",
+        "pace: 0.05; endless",
+        *who[:2],
+        "--request-id",
+        "endless",
+        "--json",
     ) as submitted:
         assert submitted.stdout is not None
         await submitted.stdout.read(1)
@@ -218,7 +198,8 @@ async def test_cancel_ends_a_run_and_tells_how_it_ended(up: Up) -> None:
         assert (told.code, told.err) == (0, "request endless: cancelled\n")
         assert (await ended(submitted)).code == 4
     again = await run(up.environment, "cancel", *who, "--json")
-    assert json.loads(again.out)["status"] == "cancelled"
+    said = json.loads(again.out)
+    assert (again.code, said["outcome"], said["status"]) == (8, "had_ended", "cancelled")
     wrong = await run(up.environment, "cancel", "--user", "ada")
     assert wrong.code == 2
 
@@ -226,7 +207,7 @@ async def test_cancel_ends_a_run_and_tells_how_it_ended(up: Up) -> None:
 async def test_a_paused_request_waits_until_it_is_resumed(up: Up) -> None:
     who = ("--user", "ada", "--request", "paused")
     told = await run(up.environment, "pause", *who)
-    assert (told.code, told.err.partition(":")[0]) == (0, "request paused")
+    assert (told.code, told.err.partition(" of this")[0]) == (8, "request paused: no such request")
     async with millstream(
         up.environment, "submit", "say: at last", "--user", "ada", "--request-id", "paused"
     ) as submitted:
@@ -242,9 +223,9 @@ async def test_a_paused_request_waits_until_it_is_resumed(up: Up) -> None:
         done = await ended(submitted)
     assert (done.code, done.out.strip()) == (0, "at last")
     late = await run(up.environment, "pause", *who)
-    assert (late.code, late.err.startswith("request paused: had ended")) == (1, True)
+    assert (late.code, late.err.startswith("request paused: had ended")) == (8, True)
     again = await run(up.environment, "resume", *who)
-    assert (again.code, again.err) == (1, "request paused: was not paused\n")
+    assert (again.code, again.err) == (8, "request paused: was not paused\n")
 
 
 async def test_a_worker_that_is_drained_hands_over_and_exits_0(up: Up) -> None:
@@ -256,8 +237,8 @@ async def test_a_worker_that_is_drained_hands_over_and_exits_0(up: Up) -> None:
         assert (await ended(worker)).code == 0
     after = await run(up.environment, "submit", "say: still here", "--user", "ada")
     assert after.code == 0
-    unknown = await run(up.environment, "drain", "nobody")
-    assert unknown.code == 1
+    unknown = await run(up.environment, "drain", "nobody", "--json")
+    assert (unknown.code, json.loads(unknown.out)["outcome"]) == (8, "unknown")
     assert "nobody" in unknown.err
 
 

@@ -173,8 +173,9 @@ async def test_one_whose_bytes_are_gone_or_are_too_many_still_keeps_no_other_fro
         (("redrive",), 2, "--all"),
         (("redrive", "--all"), 2, "--code"),
         (("redrive", "requests-0-7", "--code", "not_json"), 2, "--all"),
-        (("redrive", "--all", "--code", "newer"), 0, "there are no such dead letters"),
-        (("redrive", "--all", "--code", "x", "--value", "/dev/null"), 2, "name its ADDRESS"),
+        (("redrive", "--all", "--code", "newer_schema"), 0, "there are no such dead letters"),
+        (("redrive", "--all", "--code", "newer"), 2, "no record is dead for 'newer'"),
+        (("redrive", "--all", "--code", "not_json", "--value", "/dev/null"), 2, "name its ADDRESS"),
     ],
     ids=[
         "show",
@@ -184,6 +185,7 @@ async def test_one_whose_bytes_are_gone_or_are_too_many_still_keeps_no_other_fro
         "no-kind",
         "one-of-a-kind",
         "none",
+        "no-such-kind",
         "one-value",
     ],
 )

@@ -13,7 +13,7 @@ from tests.e2e.programs import ended, line_with, millstream
 from tests.services.launcher import launched
 from tests.support import eventually
 
-SIGNALS = [signal.SIGTERM, signal.SIGINT]
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
 
 def heeds(pid: int, number: signal.Signals) -> bool:
@@ -50,6 +50,7 @@ async def test_a_worker_whose_kafka_does_not_answer_yet_ends_with_0(
             "MILLSTREAM_KAFKA": f"{host}:{port}",
             "MILLSTREAM_DATA_DIR": str(tmp_path),
             "MILLSTREAM_DEFAULT_MODEL": "scripted",
+            "MILLSTREAM_SCRIPTED_MODEL": "on",
         }
         async with millstream(environment, "worker") as worker:
             await asyncio.wait_for(asked.wait(), 60)
@@ -71,6 +72,7 @@ async def test_a_worker_whose_broker_is_gone_ends_with_0(tmp_path: Path) -> None
             "MILLSTREAM_REDIS_URL": named["redis_url"],
             "MILLSTREAM_DATA_DIR": str(tmp_path),
             "MILLSTREAM_DEFAULT_MODEL": "scripted",
+            "MILLSTREAM_SCRIPTED_MODEL": "on",
             "MILLSTREAM_SHUTDOWN_GRACE_S": "1",
         }
         async with millstream(environment, "worker") as worker:

@@ -99,6 +99,7 @@ def scripted(kafka: str, redis: str, folder: Path) -> dict[str, str]:
         "MILLSTREAM_NAMESPACE": f"t-{secrets.token_hex(6)}",
         "MILLSTREAM_DATA_DIR": str(folder / "data"),
         "MILLSTREAM_DEFAULT_MODEL": "scripted",
+        "MILLSTREAM_SCRIPTED_MODEL": "on",
     }
 
 

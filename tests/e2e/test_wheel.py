@@ -11,7 +11,7 @@ import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -331,6 +331,12 @@ def test_up_of_an_installed_wheel_answers_from_any_folder_of_the_project(app: Ap
     for name in ("agents", "schemas", "streams", "yaml"):
         (app.folder / name).mkdir()
         (app.folder / name / "__init__.py").write_text("raise SystemExit(99)")
+    policy = app.folder / "policy.yaml"
+    policy.write_text(
+        "{roles: {all: {templates: ['*'], models: [scripted]}}, defaults: {roles: [all]}}"
+    )
+    variables = {"MILLSTREAM_POLICY_FILE": str(policy), "MILLSTREAM_SCRIPTED_MODEL": "on"}
+    app = replace(app, environment={**app.environment, **variables})
     with up(app):
         ask = ("submit", "Name three planets.", "--user", "ada")
         assert app.millstream(*ask, "--model", "scripted") == "Name three planets.\n"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -34,10 +36,11 @@ PRICED = """
 prices:
   scripted: {input_usd_per_mtok: 1000, output_usd_per_mtok: 4000}
 """
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "metrics.md").read_text("utf-8")
 NOBODY_LISTENS = "redis://127.0.0.1:1/0"
 
 Totals = dict[str, float]
-"""Sums over the partitions by metric and label values, as `results|completed`."""
+"""Sums over the partitions by metric and label values, as `results||completed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ async def recount(settings: Settings) -> Totals:
         reason = decision.reason.code if decision.reason else ""
         counts[f"requests|{'admitted' if decision.admitted else 'rejected'}|{reason}"] += 1
     for result in await read_whole(settings, RESULTS, AgentResult):
-        counts[f"results|{result.status}"] += 1
+        counts[f"results|{result.reason.code if result.reason else ''}|{result.status}"] += 1
     for token in await read_whole(settings, TOKENS, AgentToken):
         counts["token_records"] += 1
         counts["streamed_tokens"] += token.tokens
@@ -153,6 +156,12 @@ async def test_a_worker_shows_in_metrics_and_sessions_what_the_topics_hold(
         await worker.ready()
         assert (await answer(worker, "/health/live"))[0] == 200
         assert (await answer(worker, "/health/ready"))[0] == 200
+        _, text = await answer(worker, "/metrics")
+        told = set(re.findall("^# HELP (\\w+)", text, re.MULTILINE))
+        ours = {one for one in told if one.startswith("millstream_")}
+        shown = set(re.findall(r"^\| `(\w+)`", PAGE, re.MULTILINE))
+        assert shown == {one for one in ours if not one.endswith("_created")}
+        assert {"process_open_fds", "python_gc_collections_total"} <= told
         await asyncio.gather(
             *(
                 program.publish(
@@ -168,7 +177,8 @@ async def test_a_worker_shows_in_metrics_and_sessions_what_the_topics_hold(
         )
         await read_topic(deployment, RESULTS, AgentResult, count=40)
         totals = await metrics_equal_the_topics(deployment, worker)
-        assert (totals["results|completed"], totals["results|rejected"]) == (36, 4)
+        results = {name: count for name, count in totals.items() if name.startswith("results|")}
+        assert results == {"results||completed": 36, "results|unknown_template|rejected": 4}
         assert totals["tokens|output"] > 0
         assert totals["cost_micros|scripted"] > 0
         sessions = SessionManager(store)
@@ -198,7 +208,7 @@ async def test_totals_stay_equal_when_the_worker_is_killed_and_another_one_start
         await second.ready()
         await run(program, deployment, 3, request_id="r3")
         totals = await metrics_equal_the_topics(deployment, second)
-        assert totals["results|completed"] == 3
+        assert totals["results||completed"] == 3
 
 
 @pytest.mark.promise("P6")

@@ -92,6 +92,7 @@ async def worker_process(
         "MILLSTREAM_NAMESPACE": settings.namespace,
         "MILLSTREAM_DATA_DIR": str(settings.data_dir / name),
         "MILLSTREAM_DEFAULT_MODEL": "scripted",
+        "MILLSTREAM_SCRIPTED_MODEL": "on",
         "MILLSTREAM_SESSION_TIMEOUT_S": "6",
         **more,
     }

@@ -51,6 +51,7 @@ __all__ = [
 
 CASES = Path(__file__).parent / "cases"
 REPORTED = Path(__file__).parent / "reported"
+_ANYTHING = {"templates": ["*"], "permissions": ["*"], "models": ["*"]}
 _EVENT_COMMON = {"id": "c1", "object": "chat.completion.chunk", "created": 0, "model": "fake"}
 
 
@@ -234,7 +235,10 @@ def _serving_with(
 
 
 def _policy(case: Case) -> Policy:
-    return Policy.model_validate({"prices": case.prices, **case.policy})
+    """Give the case's own, under which everybody may name any model."""
+    given = {"prices": case.prices, "roles": {"any": _ANYTHING}, **case.policy}
+    defaults = {"roles": ["any"], **case.policy.get("defaults", {})}
+    return Policy.model_validate({**given, "defaults": defaults})
 
 
 async def check(case: Case, template: str, bench: Bench) -> None:

@@ -59,6 +59,9 @@ __all__ = ["SCRIPTED_MODEL_NAME", "ScriptedChatModel"]
 SCRIPTED_MODEL_NAME: Final = "scripted"
 
 _TOKEN: Final = re.compile(r"\s*\S+|\s+\Z")
+TEXT_CHARS_MAX: Final = 1_000_000
+"""Longest text to say, its placeholders filled in: each may stand for a whole input, many times."""
+
 _AFTER_THE_END: Final = Turn(Say("{tool_result}"))
 
 
@@ -261,11 +264,20 @@ def _newest_input(messages: Sequence[BaseMessage]) -> str:
 
 def _filled_in(text: str, messages: Sequence[BaseMessage]) -> str:
     # In this order, so that a placeholder inside a tool's result is left alone.
-    text = text.replace("{input}", _newest_input(messages)) if "{input}" in text else text
+    if "{input}" in text:
+        text = _replaced(text, "{input}", _newest_input(messages))
     if "{tool_result}" in text:
         results = (str(m.text) for m in reversed(messages) if isinstance(m, ToolMessage))
-        text = text.replace("{tool_result}", next(results, ""))
+        text = _replaced(text, "{tool_result}", next(results, ""))
     return text
+
+
+def _replaced(text: str, placeholder: str, by: str) -> str:
+    length = len(text) + text.count(placeholder) * (len(by) - len(placeholder))
+    if length > TEXT_CHARS_MAX:
+        message = f"the script says {length:,} characters, more than {TEXT_CHARS_MAX:,}: shorten it"
+        raise Terminal(message)
+    return text.replace(placeholder, by)
 
 
 def _until(stop: Sequence[str] | None, text: str) -> str:

@@ -20,7 +20,7 @@ Before a turn may stand, separated by `;` too, how it is played:
 An answer that has to be given anew, since it does not fit its schema, is a turn that was played.
 In a text to say, `{tool_result}` is the newest tool result and `{input}` the human's message. So
 `slow: 0.5; call: add {"a": 1, "b": 2}; say: it is {tool_result}` waits, calls, and tells. Text
-that starts with no cue is echoed.
+that starts with no cue is echoed. A script has 100,000 `tokens` at most, in all.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def parse_script(text: str) -> Script:
         return (Turn(Say("{input}")),)
     turns: list[Turn] = []
     pacing = Pacing()
-    position = 0
+    position = tokens = 0
     while position < len(text):
         cue = _CUE.match(text, position)
         if cue is None:
@@ -146,6 +146,8 @@ def parse_script(text: str) -> Script:
             separator = _SEPARATOR.search(text, cue.end())
             end = separator.start() if separator else len(text)
             argument = text[cue.end() : end].strip()
+            if cue[1] == "tokens":
+                tokens += int(_number(argument, cue.end(), highest=TOKENS_MAX - tokens))
             step, pacing = _read_cue(cue[1] or cue[2], argument, pacing, cue.end())
         if step is not None:
             turns.append(Turn(step, pacing))

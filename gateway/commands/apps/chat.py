@@ -16,8 +16,10 @@ from prompt_toolkit import PromptSession
 
 from millstream.gateway.client_settings import open_bus, settings_for_client
 from millstream.gateway.commands.control.control import user_command
-from millstream.gateway.commands.submit import TextShow, follow, request_of
+from millstream.gateway.commands.submit import follow, request_of
+from millstream.gateway.console.follow import Progress
 from millstream.gateway.console.running import run
+from millstream.gateway.console.shows import TextShow
 from millstream.gateway.console.terminal import progress_console
 from millstream.gateway.exits import ExitCode
 from millstream.schemas.base import DEFAULT_TENANT
@@ -102,10 +104,21 @@ class _Talk:
         )
         self._under_way = (bus, request)
         try:
-            show = TextShow(model_calls=False)
-            return await follow(bus, request, show, timeout_s=_ANSWER_MAX_S, steps=True)
+            return await self._answered(bus, request)
         finally:
             self._under_way = None
+
+    async def _answered(self, bus: KafkaBus, request: AgentRequest) -> ExitCode:
+        show, progress = TextShow(model_calls=False), Progress()
+        try:
+            async with asyncio.timeout(_ANSWER_MAX_S) as limit:
+                code = await follow(bus, request, show, progress, steps=True)
+                return ExitCode.FAILED if code is None else code
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            self._console.print(f"no end of the answer within {_ANSWER_MAX_S:g} s")
+            return ExitCode.TIMED_OUT
 
     def interrupted(self) -> bool:
         """Have the answer that is being written cancelled; tells whether there is one."""

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import typer
 
+from millstream.gateway.client_settings import open_bus, settings_for_client
 from millstream.gateway.commands.control.control import (
+    Command,
+    JsonOption,
     RequestOption,
     SessionOption,
     TenantOption,
     TimeoutOption,
     UserOption,
-    carry_out,
-    tell,
-    told_too_late,
+    is_known,
     user_command,
 )
-from millstream.gateway.console.running import run
+from millstream.gateway.console.running import run_within
 from millstream.gateway.exits import ExitCode
 from millstream.schemas.base import DEFAULT_TENANT
-from millstream.schemas.events import ControlCommand
+from millstream.streams.bus.api import EventBus
+from millstream.streams.settings import Settings
 
-__all__ = ["pause", "resume"]
+__all__ = ["give_pause", "give_resume", "pause", "resume"]
 
 
 def pause(
@@ -30,18 +32,19 @@ def pause(
     session: SessionOption = None,
     tenant: TenantOption = DEFAULT_TENANT,
     timeout_s: TimeoutOption = 30.0,
+    as_json: JsonOption = False,
 ) -> None:
     """Let a request, or all of a session, wait until it is resumed.
 
     No run of it begins. One that is under way stops before its next call of a model or a tool, and
     is begun anew when it is resumed; a call under way is not cut off. It stays paused whatever
-    happens to workers, also if it is paused before it comes. Waits until a worker has carried it
-    out, and exits 1 if the request had ended.
+    happens to workers. Waits until a worker has carried it out. Exits 8 if the request had ended,
+    or if no such request had come: should it come, it waits.
     """
-    command = user_command(
-        "pause", user=user, tenant=tenant, request_id=request_id, session=session
-    )
-    raise typer.Exit(run(_pause(command, timeout_s=timeout_s)))
+    event = user_command("pause", user=user, tenant=tenant, request_id=request_id, session=session)
+    command = Command(event, timeout_s=timeout_s, as_json=as_json)
+    main = _pause(command, settings_for_client())
+    raise typer.Exit(run_within(timeout_s, main, command.late))
 
 
 def resume(
@@ -51,34 +54,43 @@ def resume(
     session: SessionOption = None,
     tenant: TenantOption = DEFAULT_TENANT,
     timeout_s: TimeoutOption = 30.0,
+    as_json: JsonOption = False,
 ) -> None:
     """Let a request, or a session, go on that was paused.
 
-    Waits until a worker has carried it out, and exits 1 if there was no pause to take back.
+    Waits until a worker has carried it out, and exits 8 if there was no pause to take back.
     """
-    command = user_command(
-        "resume", user=user, tenant=tenant, request_id=request_id, session=session
-    )
-    raise typer.Exit(run(_resume(command, timeout_s=timeout_s)))
+    event = user_command("resume", user=user, tenant=tenant, request_id=request_id, session=session)
+    command = Command(event, timeout_s=timeout_s, as_json=as_json)
+    main = _resume(command, settings_for_client())
+    raise typer.Exit(run_within(timeout_s, main, command.late))
 
 
-async def _pause(command: ControlCommand, *, timeout_s: float) -> ExitCode:
-    mark = await carry_out(command, timeout_s=timeout_s)
-    if mark is None:
-        return told_too_late(command, timeout_s=timeout_s)
+async def _pause(command: Command, settings: Settings) -> ExitCode:
+    async with open_bus(settings) as bus:
+        return await give_pause(bus, command)
+
+
+async def _resume(command: Command, settings: Settings) -> ExitCode:
+    async with open_bus(settings) as bus:
+        return await give_resume(bus, command)
+
+
+async def give_pause(bus: EventBus, command: Command) -> ExitCode:
+    """Give a pause and tell what became of it; gives the exit code."""
+    mark = await command.carry_out(bus)
     if mark.had_ended:
-        tell(command, "had ended; `millstream history --request` shows how")
-        return ExitCode.FAILED
-    tell(command, "waits from now on; `millstream resume` lets it go on")
-    return ExitCode.OK
+        return command.tell("had_ended", "had ended; `millstream history --request` shows how")
+    # Asked now: a request that came with the command is one that was there.
+    if command.event.request_id is not None and not await is_known(bus, command.event):
+        told = "no such request of this user has come; should it come, it waits until resumed"
+        return command.tell("unknown", told)
+    return command.tell("done", "waits from now on; `millstream resume` lets it go on")
 
 
-async def _resume(command: ControlCommand, *, timeout_s: float) -> ExitCode:
-    mark = await carry_out(command, timeout_s=timeout_s)
-    if mark is None:
-        return told_too_late(command, timeout_s=timeout_s)
+async def give_resume(bus: EventBus, command: Command) -> ExitCode:
+    """Give a resume and tell what became of it; gives the exit code."""
+    mark = await command.carry_out(bus)
     if mark.was_paused is False:  # a worker of an earlier version does not say
-        tell(command, "was not paused")
-        return ExitCode.FAILED
-    tell(command, "goes on")
-    return ExitCode.OK
+        return command.tell("not_paused", "was not paused")
+    return command.tell("done", "goes on")

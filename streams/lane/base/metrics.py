@@ -42,7 +42,7 @@ class LaneMetrics:
     duplicates: Counter
     put_right: Counter
     dedup_window: Gauge
-    lanes_lost: Gauge
+    lanes_lost: Counter
     lanes_open: Gauge
     records_held: Gauge
     requests_waiting: Gauge
@@ -62,7 +62,6 @@ class LaneMetrics:
         self.requests_waiting.set_function(lambda: sum(one.figures().waiting for one in watched))
         self.requests_deferred.set_function(lambda: sum(one.figures().deferred for one in watched))
         self.requests_lacking.set_function(lambda: sum(one.figures().lacking for one in watched))
-        self.lanes_lost.set_function(lambda: sum(one.figures().lost for one in watched))
 
     def tell_circuit(self, model: str, is_open: bool) -> None:  # noqa: FBT001  a callback's
         """Take in that a model is passed over, or no longer."""
@@ -85,8 +84,8 @@ class LaneMetrics:
                 "How far back ids are remembered, where their number cuts the window short.",
                 ("stage", "partition"),
             ),
-            lanes_lost=collector.gauge(
-                "millstream_lanes_lost",
+            lanes_lost=collector.counter(
+                "millstream_lanes_lost_total",
                 "Lanes dropped since the start: fenced, or a commit's outcome was unknown.",
             ),
             lanes_open=collector.gauge("millstream_lanes_open", "Lanes that serve."),

@@ -122,6 +122,7 @@ def admit(
         model_calls_max=plan.model_calls_max,
         models_after=plan.models_after,
         models_beside=plan.models_beside,
+        models_own=plan.models_own,
         permissions=plan.template.permissions,
         template_version=plan.template.version,
     )

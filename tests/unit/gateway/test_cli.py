@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from millstream.gateway.cli import app
+from millstream.gateway.cli import app, exit_code_of
 from millstream.gateway.installation import HOME
+from millstream.gateway.processes.children import ChildEnded
 from millstream.version import __version__
 
 runner = CliRunner()
@@ -35,6 +37,20 @@ def test_the_version_is_told_and_where_it_stands() -> None:
     assert (shown.exit_code, shown.stdout) == (0, f"millstream {__version__} ({HOME})\n")
 
 
+@pytest.mark.parametrize("columns", [40, 80])
+def test_help_is_as_wide_as_the_terminal_and_cuts_nothing(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for arguments in (["--help"], ["pause", "--help"], ["templates", "--help"]):
+        shown = runner.invoke(app, arguments).stdout
+        assert "..." not in shown.replace("[ARGS]...", "")
+        assert max(map(len, shown.splitlines())) < columns
+    whole = " ".join(runner.invoke(app, ["pause", "--help"]).stdout.split())
+    # The docstring breaks its lines elsewhere.
+    assert "a model or a tool, and is begun anew when it is resumed; a call under way" in whole
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -53,6 +69,15 @@ def test_the_version_is_told_and_where_it_stands() -> None:
         ["worker", "--role", "lane"],
         ["history", "--since", "yesterday", "--topic", "results"],
         ["tail", "results", "--from", "then"],
+        ["submit", "--user", "ada"],
+        ["submit", "-", "--user", "ada"],
+        ["submit", "Hi", "--input-file", "x", "--user", "ada"],
+        ["submit", "Hi", "--user", "ada", "--metadata", "x"],
+        ["history", "--since", "1h", "--until", "2h"],
+        ["history", "--since", "2026-01-31", "--until", "2026-01-31"],
+        ["history", "--offset", "5", "--offset-until", "5"],
+        ["dead-letters", "list", "--code", "nonsense"],
+        ["dead-letters", "redrive", "--all", "--code", "nonsense"],
         ["nothing"],
     ],
 )
@@ -154,6 +179,23 @@ def test_doctor_reads_the_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "nobody" in shown.stdout
 
 
+def test_doctor_tells_globs_of_the_policy_that_match_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(
+        "roles: {a: {templates: [chat_agent, 'react*', 'raect*'], models: ['opneai:*', 'local']}}"
+    )
+    monkeypatch.setenv("MILLSTREAM_POLICY_FILE", str(policy))
+    shown = runner.invoke(app, ["doctor", "--json"])
+    findings = map(json.loads, shown.stdout.splitlines())
+    idle = [one["told"] for one in findings if one["name"] == "policy" and one["level"] == "note"]
+    assert idle == [
+        "roles.a.templates: 'raect*' matches nothing",
+        "roles.a.models: 'opneai:*' matches nothing",
+    ]
+
+
 def test_doctor_tells_wrong_settings_and_goes_on_with_what_needs_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -174,6 +216,7 @@ def test_doctor_tells_wrong_settings_and_goes_on_with_what_needs_none(
     [
         ("MILLSTREAM_CHAIN_CUTS", '["executer"]', "settings", "there is no layer 'executer'"),
         ("MILLSTREAM_DEFAULT_MODEL", "gpt-5", "default model", "no model is called 'gpt-5'"),
+        ("MILLSTREAM_DEFAULT_MODEL", "scripted", "default model", "MILLSTREAM_SCRIPTED_MODEL=on"),
     ],
 )
 def test_doctor_tells_what_would_keep_a_worker_from_starting(
@@ -235,3 +278,26 @@ def test_a_reader_that_has_had_enough_is_no_error() -> None:
         told = process.stderr.read()
     # Read to its end it would exit 1, for nothing runs here.
     assert (process.returncode, told) == (0, b"")
+
+
+@pytest.mark.parametrize(("child", "code"), [(6, 6), (1, 1), (-9, 1), (None, 1)])
+def test_a_program_of_ours_that_found_nobody_there_gives_its_code_on(
+    child: int | None, code: int
+) -> None:
+    assert exit_code_of(ChildEnded("it ended", child)) == code
+
+
+def test_errors_that_nobody_reads_are_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as nobody:
+        told = subprocess.run(
+            [sys.executable, "-m", "millstream.gateway", "topics"],
+            cwd=HOME,
+            stdout=nobody,
+            stderr=nobody,
+            check=False,
+            timeout=60,
+        )
+    # Nothing runs here, which it could not tell.
+    assert told.returncode == 6

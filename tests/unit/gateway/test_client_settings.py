@@ -93,7 +93,7 @@ async def test_a_policy_is_not_taken_for_that_of_an_up_that_it_is_not(
         monkeypatch.setenv("MILLSTREAM_KAFKA", "elsewhere:9092")
     assert policy_of_up(local_settings()) is None
     (found,) = await check_policy()
-    assert (found.level, found.told) == ("note", "none: everybody may do everything")
+    assert (found.level, found.told) == ("note", "none: everybody may use every template")
 
 
 def test_the_note_of_a_launcher_that_is_gone_is_not_believed(data: Path) -> None:

@@ -100,3 +100,56 @@ def test_the_refusal_names_user_template_roles_and_remedy() -> None:
     words = str(AuthMiddleware(POLICY).admit(context(asked)).rejection)
     assert "user 'ada', whose roles are reader, may not use template 'ops_restart'" in words
     assert "give the user a role" in words
+
+
+MODELS = Policy.from_yaml(
+    """
+    roles:
+      reader: {templates: [chat_agent]}
+      tester: {models: ["openai:*-mini", "local"]}
+    users: {ada: {roles: [reader]}, bob: {roles: [reader, tester]}}
+    """,
+    "policy.yaml",
+)
+
+
+@pytest.mark.parametrize(
+    ("user_id", "model", "passes"),
+    [
+        ("ada", None, True),
+        ("ada", "anthropic:own", True),  # the template's first
+        ("ada", "anthropic:later", True),  # and the one behind it
+        ("ada", "openai:gpt-5-mini", False),
+        ("ada", "scripted:call: mail {}", False),
+        ("ada", "anthropic:own ", False),
+        ("bob", "openai:gpt-5-mini", True),
+        ("bob", "openai:gpt-5", False),
+        ("bob", "OpenAI:gpt-5-mini", False),
+        ("bob", "local", True),
+        ("bob", "scripted", False),
+    ],
+)
+def test_a_request_names_a_model_of_its_template_or_of_a_role(
+    user_id: str,
+    model: str | None,
+    passes: bool,  # noqa: FBT001  a case's
+) -> None:
+    own = ("anthropic:own", "anthropic:later")
+    asked = replace(context(resolved(user_id=user_id, model=model)), models_own=own)
+    refused = AuthMiddleware(MODELS).admit(asked).rejection
+    if passes:
+        assert refused is None
+        return
+    assert isinstance(refused, Forbidden)
+    assert f"may not name model {model!r}" in str(refused)
+    assert "which has 'anthropic:own', 'anthropic:later'; leave the request's `model` out" in str(
+        refused
+    )
+
+
+def test_without_a_policy_a_request_names_models_of_its_template_only() -> None:
+    auth = AuthMiddleware(Policy())
+    own = ("local",)
+    for model, passes in (("local", True), ("openai:gpt-5", False)):
+        asked = replace(context(resolved(model=model)), models_own=own)
+        assert (auth.admit(asked).rejection is None) is passes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from datetime import UTC, datetime
 
 import pytest
 from structlog.testing import capture_logs
@@ -16,6 +17,7 @@ from millstream.middleware.prices import PriceTable
 from millstream.schemas.base import CallUsage, Usage
 from millstream.schemas.errors import BudgetExceeded, ModelUnpriced, Rejected
 from millstream.schemas.events import AttemptStarted, CostRecorded, ResolvedRequest
+from millstream.schemas.reasons import reason_of
 from tests import making
 from tests.making import NOON_MS, context, resolved, result_of, used
 
@@ -106,7 +108,22 @@ def test_the_refusal_says_cap_spend_and_need() -> None:
     refused = cost.admit(context(resolved(tenant="acme"))).rejection
     assert isinstance(refused, BudgetExceeded)
     assert "user 'acme/ada' may spend $0.000150 a day (UTC); $0.000000 is spent" in str(refused)
-    assert "up to $0.000200" in str(refused)
+    assert "up to $0.000200, more than a whole day's: raise `spend`" in str(refused)
+    assert refused.retry_after_s is None
+
+
+def test_the_refusal_says_when_the_budget_is_free_again() -> None:
+    cost = layer(cap_micros=RUN_MICROS)
+    decide(cost, resolved(request_id="r1"))
+    refused = cost.admit(context(resolved(request_id="r2"))).rejection
+    assert isinstance(refused, BudgetExceeded)
+    free_at_ms = NOON_MS + 12 * 3_600_000
+    free_at = datetime.fromtimestamp(free_at_ms / 1000, UTC)
+    assert f"; the budget is free again at {free_at:%Y-%m-%dT00:00:00Z}" in str(refused)
+    assert refused.retry_after_s == 12 * 3600
+    assert cost.admit(context(resolved(request_id="r3", at_ms=free_at_ms))).rejection is None
+    decision = MiddlewarePipeline([cost]).decide(context(resolved(request_id="r4")), generation=1)
+    assert decision.reason == reason_of(refused)
 
 
 def test_users_and_tenants_have_caps_of_their_own() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -139,6 +139,99 @@ def test_a_layer_that_raises_or_answers_nothing_rejects_the_request(
     assert decision.reason is not None
     assert (decision.reason.code, decision.reason.message) == ("layer_failed", told)
     assert after.folded == [decision]
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (MiddlewareResult("no"), "rejected with str, not with a Rejected"),  # type: ignore[arg-type]
+        (MiddlewareResult(ValueError("no")), "rejected with ValueError"),  # type: ignore[arg-type]
+        (MiddlewareResult(Forbidden), "rejected with"),  # type: ignore[arg-type]
+        (MiddlewareResult(None, "5"), "reserved '5', not micros"),  # type: ignore[arg-type]
+        (MiddlewareResult(RateLimited("w", retry_after_s="soon")), "no record can hold"),  # type: ignore[arg-type]
+    ],
+)
+def test_an_answer_that_no_record_could_hold_rejects_the_request(
+    answer: MiddlewareResult, told: str
+) -> None:
+    """Else the lane fails at it, and whoever takes over fails at it too."""
+    pipeline = MiddlewarePipeline([Layer("x", 10, answer)])
+    decision = pipeline.decide(context(resolved()), generation=1)
+    assert decision.reason is not None
+    assert decision.reason.code == "layer_failed"
+    assert told in decision.reason.message
+    assert any_event.validate_json(decision.model_dump_json()) == decision
+
+
+@pytest.mark.parametrize("words", ["x" * 5_000_000, "half a character: \ud800"])
+def test_a_reason_of_any_text_is_brought_to_what_a_record_holds(words: str) -> None:
+    pipeline = MiddlewarePipeline([Layer("x", 10, MiddlewareResult(Forbidden(words)))])
+    decision = pipeline.decide(context(resolved()), generation=1)
+    assert decision.reason is not None
+    assert decision.reason.code == "forbidden"
+    assert decision.reason.message[:4] == words[:4]
+    assert len(decision.model_dump_json().encode()) < 2_000
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"output": 3},
+        {"output": "\ud800"},
+        {"status": "fine"},
+        {"structured": {"a": object()}},
+        {"request_id": "other"},
+        {"user_id": "other"},
+        None,
+    ],
+)
+def test_a_layer_that_makes_a_result_no_record_could_hold_changes_nothing(
+    changed: dict[str, Any] | None,
+) -> None:
+    class Settles(Layer):
+        def settle(self, request: ResolvedRequest, result: AgentResult) -> Settlement:  # noqa: ARG002
+            made = None if changed is None else result.model_copy(update=changed)
+            return Settlement(made)  # type: ignore[arg-type]
+
+    before = result_of(resolved())
+    assert MiddlewarePipeline([Settles("x", 10)]).settle(resolved(), before).result is before
+
+
+def test_a_layer_adds_no_second_result() -> None:
+    class Doubles(Layer):
+        def settle(self, request: ResolvedRequest, result: AgentResult) -> Settlement:  # noqa: ARG002
+            return Settlement(result, (result,))
+
+    assert (
+        MiddlewarePipeline([Doubles("x", 10)]).settle(resolved(), result_of(resolved())).events
+        == ()
+    )
+
+
+def test_what_is_no_event_is_not_taken_from_a_layer() -> None:
+    class Junk(Layer):
+        def settle(self, request: ResolvedRequest, result: AgentResult) -> Settlement:  # noqa: ARG002
+            return Settlement(result, ("junk",))  # type: ignore[arg-type]
+
+        def charge(self, request: object, used: object) -> tuple[Event, ...]:  # noqa: ARG002
+            return ("junk",)  # type: ignore[return-value]
+
+    pipeline = MiddlewarePipeline([Junk("x", 10)])
+    assert pipeline.settle(resolved(), result_of(resolved())).events == ()
+    assert pipeline.charge(resolved(), used(1)) == []
+
+
+def test_a_layer_that_writes_to_the_metadata_rejects_the_request_and_no_record_holds_it() -> None:
+    class Writes(Layer):
+        def admit(self, context: MiddlewareContext) -> MiddlewareResult:
+            context.request.metadata["seen"] = 1  # type: ignore[assignment]
+            return MiddlewareResult()
+
+    request = resolved()
+    decision = MiddlewarePipeline([Writes("x", 10)]).decide(context(request), generation=1)
+    assert decision.reason is not None
+    assert decision.reason.code == "layer_failed"
+    assert request.metadata == {}
 
 
 def test_a_layer_that_raises_later_on_changes_nothing_for_the_others() -> None:

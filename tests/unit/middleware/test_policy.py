@@ -32,7 +32,11 @@ def test_the_example_of_the_documentation_is_read_as_it_says() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "# nothing\n", "defaults: {rate: {requests: 1, window_s: 1}}", "prices: {}"]
+    "text",
+    [
+        "defaults: {rate: {requests: 1, window_s: 1}}",
+        "prices: {local: {input_usd_per_mtok: 0, output_usd_per_mtok: 0}}",
+    ],
 )
 def test_without_roles_and_users_everybody_may_use_every_template(text: str) -> None:
     assert read(text).rules_for("default", "anyone").may_use("anything")
@@ -167,4 +171,58 @@ def test_a_role_may_give_permissions_alone_but_not_nothing() -> None:
 def test_permissions_that_no_role_grants_are_known() -> None:
     policy = read("{roles: {clerk: {permissions: ['orders:*']}}}")
     assert policy.granted_to_nobody(("orders:read", "mail:send")) == ("mail:send",)
-    assert read("").granted_to_nobody(("mail:send",)) == ()
+    assert Policy().granted_to_nobody(("mail:send",)) == ()
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "null", "{}", "prices: {}"])
+def test_a_policy_that_says_nothing_is_refused(text: str) -> None:
+    with pytest.raises(Misconfigured, match=r"^policy\.yaml: is empty, which would permit"):
+        read(text)
+
+
+@pytest.mark.parametrize("text", ["roles: {}", "users: {}", "defaults: {roles: []}"])
+def test_where_roles_or_users_stand_without_any_nobody_may_do_anything(text: str) -> None:
+    assert not read(text).rules_for("default", "ada").may_use("chat_agent")
+
+
+def test_mistakes_of_every_kind_are_told_at_once() -> None:
+    with pytest.raises(Misconfigured) as told:
+        read(
+            """\
+            roles:
+              a: {tmpl: []}
+              b: {templates: ["*"]}
+              b: {templates: ["x"]}
+            defaults: {rate: {requests: 0, window_s: 1}}
+            users:
+              /ada: {roles: [b]}
+              bob: {roles: [bb, cc]}
+              eve: {}
+              cat: {roles: 2026-99-99}
+            prices: {local: 5}
+            rols: {}
+            """
+        )
+    lines = str(told.value).splitlines()
+    assert len(lines) == len(set(lines))
+    for words in (
+        "line 4: 'b' is given twice",
+        "line 10: '2026-99-99'",
+        "line 2: roles.a.tmpl: unknown key",
+        "line 5: defaults.rate.requests: ",
+        "line 7: users./ada: is no user",
+        "line 8: users.bob.roles: no role 'bb'; did you mean 'b'?",
+        "line 8: users.bob.roles: no role 'cc'",
+        "line 9: users.eve: has no role",
+        "line 11: prices.local: must be a mapping",
+        "line 12: rols: unknown key",
+    ):
+        assert any(words in line for line in lines), words
+
+
+def test_a_policy_without_models_keeps_its_digest() -> None:
+    text = "{roles: {r: {templates: [a]}}, users: {ada: {roles: [r], rate: unlimited}}}"
+    policy = read(text)
+    assert policy.digest == "385aef171bfd491e"
+    assert policy.digest != read(text.replace("[a]", "[a], models: [local]")).digest
+    assert not policy.rules_for("default", "ada").may_name("local")

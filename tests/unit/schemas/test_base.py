@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from millstream.schemas.base import NO_USAGE, Address, Identifier, TenantName, Usage, partition_key
 from millstream.schemas.events import AgentRequest
+from tests.making import resolved
 
 pytestmark = pytest.mark.rule(11)
 
@@ -52,6 +56,19 @@ def test_an_event_cannot_be_changed() -> None:
     request = AgentRequest(user_id="ada", input="hi")
     with pytest.raises(ValidationError, match="frozen"):
         request.input = "bye"  # type: ignore[misc]
+
+
+def test_nobody_who_is_shown_an_event_changes_its_metadata() -> None:
+    """What is shown to an app's code and changed there would be written for everybody."""
+    told = resolved("hi", metadata={"a": "b"})
+    again = pickle.loads(pickle.dumps(told))  # noqa: S301  its own bytes
+    for request in (told, resolved("hi"), copy.deepcopy(told), again):
+        with pytest.raises(TypeError, match="make one of your own"):
+            request.metadata["x"] = "y"
+        with pytest.raises(TypeError, match="make one of your own"):
+            request.metadata.update(x="y")
+    assert told.metadata == {"a": "b"}
+    assert dict(told.metadata) | {"x": "y"} == {"a": "b", "x": "y"}
 
 
 def test_fields_of_a_later_release_are_ignored() -> None:

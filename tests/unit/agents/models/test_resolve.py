@@ -28,6 +28,12 @@ def test_local_names_share_one_engine(name: str) -> None:
     assert model.engine is LocalChatModel().engine
 
 
+def test_scripted_is_no_model_where_it_is_not_let_in() -> None:
+    for name in ("scripted", "scripted:call: mail {}"):
+        with pytest.raises(ModelUnavailable, match="set MILLSTREAM_SCRIPTED_MODEL=on on the"):
+            resolve_model(name, scripted=False)
+
+
 def test_scripted_takes_its_script_from_the_name_or_from_the_input() -> None:
     for name, script in (("scripted", None), ("scripted:say: hi", (Turn(Say("hi")),))):
         model = resolve_model(name)

@@ -33,6 +33,12 @@ class Size(enum.Enum):
     SMALL = "small"
 
 
+class Shop:
+    def find(self, order: str) -> str:
+        """Find an order."""
+        return order
+
+
 @dataclass
 class Place:
     city: str
@@ -173,6 +179,16 @@ def takes_config(config: str) -> str:
     return config
 
 
+def other_name(order: str, context: ToolRuntime[Caller]) -> str:
+    """Take the runtime by a name of its own."""
+    return order + str(context)
+
+
+def perhaps_runtime(order: str, runtime: ToolRuntime[Caller] | None = None) -> str:
+    """Take the runtime where there is one."""
+    return order + str(runtime)
+
+
 WRONG: dict[Callable[..., Any], str] = {
     no_hint: "'no_hint' has no type hint for 'order': say one, for instance `order: str`",
     no_docstring: "'no_docstring' has no docstring: say in one what it does",
@@ -184,6 +200,9 @@ WRONG: dict[Callable[..., Any], str] = {
     takes_handle: "'takes_handle' has an argument 'handle' of a type that a model cannot",
     takes_call: "'takes_call' has an argument 'call' of a type that a model cannot",
     hidden_hint: "'hidden_hint' has type hints that cannot be read .*not under TYPE_CHECKING",
+    other_name: "'other_name' has the argument 'context' for a ToolRuntime, and would",
+    perhaps_runtime: "write it as `runtime: ToolRuntime.Caller.`",
+    Shop.find: "'find' is a method without its object: give that of an object",
     takes_config: "'takes_config' has an argument called 'config', which LangChain keeps",
 }
 
@@ -197,6 +216,12 @@ def test_a_function_that_is_no_tool_says_what_to_do_and_where(
         with pytest.raises(Misconfigured, match=WRONG[function]) as raised:
             make(function)
         assert re.search(rf"tests/unit/agents/tools/test_declared\.py:{line}\)", str(raised.value))
+
+
+def test_what_is_called_like_a_function_is_told_to_be_wrapped() -> None:
+    """Asked of others too (pydantic/pydantic-ai#2347)."""
+    with pytest.raises(Misconfigured, match=r"write a function with type hints .* that calls it"):
+        ToolRegistry([functools.partial(plain, size=Size.SMALL)])
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from millstream.gateway.console.follow import earlier_result, submitted
-from millstream.schemas.base import Address
+from millstream.gateway.console.follow import Progress, Told, earlier_result, submitted
+from millstream.schemas.base import Address, Usage
 from millstream.schemas.dead_letters import DeadLetter, RequestIdReused
 from millstream.schemas.events import AgentRequest, AgentResult, AgentToken, Decision
 from millstream.schemas.steps import AgentStep
@@ -18,6 +18,7 @@ from millstream.streams.bus.api import EventBus
 from millstream.streams.bus.memory import MemoryBus
 from millstream.streams.settings import Settings
 from tests import making
+from tests.support import eventually
 
 REQUEST = making.request(input="Hi", request_id="r", session_id="s")
 
@@ -147,3 +148,36 @@ async def test_steps_that_come_behind_the_result_are_awaited(bus: MemoryBus) -> 
             pieces += told.pieces
     assert [type(piece) for piece in pieces if not isinstance(piece, Text)] == [Stepped, Ended]
     assert "".join(piece.text for piece in pieces if isinstance(piece, Text)) == "Hello"
+
+
+async def last_told(bus: MemoryBus, *after: object, progress: Progress | None = None) -> Told:
+    async with (
+        asyncio.timeout(10),
+        submitted(bus, REQUEST, progress=progress) as (_, coming),
+    ):
+        for event in after:
+            await bus.publish(event)  # type: ignore[arg-type]
+        return [told async for told in coming][-1]
+
+
+@pytest.mark.parametrize(("digest", "unpriced"), [("unpriced", True), ("d", False)])
+async def test_a_model_without_a_price_is_known_by_its_costs(
+    bus: MemoryBus, digest: str, *, unpriced: bool
+) -> None:
+    usage = Usage(input_tokens=3, output_tokens=1)
+    cost = making.cost(request_id="r", price_digest=digest, usage=usage, cost_micros=0)
+    async with bus:
+        ended = result().model_copy(update={"usage": usage})
+        assert (await last_told(bus, cost, ended)).unpriced is unpriced
+
+
+async def test_progress_says_whether_a_worker_has_taken_it_up(bus: MemoryBus) -> None:
+    progress = Progress()
+    async with bus:
+        following = asyncio.create_task(last_told(bus, progress=progress))
+        await eventually(lambda: progress.address is not None)
+        assert not progress.taken_up
+        await bus.publish(making.decision(request_id="r"))
+        await eventually(lambda: progress.taken_up)
+        await bus.publish(result())
+        assert isinstance((await following).delivery.event, AgentResult)

@@ -21,6 +21,7 @@ from millstream.schemas.lane_events import (
     TemplateWait,
 )
 from millstream.streams.bus.api import Delivery, Unreadable
+from millstream.streams.wire.partitioning import home_partition
 from tests import making
 
 PLACE = Address(topic="ns.results", partition=1, offset=7)
@@ -50,18 +51,18 @@ CASES: tuple[tuple[Event, str], ...] = (
     ),
     (
         making.result("", structured={"answer": "Città"}),
-        'completed, 0 tokens in, 0 out, $0.000000: {"answer": "Città"}',
+        'completed, 0 tokens in, 0 out: {"answer": "Città"}',
     ),
     (
         making.result("Par", finish_reason="length"),
         (
             "completed (cut at its limit of tokens: raise output_tokens_max), "
-            "0 tokens in, 0 out, $0.000000: Par"
+            "0 tokens in, 0 out: Par"
         ),
     ),
     (
         making.result("Par", finish_reason="content_filter"),
-        "completed (cut by its provider's filter), 0 tokens in, 0 out, $0.000000: Par",
+        "completed (cut by its provider's filter), 0 tokens in, 0 out: Par",
     ),
     (
         making.result(
@@ -259,6 +260,9 @@ def test_a_line_says_when_where_who_and_what() -> None:
         "09:30:00.007",
         "results-1@7",
         "ada",
+        "r",
+        "0",
+        "s",
         "completed,",
         "3",
         "tokens",
@@ -268,6 +272,45 @@ def test_a_line_says_when_where_who_and_what() -> None:
         "$0.000014:",
         "Paris.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("event", "told"),
+    [
+        (
+            making.cost(**IDS, model="new", price_digest="unpriced", usage=Usage(input_tokens=3)),
+            "used new, which has no price (3 tokens in, 0 out)",
+        ),
+        (
+            making.attempt(**IDS, attempt=1000, model="new", price_digest="unpriced"),
+            "begins attempt 1000 on new, which has no price",
+        ),
+    ],
+)
+def test_a_model_without_a_price_is_told_to_have_none(event: Event, told: str) -> None:
+    assert what(event) == told
+
+
+def test_a_line_shortens_ids_and_says_what_an_event_has_not() -> None:
+    event = making.token(request_id="0123456789abcdef", session_id="s-1", attempt=2000)
+    assert entry_line(Delivery(event, PLACE, 0), "ns").split()[3:7] == [
+        *("ada", "0123456789a…", "2000", "s-1"),
+    ]
+    drain = ControlCommand(user_id="ada", command="drain", worker="w")
+    assert entry_line(Delivery(drain, PLACE, 0), "ns").split()[3:7] == ["ada", "-", "-", "-"]
+
+
+def test_a_request_that_was_rerouted_or_put_back_says_so() -> None:
+    home = PLACE.model_copy(update={"partition": home_partition(REQUEST.partition_key, 4)})
+    away = home.model_copy(update={"partition": (home.partition + 1) % 4})
+
+    def line(at: Address, came_as: Address | None = None) -> str:
+        return entry_line(Delivery(REQUEST, at, 0, came_as), "ns", partitions=4)
+
+    assert line(home).endswith("asks chat_agent: Hi there")
+    assert line(away).endswith(f"(rerouted to partition {home.partition})")
+    assert line(home, away).endswith(f"(rerouted: it came as results-{away.partition}@7)")
+    assert line(home, home).endswith(f"(put back: it came as results-{home.partition}@7)")
 
 
 @pytest.mark.parametrize(

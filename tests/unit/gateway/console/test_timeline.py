@@ -20,22 +20,24 @@ async def told(*events: Event) -> list[str]:
         for offset, event in enumerate(events):
             yield Delivery(event, Address(topic="ns.t", partition=0, offset=offset), 1000)
 
-    return [line.split("ada", 1)[1].strip() async for line in timeline(entries(), "ns")]
+    told = [line async for line in timeline(entries(), "ns")]
+    # Time, place and user; then request, attempt and session, each as short as it may be.
+    return [" ".join(line.split("ada", 1)[1].split()) for line in told]
 
 
 async def test_tokens_in_a_row_make_one_line() -> None:
     asked = making.request(input="Hi")
     assert await told(asked, token("a", 0), token("b", 1), asked) == [
-        "asks chat_agent: Hi",
-        "writes (attempt 1000, 0 to 1): ab",
-        "asks chat_agent: Hi",
+        "- - - asks chat_agent: Hi",
+        "r 1000 s writes (attempt 1000, 0 to 1): ab",
+        "- - - asks chat_agent: Hi",
     ]
 
 
 async def test_a_new_attempt_begins_a_line() -> None:
     assert await told(token("a", 0), token("b", 0, attempt=2000)) == [
-        "writes (attempt 1000, 0): a",
-        "writes (attempt 2000, 0): b",
+        "r 1000 s writes (attempt 1000, 0): a",
+        "r 2000 s writes (attempt 2000, 0): b",
     ]
 
 
@@ -44,8 +46,8 @@ async def test_tokens_of_two_users_with_one_key_make_a_line_each() -> None:
     slashed = token("b", 1).model_copy(update={"user_id": "acme/ada"})
     assert of_tenant.partition_key == slashed.partition_key
     assert await told(of_tenant, slashed) == [
-        "writes (attempt 1000, 0): a",
-        "writes (attempt 1000, 1): b",
+        "r 1000 s writes (attempt 1000, 0): a",
+        "r 1000 s writes (attempt 1000, 1): b",
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from langchain_core.tools import tool
 
-from millstream import AgentMiddleware, AgentTemplate, App, ModelEndpoint
+from millstream import AgentMiddleware, AgentResult, AgentTemplate, App, ModelEndpoint
 from millstream.schemas.errors import Misconfigured
 from millstream.streams.apps.checks import parts_of
 
@@ -124,3 +124,35 @@ def test_a_field_of_the_wrong_kind_is_told(given: dict[str, Any], told: str) -> 
 def test_a_name_is_needed() -> None:
     with pytest.raises(Misconfigured, match="name: must be a text of 1 to 64 characters"):
         parts_of(App(""))
+
+
+@pytest.mark.parametrize(
+    ("declared", "told"),
+    [
+        ({"name": 3}, "`name` must be a text of 1 to 64 printable characters, not 3"),
+        ({"name": ""}, "`name` must be a text of 1 to 64 printable characters, not ''"),
+        ({"priority": "35"}, "`priority` must be a number, not '35'"),
+        ({"priority": None}, "`priority` must be a number, not None"),
+        ({"priority": float("nan")}, "`priority` must be a number, not nan"),
+        (
+            {"folds": AgentResult},
+            "`folds` must be a set of event types, as frozenset({AgentResult})",
+        ),
+        (
+            {"folds": {"result"}},
+            "`folds` must be a set of event types, as frozenset({AgentResult})",
+        ),
+        ({"history_ms": "1 day"}, "`history_ms` must be milliseconds, a whole number from 0 on"),
+    ],
+)
+def test_a_layer_that_no_lane_could_hold_is_told_by_its_field(
+    declared: dict[str, Any], told: str
+) -> None:
+    (fault,) = faults(layers=[type("Odd", (Quiet,), declared)])
+    assert fault.startswith(f"layers[0]: Odd: {told}")
+
+
+def test_a_function_that_forgets_to_give_its_layer_is_told() -> None:
+    """Else its chain runs without it, and nobody is turned away."""
+    (fault,) = faults(layers=[lambda: None])
+    assert fault == "layers[0]: <lambda> makes None, which is no AgentMiddleware"

@@ -89,14 +89,27 @@ async def test_a_session_goes_on_and_a_policy_counts_over_several_requests() -> 
     assert third.reason.startswith("rate_limited: ")
 
 
+ANY_MODEL = Policy.from_yaml(
+    "{roles: {any: {templates: ['*'], models: ['*']}}, defaults: {roles: [any]}}", "policy.yaml"
+)
+
+
+async def test_a_request_names_no_model_that_the_policy_does_not_let_it_name() -> None:
+    script = 'call: calculator {"expression": "1+1"}'
+    run = await arun_agent(None, "react_agent", "hi", model=f"scripted:{script}")
+    assert run.status == "rejected"
+    assert run.reason.startswith("forbidden: user 'ada', who has no role, may not name model ")
+    assert run.tools_called == ()
+
+
 async def test_what_the_model_of_the_app_says_is_the_answer() -> None:
     def house(**_: object) -> FakeListChatModel:
         return FakeListChatModel(responses=["from the house"])
 
     app = App("own", models={"house": house})
-    run = await arun_agent(app, "chat_agent", "hi", model="house")
+    run = await arun_agent(app, "chat_agent", "hi", model="house", policy=ANY_MODEL)
     assert run.output == "from the house"
-    run = await arun_agent(app, "chat_agent", "hi", model="hause")
+    run = await arun_agent(app, "chat_agent", "hi", model="hause", policy=ANY_MODEL)
     assert run.reason.startswith("model_unavailable: no model is called 'hause'")
 
 
@@ -104,7 +117,8 @@ async def test_a_model_that_cannot_be_made_fails_the_run_by_its_name() -> None:
     def broken(**_: object) -> FakeListChatModel:
         raise OSError("no such host")  # noqa: EM101  an app's own
 
-    run = await arun_agent(App("own", models={"house": broken}), "chat_agent", "hi", model="house")
+    app = App("own", models={"house": broken})
+    run = await arun_agent(app, "chat_agent", "hi", model="house", policy=ANY_MODEL)
     assert run.reason == (
         "model_unavailable: the app's model 'house' cannot be made: OSError: no such host"
     )

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer.fetcher import Fetcher, OffsetResetStrategy
+from aiokafka.errors import (
+    CommitFailedError,
+    GroupAuthorizationFailedError,
+    IllegalStateError,
+    NodeNotReadyError,
+    RequestTimedOutError,
+)
 from faust.types import TP
 
 from millstream.streams.consumer.faust_consumer import CommittedConsumerThread, eager_start
@@ -118,3 +128,73 @@ async def test_a_seek_moves_a_partition_without_a_committed_offset_to_its_beginn
         await consumer._fetcher.close()
         await consumer._client.close()
         consumer._closed = True  # it was never started, so `stop` would find parts missing
+
+
+class Refusing(AIOKafkaConsumer):  # type: ignore[misc]
+    """A consumer that has no broker: a commit comes to what it is told."""
+
+    outcome: Exception | None = None
+    committed_offsets: dict[TopicPartition, Any]
+
+    async def commit(self, offsets: dict[TopicPartition, Any]) -> None:
+        if self.outcome is not None:
+            raise self.outcome
+        self.committed_offsets = offsets
+
+
+@asynccontextmanager
+async def refusing() -> AsyncIterator[tuple[CommittedConsumerThread, Refusing, list[Exception]]]:
+    """Give a thread on such a consumer, which has been dealt partition 0, and what crashed it."""
+    consumer = Refusing("requests", group_id="lanes")
+    consumer._subscription.assign_from_subscribed([TopicPartition("requests", 0)])
+    consumer._fetcher = Fetcher(consumer._client, consumer._subscription)
+    consumer._coordinator = SimpleNamespace(_heartbeat_task=object())
+    crashed: list[Exception] = []
+
+    class Thread(CommittedConsumerThread):  # type: ignore[misc]
+        async def crash(self, error: Exception) -> None:
+            crashed.append(error)
+
+    thread = Thread.__new__(Thread)
+    thread._consumer = consumer
+    try:
+        yield thread, consumer, crashed
+    finally:
+        await consumer._fetcher.close()
+        await consumer._client.close()
+        consumer._closed = True
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [NodeNotReadyError(), RequestTimedOutError(), CommitFailedError(), IllegalStateError("gone")],
+)
+async def test_commit_that_an_outage_refused_is_left_for_later(outcome: Exception) -> None:
+    async with refusing() as (thread, consumer, crashed):
+        consumer.outcome = outcome
+        assert not await thread._commit({TP("requests", 0): 5})
+        assert crashed == []
+        consumer.outcome = None
+        assert await thread._commit({TP("requests", 0): 5, TP("requests", 1): 5})
+        assert list(consumer.committed_offsets) == [TopicPartition("requests", 0)]
+
+
+async def test_commit_that_is_denied_ends_the_app() -> None:
+    async with refusing() as (thread, consumer, crashed):
+        denied = consumer.outcome = GroupAuthorizationFailedError("lanes")
+        assert not await thread._commit({TP("requests", 0): 5})
+        assert crashed == [denied]
+
+
+async def test_partition_that_is_fetched_has_the_time_of_its_last_answer() -> None:
+    async with refusing() as (thread, consumer, _):
+        first = TopicPartition("requests", 0)
+        state = consumer._subscription.subscription.assignment.state_value(first)
+        assert thread.answered() == {TP(*first): None}
+        state.timestamp = 7
+        assert thread.answered() == {TP(*first): 7}
+        consumer._fetcher._records[first] = object()  # fetched, and not read yet
+        assert thread.answered() == {}
+        consumer._fetcher._records.clear()
+        consumer.pause(first)
+        assert thread.answered() == {}

@@ -16,6 +16,7 @@ from millstream.agents.factory import AgentFactory
 from millstream.middleware.pipeline import build_pipeline
 from millstream.schemas.errors import LaneLapsed, LaneLost
 from millstream.schemas.topics import CONTROL, REQUESTS
+from millstream.streams.consumer.membership import since_boot_s
 from millstream.streams.lane.base.context import LaneServices, stages
 from millstream.streams.lane.base.metrics import LaneMetrics
 from millstream.streams.lane.lanes import Lanes
@@ -33,6 +34,7 @@ class Place:
 
     name = "place"
     serving = True
+    committing_s = 0.0
 
     def __init__(self, partition: int) -> None:
         self.partition = partition
@@ -102,6 +104,7 @@ def both(settings: Settings, *partitions: int) -> set[TP]:
 
 def deal(lanes: Lanes, numbers: list[int], wanted: list[int]) -> None:
     """Tell the assignor what the group's leader dealt."""
+    lanes._membership.heard(since_boot_s())
     lanes._assignor.metadata(["control", "requests"])
     take(lanes, numbers, wanted)
 
@@ -217,6 +220,24 @@ async def test_a_lane_starts_only_when_its_partition_came_of_all_input_topics(
     alone = TP(settings.topic(REQUESTS.name), 1)
     await lanes._assigned(lanes.app, both(settings, 0) | {alone})
     assert sorted(lanes._slots) == [0]
+
+
+async def test_worker_is_not_ready_where_no_broker_answers_and_says_so(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    lanes = lanes_of_places(settings)
+    deal(lanes, [0], wanted=[])
+    await lanes._assigned(lanes.app, both(settings, 0))
+    assert lanes.unready() is None
+    place: Place = lanes._slots[0]  # type: ignore[assignment]
+    place.committing_s = 7.0
+    assert lanes.unready() == "no commit has ended for 7 s on partitions 0"
+    place.committing_s = 0.0
+    lanes._membership.evicted()
+    assert "coordinator has not answered" in str(lanes.unready())
+    stale = {TP("requests", 0): 6.0}
+    lanes._freshness.stale = lambda: stale  # type: ignore[method-assign]
+    assert "no broker has answered for 6 s" in str(lanes.unready())
+    place.may_close.set()
 
 
 async def test_a_lane_that_is_wanted_elsewhere_is_closed_let_go_and_opened_anew_if_it_comes_back(

@@ -3,7 +3,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry
 
 from millstream.streams.views.aggregates import Aggregate
-from millstream.streams.views.table_metrics import TableMetrics
+from millstream.streams.views.table_metrics import LINGER_S, Shown, TableMetrics
 
 MINUTE_MS = 60_000
 NOW_MS = 10 * MINUTE_MS + 5
@@ -29,7 +29,7 @@ def test_totals_are_counters_by_label_and_partition() -> None:
     )
 
     def value(status: str, partition: str) -> float | None:
-        labels = {"status": status, "partition": partition}
+        labels = {"status": status, "reason": "", "partition": partition}
         return registry.get_sample_value("millstream_results_total", labels)
 
     assert (value("completed", "0"), value("failed", "0"), value("completed", "3")) == (2, 1, 5)
@@ -49,7 +49,7 @@ def test_the_last_full_minute_is_summed_over_partitions_and_the_running_one_left
         ("results", 1, aggregate(last, {"results|completed": 3})),
         ("results", 2, aggregate(running, {"results|completed": 100})),
     )
-    labels = {"status": "completed"}
+    labels = {"status": "completed", "reason": ""}
     assert registry.get_sample_value("millstream_last_minute_results", labels) == 5
 
 
@@ -83,3 +83,28 @@ def test_a_view_that_keeps_no_more_names_says_so() -> None:
     for partition, is_full in (("0", 0), ("1", 1)):
         labels = {"view": "costs", "partition": partition}
         assert registry.get_sample_value("millstream_view_full", labels) == is_full
+
+
+def test_results_are_told_by_status_and_reason_also_those_of_earlier_versions() -> None:
+    counts = {"results|failed": 2, "results|failed|in_doubt": 1, "results|completed": 5}
+    registry = registry_of(("results", 0, aggregate(0, counts)))
+
+    def value(status: str, reason: str) -> float | None:
+        labels = {"status": status, "reason": reason, "partition": "0"}
+        return registry.get_sample_value("millstream_results_total", labels)
+
+    told = (value("failed", ""), value("failed", "in_doubt"), value("completed", ""))
+    assert told == (2, 1, 5)
+
+
+def test_a_partition_that_moved_is_shown_until_its_next_owner_has_restored_it() -> None:
+    now_s = 100.0
+    shown = Shown(lambda: now_s)
+    stays, goes = aggregate(0, {"results|completed": 2}), aggregate(0, {"results|completed": 3})
+    shown.take("results", 1, goes)
+    shown.take("results", 0, stays)
+    now_s += LINGER_S / 2
+    shown.take("results", 0, stays)
+    assert list(shown.all()) == [("results", 0, stays), ("results", 1, goes)]
+    now_s += LINGER_S / 2
+    assert list(shown.all()) == [("results", 0, stays)]

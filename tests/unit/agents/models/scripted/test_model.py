@@ -138,3 +138,19 @@ async def test_a_hanging_agent_is_cancelled() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
             await agent.ainvoke({"messages": [HumanMessage("go")]})
+
+
+@pytest.mark.parametrize("placeholder", ["{input}", "{tool_result}"])
+async def test_what_is_to_be_said_is_bounded_however_often_it_repeats_the_input(
+    placeholder: str,
+) -> None:
+    script = (Turn(Say(placeholder * 20_000)),)
+    asked = [HumanMessage("x" * 200_000), ToolMessage("y" * 200_000, tool_call_id="1")]
+    with pytest.raises(Terminal, match="4,000,000,000 characters, more than 1,000,000"):
+        await ScriptedChatModel(script=script).ainvoke(asked)
+
+
+async def test_a_script_has_so_many_tokens_in_all() -> None:
+    assert len(await _chunks("tokens: 99999; tokens: 1")) == 99_999
+    with pytest.raises(Terminal, match="a number from 0 to 1 was expected"):
+        await _chunks("tokens: 99999; " + "tokens: 100000; " * 1000)

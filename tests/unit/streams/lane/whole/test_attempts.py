@@ -34,6 +34,8 @@ from tests.support import eventually
 
 pytestmark = [pytest.mark.rule(3), pytest.mark.rule(7), pytest.mark.promise("P5")]
 
+ANY_MODEL = "{roles: {any: {templates: ['*'], models: ['*']}}, defaults: {roles: [any]}}"
+
 
 class Calls:
     """Counts the calls of the model, each before it is made."""
@@ -50,7 +52,7 @@ class Calls:
     ("policy", "model"),
     [
         (PRICED, "scripted"),
-        ("", "scripted:say: x"),  # no table knows its price
+        (ANY_MODEL, "scripted:say: x"),  # no table knows its price
         (PRICED + "defaults: {spend: {usd_per_day: 1}}", "scripted"),
     ],
     ids=["priced", "unpriced", "capped"],
@@ -178,7 +180,9 @@ async def test_a_request_that_is_cancelled_before_it_comes_again_is_charged_for_
 
 
 @pytest.mark.rule(6)
-@pytest.mark.parametrize(("policy", "marked_from"), [(PRICED, 1), ("", 2)], ids=["priced", "free"])
+@pytest.mark.parametrize(
+    ("policy", "marked_from"), [(PRICED, 1), (ANY_MODEL, 2)], ids=["priced", "free"]
+)
 async def test_a_request_that_takes_its_owners_down_is_given_up(
     world: MemoryLanes, policy: str, marked_from: int
 ) -> None:

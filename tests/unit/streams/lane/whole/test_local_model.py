@@ -21,7 +21,11 @@ from tests.harness.memory_lanes import (
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(60)]
 
-PRICED = "prices: {local: {input_usd_per_mtok: 1, output_usd_per_mtok: 2}}\n"
+PRICED = """\
+prices: {local: {input_usd_per_mtok: 1, output_usd_per_mtok: 2}}
+roles: {any: {templates: ["*"], permissions: ["*"], models: [local]}}
+defaults: {roles: [any]}
+"""
 
 
 @pytest.mark.promise("P3")

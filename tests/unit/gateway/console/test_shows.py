@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stderr, redirect_stdout
+
 import pytest
 
-from millstream.gateway.commands.submit import TextShow
 from millstream.gateway.console.follow import Told
-from millstream.schemas.base import Address, Reason
+from millstream.gateway.console.shows import TextShow, ending
+from millstream.schemas.base import Address, Reason, Usage
 from millstream.schemas.events import AgentResult, AgentToken
 from millstream.schemas.steps import AgentStep
 from millstream.streams.bus.answer import Answer
@@ -54,8 +57,9 @@ def test_answer_that_begins_anew_says_what_may_have_become_of_the_attempt(
     first = making.token(attempt=1000, seq=0, text="Par")
     again = making.result("Paris", attempt=1001, last_seq=0)
     out, err = shown(capsys, first, again)
-    assert out == "Par\nParis\n"
-    assert err.startswith("the answer begins anew (the attempt that wrote this failed, was stopped")
+    assert out == "Paris\n"
+    told = "void, since the attempt that wrote it failed, was stopped or was lost:\nPar\n"
+    assert err.startswith(told)
 
 
 @pytest.mark.parametrize(
@@ -132,3 +136,69 @@ def test_steps_of_an_attempt_that_is_void_are_told_to_be(
     assert told[0] == "asks scripted"
     assert "begins anew" in told[1]
     assert told[-1] == "begins anew: the attempt before was lost or stopped"
+
+
+def test_text_that_is_held_back_is_written_when_it_breaks_off(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show, answer = TextShow(), Answer()
+    token = making.token("Par", attempt=1)
+    delivery = Delivery(token, Address(topic="t", partition=0, offset=0), 1)
+    show.take(Told(delivery, answer.take(delivery)))
+    assert capsys.readouterr().out == ""
+    show.broke_off()
+    assert capsys.readouterr().out == "Par\n"
+
+
+def test_model_without_a_price_is_not_told_to_cost_nothing() -> None:
+    result = making.result("Paris", usage=Usage(input_tokens=3, output_tokens=1))
+    assert ending(result, unpriced=True).endswith("3 tokens in, 1 out, no price")
+    assert ending(result).endswith("3 tokens in, 1 out, $0.000000")
+
+
+class _Terminal(io.StringIO):
+    """Standard output and standard error, as they stand in one terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def shown_at_once(*events: AgentToken | AgentStep | AgentResult) -> str:
+    """Give what stands in a terminal after these records."""
+    both = _Terminal()
+    with redirect_stdout(both), redirect_stderr(both):
+        show, answer = TextShow(), Answer(steps=True)
+        for offset, event in enumerate(events):
+            delivery = Delivery(event, Address(topic="t", partition=0, offset=offset), 1)
+            show.take(Told(delivery, answer.take(delivery)))
+    return both.getvalue()
+
+
+ANSWERED = making.result("Let me see. It is 144.", attempt=1000, last_seq=0, steps=3)
+
+
+def test_step_that_comes_late_does_not_break_the_line() -> None:
+    lines = shown_at_once(*CALL, ANSWERED).splitlines()
+    assert lines[:4] == [
+        "asks scripted",
+        "Let me see. It is 144.",
+        '→ calculator(expression="12*12")',
+        "← 144 in 3 ms",
+    ]
+    assert lines[4].startswith("completed in")
+
+
+def test_step_in_its_place_parts_the_text() -> None:
+    asks, text, *call = CALL
+    assert shown_at_once(asks, *call, text, ANSWERED).splitlines()[1:5] == [
+        "Let me see.",
+        '→ calculator(expression="12*12")',
+        "← 144 in 3 ms",
+        " It is 144.",
+    ]
+
+
+def test_terminal_shows_the_letters_of_a_language_and_obeys_nothing() -> None:
+    text = "10\u00a0000\u202f€ \u5168\u3000\u89d2\x1b[2J"
+    shown = shown_at_once(making.result(text, last_seq=0, steps=0))
+    assert shown.startswith("10\u00a0000\u202f€ \u5168\u3000\u89d2[2J\n")

@@ -1,0 +1,50 @@
+"""What of a text may reach a terminal: all that languages need, and nothing that it would obey.
+
+A no-break, narrow or ideographic space, a joiner and a mark of direction are letters here.
+`str.isprintable` is not asked: to it they are as unprintable as an escape.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Final
+
+__all__ = ["escaped", "harmless", "in_line", "json_text"]
+
+_OBEYED: Final = (
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls: a terminal obeys them
+    "\u202a-\u202e\u2066-\u206f"  # order of letters: a line would read as it does not stand
+    "\ufeff\ufff9-\ufffb\ufffe\uffff"  # no letters: byte order, annotations, nothing at all
+    "\ud800-\udfff"  # halves of letters: no encoding has them
+)
+_LINE_ENDS: Final = "\n\t\u2028\u2029"
+
+_HARMFUL = re.compile(f"[{_OBEYED}]")
+_ENDS_LINE = re.compile("[\u2028\u2029]")
+_HARMFUL_IN_LINE = re.compile(f"[{_OBEYED}{_LINE_ENDS}]")
+
+
+def harmless(text: str) -> str:
+    """Leave out what a terminal would obey; line breaks and tabs stay."""
+    return _HARMFUL.sub("", _ENDS_LINE.sub("\n", text))
+
+
+def in_line(text: str) -> str:
+    """Put a space for each line break, tab, and character that a terminal would obey."""
+    return _HARMFUL_IN_LINE.sub(" ", text)
+
+
+def escaped(text: str) -> str:
+    r"""Write line breaks, tabs, and what a terminal would obey as Python does: `\n`, `\x1b`."""
+    return _HARMFUL_IN_LINE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def json_text(value: Any, *, only_ascii: bool = False) -> str:
+    r"""Give JSON in a line, its texts as they are.
+
+    What a terminal would obey is written `\u001b`, which a reader of JSON takes for the character.
+    """
+    return _HARMFUL_IN_LINE.sub(
+        lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=only_ascii)
+    )

@@ -1,0 +1,190 @@
+"""Kafka's clients that find the brokers again, however long and wherever they were away.
+
+aiokafka asks the configured names once, at its start. After that it knows only the addresses that
+brokers gave, so brokers that all come back at others are never found (its issues 456 and 459). It
+also tries a broker that refuses it some hundred times a second (496), and lets one that hangs hold
+up all other connections for 40 s. Here, as in Kafka's own clients (KIP-899):
+
+- where no known broker answers, the configured names are resolved and asked again;
+- a broker that cannot be reached is tried again after a growing pause, shared by all who want it;
+- a connection, an update of metadata and the question for a coordinator take seconds at most;
+- a connection to an address that is not its broker's any more is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from contextlib import nullcontext
+from typing import Any
+
+from aiokafka import client as aiokafka_client
+from aiokafka.admin import client as admin_client
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.conn import CloseReason
+from aiokafka.consumer import consumer as consumer_client
+from aiokafka.errors import KafkaError, RequestTimedOutError
+from aiokafka.producer import producer as producer_client
+from aiokafka.protocol.metadata import MetadataRequest
+
+__all__ = ["RecoveringClient", "recover_brokers"]
+
+_ANSWER_S = 5.0
+"""How long a broker may take to be connected to, or to answer what each answers at once."""
+
+_PAUSE_MIN_S = 0.05
+_PAUSE_MAX_S = 1.0
+_NAMES = "bootstrap"
+
+log = logging.getLogger(__name__)
+
+_connect = aiokafka_client.create_conn
+
+
+def recover_brokers() -> None:
+    """Have every aiokafka client of this process find brokers again; may be called again."""
+    aiokafka_client.create_conn = _connect_in_time
+    for module in (admin_client, consumer_client, producer_client):
+        getattr(module, "AIOKafkaClient")  # noqa: B009  a rename in aiokafka must fail here
+        module.AIOKafkaClient = RecoveringClient
+
+
+async def _connect_in_time(*args: Any, **kwargs: Any) -> Any:
+    async with asyncio.timeout(_ANSWER_S):
+        return await _connect(*args, **kwargs)
+
+
+class RecoveringClient(AIOKafkaClient):  # type: ignore[misc]
+    """aiokafka's client, which does not give up on the names that it was given."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**how)
+        self._connecting: dict[Any, asyncio.Task[Any]] = {}
+        # Which addresses failed, how often in a row, and when they may be tried again.
+        self._failed: dict[Any, tuple[int, float]] = {}
+
+    @property
+    def _get_conn_lock(self) -> Any:
+        # Theirs holds up all brokers while one is connected to. `_connecting` does what it is for.
+        return nullcontext()
+
+    async def close(self) -> None:
+        """Close all connections, also those that are being made."""
+        for task in tuple(self._connecting.values()):
+            task.cancel()
+        await super().close()
+
+    def get_random_node(self) -> Any:
+        """Give a broker, if possible one that did not fail when it was last tried."""
+        nodes = [broker.nodeId for broker in self.cluster.brokers()]
+        sound = [node for node in nodes if self._address(node) not in self._failed]
+        return random.choice(sound or nodes) if nodes else None  # noqa: S311  no secret
+
+    async def coordinator_lookup(self, coordinator_type: Any, coordinator_key: Any) -> Any:
+        """Ask a broker who coordinates. Raises `KafkaError`, also where it does not answer."""
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                return await super().coordinator_lookup(coordinator_type, coordinator_key)
+        except TimeoutError as error:
+            message = f"no broker said who coordinates {coordinator_key} in {_ANSWER_S:g} s"
+            raise RequestTimedOutError(message) from error
+
+    async def _get_conn(
+        self, node_id: Any, *, group: Any = ConnectionGroup.DEFAULT, no_hint: bool = False
+    ) -> Any:
+        conn_id = (node_id, group)
+        conn = self._conns.get(conn_id)
+        if conn is not None and conn.connected():
+            return conn
+        task = self._connecting.get(conn_id)
+        if task is None:
+            task = self._connecting[conn_id] = asyncio.ensure_future(
+                self._connect_after_pause(node_id, group, no_hint=no_hint)
+            )
+            task.add_done_callback(lambda _: self._connecting.pop(conn_id, None))
+        return await asyncio.shield(task)
+
+    async def _connect_after_pause(self, node_id: Any, group: Any, *, no_hint: bool) -> Any:
+        address = self._address(node_id)
+        await self._pause(address)
+        conn = await super()._get_conn(node_id, group=group, no_hint=no_hint)
+        self._note(address, failed=conn is None)
+        return conn
+
+    async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> bool:
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                updated = bool(await super()._metadata_update(cluster_metadata, topics))
+        except TimeoutError:
+            updated = False
+        if not updated:
+            updated = await self._ask_names(cluster_metadata, topics)
+        if updated and cluster_metadata is self.cluster:
+            self._close_moved()
+        return updated
+
+    async def _ask_names(self, cluster_metadata: Any, topics: Any) -> bool:
+        """Learn of the brokers from the configured names, resolved anew."""
+        await self._pause(_NAMES)
+        for host, port, _ in self.hosts:
+            conn = None
+            try:
+                async with asyncio.timeout(_ANSWER_S):
+                    conn = await self._connect_to(host, port)
+                    metadata = await conn.send(MetadataRequest(list(topics) if topics else None))
+            except (OSError, KafkaError) as error:  # `TimeoutError` is an `OSError`
+                log.debug("%s:%s does not say where the brokers are: %r", host, port, error)
+                continue
+            finally:
+                if conn is not None:
+                    conn.close()
+            if metadata.brokers:
+                cluster_metadata.update_metadata(metadata)
+                self._note(_NAMES, failed=False)
+                return True
+        self._note(_NAMES, failed=True)
+        return False
+
+    async def _connect_to(self, host: str, port: int) -> Any:
+        return await aiokafka_client.create_conn(
+            host,
+            port,
+            client_id=self._client_id,
+            request_timeout_ms=self._request_timeout_ms,
+            ssl_context=self._ssl_context,
+            security_protocol=self._security_protocol,
+            max_idle_ms=self._connections_max_idle_ms,
+            sasl_mechanism=self._sasl_mechanism,
+            sasl_plain_username=self._sasl_plain_username,
+            sasl_plain_password=self._sasl_plain_password,
+            sasl_kerberos_service_name=self._sasl_kerberos_service_name,
+            sasl_kerberos_domain_name=self._sasl_kerberos_domain_name,
+            sasl_oauth_token_provider=self._sasl_oauth_token_provider,
+        )
+
+    def _close_moved(self) -> None:
+        """Close what leads to where a broker was; a host that is gone never says so itself."""
+        for (node_id, _), conn in tuple(self._conns.items()):
+            address = self._address(node_id)
+            if node_id != _NAMES and address not in {node_id, (conn.host, conn.port)}:
+                conn.close(reason=CloseReason.CONNECTION_BROKEN)
+
+    def _address(self, node_id: Any) -> Any:
+        broker = self.cluster.broker_metadata(node_id)
+        return node_id if broker is None else (broker.host, broker.port)
+
+    async def _pause(self, address: Any) -> None:
+        _, again_at = self._failed.get(address, (0, 0.0))
+        pause_s = again_at - asyncio.get_running_loop().time()
+        if pause_s > 0:
+            await asyncio.sleep(pause_s)
+
+    def _note(self, address: Any, *, failed: bool) -> None:
+        if not failed:
+            self._failed.pop(address, None)
+            return
+        times = self._failed.get(address, (0, 0.0))[0] + 1
+        pause_s = min(_PAUSE_MIN_S * 2 ** min(times, 10), _PAUSE_MAX_S)
+        pause_s *= random.uniform(0.8, 1.2)  # noqa: S311  so that clients do not come all at once
+        self._failed[address] = (times, asyncio.get_running_loop().time() + pause_s)

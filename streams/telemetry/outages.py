@@ -1,0 +1,209 @@
+"""One place for the lines of outages: told once, at growing intervals, and when they end.
+
+While no broker answers, clients of Kafka tell of each try, some 200 lines a second. Here the first
+line begins an outage and is told; those that follow are counted, and told as a figure. An outage
+has ended when nothing was heard of it for a while. What is no outage is told, but what libraries
+repeat is told at growing intervals too, with how often it came: no line is without a trace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    NodeNotReadyError,
+    RequestTimedOutError,
+    StaleMetadata,
+)
+
+__all__ = ["KAFKA", "REDIS", "OutageLog", "UnreadyLog", "is_transient"]
+
+KAFKA = "Kafka"
+REDIS = "Redis"
+
+_LIBRARIES = ("aiokafka", "faust", "mode")
+_AGAIN_MIN_S = 10.0
+_AGAIN_MAX_S = 600.0
+_AGAIN_GROWTH = 3
+_QUIET_S = 15.0
+_FORGET_S = 900.0
+_LINES_KNOWN_MAX = 500
+_LOOK_S = 1.0
+
+_TRANSIENT = (
+    OSError,  # also `TimeoutError`
+    KafkaConnectionError,
+    NodeNotReadyError,
+    RequestTimedOutError,
+    StaleMetadata,
+)
+
+log = structlog.get_logger(__name__)
+
+
+def is_transient(error: object) -> bool:
+    """Tell whether an error says only that a service is away, slow, or being put right."""
+    return isinstance(error, _TRANSIENT) or (
+        isinstance(error, KafkaError) and bool(getattr(error, "retriable", False))
+    )
+
+
+@dataclass(slots=True)
+class _Repeated:
+    """What was heard of one thing: since when, until when, and how much of it was not told."""
+
+    since_s: float
+    heard_s: float
+    tell_at_s: float
+    again_s: float = _AGAIN_MIN_S
+    held_back: int = 0
+    held_back_in_all: int = 0
+
+    def due(self, now_s: float) -> bool:
+        return now_s >= self.tell_at_s
+
+    def told(self, now_s: float) -> int:
+        """Note that it was told; gives how many lines of it were held back since it was last."""
+        self.tell_at_s = now_s + self.again_s
+        self.again_s = min(self.again_s * _AGAIN_GROWTH, _AGAIN_MAX_S)
+        held_back, self.held_back = self.held_back, 0
+        return held_back
+
+    def hold_back(self) -> None:
+        self.held_back += 1
+        self.held_back_in_all += 1
+
+
+class OutageLog:
+    """Decides which lines are told. May be called from any thread.
+
+    An outage's end is told by the event loop in which its first line was heard.
+    """
+
+    def __init__(self, *, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._clock_s = clock_s
+        self._lock = threading.RLock()
+        self._outages: dict[str, _Repeated] = {}
+        self._lines: dict[tuple[str, str], _Repeated] = {}
+
+    def filter(self, line: logging.LogRecord) -> bool:
+        """Tell whether a line of a library is to be told, as a filter of `logging`."""
+        if line.levelno < logging.WARNING or not _of_library(line):
+            return True
+        error = _error_of(line)
+        with self._lock:
+            if is_transient(error):
+                self._heard(KAFKA, first=line.getMessage())
+                return False
+            return self._is_due(line)
+
+    def process(
+        self, _logger: object, _method: str, fields: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        """Hold back lines of our own that say of which `outage` they are, as structlog's processor.
+
+        Raises `DropEvent` for those that are held back.
+        """
+        outage = fields.pop("outage", None)
+        if outage is not None:
+            first = f"{fields.get('event')}: {fields.get('reason', '')}"
+            with self._lock:
+                self._heard(str(outage), first=first)
+            raise structlog.DropEvent
+        return fields
+
+    def look(self) -> bool:
+        """Tell of outages that last or have ended; tells whether there are any."""
+        now_s = self._clock_s()
+        with self._lock:
+            for name, one in tuple(self._outages.items()):
+                lasted_s = round(one.heard_s - one.since_s, 1)
+                if now_s - one.heard_s >= _QUIET_S:
+                    del self._outages[name]
+                    lines = one.held_back_in_all
+                    log.info("outage ended", of=name, lasted_s=lasted_s, lines_held_back=lines)
+                elif one.due(now_s):
+                    lines = one.told(now_s)
+                    log.warning("outage lasts", of=name, for_s=lasted_s, lines_held_back=lines)
+            return bool(self._outages)
+
+    def _heard(self, name: str, *, first: str) -> None:
+        now_s = self._clock_s()
+        one = self._outages.get(name)
+        if one is not None:
+            one.heard_s = now_s
+            one.hold_back()
+            return
+        one = self._outages[name] = _Repeated(now_s, now_s, now_s)
+        one.told(now_s)
+        log.warning("outage began", of=name, reason=first)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return  # a thread without a loop: the next line finds that the outage lasts
+        loop.call_later(_LOOK_S, self._look_on, loop)
+
+    def _look_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self.look():
+            loop.call_later(_LOOK_S, self._look_on, loop)
+
+    def _is_due(self, line: logging.LogRecord) -> bool:
+        now_s = self._clock_s()
+        key = (line.name, str(line.msg))
+        one = self._lines.get(key)
+        if one is None or now_s - one.heard_s >= _FORGET_S:
+            if len(self._lines) >= _LINES_KNOWN_MAX:
+                self._lines.pop(next(iter(self._lines)))
+            one = self._lines[key] = _Repeated(now_s, now_s, now_s)
+        one.heard_s = now_s
+        if not one.due(now_s):
+            one.hold_back()
+            return False
+        if held_back := one.told(now_s):
+            line.msg = f"{line.getMessage()} (and {held_back} lines like this since)"
+            line.args = ()
+        return True
+
+
+class UnreadyLog:
+    """Tells why a worker is not ready, at growing intervals, and that it is again."""
+
+    def __init__(self, *, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._clock_s = clock_s
+        self._unready: _Repeated | None = None
+        self._told = False
+
+    def tell(self, reasons: Sequence[str]) -> None:
+        """Note why it is not ready now; no reason: it is. Call it often."""
+        now_s = self._clock_s()
+        if not reasons:
+            if self._told:
+                log.info("ready again")
+            self._unready, self._told = None, False
+        elif self._unready is None:  # most of it is over before anybody reads of it
+            self._unready = _Repeated(now_s, now_s, now_s + _AGAIN_MIN_S)
+        elif self._unready.due(now_s):
+            self._unready.told(now_s)
+            self._told = True
+            for_s = round(now_s - self._unready.since_s)
+            log.warning("not ready", why="; ".join(reasons), for_s=for_s)
+
+
+def _of_library(line: logging.LogRecord) -> bool:
+    # Faust's services log under the module of the class that extends them, which is ours.
+    return line.name.partition(".")[0] in _LIBRARIES or "/mode/" in line.pathname
+
+
+def _error_of(line: logging.LogRecord) -> object:
+    if line.exc_info and line.exc_info[1] is not None:
+        return line.exc_info[1]
+    args = line.args if isinstance(line.args, tuple) else ()
+    return next((one for one in args if isinstance(one, BaseException)), None)

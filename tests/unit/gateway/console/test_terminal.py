@@ -1,0 +1,43 @@
+"""Tables cut no name, and JSON reaches a locale that cannot show it."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import pytest
+from rich.cells import cell_len
+
+from millstream.gateway.console.terminal import print_json, print_table
+
+
+@pytest.mark.parametrize("columns", ["40", "80"])
+def test_a_name_is_not_cut_however_narrow_the_terminal_is(
+    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    name = "a-namespace-of-some-length." + "dead-letters" * 5
+    print_table(("topic", "kept"), [(name, "7 d"), ("x", "30 d")])
+    assert capsys.readouterr().out.splitlines() == [
+        f"topic{' ' * (len(name) - 5)}  kept",
+        f"{name}  7 d",
+        f"x{' ' * (len(name) - 1)}  30 d",
+    ]
+
+
+def test_columns_stand_below_each_other_in_every_script(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("who", "what"), [("東京", "a"), ("ada", "b\x1b[2J\nc")])
+    heading, wide, narrow = capsys.readouterr().out.splitlines()
+    places = {cell_len(heading.partition("what")[0]), cell_len(wide.partition("a")[0])}
+    assert places == {len("東京") * 2 + 2}
+    assert narrow == "ada   b [2J c"
+
+
+def test_json_is_whole_where_the_locale_has_no_letters_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    print_json({"text": "10\u00a0000\u202f€"})
+    assert json.loads(raw.getvalue()) == {"text": "10\u00a0000\u202f€"}

@@ -1,0 +1,175 @@
+"""An outage is told once, at growing intervals while it lasts, and when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+
+import pytest
+import structlog
+from aiokafka.errors import (
+    NodeNotReadyError,
+    NotLeaderForPartitionError,
+    TopicAuthorizationFailedError,
+)
+from structlog.testing import capture_logs
+
+from millstream.streams.telemetry.outages import REDIS, OutageLog, UnreadyLog, is_transient
+
+REFUSED = ConnectionRefusedError(111, "Connect call failed")
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now_s = 1000.0
+
+    def __call__(self) -> float:
+        """Give the seconds."""
+        return self.now_s
+
+
+class Log:
+    """Lines of libraries, and what is told of them."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.outages = OutageLog(clock_s=self.clock)
+
+    def line(
+        self,
+        words: str,
+        *args: object,
+        name: str = "aiokafka",
+        level: int = logging.ERROR,
+        error: BaseException | None = None,
+    ) -> str | None:
+        """Write a line; gives it as it is told, `None` if it is held back."""
+        raised = (type(error), error, None) if error is not None else None
+        record = logging.LogRecord(name, level, "client.py", 1, words, args, raised)
+        return record.getMessage() if self.outages.filter(record) else None
+
+
+def test_outage_of_an_hour_is_told_a_few_times_and_with_what_was_held_back() -> None:
+    log = Log()
+    with capture_logs() as told:
+        for _ in range(36_000):
+            assert log.line("Unable connect to node with id %s: %s", 1, REFUSED) is None
+            log.clock.now_s += 0.1
+            log.outages.look()
+        log.clock.now_s += 20
+        log.outages.look()
+    events = [one["event"] for one in told]
+    assert events[0] == "outage began"
+    assert "Connect call failed" in told[0]["reason"]
+    assert events[-1] == "outage ended"
+    assert told[-1]["lines_held_back"] == 35_999
+    assert set(events[1:-1]) == {"outage lasts"}
+    assert len(events) < 15
+
+
+def test_next_outage_is_told_anew() -> None:
+    log = Log()
+    with capture_logs() as told:
+        for _ in range(2):
+            log.line("Failed fetch messages from %s: %s", 1, NodeNotReadyError())
+            log.clock.now_s += 20
+            log.outages.look()
+    assert [one["event"] for one in told] == ["outage began", "outage ended"] * 2
+
+
+def test_traceback_of_an_outage_is_held_back_too() -> None:
+    with capture_logs() as told:
+        assert Log().line("Got exception", name="faust.x", error=NodeNotReadyError()) is None
+    assert [one["event"] for one in told] == ["outage began"]
+
+
+def test_line_that_tells_of_no_outage_is_told_while_one_lasts() -> None:
+    log = Log()
+    denied = TopicAuthorizationFailedError("requests")
+    with capture_logs():
+        log.line("Unable connect to node with id %s: %s", 1, REFUSED)
+        assert log.line("Failed: %s", denied) is not None
+
+
+def test_line_that_a_library_repeats_is_told_with_how_often() -> None:
+    log = Log()
+    told = []
+    for _ in range(100):
+        told.append(log.line("Unable to update metadata from %s", [1]))
+        log.clock.now_s += 0.15
+    shown = [line for line in told if line is not None]
+    assert shown == [
+        "Unable to update metadata from [1]",
+        "Unable to update metadata from [1] (and 66 lines like this since)",
+    ]
+
+
+def test_our_own_lines_and_lower_ones_pass() -> None:
+    log = Log()
+    for _ in range(2):
+        assert log.line("ours", name="millstream.streams.x", error=REFUSED)
+        assert log.line("chatter %s", REFUSED, level=logging.INFO)
+
+
+def test_our_line_of_an_outage_is_held_back_and_counted() -> None:
+    outages = OutageLog()
+    with capture_logs() as told:
+        for _ in range(3):
+            with pytest.raises(structlog.DropEvent):
+                outages.process(None, "warning", {"event": "away", "reason": "x", "outage": REDIS})
+    assert [(one["event"], one["of"], one["reason"]) for one in told] == [
+        ("outage began", "Redis", "away: x")
+    ]
+    other = {"event": "lane open", "partition": 1}
+    assert outages.process(None, "info", other) == other
+
+
+async def test_end_is_told_by_the_loop_that_heard_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules[OutageLog.__module__]
+    monkeypatch.setattr(module, "_LOOK_S", 0.0)
+    log = Log()
+    with capture_logs() as told:
+        log.line("Unable connect to node with id %s: %s", 1, REFUSED)
+        log.clock.now_s += 20
+        for _ in range(3):
+            await _turn()
+    assert [one["event"] for one in told] == ["outage began", "outage ended"]
+
+
+async def _turn() -> None:
+    turned = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.001, turned.set)
+    await turned.wait()
+
+
+def test_which_errors_are_transient() -> None:
+    assert all(map(is_transient, (REFUSED, TimeoutError(), NodeNotReadyError())))
+    assert is_transient(NotLeaderForPartitionError())
+    assert not is_transient(TopicAuthorizationFailedError("requests"))
+    assert not is_transient(ValueError("no"))
+
+
+def test_worker_that_is_not_ready_says_so_at_growing_intervals_and_when_it_is_again() -> None:
+    clock = Clock()
+    unready = UnreadyLog(clock_s=clock)
+    with capture_logs() as told:
+        for _ in range(400):
+            unready.tell(["no broker answers"])
+            clock.now_s += 1
+        unready.tell([])
+        unready.tell([])
+    assert [one["event"] for one in told] == ["not ready"] * 4 + ["ready again"]
+    assert [one["for_s"] for one in told[:-1]] == [10, 20, 50, 140]
+    assert told[0]["why"] == "no broker answers"
+
+
+def test_moment_without_readiness_is_not_told() -> None:
+    clock = Clock()
+    unready = UnreadyLog(clock_s=clock)
+    with capture_logs() as told:
+        for reasons in (["a lane opens"], [], ["a lane opens"], []):
+            unready.tell(reasons)
+            clock.now_s += 6
+    assert told == []
