@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import pytest
 from aiokafka import TopicPartition
 
 from millstream.schemas.events import CheckpointSaved, SessionUpdated
@@ -58,12 +57,9 @@ def at(place: int, checkpoint: CheckpointSaved) -> SessionUpdated:
 
 @asynccontextmanager
 async def looking_through(
-    settings: Settings, checkpoints: Sequence[CheckpointSaved], *, as_once: bool = False
+    settings: Settings, checkpoints: Sequence[CheckpointSaved]
 ) -> AsyncIterator[tuple[CheckpointLog, CountingReader]]:
-    """Write checkpoints, each at its place, and look through them.
-
-    `as_once`: under the ids that they had before these named their user and type.
-    """
+    """Write checkpoints, each at its place, and look through them."""
     await ensure_topics(settings, [CHECKPOINTS])
     where = TopicPartition(settings.topic(CHECKPOINTS.name), 0)
     producer = idempotent_producer(settings)
@@ -72,8 +68,6 @@ async def looking_through(
         sent = []
         for one in checkpoints:
             key, value, headers = encode(one, source="/t")
-            if as_once:
-                headers = [*headers, ("ce_id", one.event_id.encode())]
             sent.append(await producer.send(where.topic, value, key, partition=0, headers=headers))
         await asyncio.gather(*sent)
     finally:
@@ -94,16 +88,6 @@ async def found_together(
         asked = [asyncio.create_task(log.find(one)) for one in heads]
         await asyncio.wait(asked, timeout=0)
     return await asyncio.gather(*asked)
-
-
-@pytest.mark.parametrize("as_once", [False, True], ids=["new-ids", "former-ids"])
-async def test_a_checkpoint_is_found_by_either_id_and_only_its_own_users(
-    settings: Settings, *, as_once: bool
-) -> None:
-    own, other = saved("s"), saved("s").model_copy(update={"user_id": "eve"})
-    async with looking_through(settings, [other, own], as_once=as_once) as (log, _):
-        assert await log.find(at(0, own)) == own
-        assert await log.find(at(0, other)) == other
 
 
 async def test_one_pass_over_the_log_serves_all_sessions_that_wait(settings: Settings) -> None:
