@@ -174,7 +174,7 @@ class Event(Frozen):
 
     @property
     def event_id(self) -> str:
-        """The CloudEvents id: unique per source, the same whenever the event is made again."""
+        """What tells it from its user's others of its type; the same whenever it is made again."""
         raise NotImplementedError
 
     @property

@@ -54,7 +54,8 @@
     │   └── AnswerAltered        the result's text is not the one that was read
     └── LaneLost                 a commit's outcome is unknown: the lane starts anew
         ├── LaneFenced           a newer owner has the lane's partition
-        └── LaneLapsed           a newer owner may have it: the group has not heard of this worker
+        ├── LaneLapsed           a newer owner may have it: the group has not heard of this worker
+        └── LaneOutdated         a newer version wrote what the lane is to know
 
 The kinds of `Poison`, and the errors of dead letters, are in `dead_letters.py`; `AnswerInvalid`, a
 `Terminal`, is in `agents/templates/structured.py`.
@@ -382,3 +383,12 @@ class LaneLapsed(LaneLost):
     """The worker was out of its group for all that it knows: the partition may be another's."""
 
     code = "lane_lapsed"
+
+
+class LaneOutdated(LaneLost):
+    """A record that the lane folds is of a newer schema version, and without it it decides wrongly.
+
+    The message says which record; a worker of the version that wrote it serves the partition.
+    """
+
+    code = "lane_outdated"

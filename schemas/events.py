@@ -280,7 +280,9 @@ class CostRecorded(RequestEvent):
     def event_id(self) -> str:
         """Request, attempt, the record's number behind the first one, and model."""
         number = f"{self.attempt}.{self.call}" if self.call else f"{self.attempt}"
-        return f"{self.request_id}:{number}:cost:{self.model}"
+        # Model and request may both hold colons: so that no two of either read alike.
+        model = self.model.replace("%", "%25").replace(":", "%3A")
+        return f"{self.request_id}:{number}:cost:{model}"
 
 
 class CheckpointSaved(RequestEvent):
@@ -392,6 +394,8 @@ class ControlCommand(Event):
 
     @property
     def event_id(self) -> str:
-        """The command, its target and when it was given."""
-        target = self.request_id or self.session_id or self.worker
+        """The command, its target (a request, session or worker) and when it was given."""
+        target = f"r:{self.request_id}" if self.request_id else f"s:{self.session_id}"
+        if self.command == "drain":
+            target = f"w:{self.worker}"
         return f"{self.command}:{target}:{self.at_ms}"

@@ -109,9 +109,9 @@ class RunParked(RequestEvent):
 
     @property
     def event_id(self) -> str:
-        """The request id, how often it was tried, and since when it is under way."""
+        """The request id, its tries, since when it is under way, and when it was parked."""
         undecided = ":undecided" * self.undecided
-        return f"{self.request_id}:parked:{self.tries}:{self.since_ms}{undecided}"
+        return f"{self.request_id}:parked:{self.tries}:{self.since_ms}:{self.at_ms}{undecided}"
 
     @property
     def decided(self) -> Decision | None:
@@ -143,8 +143,9 @@ class HoldPlaced(Event):
 
     @property
     def event_id(self) -> str:
-        """The target, and when it was paused."""
-        return f"{self.request_id or self.session_id}:hold:{self.at_ms}"
+        """The target, a request or a session, and when it was paused."""
+        target = f"r:{self.request_id}" if self.request_id else f"s:{self.session_id}"
+        return f"{target}:hold:{self.at_ms}"
 
     @property
     def record_key(self) -> str:

@@ -114,7 +114,7 @@ async def _stall(settings: Settings) -> list[Figure]:
     async with _writing(settings) as lane:
         for number in range(USERS_OF_THE_STALL):
             lane.decide(number, f"user-{number}")
-        lane.writer.submit([lane.decide(0, "the-last-one")], b"")
+        lane.writer.submit([lane.decide(0, "the-last-one")])
         beating = asyncio.create_task(_longest_gap_s())
         await asyncio.sleep(0.1)
         began = time.perf_counter()
@@ -154,7 +154,7 @@ class _Writing:
         """Decide on a request and end it."""
         user_id = f"user-{number % USERS}"
         decision = self.decide(number, user_id)
-        self.writer.submit([decision], b"", lazy=True)
+        self.writer.submit([decision], lazy=True)
         await asyncio.sleep(0)
         request = self._request(number, user_id)
         ended = result_of(request, at_ms=wall_clock_ms(), status="completed", model="local")
@@ -177,7 +177,7 @@ class _Writing:
             turn=1 + number // SESSIONS,
             created_at_ms=ended.at_ms,
         )
-        await self.writer.submit([*events, head], b"")
+        await self.writer.submit([*events, head])
 
     def decide(self, number: int, user_id: str) -> Any:
         """Decide on a request, folded and not yet written."""

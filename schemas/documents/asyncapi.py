@@ -64,12 +64,20 @@ def headers_schema(event: type[Event]) -> Json:
         "properties": {
             "content-type": {"const": "application/json"},
             "ce_specversion": {"const": "1.0"},
-            "ce_id": text | {"description": "The same whenever the event is made again."},
+            "ce_id": text
+            | {
+                "minLength": 1,
+                "description": (
+                    "`tenant/user/type/…`, unique in its source; the same whenever the event is "
+                    "made again."
+                ),
+            },
             "ce_source": text | {"format": "uri-reference", "minLength": 1},
             "ce_type": {"const": CE_TYPE_PREFIX + event_name(event)},
             "ce_subject": text | {"description": "The user."},
             "ce_time": text | {"format": "date-time"},
             "traceparent": text | {"pattern": "^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"},
+            "tracestate": text | {"description": "That of the request, if it had one."},
         },
     }
 

@@ -18,6 +18,42 @@ _NOTED = (
     "maxProperties",
 )
 
+_HEADERS = """\
+## Headers
+
+Millstream writes CloudEvents 1.0 in binary mode (Kafka protocol binding) and W3C trace context.
+A request or command needs none of these.
+
+| header | value |
+| --- | --- |
+| `content-type` | `application/json` |
+| `ce_specversion` | `1.0` |
+| `ce_type` | `io.millstream.` and the event's name |
+| `ce_source` | who wrote it: a lane is `/<namespace>/<stage>/<partition>` |
+| `ce_id` | `<tenant>/<user>/<type>/…`; `/` and `%` in a user's name are `%2F` and `%25` |
+| `ce_subject` | the user |
+| `ce_time` | when it was made, as RFC 3339 has it |
+| `traceparent` | the trace of the request, in version 00 |
+| `tracestate` | that of the request, if it had one |
+
+`ce_source` and `ce_id` together name one event: the same whenever it is made again, and no other
+user's, session's or type's. Neither is empty. Records that were written before ids began with the
+tenant have only what stands behind `<type>/` now, which users may share: compare those with
+`ce_type`, `ce_subject` and the value's `tenant` too.
+
+Of a request or command, these headers are read:
+
+- `content-type`, if it begins with `application/cloudevents`: a structured CloudEvent is a dead
+  letter (`wrong_shape`), and so is a value with `specversion`. Publish what stands in its `data` as
+  the record's value, and its attributes as headers or not at all.
+- `traceparent` and `tracestate`, which go on to all records of the request. A `traceparent` of a
+  later version goes on in version 00; a malformed one starts a new trace and travels no further.
+  The last one counts; several `tracestate` are one list, of which up to 512 bytes go on, in whole
+  members.
+- `millstream-origin` and `millstream-redriven`, which Millstream writes when it moves a record.
+
+[Which headers are kept](../how-to/dead-letters.md) says what becomes of all others."""
+
 
 def reference_page() -> str:
     """Give the page: every topic, then every event with its fields."""
@@ -37,6 +73,7 @@ def reference_page() -> str:
         "that Millstream writes, *maybe* if it is left out when it has no value. Fields that a",
         "reader does not know are to be ignored.",
     ]
+    lines += ["", *_HEADERS.splitlines()]
     for event in EVENT_TYPES:
         lines += ["", *_event_section(event)]
     return "\n".join(lines) + "\n"

@@ -9,7 +9,8 @@ import structlog
 from aiokafka import TopicPartition
 from pydantic import ValidationError
 
-from millstream.schemas.errors import Poison
+from millstream.schemas.dead_letters import NewerSchema
+from millstream.schemas.errors import LaneOutdated, Poison
 from millstream.streams.broker.partition_reader import PartitionReader
 
 log = structlog.get_logger(__name__)
@@ -22,7 +23,8 @@ async def newest_of_each(
 ) -> list[tuple[int, T]]:
     """Give what `parse` makes of each key's newest record, with its offset, in their order.
 
-    What it cannot read, it says by `Poison` or `ValidationError`. Raises as the reader does.
+    What it cannot read, it says by `Poison` or `ValidationError`. Raises as the reader does, and
+    `LaneOutdated` for a record of a newer version.
     """
     found: dict[bytes | None, tuple[int, T]] = {}
     async for record in reader.read(await reader.high_watermarks([where])):
@@ -37,7 +39,11 @@ async def newest_of_each(
 
 
 def pass_over(record: Any, error: Exception) -> None:
-    """Say that a record was not taken in: only lanes write there, so it is a foreign one."""
+    """Say that a record was not taken in: only lanes write there, so it is a foreign one.
+
+    Raises `LaneOutdated` for one of a newer version: a lane wrote it, and it counts.
+    """
+    refuse_newer(record, error)
     log.warning(
         "foreign record passed over",
         topic=record.topic,
@@ -45,3 +51,10 @@ def pass_over(record: Any, error: Exception) -> None:
         offset=record.offset,
         reason=str(error),
     )
+
+
+def refuse_newer(record: Any, error: Exception) -> None:
+    """Raise `LaneOutdated` if `error` says that a record is of a newer version."""
+    if isinstance(error, NewerSchema):
+        place = f"{record.topic}-{record.partition}-{record.offset}"
+        raise LaneOutdated(f"not served, since {place} cannot be read: {error}") from error

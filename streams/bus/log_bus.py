@@ -31,8 +31,9 @@ from millstream.streams.bus.newest import newest
 from millstream.streams.bus.record_log import Positions, RecordLog, scope_of
 from millstream.streams.bus.subscription import HandlerSubscription
 from millstream.streams.settings import Settings
-from millstream.streams.wire.codec import encode, new_traceparent
+from millstream.streams.wire.codec import encode
 from millstream.streams.wire.partitioning import home_partition
+from millstream.streams.wire.trace import Trace, new_trace
 
 __all__ = ["HISTORY_MAX", "LogBus"]
 
@@ -100,7 +101,7 @@ class LogBus:
         """Append events, all of them in one trace."""
         routes = [self._route_of(event) for event in events]
         counts = await self._counted({topic for topic, _ in routes})
-        trace = new_traceparent()
+        trace = new_trace()
         return await self._log.append_all(
             self._outgoing(event, route, counts[route[0]], trace)
             for event, route in zip(events, routes, strict=True)
@@ -226,7 +227,7 @@ class LogBus:
                 return route
         raise Misconfigured(f"no topic of the catalogue holds {kind.__name__}")
 
-    def _outgoing(self, event: Event, route: _Route, count: int, trace: bytes | None) -> Outgoing:
+    def _outgoing(self, event: Event, route: _Route, count: int, trace: Trace | None) -> Outgoing:
         topic, spec = route
         match event:
             case LaneOpened() | LaneSnapshot():

@@ -32,7 +32,14 @@ from millstream.streams.broker.clients import transactional_producer
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.history.dead_letters import Buried, read_letter, record_at
 from millstream.streams.settings import Settings
-from millstream.streams.wire.codec import ORIGIN, REDRIVEN, decode, encode
+from millstream.streams.wire.codec import (
+    CONTENT_TYPE,
+    ORIGIN,
+    REDRIVEN,
+    decode,
+    encode,
+    is_structured,
+)
 from millstream.streams.wire.headers import (
     NO_HEADERS,
     DroppedHeaders,
@@ -280,7 +287,9 @@ def _put_back(record: InputRecord, buried: Buried) -> InputRecord:
     named = (
         Redriven(source=original_address(record), buried=buried.source).model_dump_json().encode()
     )
-    others = forwarded_headers(record.headers, replaced=(ORIGIN, REDRIVEN))
+    # A header that says what no lane reads would make a mended value a dead letter again.
+    unread = (CONTENT_TYPE,) if is_structured(record) else ()
+    others = forwarded_headers(record.headers, replaced=(ORIGIN, REDRIVEN, *unread))
     return replace(record, offset=record.offset + 1, headers=(*others, (REDRIVEN, named)))
 
 

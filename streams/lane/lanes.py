@@ -117,7 +117,9 @@ class Lanes:
         slots = self._slots.items()
         opening = sorted(number for number, slot in slots if not (slot.serving or slot.closed))
         if opening:
-            return f"opens the lanes of partitions {', '.join(map(str, opening))}"
+            outdated = (self._slots[number].outdated for number in opening)
+            opens = f"opens the lanes of partitions {', '.join(map(str, opening))}"
+            return next(filter(None, outdated), opens)
         if self._assignor.missing:
             return f"waits for {self._assignor.missing} partitions that other workers work on"
         if stale := self._freshness.stale():

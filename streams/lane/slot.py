@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from millstream.schemas.errors import LaneFenced, LaneLost, ServiceUnavailable
+from millstream.schemas.errors import LaneFenced, LaneLost, LaneOutdated, ServiceUnavailable
 from millstream.streams.consumer.membership import Lease
 from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.window import Ack, Window
@@ -23,6 +23,8 @@ MakeLane = Callable[[CrashCounter], Lane]
 """Makes a lane, of what was held against records. Nothing is started yet."""
 
 _REOPEN_AFTER_S = 1.0
+_OUTDATED_AFTER_S = 30.0
+"""A lane that cannot read what it folds is tried again after this time: compaction may help."""
 
 
 class LaneSlot:
@@ -61,6 +63,7 @@ class LaneSlot:
         self._draining = False
         self._closing = False
         self._lanes_lost = 0
+        self._outdated: str | None = None
         self._on_lost = on_lost
         self._task = asyncio.create_task(self._keep_open(), name=f"slot {name}")
 
@@ -68,6 +71,11 @@ class LaneSlot:
     def serving(self) -> bool:
         """Whether a lane is open."""
         return self._lane is not None
+
+    @property
+    def outdated(self) -> str | None:
+        """Why no lane of this version may serve the partition, `None` if one may."""
+        return None if self.serving else self._outdated
 
     @property
     def lanes_lost(self) -> int:
@@ -201,8 +209,17 @@ class LaneSlot:
             self._on_lost()
             of = {"outage": KAFKA} if isinstance(lost, ServiceUnavailable) else {}
             log.warning("lane lost", lane=self.name, reason=str(lost), records=len(self), **of)
-            fenced = isinstance(lost, LaneFenced)
-            await self._may_reopen(self._fenced_wait_s if fenced else _REOPEN_AFTER_S)
+            self._outdated = str(lost) if isinstance(lost, LaneOutdated) else None
+            await self._may_reopen(self._wait_s(lost))
+
+    def _wait_s(self, lost: Exception) -> float:
+        match lost:
+            case LaneFenced():
+                return self._fenced_wait_s
+            case LaneOutdated():
+                return _OUTDATED_AFTER_S
+            case _:
+                return _REOPEN_AFTER_S
 
     async def _closed(self, lane: Lane) -> None:
         try:

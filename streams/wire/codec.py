@@ -7,13 +7,12 @@ them is read all the same. `decode` raises `Poison`, and nothing else, for bytes
 from __future__ import annotations
 
 import json
-import random
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple, Protocol, TypeVar
+from uuid import uuid4
 
 import orjson
 from pydantic import ValidationError
@@ -22,6 +21,7 @@ from millstream.schemas.base import SCHEMA_VERSION, Event
 from millstream.schemas.dead_letters import NewerSchema, NotJson, NullValue, WrongShape
 from millstream.schemas.events import AgentRequest, ControlCommand
 from millstream.schemas.topics import TopicSpec
+from millstream.streams.wire.trace import TRACEPARENT, TRACESTATE, Trace, given_trace, new_trace
 
 EventT = TypeVar("EventT", bound=Event)
 
@@ -31,13 +31,18 @@ TYPE_PREFIX = "io.millstream."
 _AT_MS_MAX = 253_402_300_799_999
 """The last moment that RFC 3339 can write: the end of the year 9999."""
 
-TRACEPARENT = "traceparent"
 _EVENT_ID = "ce_id"
 ORIGIN = "millstream-origin"
 REDRIVEN = "millstream-redriven"
 
-_TRACEPARENT = re.compile(rb"^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$")
-_NO_ZERO_ID = 1 << 64 | 1
+CONTENT_TYPE = "content-type"
+_STRUCTURED = b"application/cloudevents"
+_SPECVERSION = "specversion"
+_SEND_BINARY = (
+    "a structured CloudEvent is not read; publish in binary mode: what stands in its `data` as the "
+    "record's value, its attributes as headers (`ce_id`, `ce_source`, …) or not at all, and "
+    "`content-type: application/json` or none"
+)
 _PROBLEMS_SHOWN_MAX = 5
 _FROM_OUTSIDE = (AgentRequest, ControlCommand)
 """Events that programs other than Millstream's own write: they are read more strictly."""
@@ -78,15 +83,21 @@ class Encoded(NamedTuple):
         return size
 
 
-def encode(event: Event, *, source: str, traceparent: bytes | None = None) -> Encoded:
-    """Give an event's record; `source` is the CloudEvents source, `traceparent` the cause's."""
+def encode(event: Event, *, source: str, traceparent: Trace | None = None) -> Encoded:
+    """Give an event's record; `source` is the CloudEvents source, `traceparent` the cause's trace.
+
+    Raises `ValueError` for an empty source, which CloudEvents does not allow.
+    """
+    trace = traceparent or new_trace()
     headers = [
         *_same_headers(type(event), source),
-        (_EVENT_ID, event.event_id.encode()),
+        (_EVENT_ID, cloud_event_id(event)),
         ("ce_subject", event.user_id.encode()),
         ("ce_time", rfc3339(event.at_ms)),
-        (TRACEPARENT, traceparent or new_traceparent()),
+        (TRACEPARENT, trace.parent),
     ]
+    if trace.state is not None:
+        headers.append((TRACESTATE, trace.state))
     value = event.__pydantic_serializer__.to_json(event, exclude_none=True)
     return Encoded(event.record_key.encode(), value, headers)
 
@@ -110,19 +121,37 @@ def decode(record: Record, event_type: type[EventT]) -> EventT:
     Raises `NullValue`, `NotJson`, `NewerSchema` or `WrongShape`; the message says what is wrong
     and what is expected, for the people who wrote the record. Of an event that comes from outside,
     no object may have a key twice (RFC 8259 section 4): readers differ in which value they take.
+    Nor may it be a structured CloudEvent, whose fields would stand one object further in.
     """
     if record.value is None:
         message = "the record has no value; publish a JSON object"
         raise NullValue(message)
+    is_from_outside = event_type in _FROM_OUTSIDE
+    if is_from_outside and is_structured(record):
+        raise WrongShape(_SEND_BINARY)
     try:
         event = event_type.model_validate_json(record.value)
     except ValidationError as error:
         raise _diagnosed(record.value, event_type, error) from None
-    if event.schema_version > SCHEMA_VERSION:
-        raise _newer(event.schema_version)
-    if event_type in _FROM_OUTSIDE:
+    require_known_version(event.schema_version)
+    if is_from_outside:
         _require_unique_keys(record.value, event_type)
     return event
+
+
+def require_known_version(version: int) -> None:
+    """Raise `NewerSchema` if a record's schema version is newer than this program knows."""
+    if version > SCHEMA_VERSION:
+        raise _newer(version)
+
+
+def is_structured(record: Record) -> bool:
+    """Tell whether a record's headers say that its value is a structured CloudEvent, or a batch.
+
+    CloudEvents 1.0, Kafka protocol binding, section 3: by the beginning of the content type.
+    """
+    given = header(record, CONTENT_TYPE)
+    return given is not None and given.lstrip()[: len(_STRUCTURED)].lower() == _STRUCTURED
 
 
 def header(record: Record, name: str) -> bytes | None:
@@ -139,17 +168,25 @@ def event_id_of(record: Record) -> bytes | None:
     return header(record, _EVENT_ID)
 
 
-def traceparent_of(record: Record) -> bytes:
+def cloud_event_id(event: Event) -> bytes:
+    """Give an event's CloudEvents id: `tenant/user/type/…`, so no two events of a source share it.
+
+    The same whenever the event is made again, but for a request to which nobody gave an id.
+    """
+    return own_id(type(event), event, event.event_id or str(uuid4()))
+
+
+def own_id(event_type: type[Event], whose: Event, event_id: str) -> bytes:
+    """Give the CloudEvents id of a user's event of a type, which `event_id` tells from others."""
+    user = whose.user_id
+    if "/" in user or "%" in user:  # as RFC 3986 quotes them: slashes part an id's names
+        user = user.replace("%", "%25").replace("/", "%2F")
+    return f"{whose.tenant}/{user}/{_kind(event_type)}/{event_id}".encode()
+
+
+def trace_of(record: Record) -> Trace:
     """Give the record's W3C trace context, or the start of a new trace if it has no valid one."""
-    given = header(record, TRACEPARENT)
-    return given if given is not None and _TRACEPARENT.match(given) else new_traceparent()
-
-
-def new_traceparent() -> bytes:
-    """Start a trace: version 00, random trace and parent ids, sampled."""
-    # Ids of traces must be unlike each other, not secret; the system's own take a call each.
-    ids = f"{random.getrandbits(192) | _NO_ZERO_ID:048x}"
-    return f"00-{ids[:32]}-{ids[32:]}-01".encode()
+    return given_trace(record.headers or ()) or new_trace()
 
 
 @lru_cache(maxsize=1024)  # records of one millisecond are many, and formatting is half of encoding
@@ -162,13 +199,20 @@ def rfc3339(at_ms: int) -> bytes:
 @lru_cache(maxsize=1024)
 def _same_headers(event_type: type[Event], source: str) -> tuple[tuple[str, bytes], ...]:
     """Give the headers that all events of a type have in common, if they are of one source."""
-    event_name = TYPE_PREFIX + str(event_type.model_fields["type"].default)
+    if not source:
+        message = "an event needs a source that is not empty"
+        raise ValueError(message)
     return (
         ("content-type", b"application/json"),
         ("ce_specversion", b"1.0"),
         ("ce_source", source.encode()),
-        ("ce_type", event_name.encode()),
+        ("ce_type", (TYPE_PREFIX + _kind(event_type)).encode()),
     )
+
+
+@lru_cache(maxsize=64)
+def _kind(event_type: type[Event]) -> str:
+    return str(event_type.model_fields["type"].default)
 
 
 def _newer(version: int) -> NewerSchema:
@@ -188,6 +232,8 @@ def _diagnosed(
         return NotJson(f"the value is not JSON in UTF-8: {broken}")
     if not isinstance(body, dict):
         return WrongShape(f"the value is a JSON {type(body).__name__}; publish a JSON object")
+    if event_type in _FROM_OUTSIDE and _SPECVERSION in body:
+        return WrongShape(_SEND_BINARY)
     version = body.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         return _newer(version)
@@ -220,15 +266,20 @@ _KEYS = json.JSONDecoder(
 
 
 def _require_unique_keys(value: bytes, event_type: type[Event]) -> None:
-    """Refuse a key that stands twice in one object of a value that was read before."""
+    """Refuse a key that stands twice in one object of a value that was read before.
+
+    And a structured CloudEvent that happens to hold our fields too.
+    """
     try:
-        _KEYS.decode(value.decode())
+        body = _KEYS.decode(value.decode())
     except _KeyTwiceError as error:
         # A key that is no field's name may be a secret.
         key = repr(error.key) if error.key in event_type.model_fields else "a key"
         raise WrongShape(f"{key} is given twice in one JSON object; keep one of them") from None
     except (ValueError, RecursionError):
         return  # the two parsers differ in what is JSON: the first one's word stands
+    if _SPECVERSION in body:
+        raise WrongShape(_SEND_BINARY)
 
 
 def problems_of(error: ValidationError) -> str:

@@ -10,7 +10,8 @@ spelling (Kafka's header names are case-sensitive, and the standards write these
 - `millstream-*`: by which a record keeps its identity. Anybody may write these too:
   `records.original_address` says how far they are believed.
 
-The value of a kept header is copied as it is.
+The value of a kept header is copied as it is; the trace context as W3C says (`trace.py`): a
+malformed one goes no further.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+
+from millstream.streams.wire.trace import NAMES as TRACE_NAMES
+from millstream.streams.wire.trace import given_trace
 
 __all__ = [
     "NAMES_MAX",
@@ -28,7 +32,7 @@ __all__ = [
     "is_kept",
 ]
 
-_KEPT_NAMES = frozenset({"content-type", "traceparent", "tracestate"})
+_KEPT_NAMES = frozenset({"content-type"}) | TRACE_NAMES
 _KEPT_PREFIXES = ("ce_", "millstream-")
 _KEPT_REST = re.compile(r"[a-z0-9._-]{1,64}", re.ASCII)
 
@@ -81,11 +85,14 @@ def forwarded_headers(
     Those named in `replaced` are left out: their writer adds new ones, and each move would
     lengthen the record otherwise. aiokafka writes no header without a value, so none is given.
     """
-    return [
+    given = list(headers)
+    trace = given_trace(given)
+    others = [
         (name, value)
-        for name, value in headers
-        if value is not None and name not in replaced and is_kept(name)
+        for name, value in given
+        if value is not None and name not in replaced and name not in TRACE_NAMES and is_kept(name)
     ]
+    return others if trace is None else [*others, *trace.headers()]
 
 
 def dropped_headers(headers: Iterable[tuple[str, object]]) -> DroppedHeaders:

@@ -53,7 +53,8 @@ class Scraped:
 
 async def answer(worker: WorkerProcess, path: str) -> tuple[int, str]:
     """Get a page of the worker's, as its status and its text."""
-    base = worker.info["metrics_url"].removesuffix("/metrics").rstrip("/")
+    assert worker.info["metrics_url"].endswith("/metrics")
+    base = worker.info["metrics_url"].removesuffix("/metrics")
     async with aiohttp.ClientSession() as http, http.get(f"{base}{path}") as page:
         return page.status, await page.text()
 

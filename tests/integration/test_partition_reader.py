@@ -23,7 +23,7 @@ from millstream.streams.lane.output.checkpoints import CheckpointSource
 from millstream.streams.lane.output.outcomes import session_head
 from millstream.streams.lane.runs.token_publisher import TokenPublisher
 from millstream.streams.settings import Settings
-from millstream.streams.wire.codec import decode, encode, new_traceparent
+from millstream.streams.wire.codec import decode, encode, new_trace
 from tests import making
 from tests.contracts.reader_contract import ReaderContract
 from tests.harness.lane_common import no_redis
@@ -169,7 +169,7 @@ async def test_flushed_tokens_stand_on_the_topic_in_their_order(settings: Settin
             topic=where.topic,
             partition=where.partition,
             source="/t",
-            traceparent=new_traceparent(),
+            traceparent=new_trace(),
             unacknowledged_max=4,
         )
         for token in tokens:

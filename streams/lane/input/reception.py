@@ -28,7 +28,7 @@ from millstream.streams.lane.runs.admission import Admission, TemplateRef, admit
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses
-from millstream.streams.wire.codec import ORIGIN, Tombstone, decode, traceparent_of
+from millstream.streams.wire.codec import ORIGIN, Tombstone, decode, trace_of
 from millstream.streams.wire.headers import forwarded_headers
 from millstream.streams.wire.keys import request_key, session_key
 from millstream.streams.wire.partitioning import home_partition
@@ -40,6 +40,7 @@ from millstream.streams.wire.records import (
     original_address,
     unreadable_places,
 )
+from millstream.streams.wire.trace import Trace
 
 log = structlog.get_logger(__name__)
 
@@ -232,12 +233,12 @@ class RecordDispatcher:
             # What an earlier attempt showed is void: the newest one has no text.
             attempt=self._state.attempt(0) if may_follow else 0,
         )
-        self._end(entry, request, result, traceparent_of(entry.record))
+        self._end(entry, request, result, trace_of(entry.record))
 
     def _admit(
         self, entry: Entry[InputRecord], request: ResolvedRequest, passed: StageRequest | None
     ) -> None:
-        traceparent = traceparent_of(entry.record)
+        traceparent = trace_of(entry.record)
         admission = admit(
             request,
             self._state,
@@ -288,7 +289,7 @@ class RecordDispatcher:
         entry: Entry[InputRecord],
         request: ResolvedRequest,
         admission: Admission,
-        traceparent: bytes,
+        traceparent: Trace,
     ) -> None:
         result = result_of(
             request,
@@ -304,7 +305,7 @@ class RecordDispatcher:
         entry: Entry[InputRecord],
         request: ResolvedRequest,
         result: AgentResult,
-        traceparent: bytes,
+        traceparent: Trace,
         decided: Sequence[Decision] = (),
     ) -> None:
         """End a request without a run."""

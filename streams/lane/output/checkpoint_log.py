@@ -20,7 +20,7 @@ from millstream.schemas.errors import LaneLost, Poison, ServiceUnavailable
 from millstream.schemas.events import CheckpointSaved, SessionUpdated
 from millstream.streams.broker.compacted import pass_over
 from millstream.streams.broker.partition_reader import PartitionReader
-from millstream.streams.wire.codec import decode, event_id_of
+from millstream.streams.wire.codec import cloud_event_id, decode, event_id_of, own_id
 from millstream.streams.wire.keys import session_key
 
 NEAR_RECORDS = 200
@@ -40,7 +40,8 @@ class CheckpointLog:
     def __init__(self, reader: PartitionReader, where: TopicPartition) -> None:
         self._reader = reader
         self._where = where
-        # By the id that a checkpoint's record has in its headers: others need not be parsed.
+        # By the id that a checkpoint's record has in its headers, in either form that was ever
+        # written: others need not be parsed.
         self._wanted: defaultdict[bytes, list[_Want]] = defaultdict(list)
 
     async def find(self, head: SessionUpdated) -> CheckpointSaved | None:
@@ -49,8 +50,9 @@ class CheckpointLog:
         Raises `LaneLost` if the log cannot be read now.
         """
         want = _Want(head)
-        of_id = self._wanted[event_id := _named_by(head)]
-        of_id.append(want)
+        names = _names_of(head)
+        for name in names:
+            self._wanted[name].append(want)
         try:
             async with self._reader.lock:
                 # Settled already, if whoever had the lock before came by.
@@ -60,15 +62,19 @@ class CheckpointLog:
             raise LaneLost(f"a checkpoint cannot be read: {error}") from error
         finally:
             want.is_settled = True  # nobody is to look for it any more
-            of_id.remove(want)
-            if not of_id:
-                self._wanted.pop(event_id, None)
+            for name in names:
+                self._wanted[name].remove(want)
+                if not self._wanted[name]:
+                    del self._wanted[name]
         return want.found
 
     async def _look_for(self, want: _Want) -> None:
         """Read the stretch around `want`: with it those that are near each other, up to a gap."""
-        unsettled = (one for of_id in self._wanted.values() for one in of_id if not one.is_settled)
-        wants = sorted(unsettled, key=_offset_min)
+        # Each want stands under each of its names.
+        unsettled = {
+            id(one): one for named in self._wanted.values() for one in named if not one.is_settled
+        }
+        wants = sorted(unsettled.values(), key=_offset_min)
         first = wants.index(want)
         while first and _offset_min(wants[first]) <= _offset_min(wants[first - 1]) + NEAR_RECORDS:
             first -= 1
@@ -100,8 +106,8 @@ class CheckpointLog:
             want.is_settled, want.found = True, checkpoint
 
     def _named(self, checkpoint: CheckpointSaved) -> Iterable[_Want]:
-        of_id = self._wanted.get(checkpoint.event_id.encode(), ())
-        return (want for want in of_id if is_named_by(want.head, checkpoint))
+        named = self._wanted.get(cloud_event_id(checkpoint), ())
+        return (want for want in named if is_named_by(want.head, checkpoint))
 
 
 def is_named_by(head: SessionUpdated, checkpoint: CheckpointSaved) -> bool:
@@ -121,5 +127,10 @@ def _offset_min(want: _Want) -> int:
     return want.head.checkpoint_offset_min
 
 
-def _named_by(head: SessionUpdated) -> bytes:
-    return f"{head.session_id}:{head.checkpoint_id}".encode()
+def _names_of(head: SessionUpdated) -> tuple[bytes, bytes]:
+    """Give the ids of the checkpoint's record: as it is written, and as it once was.
+
+    The second form, without user and type, was written before ids were unique over users.
+    """
+    bare = f"{head.session_id}:{head.checkpoint_id}"
+    return own_id(CheckpointSaved, head, bare), bare.encode()

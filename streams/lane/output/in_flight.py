@@ -20,6 +20,7 @@ from millstream.streams.transactions.committer import CommitRefused
 from millstream.streams.wire.codec import Tombstone
 from millstream.streams.wire.keys import RequestKey, request_key
 from millstream.streams.wire.records import InputRecord
+from millstream.streams.wire.trace import Trace
 
 
 class InFlightRequests:
@@ -101,7 +102,7 @@ class InFlightRequests:
         entry: Entry[InputRecord] | None,
         request: ResolvedRequest,
         events: Sequence[Event | Tombstone],
-        traceparent: bytes,
+        traceparent: Trace,
     ) -> Coroutine[Any, Any, None]:
         """Submit a request's outcome now; gives what to await until it is committed.
 
@@ -118,7 +119,7 @@ class InFlightRequests:
         entry: Entry[InputRecord] | None,
         request: ResolvedRequest,
         events: Sequence[Event | Tombstone],
-        traceparent: bytes,
+        traceparent: Trace,
         committed: Committed,
     ) -> None:
         try:

@@ -37,6 +37,7 @@ from millstream.streams.lane.output.checkpoints import CheckpointSource
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.transactions.committer import Committer, Outcome
 from millstream.streams.wire.codec import Tombstone, encode, tombstone
+from millstream.streams.wire.trace import Trace
 
 Committed = asyncio.Future[tuple[int, ...]]
 """Done when its events are committed and folded: their offsets."""
@@ -121,7 +122,7 @@ class LaneWriter:
     def submit(
         self,
         events: Sequence[Event | Tombstone],
-        traceparent: bytes | None = None,
+        traceparent: Trace | None = None,
         *,
         lazy: bool = False,
     ) -> Committed:
@@ -136,13 +137,13 @@ class LaneWriter:
         )
 
     async def commit(
-        self, events: Sequence[Event | Tombstone], traceparent: bytes | None = None
+        self, events: Sequence[Event | Tombstone], traceparent: Trace | None = None
     ) -> None:
         """Submit events and wait until they are committed and folded."""
         await self.submit(events, traceparent)
 
     async def replace(
-        self, events: Sequence[Event | Tombstone], traceparent: bytes | None = None
+        self, events: Sequence[Event | Tombstone], traceparent: Trace | None = None
     ) -> None:
         """Commit what takes the place of events that were refused."""
         committed = self.submit(events, traceparent)
@@ -206,7 +207,7 @@ class LaneWriter:
         return self._state.heads.get(session)
 
     def _outgoing(
-        self, events: Sequence[Event | Tombstone], traceparent: bytes | None
+        self, events: Sequence[Event | Tombstone], traceparent: Trace | None
     ) -> list[Outgoing]:
         return [
             Outgoing(

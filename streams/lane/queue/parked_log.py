@@ -11,14 +11,16 @@ from contextlib import aclosing
 from typing import Any
 
 from aiokafka import TopicPartition
+from pydantic import ValidationError
 
-from millstream.schemas.base import Frozen, Identifier
+from millstream.schemas.base import SCHEMA_VERSION, Frozen, Identifier
 from millstream.schemas.errors import LaneLost, ServiceUnavailable
 from millstream.schemas.lane_events import RunParked, TemplateWait
 from millstream.streams.broker.compacted import newest_of_each
 from millstream.streams.broker.partition_reader import PartitionReader
-from millstream.streams.wire.codec import decode, traceparent_of
+from millstream.streams.wire.codec import decode, require_known_version, trace_of
 from millstream.streams.wire.keys import RequestKey, SessionKey
+from millstream.streams.wire.trace import Trace
 
 STRETCH_RECORDS = 200
 AHEAD_RECORDS_MAX = 5 * STRETCH_RECORDS
@@ -37,6 +39,7 @@ class _Asked(Frozen):
 class ParkedHead(Frozen):
     """Of a parked request, what must be known while it waits."""
 
+    schema_version: int = SCHEMA_VERSION
     tenant: str
     user_id: Identifier
     request_id: Identifier
@@ -59,6 +62,17 @@ class ParkedHead(Frozen):
         return (self.tenant, self.user_id, self.session_id)
 
 
+def _head_of(record: Any) -> ParkedHead:
+    """Read a head; raises `NewerSchema` for one of a newer version, `ValidationError` for none."""
+    try:
+        head = ParkedHead.model_validate_json(record.value)
+    except ValidationError:
+        decode(record, RunParked)  # raises `NewerSchema` for one of a newer shape
+        raise
+    require_known_version(head.schema_version)
+    return head
+
+
 class ParkedLog:
     """The records of one partition of `parked`."""
 
@@ -75,9 +89,7 @@ class ParkedLog:
 
         Raises `LaneLost` and `ServiceUnavailable` as the reader does.
         """
-        found = await newest_of_each(
-            self._reader, self._where, lambda record: ParkedHead.model_validate_json(record.value)
-        )
+        found = await newest_of_each(self._reader, self._where, _head_of)
         for offset, _ in found:
             self.written(offset)
         return sorted(found, key=lambda each: each[1].order)
@@ -86,7 +98,7 @@ class ParkedLog:
         """Hear that a request is parked at `offset`."""
         self._end = max(self._end, offset + 1)
 
-    async def load(self, offset: int) -> tuple[RunParked, bytes]:
+    async def load(self, offset: int) -> tuple[RunParked, Trace]:
         """Give the request parked at `offset`, and its trace.
 
         Raises `Poison` for one that this version cannot read, and `LaneLost`.
@@ -98,7 +110,7 @@ class ParkedLog:
                 record = self._take(offset)
         if record is None:
             raise LaneLost(f"there is no parked request at {self._at(offset)}")
-        return decode(record, RunParked), traceparent_of(record)
+        return decode(record, RunParked), trace_of(record)
 
     async def _read_on(self, offset: int) -> None:
         end = min(self._end, offset + STRETCH_RECORDS)

@@ -18,6 +18,7 @@ from millstream.streams.lane.runs.admission import Admission
 from millstream.streams.lane.state.attempt_costs import charge_attempts
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.wire.keys import request_key
+from millstream.streams.wire.trace import Trace
 
 
 class AttemptStarter:
@@ -38,7 +39,7 @@ class AttemptStarter:
         attempt: int,
         decided: asyncio.Future[Any] | None,
         may_follow: bool,
-        traceparent: bytes,
+        traceparent: Trace,
     ) -> AttemptStarted | Terminal | None:
         """Ask the chain for an attempt, and return once it may make its first call.
 
@@ -72,7 +73,7 @@ class AttemptStarter:
         return begun
 
     async def charge(
-        self, request: ResolvedRequest, used: AttemptUsage, traceparent: bytes
+        self, request: ResolvedRequest, used: AttemptUsage, traceparent: Trace
     ) -> None:
         """Commit what an attempt used that was in vain, so that the next one may begin."""
         if events := charge_attempts(

@@ -11,6 +11,7 @@ from millstream.schemas.base import Event
 from millstream.schemas.errors import LaneLost, Terminal
 from millstream.streams.lane.base.context import PlainProducer
 from millstream.streams.wire.codec import encode
+from millstream.streams.wire.trace import Trace
 
 __all__ = ["PlainPublisher"]
 
@@ -31,7 +32,7 @@ class PlainPublisher:
         topic: str,
         partition: int,
         source: str,
-        traceparent: bytes,
+        traceparent: Trace,
         unacknowledged_max: int = 64,
     ) -> None:
         self._producer = producer

@@ -16,6 +16,7 @@ from millstream.streams.lane.base.window import Entry
 from millstream.streams.lane.runs.admission import Admission
 from millstream.streams.wire.keys import RequestKey, SessionKey, request_key, session_key
 from millstream.streams.wire.records import InputRecord
+from millstream.streams.wire.trace import Trace
 
 
 @dataclass(slots=True)
@@ -71,7 +72,7 @@ class Run:
 
     request: ResolvedRequest
     admission: Admission
-    traceparent: bytes
+    traceparent: Trace
     order: int
     entry: Entry[InputRecord] | None = None
     decided: asyncio.Future[Any] | None = None

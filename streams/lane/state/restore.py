@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from aiokafka import TopicPartition
 
+from millstream.schemas.base import Event
 from millstream.schemas.errors import HistoryGone, Poison
 from millstream.schemas.events import Decision
 from millstream.schemas.lane_events import LaneOpened, SnapshotHeader
 from millstream.schemas.topics import DECISIONS, LANES, SNAPSHOTS, TopicSpec
-from millstream.streams.broker.compacted import pass_over
+from millstream.streams.broker.compacted import pass_over, refuse_newer
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.state.folds import Begin
 from millstream.streams.lane.state.history_gaps import Base, Stretch, removed, up_to
@@ -21,6 +21,8 @@ from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.snapshot_format import StoredSnapshot, fold_version
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import decode
+
+EventT = TypeVar("EventT", bound=Event)
 
 _DECISIONS_LOOKED_AT = 1000
 """Among so many last offsets the newest decision is looked for: some hold markers only."""
@@ -55,10 +57,9 @@ async def producers_announced(
     where = TopicPartition(settings.topic(LANES.name), partition)
     producers = 0
     async for record in reader.read(await reader.high_watermarks([where])):
-        with suppress(Poison):
-            opened = decode(record, LaneOpened)
-            if opened.stage == stage:
-                producers = opened.producers
+        opened = _own(record, LaneOpened)
+        if opened is not None and opened.stage == stage:
+            producers = opened.producers
     return producers
 
 
@@ -75,7 +76,8 @@ async def restore(
 
     Call it only after the lane's last producer has fenced its predecessor, and once it is known
     since when requests wait unread (`Deferrals.restore`). Raises `LaneLost` if
-    an open transaction hides the end for too long.
+    an open transaction hides the end for too long, and `LaneOutdated` for a record of a newer
+    version: a lane that passed it over would answer again what is answered.
 
     `upto` gives, by topic without the namespace, the offset up to which it is read, exclusive;
     other topics are read to their high watermark. Restored twice up to the same offsets of all
@@ -145,14 +147,23 @@ async def _decided_until_ms(
     """
     times: dict[str, int] = {}
     async for record in reader.read({decisions: end}, from_offset=end - _DECISIONS_LOOKED_AT):
-        with suppress(Poison):
-            decision = decode(record, Decision)
+        decision = _own(record, Decision)
+        if decision is not None:
             times[decision.stage] = max(decision.at_ms, times.get(decision.stage, 0))
     return times.get(stage, max(times.values(), default=None))
 
 
+def _own(record: Any, event_type: type[EventT]) -> EventT | None:
+    """Read a record that a lane wrote, `None` for a foreign one; `LaneOutdated` for a newer one."""
+    try:
+        return decode(record, event_type)
+    except Poison as poison:
+        refuse_newer(record, poison)
+        return None
+
+
 def fold_record(state: LaneState, record: Any, spec: TopicSpec) -> None:
-    """Fold one record that was read back."""
+    """Fold one record that was read back. Raises `LaneOutdated` for one of a newer version."""
     if record.value is None:
         return  # a tombstone of a compacted topic
     try:

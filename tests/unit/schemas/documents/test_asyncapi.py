@@ -18,6 +18,7 @@ from millstream.schemas.events import AgentRequest, AgentToken
 from millstream.schemas.topics import BASE_TOPICS, SNAPSHOTS, TopicSpec, stage_topic
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import encode
+from millstream.streams.wire.trace import Trace, new_trace
 
 OFFICIAL = Path(__file__).parents[3] / "data" / "asyncapi" / "3.0.0.json"
 """AsyncAPI's own JSON Schema of version 3.0.0, as its npm package `@asyncapi/specs` ships it."""
@@ -80,6 +81,9 @@ def test_the_document_tells_the_default_number_of_partitions() -> None:
     assert Settings.model_fields["partitions"].default == DEFAULT_PARTITIONS
 
 
+TRACE = Trace(new_trace().parent, b"vendor=1")
+
+
 @pytest.mark.parametrize(
     "event",
     [
@@ -88,7 +92,10 @@ def test_the_document_tells_the_default_number_of_partitions() -> None:
     ],
 )
 def test_the_headers_that_are_written_are_those_that_are_described(event: Event) -> None:
-    headers = {name: value.decode() for name, value in encode(event, source="/test").headers}
+    headers = {
+        name: value.decode()
+        for name, value in encode(event, source="/test", traceparent=TRACE).headers
+    }
     schema = headers_schema(type(event))
     Draft202012Validator(schema).validate(headers)
     assert set(headers) == set(schema["properties"])

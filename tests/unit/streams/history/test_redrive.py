@@ -7,7 +7,7 @@ import base64
 import pytest
 
 from millstream.schemas.base import Address, Reason
-from millstream.schemas.dead_letters import DeadLetter, NotJson
+from millstream.schemas.dead_letters import DeadLetter, NotJson, WrongShape
 from millstream.schemas.events import Redriven
 from millstream.streams.history.dead_letters import Buried
 from millstream.streams.history.redrive import _kept, _put_back
@@ -18,9 +18,10 @@ from tests import making
 from tests.making import record
 
 SECRET = b"Bearer s3cret"
+TRACE = b"00-" + b"4b" * 16 + b"-" + b"a7" * 8 + b"-01"
 FIRST = Address(topic="requests", partition=5, offset=3)
 HEADERS = (
-    ("traceparent", b"t"),
+    ("traceparent", TRACE),
     ("authorization", SECRET),
     ("ce_id", b"1"),
     ("ce_id", b"2"),
@@ -55,7 +56,7 @@ def test_a_record_is_put_back_as_the_same_request_without_its_secrets(letter: De
     buried = Buried(letter.source, 1, letter.source, letter.reason, None, None)
     again = _put_back(original, buried)
     *kept, (name, value) = again.headers
-    assert kept == [("traceparent", b"t"), ("ce_id", b"1"), ("ce_id", b"2")]
+    assert kept == [("ce_id", b"1"), ("ce_id", b"2"), ("traceparent", TRACE)]
     assert name == REDRIVEN
     assert Redriven.model_validate_json(value or b"") == Redriven(
         source=FIRST, buried=letter.source
@@ -76,3 +77,14 @@ def test_a_record_that_is_put_back_again_and_again_does_not_grow() -> None:
         assert ORIGIN not in dict(once.headers)
         assert len(forwarded_headers(once.headers)) == len(once.headers)
     assert len(sizes) == 1
+
+
+def test_a_structured_cloud_event_that_was_mended_is_put_back_as_a_request() -> None:
+    given = (("content-type", b"application/cloudevents+json"), ("ce_id", b"1"))
+    letter = dead_letter(record(VALUE, headers=given), WrongShape("why"), at_ms=1)
+    original = _kept(letter)
+    assert original is not None
+    buried = Buried(letter.source, 1, letter.source, letter.reason, None, None)
+    again = _put_back(original, buried)
+    assert read_request(again).input == "x"
+    assert [name for name, _ in again.headers] == ["ce_id", REDRIVEN]

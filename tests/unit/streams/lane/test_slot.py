@@ -9,7 +9,13 @@ from typing import cast
 
 import pytest
 
-from millstream.schemas.errors import LaneFenced, LaneLapsed, LaneLost, ServiceUnavailable
+from millstream.schemas.errors import (
+    LaneFenced,
+    LaneLapsed,
+    LaneLost,
+    LaneOutdated,
+    ServiceUnavailable,
+)
 from millstream.streams.consumer.membership import Lease, Membership, since_boot_s
 from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.window import Entry
@@ -166,6 +172,17 @@ async def test_a_fenced_lane_is_replaced_when_the_group_says_whose_the_partition
         slot.confirm()
         await eventually(lambda: slot.serving)
         assert len(opened.lanes) == 2
+
+
+async def test_a_lane_that_cannot_read_what_it_folds_says_so_until_one_can() -> None:
+    opened = Opened(LaneOutdated("upgrade the workers"))
+    async with a_slot(opened) as slot:
+        await eventually(lambda: slot.outdated == "upgrade the workers")
+        assert not slot.serving
+        assert len(opened.lanes) == 1
+        slot.confirm()
+        await eventually(lambda: slot.serving)
+        assert slot.outdated is None
 
 
 async def test_what_the_group_said_before_the_fencing_does_not_give_the_partition_back() -> None:

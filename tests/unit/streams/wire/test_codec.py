@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from millstream.schemas.any_event import EVENT_TYPES, any_event
+from millstream.schemas.base import Event
 from millstream.schemas.dead_letters import NewerSchema, NotJson, NullValue, WrongShape
 from millstream.schemas.errors import Poison
 from millstream.schemas.events import AgentRequest, AgentToken, ControlCommand
+from millstream.schemas.lane_events import HoldPlaced
 from millstream.streams.wire.codec import (
     Encoded,
     decode,
     encode,
     header,
-    new_traceparent,
     rfc3339,
-    traceparent_of,
+    trace_of,
 )
 from millstream.streams.wire.records import InputRecord
 from tests import making
@@ -40,7 +44,7 @@ def test_the_headers_are_cloud_events_in_binary_mode() -> None:
     assert headers["ce_specversion"] == b"1.0"
     assert headers["ce_type"] == b"io.millstream.token"
     assert headers["ce_source"] == b"/ns/chain/0"
-    assert headers["ce_id"] == b"r:1000:3"
+    assert headers["ce_id"] == b"default/ada/token/r:1000:3"
     assert headers["ce_subject"] == b"ada"
     assert headers["ce_time"] == b"1970-01-01T00:00:01.500Z"
     assert headers["content-type"] == b"application/json"
@@ -134,29 +138,106 @@ def test_of_headers_of_one_name_the_last_one_counts() -> None:
     assert header(twice, "none") is None
 
 
-@pytest.mark.parametrize(
-    "given_",
-    [
-        None,
-        b"",
-        b"\xff",
-        b"00-" + b"0" * 32 + b"-" + b"1" * 16 + b"-01",
-        b"00-" + b"1" * 32 + b"-" + b"0" * 16 + b"-01",
-        b"00-" + b"1" * 31 + b"-" + b"1" * 16 + b"-01",
-    ],
-)
-def test_a_trace_context_that_is_none_starts_a_new_trace(given_: bytes | None) -> None:
-    headers = () if given_ is None else (("traceparent", given_),)
-    found = traceparent_of(record(b"", headers=headers))
-    assert found != given_
-    assert re.fullmatch(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-01", found)
-
-
-def test_a_valid_trace_context_is_passed_on() -> None:
-    given_ = new_traceparent()
-    assert traceparent_of(record(b"", headers=(("traceparent", given_),))) == given_
-
-
 @pytest.mark.parametrize("at_ms", [0, 1, 253_402_300_799_999, 10**18, 10**400])
 def test_any_time_that_a_record_can_hold_can_be_written(at_ms: int) -> None:
     assert re.fullmatch(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", rfc3339(at_ms))
+
+
+BINARY = b'{"user_id": "ada", "input": "hi"}'
+STRUCTURED = (
+    b'{"specversion": "1.0", "id": "1", "source": "/crm", "type": "t", '
+    b'"data": {"user_id": "ada", "input": "hi"}}'
+)
+BOTH = b'{"specversion": "1.0", "user_id": "ada", "input": "hi"}'
+
+
+@pytest.mark.parametrize(
+    ("value", "content_type"),
+    [
+        (STRUCTURED, b"application/cloudevents+json"),
+        (STRUCTURED, b"Application/CloudEvents+JSON; charset=UTF-8"),
+        (b"[" + STRUCTURED + b"]", b"application/cloudevents-batch+json"),
+        (b"\x00Obj", b"application/cloudevents+avro"),
+        (BINARY, b"application/cloudevents+json"),
+        (STRUCTURED, b"application/json"),
+        (STRUCTURED, None),
+        (BOTH, None),
+    ],
+)
+def test_a_structured_cloud_event_is_refused_with_what_to_send_instead(
+    value: bytes, content_type: bytes | None
+) -> None:
+    headers = () if content_type is None else (("content-type", content_type),)
+    with pytest.raises(WrongShape, match=r"structured CloudEvent.*binary mode.*application/json"):
+        decode(record(value, headers=headers), AgentRequest)
+
+
+@pytest.mark.parametrize("content_type", [b"application/json", b"text/plain", b"", b"\xff"])
+def test_any_other_content_type_is_read(content_type: bytes) -> None:
+    headers = (("content-type", content_type),)
+    assert decode(record(BINARY, headers=headers), AgentRequest).input == "hi"
+
+
+def ce_id(event: Event) -> bytes:
+    return dict(encode(event, source="/x").headers)["ce_id"]
+
+
+def test_no_two_users_sessions_or_kinds_share_an_id() -> None:
+    users = (
+        {},
+        {"user_id": "eve"},
+        {"tenant": "a", "user_id": "b/c"},
+        {"tenant": "a", "user_id": "b%2Fc"},
+        {"user_id": "a/b/c"},
+    )
+    events: list[Event] = [
+        maker(**user)
+        for user in users
+        for maker in (making.result, making.decision, making.attempt, making.cost, making.token)
+    ]
+    events += [making.step(**user) for user in users]
+    events += [making.checkpoint(**user, session_id=one) for user in users for one in ("s", "t")]
+    for target in ("request_id", "session_id"):
+        events += [
+            ControlCommand(user_id="ada", command="pause", at_ms=1, **{target: "x"}),
+            HoldPlaced(user_id="ada", at_ms=1, **{target: "x"}),
+        ]
+    events += [
+        making.cost(request_id="r:1000:cost:x", model="y"),
+        making.cost(request_id="r", model="x:1000:cost:y"),
+    ]
+    assert len({ce_id(event) for event in events}) == len(events)
+
+
+def test_a_request_without_an_id_has_an_event_id_all_the_same() -> None:
+    first, second = (ce_id(making.request()) for _ in range(2))
+    assert first.startswith(b"default/ada/request/")
+    assert first != second
+    assert ce_id(making.request(request_id="r1")) == b"default/ada/request/r1"
+
+
+def test_a_source_that_is_empty_is_refused() -> None:
+    with pytest.raises(ValueError, match="source"):
+        encode(TOKEN, source="")
+
+
+RELEASED = sorted(Path(__file__).with_name("released").glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("release", RELEASED, ids=lambda path: path.stem)
+def test_every_record_of_a_release_is_read_as_what_it_was(release: Path) -> None:
+    read: set[type[Event]] = set()
+    for line in release.read_text("utf-8").splitlines():
+        kept = json.loads(line)
+        headers = tuple((name, value.encode()) for name, value in kept["headers"])
+        known = any_event.validate_json(kept["value"])
+        raw = record(kept["value"].encode(), key=kept["key"].encode(), headers=headers)
+        event = decode(raw, type(known))
+        assert event == known
+        assert event.record_key == kept["key"]
+        written = json.loads(kept["value"])
+        again = json.loads(encode(event, source="/x").value or b"")
+        assert written.items() <= again.items()
+        assert trace_of(raw).parent == b"00-" + b"4b" * 16 + b"-" + b"a7" * 8 + b"-01"
+        read.add(type(event))
+    assert read == set(EVENT_TYPES)

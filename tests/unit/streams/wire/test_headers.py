@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.schemas.base import Address
-from millstream.streams.wire.codec import ORIGIN, REDRIVEN, TRACEPARENT, encode
+from millstream.streams.wire.codec import ORIGIN, REDRIVEN, encode
 from millstream.streams.wire.headers import (
     NAMES_MAX,
     NO_HEADERS,
@@ -21,10 +21,12 @@ from millstream.streams.wire.headers import (
     is_kept,
 )
 from millstream.streams.wire.records import origin_header
+from millstream.streams.wire.trace import TRACEPARENT
 from tests import making
 from tests.making import Headers
 
 SECRET = b"Bearer s3cret"
+TRACE = b"00-" + b"4b" * 16 + b"-" + b"a7" * 8 + b"-01"
 
 
 @pytest.mark.parametrize(
@@ -44,8 +46,10 @@ SECRET = b"Bearer s3cret"
 )
 def test_what_says_what_a_record_is_is_kept(name: str) -> None:
     assert is_kept(name)
-    assert forwarded_headers([(name, b"x")]) == [(name, b"x")]
-    assert dropped_headers([(name, b"x")]) == NO_HEADERS
+    trace = (TRACEPARENT, TRACE)
+    value = b"vendor=1" if name == "tracestate" else TRACE
+    assert (name, value) in forwarded_headers([trace, (name, value)])
+    assert dropped_headers([(name, value)]) == NO_HEADERS
 
 
 @pytest.mark.parametrize(
@@ -170,10 +174,10 @@ def test_a_header_without_a_value_cannot_be_written_again() -> None:
 
 def test_headers_do_not_pile_up_however_often_a_record_is_moved() -> None:
     place = Address(topic="requests", partition=1, offset=3)
-    headers: list[tuple[str, bytes]] = [(TRACEPARENT, b"t"), ("cookie", SECRET)]
+    headers: list[tuple[str, bytes]] = [(TRACEPARENT, TRACE), ("cookie", SECRET)]
     for _ in range(5):
         headers = [*forwarded_headers(headers, replaced=(ORIGIN,)), origin_header(place, 5)]
-    assert headers == [(TRACEPARENT, b"t"), origin_header(place, 5)]
+    assert headers == [(TRACEPARENT, TRACE), origin_header(place, 5)]
 
 
 def test_all_headers_that_millstream_writes_are_kept() -> None:
