@@ -38,7 +38,7 @@ __all__ = [
     "InputKind",
     "TextContent",
     "block_of",
-    "hash_of",
+    "digest_of",
     "inline_bytes",
     "is_type_of_text",
     "label_of",
@@ -276,10 +276,17 @@ Content = Annotated[
 """Up to 100 blocks, in the order in which the model is told them."""
 
 
-def hash_of(content: tuple[ContentBlock, ...]) -> bytes:
-    """Give a hash of what is told: of each block the fields that are known here, those given."""
+def digest_of(asked: str, content: tuple[ContentBlock, ...] | None) -> str:
+    """Give the digest of what is asked, in 16 hex digits; without content, as of earlier versions.
+
+    Of each block count the fields that are known here, those given.
+    """
+    if content is None:
+        return blake2b(asked.encode(), digest_size=8).hexdigest()
     told = [block.model_dump(exclude_none=True) for block in content]
-    return blake2b(json.dumps(told).encode()).digest()
+    asked_with = blake2b(json.dumps(told).encode()).digest() + asked.encode()
+    # By another `person` no input reads as one with content.
+    return blake2b(asked_with, digest_size=8, person=b"content").hexdigest()
 
 
 def inline_bytes(content: tuple[ContentBlock, ...]) -> int:

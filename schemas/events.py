@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -22,7 +21,7 @@ from millstream.schemas.base import (
     compound_key,
     require_one_target,
 )
-from millstream.schemas.content import Content, hash_of
+from millstream.schemas.content import Content, digest_of
 
 DEFAULT_TEMPLATE = "chat_agent"
 
@@ -97,11 +96,7 @@ class ResolvedRequest(AgentRequest):
         """
         # Only the input, which comes last, may hold the separator.
         asked = f"{self.template}\x1f{self.model or ''}\x1f{self.session_id}\x1f{self.input}"
-        if self.content is None:
-            return blake2b(asked.encode(), digest_size=8).hexdigest()
-        # By another `person` no input reads as one with content.
-        asked_with = hash_of(self.content) + asked.encode()
-        return blake2b(asked_with, digest_size=8, person=b"content").hexdigest()
+        return digest_of(asked, self.content)
 
 
 class Origin(Frozen):
