@@ -63,8 +63,8 @@ class RunPlan:
     """What a run will use, known before it starts: its price can be reserved from this.
 
     `input_tokens_max` and `output_tokens_max` are for all of its model calls together. The former
-    leaves out what tools give back, which nobody knows. `has_effects`: it has tools that may do
-    what stays done. `models` are all that may answer, in order; `model` is the one that is called.
+    leaves out what tools give back, which nobody knows. `effects` are the tools that may do what
+    stays done. `models` are all that may answer, in order; `model` is the one that is called.
     `models_own` are the template's, whatever the request names.
     """
 
@@ -72,12 +72,17 @@ class RunPlan:
     model: str
     input_tokens_max: int
     output_tokens_max: int
-    has_effects: bool = False
+    effects: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     models_own: tuple[str, ...] = ()
     models_beside: tuple[str, ...] = ()
     calls_beside: int = 0
     system_prompt: str | None = None
+
+    @property
+    def has_effects(self) -> bool:
+        """Whether it has tools that may do what stays done."""
+        return bool(self.effects)
 
     @property
     def model_calls_max(self) -> int:
@@ -257,7 +262,7 @@ class AgentFactory:
             calls_beside=uses.calls_beside,
             output_tokens_max=uses.output_tokens_max,
             input_tokens_max=input_tokens_max,
-            has_effects=any(self.tools.rules(name).has_effects for name in uses.tool_names),
+            effects=tuple(one for one in uses.tool_names if self.tools.rules(one).has_effects),
             system_prompt=system_prompt,
         )
 

@@ -46,6 +46,8 @@ def parts_of(app: App | None) -> AppParts:
     """
     if app is None:
         return AppParts()
+    if not isinstance(app, App):
+        raise Misconfigured(f"an app is an `App`, or none, not {_shown(app)}")
     checks = _Checks(app)
     parts = checks.parts()
     if checks.faults:

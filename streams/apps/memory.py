@@ -76,7 +76,10 @@ TIMEOUT_S: Final = 60.0
 _SHOWN: Final = (RESULTS, TOKENS, STEPS, COSTS, DECISIONS, DEAD_LETTERS)
 
 
-@dataclass(frozen=True, slots=True)
+_SHOWN_CHARS_MAX = 60
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class AgentRun:
     """What became of one request.
 
@@ -93,6 +96,11 @@ class AgentRun:
     steps: tuple[AgentStep, ...] = ()
     costs: tuple[CostRecorded, ...] = ()
     decision: Decision | None = None
+
+    def __repr__(self) -> str:
+        """Say how it ended, in a line: tests show it."""
+        told = self.reason or repr(self.output[:_SHOWN_CHARS_MAX])
+        return f"AgentRun({self.status}, {told}, {len(self.steps)} steps)"
 
     @property
     def status(self) -> str:

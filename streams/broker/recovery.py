@@ -1,7 +1,7 @@
 """Kafka's clients that find the brokers again, however long and wherever they were away.
 
 aiokafka asks the configured names once, at its start. After that it knows only the addresses that
-brokers gave, so brokers that all come back at others are never found (its issues 456 and 459). It
+brokers gave, so brokers that all come back at others are never found (its issue 456). It
 also tries a broker that refuses it some hundred times a second (496), and lets one that hangs hold
 up all other connections for 40 s. Here, as in Kafka's own clients (KIP-899):
 

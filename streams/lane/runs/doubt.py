@@ -31,7 +31,7 @@ def doubt_before(run: Run, lost: int) -> InDoubt | None:
         message = f"what {_named(dict(enumerate(run.calls.forgotten)))} gave was lost with a worker"
         return InDoubt(message)
     if lost and run.plan.has_effects:
-        tools = ", ".join(run.plan.template.tools[:NAMED_MAX])
+        tools = ", ".join(run.plan.effects[:NAMED_MAX])
         return InDoubt(f"a worker was lost with the run, which may have called any of: {tools}")
     return None
 

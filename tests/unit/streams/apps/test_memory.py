@@ -178,3 +178,12 @@ def test_what_is_no_mcp_server_and_two_of_one_name_are_told(tmp_path: Path) -> N
 async def test_in_a_running_event_loop_it_says_what_to_await() -> None:
     with pytest.raises(CannotRun, match="await arun_agent"):
         run_agent(APP, "shop", "hi")
+
+
+async def test_what_is_no_app_is_refused_and_a_run_is_shown_in_a_line() -> None:
+    with pytest.raises(Misconfigured, match="an app is an `App`, or none, not 'orders'"):
+        await arun_agent("orders", "chat_agent", "hi")  # type: ignore[arg-type]
+    run = await arun_agent(None, "chat_agent", "hi", script="say: hello")
+    assert repr(run) == "AgentRun(completed, 'hello', 0 steps)"
+    failed = await arun_agent(None, "chat_agent", "hi", script="fail: out of order")
+    assert repr(failed).startswith("AgentRun(failed, failed: out of order, ")

@@ -1,6 +1,6 @@
 """Clients whose brokers were away, hang, or came back at other addresses.
 
-The cases are those of aiokafka's issues 456, 459, 496 and 703, and of kafka-python's 1083.
+The cases are those of aiokafka's issues 456, 496 and 703, and of kafka-python's 1083.
 """
 
 from __future__ import annotations
