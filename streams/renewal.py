@@ -62,7 +62,7 @@ class Renewed(Generic[PartT]):
         self,
         name: str,
         make: Callable[[], PartT],
-        stop: Callable[[PartT], Awaitable[None]],
+        stop: Callable[[PartT], Awaitable[object]],
         *,
         backoff_s: float = _BACKOFF_MIN_S,
     ) -> None:

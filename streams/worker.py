@@ -43,6 +43,7 @@ from millstream.streams.policy_file import load_policy, tell_of_templates_for_no
 from millstream.streams.renewal import Renewed
 from millstream.streams.sessions.redis import RedisSessionStore
 from millstream.streams.settings import Role, Settings
+from millstream.streams.shutdown import stop_parts
 from millstream.streams.telemetry.exposition import Exposition, Readiness
 from millstream.streams.telemetry.metrics import MetricsCollector, set_metrics
 from millstream.streams.telemetry.outages import REDIS, UnreadyLog
@@ -56,7 +57,7 @@ T = TypeVar("T")
 
 _WATCH_INTERVAL_S = 0.25
 _OBJECTS_PER_COLLECTION = 400_000
-_PRODUCER_STOP_S = 3.0
+_PRODUCER_STOP_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +229,7 @@ async def _build(
         stack.push_async_callback(templates.stop)
         await templates.start()
         lanes = _lanes(settings, policy, app, services)
-    stack.push_async_callback(_stop_all, lanes, views, settings.shutdown_grace_s)
+    stack.push_async_callback(stop_parts, lanes, views, settings.shutdown_grace_s)
     starts = [one.start() for one in lanes]
     await asyncio.gather(*starts, *([views.start()] if views is not None else []))
     info = WorkerInfo(name, roles, f"{exposition.url}/metrics")
@@ -319,25 +320,6 @@ def _peek(store: RedisSessionStore) -> PeekCheckpoint:
         return None if stored is None else stored.event
 
     return peek
-
-
-async def _stop_all(
-    lanes: tuple[Renewed[Lanes], ...], views: Renewed[Views] | None, grace_s: float
-) -> None:
-    # Side by side: where no broker answers, each takes all of its time.
-    stops = [_stop_lanes(lanes, grace_s), *([] if views is None else [views.stop()])]
-    for outcome in await asyncio.gather(*stops, return_exceptions=True):
-        if outcome is not None:
-            raise outcome
-
-
-async def _stop_lanes(lanes: tuple[Renewed[Lanes], ...], grace_s: float) -> None:
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + grace_s
-    # The first stage stops first: what it hands on is still taken by the next one, and counted.
-    for one in lanes:
-        await one.keep()
-        await one.part.stop(max(0.0, deadline - loop.time()))
 
 
 def _spare_the_collector() -> None:

@@ -42,10 +42,10 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-_AFTER_THE_GRACE_S = 25.0
-"""So long may what follows the grace take: last commits and snapshots, leaving the groups."""
+_AFTER_THE_GRACE_S = 15.0
+"""What has not ended so long after the grace is stuck: all that follows it has a shorter bound."""
 
-_LEFTOVERS_S = 3.0
+_LEFTOVERS_S = 1.0
 """So long may tasks take that are left by clients which no broker answered."""
 
 

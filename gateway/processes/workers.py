@@ -15,7 +15,7 @@ from millstream.streams.settings import Role, Settings, child_environment
 __all__ = ["KeptWorker", "RestartPolicy"]
 
 READY_TIMEOUT_S = 120.0
-# Behind the grace of its runs: 10 s for Faust, and some for the sockets.
+# Behind the grace of its runs; a worker that is stuck ends itself before.
 CLOSING_S = 20.0
 
 

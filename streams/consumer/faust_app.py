@@ -21,6 +21,7 @@ from millstream.schemas.errors import Misconfigured
 from millstream.schemas.topics import RECORD_BYTES_MAX
 from millstream.streams.consumer.faust_consumer import CommittedTransport
 from millstream.streams.consumer.offset_gaps import OffsetGap, tell_gap
+from millstream.streams.telemetry.outages import is_transient
 
 if TYPE_CHECKING:
     from millstream.streams.consumer.assignor import LaneAssignor
@@ -161,17 +162,21 @@ async def stop_app(app: App, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
     Stopping from inside an agent waits for that very agent. An app that does not end in time, as
     where no broker answers, or that ends with an error is given up, and the log says why: its
     partitions go to others when the session times out, and what it had not committed comes again.
+    That no broker answers is told at level info: whoever stops apps knows it by what this gives.
     """
     stopping = asyncio.ensure_future(app.stop())
     await asyncio.wait({stopping}, timeout=timeout_s)
     if not stopping.done():
-        _log.error("%s did not stop within %.0f s: abandoned", app.conf.id, timeout_s)
+        _log.info("%s did not stop within %.0f s: abandoned", app.conf.id, timeout_s)
         # Not awaited: Faust takes the cancel for the end of one child, and goes on to the next.
         stopping.cancel()
         stopping.add_done_callback(lambda task: task.cancelled() or task.exception())
         return False
     if error := stopping.exception():
-        _log.error("%s did not stop cleanly: %r", app.conf.id, error, exc_info=error)
+        if is_transient(error):
+            _log.info("%s did not stop cleanly: %r", app.conf.id, error)
+        else:
+            _log.error("%s did not stop cleanly: %r", app.conf.id, error, exc_info=error)
         return False
     return True
 

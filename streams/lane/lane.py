@@ -41,7 +41,7 @@ from millstream.streams.wire.records import InputRecord
 log = structlog.get_logger(__name__)
 
 
-_SNAPSHOT_TIMEOUT_S = 5.0
+_SNAPSHOT_TIMEOUT_S = 3.0
 """The longest that a lane which is given up waits for its last snapshot."""
 
 

@@ -88,8 +88,11 @@ class Lanes:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.app.fail(error)
 
-    async def stop(self, grace_s: float) -> None:
-        """Let what runs end within a grace, commit, cut off what is left, leave the group."""
+    async def stop(self, grace_s: float) -> bool:
+        """Let what runs end within a grace, commit, cut off what is left, leave the group.
+
+        Tells whether the group knows that it was left.
+        """
         self._stopping = True
         if self._claiming is not None:
             self._claiming.cancel()
@@ -102,8 +105,9 @@ class Lanes:
         # Before the group is left: the next owner begins at once, and a call that is made here
         # still would be made twice at a time.
         await asyncio.gather(*(slot.close() for slot in slots))
-        await stop_app(self.app)
+        has_left = await stop_app(self.app)
         self._slots.clear()
+        return has_left
 
     @property
     def failure(self) -> BaseException | None:

@@ -113,8 +113,8 @@ class Views:
         for task in self._tasks:
             task.add_done_callback(self._ended)
 
-    async def stop(self) -> None:
-        """Write what was counted and leave the group, within a time limit."""
+    async def stop(self) -> bool:
+        """Write what was counted and leave the group in time; tells whether the group knows."""
         tasks, self._tasks = self._tasks, ()
         for task in tasks:
             task.remove_done_callback(self._ended)
@@ -123,7 +123,7 @@ class Views:
         if tasks:
             self._collector.registry.unregister(self._metrics)
             self._flush()
-        await stop_app(self.app)
+        return await stop_app(self.app)
 
     @property
     def failure(self) -> BaseException | None:

@@ -46,10 +46,27 @@ async def test_an_app_that_ends_with_an_error_is_given_up_and_the_error_told(
         message = "no broker answers"
         raise KafkaConnectionError(message)
 
+    caplog.set_level("INFO")
     app = app_of()
     app.on_before_shutdown.connect(fails)
     assert not await stop_app(app)
-    assert "t-views did not stop cleanly: KafkaConnectionError('no broker answers')" in caplog.text
+    (line,) = [line for line in caplog.records if "did not stop cleanly" in line.message]
+    assert line.message == "t-views did not stop cleanly: KafkaConnectionError('no broker answers')"
+    assert (line.levelname, line.exc_info) == ("INFO", None)
+
+
+async def test_an_app_that_ends_with_what_is_no_outage_is_told_as_an_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fails(_app: App, **_: object) -> None:
+        message = "a table is broken"
+        raise ValueError(message)
+
+    app = app_of()
+    app.on_before_shutdown.connect(fails)
+    assert not await stop_app(app)
+    (line,) = [line for line in caplog.records if "did not stop cleanly" in line.message]
+    assert (line.levelname, line.exc_info is None) == ("ERROR", False)
 
 
 async def test_an_app_that_heeds_no_cancel_is_not_waited_for(
@@ -63,6 +80,7 @@ async def test_an_app_that_heeds_no_cancel_is_not_waited_for(
             with suppress(asyncio.CancelledError):
                 await end.wait()
 
+    caplog.set_level("INFO")
     app = app_of()
     app.on_before_shutdown.connect(heeds_nothing)
     assert not await asyncio.wait_for(stop_app(app, timeout_s=0.01), 5)
