@@ -194,8 +194,11 @@ async def test_the_caller_is_told_to_nobody_unless_the_app_says_so(log: Path) ->
 class BreaksOnItsWayOut(Connection):
     """A connection whose tasks raise as they are cancelled: an answer came as it was closed."""
 
+    holding = False
+
     @override
     async def _hold(self) -> None:
+        self.holding = True
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -207,7 +210,7 @@ async def test_a_connection_that_breaks_as_it_is_closed_stays_closed() -> None:
     server = McpServer(name="orders", command="orders")
     held = BreaksOnItsWayOut(server, environment={}, on_listed=lambda _: None)
     running = asyncio.create_task(held.run())
-    await asyncio.sleep(0)
+    await eventually(lambda: held.holding)
     running.cancel()
     async with asyncio.timeout(2):
         await asyncio.wait([running])
