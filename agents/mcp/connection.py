@@ -81,6 +81,9 @@ class Connection:
             # The SDK's tasks raise whatever a server makes them raise, in groups.
             except Exception as error:  # noqa: BLE001
                 why = self._words_of(error)
+            # An error on the way out takes the place of the cancellation that it was met in.
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise asyncio.CancelledError
             if self._restarting:
                 self._restarting = False
                 continue

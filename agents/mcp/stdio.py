@@ -133,7 +133,10 @@ async def _read(
                     "an MCP server wrote what is no message", server=server.name, line=shown
                 )
                 continue
-            await to_session.send(SessionMessage(message))
+            try:
+                await to_session.send(SessionMessage(message))
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                return  # the session was closed as this came
 
 
 async def _write(

@@ -4,7 +4,10 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from anyio import BrokenResourceError
+from typing_extensions import override
 
+from millstream.agents.mcp.connection import Connection
 from millstream.agents.mcp.failures import McpFailed
 from millstream.agents.mcp.server import McpServer
 from millstream.streams.hosting import count_mcp_servers
@@ -186,3 +189,29 @@ async def test_servers_that_cannot_be_used_are_counted(log: Path) -> None:
 async def test_the_caller_is_told_to_nobody_unless_the_app_says_so(log: Path) -> None:
     async with open_tools(official_program(log)) as opened:
         assert (await opened.call("orders_asked_by")).content == "(nothing)"
+
+
+class BreaksOnItsWayOut(Connection):
+    """A connection whose tasks raise as they are cancelled: an answer came as it was closed."""
+
+    holding = False
+
+    @override
+    async def _hold(self) -> None:
+        self.holding = True
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            message = "unhandled errors in a TaskGroup"
+            raise ExceptionGroup(message, [BrokenResourceError()]) from None
+
+
+async def test_a_connection_that_breaks_as_it_is_closed_stays_closed() -> None:
+    server = McpServer(name="orders", command="orders")
+    held = BreaksOnItsWayOut(server, environment={}, on_listed=lambda _: None)
+    running = asyncio.create_task(held.run())
+    await eventually(lambda: held.holding)
+    running.cancel()
+    async with asyncio.timeout(2):
+        await asyncio.wait([running])
+    assert running.cancelled()
