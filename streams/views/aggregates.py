@@ -63,13 +63,17 @@ class Aggregate:
     """Counts up to and with the record at `offset`: in total, and by minute of the broker's clock.
 
     `redo_from` is the first offset that some consumer outside the aggregate still has to see again;
-    `None`: it has seen all of them.
+    `None`: it has seen all of them. `newest_ms` is the latest time of a record that was counted,
+    `log` how often the partition's log was set back: offsets of one log say nothing of another's.
     """
 
     offset: int = -1
     totals: dict[str, int] = field(default_factory=dict)
     minutes: dict[int, dict[str, int]] = field(default_factory=dict)
     redo_from: int | None = None
+    newest_ms: int = -1
+    log: int = 0
+    _counted_to_ms: int = -1
 
     @property
     def saturated(self) -> int:
@@ -96,6 +100,10 @@ class Aggregate:
         if offset <= self.offset:
             return False
         self.offset = offset
+        if at_ms <= self._counted_to_ms:
+            return False
+        self._counted_to_ms = -1
+        self.newest_ms = max(self.newest_ms, at_ms)
         minute = self._minute(at_ms // _MINUTE_MS)
         for name, amount in counts.items():
             known = name if name in kept else self._bounded(name, amount, kept)
@@ -103,6 +111,20 @@ class Aggregate:
             if minute is not None and not known.startswith(LATENCY):
                 _add_to(minute, known, amount)
         return True
+
+    def set_back(self, read_from: int) -> None:
+        """Go on with a log that ends before what was counted, from its first record.
+
+        It was made anew, or truncated: what it still has of what was counted is as old as that.
+        """
+        self.log += 1
+        self.offset = read_from - 1
+        self._counted_to_ms = self.newest_ms
+
+    def follow(self, log: int) -> None:
+        """Take records of this log for new ones, unless it is the one that was counted last."""
+        if self.log != log:
+            self.log, self.offset = log, -1
 
     def _bounded(self, name: str, amount: int, kept: AbstractSet[str]) -> str:
         """Give the name to count under: a hostile flood of label values ends in `other`.
@@ -150,6 +172,8 @@ class Aggregate:
                 "totals": self.totals,
                 "minutes": {str(minute): counts for minute, counts in self.minutes.items()},
                 "redo_from": self.redo_from,
+                "newest_ms": self.newest_ms,
+                "log": self.log,
             }
         )
 
@@ -162,6 +186,8 @@ class Aggregate:
             totals=read["totals"],
             minutes={int(minute): counts for minute, counts in read["minutes"].items()},
             redo_from=read["redo_from"],
+            newest_ms=read.get("newest_ms", -1),
+            log=read.get("log", 0),
         )
 
 

@@ -28,6 +28,7 @@ from millstream.schemas.topics import (
 from millstream.streams.broker.topic_admin import ensure_changelogs
 from millstream.streams.consumer.faust_app import build_app, stop_app
 from millstream.streams.consumer.freshness import Freshness, told_stale
+from millstream.streams.consumer.offset_gaps import OffsetGap, tell_gap
 from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.views.aggregates import Aggregate, merged
 from millstream.streams.views.session_feed import SessionFeed
@@ -64,6 +65,7 @@ class Views:
         self.app = build_app(settings, "views")
         self._freshness = Freshness(self.app.answered)
         self.app.position_of = self._position_of
+        self.app.on_gap = self._gap
         self.app.on_partitions_assigned.connect(self._assigned)
         foreign = collector.counter(
             "millstream_session_view_foreign_keys_total",
@@ -177,6 +179,13 @@ class Views:
     def _position_of(self, tp: TP) -> int | None:
         view = self._views.get(tp.topic)
         return view.position(tp.partition) if view is not None else None
+
+    def _gap(self, gap: OffsetGap) -> None:
+        """Tell of records that are not counted, and count a log that was set back."""
+        tell_gap(gap)
+        view = self._views.get(gap.topic)
+        if view is not None and gap.is_set_back:
+            view.set_back(gap.partition, gap.read_from)
 
     async def _assigned(self, _app: Any, assigned: set[TP], **_: Any) -> None:
         for name, feed in self._feeds.items():

@@ -69,6 +69,11 @@ class SessionFeed(Generic[EventT]):
         """Give the first offset that the view lacks, `None`: it lacks none."""
         return self._redo_from.get(partition)
 
+    def set_back(self, partition: int, read_from: int) -> None:
+        """Take note that a partition's log was set back: what the old one had is gone."""
+        if partition in self._redo_from:
+            self._redo_from[partition] = self._ends[partition] = read_from
+
     @property
     def partitions_behind(self) -> int:
         """How many partitions have records that the view lacks."""

@@ -7,7 +7,7 @@ Faust's traps here, and what is done about each:
 - A changelog record that cannot be sent is only logged. Here it fails the app: its state would be
   ahead of what a restart finds.
 - An owner that was paused past its session may still write one old value after its successor's
-  newer one. Here recovery keeps, of each key, the value with the highest offset.
+  newer one. Here recovery keeps, of each key, the value with the highest offset of the last log.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ class ViewTable(faust.Table):  # type: ignore[misc]
         return sent
 
     def apply_changelog_batch(self, batch: Iterable[Any]) -> None:
-        """Restore from changelog records, the highest offset of each key last."""
+        """Restore from changelog records, what stands furthest of each key last."""
         super().apply_changelog_batch(self._rising(batch))
 
     def _rising(self, batch: Iterable[Any]) -> Iterator[Any]:
-        offsets: dict[bytes, int] = {}
+        places: dict[bytes, tuple[int, int]] = {}
         for event in batch:
-            kept = offsets.get(event.key)
+            kept = places.get(event.key)
             if kept is None:
-                kept = _offset(self.data.get(event.key))
-            offsets[event.key] = max(kept, offset := _offset(event.value))
-            if offset >= kept:
+                kept = _place(self.data.get(event.key))
+            places[event.key] = max(kept, place := _place(event.value))
+            if place >= kept:
                 yield event
 
 
@@ -86,8 +86,11 @@ def others_key(partition: int) -> bytes:
     return users_prefix(partition) + OTHER.encode()
 
 
-def _offset(value: bytes | None) -> int:
-    return int(orjson.loads(value)["offset"]) if value is not None else -1
+def _place(value: bytes | None) -> tuple[int, int]:
+    if value is None:
+        return -1, -1
+    read = orjson.loads(value)
+    return int(read.get("log", 0)), int(read["offset"])
 
 
 def _fail_unless_sent(app: App, sent: Any) -> None:

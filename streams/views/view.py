@@ -8,6 +8,8 @@ What is right after any crash, redelivery or rebalance rests on three rules:
   3,000 records/s. A rebalance drops what was not written; the records come again.
 - A record delivered for an earlier assignment is passed over: a fold begun anew from the table must
   not skip what lies between.
+- A log that ends before the position was made anew, or truncated: it is counted from its beginning,
+  but for what is no newer than what was counted.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Feed", "View"]
 
+_NOTHING_SEEN = 2**63
 USERS_PER_PARTITION_MAX = 100_000
 
 log = structlog.get_logger(__name__)
@@ -48,6 +51,10 @@ class Feed(Protocol):
         """Give the first offset that it still lacks, `None` if it lacks none."""
         ...
 
+    def set_back(self, partition: int, read_from: int) -> None:
+        """Take note that the partition's log was set back, and is read from this offset."""
+        ...
+
 
 @dataclass(slots=True)
 class _Fold:
@@ -58,6 +65,7 @@ class _Fold:
     users_known: int
     users: dict[bytes, Aggregate] = field(default_factory=dict)
     dirty: bool = False
+    seen: int = _NOTHING_SEEN
 
 
 class View:
@@ -84,6 +92,9 @@ class View:
         self._feed = feed
         self._kept = frozenset(map(cost_of, known_models))
         self._folds: dict[int, _Fold] = {}
+        # Partitions whose log was set back, and in which generation: records that were fetched of
+        # the old log are still on their way.
+        self._set_back: dict[int, int] = {}
         self._table = ViewTable.declare(app, self.name, partitions=settings.partitions)
         agent = app.agent(app.raw_topic(self.topic), name=self.name, concurrency=1)
         self.agent = agent(self._read)
@@ -97,6 +108,12 @@ class View:
         """Give the offset from which a partition is to be read on."""
         kept = self._table.read(total_key(partition))
         return kept.position if kept is not None else 0
+
+    def set_back(self, partition: int, read_from: int) -> None:
+        """Say that a partition's log ends before `position`, and is read from this offset."""
+        self._set_back[partition] = self._app.consumer_generation_id
+        if self._feed is not None:
+            self._feed.set_back(partition, read_from)
 
     def aggregates(self) -> Iterator[tuple[int, Aggregate]]:
         """Give what the table has of each partition that this worker reads now."""
@@ -157,14 +174,23 @@ class View:
         if message.generation_id != self._app.consumer_generation_id:
             return
         fold = self._fold(message.partition, message.generation_id)
+        if self._set_back and message.offset <= fold.seen:
+            self._begin_log(fold, message)
+        fold.seen = message.offset
         if fold.total.fold(message.offset, at_ms, counts, kept=self._kept):
             fold.dirty = True
             if isinstance(event, CostRecorded):
                 key, user = self._user(fold, message.partition, event)
                 # An attempt has a record for each of its calls.
                 runs = {"runs|": 1} if event.call == 0 else {}
+                user.follow(fold.total.log)
                 user.fold(message.offset, at_ms, {**runs, **spend_of(event)}, kept=self._kept)
                 fold.users[key] = user
+
+    def _begin_log(self, fold: _Fold, message: Any) -> None:
+        """Go on with the new log, if this is its first record: offsets have fallen."""
+        if self._set_back.pop(message.partition, None) == fold.generation:
+            fold.total.set_back(message.offset)
 
     def _fold(self, partition: int, generation: int) -> _Fold:
         fold = self._folds.get(partition)

@@ -224,3 +224,47 @@ def test_the_first_name_beyond_the_bound_is_told() -> None:
     assert [line["event"] for line in logs] == [
         "a figure has too many names; further ones are counted together"
     ]
+
+
+def test_log_that_was_made_anew_is_counted_from_its_beginning() -> None:
+    aggregate = Aggregate()
+    for offset in range(90, 100):
+        aggregate.fold(offset, offset, {"a|": 1})
+    aggregate = Aggregate.from_bytes(aggregate.to_bytes())
+    aggregate.set_back(0)
+    assert aggregate.position == 0
+    assert [aggregate.fold(offset, 100 + offset, {"a|": 1}) for offset in (0, 1, 1)] == [
+        True,
+        True,
+        False,
+    ]
+    assert aggregate.totals == {"a|": 12}
+    assert Aggregate.from_bytes(aggregate.to_bytes()).log == 1
+
+
+def test_log_that_was_truncated_is_counted_on_from_where_it_was_cut() -> None:
+    aggregate = Aggregate()
+    for offset in range(10):
+        aggregate.fold(offset, offset, {"a|": 1})
+    aggregate.set_back(0)
+    for offset in range(7):  # all that is left of it
+        assert not aggregate.fold(offset, offset, {"a|": 1})
+    assert aggregate.fold(7, 10, {"a|": 1})
+    assert aggregate.totals == {"a|": 11}
+
+
+def test_user_of_an_earlier_log_is_counted_on_in_the_next_one() -> None:
+    user = Aggregate()
+    user.fold(90, 0, {"a|": 1})
+    user.follow(0)
+    assert user.offset == 90
+    user.follow(1)
+    assert user.fold(2, 1, {"a|": 1})
+    user.follow(1)
+    assert not user.fold(2, 1, {"a|": 1})
+    assert user.totals == {"a|": 2}
+
+
+def test_aggregate_that_an_earlier_version_wrote_is_read() -> None:
+    aggregate = Aggregate.from_bytes(b'{"offset":3,"totals":{},"minutes":{},"redo_from":null}')
+    assert (aggregate.position, aggregate.log) == (4, 0)

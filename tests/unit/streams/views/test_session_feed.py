@@ -98,3 +98,14 @@ async def test_a_key_of_another_type_holds_up_no_other() -> None:
     assert view.offsets == [2, 4]
     assert len(told) == 2
     assert feed.partitions_behind == 0
+
+
+async def test_what_a_feed_lacks_of_a_log_that_was_set_back_begins_where_the_new_one_does() -> None:
+    view = View()
+    feed = feed_of(view)
+    view.away = True
+    await feed.offer(CHECKPOINT, 0, 90)
+    feed.set_back(0, 2)
+    feed.set_back(1, 0)
+    assert feed.redo_from(0) == 2
+    assert feed.redo_from(1) is None

@@ -81,3 +81,12 @@ def test_keys_are_restored_independently(table: ViewTable) -> None:
     )
     assert offset_of(table, user_key(0, "t", "ada")) == 2
     assert table.read(total_key(1)) is None
+
+
+def test_value_of_a_log_that_was_made_anew_is_newer_than_any_of_the_log_before(
+    table: ViewTable,
+) -> None:
+    anew = Change(total_key(0), Aggregate(offset=1, log=1).to_bytes())
+    table.apply_changelog_batch([*changes(total_key(0), (9,)), anew])
+    table.apply_changelog_batch(changes(total_key(0), (10,)))
+    assert offset_of(table, total_key(0)) == 1
