@@ -12,12 +12,17 @@ from importlib import metadata
 from packaging.requirements import Requirement
 
 from millstream.gateway.checks.finding import SETUP, Finding
-from millstream.gateway.client_settings import (
-    local_settings,
-)
+from millstream.gateway.client_settings import local_settings
 from millstream.gateway.installation import HOME, IS_CHECKOUT, downloads_folder
 
-__all__ = ["check_disk", "check_environment", "check_jars", "check_python", "check_requirements"]
+__all__ = [
+    "check_disk",
+    "check_environment",
+    "check_jars",
+    "check_locked",
+    "check_python",
+    "check_requirements",
+]
 
 
 _PYTHON_MIN, _PYTHON_BELOW = (3, 11), (3, 14)
@@ -25,6 +30,9 @@ _PYTHON_MIN, _PYTHON_BELOW = (3, 11), (3, 14)
 _FREE_BYTES_MIN = 2 * 10**9
 
 _NAME = "millstream"
+
+# The stamp says that .venv is set up: without it, set-up installs all anew, extras included.
+_LOCKED_REMEDY = "run `rm .venv/.stamp-*`, then `make setup`; extras: docs/how-to/models.md"
 
 
 async def check_python() -> tuple[Finding, ...]:
@@ -45,10 +53,45 @@ async def check_environment() -> tuple[Finding, ...]:
     if not IS_CHECKOUT:
         return check_requirements()
     digest = hashlib.sha256((HOME / "requirements.lock").read_bytes()).hexdigest()[:16]
-    if (HOME / ".venv" / f".stamp-{digest}").exists():
+    if not (HOME / ".venv" / f".stamp-{digest}").exists():
+        told = "what is installed was not installed from this requirements.lock"
+        return (Finding("packages", "note", told, SETUP),)
+    locked = (HOME / "requirements.lock").read_text(encoding="utf-8")
+    extras = (HOME / "requirements-extras.lock").read_text(encoding="utf-8")
+    return check_locked(locked, extras)
+
+
+def check_locked(locked: str, extras: str = "") -> tuple[Finding, ...]:
+    """Whether all packages of a lock are installed in its versions.
+
+    What only the lock of the extras names need not be there. Another package that was installed
+    beside the locked ones may have moved them.
+    """
+    pinned = {one.name: one for one in _pinned(locked)}
+    more = {one.name: one for one in _pinned(extras) if one.name not in pinned}
+    present = [one for one in more.values() if _is_installed(one.name)]
+    amiss = tuple(_amiss((*pinned.values(), *present)))
+    if not amiss:
         return (Finding("packages", "ok", "as requirements.lock names them"),)
-    told = "what is installed was not installed from this requirements.lock"
-    return (Finding("packages", "note", told, SETUP),)
+    told = f"not as they are locked: {', '.join(amiss)}"
+    return (Finding("packages", "wrong", told, _LOCKED_REMEDY),)
+
+
+def _pinned(lock: str) -> Iterator[Requirement]:
+    """Read the packages of a lock that this interpreter needs."""
+    for line in lock.splitlines():
+        if line and not line.startswith(("#", " ")):
+            one = Requirement(line.removesuffix("\\"))
+            if one.marker is None or one.marker.evaluate():
+                yield one
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def check_requirements(name: str = _NAME) -> tuple[Finding, ...]:

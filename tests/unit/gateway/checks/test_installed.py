@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from millstream.gateway.checks.installed import check_disk, check_requirements
+from millstream.gateway.checks.installed import check_disk, check_locked, check_requirements
 
 
 def write_package(folder: Path, *wanted: str) -> None:
@@ -50,3 +50,28 @@ async def test_a_data_folder_that_cannot_be_written_is_told(
     (found,) = await check_disk()
     assert found.level == "wrong"
     assert "MILLSTREAM_DATA_DIR" in found.remedy
+
+
+PYDANTIC = metadata.version("pydantic")
+
+
+@pytest.mark.parametrize(
+    ("locked", "extras", "amiss"),
+    [
+        (f"pydantic=={PYDANTIC} \\\n    --hash=sha256:00\n    # via x\n", "", None),
+        ("no-such-package==1 ; python_version < '3' \\\n    --hash=sha256:00", "", None),
+        ("pydantic==0.1 \\\n", "", f"pydantic==0.1 (there is {PYDANTIC})"),
+        ("no-such-package==1 \\\n", "", "no-such-package==1 (there is none)"),
+        ("", "no-such-package==1 \\\n", None),
+        ("", "pydantic==0.1 \\\n", f"pydantic==0.1 (there is {PYDANTIC})"),
+    ],
+)
+def test_a_package_that_was_moved_past_the_lock_is_named(
+    locked: str, extras: str, amiss: str | None
+) -> None:
+    (found,) = check_locked(locked, extras)
+    if amiss is None:
+        assert found.level == "ok"
+    else:
+        assert (found.level, found.told) == ("wrong", f"not as they are locked: {amiss}")
+        assert "make setup" in found.remedy
