@@ -15,6 +15,7 @@ from millstream.gateway.checks.models import (
     check_model,
     check_template_models,
 )
+from millstream.gateway.checks.ports import check_metrics_port
 from millstream.gateway.checks.services import check_kafka, check_offsets, check_redis
 from millstream.gateway.checks.templates import check_templates
 
@@ -30,6 +31,7 @@ CHECKS: tuple[Check, ...] = (
     check_default_model,
     check_template_models,
     check_disk,
+    check_metrics_port,
     check_policy,
     check_policy_globs,
     check_kafka,
