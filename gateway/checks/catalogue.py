@@ -10,7 +10,11 @@ from millstream.gateway.checks.installed import (
     check_jars,
     check_python,
 )
-from millstream.gateway.checks.models import check_default_model, check_model
+from millstream.gateway.checks.models import (
+    check_default_model,
+    check_model,
+    check_template_models,
+)
 from millstream.gateway.checks.services import check_kafka, check_offsets, check_redis
 from millstream.gateway.checks.templates import check_templates
 
@@ -24,6 +28,7 @@ CHECKS: tuple[Check, ...] = (
     check_jars,
     check_model,
     check_default_model,
+    check_template_models,
     check_disk,
     check_policy,
     check_policy_globs,

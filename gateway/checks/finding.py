@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["SETUP", "Check", "Finding"]
+__all__ = ["SETUP", "Check", "Finding", "Level"]
 
 
 Level = Literal["ok", "note", "wrong"]
