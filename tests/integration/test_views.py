@@ -9,7 +9,9 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from millstream.schemas.base import Reason
-from millstream.schemas.topics import DEAD_LETTERS, RESULTS
+from millstream.schemas.topics import COSTS, DEAD_LETTERS, RESULTS
+from millstream.streams.broker.clients import admin_client, transactional_producer
+from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.consumer.faust_app import stop_app
 from millstream.streams.sessions.memory import MemorySessionStore
 from millstream.streams.settings import Settings
@@ -103,6 +105,40 @@ async def test_aborted_records_are_not_counted(
     await publish(producer, deployment, run_of(2))
     await counts(views, [2])
     await views.stop()
+
+
+@pytest.mark.slow
+async def test_topic_that_was_made_anew_while_no_views_ran_is_counted_from_its_beginning(
+    deployment: Settings, producer: AIOKafkaProducer, start_views: StartViews
+) -> None:
+    first = await start_views()
+    for number in range(10):
+        await publish(producer, deployment, run_of(number))
+    await counts(first, range(10))
+    await first.stop()
+    costs = deployment.topic(COSTS.name)
+    admin = admin_client(deployment)
+    await admin.start()
+    try:
+        await admin.delete_topics([costs])
+
+        async def gone() -> bool:
+            return costs not in await admin.list_topics()
+
+        await eventually(gone)
+    finally:
+        await admin.close()
+    await ensure_topics(deployment, [COSTS])
+    anew = transactional_producer(deployment, f"{deployment.namespace}-anew")
+    await anew.start()
+    try:
+        for number in range(10, 13):
+            await publish(anew, deployment, run_of(number))
+    finally:
+        await anew.stop()
+    second = await start_views()
+    await counts(second, range(13))
+    await second.stop()
 
 
 async def test_an_unreadable_record_is_counted_and_those_behind_it_too(
