@@ -3,6 +3,8 @@
 
 VENV_PYTHON = .venv/bin/python
 ARGS =
+# Extras to install as well, with what they need: make setup EXTRAS="anthropic groq"
+EXTRAS =
 # Processes that share the tests, each with a Kafka and a Redis of its own; 0: none but make's own.
 PROCESSES = 2
 SHARED = -n $(PROCESSES) --dist worksteal
@@ -14,7 +16,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: ## install everything into this folder (uv, .venv, Kafka's jars)
-	@sh infra/bootstrap.sh
+	@sh infra/bootstrap.sh setup $(EXTRAS)
 
 demo: setup ## watch Kafka, Redis and a small model answer requests
 	@$(VENV_PYTHON) -m millstream.gateway demo $(ARGS)
@@ -50,7 +52,7 @@ dist: setup ## build the wheel that an app's environment installs, and the sourc
 	@$(VENV_PYTHON) -m hatchling build --directory dist
 	@echo "To install it: docs/how-to/install.md"
 
-lock: setup ## resolve requirements.lock and Kafka's jars anew
+lock: setup ## resolve requirements.lock, requirements-extras.lock and Kafka's jars anew
 	sh infra/bootstrap.sh lock
 	$(VENV_PYTHON) -m millstream.infra lock-jars
 

@@ -27,6 +27,7 @@ from millstream.agents.middlewares.summary_memory import SummaryMemory
 from millstream.agents.middlewares.worst_case import (
     calls_beside,
     input_tokens_max,
+    steps_beside,
     tool_tokens_max,
     tools_beside,
 )
@@ -371,8 +372,8 @@ class AgentFactory:
             response_format=None if by_grammar else schema,
         )
         if template.tools or schema or named:
-            steps_beside = _steps_beside(graph, calls_max) if named else None
-            return _Made(template, LoopAgent(graph, steps_beside=steps_beside), takes_of(model))
+            beside = steps_beside(graph, calls_max) if named else None
+            return _Made(template, LoopAgent(graph, steps_beside=beside), takes_of(model))
         prompt = template.system_prompt
         said = None if prompt is None else SystemMessage(prompt)
         return _Made(template, SingleCallAgent(graph, model, said), takes_of(model))
@@ -392,10 +393,3 @@ class AgentFactory:
             writer = BesideModel(model=resolve(memory.model, memory.summary_tokens_max))
             built.insert(0, SummaryMemory(memory, writer))
         return built
-
-
-def _steps_beside(graph: AgentGraph, calls_max: int) -> int:
-    """Give how many steps of a run its middlewares take: each hook is a node of the graph."""
-    hooks = [name.rpartition(".")[2] for name in graph.nodes]
-    each_time = hooks.count("before_model") + hooks.count("after_model")
-    return calls_max * each_time + hooks.count("before_agent") + hooks.count("after_agent")

@@ -2,7 +2,11 @@
 # Sets the checkout up: uv, then .venv from requirements.lock, then Kafka's jars.
 #
 #   infra/bootstrap.sh        do what is missing; needs no network, and no time, when nothing is
-#   infra/bootstrap.sh lock   resolve requirements.lock anew from pyproject.toml
+#   infra/bootstrap.sh setup EXTRA…
+#                             the same, and install these extras of pyproject.toml, as
+#                             requirements-extras.lock names them; they are kept from then on
+#   infra/bootstrap.sh lock   resolve requirements.lock and requirements-extras.lock anew from
+#                             pyproject.toml
 #   infra/bootstrap.sh environment FOLDER REQUIREMENTS PYTHON
 #                             build a virtual environment elsewhere, unless it stands already
 #   infra/bootstrap.sh uv ARGUMENT…
@@ -18,6 +22,9 @@ checkout=$(pwd)
 cache=${MILLSTREAM_CACHE:-$checkout/.millstream/cache}
 lock_sha=$(sha256sum requirements.lock | cut -c1-16)
 stamp=.venv/.stamp-$lock_sha
+# The extras that are installed, one a line, after the digest of the lock that they are of.
+extras_file=.venv/.extras
+extras_sha=$(sha256sum requirements-extras.lock | cut -c1-16)
 
 say() { printf '%s\n' "$*" >&2; }
 fail() {
@@ -129,13 +136,58 @@ take_turn() {
     fi
 }
 
+known_extras() {
+    awk '/^\[/ { inside = $0 == "[project.optional-dependencies]" } inside && $2 == "=" { print $1 }' \
+        pyproject.toml
+}
+
+# pip and uv pass over an extra that a package does not have, and install nothing.
+refuse_unknown() {
+    for extra in "$@"; do
+        known_extras | grep -qxF -e "$extra" ||
+            fail "there is no extra $extra; known are:" $(known_extras)
+    done
+}
+
+kept_extras() {
+    [ ! -e "$extras_file" ] || sed 1d "$extras_file"
+}
+
+# Extras that pyproject.toml has no more are kept by nobody.
+wanted_extras() {
+    { [ $# -eq 0 ] || printf '%s\n' "$@"; kept_extras; } | sort -u | while read -r extra; do
+        ! known_extras | grep -qxF -e "$extra" || printf '%s\n' "$extra"
+    done
+}
+
+extras_ready() {
+    wanted=$(wanted_extras "$@")
+    [ -n "$wanted" ] || return 0
+    [ -e "$extras_file" ] && [ "$(cat "$extras_file")" = "$extras_sha
+$wanted" ]
+}
+
+# What requirements.lock names stays as it is: the constraints hold the same versions.
+install_extras() {
+    prepare_uv
+    wanted=$(wanted_extras "$@")
+    say "installing extras:" $wanted
+    "$uv" pip install --python .venv/bin/python --compile-bytecode --require-hashes \
+        --constraints requirements-extras.lock --requirements pyproject.toml \
+        $(printf -- '--extra %s ' $wanted)
+    printf '%s\n' "$extras_sha" $wanted >"$extras_file"
+}
+
 build_venv() {
     prepare_uv
+    kept=$(kept_extras)
     rm -f .venv/.stamp-*
     say "building .venv with $("$python" --version)"
     "$uv" venv --quiet --clear --python "$python" .venv
     "$uv" pip sync --python .venv/bin/python --compile-bytecode --require-hashes requirements.lock
     link_checkout
+    # Under no digest, so that they are installed again.
+    [ -z "$kept" ] || printf '%s\n' - $kept >"$extras_file"
     printf '%s\n' "$checkout" >"$stamp"
 }
 
@@ -151,9 +203,14 @@ build_environment() {
 
 case ${1:-setup} in
 setup)
-    if ! ready; then
+    [ $# -eq 0 ] || shift
+    # Named with blanks or commas between them.
+    set -- $(printf '%s ' "$@" | tr ',' ' ')
+    refuse_unknown "$@"
+    if ! ready || ! extras_ready "$@"; then
         take_turn
         ready || build_venv
+        extras_ready "$@" || install_extras "$@"
         exec 9>&-
     fi
     exec .venv/bin/python -m millstream.infra fetch
@@ -167,6 +224,9 @@ lock)
     # The overrides that pyproject.toml has for uv are of its configuration.
     env -u UV_NO_CONFIG "$uv" pip compile pyproject.toml --extra local --group dev --universal --generate-hashes \
         -o requirements.lock
+    # With all that it names held where it is.
+    env -u UV_NO_CONFIG "$uv" pip compile pyproject.toml $(known_extras | sed 's/^/--extra /') \
+        --constraints requirements.lock --universal --generate-hashes -o requirements-extras.lock
     # What tests/e2e/test_wheel.py installs, with the newest of openai-agents and what it needs.
     env -u UV_NO_CONFIG "$uv" pip compile pyproject.toml --extra local tests/e2e/openai-agents.in \
         --universal --generate-hashes --no-annotate -o tests/e2e/openai-agents.txt
@@ -178,6 +238,6 @@ uv)
     exec "$uv" "$@"
     ;;
 *)
-    fail "usage: $0 [setup|lock|environment FOLDER REQUIREMENTS PYTHON|uv ARGUMENT…]"
+    fail "usage: $0 [setup [EXTRA…]|lock|environment FOLDER REQUIREMENTS PYTHON|uv ARGUMENT…]"
     ;;
 esac

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from langchain.agents.middleware import TodoListMiddleware
 from langchain.agents.middleware.todo import WRITE_TODOS_SYSTEM_PROMPT
@@ -24,6 +24,7 @@ __all__ = [
     "CallsBeside",
     "calls_beside",
     "input_tokens_max",
+    "steps_beside",
     "tool_tokens_max",
     "tools_beside",
     "words_beside",
@@ -105,3 +106,10 @@ def input_tokens_max(template: AgentTemplate, input_bytes: int, tools_tokens: in
     # A call reads again what the calls before it wrote.
     read_again = template.output_tokens_max * calls * (calls - 1) // 2
     return calls * read_each_time + read_again
+
+
+def steps_beside(graph: Any, calls_max: int) -> int:
+    """Give how many steps of a run its middlewares take: each hook is a node of the graph."""
+    hooks = [name.rpartition(".")[2] for name in graph.nodes]
+    each_time = hooks.count("before_model") + hooks.count("after_model")
+    return calls_max * each_time + hooks.count("before_agent") + hooks.count("after_agent")

@@ -7,6 +7,8 @@ import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -37,6 +39,7 @@ from millstream.schemas.reasons import words_of
 __all__ = [
     "MODEL_NAME",
     "MakeModel",
+    "extra_of",
     "keep_traces_local",
     "provider_names",
     "resolve_model",
@@ -91,6 +94,11 @@ _PROVIDERS: Final[Mapping[str, _Provider]] = MappingProxyType(
         "xai": _Provider("XAI_API_KEY", "openai.OpenAIError", max_retries=0),
     }
 )
+
+_EXTRAS: Final[Mapping[str, str]] = MappingProxyType({"google_genai": "google"})
+"""Extras of `pyproject.toml` whose names are not their provider's."""
+
+_IS_CHECKOUT: Final = (Path(__file__).resolve().parents[2] / "src" / "millstream").is_dir()
 
 
 class UnknownProvider(ModelUnavailable):
@@ -298,12 +306,7 @@ def _provided_model(name: str, provider: str, params: Mapping[str, Any]) -> Base
     try:
         model: BaseChatModel = init_chat_model(name, **params)
     except ImportError as error:
-        # LangChain's own message names the package; a checkout's environment has no pip for it.
-        message = (
-            f"the model {name!r} needs a package that is not installed: {error} "
-            "(in a checkout: see docs/how-to/models.md)"
-        )
-        raise ModelUnavailable(message) from error
+        raise ModelUnavailable(f"the model {name!r} {_lacking(provider, error)}") from error
     except _construction_errors(provider) as error:
         known = _PROVIDERS.get(provider)
         hint = f" (set {known.key_variable})" if known and known.key_variable else ""
@@ -311,6 +314,31 @@ def _provided_model(name: str, provider: str, params: Mapping[str, Any]) -> Base
         raise ModelUnavailable(message) from error
     _require_key(model, name, provider)
     return model
+
+
+def extra_of(provider: str) -> str | None:
+    """Give the extra that brings a provider's package; `None` where Millstream has none for it."""
+    package = _package(provider)
+    known = next((each for each in _PROVIDERS if _package(each) == package), None)
+    return None if known is None else _EXTRAS.get(known, known)
+
+
+def _package(provider: str) -> str:
+    return _BUILTIN_PROVIDERS[provider][0].partition(".")[0]
+
+
+def _lacking(provider: str, error: ImportError, *, is_checkout: bool = _IS_CHECKOUT) -> str:
+    """Say what a model lacks whose class cannot be imported, and which command installs it."""
+    package = _package(provider)
+    if find_spec(package) is not None:
+        return f"cannot be used: what is installed of its package cannot be imported: {error}"
+    extra = extra_of(provider)
+    told = f"needs {package.replace('_', '-')}, which is not installed"
+    if extra is None:
+        beside = "docs/how-to/models.md says how to install it beside those that are locked"
+        return f"{told}: {beside if is_checkout else error}"
+    command = f"make setup EXTRAS={extra}" if is_checkout else f"pip install 'millstream[{extra}]'"
+    return f"{told}: run `{command}`"
 
 
 def _unknown_provider(provider: str, own: Sequence[str]) -> str:

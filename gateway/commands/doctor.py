@@ -32,7 +32,7 @@ def doctor(
 
 
 async def _examine(*, as_json: bool) -> int:
-    from millstream.gateway.checks import CHECKS  # noqa: PLC0415  the packages it looks at are slow to import
+    from millstream.gateway.checks.catalogue import CHECKS  # noqa: PLC0415  the packages it looks at are slow to import
 
     wrong = 0
     for check in CHECKS:

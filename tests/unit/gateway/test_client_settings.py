@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from millstream.gateway.checks import check_policy
+from millstream.gateway.checks.configured import check_policy
 from millstream.gateway.client_settings import (
     leave_note_of_up,
     local_settings,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from millstream.gateway.checks import templates_found
+from millstream.gateway.checks.templates import templates_found
 from millstream.gateway.cli import app
 from millstream.gateway.commands.templates import _load
 from millstream.schemas.errors import Misconfigured

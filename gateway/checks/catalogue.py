@@ -1,0 +1,39 @@
+"""What `doctor` looks at, in the order in which it tells of it."""
+
+from __future__ import annotations
+
+from millstream.gateway.checks.configured import check_policy, check_policy_globs, check_settings
+from millstream.gateway.checks.finding import Check
+from millstream.gateway.checks.installed import (
+    check_disk,
+    check_environment,
+    check_jars,
+    check_python,
+)
+from millstream.gateway.checks.models import (
+    check_default_model,
+    check_model,
+    check_template_models,
+)
+from millstream.gateway.checks.services import check_kafka, check_offsets, check_redis
+from millstream.gateway.checks.templates import check_templates
+
+__all__ = ["CHECKS"]
+
+
+CHECKS: tuple[Check, ...] = (
+    check_python,
+    check_environment,
+    check_settings,
+    check_jars,
+    check_model,
+    check_default_model,
+    check_template_models,
+    check_disk,
+    check_policy,
+    check_policy_globs,
+    check_kafka,
+    check_redis,
+    check_offsets,
+    check_templates,
+)

@@ -1,0 +1,112 @@
+"""Kafka and Redis, and what workers are to read next."""
+
+from __future__ import annotations
+
+from millstream.gateway.checks.finding import Finding
+from millstream.gateway.client_settings import (
+    local_settings,
+    settings_for_client,
+)
+from millstream.schemas.errors import MillstreamError, Misconfigured
+from millstream.schemas.topics import catalogue
+from millstream.streams.broker.topic_admin import topic_drift
+from millstream.streams.consumer.group_offsets import committed_gaps
+from millstream.streams.consumer.offset_gaps import OffsetGap
+from millstream.streams.sessions.redis import RedisSessionStore
+from millstream.streams.settings import Settings
+
+__all__ = ["check_kafka", "check_offsets", "check_redis", "offsets_found"]
+
+
+async def check_kafka() -> tuple[Finding, ...]:
+    """Whether Kafka answers, and its topics are as the catalogue says."""
+    local_settings()  # what is wrong with them is no fault of Kafka's
+    try:
+        settings = settings_for_client()
+    except Misconfigured as error:
+        return (Finding("kafka", "wrong", str(error), "start `millstream up`"),)
+    try:
+        drifts = await topic_drift(settings, catalogue(settings.chain_cuts))
+    except MillstreamError as error:
+        remedy = "check that it runs and what MILLSTREAM_KAFKA says"
+        return (Finding("kafka", "wrong", str(error), remedy),)
+    answers = Finding("kafka", "ok", f"answers at {settings.kafka}")
+    if not drifts:
+        return answers, Finding("topics", "ok", "as the catalogue says")
+    return answers, *(
+        Finding(
+            "topics",
+            "wrong" if drift.fatal else "note",
+            f"{drift.topic}: {drift.setting} is {drift.found}, wanted: {drift.wanted}",
+            drift.remedy,
+        )
+        for drift in drifts
+    )
+
+
+async def check_redis() -> tuple[Finding, ...]:
+    """Whether Redis answers, is no cluster, can be written, and has the view's keys as they are."""
+    try:
+        settings: Settings = settings_for_client()
+    except Misconfigured:
+        return ()  # told by the check of Kafka
+    try:
+        store = RedisSessionStore(settings)
+    except Misconfigured as error:
+        return (Finding("redis", "wrong", str(error), "mend MILLSTREAM_REDIS_URL, or unset it"),)
+    try:
+        await store.ping()
+        await store.refuse_cluster()
+        await store.check_writes()
+        foreign = await store.foreign_keys()
+    except MillstreamError as error:
+        remedy = "check that it runs and what MILLSTREAM_REDIS_URL says"
+        return (Finding("redis", "wrong", str(error), remedy),)
+    finally:
+        await store.close()
+    if foreign:
+        told = f"{len(foreign)} keys are of another type than the session view's, as {foreign[0]!r}"
+        return (Finding("redis", "wrong", told, "delete them: the log has the sessions"),)
+    return (Finding("redis", "ok", "answers, and can be written"),)
+
+
+async def check_offsets() -> tuple[Finding, ...]:
+    """Whether the topics still have what workers are to read next."""
+    try:
+        return offsets_found(await committed_gaps(settings_for_client()))
+    except MillstreamError:
+        return ()  # told by the check of Kafka
+
+
+def offsets_found(gaps: tuple[OffsetGap, ...]) -> tuple[Finding, ...]:
+    """Give what is to be said of committed offsets that their logs do not have."""
+    if not gaps:
+        return (Finding("offsets", "ok", "the topics have all that workers are to read next"),)
+    return tuple(
+        Finding(
+            "offsets",
+            "wrong",
+            f"{gap.topic}, partition {gap.partition}: it ends before {gap.stood_at}, "
+            "where the workers' group stands",
+            _SET_BACK_REMEDY,
+        )
+        if gap.is_set_back
+        else Finding(
+            "offsets",
+            "wrong",
+            f"{gap.topic}, partition {gap.partition}: retention deleted {gap.stood_at} to "
+            f"{gap.read_from} unread, {gap.lost_max} records at most",
+            _LOST_REMEDY,
+        )
+        for gap in gaps
+    )
+
+
+_SET_BACK_REMEDY = (
+    "the topic was made anew or truncated, or the offsets were altered. Workers read it from its "
+    "beginning, and answer nothing twice; bring records that are missing back from a copy"
+)
+
+_LOST_REMEDY = (
+    "have upstreams send these requests again; raise the topic's `retention.ms`, or add workers"
+)
