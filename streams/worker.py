@@ -57,7 +57,7 @@ T = TypeVar("T")
 
 _WATCH_INTERVAL_S = 0.25
 _OBJECTS_PER_COLLECTION = 400_000
-_PRODUCER_STOP_S = 2.0
+_PRODUCER_STOP_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)

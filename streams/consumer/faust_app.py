@@ -165,12 +165,16 @@ async def stop_app(app: App, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
     That no broker answers is told at level info: whoever stops apps knows it by what this gives.
     """
     stopping = asyncio.ensure_future(app.stop())
-    await asyncio.wait({stopping}, timeout=timeout_s)
+    try:
+        await asyncio.wait({stopping}, timeout=timeout_s)
+    finally:  # also where whoever stops it waits no longer
+        if not stopping.done():
+            give_up(app)
+            # Not awaited: Faust takes the cancel for the end of one child, and goes on to the next.
+            stopping.cancel()
+            stopping.add_done_callback(lambda task: task.cancelled() or task.exception())
     if not stopping.done():
         _log.info("%s did not stop within %.0f s: abandoned", app.conf.id, timeout_s)
-        # Not awaited: Faust takes the cancel for the end of one child, and goes on to the next.
-        stopping.cancel()
-        stopping.add_done_callback(lambda task: task.cancelled() or task.exception())
         return False
     if error := stopping.exception():
         if is_transient(error):
@@ -179,6 +183,12 @@ async def stop_app(app: App, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
             _log.error("%s did not stop cleanly: %r", app.conf.id, error, exc_info=error)
         return False
     return True
+
+
+def give_up(app: App) -> None:
+    """Have an app's agents end with their loop: Faust takes a cancel of others for a crash."""
+    for agent in app.agents.values():
+        agent._stopped_set()  # noqa: SLF001  its `stop` waits for the agent
 
 
 def assigned_partitions(app: App, topic: str) -> Iterator[int]:

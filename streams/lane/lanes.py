@@ -14,7 +14,7 @@ from millstream.middleware.pipeline import CHAIN
 from millstream.schemas.errors import LaneLapsed
 from millstream.schemas.topics import CONTROL
 from millstream.streams.consumer.assignor import LaneAssignor
-from millstream.streams.consumer.faust_app import build_app, stop_app
+from millstream.streams.consumer.faust_app import build_app, give_up, stop_app
 from millstream.streams.consumer.freshness import Freshness, told_commits, told_stale
 from millstream.streams.consumer.membership import Lease, Membership
 from millstream.streams.consumer.offset_gaps import OffsetGap, tell_gap
@@ -99,12 +99,16 @@ class Lanes:
         await self._handover.stop()
         slots = tuple(self._slots.values())
         self._forget_held_up(self._slots)
-        drained = await asyncio.gather(*(slot.drain(grace_s) for slot in slots))
-        if not all(drained):
-            log.warning("runs were cut off and left to the next owner", stage=self._stage.name)
-        # Before the group is left: the next owner begins at once, and a call that is made here
-        # still would be made twice at a time.
-        await asyncio.gather(*(slot.close() for slot in slots))
+        try:
+            drained = await asyncio.gather(*(slot.drain(grace_s) for slot in slots))
+            if not all(drained):
+                log.warning("runs were cut off and left to the next owner", stage=self._stage.name)
+            # Before the group is left: the next owner begins at once, and a call that is made here
+            # still would be made twice at a time.
+            await asyncio.gather(*(slot.close() for slot in slots))
+        except asyncio.CancelledError:
+            give_up(self.app)
+            raise
         has_left = await stop_app(self.app)
         self._slots.clear()
         return has_left

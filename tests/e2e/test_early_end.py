@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import signal
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
-from tests.e2e.programs import ended, line_with, millstream
-from tests.services.launcher import launched
+from millstream.infra.kafka.jars import class_path, read_lock
+from millstream.infra.kafka.node import JavaSettings, KafkaCluster, KafkaNode, port_names
+from millstream.infra.paths import LOCK_FILE, cache_folder
+from millstream.infra.state import LauncherState
+from millstream.schemas.events import AgentResult, AgentToken
+from millstream.schemas.topics import RESULTS, TOKENS
+from millstream.streams.settings import Settings
+from tests.e2e.programs import ended, millstream
+from tests.harness.audit import Asked, audit, read_records
+from tests.harness.lanes import read_topic, upstream
+from tests.harness.worker_process import worker_process
 from tests.support import eventually
+
+GRACE_S = 2.0
+AFTER_THE_GRACE_S = 8.0
+"""The bound of 5 s, sockets and tasks that are left, and a busy machine."""
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
@@ -62,25 +77,79 @@ async def test_a_worker_whose_kafka_does_not_answer_yet_ends_with_0(
     assert "Traceback" not in done.err
 
 
+class Away(Protocol):
+    """Takes a broker away."""
+
+    async def __call__(self, node: KafkaNode) -> None: ...
+
+
+async def stop(node: KafkaNode) -> None:
+    """As a machine that is switched off: what is connected to it is refused."""
+    await node.kill()
+
+
+async def freeze(node: KafkaNode) -> None:
+    """As a lost network: connections stay, and nothing is answered."""
+    node.signal(signal.SIGSTOP)
+
+
+async def bring_back(node: KafkaNode) -> None:
+    """Have it answer again."""
+    if node.pid is None:
+        await node.start()
+    else:
+        node.signal(signal.SIGCONT)
+
+
+def broker(data: Path) -> KafkaCluster:
+    """Give a broker of the test's own, not started."""
+    state = LauncherState.load(data, 1).with_ports(port_names(1))
+    java = JavaSettings(class_path(read_lock(LOCK_FILE), cache_folder()))
+    return KafkaCluster.at(data, state.ports, state.cluster_id, java, 1)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-async def test_a_worker_whose_broker_is_gone_ends_with_0(tmp_path: Path) -> None:
-    with ExitStack() as services:
-        named = services.enter_context(launched(tmp_path / "services", {}))
-        environment = {
-            "MILLSTREAM_KAFKA": named["kafka"],
-            "MILLSTREAM_REDIS_URL": named["redis_url"],
-            "MILLSTREAM_DATA_DIR": str(tmp_path),
-            "MILLSTREAM_DEFAULT_MODEL": "scripted",
-            "MILLSTREAM_SCRIPTED_MODEL": "on",
-            "MILLSTREAM_SHUTDOWN_GRACE_S": "1",
-        }
-        async with millstream(environment, "worker") as worker:
-            assert worker.stdout is not None
-            await line_with(worker.stdout, "metrics_url")
-            await asyncio.to_thread(services.close)
-            worker.send_signal(signal.SIGTERM)
-            done = await ended(worker)
-    assert (done.code, done.out) == (0, "")
-    assert "not in 26 s" not in done.err
-    assert "Traceback" not in done.err
+@pytest.mark.parametrize("take_away", [stop, freeze])
+async def test_a_worker_whose_broker_is_away_ends_in_time_with_0_and_leaves_its_run_to_the_next(
+    take_away: Away, tmp_path: Path, redis_url: str
+) -> None:
+    cluster = broker(tmp_path / "kafka")
+    (node,) = cluster.nodes
+    settings = Settings(
+        namespace=f"t-{secrets.token_hex(6)}",
+        kafka=cluster.bootstrap,
+        redis_url=redis_url,
+        data_dir=tmp_path,
+    )
+    one = Asked("r1", "ada", "s")
+    now = asyncio.get_running_loop().time
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(cluster.kill)
+        await cluster.start()
+        first = await stack.enter_async_context(
+            worker_process(settings, name="first", MILLSTREAM_SHUTDOWN_GRACE_S=f"{GRACE_S:g}")
+        )
+        await first.ready()
+        async with upstream(settings) as program:
+            request = {"user_id": one.user_id, "session_id": "s", "request_id": one.request_id}
+            await program.publish(
+                {**request, "input": "pace: 0.3; tokens: 30"}, key=one.user_id.encode()
+            )
+        await read_topic(settings, TOKENS, AgentToken, count=1)
+        await take_away(node)
+        asked_at_s = now()
+        first.signal(signal.SIGTERM)
+        assert await first.ended() == 0, first.log
+        took_s = now() - asked_at_s
+        assert took_s < GRACE_S + AFTER_THE_GRACE_S, first.log
+        told = [line for line in first.log.splitlines() if "Kafka was not told of the end" in line]
+        assert len(told) == 1, first.log
+        assert "lanes of chain" in told[0]
+        assert "Traceback" not in first.log
+        assert "what it waits for" not in first.log
+        await bring_back(node)
+        second = await stack.enter_async_context(worker_process(settings, name="second"))
+        await second.ready()
+        await read_topic(settings, RESULTS, AgentResult, count=1, timeout_s=90)
+        assert audit([one], await read_records(settings), priced=False).faults == {}

@@ -276,3 +276,21 @@ async def test_a_worker_that_stops_opens_nothing_when_the_group_deals_once_more(
     place.may_close.set()
     await stopping
     assert not lanes._slots
+
+
+async def test_a_worker_that_waits_no_longer_for_its_lanes_has_its_agents_end_uncrashed(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(data_dir=tmp_path)
+    lanes = lanes_of_places(settings)
+    await lanes._assigned(lanes.app, both(settings, 0))
+    place: Place = lanes._slots[0]  # type: ignore[assignment]
+    stopping = asyncio.create_task(lanes.stop(0))
+    await eventually(place.closing.is_set)
+    assert not any(agent.should_stop for agent in lanes.agents)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    # Faust takes a cancel of any other for a crash, and tells it with a traceback.
+    assert all(agent.should_stop for agent in lanes.agents)
+    place.may_close.set()
