@@ -205,7 +205,9 @@ case ${1:-setup} in
 setup)
     [ $# -eq 0 ] || shift
     # Named with blanks or commas between them.
+    set -f
     set -- $(printf '%s ' "$@" | tr ',' ' ')
+    set +f
     refuse_unknown "$@"
     if ! ready || ! extras_ready "$@"; then
         take_turn
