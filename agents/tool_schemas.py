@@ -11,7 +11,7 @@ import jsonschema
 from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.callbacks.manager import BaseRunManager
 from langchain_core.runnables import RunnableConfig
-from langchain_core.tools import BaseTool, StructuredTool
+from langchain_core.tools import BaseTool, StructuredTool, Tool
 from langgraph.prebuilt import ToolRuntime
 from pydantic import BaseModel, ValidationError, create_model
 from referencing import Registry
@@ -47,6 +47,7 @@ def with_checked_schema(tool: BaseTool) -> BaseTool:
                 "for itself or loses: rename it"
             )
             raise Misconfigured(message)
+    _refuse_lost_runtime(tool)
     schema = tool.args_schema
     if not isinstance(schema, dict):
         return _with_any_context(tool)
@@ -61,6 +62,26 @@ def with_checked_schema(tool: BaseTool) -> BaseTool:
     # OpenAI refuses a schema without them (openai-agents-python#449, langchain-mcp-adapters#137).
     whole = {"type": "object", "properties": {}, **schema}
     return tool if whole == schema else tool.model_copy(update={"args_schema": whole})
+
+
+def _refuse_lost_runtime(tool: BaseTool) -> None:
+    """Refuse a class whose `runtime` LangChain does not give to it (langchain#34558).
+
+    Of a class with a schema of its own it looks into that one; of a function it looks at both.
+    """
+    schema = tool.args_schema
+    if isinstance(tool, StructuredTool | Tool) or not isinstance(schema, type):
+        return
+    called = type(tool)._arun if type(tool)._arun is not BaseTool._arun else tool._run  # noqa: SLF001
+    taken = inspect.signature(called).parameters.get("runtime")
+    given = getattr(schema, "model_fields", {})
+    if taken is None or taken.default is not inspect.Parameter.empty or "runtime" in given:
+        return
+    message = (
+        f"the tool {tool.name!r} takes a `runtime` that its `args_schema` does not have, so no "
+        "call could give it: add `runtime: ToolRuntime` to the schema, or leave the schema out"
+    )
+    raise Misconfigured(message)
 
 
 def _with_any_context(tool: BaseTool) -> BaseTool:

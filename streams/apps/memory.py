@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar
 
 from aiokafka import TopicPartition
+from aiokafka.errors import MessageSizeTooLargeError
 
 from millstream.agents.executor import wall_clock_ms
 from millstream.agents.loop.telling.listeners import Listeners
@@ -25,7 +26,7 @@ from millstream.middleware.policy import Policy
 from millstream.middleware.policy_errors import nearest
 from millstream.schemas.base import Event
 from millstream.schemas.dead_letters import DeadLetter
-from millstream.schemas.errors import MillstreamError
+from millstream.schemas.errors import InputTooLarge, MillstreamError
 from millstream.schemas.events import (
     DEFAULT_TEMPLATE,
     AgentRequest,
@@ -200,7 +201,7 @@ class InMemoryApp:
 
         `fields` are those of a request: `session_id`, `tenant`, `model`, `metadata`, …. Raises
         `TimeoutError` where there is no result after `timeout_s` seconds, `TypeError` for a field
-        that no request has, and `ValidationError` for what is no request.
+        that no request has, `ValidationError` for what is no request, and `InputTooLarge`.
         """
         for name in fields.keys() - AgentRequest.model_fields.keys():
             message = f"a request has no field {name!r}{nearest(name, AgentRequest.model_fields)}"
@@ -238,7 +239,11 @@ class InMemoryApp:
 
     async def _publish(self, value: Mapping[str, Any]) -> None:
         topic, raw = self._settings.topic(REQUESTS.name), json.dumps(value).encode()
-        stored = await self._producer.send_and_wait(topic, raw, partition=0)
+        try:
+            stored = await self._producer.send_and_wait(topic, raw, partition=0)
+        except MessageSizeTooLargeError as error:
+            message = f"the request has {len(raw):,} bytes, more than a record of Kafka's may have"
+            raise InputTooLarge(message) from error
         record = InputRecord(
             topic=topic,
             partition=0,

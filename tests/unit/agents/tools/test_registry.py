@@ -10,6 +10,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, StructuredTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.prebuilt import ToolRuntime
+from pydantic import BaseModel, ConfigDict
 
 from millstream.agents.tool_schemas import problem_of
 from millstream.agents.tools import ToolRegistry, ToolRules, built_in_tools
@@ -96,3 +97,31 @@ def test_effects_are_what_the_registration_says() -> None:
     free = ToolRegistry()
     free.register(named("x"), ToolRules("read_only"))
     assert not free.rules("odd").has_effects
+
+
+class _Asked(BaseModel):
+    a: int
+
+
+class _AskedAndRun(_Asked):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    runtime: ToolRuntime
+
+
+class _Find(BaseTool):
+    name: str = "find"
+    description: str = "Find something."
+    args_schema: type[BaseModel] = _Asked
+
+    def _run(self, a: int, runtime: ToolRuntime) -> str:
+        return f"{a} {runtime.context}"
+
+
+class _FindWithSchema(_Find):
+    args_schema: type[BaseModel] = _AskedAndRun
+
+
+def test_a_class_whose_schema_loses_its_runtime_is_refused() -> None:
+    with pytest.raises(Misconfigured, match="takes a `runtime` that its `args_schema` does not"):
+        ToolRegistry([_Find()])
+    assert ToolRegistry([_FindWithSchema()]).names() == ("find",)

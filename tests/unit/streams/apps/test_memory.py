@@ -23,7 +23,7 @@ from millstream import (
     run_agent,
 )
 from millstream.middleware.policy import Policy
-from millstream.schemas.errors import Misconfigured
+from millstream.schemas.errors import InputTooLarge, Misconfigured
 from millstream.streams.apps.memory import CannotRun
 from tests.harness.mcp import official_program
 
@@ -187,3 +187,8 @@ async def test_what_is_no_app_is_refused_and_a_run_is_shown_in_a_line() -> None:
     assert repr(run) == "AgentRun(completed, 'hello', 0 steps)"
     failed = await arun_agent(None, "chat_agent", "hi", script="fail: out of order")
     assert repr(failed).startswith("AgentRun(failed, failed: out of order, ")
+
+
+async def test_a_request_that_no_record_holds_is_refused_by_its_size() -> None:
+    with pytest.raises(InputTooLarge, match="the request has 3,000,"):
+        await arun_agent(None, "chat_agent", "x" * 3_000_000, script="say: hello")
