@@ -111,20 +111,20 @@ async def test_a_name_that_no_app_can_have_is_refused(tmp_path: Path, name: str,
     assert names_in(tmp_path) == ["taken"]
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["dev", "shop/app.py"], ["up", "--app", "shop.app"], ["worker", "--app", "shop"]],
+    ids=lambda command: command[0],
+)
 async def test_all_mistakes_of_an_app_are_told_before_anything_is_started(
-    environment: dict[str, str], tmp_path: Path
+    environment: dict[str, str], tmp_path: Path, command: list[str]
 ) -> None:
     await run(environment, "new", "shop", folder=tmp_path)
     change(tmp_path / "shop" / "shop.yaml", "tools: [opening_hours]", "tools: [hours]\nlimit: 3")
     change(tmp_path / "shop" / "app.py", '"policy.yaml"', '"police.yaml"')
-    for command in (
-        ["dev", "shop/app.py"],
-        ["up", "--app", "shop.app"],
-        ["worker", "--app", "shop"],
-    ):
-        refused = await run(environment, *command, folder=tmp_path)
-        assert refused.code == 6, refused.err
-        assert "shop.yaml" in refused.err
-        assert "limit" in refused.err
-        assert "policy: there is no file shop/police.yaml" in refused.err
-        assert "Traceback" not in refused.err
+    refused = await run(environment, *command, folder=tmp_path)
+    assert refused.code == 6, refused.err
+    assert "shop.yaml" in refused.err
+    assert "limit" in refused.err
+    assert "policy: there is no file shop/police.yaml" in refused.err
+    assert "Traceback" not in refused.err

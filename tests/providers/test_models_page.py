@@ -21,7 +21,7 @@ SNIPPETS = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "models.md").read_text("utf-8")
 ROWS = {
     row[0]: row[1:]
-    for row in re.findall(r"^\| `(\w+):` \| (.+?) \| (.+?) \| (.+?) \|$", PAGE, re.MULTILINE)
+    for row in re.findall(r"^\| `(\w+):` \| (.+?) \| .+? \| (.+?) \| (.+?) \|$", PAGE, re.MULTILINE)
 }
 
 

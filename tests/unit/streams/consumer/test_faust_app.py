@@ -46,7 +46,7 @@ async def test_an_app_that_ends_with_an_error_is_given_up_and_the_error_told(
         message = "no broker answers"
         raise KafkaConnectionError(message)
 
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger=stop_app.__module__)
     app = app_of()
     app.on_before_shutdown.connect(fails)
     assert not await stop_app(app)
@@ -80,10 +80,12 @@ async def test_an_app_that_heeds_no_cancel_is_not_waited_for(
             with suppress(asyncio.CancelledError):
                 await end.wait()
 
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger=stop_app.__module__)
     app = app_of()
     app.on_before_shutdown.connect(heeds_nothing)
-    assert not await asyncio.wait_for(stop_app(app, timeout_s=0.01), 5)
+    try:
+        assert not await asyncio.wait_for(stop_app(app, timeout_s=0.01), 5)
+    finally:
+        end.set()
     assert "t-views did not stop within 0 s: abandoned" in caplog.text
     assert reached.is_set()
-    end.set()
