@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from millstream.gateway.client_settings import open_bus, settings_for_client
 from millstream.gateway.commands.control.control import (
     Command,
     JsonOption,
@@ -18,13 +17,11 @@ from millstream.gateway.commands.control.control import (
     result_of,
     user_command,
 )
-from millstream.gateway.console.running import run_within
 from millstream.gateway.exits import ExitCode
 from millstream.schemas.base import DEFAULT_TENANT
 from millstream.schemas.events import AgentResult, ControlCommand
 from millstream.schemas.topics import RESULTS
 from millstream.streams.bus.api import BEGINNING, EventBus, EventFilter
-from millstream.streams.settings import Settings
 
 __all__ = ["cancel", "give_cancel"]
 
@@ -47,14 +44,7 @@ def cancel(
     session it waits until a worker has taken the command up, not for the results.
     """
     event = user_command("cancel", user=user, tenant=tenant, request_id=request_id, session=session)
-    command = Command(event, timeout_s=timeout_s, as_json=as_json)
-    main = _cancel(command, settings_for_client())
-    raise typer.Exit(run_within(timeout_s, main, command.late))
-
-
-async def _cancel(command: Command, settings: Settings) -> ExitCode:
-    async with open_bus(settings) as bus:
-        return await give_cancel(bus, command)
+    Command(event, timeout_s=timeout_s, as_json=as_json).give(give_cancel)
 
 
 async def give_cancel(bus: EventBus, command: Command) -> ExitCode:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any, Final, Literal
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Final, Literal, NoReturn
 
 import typer
 from pydantic import ValidationError
 
+from millstream.gateway.client_settings import open_bus, settings_for_client
+from millstream.gateway.console.running import run_within
 from millstream.gateway.console.terminal import print_json, progress_console
 from millstream.gateway.exits import ExitCode
 from millstream.schemas.events import AgentResult, ControlCommand
 from millstream.schemas.lane_events import CommandObeyed
 from millstream.schemas.topics import DECISIONS, OBEYED, REQUESTS, RESULTS
 from millstream.streams.bus.api import EventBus, EventFilter
+from millstream.streams.settings import Settings
 
 __all__ = [
     "Command",
@@ -89,6 +93,15 @@ class Command:
         self._as_json = as_json
         self._code: ExitCode | None = None
 
+    def give(self, give: Give) -> NoReturn:
+        """Have `give` give it over a bus, within its time, and exit with the code that it gives."""
+        main = self._over_a_bus(give, settings_for_client())
+        raise typer.Exit(run_within(self._timeout_s, main, self.late))
+
+    async def _over_a_bus(self, give: Give, settings: Settings) -> ExitCode:
+        async with open_bus(settings) as bus:
+            return await give(bus, self)
+
     async def carry_out(self, bus: EventBus) -> CommandObeyed:
         """Publish it and wait until a worker has carried it out."""
         wanted = EventFilter(user_id=self.event.user_id, tenant=self.event.tenant)
@@ -150,6 +163,10 @@ async def is_known(bus: EventBus, event: ControlCommand) -> bool:
         if await bus.history(topics=(spec,), filter=_of(event), limit=1):
             return True
     return False
+
+
+Give = Callable[[EventBus, Command], Awaitable[ExitCode]]
+"""Gives a command and tells what became of it; gives the exit code."""
 
 
 def _of(event: ControlCommand) -> EventFilter:

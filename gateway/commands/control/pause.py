@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import typer
-
-from millstream.gateway.client_settings import open_bus, settings_for_client
 from millstream.gateway.commands.control.control import (
     Command,
     JsonOption,
@@ -16,11 +13,9 @@ from millstream.gateway.commands.control.control import (
     is_known,
     user_command,
 )
-from millstream.gateway.console.running import run_within
 from millstream.gateway.exits import ExitCode
 from millstream.schemas.base import DEFAULT_TENANT
 from millstream.streams.bus.api import EventBus
-from millstream.streams.settings import Settings
 
 __all__ = ["give_pause", "give_resume", "pause", "resume"]
 
@@ -42,9 +37,7 @@ def pause(
     or if no such request had come: should it come, it waits.
     """
     event = user_command("pause", user=user, tenant=tenant, request_id=request_id, session=session)
-    command = Command(event, timeout_s=timeout_s, as_json=as_json)
-    main = _pause(command, settings_for_client())
-    raise typer.Exit(run_within(timeout_s, main, command.late))
+    Command(event, timeout_s=timeout_s, as_json=as_json).give(give_pause)
 
 
 def resume(
@@ -61,19 +54,7 @@ def resume(
     Waits until a worker has carried it out, and exits 8 if there was no pause to take back.
     """
     event = user_command("resume", user=user, tenant=tenant, request_id=request_id, session=session)
-    command = Command(event, timeout_s=timeout_s, as_json=as_json)
-    main = _resume(command, settings_for_client())
-    raise typer.Exit(run_within(timeout_s, main, command.late))
-
-
-async def _pause(command: Command, settings: Settings) -> ExitCode:
-    async with open_bus(settings) as bus:
-        return await give_pause(bus, command)
-
-
-async def _resume(command: Command, settings: Settings) -> ExitCode:
-    async with open_bus(settings) as bus:
-        return await give_resume(bus, command)
+    Command(event, timeout_s=timeout_s, as_json=as_json).give(give_resume)
 
 
 async def give_pause(bus: EventBus, command: Command) -> ExitCode:
