@@ -29,6 +29,8 @@ from millstream.schemas.lane_events import (
     RunParked,
     StageRequest,
 )
+from millstream.schemas.sessions.commands import SessionCommand
+from millstream.schemas.sessions.states import SessionAnswered, SessionChanged, SessionState
 from millstream.schemas.steps import AgentStep
 
 AnyEvent = Annotated[
@@ -42,6 +44,10 @@ AnyEvent = Annotated[
     | CostRecorded
     | CheckpointSaved
     | SessionUpdated
+    | SessionCommand
+    | SessionState
+    | SessionChanged
+    | SessionAnswered
     | RunParked
     | HoldPlaced
     | RequestsDeferred

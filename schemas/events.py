@@ -49,7 +49,8 @@ class AgentRequest(Event):
     `input`, of kinds that it takes: LangChain's standard blocks of text, images, files and audio;
     `input` may be empty then. What is left out gets a default when the record is read: `request_id`
     becomes `<topic>-<partition>-<offset>` of the record, `session_id` the request id (a
-    conversation of its own), `template` is `chat_agent`, `tenant` is `default`.
+    conversation of its own), `template` is `chat_agent`, `tenant` is `default`. `expected_turn` is
+    the turn that it believes to be the session's newest: 0 for a session without one.
     """
 
     title: ClassVar[str] = "A request to an agent"
@@ -62,6 +63,7 @@ class AgentRequest(Event):
     template: Identifier = DEFAULT_TEMPLATE
     model: Identifier | None = None
     deadline_ms: EpochMs | None = None
+    expected_turn: Count | None = None
     metadata: Metadata = Field(default_factory=FrozenDict)
 
     @property

@@ -33,6 +33,8 @@ from millstream.schemas.lane_events import (
     RunParked,
     StageRequest,
 )
+from millstream.schemas.sessions.commands import SessionCommand
+from millstream.schemas.sessions.states import SessionAnswered, SessionChanged, SessionState
 from millstream.schemas.steps import AgentStep
 
 HOUR_MS = 3_600_000
@@ -145,6 +147,37 @@ SESSIONS = TopicSpec(
     CHECKPOINTS.retention_ms,
     is_compacted=True,
 )
+SESSION_COMMANDS = TopicSpec(
+    "session-commands",
+    SessionCommand,
+    "user (any other key is put right)",
+    "What is asked of sessions",
+    7 * DAY_MS,
+)
+SESSION_STATES = TopicSpec(
+    "session-states",
+    SessionState,
+    "user and session",
+    "What each session is beside its conversation",
+    # As long as the heads: what has not been written for so long is a session no more.
+    CHECKPOINTS.retention_ms,
+    is_compacted=True,
+)
+SESSION_EVENTS = TopicSpec(
+    "session-events",
+    SessionChanged,
+    "user",
+    "Sessions that were created, changed or ended, by whom and why",
+    COSTS.retention_ms,
+)
+SESSION_ANSWERS = TopicSpec(
+    "session-answers",
+    SessionAnswered,
+    "user",
+    "What became of each command on sessions",
+    # A command that comes again is answered as before, for as long as it may stand unread.
+    SESSION_COMMANDS.retention_ms,
+)
 CONTROL = TopicSpec(
     "control",
     ControlCommand,
@@ -234,6 +267,10 @@ BASE_TOPICS: tuple[TopicSpec, ...] = (
     COSTS,
     CHECKPOINTS,
     SESSIONS,
+    SESSION_COMMANDS,
+    SESSION_STATES,
+    SESSION_EVENTS,
+    SESSION_ANSWERS,
     CONTROL,
     OBEYED,
     PARKED,

@@ -1,0 +1,94 @@
+"""What is asked of sessions: each command a record with an id of its own, which a lane decides."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Final, Literal, Self
+
+from pydantic import Field, model_validator
+
+from millstream.schemas.base import Count, Event, Frozen, Identifier
+from millstream.schemas.events import Metadata
+
+__all__ = [
+    "OF_ALL",
+    "TTL_IDLE_S_MAX",
+    "TTL_S_MAX",
+    "SessionCommand",
+    "SessionOperation",
+    "SessionTtl",
+]
+
+SessionOperation = Literal[
+    "create",
+    "touch",
+    "update",
+    "close",
+    "reopen",
+    "expire",
+    "delete",
+    "name_checkpoint",
+    "restore",
+]
+
+OF_ALL: Final = frozenset({"close", "delete"})
+"""The operations that may be for all sessions of a user: they name none."""
+
+TTL_IDLE_S_MAX: Final = 30 * 86_400
+"""The longest idleness: what has not been written for so long is not kept on the log either."""
+
+TTL_S_MAX: Final = 365 * 86_400
+
+
+class SessionTtl(Frozen):
+    """How long a session lives, in seconds: without being used, and in all; `None`: no limit."""
+
+    idle_s: Annotated[int, Field(ge=1, le=TTL_IDLE_S_MAX)] | None = None
+    total_s: Annotated[int, Field(ge=1, le=TTL_S_MAX)] | None = None
+
+
+class SessionCommand(Event):
+    """What a user, or whoever acts for one, asks of a session, or of all of the user's.
+
+    Sent again under its `command_id` it has no second effect. `session_id` may be left out by
+    `close` and `delete`, which are then for all sessions that the user has. `ttl` and `metadata`
+    are of `create` and `update`: what is left out stays as it is. `drain` is of `close`: what waits
+    still runs. `turn` is of `restore` and `name_checkpoint`: the turn whose checkpoint is meant;
+    `restore` may give the checkpoint's `name` instead, and `checkpoint_offset` says where its record
+    is believed to stand, which spares a search. `if_due`, of `expire`: only if the session's time to
+    live is over by the broker's time of this record. `by` is who asks and `why` for what reason.
+    """
+
+    title: ClassVar[str] = "What is asked of a session"
+
+    type: Literal["session_command"] = "session_command"
+    command_id: Identifier
+    operation: SessionOperation
+    session_id: Identifier | None = None
+    ttl: SessionTtl | None = None
+    metadata: Metadata | None = None
+    drain: bool = False
+    turn: Annotated[Count, Field(ge=1)] | None = None
+    name: Identifier | None = None
+    checkpoint_offset: Count | None = None
+    if_due: bool = False
+    by: Identifier | None = None
+    why: Annotated[str, Field(max_length=500)] | None = None
+
+    @model_validator(mode="after")
+    def _says_of_what(self) -> Self:
+        if self.session_id is None and self.operation not in OF_ALL:
+            message = f"session_id is missing: {self.operation} is for one session"
+            raise ValueError(message)
+        named, turned = self.name is not None, self.turn is not None
+        if self.operation == "name_checkpoint" and not (named and turned):
+            message = "name_checkpoint gives a name to the checkpoint of a turn: give both"
+            raise ValueError(message)
+        if self.operation == "restore" and named == turned:
+            message = "restore goes back to a turn or to a name: give one of the two"
+            raise ValueError(message)
+        return self
+
+    @property
+    def event_id(self) -> str:
+        """The command's own id."""
+        return self.command_id
