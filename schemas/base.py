@@ -88,6 +88,14 @@ class FrozenDict(dict[str, str]):
         return type(self), (dict(self),)
 
 
+Metadata = Annotated[
+    dict[str, Annotated[str, Field(max_length=1024)]],
+    Field(max_length=32),
+    AfterValidator(FrozenDict),
+]
+"""Up to 32 strings that an upstream wants back with the result."""
+
+
 class Address(Frozen):
     """Where a record stands on Kafka."""
 

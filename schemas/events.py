@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from millstream.schemas.base import (
     INT64_MAX,
@@ -15,6 +15,7 @@ from millstream.schemas.base import (
     Frozen,
     FrozenDict,
     Identifier,
+    Metadata,
     Micros,
     Reason,
     Usage,
@@ -33,13 +34,6 @@ ResultStatus = Literal["completed", "failed", "rejected", "cancelled", "expired"
 
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "error", "unknown"]
 """How an answer ended, as the model's provider tells it; `unknown`: it does not say."""
-
-Metadata = Annotated[
-    dict[str, Annotated[str, Field(max_length=1024)]],
-    Field(max_length=32),
-    AfterValidator(FrozenDict),
-]
-"""Up to 32 strings that an upstream wants back with the result."""
 
 
 class AgentRequest(Event):
@@ -319,6 +313,10 @@ class SessionUpdated(RequestEvent):
     created_at_ms: EpochMs
     checkpoint_digest: str | None = None
     """Stands for what the checkpoint holds: a copy from elsewhere that differs is not the one."""
+    checkpoint_bytes: Count | None = None
+    template: str | None = None
+    cost_micros: Micros = 0
+    """What all of its turns cost, since heads tell it."""
 
     @property
     def event_id(self) -> str:

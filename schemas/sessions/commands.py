@@ -6,8 +6,7 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from millstream.schemas.base import Count, Event, Frozen, Identifier
-from millstream.schemas.events import Metadata
+from millstream.schemas.base import Count, Event, Frozen, Identifier, Metadata
 
 __all__ = [
     "OF_ALL",
@@ -53,8 +52,8 @@ class SessionCommand(Event):
     `close` and `delete`, which are then for all sessions that the user has. `ttl` and `metadata`
     are of `create` and `update`: what is left out stays as it is. `drain` is of `close`: what waits
     still runs. `turn` is of `restore` and `name_checkpoint`: the turn whose checkpoint is meant;
-    `restore` may give the checkpoint's `name` instead, and `checkpoint_offset` says where its record
-    is believed to stand, which spares a search. `if_due`, of `expire`: only if the session's time to
+    `restore` may give the checkpoint's `name` instead, and `checkpoint_offset` where its record is
+    believed to stand, which spares a search. `if_due`, of `expire`: only if the session's time to
     live is over by the broker's time of this record. `by` is who asks and `why` for what reason.
     """
 

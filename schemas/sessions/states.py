@@ -14,10 +14,10 @@ from millstream.schemas.base import (
     Frozen,
     FrozenDict,
     Identifier,
+    Metadata,
     Reason,
     compound_key,
 )
-from millstream.schemas.events import Metadata
 from millstream.schemas.sessions.commands import SessionOperation, SessionTtl
 
 __all__ = [
