@@ -88,7 +88,7 @@ def _transitions() -> list[str]:
         "## States of a session",
         "",
         "What each operation of a [session_command](#session_command) makes of a session in each",
-        "state, or the code with which it is refused. `unknown`: the user has no session of that id.",
+        "state, or the code with which it is refused. `unknown`: the user has none of that id.",
         "Where a session is what `close`, `reopen`, `expire` or `delete` would make it, nothing is",
         "done, and that is no error.",
         "",
