@@ -35,6 +35,7 @@ from millstream.streams.apps.app import AppParts
 from millstream.streams.apps.checks import resolving
 from millstream.streams.broker.clients import idempotent_producer
 from millstream.streams.broker.topic_admin import ensure_topics, require_sound_topics
+from millstream.streams.consumer.recent_gaps import RecentGaps
 from millstream.streams.hosting import agent_host, count_mcp_servers
 from millstream.streams.lane.base.context import LaneServices, Stage, stages
 from millstream.streams.lane.base.metrics import LaneMetrics
@@ -130,6 +131,7 @@ class _Worker:
     host: AgentHost | None
     views: Renewed[Views] | None
     readiness: Readiness
+    gaps: RecentGaps
     templates: TemplateFollower | None = None
 
     def unready(self) -> list[str]:
@@ -178,12 +180,13 @@ async def _build(
     store = RedisSessionStore(settings, on_unreadable=unreadable.inc)
     stack.push_async_callback(store.close)
     await _refuse_cluster(store)
+    gaps = RecentGaps()
     views: Renewed[Views] | None = None
     if "views" in roles:
         known_models = (settings.default_model, *FREE_MODELS, *policy.prices)
         views = Renewed(
             "views",
-            partial(Views, settings, store, collector, known_models=known_models),
+            partial(Views, settings, store, collector, known_models=known_models, gaps=gaps),
             Views.stop,
         )
     lanes: tuple[Renewed[Lanes], ...] = ()
@@ -224,6 +227,7 @@ async def _build(
             circuits=ModelCircuits(on_change=metrics.tell_circuit),
             listeners=told,
             on_illegal=log_illegal,
+            gaps=gaps,
         )
         templates = TemplateFollower(settings, factory, collector)
         stack.push_async_callback(templates.stop)
@@ -233,7 +237,7 @@ async def _build(
     starts = [one.start() for one in lanes]
     await asyncio.gather(*starts, *([views.start()] if views is not None else []))
     info = WorkerInfo(name, roles, f"{exposition.url}/metrics")
-    return _Worker(info, lanes, host, views, readiness, templates)
+    return _Worker(info, lanes, host, views, readiness, gaps, templates)
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
@@ -341,6 +345,7 @@ async def _watch(worker: _Worker, ready: Callable[[WorkerInfo], None], stop: asy
     while not stop.is_set():
         reasons = worker.unready()
         worker.readiness.set("worker", "; ".join(reasons) or None)
+        worker.readiness.warn(worker.gaps.told())
         unready.tell(reasons)
         if not reasons and not told:
             told = True

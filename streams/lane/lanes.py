@@ -17,7 +17,7 @@ from millstream.streams.consumer.assignor import LaneAssignor
 from millstream.streams.consumer.faust_app import build_app, give_up, stop_app
 from millstream.streams.consumer.freshness import Freshness, told_commits, told_stale
 from millstream.streams.consumer.membership import Lease, Membership
-from millstream.streams.consumer.offset_gaps import OffsetGap, tell_gap
+from millstream.streams.consumer.offset_gaps import OffsetGap
 from millstream.streams.lane.base.context import LaneServices, Stage
 from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.metrics import Figures
@@ -197,7 +197,7 @@ class Lanes:
 
     def _gap(self, gap: OffsetGap) -> None:
         """Tell of requests or commands that cannot be read, or come again."""
-        tell_gap(gap)
+        self._services.gaps.tell(gap)
         topic = gap.topic.removeprefix(self._settings.topic(""))
         if not gap.is_set_back:
             self._services.metrics.lost_to_retention.labels(topic=topic).inc(gap.lost_max)

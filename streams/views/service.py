@@ -28,7 +28,8 @@ from millstream.schemas.topics import (
 from millstream.streams.broker.topic_admin import ensure_changelogs
 from millstream.streams.consumer.faust_app import build_app, stop_app
 from millstream.streams.consumer.freshness import Freshness, told_stale
-from millstream.streams.consumer.offset_gaps import OffsetGap, tell_gap
+from millstream.streams.consumer.offset_gaps import OffsetGap
+from millstream.streams.consumer.recent_gaps import RecentGaps
 from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.views.aggregates import Aggregate, merged
 from millstream.streams.views.session_feed import SessionFeed
@@ -48,7 +49,8 @@ class Views:
     """Serves the partitions of the views that the consumer group gives this worker.
 
     Their totals are collected from `collector`'s registry while the views run. `known_models` are
-    those that the deployment names itself: no flood of others takes their place.
+    those that the deployment names itself: no flood of others takes their place. `gaps` names what
+    was lost of late.
     """
 
     def __init__(
@@ -58,10 +60,12 @@ class Views:
         collector: MetricsCollector,
         *,
         known_models: Iterable[str] = (),
+        gaps: RecentGaps | None = None,
     ) -> None:
         self._settings = settings
         self._known_models = frozenset(known_models)
         self._collector = collector
+        self._gaps = gaps or RecentGaps()
         self.app = build_app(settings, "views")
         self._freshness = Freshness(self.app.answered)
         self.app.position_of = self._position_of
@@ -70,6 +74,16 @@ class Views:
         foreign = collector.counter(
             "millstream_session_view_foreign_keys_total",
             "Records that the session view passed over: a key in Redis is of another type.",
+        )
+        self._lost_to_retention = collector.counter(
+            "millstream_view_records_lost_to_retention_total",
+            "Records, at most, that retention deleted before a view had counted them.",
+            ("topic",),
+        )
+        self._logs_set_back = collector.counter(
+            "millstream_view_logs_set_back_total",
+            "Partitions whose log ended before where a view stood; each is counted on anew.",
+            ("topic",),
         )
         self._feeds: dict[str, SessionFeed[Any]] = {
             CHECKPOINTS.name: SessionFeed(
@@ -182,9 +196,13 @@ class Views:
 
     def _gap(self, gap: OffsetGap) -> None:
         """Tell of records that are not counted, and count a log that was set back."""
-        tell_gap(gap)
-        view = self._views.get(gap.topic)
-        if view is not None and gap.is_set_back:
+        self._gaps.tell(gap)
+        topic = gap.topic.removeprefix(self._settings.topic(""))
+        if not gap.is_set_back:
+            self._lost_to_retention.labels(topic=topic).inc(gap.lost_max)
+            return
+        self._logs_set_back.labels(topic=topic).inc()
+        if (view := self._views.get(gap.topic)) is not None:
             view.set_back(gap.partition, gap.read_from)
 
     async def _assigned(self, _app: Any, assigned: set[TP], **_: Any) -> None:
