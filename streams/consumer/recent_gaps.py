@@ -40,14 +40,17 @@ class RecentGaps:
         self._found = {
             place: found for place, found in self._found.items() if now_s - found[0] < KEPT_S
         }
-        kinds: dict[tuple[str, bool], list[OffsetGap]] = {}
-        for _, (_, gap) in sorted(self._found.items()):
-            kinds.setdefault((gap.topic, gap.is_set_back), []).append(gap)
-        return [_told(topic, gaps) for (topic, _), gaps in kinds.items()]
+        kinds: dict[tuple[str, bool, bool], list[OffsetGap]] = {}
+        for place in sorted(self._found):
+            gap = self._found[place][1]
+            kinds.setdefault((gap.topic, gap.is_set_back, gap.is_unknown), []).append(gap)
+        return [_told(topic, gaps) for (topic, *_), gaps in kinds.items()]
 
 
 def _told(topic: str, gaps: list[OffsetGap]) -> str:
     where = f"{topic}, partitions {', '.join(str(gap.partition) for gap in gaps)}"
+    if gaps[0].is_unknown:
+        return f"{where}: the group's committed offsets are gone, and the log is read anew"
     if gaps[0].is_set_back:
         return f"{where}: the log ended before where this group stood, and is read anew"
     lost_max = sum(gap.lost_max for gap in gaps)

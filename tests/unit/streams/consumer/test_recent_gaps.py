@@ -16,12 +16,14 @@ def test_gaps_of_a_topic_are_one_sentence_for_each_kind() -> None:
         gaps.tell(OffsetGap("requests", 3, stood_at=5, read_from=9))
         gaps.tell(OffsetGap("requests", 4, stood_at=1000, read_from=0))
         gaps.tell(OffsetGap("control", 3, stood_at=1000, read_from=0))
+        gaps.tell(OffsetGap("requests", 6, stood_at=None, read_from=0))
     assert gaps.told() == [
         "control, partitions 3: the log ended before where this group stood, and is read anew",
         "requests, partitions 3, 5: retention deleted records before they were read, 5 at most",
         "requests, partitions 4: the log ended before where this group stood, and is read anew",
+        "requests, partitions 6: the group's committed offsets are gone, and the log is read anew",
     ]
-    assert len(lines) == 4
+    assert len(lines) == 5
 
 
 def test_a_gap_is_named_for_ten_minutes_and_a_newer_one_of_its_partition_in_its_place() -> None:
