@@ -51,6 +51,7 @@ from millstream.streams.telemetry.outages import REDIS, UnreadyLog
 from millstream.streams.telemetry.process import tell_of_process
 from millstream.streams.templates.follower import TemplateFollower
 from millstream.streams.views.service import Views
+from millstream.streams.views.table_metrics import Shown
 
 log = structlog.get_logger(__name__)
 
@@ -186,7 +187,15 @@ async def _build(
         known_models = (settings.default_model, *FREE_MODELS, *policy.prices)
         views = Renewed(
             "views",
-            partial(Views, settings, store, collector, known_models=known_models, gaps=gaps),
+            partial(
+                Views,
+                settings,
+                store,
+                collector,
+                known_models=known_models,
+                gaps=gaps,
+                shown=Shown(),
+            ),
             Views.stop,
         )
     lanes: tuple[Renewed[Lanes], ...] = ()

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from faust.types import TP
@@ -33,7 +33,7 @@ from millstream.streams.consumer.recent_gaps import RecentGaps
 from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.views.aggregates import Aggregate, merged
 from millstream.streams.views.session_feed import SessionFeed
-from millstream.streams.views.table_metrics import Shown, TableMetrics
+from millstream.streams.views.table_metrics import Shown
 from millstream.streams.views.view import View
 from millstream.streams.wire.partitioning import home_partition
 
@@ -48,9 +48,9 @@ _FLUSH_INTERVAL_S = 0.5
 class Views:
     """Serves the partitions of the views that the consumer group gives this worker.
 
-    Their totals are collected from `collector`'s registry while the views run. `known_models` are
-    those that the deployment names itself: no flood of others takes their place. `gaps` names what
-    was lost of late.
+    Their totals are collected from `collector`'s registry once they run. `known_models` are those
+    that the deployment names itself: no flood of others takes their place. `gaps` names what was
+    lost of late, `shown` what was collected last, also of views that stood here before.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Views:
         *,
         known_models: Iterable[str] = (),
         gaps: RecentGaps | None = None,
+        shown: Shown | None = None,
     ) -> None:
         self._settings = settings
         self._known_models = frozenset(known_models)
@@ -110,15 +111,14 @@ class Views:
             "millstream_session_view_partitions_behind",
             "Partitions with records that the session view lacks because it did not answer.",
         )
-        self._shown = Shown()
-        self._metrics = TableMetrics(self._by_view)
+        self._shown = shown or Shown()
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
     async def start(self) -> None:
         """Join the group and restore the tables; returns when the first assignment is served."""
         await ensure_changelogs(self._settings, [view.changelog for view in self._views.values()])
         await self.app.start()
-        self._collector.registry.register(self._metrics)
+        self._shown.show(self._by_view, self._collector.registry)
         self._tasks = (
             asyncio.create_task(self._flush_often(), name="views-flush"),
             *(
@@ -137,7 +137,6 @@ class Views:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if tasks:
-            self._collector.registry.unregister(self._metrics)
             self._flush()
         return await stop_app(self.app)
 
@@ -180,15 +179,15 @@ class Views:
             known_models=self._known_models,
         )
 
-    def _by_view(self) -> Iterator[tuple[str, int, Aggregate]]:
-        if self.app.failure is not None:
-            return
+    def _by_view(self) -> list[tuple[str, int, Aggregate]] | None:
         # What is being restored rises from an old value: it is shown once it stands.
-        if not self.unready():
-            for view in self._views.values():
-                for number, aggregate in view.aggregates():
-                    self._shown.take(view.name, number, aggregate)
-        yield from self._shown.all()
+        if self.unready():
+            return None
+        return [
+            (view.name, number, aggregate)
+            for view in self._views.values()
+            for number, aggregate in view.aggregates()
+        ]
 
     def _position_of(self, tp: TP) -> int | None:
         view = self._views.get(tp.topic)
