@@ -238,7 +238,7 @@ async def _build(
             on_illegal=log_illegal,
             gaps=gaps,
         )
-        templates = TemplateFollower(settings, factory, collector)
+        templates = TemplateFollower(settings, factory, collector, group=services.group_templates)
         stack.push_async_callback(templates.stop)
         await templates.start()
         lanes = _lanes(settings, policy, app, services)
