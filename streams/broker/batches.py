@@ -53,20 +53,25 @@ async def send_batches(producer: BatchProducer, records: Iterable[Outgoing]) -> 
     places: list[list[int]] = []
     count = 0
     filling: dict[tuple[str, int], _Filled] = {}
-    for record in records:
-        place = (record.topic, record.partition)
-        filled = filling.get(place)
-        if filled is None or not _append(filled, record.encoded, count):
-            if filled is not None:
-                sends.append(await _send(producer, place, filled))
-                places.append(filled.numbers)
-            # A batch takes its first record whatever its size.
-            filled = filling[place] = _Filled(producer.create_batch())
-            _append(filled, record.encoded, count)
-        count += 1
-    for place, filled in filling.items():
-        sends.append(await _send(producer, place, filled))
-        places.append(filled.numbers)
+    try:
+        for record in records:
+            place = (record.topic, record.partition)
+            filled = filling.get(place)
+            if filled is None or not _append(filled, record.encoded, count):
+                if filled is not None:
+                    sends.append(await _send(producer, place, filled))
+                    places.append(filled.numbers)
+                # A batch takes its first record whatever its size.
+                filled = filling[place] = _Filled(producer.create_batch())
+                _append(filled, record.encoded, count)
+            count += 1
+        for place, filled in filling.items():
+            sends.append(await _send(producer, place, filled))
+            places.append(filled.numbers)
+    except BaseException:
+        for sent in sends:  # who waits for them is gone
+            sent.add_done_callback(_hear)
+        raise
     outcomes = await asyncio.gather(*sends, return_exceptions=True)
     offsets = [0] * count
     for outcome, numbers in zip(outcomes, places, strict=True):
@@ -86,6 +91,11 @@ def _append(filled: _Filled, encoded: Encoded, number: int) -> bool:
         return False
     filled.numbers.append(number)
     return True
+
+
+def _hear(sent: asyncio.Future[Any]) -> None:
+    if not sent.cancelled():
+        sent.exception()
 
 
 async def _send(

@@ -9,6 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from millstream.schemas.topics import DEAD_LETTERS
 from millstream.streams.broker.aiokafka_patches import free_fetches, tolerate_header_names
+from millstream.streams.broker.failed_sends import hear_failed_sends
 from millstream.streams.broker.recovery import RecoveringClient, recover_brokers
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ _METADATA_MAX_AGE_MS = 30_000
 def idempotent_producer(settings: Settings) -> AIOKafkaProducer:
     """Build a producer whose sends are acknowledged by all in-sync replicas and never doubled."""
     recover_brokers()
+    hear_failed_sends()
     return AIOKafkaProducer(
         bootstrap_servers=settings.kafka,
         enable_idempotence=True,
@@ -36,6 +38,7 @@ def idempotent_producer(settings: Settings) -> AIOKafkaProducer:
 def transactional_producer(settings: Settings, transactional_id: str) -> AIOKafkaProducer:
     """Build a producer of transactions; starting it fences every earlier one of the same id."""
     recover_brokers()
+    hear_failed_sends()
     return AIOKafkaProducer(
         bootstrap_servers=settings.kafka,
         transactional_id=transactional_id,

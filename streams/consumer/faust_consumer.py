@@ -278,12 +278,15 @@ class CommittedConsumer(AIOKafkaConsumer):  # type: ignore[misc]
         async with self._fetching:
             records: Mapping[TP, Any] = await super()._getmany(active, min(timeout, _FETCH_MAX_S))
             # Before their records are let through.
-            for gap in self._thread.gaps():
-                self._pass_over(gap)
-            return records
+            read_on = dict(filter(None, [self._pass_over(gap) for gap in self._thread.gaps()]))
+        if read_on:
+            # Where nothing comes, nothing is acked: each rebalance would find the same gap again.
+            await self._commit(read_on)
+        return records
 
-    def _pass_over(self, gap: OffsetGap) -> None:
-        tp = TP(gap.topic, gap.partition)
+    def _pass_over(self, gap: OffsetGap) -> tuple[TP, int] | None:
+        """Tell of a gap; gives what is to be committed, `None` if acks are to come first."""
+        tp, begins = TP(gap.topic, gap.partition), True
         if gap.is_set_back:
             # Faust silently drops what stands before its offsets, and commits no lower ones.
             for known in (
@@ -299,7 +302,10 @@ class CommittedConsumer(AIOKafkaConsumer):  # type: ignore[misc]
         elif self._committed_offset.get(tp) == gap.stood_at and not self._acked.get(tp):
             # As after a seek there: Faust would write down each offset that was lost as acked.
             self._read_offset[tp] = self._committed_offset[tp] = gap.read_from
+        else:
+            begins = False
         self.app.on_gap(gap)
+        return (tp, gap.read_from) if begins else None
 
     def _crowded(self, active: frozenset[TP] | None) -> frozenset[TP]:
         """Give the partitions of agents that have no room for all of one more fetch."""

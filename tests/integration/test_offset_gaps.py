@@ -69,11 +69,13 @@ async def test_offsets_beyond_the_end_are_told_and_all_is_answered_once(
             await eventually(lambda: counted(lanes, "logs_set_back", "control") == 1)
             assert counted(lanes, "logs_set_back", "requests") == 1
             assert counted(lanes, "lost_to_retention", "requests") == 0
-        # What was committed since is right again: nothing is told twice.
+        # What was committed since is right again, also where nothing came: nothing is told twice.
+        assert await committed_gaps(settings) == ()
         async with running_lanes(settings) as (lanes,):
             await program.publish({"user_id": "ada", "input": "say: 3"})
             await read_topic(settings, RESULTS, AgentResult, count=4)
             assert counted(lanes, "logs_set_back", "requests") == 0
+            assert counted(lanes, "logs_set_back", "control") == 0
     results = await read_whole(settings, RESULTS, AgentResult)
     assert [result.output for result in results] == ["0", "1", "2", "3"]
 
