@@ -15,7 +15,7 @@ from millstream.agents.executor import AgentExecutor, wall_clock_ms
 from millstream.agents.factory import AgentFactory
 from millstream.middleware.pipeline import build_pipeline
 from millstream.schemas.errors import LaneLapsed, LaneLost
-from millstream.schemas.topics import COMMAND_TOPICS, REQUESTS
+from millstream.schemas.topics import COMMAND_TOPICS, CONTROL, REQUESTS
 from millstream.streams.consumer.membership import since_boot_s
 from millstream.streams.consumer.offset_gaps import OffsetGap
 from millstream.streams.lane.base.context import LaneServices, stages
@@ -52,6 +52,9 @@ class Place:
 
     def may_come_again(self, topic: str) -> None:
         self.coming_again.append(topic)
+
+    def may_commit(self, topic: str) -> bool:
+        return topic not in self.coming_again
 
     def lose(self, lost: LaneLost) -> None:
         self.lost.append(lost)
@@ -318,6 +321,11 @@ async def test_a_slot_is_told_that_nothing_is_committed_also_where_it_is_opened_
     assert place.coming_again == [topic]
     lanes.app.on_gap(OffsetGap(topic, 0, stood_at=None, read_from=0))
     assert place.coming_again == [topic, topic]
+    # Nothing is committed while the lane catches up; commands do not wait for that.
+    control = settings.topic(CONTROL.name)
+    assert not lanes.app.may_commit(TP(topic, 0))
+    assert lanes.app.may_commit(TP(topic, 1))
+    assert lanes.app.may_commit(TP(control, 0))
     # Whether it was there before, only its lane can tell.
     assert lanes._services.gaps.told() == []
     place.may_close.set()
