@@ -50,33 +50,6 @@ CASES: tuple[tuple[Event, str], ...] = (
     ),
     (making.token(**IDS, attempt=1000, seq=2, text=" is"), "token 1000/2: ' is'"),
     (
-        SessionCommand(user_id="ada", command_id="c", operation="close", why="done\n!", by="bob"),
-        "asks to close all sessions by bob: done !",
-    ),
-    (SESSION, "session s is closed, revision 2"),
-    (
-        SessionChanged(
-            user_id="ada",
-            session_id="s",
-            change="restored",
-            state="open",
-            revision=3,
-            restored_turn=2,
-        ),
-        "session s is restored to turn 2",
-    ),
-    (
-        SessionAnswered(
-            user_id="ada",
-            command_id="c",
-            operation="touch",
-            session_id="s",
-            refused=Reason(code="session_closed", message="reopen it first"),
-            source=PLACE,
-        ),
-        "touch session s: session_closed: reopen it first",
-    ),
-    (
         making.result(
             **IDS,
             status="completed",
@@ -279,6 +252,33 @@ CASES: tuple[tuple[Event, str], ...] = (
             content=[{"type": "image", "base64": "iVBORw0KGgo=", "mime_type": "image/png"}],
         ),
         "asks chat_agent: Hi [image/png, 8 B]",
+    ),
+    (
+        SessionCommand(user_id="ada", command_id="c", operation="close", why="done\n!", by="bob"),
+        "asks to close all sessions by bob: done !",
+    ),
+    (SESSION, "session s is closed, revision 2"),
+    (
+        SessionChanged(
+            user_id="ada",
+            session_id="s",
+            change="restored",
+            state="open",
+            revision=3,
+            restored_turn=2,
+        ),
+        "session s is restored to turn 2",
+    ),
+    (
+        SessionAnswered(
+            user_id="ada",
+            command_id="c",
+            operation="touch",
+            session_id="s",
+            refused=Reason(code="session_closed", message="reopen it first"),
+            source=PLACE,
+        ),
+        "touch session s: session_closed: reopen it first",
     ),
 )
 
