@@ -28,7 +28,7 @@ async def check_kafka() -> tuple[Finding, ...]:
     try:
         drifts = await topic_drift(settings, catalogue(settings.chain_cuts))
     except MillstreamError as error:
-        remedy = "check that it runs and what MILLSTREAM_KAFKA says"
+        remedy = "check that it runs, and MILLSTREAM_KAFKA if that is set"
         return (Finding("kafka", "wrong", str(error), remedy),)
     answers = Finding("kafka", "ok", f"answers at {settings.kafka}")
     if not drifts:
@@ -60,7 +60,7 @@ async def check_redis() -> tuple[Finding, ...]:
         await store.check_writes()
         foreign = await store.foreign_keys()
     except MillstreamError as error:
-        remedy = "check that it runs and what MILLSTREAM_REDIS_URL says"
+        remedy = "check that it runs, and MILLSTREAM_REDIS_URL if that is set"
         return (Finding("redis", "wrong", str(error), remedy),)
     finally:
         await store.close()
