@@ -15,7 +15,8 @@ What differs from Faust's own, and why:
   leaves such a partition where it is, and a rebalance throws away what it fetched before the seek:
   the first requests of a partition would wait for the next rebalance.
 - A partition that cannot be read on where it stood is told of (`offset_gaps.py`), and read from its
-  beginning. Faust would drop all records of a log that ends before the committed offset.
+  beginning. Faust would drop all records of a log that ends before the committed offset. So is one
+  of which nothing is committed: its reader may know more.
 - Records are let through only behind the seek. Once tables are restored, Faust resumes partitions,
   then seeks them, then clears the queues of all agents: what came in between is gone.
 - It does not look for livelocks. Faust calls it one, and asks to report a bug, whenever the first
@@ -53,8 +54,8 @@ from millstream.streams.broker.aiokafka_patches import free_fetches, tolerate_he
 from millstream.streams.broker.recovery import recover_brokers
 from millstream.streams.consumer.offset_gaps import (
     OffsetGap,
+    begins_anywhere,
     begins_at,
-    forget_gap,
     take_gaps,
     watch_resets,
 )
@@ -238,7 +239,7 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
         for tp in not_moved:
             state = consumer._subscription.subscription.assignment.state_value(tp)  # noqa: SLF001
             if offsets[tp] is None:
-                forget_gap(state)
+                begins_anywhere(state)
             else:
                 begins_at(state, offsets[tp])
         return offsets
@@ -296,6 +297,8 @@ class CommittedConsumer(AIOKafkaConsumer):  # type: ignore[misc]
                 self._gap,
             ):
                 known.pop(tp, None)
+        elif gap.is_unknown:
+            pass  # Faust takes what comes first for the beginning
         elif self._committed_offset.get(tp) == gap.stood_at and not self._acked.get(tp):
             # As after a seek there: Faust would write down each offset that was lost as acked.
             self._read_offset[tp] = self._committed_offset[tp] = gap.read_from
