@@ -192,8 +192,10 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
         wanted = {
             TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(offset, "")
             for tp, offset in offsets.items()
-            if tp in mine
+            if tp in mine and self.app.may_commit(tp)
         }
+        if not wanted:
+            return True
         try:
             await consumer.commit(wanted)
         except (CommitFailedError, IllegalStateError) as error:
@@ -298,7 +300,9 @@ class CommittedConsumer(AIOKafkaConsumer):  # type: ignore[misc]
             ):
                 known.pop(tp, None)
         elif gap.is_unknown:
-            pass  # Faust takes what comes first for the beginning
+            # Faust takes what comes first for the beginning. To commit that would tell the next
+            # owner that nothing comes again.
+            begins = False
         elif self._committed_offset.get(tp) == gap.stood_at and not self._acked.get(tp):
             # As after a seek there: Faust would write down each offset that was lost as acked.
             self._read_offset[tp] = self._committed_offset[tp] = gap.read_from

@@ -73,7 +73,7 @@ class Lanes:
         self.app.on_partitions_assigned.connect(self._assigned)
         self._set_back: dict[tuple[str, int], int] = {}
         self._uncommitted: set[tuple[str, int]] = set()
-        self.app.on_gap = self._gap
+        self.app.on_gap, self.app.may_commit = self._gap, self._may_commit
         self._was_assigned = asyncio.Event()
         self._freshness = Freshness(self.app.answered)
         self._stopping = False
@@ -215,6 +215,11 @@ class Lanes:
             self._set_back[gap.topic, gap.partition] = gap.stood_at
         else:
             slot.read_again(gap.topic, stood_at=gap.stood_at)
+
+    def _may_commit(self, tp: TP) -> bool:
+        slot = self._slots.get(tp.partition)
+        # Of commands nobody tells whether they come again but by their marks.
+        return slot is None or tp.topic != self._topics[0] or slot.may_commit(tp.topic)
 
     def _forget_held_up(self, numbers: Container[int]) -> None:
         for tp in [tp for tp in self._held_up if tp.partition in numbers]:

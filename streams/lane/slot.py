@@ -156,6 +156,10 @@ class LaneSlot:
         """
         self._windows[topic].may_come_again()
 
+    def may_commit(self, topic: str) -> bool:
+        """Tell whether what is acknowledged of `topic` is to be committed yet."""
+        return not self._windows[topic].is_catching_up
+
     def confirm(self) -> None:
         """Say that the group has just assigned the partition to this worker (again)."""
         self._lease.renew()

@@ -48,7 +48,12 @@ class Window(Generic[RecordT]):
     def __init__(self, capacity: int, *, again_before: int = 0) -> None:
         self._again_before = again_before
         self.reads_anew = False
-        """Whether nothing tells where the group stood, and it may have been anywhere."""
+        """Whether nothing tells where the group stood, and nobody has looked at what came first."""
+        self.is_catching_up = False
+        """Whether what comes may still have been read before: nothing is to be committed then.
+
+        Its next owner would take the rest for what nobody has read.
+        """
         self._capacity = capacity
         self._has_room = asyncio.Event()
         self._has_room.set()
@@ -98,13 +103,17 @@ class Window(Generic[RecordT]):
         await self._has_room.wait()
 
     def may_come_again(self) -> None:
-        """Say that nothing tells where the group stood: what comes may have been read before."""
-        self.reads_anew = True
-        self._again_before = _ANYWHERE
+        """Say that nothing tells where the group stood: what comes may have been read before.
+
+        A window that has held records knows where it stands.
+        """
+        if not self._entries and not self._next_offset:
+            self.reads_anew = self.is_catching_up = True
+            self._again_before = _ANYWHERE
 
     def comes_no_more(self) -> None:
         """Say that what comes from here on was not read before."""
-        self.reads_anew = False
+        self.reads_anew = self.is_catching_up = False
         self._again_before = 0
 
     def forget_acks(self) -> None:

@@ -190,17 +190,15 @@ class RecordDispatcher:
         try:
             request, passed = self._stage.read(record)
         except Poison as poison:
-            self._dead_letter_once(entry, poison)
+            if not (entry.again and self._was_taken_long_ago(entry, None)):
+                self._dead_letter_once(entry, poison)
+            return
+        if entry.again and self._was_taken_long_ago(entry, request):
             return
         if self._belongs_elsewhere(entry, request.partition_key, request.source):
             return
-        key = request_key(request)
-        if entry.again and self._coming_again.was_decided_long_ago(entry, key):
-            self._services.metrics.duplicates.inc()
-            entry.finish()
-            return
         try:
-            is_new = self._in_flight.register(key, request.digest)
+            is_new = self._in_flight.register(request_key(request), request.digest)
         except RequestIdReused as reused:
             self._dead_letter_once(entry, reused)
             return
@@ -214,6 +212,16 @@ class RecordDispatcher:
             self._end_unread(entry, request)
         else:
             self._admit(entry, request, passed)
+
+    def _was_taken_long_ago(
+        self, entry: Entry[InputRecord], request: ResolvedRequest | None
+    ) -> bool:
+        """Pass over what comes again, and was served, moved or buried when ids are forgotten."""
+        if not self._coming_again.was_taken_long_ago(entry, request):
+            return False
+        self._services.metrics.duplicates.inc()
+        entry.finish()
+        return True
 
     def _end_unread(self, entry: Entry[InputRecord], request: ResolvedRequest) -> None:
         """End a request whose session was cancelled before it was read here, with no decision."""

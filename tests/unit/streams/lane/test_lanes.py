@@ -53,6 +53,9 @@ class Place:
     def may_come_again(self, topic: str) -> None:
         self.coming_again.append(topic)
 
+    def may_commit(self, topic: str) -> bool:
+        return topic not in self.coming_again
+
     def lose(self, lost: LaneLost) -> None:
         self.lost.append(lost)
 
@@ -316,6 +319,11 @@ async def test_a_slot_is_told_that_nothing_is_committed_also_where_it_is_opened_
     assert place.coming_again == [topic]
     lanes.app.on_gap(OffsetGap(topic, 0, stood_at=None, read_from=0))
     assert place.coming_again == [topic, topic]
+    # Nothing is committed while the lane catches up; commands do not wait for that.
+    control = settings.topic(CONTROL.name)
+    assert not lanes.app.may_commit(TP(topic, 0))
+    assert lanes.app.may_commit(TP(topic, 1))
+    assert lanes.app.may_commit(TP(control, 0))
     # Whether it was there before, only its lane can tell.
     assert lanes._services.gaps.told() == []
     place.may_close.set()

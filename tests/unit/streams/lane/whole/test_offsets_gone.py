@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from millstream.agents.executor import AgentExecutor, wall_clock_ms
+from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.events import AgentResult
-from millstream.schemas.topics import REQUESTS, RESULTS
+from millstream.schemas.topics import DEAD_LETTERS, REQUESTS, RESULTS
 from millstream.streams.broker.memory.broker import MemoryBroker
 from millstream.streams.lane.base.context import LaneServices
 from millstream.streams.lane.base.window import Window
@@ -69,9 +70,13 @@ async def test_what_was_answered_has_no_second_result_though_its_id_is_forgotten
         services = replace(clocked, clock_ms=clock, run_agent=executor.run)
         async with one_lane(world, services, None) as first:
             served += [await ask(program, "say: old", request_id=f"old-{n}") for n in range(2)]
+            # One that nobody can read is not buried twice either.
+            served.insert(0, ((await ask(program, "", request_id="x"))[0], {"user_id": 7}))
+            served.sort(key=lambda one: one[0].offset)
             for one in served:
                 first.serve(*one)
             await eventually(lambda: answered(world, 2))
+            await eventually(lambda: len(first.acked) == 3)
         clock.ahead_ms = 3 * DAY_MS
         async with one_lane(world, services, None) as second:
             served.append(await ask(program, "say: new", request_id="new"))
@@ -83,15 +88,19 @@ async def test_what_was_answered_has_no_second_result_though_its_id_is_forgotten
             topic = served[0][0].topic
             lose_offsets(third, topic)
             for one in served:
+                # A next owner must know that it is in the midst of what comes again.
+                assert third._windows[topic].is_catching_up
                 third.serve(*one)
             # It goes by its own record up to where it stood, and no further.
+            assert not third._windows[topic].is_catching_up
             third.serve(*await ask(program, "say: next", request_id="next"))
-            await eventually(lambda: len(third.acked) == 4)
+            await eventually(lambda: len(third.acked) == 5)
             assert third._windows[topic]._again_before == 0
         assert counted(services) == 1
         (told,) = services.gaps.told()
         assert "committed offsets are gone" in told
     assert sorted(await answered(world)) == ["new", "next", "old-0", "old-1"]
+    assert len(await read_whole(world, DEAD_LETTERS, DeadLetter)) == 1
 
 
 async def test_a_group_that_is_new_is_told_of_nothing(world: MemoryLanes) -> None:
