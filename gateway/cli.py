@@ -33,7 +33,7 @@ from millstream.gateway.console.terminal import print_data, progress_console
 from millstream.gateway.exits import EXIT_CODES_HELP, ExitCode, exit_code_of_error
 from millstream.gateway.installation import HOME
 from millstream.gateway.processes.children import ChildEnded
-from millstream.schemas.errors import MillstreamError
+from millstream.schemas.errors import MillstreamError, ServiceUnavailable
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.logs import configure_logging
 from millstream.version import __version__
@@ -71,7 +71,7 @@ class _Commands(CommandGroup):
         except MillstreamError as error:
             if debug:
                 raise
-            _tell(str(error))
+            _tell(f"{error}{_remedy(error)}")
             raise typer.Exit(exit_code_of(error)) from None
         except (typer.Exit, typer.Abort, TyperException):
             raise  # Typer's own way to end, for instance by wrong usage
@@ -155,6 +155,12 @@ def exit_code_of(error: MillstreamError) -> ExitCode:
     if isinstance(error, ChildEnded) and error.exit_code == ExitCode.UNAVAILABLE:
         return ExitCode.UNAVAILABLE  # as the launcher or the worker found it
     return exit_code_of_error(error)
+
+
+def _remedy(error: MillstreamError) -> str:
+    """Say what to do about a service that is away: its error says only that it is."""
+    away = isinstance(error, ServiceUnavailable)
+    return "; `millstream doctor` looks at Kafka, Redis and the settings" if away else ""
 
 
 def _tell(message: str) -> None:

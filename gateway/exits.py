@@ -12,6 +12,7 @@ from millstream.schemas.errors import (
     NoSuchPartition,
     Rejected,
     ServiceUnavailable,
+    UnknownTemplate,
 )
 from millstream.schemas.events import AgentResult
 
@@ -45,7 +46,7 @@ EXIT_CODES = {
     ExitCode.UNAVAILABLE: "Kafka or Redis does not answer, or a setting is wrong",
     ExitCode.DRIFT: "topics differ from the catalogue (`topics --check`)",
     ExitCode.NOTHING_THERE: (
-        "no such request or worker, the request had ended before, or nothing was paused"
+        "no such request, worker or template, the request had ended before, or nothing was paused"
     ),
     ExitCode.HUNG_UP: "stopped by SIGHUP: its terminal was closed",
     ExitCode.INTERRUPTED: "stopped by Ctrl-C (SIGINT)",
@@ -72,6 +73,8 @@ def exit_code_of_result(result: AgentResult) -> ExitCode:
 
 def exit_code_of_error(error: MillstreamError) -> ExitCode:
     """Give the exit code of a command that ended by this error."""
+    if isinstance(error, UnknownTemplate):
+        return ExitCode.NOTHING_THERE
     if isinstance(error, Rejected | RequestIdReused):
         return ExitCode.REJECTED
     if isinstance(error, NoSuchPartition):

@@ -35,6 +35,7 @@ _AGAIN_MIN_S = 10.0
 _AGAIN_MAX_S = 600.0
 _AGAIN_GROWTH = 3
 _QUIET_S = 15.0
+_LASTS_S = 5.0
 _FORGET_S = 900.0
 _LINES_KNOWN_MAX = 500
 _LOOK_S = 1.0
@@ -124,7 +125,10 @@ class OutageLog:
         return fields
 
     def look(self) -> bool:
-        """Tell of outages that last or have ended; tells whether there are any."""
+        """Tell of outages that last or have ended; tells whether there are any.
+
+        An outage of which nothing was heard lately is not said to last: it may be over.
+        """
         now_s = self._clock_s()
         with self._lock:
             for name, one in tuple(self._outages.items()):
@@ -133,7 +137,7 @@ class OutageLog:
                     del self._outages[name]
                     lines = one.held_back_in_all
                     log.info("outage ended", of=name, lasted_s=lasted_s, lines_held_back=lines)
-                elif one.due(now_s):
+                elif one.due(now_s) and now_s - one.heard_s < _LASTS_S:
                     lines = one.told(now_s)
                     log.warning("outage lasts", of=name, for_s=lasted_s, lines_held_back=lines)
             return bool(self._outages)

@@ -37,6 +37,14 @@ def test_the_version_is_told_and_where_it_stands() -> None:
     assert (shown.exit_code, shown.stdout) == (0, f"millstream {__version__} ({HOME})\n")
 
 
+def test_who_finds_a_service_away_is_told_what_looks_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLSTREAM_KAFKA", "127.0.0.1:1")
+    shown = runner.invoke(app, ["topics"])
+    assert (shown.exit_code, shown.stdout) == (6, "")
+    assert shown.stderr.startswith("error: Kafka does not answer at 127.0.0.1:1: ")
+    assert shown.stderr.endswith("; `millstream doctor` looks at Kafka, Redis and the settings\n")
+
+
 @pytest.mark.parametrize("columns", [40, 80])
 def test_help_is_as_wide_as_the_terminal_and_cuts_nothing(
     columns: int, monkeypatch: pytest.MonkeyPatch

@@ -79,6 +79,31 @@ def test_next_outage_is_told_anew() -> None:
     assert [one["event"] for one in told] == ["outage began", "outage ended"] * 2
 
 
+def test_outage_of_a_moment_is_not_said_to_last() -> None:
+    log = Log()
+    with capture_logs() as told:
+        for _ in range(2):
+            log.line("Unable connect to node with id %s: %s", 1, REFUSED)
+        for _ in range(20):
+            log.clock.now_s += 1
+            log.outages.look()
+    assert [one["event"] for one in told] == ["outage began", "outage ended"]
+    assert told[-1]["lines_held_back"] == 1
+
+
+def test_outage_that_is_heard_of_seldom_is_said_to_last_when_it_is() -> None:
+    log = Log()
+    with capture_logs() as told:
+        for _ in range(3):
+            log.line("Unable connect to node with id %s: %s", 1, REFUSED)
+            for _ in range(12):
+                log.clock.now_s += 1
+                log.outages.look()
+    lasts = [one for one in told if one["event"] == "outage lasts"]
+    assert [one["for_s"] for one in lasts] == [12.0]
+    assert "outage ended" not in [one["event"] for one in told]
+
+
 def test_traceback_of_an_outage_is_held_back_too() -> None:
     with capture_logs() as told:
         assert Log().line("Got exception", name="faust.x", error=NodeNotReadyError()) is None
