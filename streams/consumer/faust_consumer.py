@@ -135,6 +135,10 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
 
     Worker = _NoThread
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._known_committed: dict[TP, int] = {}
+
     async def call_thread(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the consumer: it is here."""
         return await maybe_async(fun(*args, **kwargs))
@@ -204,6 +208,7 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
             else:
                 await self.crash(error)
         else:
+            self._known_committed.update((TP(*tp), one.offset) for tp, one in wanted.items())
             return True
         return False
 
@@ -235,12 +240,15 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
             consumer._fetcher.request_offset_reset(  # noqa: SLF001
                 not_moved, OffsetResetStrategy.EARLIEST
             )
+        known = self._known_committed
+        known.update((TP(*tp), offset) for tp, offset in offsets.items() if offset is not None)
         for tp in not_moved:
             state = consumer._subscription.subscription.assignment.state_value(tp)  # noqa: SLF001
-            if offsets[tp] is None:
+            # With a topic, brokers delete what was committed on it; lanes live on.
+            if (stood_at := known.get(TP(*tp))) is None:
                 forget_gap(state)
             else:
-                begins_at(state, offsets[tp])
+                begins_at(state, stood_at)
         return offsets
 
     def gaps(self) -> tuple[OffsetGap, ...]:
