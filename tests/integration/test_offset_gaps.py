@@ -91,10 +91,12 @@ async def test_a_topic_that_is_made_anew_under_its_lanes_is_read_from_its_beginn
             await admin.close()
         client = lanes.app.consumer._thread._consumer._client
         await eventually(lambda: not client.cluster.partitions_for_topic(requests))
+        assert f"brokers have no topic {requests}: " in str(lanes.unready())
         await ensure_topics(settings, BASE_TOPICS)
         async with upstream(settings) as program:
             await program.publish({"user_id": "ada", "request_id": "anew", "input": "say: 2"})
             await read_topic(settings, RESULTS, AgentResult, count=3)
+        assert lanes.unready() is None
         assert counted(lanes, "logs_set_back", "requests") == 1
         assert counted(lanes, "lost_to_retention", "requests") == 0
     results = await read_whole(settings, RESULTS, AgentResult)
