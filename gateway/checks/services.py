@@ -55,7 +55,6 @@ async def check_redis() -> tuple[Finding, ...]:
     except Misconfigured as error:
         return (Finding("redis", "wrong", str(error), "mend MILLSTREAM_REDIS_URL, or unset it"),)
     try:
-        await store.ping()
         await store.refuse_cluster()
         await store.check_writes()
         foreign = await store.foreign_keys()
@@ -82,25 +81,29 @@ def offsets_found(gaps: tuple[OffsetGap, ...]) -> tuple[Finding, ...]:
     """Give what is to be said of committed offsets that their logs do not have."""
     if not gaps:
         return (Finding("offsets", "ok", "the topics have all that workers are to read next"),)
-    return tuple(
-        Finding(
-            "offsets",
-            "wrong",
-            f"{gap.topic}, partition {gap.partition}: it ends before {gap.stood_at}, "
-            "where the workers' group stands",
-            _SET_BACK_REMEDY,
-        )
-        if gap.is_set_back
-        else Finding(
-            "offsets",
-            "wrong",
-            f"{gap.topic}, partition {gap.partition}: retention deleted {gap.stood_at} to "
-            f"{gap.read_from} unread, {gap.lost_max} records at most",
-            _LOST_REMEDY,
-        )
-        for gap in gaps
-    )
+    return tuple(_offset_found(gap) for gap in gaps)
 
+
+def _offset_found(gap: OffsetGap) -> Finding:
+    where = f"{gap.topic}, partition {gap.partition}"
+    if gap.is_unknown:
+        told = f"{where}: the workers' group has nothing committed, though requests were decided on"
+        return Finding("offsets", "note", told, _GONE_REMEDY)
+    if gap.is_set_back:
+        told = f"{where}: it ends before {gap.stood_at}, where the workers' group stands"
+        return Finding("offsets", "wrong", told, _SET_BACK_REMEDY)
+    told = (
+        f"{where}: retention deleted {gap.stood_at} to {gap.read_from} unread, {gap.lost_max} "
+        "records at most"
+    )
+    return Finding("offsets", "wrong", told, _LOST_REMEDY)
+
+
+_GONE_REMEDY = (
+    "if its first requests run still, nothing. Otherwise the group was deleted, or its offsets "
+    "have expired: workers read the topic from its beginning, and answer nothing twice; keep a "
+    "worker running, or raise the brokers' `offsets.retention.minutes`"
+)
 
 _SET_BACK_REMEDY = (
     "the topic was made anew or truncated, or the offsets were altered. Workers read it from its "

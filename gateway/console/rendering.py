@@ -201,7 +201,7 @@ def step_text(step: AgentStep) -> str:  # noqa: C901, PLR0911  a line for each k
             failed = one_line(step.failed_model or "its model")
             return f"asks {name} instead of {failed}, since {reason_text(step.reason)}"
         case "restart":
-            return "begins anew: the attempt before was lost or stopped"
+            return "begins, since any attempt before it was lost or stopped"
         case "resumed":
             return "goes on after a pause"
         case "paused":

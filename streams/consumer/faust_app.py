@@ -54,6 +54,7 @@ class App(faust.App):  # type: ignore[misc]
 
     position_of: PositionOf = staticmethod(lambda _tp: None)
     on_gap: Callable[[OffsetGap], None] = staticmethod(tell_gap)
+    may_commit: Callable[[TP], bool] = staticmethod(lambda _tp: True)
 
     assignor_of_lanes: LaneAssignor | None = None
     membership: Membership | None = None

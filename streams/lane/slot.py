@@ -149,6 +149,17 @@ class LaneSlot:
         self._windows[topic].forget_acks()
         self._windows[topic] = Window(self._capacity, again_before=stood_at)
 
+    def may_come_again(self, topic: str) -> None:
+        """Say that nothing is committed of `topic`, which is read from its log's beginning.
+
+        The group may be new there. If it is not, the lane is to know what it has served.
+        """
+        self._windows[topic].may_come_again()
+
+    def may_commit(self, topic: str) -> bool:
+        """Tell whether what is acknowledged of `topic` is to be committed yet."""
+        return not self._windows[topic].is_catching_up
+
     def confirm(self) -> None:
         """Say that the group has just assigned the partition to this worker (again)."""
         self._lease.renew()

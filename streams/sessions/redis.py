@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 from urllib.parse import quote, unquote
 
 import redis.asyncio
-from redis.exceptions import MasterDownError, ReadOnlyError, RedisError
+from redis.exceptions import MasterDownError, ReadOnlyError, RedisError, ResponseError
 
 from millstream.agents.sessions.manager import SessionInfo, SessionPage, StoredCheckpoint
 from millstream.schemas.errors import ForeignKey, Misconfigured, ServiceUnavailable
@@ -79,6 +79,22 @@ return 1
 _log = logging.getLogger(__name__)
 
 
+class _IsCluster(ResponseError):
+    """A node of a Redis Cluster stands where the view's Redis is to be."""
+
+
+async def _connect(connection: Any) -> None:
+    """Begin a connection as ever, unless it leads to a node of a cluster: whenever that came."""
+    await connection.on_connect()
+    await connection.send_command("INFO", "cluster")
+    try:
+        told = await connection.read_response()
+    except ResponseError:
+        return  # it may not be asked; nothing else says what it is
+    if "cluster_enabled:1" in str(told):
+        raise _IsCluster(_CLUSTER)
+
+
 class RedisSessionStore:
     """Sessions in Redis; `close` it. Calls wait some seconds at most, then `ServiceUnavailable`.
 
@@ -106,6 +122,7 @@ class RedisSessionStore:
                 decode_responses=True,
                 # Bytes that are no text are read as what no text of ours is, and so as absent.
                 encoding_errors="surrogateescape",
+                redis_connect_func=_connect,
             )
         except ValueError:
             # Neither the URL nor the error is shown: both may hold the password.
@@ -129,11 +146,15 @@ class RedisSessionStore:
     async def refuse_cluster(self) -> None:
         """Raise `Misconfigured` if it is a node of a Redis Cluster, `ServiceUnavailable` if away.
 
-        A client that knows one node reaches the keys of that one alone.
+        A client that knows one node reaches the keys of that one alone. Later on each connection
+        asks anew, and every call is `ServiceUnavailable` while a cluster stands at the address.
         """
-        info: dict[str, Any] = await self._answer(self._redis.info("cluster"))
-        if info.get("cluster_enabled"):
-            raise Misconfigured(_CLUSTER)
+        try:
+            await self._redis.ping()
+        except _IsCluster as error:
+            raise Misconfigured(_CLUSTER) from error
+        except RedisError as error:
+            raise _told(error) from error
 
     async def check_writes(self) -> None:
         """Raise `ServiceUnavailable` if nothing can be written: read-only, or out of memory."""
@@ -303,6 +324,8 @@ def _is_replica(error: RedisError) -> bool:
 def _told(error: RedisError) -> ForeignKey | ServiceUnavailable:
     if "WRONGTYPE" in str(error):
         return ForeignKey(str(error))
+    if isinstance(error, _IsCluster):
+        return ServiceUnavailable(_CLUSTER)
     return ServiceUnavailable(f"Redis does not answer as it should: {error}")
 
 

@@ -69,6 +69,13 @@ TRIALS = (
     Trial(("dead-letters", "redrive", "--all", "--code", "no"), code=2, err="no record is dead"),
     Trial(("templates", "list"), err="no template was applied"),
     Trial(("chat", *ADA), out="^hi$", err="completed", typed="say: hi\n"),
+    Trial(
+        ("chat", *ADA, "--json"),
+        out='"token".*"status": "completed"',
+        err="^chat_agent answers ada",
+        typed="say: hi\n/new\n",
+    ),
+    Trial(("new", "9-lives", "--json"), code=2, err="cannot be the name of a package"),
     Trial(("worker", "--check"), out="{"),
     Trial(("nothing",), code=2, err="No such command"),
 )

@@ -85,8 +85,10 @@ class OddRedis(RedisServer):
 
 
 @asynccontextmanager
-async def odd_redis(settings: Settings, folder: Path, *options: str) -> AsyncIterator[Settings]:
-    server = OddRedis(folder, free_port(), find_redis_server())
+async def odd_redis(
+    settings: Settings, folder: Path, *options: str, port: int = 0
+) -> AsyncIterator[Settings]:
+    server = OddRedis(folder, port or free_port(), find_redis_server())
     server.more = options
     await server.start()
     try:
@@ -115,6 +117,32 @@ async def test_a_node_of_a_cluster_is_refused(settings: Settings, tmp_path: Path
     ):
         with pytest.raises(Misconfigured, match="a node of a Redis Cluster"):
             await store.refuse_cluster()
+
+
+async def test_a_node_of_a_cluster_that_comes_later_is_not_used_and_the_reason_says_why(
+    settings: Settings, tmp_path: Path
+) -> None:
+    port = free_port()
+    later = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0"})
+    async with store_of(later) as store:
+        with pytest.raises(ServiceUnavailable, match="does not answer"):
+            await store.refuse_cluster()
+        async with odd_redis(settings, tmp_path, "--cluster-enabled", "yes", port=port):
+            for _ in range(2):
+                with pytest.raises(ServiceUnavailable, match="a node of a Redis Cluster"):
+                    await store.put_checkpoint(checkpoint(), 1)
+        # In its place one that is none, some time later.
+        async with odd_redis(settings, tmp_path, port=port):
+            assert await store.put_checkpoint(checkpoint(), 1)
+
+
+async def test_a_redis_that_does_not_say_whether_it_is_a_cluster_is_taken(
+    settings: Settings, tmp_path: Path
+) -> None:
+    denied = ("--user", "default", "on", "nopass", "~*", "&*", "+@all", "-info")
+    async with odd_redis(settings, tmp_path, *denied) as odd, store_of(odd) as store:
+        await store.refuse_cluster()
+        assert await store.put_checkpoint(checkpoint(), 1)
 
 
 async def test_a_redis_that_is_no_cluster_is_taken(store: RedisSessionStore) -> None:

@@ -18,6 +18,7 @@ from millstream.schemas.reasons import result_of
 from millstream.schemas.topics import CONTROL
 from millstream.streams.lane.base.context import LaneContext, LaneServices
 from millstream.streams.lane.base.window import Entry
+from millstream.streams.lane.input.coming_again import ComingAgain
 from millstream.streams.lane.input.commands import CommandHandler
 from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.in_flight import InFlightRequests
@@ -109,6 +110,7 @@ class RecordDispatcher:
         self._queue = queue
         self._pauses = pauses
         self._template_waits = TemplateWaits.of(context.settings, context.services)
+        self._coming_again = ComingAgain(context, state)
         self._router = RecordRouter(context.services, writer=writer)
         self._commands = CommandHandler(
             context.services, writer=writer, queue=queue, in_flight=in_flight, pauses=pauses
@@ -188,13 +190,12 @@ class RecordDispatcher:
         try:
             request, passed = self._stage.read(record)
         except Poison as poison:
-            self._dead_letter_once(entry, poison)
+            if not (entry.again and self._was_taken_long_ago(entry, None)):
+                self._dead_letter_once(entry, poison)
+            return
+        if entry.again and self._was_taken_long_ago(entry, request):
             return
         if self._belongs_elsewhere(entry, request.partition_key, request.source):
-            return
-        if entry.again and self._was_decided_long_ago(entry):
-            self._services.metrics.duplicates.inc()
-            entry.finish()
             return
         try:
             is_new = self._in_flight.register(request_key(request), request.digest)
@@ -212,15 +213,15 @@ class RecordDispatcher:
         else:
             self._admit(entry, request, passed)
 
-    def _was_decided_long_ago(self, entry: Entry[InputRecord]) -> bool:
-        """Tell of a request read again from a log set back whether its id is forgotten by now.
-
-        The lane's own decisions say how far it had come: requests are decided on in their order.
-        """
-        # Once only: what is decided on from here on says nothing of those before it.
-        entry.again = False
-        decided_ms = self._state.decided_up_to_ms(self._services.clock_ms())
-        return entry.record.timestamp < decided_ms - self._settings.dedup_window_s * 1000
+    def _was_taken_long_ago(
+        self, entry: Entry[InputRecord], request: ResolvedRequest | None
+    ) -> bool:
+        """Pass over what comes again, and was served, moved or buried when ids are forgotten."""
+        if not self._coming_again.was_taken_long_ago(entry, request):
+            return False
+        self._services.metrics.duplicates.inc()
+        entry.finish()
+        return True
 
     def _end_unread(self, entry: Entry[InputRecord], request: ResolvedRequest) -> None:
         """End a request whose session was cancelled before it was read here, with no decision."""

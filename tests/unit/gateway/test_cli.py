@@ -315,3 +315,19 @@ def test_errors_that_nobody_reads_are_no_error() -> None:
         )
     # Nothing runs here, which it could not tell.
     assert told.returncode == 6
+
+
+def test_a_new_app_is_told_as_json_file_by_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = runner.invoke(app, ["new", "shop", "--json"])
+    assert (made.exit_code, made.stderr) == (0, "")
+    told = json.loads(made.stdout)
+    assert (told["app"], told["folder"]) == ("shop", "shop")
+    files = {tmp_path / one["path"] for one in told["files"]}
+    assert files == set((tmp_path / "shop").iterdir())
+    assert all(one["about"] for one in told["files"])
+    again = runner.invoke(app, ["new", "shop", "--json"])
+    assert (again.exit_code, again.stdout) == (2, "")
+    assert "there is a shop already" in again.stderr
