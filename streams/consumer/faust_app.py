@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import faust
@@ -76,6 +76,18 @@ class App(faust.App):  # type: ignore[misc]
         """Give when brokers last answered for each partition that is fetched now."""
         answered: dict[TP, int | None] = self.consumer.answered()
         return answered
+
+    def lacks(self, topics: Iterable[str]) -> str | None:
+        """Say which of these topics brokers do not have, as one that was deleted; `None`: all."""
+        consumer = self.consumer._thread._consumer  # noqa: SLF001  it has no public way
+        if consumer is None:
+            return None
+        known = consumer._client.cluster  # noqa: SLF001
+        missing = sorted(topic for topic in topics if not known.partitions_for_topic(topic))
+        if not missing:
+            return None
+        advice = "`millstream topics --create` creates what is missing"
+        return f"brokers have no topic {', '.join(missing)}: {advice}"
 
     def on_init_dependencies(self) -> Any:
         """Do without Faust's monitor: it counts each record four times, and nobody asks it."""

@@ -19,17 +19,13 @@ What differs from Faust's own, and why:
   of which nothing is committed: its reader may know more.
 - Records are let through only behind the seek. Once tables are restored, Faust resumes partitions,
   then seeks them, then clears the queues of all agents: what came in between is gone.
-- It does not look for livelocks. Faust calls it one, and asks to report a bug, whenever the first
-  record of a partition comes after five minutes of silence, or takes longer than that to be acked:
-  a lane acks once a run has ended or is parked. How far behind a lane is, our metrics tell.
-- It runs in the event loop of its agents. Faust gives it a thread: each fetch then crosses from one
-  loop to another and back, and both wait for the interpreter's lock.
-- Partitions take turns. aiokafka gives of one as long as any of what it fetched of it is left: a
-  command, or another lane's request, would wait for some ten thousand records.
+- It does not look for livelocks. Faust calls it one whenever the first record of a partition comes
+  after five minutes of silence, or takes longer to be acked, as a run may.
+- It runs in the event loop of its agents. Faust's thread has each fetch cross loops, and both wait.
+- Partitions take turns. aiokafka gives of one as long as any of what it fetched of it is left.
 - Nothing is fetched for an agent that has no room for it. Faust would wait for room with the first
   record that finds none, and all other agents with it: commands behind a crowd's requests.
-- A record that its agent has room for is handed over at once. Faust makes four tasks for each, so
-  that a rebalance can end the wait for room.
+- A record that its agent has room for is handed over at once. Faust makes four tasks for each.
 """
 
 from __future__ import annotations
@@ -136,6 +132,10 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
 
     Worker = _NoThread
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._known_committed: dict[TP, int] = {}  # brokers delete it with a topic; lanes live on
+
     async def call_thread(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the consumer: it is here."""
         return await maybe_async(fun(*args, **kwargs))
@@ -207,6 +207,7 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
             else:
                 await self.crash(error)
         else:
+            self._known_committed.update((TP(*tp), one.offset) for tp, one in wanted.items())
             return True
         return False
 
@@ -238,12 +239,15 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
             consumer._fetcher.request_offset_reset(  # noqa: SLF001
                 not_moved, OffsetResetStrategy.EARLIEST
             )
+        (known := self._known_committed).update(
+            (TP(*tp), offset) for tp, offset in offsets.items() if offset is not None
+        )
         for tp in not_moved:
             state = consumer._subscription.subscription.assignment.state_value(tp)  # noqa: SLF001
-            if offsets[tp] is None:
+            if (stood_at := known.get(TP(*tp))) is None:
                 begins_anywhere(state)
             else:
-                begins_at(state, offsets[tp])
+                begins_at(state, stood_at)
         return offsets
 
     def gaps(self) -> tuple[OffsetGap, ...]:

@@ -133,8 +133,9 @@ class Lanes:
             return next(filter(None, outdated), opens)
         if self._assignor.missing:
             return f"waits for {self._assignor.missing} partitions that other workers work on"
-        if stale := self._freshness.stale():
-            return told_stale(stale)
+        stale = self._freshness.stale()
+        if unread := self.app.lacks(self._topics) or (told_stale(stale) if stale else None):
+            return unread
         if not self._membership.fresh:
             return "the group's coordinator has not answered within the session time-out"
         return told_commits({number: slot.committing_s for number, slot in slots})

@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 from urllib.parse import quote, unquote
 
 import redis.asyncio
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import MasterDownError, ReadOnlyError, RedisError, ResponseError
 
 from millstream.agents.sessions.manager import SessionInfo, SessionPage, StoredCheckpoint
 from millstream.schemas.errors import ForeignKey, Misconfigured, ServiceUnavailable
@@ -141,7 +141,7 @@ class RedisSessionStore:
 
     async def ping(self) -> None:
         """Return once Redis answers."""
-        await _answer(cast("Awaitable[Any]", self._redis.ping()))
+        await self._answer(cast("Awaitable[Any]", self._redis.ping()))
 
     async def refuse_cluster(self) -> None:
         """Raise `Misconfigured` if it is a node of a Redis Cluster, `ServiceUnavailable` if away.
@@ -159,7 +159,7 @@ class RedisSessionStore:
     async def check_writes(self) -> None:
         """Raise `ServiceUnavailable` if nothing can be written: read-only, or out of memory."""
         key = f"{self._namespace}:check"
-        await _answer(self._redis.set(key, "", ex=1))
+        await self._answer(self._redis.set(key, "", ex=1))
 
     async def foreign_keys(self) -> Sequence[str]:
         """Give keys of the view that hold another type than its own, of some 100,000 keys."""
@@ -167,12 +167,12 @@ class RedisSessionStore:
         foreign: list[str] = []
         cursor = 0
         for _ in range(_SCANS_MAX):
-            page = await _answer(self._redis.scan(cursor, pattern, count=_SCANNED))
+            page = await self._answer(self._redis.scan(cursor, pattern, count=_SCANNED))
             cursor, keys = cast("tuple[int, list[str]]", page)
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for key in keys:
                     pipeline.type(key)
-                kinds = await _answer(pipeline.execute())
+                kinds = await self._answer(pipeline.execute())
             # A key may be gone by now.
             foreign += [
                 key
@@ -202,13 +202,13 @@ class RedisSessionStore:
             f"{user}:session:",
         ]
         keys = [f"{user}:session:{name}", f"{user}:sessions"]
-        return _kept(await _answer(self._put_checkpoint(keys=keys, args=arguments)), keys)
+        return _kept(await self._answer(self._put_checkpoint(keys=keys, args=arguments)), keys)
 
     async def note_result(self, event: AgentResult, offset: int) -> bool:
         """Keep a result's status unless one of the same or a higher offset is kept."""
         key = self._session(event.tenant, event.user_id, event.session_id)
         arguments: Sequence[str | int] = [offset, event.status, self._limits.ttl_s]
-        return _kept(await _answer(self._note_result(keys=[key], args=arguments)), [key])
+        return _kept(await self._answer(self._note_result(keys=[key], args=arguments)), [key])
 
     async def get_checkpoint(
         self, tenant: str, user_id: str, session_id: str
@@ -216,7 +216,7 @@ class RedisSessionStore:
         """Give the newest checkpoint that is kept; one that cannot be read counts as absent."""
         key = self._session(tenant, user_id, session_id)
         try:
-            fields = await _answer(
+            fields = await self._answer(
                 cast(
                     "Awaitable[list[str | None]]", self._redis.hmget(key, ["checkpoint", "offset"])
                 )
@@ -240,7 +240,7 @@ class RedisSessionStore:
 
         The whole index is read: it is bounded by `sessions_per_user_max`.
         """
-        index = await _answer(
+        index = await self._answer(
             cast(
                 "Awaitable[list[tuple[str, float]]]",
                 self._redis.zrange(
@@ -261,7 +261,7 @@ class RedisSessionStore:
         async with self._redis.pipeline(transaction=False) as pipeline:
             for session_id in session_ids:
                 pipeline.hmget(self._session(tenant, user_id, session_id), _HEAD_FIELDS)
-            answers: list[Any] = await _answer(pipeline.execute(raise_on_error=False))
+            answers: list[Any] = await self._answer(pipeline.execute(raise_on_error=False))
         heads = []
         for session_id, fields in zip(session_ids, answers, strict=True):
             try:
@@ -274,6 +274,15 @@ class RedisSessionStore:
             if head is not None:
                 heads.append(head)
         return heads
+
+    async def _answer(self, call: Awaitable[AnswerT]) -> AnswerT:
+        try:
+            return await call
+        except RedisError as error:
+            if _is_replica(error):
+                # It keeps its connections, and the name may stand for its successor by now.
+                await self._redis.connection_pool.disconnect(inuse_connections=False)
+            raise _told(error) from error
 
     def _pass_over(self, key: str, error: Exception) -> None:
         self._on_unreadable()
@@ -306,11 +315,10 @@ def _head(
     )
 
 
-async def _answer(call: Awaitable[AnswerT]) -> AnswerT:
-    try:
-        return await call
-    except RedisError as error:
-        raise _told(error) from error
+def _is_replica(error: RedisError) -> bool:
+    """Tell whether a server that was a primary answers that it is a replica now."""
+    # Some versions wrap what a script met into an error of the script.
+    return isinstance(error, ReadOnlyError | MasterDownError) or "-READONLY" in str(error)
 
 
 def _told(error: RedisError) -> ForeignKey | ServiceUnavailable:

@@ -154,6 +154,8 @@ class Views:
         if self.app.rebalancing or self.app.in_recovery:
             return ["the views restore their tables"]
         stale = self._freshness.stale()
+        if lacks := self.app.lacks(self._views):
+            return [f"the views: {lacks}"]
         return [f"the views: {told_stale(stale)}"] if stale else []
 
     def totals(self, topic: str) -> Aggregate:

@@ -6,10 +6,12 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import RecordsToDelete
 from aiokafka.protocol.admin import DeleteGroupsRequest
+from faust.types import TP
 
 from millstream.schemas.events import AgentResult
-from millstream.schemas.topics import CONTROL, REQUESTS, RESULTS
+from millstream.schemas.topics import BASE_TOPICS, CONTROL, REQUESTS, RESULTS
 from millstream.streams.broker.clients import admin_client
+from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.consumer.group_offsets import committed_gaps
 from millstream.streams.lane.lanes import Lanes
 from millstream.streams.settings import Settings
@@ -78,6 +80,40 @@ async def test_offsets_beyond_the_end_are_told_and_all_is_answered_once(
             assert counted(lanes, "logs_set_back", "control") == 0
     results = await read_whole(settings, RESULTS, AgentResult)
     assert [result.output for result in results] == ["0", "1", "2", "3"]
+
+
+@pytest.mark.promise("P1")
+async def test_a_topic_that_is_made_anew_under_its_lanes_is_read_from_its_beginning(
+    settings: Settings,
+) -> None:
+    # confluentinc/confluent-kafka-python#1787, streamnative/kop#530: nothing is read, and no error.
+    # With the topic its brokers delete the group's offsets, so only the worker knows that it stood.
+    settings = settings.model_copy(update={"partitions": 1})
+    requests = settings.topic(REQUESTS.name)
+    async with running_lanes(settings) as (lanes,):
+        async with upstream(settings) as program:
+            for number in range(2):
+                await program.publish({"user_id": "ada", "input": f"say: {number}"})
+            await read_topic(settings, RESULTS, AgentResult, count=2)
+        await eventually(lambda: lanes.app.consumer._committed_offset[TP(requests, 0)] == 2)
+        admin = admin_client(settings)
+        await admin.start()
+        try:
+            await admin.delete_topics([requests])
+        finally:
+            await admin.close()
+        client = lanes.app.consumer._thread._consumer._client
+        await eventually(lambda: not client.cluster.partitions_for_topic(requests))
+        assert f"brokers have no topic {requests}: " in str(lanes.unready())
+        await ensure_topics(settings, BASE_TOPICS)
+        async with upstream(settings) as program:
+            await program.publish({"user_id": "ada", "request_id": "anew", "input": "say: 2"})
+            await read_topic(settings, RESULTS, AgentResult, count=3)
+        assert lanes.unready() is None
+        assert counted(lanes, "logs_set_back", "requests") == 1
+        assert counted(lanes, "lost_to_retention", "requests") == 0
+    results = await read_whole(settings, RESULTS, AgentResult)
+    assert [result.output for result in results] == ["0", "1", "2"]
 
 
 @pytest.mark.promise("P1")

@@ -121,7 +121,7 @@ async def test_a_seek_moves_a_partition_without_a_committed_offset_to_its_beginn
     consumer._subscription.assign_from_subscribed([uncommitted, committed])
     consumer._fetcher = Fetcher(consumer._client, consumer._subscription)
     thread = CommittedConsumerThread.__new__(CommittedConsumerThread)
-    thread._consumer = consumer
+    thread._consumer, thread._known_committed = consumer, {}
     assignment = consumer._subscription.subscription.assignment
     try:
         for partition in (uncommitted, committed):  # as after a fetch of the record at offset 6
@@ -163,7 +163,7 @@ async def refusing() -> AsyncIterator[tuple[CommittedConsumerThread, Refusing, l
             crashed.append(error)
 
     thread = Thread.__new__(Thread)
-    thread._consumer = consumer
+    thread._consumer, thread._known_committed = consumer, {}
     thread.app = SimpleNamespace(may_commit=lambda _tp: True)
     try:
         yield thread, consumer, crashed
