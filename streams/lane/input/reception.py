@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from aiokafka.errors import KafkaError
@@ -45,6 +45,8 @@ from millstream.streams.wire.records import (
     unreadable_places,
 )
 from millstream.streams.wire.trace import Trace
+
+CommandT = TypeVar("CommandT", ControlCommand, SessionCommand)
 
 log = structlog.get_logger(__name__)
 
@@ -164,11 +166,8 @@ class RecordDispatcher:
             self._serve(entry)
 
     def _command(self, entry: Entry[InputRecord]) -> None:
-        first = original_address(entry.record)
-        try:
-            command = decode(entry.record, ControlCommand)
-        except Poison as poison:
-            self._dead_letter_once(entry, poison)
+        first, command = original_address(entry.record), self._read(entry, ControlCommand)
+        if command is None:
             return
         # What concerns a worker stands wherever the worker is.
         if command.command != "drain" and self._belongs_elsewhere(
@@ -182,14 +181,17 @@ class RecordDispatcher:
         self._spawn(entry, self._execute(entry, command, first))
 
     def _session_command(self, entry: Entry[InputRecord]) -> None:
-        first = original_address(entry.record)
+        first, command = original_address(entry.record), self._read(entry, SessionCommand)
+        if command is not None and not self._belongs_elsewhere(entry, command.partition_key, first):
+            self.desk.take(entry, command, first)
+
+    def _read(self, entry: Entry[InputRecord], command: type[CommandT]) -> CommandT | None:
+        """Read a command; one that cannot be read is buried."""
         try:
-            command = decode(entry.record, SessionCommand)
+            return decode(entry.record, command)
         except Poison as poison:
             self._dead_letter_once(entry, poison)
-            return
-        if not self._belongs_elsewhere(entry, command.partition_key, first):
-            self.desk.take(entry, command, first)
+            return None
 
     async def _execute(
         self, entry: Entry[InputRecord], command: ControlCommand, first: Address
