@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import faust
+import structlog
 from faust.types import TP
 
 from millstream.schemas.errors import Misconfigured
 from millstream.schemas.topics import RECORD_BYTES_MAX
 from millstream.streams.consumer.faust_consumer import CommittedTransport
 from millstream.streams.consumer.offset_gaps import OffsetGap, tell_gap
-from millstream.streams.telemetry.outages import is_transient
+from millstream.streams.telemetry.outages import KAFKA, is_transient
 
 if TYPE_CHECKING:
     from millstream.streams.consumer.assignor import LaneAssignor
@@ -44,6 +45,7 @@ _HEARTBEAT_MAX_S = 0.5
 _REQUEST_TIMEOUT_MIN_S = 40.0
 
 _log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class App(faust.App):  # type: ignore[misc]
@@ -70,7 +72,10 @@ class App(faust.App):  # type: ignore[misc]
         """Say that the app's state is not to be trusted any more; the first error stands."""
         if self._failure is None:
             self._failure = error
-            _log.error("%s failed: %r", self.conf.id, error, exc_info=error)
+            if is_transient(error):  # a traceback says nothing more
+                log.warning("a part failed", part=self.conf.id, reason=repr(error), outage=KAFKA)
+            else:
+                log.error("a part failed", part=self.conf.id, exc_info=error)
 
     def answered(self) -> dict[TP, int | None]:
         """Give when brokers last answered for each partition that is fetched now."""

@@ -200,7 +200,7 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
             await consumer.commit(wanted)
         except (CommitFailedError, IllegalStateError) as error:
             # The group has dealt meanwhile: whoever has the partitions now reads on.
-            log.warning("offsets are left to the next owner", reason=str(error))
+            log.warning("offsets are left to others", reason=type(error).__name__, during=KAFKA)
         except (KafkaError, OSError) as error:
             if is_transient(error):
                 log.warning("offsets are committed later", reason=repr(error), outage=KAFKA)

@@ -71,7 +71,7 @@ def configure_logging(
         lambda line: (
             level <= logging.DEBUG
             or line.levelno >= libraries_level
-            or f"{os.sep}mode{os.sep}" not in line.pathname
+            or not any(f"{os.sep}{name}{os.sep}" in line.pathname for name in ("faust", "mode"))
         )
     )
     held: tuple[structlog.typing.Processor, ...] = ()
