@@ -257,6 +257,9 @@ TEMPLATES = TopicSpec(
     placement="single",
 )
 
+COMMAND_TOPICS = (CONTROL, SESSION_COMMANDS)
+"""What lanes read beside requests: commands, which are given again and never put back."""
+
 BASE_TOPICS: tuple[TopicSpec, ...] = (
     REQUESTS,
     TOKENS,

@@ -33,7 +33,7 @@ from millstream.schemas.dead_letters import (
     DeadLetter,
     DeadLetterNotFound,
 )
-from millstream.schemas.topics import CONTROL
+from millstream.schemas.topics import COMMAND_TOPICS
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.history.dead_letters import (
     Buried,
@@ -241,7 +241,7 @@ async def _redrive_all(settings: Settings, query: DeadLetterQuery, *, as_json: b
         Redriver(settings) as redriver,
     ):
         async for buried in letters:
-            if buried.source.topic == settings.topic(CONTROL.name):
+            if buried.source.topic in {settings.topic(one.name) for one in COMMAND_TOPICS}:
                 count.commands += 1
                 progress_console().print(f"{buried.source} is a command: left, give it again")
                 continue

@@ -13,6 +13,7 @@ __all__ = [
     "SessionExists",
     "SessionExpired",
     "SessionMovedOn",
+    "SessionNotDue",
     "SessionOutcomeUnknown",
     "SessionRefused",
     "SessionUnknown",
@@ -68,6 +69,12 @@ class SessionBusy(SessionRefused):
     code = "session_busy"
 
 
+class SessionNotDue(SessionRefused):
+    """The session's time to live is not over."""
+
+    code = "session_not_due"
+
+
 class CheckpointUnknown(SessionRefused):
     """The session has no such checkpoint, or no longer."""
 
@@ -99,6 +106,7 @@ _BY_CODE: dict[str, type[SessionRefused]] = {
         SessionDeleted,
         SessionMovedOn,
         SessionBusy,
+        SessionNotDue,
         CheckpointUnknown,
         NameTaken,
     )

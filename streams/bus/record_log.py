@@ -9,7 +9,7 @@ from aiokafka import TopicPartition
 
 from millstream.schemas.base import Address
 from millstream.schemas.errors import NoSuchPartition, Poison
-from millstream.schemas.topics import CONTROL, REQUESTS, TopicSpec
+from millstream.schemas.topics import COMMAND_TOPICS, REQUESTS, TopicSpec
 from millstream.streams.broker.batches import Outgoing
 from millstream.streams.bus.api import Delivery, EventFilter, Start, Unreadable
 from millstream.streams.settings import Settings
@@ -131,7 +131,7 @@ def read_entry(record: LogRecord, spec: TopicSpec) -> Entry:
     except Poison as error:
         return Unreadable(address, record.timestamp, record.key, error)
     came_as = None
-    if spec.name in {REQUESTS.name, CONTROL.name}:
+    if spec in {REQUESTS, *COMMAND_TOPICS}:
         first = original_address(InputRecord.of(record))
         came_as = None if first == address else first
     return Delivery(event, address, record.timestamp, came_as)

@@ -27,7 +27,7 @@ from millstream.schemas.base import Address
 from millstream.schemas.dead_letters import CannotRedrive, DeadLetter, DeadLetterRedriven, NullValue
 from millstream.schemas.errors import LaneLost, Poison, ServiceUnavailable
 from millstream.schemas.events import Redriven, ResolvedRequest
-from millstream.schemas.topics import CONTROL, REDRIVES, REQUESTS, stage_topic
+from millstream.schemas.topics import COMMAND_TOPICS, REDRIVES, REQUESTS, stage_topic
 from millstream.streams.broker.clients import transactional_producer
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.history.dead_letters import Buried, read_letter, record_at
@@ -195,7 +195,7 @@ class Redriver:
     def _require_lanes(self, source: Address, *, mended: bool) -> None:
         """Refuse what no lane would read, or would not read so."""
         topic = source.topic
-        if topic == self._settings.topic(CONTROL.name):
+        if topic in {self._settings.topic(one.name) for one in COMMAND_TOPICS}:
             raise CannotRedrive(
                 f"{source} is a command, and commands are not put back: give it again, "
                 "if it is still wanted"

@@ -26,6 +26,7 @@ from millstream.schemas.topics import (
     OBEYED,
     REQUESTS,
     RESULTS,
+    SESSION_EVENTS,
     STEPS,
     TOKENS,
     TopicSpec,
@@ -57,7 +58,7 @@ __all__ = ["HISTORY_TOPICS", "HistoryQuery", "read_history", "replay"]
 
 HISTORY_TOPICS = (
     *(REQUESTS, CONTROL, OBEYED, DECISIONS, ATTEMPTS, STEPS, TOKENS),
-    *(COSTS, CHECKPOINTS, RESULTS, DEAD_LETTERS),
+    *(COSTS, CHECKPOINTS, RESULTS, SESSION_EVENTS, DEAD_LETTERS),
 )
 """What is replayed unless said otherwise; records of one millisecond come in this order."""
 

@@ -17,7 +17,7 @@ import structlog
 from millstream.schemas.errors import LaneLost
 from millstream.schemas.lane_events import LaneOpened
 from millstream.schemas.ports import BeforeCall
-from millstream.schemas.topics import CONTROL
+from millstream.schemas.topics import COMMAND_TOPICS, CONTROL
 from millstream.streams.lane.base.context import LaneContext, LaneServices, Stage
 from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.window import Entry
@@ -29,6 +29,7 @@ from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.overflow.deferrals import Deferrals
 from millstream.streams.lane.queue.run_queue import RunQueue
 from millstream.streams.lane.runs.admission import TemplateRef
+from millstream.streams.lane.sessions.expiry import SessionExpiry
 from millstream.streams.lane.state.follower import StageFollower
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses
@@ -74,9 +75,10 @@ class Lane:
             seen=SeenIds(ids_max=settings.dedup_ids_max),
         )
         pauses = Pauses()
-        self._control_topic = settings.topic(CONTROL.name)
+        self._command_topics = {settings.topic(one.name) for one in COMMAND_TOPICS}
         self._follower: StageFollower | None = None
         self._following: asyncio.Task[None] | None = None
+        self._expiring: asyncio.Task[None] | None = None
         self._reader = io.reader()
         self._committer = Committer(
             lambda number: io.transactional_producer(self._transactional_id(number)),
@@ -118,6 +120,7 @@ class Lane:
             in_flight=in_flight,
             queue=self._queue,
             pauses=pauses,
+            reader=self._reader,
         )
         self._deferrals = Deferrals(
             context,
@@ -127,6 +130,16 @@ class Lane:
             queue=self._queue,
             take_in=partial(self._try, self._dispatcher.take_in),
         )
+        self._expiry = SessionExpiry(
+            context,
+            state=self._state,
+            reader=self._reader,
+            source=self._writer.source,
+            is_on=self._dispatcher.desk.is_on,
+            is_deferred=self._deferrals.has,
+            taken_in=lambda: self._dispatcher.taken_in,
+        )
+        self._dispatcher.desk.on_change = self._expiry.watch
         self.lost: asyncio.Future[LaneLost] = asyncio.get_running_loop().create_future()
 
     async def open(self) -> None:
@@ -195,6 +208,9 @@ class Lane:
             self._deferrals.open(ends[where])
             await self._queue.open()
             self._deferrals.begin()
+            self._expiry.open()
+            self._expiring = asyncio.create_task(self._expiry.run(), name="session expiry")
+            self._expiring.add_done_callback(self._ended)
         return restored
 
     def _transactional_id(self, number: int) -> str:
@@ -215,7 +231,7 @@ class Lane:
         deadline = loop.time() + timeout_s
         self._queue.drain()
         self._deferrals.drain()
-        while tasks := self._dispatcher.tasks | self._queue.tasks:
+        while tasks := self._dispatcher.tasks | self._queue.tasks | self._dispatcher.desk.tasks:
             left_s = deadline - loop.time()
             if left_s <= 0:
                 return False
@@ -231,11 +247,16 @@ class Lane:
         if snapshot and (not self.lost.done() or self.lost.cancelled()):
             await self._snapshots.close(_SNAPSHOT_TIMEOUT_S)
         self._snapshots.cancel()
-        tasks = {*self._dispatcher.tasks, *([self._following] if self._following else [])}
+        beside = (self._following, self._expiring)
+        tasks = {*self._dispatcher.tasks, *(one for one in beside if one is not None)}
         for task in tasks:
             task.cancel()
         await asyncio.gather(
-            *tasks, self._deferrals.close(), self._queue.close(), return_exceptions=True
+            *tasks,
+            self._deferrals.close(),
+            self._dispatcher.desk.close(),
+            self._queue.close(),
+            return_exceptions=True,
         )
         await self._committer.stop()
         await self._reader.stop()
@@ -262,11 +283,11 @@ class Lane:
 
     def wants(self, topic: str) -> bool:
         """Tell whether more of a topic is to be read: commands always are."""
-        return topic == self._control_topic or self._deferrals.wants_more()
+        return topic in self._command_topics or self._deferrals.wants_more()
 
     async def room(self, topic: str) -> None:
         """Return once more of a topic is to be read, if ever."""
-        if topic != self._control_topic:
+        if topic not in self._command_topics:
             await self._deferrals.room()
 
     def release_records(self) -> None:

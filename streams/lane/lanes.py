@@ -12,7 +12,7 @@ from faust.types import TP
 
 from millstream.middleware.pipeline import CHAIN
 from millstream.schemas.errors import LaneLapsed
-from millstream.schemas.topics import CONTROL
+from millstream.schemas.topics import COMMAND_TOPICS
 from millstream.streams.consumer.assignor import LaneAssignor
 from millstream.streams.consumer.faust_app import build_app, give_up, stop_app
 from millstream.streams.consumer.freshness import Freshness, told_commits, told_stale
@@ -67,9 +67,11 @@ class Lanes:
         self.agents = [self.app.agent(topic, name=agent_name, concurrency=1)(self._read)]
         self._topics = [settings.topic(stage.input.name)]
         if stage.next is None:  # commands concern runs
-            self._topics.append(settings.topic(CONTROL.name))
-            control = self.app.raw_topic(self._topics[-1])
-            self.agents.append(self.app.agent(control, name="control", concurrency=1)(self._read))
+            for spec in COMMAND_TOPICS:
+                self._topics.append(settings.topic(spec.name))
+                commands = self.app.raw_topic(self._topics[-1])
+                agent = self.app.agent(commands, name=spec.name, concurrency=1)
+                self.agents.append(agent(self._read))
         self.app.on_partitions_assigned.connect(self._assigned)
         self._set_back: dict[tuple[str, int], int] = {}
         self.app.on_gap = self._gap

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from millstream.schemas.base import SCHEMA_VERSION, Event
 from millstream.schemas.dead_letters import NewerSchema, NotJson, NullValue, WrongShape
 from millstream.schemas.events import AgentRequest, ControlCommand
+from millstream.schemas.sessions.commands import SessionCommand
 from millstream.schemas.topics import TopicSpec
 from millstream.streams.wire.trace import TRACEPARENT, TRACESTATE, Trace, given_trace, new_trace
 
@@ -44,7 +45,7 @@ _SEND_BINARY = (
     "`content-type: application/json` or none"
 )
 _PROBLEMS_SHOWN_MAX = 5
-_FROM_OUTSIDE = (AgentRequest, ControlCommand)
+_FROM_OUTSIDE = (AgentRequest, ControlCommand, SessionCommand)
 """Events that programs other than Millstream's own write: they are read more strictly."""
 
 

@@ -17,7 +17,7 @@ from millstream.agents.loop.callbacks import OnCallbackEvent
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.middleware.policy import Policy
 from millstream.schemas.base import Event
-from millstream.schemas.topics import CONTROL, TopicSpec, catalogue
+from millstream.schemas.topics import COMMAND_TOPICS, TopicSpec, catalogue
 from millstream.streams.broker.memory.broker import MemoryBroker
 from millstream.streams.broker.memory.clients import MemoryClients
 from millstream.streams.broker.partition_reader import PartitionReader
@@ -183,7 +183,7 @@ class MemoryStage:
         self._world = world
         self._services = services
         self._stage = stage
-        specs = [stage.input, *([CONTROL] if stage.next is None else [])]
+        specs = [stage.input, *(COMMAND_TOPICS if stage.next is None else ())]
         self._topics = [world.topic(spec) for spec in specs]
         numbers = range(world.settings.partitions)
         self._slots = [self._slot(number) for number in numbers]

@@ -150,8 +150,8 @@ class CommandHandler:
                 request_id=key[2],
                 session_id=key[2],
                 at_ms=self._services.clock_ms(),
-                status="cancelled",
-                reason=CANCELLED,
+                status=CANCELLED.status,
+                reason=CANCELLED.reason,
                 source=entry.record.address,
                 accepted_at_ms=entry.record.timestamp,
             )

@@ -15,7 +15,9 @@ from millstream.schemas.errors import LaneLost, Poison
 from millstream.schemas.events import AgentResult, ControlCommand, Decision, ResolvedRequest
 from millstream.schemas.lane_events import StageRequest
 from millstream.schemas.reasons import result_of
-from millstream.schemas.topics import CONTROL
+from millstream.schemas.sessions.commands import SessionCommand
+from millstream.schemas.topics import CONTROL, SESSION_COMMANDS
+from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneContext, LaneServices
 from millstream.streams.lane.base.window import Entry
 from millstream.streams.lane.input.commands import CommandHandler
@@ -26,6 +28,7 @@ from millstream.streams.lane.queue.run_queue import RunQueue
 from millstream.streams.lane.queue.waits import TemplateWaits
 from millstream.streams.lane.runs.admission import Admission, TemplateRef, admit, refused
 from millstream.streams.lane.runs.run import Run
+from millstream.streams.lane.sessions.desk import SessionDesk
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses
 from millstream.streams.wire.codec import ORIGIN, Tombstone, decode, trace_of
@@ -98,6 +101,7 @@ class RecordDispatcher:
         in_flight: InFlightRequests,
         queue: RunQueue,
         pauses: Pauses,
+        reader: PartitionReader,
     ) -> None:
         self._context = context
         self._settings = context.settings
@@ -113,19 +117,33 @@ class RecordDispatcher:
         self._commands = CommandHandler(
             context.services, writer=writer, queue=queue, in_flight=in_flight, pauses=pauses
         )
-        self._control_topic = context.settings.topic(CONTROL.name)
+        self.desk = SessionDesk(
+            context,
+            state=state,
+            writer=writer,
+            queue=queue,
+            reader=reader,
+            pauses=pauses,
+            taken_in=lambda: self.taken_in,
+        )
+        self._command_topics = {
+            context.settings.topic(CONTROL.name): self._command,
+            context.settings.topic(SESSION_COMMANDS.name): self._session_command,
+        }
+        self.taken_in = 0
+        """The offset behind the last request that was taken in here, or stood there before."""
         self._new_from_offset = 0
         self._new_commands_from = 0
         self.tasks: set[asyncio.Task[None]] = set()
 
     def open(self, *, new_from_offset: int, new_commands_from: int) -> None:
         """Learn from where on no earlier owner can have seen the requests, and the commands."""
-        self._new_from_offset = new_from_offset
+        self._new_from_offset = self.taken_in = new_from_offset
         self._new_commands_from = new_commands_from
 
     def is_command(self, entry: Entry[InputRecord]) -> bool:
-        """Tell whether a record stands on the topic of commands."""
-        return entry.record.topic == self._control_topic
+        """Tell whether a record stands on a topic of commands."""
+        return entry.record.topic in self._command_topics
 
     def take_in(self, entry: Entry[InputRecord]) -> None:
         """Take one record on its way; what it raises ends the lane."""
@@ -134,9 +152,11 @@ class RecordDispatcher:
             return
         for name in unreadable_places(entry.record):
             log.warning("header passed over", name=name, source=str(entry.record.address))
-        if self.is_command(entry):
-            self._command(entry)
+        take = self._command_topics.get(entry.record.topic)
+        if take is not None:
+            take(entry)
         else:
+            self.taken_in = max(self.taken_in, entry.offset + 1)
             self._serve(entry)
 
     def _command(self, entry: Entry[InputRecord]) -> None:
@@ -156,6 +176,16 @@ class RecordDispatcher:
             entry.finish()
             return
         self._spawn(entry, self._execute(entry, command, first))
+
+    def _session_command(self, entry: Entry[InputRecord]) -> None:
+        first = original_address(entry.record)
+        try:
+            command = decode(entry.record, SessionCommand)
+        except Poison as poison:
+            self._dead_letter_once(entry, poison)
+            return
+        if not self._belongs_elsewhere(entry, command.partition_key, first):
+            self.desk.take(entry, command, first)
 
     async def _execute(
         self, entry: Entry[InputRecord], command: ControlCommand, first: Address
@@ -207,8 +237,12 @@ class RecordDispatcher:
             return
         until_ms = self._state.cancelled.until(session_key(request))
         cancelled = until_ms is not None and arrived_ms(entry.record) <= until_ms
-        if cancelled and self._stage.next is None:
-            self._end_unread(entry, request)
+        if self._stage.next is not None:  # the last stage alone knows of runs
+            self._admit(entry, request, passed)
+        elif cancelled:
+            self._end_unread(entry, request, outcomes.CANCELLED)
+        elif (met := self.desk.look_over(request, entry.offset, record.timestamp)) is not None:
+            self._end_unread(entry, request, met)
         else:
             self._admit(entry, request, passed)
 
@@ -222,14 +256,16 @@ class RecordDispatcher:
         decided_ms = self._state.decided_up_to_ms(self._services.clock_ms())
         return entry.record.timestamp < decided_ms - self._settings.dedup_window_s * 1000
 
-    def _end_unread(self, entry: Entry[InputRecord], request: ResolvedRequest) -> None:
-        """End a request whose session was cancelled before it was read here, with no decision."""
+    def _end_unread(
+        self, entry: Entry[InputRecord], request: ResolvedRequest, how: outcomes.CutOff
+    ) -> None:
+        """End a request whose session ended before it was read here, with no decision."""
         may_follow = self._may_follow_another(entry)
         result = result_of(
             request,
             at_ms=self._services.clock_ms(),
-            status="cancelled",
-            reason=outcomes.CANCELLED,
+            status=how.status,
+            reason=how.reason,
             # What an earlier attempt showed is void: the newest one has no text.
             attempt=self._state.attempt(0) if may_follow else 0,
         )

@@ -21,7 +21,7 @@ from millstream.schemas.events import CheckpointSaved, SessionUpdated
 from millstream.streams.broker.compacted import pass_over
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.wire.codec import cloud_event_id, decode, event_id_of, own_id
-from millstream.streams.wire.keys import session_key
+from millstream.streams.wire.keys import SessionKey, session_key
 
 NEAR_RECORDS = 200
 """What stands no further on is read on to; behind a wider gap a new stretch begins."""
@@ -68,6 +68,29 @@ class CheckpointLog:
                     del self._wanted[name]
         return want.found
 
+    async def find_turn(
+        self, session: SessionKey, turn: int, *, near: int | None, since_ms: int
+    ) -> tuple[CheckpointSaved, int] | None:
+        """Give the checkpoint of a session's turn and where it stands, `None` if the log has none.
+
+        `near` is where it is believed to stand; else all is read that came since `since_ms`. Raises
+        `ServiceUnavailable`.
+        """
+        async with self._reader.lock:
+            ends = await self._reader.high_watermarks([self._where])
+            if near is not None:
+                first = self._reader.read(ends, from_offset=near)
+                async with aclosing(first) as records:
+                    async for record in records:
+                        if (found := _of_turn(record, session, turn)) is not None:
+                            return found
+                        break
+            async with aclosing(self._reader.read(ends, since_ms=since_ms)) as records:
+                async for record in records:
+                    if (found := _of_turn(record, session, turn)) is not None:
+                        return found
+        return None
+
     async def _look_for(self, want: _Want) -> None:
         """Read the stretch around `want`: with it those that are near each other, up to a gap."""
         # Each want stands under each of its names.
@@ -108,6 +131,19 @@ class CheckpointLog:
     def _named(self, checkpoint: CheckpointSaved) -> Iterable[_Want]:
         named = self._wanted.get(cloud_event_id(checkpoint), ())
         return (want for want in named if is_named_by(want.head, checkpoint))
+
+
+def _of_turn(record: Any, session: SessionKey, turn: int) -> tuple[CheckpointSaved, int] | None:
+    event_id = event_id_of(record)
+    if event_id is not None and session[2].encode() not in event_id:
+        return None
+    try:
+        saved = decode(record, CheckpointSaved)
+    except Poison as poison:
+        pass_over(record, poison)
+        return None
+    is_it = session_key(saved) == session and saved.turn == turn
+    return (saved, record.offset) if is_it else None
 
 
 def is_named_by(head: SessionUpdated, checkpoint: CheckpointSaved) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from millstream.schemas.base import Reason, saturated
 from millstream.schemas.errors import Rejected
@@ -11,6 +12,7 @@ from millstream.schemas.events import (
     CheckpointSaved,
     Decision,
     ResolvedRequest,
+    ResultStatus,
     SessionUpdated,
 )
 from millstream.schemas.lane_events import StageRequest
@@ -18,7 +20,16 @@ from millstream.schemas.reasons import reason_of, result_of
 from millstream.schemas.topics import TopicSpec
 from millstream.streams.lane.output.checkpoint_log import digest_of
 
-CANCELLED = Reason(code="cancelled", message="cancelled by its user")
+
+@dataclass(frozen=True, slots=True)
+class CutOff:
+    """How a request ends that somebody ended: the status of its result, and why."""
+
+    status: ResultStatus
+    reason: Reason
+
+
+CANCELLED = CutOff("cancelled", Reason(code="cancelled", message="cancelled by its user"))
 
 
 def refusal(
@@ -72,9 +83,17 @@ def stage_request(
 
 
 def session_head(
-    checkpoint: CheckpointSaved, before: SessionUpdated | None, *, offset_min: int
+    checkpoint: CheckpointSaved,
+    before: SessionUpdated | None,
+    *,
+    offset_min: int,
+    result: AgentResult | None = None,
 ) -> SessionUpdated:
-    """Give a session's new head; `checkpoint` will stand at `offset_min` or behind."""
+    """Give a session's new head; `checkpoint` will stand at `offset_min` or behind.
+
+    `result` is that of the turn which left the checkpoint.
+    """
+    cost_micros = result.cost_micros if result else 0
     return SessionUpdated(
         tenant=checkpoint.tenant,
         user_id=checkpoint.user_id,
@@ -85,5 +104,15 @@ def session_head(
         checkpoint_offset_min=offset_min,
         turn=checkpoint.turn,
         checkpoint_digest=digest_of(checkpoint),
+        checkpoint_bytes=len(checkpoint.data),
+        template=result.template if result else None,
+        cost_micros=saturated(cost_micros + (before.cost_micros if before else 0)),
         created_at_ms=before.created_at_ms if before else checkpoint.at_ms,
     )
+
+
+def next_turn(checkpoint: CheckpointSaved, before: SessionUpdated | None) -> CheckpointSaved:
+    """Give a checkpoint as its session's next turn: it may follow another one than the newest."""
+    if before is None or checkpoint.turn > before.turn:
+        return checkpoint
+    return checkpoint.model_copy(update={"turn": before.turn + 1})

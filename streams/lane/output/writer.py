@@ -11,7 +11,7 @@ from aiokafka import TopicPartition
 
 from millstream.schemas.base import Event
 from millstream.schemas.errors import MillstreamError
-from millstream.schemas.events import CheckpointSaved, SessionUpdated
+from millstream.schemas.events import AgentResult, CheckpointSaved, SessionUpdated
 from millstream.schemas.lane_events import StageRequest
 from millstream.schemas.topics import (
     ATTEMPTS,
@@ -25,6 +25,9 @@ from millstream.schemas.topics import (
     OBEYED,
     PARKED,
     RESULTS,
+    SESSION_ANSWERS,
+    SESSION_EVENTS,
+    SESSION_STATES,
     SESSIONS,
     SNAPSHOTS,
     TopicSpec,
@@ -51,6 +54,9 @@ _TOPIC_OF: dict[str, TopicSpec] = {
         COSTS,
         CHECKPOINTS,
         SESSIONS,
+        SESSION_STATES,
+        SESSION_EVENTS,
+        SESSION_ANSWERS,
         PARKED,
         HOLDS,
         OBEYED,
@@ -186,10 +192,14 @@ class LaneWriter:
                 (now_ms - forgotten_ms) / 1000
             )
 
-    def head_of(self, checkpoint: CheckpointSaved, before: SessionUpdated | None) -> SessionUpdated:
+    def head_of(
+        self, checkpoint: CheckpointSaved, before: SessionUpdated | None, result: AgentResult
+    ) -> SessionUpdated:
         """Give the head of a session whose next checkpoint is about to be committed."""
         # Only this lane writes to its partition, so the record cannot stand before the floor.
-        return outcomes.session_head(checkpoint, before, offset_min=self._checkpoints_floor)
+        return outcomes.session_head(
+            checkpoint, before, offset_min=self._checkpoints_floor, result=result
+        )
 
     async def load_checkpoint(self, head: SessionUpdated) -> CheckpointSaved | None:
         """Give the checkpoint that a head names; `None` if it is older than the log keeps them.

@@ -99,6 +99,10 @@ class Deferrals:
         """Give how many requests are left where they stand, as far as they are found."""
         return sum(map(len, self._of.values()))
 
+    def has(self, user: UserKey) -> bool:
+        """Tell whether requests of a user are left where they stand."""
+        return user in self._of
+
     async def restore(self) -> None:
         """Learn who was deferred, before the rest of the state is restored.
 

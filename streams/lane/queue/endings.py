@@ -10,6 +10,7 @@ from millstream.schemas.events import AgentResult, Decision, ResultStatus
 from millstream.schemas.ports import ClockMs
 from millstream.schemas.reasons import result_of
 from millstream.streams.lane.output.in_flight import InFlightRequests
+from millstream.streams.lane.output.outcomes import CutOff
 from millstream.streams.lane.queue.parking import Parking
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.runs.run_states import RunStates
@@ -66,6 +67,10 @@ class Endings:
         used = None if never_ran else run.used(result.attempt)
         events = self._in_flight.settlement(run.request, result, used)
         return self.commit(run, [*decided, *events])
+
+    def cut_off(self, run: Run, how: CutOff) -> Coroutine[Any, Any, None]:
+        """End a request that waits as somebody ended it, now."""
+        return self.without_attempt(run, how.status, how.reason)
 
     def refused(self, run: Run) -> Coroutine[Any, Any, None]:
         """End a request that was refused when its turn came, now."""

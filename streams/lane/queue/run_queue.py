@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
-from millstream.schemas.base import Reason, UserKey
+from millstream.schemas.base import UserKey
 from millstream.schemas.lane_events import HoldPlaced
 from millstream.schemas.reasons import reason_of
 from millstream.streams.broker.partition_reader import PartitionReader
@@ -26,6 +26,7 @@ from millstream.streams.lane.queue.endings import Endings
 from millstream.streams.lane.queue.parking import Parking, ticket_of
 from millstream.streams.lane.queue.quotas import UserQuotas
 from millstream.streams.lane.queue.run_table import RunTable
+from millstream.streams.lane.queue.session_queues import SessionQueues
 from millstream.streams.lane.queue.suspects import Suspects
 from millstream.streams.lane.queue.waiting_line import (
     ForTemplate,
@@ -40,7 +41,6 @@ from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.runs.run_states import RunStates
 from millstream.streams.lane.runs.run_telling import RunTelling
 from millstream.streams.lane.runs.runner import Finished, KeepProgress, Leave, RunRunner
-from millstream.streams.lane.runs.session_queues import SessionQueues
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses
 from millstream.streams.transactions.committer import CommitRefused
@@ -190,7 +190,7 @@ class RunQueue:
         return (*self._in_memory.of_session(session), *waiting)
 
     async def cancel(
-        self, found: Run | Ticket, reason: Reason, *, until_ms: int | None = None
+        self, found: Run | Ticket, how: outcomes.CutOff, *, until_ms: int | None = None
     ) -> None:
         """End a request: the model's call is cut off, or never made.
 
@@ -200,21 +200,24 @@ class RunQueue:
         if isinstance(found, Run):
             if until_ms is not None and found.request.at_ms > until_ms:
                 return
-            found.cancelled = reason
+            found.cancelled = how
             if found.executing is not None:
                 found.executing.cancel()
+            elif not self._in_memory.is_first(found) and not found.ending:
+                await self._endings.cut_off(found, how)  # it need not wait for its turn
+                self._committed(found)
             await asyncio.shield(found.ended)
             return
         run = await self._parking.load(found)
         if found.gone:  # its turn came meanwhile, and may have passed
             if (again := self.find(found.key)) is not None:
-                await self.cancel(again, reason, until_ms=until_ms)
+                await self.cancel(again, how, until_ms=until_ms)
             return
         if run is not None and until_ms is not None and run.request.at_ms > until_ms:
             return
         self._remove(found)
         if run is not None:
-            await self._endings.without_attempt(run, "cancelled", reason)
+            await self._endings.cut_off(run, how)
 
     def tell_if_paused(self, one: Run | Ticket) -> None:
         """Tell listeners of a request that waits for its turn, if it is paused."""
@@ -233,6 +236,8 @@ class RunQueue:
 
     async def _drive(self, run: Run) -> None:
         """Let a run go on until its result is committed, or it waits in the line again."""
+        if run.ending:  # it was ended before its turn came
+            return
         if run.session in self._leaving and not run.is_cancelled():
             run.under_way.stop(self._services.clock_ms())
             await self._requeue(run)
@@ -264,7 +269,7 @@ class RunQueue:
         if isinstance(error, CommitRefused):
             await self._endings.without_attempt(run, "failed", reason_of(error))
         elif run.cancelled is not None:  # while it left
-            await self._endings.without_attempt(run, "cancelled", run.cancelled)
+            await self._endings.cut_off(run, run.cancelled)
         else:
             wait = UntilTime(run.not_before_ms) if run.not_before_ms else None
             ticket = ticket_of(run, parked, wait)
@@ -324,7 +329,7 @@ class RunQueue:
         elif run.admission.refused is not None:
             await self._endings.without_attempt(run, "failed", run.admission.refused)
         elif self._state.cancelled.covers(run.session, run.request.at_ms):
-            await self._endings.without_attempt(run, "cancelled", outcomes.CANCELLED)
+            await self._endings.cut_off(run, outcomes.CANCELLED)
         elif run.admission.lacks is not None:
             await self._look_for_its_template(ticket, run)
         else:
@@ -355,18 +360,16 @@ class RunQueue:
     async def _end_cancelled(self, tickets: Iterable[Ticket]) -> None:
         """End what is parked of sessions whose cancel an earlier owner did not bring to its end."""
         for ticket in tickets:
-            until_ms = self._state.cancelled.until(ticket.session)
-            if until_ms is not None:
+            if (until_ms := self._state.cancelled.until(ticket.session)) is not None:
                 await self.cancel(ticket, outcomes.CANCELLED, until_ms=until_ms)
 
     def _is_parked(self, run: Run, parked: asyncio.Future[int]) -> None:
         """End a request in the line that is too large to be parked with its decision."""
         refused = None if parked.cancelled() else parked.exception()
-        if isinstance(refused, CommitRefused):
-            ticket = self._line.find(run.key)
-            if ticket is not None:
-                self._remove(ticket)
-                self._tasks.spawn(self._endings.without_attempt(run, "failed", reason_of(refused)))
+        ticket = self._line.find(run.key) if isinstance(refused, CommitRefused) else None
+        if ticket is not None and refused is not None:
+            self._remove(ticket)
+            self._tasks.spawn(self._endings.without_attempt(run, "failed", reason_of(refused)))
 
     async def _park_what_is_old(self) -> None:
         """Acknowledge the records of runs that take long: others stand behind them."""

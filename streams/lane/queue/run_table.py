@@ -56,6 +56,10 @@ class RunTable:
         """Give a session's runs, in order."""
         return tuple(self._of_session.get(session, {}).values())
 
+    def is_first(self, run: Run) -> bool:
+        """Tell whether a run is the one of its session whose turn it is."""
+        return next(iter(self._of_session[run.session].values())) is run
+
     def unparked_of_user(self, user: UserKey) -> tuple[Run, ...]:
         """Give a user's runs that still hold their records, and were not asked to be parked."""
         return tuple(run for run in self._unparked.values() if run.key[:2] == user)

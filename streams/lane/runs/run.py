@@ -13,6 +13,7 @@ from millstream.middleware.base import AttemptUsage
 from millstream.schemas.base import NO_USAGE, CallUsage, Reason, Usage
 from millstream.schemas.events import AttemptStarted, ResolvedRequest
 from millstream.streams.lane.base.window import Entry
+from millstream.streams.lane.output.outcomes import CutOff
 from millstream.streams.lane.runs.admission import Admission
 from millstream.streams.wire.keys import RequestKey, SessionKey, request_key, session_key
 from millstream.streams.wire.records import InputRecord
@@ -84,7 +85,7 @@ class Run:
     not_before_ms: int = 0
     lacks_since_ms: int = 0
     under_way: ActiveTime = field(default_factory=ActiveTime)
-    cancelled: Reason | None = None
+    cancelled: CutOff | None = None
     last: RunOutcome | None = None
     failure: Reason | None = None
     calls: Calls = field(default_factory=Calls)
@@ -177,5 +178,5 @@ class Run:
         )
 
     def is_cancelled(self) -> bool:
-        """Whether its user wants it to end."""
+        """Whether its user wants it to end, or its session has ended."""
         return self.cancelled is not None

@@ -79,7 +79,7 @@ class RunTelling:
     async def cancelled(self, run: Run, steps: StepPublisher | None) -> None:
         """Tell that an attempt was cut off by a cancel; returns once its steps are acknowledged."""
         if steps is not None:
-            await steps.tell("cancelled", reason=run.cancelled)
+            await steps.tell("cancelled", reason=run.cancelled and run.cancelled.reason)
             await steps.flush()
 
     async def over(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -15,7 +15,7 @@ from millstream.agents.attempt import RunOutcome
 from millstream.agents.executor import nothing_to_load
 from millstream.agents.loop.containment import is_cancelled_from_outside
 from millstream.middleware.base import AttemptUsage
-from millstream.schemas.base import Event, Reason
+from millstream.schemas.base import Event
 from millstream.schemas.errors import (
     AttemptsExhausted,
     LaneLost,
@@ -26,10 +26,12 @@ from millstream.schemas.errors import (
 from millstream.schemas.events import AgentResult, AttemptStarted, SessionUpdated
 from millstream.schemas.lane_events import ATTEMPTS_PER_GENERATION
 from millstream.schemas.ports import LoadCheckpoint
-from millstream.schemas.reasons import reason_of, result_of
+from millstream.schemas.reasons import reason_of
 from millstream.schemas.topics import TOKENS
 from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.output.in_flight import InFlightRequests
+from millstream.streams.lane.output.outcomes import CutOff, next_turn
+from millstream.streams.lane.output.session_gate import moved_on, turned_away
 from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.runs.admission import told_of_repair
 from millstream.streams.lane.runs.attempts import AttemptStarter
@@ -39,6 +41,7 @@ from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.runs.run_telling import RunTelling, with_steps
 from millstream.streams.lane.runs.step_publisher import StepPublisher
 from millstream.streams.lane.runs.token_publisher import TokenPublisher
+from millstream.streams.lane.runs.verdicts import out_of_time, refused, written
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses
 
@@ -106,6 +109,10 @@ class RunRunner:
         After `KeepProgress`, call it again in the same tick. Raises `LaneLost`.
         """
         head = self._writer.head(run.session)
+        if run.cancelled is None:
+            state = self._state.session_states.get(run.session)
+            met = turned_away(state, run.request.request_id, run.order)
+            run.cancelled = met or moved_on(run.request, head)
         await self._settle(run)
         self._models.choose_first(run)
         while True:
@@ -118,7 +125,10 @@ class RunRunner:
             if isinstance(begun, KeepProgress):
                 return begun
             if isinstance(begun, Terminal):
-                return self._finished(run, self._refused(run, begun))
+                return self._finished(
+                    run,
+                    refused(run, begun, attempt=self._number(run), at_ms=self._services.clock_ms()),
+                )
             called, model = not run.is_cancelled(), run.plan.model
             steps = await self._telling.begins(run, self._number(run)) if called else None
             run.last = outcome = await self._attempt(run, tokens, head, steps) if called else None
@@ -127,7 +137,7 @@ class RunRunner:
             await tokens.flush()
             if outcome is None:
                 await self._telling.cancelled(run, steps)
-                cancelled = with_steps(self._cancelled(run, tokens), steps)
+                cancelled = with_steps(self._cut_off(run, tokens), steps)
                 return self._finished(run, cancelled, used)
             outcome, delay_s = self._judged(run, outcome)
             again = delay_s is not None
@@ -137,10 +147,16 @@ class RunRunner:
             if (step := await self._again(run, outcome, used, delay_s)) is not None:
                 return step
         finished = self._finished(run, with_steps(outcome.result, steps), used)
-        if outcome.checkpoint is not None:
-            new_head = self._writer.head_of(outcome.checkpoint, head)
-            finished.events.extend((outcome.checkpoint, new_head))
+        if outcome.checkpoint is not None and not self._is_deleted(run):
+            checkpoint = next_turn(outcome.checkpoint, head)
+            result = next(one for one in finished.events if isinstance(one, AgentResult))
+            new_head = self._writer.head_of(checkpoint, head, result)
+            finished.events.extend((checkpoint, new_head))
         return finished
+
+    def _is_deleted(self, run: Run) -> bool:
+        state = self._state.session_states.get(run.session)
+        return state is not None and state.state == "deleted"
 
     def _finished(
         self, run: Run, result: AgentResult, used: AttemptUsage | None = None
@@ -165,7 +181,7 @@ class RunRunner:
         if delay_s is None:
             return self._models.told(run, outcome), None
         if run.is_over_by(self._services.clock_ms() + round(delay_s * 1000)):
-            return _out_of_time(run, outcome), None
+            return out_of_time(run, outcome), None
         if (in_doubt := doubt_after(run, outcome, delay_s)) is not None:
             return in_doubt, None
         self._models.choose(run)
@@ -335,61 +351,19 @@ class RunRunner:
     def _number(self, run: Run) -> int:
         return self._state.attempt(run.tries)
 
-    def _refused(self, run: Run, refusal: Terminal) -> AgentResult:
-        """Give the failed result of a run that may not begin another attempt."""
-        reason = _told_with(reason_of(refusal), run.failure)
-        failed: dict[str, Any] = {"status": "failed", "reason": reason}
-        if run.last is not None:
-            return run.last.result.model_copy(update=failed)
-        return result_of(
-            run.request,
-            at_ms=self._services.clock_ms(),
-            attempt=self._number(run),
-            model=run.plan.model,
-            usage=run.spent_usage,
-            **failed,
-        )
-
     def _broken(self, run: Run, tokens: TokenPublisher, error: BaseException) -> RunOutcome:
         """Give the outcome of an attempt that ended by its own code, past every boundary of it."""
         _log.error("a run broke its attempt", request_id=run.request.request_id, exc_info=error)
-        result = result_of(
-            run.request,
-            at_ms=self._services.clock_ms(),
-            status="failed",
-            reason=reason_of(error),
+        result = written(
+            run,
+            tokens,
+            CutOff("failed", reason_of(error)),
             attempt=self._number(run),
-            last_seq=tokens.last_seq,
-            text_sha256=tokens.text_sha256,
-            model=run.plan.model,
+            at_ms=self._services.clock_ms(),
         )
         return RunOutcome(result, None, usage_known=False)
 
-    def _cancelled(self, run: Run, tokens: TokenPublisher) -> AgentResult:
-        return result_of(
-            run.request,
-            at_ms=self._services.clock_ms(),
-            status="cancelled",
-            reason=run.cancelled,
-            attempt=self._number(run),
-            last_seq=tokens.last_seq,
-            text_sha256=tokens.text_sha256,
-            model=run.plan.model,
-        )
-
-
-def _out_of_time(run: Run, failed: RunOutcome) -> RunOutcome:
-    """Give the outcome of a run that failed, and whose next attempt would begin too late."""
-    message = (
-        f"another attempt would begin after the request's {run.plan.template.request_timeout_s:g} s"
-    )
-    reason = _told_with(reason_of(RequestTimedOut(message)), failed.result.reason)
-    return replace(failed, result=failed.result.model_copy(update={"reason": reason}))
-
-
-def _told_with(reason: Reason, before: Reason | None) -> Reason:
-    """Give the reason that ended a run with that of the attempt before, which it must not hide."""
-    if before is None:
-        return reason
-    message = f"{reason.message}; the last attempt failed: {before.code}: {before.message}"
-    return reason.model_copy(update={"message": message})
+    def _cut_off(self, run: Run, tokens: TokenPublisher) -> AgentResult:
+        how = run.cancelled
+        assert how is not None  # noqa: S101  only such a run comes here
+        return written(run, tokens, how, attempt=self._number(run), at_ms=self._services.clock_ms())

@@ -18,11 +18,13 @@ from millstream.schemas.events import (
 from millstream.schemas.lane_events import ATTEMPTS_PER_GENERATION, LaneOpened
 from millstream.schemas.topics import ATTEMPTS, COSTS, DECISIONS, LANES, RESULTS
 from millstream.streams.lane.state.attempt_costs import OpenAttempts
-from millstream.streams.lane.state.cancelled_sessions import CancelledSessions
 from millstream.streams.lane.state.folds import Begin, Fold, FoldList, Source, digest_of
 from millstream.streams.lane.state.requests import Requests, command_digest
 from millstream.streams.lane.state.seen_ids import SeenIds, id_digest
-from millstream.streams.lane.state.session_heads import SessionHeads
+from millstream.streams.lane.state.sessions.answers import SessionAnswers
+from millstream.streams.lane.state.sessions.cancelled import CancelledSessions
+from millstream.streams.lane.state.sessions.heads import SessionHeads
+from millstream.streams.lane.state.sessions.states import SessionStates
 from millstream.streams.wire.keys import RequestKey, SessionKey
 
 
@@ -52,6 +54,12 @@ class LaneState:
     heads: OrderedDict[SessionKey, SessionUpdated]
     """Each session's newest committed checkpoint."""
 
+    session_states: SessionStates
+    """What sessions are that somebody created or changed, or that have a time to live."""
+
+    session_answers: SessionAnswers
+    """What became of the newest commands on sessions."""
+
     waits_since_ms: int | None
     """Every request that was left unread arrived at or after it; `None` if there is none.
 
@@ -78,16 +86,20 @@ class LaneState:
         self.parked = self._requests.parked
         self.open_attempts = OpenAttempts()
         self.cancelled = CancelledSessions()
-        heads = SessionHeads()
-        self.heads = heads.heads
+        self._heads = SessionHeads()
+        self.heads = self._heads.heads
+        self.session_states = SessionStates()
+        self.session_answers = SessionAnswers()
         self.folds = FoldList(
             (
                 self._generation.as_fold(),
-                heads.as_fold(),
+                self._heads.as_fold(),
+                self.session_states.as_fold(),
                 _layers(stage, pipeline),
                 self._requests.as_fold(),
                 self.open_attempts.as_fold(is_kept=not hands_over),
                 self.cancelled.as_fold(),
+                self.session_answers.as_fold(),
                 *more,
             )
         )
@@ -130,6 +142,23 @@ class LaneState:
     def decided_until_ms(self) -> int:
         """The broker's time of the newest request that was decided on, 0 before the first."""
         return self._requests.decided_until_ms
+
+    def move_head(self, head: SessionUpdated) -> None:
+        """Take in a head that is on its way to the log: whoever begins meanwhile must find it."""
+        self._heads.move(head)
+
+    def drop_head(self, session: SessionKey) -> None:
+        """Forget the head of a session whose deletion is on its way to the log."""
+        self._heads.drop(session)
+
+    def sessions_of(self, tenant: str, user_id: str) -> list[SessionKey]:
+        """Give the sessions that a user has, whatever their state, but for deleted ones."""
+        whose = (tenant, user_id)
+        known = dict.fromkeys(key for key in self.heads if key[:2] == whose)
+        for one in self.session_states.of_user(tenant, user_id):
+            if one.state != "deleted":
+                known[tenant, user_id, one.session_id] = None
+        return list(known)
 
     def attempt(self, tries: int) -> int:
         """Give the number of an attempt that follows `tries` of this owner's."""

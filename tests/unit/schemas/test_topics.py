@@ -61,4 +61,5 @@ def test_what_is_read_whole_is_compacted_in_small_segments(topic: TopicSpec) -> 
 def test_only_what_is_a_newest_state_by_key_is_compacted() -> None:
     compacted = {topic.name for topic in catalogue(("executor",)) if topic.compacted}
     names = {"sessions", "parked", "holds", "deferred", "lanes", "snapshots", "templates"}
+    names |= {"session-states"}
     assert compacted == names

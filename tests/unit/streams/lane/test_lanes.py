@@ -15,7 +15,7 @@ from millstream.agents.executor import AgentExecutor, wall_clock_ms
 from millstream.agents.factory import AgentFactory
 from millstream.middleware.pipeline import build_pipeline
 from millstream.schemas.errors import LaneLapsed, LaneLost
-from millstream.schemas.topics import CONTROL, REQUESTS
+from millstream.schemas.topics import COMMAND_TOPICS, REQUESTS
 from millstream.streams.consumer.membership import since_boot_s
 from millstream.streams.lane.base.context import LaneServices, stages
 from millstream.streams.lane.base.metrics import LaneMetrics
@@ -97,15 +97,15 @@ def lanes_of_places(settings: Settings) -> LanesOfPlaces:
 
 
 def both(settings: Settings, *partitions: int) -> set[TP]:
-    """Give these partitions of both input topics."""
-    names = (settings.topic(REQUESTS.name), settings.topic(CONTROL.name))
+    """Give these partitions of all input topics."""
+    names = [settings.topic(one.name) for one in (REQUESTS, *COMMAND_TOPICS)]
     return {TP(name, number) for name in names for number in partitions}
 
 
 def deal(lanes: Lanes, numbers: list[int], wanted: list[int]) -> None:
     """Tell the assignor what the group's leader dealt."""
     lanes._membership.heard(since_boot_s())
-    lanes._assignor.metadata(["control", "requests"])
+    lanes._assignor.metadata(["control", "requests", "session-commands"])
     take(lanes, numbers, wanted)
 
 
@@ -163,7 +163,9 @@ async def test_a_lane_that_was_let_go_while_the_group_dealt_is_given_back_and_no
     deal(lanes, [0, 1], wanted=[1])
     await lanes._assigned(lanes.app, both(settings, 0, 1))
     wanted: Place = lanes._slots[1]  # type: ignore[assignment]
-    lanes._assignor.metadata(["control", "requests"])  # it joins, still with both
+    lanes._assignor.metadata(
+        ["control", "requests", "session-commands"]
+    )  # it joins, still with both
     wanted.may_close.set()
     await lanes.joined.wait()
     take(lanes, [0, 1], wanted=[])

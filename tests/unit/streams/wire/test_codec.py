@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millstream.schemas.any_event import EVENT_TYPES, any_event
+from millstream.schemas.any_event import any_event
 from millstream.schemas.base import Event
 from millstream.schemas.dead_letters import NewerSchema, NotJson, NullValue, WrongShape
 from millstream.schemas.errors import Poison
@@ -226,7 +226,7 @@ RELEASED = sorted(Path(__file__).with_name("released").glob("*.jsonl"))
 
 @pytest.mark.parametrize("release", RELEASED, ids=lambda path: path.stem)
 def test_every_record_of_a_release_is_read_as_what_it_was(release: Path) -> None:
-    read: set[type[Event]] = set()
+    read: set[str] = set()
     for line in release.read_text("utf-8").splitlines():
         kept = json.loads(line)
         headers = tuple((name, value.encode()) for name, value in kept["headers"])
@@ -239,5 +239,7 @@ def test_every_record_of_a_release_is_read_as_what_it_was(release: Path) -> None
         again = json.loads(encode(event, source="/x").value or b"")
         assert written.items() <= again.items()
         assert trace_of(raw).parent == b"00-" + b"4b" * 16 + b"-" + b"a7" * 8 + b"-01"
-        read.add(type(event))
-    assert read == set(EVENT_TYPES)
+        read.add(written["type"])
+    schemas = Path("docs/reference/released", release.stem).glob("*.json")
+    # Events that came since have no record of then.
+    assert read >= {path.stem for path in schemas} - {"asyncapi"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from millstream.schemas.base import Address
 from millstream.schemas.lane_events import CommandObeyed
 from millstream.schemas.topics import REQUESTS
-from millstream.streams.lane.state.cancelled_sessions import CANCELS_MAX, CancelledSessions
+from millstream.streams.lane.state.sessions.cancelled import CANCELS_MAX, CancelledSessions
 
 SESSION = ("default", "ada", "s")
 HERE = Address(topic="control", partition=0, offset=7)

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from millstream.streams.lane.runs.session_queues import Job, SessionQueues
+from millstream.streams.lane.queue.session_queues import Job, SessionQueues
 from tests.support import eventually
 
 pytestmark = pytest.mark.promise("P4")

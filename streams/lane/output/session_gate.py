@@ -1,0 +1,57 @@
+"""What a request meets in its session: its state, and another turn than is believed newest."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from millstream.schemas.events import ResolvedRequest, SessionUpdated
+from millstream.schemas.reasons import reason_of
+from millstream.schemas.sessions.errors import (
+    SessionClosed,
+    SessionDeleted,
+    SessionExpired,
+    SessionMovedOn,
+    SessionRefused,
+)
+from millstream.schemas.sessions.states import SessionState
+from millstream.streams.lane.output.outcomes import CutOff
+
+__all__ = ["moved_on", "turned_away"]
+
+_REFUSALS: Final[dict[str, SessionRefused]] = {
+    "closed": SessionClosed("the session is closed; reopen it, or begin another one"),
+    "expired": SessionExpired(
+        "the session's time to live was over; reopen it, or begin another one"
+    ),
+    "deleted": SessionDeleted("the session was deleted; begin another one, with another id"),
+}
+
+
+def turned_away(state: SessionState | None, request_id: str, order: int) -> CutOff | None:
+    """Give how a request ends for the state of its session, `None` if it may run.
+
+    `order` is the offset of its record: what came before the session was closed, and had not begun,
+    ends however late its turn comes.
+    """
+    if state is None:
+        return None
+    barrier = state.barrier
+    if barrier is not None and order < barrier.before_offset:
+        if barrier.cancels:
+            return CutOff("cancelled", reason_of(_REFUSALS["deleted"]))
+        if barrier.drains or barrier.lets_end == request_id:
+            return None
+        return CutOff("rejected", reason_of(_REFUSALS["closed"]))
+    refusal = _REFUSALS.get(state.state)
+    return None if refusal is None else CutOff("rejected", reason_of(refusal))
+
+
+def moved_on(request: ResolvedRequest, head: SessionUpdated | None) -> CutOff | None:
+    """Give how a request ends whose session's newest turn is not the one that it expects."""
+    expected, newest = request.expected_turn, head.turn if head is not None else 0
+    if expected is None or expected == newest:
+        return None
+    error = SessionMovedOn(
+        f"the session's newest turn is {newest}, not {expected}; read it, and ask again"
+    )
+    return CutOff("rejected", reason_of(error))

@@ -1,0 +1,1 @@
+"""What a lane decides on sessions: commands, and times to live that are over."""

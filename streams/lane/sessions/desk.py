@@ -1,0 +1,354 @@
+"""The desk where a lane decides on its sessions: each command once, in the order of the log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, TypedDict
+
+import structlog
+
+from millstream.schemas.base import Address, Event, UserKey
+from millstream.schemas.errors import LaneLost, ServiceUnavailable
+from millstream.schemas.events import ResolvedRequest
+from millstream.schemas.lane_events import HoldPlaced
+from millstream.schemas.reasons import reason_of
+from millstream.schemas.sessions.commands import SessionCommand, SessionTtl
+from millstream.schemas.sessions.errors import SessionRefused
+from millstream.schemas.sessions.states import SessionAnswered, SessionChanged, SessionState
+from millstream.schemas.topics import CHECKPOINTS, HOLDS, SESSIONS
+from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.lane.base.context import LaneContext
+from millstream.streams.lane.base.tasks import LaneTasks
+from millstream.streams.lane.base.window import Entry
+from millstream.streams.lane.output.checkpoint_log import CheckpointLog
+from millstream.streams.lane.output.outcomes import CutOff
+from millstream.streams.lane.output.session_gate import turned_away
+from millstream.streams.lane.output.writer import Committed, LaneWriter
+from millstream.streams.lane.queue.run_queue import RunQueue
+from millstream.streams.lane.queue.session_queues import SessionQueues
+from millstream.streams.lane.runs.run import Run
+from millstream.streams.lane.sessions.decisions import Decided, FoundCheckpoint, Session, decide
+from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.lane.state.pauses import Pauses
+from millstream.streams.lane.state.sessions.states import due_ms
+from millstream.streams.wire.codec import Tombstone
+from millstream.streams.wire.keys import SessionKey, session_key
+from millstream.streams.wire.records import InputRecord, arrived_ms
+
+__all__ = ["SessionDesk"]
+
+log = structlog.get_logger(__name__)
+
+_AT_ONCE_MAX: Final = 100
+"""Sessions of a user that one step closes or deletes: others have their turn between two."""
+
+
+class _Told(TypedDict):
+    session: SessionState | None
+    turn: int
+
+
+class SessionDesk:
+    """Decides on the sessions of one lane's partition.
+
+    What is decided is known here at once, and committed in that order: so a request that is read
+    meanwhile meets the session as it will be. `taken_in` gives the offset behind the last request
+    that was taken in.
+    """
+
+    def __init__(
+        self,
+        context: LaneContext,
+        *,
+        state: LaneState,
+        writer: LaneWriter,
+        queue: RunQueue,
+        reader: PartitionReader,
+        pauses: Pauses,
+        taken_in: Callable[[], int],
+    ) -> None:
+        self._context = context
+        self._services = context.services
+        self._state = state
+        self._sessions = state.session_states
+        self._writer = writer
+        self._queue = queue
+        self._pauses = pauses
+        self._taken_in = taken_in
+        self._checkpoints = CheckpointLog(reader, context.at(CHECKPOINTS))
+        self._users = SessionQueues(context.fail)
+        self._tasks = LaneTasks(context.fail)
+        self.on_change: Callable[[SessionState], None] = lambda _: None
+        """Hears of each session that was created or changed."""
+
+    async def close(self) -> None:
+        """Cancel everything; nothing is committed any more."""
+        await asyncio.gather(self._users.cancel(), self._tasks.cancel(), return_exceptions=True)
+
+    @property
+    def tasks(self) -> set[asyncio.Task[None]]:
+        """Give what is under way."""
+        return self._users.tasks
+
+    def take(self, entry: Entry[InputRecord], command: SessionCommand, first: Address) -> None:
+        """Take a command, whose record first stood at `first`; a user's are decided in order."""
+        user: UserKey = (command.tenant, command.user_id)
+        guard = self._context.crash_counter.guard
+        address = entry.record.address
+        self._users.submit(user, lambda: guard(address, self._handle(entry, command, first)))
+
+    def look_over(self, request: ResolvedRequest, order: int, at_ms: int) -> CutOff | None:
+        """Give how a request that is read ends for the state of its session, `None` if it may run.
+
+        A session that it finds with its time over expires by it.
+        """
+        key = session_key(request)
+        state = self._sessions.get(key)
+        if state is None:
+            return None
+        due = due_ms(state, self._state.heads.get(key))
+        if due is not None and due <= at_ms and not self._queue.of_session(key):
+            self._expire(key, at_ms=due)
+        return turned_away(self._sessions.get(key), request.request_id, order)
+
+    def is_known(self, session: SessionKey) -> bool:
+        """Tell whether a user has such a session, or one of its requests is on."""
+        known = session in self._state.heads or self._sessions.get(session) is not None
+        return known or bool(self._queue.of_session(session))
+
+    def begin(self, session: SessionKey, ttl: SessionTtl, at_ms: int) -> None:
+        """Have a session that begins with a request live so long."""
+        command = SessionCommand(
+            tenant=session[0],
+            user_id=session[1],
+            session_id=session[2],
+            command_id="begin",
+            operation="create",
+            ttl=ttl,
+        )
+        decided = decide(command, Session(session), at_ms=at_ms)
+        self._submit(session, decided, at_ms=at_ms)
+
+    def is_on(self, session: SessionKey) -> bool:
+        """Tell whether a run of a session is under way or waits."""
+        return bool(self._queue.of_session(session))
+
+    async def _handle(
+        self, entry: Entry[InputRecord], command: SessionCommand, first: Address
+    ) -> None:
+        known = self._state.session_answers.get(
+            (command.tenant, command.user_id, command.command_id)
+        )
+        at_ms = arrived_ms(entry.record)
+        if known is not None:
+            committed = None if known.source == first else self._answer_again(known, first)
+        elif command.session_id is None:
+            committed = await self._all(command, first, at_ms)
+        else:
+            key = (command.tenant, command.user_id, command.session_id)
+            committed = await self._one(key, command, first, at_ms)
+        self._tasks.spawn(_finished(entry, committed))
+
+    async def _one(
+        self, key: SessionKey, command: SessionCommand, first: Address, at_ms: int
+    ) -> Committed:
+        found = await self._found(key, command)
+        # No await from here on: whoever is read next meets what is decided.
+        session = self._session(key)
+        decided = decide(command, session, at_ms=at_ms, found=found)
+        return self._submit(key, decided, at_ms=at_ms, session=session, asked=(command, first))
+
+    async def _all(self, command: SessionCommand, first: Address, at_ms: int) -> Committed:
+        """Close or delete all that a user has now, some at a time."""
+        mine = self._state.sessions_of(command.tenant, command.user_id)
+        count = 0
+        for start in range(0, len(mine), _AT_ONCE_MAX):
+            committed = None
+            for key in mine[start : start + _AT_ONCE_MAX]:
+                session = self._session(key)
+                decided = decide(command, session, at_ms=at_ms)
+                if decided.state is not None:
+                    count += 1
+                    committed = self._submit(
+                        key, decided, at_ms=at_ms, session=session, of_all=command
+                    )
+            if committed is not None:
+                await committed
+        answer = self._answer(command, first, Decided(), sessions=count)
+        self._state.session_answers.fold(answer)
+        return self._writer.submit([answer])
+
+    def _session(self, key: SessionKey) -> Session:
+        found = self._queue.of_session(key)
+        under_way = found[0] if found and isinstance(found[0], Run) else None
+        return Session(
+            key,
+            state=self._sessions.get(key),
+            head=self._state.heads.get(key),
+            is_on=bool(found),
+            runs=None if under_way is None else under_way.request.request_id,
+            before_offset=self._taken_in(),
+        )
+
+    def _submit(
+        self,
+        key: SessionKey,
+        decided: Decided,
+        *,
+        at_ms: int,
+        session: Session | None = None,
+        asked: tuple[SessionCommand, Address] | None = None,
+        of_all: SessionCommand | None = None,
+    ) -> Committed:
+        """Submit what was decided, with its event and its answer, and carry it out."""
+        session = session or Session(key)
+        command = asked[0] if asked is not None else of_all
+        events: list[Event | Tombstone] = []
+        if decided.state is not None:
+            self._sessions.fold(decided.state)
+            events.append(decided.state)
+            if decided.state.state == "deleted":
+                events += self._forgotten(session)
+            self.on_change(decided.state)
+        if decided.head is not None:
+            self._state.move_head(decided.head)
+            events.append(decided.head)
+        if decided.change is not None and decided.state is not None:
+            events.append(_changed(session, decided, command, at_ms=at_ms))
+        if asked is not None:
+            answer = self._answer(*asked, decided)
+            self._state.session_answers.fold(answer)
+            events.append(answer)
+        committed = self._writer.submit(events)
+        if decided.state is not None and decided.change in {"closed", "deleted"}:
+            self._end_what_waits(key, decided.state)
+        return committed
+
+    def _end_what_waits(self, key: SessionKey, state: SessionState) -> None:
+        for one in self._queue.of_session(key):
+            request_id = one.key[2]
+            cut_off = turned_away(state, request_id, one.order)
+            if cut_off is not None:
+                self._tasks.spawn(self._queue.cancel(one, cut_off))
+
+    def _forgotten(self, session: Session) -> list[Tombstone]:
+        """Forget a session that is deleted; give what its topics are to forget."""
+        gone = []
+        if session.head is not None:
+            gone.append(Tombstone(SESSIONS, session.head.record_key))
+            self._state.drop_head(session.key)
+        tenant, user_id, session_id = session.key
+        hold = HoldPlaced(tenant=tenant, user_id=user_id, session_id=session_id)
+        if hold in self._pauses:
+            self._pauses.remove(hold)
+            gone.append(Tombstone(HOLDS, hold.record_key))
+            self._queue.on_resumed(hold)
+        return gone
+
+    def _expire(self, key: SessionKey, *, at_ms: int) -> None:
+        """Expire a session whose time is over, by nobody's command."""
+        session = self._session(key)
+        tenant, user_id, session_id = key
+        command = SessionCommand(
+            tenant=tenant,
+            user_id=user_id,
+            session_id=session_id,
+            command_id="ttl",
+            operation="expire",
+            if_due=True,
+        )
+        self._submit(key, decide(command, session, at_ms=at_ms), at_ms=at_ms, session=session)
+
+    async def _found(self, key: SessionKey, command: SessionCommand) -> FoundCheckpoint | None:
+        """Find the checkpoint that a command means on the log. Raises `LaneLost`."""
+        if command.operation not in {"restore", "name_checkpoint"}:
+            return None
+        head, state = self._state.heads.get(key), self._sessions.get(key)
+        if head is None:
+            return None
+        if command.operation == "restore" and command.name is not None:
+            names = () if state is None else state.names
+            named = next((one for one in names if one.name == command.name), None)
+            if named is None:
+                return None
+            wanted = head.model_copy(
+                update={
+                    "checkpoint_id": named.checkpoint_id,
+                    "checkpoint_offset_min": named.offset_min,
+                }
+            )
+            saved = await self._checkpoints.find(wanted)
+            return None if saved is None else FoundCheckpoint(saved, named.offset_min)
+        if command.turn == head.turn:
+            saved = await self._checkpoints.find(head)
+            return None if saved is None else FoundCheckpoint(saved, head.checkpoint_offset_min)
+        try:
+            found = await self._checkpoints.find_turn(
+                key, command.turn or 0, near=command.checkpoint_offset, since_ms=head.created_at_ms
+            )
+        except ServiceUnavailable as error:
+            raise LaneLost(f"a checkpoint cannot be read: {error}") from error
+        return None if found is None else FoundCheckpoint(*found)
+
+    def _answer(
+        self,
+        command: SessionCommand,
+        first: Address,
+        decided: Decided,
+        *,
+        sessions: int | None = None,
+    ) -> SessionAnswered:
+        refused: SessionRefused | None = decided.refused
+        return SessionAnswered(
+            tenant=command.tenant,
+            user_id=command.user_id,
+            at_ms=self._services.clock_ms(),
+            command_id=command.command_id,
+            operation=command.operation,
+            session_id=command.session_id,
+            refused=None if refused is None else reason_of(refused),
+            source=first,
+            sessions=sessions,
+            **self._told(command.tenant, command.user_id, command.session_id),
+        )
+
+    def _answer_again(self, known: SessionAnswered, first: Address) -> Committed:
+        told = self._told(known.tenant, known.user_id, known.session_id)
+        again = known.model_copy(update={"source": first, **told})
+        return self._writer.submit([again])
+
+    def _told(self, tenant: str, user_id: str, session_id: str | None) -> _Told:
+        if session_id is None:
+            return {"session": None, "turn": 0}
+        key = (tenant, user_id, session_id)
+        head = self._state.heads.get(key)
+        return {"session": self._sessions.get(key), "turn": 0 if head is None else head.turn}
+
+
+async def _finished(entry: Entry[InputRecord], committed: Committed | None) -> None:
+    if committed is not None:
+        await committed
+    entry.finish()
+
+
+def _changed(
+    session: Session, decided: Decided, command: SessionCommand | None, *, at_ms: int
+) -> SessionChanged:
+    state, change = decided.state, decided.change
+    assert state is not None and change is not None  # noqa: S101, PT018  whoever asks has looked
+    head = decided.head or session.head
+    return SessionChanged(
+        tenant=state.tenant,
+        user_id=state.user_id,
+        session_id=state.session_id,
+        at_ms=at_ms,
+        change=change,
+        state=state.state,
+        revision=state.revision,
+        turn=0 if head is None else head.turn,
+        restored_turn=decided.restored_turn,
+        command_id=None if command is None else command.command_id,
+        by=None if command is None else command.by,
+        why=None if command is None else command.why,
+    )

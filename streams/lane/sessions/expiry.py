@@ -1,0 +1,162 @@
+"""Sessions whose time to live is over: asked for by a record, since the broker's time decides.
+
+A lane does not trust its own clock with it. When a session seems due, it publishes `expire` with
+`if_due`, and what the broker took down as that record's time says whether it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Final
+
+from aiokafka.errors import KafkaError
+
+from millstream.schemas.base import UserKey
+from millstream.schemas.errors import LaneLost, ServiceUnavailable
+from millstream.schemas.sessions.commands import SessionCommand
+from millstream.schemas.sessions.states import SessionState
+from millstream.schemas.topics import SESSION_COMMANDS
+from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.lane.base.context import LaneContext
+from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.lane.state.sessions.states import due_ms
+from millstream.streams.wire.codec import encode
+from millstream.streams.wire.keys import SessionKey
+
+__all__ = ["SessionExpiry"]
+
+_AGAIN_MS: Final = 1000
+"""A session that cannot expire yet, since a run of it is on, is looked at again after this time."""
+
+_AFTER_OPENING_S: Final = 3.0
+"""What stood unread as the lane was opened is read first: it may have come in time."""
+
+_BEHIND_MS: Final = 20
+"""The lane's clock may lag what it read of the broker's by so much; asked too early, it is asked
+again."""
+
+
+class SessionExpiry:
+    """Asks for the expiry of one lane's sessions when it is due.
+
+    `is_on` tells of a session whether a run of it is under way or waits, `is_deferred` of a user
+    whether requests of theirs were left unread. `taken_in` gives the offset behind the last request
+    that was taken in: one that stands unread came before the end of its session.
+    """
+
+    def __init__(
+        self,
+        context: LaneContext,
+        *,
+        state: LaneState,
+        reader: PartitionReader,
+        source: str,
+        is_on: Callable[[SessionKey], bool],
+        is_deferred: Callable[[UserKey], bool],
+        taken_in: Callable[[], int],
+    ) -> None:
+        self._context = context
+        self._services = context.services
+        self._state = state
+        self._reader = reader
+        self._source = source
+        self._is_on = is_on
+        self._is_deferred = is_deferred
+        self._taken_in = taken_in
+        self._due: list[tuple[int, SessionKey]] = []
+        self._asked: dict[SessionKey, int] = {}
+        self._changed = asyncio.Event()
+
+    def open(self) -> None:
+        """Learn which sessions may expire."""
+        for state in self._state.session_states.with_ttl():
+            self.watch(state)
+
+    def watch(self, state: SessionState) -> None:
+        """Hear of a session that was created or changed."""
+        key = (state.tenant, state.user_id, state.session_id)
+        self._asked.pop(key, None)
+        due = due_ms(state, self._state.heads.get(key))
+        if due is not None:
+            heapq.heappush(self._due, (due, key))
+            self._changed.set()
+
+    async def run(self) -> None:
+        """Ask for each when it is due. Raises `LaneLost`."""
+        await asyncio.sleep(_AFTER_OPENING_S)
+        while True:
+            self._changed.clear()
+            now_ms = self._services.clock_ms()
+            while self._due and self._due[0][0] <= now_ms:
+                _, key = heapq.heappop(self._due)
+                await self._look_at(key, now_ms)
+            wait_s = None
+            if self._due:
+                wait_s = (self._due[0][0] + _BEHIND_MS - now_ms) / 1000
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    async def _look_at(self, key: SessionKey, now_ms: int) -> None:
+        state = self._state.session_states.get(key)
+        due = None if state is None else due_ms(state, self._state.heads.get(key))
+        if state is None or due is None:
+            return
+        if due > now_ms:  # it was used since
+            heapq.heappush(self._due, (due, key))
+        elif self._is_on(key) or self._is_deferred(key[:2]) or await self._is_behind():
+            heapq.heappush(self._due, (now_ms + _AGAIN_MS, key))
+        else:
+            await self._ask(key, due)
+            # Asked too early by the broker's clock, it is refused and asked again.
+            heapq.heappush(self._due, (now_ms + _AGAIN_MS, key))
+
+    async def _is_behind(self) -> bool:
+        """Tell whether requests stand on the log that were not taken in."""
+        where = self._context.at(self._context.stage.input)
+        try:
+            async with self._reader.lock:
+                ends = await self._reader.high_watermarks([where])
+                if ends[where] <= self._taken_in():
+                    return False
+                # What stands there may be the marks of transactions.
+                unread = self._reader.read(ends, from_offset=self._taken_in())
+                async with aclosing(unread) as records:
+                    async for _ in records:
+                        return True
+        except ServiceUnavailable as error:
+            raise LaneLost(f"the end of the requests cannot be read: {error}") from error
+        return False
+
+    async def _ask(self, key: SessionKey, due: int) -> None:
+        times = self._asked.get(key, 0)
+        self._asked[key] = times + 1
+        tenant, user_id, session_id = key
+        now_ms = self._services.clock_ms()
+        command = SessionCommand(
+            tenant=tenant,
+            user_id=user_id,
+            session_id=session_id,
+            at_ms=now_ms,
+            command_id=f"ttl:{now_ms}:{due}:{times}",
+            operation="expire",
+            if_due=True,
+            by="millstream",
+            why="its time to live is over",
+        )
+        encoded = encode(command, source=self._source)
+        try:
+            await self._services.producer.send_and_wait(
+                self._context.settings.topic(SESSION_COMMANDS.name),
+                encoded.value,
+                encoded.key,
+                self._context.partition,
+                headers=encoded.headers,
+            )
+        except KafkaError as error:
+            raise LaneLost(f"a session's end could not be asked for: {error!r}") from error
