@@ -177,7 +177,6 @@ async def _build(
     )
     store = RedisSessionStore(settings, on_unreadable=unreadable.inc)
     stack.push_async_callback(store.close)
-    await _refuse_cluster(store)
     views: Renewed[Views] | None = None
     if "views" in roles:
         known_models = (settings.default_model, *FREE_MODELS, *policy.prices)
@@ -299,14 +298,6 @@ async def _producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
             await asyncio.wait_for(producer.stop(), _PRODUCER_STOP_S)
         except TimeoutError:
             log.warning("what was sent last was not acknowledged: tokens of runs that were cut off")
-
-
-async def _refuse_cluster(store: RedisSessionStore) -> None:
-    try:
-        await store.refuse_cluster()
-    except ServiceUnavailable as error:
-        # Redis is a view: a worker does without.
-        log.warning("Redis was passed over", reason=str(error))
 
 
 def _peek(store: RedisSessionStore) -> PeekCheckpoint:

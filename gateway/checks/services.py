@@ -45,7 +45,7 @@ async def check_kafka() -> tuple[Finding, ...]:
 
 
 async def check_redis() -> tuple[Finding, ...]:
-    """Whether Redis answers, is no cluster, can be written, and has the view's keys as they are."""
+    """Whether Redis answers, can be written, and has the view's keys as they are."""
     try:
         settings: Settings = settings_for_client()
     except Misconfigured:
@@ -56,7 +56,6 @@ async def check_redis() -> tuple[Finding, ...]:
         return (Finding("redis", "wrong", str(error), "mend MILLSTREAM_REDIS_URL, or unset it"),)
     try:
         await store.ping()
-        await store.refuse_cluster()
         await store.check_writes()
         foreign = await store.foreign_keys()
     except MillstreamError as error:

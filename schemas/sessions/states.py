@@ -93,6 +93,20 @@ class SessionState(Event):
         """Tenant, user and session."""
         return compound_key(self.tenant, self.user_id, self.session_id)
 
+    def due_ms(self, turned_ms: int = 0) -> int | None:
+        """Give when it expires if it is used no more, `None` if it does not.
+
+        `turned_ms` is when its newest turn was, in ms since the epoch, 0: there was none.
+        """
+        if self.state != "open":
+            return None
+        ends = []
+        if self.ttl.idle_s is not None:
+            ends.append(max(self.active_at_ms, turned_ms) + self.ttl.idle_s * 1000)
+        if self.ttl.total_s is not None:
+            ends.append(self.created_at_ms + self.ttl.total_s * 1000)
+        return min(ends, default=None)
+
 
 class SessionChanged(Event):
     """A session was created, changed, closed, opened again, ended or taken back, and by whom.

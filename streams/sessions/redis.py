@@ -1,10 +1,5 @@
 """The session view in Redis: fast, and thrown away at any moment without loss.
 
-Per session a hash `<namespace>:{<tenant>/<user>}:session:<session>` and per user a sorted set
-`<namespace>:{<tenant>/<user>}:sessions` of session ids by the time they were last written. The
-braces are Redis Cluster's hash tag: all keys of a user are on one node, so that one script may
-change them together. Names are percent-encoded, so that no id can forge a tag or another key.
-
 What stands there may be anything, since anybody may have written it: what cannot be read counts as
 absent, and a key of another type is left as it is, for whoever put it there.
 """
@@ -12,78 +7,78 @@ absent, and a key of another type is left as it is, for whoever put it there.
 from __future__ import annotations
 
 import logging
-import math
-import re
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar, cast
-from urllib.parse import quote, unquote
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar, cast
+from urllib.parse import unquote
 
-import redis.asyncio
-from redis.exceptions import RedisError
+from pydantic import ValidationError
+from redis.exceptions import MovedError, RedisError
 
-from millstream.agents.sessions.manager import SessionInfo, SessionPage, StoredCheckpoint
-from millstream.schemas.errors import ForeignKey, Misconfigured, ServiceUnavailable
-from millstream.schemas.events import AgentResult, CheckpointSaved, ResultStatus
-from millstream.streams.sessions.paging import SessionLimits, page_of
+from millstream.agents.sessions.manager import (
+    ANY_SESSION,
+    SessionCheckpoint,
+    SessionFilter,
+    SessionInfo,
+    SessionOrder,
+    SessionPage,
+    SessionStats,
+    StoredCheckpoint,
+)
+from millstream.schemas.errors import ForeignKey
+from millstream.schemas.events import AgentResult, CheckpointSaved, SessionUpdated
+from millstream.schemas.ports import ClockMs
+from millstream.schemas.sessions.states import SessionState
+from millstream.streams.sessions.facts import (
+    Facts,
+    KeptCheckpoint,
+    checkpoints_of,
+    stats_of,
+)
+from millstream.streams.sessions.in_redis.connecting import Client, RedisConnections, told
+from millstream.streams.sessions.in_redis.keys import SessionKeys, UserKeys, kind_of, pattern_of
+from millstream.streams.sessions.in_redis.rows import FIELDS, facts_of
+from millstream.streams.sessions.in_redis.scanning import scanned
+from millstream.streams.sessions.in_redis.scripts import (
+    NOTE_RESULT,
+    PRUNE,
+    PUT_CHECKPOINT,
+    PUT_HEAD,
+    PUT_STATE,
+    Script,
+)
+from millstream.streams.sessions.paging import (
+    Cursors,
+    SessionLimits,
+    bounds,
+    name_of,
+    quoted,
+    session_at,
+)
 from millstream.streams.settings import Settings
+
+__all__ = ["RedisSessionStore"]
 
 AnswerT = TypeVar("AnswerT")
 
-_CONNECTIONS_MAX = 16
-_TIMEOUT_S = 2.0
-
-_SCANS_MAX, _SCANNED = 100, 1000
-
-_CLUSTER = (
-    "MILLSTREAM_REDIS_URL names a node of a Redis Cluster, which the view of sessions cannot use "
-    "yet: name a Redis with `cluster-enabled no`"
-)
-
-_HEAD_FIELDS = ("turn", "updated", "request", "created", "status")
-
-# KEYS: the session's hash, the user's index. Evicted hashes share the hash tag, hence the node.
-_PUT_CHECKPOINT = """
-local hash, index = redis.call('TYPE', KEYS[1]).ok, redis.call('TYPE', KEYS[2]).ok
-if hash ~= 'hash' and hash ~= 'none' then return -1 end
-if index ~= 'zset' and index ~= 'none' then return -2 end
-local kept = redis.call('HGET', KEYS[1], 'offset')
-kept = kept and #kept < 20 and string.match(kept, '^%d+$') and tonumber(kept)
-if kept and kept >= tonumber(ARGV[1]) then return 0 end
-redis.call('HSET', KEYS[1], 'offset', ARGV[1], 'checkpoint', ARGV[2], 'turn', ARGV[3],
-  'request', ARGV[4], 'updated', ARGV[5])
-if ARGV[3] == '1' then redis.call('HSET', KEYS[1], 'created', ARGV[5]) end
-redis.call('ZADD', KEYS[2], ARGV[5], ARGV[6])
-redis.call('EXPIRE', KEYS[1], ARGV[7])
-redis.call('EXPIRE', KEYS[2], ARGV[7])
-local over = redis.call('ZCARD', KEYS[2]) - tonumber(ARGV[8])
-if over > 0 then
-  for _, name in ipairs(redis.call('ZRANGE', KEYS[2], 0, over - 1)) do
-    redis.call('DEL', ARGV[9] .. name)
-  end
-  redis.call('ZREMRANGEBYRANK', KEYS[2], 0, over - 1)
-end
-return 1
-"""
-
-_NOTE_RESULT = """
-local hash = redis.call('TYPE', KEYS[1]).ok
-if hash ~= 'hash' and hash ~= 'none' then return -1 end
-local kept = redis.call('HGET', KEYS[1], 'status_offset')
-kept = kept and #kept < 20 and string.match(kept, '^%d+$') and tonumber(kept)
-if kept and kept >= tonumber(ARGV[1]) then return 0 end
-redis.call('HSET', KEYS[1], 'status_offset', ARGV[1], 'status', ARGV[2])
-redis.call('EXPIRE', KEYS[1], ARGV[3])
-return 1
-"""
+_SCANS_MAX: Final = 100
+_ROWS: Final = 500
+_ROWS_OF_A_PAGE_MAX: Final = 20_000
 
 _log = logging.getLogger(__name__)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 class RedisSessionStore:
     """Sessions in Redis; `close` it. Calls wait some seconds at most, then `ServiceUnavailable`.
 
     Raises `Misconfigured` for a URL that is none. `on_unreadable` hears of each key that was passed
-    over, since what it holds cannot be read.
+    over, since what it holds cannot be read. `prefix` is what its keys begin with, the namespace
+    where none is given.
     """
 
     def __init__(
@@ -92,232 +87,302 @@ class RedisSessionStore:
         limits: SessionLimits | None = None,
         *,
         on_unreadable: Callable[[], object] = lambda: None,
+        clock_ms: ClockMs = _now_ms,
+        prefix: str | None = None,
     ) -> None:
         self._on_unreadable = on_unreadable
-        self._namespace = settings.namespace
+        self.prefix = settings.namespace if prefix is None else prefix
         self._limits = limits or SessionLimits()
-        try:
-            pool = redis.asyncio.BlockingConnectionPool.from_url(
-                settings.redis_url,
-                max_connections=_CONNECTIONS_MAX,
-                timeout=_TIMEOUT_S,
-                socket_timeout=_TIMEOUT_S,
-                socket_connect_timeout=_TIMEOUT_S,
-                decode_responses=True,
-                # Bytes that are no text are read as what no text of ours is, and so as absent.
-                encoding_errors="surrogateescape",
-            )
-        except ValueError:
-            # Neither the URL nor the error is shown: both may hold the password.
-            message = (
-                "MILLSTREAM_REDIS_URL is no Redis URL: write redis://HOST:PORT/DATABASE, or "
-                "rediss:// for TLS"
-            )
-            raise Misconfigured(message) from None
-        self._redis = redis.asyncio.Redis.from_pool(pool)
-        self._put_checkpoint = self._redis.register_script(_PUT_CHECKPOINT)
-        self._note_result = self._redis.register_script(_NOTE_RESULT)
+        self._clock_ms = clock_ms
+        self.connections = RedisConnections(settings.redis_url)
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._redis.aclose()
+        await self.connections.close()
 
     async def ping(self) -> None:
         """Return once Redis answers."""
-        await _answer(cast("Awaitable[Any]", self._redis.ping()))
-
-    async def refuse_cluster(self) -> None:
-        """Raise `Misconfigured` if it is a node of a Redis Cluster, `ServiceUnavailable` if away.
-
-        A client that knows one node reaches the keys of that one alone.
-        """
-        info: dict[str, Any] = await _answer(self._redis.info("cluster"))
-        if info.get("cluster_enabled"):
-            raise Misconfigured(_CLUSTER)
+        await self.connections.ask(lambda client: cast("Awaitable[Any]", client.ping()))
 
     async def check_writes(self) -> None:
         """Raise `ServiceUnavailable` if nothing can be written: read-only, or out of memory."""
-        key = f"{self._namespace}:check"
-        await _answer(self._redis.set(key, "", ex=1))
+        key = f"{self.prefix}:check"
+        await self.connections.ask(lambda client: client.set(key, "", ex=1))
 
     async def foreign_keys(self) -> Sequence[str]:
         """Give keys of the view that hold another type than its own, of some 100,000 keys."""
-        pattern = f"{_escaped(self._namespace)}:{{*"
         foreign: list[str] = []
-        cursor = 0
-        for _ in range(_SCANS_MAX):
-            page = await _answer(self._redis.scan(cursor, pattern, count=_SCANNED))
-            cursor, keys = cast("tuple[int, list[str]]", page)
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for key in keys:
-                    pipeline.type(key)
-                kinds = await _answer(pipeline.execute())
+        scans = 0
+        async for keys in self.scan():
             # A key may be gone by now.
+            kinds = await self._piped([partial(_type, key=key) for key in keys])
             foreign += [
                 key
                 for key, kind in zip(keys, kinds, strict=True)
-                if kind not in {_kind_of(key), "none"}
+                if kind not in {kind_of(key), "none"} and kind_of(key) is not None
             ]
-            if cursor == 0:
+            if (scans := scans + 1) >= _SCANS_MAX:
                 break
         return foreign
+
+    def scan(self, rest: str = "*") -> AsyncIterator[list[str]]:
+        """Give the view's keys, some at a time, of all nodes of a cluster."""
+        return scanned(self.connections, pattern_of(self.prefix, rest))
 
     async def put_checkpoint(self, event: CheckpointSaved, offset: int) -> bool:
         """Keep a checkpoint unless one of the same or a higher offset is kept.
 
         Raises `ForeignKey` where a key is of another type.
         """
-        user = self._user(event.tenant, event.user_id)
-        name = _quoted(event.session_id)
-        arguments: Sequence[str | int] = [
+        return await self._put(
+            PUT_CHECKPOINT,
+            event,
             offset,
             event.model_dump_json(exclude_none=True),
             event.turn,
             event.request_id,
             event.at_ms,
-            name,
-            self._limits.ttl_s,
-            self._limits.sessions_per_user_max,
-            f"{user}:session:",
-        ]
-        keys = [f"{user}:session:{name}", f"{user}:sessions"]
-        return _kept(await _answer(self._put_checkpoint(keys=keys, args=arguments)), keys)
+            KeptCheckpoint.of(event, offset).model_dump_json(exclude_none=True),
+            min(self._limits.checkpoint_ttl_s, self._limits.ttl_s),
+            self._limits.checkpoints_per_user_max,
+            self._limits.checkpoints_per_session_max,
+        )
 
     async def note_result(self, event: AgentResult, offset: int) -> bool:
         """Keep a result's status unless one of the same or a higher offset is kept."""
-        key = self._session(event.tenant, event.user_id, event.session_id)
-        arguments: Sequence[str | int] = [offset, event.status, self._limits.ttl_s]
-        return _kept(await _answer(self._note_result(keys=[key], args=arguments)), [key])
+        return await self._put(NOTE_RESULT, event, offset, event.status)
+
+    async def put_head(self, event: SessionUpdated, offset: int) -> bool:
+        """Keep a session's head unless one of the same or a higher offset is kept."""
+        text = event.model_dump_json(exclude_none=True)
+        return await self._put(PUT_HEAD, event, offset, text, event.created_at_ms, event.at_ms)
+
+    async def put_state(self, event: SessionState) -> bool:
+        """Keep what a session is, unless the same or a higher revision is kept."""
+        text = event.model_dump_json(exclude_none=True)
+        return await self._put(
+            PUT_STATE, event, event.revision, text, event.created_at_ms, event.state, event.at_ms
+        )
 
     async def get_checkpoint(
         self, tenant: str, user_id: str, session_id: str
     ) -> StoredCheckpoint | None:
         """Give the newest checkpoint that is kept; one that cannot be read counts as absent."""
-        key = self._session(tenant, user_id, session_id)
+        key = UserKeys.of(self.prefix, tenant, user_id).session(session_id).checkpoint
         try:
-            fields = await _answer(
-                cast(
-                    "Awaitable[list[str | None]]", self._redis.hmget(key, ["checkpoint", "offset"])
+            text, offset = await self.connections.ask(
+                lambda client: cast(
+                    "Awaitable[list[str | None]]", client.hmget(key, ["checkpoint", "offset"])
                 )
             )
-            if fields[0] is None or fields[1] is None:
+            if text is None or offset is None:
                 return None
-            return StoredCheckpoint(CheckpointSaved.model_validate_json(fields[0]), int(fields[1]))
+            return StoredCheckpoint(CheckpointSaved.model_validate_json(text), int(offset))
         except (ForeignKey, ValueError) as error:
             self._pass_over(key, error)
             return None
 
     async def get(self, tenant: str, user_id: str, session_id: str) -> SessionInfo | None:
-        """Give a session's head."""
-        heads = await self._heads(tenant, user_id, [session_id])
-        return heads[0] if heads else None
+        """Give a session; `None` also for one that was deleted."""
+        keys = UserKeys.of(self.prefix, tenant, user_id).session(session_id)
+        key = keys.facts
+        fields = await self._quietly(
+            key, lambda client: cast("Awaitable[list[str | None]]", client.hmget(key, FIELDS))
+        )
+        facts = None if fields is None else self._facts(key, fields)
+        return None if facts is None else facts.info(tenant, user_id, session_id)
 
     async def list(
-        self, tenant: str, user_id: str, *, limit: int, after: str | None = None
+        self,
+        tenant: str,
+        user_id: str,
+        *,
+        limit: int,
+        after: str | None = None,
+        order: SessionOrder = "newest",
+        wanted: SessionFilter = ANY_SESSION,
     ) -> SessionPage:
-        """Give up to `limit` of a user's sessions, newest first.
-
-        The whole index is read: it is bounded by `sessions_per_user_max`.
-        """
-        index = await _answer(
-            cast(
-                "Awaitable[list[tuple[str, float]]]",
-                self._redis.zrange(
-                    f"{self._user(tenant, user_id)}:sessions", 0, -1, withscores=True
-                ),
+        """Give up to `limit` of a user's sessions, of the first 20,000 behind `after`."""
+        cursors = Cursors(tenant, user_id, order, wanted)
+        bound = cursors.place(after)
+        shown: list[SessionInfo] = []
+        last, looked_at = bound, 0
+        rows = limit + 1 if wanted == ANY_SESSION else _ROWS
+        while True:
+            places = await self._places(
+                tenant, user_id, last, order=order, wanted=wanted, rows=rows
             )
-        )
-        positions = [(int(at_ms), unquote(name)) for name, at_ms in index if _is_ours(name, at_ms)]
-        page, following = page_of(positions, limit=limit, after=after)
-        heads = await self._heads(tenant, user_id, [session_id for _, session_id in page])
-        return SessionPage(tuple(heads), following)
+            for place, info in await self._infos(tenant, user_id, places):
+                if wanted.passes(info):
+                    if len(shown) == limit:
+                        return SessionPage(tuple(shown), cursors.at(bound or place))
+                    shown.append(info)
+                    bound = place
+            looked_at += len(places)
+            if len(places) < rows:
+                return SessionPage(tuple(shown), None)
+            last = places[-1]
+            if looked_at >= _ROWS_OF_A_PAGE_MAX and name_of(last) is not None:
+                return SessionPage(tuple(shown), cursors.at(last))
 
-    async def _heads(
-        self, tenant: str, user_id: str, session_ids: Sequence[str]
-    ) -> Sequence[SessionInfo]:
-        if not session_ids:
-            return ()
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for session_id in session_ids:
-                pipeline.hmget(self._session(tenant, user_id, session_id), _HEAD_FIELDS)
-            answers: list[Any] = await _answer(pipeline.execute(raise_on_error=False))
-        heads = []
-        for session_id, fields in zip(session_ids, answers, strict=True):
+    async def checkpoints(
+        self, tenant: str, user_id: str, session_id: str
+    ) -> tuple[SessionCheckpoint, ...]:
+        """Give a session's checkpoints that the log still has, the newest first."""
+        keys = UserKeys.of(self.prefix, tenant, user_id).session(session_id)
+        fields, entries = await self._piped(
+            [
+                partial(_fields, key=keys.facts),
+                lambda piped: piped.zrange(keys.checkpoints, 0, -1),
+            ]
+        )
+        facts = self._facts(keys.facts, fields) or Facts()
+        kept = []
+        if isinstance(entries, RedisError):
+            self._pass_over(keys.checkpoints, entries)
+            entries = ()
+        for entry in entries:
             try:
-                if isinstance(fields, RedisError):
-                    raise _told(fields) from fields
-                head = _head(tenant, user_id, session_id, fields)
-            except (ForeignKey, ValueError) as error:
-                self._pass_over(self._session(tenant, user_id, session_id), error)
+                kept.append(KeptCheckpoint.model_validate_json(entry))
+            except ValidationError as error:
+                self._pass_over(keys.checkpoints, error)
+        return checkpoints_of(kept, facts, now_ms=self._clock_ms())
+
+    async def stats(self, tenant: str, user_id: str) -> SessionStats:
+        """Add up a user's sessions: all of them are read."""
+        return await self._stats(tenant, user_id, SessionStats())
+
+    async def stats_of_all(self) -> SessionStats:
+        """Add up everybody's sessions: all of them are read."""
+        sums = SessionStats()
+        seen: set[str] = set()  # a scan may give a key twice
+        async for keys in self.scan("*}:places"):
+            for key in set(keys) - seen:
+                tenant, slash, user_id = key[len(self.prefix) + 2 : -len("}:places")].partition("/")
+                if slash and kind_of(key) is not None:
+                    sums = await self._stats(unquote(tenant), unquote(user_id), sums)
+            seen.update(keys)
+        return sums
+
+    async def _stats(self, tenant: str, user_id: str, sums: SessionStats) -> SessionStats:
+        last = None
+        while True:
+            places = await self._places(tenant, user_id, last)
+            infos = await self._infos(tenant, user_id, places)
+            sums = stats_of((info for _, info in infos), sums)
+            if len(places) < _ROWS:
+                return sums
+            last = places[-1]
+
+    async def _put(
+        self,
+        script: Script,
+        event: CheckpointSaved | AgentResult | SessionUpdated | SessionState,
+        *more: str | int,
+    ) -> bool:
+        user = UserKeys.of(self.prefix, event.tenant, event.user_id)
+        keys = user.session(event.session_id)
+        limits = (self._limits.ttl_s, self._limits.sessions_per_user_max)
+        args = (quoted(event.session_id), user.base, *limits, *more)
+        answer = await self.connections.run(script, keys, args)
+        if answer < 0:
+            key = keys[-answer - 1]
+            raise ForeignKey(f"{key!r} is of another type than the view's; delete or rename it")
+        return bool(answer)
+
+    async def _places(
+        self,
+        tenant: str,
+        user_id: str,
+        last: str | None,
+        *,
+        order: SessionOrder = "oldest",
+        wanted: SessionFilter = ANY_SESSION,
+        rows: int = _ROWS,
+    ) -> Sequence[str]:
+        """Give the places behind `last`, as many as `rows` at most."""
+        key = UserKeys.of(self.prefix, tenant, user_id).places
+        first, behind = bounds(wanted)
+        low, high = f"[{first}" if first else "-", f"({behind}" if behind else "+"
+
+        def call(client: Client) -> Awaitable[Sequence[str]]:
+            if order == "newest":
+                given = client.zrevrangebylex(key, f"({last}" if last else high, low, 0, rows)
+            else:
+                given = client.zrangebylex(key, f"({last}" if last else low, high, 0, rows)
+            return cast("Awaitable[Sequence[str]]", given)
+
+        return await self._quietly(key, call) or []
+
+    async def _infos(
+        self, tenant: str, user_id: str, places: Sequence[str]
+    ) -> Sequence[tuple[str, SessionInfo]]:
+        """Give the sessions at these places, and have those forgotten that are gone."""
+        user = UserKeys.of(self.prefix, tenant, user_id)
+        at: list[tuple[str, str, SessionKeys]] = []
+        for place in places:
+            session_id = session_at(place)
+            if session_id is not None:
+                at.append((place, session_id, user.session(session_id)))
+        if not at:
+            return []
+        rows = await self._piped([partial(_fields, key=keys.facts) for _, _, keys in at])
+        infos = []
+        gone: list[str] = []
+        for (place, session_id, keys), fields in zip(at, rows, strict=True):
+            if not isinstance(fields, RedisError) and not any(fields):
+                gone += [quoted(session_id), place]
                 continue
-            if head is not None:
-                heads.append(head)
-        return heads
+            facts = self._facts(keys.facts, fields)
+            info = None if facts is None else facts.info(tenant, user_id, session_id)
+            if info is not None:
+                infos.append((place, info))
+        if gone:
+            await self.connections.run(PRUNE, [user.written, user.places], [user.base, *gone])
+        return infos
+
+    def _facts(self, key: str, fields: Any) -> Facts | None:
+        try:
+            if isinstance(fields, RedisError):
+                raise told(fields) from fields
+            return facts_of(fields)
+        except (ForeignKey, ValueError) as error:
+            self._pass_over(key, error)
+            return None
+
+    async def _piped(self, calls: Sequence[Callable[[Any], object]]) -> Sequence[Any]:
+        """Make several calls at once; what one of them fails with stands in its place."""
+
+        async def call(client: Client) -> list[Any]:
+            async with client.pipeline(transaction=False) as pipeline:
+                for one in calls:
+                    one(pipeline)
+                answers = await pipeline.execute(raise_on_error=False)
+            for answer in answers:
+                if isinstance(answer, MovedError):
+                    raise answer
+            return answers
+
+        return await self.connections.ask(call)
+
+    async def _quietly(
+        self, key: str, call: Callable[[Client], Awaitable[Sequence[AnswerT]]]
+    ) -> Sequence[AnswerT] | None:
+        """Make a call; a key of another type counts as absent."""
+        try:
+            return await self.connections.ask(call)
+        except ForeignKey as error:
+            self._pass_over(key, error)
+            return None
 
     def _pass_over(self, key: str, error: Exception) -> None:
         self._on_unreadable()
         _log.warning("%r holds nothing that can be read, the log has it: %s", key, error)
 
-    def _user(self, tenant: str, user_id: str) -> str:
-        return f"{self._namespace}:{{{_quoted(tenant)}/{_quoted(user_id)}}}"
 
-    def _session(self, tenant: str, user_id: str, session_id: str) -> str:
-        return f"{self._user(tenant, user_id)}:session:{_quoted(session_id)}"
+def _type(piped: Any, key: str) -> None:
+    piped.type(key)
 
 
-def _head(
-    tenant: str, user_id: str, session_id: str, fields: list[str | None]
-) -> SessionInfo | None:
-    turn, updated, request, created, status = fields
-    for text in (request or "", status or ""):
-        text.encode()  # raises for what is no text
-    if turn is None or updated is None or request is None:
-        return None
-    return SessionInfo(
-        tenant=tenant,
-        user_id=user_id,
-        session_id=session_id,
-        turn=int(turn),
-        updated_at_ms=int(updated),
-        last_request_id=request,
-        created_at_ms=int(created) if created is not None else None,
-        last_status=cast("ResultStatus | None", status),
-    )
-
-
-async def _answer(call: Awaitable[AnswerT]) -> AnswerT:
-    try:
-        return await call
-    except RedisError as error:
-        raise _told(error) from error
-
-
-def _told(error: RedisError) -> ForeignKey | ServiceUnavailable:
-    if "WRONGTYPE" in str(error):
-        return ForeignKey(str(error))
-    return ServiceUnavailable(f"Redis does not answer as it should: {error}")
-
-
-def _kept(answer: int, keys: Sequence[str]) -> bool:
-    if answer < 0:
-        key = keys[-answer - 1]
-        raise ForeignKey(f"{key!r} is of another type than the view's; delete or rename it")
-    return bool(answer)
-
-
-def _is_ours(name: str, score: float) -> bool:
-    """Tell whether an entry of an index is what the view writes."""
-    return math.isfinite(score) and name.isascii() and _quoted(unquote(name)) == name
-
-
-def _kind_of(key: str) -> str:
-    return "zset" if key.endswith("}:sessions") else "hash"
-
-
-def _escaped(text: str) -> str:
-    """Write a text as a pattern of Redis that matches it alone."""
-    return re.sub(r"([\\*?\[\]^-])", r"\\\1", text)
-
-
-def _quoted(name: str) -> str:
-    return quote(name, safe="")
+def _fields(piped: Any, key: str) -> None:
+    piped.hmget(key, FIELDS)

@@ -10,15 +10,22 @@ import pytest
 import redis.asyncio
 
 from millstream.infra.redis import RedisServer, find_redis_server
-from millstream.schemas.errors import ForeignKey, Misconfigured, ServiceUnavailable
+from millstream.schemas.errors import ForeignKey, ServiceUnavailable
 from millstream.streams.sessions.paging import SessionLimits
 from millstream.streams.sessions.redis import RedisSessionStore
 from millstream.streams.settings import Settings
+from tests import making
 from tests.contracts.session_store_contract import (
     SESSIONS_PER_USER_MAX,
     SessionStoreContract,
     checkpoint,
     result,
+)
+from tests.contracts.session_view_contract import (
+    CHECKPOINTS_MAX,
+    SessionViewContract,
+    everything,
+    state,
 )
 from tests.services.probes import free_port
 
@@ -26,7 +33,7 @@ from tests.services.probes import free_port
 @pytest.fixture
 async def store(settings: Settings) -> AsyncIterator[RedisSessionStore]:
     limits = SessionLimits(ttl_s=60, sessions_per_user_max=SESSIONS_PER_USER_MAX)
-    store = RedisSessionStore(settings, limits)
+    store = RedisSessionStore(settings, limits, clock_ms=lambda: 0)
     yield store
     await store.close()
 
@@ -42,13 +49,21 @@ class TestRedisSessionStore(SessionStoreContract):
     pass
 
 
+class TestRedisSessionView(SessionViewContract):
+    @pytest.fixture
+    async def store(self, settings: Settings) -> AsyncIterator[RedisSessionStore]:
+        limits = SessionLimits(ttl_s=60, checkpoints_per_session_max=CHECKPOINTS_MAX)
+        async with store_of(settings, limits=limits, clock_ms=lambda: 0) as store:
+            yield store
+
+
 async def test_every_key_has_a_time_to_live_and_one_hash_tag_per_user(
     store: RedisSessionStore, client: redis.asyncio.Redis, settings: Settings
 ) -> None:
     await store.put_checkpoint(checkpoint(user="a}d{a"), 1)
     await store.note_result(result("other", user="a}d{a"), 1)
     keys = [key async for key in client.scan_iter(f"{settings.namespace}:*")]
-    assert len(keys) == 3
+    assert len(keys) == 6
     assert {key.split("}")[0] for key in keys} == {f"{settings.namespace}:{{default/a%7Dd%7Ba"}
     assert all([0 < await client.ttl(key) <= 60 for key in keys])
 
@@ -57,7 +72,7 @@ async def test_corrupt_content_counts_as_absent_and_is_replaced_by_the_next_chec
     store: RedisSessionStore, client: redis.asyncio.Redis, settings: Settings
 ) -> None:
     await store.put_checkpoint(checkpoint(), 1)
-    await client.hset(f"{settings.namespace}:{{default/ada}}:session:s", "checkpoint", "{broken")
+    await client.hset(checkpoint_key(settings), "checkpoint", "{broken")
     assert await store.get_checkpoint("default", "ada", "s") is None
     await store.put_checkpoint(checkpoint(turn=2), 2)
     assert await store.get_checkpoint("default", "ada", "s") is not None
@@ -106,18 +121,8 @@ def session_key(settings: Settings, session: str = "s") -> str:
     return f"{settings.namespace}:{{default/ada}}:session:{session}"
 
 
-async def test_a_node_of_a_cluster_is_refused(settings: Settings, tmp_path: Path) -> None:
-    async with (
-        odd_redis(settings, tmp_path, "--cluster-enabled", "yes") as odd,
-        store_of(odd) as store,
-    ):
-        with pytest.raises(Misconfigured, match="a node of a Redis Cluster"):
-            await store.refuse_cluster()
-
-
-async def test_a_redis_that_is_no_cluster_is_taken(store: RedisSessionStore) -> None:
-    await store.refuse_cluster()
-    await store.check_writes()
+def checkpoint_key(settings: Settings) -> str:
+    return f"{settings.namespace}:{{default/ada}}:checkpoint:s"
 
 
 @pytest.mark.parametrize(
@@ -151,6 +156,9 @@ async def test_a_redis_that_takes_no_writes_is_unavailable_for_writes_and_read_a
         {"turn": b"\xff"},
         {"request": b"\xff"},
         {"updated": b""},
+        {"head": b"{}"},
+        {"whole": b"\xff"},
+        {"status": b"odd"},
     ],
     ids=str,
 )
@@ -161,17 +169,22 @@ async def test_what_cannot_be_read_of_a_session_stops_no_other(
     async with store_of(settings, on_unreadable=lambda: told.append(None)) as store:
         await store.put_checkpoint(checkpoint(), 1)
         await store.put_checkpoint(checkpoint("other"), 2)
-        await client.hset(session_key(settings), mapping=damage)
+        is_checkpoint = bool({"checkpoint", "offset"} & damage.keys())
+        key = checkpoint_key(settings) if is_checkpoint else session_key(settings)
+        await client.hset(key, mapping=damage)
         kept = await store.get_checkpoint("default", "ada", "s")
         page = await store.list("default", "ada", limit=9)
         assert "other" in [head.session_id for head in page.sessions]
-        if {"checkpoint", "offset"} & damage.keys():
+        if is_checkpoint:
             assert kept is None
         else:
             assert "s" not in [head.session_id for head in page.sessions]
             assert await store.get("default", "ada", "s") is None
         assert told
         assert await store.put_checkpoint(checkpoint(turn=2), 3)
+        assert await store.put_head(making.head(turn=2, session_id="s"), 3)
+        assert await store.put_state(state())
+        assert await store.note_result(result(), 3)
         assert await store.get_checkpoint("default", "ada", "s") is not None
         assert len((await store.list("default", "ada", limit=9)).sessions) == 2
 
@@ -182,8 +195,17 @@ async def test_names_in_an_index_that_are_none_of_the_views_are_passed_over(
     await store.put_checkpoint(checkpoint(), 1)
     odd = {b"\xff": 1, "%ff": 2, "a b": 3, "ä": 4, "far": math.inf, "gone": 5}
     await client.zadd(f"{settings.namespace}:{{default/ada}}:sessions", odd)
-    page = await store.list("default", "ada", limit=9)
-    assert [head.session_id for head in page.sessions] == ["s"]
+    at = "000000000000009:"
+    odd_places = [b"\xff", "a", "9:s", f"{at}a b", f"{at}%ff", f"{at}ä", at, f"{at}gone"]
+    await client.zadd(f"{settings.namespace}:{{default/ada}}:places", dict.fromkeys(odd_places, 0))
+    for order in ("newest", "oldest"):
+        page = await store.list("default", "ada", limit=9, order=order)
+        assert [head.session_id for head in page.sessions] == ["s"]
+        pages = [one.session_id async for one in everything(store, limit=1, order=order)]
+        assert pages == ["s"]
+    assert (await store.stats("default", "ada")).open == 1
+    # What is no session any more is cleared away, what nobody of ours wrote is not.
+    assert await client.zcard(f"{settings.namespace}:{{default/ada}}:places") == len(odd_places)
 
 
 async def test_a_key_of_another_type_stops_no_other_and_is_left_as_it_is(
@@ -199,11 +221,13 @@ async def test_a_key_of_another_type_stops_no_other_and_is_left_as_it_is(
         await store.put_checkpoint(checkpoint("other"), 2)
         index = f"{settings.namespace}:{{default/ada}}:sessions"
         await client.zadd(index, {"s": 5000})
+        places = f"{settings.namespace}:{{default/ada}}:places"
+        await client.zadd(places, {"000000000005000:s": 0})
         assert await store.get_checkpoint("default", "ada", "s") is None
         assert await store.get("default", "ada", "s") is None
         page = await store.list("default", "ada", limit=9)
         assert [head.session_id for head in page.sessions] == ["other"]
-        assert len(told) == 3
+        assert len(told) == 2
         assert await store.foreign_keys() == [session_key(settings)]
         assert await client.get(session_key(settings)) == "mine"
 

@@ -68,12 +68,4 @@ class SessionStates:
 
 def due_ms(state: SessionState, head: SessionUpdated | None) -> int | None:
     """Give when a session expires if nothing happens to it any more, `None` if it does not."""
-    if state.state != "open":
-        return None
-    ends = []
-    if state.ttl.idle_s is not None:
-        used_ms = max(state.active_at_ms, head.at_ms if head is not None else 0)
-        ends.append(used_ms + state.ttl.idle_s * 1000)
-    if state.ttl.total_s is not None:
-        ends.append(state.created_at_ms + state.ttl.total_s * 1000)
-    return min(ends, default=None)
+    return state.due_ms(0 if head is None else head.at_ms)

@@ -9,12 +9,20 @@ from tests.contracts.session_store_contract import (
     SessionStoreContract,
     checkpoint,
 )
+from tests.contracts.session_view_contract import CHECKPOINTS_MAX, SessionViewContract
 
 
 class TestMemorySessionStore(SessionStoreContract):
     @pytest.fixture
     def store(self) -> MemorySessionStore:
         limits = SessionLimits(sessions_per_user_max=SESSIONS_PER_USER_MAX)
+        return MemorySessionStore(lambda: 0, limits)
+
+
+class TestMemorySessionView(SessionViewContract):
+    @pytest.fixture
+    def store(self) -> MemorySessionStore:
+        limits = SessionLimits(checkpoints_per_session_max=CHECKPOINTS_MAX)
         return MemorySessionStore(lambda: 0, limits)
 
 

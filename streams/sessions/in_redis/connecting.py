@@ -1,0 +1,228 @@
+"""Which Redis a URL names: one server, a cluster, or what a sentinel says is the master.
+
+`redis://HOST:PORT/DATABASE` (a server, or any node of a cluster), `redis+cluster://HOST:PORT,…` and
+`redis+sentinel://HOST:PORT,…/SERVICE/DATABASE`; `rediss` in place of `redis` is TLS. What redis-py
+takes as options may stand behind a `?`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar, cast
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import redis.asyncio
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.connection import parse_url
+from redis.asyncio.sentinel import Sentinel
+from redis.exceptions import (
+    MovedError,
+    NoScriptError,
+    RedisClusterException,
+    RedisError,
+)
+
+from millstream.schemas.errors import ForeignKey, Misconfigured, ServiceUnavailable
+from millstream.streams.sessions.in_redis.scripts import Script
+
+__all__ = ["Client", "RedisConnections", "told"]
+
+AnswerT = TypeVar("AnswerT")
+
+Client = redis.asyncio.Redis
+"""What calls are made on; a cluster's client takes the same ones."""
+
+_CONNECTIONS_MAX: Final = 16
+_TIMEOUT_S: Final = 2.0
+_CALL_MAX_S: Final = 10.0
+"""The longest that a call may take with all that is tried again."""
+
+_OPTIONS: Final[dict[str, Any]] = {
+    "max_connections": _CONNECTIONS_MAX,
+    "socket_timeout": _TIMEOUT_S,
+    "socket_connect_timeout": _TIMEOUT_S,
+    "decode_responses": True,
+    # Bytes that are no text are read as what no text of ours is, and so as absent.
+    "encoding_errors": "surrogateescape",
+}
+
+_FORMS: Final = (
+    "MILLSTREAM_REDIS_URL is no Redis URL: write redis://HOST:PORT/DATABASE, "
+    "redis+cluster://HOST:PORT,HOST:PORT or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE; "
+    "rediss in place of redis for TLS"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Address:
+    """A URL, read: the kind of Redis, its servers, what is behind the slash, and options."""
+
+    kind: str
+    servers: tuple[tuple[str, int], ...]
+    path: str
+    options: dict[str, Any]
+    is_tls: bool
+
+
+class RedisConnections:
+    """The connections to a Redis of whichever kind; `close` them.
+
+    Raises `Misconfigured` for a URL that is none. `ask` raises `ServiceUnavailable` where Redis
+    does not answer as it should within some seconds, and `ForeignKey` for a key of another type.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._address = _read(url)
+            self._client = self._opened()
+        except (ValueError, TypeError):
+            # Neither the URL nor the error is shown: both may hold the password.
+            raise Misconfigured(_FORMS) from None
+        # The pools of these two refuse instead of waiting.
+        is_bounded = self._address.kind in {"cluster", "sentinel"}
+        self._places = asyncio.Semaphore(_CONNECTIONS_MAX) if is_bounded else None
+        self._becoming = asyncio.Lock()
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether it is known to be a cluster."""
+        return self._address.kind == "cluster"
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+
+    async def ask(self, call: Callable[[Client], Awaitable[AnswerT]]) -> AnswerT:
+        """Make a call, and a second time where a node says that it is one of a cluster."""
+        try:
+            return await self._asked(call)
+        except MovedError:
+            await self._become_cluster()
+        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+            raise told(error) from error
+        try:
+            return await self._asked(call)
+        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+            raise told(error) from error
+
+    async def run(self, script: Script, keys: Sequence[str], args: Sequence[str | int]) -> int:
+        """Run a script, which a node that does not know it is told of."""
+
+        async def call(client: Client) -> int:
+            try:
+                return int(await client.evalsha(script.digest, len(keys), *keys, *map(str, args)))
+            except NoScriptError:
+                return int(await client.eval(script.text, len(keys), *keys, *map(str, args)))
+
+        return await self.ask(call)
+
+    async def find_kind(self) -> None:
+        """Find out whether the server is a node of a cluster, before all of its keys are asked."""
+        if self._address.kind != "server":
+            return
+        info: dict[str, Any] = await self.ask(lambda client: client.info("cluster"))
+        if info.get("cluster_enabled"):
+            await self._become_cluster()
+
+    async def _asked(self, call: Callable[[Client], Awaitable[AnswerT]]) -> AnswerT:
+        async with asyncio.timeout(_CALL_MAX_S):
+            if self._places is None:
+                return await call(self._client)
+            async with self._places:
+                return await call(self._client)
+
+    async def _become_cluster(self) -> None:
+        async with self._becoming:
+            if self._address.kind == "cluster":
+                return
+            before, address = self._client, self._address
+            self._address = _Address(
+                "cluster", address.servers, "", address.options, address.is_tls
+            )
+            self._client = self._opened()
+            self._places = asyncio.Semaphore(_CONNECTIONS_MAX)
+            await before.aclose()
+
+    def _opened(self) -> Client:
+        address = self._address
+        options = _OPTIONS | address.options
+        match address.kind:
+            case "cluster":
+                options.pop("db", None)  # a cluster has one database
+                nodes = [ClusterNode(host, port) for host, port in address.servers]
+                cluster = RedisCluster(startup_nodes=nodes, ssl=address.is_tls, **options)
+                return cast("Client", cluster)
+            case "sentinel":
+                return _of_sentinel(address, options)
+            case _:
+                pool = redis.asyncio.BlockingConnectionPool(
+                    timeout=_TIMEOUT_S, **(options | _place(address))
+                )
+                return redis.asyncio.Redis.from_pool(pool)
+
+
+def _of_sentinel(address: _Address, options: dict[str, Any]) -> Client:
+    service, _, database = address.path.partition("/")
+    own = {"username": options.pop("sentinel_username", None)}
+    own["password"] = options.pop("sentinel_password", None)
+    sentinel: Any = cast("Any", Sentinel)(
+        address.servers,
+        sentinel_kwargs={
+            "socket_timeout": _TIMEOUT_S,
+            "socket_connect_timeout": _TIMEOUT_S,
+            "decode_responses": True,
+            "ssl": address.is_tls,
+            **{name: value for name, value in own.items() if value is not None},
+        },
+    )
+    db = int(database) if database else options.pop("db", 0)
+    master = sentinel.master_for(unquote(service), ssl=address.is_tls, db=db, **options)
+    return cast("Client", master)
+
+
+def _place(address: _Address) -> dict[str, Any]:
+    if address.kind == "unix":
+        return {}
+    host, port = address.servers[0]
+    return {"host": host, "port": port}
+
+
+def _read(url: str) -> _Address:
+    """Read a URL. Raises `ValueError` for one that is none."""
+    parts = urlsplit(url)
+    scheme, _, kind = parts.scheme.partition("+")
+    if parts.scheme == "unix":
+        return _Address("unix", (), "", dict(parse_url(url)), is_tls=False)
+    if scheme not in {"redis", "rediss"} or kind not in {"", "cluster", "sentinel"}:
+        raise ValueError(scheme)
+    user, at, hosts = parts.netloc.rpartition("@")
+    servers = []
+    options: dict[str, Any] = {}
+    for host in hosts.split(","):
+        one = SplitResult(scheme, f"{user}{at}{host}", "", parts.query, "").geturl()
+        options = dict(parse_url(one))
+        port = 26379 if kind == "sentinel" else 6379
+        servers.append((options.pop("host", "localhost"), options.pop("port", port)))
+    path = parts.path.strip("/")
+    if not kind:
+        plain = dict(parse_url(url))
+        options = plain
+        options.pop("host", None)
+        options.pop("port", None)
+        if len(servers) > 1:
+            raise ValueError(hosts)
+    elif kind == "sentinel" and not path:
+        raise ValueError(path)
+    else:
+        options.pop("connection_class", None)
+    return _Address(kind or "server", tuple(servers), path, options, is_tls=scheme == "rediss")
+
+
+def told(error: Exception) -> ForeignKey | ServiceUnavailable:
+    """Give what an error of Redis means."""
+    if "WRONGTYPE" in str(error):
+        return ForeignKey(str(error))
+    why = str(error) or type(error).__name__
+    return ServiceUnavailable(f"Redis does not answer as it should: {why}")
