@@ -192,3 +192,18 @@ async def test_what_is_no_app_is_refused_and_a_run_is_shown_in_a_line() -> None:
 async def test_a_request_that_no_record_holds_is_refused_by_its_size() -> None:
     with pytest.raises(InputTooLarge, match="the request has 3,000,"):
         await arun_agent(None, "chat_agent", "x" * 3_000_000, script="say: hello")
+
+
+async def test_a_conversation_goes_on_in_one_app_and_its_sessions_are_read_at_once() -> None:
+    async with InMemoryApp(None, script="say: yes") as memory:
+        made = await memory.sessions.create("ada", metadata={"customer": "7"})
+        for _ in range(2):
+            await memory.run("chat_agent", "go on", session_id=made.session_id)
+        told = await memory.sessions.messages("ada", made.session_id)
+        assert [one.text for one in told] == ["go on", "yes"] * 2
+        kept = await memory.sessions.get("ada", made.session_id)
+        assert kept is not None
+        assert (kept.turn, kept.metadata) == (2, {"customer": "7"})
+        await memory.sessions.close("ada", made.session_id)
+        refused = await memory.run("chat_agent", "more", session_id=made.session_id)
+        assert refused.reason.startswith("session_closed: ")
