@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from typing import Final
 
 from millstream.agents.sessions.manager import SessionStore
@@ -17,6 +18,8 @@ from millstream.streams.wire.digests import digest_of
 __all__ = ["HeadCheckpoints"]
 
 _LOOK_MAX_S: Final = 5.0
+_RESTORED_MAX: Final = 1000
+"""Sessions of which it is remembered that the view has to be as new as a restore of ours."""
 
 
 class HeadCheckpoints:
@@ -25,6 +28,13 @@ class HeadCheckpoints:
     def __init__(self, bus: EventBus, store: SessionStore) -> None:
         self._bus = bus
         self._store = store
+        self._restored: OrderedDict[tuple[str, str, str], int] = OrderedDict()
+
+    def note_restored(self, tenant: str, user_id: str, session_id: str, turn: int) -> None:
+        """Take note that a restore made this turn of a session: the view is a moment behind."""
+        self._restored[tenant, user_id, session_id] = turn
+        if len(self._restored) > _RESTORED_MAX:
+            self._restored.popitem(last=False)
 
     async def newest(self, tenant: str, user_id: str, session_id: str) -> CheckpointSaved | None:
         """Give the checkpoint that the next run would begin from, `None` before the first turn.
@@ -37,7 +47,8 @@ class HeadCheckpoints:
             stored = await self._store.get_checkpoint(tenant, user_id, session_id)
         except ServiceUnavailable:  # the log has it too
             info = stored = None
-        if info is not None and stored is not None:
+        newest = self._restored.get((tenant, user_id, session_id), 0)
+        if info is not None and stored is not None and info.turn >= newest:
             found = stored.event
             if found.checkpoint_id == info.checkpoint_id:
                 return found
@@ -54,13 +65,6 @@ class HeadCheckpoints:
                 f"{_LOOK_MAX_S:g} s: its retention is over, or Kafka does not answer"
             )
             raise CheckpointUnknown(message) from error
-
-    async def refresh(self, tenant: str, user_id: str, session_id: str) -> None:
-        """Have the view take a session's newest head from the log, where it is a moment behind."""
-        wanted = EventFilter(tenant=tenant, user_id=user_id, session_id=session_id)
-        for found in await self._bus.history(topics=(SESSIONS,), filter=wanted, limit=1):
-            if isinstance(found.event, SessionUpdated):
-                await self._store.put_head(found.event, found.address.offset)
 
     async def _head(self, wanted: EventFilter) -> SessionUpdated | None:
         heads, states = await asyncio.gather(

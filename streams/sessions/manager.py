@@ -362,11 +362,12 @@ class SessionManager:
 
     async def _write_through(self, answer: SessionAnswered) -> None:
         """Have this process read what it was answered; the view's feed writes the same later."""
+        if answer.operation == "restore":
+            names = (answer.tenant, answer.user_id, answer.session_id or "")
+            self._checkpoints.note_restored(*names, answer.turn)
         try:
             if answer.session is not None:
                 await self._store.put_state(answer.session)
-            if answer.operation == "restore" and answer.session_id is not None:
-                await self._checkpoints.refresh(answer.tenant, answer.user_id, answer.session_id)
         except (ServiceUnavailable, ForeignKey) as error:
             # It is done: the view alone is behind, and is made up for by whoever feeds it.
             _log.warning("a session's view is behind", reason=str(error))

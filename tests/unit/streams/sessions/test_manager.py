@@ -10,7 +10,7 @@ import pytest
 from millstream.agents.executor import wall_clock_ms
 from millstream.streams.bus.memory import MemoryBus
 from millstream.streams.sessions.following import FollowingSessionStore
-from tests.contracts.session_manager_contract import SessionManagerContract
+from tests.contracts.session_manager_contract import Results, SessionManagerContract, results_of
 from tests.harness.memory_lanes import MemoryLanes, running_lanes
 
 
@@ -20,6 +20,8 @@ class MemorySessionWorld:
 
     bus: MemoryBus
     store: FollowingSessionStore
+    results: Results
+    walk_steps: int = 100
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ async def world() -> AsyncIterator[MemorySessionWorld]:
         MemoryBus(lanes.settings, lanes.broker) as bus,
         FollowingSessionStore(lanes.settings, lanes.broker, wall_clock_ms) as store,
     ):
-        yield MemorySessionWorld(bus, store)
+        yield MemorySessionWorld(bus, store, await results_of(bus))
 
 
 class TestSessionManagerInMemory(SessionManagerContract):
