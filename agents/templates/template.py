@@ -10,6 +10,7 @@ from millstream.agents.templates.memory import LastTurns, Memory, Summary
 from millstream.agents.templates.named_middlewares import FOR_TOOLS, NamedMiddleware, ToolSelector
 from millstream.agents.templates.prompt import PromptVariable, VariableName, prompt_problem
 from millstream.agents.templates.retry import RetryPolicy
+from millstream.agents.templates.session_rules import SessionRules
 from millstream.agents.templates.structured import check_schema
 from millstream.schemas.base import Frozen, Identifier
 
@@ -57,7 +58,8 @@ class AgentTemplate(Frozen):
     `fail` ends it as `answer_cut`. A structured one fails in any case.
 
     `steps` says whose steps are written to the topic `steps`: those of `all` runs, those of agents
-    with `tools` (and of attempts that follow another), or `none`.
+    with `tools` (and of attempts that follow another), or `none`. `session` says how its sessions
+    begin, and how long they live.
     """
 
     # A misspelt field would be a limit that silently does not hold.
@@ -92,6 +94,7 @@ class AgentTemplate(Frozen):
     effects_wait_s: Annotated[float, Field(ge=0, le=600)] = 60.0
     in_doubt: Literal["fail", "retry"] = "fail"
     steps: Literal["all", "tools", "none"] = "tools"
+    session: SessionRules = SessionRules()
 
     @field_validator("response_format")
     @classmethod

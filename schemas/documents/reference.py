@@ -5,6 +5,7 @@ from __future__ import annotations
 from millstream.schemas.any_event import EVENT_TYPES
 from millstream.schemas.base import Event
 from millstream.schemas.documents.contract import Json, always_written, event_name, event_schema
+from millstream.schemas.sessions.transitions import STATES, TRANSITIONS
 from millstream.schemas.topics import BASE_TOPICS, DAY_MS, HOUR_MS, TopicSpec
 
 _NOTED = (
@@ -76,7 +77,28 @@ def reference_page() -> str:
     lines += ["", *_HEADERS.splitlines()]
     for event in EVENT_TYPES:
         lines += ["", *_event_section(event)]
+    lines += ["", *_transitions()]
     return "\n".join(lines) + "\n"
+
+
+def _transitions() -> list[str]:
+    """Give the table of what each operation makes of a session in each state."""
+    head = " | ".join(STATES)
+    lines = [
+        "## States of a session",
+        "",
+        "What each operation of a [session_command](#session_command) makes of a session in each",
+        "state, or the code with which it is refused. `unknown`: the user has none of that id.",
+        "Where a session is what `close`, `reopen`, `expire` or `delete` would make it, nothing is",
+        "done, and that is no error.",
+        "",
+        f"| operation | {head} |",
+        "| --- |" + " --- |" * len(STATES),
+    ]
+    for operation, row in TRANSITIONS.items():
+        told = " | ".join(one if isinstance(one, str) else f"`{one.code}`" for one in row.values())
+        lines.append(f"| `{operation}` | {told} |")
+    return lines
 
 
 def _topic_row(topic: TopicSpec) -> str:

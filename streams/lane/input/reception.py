@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import structlog
@@ -282,6 +282,7 @@ class RecordDispatcher:
             input_bytes_max=self._settings.input_bytes_max,
             reserved_before_micros=passed.reserved_micros if passed else 0,
             version=passed.template_version if passed else None,
+            knows_session=self._knows(request),
         )
         if (lacks := admission.lacks) is not None and not self._may_wait(lacks):
             rejection = self._template_waits.in_vain(lacks)
@@ -293,6 +294,7 @@ class RecordDispatcher:
             events = [admission.made, onward]
             self._spawn(entry, self._in_flight.finish(entry, request, events, traceparent))
         else:
+            self._begin_session(entry, request, admission)
             decided: asyncio.Future[Any] | None = None
             if admission.is_new:
                 # An attempt that may cost takes it along, and waits for it.
@@ -308,6 +310,21 @@ class RecordDispatcher:
                     may_follow=self._may_follow_another(entry),
                 )
             )
+
+    def _knows(self, request: ResolvedRequest) -> Callable[[], bool]:
+        if self._stage.next is not None:
+            return lambda: True  # the last stage asks
+        return lambda: self.desk.is_known(session_key(request))
+
+    def _begin_session(
+        self, entry: Entry[InputRecord], request: ResolvedRequest, admission: Admission
+    ) -> None:
+        """Give a session that begins with this request the time to live that its template says."""
+        if admission.plan is None:
+            return
+        ttl, key = admission.plan.template.session.ttl, session_key(request)
+        if (ttl.idle_s or ttl.total_s) and not self.desk.is_known(key):
+            self.desk.begin(key, ttl, entry.record.timestamp)
 
     def _may_wait(self, lacks: TemplateRef) -> bool:
         """Tell whether a request waits here for its template: only where runs are, is there a line.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from millstream.agents.factory import AgentFactory, RunPlan
@@ -12,6 +13,7 @@ from millstream.schemas.content import inline_bytes
 from millstream.schemas.errors import InputTooLarge, Rejected, UnknownTemplate
 from millstream.schemas.events import Decision, ResolvedRequest
 from millstream.schemas.reasons import reason_of
+from millstream.schemas.sessions.errors import SessionUnknown
 from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.wire.keys import request_key
@@ -86,11 +88,13 @@ def admit(
     reserved_before_micros: Micros = 0,
     decided: Decision | None = None,
     version: str | None = None,
+    knows_session: Callable[[], bool] = lambda: True,
 ) -> Admission:
     """Decide on a request, once: a committed decision stands, whoever works on it after a crash.
 
     It is `decided`, where a parked request brings it along, or what the lane knows. The run keeps
     the version of its template that the decision names, or `version`, as an earlier stage had it.
+    `knows_session` tells whether the user has the session; only the stage of runs knows.
     """
     decided = decided or state.decided.get(request_key(request))
     version = (decided and decided.template_version) or version
@@ -99,6 +103,11 @@ def admit(
     )
     try:
         plan = _plan(request, factory, input_bytes_max, version)
+        if decided is None and plan.template.session.create_first and not knows_session():
+            raise SessionUnknown(
+                f"template {request.template!r} takes sessions that were created before; create "
+                "this one, or name another"
+            )
     except UnknownTemplate:
         lacks = TemplateRef(request.template, version)
         return Admission(

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from millstream.agents.templates.session_rules import SessionRules
+from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.schemas.events import AgentResult, CheckpointSaved, SessionUpdated
+from millstream.schemas.sessions.commands import SessionTtl
 from millstream.schemas.sessions.states import SessionAnswered, SessionChanged, SessionState
 from millstream.schemas.topics import (
     CHECKPOINTS,
@@ -87,9 +90,14 @@ class Sessions:
         return await self.result(await self.ask(text, **more))
 
 
+STRICT = AgentTemplate(name="strict", session=SessionRules(create_first=True))
+SHORT = AgentTemplate(name="short", session=SessionRules(ttl=SessionTtl(total_s=60)))
+
+
 @asynccontextmanager
 async def sessions(world: MemoryLanes) -> AsyncIterator[Sessions]:
-    async with running_lanes(world), upstream(world) as program:
+    templates = (*BUILT_IN_TEMPLATES, STRICT, SHORT)
+    async with running_lanes(world, templates=templates), upstream(world) as program:
         yield Sessions(world, program)
 
 
@@ -287,3 +295,24 @@ async def test_all_sessions_of_a_user_are_deleted_and_nobody_elses(world: Memory
         again = await mine.turn("say: y", session_id="s0")
         assert code(again) == "session_deleted"
         assert (await mine.turn("say: y", user_id="ben", session_id="s0")).status == "completed"
+
+
+async def test_a_template_may_ask_for_sessions_that_were_created(world: MemoryLanes) -> None:
+    async with sessions(world) as mine:
+        refused = await mine.turn("say: one", template="strict")
+        assert (refused.status, code(refused)) == ("rejected", "session_unknown")
+        await mine.tell("create")
+        assert (await mine.turn("say: one", template="strict")).status == "completed"
+
+
+async def test_a_session_that_begins_with_a_request_lives_as_long_as_its_template_says(
+    world: MemoryLanes,
+) -> None:
+    async with sessions(world) as mine:
+        for number in range(2):
+            await mine.turn(f"say: {number}", template="short")
+        await mine.turn("say: x", session_id="long")
+    (state,) = await read_whole(world, SESSION_STATES, SessionState)
+    assert (state.session_id, state.ttl.total_s) == ("s", 60)
+    (created,) = await read_whole(world, SESSION_EVENTS, SessionChanged)
+    assert (created.change, created.command_id) == ("created", None)
