@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
+from pydantic_core import to_jsonable_python
 
 from millstream.agents.sessions.manager import SessionCheckpoint, SessionInfo, SessionStats
 from millstream.gateway.console.cleaning import harmless, in_line
@@ -34,15 +33,9 @@ _NONE = "-"
 _INDENT = "  "
 
 
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
-
-
 def facts(value: Any) -> dict[str, Any]:
     """Give a value of a manager as a JSON object; what it does not have is left out."""
-    adapter = _adapter(type(value))
-    told: dict[str, Any] = adapter.dump_python(value, mode="json", exclude_none=True)
+    told: dict[str, Any] = to_jsonable_python(value, exclude_none=True)
     return told
 
 
