@@ -37,12 +37,12 @@ from millstream.schemas.events import (
 )
 from millstream.schemas.steps import AgentStep
 from millstream.schemas.topics import (
+    COMMAND_TOPICS,
     COSTS,
     DEAD_LETTERS,
     DECISIONS,
     REQUESTS,
     RESULTS,
-    SESSION_COMMANDS,
     STEPS,
     TOKENS,
     TopicSpec,
@@ -117,7 +117,7 @@ class InMemoryApp:
         self._producer = self._clients.plain_producer()
         self._windows = {
             self._settings.topic(spec.name): Window[InputRecord](1000)
-            for spec in (REQUESTS, SESSION_COMMANDS)
+            for spec in (REQUESTS, *COMMAND_TOPICS)
         }
         self._exits = AsyncExitStack()
 

@@ -10,7 +10,7 @@ from typing import Final
 from aiokafka import TopicPartition
 
 from millstream.agents.executor import wall_clock_ms
-from millstream.schemas.topics import SESSION_COMMANDS
+from millstream.schemas.topics import COMMAND_TOPICS
 from millstream.streams.broker.memory.broker import MemoryBroker
 from millstream.streams.broker.memory.clients import MemoryClients
 from millstream.streams.bus.memory import MemoryBus
@@ -28,7 +28,7 @@ _WAIT_MS: Final = 3_600_000
 async def memory_sessions(
     settings: Settings, broker: MemoryBroker, serve: Callable[[InputRecord], None]
 ) -> AsyncIterator[SessionManager]:
-    """Give a manager over a broker of one partition; its commands are handed to `serve`."""
+    """Give a manager over a broker of one partition; commands are handed to `serve`."""
     async with (
         MemoryBus(settings, broker) as bus,
         FollowingSessionStore(settings, broker, wall_clock_ms) as store,
@@ -36,7 +36,8 @@ async def memory_sessions(
     ):
         consumer = MemoryClients(broker).consumer()
         await consumer.start()
-        consumer.assign([TopicPartition(settings.topic(SESSION_COMMANDS.name), 0)])
+        # Also what the lane asks itself: that a session expires whose time is over.
+        consumer.assign([TopicPartition(settings.topic(one.name), 0) for one in COMMAND_TOPICS])
 
         async def hand_on() -> None:
             while True:
@@ -44,7 +45,7 @@ async def memory_sessions(
                     for record in records:
                         serve(InputRecord.of(record))
 
-        handing_on = asyncio.create_task(hand_on(), name="session-commands")
+        handing_on = asyncio.create_task(hand_on(), name="commands")
         try:
             yield sessions
         finally:

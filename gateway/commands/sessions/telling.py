@@ -36,7 +36,7 @@ _INDENT = "  "
 def facts(value: Any) -> dict[str, Any]:
     """Give a value of a manager as a JSON object; what it does not have is left out."""
     told: dict[str, Any] = to_jsonable_python(value, exclude_none=True)
-    return told
+    return {name: one for name, one in told.items() if one is not None}
 
 
 def print_sessions(sessions: Sequence[SessionInfo]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from langchain.tools import ToolRuntime
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from pydantic import ValidationError
 
@@ -14,6 +15,7 @@ from millstream import (
     AgentTemplate,
     App,
     CallbackEvent,
+    Caller,
     Forbidden,
     InMemoryApp,
     Listener,
@@ -26,6 +28,7 @@ from millstream.middleware.policy import Policy
 from millstream.schemas.errors import InputTooLarge, Misconfigured
 from millstream.streams.apps.memory import CannotRun
 from tests.harness.mcp import official_program
+from tests.support import eventually
 
 
 def opening_hours(day: str) -> str:
@@ -207,3 +210,30 @@ async def test_a_conversation_goes_on_in_one_app_and_its_sessions_are_read_at_on
         await memory.sessions.close("ada", made.session_id)
         refused = await memory.run("chat_agent", "more", session_id=made.session_id)
         assert refused.reason.startswith("session_closed: ")
+
+
+async def test_a_tool_is_told_what_was_said_of_the_session() -> None:
+    def who(runtime: ToolRuntime[Caller]) -> str:
+        """Tell whose session it is."""
+        return runtime.context.session_metadata.get("customer", "nobody")
+
+    clerk = AgentTemplate(name="clerk", kind="react", tools=("who",))
+    app = App("t", templates=[clerk], tools=[who])
+    async with InMemoryApp(app, script="call: who {}; say: {tool_result}") as memory:
+        assert (await memory.run("clerk", "?", session_id="new")).output == "nobody"
+        await memory.sessions.create("ada", "s", metadata={"customer": "7"})
+        assert (await memory.run("clerk", "?", session_id="s")).output == "7"
+        await memory.sessions.update("ada", "s", metadata={"customer": "8"})
+        assert (await memory.run("clerk", "?", session_id="s")).output == "8"
+
+
+async def test_a_session_expires_in_memory_too() -> None:
+    async with InMemoryApp(None, script="say: hi") as memory:
+        await memory.sessions.create("ada", "s", ttl=1)
+
+        async def is_expired() -> bool:
+            kept = await memory.sessions.get("ada", "s")
+            return kept is not None and kept.state == "expired"
+
+        await eventually(is_expired)
+        assert (await memory.run(session_id="s")).reason.startswith("session_expired: ")
