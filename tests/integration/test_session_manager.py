@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import redis.asyncio
 
 from millstream.agents.sessions.manager import SessionFilter
+from millstream.gateway.installation import HOME
 from millstream.schemas.errors import ServiceUnavailable
 from millstream.schemas.sessions.errors import SessionOutcomeUnknown, SessionUnknown
 from millstream.schemas.topics import BASE_TOPICS
@@ -124,3 +127,21 @@ async def test_what_runs_left_is_listed_and_survives_a_flush_of_redis(
         assert await sessions.get(user, "a") is None
         assert [one.session_id for one in (await sessions.list(user)).sessions] == []
     await views.stop()
+
+
+async def test_the_page_of_sessions_goes_from_create_to_delete_on_kafka(
+    world: KafkaSessionWorld,
+) -> None:
+    page = (HOME / "docs" / "how-to" / "sessions.md").read_text("utf-8")
+    known: dict[str, Any] = {}
+    for text in re.findall(r"<!-- snippet: \w+ -->\n```python\n(.*?)```", page, re.DOTALL):
+        exec(text, known)  # noqa: S102  our page
+    async with known["connected"](world.settings) as sessions:
+        name = await known["a_call"](sessions)
+        talk = Talk(world, sessions, "ada")
+        await talk.turn("say: hello", name)
+        assert await known["transcript"](sessions, name) == "user: say: hello\nassistant: hello"
+        await known["hang_up"](sessions, name)
+        assert await known["is_refused"](sessions, name) == "session_closed"
+        await known["forget"](sessions, name)
+        assert await known["is_refused"](sessions, name) == "session_deleted"
