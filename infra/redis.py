@@ -21,7 +21,7 @@ from millstream.infra.processes.process import Command
 from millstream.infra.processes.service import ChildService
 from millstream.infra.processes.waiting import ready_or_dead
 
-__all__ = ["RedisServer", "find_redis_server", "redis_answers", "without_password"]
+__all__ = ["RedisServer", "find_redis_server", "redis_answers", "servers_of", "without_password"]
 
 _READY_TIMEOUT_S = 20.0
 _REQUEST_TIMEOUT_S = 2.0
@@ -103,7 +103,27 @@ def find_redis_server() -> Path:
 
 
 async def redis_answers(url: str) -> bool:
-    """Tell whether the server at a redis:// URL answers PING."""
+    """Tell whether a server that a URL names answers PING: a node of a cluster, or a sentinel."""
+    for server in servers_of(url):
+        if await _answers(server):
+            return True
+    return False
+
+
+def servers_of(url: str) -> list[str]:
+    """Give a URL of each server that a `redis+cluster://` or `redis+sentinel://` URL names."""
+    parts = urlsplit(url)
+    scheme, is_many, _ = parts.scheme.partition("+")
+    if not is_many:
+        return [url]
+    user, at, hosts = parts.netloc.rpartition("@")
+    return [
+        parts._replace(scheme=scheme, netloc=f"{user}{at}{host}", path="").geturl()
+        for host in hosts.split(",")
+    ]
+
+
+async def _answers(url: str) -> bool:
     client = Redis.from_url(
         url,
         socket_timeout=_REQUEST_TIMEOUT_S,

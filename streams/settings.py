@@ -32,7 +32,8 @@ class Settings(BaseSettings):
     kafka: str = "127.0.0.1:9092"
     """Bootstrap servers, `host:port`, comma-separated."""
     redis_url: str = "redis://127.0.0.1:6379/0"
-    """The Redis that holds the view of sessions, as `redis://` or `rediss://` URL."""
+    """The Redis that holds the view of sessions: `redis://HOST:PORT/DATABASE`,
+    `redis+cluster://HOST:PORT,…` or `redis+sentinel://HOST:PORT,…/SERVICE`; `rediss` for TLS."""
     namespace: Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$")] = "millstream"
     """Prefix of every topic, consumer group, transactional id and Redis key."""
     data_dir: Path = Path(".millstream/data")

@@ -22,7 +22,9 @@ from millstream.schemas.events import (
     CheckpointSaved,
     CostRecorded,
     Decision,
+    SessionUpdated,
 )
+from millstream.schemas.sessions.states import SessionState
 
 __all__ = [
     "LATENCY",
@@ -214,6 +216,12 @@ def counts_of(  # noqa: PLR0911  one return per type of event
             return {"token_records|": 1, "streamed_tokens|": event.tokens}
         case CheckpointSaved():
             return {"checkpoints|": 1}
+        case SessionUpdated():
+            return {"session_heads|": 1}
+        case SessionState():
+            # Others of its records leave it in the state that it is in.
+            is_entered = event.since_ms == event.at_ms
+            return {f"session_states|{event.state}": 1} if is_entered else {}
         case DeadLetter():
             return {f"dead_letters|{event.reason.code}": 1}
         case _:

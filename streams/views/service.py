@@ -1,7 +1,8 @@
-"""The views of a worker: six named Faust agents in one app, each with a table.
+"""The views of a worker: eight named Faust agents in one app, each with a table.
 
-`tokens`, `costs`, `checkpoints`, `results`, `decisions` and `dead_letters` count their topics;
-`checkpoints` and `results` also feed the session view. All that they hold is a fold of topics.
+`tokens`, `costs`, `checkpoints`, `results`, `sessions`, `session_states`, `decisions` and
+`dead_letters` count their topics. Those that tell of sessions also feed the session view. All that
+they hold is a fold of topics.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from faust.types import TP
 from millstream.agents.sessions.manager import SessionStore
 from millstream.middleware.pipeline import CHAIN
 from millstream.schemas.base import partition_key
-from millstream.schemas.events import AgentResult, CheckpointSaved
 from millstream.schemas.topics import (
     CHECKPOINTS,
     COSTS,
     DEAD_LETTERS,
     DECISIONS,
     RESULTS,
+    SESSION_STATES,
+    SESSIONS,
     TOKENS,
     TopicSpec,
 )
@@ -31,7 +33,7 @@ from millstream.streams.consumer.freshness import Freshness, told_stale
 from millstream.streams.consumer.offset_gaps import OffsetGap, tell_gap
 from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.views.aggregates import Aggregate, merged
-from millstream.streams.views.session_feed import SessionFeed
+from millstream.streams.views.session_feed import SessionFeed, feeds_of
 from millstream.streams.views.table_metrics import Shown, TableMetrics
 from millstream.streams.views.view import View
 from millstream.streams.wire.partitioning import home_partition
@@ -72,24 +74,21 @@ class Views:
             "Records that the session view passed over: a key in Redis is of another type.",
         )
         self._feeds: dict[str, SessionFeed[Any]] = {
-            CHECKPOINTS.name: SessionFeed(
+            spec.name: SessionFeed(
                 settings,
-                settings.topic(CHECKPOINTS.name),
-                CheckpointSaved,
-                store.put_checkpoint,
+                settings.topic(spec.name),
+                spec.event,
+                put,
                 on_foreign_key=foreign.inc,
-            ),
-            RESULTS.name: SessionFeed(
-                settings,
-                settings.topic(RESULTS.name),
-                AgentResult,
-                store.note_result,
-                on_foreign_key=foreign.inc,
-            ),
+            )
+            for spec, put in feeds_of(store)
         }
         views = (
             self._view(spec)
-            for spec in (TOKENS, COSTS, CHECKPOINTS, RESULTS, DECISIONS, DEAD_LETTERS)
+            for spec in (
+                *(TOKENS, COSTS, CHECKPOINTS, RESULTS, SESSIONS, SESSION_STATES),
+                *(DECISIONS, DEAD_LETTERS),
+            )
         )
         self._views = {view.topic: view for view in views}
         self._behind = collector.gauge(

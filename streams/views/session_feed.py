@@ -1,4 +1,4 @@
-"""Feeds the session view from a topic, and makes up for the time the view was away.
+"""Feeds the session view from its topics, and makes up for the time the view was away.
 
 A record that the view does not take is not waited for: its offset is remembered, the topic is read
 on, and once the view answers again the stretch from there is read from Kafka a second time. Nothing
@@ -16,7 +16,16 @@ import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
+from millstream.agents.sessions.manager import SessionStore
 from millstream.schemas.errors import ForeignKey, LaneLost, Poison, ServiceUnavailable
+from millstream.schemas.sessions.states import SessionState
+from millstream.schemas.topics import (
+    CHECKPOINTS,
+    RESULTS,
+    SESSION_STATES,
+    SESSIONS,
+    TopicSpec,
+)
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.telemetry.outages import REDIS
 from millstream.streams.wire.codec import EventT, decode
@@ -24,12 +33,32 @@ from millstream.streams.wire.codec import EventT, decode
 if TYPE_CHECKING:
     from millstream.streams.settings import Settings
 
-__all__ = ["SessionFeed"]
+__all__ = ["SessionFeed", "feeds_of"]
+
+Put = Callable[[Any, int], Awaitable[bool]]
+"""Hands an event and its offset to the view."""
 
 _BACKOFF_MIN_S = 0.1
 _BACKOFF_MAX_S = 5.0
 
 log = structlog.get_logger(__name__)
+
+
+def feeds_of(store: SessionStore) -> tuple[tuple[TopicSpec, Put], ...]:
+    """Give the topics that the view is made of, and what takes their events.
+
+    What became of sessions comes first: what a deleted one had is then never put.
+    """
+
+    async def put_state(event: SessionState, _offset: int) -> bool:
+        return await store.put_state(event)  # guarded by its revision
+
+    return (
+        (SESSION_STATES, put_state),
+        (SESSIONS, store.put_head),
+        (RESULTS, store.note_result),
+        (CHECKPOINTS, store.put_checkpoint),
+    )
 
 
 class SessionFeed(Generic[EventT]):

@@ -44,6 +44,12 @@ _FIGURES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "token_records": ("token_records", "Records of answers as they are written", ()),
     "streamed_tokens": ("streamed_tokens", "Model tokens in those records", ()),
     "checkpoints": ("checkpoints", "Session checkpoints", ()),
+    "session_heads": ("session_heads", "Turns of sessions, and what restores made of them", ()),
+    "session_states": (
+        "session_states",
+        "Sessions that were created, or came into another state, by that state",
+        ("state",),
+    ),
     "dead_letters": ("dead_letters", "Records that could not be read, by reason", ("reason",)),
     "unreadable": (
         "view_unreadable",

@@ -152,6 +152,9 @@ class View:
 
     async def _take(self, message: Any) -> None:
         at_ms = round(message.timestamp * 1000)
+        if message.value is None and self._spec.is_compacted:
+            self._count(message, at_ms, {}, None)  # a key that is to be forgotten
+            return
         try:
             event = decode(message, self._spec.event)
         except Poison as error:

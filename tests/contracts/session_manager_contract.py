@@ -324,7 +324,7 @@ class SessionManagerContract:
             await sessions.name_checkpoint(user, "s", 3, "good")
         for nowhere in ({"turn": 99}, {"name": "bad"}):
             with pytest.raises(CheckpointUnknown, match="list those that it has"):
-                await sessions.restore(user, "s", **nowhere)  # type: ignore[arg-type]
+                await sessions.restore(user, "s", **nowhere)
         restored = await sessions.restore(user, "s", name="good", by="bob")
         assert restored.turn == 5
         answers = [one.text for one in await sessions.messages(user, "s") if one.role != "user"]

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import redis.asyncio
 
-from millstream.infra.redis import RedisServer, find_redis_server
 from millstream.schemas.errors import ForeignKey, ServiceUnavailable
 from millstream.streams.sessions.paging import SessionLimits
 from millstream.streams.sessions.redis import RedisSessionStore
@@ -27,7 +26,7 @@ from tests.contracts.session_view_contract import (
     everything,
     state,
 )
-from tests.services.probes import free_port
+from tests.harness.redis_servers import redis_server
 
 
 @pytest.fixture
@@ -88,24 +87,10 @@ async def test_a_redis_that_is_away_is_said_to_be_unavailable(settings: Settings
     await store.close()
 
 
-class OddRedis(RedisServer):
-    """A Redis of a test's own, with options of its own."""
-
-    more: tuple[str, ...] = ()
-
-    def _options(self) -> tuple[str, ...]:
-        return (*super()._options(), *self.more)
-
-
 @asynccontextmanager
 async def odd_redis(settings: Settings, folder: Path, *options: str) -> AsyncIterator[Settings]:
-    server = OddRedis(folder, free_port(), find_redis_server())
-    server.more = options
-    await server.start()
-    try:
+    async with redis_server(folder, *options) as server:
         yield settings.model_copy(update={"redis_url": server.url})
-    finally:
-        await server.stop()
 
 
 @asynccontextmanager

@@ -33,7 +33,7 @@ from tests.harness.lanes import running_lanes
 from tests.support import eventually
 
 
-@dataclass(frozen=True)
+@dataclass
 class KafkaSessionWorld:
     """Lanes on Kafka, and Redis; no view follows but for what managers write."""
 

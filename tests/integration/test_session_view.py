@@ -10,10 +10,15 @@ from aiokafka import AIOKafkaProducer
 
 from millstream.schemas.errors import ServiceUnavailable
 from millstream.schemas.events import CheckpointSaved
+from millstream.schemas.topics import CHECKPOINTS, SESSION_STATES, SESSIONS
 from millstream.streams.sessions.memory import MemorySessionStore
 from millstream.streams.sessions.redis import RedisSessionStore
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.metrics import MetricsCollector
+from millstream.streams.wire.codec import tombstone
+from millstream.streams.wire.partitioning import home_partition
+from tests import making
+from tests.contracts.session_view_contract import state
 from tests.harness.views import USERS, StartViews, counts, publish, run_of
 from tests.support import eventually
 
@@ -98,6 +103,56 @@ async def test_a_flushed_redis_has_a_session_again_after_its_next_turn(
     assert (head.turn, head.last_request_id) == (5, "r4")
     await views.stop()
     await store.close()
+
+
+async def test_view_shows_what_the_lane_made_of_sessions_and_forgets_what_it_deleted(
+    deployment: Settings, producer: AIOKafkaProducer, start_views: StartViews
+) -> None:
+    store = MemorySessionStore(lambda: 0)
+    views = await start_views(store)
+    head = making.head(3, user_id="bob", session_id="s", template="chat_agent")
+    records = [
+        (SESSIONS, head),
+        (SESSION_STATES, state(user="bob", now="closed")),
+        (SESSION_STATES, state("gone", user="bob")),
+        (CHECKPOINTS, making.checkpoint(user_id="bob", session_id="gone")),
+    ]
+    await publish(producer, deployment, records)
+    await eventually(lambda: store.checkpoints("default", "bob", "gone"))
+    shown = await eventually(lambda: store.get("default", "bob", "s"))
+    assert shown is not None
+    assert (shown.turn, shown.template) == (3, "chat_agent")
+    deleted = state("gone", user="bob", revision=2, now="deleted")
+    await publish(producer, deployment, [(SESSION_STATES, deleted)])
+    forgotten = tombstone(head.record_key)
+    await producer.begin_transaction()
+    await producer.send(
+        deployment.topic(SESSIONS.name),
+        None,
+        key=forgotten.key,
+        partition=home_partition(head.partition_key, deployment.partitions),
+    )
+    await producer.commit_transaction()
+
+    async def is_gone() -> bool:
+        return not await store.checkpoints("default", "bob", "gone")
+
+    await eventually(is_gone)
+    stats = await store.stats("default", "bob")
+    assert (stats.open, stats.closed, stats.turns) == (0, 1, 3)
+
+    def counted() -> bool:
+        assert views.totals(SESSION_STATES.name).totals == {
+            "session_states|closed": 1,
+            "session_states|open": 1,
+            "session_states|deleted": 1,
+        }
+        # A key that is to be forgotten is no record that cannot be read.
+        assert views.totals(SESSIONS.name).totals == {"session_heads|": 1}
+        return True
+
+    await eventually(counted)
+    await views.stop()
 
 
 async def test_views_that_failed_say_so_and_write_nothing_more(

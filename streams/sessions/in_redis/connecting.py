@@ -8,6 +8,7 @@ takes as options may stand behind a `?`.
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
@@ -55,6 +56,9 @@ _FORMS: Final = (
 )
 
 
+_AWAY: Final = (RedisError, RedisClusterException, OSError, TimeoutError)
+
+
 @dataclass(frozen=True, slots=True)
 class _Address:
     """A URL, read: the kind of Redis, its servers, what is behind the slash, and options."""
@@ -74,6 +78,7 @@ class RedisConnections:
     """
 
     def __init__(self, url: str) -> None:
+        self._sentinels: Sequence[Client] = ()
         try:
             self._address = _read(url)
             self._client = self._opened()
@@ -92,7 +97,8 @@ class RedisConnections:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._client.aclose()
+        for client in (self._client, *self._sentinels):
+            await client.aclose()
 
     async def ask(self, call: Callable[[Client], Awaitable[AnswerT]]) -> AnswerT:
         """Make a call, and a second time where a node says that it is one of a cluster."""
@@ -100,11 +106,14 @@ class RedisConnections:
             return await self._asked(call)
         except MovedError:
             await self._become_cluster()
-        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+        except (AttributeError, TypeError) as error:
+            if not _is_of_a_lost_connection(error):
+                raise
+        except _AWAY as error:
             raise told(error) from error
         try:
             return await self._asked(call)
-        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+        except _AWAY as error:
             raise told(error) from error
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[str | int]) -> int:
@@ -151,11 +160,20 @@ class RedisConnections:
         match address.kind:
             case "cluster":
                 options.pop("db", None)  # a cluster has one database
+                # A node that lacks a connection is taken for one that is gone; we wait before.
+                options["max_connections"] = 4 * _CONNECTIONS_MAX
                 nodes = [ClusterNode(host, port) for host, port in address.servers]
-                cluster = RedisCluster(startup_nodes=nodes, ssl=address.is_tls, **options)
+                cluster = RedisCluster(
+                    startup_nodes=nodes,
+                    ssl=address.is_tls,
+                    # Else so many MOVED in a row have it close what others are waiting for.
+                    reinitialize_steps=0,
+                    **options,
+                )
                 return cast("Client", cluster)
             case "sentinel":
-                return _of_sentinel(address, options)
+                master, self._sentinels = _of_sentinel(address, options)
+                return master
             case _:
                 pool = redis.asyncio.BlockingConnectionPool(
                     timeout=_TIMEOUT_S, **(options | _place(address))
@@ -163,7 +181,8 @@ class RedisConnections:
                 return redis.asyncio.Redis.from_pool(pool)
 
 
-def _of_sentinel(address: _Address, options: dict[str, Any]) -> Client:
+def _of_sentinel(address: _Address, options: dict[str, Any]) -> tuple[Client, Sequence[Client]]:
+    """Give the client of a service's master, and those of its sentinels."""
     service, _, database = address.path.partition("/")
     own = {"username": options.pop("sentinel_username", None)}
     own["password"] = options.pop("sentinel_password", None)
@@ -179,7 +198,7 @@ def _of_sentinel(address: _Address, options: dict[str, Any]) -> Client:
     )
     db = int(database) if database else options.pop("db", 0)
     master = sentinel.master_for(unquote(service), ssl=address.is_tls, db=db, **options)
-    return cast("Client", master)
+    return master, sentinel.sentinels
 
 
 def _place(address: _Address) -> dict[str, Any]:
@@ -218,6 +237,16 @@ def _read(url: str) -> _Address:
     else:
         options.pop("connection_class", None)
     return _Address(kind or "server", tuple(servers), path, options, is_tls=scheme == "rediss")
+
+
+def _is_of_a_lost_connection(error: AttributeError | TypeError) -> bool:
+    """Tell whether it is how asyncio's streams fail where a connection ends as it is written to.
+
+    redis-py hands that on as it is (redis/redis-py#4287): the next call gets another connection.
+    """
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    module = str(frame.f_globals.get("__name__"))
+    return module.startswith(("asyncio.", "redis.asyncio.connection"))
 
 
 def told(error: Exception) -> ForeignKey | ServiceUnavailable:

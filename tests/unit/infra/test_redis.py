@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from millstream.infra.redis import find_redis_server, without_password
+from millstream.infra.redis import find_redis_server, servers_of, without_password
 
 
 def test_without_a_redis_server_on_the_path_the_wheels_own_is_found(
@@ -29,3 +29,18 @@ def test_a_redis_server_on_the_path_comes_first(
 def test_a_url_is_shown_without_its_password() -> None:
     assert without_password("redis://ada:secret@host:6379/0") == "redis://***@host:6379/0"
     assert without_password("redis://host:6379/0") == "redis://host:6379/0"
+
+
+@pytest.mark.parametrize(
+    ("url", "servers"),
+    [
+        ("redis://u:p@host:1/2", ["redis://u:p@host:1/2"]),
+        (
+            "rediss+cluster://u:p@one:1,two:2?ssl_ca_certs=ca",
+            ["rediss://u:p@one:1?ssl_ca_certs=ca", "rediss://u:p@two:2?ssl_ca_certs=ca"],
+        ),
+        ("redis+sentinel://one:1,two:2/service/3", ["redis://one:1", "redis://two:2"]),
+    ],
+)
+def test_every_server_that_a_url_names_is_asked(url: str, servers: list[str]) -> None:
+    assert servers_of(url) == servers

@@ -14,7 +14,7 @@ from tests.contracts.session_manager_contract import Results, SessionManagerCont
 from tests.harness.memory_lanes import MemoryLanes, running_lanes
 
 
-@dataclass(frozen=True)
+@dataclass
 class MemorySessionWorld:
     """Lanes over a broker in memory."""
 

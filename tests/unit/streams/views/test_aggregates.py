@@ -17,6 +17,7 @@ from millstream.streams.views.aggregates import (
     spend_of,
 )
 from tests import making
+from tests.contracts.session_view_contract import state
 
 SOURCE = Address(topic="requests", partition=0, offset=0)
 IDS = {"user_id": "ada", "request_id": "r", "session_id": "s"}
@@ -117,6 +118,16 @@ def test_a_request_is_admitted_by_the_last_stage_and_rejected_by_any() -> None:
     assert counts_of(admitted, at_ms=0, last_stage="chain") == {"requests|admitted|": 1}
     assert counts_of(admitted, at_ms=0, last_stage="executor") == {}
     assert counts_of(rejected, at_ms=0, last_stage="executor") == {"requests|rejected|forbidden": 1}
+
+
+def test_session_is_counted_by_the_states_that_it_comes_into() -> None:
+    created = state()
+    assert counts_of(created, at_ms=0, last_stage="chain") == {"session_states|open": 1}
+    touched = created.model_copy(update={"revision": 2, "at_ms": 5000})
+    assert counts_of(touched, at_ms=0, last_stage="chain") == {}
+    closed = state(revision=3, now="closed", at_ms=6000)
+    assert counts_of(closed, at_ms=0, last_stage="chain") == {"session_states|closed": 1}
+    assert counts_of(making.head(), at_ms=0, last_stage="chain") == {"session_heads|": 1}
 
 
 def test_a_cost_counts_money_and_tokens() -> None:
