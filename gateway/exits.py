@@ -12,6 +12,7 @@ from millstream.schemas.errors import (
     NoSuchPartition,
     Rejected,
     ServiceUnavailable,
+    UnknownTemplate,
 )
 from millstream.schemas.events import AgentResult
 from millstream.schemas.sessions.errors import (
@@ -53,8 +54,8 @@ EXIT_CODES = {
     ExitCode.UNAVAILABLE: "Kafka or Redis does not answer, or a setting is wrong",
     ExitCode.DRIFT: "topics differ from the catalogue (`topics --check`)",
     ExitCode.NOTHING_THERE: (
-        "no such request, session, checkpoint or worker, the request had ended before, or nothing "
-        "was paused"
+        "no such request, session, checkpoint, worker or template, the request had ended before, "
+        "or nothing was paused"
     ),
     ExitCode.HUNG_UP: "stopped by SIGHUP: its terminal was closed",
     ExitCode.INTERRUPTED: "stopped by Ctrl-C (SIGINT)",
@@ -67,7 +68,7 @@ EXIT_CODES_HELP = "Exit codes: " + "; ".join(
 
 
 _CODES_OF_ERRORS: Final[tuple[tuple[tuple[type[MillstreamError], ...], ExitCode], ...]] = (
-    ((SessionUnknown, CheckpointUnknown), ExitCode.NOTHING_THERE),
+    ((SessionUnknown, CheckpointUnknown, UnknownTemplate), ExitCode.NOTHING_THERE),
     ((SessionInputInvalid, NoSuchPartition), ExitCode.USAGE),
     ((Rejected, RequestIdReused), ExitCode.REJECTED),
     ((SessionOutcomeUnknown,), ExitCode.TIMED_OUT),

@@ -246,7 +246,7 @@ class SessionManagerContract:
     async def test_the_session_of_another_user_or_tenant_does_not_exist(
         self, world: SessionWorld, talk: Talk
     ) -> None:
-        # aegra#336, opensre#561: whose it is was asked of lists, and not by id.
+        # aegra/aegra#336: whoever knew a thread's id ran in it; only lists asked whose it was.
         await talk.sessions.create(talk.user, "s")
         eve = Talk(world, talk.sessions).user
         sessions = talk.sessions
@@ -325,6 +325,8 @@ class SessionManagerContract:
         for nowhere in ({"turn": 99}, {"name": "bad"}):
             with pytest.raises(CheckpointUnknown, match="list those that it has"):
                 await sessions.restore(user, "s", **nowhere)
+        # QwenLM/qwen-code#5357: the conversation was gone before the checkpoint was looked at.
+        assert len(await sessions.messages(user, "s")) == 8
         restored = await sessions.restore(user, "s", name="good", by="bob")
         assert restored.turn == 5
         answers = [one.text for one in await sessions.messages(user, "s") if one.role != "user"]
@@ -372,6 +374,9 @@ class SessionManagerContract:
         assert (await talk.sessions.delete(talk.user, "s")).state == "deleted"
         with pytest.raises(SessionUnknown):
             await talk.sessions.messages(talk.user, "s")
+        # langchain-ai/langgraph#6686: a list showed what could not be opened any more.
+        assert await talk.sessions.get(talk.user, "s") is None
+        assert (await talk.sessions.list(talk.user)).sessions == ()
 
     async def test_an_expired_session_is_opened_again_with_its_conversation(
         self, talk: Talk

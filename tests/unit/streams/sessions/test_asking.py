@@ -1,8 +1,7 @@
 """Commands and their answers where nobody answers, late, in between, or while the log is away.
 
-Others lost replies whose reader began behind the request (autoOffsetReset latest in
-wanaku-ai/wanaku#1105), or forgot who waits as a call's own time-out was passed over
-(spring-projects/spring-kafka#1883).
+Others sent requests before the reader of replies stood anywhere, and waited for answers that had
+come (spring-projects/spring-kafka#2319, galax-io/gatling-kafka-plugin#193).
 """
 
 from __future__ import annotations
