@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Annotated, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -14,8 +14,10 @@ from millstream.gateway.console.running import run_within
 from millstream.gateway.console.terminal import progress_console
 from millstream.gateway.exits import ExitCode
 from millstream.streams.sessions.manager import SessionManager
-from millstream.streams.sessions.redis import RedisSessionStore
 from millstream.streams.settings import Settings
+
+if TYPE_CHECKING:
+    from millstream.streams.sessions.redis import RedisSessionStore
 
 __all__ = [
     "JsonOption",
@@ -29,8 +31,6 @@ __all__ = [
     "read",
     "sessions_app",
 ]
-
-T = TypeVar("T")
 
 READ_TIMEOUT_S: Final = 30.0
 
@@ -58,7 +58,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON Lines.")]
 @asynccontextmanager
 async def opened(settings: Settings, timeout_s: float) -> AsyncIterator[SessionManager]:
     """Connect a manager that can change sessions to Kafka and Redis."""
-    store = RedisSessionStore(settings)
+    store = _store(settings)
     try:
         async with (
             open_bus(settings) as bus,
@@ -74,7 +74,7 @@ def read(main: Callable[[SessionManager], Awaitable[None]], *, needs_log: bool =
     settings = settings_for_client()
 
     async def reading() -> ExitCode:
-        store = RedisSessionStore(settings)
+        store = _store(settings)
         bus = open_bus(settings)
         try:
             if needs_log:
@@ -89,6 +89,12 @@ def read(main: Callable[[SessionManager], Awaitable[None]], *, needs_log: bool =
     code = run_within(READ_TIMEOUT_S, reading(), _late)
     if code:
         raise typer.Exit(code)
+
+
+def _store(settings: Settings) -> RedisSessionStore:
+    from millstream.streams.sessions.redis import RedisSessionStore  # noqa: PLC0415  slow to import
+
+    return RedisSessionStore(settings)
 
 
 def _late() -> ExitCode:
