@@ -30,6 +30,7 @@ __all__ = [
     "opened",
     "read",
     "sessions_app",
+    "store_of",
 ]
 
 READ_TIMEOUT_S: Final = 30.0
@@ -58,7 +59,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON Lines.")]
 @asynccontextmanager
 async def opened(settings: Settings, timeout_s: float) -> AsyncIterator[SessionManager]:
     """Connect a manager that can change sessions to Kafka and Redis."""
-    store = _store(settings)
+    store = store_of(settings)
     try:
         async with (
             open_bus(settings) as bus,
@@ -74,7 +75,7 @@ def read(main: Callable[[SessionManager], Awaitable[None]], *, needs_log: bool =
     settings = settings_for_client()
 
     async def reading() -> ExitCode:
-        store = _store(settings)
+        store = store_of(settings)
         bus = open_bus(settings)
         try:
             if needs_log:
@@ -91,7 +92,8 @@ def read(main: Callable[[SessionManager], Awaitable[None]], *, needs_log: bool =
         raise typer.Exit(code)
 
 
-def _store(settings: Settings) -> RedisSessionStore:
+def store_of(settings: Settings) -> RedisSessionStore:
+    """Make the view that commands read; close it."""
     from millstream.streams.sessions.redis import RedisSessionStore  # noqa: PLC0415  slow to import
 
     return RedisSessionStore(settings)
