@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -13,6 +14,7 @@ from millstream.agents.loop.time_limits import first_limit
 from millstream.agents.loop.token_writer import TokenWriter
 from millstream.agents.models.errors import as_foreseen
 from millstream.agents.tools import Caller
+from millstream.agents.tools.caller import NO_CLAIMS
 from millstream.schemas.base import CallUsage
 from millstream.schemas.errors import (
     AttemptTimedOut,
@@ -73,6 +75,7 @@ class Attempt:
     context: RunContext
     started_at_ms: int
     ends_by_ms: int | None
+    session_metadata: Mapping[str, str] = field(default_factory=lambda: NO_CLAIMS)
 
     def caller(self) -> Caller:
         """Give who asks, as the attempt's tools and middlewares are told it."""
@@ -93,6 +96,7 @@ class Attempt:
             template=request.template,
             model=self.plan.model,
             metadata=MappingProxyType(request.metadata),
+            session_metadata=self.session_metadata,
         )
 
     def outcome(

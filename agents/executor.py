@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from time import monotonic
 from typing import Protocol
 
@@ -41,6 +42,7 @@ from millstream.agents.models.media.takes import check_takes
 from millstream.agents.sessions.checkpointer import RunCheckpointer
 from millstream.agents.sessions.question import question_of
 from millstream.agents.templates.structured import AnswerInvalid, checked_answer
+from millstream.agents.tools.caller import NO_CLAIMS
 from millstream.schemas.errors import (
     InputTooLong,
     LaneLost,
@@ -92,6 +94,7 @@ class RunAgent(Protocol):
         calls: Calls | None = None,
         emit_step: EmitStep | None = None,
         steps_from: int = 0,
+        session_metadata: Mapping[str, str] = NO_CLAIMS,
     ) -> RunOutcome:
         """Give what the attempt leaves behind. Raises only `LaneLost`."""
         ...
@@ -135,6 +138,7 @@ class AgentExecutor:
         calls: Calls | None = None,
         emit_step: EmitStep | None = None,
         steps_from: int = 0,
+        session_metadata: Mapping[str, str] = NO_CLAIMS,
     ) -> RunOutcome:
         """Run an attempt to its end, and give its result and the session's next checkpoint.
 
@@ -144,7 +148,8 @@ class AgentExecutor:
         the attempt's; `Suspended` from it ends the attempt so. `ends_by_ms` is when the
         request's own time limit is reached, in milliseconds since the epoch. `calls` has what
         earlier attempts finished, which is not done again, and takes in what this one does.
-        `emit_step` takes the attempt's steps, whose `seq` begins with `steps_from`.
+        `emit_step` takes the attempt's steps, whose `seq` begins with `steps_from`. Tools are told
+        `session_metadata`.
 
         Whatever a model, tool or template does becomes a result with a reason, also that it exits
         or cancels itself. Raises only `LaneLost` (from `emit`, `load_checkpoint` or `before_call`):
@@ -201,6 +206,7 @@ class AgentExecutor:
             attempt=attempt,
             writer=writer,
             handler=handler,
+            session_metadata=session_metadata,
             context=RunContext(
                 before_call,
                 calls,

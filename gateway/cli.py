@@ -21,6 +21,7 @@ from millstream.gateway.commands.demo import demo
 from millstream.gateway.commands.doctor import doctor
 from millstream.gateway.commands.group import CommandGroup
 from millstream.gateway.commands.history import history
+from millstream.gateway.commands.sessions.app import sessions_app
 from millstream.gateway.commands.submit import submit
 from millstream.gateway.commands.tail import tail
 from millstream.gateway.commands.templates import templates_app
@@ -140,6 +141,7 @@ for _command in (
     app.command()(_command)
 app.add_typer(dead_letters_app)
 app.add_typer(templates_app)
+app.add_typer(sessions_app)
 
 
 def main() -> None:

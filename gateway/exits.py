@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import assert_never
+from typing import Final, assert_never
 
 from millstream.schemas.dead_letters import RequestIdReused
 from millstream.schemas.errors import (
@@ -15,6 +15,12 @@ from millstream.schemas.errors import (
     UnknownTemplate,
 )
 from millstream.schemas.events import AgentResult
+from millstream.schemas.sessions.errors import (
+    CheckpointUnknown,
+    SessionInputInvalid,
+    SessionOutcomeUnknown,
+    SessionUnknown,
+)
 
 __all__ = ["EXIT_CODES", "EXIT_CODES_HELP", "ExitCode", "exit_code_of_error", "exit_code_of_result"]
 
@@ -40,13 +46,16 @@ EXIT_CODES = {
     ExitCode.OK: "done; of `submit`: the request completed",
     ExitCode.FAILED: "something is wrong that has no code of its own",
     ExitCode.USAGE: "wrong usage: an option or argument is missing, or cannot be so",
-    ExitCode.REJECTED: "the request was rejected, or its record could not be accepted",
+    ExitCode.REJECTED: (
+        "the request or command was rejected, or the request's record could not be accepted"
+    ),
     ExitCode.NOT_COMPLETED: "the request failed, expired, was cancelled or interrupted",
     ExitCode.TIMED_OUT: "not done within `--timeout`; what was published stands",
     ExitCode.UNAVAILABLE: "Kafka or Redis does not answer, or a setting is wrong",
     ExitCode.DRIFT: "topics differ from the catalogue (`topics --check`)",
     ExitCode.NOTHING_THERE: (
-        "no such request, worker or template, the request had ended before, or nothing was paused"
+        "no such request, session, checkpoint, worker or template, the request had ended before, "
+        "or nothing was paused"
     ),
     ExitCode.HUNG_UP: "stopped by SIGHUP: its terminal was closed",
     ExitCode.INTERRUPTED: "stopped by Ctrl-C (SIGINT)",
@@ -56,6 +65,16 @@ EXIT_CODES = {
 EXIT_CODES_HELP = "Exit codes: " + "; ".join(
     f"{int(code)} {meaning}" for code, meaning in EXIT_CODES.items()
 )
+
+
+_CODES_OF_ERRORS: Final[tuple[tuple[tuple[type[MillstreamError], ...], ExitCode], ...]] = (
+    ((SessionUnknown, CheckpointUnknown, UnknownTemplate), ExitCode.NOTHING_THERE),
+    ((SessionInputInvalid, NoSuchPartition), ExitCode.USAGE),
+    ((Rejected, RequestIdReused), ExitCode.REJECTED),
+    ((SessionOutcomeUnknown,), ExitCode.TIMED_OUT),
+    ((Misconfigured, ServiceUnavailable), ExitCode.UNAVAILABLE),
+)
+"""In this order: some are of the kind of a later one."""
 
 
 def exit_code_of_result(result: AgentResult) -> ExitCode:
@@ -73,12 +92,7 @@ def exit_code_of_result(result: AgentResult) -> ExitCode:
 
 def exit_code_of_error(error: MillstreamError) -> ExitCode:
     """Give the exit code of a command that ended by this error."""
-    if isinstance(error, UnknownTemplate):
-        return ExitCode.NOTHING_THERE
-    if isinstance(error, Rejected | RequestIdReused):
-        return ExitCode.REJECTED
-    if isinstance(error, NoSuchPartition):
-        return ExitCode.USAGE
-    if isinstance(error, Misconfigured | ServiceUnavailable):
-        return ExitCode.UNAVAILABLE
+    for kinds, code in _CODES_OF_ERRORS:
+        if isinstance(error, kinds):
+            return code
     return ExitCode.FAILED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType, TracebackType
@@ -24,6 +24,7 @@ from millstream.agents.hosting.mailbox import Mailbox
 from millstream.agents.loop.calls import Calls
 from millstream.agents.loop.under_way import UnderWay
 from millstream.agents.models.call_meter import CallMeter
+from millstream.agents.tools.caller import NO_CLAIMS
 from millstream.schemas.base import CallUsage
 from millstream.schemas.errors import AgentsEnded, AttemptsExhausted, Retryable, Suspended
 from millstream.schemas.events import ResolvedRequest
@@ -111,6 +112,7 @@ class AgentHost:
         calls: Calls | None = None,
         emit_step: EmitStep | None = None,
         steps_from: int = 0,
+        session_metadata: Mapping[str, str] = NO_CLAIMS,
     ) -> RunOutcome:
         """Run an attempt; what it is handed is awaited on the caller's loop.
 
@@ -139,6 +141,7 @@ class AgentHost:
             told=[],
             emit_step=emit_step,
             steps_from=steps_from,
+            session_metadata=session_metadata,
         )
         run.under_way.long_s = self._limits.warn_s
         run.under_way.tell_long = partial(on.lane.post, self._was_long, on, run)

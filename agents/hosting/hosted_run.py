@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -18,6 +18,7 @@ from millstream.agents.loop.calls import Calls
 from millstream.agents.loop.containment import enter_run, is_cancelled_from_outside
 from millstream.agents.loop.time_limits import first_limit
 from millstream.agents.loop.under_way import Spending, UnderWay
+from millstream.agents.tools.caller import NO_CLAIMS
 from millstream.schemas.errors import MillstreamError
 from millstream.schemas.events import AgentToken, CheckpointSaved, ResolvedRequest
 from millstream.schemas.ports import BeforeCall, EmitStep, EmitToken, LoadCheckpoint
@@ -72,6 +73,7 @@ class HostedRun:
     told: list[str]
     emit_step: EmitStep | None = None
     steps_from: int = 0
+    session_metadata: Mapping[str, str] = field(default_factory=lambda: NO_CLAIMS)
     closed: bool = False
     spending: Spending | None = None
     there: Mailbox | None = None
@@ -189,6 +191,7 @@ class HostedRun:
                 calls=self.calls,
                 emit_step=None if self.emit_step is None else self._emit_step_there,
                 steps_from=self.steps_from,
+                session_metadata=self.session_metadata,
             )
         # Whatever it is, it is raised again where the lane awaits the attempt.
         except BaseException as error:

@@ -7,12 +7,10 @@ transaction that holds the run's result, so a session's state is never ahead of 
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
-import ormsgpack
 import structlog
 from langchain_core.messages import (
     AnyMessage,
@@ -29,7 +27,6 @@ from langgraph.checkpoint.base import (
     CheckpointTuple,
 )
 from langgraph.checkpoint.base.id import uuid6
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from typing_extensions import override
 
 from millstream.agents.ids import new_id
@@ -48,11 +45,12 @@ from millstream.agents.sessions.media import (
 )
 from millstream.agents.sessions.memory import newest_turns
 from millstream.agents.sessions.mending import mended
+from millstream.agents.sessions.opening import SERDE, opened_state
 from millstream.agents.templates.memory import Memory, NoMemory
 from millstream.agents.templates.template import AgentTemplate
 from millstream.schemas.content import InputKind
 from millstream.schemas.endpoints import without_client
-from millstream.schemas.errors import CheckpointUnreadable, Terminal
+from millstream.schemas.errors import Terminal
 from millstream.schemas.events import CheckpointSaved, ResolvedRequest
 from millstream.schemas.reasons import words_of
 
@@ -71,10 +69,6 @@ LOST_NAMED_MAX: Final = 20
 
 _log = structlog.get_logger(__name__)
 
-# No pickle, and of types only LangGraph's own list of safe ones (messages, dates, …): a record is
-# data from outside, and must not be able to name a class to be imported and called.
-_SERDE: Final = JsonPlusSerializer(pickle_fallback=False, allowed_msgpack_modules=None)
-
 
 class RunCheckpointer(BaseCheckpointSaver[int]):
     """The checkpointer of one run of one session; made for a run and dropped with it.
@@ -87,7 +81,7 @@ class RunCheckpointer(BaseCheckpointSaver[int]):
     no record can hold.
     """
 
-    serde = _SERDE
+    serde = SERDE
 
     def __init__(
         self,
@@ -97,7 +91,7 @@ class RunCheckpointer(BaseCheckpointSaver[int]):
         model: str = "",
         forget: bool = False,
     ) -> None:
-        super().__init__(serde=_SERDE)
+        super().__init__(serde=SERDE)
         self._loaded = loaded
         self._memory = template.memory
         self._newest = None
@@ -265,7 +259,7 @@ def _packed(newest: CheckpointTuple, request: ResolvedRequest) -> bytes:
     try:
         messages = values.get("messages", ())
         if all(is_of_known_type(one) and _artifact(one) is None for one in messages):
-            return _SERDE.dumps_typed(state)[1]
+            return SERDE.dumps_typed(state)[1]
     # Whatever a foreign type does when it is written.
     except Exception as error:  # noqa: BLE001
         why = f"{type(error).__name__}: {words_of(error)}"
@@ -319,7 +313,7 @@ def _dumped(newest: CheckpointTuple, kept: dict[str, Any], lost: list[str]) -> b
         "metadata": newest.metadata,
         "pending_writes": writes,
     }
-    return _SERDE.dumps_typed(state)[1]
+    return SERDE.dumps_typed(state)[1]
 
 
 def _tell_lost(request: ResolvedRequest, lost: Sequence[str]) -> None:
@@ -334,36 +328,14 @@ def _tell_lost(request: ResolvedRequest, lost: Sequence[str]) -> None:
 
 
 def _opened(saved: CheckpointSaved, memory: Memory, provider: str) -> CheckpointTuple:
-    try:
-        state = _SERDE.loads_typed(("msgpack", base64.b64decode(saved.data, validate=True)))
-        checkpoint: Checkpoint = state["checkpoint"]
-        values = checkpoint["channel_values"]
-        messages = values.get("messages", [])
-        metadata: CheckpointMetadata = state["metadata"]
-        pending = [(task, channel, value) for task, channel, value in state["pending_writes"]]
-        config = {"configurable": {"thread_id": saved.session_id, "checkpoint_ns": ""}}
-        placed = _config(config, checkpoint["id"])  # type: ignore[arg-type]
-    except (
-        binascii.Error,
-        ormsgpack.MsgpackDecodeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-    ) as error:
-        raise _unreadable(saved, f"{type(error).__name__}: {error}") from error
-    # Types off the list come back as plain data: that would be another conversation.
-    if not all(isinstance(message, BaseMessage) for message in messages):
-        raise _unreadable(saved, "it holds messages of a type that is not allowed")
+    state = opened_state(saved)
+    config = {"configurable": {"thread_id": saved.session_id, "checkpoint_ns": ""}}
+    placed = _config(config, state.checkpoint["id"])  # type: ignore[arg-type]
+    values = state.checkpoint["channel_values"]
     # An earlier turn's structured answer must not pass for this one's.
     values.pop("structured_response", None)
-    values["messages"] = mended(newest_turns(messages, memory), provider)
-    return CheckpointTuple(placed, checkpoint, metadata, None, pending)
-
-
-def _unreadable(saved: CheckpointSaved, why: str) -> CheckpointUnreadable:
-    message = f"checkpoint {saved.checkpoint_id} of session {saved.session_id!r}: {why}"
-    return CheckpointUnreadable(message)
+    values["messages"] = mended(newest_turns(state.messages, memory), provider)
+    return CheckpointTuple(placed, state.checkpoint, state.metadata, None, state.pending_writes)
 
 
 def _namespace(config: RunnableConfig) -> str:

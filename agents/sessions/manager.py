@@ -19,7 +19,6 @@ __all__ = [
     "SessionCheckpoint",
     "SessionFilter",
     "SessionInfo",
-    "SessionManager",
     "SessionOrder",
     "SessionPage",
     "SessionStats",
@@ -231,32 +230,3 @@ def _within(at_ms: int | None, from_ms: int | None, before_ms: int | None) -> bo
         and (from_ms is None or at_ms >= from_ms)
         and (before_ms is None or at_ms < before_ms)
     )
-
-
-class SessionManager:
-    """Sessions by user: a session of another user does not exist."""
-
-    def __init__(self, store: SessionStore) -> None:
-        self._store = store
-
-    async def get(self, user_id: str, session_id: str, *, tenant: str) -> SessionInfo | None:
-        """Give the head of one of the user's sessions; raises `ServiceUnavailable`."""
-        return await self._store.get(tenant, user_id, session_id)
-
-    async def list(
-        self,
-        user_id: str,
-        *,
-        tenant: str,
-        limit: int = PAGE_SESSIONS_MAX,
-        after: str | None = None,
-    ) -> SessionPage:
-        """Give a page of the user's sessions, newest first, of 1 to `PAGE_SESSIONS_MAX`.
-
-        Raises `ValueError` for another limit or an `after` that no page gave, and
-        `ServiceUnavailable`.
-        """
-        if not 1 <= limit <= PAGE_SESSIONS_MAX:
-            message = f"limit is {limit}; give 1 to {PAGE_SESSIONS_MAX}"
-            raise ValueError(message)
-        return await self._store.list(tenant, user_id, limit=limit, after=after)

@@ -33,6 +33,8 @@ class Caller:
         attempt: The attempt at the request; a higher one supersedes it.
         deadline_ms: When the attempt is over at the latest, in milliseconds since the epoch.
         metadata: What the upstream sent along with the request.
+        session_metadata: What was said of the session as it was created or changed, as it is when
+            the attempt begins.
         template: The name of the agent's template.
         model: The name of the model that answers.
         idempotency_key: Names this tool call, over all attempts: 32 hex digits. `None` outside
@@ -49,6 +51,7 @@ class Caller:
     model: str
     claims: Mapping[str, Any] = field(default_factory=lambda: NO_CLAIMS)
     metadata: Mapping[str, str] = field(default_factory=lambda: NO_CLAIMS)
+    session_metadata: Mapping[str, str] = field(default_factory=lambda: NO_CLAIMS)
     idempotency_key: str | None = None
 
     @classmethod

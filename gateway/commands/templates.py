@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +10,7 @@ import yaml
 
 from millstream.gateway.client_settings import settings_for_client
 from millstream.gateway.commands.group import CommandGroup
+from millstream.gateway.console.asking import account_name
 from millstream.gateway.console.running import run
 from millstream.gateway.console.terminal import (
     print_data,
@@ -124,12 +124,12 @@ def _registry(settings: Settings) -> TemplateRegistry:
 async def _apply(settings: Settings, templates: tuple[AgentTemplate, ...]) -> tuple[Outcome, ...]:
     # Workers of an earlier version may have created the others.
     await ensure_topics(settings, (TEMPLATES,))
-    return await _registry(settings).apply(templates, by=_who())
+    return await _registry(settings).apply(templates, by=account_name())
 
 
 async def _retire(settings: Settings, name: str, version: str | None) -> tuple[Outcome, ...]:
     await partition_counts(settings, [settings.topic(TEMPLATES.name)])
-    return await _registry(settings).retire(name, version, by=_who())
+    return await _registry(settings).retire(name, version, by=account_name())
 
 
 async def _look(
@@ -175,13 +175,6 @@ def _chosen(found: tuple[AppliedTemplate, ...], name: str, version: str | None) 
         raise UnknownTemplate(message)
     offered = [one for one in mine if not one.event.retired]
     return (offered or mine)[-1]
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # an account without a name, as in a container
-        return "unknown"
 
 
 def _tell(outcomes: tuple[Outcome, ...], *, as_json: bool) -> None:

@@ -1,7 +1,8 @@
-"""What is asked on a command line: as an argument, on standard input, or in a file."""
+"""What is asked on a command line, as an argument, on standard input or in a file; and by whom."""
 
 from __future__ import annotations
 
+import getpass
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +12,19 @@ import typer
 
 from millstream.gateway.console.terminal import progress_console
 
-__all__ = ["metadata_of", "text_asked"]
+__all__ = ["account_name", "metadata_of", "text_asked"]
 
 _STANDARD_INPUT: Final = "-"
 _BYTES_MAX: Final = 1_000_000
 """More than any record of a request may have."""
+
+
+def account_name() -> str:
+    """Give the account of a command, `unknown` where it has no name, as in a container."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
 
 
 def text_asked(text: str | None, file: Path | None) -> str:

@@ -6,12 +6,14 @@ from millstream.schemas.errors import MillstreamError, Rejected, ServiceUnavaila
 
 __all__ = [
     "CheckpointUnknown",
+    "CommandIdReused",
     "NameTaken",
     "SessionBusy",
     "SessionClosed",
     "SessionDeleted",
     "SessionExists",
     "SessionExpired",
+    "SessionInputInvalid",
     "SessionMovedOn",
     "SessionNotDue",
     "SessionOutcomeUnknown",
@@ -90,10 +92,28 @@ class NameTaken(SessionRefused):
 class SessionOutcomeUnknown(ServiceUnavailable):
     """Nobody answered in time: whether the command is carried out is not known.
 
-    Sent again under the same id, it has no second effect.
+    Sent again under `command_id`, it has no second effect. `is_published`: Kafka has acknowledged
+    it; else it may stand on the log or not.
     """
 
     code = "session_outcome_unknown"
+
+    def __init__(self, message: str, *, command_id: str, is_published: bool) -> None:
+        super().__init__(message)
+        self.command_id = command_id
+        self.is_published = is_published
+
+
+class CommandIdReused(SessionRefused):
+    """The command's id was that of another one, which was decided; this one was not."""
+
+    code = "command_id_reused"
+
+
+class SessionInputInvalid(SessionRefused, ValueError):
+    """What was given cannot be so, and nothing was sent; says which, and what to give."""
+
+    code = "session_input_invalid"
 
 
 _BY_CODE: dict[str, type[SessionRefused]] = {

@@ -11,7 +11,6 @@ import json
 import secrets
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar
 
 from aiokafka import TopicPartition
@@ -38,6 +37,7 @@ from millstream.schemas.events import (
 )
 from millstream.schemas.steps import AgentStep
 from millstream.schemas.topics import (
+    COMMAND_TOPICS,
     COSTS,
     DEAD_LETTERS,
     DECISIONS,
@@ -48,8 +48,10 @@ from millstream.schemas.topics import (
     TopicSpec,
     catalogue,
 )
+from millstream.streams.apps.agent_run import AgentRun
 from millstream.streams.apps.app import App
 from millstream.streams.apps.checks import parts_of, resolving
+from millstream.streams.apps.memory_sessions import memory_sessions
 from millstream.streams.broker.memory.broker import MemoryBroker
 from millstream.streams.broker.memory.clients import MemoryClients
 from millstream.streams.broker.memory.consumer import MemoryConsumer
@@ -63,6 +65,7 @@ from millstream.streams.lane.base.window import Window
 from millstream.streams.lane.io import MemoryLaneIO
 from millstream.streams.lane.lane import Lane
 from millstream.streams.policy_file import load_policy
+from millstream.streams.sessions.manager import SessionManager
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.wire.codec import decode
@@ -75,64 +78,6 @@ Client = TypeVar("Client", MemoryConsumer, MemoryProducer)
 
 TIMEOUT_S: Final = 60.0
 _SHOWN: Final = (RESULTS, TOKENS, STEPS, COSTS, DECISIONS, DEAD_LETTERS)
-
-
-_SHOWN_CHARS_MAX = 60
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class AgentRun:
-    """What became of one request.
-
-    Attributes:
-        result: Its one result.
-        tokens: The pieces of its answer, of all attempts, as they were written.
-        steps: Calls of models and tools, retries and what else the template's `steps` names.
-        costs: A record for each model call of an attempt that may cost.
-        decision: What the layers said.
-    """
-
-    result: AgentResult
-    tokens: tuple[AgentToken, ...] = ()
-    steps: tuple[AgentStep, ...] = ()
-    costs: tuple[CostRecorded, ...] = ()
-    decision: Decision | None = None
-
-    def __repr__(self) -> str:
-        """Say how it ended, in a line: tests show it."""
-        told = self.reason or repr(self.output[:_SHOWN_CHARS_MAX])
-        return f"AgentRun({self.status}, {told}, {len(self.steps)} steps)"
-
-    @property
-    def status(self) -> str:
-        """How it ended: `completed`, `failed`, `rejected`, …."""
-        return self.result.status
-
-    @property
-    def output(self) -> str:
-        """The answer's text, empty where there is none."""
-        return self.result.output or ""
-
-    @property
-    def structured(self) -> dict[str, Any] | None:
-        """The answer that follows the template's schema."""
-        return self.result.structured
-
-    @property
-    def reason(self) -> str:
-        """Why it did not complete, as `code: words`; empty where it did."""
-        reason = self.result.reason
-        return "" if reason is None else f"{reason.code}: {reason.message}"
-
-    @property
-    def tools_called(self) -> tuple[str, ...]:
-        """The names of the tools that were called, in order, in all attempts."""
-        return tuple(step.name or "" for step in self.steps if step.kind == "tool_start")
-
-    @property
-    def cost_micros(self) -> int:
-        """What it cost, in millionths of a US dollar."""
-        return self.result.cost_micros
 
 
 class CannotRun(MillstreamError):
@@ -170,7 +115,10 @@ class InMemoryApp:
         self._broker = MemoryBroker(self._settings, wall_clock_ms)
         self._clients = MemoryClients(self._broker)
         self._producer = self._clients.plain_producer()
-        self._window: Window[InputRecord] = Window(1000)
+        self._windows = {
+            self._settings.topic(spec.name): Window[InputRecord](1000)
+            for spec in (REQUESTS, *COMMAND_TOPICS)
+        }
         self._exits = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -181,12 +129,19 @@ class InMemoryApp:
             stack.push_async_callback(self._parts.mcp.close)
             await self._parts.mcp.open(self._parts.tools)
             self._lane = await stack.enter_async_context(self._open_lane())
+            sessions = memory_sessions(self._settings, self._broker, self._serve)
+            self._sessions = await stack.enter_async_context(sessions)
             self._exits = stack.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Close it; what still runs is cut off."""
         await self._exits.aclose()
+
+    @property
+    def sessions(self) -> SessionManager:
+        """The app's sessions; a request of one goes on with its conversation."""
+        return self._sessions
 
     async def run(
         self,
@@ -244,16 +199,20 @@ class InMemoryApp:
         except MessageSizeTooLargeError as error:
             message = f"the request has {len(raw):,} bytes, more than a record of Kafka's may have"
             raise InputTooLarge(message) from error
-        record = InputRecord(
-            topic=topic,
-            partition=0,
-            offset=stored.offset,
-            timestamp=stored.timestamp,
-            key=None,
-            value=raw,
-            headers=(),
+        self._serve(
+            InputRecord(
+                topic=topic,
+                partition=0,
+                offset=stored.offset,
+                timestamp=stored.timestamp,
+                key=None,
+                value=raw,
+                headers=(),
+            )
         )
-        entry = self._window.take(stored.offset, record, _nothing)
+
+    def _serve(self, record: InputRecord) -> None:
+        entry = self._windows[record.topic].take(record.offset, record, _nothing)
         if entry is not None:
             self._lane.serve(entry)
 

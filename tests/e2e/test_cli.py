@@ -325,3 +325,18 @@ def _worker_pid(log: Path) -> int:
     """Give the id of the worker that said last that it is ready, 0 while none has."""
     told = re.findall(r"^ready: \S+-(\d+) serves", log.read_text(), flags=re.MULTILINE)
     return int(told[-1]) if told else 0
+
+
+async def test_a_session_is_created_talked_in_read_and_deleted(up: Up) -> None:
+    ada = ("--user", "ada")
+    told = await run(up.environment, "sessions", "create", *ada, "--metadata", "order=7")
+    assert told.code == 0, told.err
+    name = told.out.strip()
+    asked = await run(up.environment, "submit", "say: hello", *ada, "--session", name)
+    assert asked.code == 0, asked.err
+    told = await run(up.environment, "sessions", "messages", name, *ada)
+    assert (told.code, told.out) == (0, "user\n  say: hello\nassistant\n  hello\n"), told.err
+    told = await run(up.environment, "sessions", "delete", name, *ada, "--json")
+    assert (told.code, json.loads(told.out)["state"]) == (0, "deleted"), told.err
+    told = await run(up.environment, "sessions", "show", name, *ada)
+    assert (told.code, told.out) == (8, ""), told.err

@@ -14,7 +14,6 @@ import pytest
 import redis.asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
-from millstream.agents.sessions.manager import SessionManager
 from millstream.schemas.events import (
     AgentResult,
     AgentToken,
@@ -181,7 +180,6 @@ async def test_a_worker_shows_in_metrics_and_sessions_what_the_topics_hold(
         assert results == {"results||completed": 36, "results|unknown_template|rejected": 4}
         assert totals["tokens|output"] > 0
         assert totals["cost_micros|scripted"] > 0
-        sessions = SessionManager(store)
         completed = Counter(
             result.user_id
             for result in await read_whole(deployment, RESULTS, AgentResult)
@@ -189,7 +187,7 @@ async def test_a_worker_shows_in_metrics_and_sessions_what_the_topics_hold(
         )
         assert len(completed) == 7
         for user, turns in completed.items():
-            head = await sessions.get(user, "s", tenant="default")
+            head = await store.get("default", user, "s")
             assert head is not None
             assert head.turn == turns
 

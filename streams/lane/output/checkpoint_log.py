@@ -6,12 +6,10 @@ the other, each with a seek and a fetch of its own, the last of 25 sessions wait
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -150,13 +148,6 @@ def is_named_by(head: SessionUpdated, checkpoint: CheckpointSaved) -> bool:
     """Tell whether a session's head names this very checkpoint."""
     same_session = session_key(checkpoint) == session_key(head)
     return same_session and checkpoint.checkpoint_id == head.checkpoint_id
-
-
-def digest_of(checkpoint: CheckpointSaved) -> str:
-    """Give what stands for all that a run takes of a checkpoint."""
-    named = [checkpoint.checkpoint_id, checkpoint.parent_id, checkpoint.turn, checkpoint.encoding]
-    told = f"{json.dumps(named)}{checkpoint.data}"
-    return blake2b(told.encode(), digest_size=16).hexdigest()
 
 
 def _offset_min(want: _Want) -> int:

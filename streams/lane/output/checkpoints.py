@@ -16,7 +16,8 @@ from millstream.schemas.errors import CheckpointUnreadable
 from millstream.schemas.events import CheckpointSaved, SessionUpdated
 from millstream.schemas.ports import PeekCheckpoint
 from millstream.streams.broker.partition_reader import PartitionReader
-from millstream.streams.lane.output.checkpoint_log import CheckpointLog, digest_of, is_named_by
+from millstream.streams.lane.output.checkpoint_log import CheckpointLog, is_named_by
+from millstream.streams.wire.digests import digest_of
 from millstream.streams.wire.keys import SessionKey, session_key
 
 _log = structlog.get_logger(__name__)

@@ -18,7 +18,7 @@ from millstream.schemas.events import (
 from millstream.schemas.lane_events import StageRequest
 from millstream.schemas.reasons import reason_of, result_of
 from millstream.schemas.topics import TopicSpec
-from millstream.streams.lane.output.checkpoint_log import digest_of
+from millstream.streams.wire.digests import digest_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import structlog
 
@@ -15,7 +15,7 @@ from millstream.agents.attempt import RunOutcome
 from millstream.agents.executor import nothing_to_load
 from millstream.agents.loop.containment import is_cancelled_from_outside
 from millstream.middleware.base import AttemptUsage
-from millstream.schemas.base import Event
+from millstream.schemas.base import Event, FrozenDict
 from millstream.schemas.errors import (
     AttemptsExhausted,
     LaneLost,
@@ -46,6 +46,8 @@ from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses
 
 T = TypeVar("T")
+
+_NOTHING_SAID: Final = FrozenDict()
 
 _log = structlog.get_logger(__name__)
 
@@ -302,6 +304,7 @@ class RunRunner:
                     calls=run.calls,
                     emit_step=None if steps is None else steps.write,
                     steps_from=0 if steps is None else steps.next_seq,
+                    session_metadata=self._session_metadata(run),
                 )
             except (LaneLost, asyncio.CancelledError):
                 raise
@@ -319,6 +322,10 @@ class RunRunner:
                 if is_cancelled_from_outside(asyncio.current_task(), error):
                     raise
                 return self._broken(run, tokens, error)
+
+    def _session_metadata(self, run: Run) -> Mapping[str, str]:
+        state = self._state.session_states.get(run.session)
+        return _NOTHING_SAID if state is None else state.metadata
 
     async def _before_call(self, run: Run) -> None:
         await self._context.before_call()

@@ -23,8 +23,8 @@ from millstream.schemas.sessions.states import (
     SessionState,
 )
 from millstream.schemas.sessions.transitions import TRANSITIONS, Before
-from millstream.streams.lane.output.checkpoint_log import digest_of
 from millstream.streams.lane.state.sessions.states import due_ms
+from millstream.streams.wire.digests import digest_of
 from millstream.streams.wire.keys import SessionKey
 
 __all__ = ["NAMES_MAX", "Decided", "FoundCheckpoint", "Session", "decide"]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from langchain.tools import ToolRuntime
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from pydantic import ValidationError
 
@@ -14,6 +15,7 @@ from millstream import (
     AgentTemplate,
     App,
     CallbackEvent,
+    Caller,
     Forbidden,
     InMemoryApp,
     Listener,
@@ -26,6 +28,7 @@ from millstream.middleware.policy import Policy
 from millstream.schemas.errors import InputTooLarge, Misconfigured
 from millstream.streams.apps.memory import CannotRun
 from tests.harness.mcp import official_program
+from tests.support import eventually
 
 
 def opening_hours(day: str) -> str:
@@ -192,3 +195,45 @@ async def test_what_is_no_app_is_refused_and_a_run_is_shown_in_a_line() -> None:
 async def test_a_request_that_no_record_holds_is_refused_by_its_size() -> None:
     with pytest.raises(InputTooLarge, match="the request has 3,000,"):
         await arun_agent(None, "chat_agent", "x" * 3_000_000, script="say: hello")
+
+
+async def test_a_conversation_goes_on_in_one_app_and_its_sessions_are_read_at_once() -> None:
+    async with InMemoryApp(None, script="say: yes") as memory:
+        made = await memory.sessions.create("ada", metadata={"customer": "7"})
+        for _ in range(2):
+            await memory.run("chat_agent", "go on", session_id=made.session_id)
+        told = await memory.sessions.messages("ada", made.session_id)
+        assert [one.text for one in told] == ["go on", "yes"] * 2
+        kept = await memory.sessions.get("ada", made.session_id)
+        assert kept is not None
+        assert (kept.turn, kept.metadata) == (2, {"customer": "7"})
+        await memory.sessions.close("ada", made.session_id)
+        refused = await memory.run("chat_agent", "more", session_id=made.session_id)
+        assert refused.reason.startswith("session_closed: ")
+
+
+async def test_a_tool_is_told_what_was_said_of_the_session() -> None:
+    def who(runtime: ToolRuntime[Caller]) -> str:
+        """Tell whose session it is."""
+        return runtime.context.session_metadata.get("customer", "nobody")
+
+    clerk = AgentTemplate(name="clerk", kind="react", tools=("who",))
+    app = App("t", templates=[clerk], tools=[who])
+    async with InMemoryApp(app, script="call: who {}; say: {tool_result}") as memory:
+        assert (await memory.run("clerk", "?", session_id="new")).output == "nobody"
+        await memory.sessions.create("ada", "s", metadata={"customer": "7"})
+        assert (await memory.run("clerk", "?", session_id="s")).output == "7"
+        await memory.sessions.update("ada", "s", metadata={"customer": "8"})
+        assert (await memory.run("clerk", "?", session_id="s")).output == "8"
+
+
+async def test_a_session_expires_in_memory_too() -> None:
+    async with InMemoryApp(None, script="say: hi") as memory:
+        await memory.sessions.create("ada", "s", ttl=1)
+
+        async def is_expired() -> bool:
+            kept = await memory.sessions.get("ada", "s")
+            return kept is not None and kept.state == "expired"
+
+        await eventually(is_expired)
+        assert (await memory.run(session_id="s")).reason.startswith("session_expired: ")

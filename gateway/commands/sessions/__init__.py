@@ -1,0 +1,1 @@
+"""`millstream sessions`: create sessions, read them, change them, end them."""

@@ -1,0 +1,8 @@
+"""The group `millstream sessions`, with all of its commands."""
+
+from __future__ import annotations
+
+from millstream.gateway.commands.sessions import changing, reading
+from millstream.gateway.commands.sessions.options import sessions_app
+
+__all__ = ["changing", "reading", "sessions_app"]

@@ -1,0 +1,164 @@
+"""What callers give a `SessionManager`, checked before anything is sent, in words that help."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from functools import cache
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from millstream.schemas.base import Identifier, TenantName
+from millstream.schemas.sessions.commands import (
+    TTL_IDLE_S_MAX,
+    TTL_S_MAX,
+    SessionCommand,
+    SessionOperation,
+    SessionTtl,
+)
+from millstream.schemas.sessions.errors import SessionInputInvalid
+
+__all__ = ["Ttl", "checked_id", "checked_tenant", "command_of", "new_ulid"]
+
+Ttl = SessionTtl | timedelta | int
+"""A time to live: a number is seconds of idleness."""
+
+METADATA_KEY_CHARS_MAX: Final = 256
+
+_DAY_S: Final = 86_400
+_ULID_BASE32: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_ULID_CHARS: Final = 26
+_RANDOM_BITS: Final = 80
+
+_ID_HINT: Final = "give 1 to 256 characters, no line break or other control character among them"
+_HINTS: Final[Mapping[str, str]] = {
+    "ttl": (
+        f"give whole seconds: idle_s of 1 to {TTL_IDLE_S_MAX:,} ({TTL_IDLE_S_MAX // _DAY_S} days), "
+        f"total_s of 1 to {TTL_S_MAX:,} ({TTL_S_MAX // _DAY_S} days), or leave out for no limit"
+    ),
+    "metadata": (
+        "give a dict of at most 32 strings of up to 1,024 characters by names of 1 to "
+        f"{METADATA_KEY_CHARS_MAX}; keep what is larger elsewhere, and its address here"
+    ),
+    "tenant": "give 1 to 64 letters, digits, dots, underscores and hyphens",
+    "why": "give up to 500 characters",
+    "turn": "give the number of a turn, from 1 on",
+    "drain": "give True or False",
+}
+
+
+def command_of(
+    operation: SessionOperation,
+    user_id: str,
+    session_id: str | None,
+    *,
+    ttl: Ttl | None = None,
+    metadata: Mapping[str, str] | None = None,
+    command_id: str | None = None,
+    **fields: Any,
+) -> SessionCommand:
+    """Make a command; one without an id gets one. Raises `SessionInputInvalid`."""
+    if command_id is None:
+        command_id = new_ulid()
+    try:
+        return SessionCommand(
+            operation=operation,
+            user_id=user_id,
+            session_id=session_id,
+            command_id=command_id,
+            ttl=None if ttl is None else _ttl_of(ttl),
+            metadata=None if metadata is None else _metadata_of(metadata),
+            at_ms=time.time_ns() // 10**6,
+            **fields,
+        )
+    except ValidationError as error:
+        raise _refused(error) from error
+
+
+def checked_id(name: str, value: str) -> str:
+    """Give a name as it stands on the wire. Raises `SessionInputInvalid`."""
+    return _checked(_identifier(), name, value)
+
+
+def checked_tenant(value: str) -> str:
+    """Give a tenant as it stands on the wire. Raises `SessionInputInvalid`."""
+    return _checked(_tenant(), "tenant", value)
+
+
+def new_ulid() -> str:
+    """Make a ULID: 26 characters that sort by the millisecond in which they were made."""
+    number = (time.time_ns() // 10**6) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
+    text = ""
+    for _ in range(_ULID_CHARS):
+        number, digit = divmod(number, len(_ULID_BASE32))
+        text = _ULID_BASE32[digit] + text
+    return text
+
+
+@cache
+def _identifier() -> TypeAdapter[str]:
+    return TypeAdapter(Identifier)
+
+
+@cache
+def _tenant() -> TypeAdapter[str]:
+    return TypeAdapter(TenantName)
+
+
+def _checked(kind: TypeAdapter[str], name: str, value: str) -> str:
+    try:
+        return kind.validate_python(value)
+    except ValidationError as error:
+        raise _refused(error, name) from error
+
+
+def _ttl_of(ttl: Ttl) -> SessionTtl:
+    if isinstance(ttl, SessionTtl):
+        return ttl
+    seconds: Any = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
+    # A dict would let a misspelt name pass for no limit; and True is no second.
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        kind = type(seconds).__name__
+        raise SessionInputInvalid(
+            f"ttl: a SessionTtl, timedelta or int, not {kind}: {_hint('ttl')}"
+        )
+    try:
+        return SessionTtl.model_validate({"idle_s": seconds})
+    except ValidationError as error:
+        raise _refused(error, "ttl") from error
+
+
+def _metadata_of(metadata: Any) -> dict[str, str]:
+    if not isinstance(metadata, Mapping):
+        message = f"metadata: not a dict but {type(metadata).__name__}: {_hint('metadata')}"
+        raise SessionInputInvalid(message)
+    for key in metadata:
+        if isinstance(key, str) and (not 0 < len(key) <= METADATA_KEY_CHARS_MAX or _is_half(key)):
+            shown = ascii(key[:20])
+            raise SessionInputInvalid(f"metadata: the name {shown} cannot be: {_hint('metadata')}")
+    return dict(metadata)
+
+
+def _is_half(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _refused(error: ValidationError, named: str | None = None) -> SessionInputInvalid:
+    """Say which field, what is wrong with it, and what to give; not what was given: it is long."""
+    problem = error.errors(include_url=False, include_input=False)[0]
+    where = [str(part) for part in problem["loc"]]
+    if named is not None:
+        where.insert(0, named)
+    told = problem["msg"].removeprefix("Value error, ")
+    if not where:
+        return SessionInputInvalid(told)
+    shown = ".".join(part[:20] for part in where)
+    hint = _hint(where[0])
+    return SessionInputInvalid(f"{ascii(shown)[1:-1]}: {told[:1].lower()}{told[1:]}: {hint}")
+
+
+def _hint(field: str) -> str:
+    return _HINTS.get(field, _ID_HINT)
