@@ -20,8 +20,17 @@ from millstream.schemas.events import (
     CheckpointSaved,
     CostRecorded,
     Decision,
+    SessionUpdated,
 )
-from millstream.schemas.topics import CHECKPOINTS, COSTS, DECISIONS, RESULTS, TOKENS, catalogue
+from millstream.schemas.topics import (
+    CHECKPOINTS,
+    COSTS,
+    DECISIONS,
+    RESULTS,
+    SESSIONS,
+    TOKENS,
+    catalogue,
+)
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.sessions.redis import RedisSessionStore
 from millstream.streams.settings import Settings
@@ -93,6 +102,7 @@ async def recount(settings: Settings) -> Totals:
         counts["tokens|input"] += cost.usage.input_tokens
         counts["tokens|output"] += cost.usage.output_tokens
     counts["checkpoints"] = len(await read_whole(settings, CHECKPOINTS, CheckpointSaved))
+    counts["session_heads"] = len(await read_whole(settings, SESSIONS, SessionUpdated))
     return {name: float(count) for name, count in counts.items() if count}
 
 
