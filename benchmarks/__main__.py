@@ -24,6 +24,7 @@ from benchmarks.measures import (
     waiting,
 )
 from benchmarks.measures.agents import executor, prompt_cache
+from benchmarks.measures.sessions import operations
 from benchmarks.peers import measure as peers
 from benchmarks.report import Figure
 from benchmarks.services import machine, services
@@ -48,6 +49,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "hosting": lambda *_: hosting.run(),
     "memory": lambda *_: memory.run(),
     "executor": lambda *_: executor.run(),
+    "sessions": lambda settings, _: operations.run(settings),
     "prompt_cache": lambda *_: prompt_cache.run(),
 }
 

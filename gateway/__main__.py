@@ -23,6 +23,12 @@ def main() -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, _end_with_nothing_begun)
+    from millstream.gateway.standard_streams import (  # noqa: PLC0415
+        leave_unwritten,
+        open_closed_streams,
+    )
+
+    open_closed_streams()
     try:
         # Within the try: an impatient Ctrl-C may come while packages are imported.
         from millstream.gateway.cli import main as run  # noqa: PLC0415
@@ -30,6 +36,8 @@ def main() -> None:
         run()
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    finally:
+        leave_unwritten()
 
 
 if __name__ == "__main__":

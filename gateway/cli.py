@@ -30,11 +30,11 @@ from millstream.gateway.commands.up import up
 from millstream.gateway.commands.worker import worker
 from millstream.gateway.console.cleaning import harmless
 from millstream.gateway.console.running import Stopped
-from millstream.gateway.console.terminal import print_data, progress_console
+from millstream.gateway.console.terminal import Unwritable, print_data, progress_console
 from millstream.gateway.exits import EXIT_CODES_HELP, ExitCode, exit_code_of_error
 from millstream.gateway.installation import HOME
 from millstream.gateway.processes.children import ChildEnded
-from millstream.schemas.errors import MillstreamError
+from millstream.schemas.errors import MillstreamError, ServiceUnavailable
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.logs import configure_logging
 from millstream.version import __version__
@@ -55,7 +55,9 @@ class _Commands(CommandGroup):
         try:  # help is printed here
             parsed: list[str] = super().parse_args(ctx, args)
         except BrokenPipeError:
-            raise _had_enough() from None
+            raise _ended_unread(ExitCode.OK) from None
+        except (Unwritable, OSError) as error:
+            raise _full(error) from None
         return parsed
 
     def invoke(self, ctx: Any) -> Any:
@@ -68,11 +70,13 @@ class _Commands(CommandGroup):
         except KeyboardInterrupt:
             raise typer.Exit(ExitCode.INTERRUPTED) from None
         except BrokenPipeError:
-            raise _had_enough() from None
+            raise _ended_unread(ExitCode.OK) from None  # whoever read it has had enough
+        except Unwritable as error:
+            raise _full(error) from None
         except MillstreamError as error:
             if debug:
                 raise
-            _tell(str(error))
+            _tell(f"{error}{_remedy(error)}")
             raise typer.Exit(exit_code_of(error)) from None
         except (typer.Exit, typer.Abort, TyperException):
             raise  # Typer's own way to end, for instance by wrong usage
@@ -145,11 +149,22 @@ def main() -> None:
     app(prog_name="millstream")
 
 
-def _had_enough() -> typer.Exit:
-    """End well where whoever read our output has had enough: `millstream history | head`."""
+def _ended_unread(code: ExitCode) -> typer.Exit:
+    """End where standard output takes no more: as in `millstream history | head`."""
     # What is still buffered would fail again when Python flushes it at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return typer.Exit(ExitCode.OK)
+    return typer.Exit(code)
+
+
+def _full(error: Unwritable | OSError) -> typer.Exit:
+    """End where standard output takes no more, as on a full disk, and say so."""
+    told = (
+        f"standard output cannot be written: {error.strerror}"
+        if isinstance(error, OSError)
+        else str(error)
+    )
+    _tell(told)
+    return _ended_unread(ExitCode.FAILED)
 
 
 def exit_code_of(error: MillstreamError) -> ExitCode:
@@ -157,6 +172,12 @@ def exit_code_of(error: MillstreamError) -> ExitCode:
     if isinstance(error, ChildEnded) and error.exit_code == ExitCode.UNAVAILABLE:
         return ExitCode.UNAVAILABLE  # as the launcher or the worker found it
     return exit_code_of_error(error)
+
+
+def _remedy(error: MillstreamError) -> str:
+    """Say what to do about a service that is away: its error says only that it is."""
+    away = isinstance(error, ServiceUnavailable)
+    return "; `millstream doctor` looks at Kafka, Redis and the settings" if away else ""
 
 
 def _tell(message: str) -> None:

@@ -53,7 +53,7 @@ async def _kill_if_asked_again(launcher: Launcher, stop: "_StopRequests") -> Non
 
 def _announce(endpoints: Endpoints, *, as_json: bool, console: Console) -> None:
     console.print(
-        f"ready in {endpoints.seconds:.1f} s · Ctrl-C stops it\n"
+        f"services ready in {endpoints.seconds:.1f} s · Ctrl-C stops it\n"
         f"  Kafka  {endpoints.kafka}\n  Redis  {without_password(endpoints.redis_url)}\n"
         f"  data   {endpoints.data}"
     )

@@ -35,6 +35,7 @@ from millstream.streams.apps.app import AppParts
 from millstream.streams.apps.checks import resolving
 from millstream.streams.broker.clients import idempotent_producer
 from millstream.streams.broker.topic_admin import ensure_topics, require_sound_topics
+from millstream.streams.consumer.recent_gaps import RecentGaps
 from millstream.streams.hosting import agent_host, count_mcp_servers
 from millstream.streams.lane.base.context import LaneServices, Stage, stages
 from millstream.streams.lane.base.metrics import LaneMetrics
@@ -50,6 +51,7 @@ from millstream.streams.telemetry.outages import REDIS, UnreadyLog
 from millstream.streams.telemetry.process import tell_of_process
 from millstream.streams.templates.follower import TemplateFollower
 from millstream.streams.views.service import Views
+from millstream.streams.views.table_metrics import Shown
 
 log = structlog.get_logger(__name__)
 
@@ -130,6 +132,7 @@ class _Worker:
     host: AgentHost | None
     views: Renewed[Views] | None
     readiness: Readiness
+    gaps: RecentGaps
     templates: TemplateFollower | None = None
 
     def unready(self) -> list[str]:
@@ -177,12 +180,21 @@ async def _build(
     )
     store = RedisSessionStore(settings, on_unreadable=unreadable.inc)
     stack.push_async_callback(store.close)
+    gaps = RecentGaps()
     views: Renewed[Views] | None = None
     if "views" in roles:
         known_models = (settings.default_model, *FREE_MODELS, *policy.prices)
         views = Renewed(
             "views",
-            partial(Views, settings, store, collector, known_models=known_models),
+            partial(
+                Views,
+                settings,
+                store,
+                collector,
+                known_models=known_models,
+                gaps=gaps,
+                shown=Shown(),
+            ),
             Views.stop,
         )
     lanes: tuple[Renewed[Lanes], ...] = ()
@@ -223,8 +235,9 @@ async def _build(
             circuits=ModelCircuits(on_change=metrics.tell_circuit),
             listeners=told,
             on_illegal=log_illegal,
+            gaps=gaps,
         )
-        templates = TemplateFollower(settings, factory, collector)
+        templates = TemplateFollower(settings, factory, collector, group=services.group_templates)
         stack.push_async_callback(templates.stop)
         await templates.start()
         lanes = _lanes(settings, policy, app, services)
@@ -232,7 +245,7 @@ async def _build(
     starts = [one.start() for one in lanes]
     await asyncio.gather(*starts, *([views.start()] if views is not None else []))
     info = WorkerInfo(name, roles, f"{exposition.url}/metrics")
-    return _Worker(info, lanes, host, views, readiness, templates)
+    return _Worker(info, lanes, host, views, readiness, gaps, templates)
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
@@ -332,6 +345,7 @@ async def _watch(worker: _Worker, ready: Callable[[WorkerInfo], None], stop: asy
     while not stop.is_set():
         reasons = worker.unready()
         worker.readiness.set("worker", "; ".join(reasons) or None)
+        worker.readiness.warn(worker.gaps.told())
         unready.tell(reasons)
         if not reasons and not told:
             told = True

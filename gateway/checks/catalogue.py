@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from millstream.gateway.checks.configured import check_policy, check_policy_globs, check_settings
-from millstream.gateway.checks.finding import Check
+from millstream.gateway.checks.finding import Check, together
 from millstream.gateway.checks.installed import (
     check_disk,
     check_environment,
@@ -34,8 +34,5 @@ CHECKS: tuple[Check, ...] = (
     check_metrics_port,
     check_policy,
     check_policy_globs,
-    check_kafka,
-    check_redis,
-    check_offsets,
-    check_templates,
+    together(check_kafka, check_redis, check_offsets, check_templates),
 )

@@ -31,6 +31,8 @@ from millstream.schemas.lane_events import (
     RunParked,
     StageRequest,
 )
+from millstream.schemas.sessions.commands import SessionCommand
+from millstream.schemas.sessions.states import SessionAnswered, SessionChanged, SessionState
 from millstream.schemas.steps import AgentStep
 from millstream.streams.bus.api import Delivery, Unreadable
 from millstream.streams.wire.codec import rfc3339
@@ -160,6 +162,18 @@ def what(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912  one case per kin
             lacked = ", which was not paused" if event.was_paused is False else ""
             lacked += ", which had ended" if event.had_ended else ""
             return f"obeyed: {event.command} {target}{lacked}"
+        case SessionCommand():
+            asked = f"asks to {event.operation} {_which(event.session_id)}"
+            return asked + _by(event.by, event.why)
+        case SessionChanged():
+            turn = f" to turn {event.restored_turn}" if event.restored_turn is not None else ""
+            changed = f"{_which(event.session_id)} is {event.change}{turn}"
+            return changed + _by(event.by, event.why)
+        case SessionAnswered():
+            became = "done" if event.refused is None else reason_text(event.refused)
+            return f"{event.operation} {_which(event.session_id)}: {became}"
+        case SessionState():
+            return f"session {event.session_id} is {event.state}, revision {event.revision}"
         case LaneOpened():
             return (
                 f"worker {event.worker} took over {event.stage} {event.partition}, "
@@ -174,6 +188,16 @@ def what(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912  one case per kin
             return f"unreadable record {event.source} was put back as {event.redriven_as}{mended}"
         case _:
             return one_line(event.model_dump_json(exclude_none=True))
+
+
+def _which(session_id: str | None) -> str:
+    return "all sessions" if session_id is None else f"session {session_id}"
+
+
+def _by(who: str | None, why: str | None) -> str:
+    """Say who asked for something and why, as far as that was given."""
+    told = f" by {one_line(who)}" if who else ""
+    return told + (f": {one_line(why)}" if why else "")
 
 
 def step_text(step: AgentStep) -> str:  # noqa: C901, PLR0911  a line for each kind
@@ -201,7 +225,7 @@ def step_text(step: AgentStep) -> str:  # noqa: C901, PLR0911  a line for each k
             failed = one_line(step.failed_model or "its model")
             return f"asks {name} instead of {failed}, since {reason_text(step.reason)}"
         case "restart":
-            return "begins anew: the attempt before was lost or stopped"
+            return "begins, since any attempt before it was lost or stopped"
         case "resumed":
             return "goes on after a pause"
         case "paused":

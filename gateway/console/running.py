@@ -84,9 +84,11 @@ async def _limited(
 
 
 def _end(code: ExitCode) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:  # also where their disk is full, or their reader gone
+        os._exit(code)
 
 
 async def _interruptible(

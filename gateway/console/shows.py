@@ -34,6 +34,7 @@ __all__ = ["JsonShow", "TextShow", "ending"]
 _BEGINS_ANEW: Final = (
     "the answer begins anew (the attempt that wrote this failed, was stopped or was lost):"
 )
+_BEGINS: Final = "another attempt begins (the one before failed, was stopped or was lost)"
 _VOID: Final = "void, since the attempt that wrote it failed, was stopped or was lost:"
 _MODEL_CALLS: Final = frozenset({"model_start", "model_end", "model_error"})
 
@@ -64,6 +65,7 @@ class TextShow:
         self._model_calls = model_calls
         self._console = progress_console()
         self._at_once = sys.stdout.isatty()
+        self._has_written = False
         self._held: list[str] = []
         self._late: list[AgentStep] = []
 
@@ -102,6 +104,7 @@ class TextShow:
             self._held.append(text)
             return
         print_text(text)
+        self._has_written = True
         self._in_line = not text.endswith("\n")
         if not self._in_line:
             self._end_line()
@@ -122,7 +125,8 @@ class TextShow:
             self._console.print(_VOID)
             self._console.print(harmless(void))
         else:
-            self._console.print(_BEGINS_ANEW)
+            self._console.print(_BEGINS_ANEW if self._has_written else _BEGINS)
+        self._has_written = False
 
     def _end_line(self) -> None:
         if self._in_line:

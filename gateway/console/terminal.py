@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from rich.cells import cell_len
@@ -13,6 +14,7 @@ from rich.console import Console
 from millstream.gateway.console.cleaning import harmless, in_line, json_text
 
 __all__ = [
+    "Unwritable",
     "print_data",
     "print_json",
     "print_styled",
@@ -32,10 +34,20 @@ def progress_console() -> Console:
     return _Progress(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
+class Unwritable(Exception):
+    """Standard output takes no more, as on a full disk; says why."""
+
+
 class _Progress(Console):
-    """Goes on in silence where nobody reads it any more: the data may still be wanted."""
+    """Goes on in silence where nobody can read it any more: the data may still be wanted."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Print; what a full disk does not take is left out, and the next may find room."""
+        with suppress(OSError):
+            super().print(*objects, **how)
 
     def on_broken_pipe(self) -> None:
+        """Write nothing from here on, neither this nor any other console, nor Python at exit."""
         self.quiet = True
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stderr.fileno())
@@ -75,12 +87,19 @@ def print_text(text: str) -> None:
     """Write a piece of an answer, at once, whatever the locale can show.
 
     A terminal gets no control characters: it would obey those that a model or a user wrote.
+    Raises `BrokenPipeError` where nobody reads it any more, `Unwritable` where it takes no more.
     """
     if sys.stdout.isatty():
         text = harmless(text)
     encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, errors="replace").decode(encoding))
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(text.encode(encoding, errors="replace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        message = f"standard output cannot be written: {error.strerror}"
+        raise Unwritable(message) from error
 
 
 def print_styled(text: str, style: str) -> None:

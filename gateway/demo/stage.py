@@ -35,7 +35,8 @@ class _Part:
             case Text(text=text):
                 self.text += text
             case StartedAnew():
-                self.text, self.restarted = "", self.begun
+                # Nothing begins anew where nothing of it was shown.
+                self.text, self.restarted = "", self.restarted or self.printed > 0
             case Ended(result=result):
                 self.result = result
 

@@ -39,15 +39,19 @@ def _after(limit_s: float, do: Callable[..., object], *arguments: object) -> Non
 
 
 def _end_well() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(ExitCode.OK)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:  # also where their disk is full, or their reader gone
+        os._exit(ExitCode.OK)
 
 
 def _end(loop: asyncio.AbstractEventLoop, limit_s: float) -> None:
-    sys.stderr.write(f"it was told to end and has not in {limit_s:.0f} s; what it waits for:\n")
-    for task in asyncio.all_tasks(loop):
-        task.print_stack(limit=_FRAMES_TOLD, file=sys.stderr)
-    faulthandler.dump_traceback(all_threads=True)
-    sys.stderr.flush()
-    os._exit(ExitCode.FAILED)
+    try:
+        sys.stderr.write(f"it was told to end and has not in {limit_s:.0f} s; what it waits for:\n")
+        for task in asyncio.all_tasks(loop):
+            task.print_stack(limit=_FRAMES_TOLD, file=sys.stderr)
+        faulthandler.dump_traceback(all_threads=True)
+        sys.stderr.flush()
+    finally:  # also where what it waits for cannot be told
+        os._exit(ExitCode.FAILED)

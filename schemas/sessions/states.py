@@ -49,12 +49,13 @@ class NamedCheckpoint(Frozen):
 class SessionBarrier(Frozen):
     """What became of requests that had come when a session was closed or deleted.
 
-    Those before `before_offset` of their topic are ended, however late they are read; but the
-    request `lets_end` runs on, and where it `drains` all of them do. It stays when the session is
-    opened again.
+    Those before `before_offset` of their topic, which the broker took by `until_ms`, are ended,
+    however late they are read; but the request `lets_end` runs on, and where it `drains` all of
+    them do. It stays when the session is opened again.
     """
 
     before_offset: Count
+    until_ms: EpochMs
     cancels: bool = False
     drains: bool = False
     lets_end: Identifier | None = None

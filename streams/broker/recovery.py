@@ -8,6 +8,7 @@ up all other connections for 40 s. Here, as in Kafka's own clients (KIP-899):
 - where no known broker answers, the configured names are resolved and asked again;
 - a broker that cannot be reached is tried again after a growing pause, shared by all who want it;
 - a connection, an update of metadata and the question for a coordinator take seconds at most;
+- of several names that are configured, one that hangs holds up none of the others;
 - a connection to an address that is not its broker's any more is closed.
 """
 
@@ -24,7 +25,7 @@ from aiokafka.admin import client as admin_client
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import CloseReason
 from aiokafka.consumer import consumer as consumer_client
-from aiokafka.errors import KafkaError, RequestTimedOutError
+from aiokafka.errors import KafkaConnectionError, KafkaError, RequestTimedOutError
 from aiokafka.producer import producer as producer_client
 from aiokafka.protocol.metadata import MetadataRequest
 
@@ -32,6 +33,9 @@ __all__ = ["RecoveringClient", "recover_brokers"]
 
 _ANSWER_S = 5.0
 """How long a broker may take to be connected to, or to answer what each answers at once."""
+
+_NEXT_NAME_S = 0.3
+"""So long after one configured name the next one is asked, too."""
 
 _PAUSE_MIN_S = 0.05
 _PAUSE_MAX_S = 1.0
@@ -58,6 +62,8 @@ async def _connect_in_time(*args: Any, **kwargs: Any) -> Any:
 class RecoveringClient(AIOKafkaClient):  # type: ignore[misc]
     """aiokafka's client, which does not give up on the names that it was given."""
 
+    _sync_task: asyncio.Task[None] | None
+
     def __init__(self, **how: Any) -> None:
         super().__init__(**how)
         self._connecting: dict[Any, asyncio.Task[Any]] = {}
@@ -68,6 +74,18 @@ class RecoveringClient(AIOKafkaClient):  # type: ignore[misc]
     def _get_conn_lock(self) -> Any:
         # Theirs holds up all brokers while one is connected to. `_connecting` does what it is for.
         return nullcontext()
+
+    async def bootstrap(self) -> None:
+        """Learn of the brokers from the configured names, and keep what is known up to date.
+
+        Raises `KafkaConnectionError` if none answers within some 5 s.
+        """
+        # aiokafka's own asks one name after the other, and waits for each answer for 40 s.
+        failed = await self._ask_names(self.cluster, [])
+        if failed or not self.hosts:
+            raise KafkaConnectionError(f"no broker answers ({'; '.join(failed)})")
+        if self._sync_task is None:
+            self._sync_task = asyncio.create_task(self._md_synchronizer())
 
     async def close(self) -> None:
         """Close all connections, also those that are being made."""
@@ -127,32 +145,64 @@ class RecoveringClient(AIOKafkaClient):  # type: ignore[misc]
         except TimeoutError:
             updated = False
         if not updated:
-            updated = await self._ask_names(cluster_metadata, topics)
+            await self._pause(_NAMES)
+            named = list(topics) if topics else None  # all of them
+            updated = not await self._ask_names(cluster_metadata, named)
+            self._note(_NAMES, failed=not updated)
         if updated and cluster_metadata is self.cluster:
             self._close_moved()
         return updated
 
-    async def _ask_names(self, cluster_metadata: Any, topics: Any) -> bool:
-        """Learn of the brokers from the configured names, resolved anew."""
-        await self._pause(_NAMES)
-        for host, port, _ in self.hosts:
-            conn = None
-            try:
-                async with asyncio.timeout(_ANSWER_S):
-                    conn = await self._connect_to(host, port)
-                    metadata = await conn.send(MetadataRequest(list(topics) if topics else None))
-            except (OSError, KafkaError) as error:  # `TimeoutError` is an `OSError`
-                log.debug("%s:%s does not say where the brokers are: %r", host, port, error)
-                continue
-            finally:
-                if conn is not None:
-                    conn.close()
+    async def _ask_names(self, cluster_metadata: Any, topics: list[str] | None) -> list[str]:
+        """Learn of the brokers from the configured names, resolved anew.
+
+        They are asked one after the other at short intervals, and who answers first is believed.
+        Gives why each failed, nothing if one did not.
+        """
+        failed: list[str] = []
+        asked: set[asyncio.Task[Any]] = set()
+        try:
+            hosts = [(host, port) for host, port, _ in self.hosts]
+            while hosts or asked:
+                if hosts:
+                    asked.add(asyncio.create_task(self._ask_name(*hosts.pop(0), topics)))
+                done, asked = await asyncio.wait(
+                    asked,
+                    timeout=_NEXT_NAME_S if hosts else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                for task in done:
+                    if isinstance(answer := task.result(), str):
+                        failed.append(answer)
+                    else:
+                        cluster_metadata.update_metadata(answer)
+                        return []
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        return failed
+
+    async def _ask_name(self, host: str, port: int, topics: list[str] | None) -> Any:
+        """Give the metadata that a configured name answers with, or why it does not, in words."""
+        conn = None
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                conn = await self._connect_to(host, port)
+                metadata = await conn.send(MetadataRequest(topics))
+        except TimeoutError:
+            why = f"no answer within {_ANSWER_S:g} s"
+        except (OSError, KafkaError) as error:
+            why = str(error) or repr(error)
+        else:
             if metadata.brokers:
-                cluster_metadata.update_metadata(metadata)
-                self._note(_NAMES, failed=False)
-                return True
-        self._note(_NAMES, failed=True)
-        return False
+                return metadata
+            why = "it knows of no broker"
+        finally:
+            if conn is not None:
+                conn.close()
+        log.debug("%s:%s does not say where the brokers are: %s", host, port, why)
+        return f"{host}:{port}: {why}"
 
     async def _connect_to(self, host: str, port: int) -> Any:
         return await aiokafka_client.create_conn(

@@ -5,6 +5,9 @@ A full queue is left behind: the reader goes on for the others, and comes back t
 stopped once it has room; what the others had already is not offered to them twice. A partition
 that only full queues want is paused. So memory is bounded, no queue waits for another one,
 and nothing is lost.
+
+A log that ends before where the reader stood was made anew or cut: the client goes back to its
+beginning by itself. Of what is read again only that is handed out which came later than all before.
 """
 
 from __future__ import annotations
@@ -42,6 +45,8 @@ class Fanout:
         self._specs: dict[TopicPartition, TopicSpec] = {}
         self._positions: dict[TopicPartition, int] = {}
         self._read_to: dict[TopicPartition, int] = {}
+        self._newest_ms: dict[TopicPartition, int] = {}
+        self._again_until_ms: dict[TopicPartition, int] = {}
         self._paused: set[TopicPartition] = set()
         self._busy = asyncio.Event()
 
@@ -70,6 +75,8 @@ class Fanout:
                 gone = True
                 self._paused.discard(partition)
                 del self._positions[partition], self._read_to[partition], self._specs[partition]
+                self._newest_ms.pop(partition, None)
+                self._again_until_ms.pop(partition, None)
         if gone:
             self._assign()
         self.steer(box)
@@ -106,10 +113,15 @@ class Fanout:
             self._reader.pause(partition)
 
     def _hand_out(self, partition: TopicPartition, records: Sequence[LogRecord]) -> None:
+        if records[0].offset < self._positions[partition]:
+            self._set_back(partition, records[0].offset)
         boxes = self._boxes[partition]
         spec = self._specs[partition]
+        again_until_ms = self._again_until_ms.get(partition, -1)
         for record in records:
             offset = record.offset
+            if record.timestamp <= again_until_ms:
+                continue
             takers = [box for box in boxes if not box.full and box.positions[partition] <= offset]
             first_time = offset >= self._read_to[partition]
             if not takers and not first_time:
@@ -128,7 +140,24 @@ class Fanout:
                 box.positions[partition] = max(box.positions[partition], end)
         self._positions[partition] = end
         self._read_to[partition] = max(self._read_to[partition], end)
+        # What is read again for a queue that was left behind is older than that.
+        newest_ms = max(self._newest_ms.get(partition, 0), records[-1].timestamp)
+        self._newest_ms[partition] = newest_ms
         self._steer(partition)
+
+    def _set_back(self, partition: TopicPartition, offset: int) -> None:
+        """Begin a log anew that ends before where it was read to; it begins at `offset` now."""
+        _log.warning(
+            "bus.log_set_back",
+            topic=partition.topic,
+            partition=partition.partition,
+            stood_at=self._positions[partition],
+            read_from=offset,
+        )
+        self._again_until_ms[partition] = self._newest_ms.get(partition, -1)
+        self._read_to[partition] = offset
+        for box in self._boxes[partition]:
+            box.positions[partition] = min(box.positions[partition], offset)
 
     def _steer(self, partition: TopicPartition) -> None:
         wanted = min(

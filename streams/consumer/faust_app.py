@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import faust
+import structlog
 from faust.types import TP
 
 from millstream.schemas.errors import Misconfigured
 from millstream.schemas.topics import RECORD_BYTES_MAX
 from millstream.streams.consumer.faust_consumer import CommittedTransport
 from millstream.streams.consumer.offset_gaps import OffsetGap, tell_gap
-from millstream.streams.telemetry.outages import is_transient
+from millstream.streams.telemetry.outages import KAFKA, is_transient
 
 if TYPE_CHECKING:
     from millstream.streams.consumer.assignor import LaneAssignor
@@ -44,6 +45,7 @@ _HEARTBEAT_MAX_S = 0.5
 _REQUEST_TIMEOUT_MIN_S = 40.0
 
 _log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class App(faust.App):  # type: ignore[misc]
@@ -54,6 +56,7 @@ class App(faust.App):  # type: ignore[misc]
 
     position_of: PositionOf = staticmethod(lambda _tp: None)
     on_gap: Callable[[OffsetGap], None] = staticmethod(tell_gap)
+    may_commit: Callable[[TP], bool] = staticmethod(lambda _tp: True)
 
     assignor_of_lanes: LaneAssignor | None = None
     membership: Membership | None = None
@@ -69,12 +72,27 @@ class App(faust.App):  # type: ignore[misc]
         """Say that the app's state is not to be trusted any more; the first error stands."""
         if self._failure is None:
             self._failure = error
-            _log.error("%s failed: %r", self.conf.id, error, exc_info=error)
+            if is_transient(error):  # a traceback says nothing more
+                log.warning("a part failed", part=self.conf.id, reason=repr(error), outage=KAFKA)
+            else:
+                log.error("a part failed", part=self.conf.id, exc_info=error)
 
     def answered(self) -> dict[TP, int | None]:
         """Give when brokers last answered for each partition that is fetched now."""
         answered: dict[TP, int | None] = self.consumer.answered()
         return answered
+
+    def lacks(self, topics: Iterable[str]) -> str | None:
+        """Say which of these topics brokers do not have, as one that was deleted; `None`: all."""
+        consumer = self.consumer._thread._consumer  # noqa: SLF001  it has no public way
+        if consumer is None:
+            return None
+        known = consumer._client.cluster  # noqa: SLF001
+        missing = sorted(topic for topic in topics if not known.partitions_for_topic(topic))
+        if not missing:
+            return None
+        advice = "`millstream topics --create` creates what is missing"
+        return f"brokers have no topic {', '.join(missing)}: {advice}"
 
     def on_init_dependencies(self) -> Any:
         """Do without Faust's monitor: it counts each record four times, and nobody asks it."""

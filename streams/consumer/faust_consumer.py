@@ -15,20 +15,17 @@ What differs from Faust's own, and why:
   leaves such a partition where it is, and a rebalance throws away what it fetched before the seek:
   the first requests of a partition would wait for the next rebalance.
 - A partition that cannot be read on where it stood is told of (`offset_gaps.py`), and read from its
-  beginning. Faust would drop all records of a log that ends before the committed offset.
+  beginning. Faust would drop all records of a log that ends before the committed offset. So is one
+  of which nothing is committed: its reader may know more.
 - Records are let through only behind the seek. Once tables are restored, Faust resumes partitions,
   then seeks them, then clears the queues of all agents: what came in between is gone.
-- It does not look for livelocks. Faust calls it one, and asks to report a bug, whenever the first
-  record of a partition comes after five minutes of silence, or takes longer than that to be acked:
-  a lane acks once a run has ended or is parked. How far behind a lane is, our metrics tell.
-- It runs in the event loop of its agents. Faust gives it a thread: each fetch then crosses from one
-  loop to another and back, and both wait for the interpreter's lock.
-- Partitions take turns. aiokafka gives of one as long as any of what it fetched of it is left: a
-  command, or another lane's request, would wait for some ten thousand records.
+- It does not look for livelocks. Faust calls it one whenever the first record of a partition comes
+  after five minutes of silence, or takes longer to be acked, as a run may.
+- It runs in the event loop of its agents. Faust's thread has each fetch cross loops, and both wait.
+- Partitions take turns. aiokafka gives of one as long as any of what it fetched of it is left.
 - Nothing is fetched for an agent that has no room for it. Faust would wait for room with the first
   record that finds none, and all other agents with it: commands behind a crowd's requests.
-- A record that its agent has room for is handed over at once. Faust makes four tasks for each, so
-  that a rebalance can end the wait for room.
+- A record that its agent has room for is handed over at once. Faust makes four tasks for each.
 """
 
 from __future__ import annotations
@@ -53,8 +50,8 @@ from millstream.streams.broker.aiokafka_patches import free_fetches, tolerate_he
 from millstream.streams.broker.recovery import recover_brokers
 from millstream.streams.consumer.offset_gaps import (
     OffsetGap,
+    begins_anywhere,
     begins_at,
-    forget_gap,
     take_gaps,
     watch_resets,
 )
@@ -135,6 +132,10 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
 
     Worker = _NoThread
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._known_committed: dict[TP, int] = {}  # brokers delete it with a topic; lanes live on
+
     async def call_thread(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the consumer: it is here."""
         return await maybe_async(fun(*args, **kwargs))
@@ -191,19 +192,22 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
         wanted = {
             TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(offset, "")
             for tp, offset in offsets.items()
-            if tp in mine
+            if tp in mine and self.app.may_commit(tp)
         }
+        if not wanted:
+            return True
         try:
             await consumer.commit(wanted)
         except (CommitFailedError, IllegalStateError) as error:
             # The group has dealt meanwhile: whoever has the partitions now reads on.
-            log.warning("offsets are left to the next owner", reason=str(error))
+            log.warning("offsets are left to others", reason=type(error).__name__, during=KAFKA)
         except (KafkaError, OSError) as error:
             if is_transient(error):
                 log.warning("offsets are committed later", reason=repr(error), outage=KAFKA)
             else:
                 await self.crash(error)
         else:
+            self._known_committed.update((TP(*tp), one.offset) for tp, one in wanted.items())
             return True
         return False
 
@@ -235,12 +239,15 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
             consumer._fetcher.request_offset_reset(  # noqa: SLF001
                 not_moved, OffsetResetStrategy.EARLIEST
             )
+        (known := self._known_committed).update(
+            (TP(*tp), offset) for tp, offset in offsets.items() if offset is not None
+        )
         for tp in not_moved:
             state = consumer._subscription.subscription.assignment.state_value(tp)  # noqa: SLF001
-            if offsets[tp] is None:
-                forget_gap(state)
+            if (stood_at := known.get(TP(*tp))) is None:
+                begins_anywhere(state)
             else:
-                begins_at(state, offsets[tp])
+                begins_at(state, stood_at)
         return offsets
 
     def gaps(self) -> tuple[OffsetGap, ...]:
@@ -296,6 +303,10 @@ class CommittedConsumer(AIOKafkaConsumer):  # type: ignore[misc]
                 self._gap,
             ):
                 known.pop(tp, None)
+        elif gap.is_unknown:
+            # Faust takes what comes first for the beginning. To commit that would tell the next
+            # owner that nothing comes again.
+            begins = False
         elif self._committed_offset.get(tp) == gap.stood_at and not self._acked.get(tp):
             # As after a seek there: Faust would write down each offset that was lost as acked.
             self._read_offset[tp] = self._committed_offset[tp] = gap.read_from

@@ -19,6 +19,10 @@ STALE_S = 5.0
 """So long without an answer, and a partition is not read any more."""
 
 
+_TOPICS_TOLD_MAX = 3
+"""Where no broker answers at all, all topics are stale: a few names say it."""
+
+
 class Freshness:
     """Notes when each partition's last answer changed.
 
@@ -52,7 +56,10 @@ def told_stale(stale: Mapping[TP, float]) -> str:
     topics: dict[str, list[int]] = {}
     for tp in sorted(stale):
         topics.setdefault(tp.topic, []).append(tp.partition)
-    told = "; ".join(f"{topic} {', '.join(map(str, of))}" for topic, of in topics.items())
+    named = [f"{topic} {', '.join(map(str, of))}" for topic, of in topics.items()]
+    told = "; ".join(named[:_TOPICS_TOLD_MAX])
+    if (more := len(named) - _TOPICS_TOLD_MAX) > 0:
+        told += f"; and of {more} more topics"
     return f"no broker has answered for {max(stale.values()):.0f} s for partitions of {told}"
 
 

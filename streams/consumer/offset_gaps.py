@@ -3,6 +3,8 @@
 A position before a log's beginning means that retention took what was unread; one beyond its end
 that the topic was made anew, its log was truncated, or somebody set the group's offsets. aiokafka
 goes to the log's beginning in both cases, and only a debug line tells. Here each is a `OffsetGap`.
+So is a partition of which nothing is committed: its group is new there, or its offsets were deleted
+or have expired. Which of the two, only what the reader itself has kept can say.
 """
 
 from __future__ import annotations
@@ -15,12 +17,19 @@ from weakref import WeakKeyDictionary
 import structlog
 from aiokafka.consumer.subscription_state import TopicPartitionState
 
-__all__ = ["OffsetGap", "begins_at", "forget_gap", "take_gaps", "tell_gap", "watch_resets"]
+__all__ = [
+    "OffsetGap",
+    "begins_anywhere",
+    "begins_at",
+    "take_gaps",
+    "tell_gap",
+    "watch_resets",
+]
 
 log = structlog.get_logger(__name__)
 
-_left: WeakKeyDictionary[TopicPartitionState, int] = WeakKeyDictionary()
-_found: WeakKeyDictionary[TopicPartitionState, tuple[int, int]] = WeakKeyDictionary()
+_left: WeakKeyDictionary[TopicPartitionState, int | None] = WeakKeyDictionary()
+_found: WeakKeyDictionary[TopicPartitionState, tuple[int | None, int]] = WeakKeyDictionary()
 
 _await_reset = TopicPartitionState.await_reset
 _reset_to = TopicPartitionState.reset_to
@@ -29,22 +38,30 @@ _seek = TopicPartitionState.seek
 
 @dataclass(frozen=True, slots=True)
 class OffsetGap:
-    """A reader of a partition stood at `stood_at`, and could read on only from `read_from`."""
+    """A reader of a partition stood at `stood_at`, and could read on only from `read_from`.
+
+    `stood_at` is `None` where nothing is committed that says where it stood, if anywhere.
+    """
 
     topic: str
     partition: int
-    stood_at: int
+    stood_at: int | None
     read_from: int
 
     @property
     def lost_max(self) -> int:
         """The most records that were lost unread; markers of transactions count among them."""
-        return max(0, self.read_from - self.stood_at)
+        return 0 if self.stood_at is None else max(0, self.read_from - self.stood_at)
 
     @property
     def is_set_back(self) -> bool:
         """Whether the log ended before where the reader stood, so that it is read anew."""
-        return self.read_from < self.stood_at
+        return self.stood_at is not None and self.read_from < self.stood_at
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether nothing is committed that says where the reader stood."""
+        return self.stood_at is None
 
 
 def watch_resets() -> None:
@@ -77,10 +94,9 @@ def begins_at(state: Any, offset: int) -> None:
     _left[state] = offset
 
 
-def forget_gap(state: Any) -> None:
-    """Say that a partition is set to its beginning because nothing says where it is to be read."""
-    _left.pop(state, None)
-    _found.pop(state, None)
+def begins_anywhere(state: Any) -> None:
+    """Say that nothing is committed of a partition that is being reset."""
+    _left[state] = None
 
 
 def take_gaps(consumer: Any) -> Iterator[OffsetGap]:
@@ -99,7 +115,15 @@ def take_gaps(consumer: Any) -> Iterator[OffsetGap]:
 def tell_gap(gap: OffsetGap) -> None:
     """Say in one line of the log what became of a partition's records."""
     where = {"topic": gap.topic, "partition": gap.partition}
-    if gap.is_set_back:
+    if gap.is_unknown:
+        log.error(
+            "nothing is committed for a partition that was read before: it is read from its "
+            "beginning; the group or its offsets were deleted, or have expired, as after "
+            "offsets.retention.minutes without a worker",
+            **where,
+            read_from=gap.read_from,
+        )
+    elif gap.is_set_back:
         log.error(
             "the log ends before where this group stood: it is read from its beginning; the topic "
             "was made anew or truncated, or the group's offsets were altered",

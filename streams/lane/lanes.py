@@ -17,7 +17,7 @@ from millstream.streams.consumer.assignor import LaneAssignor
 from millstream.streams.consumer.faust_app import build_app, give_up, stop_app
 from millstream.streams.consumer.freshness import Freshness, told_commits, told_stale
 from millstream.streams.consumer.membership import Lease, Membership
-from millstream.streams.consumer.offset_gaps import OffsetGap, tell_gap
+from millstream.streams.consumer.offset_gaps import OffsetGap
 from millstream.streams.lane.base.context import LaneServices, Stage
 from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.metrics import Figures
@@ -74,7 +74,8 @@ class Lanes:
                 self.agents.append(agent(self._read))
         self.app.on_partitions_assigned.connect(self._assigned)
         self._set_back: dict[tuple[str, int], int] = {}
-        self.app.on_gap = self._gap
+        self._uncommitted: set[tuple[str, int]] = set()
+        self.app.on_gap, self.app.may_commit = self._gap, self._may_commit
         self._was_assigned = asyncio.Event()
         self._freshness = Freshness(self.app.answered)
         self._stopping = False
@@ -132,8 +133,9 @@ class Lanes:
             return next(filter(None, outdated), opens)
         if self._assignor.missing:
             return f"waits for {self._assignor.missing} partitions that other workers work on"
-        if stale := self._freshness.stale():
-            return told_stale(stale)
+        stale = self._freshness.stale()
+        if unread := self.app.lacks(self._topics) or (told_stale(stale) if stale else None):
+            return unread
         if not self._membership.fresh:
             return "the group's coordinator has not answered within the session time-out"
         return told_commits({number: slot.committing_s for number, slot in slots})
@@ -199,17 +201,28 @@ class Lanes:
 
     def _gap(self, gap: OffsetGap) -> None:
         """Tell of requests or commands that cannot be read, or come again."""
-        tell_gap(gap)
+        slot = self._slots.get(gap.partition)
+        if gap.stood_at is None:  # only the lane can tell whether they were read before
+            if slot is None:  # Faust lets records through before it tells of the assignment
+                self._uncommitted.add((gap.topic, gap.partition))
+            else:
+                slot.may_come_again(gap.topic)
+            return
+        self._services.gaps.tell(gap)
         topic = gap.topic.removeprefix(self._settings.topic(""))
         if not gap.is_set_back:
             self._services.metrics.lost_to_retention.labels(topic=topic).inc(gap.lost_max)
             return
         self._services.metrics.logs_set_back.labels(topic=topic).inc()
-        slot = self._slots.get(gap.partition)
-        if slot is None:  # Faust lets records through before it tells of the assignment
+        if slot is None:
             self._set_back[gap.topic, gap.partition] = gap.stood_at
         else:
             slot.read_again(gap.topic, stood_at=gap.stood_at)
+
+    def _may_commit(self, tp: TP) -> bool:
+        slot = self._slots.get(tp.partition)
+        # Of commands nobody tells whether they come again but by their marks.
+        return slot is None or tp.topic != self._topics[0] or slot.may_commit(tp.topic)
 
     def _forget_held_up(self, numbers: Container[int]) -> None:
         for tp in [tp for tp in self._held_up if tp.partition in numbers]:
@@ -291,11 +304,17 @@ class Lanes:
             name=f"{self._stage.name}-{partition}",
             on_lost=self._services.metrics.lanes_lost.inc,
         )
+        self._tell_of_gaps(partition, slot)
+        return slot
+
+    def _tell_of_gaps(self, partition: int, slot: LaneSlot) -> None:
+        """Tell a slot of gaps that were found before it was there."""
         for topic in self._topics:
-            # It may be told of before there is a slot.
             if (stood_at := self._set_back.pop((topic, partition), None)) is not None:
                 slot.read_again(topic, stood_at=stood_at)
-        return slot
+            if (topic, partition) in self._uncommitted:
+                self._uncommitted.discard((topic, partition))
+                slot.may_come_again(topic)
 
 
 def _headers(headers: Any) -> tuple[tuple[str, bytes | None], ...]:

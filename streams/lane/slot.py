@@ -149,6 +149,17 @@ class LaneSlot:
         self._windows[topic].forget_acks()
         self._windows[topic] = Window(self._capacity, again_before=stood_at)
 
+    def may_come_again(self, topic: str) -> None:
+        """Say that nothing is committed of `topic`, which is read from its log's beginning.
+
+        The group may be new there. If it is not, the lane is to know what it has served.
+        """
+        self._windows[topic].may_come_again()
+
+    def may_commit(self, topic: str) -> bool:
+        """Tell whether what is acknowledged of `topic` is to be committed yet."""
+        return not self._windows[topic].is_catching_up
+
     def confirm(self) -> None:
         """Say that the group has just assigned the partition to this worker (again)."""
         self._lease.renew()
@@ -174,7 +185,7 @@ class LaneSlot:
         """Give the partition up. What is not done is left to the next owner."""
         if not self._closing:
             self._closing = True
-            log.info("lane given up", lane=self.name, records=len(self))
+            log.info("lane given up", lane=self.name, records=len(self), during=KAFKA)
             self._task.cancel()
         # Once only, and not with who waits: the lane takes its last snapshot meanwhile.
         await asyncio.wait({self._task})
@@ -207,7 +218,8 @@ class LaneSlot:
             self._confirmed.clear()
             self._lanes_lost += 1
             self._on_lost()
-            of = {"outage": KAFKA} if isinstance(lost, ServiceUnavailable) else {}
+            # A broker that is away loses lanes by several ways; each lane would tell of it.
+            of = {"outage" if isinstance(lost, ServiceUnavailable) else "during": KAFKA}
             log.warning("lane lost", lane=self.name, reason=str(lost), records=len(self), **of)
             self._outdated = str(lost) if isinstance(lost, LaneOutdated) else None
             await self._may_reopen(self._wait_s(lost))

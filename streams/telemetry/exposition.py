@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -19,6 +20,7 @@ class Readiness:
 
     def __init__(self) -> None:
         self._parts: dict[str, str | None] = {}
+        self._warnings: tuple[str, ...] = ()
 
     def set(self, name: str, reason: str | None) -> None:
         """Report on a part: the reason why it is not ready, `None` when it is."""
@@ -29,6 +31,15 @@ class Readiness:
         if not self._parts:
             return {"process": "it is starting"}
         return {name: reason for name, reason in self._parts.items() if reason is not None}
+
+    def warn(self, warnings: Iterable[str]) -> None:
+        """Say what somebody is to know of, ready or not, in place of what was said before."""
+        self._warnings = tuple(warnings)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What somebody is to know of, though it makes nothing unready."""
+        return self._warnings
 
 
 if TYPE_CHECKING:
@@ -41,7 +52,8 @@ class Exposition:
     """Serves a collector's registry and the process's health at `metrics_host:metrics_port`.
 
     `/metrics` answers in OpenMetrics or Prometheus text, by `Accept`. `/health/live` answers 200
-    while the event loop turns; `/health/ready` answers 200 or 503, with the reasons as JSON.
+    while the event loop turns; `/health/ready` answers 200 or 503, as JSON with the reasons and
+    with warnings, which do not count for the status.
     """
 
     def __init__(
@@ -97,7 +109,8 @@ class Exposition:
     async def _ready(self, _request: web.Request) -> web.Response:
         reasons = self._readiness.reasons()
         return web.json_response(
-            {"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200
+            {"ready": not reasons, "reasons": reasons, "warnings": self._readiness.warnings},
+            status=503 if reasons else 200,
         )
 
 

@@ -61,7 +61,9 @@ def configure_logging(
     `libraries_level`, or from `debug` on if that is asked for. `stream` is standard error.
     """
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
-    to = sys.stderr if stream is None else stream
+    form, given = settings.log_format, sys.stderr if stream is None else stream
+    colors = given.isatty()
+    to = _Sink(given, _renderers(form, colors=colors)[-1])
     outages = OutageLog()
     handler = logging.StreamHandler(to)
     # Faust's services log under the module of the class that extends them, which is ours.
@@ -69,7 +71,7 @@ def configure_logging(
         lambda line: (
             level <= logging.DEBUG
             or line.levelno >= libraries_level
-            or f"{os.sep}mode{os.sep}" not in line.pathname
+            or not any(f"{os.sep}{name}{os.sep}" in line.pathname for name in ("faust", "mode"))
         )
     )
     held: tuple[structlog.typing.Processor, ...] = ()
@@ -81,7 +83,7 @@ def configure_logging(
             foreign_pre_chain=(*_SHARED, structlog.stdlib.ExtraAdder()),
             processors=(
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *_renderers(settings.log_format, colors=to.isatty()),
+                *_renderers(form, colors=colors),
             ),
         )
     )
@@ -94,24 +96,58 @@ def configure_logging(
         processors=(
             *held,
             *_SHARED,
-            *_renderers(settings.log_format, colors=to.isatty()),
+            *_renderers(form, colors=colors),
         ),
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *names: _Lines(to, *names),
     )
 
 
+class _Sink:
+    """Where lines go; it fails no program that logs, be its disk full or its reader gone.
+
+    The first line that can be written after such a time says how many could not.
+    """
+
+    def __init__(self, to: TextIO, render: structlog.typing.Processor) -> None:
+        self._to = to
+        self._render = render
+        self._failed = 0
+
+    def write(self, text: str) -> None:
+        """Write a line in one piece, at once: other threads write, too."""
+        failed = self._failed
+        try:
+            self._to.write((self._told(failed) if failed else "") + text)
+            self._to.flush()
+        except (OSError, ValueError):  # ValueError: somebody has closed it
+            self._failed += 1
+        else:
+            self._failed -= failed
+
+    def flush(self) -> None:
+        """Do nothing: each line is written at once."""
+
+    def _told(self, failed: int) -> str:
+        fields = {
+            "event": "this log could not be written: lines may lack before this one",
+            "lines": failed,
+            "logger": __name__,
+            "level": "error",
+        }
+        return f"{self._render(None, 'error', _stamped(None, 'error', fields))!s}\n"
+
+
 class _Lines:
     """A logger whose every method writes a rendered line."""
 
-    def __init__(self, to: TextIO, name: str = "") -> None:
+    def __init__(self, to: _Sink, name: str = "") -> None:
         self.name = name
         self._to = to
 
     def msg(self, line: str) -> None:
-        """Write a line in one piece: other threads write, too."""
+        """Write a line."""
         self._to.write(line + "\n")
-        self._to.flush()
 
     debug = info = warning = error = critical = msg
 

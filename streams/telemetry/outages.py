@@ -2,8 +2,10 @@
 
 While no broker answers, clients of Kafka tell of each try, some 200 lines a second. Here the first
 line begins an outage and is told; those that follow are counted, and told as a figure. An outage
-has ended when nothing was heard of it for a while. What is no outage is told, but what libraries
-repeat is told at growing intervals too, with how often it came: no line is without a trace.
+has ended when nothing was heard of it for a while. What follows from one while it lasts (lanes that
+are lost by it, what aiokafka says of the group) is counted with it. What is no outage is told, but
+what libraries repeat is told at growing intervals too, with how often it came: no line is without a
+trace.
 """
 
 from __future__ import annotations
@@ -31,10 +33,13 @@ KAFKA = "Kafka"
 REDIS = "Redis"
 
 _LIBRARIES = ("aiokafka", "faust", "mode")
+_GROUP = "aiokafka.consumer.group_coordinator"
+"""Who is no longer heard is thrown out and joins anew, which this tells of in several lines."""
 _AGAIN_MIN_S = 10.0
 _AGAIN_MAX_S = 600.0
-_AGAIN_GROWTH = 3
+_AGAIN_GROWTH = 6
 _QUIET_S = 15.0
+_LASTS_S = 5.0
 _FORGET_S = 900.0
 _LINES_KNOWN_MAX = 500
 _LOOK_S = 1.0
@@ -99,10 +104,13 @@ class OutageLog:
         """Tell whether a line of a library is to be told, as a filter of `logging`."""
         if line.levelno < logging.WARNING or not _of_library(line):
             return True
-        error = _error_of(line)
         with self._lock:
-            if is_transient(error):
+            if is_transient(_error_of(line)) or _tells_of_outage(line):
                 self._heard(KAFKA, first=line.getMessage())
+                return False
+            outage = self._outages.get(KAFKA)
+            if outage is not None and line.name == _GROUP:
+                outage.hold_back()
                 return False
             return self._is_due(line)
 
@@ -111,9 +119,16 @@ class OutageLog:
     ) -> structlog.typing.EventDict:
         """Hold back our own lines of an outage, as structlog's processor.
 
-        They say of which `outage` they are, or carry its error. Raises `DropEvent` for those.
+        They say of which `outage` they are, or carry its error. One that may follow from an outage
+        says from which, with `during`; it is told where there is none. Raises `DropEvent` for those
+        that are held back.
         """
         outage, error = fields.pop("outage", None), _raised(fields.get("exc_info"))
+        during = fields.pop("during", None)
+        with self._lock:
+            if (lasting := self._outages.get(str(during))) is not None:
+                lasting.hold_back()
+                raise structlog.DropEvent
         if outage is None and is_transient(error):
             outage = KAFKA
         if outage is not None:
@@ -124,7 +139,10 @@ class OutageLog:
         return fields
 
     def look(self) -> bool:
-        """Tell of outages that last or have ended; tells whether there are any."""
+        """Tell of outages that last or have ended; tells whether there are any.
+
+        An outage of which nothing was heard lately is not said to last: it may be over.
+        """
         now_s = self._clock_s()
         with self._lock:
             for name, one in tuple(self._outages.items()):
@@ -133,7 +151,7 @@ class OutageLog:
                     del self._outages[name]
                     lines = one.held_back_in_all
                     log.info("outage ended", of=name, lasted_s=lasted_s, lines_held_back=lines)
-                elif one.due(now_s):
+                elif one.due(now_s) and now_s - one.heard_s < _LASTS_S:
                     lines = one.told(now_s)
                     log.warning("outage lasts", of=name, for_s=lasted_s, lines_held_back=lines)
             return bool(self._outages)
@@ -203,6 +221,12 @@ class UnreadyLog:
 def _of_library(line: logging.LogRecord) -> bool:
     # Faust's services log under the module of the class that extends them, which is ours.
     return line.name.partition(".")[0] in _LIBRARIES or "/mode/" in line.pathname
+
+
+def _tells_of_outage(line: logging.LogRecord) -> bool:
+    """Tell of a line whose error is in its words alone whether a service is away by it."""
+    words = line.getMessage()
+    return any(f"{kind.__name__}: " in words for kind in _TRANSIENT)
 
 
 def _raised(exc_info: object) -> object:

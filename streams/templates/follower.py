@@ -13,6 +13,7 @@ from millstream.agents.factory import AgentFactory
 from millstream.schemas.errors import LaneLost, Misconfigured, ServiceUnavailable, UnknownTemplate
 from millstream.schemas.events import TemplateApplied
 from millstream.streams.broker.partition_reader import Consumer, PartitionReader
+from millstream.streams.lane.base.group_templates import GroupTemplates
 from millstream.streams.lane.io import KafkaLaneIO, LaneIO
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.metrics import MetricsCollector
@@ -34,8 +35,9 @@ _AGAIN_AFTER_S = 5.0
 class TemplateFollower:
     """Registers what is applied, as far as this worker's tools allow.
 
-    What it cannot run is told in the log once, counted, and left to workers that can. An app's own
-    version stands against an applied one of other content.
+    What it cannot run is told in the log once, counted, and left to workers that can; `group` keeps
+    why, for those whose requests wait for it in vain. An app's own version stands against an
+    applied one of other content.
     """
 
     def __init__(
@@ -44,9 +46,11 @@ class TemplateFollower:
         factory: AgentFactory,
         collector: MetricsCollector,
         *,
+        group: GroupTemplates | None = None,
         io: LaneIO | None = None,
     ) -> None:
         self._factory = factory
+        self._group = group or GroupTemplates()
         self._where = templates_at(settings)
         self._io = io or KafkaLaneIO(settings)
         self._read_to = 0
@@ -129,12 +133,14 @@ class TemplateFollower:
             self.lacking.add(key)
             if event.retired and self._factory.has(name, version):
                 self._factory.retire(name, version)
+            self._group.cannot_run(name, version, str(error), offered=not event.retired)
             if is_news:
                 log.warning(
                     "template cannot be run here", name=name, version=version, reason=str(error)
                 )
             return
         self.lacking.discard(key)
+        self._group.can_run(name, version)
         if is_news:
             done = "template retired" if event.retired else "template learned"
             log.info(done, name=name, version=version, by=by)

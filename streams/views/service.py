@@ -8,7 +8,7 @@ they hold is a fold of topics.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from faust.types import TP
@@ -30,11 +30,12 @@ from millstream.schemas.topics import (
 from millstream.streams.broker.topic_admin import ensure_changelogs
 from millstream.streams.consumer.faust_app import build_app, stop_app
 from millstream.streams.consumer.freshness import Freshness, told_stale
-from millstream.streams.consumer.offset_gaps import OffsetGap, tell_gap
+from millstream.streams.consumer.offset_gaps import OffsetGap
+from millstream.streams.consumer.recent_gaps import RecentGaps
 from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.views.aggregates import Aggregate, merged
 from millstream.streams.views.session_feed import SessionFeed, feeds_of
-from millstream.streams.views.table_metrics import Shown, TableMetrics
+from millstream.streams.views.table_metrics import Shown
 from millstream.streams.views.view import View
 from millstream.streams.wire.partitioning import home_partition
 
@@ -49,8 +50,9 @@ _FLUSH_INTERVAL_S = 0.5
 class Views:
     """Serves the partitions of the views that the consumer group gives this worker.
 
-    Their totals are collected from `collector`'s registry while the views run. `known_models` are
-    those that the deployment names itself: no flood of others takes their place.
+    Their totals are collected from `collector`'s registry once they run. `known_models` are those
+    that the deployment names itself: no flood of others takes their place. `gaps` names what was
+    lost of late, `shown` what was collected last, also of views that stood here before.
     """
 
     def __init__(
@@ -60,10 +62,13 @@ class Views:
         collector: MetricsCollector,
         *,
         known_models: Iterable[str] = (),
+        gaps: RecentGaps | None = None,
+        shown: Shown | None = None,
     ) -> None:
         self._settings = settings
         self._known_models = frozenset(known_models)
         self._collector = collector
+        self._gaps = gaps or RecentGaps()
         self.app = build_app(settings, "views")
         self._freshness = Freshness(self.app.answered)
         self.app.position_of = self._position_of
@@ -72,6 +77,16 @@ class Views:
         foreign = collector.counter(
             "millstream_session_view_foreign_keys_total",
             "Records that the session view passed over: a key in Redis is of another type.",
+        )
+        self._lost_to_retention = collector.counter(
+            "millstream_view_records_lost_to_retention_total",
+            "Records, at most, that retention deleted before a view had counted them.",
+            ("topic",),
+        )
+        self._logs_set_back = collector.counter(
+            "millstream_view_logs_set_back_total",
+            "Partitions whose log ended before where a view stood; each is counted on anew.",
+            ("topic",),
         )
         self._feeds: dict[str, SessionFeed[Any]] = {
             spec.name: SessionFeed(
@@ -95,15 +110,14 @@ class Views:
             "millstream_session_view_partitions_behind",
             "Partitions with records that the session view lacks because it did not answer.",
         )
-        self._shown = Shown()
-        self._metrics = TableMetrics(self._by_view)
+        self._shown = shown or Shown()
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
     async def start(self) -> None:
         """Join the group and restore the tables; returns when the first assignment is served."""
         await ensure_changelogs(self._settings, [view.changelog for view in self._views.values()])
         await self.app.start()
-        self._collector.registry.register(self._metrics)
+        self._shown.show(self._by_view, self._collector.registry)
         self._tasks = (
             asyncio.create_task(self._flush_often(), name="views-flush"),
             *(
@@ -122,7 +136,6 @@ class Views:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if tasks:
-            self._collector.registry.unregister(self._metrics)
             self._flush()
         return await stop_app(self.app)
 
@@ -140,6 +153,8 @@ class Views:
         if self.app.rebalancing or self.app.in_recovery:
             return ["the views restore their tables"]
         stale = self._freshness.stale()
+        if lacks := self.app.lacks(self._views):
+            return [f"the views: {lacks}"]
         return [f"the views: {told_stale(stale)}"] if stale else []
 
     def totals(self, topic: str) -> Aggregate:
@@ -165,15 +180,15 @@ class Views:
             known_models=self._known_models,
         )
 
-    def _by_view(self) -> Iterator[tuple[str, int, Aggregate]]:
-        if self.app.failure is not None:
-            return
+    def _by_view(self) -> list[tuple[str, int, Aggregate]] | None:
         # What is being restored rises from an old value: it is shown once it stands.
-        if not self.unready():
-            for view in self._views.values():
-                for number, aggregate in view.aggregates():
-                    self._shown.take(view.name, number, aggregate)
-        yield from self._shown.all()
+        if self.unready():
+            return None
+        return [
+            (view.name, number, aggregate)
+            for view in self._views.values()
+            for number, aggregate in view.aggregates()
+        ]
 
     def _position_of(self, tp: TP) -> int | None:
         view = self._views.get(tp.topic)
@@ -181,9 +196,13 @@ class Views:
 
     def _gap(self, gap: OffsetGap) -> None:
         """Tell of records that are not counted, and count a log that was set back."""
-        tell_gap(gap)
-        view = self._views.get(gap.topic)
-        if view is not None and gap.is_set_back:
+        self._gaps.tell(gap)
+        topic = gap.topic.removeprefix(self._settings.topic(""))
+        if not gap.is_set_back:
+            self._lost_to_retention.labels(topic=topic).inc(gap.lost_max)
+            return
+        self._logs_set_back.labels(topic=topic).inc()
+        if (view := self._views.get(gap.topic)) is not None:
             view.set_back(gap.partition, gap.read_from)
 
     async def _assigned(self, _app: Any, assigned: set[TP], **_: Any) -> None:

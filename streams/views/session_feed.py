@@ -127,7 +127,7 @@ class SessionFeed(Generic[EventT]):
                 backoff_s = min(2 * backoff_s, _BACKOFF_MAX_S)
             else:
                 backoff_s = _BACKOFF_MIN_S
-                log.info("session view has caught up", topic=self._topic)
+                log.debug("session view has caught up", topic=self._topic)
 
     async def _catch_up(self) -> None:
         reader = PartitionReader(self._settings)

@@ -18,15 +18,18 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     Metric,
 )
-from prometheus_client.registry import Collector
+from prometheus_client.registry import Collector, CollectorRegistry
 
 from millstream.schemas.ports import ClockMs
 from millstream.streams.views.aggregates import LATENCY, LATENCY_BUCKETS_MS, Aggregate, parts
 
-__all__ = ["Aggregates", "Shown", "TableMetrics"]
+__all__ = ["Aggregates", "Current", "Shown", "TableMetrics"]
 
 Aggregates = Callable[[], Iterable[tuple[str, int, Aggregate]]]
 """Gives each view's name, partition and aggregate."""
+
+Current = Callable[[], Iterable[tuple[str, int, Aggregate]] | None]
+"""Gives the same of the partitions of this worker; `None` while it cannot tell which it has."""
 
 LINGER_S = 60.0
 
@@ -64,19 +67,44 @@ class Shown:
     """What was shown last of each partition, and for `LINGER_S` after it went to another worker.
 
     That one restores it first. Summed over the largest of each series
-    (`sum(max by (partition, status) (…))`) totals do not dip meanwhile.
+    (`sum(max by (partition, status) (…))`) totals do not dip meanwhile. It outlives the views that
+    it shows: while others are built in their place, and until these have counted as far, what was
+    shown stays.
     """
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._clock_s = clock_s
         self._last: dict[tuple[str, int], tuple[float, Aggregate]] = {}
+        self._current: Current | None = None
+
+    def show(self, current: Current, registry: CollectorRegistry) -> None:
+        """Show what `current` gives at each scrape, in place of what was asked before."""
+        if self._current is None:
+            registry.register(TableMetrics(self.all))
+        self._current = current
 
     def take(self, view: str, partition: int, aggregate: Aggregate) -> None:
-        """Take in what a partition of this worker has now."""
-        self._last[view, partition] = (self._clock_s(), aggregate)
+        """Take in what a partition of this worker has now, unless more of it was shown of late."""
+        now_s = self._clock_s()
+        taken_s, last = self._last.get((view, partition), (now_s, aggregate))
+        is_behind = (aggregate.log, aggregate.offset) < (last.log, last.offset)
+        if not is_behind or now_s - taken_s >= LINGER_S:
+            self._last[view, partition] = (now_s, aggregate)
+
+    def hold(self) -> None:
+        """Keep everything: nobody can tell now which partitions went to another worker."""
+        now_s = self._clock_s()
+        self._last = {place: (now_s, aggregate) for place, (_, aggregate) in self._last.items()}
 
     def all(self) -> Iterator[tuple[str, int, Aggregate]]:
         """Give what is to be shown."""
+        if self._current is not None:
+            aggregates = self._current()
+            if aggregates is None:
+                self.hold()
+            else:
+                for view, partition, aggregate in aggregates:
+                    self.take(view, partition, aggregate)
         now_s = self._clock_s()
         self._last = {
             place: taken for place, taken in self._last.items() if now_s - taken[0] < LINGER_S

@@ -87,6 +87,13 @@ TRIALS = (
     Trial(("sessions", "stats", *ADA), out=r"^open +\d"),
     Trial(("sessions", "stats", "--json"), out='"open": '),
     Trial(("chat", *ADA), out="^hi$", err="completed", typed="say: hi\n"),
+    Trial(
+        ("chat", *ADA, "--json"),
+        out='"token".*"status": "completed"',
+        err="^chat_agent answers ada",
+        typed="say: hi\n/new\n",
+    ),
+    Trial(("new", "9-lives", "--json"), code=2, err="cannot be the name of a package"),
     Trial(("worker", "--check"), out="{"),
     Trial(("nothing",), code=2, err="No such command"),
 )

@@ -14,12 +14,16 @@ _METADATA, _COORDINATOR, _VERSIONS = 3, 10, 18
 
 
 class MetadataBroker:
-    """Answers by `nodes`: a port for each node id. `hangs`: it answers nothing any more."""
+    """Answers by `nodes`: a port for each node id.
+
+    `hangs`: it answers nothing any more; `is_mute`: nothing but which versions it speaks.
+    """
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.nodes: dict[int, int] = {0: port}
         self.hangs = False
+        self.is_mute = False
         self.connections = 0
         self.connected = asyncio.Event()
 
@@ -32,7 +36,7 @@ class MetadataBroker:
                 (size,) = struct.unpack(">i", await reader.readexactly(4))
                 request = await reader.readexactly(size)
                 key, _, correlation = struct.unpack(">hhi", request[:8])
-                if self.hangs:
+                if self.hangs or (self.is_mute and key != _VERSIONS):
                     continue
                 body = struct.pack(">i", correlation) + _answer(key, self.nodes)
                 writer.write(struct.pack(">i", len(body)) + body)

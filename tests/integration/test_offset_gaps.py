@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import RecordsToDelete
+from aiokafka.protocol.admin import DeleteGroupsRequest
+from faust.types import TP
 
 from millstream.schemas.events import AgentResult
-from millstream.schemas.topics import CONTROL, REQUESTS, RESULTS
+from millstream.schemas.topics import BASE_TOPICS, CONTROL, REQUESTS, RESULTS
 from millstream.streams.broker.clients import admin_client
+from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.consumer.group_offsets import committed_gaps
 from millstream.streams.lane.lanes import Lanes
 from millstream.streams.settings import Settings
@@ -30,6 +33,18 @@ async def commit_offset(settings: Settings, topic: str, offset: int) -> None:
         await consumer.commit({where: offset})
     finally:
         await consumer.stop()
+
+
+async def delete_group(settings: Settings) -> None:
+    """Delete the lanes' group with its offsets, as `kafka-consumer-groups --delete` does."""
+    group, admin = f"{settings.namespace}-lanes", admin_client(settings)
+    await admin.start()
+    try:
+        coordinator = await admin.find_coordinator(group)
+        answer = await admin._client.send(coordinator, DeleteGroupsRequest([group]))
+        assert list(answer.results) == [(group, 0)]
+    finally:
+        await admin.close()
 
 
 def counted(lanes: Lanes, name: str, topic: str) -> float:
@@ -68,6 +83,40 @@ async def test_offsets_beyond_the_end_are_told_and_all_is_answered_once(
 
 
 @pytest.mark.promise("P1")
+async def test_a_topic_that_is_made_anew_under_its_lanes_is_read_from_its_beginning(
+    settings: Settings,
+) -> None:
+    # confluentinc/confluent-kafka-python#1787, streamnative/kop#530: nothing is read, and no error.
+    # With the topic its brokers delete the group's offsets, so only the worker knows that it stood.
+    settings = settings.model_copy(update={"partitions": 1})
+    requests = settings.topic(REQUESTS.name)
+    async with running_lanes(settings) as (lanes,):
+        async with upstream(settings) as program:
+            for number in range(2):
+                await program.publish({"user_id": "ada", "input": f"say: {number}"})
+            await read_topic(settings, RESULTS, AgentResult, count=2)
+        await eventually(lambda: lanes.app.consumer._committed_offset[TP(requests, 0)] == 2)
+        admin = admin_client(settings)
+        await admin.start()
+        try:
+            await admin.delete_topics([requests])
+        finally:
+            await admin.close()
+        client = lanes.app.consumer._thread._consumer._client
+        await eventually(lambda: not client.cluster.partitions_for_topic(requests))
+        assert f"brokers have no topic {requests}: " in str(lanes.unready())
+        await ensure_topics(settings, BASE_TOPICS)
+        async with upstream(settings) as program:
+            await program.publish({"user_id": "ada", "request_id": "anew", "input": "say: 2"})
+            await read_topic(settings, RESULTS, AgentResult, count=3)
+        assert lanes.unready() is None
+        assert counted(lanes, "logs_set_back", "requests") == 1
+        assert counted(lanes, "lost_to_retention", "requests") == 0
+    results = await read_whole(settings, RESULTS, AgentResult)
+    assert [result.output for result in results] == ["0", "1", "2"]
+
+
+@pytest.mark.promise("P1")
 async def test_requests_that_retention_took_unread_are_counted_and_the_others_answered(
     settings: Settings,
 ) -> None:
@@ -99,3 +148,29 @@ async def test_requests_that_retention_took_unread_are_counted_and_the_others_an
             assert counted(lanes, "lost_to_retention", "requests") == 0
     results = await read_whole(settings, RESULTS, AgentResult)
     assert [result.output for result in results] == ["0", "4", "5"]
+
+
+@pytest.mark.promise("P1")
+async def test_a_group_that_was_deleted_is_told_and_all_is_answered_once(
+    settings: Settings,
+) -> None:
+    settings = settings.model_copy(update={"partitions": 1})
+    async with upstream(settings) as program:
+        async with running_lanes(settings) as (lanes,):
+            for number in range(2):
+                await program.publish({"user_id": "ada", "input": f"say: {number}"})
+            await read_topic(settings, RESULTS, AgentResult, count=2)
+            # A group that is new has nothing committed either.
+            assert counted(lanes, "offsets_gone", "requests") == 0
+        assert await committed_gaps(settings) == ()
+        await delete_group(settings)
+        (gap,) = await committed_gaps(settings)
+        assert (gap.topic, gap.stood_at) == (settings.topic(REQUESTS.name), None)
+        async with running_lanes(settings) as (lanes,):
+            await program.publish({"user_id": "ada", "input": "say: 2"})
+            await read_topic(settings, RESULTS, AgentResult, count=3)
+            assert counted(lanes, "offsets_gone", "requests") == 1
+            assert "offsets are gone" in lanes._services.gaps.told()[0]
+        assert await committed_gaps(settings) == ()
+    results = await read_whole(settings, RESULTS, AgentResult)
+    assert [result.output for result in results] == ["0", "1", "2"]

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis.asyncio
@@ -108,6 +110,55 @@ def session_key(settings: Settings, session: str = "s") -> str:
 
 def checkpoint_key(settings: Settings) -> str:
     return f"{settings.namespace}:{{default/ada}}:checkpoint:s"
+
+
+async def test_the_server_that_a_name_leads_to_after_a_failover_is_found(
+    settings: Settings, tmp_path: Path
+) -> None:
+    # redis/redis-py#460, alphagov/notifications-utils#1279: the old primary keeps its connections.
+    async with (
+        odd_redis(settings, tmp_path / "first") as first,
+        odd_redis(settings, tmp_path / "second") as second,
+        named(first) as (name, leads_to),
+        store_of(name) as store,
+    ):
+        assert await store.put_checkpoint(checkpoint(), 1)
+        old = redis.asyncio.Redis.from_url(first.redis_url)
+        await old.replicaof("127.0.0.1", "1")
+        await old.aclose()
+        leads_to(second)
+        with pytest.raises(ServiceUnavailable, match="read only replica"):
+            await store.put_checkpoint(checkpoint(turn=2), 2)
+        assert await store.put_checkpoint(checkpoint(turn=2), 2)
+
+
+@asynccontextmanager
+async def named(
+    at: Settings,
+) -> AsyncIterator[tuple[Settings, Callable[[Settings], None]]]:
+    """Give an address that leads new connections to a server, and what has it lead to another."""
+    ports = [urlsplit(at.redis_url).port]
+
+    async def carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while some := await source.read(65_536):
+                sink.write(some)
+        finally:
+            sink.close()
+
+    async def lead(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        there, to = await asyncio.open_connection("127.0.0.1", ports[-1])
+        await asyncio.gather(carry(source, to), carry(there, sink))
+
+    def leads_to(other: Settings) -> None:
+        ports.append(urlsplit(other.redis_url).port)
+
+    server = await asyncio.start_server(lead, "127.0.0.1", 0)
+    url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+    try:
+        yield at.model_copy(update={"redis_url": url}), leads_to
+    finally:
+        server.close()
 
 
 @pytest.mark.parametrize(

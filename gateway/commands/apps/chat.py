@@ -13,13 +13,14 @@ from typing import Annotated, Any, Final
 
 import typer
 from prompt_toolkit import PromptSession
+from prompt_toolkit.output import create_output
 
 from millstream.gateway.client_settings import open_bus, settings_for_client
 from millstream.gateway.commands.control.control import user_command
 from millstream.gateway.commands.submit import follow, request_of
 from millstream.gateway.console.follow import Progress
 from millstream.gateway.console.running import run
-from millstream.gateway.console.shows import TextShow
+from millstream.gateway.console.shows import JsonShow, TextShow
 from millstream.gateway.console.terminal import progress_console
 from millstream.gateway.exits import ExitCode
 from millstream.schemas.base import DEFAULT_TENANT
@@ -44,12 +45,21 @@ def chat(
         str | None, typer.Option(help="`local`, `scripted` or `provider:name`.")
     ] = None,
     tenant: Annotated[str, typer.Option(help="The user's tenant.")] = DEFAULT_TENANT,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the events as JSON Lines.")
+    ] = False,
 ) -> None:
     """Talk to an agent: its answers as they are written, its calls of tools, and what each cost.
 
     Without a terminal, each line of standard input is a question.
     """
-    talk = _Talk(template, user or getpass.getuser(), session or _new_session(), model, tenant)
+    asked_of = {
+        "template": template,
+        "user_id": user or getpass.getuser(),
+        "model": model,
+        "tenant": tenant,
+    }
+    talk = _Talk(asked_of, session or _new_session(), as_json=as_json)
     raise typer.Exit(run(talk.hold(), interrupted=talk.interrupted))
 
 
@@ -60,16 +70,10 @@ def _new_session() -> str:
 class _Talk:
     """A conversation, question by question."""
 
-    def __init__(
-        self, template: str, user: str, session: str, model: str | None, tenant: str
-    ) -> None:
-        self._asked_of: dict[str, Any] = {
-            "template": template,
-            "user_id": user,
-            "model": model,
-            "tenant": tenant,
-        }
+    def __init__(self, asked_of: dict[str, Any], session: str, *, as_json: bool) -> None:
+        self._asked_of = asked_of
         self._session = session
+        self._as_json = as_json
         self._console = progress_console()
         self._under_way: tuple[KafkaBus, AgentRequest] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -82,7 +86,7 @@ class _Talk:
                 f"{self._asked_of['template']} answers {self._asked_of['user_id']}, "
                 f"session {self._session}. {_HELP}."
             )
-            async for line in _questions():
+            async for line in _questions(as_json=self._as_json):
                 text = line.strip()
                 if text in {"/quit", "/exit"}:
                     break
@@ -109,7 +113,8 @@ class _Talk:
             self._under_way = None
 
     async def _answered(self, bus: KafkaBus, request: AgentRequest) -> ExitCode:
-        show, progress = TextShow(model_calls=False), Progress()
+        show = JsonShow() if self._as_json else TextShow(model_calls=False)
+        progress = Progress()
         try:
             async with asyncio.timeout(_ANSWER_MAX_S) as limit:
                 code = await follow(bus, request, show, progress, steps=True)
@@ -132,13 +137,15 @@ class _Talk:
         return True
 
 
-async def _questions() -> AsyncIterator[str]:
+async def _questions(*, as_json: bool) -> AsyncIterator[str]:
     """Give line after line that somebody types, or that stands on standard input."""
     if not sys.stdin.isatty():
         async for line in _lines_of_input():
             yield line
         return
-    prompt: PromptSession[str] = PromptSession()
+    # Data alone goes to standard output, also where questions are typed.
+    beside = create_output(sys.stderr) if as_json or not sys.stdout.isatty() else None
+    prompt: PromptSession[str] = PromptSession(output=beside)
     while True:
         try:
             yield await prompt.prompt_async(_PROMPT)

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 
 import typer
 
-from millstream.gateway.console.terminal import progress_console
+from millstream.gateway.console.terminal import print_json, progress_console
 
 __all__ = ["new"]
 
@@ -22,6 +22,10 @@ _ENDING: Final = ".tmpl"
 
 def new(
     name: Annotated[str, typer.Argument(help="The app's name, and that of its folder.")],
+    *,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what was made as a line of JSON.")
+    ] = False,
 ) -> None:
     """Make a folder with an app: a template, a tool, a test and a policy.
 
@@ -46,7 +50,14 @@ def new(
         "policy.yaml": "who may do what, how often, for how much",
         f"test_{folder.name}.py": "tests, without Kafka and without a model",
         "pytest.ini": "how pytest runs them",
+        "__init__.py": "makes the folder a package",
     }
+    if as_json:
+        files_made = [
+            {"path": str(folder / file), "about": about} for file, about in contents.items()
+        ]
+        print_json({"app": folder.name, "folder": str(folder), "files": files_made})
+        return
     width = max(map(len, contents)) + 2
     progress_console().print(
         f"{folder}/ is made:\n"

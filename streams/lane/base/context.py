@@ -20,6 +20,7 @@ from millstream.schemas.events import ResolvedRequest
 from millstream.schemas.lane_events import StageRequest
 from millstream.schemas.ports import BeforeCall, ClockMs, PeekCheckpoint
 from millstream.schemas.topics import REQUESTS, TopicSpec, stage_topic
+from millstream.streams.consumer.recent_gaps import RecentGaps
 from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.group_templates import GroupTemplates
 from millstream.streams.lane.base.limits import LaneLimits
@@ -92,7 +93,7 @@ class LaneServices:
     `drain` tells the worker to hand over and end; `chance` gives from 0 up to 1, for jitter.
     `circuits` know which models are out of service, `group_templates` what other workers can run.
     `listeners` are told of runs, `on_illegal` of one whose state changed as it may not. Whoever
-    holds `alone` is the one run of the worker that may end it.
+    holds `alone` is the one run of the worker that may end it. `gaps` names what was lost of late.
     """
 
     worker: str
@@ -110,6 +111,7 @@ class LaneServices:
     on_illegal: OnIllegal = raise_illegal
     group_templates: GroupTemplates = field(default_factory=GroupTemplates)
     alone: asyncio.Lock = field(default_factory=asyncio.Lock)
+    gaps: RecentGaps = field(default_factory=RecentGaps)
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ class LaneMetrics:
     history_gone: Counter
     lost_to_retention: Counter
     logs_set_back: Counter
+    offsets_gone: Counter
     runs_in_flight: Gauge
     fallbacks: Counter
     models_out: Gauge
@@ -128,6 +129,11 @@ class LaneMetrics:
             logs_set_back=collector.counter(
                 "millstream_lane_logs_set_back_total",
                 "Partitions whose log ended before where the group stood; each is read anew.",
+                ("topic",),
+            ),
+            offsets_gone=collector.counter(
+                "millstream_lane_offsets_gone_total",
+                "Partitions that a lane has worked on, of which the group has nothing committed.",
                 ("topic",),
             ),
             runs_in_flight=collector.gauge("millstream_runs_in_flight", "Agent runs under way."),

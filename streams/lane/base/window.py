@@ -15,12 +15,14 @@ from typing import Generic, TypeVar
 RecordT = TypeVar("RecordT")
 Ack = Callable[[], None]
 
+_ANYWHERE = 2**63
+
 
 @dataclass(slots=True, eq=False)
 class Entry(Generic[RecordT]):
     """A record that is held: what came in, how to acknowledge it, and whether it is done.
 
-    `again`: it was not served yet, and may be one that was read before its log was set back.
+    `again`: it was not served yet, and may be one that was read before, by who is to know it.
     """
 
     offset: int
@@ -39,11 +41,19 @@ class Window(Generic[RecordT]):
     """The records of one partition between arrival and acknowledgement.
 
     It is `full` at `capacity`: whoever fills it is to stop, though what comes all the same is
-    held. What comes before `again_before` may have been read before the log was set back.
+    held. What comes before `again_before` may have been read before the log was set back, or before
+    what the group had committed was gone.
     """
 
     def __init__(self, capacity: int, *, again_before: int = 0) -> None:
         self._again_before = again_before
+        self.reads_anew = False
+        """Whether nothing tells where the group stood, and nobody has looked at what came first."""
+        self.is_catching_up = False
+        """Whether what comes may still have been read before: nothing is to be committed then.
+
+        Its next owner would take the rest for what nobody has read.
+        """
         self._capacity = capacity
         self._has_room = asyncio.Event()
         self._has_room.set()
@@ -91,6 +101,20 @@ class Window(Generic[RecordT]):
     async def room(self) -> None:
         """Return at once, or once a window that was full is half empty."""
         await self._has_room.wait()
+
+    def may_come_again(self) -> None:
+        """Say that nothing tells where the group stood: what comes may have been read before.
+
+        A window that has held records knows where it stands.
+        """
+        if not self._entries and not self._next_offset:
+            self.reads_anew = self.is_catching_up = True
+            self._again_before = _ANYWHERE
+
+    def comes_no_more(self) -> None:
+        """Say that what comes from here on was not read before."""
+        self.reads_anew = self.is_catching_up = False
+        self._again_before = 0
 
     def forget_acks(self) -> None:
         """Acknowledge nothing of what is held: the log that it came from is gone."""

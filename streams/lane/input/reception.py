@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from aiokafka.errors import KafkaError
@@ -20,6 +20,7 @@ from millstream.schemas.topics import CONTROL, SESSION_COMMANDS
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneContext, LaneServices
 from millstream.streams.lane.base.window import Entry
+from millstream.streams.lane.input.coming_again import ComingAgain
 from millstream.streams.lane.input.commands import CommandHandler
 from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.in_flight import InFlightRequests
@@ -44,6 +45,8 @@ from millstream.streams.wire.records import (
     unreadable_places,
 )
 from millstream.streams.wire.trace import Trace
+
+CommandT = TypeVar("CommandT", ControlCommand, SessionCommand)
 
 log = structlog.get_logger(__name__)
 
@@ -113,6 +116,7 @@ class RecordDispatcher:
         self._queue = queue
         self._pauses = pauses
         self._template_waits = TemplateWaits.of(context.settings, context.services)
+        self._coming_again = ComingAgain(context, state)
         self._router = RecordRouter(context.services, writer=writer)
         self._commands = CommandHandler(
             context.services, writer=writer, queue=queue, in_flight=in_flight, pauses=pauses
@@ -124,7 +128,7 @@ class RecordDispatcher:
             queue=queue,
             reader=reader,
             pauses=pauses,
-            taken_in=lambda: self.taken_in,
+            taken_in=lambda: (self.taken_in, self._taken_ms),
         )
         self._command_topics = {
             context.settings.topic(CONTROL.name): self._command,
@@ -132,6 +136,7 @@ class RecordDispatcher:
         }
         self.taken_in = 0
         """The offset behind the last request that was taken in here, or stood there before."""
+        self._taken_ms = 0
         self._new_from_offset = 0
         self._new_commands_from = 0
         self.tasks: set[asyncio.Task[None]] = set()
@@ -157,14 +162,12 @@ class RecordDispatcher:
             take(entry)
         else:
             self.taken_in = max(self.taken_in, entry.offset + 1)
+            self._taken_ms = max(self._taken_ms, entry.record.timestamp)
             self._serve(entry)
 
     def _command(self, entry: Entry[InputRecord]) -> None:
-        first = original_address(entry.record)
-        try:
-            command = decode(entry.record, ControlCommand)
-        except Poison as poison:
-            self._dead_letter_once(entry, poison)
+        first, command = original_address(entry.record), self._read(entry, ControlCommand)
+        if command is None:
             return
         # What concerns a worker stands wherever the worker is.
         if command.command != "drain" and self._belongs_elsewhere(
@@ -178,14 +181,17 @@ class RecordDispatcher:
         self._spawn(entry, self._execute(entry, command, first))
 
     def _session_command(self, entry: Entry[InputRecord]) -> None:
-        first = original_address(entry.record)
+        first, command = original_address(entry.record), self._read(entry, SessionCommand)
+        if command is not None and not self._belongs_elsewhere(entry, command.partition_key, first):
+            self.desk.take(entry, command, first)
+
+    def _read(self, entry: Entry[InputRecord], command: type[CommandT]) -> CommandT | None:
+        """Read a command; one that cannot be read is buried."""
         try:
-            command = decode(entry.record, SessionCommand)
+            return decode(entry.record, command)
         except Poison as poison:
             self._dead_letter_once(entry, poison)
-            return
-        if not self._belongs_elsewhere(entry, command.partition_key, first):
-            self.desk.take(entry, command, first)
+            return None
 
     async def _execute(
         self, entry: Entry[InputRecord], command: ControlCommand, first: Address
@@ -218,13 +224,12 @@ class RecordDispatcher:
         try:
             request, passed = self._stage.read(record)
         except Poison as poison:
-            self._dead_letter_once(entry, poison)
+            if not (entry.again and self._was_taken_long_ago(entry, None)):
+                self._dead_letter_once(entry, poison)
+            return
+        if entry.again and self._was_taken_long_ago(entry, request):
             return
         if self._belongs_elsewhere(entry, request.partition_key, request.source):
-            return
-        if entry.again and self._was_decided_long_ago(entry):
-            self._services.metrics.duplicates.inc()
-            entry.finish()
             return
         try:
             is_new = self._in_flight.register(request_key(request), request.digest)
@@ -246,15 +251,15 @@ class RecordDispatcher:
         else:
             self._admit(entry, request, passed)
 
-    def _was_decided_long_ago(self, entry: Entry[InputRecord]) -> bool:
-        """Tell of a request read again from a log set back whether its id is forgotten by now.
-
-        The lane's own decisions say how far it had come: requests are decided on in their order.
-        """
-        # Once only: what is decided on from here on says nothing of those before it.
-        entry.again = False
-        decided_ms = self._state.decided_up_to_ms(self._services.clock_ms())
-        return entry.record.timestamp < decided_ms - self._settings.dedup_window_s * 1000
+    def _was_taken_long_ago(
+        self, entry: Entry[InputRecord], request: ResolvedRequest | None
+    ) -> bool:
+        """Pass over what comes again, and was served, moved or buried when ids are forgotten."""
+        if not self._coming_again.was_taken_long_ago(entry, request):
+            return False
+        self._services.metrics.duplicates.inc()
+        entry.finish()
+        return True
 
     def _end_unread(
         self, entry: Entry[InputRecord], request: ResolvedRequest, how: outcomes.CutOff

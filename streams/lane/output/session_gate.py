@@ -27,16 +27,19 @@ _REFUSALS: Final[dict[str, SessionRefused]] = {
 }
 
 
-def turned_away(state: SessionState | None, request_id: str, order: int) -> CutOff | None:
+def turned_away(
+    state: SessionState | None, request_id: str, order: int, at_ms: int = 0
+) -> CutOff | None:
     """Give how a request ends for the state of its session, `None` if it may run.
 
-    `order` is the offset of its record: what came before the session was closed, and had not begun,
-    ends however late its turn comes.
+    `order` is the offset of its record, `at_ms` when the broker took it, 0 for one that is at hand:
+    what came before the session was closed, and had not begun, ends however late its turn comes. On
+    a log that was made anew offsets begin anew, and times do not.
     """
     if state is None:
         return None
     barrier = state.barrier
-    if barrier is not None and order < barrier.before_offset:
+    if barrier is not None and order < barrier.before_offset and at_ms <= barrier.until_ms:
         if barrier.cancels:
             return CutOff("cancelled", reason_of(_REFUSALS["deleted"]))
         if barrier.drains or barrier.lets_end == request_id:

@@ -58,6 +58,7 @@ class Parking:
         pauses: Pauses,
     ) -> None:
         self._settings = context.settings
+        self._group_templates = context.services.group_templates
         self._services = context.services
         self._state = state
         self._writer = writer
@@ -228,9 +229,14 @@ class Parking:
         )
 
     def _refusal(self, run: Run) -> Decision:
+        name = run.request.template
+        why_not = self._group_templates.why_not(name, run.admission.version)
+        message = f"no template is called {name!r} here"
+        if why_not is not None:
+            message = f"template {name!r} cannot be run here: {why_not}"
         return outcomes.refusal(
             run.request,
-            UnknownTemplate(f"no template is called {run.request.template!r} here"),
+            UnknownTemplate(message),
             stage=self._state.stage,
             generation=self._state.generation,
         )

@@ -73,10 +73,20 @@ class TemplateWaits:
         factory, group = self.services.factory, self.services.group_templates
         waited_s = self.most_s(wanted)
         waited = f"; waited {waited_s:g} s for a worker that has it" if waited_s else ""
+        why_not = group.why_not(wanted.name, wanted.version)
         if wanted.version is not None:
+            lacks, remedy = "has", "put that version back"
+            if why_not is not None:
+                lacks, remedy = f"can run ({why_not})", "start one that has what it needs"
             message = (
                 f"the run began with version {wanted.version!r} of template {wanted.name!r}, which "
-                f"no worker that served it has{waited}; put that version back, then ask anew"
+                f"no worker that served it {lacks}{waited}; {remedy}, then ask anew"
+            )
+            return UnknownTemplate(message)
+        if why_not is not None:
+            message = (
+                f"template {wanted.name!r} was applied, and this worker cannot run it: {why_not}"
+                f"{waited}; start a worker that has what it needs"
             )
             return UnknownTemplate(message)
         known = ", ".join(sorted({*factory.names, *group.all()})) or "none"

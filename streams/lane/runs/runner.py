@@ -113,7 +113,7 @@ class RunRunner:
         head = self._writer.head(run.session)
         if run.cancelled is None:
             state = self._state.session_states.get(run.session)
-            met = turned_away(state, run.request.request_id, run.order)
+            met = turned_away(state, run.key[2], run.order, run.request.at_ms)
             run.cancelled = met or moved_on(run.request, head)
         await self._settle(run)
         self._models.choose_first(run)

@@ -61,7 +61,8 @@ class Session:
     """A session as a command meets it.
 
     `is_on`: a run of it is under way or waits; `runs` is the request under way, if any. What came
-    before `before_offset` of the requests' topic has been taken in.
+    before `before_offset` of the requests' topic has been taken in, `until_ms` is when the broker
+    took the last of it.
     """
 
     key: SessionKey
@@ -70,6 +71,7 @@ class Session:
     is_on: bool = False
     runs: str | None = None
     before_offset: int = 0
+    until_ms: int = 0
 
     @property
     def before(self) -> Before:
@@ -187,7 +189,13 @@ def _changed(
     if outcome != session.before:
         changes["since_ms"] = at_ms
         if outcome in {"closed", "deleted"}:
-            changes["barrier"] = _barrier(command, session, cancels=outcome == "deleted")
+            changes["barrier"] = SessionBarrier(
+                before_offset=session.before_offset,
+                until_ms=max(at_ms, session.until_ms),
+                cancels=outcome == "deleted",
+                drains=command.drain,
+                lets_end=None if outcome == "deleted" else session.runs,
+            )
     if command.operation in {"create", "touch", "reopen", "restore"}:
         changes["active_at_ms"] = at_ms
     match command.operation:
@@ -204,15 +212,6 @@ def _changed(
         case _:
             pass
     return before.model_copy(update=changes)
-
-
-def _barrier(command: SessionCommand, session: Session, *, cancels: bool) -> SessionBarrier:
-    return SessionBarrier(
-        before_offset=session.before_offset,
-        cancels=cancels,
-        drains=command.drain,
-        lets_end=None if cancels else session.runs,
-    )
 
 
 def _named(

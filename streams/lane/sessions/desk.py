@@ -54,7 +54,7 @@ class SessionDesk:
 
     What is decided is known here at once, and committed in that order: so a request that is read
     meanwhile meets the session as it will be. `taken_in` gives the offset behind the last request
-    that was taken in.
+    that was taken in, and when the broker took it.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class SessionDesk:
         queue: RunQueue,
         reader: PartitionReader,
         pauses: Pauses,
-        taken_in: Callable[[], int],
+        taken_in: Callable[[], tuple[int, int]],
     ) -> None:
         self._context = context
         self._services = context.services
@@ -110,7 +110,7 @@ class SessionDesk:
         due = due_ms(state, self._state.heads.get(key))
         if due is not None and due <= at_ms and not self._queue.of_session(key):
             self._expire(key, at_ms=due)
-        return turned_away(self._sessions.get(key), request.request_id, order)
+        return turned_away(self._sessions.get(key), request.request_id, order, at_ms)
 
     def is_known(self, session: SessionKey) -> bool:
         """Tell whether a user has such a session, or one of its requests is on."""
@@ -181,6 +181,7 @@ class SessionDesk:
 
     def _session(self, key: SessionKey) -> Session:
         found = self._queue.of_session(key)
+        before_offset, until_ms = self._taken_in()
         under_way = found[0] if found and isinstance(found[0], Run) else None
         return Session(
             key,
@@ -188,7 +189,8 @@ class SessionDesk:
             head=self._state.heads.get(key),
             is_on=bool(found),
             runs=None if under_way is None else under_way.request.request_id,
-            before_offset=self._taken_in(),
+            before_offset=before_offset,
+            until_ms=until_ms,
         )
 
     def _submit(

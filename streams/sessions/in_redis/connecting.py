@@ -19,8 +19,10 @@ from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import parse_url
 from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import (
+    MasterDownError,
     MovedError,
     NoScriptError,
+    ReadOnlyError,
     RedisClusterException,
     RedisError,
 )
@@ -136,11 +138,17 @@ class RedisConnections:
             await self._become_cluster()
 
     async def _asked(self, call: Callable[[Client], Awaitable[AnswerT]]) -> AnswerT:
-        async with asyncio.timeout(_CALL_MAX_S):
-            if self._places is None:
-                return await call(self._client)
-            async with self._places:
-                return await call(self._client)
+        try:
+            async with asyncio.timeout(_CALL_MAX_S):
+                if self._places is None:
+                    return await call(self._client)
+                async with self._places:
+                    return await call(self._client)
+        except RedisError as error:
+            if self._address.kind == "server" and _is_replica(error):
+                # It keeps its connections, and the name may stand for its successor by now.
+                await self._client.connection_pool.disconnect(inuse_connections=False)
+            raise
 
     async def _become_cluster(self) -> None:
         async with self._becoming:
@@ -247,6 +255,12 @@ def _is_of_a_lost_connection(error: AttributeError | TypeError) -> bool:
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     module = str(frame.f_globals.get("__name__"))
     return module.startswith(("asyncio.", "redis.asyncio.connection"))
+
+
+def _is_replica(error: RedisError) -> bool:
+    """Tell whether a server that was a primary answers that it is a replica now."""
+    # Some versions wrap what a script met into an error of the script.
+    return isinstance(error, ReadOnlyError | MasterDownError) or "-READONLY" in str(error)
 
 
 def told(error: Exception) -> ForeignKey | ServiceUnavailable:

@@ -37,6 +37,14 @@ def test_the_version_is_told_and_where_it_stands() -> None:
     assert (shown.exit_code, shown.stdout) == (0, f"millstream {__version__} ({HOME})\n")
 
 
+def test_who_finds_a_service_away_is_told_what_looks_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLSTREAM_KAFKA", "127.0.0.1:1")
+    shown = runner.invoke(app, ["topics"])
+    assert (shown.exit_code, shown.stdout) == (6, "")
+    assert shown.stderr.startswith("error: Kafka does not answer at 127.0.0.1:1: ")
+    assert shown.stderr.endswith("; `millstream doctor` looks at Kafka, Redis and the settings\n")
+
+
 @pytest.mark.parametrize("columns", [40, 80])
 def test_help_is_as_wide_as_the_terminal_and_cuts_nothing(
     columns: int, monkeypatch: pytest.MonkeyPatch
@@ -315,3 +323,19 @@ def test_errors_that_nobody_reads_are_no_error() -> None:
         )
     # Nothing runs here, which it could not tell.
     assert told.returncode == 6
+
+
+def test_a_new_app_is_told_as_json_file_by_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = runner.invoke(app, ["new", "shop", "--json"])
+    assert (made.exit_code, made.stderr) == (0, "")
+    told = json.loads(made.stdout)
+    assert (told["app"], told["folder"]) == ("shop", "shop")
+    files = {tmp_path / one["path"] for one in told["files"]}
+    assert files == set((tmp_path / "shop").iterdir())
+    assert all(one["about"] for one in told["files"])
+    again = runner.invoke(app, ["new", "shop", "--json"])
+    assert (again.exit_code, again.stdout) == (2, "")
+    assert "there is a shop already" in again.stderr

@@ -16,6 +16,7 @@ from millstream.schemas.errors import (
     NoSuchPartition,
     ServiceUnavailable,
     TopicDrift,
+    UnknownTemplate,
 )
 from millstream.schemas.events import ResultStatus
 from tests import making
@@ -45,6 +46,7 @@ def test_a_result_s_status_decides_the_exit_code(status: ResultStatus) -> None:
         (InputTooLarge("x"), 3),
         (RequestIdReused("x"), 3),
         (NoSuchPartition("x"), 2),
+        (UnknownTemplate("x"), 8),
         (LaneLost("x"), 1),
     ],
 )

@@ -1,19 +1,47 @@
-"""What `doctor` finds of Kafka."""
+"""What `doctor` finds of Kafka and Redis."""
 
 from __future__ import annotations
 
-from millstream.gateway.checks.services import offsets_found
+from typing import TYPE_CHECKING
+
+from millstream.gateway.checks.services import check_redis, offsets_found
 from millstream.streams.consumer.offset_gaps import OffsetGap
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
 
 
 def test_requests_that_nobody_can_read_any_more_are_told_with_what_to_do() -> None:
     (fine,) = offsets_found(())
     assert fine.level == "ok"
-    lost, set_back = offsets_found(
-        (OffsetGap("m.requests", 3, 5, 19), OffsetGap("m.control", 0, 1000, 0))
+    lost, set_back, gone = offsets_found(
+        (
+            OffsetGap("m.requests", 3, 5, 19),
+            OffsetGap("m.control", 0, 1000, 0),
+            OffsetGap("m.requests", 4, None, 7),
+        )
     )
     assert lost.level == set_back.level == "wrong"
     assert "m.requests, partition 3: retention deleted 5 to 19 unread, 14 records" in lost.told
     assert "retention.ms" in lost.remedy
     assert "m.control, partition 0: it ends before 1000" in set_back.told
     assert set_back.remedy
+    assert gone.level == "note"
+    assert "m.requests, partition 4: the workers' group has nothing committed" in gone.told
+    assert "offsets.retention.minutes" in gone.remedy
+
+
+async def test_redis_that_is_named_is_looked_at_where_no_kafka_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MILLSTREAM_DATA_DIR", str(tmp_path))
+    assert await check_redis() == ()
+    monkeypatch.setenv("MILLSTREAM_REDIS_URL", "127.0.0.1:6379")
+    (no_url,) = await check_redis()
+    assert (no_url.level, no_url.remedy) == ("wrong", "mend MILLSTREAM_REDIS_URL, or unset it")
+    monkeypatch.setenv("MILLSTREAM_REDIS_URL", "redis://127.0.0.1:1/0")
+    (away,) = await check_redis()
+    assert away.level == "wrong"
+    assert "Redis does not answer" in away.told

@@ -20,6 +20,8 @@ from millstream.schemas.lane_events import (
     StageRequest,
     TemplateWait,
 )
+from millstream.schemas.sessions.commands import SessionCommand
+from millstream.schemas.sessions.states import SessionAnswered, SessionChanged, SessionState
 from millstream.streams.bus.api import Delivery, Unreadable
 from millstream.streams.wire.partitioning import home_partition
 from tests import making
@@ -27,6 +29,16 @@ from tests import making
 PLACE = Address(topic="ns.results", partition=1, offset=7)
 IDS = {"user_id": "ada", "request_id": "r", "session_id": "s"}
 REQUEST = making.request(input="Hi\nthere", request_id="r", session_id="s")
+
+SESSION = SessionState(
+    user_id="ada",
+    session_id="s",
+    state="closed",
+    revision=2,
+    created_at_ms=1,
+    since_ms=2,
+    active_at_ms=1,
+)
 
 CASES: tuple[tuple[Event, str], ...] = (
     (REQUEST, "asks chat_agent: Hi there"),
@@ -240,6 +252,33 @@ CASES: tuple[tuple[Event, str], ...] = (
             content=[{"type": "image", "base64": "iVBORw0KGgo=", "mime_type": "image/png"}],
         ),
         "asks chat_agent: Hi [image/png, 8 B]",
+    ),
+    (
+        SessionCommand(user_id="ada", command_id="c", operation="close", why="done\n!", by="bob"),
+        "asks to close all sessions by bob: done !",
+    ),
+    (SESSION, "session s is closed, revision 2"),
+    (
+        SessionChanged(
+            user_id="ada",
+            session_id="s",
+            change="restored",
+            state="open",
+            revision=3,
+            restored_turn=2,
+        ),
+        "session s is restored to turn 2",
+    ),
+    (
+        SessionAnswered(
+            user_id="ada",
+            command_id="c",
+            operation="touch",
+            session_id="s",
+            refused=Reason(code="session_closed", message="reopen it first"),
+            source=PLACE,
+        ),
+        "touch session s: session_closed: reopen it first",
     ),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import sys
@@ -9,7 +10,13 @@ import sys
 import pytest
 from rich.cells import cell_len
 
-from millstream.gateway.console.terminal import print_json, print_table
+from millstream.gateway.console.terminal import (
+    Unwritable,
+    print_data,
+    print_json,
+    print_table,
+    progress_console,
+)
 
 
 @pytest.mark.parametrize("columns", ["40", "80"])
@@ -41,3 +48,25 @@ def test_json_is_whole_where_the_locale_has_no_letters_for_it(
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
     print_json({"text": "10\u00a0000\u202f€"})
     assert json.loads(raw.getvalue()) == {"text": "10\u00a0000\u202f€"}
+
+
+class FullDisk(io.StringIO):
+    """A stream that takes nothing."""
+
+    def write(self, _text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_what_is_for_people_ends_no_command_that_cannot_write_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stderr", FullDisk())
+    progress_console().print("ready")
+
+
+def test_data_that_cannot_be_written_is_an_error_that_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stdout", FullDisk())
+    with pytest.raises(Unwritable, match="No space left on device"):
+        print_data("7")

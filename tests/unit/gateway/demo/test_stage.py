@@ -66,6 +66,12 @@ def test_an_attempt_that_was_lost_is_told_as_soon_as_the_next_one_is_announced()
     assert text == f"{told}new"
 
 
+def test_an_attempt_of_which_nothing_was_shown_makes_none_begin_anew() -> None:
+    first, second = token("a", "", 0), token("a", "", 0, attempt=2000)
+    text, _ = shown(first, second, token("a", "new", 1, attempt=2000))
+    assert text == "\n  asks a\n    new"
+
+
 def test_a_rejection_is_kept_for_afterwards() -> None:
     text, stage = shown(result("a", None, "rejected"))
     assert text == ""

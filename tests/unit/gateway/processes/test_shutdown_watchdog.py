@@ -41,6 +41,13 @@ def test_one_that_waits_ends_and_says_for_what() -> None:
     assert "waits_for_what_never_comes" in ended.stderr
 
 
+def test_one_that_cannot_say_for_what_ends_too() -> None:
+    full = "import sys; sys.stderr = open('/dev/full', 'w', buffering=1); "
+    ended = _ended(f"{full}asyncio.run(main(blocks=False))")
+    assert ended.returncode == ExitCode.FAILED
+    assert not ended.stderr
+
+
 def test_one_whose_loop_is_blocked_ends_too() -> None:
     ended = _ended("asyncio.run(main(blocks=True))")
     assert ended.returncode == ExitCode.FAILED

@@ -14,7 +14,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import CoordinationType
-from aiokafka.errors import RequestTimedOutError
+from aiokafka.errors import KafkaConnectionError, RequestTimedOutError
 
 from millstream.infra.ports import choose_ports
 from millstream.streams.broker import recovery
@@ -152,3 +152,39 @@ async def test_client_that_is_closed_while_it_connects_cancels_nobody_who_waits(
                 asyncio.CancelledError
             )
         assert await waiting is False
+
+
+async def test_name_that_hangs_holds_up_no_other_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "_NEXT_NAME_S", 0.05)
+    async with metadata_broker() as sound, metadata_broker() as hanging:
+        hanging.hangs = True
+        # The test ends long before any of those that hang is given up.
+        names = [f"{HOST}:{hanging.port}"] * 5 + [f"{HOST}:{sound.port}"]
+        recover_brokers()
+        client = RecoveringClient(bootstrap_servers=names)
+        try:
+            async with asyncio.timeout(recovery._ANSWER_S / 2):
+                await client.bootstrap()
+            assert client.cluster.broker_metadata(0).port == sound.port
+        finally:
+            await client.close()
+
+
+@pytest.mark.parametrize("hangs_at", ["the connection", "the question"])
+async def test_names_that_all_hang_are_told_in_time_with_why(
+    monkeypatch: pytest.MonkeyPatch, hangs_at: str
+) -> None:
+    monkeypatch.setattr(recovery, "_ANSWER_S", 0.3)
+    monkeypatch.setattr(recovery, "_NEXT_NAME_S", 0.05)
+    async with metadata_broker() as broker:
+        broker.hangs = hangs_at == "the connection"
+        broker.is_mute = True
+        client = RecoveringClient(bootstrap_servers=f"{HOST}:{broker.port},{HOST}:{broker.port}")
+        recover_brokers()
+        try:
+            with pytest.raises(KafkaConnectionError) as told:
+                async with asyncio.timeout(5):
+                    await client.bootstrap()
+        finally:
+            await client.close()
+        assert str(told.value).count(f"{HOST}:{broker.port}: no answer within 0.3 s") == 2

@@ -121,7 +121,7 @@ async def test_a_seek_moves_a_partition_without_a_committed_offset_to_its_beginn
     consumer._subscription.assign_from_subscribed([uncommitted, committed])
     consumer._fetcher = Fetcher(consumer._client, consumer._subscription)
     thread = CommittedConsumerThread.__new__(CommittedConsumerThread)
-    thread._consumer = consumer
+    thread._consumer, thread._known_committed = consumer, {}
     assignment = consumer._subscription.subscription.assignment
     try:
         for partition in (uncommitted, committed):  # as after a fetch of the record at offset 6
@@ -163,7 +163,8 @@ async def refusing() -> AsyncIterator[tuple[CommittedConsumerThread, Refusing, l
             crashed.append(error)
 
     thread = Thread.__new__(Thread)
-    thread._consumer = consumer
+    thread._consumer, thread._known_committed = consumer, {}
+    thread.app = SimpleNamespace(may_commit=lambda _tp: True)
     try:
         yield thread, consumer, crashed
     finally:
@@ -184,6 +185,16 @@ async def test_commit_that_an_outage_refused_is_left_for_later(outcome: Exceptio
         consumer.outcome = None
         assert await thread._commit({TP("requests", 0): 5, TP("requests", 1): 5})
         assert list(consumer.committed_offsets) == [TopicPartition("requests", 0)]
+
+
+async def test_what_the_app_would_not_have_committed_yet_is_left() -> None:
+    async with refusing() as (thread, consumer, _):
+        thread.app.may_commit = lambda tp: tp.partition != 0
+        assert await thread._commit({TP("requests", 0): 5})
+        assert not hasattr(consumer, "committed_offsets")
+        thread.app.may_commit = lambda _tp: True
+        assert await thread._commit({TP("requests", 0): 6})
+        assert consumer.committed_offsets[TopicPartition("requests", 0)].offset == 6
 
 
 async def test_commit_that_is_denied_ends_the_app() -> None:

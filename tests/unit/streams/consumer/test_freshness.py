@@ -54,6 +54,8 @@ def test_partition_that_needs_no_fetch_is_not_stale_and_begins_anew_with_the_nex
 def test_what_is_stale_is_told_by_topic() -> None:
     told = told_stale({SECOND: 7.2, FIRST: 6.0, TP("control", 1): 6.0})
     assert told == "no broker has answered for 7 s for partitions of control 1; requests 0, 1"
+    away = told_stale({TP(f"t{number:02}", 0): 6.0 for number in range(13)})
+    assert away.endswith("of t00 0; t01 0; t02 0; and of 10 more topics")
 
 
 def test_commit_that_does_not_end_is_told_with_its_partitions() -> None:

@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 from millstream.streams.consumer import offset_gaps
 from millstream.streams.consumer.offset_gaps import (
     OffsetGap,
+    begins_anywhere,
     begins_at,
-    forget_gap,
     take_gaps,
     tell_gap,
     watch_resets,
@@ -58,12 +58,18 @@ async def test_a_reset_by_the_broker_is_a_gap(consumer: Any, begin: int, lost_ma
     assert list(take_gaps(consumer)) == []
 
 
-async def test_a_partition_without_a_committed_offset_has_no_gap(consumer: Any) -> None:
+@pytest.mark.parametrize("begin", [0, 5, 9])
+async def test_a_partition_without_a_committed_offset_was_read_up_to_nobody_knows_where(
+    consumer: Any, begin: int
+) -> None:
     state = state_of(consumer)
     state.seek(5)
     state.await_reset(OffsetResetStrategy.EARLIEST)
-    forget_gap(state)
-    state.reset_to(0)
+    begins_anywhere(state)
+    state.reset_to(begin)
+    (gap,) = take_gaps(consumer)
+    assert gap == OffsetGap("requests", 0, None, begin)
+    assert (gap.is_unknown, gap.is_set_back, gap.lost_max) == (True, False, 0)
     assert list(take_gaps(consumer)) == []
 
 
@@ -90,8 +96,12 @@ def test_each_kind_of_gap_is_one_line_that_says_what_to_do() -> None:
     with capture_logs() as lines:
         tell_gap(OffsetGap("requests", 3, 5, 9))
         tell_gap(OffsetGap("requests", 3, 1000, 0))
-    lost, set_back = lines
+        tell_gap(OffsetGap("requests", 3, None, 7))
+    lost, set_back, unknown = lines
     assert (lost["from_offset"], lost["to_offset"], lost["lost_max"]) == (5, 9, 4)
     assert (set_back["stood_at"], set_back["read_from"], set_back["partition"]) == (1000, 0, 3)
     assert "retention.ms" in lost["event"]
     assert "made anew or truncated" in set_back["event"]
+    assert "offsets.retention.minutes" in unknown["event"]
+    assert (unknown["read_from"], unknown["partition"]) == (7, 3)
+    assert "stood_at" not in unknown

@@ -15,8 +15,9 @@ from millstream.agents.executor import AgentExecutor, wall_clock_ms
 from millstream.agents.factory import AgentFactory
 from millstream.middleware.pipeline import build_pipeline
 from millstream.schemas.errors import LaneLapsed, LaneLost
-from millstream.schemas.topics import COMMAND_TOPICS, REQUESTS
+from millstream.schemas.topics import COMMAND_TOPICS, CONTROL, REQUESTS
 from millstream.streams.consumer.membership import since_boot_s
+from millstream.streams.consumer.offset_gaps import OffsetGap
 from millstream.streams.lane.base.context import LaneServices, stages
 from millstream.streams.lane.base.metrics import LaneMetrics
 from millstream.streams.lane.lanes import Lanes
@@ -44,8 +45,16 @@ class Place:
         self.confirmed = 0
         self.lost: list[LaneLost] = []
 
+        self.coming_again: list[str] = []
+
     def confirm(self) -> None:
         self.confirmed += 1
+
+    def may_come_again(self, topic: str) -> None:
+        self.coming_again.append(topic)
+
+    def may_commit(self, topic: str) -> bool:
+        return topic not in self.coming_again
 
     def lose(self, lost: LaneLost) -> None:
         self.lost.append(lost)
@@ -295,4 +304,28 @@ async def test_a_worker_that_waits_no_longer_for_its_lanes_has_its_agents_end_un
         await stopping
     # Faust takes a cancel of any other for a crash, and tells it with a traceback.
     assert all(agent.should_stop for agent in lanes.agents)
+    place.may_close.set()
+
+
+async def test_a_slot_is_told_that_nothing_is_committed_also_where_it_is_opened_later(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(data_dir=tmp_path)
+    lanes = lanes_of_places(settings)
+    topic = settings.topic(REQUESTS.name)
+    # Faust lets records through before it tells of the assignment.
+    lanes.app.on_gap(OffsetGap(topic, 0, stood_at=None, read_from=0))
+    await lanes._assigned(lanes.app, both(settings, 0))
+    place: Place = lanes._slots[0]  # type: ignore[assignment]
+    lanes._tell_of_gaps(0, place)  # type: ignore[arg-type]
+    assert place.coming_again == [topic]
+    lanes.app.on_gap(OffsetGap(topic, 0, stood_at=None, read_from=0))
+    assert place.coming_again == [topic, topic]
+    # Nothing is committed while the lane catches up; commands do not wait for that.
+    control = settings.topic(CONTROL.name)
+    assert not lanes.app.may_commit(TP(topic, 0))
+    assert lanes.app.may_commit(TP(topic, 1))
+    assert lanes.app.may_commit(TP(control, 0))
+    # Whether it was there before, only its lane can tell.
+    assert lanes._services.gaps.told() == []
     place.may_close.set()

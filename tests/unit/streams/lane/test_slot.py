@@ -334,3 +334,33 @@ async def test_records_of_a_log_that_was_set_back_are_served_and_acknowledged_an
         lane.commit(0)
     assert acked == [("old", 7), ("new", 0)]
     assert [(one.offset, one.again) for one in lane.served] == [(7, False), (8, False), (0, True)]
+
+
+async def test_what_is_held_of_a_log_of_which_nothing_is_committed_is_not_served_twice() -> None:
+    opened, acked = Opened(), list[int]()
+    async with a_slot(opened) as slot:
+        await eventually(lambda: slot.serving)
+        (lane,) = opened.lanes
+        slot.take(record(b"", offset=0), lambda: acked.append(0))
+        # At a rebalance its first run goes on, and Kafka says again that nothing is committed.
+        slot.may_come_again("requests")
+        assert slot.may_commit("requests")
+        for offset in (0, 1):
+            slot.take(record(b"", offset=offset), lambda at=offset: acked.append(at))
+        lane.commit(0)
+        lane.commit(1)
+    assert acked == [0, 0, 1]
+    assert [(one.offset, one.again) for one in lane.served] == [(0, False), (1, False)]
+
+
+async def test_a_slot_that_begins_with_nothing_committed_marks_what_comes() -> None:
+    opened = Opened()
+    async with a_slot(opened) as slot:
+        await eventually(lambda: slot.serving)
+        slot.may_come_again("requests")
+        assert not slot.may_commit("requests")
+        slot.take(record(b"", offset=0), lambda: None)
+        (entry,) = opened.lanes[0].served
+        assert entry.again
+        entry.window.comes_no_more()
+        assert slot.may_commit("requests")

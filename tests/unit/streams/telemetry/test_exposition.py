@@ -64,10 +64,26 @@ async def test_a_process_is_ready_once_every_part_is(
     async with http.get("/health/ready") as answer:
         assert answer.status == 503
         reasons = {"views": "3 partitions are restored"}
-        assert await answer.json() == {"ready": False, "reasons": reasons}
+        assert await answer.json() == {"ready": False, "reasons": reasons, "warnings": []}
     readiness.set("views", None)
     async with http.get("/health/ready") as answer:
-        assert (answer.status, await answer.json()) == (200, {"ready": True, "reasons": {}})
+        ready = {"ready": True, "reasons": {}, "warnings": []}
+        assert (answer.status, await answer.json()) == (200, ready)
+
+
+async def test_a_warning_stands_beside_ready_and_does_not_change_its_status(
+    http: aiohttp.ClientSession, readiness: Readiness
+) -> None:
+    readiness.set("worker", None)
+    readiness.warn(["requests, partitions 3: retention deleted 4 records"])
+    async with http.get("/health/ready") as answer:
+        assert answer.status == 200
+        told = await answer.json()
+    assert told["ready"] is True
+    assert told["warnings"] == ["requests, partitions 3: retention deleted 4 records"]
+    readiness.warn([])
+    async with http.get("/health/ready") as answer:
+        assert (await answer.json())["warnings"] == []
 
 
 async def test_a_process_is_alive_while_it_is_not_ready(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Literal
 
 import pytest
 import structlog
@@ -101,3 +103,34 @@ def test_an_exception_is_written_with_its_traceback() -> None:
     except ValueError:
         structlog.get_logger("millstream.streams").exception("failed")
     assert "ValueError: invalid literal" in json.loads(stream.getvalue())["exception"]
+
+
+class FullDisk(io.StringIO):
+    """A stream that can be written only at times, as one on a disk that fills up."""
+
+    full = True
+
+    def write(self, text: str) -> int:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(text)
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_lines_that_cannot_be_written_fail_nobody_and_are_counted(
+    form: Literal["console", "json"], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream = FullDisk()
+    configure_logging(Settings(log_format=form), stream=stream)
+    ours = structlog.get_logger("millstream.streams.lane.lane")
+    ours.info("lane open")
+    logging.getLogger("aiokafka.client").warning("trouble")
+    stream.full = False
+    ours.info("lane open again")
+    lacking, again = stream.getvalue().splitlines()
+    assert "this log could not be written" in lacking
+    assert ('"lines":2' if form == "json" else "lines=2") in lacking
+    assert "lane open again" in again
+    assert capsys.readouterr().err == ""
+    stream.close()
+    ours.info("nobody hears this")

@@ -15,7 +15,7 @@ from aiokafka.errors import (
 )
 from structlog.testing import capture_logs
 
-from millstream.streams.telemetry.outages import REDIS, OutageLog, UnreadyLog, is_transient
+from millstream.streams.telemetry.outages import KAFKA, REDIS, OutageLog, UnreadyLog, is_transient
 
 REFUSED = ConnectionRefusedError(111, "Connect call failed")
 
@@ -77,6 +77,31 @@ def test_next_outage_is_told_anew() -> None:
             log.clock.now_s += 20
             log.outages.look()
     assert [one["event"] for one in told] == ["outage began", "outage ended"] * 2
+
+
+def test_outage_of_a_moment_is_not_said_to_last() -> None:
+    log = Log()
+    with capture_logs() as told:
+        for _ in range(2):
+            log.line("Unable connect to node with id %s: %s", 1, REFUSED)
+        for _ in range(20):
+            log.clock.now_s += 1
+            log.outages.look()
+    assert [one["event"] for one in told] == ["outage began", "outage ended"]
+    assert told[-1]["lines_held_back"] == 1
+
+
+def test_outage_that_is_heard_of_seldom_is_said_to_last_when_it_is() -> None:
+    log = Log()
+    with capture_logs() as told:
+        for _ in range(3):
+            log.line("Unable connect to node with id %s: %s", 1, REFUSED)
+            for _ in range(12):
+                log.clock.now_s += 1
+                log.outages.look()
+    lasts = [one for one in told if one["event"] == "outage lasts"]
+    assert [one["for_s"] for one in lasts] == [12.0]
+    assert "outage ended" not in [one["event"] for one in told]
 
 
 def test_traceback_of_an_outage_is_held_back_too() -> None:
@@ -165,8 +190,8 @@ def test_worker_that_is_not_ready_says_so_at_growing_intervals_and_when_it_is_ag
             clock.now_s += 1
         unready.tell([])
         unready.tell([])
-    assert [one["event"] for one in told] == ["not ready"] * 4 + ["ready again"]
-    assert [one["for_s"] for one in told[:-1]] == [10, 20, 50, 140]
+    assert [one["event"] for one in told] == ["not ready"] * 3 + ["ready again"]
+    assert [one["for_s"] for one in told[:-1]] == [10, 20, 80]
     assert told[0]["why"] == "no broker answers"
 
 
@@ -178,3 +203,28 @@ def test_moment_without_readiness_is_not_told() -> None:
             unready.tell(reasons)
             clock.now_s += 6
     assert told == []
+
+
+def test_what_follows_from_an_outage_is_counted_with_it_and_told_where_there_is_none() -> None:
+    outages = OutageLog(clock_s=Clock())
+    lost = {"event": "lane lost", "during": KAFKA}
+    assert outages.process(None, "warning", dict(lost)) == {"event": "lane lost"}
+    joins = logging.LogRecord(
+        "aiokafka.consumer.group_coordinator", logging.WARNING, "x", 1, "joins anew", (), None
+    )
+    assert outages.filter(joins)
+    with pytest.raises(structlog.DropEvent):
+        outages.process(None, "warning", {"event": "fetch", "outage": KAFKA})
+    with pytest.raises(structlog.DropEvent):
+        outages.process(None, "warning", dict(lost))
+    assert not outages.filter(joins)
+    assert outages.look()
+
+
+def test_faust_tells_of_an_error_in_words() -> None:
+    outages = OutageLog(clock_s=Clock())
+    words = "_on_published error for message topic t error NodeNotReadyError: not ready. message x"
+    line = logging.LogRecord("faust.topics", logging.WARNING, "x", 1, words, (), None)
+    with capture_logs() as told:
+        assert not outages.filter(line)
+    assert [one["event"] for one in told] == ["outage began"]

@@ -21,6 +21,8 @@ from millstream.schemas.errors import Misconfigured, UnknownTemplate
 from millstream.schemas.events import AgentResult, TemplateApplied
 from millstream.schemas.topics import RESULTS, TEMPLATES
 from millstream.streams.broker.memory.clients import MemoryClients
+from millstream.streams.lane.queue.waits import TemplateWaits
+from millstream.streams.lane.runs.admission import TemplateRef
 from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.template_files import load_template
 from millstream.streams.templates.follower import TemplateFollower
@@ -232,3 +234,48 @@ def test_a_template_is_the_same_after_its_record_and_after_the_file_that_show_pr
     file = tmp_path / "shown.yaml"
     file.write_text(yaml.safe_dump(event.content, sort_keys=False), encoding="utf-8")
     assert load_template(file) == template
+
+
+async def test_who_waits_in_vain_for_what_was_applied_is_told_what_lacks(
+    world: MemoryLanes,
+) -> None:
+    world = world.changed(template_unknown_wait_s=0.0)
+    await registry(world).apply((NEEDS_TOOL,), by="ada")
+    async with lane_services(world) as services, upstream(world) as program:
+        group = services.group_templates
+        follower = TemplateFollower(
+            world.settings, services.factory, MetricsCollector(), group=group, io=world.io()
+        )
+        await follower.start()
+        async with one_lane(world, services, None) as owner:
+            owner.serve(*await ask(program, "say: x", template="clerk"))
+            (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
+            await registry(world).retire("clerk", None, by="ada")
+            await eventually(lambda: group.why_not("clerk") is None)
+            owner.serve(*await ask(program, "say: x", request_id="again", template="clerk"))
+            _, later = await read_topic(world, RESULTS, AgentResult, count=2)
+        await follower.stop()
+    assert result.reason is not None
+    assert result.reason.code == "unknown_template"
+    assert result.reason.message.startswith(
+        "template 'clerk' was applied, and this worker cannot run it: "
+    )
+    assert "'mail'" in result.reason.message
+    assert "start a worker that has what it needs" in result.reason.message
+    # What is retired is there for no new run, whatever it needs.
+    assert later.reason is not None
+    assert later.reason.message.startswith("no template is called 'clerk' here")
+
+
+async def test_a_run_whose_version_cannot_run_any_more_is_told_why(world: MemoryLanes) -> None:
+    async with lane_services(world) as services:
+        waits = TemplateWaits(services, known_s=300.0, unknown_s=0.0)
+        gone = str(waits.in_vain(TemplateRef("clerk", "1")))
+        services.group_templates.cannot_run("clerk", "1", "no tool is called 'mail'", offered=False)
+        lacks = str(waits.in_vain(TemplateRef("clerk", "1")))
+        services.group_templates.can_run("clerk", "1")
+        assert str(waits.in_vain(TemplateRef("clerk", "1"))) == gone
+    assert "no worker that served it has; waited 300 s" in gone
+    assert "put that version back" in gone
+    assert "no worker that served it can run (no tool is called 'mail'); waited 300 s" in lacks
+    assert "start one that has what it needs" in lacks

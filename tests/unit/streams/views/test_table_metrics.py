@@ -108,3 +108,62 @@ def test_a_partition_that_moved_is_shown_until_its_next_owner_has_restored_it() 
     assert list(shown.all()) == [("results", 0, stays), ("results", 1, goes)]
     now_s += LINGER_S / 2
     assert list(shown.all()) == [("results", 0, stays)]
+
+
+def counted(offset: int, completed: int) -> Aggregate:
+    made = aggregate(0, {"results|completed": completed})
+    made.offset = offset
+    return made
+
+
+def test_totals_stay_while_views_are_built_anew_and_until_the_new_ones_have_counted_as_far() -> (
+    None
+):
+    now_s = 100.0
+    registry, shown = CollectorRegistry(), Shown(lambda: now_s)
+    labels = {"status": "completed", "reason": "", "partition": "0"}
+
+    def value() -> float | None:
+        return registry.get_sample_value("millstream_results_total", labels)
+
+    def at(offset: int, completed: int) -> list[tuple[str, int, Aggregate]]:
+        return [("results", 0, counted(offset, completed))]
+
+    first: list[tuple[str, int, Aggregate]] | None = at(9, 5)
+    shown.show(lambda: first, registry)
+    assert value() == 5
+    first = None  # an outage has ended them, and lasts
+    now_s += 10 * LINGER_S
+    assert value() == 5
+    second: list[tuple[str, int, Aggregate]] | None = None
+    shown.show(lambda: second, registry)
+    now_s += 10 * LINGER_S
+    assert value() == 5
+    second = at(7, 4)  # what was counted last had not reached the changelog
+    assert value() == 5
+    second = at(9, 5)
+    assert value() == 5
+    second = at(10, 6)
+    assert value() == 6
+
+
+def test_what_is_behind_is_shown_all_the_same_once_it_does_not_catch_up() -> None:
+    now_s = 100.0
+    shown = Shown(lambda: now_s)
+    ahead, behind = counted(9, 5), counted(3, 2)
+    shown.take("results", 0, ahead)
+    now_s += LINGER_S - 1
+    shown.take("results", 0, behind)
+    assert list(shown.all()) == [("results", 0, ahead)]
+    now_s += 1
+    shown.take("results", 0, behind)
+    assert list(shown.all()) == [("results", 0, behind)]
+
+
+def test_a_log_that_was_set_back_is_not_behind() -> None:
+    shown = Shown()
+    shown.take("results", 0, counted(500, 5))
+    anew = counted(3, 6)
+    anew.log = 1
+    shown.take("results", 0, anew)
+    assert list(shown.all()) == [("results", 0, anew)]

@@ -1,0 +1,1 @@
+"""What sessions cost: operations on them, and their number."""
