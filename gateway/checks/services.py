@@ -28,7 +28,7 @@ async def check_kafka() -> tuple[Finding, ...]:
     try:
         drifts = await topic_drift(settings, catalogue(settings.chain_cuts))
     except MillstreamError as error:
-        remedy = "check that it runs and what MILLSTREAM_KAFKA says"
+        remedy = "check that it runs, and MILLSTREAM_KAFKA if that is set"
         return (Finding("kafka", "wrong", str(error), remedy),)
     answers = Finding("kafka", "ok", f"answers at {settings.kafka}")
     if not drifts:
@@ -49,7 +49,12 @@ async def check_redis() -> tuple[Finding, ...]:
     try:
         settings: Settings = settings_for_client()
     except Misconfigured:
-        return ()  # told by the check of Kafka
+        try:
+            settings = local_settings()
+        except Misconfigured:
+            return ()  # told by the check of the settings
+        if "redis_url" not in settings.model_fields_set:
+            return ()  # nothing runs here, which the check of Kafka tells
     try:
         store = RedisSessionStore(settings)
     except Misconfigured as error:
@@ -59,7 +64,7 @@ async def check_redis() -> tuple[Finding, ...]:
         await store.check_writes()
         foreign = await store.foreign_keys()
     except MillstreamError as error:
-        remedy = "check that it runs and what MILLSTREAM_REDIS_URL says"
+        remedy = "check that it runs, and MILLSTREAM_REDIS_URL if that is set"
         return (Finding("redis", "wrong", str(error), remedy),)
     finally:
         await store.close()
@@ -81,25 +86,29 @@ def offsets_found(gaps: tuple[OffsetGap, ...]) -> tuple[Finding, ...]:
     """Give what is to be said of committed offsets that their logs do not have."""
     if not gaps:
         return (Finding("offsets", "ok", "the topics have all that workers are to read next"),)
-    return tuple(
-        Finding(
-            "offsets",
-            "wrong",
-            f"{gap.topic}, partition {gap.partition}: it ends before {gap.stood_at}, "
-            "where the workers' group stands",
-            _SET_BACK_REMEDY,
-        )
-        if gap.is_set_back
-        else Finding(
-            "offsets",
-            "wrong",
-            f"{gap.topic}, partition {gap.partition}: retention deleted {gap.stood_at} to "
-            f"{gap.read_from} unread, {gap.lost_max} records at most",
-            _LOST_REMEDY,
-        )
-        for gap in gaps
-    )
+    return tuple(_offset_found(gap) for gap in gaps)
 
+
+def _offset_found(gap: OffsetGap) -> Finding:
+    where = f"{gap.topic}, partition {gap.partition}"
+    if gap.is_unknown:
+        told = f"{where}: the workers' group has nothing committed, though requests were decided on"
+        return Finding("offsets", "note", told, _GONE_REMEDY)
+    if gap.is_set_back:
+        told = f"{where}: it ends before {gap.stood_at}, where the workers' group stands"
+        return Finding("offsets", "wrong", told, _SET_BACK_REMEDY)
+    told = (
+        f"{where}: retention deleted {gap.stood_at} to {gap.read_from} unread, {gap.lost_max} "
+        "records at most"
+    )
+    return Finding("offsets", "wrong", told, _LOST_REMEDY)
+
+
+_GONE_REMEDY = (
+    "if its first requests run still, nothing. Otherwise the group was deleted, or its offsets "
+    "have expired: workers read the topic from its beginning, and answer nothing twice; keep a "
+    "worker running, or raise the brokers' `offsets.retention.minutes`"
+)
 
 _SET_BACK_REMEDY = (
     "the topic was made anew or truncated, or the offsets were altered. Workers read it from its "

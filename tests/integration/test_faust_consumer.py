@@ -64,7 +64,7 @@ async def test_what_was_fetched_before_a_seek_comes_again_though_nothing_is_comm
     )
     thread = CommittedConsumerThread.__new__(CommittedConsumerThread)
     thread.consumer = SimpleNamespace(flow_active=True)
-    thread._consumer = consumer
+    thread._consumer, thread._known_committed = consumer, {}
     await producer.start()
     await consumer.start()
     try:

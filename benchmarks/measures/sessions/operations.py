@@ -19,7 +19,6 @@ from dataclasses import asdict
 
 import redis.asyncio
 import uvloop
-from millstream.streams.sessions.manager import SessionManager
 
 from benchmarks.report import Figure, percentile
 from benchmarks.services import PROJECT
@@ -29,6 +28,7 @@ from millstream.schemas.topics import RESULTS
 from millstream.streams.broker.batches import Outgoing, send_batches
 from millstream.streams.broker.clients import transactional_producer
 from millstream.streams.bus.kafka import KafkaBus
+from millstream.streams.sessions.manager import SessionManager
 from millstream.streams.sessions.redis import RedisSessionStore
 from millstream.streams.settings import Settings, child_environment, load_settings
 from millstream.streams.wire.codec import encode

@@ -12,7 +12,6 @@ from millstream.schemas.events import CheckpointSaved, SessionUpdated
 from millstream.schemas.sessions.commands import SessionCommand, SessionOperation, SessionTtl
 from millstream.schemas.sessions.errors import SessionBusy, SessionNotDue
 from millstream.schemas.sessions.transitions import STATES, TRANSITIONS
-from millstream.streams.lane.output.checkpoint_log import digest_of
 from millstream.streams.lane.sessions.decisions import (
     NAMES_MAX,
     Decided,
@@ -20,6 +19,7 @@ from millstream.streams.lane.sessions.decisions import (
     Session,
     decide,
 )
+from millstream.streams.wire.digests import digest_of
 
 OPERATIONS: tuple[SessionOperation, ...] = get_args(SessionOperation)
 KEY = ("default", "ada", "s")
