@@ -36,6 +36,12 @@ class Proxy:
         for way in self._ways:
             way.cancel()
 
+    def lead(self, port: int) -> None:
+        """Have all connections end, and new ones lead to another port, as a name that moves."""
+        self._target = (self._target[0], port)
+        for way in self._ways:
+            way.cancel()
+
     def heal(self) -> None:
         """Forward everything at once, also what waits."""
         self.latency_s, self.bytes_per_s, self._refuses = 0.0, float("inf"), False
