@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from copy import copy
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 from urllib.parse import unquote
@@ -95,6 +96,12 @@ class RedisSessionStore:
         self._limits = limits or SessionLimits()
         self._clock_ms = clock_ms
         self.connections = RedisConnections(settings.redis_url)
+
+    def beside(self, name: str) -> RedisSessionStore:
+        """Give a view of its own, over the same connections."""
+        other = copy(self)
+        other.prefix = f"{self.prefix}:{name}"
+        return other
 
     async def close(self) -> None:
         """Close every connection."""

@@ -10,7 +10,17 @@ from __future__ import annotations
 from hashlib import sha1
 from typing import Final, NamedTuple
 
-__all__ = ["NOTE_RESULT", "PRUNE", "PUT_CHECKPOINT", "PUT_HEAD", "PUT_STATE", "SWITCH", "Script"]
+__all__ = [
+    "HOLD",
+    "LET_GO",
+    "NOTE_RESULT",
+    "PRUNE",
+    "PUT_CHECKPOINT",
+    "PUT_HEAD",
+    "PUT_STATE",
+    "SWITCH",
+    "Script",
+]
 
 
 class Script(NamedTuple):
@@ -111,6 +121,8 @@ redis.call('HSET', KEYS[4], 'offset', offset, 'checkpoint', text)
 redis.call('EXPIRE', KEYS[4], blob_ttl_s)
 if turn == '1' then redis.call('HSET', KEYS[1], 'created', at_ms) end
 list(tonumber(at_ms))
+-- The view that is made anew has heard of newer ones before.
+if redis.call('ZREVRANK', KEYS[2], name) >= tonumber(blobs_max) then redis.call('DEL', KEYS[4]) end
 for _, old in ipairs(redis.call('ZREVRANGE', KEYS[2], blobs_max, blobs_max)) do
   local key = base .. ':checkpoint:' .. old
   if is(key, 'hash') then redis.call('DEL', key) end
@@ -188,15 +200,39 @@ return 1
 
 SWITCH: Final = Script.of(
     """
--- KEYS: what is to stand, then what is to be gone; ARGV: how many the first are, and what all of
--- the first begin with now, and from now on.
+-- KEYS: what is to stand, then what is to be gone. ARGV: how many the first are, what they begin
+-- with now and from now on, and the type of each key.
 local moved = tonumber(ARGV[1])
-for number = 1, moved do
-  if redis.call('EXISTS', KEYS[number]) == 1 then
-    redis.call('RENAME', KEYS[number], ARGV[3] .. string.sub(KEYS[number], #ARGV[2] + 1))
+for number = 1, #KEYS do
+  local key, kind = KEYS[number], ARGV[3 + number]
+  if number > moved then
+    if redis.call('TYPE', key).ok == kind then redis.call('UNLINK', key) end
+  elseif redis.call('TYPE', key).ok == kind then
+    local target = ARGV[3] .. string.sub(key, #ARGV[2] + 1)
+    local there = redis.call('TYPE', target).ok
+    if there == kind or there == 'none' then
+      redis.call('RENAME', key, target)
+    else
+      redis.call('UNLINK', key)
+    end
   end
 end
-for number = moved + 1, #KEYS do redis.call('UNLINK', KEYS[number]) end
 return moved
+"""
+)
+
+HOLD: Final = Script.of(
+    """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+return 1
+"""
+)
+
+LET_GO: Final = Script.of(
+    """
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 1
 """
 )
