@@ -74,6 +74,7 @@ TRIALS = (
     ),
     Trial(("sessions", "create", *ADA, "--ttl", "0"), code=2, err="--ttl"),
     Trial(("sessions", "create", *ADA, "--json"), out='"state": "open"'),
+    Trial(("sessions", "rebuild"), err="the view has the sessions of"),
     Trial(("sessions", "show", "never", *ADA), code=8, err="has no session 'never'"),
     Trial(("sessions", "messages", "never", *ADA), code=8, err="has no session 'never'"),
     Trial(("sessions", "checkpoints", "never", *ADA), code=8, err="has no session 'never'"),
