@@ -56,6 +56,7 @@ class RecordRouter:
 
     def __init__(self, services: LaneServices, *, writer: LaneWriter) -> None:
         self._services = services
+        self._sending = asyncio.Lock()
         self._writer = writer
 
     async def dead_letter(self, entry: Entry[InputRecord], poison: Poison) -> None:
@@ -79,13 +80,16 @@ class RecordRouter:
         replaced = (ORIGIN, *unreadable_places(record))
         headers = forwarded_headers(record.headers, replaced=replaced)
         try:
-            await self._services.producer.send_and_wait(
-                record.topic,
-                record.value,
-                partition_key.encode(),
-                home,
-                headers=[*headers, origin],
-            )
+            # One after the other: a send that waits for where its topic is would be overtaken.
+            async with self._sending:
+                sent = await self._services.producer.send(
+                    record.topic,
+                    record.value,
+                    partition_key.encode(),
+                    home,
+                    headers=[*headers, origin],
+                )
+            await sent
         except KafkaError as error:
             raise LaneLost(f"a record could not be put at its partition: {error!r}") from error
         self._services.metrics.put_right.inc()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from aiokafka.errors import KafkaTimeoutError
 
 from millstream.schemas.events import AgentResult
 from millstream.schemas.topics import CONTROL, REQUESTS, RESULTS, TopicSpec
+from millstream.streams.lane.base.context import PlainProducer
 from millstream.streams.wire.partitioning import home_partition, name_at
 from tests.harness.memory_lanes import (
     MemoryLanes,
@@ -20,6 +22,7 @@ from tests.harness.memory_lanes import (
     read_whole,
     upstream,
 )
+from tests.support import eventually
 
 pytestmark = pytest.mark.rule(4)
 
@@ -65,3 +68,42 @@ async def test_a_record_that_could_not_be_put_at_its_partition_is_not_acknowledg
             owner.serve(sent, value)
             await asyncio.wait_for(owner.lane.lost, 10)
             assert owner.acked == []
+
+
+class SlowToBegin:
+    """A producer that finds its topic with the first send, and takes the others at once."""
+
+    def __init__(self, producer: PlainProducer) -> None:
+        self._producer = producer
+        self.found = asyncio.Event()
+        self.asked = 0
+
+    async def send(self, *sent: Any, **more: Any) -> asyncio.Future[Any]:
+        self.asked += 1
+        if self.asked == 1:
+            await self.found.wait()
+        return await self._producer.send(*sent, **more)
+
+    async def send_and_wait(self, *sent: Any, **more: Any) -> Any:
+        return await (await self.send(*sent, **more))
+
+
+@pytest.mark.promise("P4")
+async def test_records_that_came_to_one_wrong_partition_keep_their_order(
+    world: MemoryLanes,
+) -> None:
+    home = home_partition("ada", world.settings.partitions)
+    wrong = (home + 1) % world.settings.partitions
+    stranger = name_at(wrong, world.settings.partitions)
+    async with lane_services(world) as services, upstream(world) as program:
+        slow = SlowToBegin(services.producer)
+        async with one_lane(world, replace(services, producer=slow), None, user=stranger) as owner:
+            for number in range(3):
+                value = {"user_id": "ada", "request_id": f"r{number}", "input": "say: x"}
+                owner.serve(await program.publish(value, partition=wrong), value)
+            await eventually(lambda: slow.asked > 0)
+            slow.found.set()
+            await eventually(lambda: len(owner.acked) == 3)
+    (where,) = [one for one in world.places(REQUESTS) if one.partition == home]
+    came = [json.loads(one.value or b"")["request_id"] for one in world.broker.records(where)]
+    assert came == ["r0", "r1", "r2"]
