@@ -2,13 +2,14 @@
 
 Where no broker answers, each client of Kafka waits for its own time-outs, up to 40 s and one after
 the other. Nobody is helped by that: what was not committed is done again by the next owner, and the
-group finds out by its session time-out. So all of it together has a bound.
+group finds out by its session time-out. So all of it together has a bound; and once no broker has
+answered for a while, it is the grace itself, since nothing that ends later could be committed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -23,8 +24,18 @@ CLOSING_S = 5.0
 """So long after the grace may last commits, snapshots and leaving the groups take, all together."""
 
 
+_SPARE_S = 1.0
+"""What the rest of a worker takes to end, of a grace in which all of it is to end."""
+
+_LOOK_S = 0.25
+
+
 class Draining(Part, Protocol):
     """Lanes: what runs in them may end."""
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether no broker has answered for a while."""
 
     async def stop(self, grace_s: float) -> bool:
         """Let runs end within the grace, then leave the group; tells whether the group knows."""
@@ -32,6 +43,10 @@ class Draining(Part, Protocol):
 
 class Leaving(Part, Protocol):
     """Views: they leave their group at once."""
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether no broker has answered for a while."""
 
     async def stop(self) -> bool:
         """Leave the group; tells whether the group knows."""
@@ -46,26 +61,34 @@ async def stop_parts(
 ) -> None:
     """Stop all parts side by side, `lanes` in their order, within `grace_s` and `closing_s`.
 
+    Where no broker answers, within `grace_s`.
+
     What Kafka was not told of until then is given up, and told in one line. Raises what a part
     raises, once all have stopped.
     """
-    deadline = asyncio.get_running_loop().time() + grace_s
+    now = asyncio.get_running_loop().time
+    began_s = now()
     stops: dict[str, asyncio.Task[bool]] = {}
 
     def stop(name: str, stopping: Coroutine[Any, Any, bool]) -> asyncio.Task[bool]:
         stops[name] = asyncio.create_task(stopping, name=f"stops {name}")
         return stops[name]
 
-    def left_s() -> float:
-        return max(0.0, deadline - asyncio.get_running_loop().time())
+    def left_s(more_s: float = 0.0) -> float:
+        cut_off = any(one.part.cut_off for one in (*lanes, *([views] if views else [])))
+        for_s = grace_s - _SPARE_S if cut_off else grace_s + more_s
+        return max(0.0, began_s + for_s - now())
+
+    async def wait(tasks: Iterable[asyncio.Task[bool]], more_s: float = 0.0) -> None:
+        while (pending := [one for one in tasks if not one.done()]) and (left := left_s(more_s)):
+            await asyncio.wait(pending, timeout=min(left, _LOOK_S))
 
     if views is not None:
         stop(views.name, _stop_views(views))
     # The first stage stops first: what it hands on is still taken by the next one, and counted.
     for one in lanes:
-        await asyncio.wait({stop(one.name, _stop_lanes(one, left_s()))}, timeout=left_s())
-    if stops:
-        await asyncio.wait(stops.values(), timeout=left_s() + closing_s)
+        await wait([stop(one.name, _stop_lanes(one, left_s()))])
+    await wait(stops.values(), closing_s)
     ended = {name: task for name, task in stops.items() if task.done()}
     for name in stops.keys() - ended:
         # Not awaited: Faust takes the cancel for the end of one child, and goes on to the next.

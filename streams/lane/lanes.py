@@ -121,6 +121,11 @@ class Lanes:
         """What crashed the agent, `None` while it runs."""
         return self.app.failure
 
+    @property
+    def cut_off(self) -> bool:
+        """Whether no broker has answered for a while, so that nothing can be committed."""
+        return bool(self._freshness.stale()) or not self._membership.fresh
+
     def unready(self) -> str | None:
         """Say why not all is served that is to be, `None` if it is (it may be nothing)."""
         if not self._was_assigned.is_set():

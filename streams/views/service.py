@@ -144,6 +144,11 @@ class Views:
         """What crashed a view; the worker then ends, and a new one restores from the topics."""
         return self.app.failure
 
+    @property
+    def cut_off(self) -> bool:
+        """Whether no broker has answered for a while."""
+        return bool(self._freshness.stale())
+
     def unready(self) -> list[str]:
         """Say why the views are not up to serving; empty: they are."""
         if self.failure is not None:

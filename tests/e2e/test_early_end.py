@@ -24,9 +24,9 @@ from tests.harness.lanes import read_topic, upstream
 from tests.harness.worker_process import worker_process
 from tests.support import eventually
 
-GRACE_S = 2.0
-AFTER_THE_GRACE_S = 8.0
-"""The bound of 5 s, sockets and tasks that are left, and a busy machine."""
+GRACE_S = 10.0
+AFTER_THE_GRACE_S = 1.0
+"""For a busy machine: without a broker, all of it ends within the grace."""
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
@@ -134,7 +134,7 @@ async def test_a_worker_whose_broker_is_away_ends_in_time_with_0_and_leaves_its_
         async with upstream(settings) as program:
             request = {"user_id": one.user_id, "session_id": "s", "request_id": one.request_id}
             await program.publish(
-                {**request, "input": "pace: 0.3; tokens: 30"}, key=one.user_id.encode()
+                {**request, "input": "pace: 0.3; tokens: 60"}, key=one.user_id.encode()
             )
         await read_topic(settings, TOKENS, AgentToken, count=1)
         await take_away(node)

@@ -19,6 +19,7 @@ class Piece:
     """
 
     failure: BaseException | None = None
+    cut_off = False
 
     def __init__(self, *, answered: bool = True, has_left: bool = True, heeds: bool = True) -> None:
         self.has_left = has_left
@@ -73,6 +74,14 @@ async def test_parts_whose_groups_know_are_not_worth_a_line() -> None:
 async def test_parts_that_no_broker_answers_are_given_up_in_time_and_told_in_one_line() -> None:
     away = [held(Piece(answered=False)), held(Piece(answered=False), "views")]
     assert await stopped([away[0]], away[1]) == [("warning", ["lanes", "views"])]
+
+
+async def test_where_no_broker_answers_the_grace_is_all_that_there_is() -> None:
+    piece = Piece(answered=False)
+    piece.cut_off = True
+    with structlog.testing.capture_logs() as lines:
+        await asyncio.wait_for(stop_parts([held(piece)], None, 1.0, closing_s=60), 5)
+    assert [line["not_told"] for line in lines] == [["lanes"]]
 
 
 async def test_part_that_heeds_no_cancel_is_not_waited_for() -> None:
