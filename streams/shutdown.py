@@ -24,7 +24,7 @@ CLOSING_S = 5.0
 """So long after the grace may last commits, snapshots and leaving the groups take, all together."""
 
 
-_SPARE_S = 1.0
+_SPARE_S = 2.5
 """What the rest of a worker takes to end, of a grace in which all of it is to end."""
 
 _LOOK_S = 0.25
