@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from millstream.schemas.topics import RECORD_BYTES_MAX
+from millstream.streams.broker.failed_sends import hear
 from millstream.streams.wire.codec import Encoded
 
 __all__ = ["BatchProducer", "Outgoing", "send_batches"]
@@ -70,7 +71,7 @@ async def send_batches(producer: BatchProducer, records: Iterable[Outgoing]) -> 
             places.append(filled.numbers)
     except BaseException:
         for sent in sends:  # who waits for them is gone
-            sent.add_done_callback(_hear)
+            sent.add_done_callback(hear)
         raise
     outcomes = await asyncio.gather(*sends, return_exceptions=True)
     offsets = [0] * count
@@ -91,11 +92,6 @@ def _append(filled: _Filled, encoded: Encoded, number: int) -> bool:
         return False
     filled.numbers.append(number)
     return True
-
-
-def _hear(sent: asyncio.Future[Any]) -> None:
-    if not sent.cancelled():
-        sent.exception()
 
 
 async def _send(

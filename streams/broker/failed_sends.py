@@ -13,7 +13,7 @@ from typing import Any
 from aiokafka.producer.message_accumulator import MessageBatch
 from aiokafka.producer.transaction_manager import TransactionManager
 
-__all__ = ["hear_failed_sends"]
+__all__ = ["hear", "hear_failed_sends"]
 
 _failure = MessageBatch.failure
 _fatal_error = TransactionManager.fatal_error
@@ -29,20 +29,20 @@ def hear_failed_sends() -> None:
 
 def _heard_failure(batch: Any, exception: BaseException) -> None:
     _failure(batch, exception)
-    _hear(batch._drain_waiter)  # noqa: SLF001  it has no public way
+    hear(batch._drain_waiter)  # noqa: SLF001  it has no public way
 
 
 def _heard_fatal_error(transactions: Any, exception: BaseException) -> None:
     _fatal_error(transactions, exception)
-    _hear(transactions._transaction_waiter)  # noqa: SLF001  as above
+    hear(transactions._transaction_waiter)  # noqa: SLF001  as above
 
 
 def _heard_error(transactions: Any, exception: BaseException) -> None:
     _error_transaction(transactions, exception)
-    _hear(transactions._transaction_waiter)  # noqa: SLF001  as above
+    hear(transactions._transaction_waiter)  # noqa: SLF001  as above
 
 
-def _hear(future: asyncio.Future[Any]) -> None:
-    """Whoever waits for it is told all the same."""
+def hear(future: asyncio.Future[Any]) -> None:
+    """Take note of how a future failed, if it did; whoever waits for it is told all the same."""
     if future.done() and not future.cancelled():
         future.exception()
