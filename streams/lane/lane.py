@@ -73,6 +73,7 @@ class Lane:
             stage.pipeline(),
             hands_over=stage.next is not None,
             seen=SeenIds(ids_max=settings.dedup_ids_max),
+            sessions_in_memory=settings.sessions_in_memory,
         )
         pauses = Pauses()
         self._command_topics = {settings.topic(one.name) for one in COMMAND_TOPICS}
@@ -134,6 +135,7 @@ class Lane:
             context,
             state=self._state,
             reader=self._reader,
+            lookup=self._writer.sessions,
             source=self._writer.source,
             is_on=self._dispatcher.desk.is_on,
             is_deferred=self._deferrals.has,
