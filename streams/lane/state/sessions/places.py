@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Iterator, Mapping
+from struct import Struct
 from typing import Any, Final, get_args
 
 from millstream.schemas.events import SessionUpdated
@@ -22,7 +23,7 @@ __all__ = ["SessionPlaces", "place_of"]
 
 _STATES: Final[tuple[LifecycleState, ...]] = get_args(LifecycleState)
 _STATE_BITS: Final = 3
-_TIME_BITS: Final = 44
+_TIME_BITS: Final = 48
 _KEY_BYTES: Final = 16
 _HEAD_BYTES: Final = 14
 _STATE_BYTES: Final = 14
@@ -196,12 +197,9 @@ def _numbers(rows: Iterable[tuple[int, ...]], width: int) -> bytes:
 
 def _rows(packed: str, width: int, count: int) -> Iterator[list[int]]:
     """Unpack what `_numbers` packed, with `count` numbers in a row."""
-    data = base64.b64decode(packed)
-    ends = [_KEY_BYTES + width * number for number in range(count + 1)]
-    for at in range(0, len(data), ends[-1]):
-        row = data[at : at + ends[-1]]
-        bounds = zip([0, *ends], ends, strict=False)
-        yield [int.from_bytes(row[start:end]) for start, end in bounds]
+    row = Struct(f"{_KEY_BYTES}s" + f"{width}s" * count)
+    for parts in row.iter_unpack(base64.b64decode(packed)):
+        yield list(map(int.from_bytes, parts))
 
 
 def _numbers_of(packed: str, width: int) -> dict[int, int]:
