@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from millstream.schemas.base import Event, compound_key
 from millstream.schemas.errors import LaneLost, Poison, ServiceUnavailable
@@ -25,6 +25,13 @@ EventT = TypeVar("EventT", bound=Event)
 
 _KEYS_MAX: Final = 100
 """Sessions of a user that are told of at once."""
+
+
+class FoundSession(NamedTuple):
+    """A session that was found; `is_newest`: by the record that is its newest state."""
+
+    key: SessionKey
+    is_newest: bool
 
 
 class SessionLookup:
@@ -56,42 +63,42 @@ class SessionLookup:
             state = await self._recall_state(place, None)
         return None if state is None else (state.tenant, state.user_id, state.session_id)
 
-    async def of_user(self, tenant: str, user_id: str) -> AsyncIterator[list[SessionKey]]:
-        """Give the sessions that a user has but for deleted ones, some at a time.
+    async def of_user(self, tenant: str, user_id: str) -> AsyncIterator[list[FoundSession]]:
+        """Give the sessions that a user has, deleted ones too, some at a time.
 
-        Those of now: of those that begin meanwhile some may be missing. A session comes twice where
-        it has a head and a state.
+        Those of now: of those that begin meanwhile some may be missing. A session may come more
+        than once, but only once where its newest state stands.
         """
+        # Before the first is given: what comes of those is not to be found again.
+        ends = await self._ends()
         state = self._state
-        known = dict.fromkeys(
-            (*state.heads.of_user(tenant, user_id), *state.session_states.of_user(tenant, user_id))
-        )
-        at_hand = list(known)
+        at_hand = [*state.heads.of_user(tenant, user_id)]
+        at_hand += state.session_states.of_user(tenant, user_id)
         for start in range(0, len(at_hand), _KEYS_MAX):
-            yield self._living(at_hand[start : start + _KEYS_MAX])
-        for spec in (SESSIONS, SESSION_STATES):
-            async for keys in self._on_log(spec, tenant, user_id):
-                yield self._living([key for key in keys if key not in known])
+            yield [FoundSession(one, False) for one in at_hand[start : start + _KEYS_MAX]]
+        for spec, end in ends.items():
+            async for found in self._on_log(spec, end, tenant, user_id):
+                yield found
 
-    def _living(self, sessions: list[SessionKey]) -> list[SessionKey]:
-        return [
-            one
-            for one in sessions
-            if self._state.lifecycle(one) != "deleted" and self._state.knows(one)
-        ]
+    async def _ends(self) -> dict[TopicSpec, int]:
+        places = {spec: self._context.at(spec) for spec in (SESSIONS, SESSION_STATES)}
+        try:
+            async with self._reader.lock:
+                ends = await self._reader.high_watermarks(places.values())
+        except ServiceUnavailable as error:
+            raise _unread(error) from error
+        return {spec: ends[where] for spec, where in places.items()}
 
     async def _on_log(
-        self, spec: TopicSpec, tenant: str, user_id: str
-    ) -> AsyncIterator[list[SessionKey]]:
+        self, spec: TopicSpec, end: int, tenant: str, user_id: str
+    ) -> AsyncIterator[list[FoundSession]]:
         """Give the sessions of a user by the keys of a topic: content need not be parsed."""
         where = self._context.at(spec)
         prefix = compound_key(tenant, user_id, "").encode()
         try:
-            async with self._reader.lock:
-                end = (await self._reader.high_watermarks([where]))[where]
             offset = 0
             while offset < end:
-                keys: dict[SessionKey, None] = {}
+                found: list[FoundSession] = []
                 # Not under the lock between two yields: a run may have to look something up.
                 async with (
                     self._reader.lock,
@@ -100,16 +107,18 @@ class SessionLookup:
                     offset = end
                     async for record in records:
                         key = record.key or b""
-                        if key.startswith(prefix):
-                            keys[tenant, user_id, key[len(prefix) :].decode(errors="replace")] = (
-                                None
-                            )
-                        if len(keys) >= _KEYS_MAX:
+                        if not key.startswith(prefix):
+                            continue
+                        session = (tenant, user_id, key[len(prefix) :].decode(errors="replace"))
+                        newest = self._places.state_offset(place_of(session))
+                        is_state = spec is SESSION_STATES and newest == record.offset
+                        found.append(FoundSession(session, is_state))
+                        if len(found) >= _KEYS_MAX:
                             offset = record.offset + 1
                             break
-                yield list(keys)
+                yield found
         except ServiceUnavailable as error:
-            raise LaneLost(f"sessions cannot be looked up: {error}") from error
+            raise _unread(error) from error
 
     async def _recall_state(self, place: int, session: SessionKey | None) -> SessionState | None:
         offset = self._places.state_offset(place)
@@ -148,7 +157,11 @@ class SessionLookup:
                     if record.offset == offset and record.value is not None:
                         return decode(record, kind)
         except ServiceUnavailable as error:
-            raise LaneLost(f"a session cannot be looked up: {error}") from error
+            raise _unread(error) from error
         except Poison as poison:
             pass_over(record, poison)
         return None
+
+
+def _unread(error: ServiceUnavailable) -> LaneLost:
+    return LaneLost(f"sessions cannot be looked up: {error}")

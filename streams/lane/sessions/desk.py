@@ -182,15 +182,24 @@ class SessionDesk:
 
     async def _all(self, command: SessionCommand, first: Address, at_ms: int) -> Committed:
         """Close or delete all that a user has now, some at a time, with turns for others."""
-        count = 0
+        count, goal = 0, "closed" if command.operation == "close" else "deleted"
         async for mine in self._lookup.of_user(command.tenant, command.user_id):
             committed = None
-            for key in mine:
+            changed: set[SessionKey] = set()
+            for key, is_newest in mine:
+                if self._state.lifecycle(key) == goal:
+                    # By this command, before a crash in the midst of it.
+                    is_done = is_newest and key not in changed
+                    count += is_done and self._state.changed_ms(key) == at_ms
+                    continue
+                if not self._state.knows(key):
+                    continue
                 await self._lookup.recall(key)
                 session = self._session(key)
                 decided = decide(command, session, at_ms=at_ms)
                 if decided.state is not None:
                     count += 1
+                    changed.add(key)
                     committed = self._submit(
                         key, decided, at_ms=at_ms, session=session, of_all=command
                     )

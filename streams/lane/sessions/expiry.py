@@ -21,7 +21,7 @@ from millstream.schemas.sessions.states import SessionState
 from millstream.schemas.topics import SESSION_COMMANDS
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneContext
-from millstream.streams.lane.output.session_lookup import SessionLookup
+from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.sessions.places import place_of
 from millstream.streams.wire.codec import encode
@@ -54,8 +54,7 @@ class SessionExpiry:
         *,
         state: LaneState,
         reader: PartitionReader,
-        lookup: SessionLookup,
-        source: str,
+        writer: LaneWriter,
         is_on: Callable[[SessionKey], bool],
         is_deferred: Callable[[UserKey], bool],
         taken_in: Callable[[], int],
@@ -64,9 +63,9 @@ class SessionExpiry:
         self._services = context.services
         self._state = state
         self._places = state.session_places
-        self._lookup = lookup
+        self._lookup = writer.sessions
         self._reader = reader
-        self._source = source
+        self._source = writer.source
         self._is_on = is_on
         self._is_deferred = is_deferred
         self._taken_in = taken_in

@@ -183,6 +183,11 @@ class LaneState:
             return state.state
         return self.session_places.lifecycle(place_of(session))
 
+    def changed_ms(self, session: SessionKey) -> int:
+        """Give when a session's state was last changed, 0 if nobody created or changed it."""
+        state = self.session_states.get(session)
+        return self.session_places.changed_ms(place_of(session)) if state is None else state.at_ms
+
     def due_ms(self, state: SessionState) -> int | None:
         """Give when a session expires, `None` if it does not; its head need not be in memory."""
         key = (state.tenant, state.user_id, state.session_id)

@@ -116,6 +116,10 @@ class SessionPlaces:
         found = self._states.get(place)
         return None if found is None else _STATES[found & ((1 << _STATE_BITS) - 1)]
 
+    def changed_ms(self, place: int) -> int:
+        """Give the time of a session's newest state, in ms since the epoch, 0 if it has none."""
+        return self._states.get(place, 0) >> _STATE_BITS & ((1 << _TIME_BITS) - 1)
+
     def due_ms(self, place: int) -> int | None:
         """Give when a session expires, as `SessionState.due_ms` does, `None` if it does not."""
         ttl = self._ttls.get(place)

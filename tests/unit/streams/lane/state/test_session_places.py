@@ -95,6 +95,7 @@ def test_a_snapshot_keeps_all_of_it(changes: list[tuple[str, Any, int]]) -> None
             assert (loaded.head_offset(place), loaded.turned_ms(place)) == (offset, NOW_MS)
         else:
             assert (loaded.state_offset(place), loaded.lifecycle(place)) == (offset, change)
+            assert loaded.changed_ms(place) == NOW_MS
 
 
 def test_a_deleted_session_has_no_head() -> None:
