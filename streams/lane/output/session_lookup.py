@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any, Final, NamedTuple, TypeVar
 
 from millstream.schemas.base import Event, compound_key
@@ -22,6 +22,9 @@ from millstream.streams.wire.keys import SessionKey, session_key
 __all__ = ["SessionLookup"]
 
 EventT = TypeVar("EventT", bound=Event)
+
+NEAR_RECORDS: Final = 2_000
+"""What stands no further on is read on to: a fetch brings some thousands of records anyway."""
 
 _KEYS_MAX: Final = 100
 """Sessions of a user that are told of at once."""
@@ -43,25 +46,35 @@ class SessionLookup:
         self._places = state.session_places
         self._reader = reader
 
-    async def recall(self, session: SessionKey) -> None:
-        """Have a session's state and head in memory, as far as it has any.
+    async def recall(self, *sessions: SessionKey) -> None:
+        """Have the states and heads of sessions in memory, as far as they have any.
 
-        They stay while the caller waits for nothing else. It waits for nothing where they are.
+        That of one stays while the caller waits for nothing else; more are `held`. It waits for
+        nothing where they are.
         """
-        while not self._state.has_at_hand(session):
-            place = place_of(session)
+        while missing := [one for one in sessions if not self._state.has_at_hand(one)]:
             async with self._reader.lock:
-                # Whoever had the lock before may have brought them.
-                if session not in self._state.session_states:
-                    await self._recall_state(place, session)
-                if not self._state.has_head_at_hand(session):
-                    await self._recall_head(place, session)
+                # Whoever had the lock before may have brought some.
+                await self._recall_states(
+                    {place_of(one) for one in missing if one not in self._state.session_states}
+                )
+                await self._recall_heads(
+                    {place_of(one) for one in missing if one not in self._state.heads}
+                )
+
+    @contextmanager
+    def held(self, sessions: Iterable[SessionKey]) -> Iterator[None]:
+        """Keep in memory, until the end, what is recalled of these."""
+        keys = tuple(sessions)
+        with self._state.session_states.held(keys), self._state.heads.held(keys):
+            yield
 
     async def session_at(self, place: int) -> SessionKey | None:
         """Give the session whose state stands at a place, `None` if the log has none any more."""
         async with self._reader.lock:
-            state = await self._recall_state(place, None)
-        return None if state is None else (state.tenant, state.user_id, state.session_id)
+            for state in await self._recall_states({place}):
+                return session_key(state)
+        return None
 
     async def of_user(self, tenant: str, user_id: str) -> AsyncIterator[list[FoundSession]]:
         """Give the sessions that a user has, deleted ones too, some at a time.
@@ -120,46 +133,74 @@ class SessionLookup:
         except ServiceUnavailable as error:
             raise _unread(error) from error
 
-    async def _recall_state(self, place: int, session: SessionKey | None) -> SessionState | None:
-        offset = self._places.state_offset(place)
-        if offset is None:
-            return None
-        found = await self._record(SESSION_STATES, SessionState, offset)
-        if self._places.state_offset(place) != offset:
-            return None  # it was changed meanwhile
-        key = None if found is None else (found.tenant, found.user_id, found.session_id)
-        if found is None or key is None or place_of(key) != place or session not in {None, key}:
-            self._places.gone(place, head=False)
-            return None
-        if key not in self._state.session_states:
-            self._state.session_states.remember(found)
+    async def _recall_states(self, places: set[int]) -> list[SessionState]:
+        """Take in the states that stand at these places; give them."""
+        found: list[SessionState] = []
+        async for place, state in self._read(
+            SESSION_STATES, SessionState, {one: self._places.state_offset(one) for one in places}
+        ):
+            if state is None or place_of(session_key(state)) != place:
+                self._places.gone(place, head=False)
+                continue
+            found.append(state)
+            if session_key(state) not in self._state.session_states:
+                self._state.session_states.remember(state)
         return found
 
-    async def _recall_head(self, place: int, session: SessionKey) -> None:
-        offset = self._places.head_offset(place)
-        if offset is None:
-            return
-        found = await self._record(SESSIONS, SessionUpdated, offset)
-        if self._places.head_offset(place) != offset or session in self._state.heads:
-            return  # it was moved meanwhile
-        if found is None or session_key(found) != session:
-            self._places.gone(place, head=True)
-        else:
-            self._state.heads.move(found)
+    async def _recall_heads(self, places: set[int]) -> None:
+        async for place, head in self._read(
+            SESSIONS, SessionUpdated, {one: self._places.head_offset(one) for one in places}
+        ):
+            if head is None or place_of(session_key(head)) != place:
+                self._places.gone(place, head=True)
+            elif session_key(head) not in self._state.heads:
+                self._state.heads.move(head)
 
-    async def _record(self, spec: TopicSpec, kind: type[EventT], offset: int) -> EventT | None:
-        """Read the one record at an offset, `None` if it is not there any more."""
+    async def _read(
+        self, spec: TopicSpec, kind: type[EventT], offsets: Mapping[int, int | None]
+    ) -> AsyncIterator[tuple[int, EventT | None]]:
+        """Give what stands at these places, `None` for what does not stand there any more.
+
+        Of a place whose session was changed meanwhile nothing is given.
+        """
+        offset_now = self._places.head_offset if spec is SESSIONS else self._places.state_offset
+        places = {offset: place for place, offset in offsets.items() if offset is not None}
         where = self._context.at(spec)
         try:
-            stretch: Any = self._reader.read({where: offset + 1}, from_offset=offset)
-            async with aclosing(stretch) as records:
-                async for record in records:
-                    if record.offset == offset and record.value is not None:
-                        return decode(record, kind)
+            for stretch in _stretches(sorted(places)):
+                ends = {where: stretch[-1] + 1}
+                records: Any = self._reader.read(ends, from_offset=stretch[0])
+                async with aclosing(records):
+                    async for record in records:
+                        place = places.pop(record.offset, None)
+                        if place is not None and offset_now(place) == record.offset:
+                            yield place, _decoded(record, kind)
         except ServiceUnavailable as error:
             raise _unread(error) from error
-        except Poison as poison:
-            pass_over(record, poison)
+        for offset, place in places.items():
+            if offset_now(place) == offset:
+                yield place, None
+
+
+def _stretches(offsets: Sequence[int]) -> Iterator[list[int]]:
+    """Part offsets, in their order, where so many records stand between two."""
+    stretch: list[int] = []
+    for offset in offsets:
+        if stretch and offset > stretch[-1] + NEAR_RECORDS:
+            yield stretch
+            stretch = []
+        stretch.append(offset)
+    if stretch:
+        yield stretch
+
+
+def _decoded(record: Any, kind: type[EventT]) -> EventT | None:
+    if record.value is None:
+        return None
+    try:
+        return decode(record, kind)
+    except Poison as poison:
+        pass_over(record, poison)
         return None
 
 

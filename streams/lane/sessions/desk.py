@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypedDict
 
 import structlog
 
 from millstream.schemas.base import Address, Event, UserKey
-from millstream.schemas.errors import LaneLost, ServiceUnavailable
 from millstream.schemas.events import ResolvedRequest
 from millstream.schemas.lane_events import HoldPlaced
 from millstream.schemas.reasons import reason_of
 from millstream.schemas.sessions.commands import SessionCommand, SessionTtl
 from millstream.schemas.sessions.errors import SessionRefused
-from millstream.schemas.sessions.states import SessionAnswered, SessionChanged, SessionState
+from millstream.schemas.sessions.states import (
+    LifecycleState,
+    SessionAnswered,
+    SessionChanged,
+    SessionState,
+)
 from millstream.schemas.topics import CHECKPOINTS, HOLDS, SESSIONS
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneContext
@@ -24,11 +28,13 @@ from millstream.streams.lane.base.window import Entry
 from millstream.streams.lane.output.checkpoint_log import CheckpointLog
 from millstream.streams.lane.output.outcomes import CutOff
 from millstream.streams.lane.output.session_gate import ended_as, turned_away
+from millstream.streams.lane.output.session_lookup import FoundSession
 from millstream.streams.lane.output.writer import Committed, LaneWriter
 from millstream.streams.lane.queue.run_queue import RunQueue
 from millstream.streams.lane.queue.session_queues import SessionQueues
 from millstream.streams.lane.runs.run import Run
-from millstream.streams.lane.sessions.decisions import Decided, FoundCheckpoint, Session, decide
+from millstream.streams.lane.sessions.decisions import Decided, Session, decide
+from millstream.streams.lane.sessions.meant_checkpoint import MeantCheckpoint
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses
 from millstream.streams.lane.state.sessions.places import place_of
@@ -74,7 +80,7 @@ class SessionDesk:
         self._pauses = pauses
         self._taken_in = taken_in
         self._lookup = writer.sessions
-        self._checkpoints = CheckpointLog(reader, context.at(CHECKPOINTS))
+        self._meant = MeantCheckpoint(state, CheckpointLog(reader, context.at(CHECKPOINTS)))
         self._users = SessionQueues(context.fail)
         self._tasks = LaneTasks(context.fail)
         self.on_change: Callable[[SessionState], None] = lambda _: None
@@ -173,7 +179,7 @@ class SessionDesk:
         self, key: SessionKey, command: SessionCommand, first: Address, at_ms: int
     ) -> Committed:
         await self._lookup.recall(key)
-        found = await self._found(key, command)
+        found = await self._meant.find(key, command)
         await self._lookup.recall(key)
         # No await from here on: whoever is read next meets what is decided.
         session = self._session(key)
@@ -182,32 +188,47 @@ class SessionDesk:
 
     async def _all(self, command: SessionCommand, first: Address, at_ms: int) -> Committed:
         """Close or delete all that a user has now, some at a time, with turns for others."""
-        count, goal = 0, "closed" if command.operation == "close" else "deleted"
+        goal: LifecycleState = "closed" if command.operation == "close" else "deleted"
+        count = 0
         async for mine in self._lookup.of_user(command.tenant, command.user_id):
-            committed = None
-            changed: set[SessionKey] = set()
-            for key, is_newest in mine:
-                if self._state.lifecycle(key) == goal:
-                    # By this command, before a crash in the midst of it.
-                    is_done = is_newest and key not in changed
-                    count += is_done and self._state.changed_ms(key) == at_ms
-                    continue
-                if not self._state.knows(key):
-                    continue
-                await self._lookup.recall(key)
+            with self._lookup.held(key for key, _ in mine):
+                count += await self._some(mine, goal, command, at_ms)
+        answer = self._answer(command, first, Decided(), sessions=count)
+        self._state.session_answers.fold(answer)
+        return self._writer.submit([answer])
+
+    async def _some(
+        self,
+        mine: Sequence[FoundSession],
+        goal: LifecycleState,
+        command: SessionCommand,
+        at_ms: int,
+    ) -> int:
+        """Close or delete some that a user has; give how many this command did."""
+        known = [one for one, _ in mine if self._state.knows(one)]
+        await self._lookup.recall(
+            *(one for one in known if self._state.lifecycle(one) != goal),
+        )
+        committed = None
+        changed: set[SessionKey] = set()
+        done = 0
+        for key, is_newest in mine:
+            if self._state.lifecycle(key) == goal:
+                # By this command, before a crash in the midst of it.
+                is_done = is_newest and key not in changed
+                done += is_done and self._state.changed_ms(key) == at_ms
+            elif self._state.knows(key):
                 session = self._session(key)
                 decided = decide(command, session, at_ms=at_ms)
                 if decided.state is not None:
-                    count += 1
+                    done += 1
                     changed.add(key)
                     committed = self._submit(
                         key, decided, at_ms=at_ms, session=session, of_all=command
                     )
-            if committed is not None:
-                await committed
-        answer = self._answer(command, first, Decided(), sessions=count)
-        self._state.session_answers.fold(answer)
-        return self._writer.submit([answer])
+        if committed is not None:
+            await committed
+        return done
 
     def _session(self, key: SessionKey) -> Session:
         found = self._queue.of_session(key)
@@ -291,37 +312,6 @@ class SessionDesk:
             if_due=True,
         )
         self._submit(key, decide(command, session, at_ms=at_ms), at_ms=at_ms, session=session)
-
-    async def _found(self, key: SessionKey, command: SessionCommand) -> FoundCheckpoint | None:
-        """Find the checkpoint that a command means on the log. Raises `LaneLost`."""
-        if command.operation not in {"restore", "name_checkpoint"}:
-            return None
-        head, state = self._state.heads.get(key), self._sessions.get(key)
-        if head is None:
-            return None
-        if command.operation == "restore" and command.name is not None:
-            names = () if state is None else state.names
-            named = next((one for one in names if one.name == command.name), None)
-            if named is None:
-                return None
-            wanted = head.model_copy(
-                update={
-                    "checkpoint_id": named.checkpoint_id,
-                    "checkpoint_offset_min": named.offset_min,
-                }
-            )
-            saved = await self._checkpoints.find(wanted)
-            return None if saved is None else FoundCheckpoint(saved, named.offset_min)
-        if command.turn == head.turn:
-            saved = await self._checkpoints.find(head)
-            return None if saved is None else FoundCheckpoint(saved, head.checkpoint_offset_min)
-        try:
-            found = await self._checkpoints.find_turn(
-                key, command.turn or 0, near=command.checkpoint_offset, since_ms=head.created_at_ms
-            )
-        except ServiceUnavailable as error:
-            raise LaneLost(f"a checkpoint cannot be read: {error}") from error
-        return None if found is None else FoundCheckpoint(*found)
 
     def _answer(
         self,

@@ -25,7 +25,7 @@ from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.sessions.places import place_of
 from millstream.streams.wire.codec import encode
-from millstream.streams.wire.keys import SessionKey
+from millstream.streams.wire.keys import SessionKey, session_key
 
 __all__ = ["SessionExpiry"]
 
@@ -80,7 +80,7 @@ class SessionExpiry:
 
     def watch(self, state: SessionState) -> None:
         """Hear of a session that was created or changed."""
-        place = place_of((state.tenant, state.user_id, state.session_id))
+        place = place_of(session_key(state))
         self._asked.pop(place, None)
         due = self._state.due_ms(state)
         if due is not None:

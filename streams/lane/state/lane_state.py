@@ -26,7 +26,7 @@ from millstream.streams.lane.state.sessions.heads import SessionHeads
 from millstream.streams.lane.state.sessions.places import SessionPlaces, place_of
 from millstream.streams.lane.state.sessions.recent import SESSIONS_IN_MEMORY
 from millstream.streams.lane.state.sessions.states import SessionStates
-from millstream.streams.wire.keys import RequestKey, SessionKey
+from millstream.streams.wire.keys import RequestKey, SessionKey, session_key
 
 
 class LaneState:
@@ -190,7 +190,7 @@ class LaneState:
 
     def due_ms(self, state: SessionState) -> int | None:
         """Give when a session expires, `None` if it does not; its head need not be in memory."""
-        key = (state.tenant, state.user_id, state.session_id)
+        key = session_key(state)
         if state.state != "open" or not (state.ttl.idle_s or state.ttl.total_s):
             return None
         head = self.heads.get(key)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from millstream.schemas.events import SessionUpdated
@@ -52,6 +54,10 @@ class SessionHeads:
         """Forget a session's head."""
         self._heads.drop(session)
 
+    def held(self, sessions: Iterable[SessionKey]) -> AbstractContextManager[None]:
+        """Keep these in memory until the end."""
+        return self._heads.held(sessions)
+
     def of_user(self, tenant: str, user_id: str) -> list[SessionKey]:
         """Give the sessions of a user whose heads are in memory."""
         return [key for key in self._heads if key[:2] == (tenant, user_id)]
@@ -61,7 +67,7 @@ class SessionHeads:
 
     def _forget_deleted(self, state: SessionState) -> None:
         if state.state == "deleted":
-            self.drop((state.tenant, state.user_id, state.session_id))
+            self.drop(session_key(state))
 
     def _load(self, body: SnapshotBody) -> Any:
         for one in body.entries["session_heads"]:

@@ -77,7 +77,7 @@ class SessionPlaces:
 
     def state_at(self, state: SessionState, offset: int) -> None:
         """Take in where a session's state stands."""
-        place = place_of((state.tenant, state.user_id, state.session_id))
+        place = place_of(session_key(state))
         code = _STATES.index(state.state)
         self._states[place] = (offset << _TIME_BITS | state.at_ms) << _STATE_BITS | code
         if len(self._states) >= self._states_looked_at:

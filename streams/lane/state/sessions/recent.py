@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from typing import Final, Generic, TypeVar
 
 from millstream.streams.wire.keys import SessionKey
@@ -27,6 +29,7 @@ class Recent(Generic[ValueT]):
         self._most = most
         self._values: OrderedDict[SessionKey, ValueT] = OrderedDict()
         self._ahead: dict[SessionKey, ValueT] = {}
+        self._held: Counter[SessionKey] = Counter()
 
     def __contains__(self, key: object) -> bool:
         """Tell whether a session's value is in memory."""
@@ -74,6 +77,21 @@ class Recent(Generic[ValueT]):
         """Give all values, the one used least recently first."""
         return list(self._values.values())
 
+    @contextmanager
+    def held(self, keys: Iterable[SessionKey]) -> Iterator[None]:
+        """Keep what there is of these, and what comes, until the end."""
+        held = Counter(keys)
+        self._held += held
+        try:
+            yield
+        finally:
+            self._held -= held
+            self._let_go()
+
     def _let_go(self) -> None:
-        while len(self._values) - len(self._ahead) > self._most:
-            del self._values[next(key for key in self._values if key not in self._ahead)]
+        too_many = len(self._values) - len(self._ahead) - self._most
+        if too_many <= 0:
+            return
+        idle = (key for key in self._values if key not in self._ahead and key not in self._held)
+        for key in list(islice(idle, too_many)):
+            del self._values[key]

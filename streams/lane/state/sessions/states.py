@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+
 from millstream.schemas.events import SessionUpdated
 from millstream.schemas.sessions.states import SessionState
 from millstream.schemas.topics import SESSION_STATES
 from millstream.streams.lane.state.folds import Begin, Fold, SnapshotBody, Source
 from millstream.streams.lane.state.sessions.recent import Recent
-from millstream.streams.wire.keys import SessionKey
+from millstream.streams.wire.keys import SessionKey, session_key
 
 __all__ = ["SessionStates", "due_ms"]
 
@@ -42,30 +45,30 @@ class SessionStates:
 
     def fold(self, state: SessionState) -> None:
         """Take in what a session is from now on, and what is about to be committed."""
-        self._states.put(_key(state), state, ahead=True)
+        self._states.put(session_key(state), state, ahead=True)
 
     def remember(self, state: SessionState) -> None:
         """Take in what a session is by the log."""
-        self._states.put(_key(state), state)
+        self._states.put(session_key(state), state)
 
     def get(self, session: SessionKey) -> SessionState | None:
         """Give what a session is, `None` where it is not in memory."""
         return self._states.get(session)
+
+    def held(self, sessions: Iterable[SessionKey]) -> AbstractContextManager[None]:
+        """Keep these in memory until the end."""
+        return self._states.held(sessions)
 
     def of_user(self, tenant: str, user_id: str) -> list[SessionKey]:
         """Give the sessions of a user whose states are in memory."""
         return [key for key in self._states if key[:2] == (tenant, user_id)]
 
     def _stands(self, state: SessionState, _offset: int) -> None:
-        self._states.committed(_key(state), state)
+        self._states.committed(session_key(state), state)
 
     def _load(self, body: SnapshotBody) -> None:
         for one in body.entries["session_states"]:
             self.remember(SessionState.model_validate(one))
-
-
-def _key(state: SessionState) -> SessionKey:
-    return (state.tenant, state.user_id, state.session_id)
 
 
 def due_ms(state: SessionState, head: SessionUpdated | None) -> int | None:
