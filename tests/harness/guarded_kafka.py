@@ -28,10 +28,12 @@ _OPERATIONS = {
     "Read": 3,
     "Write": 4,
     "Create": 5,
+    "Delete": 6,
     "Describe": 8,
     "DescribeConfigs": 10,
 }
 _DENY, _ALLOW = 2, 3
+_EVERYBODY = "User:ANONYMOUS"
 
 
 @asynccontextmanager
@@ -49,10 +51,12 @@ async def guarded_kafka(settings: Settings, folder: Path) -> AsyncIterator[Setti
         await node.kill()
 
 
-async def allow(settings: Settings, resource: Resource, operations: Iterable[str]) -> None:
+async def allow(
+    settings: Settings, resource: Resource, operations: Iterable[str], user: str = _EVERYBODY
+) -> None:
     """Allow operations on a resource, and so forbid all others on it."""
     for operation in operations:
-        await _rule(settings, resource, operation, _ALLOW)
+        await _rule(settings, resource, operation, _ALLOW, user)
 
 
 async def forbid(settings: Settings, resource: Resource, operation: str) -> None:
@@ -61,10 +65,12 @@ async def forbid(settings: Settings, resource: Resource, operation: str) -> None
     await _rule(settings, resource, operation, _DENY)
 
 
-async def _rule(settings: Settings, resource: Resource, operation: str, permission: int) -> None:
+async def _rule(
+    settings: Settings, resource: Resource, operation: str, permission: int, user: str = _EVERYBODY
+) -> None:
     pattern = _PREFIXED if resource.kind == "transactional-id" else _LITERAL
     rule = (
-        *(_KINDS[resource.kind], resource.name, pattern, "User:ANONYMOUS", "*"),
+        *(_KINDS[resource.kind], resource.name, pattern, user, "*"),
         *(_OPERATIONS[operation], permission),
     )
     client = raw_client(settings)

@@ -7,17 +7,19 @@ import time
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.admin import NewTopic
 
 from millstream.gateway.checks.clock import clock_of
 from millstream.schemas.dead_letters import DeadLetterRedriven
 from millstream.schemas.errors import Misconfigured
 from millstream.schemas.topics import REDRIVES
-from millstream.streams.broker.clients import ends_consumer
+from millstream.streams.broker.clients import admin_client, ends_consumer, transactional_producer
 from millstream.streams.broker.clocks import broker_clocks
 from millstream.streams.broker.raw_broker import raw_log
 from millstream.streams.broker.topic_admin import ensure_topics, partition_counts
 from millstream.streams.settings import Settings
 from tests.harness.lanes import read_whole
+from tests.support import eventually
 
 _NEAR_S = 2.0
 """Brokers are on this machine; it may be busy."""
@@ -72,18 +74,46 @@ async def test_a_topic_that_does_not_exist_is_not_made_for_it(settings: Settings
     assert (found.level, found.told[:9]) == ("note", "not known")
 
 
-async def test_no_transaction_is_left_open(settings: Settings) -> None:
+async def test_a_topic_that_brokers_do_not_stamp_tells_nothing_of_their_clocks(
+    settings: Settings,
+) -> None:
+    admin = admin_client(settings)
+    await admin.start()
+    try:
+        configs = {"message.timestamp.type": "CreateTime"}
+        topic = settings.topic(REDRIVES.name)
+        await admin.create_topics([NewTopic(topic, settings.partitions, 1, topic_configs=configs)])
+    finally:
+        await admin.close()
     await ensure_topics(settings, [REDRIVES])
-    await broker_clocks(settings)
+    (found,) = await clock_of(settings, lambda: time.time() + 3600)
+    assert (found.level, found.told[:9]) == ("note", "not known")
+
+
+async def test_what_a_killed_one_left_open_is_ended_and_nothing_is_left_open(
+    settings: Settings,
+) -> None:
+    await ensure_topics(settings, [REDRIVES])
     where = [
         TopicPartition(settings.topic(REDRIVES.name), number)
         for number in range(settings.partitions)
     ]
-    async with raw_log(settings, {where[0].topic}) as raw:
-        stable = await raw.stable_ends(where)
+    killed = transactional_producer(settings, f"{settings.namespace}-doctor")
     consumer = ends_consumer(settings)
+    await killed.start()
     await consumer.start()
     try:
-        assert await consumer.end_offsets(where) == stable
+        await killed.begin_transaction()
+        await killed.send_and_wait(where[0].topic, b"x", partition=2)
+        async with raw_log(settings, {where[0].topic}) as raw:
+            assert (await raw.stable_ends(where))[where[2]] == 0
+            await broker_clocks(settings)
+
+            async def all_ended() -> bool:
+                return await raw.stable_ends(where) == await consumer.end_offsets(where)
+
+            await eventually(all_ended)
     finally:
         await consumer.stop()
+        await killed.stop()
+    assert await read_whole(settings, REDRIVES, DeadLetterRedriven) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import signal
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,15 +12,19 @@ import pytest
 
 from millstream.gateway.checks.clock import clock_of
 from millstream.gateway.checks.rights import rights_found
-from millstream.schemas.events import AgentResult
 from millstream.schemas.topics import BASE_TOPICS, REDRIVES, REQUESTS, RESULTS
-from millstream.streams.broker.rights.granted import granted
-from millstream.streams.broker.rights.needed import ROLES, Resource, needs_of
+from millstream.streams.broker.clients import raw_client
+from millstream.streams.broker.rights.granted import granted, granted_to
+from millstream.streams.broker.rights.needed import ROLES, TABLE, Resource, Role, needs_of
+from millstream.streams.broker.rights.protocol import (
+    AuthorizedGroupsRequest,
+    AuthorizedTopicsRequest,
+)
 from millstream.streams.broker.topic_admin import ensure_topics, topic_drift
 from millstream.streams.settings import Settings
 from millstream.streams.views.service import Views
+from tests.e2e.programs import Ended, as_client, run
 from tests.harness.guarded_kafka import allow, forbid, guarded_kafka
-from tests.harness.lanes import read_topic, upstream
 from tests.harness.views import StartViews
 from tests.harness.worker_process import worker_process
 from tests.support import eventually
@@ -96,30 +102,86 @@ async def test_each_right_that_lacks_is_told_with_what_it_breaks_and_how_to_give
     assert "DescribeConfigs" in drifts[redrives.name].remedy
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(180)
-async def test_a_worker_and_a_client_serve_with_the_rights_of_the_table_and_no_other(
-    guarded: Settings,
+@pytest.mark.parametrize("versions", [(0, 2), (99, 99)], ids=["older", "newer"])
+async def test_a_broker_that_does_not_know_how_to_say_leaves_it_unknown(
+    settings: Settings, versions: tuple[int, int]
 ) -> None:
-    """A rule on a resource forbids all that no rule allows there."""
+    await ensure_topics(settings, [REQUESTS])
+    topic = Resource("topic", settings.topic(REQUESTS.name))
+    group = Resource("group", f"{settings.namespace}-lanes")
+    client = raw_client(settings)
+    await client.bootstrap()
+    try:
+        known = await granted_to(client, [topic, group])
+        assert {"Read", "Describe"} <= (known[topic] or set()) & (known[group] or set())
+        for connection in client._conns.values():
+            for asked in (AuthorizedTopicsRequest, AuthorizedGroupsRequest):
+                connection._versions[asked.API_KEY] = versions
+        assert await granted_to(client, [topic, group]) == {topic: None, group: None}
+    finally:
+        await client.close()
+
+
+async def restrict(settings: Settings, *roles: Role) -> None:
+    """Allow what `roles` need; a rule on a resource forbids all that no rule allows there."""
     rights: dict[Resource, set[str]] = defaultdict(set)
-    for role in ROLES:
-        for need in needs_of(role):
-            for resource in need.resources(guarded):
-                rights[resource] |= set(need.operations)
+    for need in TABLE:
+        for resource in need.resources(settings):
+            rights[resource] |= set(need.operations) if need.role in roles else set()
     for resource, operations in rights.items():
-        await allow(guarded, resource, sorted(operations))
+        if operations:
+            await allow(settings, resource, sorted(operations))
+        else:
+            await allow(settings, resource, ["Delete"], "User:nobody")
+    wanted = {
+        resource: operations | ({"Describe"} if operations & {"Read", "Write"} else set())
+        for resource, operations in rights.items()
+    }
 
     async def hold() -> bool:
-        found = await granted(guarded, rights)
-        return found[Resource("topic", guarded.topic(REDRIVES.name))] == {
-            *("Create", "Describe", "DescribeConfigs"),
-        }
+        found = await granted(settings, rights)
+        assert found == {one: wanted[one] for one in found}
+        return True
 
     await eventually(hold)
-    async with worker_process(guarded) as worker, upstream(guarded) as program:
+
+
+async def ask(settings: Settings) -> Ended:
+    return await run(
+        as_client(settings) | {"MILLSTREAM_DATA_DIR": str(settings.data_dir)},
+        *("submit", "tokens: 5", "--user", "ada", "--request-id", "r", "--timeout", "30"),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+async def test_a_worker_serves_with_the_rights_of_the_table_and_no_other(
+    guarded: Settings,
+) -> None:
+    await restrict(guarded, *ROLES)
+    async with worker_process(guarded) as worker:
         await worker.ready()
-        await program.publish({"user_id": "ada", "request_id": "r", "input": "tokens: 5"})
-        (result,) = await read_topic(guarded, RESULTS, AgentResult, count=1)
-        assert (result.request_id, result.status) == ("r", "completed"), worker.log
+        told = await ask(guarded)
+        assert told.code == 0, told.err
         assert "uthorization" not in worker.log
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+async def test_a_client_and_its_doctor_do_with_the_rights_of_the_table_and_no_other(
+    guarded: Settings,
+) -> None:
+    async with worker_process(guarded) as worker:
+        await worker.ready()
+        first = await ask(guarded)
+        worker.signal(signal.SIGTERM)
+        await worker.ended()
+    await restrict(guarded, "client")
+    again = await ask(guarded)  # the answer that is there already
+    assert (again.code, again.out) == (0, first.out), again.err
+    environment = as_client(guarded) | {"MILLSTREAM_DATA_DIR": str(guarded.data_dir)}
+    told = await run(environment, "doctor", "--json")
+    findings = [json.loads(line) for line in told.out.splitlines()]
+    of_kafka = {"kafka", "topics", "rights", "clock", "offsets", "templates"}
+    assert [one for one in findings if one["name"] in of_kafka and one["level"] == "wrong"] == []
+    assert {"this user may do what a client does"} <= {one["told"] for one in findings}

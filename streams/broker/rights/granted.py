@@ -35,7 +35,7 @@ from millstream.streams.broker.rights.protocol import (
 )
 from millstream.streams.settings import Settings
 
-__all__ = ["NOT_TOLD", "granted", "operations_of"]
+__all__ = ["NOT_TOLD", "granted", "granted_to", "operations_of"]
 
 NOT_TOLD = -(1 << 31)
 """What a broker answers that was not asked, or does not say: no operation is then known."""
@@ -81,23 +81,28 @@ async def granted(settings: Settings, resources: Collection[Resource]) -> Grante
     A topic that does not exist, and whose absence this user may see, is left out: nobody can say.
     Raises `ServiceUnavailable` if Kafka does not answer.
     """
-    by_kind: dict[Kind, list[Resource]] = defaultdict(list)
-    for resource in resources:
-        by_kind[resource.kind].append(resource)
     client = raw_client(settings)
     try:
         async with asyncio.timeout(_ANSWER_MAX_S):
             await client.bootstrap()
-            found = await _topics(client, by_kind["topic"])
-            for group in by_kind["group"]:
-                found[group] = await _group(client, group.name)
-            for one in by_kind["transactional-id"]:
-                found[one] = await _transactional_id(client, f"{one.name}doctor")
+            return await granted_to(client, resources)
     except (KafkaError, TimeoutError) as error:
         message = f"Kafka does not answer at {settings.kafka}: {error}"
         raise ServiceUnavailable(message) from error
     finally:
         await asyncio.shield(client.close())
+
+
+async def granted_to(client: RecoveringClient, resources: Collection[Resource]) -> Granted:
+    """Give what `granted` does, to the user of a client that is connected. Raises `KafkaError`."""
+    by_kind: dict[Kind, list[Resource]] = defaultdict(list)
+    for resource in resources:
+        by_kind[resource.kind].append(resource)
+    found = await _topics(client, by_kind["topic"])
+    for group in by_kind["group"]:
+        found[group] = await _group(client, group.name)
+    for one in by_kind["transactional-id"]:
+        found[one] = await _transactional_id(client, f"{one.name}doctor")
     return found
 
 
