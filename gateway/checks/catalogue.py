@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from millstream.gateway.checks.clock import check_clock
 from millstream.gateway.checks.configured import check_policy, check_policy_globs, check_settings
 from millstream.gateway.checks.finding import Check, together
 from millstream.gateway.checks.installed import (
@@ -16,6 +17,7 @@ from millstream.gateway.checks.models import (
     check_template_models,
 )
 from millstream.gateway.checks.ports import check_metrics_port
+from millstream.gateway.checks.rights import check_rights
 from millstream.gateway.checks.services import check_kafka, check_offsets, check_redis
 from millstream.gateway.checks.templates import check_templates
 
@@ -34,5 +36,5 @@ CHECKS: tuple[Check, ...] = (
     check_metrics_port,
     check_policy,
     check_policy_globs,
-    together(check_kafka, check_redis, check_offsets, check_templates),
+    together(check_kafka, check_rights, check_clock, check_redis, check_offsets, check_templates),
 )

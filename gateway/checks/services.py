@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from millstream.gateway.checks.finding import Finding
 from millstream.gateway.client_settings import (
     local_settings,
@@ -9,13 +11,13 @@ from millstream.gateway.client_settings import (
 )
 from millstream.schemas.errors import MillstreamError, Misconfigured
 from millstream.schemas.topics import catalogue
-from millstream.streams.broker.topic_admin import topic_drift
+from millstream.streams.broker.topic_admin import Drift, topic_drift
 from millstream.streams.consumer.group_offsets import committed_gaps
 from millstream.streams.consumer.offset_gaps import OffsetGap
 from millstream.streams.sessions.redis import RedisSessionStore
 from millstream.streams.settings import Settings
 
-__all__ = ["check_kafka", "check_offsets", "check_redis", "offsets_found"]
+__all__ = ["check_kafka", "check_offsets", "check_redis", "offsets_found", "topics_found"]
 
 
 async def check_kafka() -> tuple[Finding, ...]:
@@ -31,9 +33,26 @@ async def check_kafka() -> tuple[Finding, ...]:
         remedy = "check that it runs, and MILLSTREAM_KAFKA if that is set"
         return (Finding("kafka", "wrong", str(error), remedy),)
     answers = Finding("kafka", "ok", f"answers at {settings.kafka}")
+    return answers, *topics_found(drifts)
+
+
+def topics_found(drifts: tuple[Drift, ...]) -> tuple[Finding, ...]:
+    """Give what is to be said of topics.
+
+    What this user may not see is a note: the check of rights says for whom that is wrong.
+    """
     if not drifts:
-        return answers, Finding("topics", "ok", "as the catalogue says")
-    return answers, *(
+        return (Finding("topics", "ok", "as the catalogue says"),)
+    hidden = ", ".join(dict.fromkeys(drift.topic for drift in drifts if drift.is_hidden))
+    told = f"this user may not see all of {hidden}, or there is none"
+    return (
+        *((Finding("topics", "note", told, "see `rights` below"),) if hidden else ()),
+        *_drifts_found(drift for drift in drifts if not drift.is_hidden),
+    )
+
+
+def _drifts_found(drifts: Iterable[Drift]) -> Iterator[Finding]:
+    return (
         Finding(
             "topics",
             "wrong" if drift.fatal else "note",

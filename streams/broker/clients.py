@@ -35,14 +35,21 @@ def idempotent_producer(settings: Settings) -> AIOKafkaProducer:
     )
 
 
-def transactional_producer(settings: Settings, transactional_id: str) -> AIOKafkaProducer:
-    """Build a producer of transactions; starting it fences every earlier one of the same id."""
+def transactional_producer(
+    settings: Settings, transactional_id: str, *, timeout_s: float | None = None
+) -> AIOKafkaProducer:
+    """Build a producer of transactions; starting it fences every earlier one of the same id.
+
+    One that is left open is ended after `timeout_s`, by default twice the limit of a commit.
+    """
+    if timeout_s is None:
+        timeout_s = settings.commit_timeout_s * 2
     recover_brokers()
     hear_failed_sends()
     return AIOKafkaProducer(
         bootstrap_servers=settings.kafka,
         transactional_id=transactional_id,
-        transaction_timeout_ms=int(settings.commit_timeout_s * 2000),
+        transaction_timeout_ms=int(timeout_s * 1000),
         max_batch_size=BATCH_BYTES,
         max_request_size=REQUEST_BYTES_MAX,
         metadata_max_age_ms=_METADATA_MAX_AGE_MS,

@@ -14,7 +14,12 @@ from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    KafkaError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 
 from millstream.schemas.errors import Misconfigured, ServiceUnavailable, TopicDrift
 from millstream.schemas.topics import TopicSpec
@@ -36,6 +41,7 @@ _IN_SYNC_MIN = 2
 _READY_TIMEOUT_S = 30.0
 _READY_POLL_S = 0.05
 _NO_LEADER = -1
+_DENIED = TopicAuthorizationFailedError.errno
 # The newest segment is never compacted, and is read whole when a table is restored.
 _CHANGELOG_CONFIGS = {"cleanup.policy": "compact", "segment.bytes": str(16 * 1024 * 1024)}
 
@@ -53,6 +59,7 @@ class Drift:
     """One way in which a topic differs from the catalogue.
 
     `fatal` says that workers must not run on it: users' records would stand at the wrong partition.
+    `is_hidden` says that this user may not see how it is.
     """
 
     topic: str
@@ -61,6 +68,7 @@ class Drift:
     found: str
     remedy: str
     fatal: bool = False
+    is_hidden: bool = False
 
     def __str__(self) -> str:
         """Give it in words, with what to do."""
@@ -108,17 +116,21 @@ async def topic_drift(settings: Settings, specs: Sequence[TopicSpec]) -> tuple[D
     """
     names = {settings.topic(spec.name): spec for spec in specs}
     async with _admin(settings) as admin:
-        partitions = await _topics(admin, names)
+        hidden: set[str] = set()
+        partitions = await _topics(admin, names, hidden)
         present = [name for name in names if name in partitions]
         configs = await _configs(admin, {name: names[name] for name in present})
     drifts: list[Drift] = []
     for name, spec in names.items():
         if name not in partitions:
-            drifts.append(_missing(name))
+            drifts.append(_hidden(name) if name in hidden else _missing(name))
             continue
         if len(partitions[name]) != settings.partitions:
             drifts.append(_repartitioned(name, settings.partitions, len(partitions[name])))
-        drifts.extend(_config_drift(name, spec, configs[name]))
+        if name in configs:
+            drifts.extend(_config_drift(name, spec, configs[name]))
+        else:
+            drifts.append(_unknown_configs(name))
     return tuple(drifts)
 
 
@@ -137,7 +149,13 @@ async def partition_counts(settings: Settings, topics: Collection[str]) -> dict[
     Raises `Misconfigured` for one that does not exist, `ServiceUnavailable`.
     """
     async with _admin(settings) as admin:
-        found = await _topics(admin, topics)
+        hidden: set[str] = set()
+        found = await _topics(admin, topics, hidden)
+    if hidden:
+        raise Misconfigured(
+            f"this user may not see {', '.join(sorted(hidden))} at {settings.kafka}, or there is "
+            "no such topic: give it the right `Describe`; `millstream doctor` has the commands"
+        )
     missing = [topic for topic in topics if topic not in found]
     if missing:
         raise Misconfigured(
@@ -161,10 +179,15 @@ async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
 
 
 async def _topics(
-    admin: AIOKafkaAdminClient, names: Iterable[str]
+    admin: AIOKafkaAdminClient, names: Iterable[str], hidden: set[str] | None = None
 ) -> dict[str, list[dict[str, Any]]]:
-    """Give the partitions of those topics that exist."""
+    """Give the partitions of those topics that exist; put into `hidden` what may not be seen.
+
+    A broker tells nobody whether a topic exists that this user may not describe.
+    """
     described = await admin.describe_topics(list(names))
+    if hidden is not None:
+        hidden.update(one["topic"] for one in described if one["error_code"] == _DENIED)
     return {topic["topic"]: topic["partitions"] for topic in described if not topic["error_code"]}
 
 
@@ -237,7 +260,10 @@ async def _wait_for_leaders(
 async def _configs(
     admin: AIOKafkaAdminClient, specs: dict[str, TopicSpec]
 ) -> dict[str, dict[str, str]]:
-    """Give the configuration that is in force, for the keys that the catalogue sets."""
+    """Give the configuration that is in force, for the keys that the catalogue sets.
+
+    A topic whose configuration this user may not see is left out.
+    """
     if not specs:
         return {}
     responses = await admin.describe_configs(
@@ -254,7 +280,31 @@ async def _configs(
         }
         for response in responses
         for resource in response.to_object()["resources"]
+        if resource["error_code"] != _DENIED
     }
+
+
+def _hidden(name: str) -> Drift:
+    return Drift(
+        name,
+        "the topic",
+        "that it exists",
+        "hidden from this user",
+        "give this user the right `Describe` on it; `millstream doctor` has the command",
+        fatal=True,
+        is_hidden=True,
+    )
+
+
+def _unknown_configs(name: str) -> Drift:
+    return Drift(
+        name,
+        "the configuration",
+        "what `docs/reference` has",
+        "hidden from this user",
+        "give this user the right `DescribeConfigs` on it; `millstream doctor` has the command",
+        is_hidden=True,
+    )
 
 
 def _missing(name: str) -> Drift:

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import TopicAuthorizationFailedError
-from aiokafka.protocol.admin import CreateAclsRequest
 from structlog.testing import capture_logs
 
-from millstream.infra.kafka.jars import class_path, read_lock
-from millstream.infra.kafka.node import JavaSettings, KafkaCluster, KafkaNode, port_names
-from millstream.infra.paths import LOCK_FILE, cache_folder
-from millstream.infra.state import LauncherState
 from millstream.schemas.topics import RESULTS, SESSIONS
 from millstream.streams.broker.batches import Outgoing
-from millstream.streams.broker.clients import raw_client, transactional_producer
+from millstream.streams.broker.clients import transactional_producer
 from millstream.streams.broker.raw_broker import raw_log
+from millstream.streams.broker.rights.needed import Resource
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.settings import Settings
 from millstream.streams.transactions.committer import Committer
@@ -31,47 +26,21 @@ from millstream.streams.transactions.hanging.marker_watch import GuardTimes
 from millstream.streams.transactions.hanging.protocol import DescribeProducersRequest
 from millstream.streams.transactions.hanging.recovery import HangingTransactions
 from millstream.streams.wire.codec import Encoded
+from tests.harness.guarded_kafka import forbid, guarded_kafka
 from tests.harness.hanging import end_one, hang, producing, unverified
 from tests.support import eventually
-
-_AUTHORIZER = (
-    ("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer"),
-    ("allow.everyone.if.no.acl.found", "true"),
-)
-_TOPIC, _LITERAL = 2, 3
-_ALL, _READ = 2, 3
-_DENY, _ALLOW = 2, 3
 
 
 @pytest.fixture
 async def guarded(settings: Settings, tmp_path: Path) -> AsyncIterator[Settings]:
     """A broker of its own that lets everybody do what is not forbidden."""
-    state = LauncherState.load(tmp_path, 1).with_ports(port_names(1))
-    java = JavaSettings(class_path(read_lock(LOCK_FILE), cache_folder()))
-    (node,) = KafkaCluster.at(tmp_path, state.ports, state.cluster_id, java, 1).nodes
-    spec = replace(node.spec, properties=_AUTHORIZER)
-    node = KafkaNode(spec, tmp_path, state.cluster_id, java)
-    await node.start()
-    try:
-        here = settings.model_copy(update={"kafka": spec.address})
+    async with guarded_kafka(settings, tmp_path) as here:
         await ensure_topics(here, [SESSIONS, RESULTS])
         yield here
-    finally:
-        await node.kill()
 
 
 async def forbid_reading(settings: Settings, topic: str) -> None:
-    client = raw_client(settings)
-    await client.bootstrap()
-    try:
-        for operation, permission in ((_ALL, _ALLOW), (_READ, _DENY)):
-            rule = (_TOPIC, topic, _LITERAL, "User:ANONYMOUS", "*", operation, permission)
-            # Rules are the controller's, which is the only node.
-            (node,) = client.cluster.brokers()
-            answer = await client.send(node.nodeId, CreateAclsRequest(*rule))
-            assert [error_code for error_code, _ in answer.creation_responses] == [0]
-    finally:
-        await client.close()
+    await forbid(settings, Resource("topic", topic), "Read")
     await eventually(lambda: is_forbidden(settings, topic))  # the broker is told of it later
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from millstream.gateway.checks.services import check_redis, offsets_found
+from millstream.gateway.checks.services import check_redis, offsets_found, topics_found
+from millstream.streams.broker.topic_admin import Drift
 from millstream.streams.consumer.offset_gaps import OffsetGap
 
 if TYPE_CHECKING:
@@ -31,6 +32,18 @@ def test_requests_that_nobody_can_read_any_more_are_told_with_what_to_do() -> No
     assert gone.level == "note"
     assert "m.requests, partition 4: the workers' group has nothing committed" in gone.told
     assert "offsets.retention.minutes" in gone.remedy
+
+
+def test_topics_that_a_user_may_not_see_are_one_note_beside_what_is_wrong() -> None:
+    note, wrong = topics_found(
+        (
+            Drift("m.a", "the topic", "that it exists", "hidden", "", fatal=True, is_hidden=True),
+            Drift("m.b", "the topic", "that it exists", "missing", "make it", fatal=True),
+            Drift("m.c", "the configuration", "known", "hidden", "", is_hidden=True),
+        )
+    )
+    assert (note.level, wrong.level, wrong.remedy) == ("note", "wrong", "make it")
+    assert "may not see all of m.a, m.c" in note.told
 
 
 async def test_redis_that_is_named_is_looked_at_where_no_kafka_is_found(

@@ -1,0 +1,80 @@
+"""Time: this machine's clock against the brokers', which stamp every record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from millstream.gateway.checks.finding import Finding
+from millstream.gateway.client_settings import settings_for_client
+from millstream.schemas.errors import MillstreamError, Misconfigured
+from millstream.streams.broker.clocks import BrokerClock, broker_clocks
+from millstream.streams.settings import Settings
+
+__all__ = ["check_clock", "clock_of", "clocks_found"]
+
+NOTE_ABOVE_S = 1.0
+WRONG_ABOVE_S = 10.0
+"""Limits and times to live of some seconds are then over before they begin, or last for twice as
+long."""
+
+
+async def check_clock() -> tuple[Finding, ...]:
+    """Whether this machine's clock agrees with those of the brokers."""
+    try:
+        settings = settings_for_client()
+    except MillstreamError:
+        return ()  # told by the check of Kafka
+    return await clock_of(settings)
+
+
+async def clock_of(
+    settings: Settings, clock: Callable[[], float] = time.time
+) -> tuple[Finding, ...]:
+    """Compare `clock`, in seconds, with the brokers' clocks."""
+    try:
+        return clocks_found(await broker_clocks(settings, clock))
+    except Misconfigured as error:
+        return (Finding("clock", "note", f"not known: {error}", _UNKNOWN_REMEDY),)
+    except MillstreamError as error:
+        return (Finding("clock", "note", f"not known: {error}", "run it again; see `kafka` above"),)
+
+
+def clocks_found(clocks: tuple[BrokerClock, ...]) -> tuple[Finding, ...]:
+    """Give what is to be said of brokers' clocks."""
+    if not clocks:
+        told = "not known: the topics are not stamped by the brokers, or have no leader"
+        return (Finding("clock", "note", told, "see `topics` above"),)
+    apart = [one for one in clocks if abs(one.ahead_s) > NOTE_ABOVE_S]
+    if not apart:
+        names = ", ".join(str(one.broker) for one in clocks)
+        within_s = max(max(abs(one.least_s), abs(one.most_s)) for one in clocks)
+        told = f"within {within_s:.2f} s of broker{'s' * (len(clocks) > 1)} {names}"
+        return (Finding("clock", "ok", told),)
+    return tuple(map(_apart, apart))
+
+
+def _apart(one: BrokerClock) -> Finding:
+    by_s = abs(one.ahead_s)
+    # What is ahead of one is behind the other: say whose clock, and which way.
+    way, effect = ("behind", _BEHIND) if one.ahead_s > 0 else ("ahead of", _AHEAD)
+    told = f"this machine is {by_s:.1f} s {way} broker {one.broker}: {effect}"
+    return Finding("clock", "wrong" if by_s > WRONG_ABOVE_S else "note", told, _REMEDY)
+
+
+_BEHIND = (
+    "a worker here ends runs that exceed their time, and sessions whose time to live is over, so "
+    "much too late, and `--since` reaches back too far"
+)
+
+_AHEAD = (
+    "a worker here ends runs that were taken over so much too early, asks each second for the end "
+    "of sessions that is not due, and `--since` leaves out the oldest records"
+)
+
+_REMEDY = "have both keep time by NTP: `timedatectl`, or `chronyc tracking`, says whether they do"
+
+_UNKNOWN_REMEDY = (
+    "run it as a worker's user; the checks of topics and rights say what is missing. "
+    "`chronyc tracking` on both machines says how far their clocks are off"
+)

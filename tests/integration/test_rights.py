@@ -1,0 +1,187 @@
+"""What brokers say of this user's rights, and whether the table of rights is what is needed."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from millstream.gateway.checks.clock import clock_of
+from millstream.gateway.checks.rights import rights_found
+from millstream.schemas.topics import BASE_TOPICS, REDRIVES, REQUESTS, RESULTS
+from millstream.streams.broker.clients import raw_client
+from millstream.streams.broker.rights.granted import granted, granted_to
+from millstream.streams.broker.rights.needed import ROLES, TABLE, Resource, Role, needs_of
+from millstream.streams.broker.rights.protocol import (
+    AuthorizedGroupsRequest,
+    AuthorizedTopicsRequest,
+)
+from millstream.streams.broker.topic_admin import ensure_topics, topic_drift
+from millstream.streams.settings import Settings
+from millstream.streams.views.service import Views
+from tests.e2e.programs import Ended, as_client, run
+from tests.harness.guarded_kafka import allow, forbid, guarded_kafka
+from tests.harness.views import StartViews
+from tests.harness.worker_process import worker_process
+from tests.support import eventually
+
+
+@pytest.fixture
+async def guarded(settings: Settings, tmp_path: Path) -> AsyncIterator[Settings]:
+    """A broker of its own, with an authoriser."""
+    async with guarded_kafka(settings, tmp_path) as here:
+        await ensure_topics(here, BASE_TOPICS)
+        yield here
+
+
+def needed(settings: Settings) -> set[Resource]:
+    return {one for role in ROLES for need in needs_of(role) for one in need.resources(settings)}
+
+
+async def test_without_an_authoriser_everything_is_allowed_in_one_line(settings: Settings) -> None:
+    await ensure_topics(settings, BASE_TOPICS)
+    (found,) = rights_found(settings, await granted(settings, needed(settings)))
+    assert found.level == "ok"
+    assert found.told == "this user may do what a worker and what a client does"
+
+
+async def test_the_table_names_the_changelogs_of_the_views(
+    deployment: Settings, start_views: StartViews
+) -> None:
+    views: Views = await start_views()
+    made = {view.changelog for view in views._views.values()}
+    told = {one.name for one in needed(deployment) if one.name.endswith("-changelog")}
+    assert made == told
+
+
+@pytest.mark.slow
+async def test_each_right_that_lacks_is_told_with_what_it_breaks_and_how_to_give_it(
+    guarded: Settings,
+) -> None:
+    requests = Resource("topic", guarded.topic(REQUESTS.name))
+    results = Resource("topic", guarded.topic(RESULTS.name))
+    redrives = Resource("topic", guarded.topic(REDRIVES.name))
+    lanes = Resource("group", f"{guarded.namespace}-lanes")
+    ids = Resource("transactional-id", f"{guarded.namespace}-")
+    await forbid(guarded, requests, "Write")
+    await forbid(guarded, results, "Describe")
+    await allow(guarded, redrives, ["Describe"])
+    await forbid(guarded, lanes, "Read")
+    await allow(guarded, ids, ["Describe"])
+
+    async def told() -> list[str]:
+        found = rights_found(guarded, await granted(guarded, needed(guarded)))
+        assert {one.level for one in found} == {"wrong", "note"}
+        return [f"{one.told} → {one.remedy}" for one in found]
+
+    def has(lines: list[str], *words: str) -> bool:
+        return any(all(word in line for word in words) for line in lines)
+
+    async def all_are_told() -> bool:
+        lines = await told()
+        assert has(lines, "a worker cannot see"), lines
+        return (
+            has(lines, "a worker cannot take requests", f"no Write on topic {requests.name}")
+            and has(lines, "a client cannot send requests", f"no Write on topic {requests.name}")
+            and has(lines, "a worker cannot see", "no Describe", f"topic {results.name}")
+            and has(lines, "no DescribeConfigs on topic", redrives.name)
+            and has(lines, "share of partitions", f"--operation Read --group {lanes.name}")
+            and has(lines, "commit anything", f"--transactional-id {ids.name} ", "prefixed")
+        )
+
+    await eventually(all_are_told)  # the broker is told of rules later
+    (clock,) = await clock_of(guarded)
+    assert (clock.level, clock.told[:9]) == ("note", "not known")
+    drifts = {one.topic: one for one in await topic_drift(guarded, BASE_TOPICS)}
+    assert drifts[results.name].found == "hidden from this user"
+    assert "Describe" in drifts[results.name].remedy
+    assert "DescribeConfigs" in drifts[redrives.name].remedy
+
+
+@pytest.mark.parametrize("versions", [(0, 2), (99, 99)], ids=["older", "newer"])
+async def test_a_broker_that_does_not_know_how_to_say_leaves_it_unknown(
+    settings: Settings, versions: tuple[int, int]
+) -> None:
+    await ensure_topics(settings, [REQUESTS])
+    topic = Resource("topic", settings.topic(REQUESTS.name))
+    group = Resource("group", f"{settings.namespace}-lanes")
+    client = raw_client(settings)
+    await client.bootstrap()
+    try:
+        known = await granted_to(client, [topic, group])
+        assert {"Read", "Describe"} <= (known[topic] or set()) & (known[group] or set())
+        for connection in client._conns.values():
+            for asked in (AuthorizedTopicsRequest, AuthorizedGroupsRequest):
+                connection._versions[asked.API_KEY] = versions
+        assert await granted_to(client, [topic, group]) == {topic: None, group: None}
+    finally:
+        await client.close()
+
+
+async def restrict(settings: Settings, *roles: Role) -> None:
+    """Allow what `roles` need; a rule on a resource forbids all that no rule allows there."""
+    rights: dict[Resource, set[str]] = defaultdict(set)
+    for need in TABLE:
+        for resource in need.resources(settings):
+            rights[resource] |= set(need.operations) if need.role in roles else set()
+    for resource, operations in rights.items():
+        if operations:
+            await allow(settings, resource, sorted(operations))
+        else:
+            await allow(settings, resource, ["Delete"], "User:nobody")
+    wanted = {
+        resource: operations | ({"Describe"} if operations & {"Read", "Write"} else set())
+        for resource, operations in rights.items()
+    }
+
+    async def hold() -> bool:
+        found = await granted(settings, rights)
+        assert found == {one: wanted[one] for one in found}
+        return True
+
+    await eventually(hold)
+
+
+async def ask(settings: Settings) -> Ended:
+    return await run(
+        as_client(settings) | {"MILLSTREAM_DATA_DIR": str(settings.data_dir)},
+        *("submit", "tokens: 5", "--user", "ada", "--request-id", "r", "--timeout", "30"),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+async def test_a_worker_serves_with_the_rights_of_the_table_and_no_other(
+    guarded: Settings,
+) -> None:
+    await restrict(guarded, *ROLES)
+    async with worker_process(guarded) as worker:
+        await worker.ready()
+        told = await ask(guarded)
+        assert told.code == 0, told.err
+        assert "uthorization" not in worker.log
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+async def test_a_client_and_its_doctor_do_with_the_rights_of_the_table_and_no_other(
+    guarded: Settings,
+) -> None:
+    async with worker_process(guarded) as worker:
+        await worker.ready()
+        first = await ask(guarded)
+        worker.signal(signal.SIGTERM)
+        await worker.ended()
+    await restrict(guarded, "client")
+    again = await ask(guarded)  # the answer that is there already
+    assert (again.code, again.out) == (0, first.out), again.err
+    environment = as_client(guarded) | {"MILLSTREAM_DATA_DIR": str(guarded.data_dir)}
+    told = await run(environment, "doctor", "--json")
+    findings = [json.loads(line) for line in told.out.splitlines()]
+    of_kafka = {"kafka", "topics", "rights", "clock", "offsets", "templates"}
+    assert [one for one in findings if one["name"] in of_kafka and one["level"] == "wrong"] == []
+    assert {"this user may do what a client does"} <= {one["told"] for one in findings}
