@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from millstream.middleware.base import GO_ON, AgentMiddleware, MiddlewareContext, MiddlewareResult
+from millstream.middleware.base import (
+    GO_ON,
+    AgentMiddleware,
+    MiddlewareContext,
+    MiddlewareResult,
+    SessionTerms,
+)
 from millstream.middleware.policy import Policy
 from millstream.schemas.base import partition_key
 from millstream.schemas.errors import Forbidden
@@ -22,6 +28,11 @@ class AuthMiddleware(AgentMiddleware):
     def __init__(self, policy: Policy, *, enabled: bool = True) -> None:
         super().__init__(enabled=enabled)
         self._policy = policy
+
+    def session_terms(self, tenant: str, user_id: str) -> SessionTerms:
+        """Give what the policy says of a user's sessions."""
+        rules = self._policy.rules_for(tenant, user_id)
+        return SessionTerms(rules.create_first, rules.session_ttl)
 
     def admit(self, context: MiddlewareContext) -> MiddlewareResult:
         """Look for roles of the user that match the template, and grant what it asks for."""

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from millstream.schemas.base import NO_USAGE, CallUsage, Event, Micros, Usage
 from millstream.schemas.errors import Rejected
 from millstream.schemas.events import AgentResult, AttemptStarted, Decision, ResolvedRequest
+from millstream.schemas.sessions.commands import NO_TTL, SessionTtl
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,17 @@ class MiddlewareResult:
 
 
 GO_ON = MiddlewareResult()
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTerms:
+    """What the policy says of a user's sessions that neither they nor their template say.
+
+    `create_first`: a request may not begin one. `ttl` is how long they live.
+    """
+
+    create_first: bool = False
+    ttl: SessionTtl = NO_TTL
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from millstream.middleware.base import (
     MiddlewareContext,
     MiddlewareResult,
     RunAccount,
+    SessionTerms,
     Settlement,
 )
 from millstream.middleware.containment import asked, told, wrong_settlement
@@ -64,6 +65,7 @@ class MiddlewarePipeline:
         self.layers = _ordered(layers)
         self.chain = self.layers if chain is None else _ordered(chain)
         self.runs_executor = runs_executor
+        self._auth = next((one for one in self.chain if isinstance(one, AuthMiddleware)), None)
         self.folds: frozenset[type[Event]] = frozenset().union(
             *(each.folds for each in self.layers)
         )
@@ -119,6 +121,12 @@ class MiddlewarePipeline:
             if layer.enabled:
                 told(layer, partial(layer.decided, context, decision))
         return decision
+
+    def session_terms(self, tenant: str, user_id: str) -> SessionTerms:
+        """Give what the policy says of a user's sessions: the same in each stage of a cut chain."""
+        if self._auth is None or not self._auth.enabled:
+            return _NO_TERMS
+        return self._auth.session_terms(tenant, user_id)
 
     def begin(
         self, context: MiddlewareContext, standing: RunAccount, *, attempt: int
@@ -277,6 +285,8 @@ def _ordered(layers: Iterable[AgentMiddleware]) -> tuple[AgentMiddleware, ...]:
 
 
 _BEGINNINGS: Final = (AttemptQuote, Rejected, type(None))
+
+_NO_TERMS: Final = SessionTerms()
 
 _NOTHING = AttemptQuote(Usage(), 0, "")
 """The quote of an attempt that has effects and no price."""

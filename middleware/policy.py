@@ -8,8 +8,9 @@
       roles: [reader]
       rate:  {requests: 60, window_s: 60}
       spend: {usd_per_day: 1.50}       # or micros_per_day: 1500000
+      sessions: {create_first: true, ttl: {idle_s: 3600, total_s: 86400}}
     users:
-      ada:       {roles: [admin], rate: unlimited}
+      ada:       {roles: [admin], rate: unlimited, sessions: unlimited}
       acme/bob:  {spend: {usd_per_day: 20}}               # user bob of tenant acme
       mallory:   {roles: []}                              # may do nothing
     prices:                            # instead of the published ones
@@ -27,6 +28,7 @@ What holds:
 - A request that names a model is refused, unless its template has that model, or a role of the user
   names it by a glob of its `models`.
 - A day is a day of UTC, by the broker's clock.
+- `sessions` says how a user's sessions begin, and how long those live that say nothing of it.
 """
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ from millstream.middleware.policy_errors import Fault, explain, fault, nearest
 from millstream.middleware.yaml_tree import read_yaml
 from millstream.schemas.base import DEFAULT_TENANT, Micros, UserKey
 from millstream.schemas.errors import Misconfigured
+from millstream.schemas.sessions.commands import NO_TTL, TTL_IDLE_S_MAX, TTL_S_MAX, SessionTtl
 
 TENANT_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 MICROS_PER_USD = 1_000_000
@@ -156,12 +159,35 @@ class Role(_Section):
         return written
 
 
+class Ttl(_Section):
+    """How long a session lives, in seconds: without being used, and in all."""
+
+    idle_s: Annotated[int, Field(strict=True, ge=1, le=TTL_IDLE_S_MAX)] | None = None
+    total_s: Annotated[int, Field(strict=True, ge=1, le=TTL_S_MAX)] | None = None
+
+
+class Sessions(_Section):
+    """How a user's sessions begin, and how long they live where nobody says otherwise."""
+
+    create_first: Annotated[bool, Field(strict=True)] = False
+    ttl: Ttl = Ttl()
+
+
 class Grants(_Section):
     """What is given to a user, or to all by default; what is left out is not decided here."""
 
     roles: tuple[str, ...] = ()
     rate: Annotated[Rate | None, BeforeValidator(_limit)] = None
     spend: Annotated[Spend | None, BeforeValidator(_limit)] = None
+    sessions: Annotated[Sessions | None, BeforeValidator(_limit)] = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A policy that says nothing of sessions keeps the digest that it had before it could.
+        written: dict[str, Any] = write(self)
+        if self.sessions is None:
+            written.pop("sessions", None)
+        return written
 
 
 _NOTHING: Final = re.compile(r"(?!)")
@@ -177,6 +203,8 @@ class UserRules:
     cap_micros: Micros | None
     granted: re.Pattern[str] | None = None
     models: re.Pattern[str] = _NOTHING
+    create_first: bool = False
+    session_ttl: SessionTtl = NO_TTL
 
     def may_use(self, template: str) -> bool:
         """Tell whether a role of the user permits this template."""
@@ -283,6 +311,8 @@ class Policy(_Section):
         roles = grants.roles if "roles" in given else self.defaults.roles
         rate = grants.rate if "rate" in given else self.defaults.rate
         spend = grants.spend if "spend" in given else self.defaults.spend
+        sessions = grants.sessions if "sessions" in given else self.defaults.sessions
+        sessions = sessions or Sessions()
         return UserRules(
             roles=roles,
             permitted=self._matching(roles, "templates") if self.governs_permissions else None,
@@ -290,6 +320,8 @@ class Policy(_Section):
             models=self._matching(roles, "models"),
             rate=rate,
             cap_micros=None if spend is None else spend.cap_micros,
+            create_first=sessions.create_first,
+            session_ttl=SessionTtl(idle_s=sessions.ttl.idle_s, total_s=sessions.ttl.total_s),
         )
 
     def _matching(self, roles: tuple[str, ...], field: GlobField) -> re.Pattern[str]:

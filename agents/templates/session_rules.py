@@ -15,6 +15,7 @@ class SessionRules(Frozen):
 
     With `create_first` a request for a session that nobody created ends as `session_unknown`.
     `ttl` is that of a session which begins with a request; one that was created has its own.
+    Either holds beside the policy's: it may ask for `create`, too, and gives the limits left out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

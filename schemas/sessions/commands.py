@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from millstream.schemas.base import Count, Event, Frozen, Identifier, Metadata
 
 __all__ = [
+    "NO_TTL",
     "OF_ALL",
     "TTL_IDLE_S_MAX",
     "TTL_S_MAX",
@@ -43,6 +44,24 @@ class SessionTtl(Frozen):
 
     idle_s: Annotated[int, Field(ge=1, le=TTL_IDLE_S_MAX)] | None = None
     total_s: Annotated[int, Field(ge=1, le=TTL_S_MAX)] | None = None
+
+    def filled_from(self, other: SessionTtl) -> SessionTtl:
+        """Give it with the other's limits where it has none of its own."""
+        if self.is_none or other.is_none:
+            return other if self.is_none else self
+        return SessionTtl(
+            idle_s=other.idle_s if self.idle_s is None else self.idle_s,
+            total_s=other.total_s if self.total_s is None else self.total_s,
+        )
+
+    @property
+    def is_none(self) -> bool:
+        """Whether it limits nothing."""
+        return self.idle_s is None and self.total_s is None
+
+
+NO_TTL: Final = SessionTtl()
+"""Limits nothing."""
 
 
 class SessionCommand(Event):

@@ -24,7 +24,7 @@ from millstream.schemas.events import (
     Decision,
     SessionUpdated,
 )
-from millstream.schemas.sessions.states import SessionState
+from millstream.schemas.sessions.states import SessionChanged, SessionState
 
 __all__ = [
     "LATENCY",
@@ -216,17 +216,25 @@ def counts_of(  # noqa: PLR0911  one return per type of event
             return {"token_records|": 1, "streamed_tokens|": event.tokens}
         case CheckpointSaved():
             return {"checkpoints|": 1}
-        case SessionUpdated():
-            return {"session_heads|": 1}
-        case SessionState():
-            # Others of its records leave it in the state that it is in.
-            is_entered = event.since_ms == event.at_ms
-            return {f"session_states|{event.state}": 1} if is_entered else {}
+        case SessionUpdated() | SessionState() | SessionChanged():
+            return _of_session(event)
         case DeadLetter():
             return {f"dead_letters|{event.reason.code}": 1}
         case _:
             message = f"no view counts a {type(event).__name__}"
             raise TypeError(message)
+
+
+def _of_session(event: SessionUpdated | SessionState | SessionChanged) -> dict[str, int]:
+    match event:
+        case SessionUpdated():
+            return {"session_heads|": 1}
+        case SessionChanged():
+            return {f"session_changes|{event.change}": 1}
+        case SessionState():
+            # Others of its records leave it in the state that it is in.
+            is_entered = event.since_ms == event.at_ms
+            return {f"session_states|{event.state}": 1} if is_entered else {}
 
 
 def spend_of(event: CostRecorded) -> dict[str, int]:

@@ -1,8 +1,8 @@
-"""The views of a worker: eight named Faust agents in one app, each with a table.
+"""The views of a worker: nine named Faust agents in one app, each with a table.
 
-`tokens`, `costs`, `checkpoints`, `results`, `sessions`, `session_states`, `decisions` and
-`dead_letters` count their topics. Those that tell of sessions also feed the session view. All that
-they hold is a fold of topics.
+`tokens`, `costs`, `checkpoints`, `results`, `sessions`, `session_states`, `session_events`,
+`decisions` and `dead_letters` count their topics. Those that tell of sessions also feed the session
+view, but for their events. All that they hold is a fold of topics.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from millstream.schemas.topics import (
     DEAD_LETTERS,
     DECISIONS,
     RESULTS,
+    SESSION_EVENTS,
     SESSION_STATES,
     SESSIONS,
     TOKENS,
@@ -102,7 +103,7 @@ class Views:
             self._view(spec)
             for spec in (
                 *(TOKENS, COSTS, CHECKPOINTS, RESULTS, SESSIONS, SESSION_STATES),
-                *(DECISIONS, DEAD_LETTERS),
+                *(SESSION_EVENTS, DECISIONS, DEAD_LETTERS),
             )
         )
         self._views = {view.topic: view for view in views}

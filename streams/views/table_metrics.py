@@ -53,6 +53,7 @@ _FIGURES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Sessions that were created, or came into another state, by that state",
         ("state",),
     ),
+    "session_changes": ("session_changes", "Changes of sessions, by kind", ("change",)),
     "dead_letters": ("dead_letters", "Records that could not be read, by reason", ("reason",)),
     "unreadable": (
         "view_unreadable",

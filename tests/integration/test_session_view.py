@@ -10,7 +10,8 @@ from aiokafka import AIOKafkaProducer
 
 from millstream.schemas.errors import ServiceUnavailable
 from millstream.schemas.events import CheckpointSaved
-from millstream.schemas.topics import CHECKPOINTS, SESSION_STATES, SESSIONS
+from millstream.schemas.sessions.states import SessionChanged
+from millstream.schemas.topics import CHECKPOINTS, SESSION_EVENTS, SESSION_STATES, SESSIONS
 from millstream.streams.sessions.memory import MemorySessionStore
 from millstream.streams.sessions.redis import RedisSessionStore
 from millstream.streams.settings import Settings
@@ -123,7 +124,10 @@ async def test_view_shows_what_the_lane_made_of_sessions_and_forgets_what_it_del
     assert shown is not None
     assert (shown.turn, shown.template) == (3, "chat_agent")
     deleted = state("gone", user="bob", revision=2, now="deleted")
-    await publish(producer, deployment, [(SESSION_STATES, deleted)])
+    told = SessionChanged(
+        user_id="bob", session_id="gone", at_ms=1, change="deleted", state="deleted", revision=2
+    )
+    await publish(producer, deployment, [(SESSION_STATES, deleted), (SESSION_EVENTS, told)])
     forgotten = tombstone(head.record_key)
     await producer.begin_transaction()
     await producer.send(
@@ -147,6 +151,7 @@ async def test_view_shows_what_the_lane_made_of_sessions_and_forgets_what_it_del
             "session_states|open": 1,
             "session_states|deleted": 1,
         }
+        assert views.totals(SESSION_EVENTS.name).totals == {"session_changes|deleted": 1}
         # A key that is to be forgotten is no record that cannot be read.
         assert views.totals(SESSIONS.name).totals == {"session_heads|": 1}
         return True

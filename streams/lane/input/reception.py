@@ -328,11 +328,12 @@ class RecordDispatcher:
     def _begin_session(
         self, entry: Entry[InputRecord], request: ResolvedRequest, admission: Admission
     ) -> None:
-        """Give a session that begins with this request the time to live that its template says."""
+        """Give a session that begins with this request its time to live: template over policy."""
         if admission.plan is None:
             return
         ttl, key = admission.plan.template.session.ttl, session_key(request)
-        if (ttl.idle_s or ttl.total_s) and not self.desk.is_known(key):
+        ttl = ttl.filled_from(self._state.pipeline.session_terms(*key[:2]).ttl)
+        if not ttl.is_none and not self.desk.is_known(key):
             self.desk.begin(key, ttl, entry.record.timestamp)
 
     def _may_wait(self, lacks: TemplateRef) -> bool:

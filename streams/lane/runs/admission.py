@@ -103,11 +103,8 @@ def admit(
     )
     try:
         plan = _plan(request, factory, input_bytes_max, version)
-        if decided is None and plan.template.session.create_first and not knows_session():
-            raise SessionUnknown(
-                f"template {request.template!r} takes sessions that were created before; create "
-                "this one, or name another"
-            )
+        if decided is None:
+            _check_session(request, plan, state, knows_session)
     except UnknownTemplate:
         lacks = TemplateRef(request.template, version)
         return Admission(
@@ -163,6 +160,21 @@ def refused(
         refused=reason_of(rejection),
         lacks=None,
     )
+
+
+def _check_session(
+    request: ResolvedRequest, plan: RunPlan, state: LaneState, knows_session: Callable[[], bool]
+) -> None:
+    """Refuse to begin a session where the template or the user's policy asks for `create`."""
+    asks = f"template {request.template!r} takes"
+    if not plan.template.session.create_first:
+        if not state.pipeline.session_terms(request.tenant, request.user_id).create_first:
+            return
+        asks = "the policy lets the user use only"
+    if not knows_session():
+        raise SessionUnknown(
+            f"{asks} sessions that were created before; create this one, or name another"
+        )
 
 
 def _plan(

@@ -12,7 +12,7 @@ from millstream.schemas.base import Address, Event, UserKey
 from millstream.schemas.events import ResolvedRequest
 from millstream.schemas.lane_events import HoldPlaced
 from millstream.schemas.reasons import reason_of
-from millstream.schemas.sessions.commands import SessionCommand, SessionTtl
+from millstream.schemas.sessions.commands import NO_TTL, SessionCommand, SessionTtl
 from millstream.schemas.sessions.errors import SessionRefused
 from millstream.schemas.sessions.states import (
     LifecycleState,
@@ -183,8 +183,18 @@ class SessionDesk:
         await self._lookup.recall(key)
         # No await from here on: whoever is read next meets what is decided.
         session = self._session(key)
-        decided = decide(command, session, at_ms=at_ms, found=found)
+        decided = decide(self._with_ttl(command), session, at_ms=at_ms, found=found)
         return self._submit(key, decided, at_ms=at_ms, session=session, asked=(command, first))
+
+    def _with_ttl(self, command: SessionCommand) -> SessionCommand:
+        """Give the command; one that creates a session with what the policy says of its life."""
+        if command.operation != "create":
+            return command
+        of_policy = self._state.pipeline.session_terms(command.tenant, command.user_id).ttl
+        if of_policy.is_none:
+            return command
+        ttl = (command.ttl or NO_TTL).filled_from(of_policy)
+        return command.model_copy(update={"ttl": ttl})
 
     async def _all(self, command: SessionCommand, first: Address, at_ms: int) -> Committed:
         """Close or delete all that a user has now, some at a time, with turns for others."""

@@ -226,3 +226,62 @@ def test_a_policy_without_models_keeps_its_digest() -> None:
     assert policy.digest == "385aef171bfd491e"
     assert policy.digest != read(text.replace("[a]", "[a], models: [local]")).digest
     assert not policy.rules_for("default", "ada").may_name("local")
+
+
+SESSIONS = """
+    defaults:
+      sessions: {create_first: true, ttl: {idle_s: 60, total_s: 3600}}
+    roles: {all: {templates: ["*"]}}
+    users:
+      ada: {roles: [all], sessions: unlimited}
+      acme/bob: {roles: [all], sessions: {ttl: {idle_s: 5}}}
+      eve: {roles: [all]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("tenant", "user_id", "create_first", "idle_s", "total_s"),
+    [
+        ("default", "stranger", True, 60, 3600),
+        ("default", "eve", True, 60, 3600),
+        ("default", "ada", False, None, None),
+        ("acme", "bob", False, 5, None),
+        ("acme", "ada", True, 60, 3600),
+    ],
+)
+def test_what_it_says_of_sessions_is_given_by_user_as_its_limits_are(
+    tenant: str, user_id: str, *, create_first: bool, idle_s: int | None, total_s: int | None
+) -> None:
+    rules = read(SESSIONS).rules_for(tenant, user_id)
+    assert rules.create_first is create_first
+    assert (rules.session_ttl.idle_s, rules.session_ttl.total_s) == (idle_s, total_s)
+
+
+def test_to_speak_of_sessions_is_not_to_govern_permissions() -> None:
+    policy = read("defaults: {sessions: {create_first: true}}")
+    assert policy.rules_for("default", "ada").may_use("anything")
+    assert policy.digest != Policy().digest
+
+
+@pytest.mark.parametrize(
+    ("sessions", "words"),
+    [
+        ("{ttl: {idle_s: 0}}", "defaults.sessions.ttl.idle_s: .*greater than or equal to 1"),
+        ("{ttl: {idle_s: -1}}", "defaults.sessions.ttl.idle_s: .*greater than or equal to 1"),
+        ("{ttl: {idle_s: 31536000000}}", "ttl.idle_s: .*less than or equal to 2592000"),
+        ("{ttl: {total_s: 31536000000}}", "ttl.total_s: .*less than or equal to 31536000"),
+        ("{ttl: {idle_s: soon}}", "defaults.sessions.ttl.idle_s: .*valid integer"),
+        ("{ttl: {idle_s: '60'}}", "defaults.sessions.ttl.idle_s: .*valid integer"),
+        ("{ttl: {idle_s: 1.5}}", "defaults.sessions.ttl.idle_s: .*valid integer"),
+        ("{ttl: {idle_s: true}}", "defaults.sessions.ttl.idle_s: .*valid integer"),
+        ("{ttl: {idle: 60}}", "unknown key; did you mean 'idle_s'"),
+        ("{ttl: 60}", r"defaults.sessions.ttl: must be a mapping \(idle_s, total_s\)"),
+        ("{create_first: maybe}", "defaults.sessions.create_first: .*valid boolean"),
+        ("{create: true}", "unknown key; did you mean 'create_first'"),
+        ("strict", "must be a mapping"),
+        ("", "is empty; give its fields, or write `unlimited`"),
+    ],
+)
+def test_a_mistake_in_what_it_says_of_sessions_is_told(sessions: str, words: str) -> None:
+    with pytest.raises(Misconfigured, match=words):
+        read(f"defaults:\n  sessions: {sessions}\n")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from structlog.testing import capture_logs
 
 from millstream.schemas.base import INT64_MAX, Address, Reason, Usage
 from millstream.schemas.events import CostRecorded
+from millstream.schemas.sessions.states import SessionChange, SessionChanged
 from millstream.streams.views.aggregates import (
     MINUTES_KEPT,
     OTHER,
@@ -128,6 +131,14 @@ def test_session_is_counted_by_the_states_that_it_comes_into() -> None:
     closed = state(revision=3, now="closed", at_ms=6000)
     assert counts_of(closed, at_ms=0, last_stage="chain") == {"session_states|closed": 1}
     assert counts_of(making.head(), at_ms=0, last_stage="chain") == {"session_heads|": 1}
+
+
+@pytest.mark.parametrize("change", get_args(SessionChange))
+def test_a_change_of_a_session_is_counted_by_its_kind(change: SessionChange) -> None:
+    event = SessionChanged(
+        user_id="ada", session_id="s", at_ms=1, change=change, state="open", revision=1, turn=0
+    )
+    assert counts_of(event, at_ms=0, last_stage="chain") == {f"session_changes|{change}": 1}
 
 
 def test_a_cost_counts_money_and_tokens() -> None:
