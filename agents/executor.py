@@ -8,7 +8,6 @@ token stream carries all that the agent writes, also between tool calls, and so 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from time import monotonic
 from typing import Protocol
@@ -54,7 +53,14 @@ from millstream.schemas.errors import (
     ToolStuck,
 )
 from millstream.schemas.events import CheckpointSaved, ResolvedRequest
-from millstream.schemas.ports import BeforeCall, ClockMs, EmitStep, EmitToken, LoadCheckpoint
+from millstream.schemas.ports import (
+    BeforeCall,
+    ClockMs,
+    EmitStep,
+    EmitToken,
+    LoadCheckpoint,
+    wall_clock_ms,
+)
 from millstream.schemas.reasons import words_of
 
 __all__ = [
@@ -65,11 +71,6 @@ __all__ = [
 ]
 
 _log = structlog.get_logger(__name__)
-
-
-def wall_clock_ms() -> int:
-    """Give this machine's time in milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 async def nothing_to_load() -> CheckpointSaved | None:

@@ -10,33 +10,13 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from millstream.gateway.commands.apps.chat import chat
-from millstream.gateway.commands.apps.dev import dev
-from millstream.gateway.commands.apps.new import new
-from millstream.gateway.commands.control.cancel import cancel
-from millstream.gateway.commands.control.drain import drain
-from millstream.gateway.commands.control.pause import pause, resume
-from millstream.gateway.commands.dead_letters import dead_letters_app
-from millstream.gateway.commands.demo import demo
-from millstream.gateway.commands.doctor import doctor
+from millstream.gateway.command_list import COMMANDS
 from millstream.gateway.commands.group import CommandGroup
-from millstream.gateway.commands.history import history
-from millstream.gateway.commands.sessions.app import sessions_app
-from millstream.gateway.commands.submit import submit
-from millstream.gateway.commands.tail import tail
-from millstream.gateway.commands.templates import templates_app
-from millstream.gateway.commands.topics import topics
-from millstream.gateway.commands.up import up
-from millstream.gateway.commands.worker import worker
 from millstream.gateway.console.cleaning import harmless
-from millstream.gateway.console.running import Stopped
 from millstream.gateway.console.terminal import Unwritable, print_data, progress_console
-from millstream.gateway.exits import EXIT_CODES_HELP, ExitCode, exit_code_of_error
+from millstream.gateway.exits import EXIT_CODES_HELP, ExitCode, Stopped, exit_code_of_error
 from millstream.gateway.installation import HOME
-from millstream.gateway.processes.children import ChildEnded
 from millstream.schemas.errors import MillstreamError, ServiceUnavailable
-from millstream.streams.settings import Settings
-from millstream.streams.telemetry.logs import configure_logging
 from millstream.version import __version__
 
 __all__ = ["app", "exit_code_of", "main"]
@@ -44,6 +24,8 @@ __all__ = ["app", "exit_code_of", "main"]
 
 class _Commands(CommandGroup):
     """Ends every command the same way: with an exit code, and words instead of a traceback."""
+
+    listed = COMMANDS
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Refuse what is not text before any command sees it: no name on Kafka could hold it."""
@@ -116,32 +98,13 @@ def _options(
         typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
+    # For a command only: the version and the list of commands need none of it.
+    from millstream.streams.settings import Settings  # noqa: PLC0415  slow to import
+    from millstream.streams.telemetry.logs import configure_logging  # noqa: PLC0415  as above
+
     # Libraries' own words on a broker that does not answer would stand above ours.
     quiet = Settings.model_construct(log_level="debug" if debug else "warning")
     configure_logging(quiet, libraries_level=logging.CRITICAL)
-
-
-for _command in (
-    new,
-    dev,
-    chat,
-    up,
-    worker,
-    drain,
-    submit,
-    cancel,
-    pause,
-    resume,
-    tail,
-    history,
-    topics,
-    doctor,
-    demo,
-):
-    app.command()(_command)
-app.add_typer(dead_letters_app)
-app.add_typer(templates_app)
-app.add_typer(sessions_app)
 
 
 def main() -> None:
@@ -169,6 +132,8 @@ def _full(error: Unwritable | OSError) -> typer.Exit:
 
 def exit_code_of(error: MillstreamError) -> ExitCode:
     """Give the exit code of a command that ended by this error, also if that was a child's."""
+    from millstream.gateway.processes.children import ChildEnded  # noqa: PLC0415  slow to import
+
     if isinstance(error, ChildEnded) and error.exit_code == ExitCode.UNAVAILABLE:
         return ExitCode.UNAVAILABLE  # as the launcher or the worker found it
     return exit_code_of_error(error)

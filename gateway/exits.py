@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from enum import IntEnum
-from typing import Final, assert_never
+from typing import TYPE_CHECKING, assert_never
 
-from millstream.schemas.dead_letters import RequestIdReused
 from millstream.schemas.errors import (
     MillstreamError,
     Misconfigured,
@@ -14,15 +14,18 @@ from millstream.schemas.errors import (
     ServiceUnavailable,
     UnknownTemplate,
 )
-from millstream.schemas.events import AgentResult
-from millstream.schemas.sessions.errors import (
-    CheckpointUnknown,
-    SessionInputInvalid,
-    SessionOutcomeUnknown,
-    SessionUnknown,
-)
 
-__all__ = ["EXIT_CODES", "EXIT_CODES_HELP", "ExitCode", "exit_code_of_error", "exit_code_of_result"]
+if TYPE_CHECKING:
+    from millstream.schemas.events import AgentResult
+
+__all__ = [
+    "EXIT_CODES",
+    "EXIT_CODES_HELP",
+    "ExitCode",
+    "Stopped",
+    "exit_code_of_error",
+    "exit_code_of_result",
+]
 
 
 class ExitCode(IntEnum):
@@ -67,14 +70,19 @@ EXIT_CODES_HELP = "Exit codes: " + "; ".join(
 )
 
 
-_CODES_OF_ERRORS: Final[tuple[tuple[tuple[type[MillstreamError], ...], ExitCode], ...]] = (
-    ((SessionUnknown, CheckpointUnknown, UnknownTemplate), ExitCode.NOTHING_THERE),
-    ((SessionInputInvalid, NoSuchPartition), ExitCode.USAGE),
-    ((Rejected, RequestIdReused), ExitCode.REJECTED),
-    ((SessionOutcomeUnknown,), ExitCode.TIMED_OUT),
-    ((Misconfigured, ServiceUnavailable), ExitCode.UNAVAILABLE),
-)
-"""In this order: some are of the kind of a later one."""
+_CODES_OF_SIGNALS = {
+    signal.SIGINT: ExitCode.INTERRUPTED,
+    signal.SIGTERM: ExitCode.TERMINATED,
+    signal.SIGHUP: ExitCode.HUNG_UP,
+}
+
+
+class Stopped(Exception):
+    """A signal asked the command to stop, and everything has been stopped."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number.name)
+        self.exit_code = _CODES_OF_SIGNALS[number]
 
 
 def exit_code_of_result(result: AgentResult) -> ExitCode:
@@ -92,7 +100,24 @@ def exit_code_of_result(result: AgentResult) -> ExitCode:
 
 def exit_code_of_error(error: MillstreamError) -> ExitCode:
     """Give the exit code of a command that ended by this error."""
-    for kinds, code in _CODES_OF_ERRORS:
+    # Imported where an error is: `--version` and the list of commands need no models of records.
+    from millstream.schemas.dead_letters import RequestIdReused  # noqa: PLC0415
+    from millstream.schemas.sessions.errors import (  # noqa: PLC0415
+        CheckpointUnknown,
+        SessionInputInvalid,
+        SessionOutcomeUnknown,
+        SessionUnknown,
+    )
+
+    # In this order: some are of the kind of a later one.
+    codes: tuple[tuple[tuple[type[MillstreamError], ...], ExitCode], ...] = (
+        ((SessionUnknown, CheckpointUnknown, UnknownTemplate), ExitCode.NOTHING_THERE),
+        ((SessionInputInvalid, NoSuchPartition), ExitCode.USAGE),
+        ((Rejected, RequestIdReused), ExitCode.REJECTED),
+        ((SessionOutcomeUnknown,), ExitCode.TIMED_OUT),
+        ((Misconfigured, ServiceUnavailable), ExitCode.UNAVAILABLE),
+    )
+    for kinds, code in codes:
         if isinstance(error, kinds):
             return code
     return ExitCode.FAILED

@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 
 from millstream.schemas.errors import Misconfigured
-from millstream.streams.settings import user_cache
 
 __all__ = ["COMMAND", "HOME", "IS_CHECKOUT", "data_folder", "data_folder_of", "downloads_folder"]
 
@@ -53,6 +52,8 @@ def downloads_folder(named: Path | None) -> Path:
         return named.expanduser().absolute()
     if IS_CHECKOUT:
         return HOME / _OWN / "cache"
+    from millstream.streams.settings import user_cache  # noqa: PLC0415  slow to import
+
     try:
         return user_cache() / "millstream"
     except RuntimeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 
 from millstream.schemas.base import Event
@@ -28,3 +29,8 @@ Publish = Callable[[Event], Awaitable[None]]
 
 ClockMs = Callable[[], int]
 """Gives the wall clock in milliseconds since the epoch."""
+
+
+def wall_clock_ms() -> int:
+    """Give this machine's time in milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000

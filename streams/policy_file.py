@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
-from millstream.agents.templates.template import AgentTemplate
 from millstream.middleware.policy import Policy
 from millstream.schemas.errors import Misconfigured
 from millstream.streams.settings import Settings
+
+if TYPE_CHECKING:
+    from millstream.agents.templates.template import AgentTemplate
 
 _log = structlog.get_logger(__name__)
 

@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from millstream.agents.circuits import ModelCircuits
-from millstream.agents.executor import RunAgent, wall_clock_ms
+from millstream.agents.executor import RunAgent
 from millstream.agents.factory import ResolveModel
 from millstream.agents.hosting.agents_loop import Threads
 from millstream.agents.hosting.host import AgentHost
@@ -29,7 +29,7 @@ from millstream.middleware.policy import Policy
 from millstream.middleware.prices import FREE_MODELS
 from millstream.schemas.errors import MillstreamError, Misconfigured, ServiceUnavailable, Terminal
 from millstream.schemas.events import CheckpointSaved
-from millstream.schemas.ports import PeekCheckpoint
+from millstream.schemas.ports import PeekCheckpoint, wall_clock_ms
 from millstream.schemas.topics import catalogue
 from millstream.streams.apps.app import AppParts
 from millstream.streams.apps.checks import resolving

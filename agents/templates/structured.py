@@ -25,7 +25,6 @@ __all__ = [
     "REPAIR_TOKENS_MAX",
     "AnswerInvalid",
     "HeldByGrammar",
-    "check_schema",
     "checked_answer",
     "in_form",
     "told_again",
@@ -87,18 +86,6 @@ class HeldByGrammar(AgentMiddleware[Any, Any, Any]):
         """Add the schema to what the model is called with."""
         settings = {**request.model_settings, **self._settings}
         return await handler(request.override(model_settings=settings))
-
-
-def check_schema(schema: Mapping[str, Any]) -> None:
-    """Raise `ValueError`, saying why, unless this is the JSON schema of an object."""
-    try:
-        jsonschema.Draft202012Validator.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        message = f"not a JSON schema: {error.message}"
-        raise ValueError(message) from error
-    if schema.get("type") != "object":
-        message = "must be the schema of an object"
-        raise ValueError(message)
 
 
 def checked_answer(schema: Mapping[str, Any], answer: object) -> dict[str, Any]:

@@ -6,12 +6,12 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from millstream.agents.templates.answer_schema import check_schema
 from millstream.agents.templates.memory import LastTurns, Memory, Summary
 from millstream.agents.templates.named_middlewares import FOR_TOOLS, NamedMiddleware, ToolSelector
 from millstream.agents.templates.prompt import PromptVariable, VariableName, prompt_problem
 from millstream.agents.templates.retry import RetryPolicy
 from millstream.agents.templates.session_rules import SessionRules
-from millstream.agents.templates.structured import check_schema
 from millstream.schemas.base import Frozen, Identifier
 
 __all__ = ["BUILT_IN_TEMPLATES", "DEFAULT_MODEL", "AgentTemplate"]

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from millstream.gateway.client_settings import local_settings
 from millstream.gateway.commands.worker import AppOption, parse_roles, with_app
-from millstream.gateway.console.running import Stopped, run
+from millstream.gateway.console.running import run
 from millstream.gateway.console.terminal import progress_console
-from millstream.gateway.exits import ExitCode
+from millstream.gateway.exits import ExitCode, Stopped
 from millstream.gateway.installation import COMMAND
 from millstream.gateway.processes.platform import Platform, platform
 from millstream.schemas.topics import REQUESTS, RESULTS, catalogue

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
-import uvloop
 
 from millstream.gateway.client_settings import (
     local_settings,
@@ -148,6 +147,8 @@ def work(
     To be called in the main thread, which agents run in: the lanes have a thread of their own.
     Without an `app` there is what is built in. `told` takes the line that says that it serves.
     """
+    import uvloop  # noqa: PLC0415  `up`, which takes its options from here, starts no loop of it
+
     from millstream.agents.hosting.main_thread import MainThread  # noqa: PLC0415  takes seconds
 
     signals, main = _StopSignals(), MainThread()

@@ -10,28 +10,16 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Final, TypeVar
 
-from millstream.gateway.exits import ExitCode
+from millstream.gateway.exits import ExitCode, Stopped
 
-__all__ = ["Stopped", "run", "run_within"]
+__all__ = ["run", "run_within"]
 
 T = TypeVar("T")
 
-_EXIT_CODES = {
-    signal.SIGINT: ExitCode.INTERRUPTED,
-    signal.SIGTERM: ExitCode.TERMINATED,
-    signal.SIGHUP: ExitCode.HUNG_UP,
-}
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 CLOSING_MAX_S: Final = 2.0
 """So long may clients take to close behind a time limit: a broker that hangs answers none."""
-
-
-class Stopped(Exception):
-    """A signal asked the command to stop, and everything has been stopped."""
-
-    def __init__(self, number: signal.Signals) -> None:
-        super().__init__(number.name)
-        self.exit_code = _EXIT_CODES[number]
 
 
 def run(main: Coroutine[object, object, T], *, interrupted: Callable[[], bool] | None = None) -> T:
@@ -104,7 +92,7 @@ async def _interruptible(
         signalled.append(number)
         task.cancel()
 
-    heeded = [number for number in _EXIT_CODES if not _ignores_hangup(number)]
+    heeded = [number for number in _STOP_SIGNALS if not _ignores_hangup(number)]
     for number in heeded:
         loop.add_signal_handler(number, stop, number)
     try:

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from millstream.agents.executor import wall_clock_ms
 from millstream.agents.templates.template import AgentTemplate
 from millstream.schemas.errors import (
     LaneFenced,
@@ -22,7 +21,7 @@ from millstream.schemas.errors import (
     UnknownTemplate,
 )
 from millstream.schemas.events import TemplateApplied
-from millstream.schemas.ports import ClockMs
+from millstream.schemas.ports import ClockMs, wall_clock_ms
 from millstream.streams.broker.batches import Outgoing
 from millstream.streams.lane.io import KafkaLaneIO, LaneIO
 from millstream.streams.settings import Settings

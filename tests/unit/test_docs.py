@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from millstream.gateway.cli import app
+from millstream.gateway.command_list import COMMANDS
 from millstream.middleware.policy import Policy
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -54,9 +54,7 @@ def test_every_target_of_make_that_is_named_exists(page: Path) -> None:
 
 @every_page
 def test_every_command_that_is_named_exists(page: Path) -> None:
-    commands = {
-        command.callback.__name__ for command in app.registered_commands if command.callback
-    } | {group.typer_instance.info.name for group in app.registered_groups}
+    commands = {one.name for one in COMMANDS}
     # A topic's name begins with the same word, and a dot; and Python imports from it.
     called = re.compile(r"(?:^|(?<!from)\s|\./)millstream ([a-z][a-z-]*)", re.MULTILINE)
     named = {name for text in code(page) for name in called.findall(text)}

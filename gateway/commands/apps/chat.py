@@ -12,8 +12,6 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final
 
 import typer
-from prompt_toolkit import PromptSession
-from prompt_toolkit.output import create_output
 
 from millstream.gateway.client_settings import open_bus, settings_for_client
 from millstream.gateway.commands.control.control import user_command
@@ -143,6 +141,10 @@ async def _questions(*, as_json: bool) -> AsyncIterator[str]:
         async for line in _lines_of_input():
             yield line
         return
+    # Only where somebody types: it is slow to import.
+    from prompt_toolkit import PromptSession  # noqa: PLC0415
+    from prompt_toolkit.output import create_output  # noqa: PLC0415
+
     # Data alone goes to standard output, also where questions are typed.
     beside = create_output(sys.stderr) if as_json or not sys.stdout.isatty() else None
     prompt: PromptSession[str] = PromptSession(output=beside)

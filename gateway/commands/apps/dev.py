@@ -14,9 +14,9 @@ from watchfiles import DefaultFilter, awatch
 
 from millstream.gateway.client_settings import local_settings
 from millstream.gateway.commands.worker import parse_roles, with_app
-from millstream.gateway.console.running import Stopped, run
+from millstream.gateway.console.running import run
 from millstream.gateway.console.terminal import progress_console
-from millstream.gateway.exits import ExitCode
+from millstream.gateway.exits import ExitCode, Stopped
 from millstream.gateway.processes.app_check import AppReport, checked_app
 from millstream.gateway.processes.children import ChildEnded
 from millstream.gateway.processes.platform import Platform, platform

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from millstream.gateway.client_settings import settings_for_client
 from millstream.gateway.commands.sessions.options import JsonOption, sessions_app, store_of
@@ -12,7 +13,9 @@ from millstream.schemas.topics import SESSIONS
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.broker.topic_admin import partition_counts
 from millstream.streams.settings import Settings
-from millstream.streams.views.session_rebuild import Progress, Rebuilt, rebuild_sessions
+
+if TYPE_CHECKING:
+    from millstream.streams.views.session_rebuild import Progress, Rebuilt
 
 __all__: list[str] = []
 
@@ -37,6 +40,8 @@ def rebuild(*, as_json: JsonOption = False) -> None:
 
 
 async def _rebuild(settings: Settings) -> Rebuilt:
+    from millstream.streams.views.session_rebuild import rebuild_sessions  # noqa: PLC0415  slow to import
+
     topic = settings.topic(SESSIONS.name)
     # The topics say how many partitions they have, whatever is set here.
     counts = await partition_counts(settings, [topic])

@@ -8,7 +8,6 @@ compact, delete.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from aiokafka.record.memory_records import MemoryRecords
 
 from millstream.schemas.base import Address
 from millstream.schemas.errors import Misconfigured
-from millstream.schemas.ports import ClockMs
+from millstream.schemas.ports import ClockMs, wall_clock_ms
 from millstream.schemas.topics import TopicSpec
 from millstream.streams.broker.memory.coordinator import Identity, TransactionCoordinator
 from millstream.streams.broker.memory.partition import MemoryPartition, StoredRecord
@@ -36,10 +35,6 @@ _BATCH_BYTES_MAX = 1_048_588
 """The default of `message.max.bytes`, which counts a whole batch."""
 
 _MARKERS_AFTER_S = 0.001
-
-
-def _wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 @dataclass(slots=True)
@@ -56,7 +51,7 @@ class MemoryBroker:
     """
 
     def __init__(
-        self, settings: Settings, clock: ClockMs = _wall_clock_ms, *, latency_s: float = 0.0
+        self, settings: Settings, clock: ClockMs = wall_clock_ms, *, latency_s: float = 0.0
     ) -> None:
         self._settings = settings
         self._clock = clock

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from millstream.agents.templates.structured import check_schema, checked_answer
+from millstream.agents.templates.structured import checked_answer
 from millstream.schemas.errors import Terminal
 
 SCHEMA = {
@@ -42,9 +40,3 @@ def test_a_schema_by_address_is_not_fetched() -> None:
     schema = {"type": "object", "$ref": "http://127.0.0.1:9/schema.json"}
     with pytest.raises(Exception, match=r"schema\.json"):
         checked_answer(schema, {"n": 1})
-
-
-@pytest.mark.parametrize("schema", [{"type": "string"}, {}, {"type": "object", "required": 5}])
-def test_a_schema_must_be_one_of_an_object(schema: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="schema"):
-        check_schema(schema)

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from millstream.gateway.console.running import Stopped, run, run_within
-from millstream.gateway.exits import ExitCode
+from millstream.gateway.console.running import run, run_within
+from millstream.gateway.exits import ExitCode, Stopped
 
 
 def test_what_a_command_gives_is_given_back() -> None:
