@@ -75,6 +75,6 @@ _AHEAD = (
 _REMEDY = "have both keep time by NTP: `timedatectl`, or `chronyc tracking`, says whether they do"
 
 _UNKNOWN_REMEDY = (
-    "run it as a worker's user; the checks of topics and rights say what is missing. "
-    "`chronyc tracking` on both machines says how far their clocks are off"
+    "mend what `topics` and `rights` say, or run it as a worker's user; `chronyc tracking` on both "
+    "machines says how far their clocks are off"
 )
