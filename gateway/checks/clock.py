@@ -15,8 +15,8 @@ __all__ = ["check_clock", "clock_of", "clocks_found"]
 
 NOTE_ABOVE_S = 1.0
 WRONG_ABOVE_S = 10.0
-"""Limits and times to live of some seconds are then over before they begin, or last for twice as
-long."""
+"""Deadlines and times to live of some seconds are then over before they begin, or last for twice
+as long."""
 
 
 async def check_clock() -> tuple[Finding, ...]:
@@ -49,7 +49,7 @@ def clocks_found(clocks: tuple[BrokerClock, ...]) -> tuple[Finding, ...]:
     if not apart:
         names = ", ".join(str(one.broker) for one in clocks)
         within_s = max(max(abs(one.least_s), abs(one.most_s)) for one in clocks)
-        told = f"within {within_s:.2f} s of broker{'s' * (len(clocks) > 1)} {names}"
+        told = f"within {within_s * 1000:.0f} ms of broker{'s' * (len(clocks) > 1)} {names}"
         return (Finding("clock", "ok", told),)
     return tuple(map(_apart, apart))
 
@@ -63,18 +63,18 @@ def _apart(one: BrokerClock) -> Finding:
 
 
 _BEHIND = (
-    "a worker here ends runs that exceed their time, and sessions whose time to live is over, so "
-    "much too late, and `--since` reaches back too far"
+    "a worker here lets runs go on so long after their deadline, and sessions after their time to "
+    "live; deadlines that are given here are so much too early, and `--since` reaches back too far"
 )
 
 _AHEAD = (
-    "a worker here ends runs that were taken over so much too early, asks each second for the end "
-    "of sessions that is not due, and `--since` leaves out the oldest records"
+    "a worker here ends runs so long before their deadline; deadlines that are given here are so "
+    "much too late, and `--since` leaves out the oldest records"
 )
 
 _REMEDY = "have both keep time by NTP: `timedatectl`, or `chronyc tracking`, says whether they do"
 
 _UNKNOWN_REMEDY = (
-    "run it as a worker's user; the checks of topics and rights say what is missing. "
-    "`chronyc tracking` on both machines says how far their clocks are off"
+    "mend what `topics` and `rights` say, or run it as a worker's user; `chronyc tracking` on both "
+    "machines says how far their clocks are off"
 )

@@ -98,7 +98,7 @@ def _lacking(
 
 
 def _remedy(settings: Settings, operations: tuple[str, ...], resources: list[Resource]) -> str:
-    return f"`{grant_command(settings, operations, resources)}`, and no rule that denies it"
+    return f"`{grant_command(settings, operations, resources)}`; remove rules that deny it"
 
 
 def _named(resources: list[Resource]) -> str:

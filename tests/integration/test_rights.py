@@ -164,6 +164,8 @@ async def test_a_worker_serves_with_the_rights_of_the_table_and_no_other(
         told = await ask(guarded)
         assert told.code == 0, told.err
         assert "uthorization" not in worker.log
+    (clock,) = await clock_of(guarded)
+    assert clock.level == "ok"
 
 
 @pytest.mark.slow

@@ -146,6 +146,14 @@ TABLE: tuple[Need, ...] = (
     Need("worker", "topic", _names((TEMPLATES,)), ("Read",), "follow templates that are applied"),
     Need(
         "worker",
+        "topic",
+        _names((REDRIVES,)),
+        ("Write",),
+        "let `doctor` look at the brokers' clocks",
+        is_optional=True,
+    ),
+    Need(
+        "worker",
         "group",
         ("lanes", "views"),
         ("Read",),
