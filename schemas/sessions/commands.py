@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from hashlib import blake2b
 from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -110,3 +112,13 @@ class SessionCommand(Event):
     def event_id(self) -> str:
         """The command's own id."""
         return self.command_id
+
+    @property
+    def digest(self) -> str:
+        """What tells it from another command of its id: 16 digits of all that it would do."""
+        asked = self.model_dump_json(
+            include={"operation", "session_id", "ttl", "drain", "turn", "name", "if_due"}
+        )
+        # Their order says nothing.
+        said = None if self.metadata is None else sorted(self.metadata.items())
+        return blake2b(f"{asked}{json.dumps(said)}".encode(), digest_size=8).hexdigest()

@@ -123,6 +123,11 @@ def _check(command: SessionCommand, answer: SessionAnswered) -> None:
             f"command {command.command_id!r} was to {answer.operation} session "
             f"{answer.session_id!r}; give this one an id of its own"
         )
+    if answer.asked is not None and answer.asked != command.digest:
+        raise CommandIdReused(
+            f"command {command.command_id!r} was to {answer.operation} the same in another way; "
+            "give this one an id of its own"
+        )
     if answer.refused is not None:
         raise refusal_of(answer.refused.code, answer.refused.message)
 

@@ -229,6 +229,8 @@ class SessionManagerContract:
             await talk.sessions.delete(talk.user, "s", command_id="c1")
         with pytest.raises(CommandIdReused):
             await talk.sessions.create(talk.user, "other", command_id="c1")
+        with pytest.raises(CommandIdReused):
+            await talk.sessions.create(talk.user, "s", metadata={"a": "1"}, command_id="c1")
         assert (await talk.sessions.touch(talk.user, "s")).state == "open"
 
     async def test_two_users_may_use_one_command_id_and_one_session_id(

@@ -1,4 +1,7 @@
-"""What a request meets in its session: its state, and another turn than is believed newest."""
+"""What a request meets in its session: its state, and another turn than is believed newest.
+
+And what a run leaves of it: a state that stays on the log for as long as the conversation does.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,13 @@ from millstream.schemas.sessions.errors import (
     SessionRefused,
 )
 from millstream.schemas.sessions.states import LifecycleState, SessionState
+from millstream.schemas.topics import HOUR_MS
 from millstream.streams.lane.output.outcomes import CutOff
 
-__all__ = ["ended_as", "moved_on", "turned_away"]
+__all__ = ["ended_as", "kept_on", "moved_on", "turned_away"]
+
+_WRITTEN_ANEW_AFTER_MS: Final = HOUR_MS
+"""As long as a segment of the topic: less would not keep a state longer."""
 
 _REFUSALS: Final[dict[str, SessionRefused]] = {
     "closed": SessionClosed("the session is closed; reopen it, or begin another one"),
@@ -63,3 +70,14 @@ def moved_on(request: ResolvedRequest, head: SessionUpdated | None) -> CutOff | 
         f"the session's newest turn is {newest}, not {expected}; read it, and ask again"
     )
     return CutOff("rejected", reason_of(error))
+
+
+def kept_on(state: SessionState | None, now_ms: int) -> SessionState | None:
+    """Give the state of a session that is used, to be written anew, `None` where it is fresh.
+
+    The log keeps it for as long as a head, counted from its own record: a session that was created
+    once and used each day would lose its time to live, metadata and names after a month.
+    """
+    if state is None or now_ms - state.at_ms < _WRITTEN_ANEW_AFTER_MS:
+        return None
+    return state.model_copy(update={"at_ms": now_ms, "revision": state.revision + 1})

@@ -31,7 +31,7 @@ from millstream.schemas.topics import TOKENS
 from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.output.outcomes import CutOff, next_turn
-from millstream.streams.lane.output.session_gate import moved_on, turned_away
+from millstream.streams.lane.output.session_gate import kept_on, moved_on, turned_away
 from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.runs.admission import told_of_repair
 from millstream.streams.lane.runs.attempts import AttemptStarter
@@ -113,9 +113,7 @@ class RunRunner:
         await self._writer.sessions.recall(run.session)
         head = self._state.heads.get(run.session)
         if run.cancelled is None:
-            state = self._state.session_states.get(run.session)
-            met = turned_away(state, run.key[2], run.order, run.request.at_ms)
-            run.cancelled = met or moved_on(run.request, head)
+            run.cancelled = self._meet(run) or moved_on(run.request, head)
         await self._settle(run)
         self._models.choose_first(run)
         while True:
@@ -156,6 +154,15 @@ class RunRunner:
             new_head = self._writer.head_of(checkpoint, head, result)
             finished.events.extend((checkpoint, new_head))
         return finished
+
+    def _meet(self, run: Run) -> CutOff | None:
+        """Give how a run ends for the state of its session; where it does not, that is kept on."""
+        state = self._state.session_states.get(run.session)
+        met = turned_away(state, run.key[2], run.order, run.request.at_ms)
+        if met is None and (kept := kept_on(state, self._services.clock_ms())) is not None:
+            self._state.session_states.fold(kept)
+            self._writer.submit([kept])
+        return met
 
     def _is_deleted(self, run: Run) -> bool:
         return self._state.lifecycle(run.session) == "deleted"

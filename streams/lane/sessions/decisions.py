@@ -202,8 +202,8 @@ def _changed(
         case "create" | "update":
             given = {"ttl": command.ttl, "metadata": command.metadata}
             changes |= {name: value for name, value in given.items() if value is not None}
-        case "reopen" if session.before == "expired":
-            # Its time in all is over for good: it would expire again at once.
+        case "reopen" if _is_over_for_good(before, at_ms):
+            # It would expire again at once.
             changes["ttl"] = SessionTtl(idle_s=before.ttl.idle_s)
         case "delete":  # nothing of what was said of it stays
             changes |= {"metadata": FrozenDict(), "names": (), "ttl": SessionTtl()}
@@ -212,6 +212,12 @@ def _changed(
         case _:
             pass
     return before.model_copy(update=changes)
+
+
+def _is_over_for_good(state: SessionState, at_ms: int) -> bool:
+    """Tell whether a session's time in all is over, whatever ended it."""
+    total_s = state.ttl.total_s
+    return total_s is not None and state.created_at_ms + total_s * 1000 <= at_ms
 
 
 def _named(

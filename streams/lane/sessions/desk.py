@@ -342,6 +342,7 @@ class SessionDesk:
             refused=None if refused is None else reason_of(refused),
             source=first,
             sessions=sessions,
+            asked=command.digest,
             **self._told(command.tenant, command.user_id, command.session_id),
         )
 

@@ -44,6 +44,7 @@ def answered(command: SessionCommand, refused: str | None = None) -> SessionAnsw
         operation=command.operation,
         session_id=command.session_id,
         refused=None if refused is None else Reason(code=refused, message=refused),
+        asked=command.digest,
         source=SOURCE,
     )
 
@@ -117,6 +118,28 @@ async def test_an_answer_to_another_command_of_the_same_id_is_none(
         await publish(world, answered(command_of("delete", "ada", "s", command_id="c1")))
         with pytest.raises(CommandIdReused, match="'c1' was to delete session 's'"):
             await mine
+
+
+async def test_an_answer_to_the_same_command_with_other_words_is_none(
+    world: MemoryWorld, bus: EventBus
+) -> None:
+    # josipmusa/idempotency4j#12: what was kept for the id was given for another request.
+    restore = command_of("restore", "ada", "s", command_id="c1", turn=2)
+    async with SessionCommands(bus) as commands:
+        mine = asyncio.create_task(commands.ask(restore, LONG_S))
+        await eventually(lambda: commands.waiting == 1)
+        await publish(world, answered(command_of("restore", "ada", "s", command_id="c1", turn=1)))
+        with pytest.raises(CommandIdReused, match="'c1' was to restore the same in another way"):
+            await mine
+
+
+def test_what_a_command_would_do_is_what_tells_it_from_another() -> None:
+    said = {"command_id": "c1", "metadata": {"a": "1", "b": "2"}, "ttl": 5}
+    update = command_of("update", "ada", "s", **said, by="bob", why="asked to")
+    turned = {"metadata": {"b": "2", "a": "1"}, "by": "eve", "why": None}
+    assert command_of("update", "ada", "s", **said | turned).digest == update.digest
+    for other in ({"metadata": {"a": "1"}}, {"metadata": None}, {"ttl": 6}, {"ttl": None}):
+        assert command_of("update", "ada", "s", **said | other).digest != update.digest
 
 
 async def test_no_answer_is_missed_while_the_log_is_away(world: MemoryWorld, bus: EventBus) -> None:

@@ -131,6 +131,23 @@ def test_a_session_that_is_opened_again_after_its_whole_time_does_not_expire_at_
     assert (session.state.ttl.idle_s, session.state.ttl.total_s) == (10, None)
 
 
+def opened_again(*, ended_by: SessionOperation, at_ms: int) -> SessionTtl:
+    ttl = SessionTtl(idle_s=10, total_s=20)
+    session = after(Session(KEY), decide(command("create", ttl=ttl), Session(KEY), at_ms=1_000))
+    session = after(session, decide(command(ended_by), session, at_ms=11_000))
+    state = decide(command("reopen"), session, at_ms=at_ms).state
+    assert state is not None
+    return state.ttl
+
+
+@pytest.mark.parametrize("ended_by", ["close", "expire"])
+def test_a_whole_time_is_given_up_only_once_it_is_over(ended_by: SessionOperation) -> None:
+    # psr7-sessions/storageless#553: whoever came back in time was never ended any more.
+    assert opened_again(ended_by=ended_by, at_ms=20_999) == SessionTtl(idle_s=10, total_s=20)
+    # One that was closed when its time was over expired as soon as it was opened again.
+    assert opened_again(ended_by=ended_by, at_ms=21_000) == SessionTtl(idle_s=10)
+
+
 def test_names_of_checkpoints_are_few_and_name_one() -> None:
     session = Session(KEY, head=HEAD)
     for number in range(NAMES_MAX):
