@@ -13,8 +13,8 @@ from millstream.middleware.policy import Policy
 from millstream.schemas.sessions.commands import SessionTtl
 from millstream.schemas.sessions.states import SessionState
 from millstream.schemas.topics import SESSION_STATES
+from tests.harness.lane_sessions import SHORT, STRICT, Sessions, code_of
 from tests.harness.memory_lanes import MemoryLanes, read_whole, running_lanes, upstream
-from tests.unit.streams.lane.whole.test_session_commands import SHORT, STRICT, Sessions, code
 
 BRIEF = AgentTemplate(name="brief", session=SessionRules(ttl=SessionTtl(idle_s=30)))
 
@@ -45,7 +45,7 @@ async def test_it_may_ask_for_sessions_that_were_created(either: MemoryLanes) ->
     """
     async with under(either, policy) as mine:
         refused = await mine.turn("say: one")
-        assert (refused.status, code(refused)) == ("rejected", "session_unknown")
+        assert (refused.status, code_of(refused)) == ("rejected", "session_unknown")
         assert refused.reason is not None
         assert "the policy" in refused.reason.message
         await mine.tell("create")
@@ -53,7 +53,7 @@ async def test_it_may_ask_for_sessions_that_were_created(either: MemoryLanes) ->
         # The policy of another user asks for nothing; a template still may.
         assert (await mine.turn("say: x", user_id="ben")).status == "completed"
         strict = await mine.turn("say: x", user_id="ben", session_id="t", template="strict")
-        assert code(strict) == "session_unknown"
+        assert code_of(strict) == "session_unknown"
 
 
 async def test_what_session_and_template_leave_open_is_as_the_policy_says(
@@ -86,6 +86,6 @@ async def test_sessions_that_exist_live_on_as_they_began_when_the_policy_changes
     later = "defaults: {sessions: {create_first: true, ttl: {idle_s: 5}}}"
     async with under(world, later) as mine:
         assert (await mine.turn("say: y", session_id="old")).status == "completed"
-        assert code(await mine.turn("say: x", session_id="new")) == "session_unknown"
+        assert code_of(await mine.turn("say: x", session_id="new")) == "session_unknown"
         await mine.tell("create", "new")
     assert await lives(world) == {"old": (90, None), "new": (5, None)}
