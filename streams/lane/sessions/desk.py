@@ -190,9 +190,15 @@ class SessionDesk:
         """Close or delete all that a user has now, some at a time, with turns for others."""
         goal: LifecycleState = "closed" if command.operation == "close" else "deleted"
         count = 0
+        # One whose first run has not ended stands nowhere on the log.
+        on = self._queue.sessions_of((command.tenant, command.user_id))
         async for mine in self._lookup.of_user(command.tenant, command.user_id):
             with self._lookup.held(key for key, _ in mine):
                 count += await self._some(mine, goal, command, at_ms)
+        with self._lookup.held(on):
+            count += await self._some(
+                [FoundSession(one, False) for one in on], goal, command, at_ms
+            )
         answer = self._answer(command, first, Decided(), sessions=count)
         self._state.session_answers.fold(answer)
         return self._writer.submit([answer])
@@ -217,7 +223,7 @@ class SessionDesk:
                 # By this command, before a crash in the midst of it.
                 is_done = is_newest and key not in changed
                 done += is_done and self._state.changed_ms(key) == at_ms
-            elif self._state.knows(key):
+            elif self.is_known(key):
                 session = self._session(key)
                 decided = decide(command, session, at_ms=at_ms)
                 if decided.state is not None:
