@@ -141,6 +141,7 @@ class Lane:
             taken_in=lambda: self._dispatcher.taken_in,
         )
         self._dispatcher.desk.on_change = self._expiry.watch
+        self._dispatcher.desk.is_used = self._expiry.is_used
         self.lost: asyncio.Future[LaneLost] = asyncio.get_running_loop().create_future()
 
     async def open(self) -> None:

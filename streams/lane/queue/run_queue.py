@@ -107,10 +107,7 @@ class RunQueue:
         )
 
     async def open(self) -> None:
-        """Take over what is parked and paused, and begin.
-
-        Raises `LaneLost` or `ServiceUnavailable`.
-        """
+        """Take over what is parked and paused. Raises `LaneLost` or `ServiceUnavailable`."""
         tickets = await self._parking.restore()
         for ticket in tickets:
             self._in_flight.register(ticket.key, self._state.parked[ticket.key])
@@ -189,6 +186,11 @@ class RunQueue:
         waiting = (ticket for ticket in self._line if ticket.session == session)
         return (*self._in_memory.of_session(session), *waiting)
 
+    def sessions_of(self, user: UserKey) -> set[SessionKey]:
+        """Give the sessions of which a user's requests run or wait."""
+        waiting = (ticket.session for ticket in self._line if ticket.session[:2] == user)
+        return {*self._in_memory.sessions_of(user), *waiting}
+
     async def cancel(
         self, found: Run | Ticket, how: outcomes.CutOff, *, until_ms: int | None = None
     ) -> None:
@@ -231,8 +233,6 @@ class RunQueue:
             self._unblock((*user, hold.session_id))
         elif (found := self.find((*user, str(hold.request_id)))) is not None:
             self._unblock(found.session)
-
-    # Out of memory.
 
     async def _drive(self, run: Run) -> None:
         """Let a run go on until its result is committed, or it waits in the line again."""
@@ -282,8 +282,6 @@ class RunQueue:
     def _committed(self, run: Run) -> None:
         self._out_of_memory(run)
         run.ended.set_result(None)
-
-    # Into memory.
 
     def _begin(self, run: Run) -> None:
         if run.parked is None:

@@ -56,6 +56,10 @@ class RunTable:
         """Give a session's runs, in order."""
         return tuple(self._of_session.get(session, {}).values())
 
+    def sessions_of(self, user: UserKey) -> tuple[SessionKey, ...]:
+        """Give the sessions of which a user's runs are."""
+        return tuple(session for session in self._of_session if session[:2] == user)
+
     def is_first(self, run: Run) -> bool:
         """Tell whether a run is the one of its session whose turn it is."""
         return next(iter(self._of_session[run.session].values())) is run

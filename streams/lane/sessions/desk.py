@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypedDict
 
 import structlog
@@ -85,6 +85,8 @@ class SessionDesk:
         self._tasks = LaneTasks(context.fail)
         self.on_change: Callable[[SessionState], None] = lambda _: None
         """Hears of each session that was created or changed."""
+        self.is_used: Callable[[SessionKey], Awaitable[bool]] = _always
+        """Tells whether a session may have been used though nothing says so yet."""
 
     async def close(self) -> None:
         """Cancel everything; nothing is committed any more."""
@@ -129,12 +131,15 @@ class SessionDesk:
             return ended_as("expired")
         return ended_as(places.lifecycle(place))
 
-    async def _expire_idle(self, key: SessionKey, at_ms: int) -> None:
-        await self._lookup.recall(key)
+    def _is_due(self, key: SessionKey, at_ms: int) -> bool:
         state = self._sessions.get(key)
         due = None if state is None else self._state.due_ms(state)
-        if due is not None and due <= at_ms and not self._queue.of_session(key):
-            self._expire(key, at_ms=due)
+        return due is not None and due <= at_ms and not self._queue.of_session(key)
+
+    async def _expire_idle(self, key: SessionKey, at_ms: int) -> None:
+        await self._lookup.recall(key)
+        if self._is_due(key, at_ms):
+            self._expire(key, at_ms=at_ms)
 
     def is_known(self, session: SessionKey) -> bool:
         """Tell whether a user has such a session, or one of its requests is on."""
@@ -179,6 +184,12 @@ class SessionDesk:
         self, key: SessionKey, command: SessionCommand, first: Address, at_ms: int
     ) -> Committed:
         await self._lookup.recall(key)
+        if command.operation != "expire" and self._is_due(key, at_ms):
+            # Its time was over before this came, unless a request that was not read is older.
+            is_over = not await self.is_used(key)
+            await self._lookup.recall(key)
+            if is_over and self._is_due(key, at_ms):
+                self._expire(key, at_ms=at_ms)
         found = await self._meant.find(key, command)
         await self._lookup.recall(key)
         # No await from here on: whoever is read next meets what is decided.
@@ -200,9 +211,15 @@ class SessionDesk:
         """Close or delete all that a user has now, some at a time, with turns for others."""
         goal: LifecycleState = "closed" if command.operation == "close" else "deleted"
         count = 0
+        # One whose first run has not ended stands nowhere on the log.
+        on = self._queue.sessions_of((command.tenant, command.user_id))
         async for mine in self._lookup.of_user(command.tenant, command.user_id):
             with self._lookup.held(key for key, _ in mine):
                 count += await self._some(mine, goal, command, at_ms)
+        with self._lookup.held(on):
+            count += await self._some(
+                [FoundSession(one, False) for one in on], goal, command, at_ms
+            )
         answer = self._answer(command, first, Decided(), sessions=count)
         self._state.session_answers.fold(answer)
         return self._writer.submit([answer])
@@ -227,7 +244,7 @@ class SessionDesk:
                 # By this command, before a crash in the midst of it.
                 is_done = is_newest and key not in changed
                 done += is_done and self._state.changed_ms(key) == at_ms
-            elif self._state.knows(key):
+            elif self.is_known(key):
                 session = self._session(key)
                 decided = decide(command, session, at_ms=at_ms)
                 if decided.state is not None:
@@ -357,6 +374,10 @@ class SessionDesk:
         key = (tenant, user_id, session_id)
         head = self._state.heads.get(key)
         return {"session": self._sessions.get(key), "turn": 0 if head is None else head.turn}
+
+
+async def _always(_session: SessionKey) -> bool:
+    return True
 
 
 async def _finished(entry: Entry[InputRecord], committed: Committed | None) -> None:

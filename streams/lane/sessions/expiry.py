@@ -117,12 +117,21 @@ class SessionExpiry:
             return
         if due > now_ms:  # that is not committed yet
             heapq.heappush(self._due, (due, place))
-        elif self._is_on(key) or self._is_deferred(key[:2]) or await self._is_behind():
+        elif await self.is_used(key):
             heapq.heappush(self._due, (now_ms + _AGAIN_MS, place))
         else:
             await self._ask(key, due)
             # Asked too early by the broker's clock, it is refused and asked again.
             heapq.heappush(self._due, (now_ms + _AGAIN_MS, place))
+
+    async def is_used(self, session: SessionKey) -> bool:
+        """Tell whether a run of it is on or waits, or a request may stand unread that came in time.
+
+        Raises `LaneLost`.
+        """
+        if self._is_on(session) or self._is_deferred(session[:2]):
+            return True
+        return await self._is_behind()
 
     async def _is_behind(self) -> bool:
         """Tell whether requests stand on the log that were not taken in."""

@@ -124,6 +124,21 @@ async def test_a_request_that_finds_it_over_time_ends_it_before_what_comes_next(
         assert code_of(await mine.answered(touched)) == "session_expired"
 
 
+@pytest.mark.parametrize("is_idle", [False, True])
+async def test_a_command_that_finds_it_over_time_does_not_revive_it(
+    world: MemoryLanes, *, is_idle: bool
+) -> None:
+    async with sessions(world) as mine:
+        made = await mine.tell("create", ttl={"idle_s": 1})
+        assert made.session is not None
+        while wall_clock_ms() < made.session.created_at_ms + 1001:
+            await mine.turn("say: x", session_id="other")
+        if is_idle:
+            await push_out(mine)
+        assert code_of(await mine.tell("touch")) == "session_expired"
+        assert (await mine.tell("reopen")).refused is None
+
+
 async def test_all_of_a_user_s_end_whether_in_memory_or_not(world: MemoryLanes) -> None:
     async with sessions(world) as mine:
         for number in range(120):

@@ -219,6 +219,32 @@ async def test_all_sessions_of_a_user_are_deleted_and_nobody_elses(world: Memory
         assert (await mine.turn("say: y", user_id="ben", session_id="s0")).status == "completed"
 
 
+@pytest.mark.parametrize(
+    ("operation", "first", "second"),
+    [
+        ("delete", ("cancelled", "session_deleted"), ("cancelled", "session_deleted")),
+        ("close", ("completed", None), ("rejected", "session_closed")),
+    ],
+)
+async def test_all_sessions_of_a_user_are_also_those_whose_first_run_is_on(
+    world: MemoryLanes,
+    operation: str,
+    first: tuple[str, str | None],
+    second: tuple[str, str | None],
+) -> None:
+    # langchain-ai/langgraph#7206: a run that was on brought back what was deleted.
+    async with sessions(world) as mine:
+        await mine.turn("say: x", session_id="old")
+        asked = [await mine.ask("slow: 0.3; say: one"), await mine.ask("say: two")]
+        assert (await mine.tell(operation, None)).sessions == 2
+        results = [await mine.result(one) for one in asked]
+        assert [(one.status, code_of(one)) for one in results] == [first, second]
+        assert (await mine.turn("say: three")).status == "rejected"
+        assert (await mine.tell(operation, None)).sessions == 0
+    heads = await open_keys(world, SESSIONS)
+    assert len(heads) == (0 if operation == "delete" else 2)
+
+
 async def test_a_template_may_ask_for_sessions_that_were_created(world: MemoryLanes) -> None:
     async with sessions(world) as mine:
         refused = await mine.turn("say: one", template="strict")
