@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from millstream.gateway.checks.finding import Finding
 from millstream.gateway.client_settings import settings_for_client
@@ -47,19 +47,25 @@ def clocks_found(clocks: tuple[BrokerClock, ...]) -> tuple[Finding, ...]:
         return (Finding("clock", "note", told, "see `topics` above"),)
     apart = [one for one in clocks if abs(one.ahead_s) > NOTE_ABOVE_S]
     if not apart:
-        names = ", ".join(str(one.broker) for one in clocks)
         within_s = max(max(abs(one.least_s), abs(one.most_s)) for one in clocks)
-        told = f"within {within_s * 1000:.0f} ms of broker{'s' * (len(clocks) > 1)} {names}"
+        told = f"within {within_s * 1000:.0f} ms of {_named(clocks)}"
         return (Finding("clock", "ok", told),)
-    return tuple(map(_apart, apart))
+    ahead = [one for one in apart if one.ahead_s > 0]
+    behind = [one for one in apart if one.ahead_s < 0]
+    return tuple(_apart(alike) for alike in (ahead, behind) if alike)
 
 
-def _apart(one: BrokerClock) -> Finding:
-    by_s = abs(one.ahead_s)
-    # What is ahead of one is behind the other: say whose clock, and which way.
-    way, effect = ("behind", _BEHIND) if one.ahead_s > 0 else ("ahead of", _AHEAD)
-    told = f"this machine is {by_s:.1f} s {way} broker {one.broker}: {effect}"
+def _apart(alike: list[BrokerClock]) -> Finding:
+    """Tell of brokers that are all ahead of this machine, or all behind it."""
+    by_s = max(abs(one.ahead_s) for one in alike)
+    way, effect = ("behind", _BEHIND) if alike[0].ahead_s > 0 else ("ahead of", _AHEAD)
+    told = f"this machine is {by_s:.1f} s {way} {_named(alike)}: {effect}"
     return Finding("clock", "wrong" if by_s > WRONG_ABOVE_S else "note", told, _REMEDY)
+
+
+def _named(clocks: Iterable[BrokerClock]) -> str:
+    numbers = [str(one.broker) for one in clocks]
+    return f"broker{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
 
 
 _BEHIND = (

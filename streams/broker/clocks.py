@@ -40,7 +40,7 @@ _TIMEOUT_S: Final = 10.0
 
 _ANSWER_MAX_S: Final = 4.0
 _CLOSE_MAX_S: Final = 0.5
-_FENCED_MAX: Final = 4
+_FENCED_MAX: Final = 8
 _FENCED_PAUSE_MAX_S: Final = 0.5
 _ROUNDS: Final = 2
 """The first answer of a partition waits for more than the broker's append."""

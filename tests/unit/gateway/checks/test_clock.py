@@ -35,6 +35,12 @@ def test_each_broker_that_is_off_is_named_and_the_way_it_is_off() -> None:
     assert (ahead.level, behind.level) == ("note", "wrong")
 
 
+def test_brokers_that_are_all_off_in_one_way_are_one_finding() -> None:
+    (found,) = clocks_found((BrokerClock(1, 2.0, 2.1), BrokerClock(2, 30.0, 30.1)))
+    assert found.level == "wrong"
+    assert "this machine is 30.0 s behind brokers 1, 2: " in found.told
+
+
 def test_a_topic_that_brokers_do_not_stamp_is_not_told_as_well() -> None:
     (found,) = clocks_found(())
     assert found.level == "note"
