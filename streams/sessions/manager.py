@@ -28,6 +28,7 @@ from millstream.schemas.sessions.commands import SessionCommand, SessionOperatio
 from millstream.schemas.sessions.errors import SessionInputInvalid, SessionUnknown
 from millstream.schemas.sessions.states import SessionAnswered
 from millstream.streams.bus.api import EventBus
+from millstream.streams.sessions.all_states import StatesOfAll
 from millstream.streams.sessions.asking import SessionCommands
 from millstream.streams.sessions.head_checkpoint import HeadCheckpoints
 from millstream.streams.sessions.inputs import (
@@ -67,6 +68,7 @@ class SessionManager:
     """
 
     def __init__(self, bus: EventBus, store: SessionStore, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._bus = bus
         self._store = store
         self._timeout_s = timeout_s
         self._commands = SessionCommands(bus)
@@ -244,7 +246,7 @@ class SessionManager:
     ) -> int:
         """Close all sessions that the user has now, and tell how many were closed by it."""
         command = command_of("close", user_id, None, tenant=tenant, drain=drain, **asked)
-        return await self._all(command, timeout_s)
+        return await self._all(command, timeout_s, is_fresh=asked.get("command_id") is None)
 
     async def delete_all(
         self,
@@ -256,7 +258,7 @@ class SessionManager:
     ) -> int:
         """Delete all sessions that the user has now, and tell how many were deleted by it."""
         command = command_of("delete", user_id, None, tenant=tenant, **asked)
-        return await self._all(command, timeout_s)
+        return await self._all(command, timeout_s, is_fresh=asked.get("command_id") is None)
 
     async def get(
         self, user_id: str, session_id: str, *, tenant: str = DEFAULT_TENANT
@@ -344,9 +346,12 @@ class SessionManager:
         await self._write_through(answer)
         return outcome_of(answer, command)
 
-    async def _all(self, command: SessionCommand, timeout_s: float) -> int:
+    async def _all(self, command: SessionCommand, timeout_s: float, *, is_fresh: bool) -> int:
+        states = await StatesOfAll.before(command, self._bus, self._store)
         answer = await self._commands.ask(command, timeout_s)
-        return answer.sessions or 0
+        count = answer.sessions or 0
+        await states.write_through(count, is_fresh=is_fresh)
+        return count
 
     async def _place_of(
         self, user_id: str, session_id: str, tenant: str, turn: int | None

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from millstream.agents.sessions.manager import SessionStore
+from millstream.agents.sessions.manager import SessionFilter, SessionStore
 from millstream.schemas.events import AgentRequest, AgentResult
 from millstream.schemas.sessions.commands import SessionOperation, SessionTtl
 from millstream.schemas.sessions.errors import (
@@ -360,8 +360,14 @@ class SessionManagerContract:
         )
         await talk.sessions.close(talk.user, "s0")
         assert await talk.sessions.close_all(talk.user) == 29
+        # What the program was answered it reads at once.
+        page = await talk.sessions.list(talk.user, wanted=SessionFilter(state="closed"))
+        assert len(page.sessions) == 30
         assert await talk.sessions.close_all(talk.user) == 0
-        assert await talk.sessions.delete_all(talk.user) == 30
+        given = "delete-them"
+        assert await talk.sessions.delete_all(talk.user, command_id=given) == 30
+        assert (await talk.sessions.list(talk.user)).sessions == ()
+        assert await talk.sessions.delete_all(talk.user, command_id=given) == 30
         with pytest.raises(SessionDeleted):
             await talk.sessions.reopen(talk.user, "s7")
         assert (await other.sessions.touch(other.user, "s")).state == "open"
