@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from benchmarks.measures import (
@@ -24,7 +25,7 @@ from benchmarks.measures import (
     waiting,
 )
 from benchmarks.measures.agents import executor, prompt_cache
-from benchmarks.measures.sessions import operations
+from benchmarks.measures.sessions import many, operations
 from benchmarks.peers import measure as peers
 from benchmarks.report import Figure
 from benchmarks.services import machine, services
@@ -49,7 +50,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "hosting": lambda *_: hosting.run(),
     "memory": lambda *_: memory.run(),
     "executor": lambda *_: executor.run(),
-    "sessions": lambda settings, _: operations.run(settings),
+    "sessions": lambda settings, _: chain(operations.run(settings), many.run(settings)),
     "prompt_cache": lambda *_: prompt_cache.run(),
 }
 

@@ -91,6 +91,8 @@ class Settings(BaseSettings):
     """How long a request id is remembered: within it, the same id gives the same one result."""
     dedup_ids_max: Annotated[int, Field(ge=1000, le=10_000_000)] = 500_000
     """Most ids that one lane remembers, at 135 bytes each; with more, `dedup_window_s` shrinks."""
+    sessions_in_memory: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """Idle sessions that a lane keeps in memory, 3 kB each; others are read when asked for."""
     snapshot_records: Annotated[int, Field(ge=1, le=1_000_000)] = 5000
     """A lane takes a snapshot after so many records of what a restore reads; fewer, more often."""
     session_timeout_s: Annotated[float, Field(ge=6, le=300)] = 10.0

@@ -25,6 +25,7 @@ from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import HOLDS_MAX, Pauses
 from millstream.streams.lane.state.restore import fold_record
 from millstream.streams.lane.state.seen_ids import IDS_MAX, SeenIds, id_digest
+from millstream.streams.lane.state.sessions.recent import SESSIONS_IN_MEMORY
 from millstream.streams.wire.codec import encode
 from millstream.streams.wire.records import InputRecord
 
@@ -42,6 +43,7 @@ def run() -> Iterator[Figure]:
     """Measure in this process."""
     yield Figure("memory_per_remembered_id", _bytes_each(IDS_MAX, _remembered), "B")
     yield Figure("memory_per_session_head", _bytes_each(HEADS, _heads), "B")
+    yield Figure("memory_per_idle_session", _bytes_each(HEADS, _idle), "B")
     yield Figure("memory_per_waiting_request", asyncio.run(_waiting_bytes()), "B")
     yield Figure("memory_per_deferred_request", _bytes_each(DEFERRED, _deferred), "B")
     yield Figure("memory_per_user_deferred", _bytes_each(_USERS, _users_deferred), "B")
@@ -78,8 +80,10 @@ def _remembered(count: int) -> SeenIds:
     return seen
 
 
-def _state() -> LaneState:
-    return LaneState("chain", build_pipeline(), hands_over=False)
+def _state(sessions_in_memory: int = SESSIONS_IN_MEMORY) -> LaneState:
+    return LaneState(
+        "chain", build_pipeline(), hands_over=False, sessions_in_memory=sessions_in_memory
+    )
 
 
 def _head_record(number: int) -> InputRecord:
@@ -109,7 +113,14 @@ def _folded(records: list[InputRecord]) -> LaneState:
 
 
 def _heads(count: int) -> LaneState:
-    state = _state()
+    return _with_heads(_state(count), count)
+
+
+def _idle(count: int) -> LaneState:
+    return _with_heads(_state(1), count)
+
+
+def _with_heads(state: LaneState, count: int) -> LaneState:
     for number in range(count):
         fold_record(state, _head_record(number), SESSIONS)
     return state

@@ -73,6 +73,7 @@ class Lane:
             stage.pipeline(),
             hands_over=stage.next is not None,
             seen=SeenIds(ids_max=settings.dedup_ids_max),
+            sessions_in_memory=settings.sessions_in_memory,
         )
         pauses = Pauses()
         self._command_topics = {settings.topic(one.name) for one in COMMAND_TOPICS}
@@ -134,7 +135,7 @@ class Lane:
             context,
             state=self._state,
             reader=self._reader,
-            source=self._writer.source,
+            writer=self._writer,
             is_on=self._dispatcher.desk.is_on,
             is_deferred=self._deferrals.has,
             taken_in=lambda: self._dispatcher.taken_in,

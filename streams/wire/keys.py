@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from millstream.schemas.events import RequestEvent, ResolvedRequest
+from millstream.schemas.sessions.states import SessionState
 
 RequestKey = tuple[str, str, str]
 """Tenant, user and request id: requests are one by these three."""
@@ -16,6 +17,6 @@ def request_key(event: RequestEvent | ResolvedRequest) -> RequestKey:
     return (event.tenant, event.user_id, event.request_id)
 
 
-def session_key(event: RequestEvent | ResolvedRequest) -> SessionKey:
+def session_key(event: RequestEvent | ResolvedRequest | SessionState) -> SessionKey:
     """Give what runs are serial by."""
     return (event.tenant, event.user_id, event.session_id)

@@ -13,10 +13,10 @@ from millstream.schemas.sessions.errors import (
     SessionMovedOn,
     SessionRefused,
 )
-from millstream.schemas.sessions.states import SessionState
+from millstream.schemas.sessions.states import LifecycleState, SessionState
 from millstream.streams.lane.output.outcomes import CutOff
 
-__all__ = ["moved_on", "turned_away"]
+__all__ = ["ended_as", "moved_on", "turned_away"]
 
 _REFUSALS: Final[dict[str, SessionRefused]] = {
     "closed": SessionClosed("the session is closed; reopen it, or begin another one"),
@@ -45,7 +45,12 @@ def turned_away(
         if barrier.drains or barrier.lets_end == request_id:
             return None
         return CutOff("rejected", reason_of(_REFUSALS["closed"]))
-    refusal = _REFUSALS.get(state.state)
+    return ended_as(state.state)
+
+
+def ended_as(state: LifecycleState | None) -> CutOff | None:
+    """Give how a request ends that comes to a session which is in a state, `None`: it may run."""
+    refusal = None if state is None else _REFUSALS.get(state)
     return None if refusal is None else CutOff("rejected", reason_of(refusal))
 
 

@@ -37,6 +37,7 @@ from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.checkpoints import CheckpointSource
+from millstream.streams.lane.output.session_lookup import SessionLookup
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.transactions.committer import Committer, Outcome
 from millstream.streams.wire.codec import Tombstone, encode, tombstone
@@ -94,6 +95,7 @@ class LaneWriter:
             peek=context.services.peek_checkpoint,
             on_altered=context.services.metrics.checkpoints_altered.inc,
         )
+        self.sessions = SessionLookup(context, state=state, reader=reader)
         self._checkpoints_floor = 0
         self._on_committed: Callable[[], None] = lambda: None
         self._ahead = state.folds.before_commit
@@ -169,7 +171,7 @@ class LaneWriter:
         for event, offset in zip(events, outcome, strict=True):
             if isinstance(event, Tombstone):
                 continue
-            self._state.apply(event)
+            self._state.apply(event, offset)
             log = self._topic_of(event).name
             if log in self.next_offsets:
                 self.next_offsets[log] = max(self.next_offsets[log], offset + 1)
@@ -211,10 +213,6 @@ class LaneWriter:
         if retention_ms is not None and age_ms > retention_ms:
             return None
         return await self._checkpoints.load(head)
-
-    def head(self, session: tuple[str, str, str]) -> SessionUpdated | None:
-        """Give a session's committed head."""
-        return self._state.heads.get(session)
 
     def _outgoing(
         self, events: Sequence[Event | Tombstone], traceparent: Trace | None

@@ -110,7 +110,8 @@ class RunRunner:
 
         After `KeepProgress`, call it again in the same tick. Raises `LaneLost`.
         """
-        head = self._writer.head(run.session)
+        await self._writer.sessions.recall(run.session)
+        head = self._state.heads.get(run.session)
         if run.cancelled is None:
             state = self._state.session_states.get(run.session)
             met = turned_away(state, run.key[2], run.order, run.request.at_ms)
@@ -157,8 +158,7 @@ class RunRunner:
         return finished
 
     def _is_deleted(self, run: Run) -> bool:
-        state = self._state.session_states.get(run.session)
-        return state is not None and state.state == "deleted"
+        return self._state.lifecycle(run.session) == "deleted"
 
     def _finished(
         self, run: Run, result: AgentResult, used: AttemptUsage | None = None
@@ -283,6 +283,8 @@ class RunRunner:
         steps: StepPublisher | None,
     ) -> RunOutcome | None:
         """Run the agent once; gives `None` if the run was cancelled."""
+        await self._writer.sessions.recall(run.session)
+        metadata = self._session_metadata(run)
         load_checkpoint: LoadCheckpoint = nothing_to_load
         if head is not None:
             load_checkpoint = partial(self._writer.load_checkpoint, head)
@@ -304,7 +306,7 @@ class RunRunner:
                     calls=run.calls,
                     emit_step=None if steps is None else steps.write,
                     steps_from=0 if steps is None else steps.next_seq,
-                    session_metadata=self._session_metadata(run),
+                    session_metadata=metadata,
                 )
             except (LaneLost, asyncio.CancelledError):
                 raise

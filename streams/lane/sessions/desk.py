@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Final, TypedDict
+from collections.abc import Callable, Sequence
+from typing import TypedDict
 
 import structlog
 
 from millstream.schemas.base import Address, Event, UserKey
-from millstream.schemas.errors import LaneLost, ServiceUnavailable
 from millstream.schemas.events import ResolvedRequest
 from millstream.schemas.lane_events import HoldPlaced
 from millstream.schemas.reasons import reason_of
 from millstream.schemas.sessions.commands import SessionCommand, SessionTtl
 from millstream.schemas.sessions.errors import SessionRefused
-from millstream.schemas.sessions.states import SessionAnswered, SessionChanged, SessionState
+from millstream.schemas.sessions.states import (
+    LifecycleState,
+    SessionAnswered,
+    SessionChanged,
+    SessionState,
+)
 from millstream.schemas.topics import CHECKPOINTS, HOLDS, SESSIONS
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneContext
@@ -23,15 +27,17 @@ from millstream.streams.lane.base.tasks import LaneTasks
 from millstream.streams.lane.base.window import Entry
 from millstream.streams.lane.output.checkpoint_log import CheckpointLog
 from millstream.streams.lane.output.outcomes import CutOff
-from millstream.streams.lane.output.session_gate import turned_away
+from millstream.streams.lane.output.session_gate import ended_as, turned_away
+from millstream.streams.lane.output.session_lookup import FoundSession
 from millstream.streams.lane.output.writer import Committed, LaneWriter
 from millstream.streams.lane.queue.run_queue import RunQueue
 from millstream.streams.lane.queue.session_queues import SessionQueues
 from millstream.streams.lane.runs.run import Run
-from millstream.streams.lane.sessions.decisions import Decided, FoundCheckpoint, Session, decide
+from millstream.streams.lane.sessions.decisions import Decided, Session, decide
+from millstream.streams.lane.sessions.meant_checkpoint import MeantCheckpoint
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses
-from millstream.streams.lane.state.sessions.states import due_ms
+from millstream.streams.lane.state.sessions.places import place_of
 from millstream.streams.wire.codec import Tombstone
 from millstream.streams.wire.keys import SessionKey, session_key
 from millstream.streams.wire.records import InputRecord, arrived_ms
@@ -39,9 +45,6 @@ from millstream.streams.wire.records import InputRecord, arrived_ms
 __all__ = ["SessionDesk"]
 
 log = structlog.get_logger(__name__)
-
-_AT_ONCE_MAX: Final = 100
-"""Sessions of a user that one step closes or deletes: others have their turn between two."""
 
 
 class _Told(TypedDict):
@@ -76,7 +79,8 @@ class SessionDesk:
         self._queue = queue
         self._pauses = pauses
         self._taken_in = taken_in
-        self._checkpoints = CheckpointLog(reader, context.at(CHECKPOINTS))
+        self._lookup = writer.sessions
+        self._meant = MeantCheckpoint(state, CheckpointLog(reader, context.at(CHECKPOINTS)))
         self._users = SessionQueues(context.fail)
         self._tasks = LaneTasks(context.fail)
         self.on_change: Callable[[SessionState], None] = lambda _: None
@@ -106,16 +110,35 @@ class SessionDesk:
         key = session_key(request)
         state = self._sessions.get(key)
         if state is None:
-            return None
-        due = due_ms(state, self._state.heads.get(key))
+            return self._look_over_idle(key, at_ms)
+        due = self._state.due_ms(state)
         if due is not None and due <= at_ms and not self._queue.of_session(key):
             self._expire(key, at_ms=due)
         return turned_away(self._sessions.get(key), request.request_id, order, at_ms)
 
+    def _look_over_idle(self, key: SessionKey, at_ms: int) -> CutOff | None:
+        """Look a session over by the little that is in memory of it."""
+        places, place = self._state.session_places, place_of(key)
+        # Whoever came before a session ended may run still: that is seen when its turn comes.
+        if at_ms <= places.barriers_until_ms:
+            return None
+        due = places.due_ms(place)
+        if due is not None and due <= at_ms and not self._queue.of_session(key):
+            # Before any command on it that is read after this.
+            self._users.submit(key[:2], lambda: self._expire_idle(key, at_ms))
+            return ended_as("expired")
+        return ended_as(places.lifecycle(place))
+
+    async def _expire_idle(self, key: SessionKey, at_ms: int) -> None:
+        await self._lookup.recall(key)
+        state = self._sessions.get(key)
+        due = None if state is None else self._state.due_ms(state)
+        if due is not None and due <= at_ms and not self._queue.of_session(key):
+            self._expire(key, at_ms=due)
+
     def is_known(self, session: SessionKey) -> bool:
         """Tell whether a user has such a session, or one of its requests is on."""
-        known = session in self._state.heads or self._sessions.get(session) is not None
-        return known or bool(self._queue.of_session(session))
+        return self._state.knows(session) or bool(self._queue.of_session(session))
 
     def begin(self, session: SessionKey, ttl: SessionTtl, at_ms: int) -> None:
         """Have a session that begins with a request live so long."""
@@ -142,6 +165,8 @@ class SessionDesk:
         )
         at_ms = arrived_ms(entry.record)
         if known is not None:
+            if known.session_id is not None:
+                await self._lookup.recall((known.tenant, known.user_id, known.session_id))
             committed = None if known.source == first else self._answer_again(known, first)
         elif command.session_id is None:
             committed = await self._all(command, first, at_ms)
@@ -153,31 +178,57 @@ class SessionDesk:
     async def _one(
         self, key: SessionKey, command: SessionCommand, first: Address, at_ms: int
     ) -> Committed:
-        found = await self._found(key, command)
+        await self._lookup.recall(key)
+        found = await self._meant.find(key, command)
+        await self._lookup.recall(key)
         # No await from here on: whoever is read next meets what is decided.
         session = self._session(key)
         decided = decide(command, session, at_ms=at_ms, found=found)
         return self._submit(key, decided, at_ms=at_ms, session=session, asked=(command, first))
 
     async def _all(self, command: SessionCommand, first: Address, at_ms: int) -> Committed:
-        """Close or delete all that a user has now, some at a time."""
-        mine = self._state.sessions_of(command.tenant, command.user_id)
+        """Close or delete all that a user has now, some at a time, with turns for others."""
+        goal: LifecycleState = "closed" if command.operation == "close" else "deleted"
         count = 0
-        for start in range(0, len(mine), _AT_ONCE_MAX):
-            committed = None
-            for key in mine[start : start + _AT_ONCE_MAX]:
-                session = self._session(key)
-                decided = decide(command, session, at_ms=at_ms)
-                if decided.state is not None:
-                    count += 1
-                    committed = self._submit(
-                        key, decided, at_ms=at_ms, session=session, of_all=command
-                    )
-            if committed is not None:
-                await committed
+        async for mine in self._lookup.of_user(command.tenant, command.user_id):
+            with self._lookup.held(key for key, _ in mine):
+                count += await self._some(mine, goal, command, at_ms)
         answer = self._answer(command, first, Decided(), sessions=count)
         self._state.session_answers.fold(answer)
         return self._writer.submit([answer])
+
+    async def _some(
+        self,
+        mine: Sequence[FoundSession],
+        goal: LifecycleState,
+        command: SessionCommand,
+        at_ms: int,
+    ) -> int:
+        """Close or delete some that a user has; give how many this command did."""
+        known = [one for one, _ in mine if self._state.knows(one)]
+        await self._lookup.recall(
+            *(one for one in known if self._state.lifecycle(one) != goal),
+        )
+        committed = None
+        changed: set[SessionKey] = set()
+        done = 0
+        for key, is_newest in mine:
+            if self._state.lifecycle(key) == goal:
+                # By this command, before a crash in the midst of it.
+                is_done = is_newest and key not in changed
+                done += is_done and self._state.changed_ms(key) == at_ms
+            elif self._state.knows(key):
+                session = self._session(key)
+                decided = decide(command, session, at_ms=at_ms)
+                if decided.state is not None:
+                    done += 1
+                    changed.add(key)
+                    committed = self._submit(
+                        key, decided, at_ms=at_ms, session=session, of_all=command
+                    )
+        if committed is not None:
+            await committed
+        return done
 
     def _session(self, key: SessionKey) -> Session:
         found = self._queue.of_session(key)
@@ -214,7 +265,7 @@ class SessionDesk:
                 events += self._forgotten(session)
             self.on_change(decided.state)
         if decided.head is not None:
-            self._state.move_head(decided.head)
+            self._state.heads.move(decided.head, ahead=True)
             events.append(decided.head)
         if decided.change is not None and decided.state is not None:
             events.append(_changed(session, decided, command, at_ms=at_ms))
@@ -239,7 +290,7 @@ class SessionDesk:
         gone = []
         if session.head is not None:
             gone.append(Tombstone(SESSIONS, session.head.record_key))
-            self._state.drop_head(session.key)
+            self._state.heads.drop(session.key)
         tenant, user_id, session_id = session.key
         hold = HoldPlaced(tenant=tenant, user_id=user_id, session_id=session_id)
         if hold in self._pauses:
@@ -261,37 +312,6 @@ class SessionDesk:
             if_due=True,
         )
         self._submit(key, decide(command, session, at_ms=at_ms), at_ms=at_ms, session=session)
-
-    async def _found(self, key: SessionKey, command: SessionCommand) -> FoundCheckpoint | None:
-        """Find the checkpoint that a command means on the log. Raises `LaneLost`."""
-        if command.operation not in {"restore", "name_checkpoint"}:
-            return None
-        head, state = self._state.heads.get(key), self._sessions.get(key)
-        if head is None:
-            return None
-        if command.operation == "restore" and command.name is not None:
-            names = () if state is None else state.names
-            named = next((one for one in names if one.name == command.name), None)
-            if named is None:
-                return None
-            wanted = head.model_copy(
-                update={
-                    "checkpoint_id": named.checkpoint_id,
-                    "checkpoint_offset_min": named.offset_min,
-                }
-            )
-            saved = await self._checkpoints.find(wanted)
-            return None if saved is None else FoundCheckpoint(saved, named.offset_min)
-        if command.turn == head.turn:
-            saved = await self._checkpoints.find(head)
-            return None if saved is None else FoundCheckpoint(saved, head.checkpoint_offset_min)
-        try:
-            found = await self._checkpoints.find_turn(
-                key, command.turn or 0, near=command.checkpoint_offset, since_ms=head.created_at_ms
-            )
-        except ServiceUnavailable as error:
-            raise LaneLost(f"a checkpoint cannot be read: {error}") from error
-        return None if found is None else FoundCheckpoint(*found)
 
     def _answer(
         self,

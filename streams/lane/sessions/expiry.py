@@ -21,10 +21,11 @@ from millstream.schemas.sessions.states import SessionState
 from millstream.schemas.topics import SESSION_COMMANDS
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneContext
+from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.state.lane_state import LaneState
-from millstream.streams.lane.state.sessions.states import due_ms
+from millstream.streams.lane.state.sessions.places import place_of
 from millstream.streams.wire.codec import encode
-from millstream.streams.wire.keys import SessionKey
+from millstream.streams.wire.keys import SessionKey, session_key
 
 __all__ = ["SessionExpiry"]
 
@@ -53,7 +54,7 @@ class SessionExpiry:
         *,
         state: LaneState,
         reader: PartitionReader,
-        source: str,
+        writer: LaneWriter,
         is_on: Callable[[SessionKey], bool],
         is_deferred: Callable[[UserKey], bool],
         taken_in: Callable[[], int],
@@ -61,27 +62,29 @@ class SessionExpiry:
         self._context = context
         self._services = context.services
         self._state = state
+        self._places = state.session_places
+        self._lookup = writer.sessions
         self._reader = reader
-        self._source = source
+        self._source = writer.source
         self._is_on = is_on
         self._is_deferred = is_deferred
         self._taken_in = taken_in
-        self._due: list[tuple[int, SessionKey]] = []
-        self._asked: dict[SessionKey, int] = {}
+        self._due: list[tuple[int, int]] = []
+        self._asked: dict[int, int] = {}
         self._changed = asyncio.Event()
 
     def open(self) -> None:
         """Learn which sessions may expire."""
-        for state in self._state.session_states.with_ttl():
-            self.watch(state)
+        self._due = list(self._places.with_ttl())
+        heapq.heapify(self._due)
 
     def watch(self, state: SessionState) -> None:
         """Hear of a session that was created or changed."""
-        key = (state.tenant, state.user_id, state.session_id)
-        self._asked.pop(key, None)
-        due = due_ms(state, self._state.heads.get(key))
+        place = place_of(session_key(state))
+        self._asked.pop(place, None)
+        due = self._state.due_ms(state)
         if due is not None:
-            heapq.heappush(self._due, (due, key))
+            heapq.heappush(self._due, (due, place))
             self._changed.set()
 
     async def run(self) -> None:
@@ -91,8 +94,8 @@ class SessionExpiry:
             self._changed.clear()
             now_ms = self._services.clock_ms()
             while self._due and self._due[0][0] <= now_ms:
-                _, key = heapq.heappop(self._due)
-                await self._look_at(key, now_ms)
+                _, place = heapq.heappop(self._due)
+                await self._look_at(place, now_ms)
             wait_s = None
             if self._due:
                 wait_s = (self._due[0][0] + _BEHIND_MS - now_ms) / 1000
@@ -102,19 +105,24 @@ class SessionExpiry:
             except TimeoutError:
                 continue
 
-    async def _look_at(self, key: SessionKey, now_ms: int) -> None:
-        state = self._state.session_states.get(key)
-        due = None if state is None else due_ms(state, self._state.heads.get(key))
-        if state is None or due is None:
+    async def _look_at(self, place: int, now_ms: int) -> None:
+        due = self._places.due_ms(place)
+        if due is not None and due > now_ms:  # it was used since
+            heapq.heappush(self._due, (due, place))
             return
-        if due > now_ms:  # it was used since
-            heapq.heappush(self._due, (due, key))
+        key = None if due is None else await self._lookup.session_at(place)
+        state = None if key is None else self._state.session_states.get(key)
+        due = None if state is None else self._state.due_ms(state)
+        if key is None or due is None:
+            return
+        if due > now_ms:  # that is not committed yet
+            heapq.heappush(self._due, (due, place))
         elif self._is_on(key) or self._is_deferred(key[:2]) or await self._is_behind():
-            heapq.heappush(self._due, (now_ms + _AGAIN_MS, key))
+            heapq.heappush(self._due, (now_ms + _AGAIN_MS, place))
         else:
             await self._ask(key, due)
             # Asked too early by the broker's clock, it is refused and asked again.
-            heapq.heappush(self._due, (now_ms + _AGAIN_MS, key))
+            heapq.heappush(self._due, (now_ms + _AGAIN_MS, place))
 
     async def _is_behind(self) -> bool:
         """Tell whether requests stand on the log that were not taken in."""
@@ -134,8 +142,8 @@ class SessionExpiry:
         return False
 
     async def _ask(self, key: SessionKey, due: int) -> None:
-        times = self._asked.get(key, 0)
-        self._asked[key] = times + 1
+        times = self._asked.get(place_of(key), 0)
+        self._asked[place_of(key)] = times + 1
         tenant, user_id, session_id = key
         now_ms = self._services.clock_ms()
         command = SessionCommand(

@@ -9,10 +9,10 @@ from __future__ import annotations
 import base64
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -20,8 +20,13 @@ from millstream.schemas.base import Event
 from millstream.schemas.topics import TopicSpec
 from millstream.streams.lane.state.seen_ids import SealedChunk
 
+HandlerT = TypeVar("HandlerT")
+
 Handler = Callable[[Any], None]
 """Takes one committed event of the type that it stands beside."""
+
+Placed = Callable[[Any, int], None]
+"""Takes one committed event of the type that it stands beside, and the offset of its record."""
 
 
 class Begin(IntEnum):
@@ -77,11 +82,17 @@ class Fold:
     canonical: Callable[[], Any]
     """Gives what decides of it, for JSON: equal if it decides alike, however it came to be."""
 
+    place: Mapping[type[Event], Placed] = field(default_factory=dict)
+    """Hears where committed events stand, live and restored, once they are folded."""
+
     entries: tuple[str, ...] = ()
     """The names that a snapshot must hold for `load`; a snapshot without them is not used."""
 
     state: Callable[[], dict[str, Any]] = dict
-    """Gives its part of a snapshot by name: JSON values, events and bytes that never change."""
+    """Gives its part of a snapshot by name: JSON values, events and bytes that never change.
+
+    Instead of bytes it may give what makes them, which is called beside the loop.
+    """
 
     load: Callable[[SnapshotBody], None] = lambda _: None
     """Takes a snapshot's body in. Nothing was folded before."""
@@ -111,6 +122,7 @@ class FoldList:
         """Each topic that a restore reads, once, in the order in which it reads them."""
         self.on_commit = _dispatch(one for one in self.folds if not one.before_commit)
         self.on_restore = _dispatch(self.folds)
+        self.on_placed = _dispatched(one.place for one in self.folds)
 
     @property
     def logs(self) -> tuple[TopicSpec, ...]:
@@ -167,6 +179,8 @@ def packed(value: Any, *, sort: bool = False) -> bytes:
 def _plain(value: Any) -> Any:
     if isinstance(value, Event):
         return value.model_dump(mode="json", exclude_none=True)
+    if callable(value):
+        value = value()
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     raise TypeError
@@ -177,9 +191,15 @@ def _digest(data: bytes) -> str:
 
 
 def _dispatch(folds: Iterable[Fold]) -> dict[type[Event], tuple[Handler, ...]]:
-    handlers: defaultdict[type[Event], list[Handler]] = defaultdict(list)
-    for one in folds:
-        for kind, handler in one.fold.items():
+    return _dispatched(one.fold for one in folds)
+
+
+def _dispatched(
+    tables: Iterable[Mapping[type[Event], HandlerT]],
+) -> dict[type[Event], tuple[HandlerT, ...]]:
+    handlers: defaultdict[type[Event], list[HandlerT]] = defaultdict(list)
+    for table in tables:
+        for kind, handler in table.items():
             handlers[kind].append(handler)
     return {kind: tuple(those) for kind, those in handlers.items()}
 

@@ -89,8 +89,11 @@ async def removed(
     starts = await reader.log_start_offsets([one.where for one in stretches])
     gone: list[HistoryGone] = []
     for one in stretches:
-        if one.source.begin is Begin.WHOLE:
-            error = await _compacted(reader, one, starts[one.where]) if is_proof_wanted else None
+        is_whole = one.source.begin is Begin.WHOLE
+        if is_proof_wanted and (is_whole or one.source.spec.is_compacted):
+            error = await _compacted(reader, one, starts[one.where])
+        elif is_whole:
+            continue
         else:
             position = None if base is None else base.logs[one.source.spec.name]
             retention_ms = one.source.spec.retention_ms or 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Any
 
 from millstream.middleware.pipeline import MiddlewarePipeline
@@ -13,9 +12,9 @@ from millstream.schemas.events import (
     ControlCommand,
     CostRecorded,
     Decision,
-    SessionUpdated,
 )
 from millstream.schemas.lane_events import ATTEMPTS_PER_GENERATION, LaneOpened
+from millstream.schemas.sessions.states import LifecycleState, SessionState
 from millstream.schemas.topics import ATTEMPTS, COSTS, DECISIONS, LANES, RESULTS
 from millstream.streams.lane.state.attempt_costs import OpenAttempts
 from millstream.streams.lane.state.folds import Begin, Fold, FoldList, Source, digest_of
@@ -24,8 +23,10 @@ from millstream.streams.lane.state.seen_ids import SeenIds, id_digest
 from millstream.streams.lane.state.sessions.answers import SessionAnswers
 from millstream.streams.lane.state.sessions.cancelled import CancelledSessions
 from millstream.streams.lane.state.sessions.heads import SessionHeads
+from millstream.streams.lane.state.sessions.places import SessionPlaces, place_of
+from millstream.streams.lane.state.sessions.recent import SESSIONS_IN_MEMORY
 from millstream.streams.lane.state.sessions.states import SessionStates
-from millstream.streams.wire.keys import RequestKey, SessionKey
+from millstream.streams.wire.keys import RequestKey, SessionKey, session_key
 
 
 class LaneState:
@@ -51,11 +52,14 @@ class LaneState:
     cancelled: CancelledSessions
     """Which sessions were cancelled, and until when."""
 
-    heads: OrderedDict[SessionKey, SessionUpdated]
-    """Each session's newest committed checkpoint."""
+    session_places: SessionPlaces
+    """Where the newest head and state of each session stand."""
+
+    heads: SessionHeads
+    """The newest committed checkpoint of each session in use."""
 
     session_states: SessionStates
-    """What sessions are that somebody created or changed, or that have a time to live."""
+    """What sessions in use are that somebody created or changed, or that have a time to live."""
 
     session_answers: SessionAnswers
     """What became of the newest commands on sessions."""
@@ -73,6 +77,7 @@ class LaneState:
         *,
         hands_over: bool,
         seen: SeenIds | None = None,
+        sessions_in_memory: int = SESSIONS_IN_MEMORY,
         more: tuple[Fold, ...] = (),
     ) -> None:
         self.stage = stage
@@ -86,14 +91,15 @@ class LaneState:
         self.parked = self._requests.parked
         self.open_attempts = OpenAttempts()
         self.cancelled = CancelledSessions()
-        self._heads = SessionHeads()
-        self.heads = self._heads.heads
-        self.session_states = SessionStates()
+        self.session_places = SessionPlaces()
+        self.heads = SessionHeads(sessions_in_memory)
+        self.session_states = SessionStates(sessions_in_memory)
         self.session_answers = SessionAnswers()
         self.folds = FoldList(
             (
                 self._generation.as_fold(),
-                self._heads.as_fold(),
+                self.session_places.as_fold(),
+                self.heads.as_fold(),
                 self.session_states.as_fold(),
                 _layers(stage, pipeline),
                 self._requests.as_fold(),
@@ -105,16 +111,24 @@ class LaneState:
         )
         self._on_commit = self.folds.on_commit
         self._on_restore = self.folds.on_restore
+        self._on_placed = self.folds.on_placed
 
-    def restore(self, event: Event) -> None:
-        """Take in a committed record read back from a topic."""
+    def restore(self, event: Event, offset: int) -> None:
+        """Take in a committed record read back from a topic, where it stands at `offset`."""
         for fold in self._on_restore.get(type(event), ()):
             fold(event)
+        for place in self._on_placed.get(type(event), ()):
+            place(event, offset)
 
-    def apply(self, event: Event) -> None:
-        """Take in a record that has just been committed; its pipeline side is folded already."""
+    def apply(self, event: Event, offset: int) -> None:
+        """Take in a record that has just been committed, and stands at `offset`.
+
+        Its pipeline side is folded already.
+        """
         for fold in self._on_commit.get(type(event), ()):
             fold(event)
+        for place in self._on_placed.get(type(event), ()):
+            place(event, offset)
 
     def digest(self) -> str:
         """Give the digest of all that decides, in hex: 32 digits.
@@ -143,22 +157,45 @@ class LaneState:
         """The broker's time of the newest request that was decided on, 0 before the first."""
         return self._requests.decided_until_ms
 
-    def move_head(self, head: SessionUpdated) -> None:
-        """Take in a head that is on its way to the log: whoever begins meanwhile must find it."""
-        self._heads.move(head)
+    def has_at_hand(self, session: SessionKey) -> bool:
+        """Tell whether all that the log says of a session's state and head is in memory."""
+        return self.has_head_at_hand(session) and (
+            session in self.session_states
+            or self.session_places.state_offset(place_of(session)) is None
+        )
 
-    def drop_head(self, session: SessionKey) -> None:
-        """Forget the head of a session whose deletion is on its way to the log."""
-        self._heads.drop(session)
+    def has_head_at_hand(self, session: SessionKey) -> bool:
+        """Tell whether a session's head, if it has one, is in memory."""
+        return session in self.heads or self.session_places.head_offset(place_of(session)) is None
 
-    def sessions_of(self, tenant: str, user_id: str) -> list[SessionKey]:
-        """Give the sessions that a user has, whatever their state, but for deleted ones."""
-        whose = (tenant, user_id)
-        known = dict.fromkeys(key for key in self.heads if key[:2] == whose)
-        for one in self.session_states.of_user(tenant, user_id):
-            if one.state != "deleted":
-                known[tenant, user_id, one.session_id] = None
-        return list(known)
+    def knows(self, session: SessionKey) -> bool:
+        """Tell whether a session has a head or a state, in memory or not."""
+        if session in self.heads or session in self.session_states:
+            return True
+        place = place_of(session)
+        places = self.session_places
+        return places.head_offset(place) is not None or places.state_offset(place) is not None
+
+    def lifecycle(self, session: SessionKey) -> LifecycleState | None:
+        """Give what a session is, `None` if nobody created or changed it."""
+        state = self.session_states.get(session)
+        if state is not None:
+            return state.state
+        return self.session_places.lifecycle(place_of(session))
+
+    def changed_ms(self, session: SessionKey) -> int:
+        """Give when a session's state was last changed, 0 if nobody created or changed it."""
+        state = self.session_states.get(session)
+        return self.session_places.changed_ms(place_of(session)) if state is None else state.at_ms
+
+    def due_ms(self, state: SessionState) -> int | None:
+        """Give when a session expires, `None` if it does not; its head need not be in memory."""
+        key = session_key(state)
+        if state.state != "open" or not (state.ttl.idle_s or state.ttl.total_s):
+            return None
+        head = self.heads.get(key)
+        turned_ms = self.session_places.turned_ms(place_of(key)) if head is None else head.at_ms
+        return state.due_ms(turned_ms)
 
     def attempt(self, tries: int) -> int:
         """Give the number of an attempt that follows `tries` of this owner's."""

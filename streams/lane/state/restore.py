@@ -12,7 +12,14 @@ from millstream.schemas.base import Event
 from millstream.schemas.errors import HistoryGone, Poison
 from millstream.schemas.events import Decision
 from millstream.schemas.lane_events import LaneOpened, SnapshotHeader
-from millstream.schemas.topics import DECISIONS, LANES, SNAPSHOTS, TopicSpec
+from millstream.schemas.topics import (
+    DECISIONS,
+    LANES,
+    SESSION_STATES,
+    SESSIONS,
+    SNAPSHOTS,
+    TopicSpec,
+)
 from millstream.streams.broker.compacted import pass_over, refuse_newer
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.state.folds import Begin
@@ -23,6 +30,8 @@ from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import decode
 
 EventT = TypeVar("EventT", bound=Event)
+
+_OF_SESSIONS = (SESSIONS.name, SESSION_STATES.name)
 
 _DECISIONS_LOOKED_AT = 1000
 """Among so many last offsets the newest decision is looked for: some hold markers only."""
@@ -131,6 +140,8 @@ async def restore(
         is_proof_wanted=upto is not None,
     )
     state.in_order_of_time()
+    starts = await reader.log_start_offsets([at[SESSIONS.name], at[SESSION_STATES.name]])
+    state.session_places.forget_before({name: starts[at[name]] for name in _OF_SESSIONS})
     if state.decided_until_ms:  # as after each commit
         since_ms = state.decided_up_to_ms(now_ms)
     state.forget_before(since_ms - settings.dedup_window_s * 1000)
@@ -167,6 +178,6 @@ def fold_record(state: LaneState, record: Any, spec: TopicSpec) -> None:
     if record.value is None:
         return  # a tombstone of a compacted topic
     try:
-        state.restore(decode(record, spec.event))
+        state.restore(decode(record, spec.event), record.offset)
     except Poison as poison:
         pass_over(record, poison)  # it decides nothing

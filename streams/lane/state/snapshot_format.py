@@ -34,7 +34,7 @@ PART_BYTES_MAX = 500_000
 
 HEADER = "header"
 
-FORMAT = 2
+FORMAT = 3
 """Which format is written now; a snapshot of any other is not used."""
 
 _LEVEL = 1

@@ -1,56 +1,74 @@
-"""Each session's newest committed checkpoint, by its head."""
+"""Each session's newest committed checkpoint, by its head: of those sessions that are in use."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from millstream.schemas.events import SessionUpdated
 from millstream.schemas.sessions.states import SessionState
 from millstream.schemas.topics import SESSION_STATES, SESSIONS
-from millstream.streams.lane.state.folds import Begin, Fold, Source
+from millstream.streams.lane.state.folds import Begin, Fold, SnapshotBody, Source
+from millstream.streams.lane.state.sessions.recent import Recent
 from millstream.streams.wire.keys import SessionKey, session_key
+
+__all__ = ["SessionHeads"]
 
 
 class SessionHeads:
-    """The heads of a lane's sessions, the least recently moved first: a fold.
+    """The heads of a lane's sessions that were used last: a fold.
 
-    No snapshot holds them: `sessions` is compacted, and read whole.
+    One that is not here may stand on the log all the same: `SessionPlaces` knows where.
     """
 
-    def __init__(self) -> None:
-        self.heads: OrderedDict[SessionKey, SessionUpdated] = OrderedDict()
+    def __init__(self, most: int) -> None:
+        self._heads: Recent[SessionUpdated] = Recent(most)
 
     def as_fold(self) -> Fold:
         """Give what the list is told of it."""
         return Fold(
             name="heads",
-            topics=(
-                Source(SESSIONS, Begin.WHOLE, follows_another=lambda head: head.turn > 1),
-                # A session that was deleted has no head, whatever else stands on the log still.
-                Source(SESSION_STATES, Begin.WHOLE, follows_another=lambda one: one.revision > 1),
-            ),
+            topics=(Source(SESSIONS, Begin.LOG), Source(SESSION_STATES, Begin.LOG)),
             fold={SessionUpdated: self.move, SessionState: self._forget_deleted},
-            canonical=self._canonical,
+            place={SessionUpdated: self._stands},
+            entries=("session_heads",),
+            state=lambda: {"session_heads": self._heads.settled()},
+            load=self._load,
+            canonical=lambda: None,  # which of them are in memory decides nothing
         )
 
-    def move(self, head: SessionUpdated) -> None:
-        """Take in a session's head; one that is about to be committed may be taken in ahead."""
-        key = session_key(head)
-        self.heads[key] = head
-        self.heads.move_to_end(key)
-        # Its checkpoint is gone, or about to be: the session would begin anew in any case.
-        since_ms = head.at_ms - (SESSIONS.retention_ms or 0)
-        while next(iter(self.heads.values())).at_ms < since_ms:
-            self.heads.popitem(last=False)
+    def __contains__(self, session: object) -> bool:
+        """Tell whether a session's head is in memory."""
+        return session in self._heads
+
+    def get(self, session: SessionKey) -> SessionUpdated | None:
+        """Give a session's head, `None` where it is not in memory."""
+        return self._heads.get(session)
+
+    def move(self, head: SessionUpdated, *, ahead: bool = False) -> None:
+        """Take in a session's head; `ahead`: it is about to be committed."""
+        self._heads.put(session_key(head), head, ahead=ahead)
 
     def drop(self, session: SessionKey) -> None:
         """Forget a session's head."""
-        self.heads.pop(session, None)
+        self._heads.drop(session)
+
+    def held(self, sessions: Iterable[SessionKey]) -> AbstractContextManager[None]:
+        """Keep these in memory until the end."""
+        return self._heads.held(sessions)
+
+    def of_user(self, tenant: str, user_id: str) -> list[SessionKey]:
+        """Give the sessions of a user whose heads are in memory."""
+        return [key for key in self._heads if key[:2] == (tenant, user_id)]
+
+    def _stands(self, head: SessionUpdated, _offset: int) -> None:
+        self._heads.committed(session_key(head), head)
 
     def _forget_deleted(self, state: SessionState) -> None:
         if state.state == "deleted":
-            self.drop((state.tenant, state.user_id, state.session_id))
+            self.drop(session_key(state))
 
-    def _canonical(self) -> Any:
-        return [self.heads[key] for key in sorted(self.heads)]
+    def _load(self, body: SnapshotBody) -> Any:
+        for one in body.entries["session_heads"]:
+            self.move(SessionUpdated.model_validate(one))

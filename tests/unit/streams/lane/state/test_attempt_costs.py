@@ -123,7 +123,7 @@ class Lane:
     def commit(self, events: list[Event]) -> None:
         self.written += events
         for event in events:
-            self.state.apply(event)
+            self.state.apply(event, 0)
 
     def ask(self, user_id: str, model: str) -> None:
         asked = context(resolved(request_id=f"r{len(self.written)}", user_id=user_id), model=model)
@@ -195,7 +195,7 @@ class Lane:
         for kind in RESTORED:
             for event in self.written:
                 if type(event) is kind:
-                    self.state.restore(event)
+                    self.state.restore(event, 0)
         assert self.state.digests() == live
         runs, self.runs = self.runs, {}
         for number, (asked, _) in enumerate(runs.values()):

@@ -73,7 +73,8 @@ async def test_as_of_any_offsets_a_restored_state_has_the_digest_that_the_lane_h
 def state(events: Sequence[Event] = ()) -> LaneState:
     folded = LaneState("chain", build_pipeline(POLICY), hands_over=False)
     for event in events:
-        folded.restore(event)
+        # Where a head stands says which one it is: no record ever changes.
+        folded.restore(event, event.turn if isinstance(event, SessionUpdated) else 0)
     return folded
 
 
@@ -179,9 +180,9 @@ BOTH = {"requests", "layers"}
 
 CHANGES: dict[str, tuple[int | None, Event, set[str]]] = {
     "generation": (None, opened(2), {"generation"}),
-    "head of a session": (None, head("s", 2), {"heads"}),
-    "head of another session": (None, head("t", 1), {"heads"}),
-    "checkpoint that a head names": (1, head("s", 3), {"heads"}),
+    "head of a session": (None, head("s", 2), {"session_places"}),
+    "head of another session": (None, head("t", 1), {"session_places"}),
+    "checkpoint that a head names": (1, head("s", 3), {"session_places"}),
     "open request": (None, decision("more", passed=()), {"requests"}),
     "layers that an open request passed": (
         2,

@@ -19,11 +19,11 @@ OLD_MS = NOW_MS - KEPT_MS
 def state(of: str) -> LaneState:
     folded = LaneState("executor", build_pipeline(), hands_over=False)
     if of == "decided":
-        folded.apply(making.decision(stage="executor", source=HERE))
+        folded.apply(making.decision(stage="executor", source=HERE), 0)
     elif of == "parked":
         folded.park(("default", "ada", "r1"), None)
     elif of == "ended":
-        folded.apply(making.result(status="rejected", source=HERE))
+        folded.apply(making.result(status="rejected", source=HERE), 0)
     return folded
 
 

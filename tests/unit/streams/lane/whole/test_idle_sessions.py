@@ -1,0 +1,143 @@
+"""Sessions that a lane has let go of: looked up on the log, they are what they were."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from millstream.agents.executor import wall_clock_ms
+from millstream.schemas.events import CheckpointSaved, SessionUpdated
+from millstream.schemas.sessions.states import SessionChanged, SessionState
+from millstream.schemas.topics import CHECKPOINTS, SESSION_EVENTS, SESSION_STATES, SESSIONS
+from tests.harness.lane_sessions import Sessions, code_of, sessions
+from tests.harness.memory_lanes import MemoryLanes, open_keys, read_topic, read_whole
+
+
+@pytest.fixture
+def world() -> MemoryLanes:
+    return MemoryLanes().changed(sessions_in_memory=1, snapshot_records=10)
+
+
+async def push_out(mine: Sessions) -> None:
+    """Use other sessions of the partition, so that `s` is in memory no more."""
+    for other in ("other", "another"):
+        await mine.turn("say: x", session_id=other)
+        await mine.tell("update", other, metadata={"use": "anew"})
+
+
+async def test_a_conversation_goes_on(world: MemoryLanes) -> None:
+    async with sessions(world) as mine:
+        for turn in range(1, 4):
+            answer = await mine.turn(f"say: {turn}", expected_turn=turn - 1)
+            assert (answer.status, answer.output) == ("completed", str(turn))
+            await push_out(mine)
+        assert code_of(await mine.turn("say: 4", expected_turn=2)) == "session_moved_on"
+        heads = await read_whole(world, SESSIONS, SessionUpdated)
+        assert [one.turn for one in heads if one.session_id == "s"] == [1, 2, 3]
+        saved = await read_whole(world, CHECKPOINTS, CheckpointSaved)
+        sizes = [len(one.data) for one in saved if one.session_id == "s"]
+        assert sizes == sorted(sizes)
+        assert len(set(sizes)) == 3  # each holds the turns before it
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize(
+    ("operation", "refused"), [("close", "session_closed"), ("delete", "session_deleted")]
+)
+async def test_what_ended_stays_ended(
+    world: MemoryLanes, operation: str, refused: str, *, restarted: bool
+) -> None:
+    async with sessions(world) as mine:
+        await mine.turn("say: one")
+        await mine.tell(operation)
+        await push_out(mine)
+        if not restarted:
+            assert code_of(await mine.turn("say: two")) == refused
+            assert code_of(await mine.tell("touch")) == refused
+    if restarted:
+        async with sessions(world) as mine:
+            assert code_of(await mine.turn("say: two")) == refused
+            assert code_of(await mine.tell("touch")) == refused
+    heads = await open_keys(world, SESSIONS)
+    assert len(heads) == (3 if operation == "close" else 2)
+
+
+async def test_a_closed_one_is_opened_again_with_what_was_said_of_it(world: MemoryLanes) -> None:
+    async with sessions(world) as mine:
+        await mine.tell("create", metadata={"customer": "7"})
+        await mine.turn("say: one")
+        await mine.tell("name_checkpoint", turn=1, name="good")
+        await mine.tell("close")
+        await push_out(mine)
+        opened = await mine.tell("reopen")
+        assert opened.session is not None
+        assert opened.session.metadata == {"customer": "7"}
+        assert (opened.session.revision, opened.turn) == (4, 1)
+        await mine.turn("say: two")
+        await push_out(mine)
+        restored = await mine.tell("restore", name="good")
+        assert (restored.refused, restored.turn) == (None, 3)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("ttl", [{"idle_s": 1}, {"total_s": 1}])
+async def test_one_whose_time_is_over_expires(
+    world: MemoryLanes, ttl: dict[str, Any], *, restarted: bool
+) -> None:
+    async with sessions(world) as mine:
+        await mine.tell("create", ttl=ttl)
+        await mine.turn("say: one")
+        await push_out(mine)
+        if not restarted:
+            await expired(mine)
+    if restarted:
+        async with sessions(world) as mine:
+            await expired(mine)
+
+
+async def expired(mine: Sessions) -> None:
+    """Wait until `s` has expired by itself, and no sooner than it may."""
+    changes = await read_topic(mine.world, SESSION_EVENTS, SessionChanged, count=4)
+    change = next(one for one in changes if one.session_id == "s" and one.change == "expired")
+    created = next(one for one in changes if one.session_id == "s" and one.change == "created")
+    assert change.at_ms - created.at_ms >= 1000
+    assert code_of(await mine.turn("say: two")) == "session_expired"
+
+
+async def test_a_request_that_finds_it_over_time_ends_it_before_what_comes_next(
+    world: MemoryLanes,
+) -> None:
+    async with sessions(world) as mine:
+        await mine.tell("create", ttl={"total_s": 1})
+        await push_out(mine)
+        (state,) = [
+            one
+            for one in await read_whole(world, SESSION_STATES, SessionState)
+            if one.session_id == "s"
+        ]
+        while wall_clock_ms() < state.created_at_ms + 1001:
+            await push_out(mine)
+        late = await mine.ask("say: late")
+        touched = await mine.give("touch")
+        assert code_of(await mine.result(late)) == "session_expired"
+        assert code_of(await mine.answered(touched)) == "session_expired"
+
+
+async def test_all_of_a_user_s_end_whether_in_memory_or_not(world: MemoryLanes) -> None:
+    async with sessions(world) as mine:
+        for number in range(120):
+            given = await mine.give("create", f"made-{number}")
+        await mine.answered(given)
+        for number in range(3):
+            await mine.turn("say: x", session_id=f"talk-{number}")
+        await mine.turn("say: x", session_id="theirs", user_id="ben")
+        closed = await mine.tell("close", None)
+        assert closed.sessions == 123
+        assert (await mine.tell("close", None)).sessions == 0
+        deleted = await mine.tell("delete", None)
+        assert deleted.sessions == 123
+        assert code_of(await mine.turn("say: x", session_id="talk-1")) == "session_deleted"
+        answer = await mine.turn("say: x", session_id="theirs", user_id="ben")
+        assert answer.status == "completed"
+    assert len(await open_keys(world, SESSIONS)) == 1
