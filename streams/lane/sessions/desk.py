@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypedDict
 
 import structlog
 
 from millstream.schemas.base import Address, Event, UserKey
 from millstream.schemas.events import ResolvedRequest
 from millstream.schemas.lane_events import HoldPlaced
-from millstream.schemas.reasons import reason_of
 from millstream.schemas.sessions.commands import NO_TTL, SessionCommand, SessionTtl
-from millstream.schemas.sessions.errors import SessionRefused
 from millstream.schemas.sessions.states import (
     LifecycleState,
-    SessionAnswered,
-    SessionChanged,
     SessionState,
 )
 from millstream.schemas.topics import CHECKPOINTS, HOLDS, SESSIONS
@@ -35,6 +30,7 @@ from millstream.streams.lane.queue.session_queues import SessionQueues
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.sessions.decisions import Decided, Session, decide
 from millstream.streams.lane.sessions.meant_checkpoint import MeantCheckpoint
+from millstream.streams.lane.sessions.telling import SessionTelling, changed
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses
 from millstream.streams.lane.state.sessions.places import place_of
@@ -45,11 +41,6 @@ from millstream.streams.wire.records import InputRecord, arrived_ms
 __all__ = ["SessionDesk"]
 
 log = structlog.get_logger(__name__)
-
-
-class _Told(TypedDict):
-    session: SessionState | None
-    turn: int
 
 
 class SessionDesk:
@@ -81,6 +72,7 @@ class SessionDesk:
         self._taken_in = taken_in
         self._lookup = writer.sessions
         self._meant = MeantCheckpoint(state, CheckpointLog(reader, context.at(CHECKPOINTS)))
+        self._answers = SessionTelling(state, self._services.clock_ms)
         self._users = SessionQueues(context.fail)
         self._tasks = LaneTasks(context.fail)
         self.on_change: Callable[[SessionState], None] = lambda _: None
@@ -172,7 +164,11 @@ class SessionDesk:
         if known is not None:
             if known.session_id is not None:
                 await self._lookup.recall((known.tenant, known.user_id, known.session_id))
-            committed = None if known.source == first else self._answer_again(known, first)
+            committed = (
+                None
+                if known.source == first
+                else self._writer.submit([self._answers.again(known, first)])
+            )
         elif command.session_id is None:
             committed = await self._all(command, first, at_ms)
         else:
@@ -220,7 +216,7 @@ class SessionDesk:
             count += await self._some(
                 [FoundSession(one, False) for one in on], goal, command, at_ms
             )
-        answer = self._answer(command, first, Decided(), sessions=count)
+        answer = self._answers.of(command, first, Decided(), sessions=count)
         self._state.session_answers.fold(answer)
         return self._writer.submit([answer])
 
@@ -295,9 +291,9 @@ class SessionDesk:
             self._state.heads.move(decided.head, ahead=True)
             events.append(decided.head)
         if decided.change is not None and decided.state is not None:
-            events.append(_changed(session, decided, command, at_ms=at_ms))
+            events.append(changed(session, decided, command, at_ms=at_ms))
         if asked is not None:
-            answer = self._answer(*asked, decided)
+            answer = self._answers.of(*asked, decided)
             self._state.session_answers.fold(answer)
             events.append(answer)
         committed = self._writer.submit(events)
@@ -340,41 +336,6 @@ class SessionDesk:
         )
         self._submit(key, decide(command, session, at_ms=at_ms), at_ms=at_ms, session=session)
 
-    def _answer(
-        self,
-        command: SessionCommand,
-        first: Address,
-        decided: Decided,
-        *,
-        sessions: int | None = None,
-    ) -> SessionAnswered:
-        refused: SessionRefused | None = decided.refused
-        return SessionAnswered(
-            tenant=command.tenant,
-            user_id=command.user_id,
-            at_ms=self._services.clock_ms(),
-            command_id=command.command_id,
-            operation=command.operation,
-            session_id=command.session_id,
-            refused=None if refused is None else reason_of(refused),
-            source=first,
-            sessions=sessions,
-            asked=command.digest,
-            **self._told(command.tenant, command.user_id, command.session_id),
-        )
-
-    def _answer_again(self, known: SessionAnswered, first: Address) -> Committed:
-        told = self._told(known.tenant, known.user_id, known.session_id)
-        again = known.model_copy(update={"source": first, **told})
-        return self._writer.submit([again])
-
-    def _told(self, tenant: str, user_id: str, session_id: str | None) -> _Told:
-        if session_id is None:
-            return {"session": None, "turn": 0}
-        key = (tenant, user_id, session_id)
-        head = self._state.heads.get(key)
-        return {"session": self._sessions.get(key), "turn": 0 if head is None else head.turn}
-
 
 async def _always(_session: SessionKey) -> bool:
     return True
@@ -384,25 +345,3 @@ async def _finished(entry: Entry[InputRecord], committed: Committed | None) -> N
     if committed is not None:
         await committed
     entry.finish()
-
-
-def _changed(
-    session: Session, decided: Decided, command: SessionCommand | None, *, at_ms: int
-) -> SessionChanged:
-    state, change = decided.state, decided.change
-    assert state is not None and change is not None  # noqa: S101, PT018  whoever asks has looked
-    head = decided.head or session.head
-    return SessionChanged(
-        tenant=state.tenant,
-        user_id=state.user_id,
-        session_id=state.session_id,
-        at_ms=at_ms,
-        change=change,
-        state=state.state,
-        revision=state.revision,
-        turn=0 if head is None else head.turn,
-        restored_turn=decided.restored_turn,
-        command_id=None if command is None else command.command_id,
-        by=None if command is None else command.by,
-        why=None if command is None else command.why,
-    )
