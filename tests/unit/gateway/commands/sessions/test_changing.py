@@ -37,6 +37,7 @@ ADA = ("--user", "ada")
         ("name", "s", "0", "x", *ADA),
         ("list",),
         ("list", *ADA, "--state", "asleep"),
+        ("list", *ADA, "--state", "deleted"),
         ("list", *ADA, "--limit", "0"),
         ("list", *ADA, "--since", "yesterday"),
         ("show", "s"),
