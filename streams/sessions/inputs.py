@@ -7,10 +7,11 @@ import time
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
+from millstream.agents.sessions.manager import PAGE_SESSIONS_MAX, SessionFilter, SessionOrder
 from millstream.schemas.base import Identifier, TenantName
 from millstream.schemas.sessions.commands import (
     TTL_IDLE_S_MAX,
@@ -20,8 +21,9 @@ from millstream.schemas.sessions.commands import (
     SessionTtl,
 )
 from millstream.schemas.sessions.errors import SessionInputInvalid
+from millstream.schemas.sessions.states import LifecycleState
 
-__all__ = ["Ttl", "checked_id", "checked_tenant", "command_of", "new_ulid"]
+__all__ = ["Ttl", "check_list", "checked_id", "checked_tenant", "command_of", "new_ulid"]
 
 Ttl = SessionTtl | timedelta | int
 """A time to live: a number is seconds of idleness."""
@@ -88,6 +90,53 @@ def checked_tenant(value: str) -> str:
     return _checked(_tenant(), "tenant", value)
 
 
+def check_list(limit: Any, after: Any, order: Any, wanted: Any) -> None:
+    """Check what a page of sessions is asked for by. Raises `SessionInputInvalid`.
+
+    A filter that no session can pass would else be answered with no sessions, as if there were
+    none.
+    """
+    if not _is_whole(limit) or not 1 <= limit <= PAGE_SESSIONS_MAX:
+        raise SessionInputInvalid(f"limit is {_shown(limit)}; give 1 to {PAGE_SESSIONS_MAX}")
+    if after is not None and not isinstance(after, str):
+        message = f"after is {_shown(after)}; give the `after` of the page before, or leave it out"
+        raise SessionInputInvalid(message)
+    if order not in get_args(SessionOrder):
+        raise SessionInputInvalid(f"order is {_shown(order)}; give 'newest' or 'oldest'")
+    if not isinstance(wanted, SessionFilter):
+        raise SessionInputInvalid(f"wanted is {_shown(wanted)}; give a SessionFilter")
+    _check_filter(wanted)
+
+
+def _check_filter(wanted: SessionFilter) -> None:
+    state: Any = wanted.state
+    if state == "deleted":
+        message = (
+            "wanted.state is 'deleted', and deleted sessions are not listed; that they were "
+            "deleted stands on the topic session-events"
+        )
+        raise SessionInputInvalid(message)
+    if state is not None and state not in get_args(LifecycleState):
+        raise SessionInputInvalid(
+            f"wanted.state is {_shown(state)}; give 'open', 'closed' or 'expired'"
+        )
+    template: Any = wanted.template
+    if template is not None and (not isinstance(template, str) or not template):
+        message = f"wanted.template is {_shown(template)}; give an agent's name, or leave it out"
+        raise SessionInputInvalid(message)
+    metadata: Any = wanted.metadata
+    if not isinstance(metadata, Mapping) or not all(
+        isinstance(part, str) for pair in metadata.items() for part in pair
+    ):
+        message = f"wanted.metadata is {_shown(metadata)}; give a dict of strings by strings"
+        raise SessionInputInvalid(message)
+    for name in ("created_from_ms", "created_before_ms", "used_from_ms", "used_before_ms"):
+        at_ms: Any = getattr(wanted, name)
+        if at_ms is not None and not _is_whole(at_ms):
+            message = f"wanted.{name} is {_shown(at_ms)}; give whole milliseconds since the epoch"
+            raise SessionInputInvalid(message)
+
+
 def new_ulid() -> str:
     """Make a ULID: 26 characters that sort by the millisecond in which they were made."""
     number = (time.time_ns() // 10**6) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
@@ -140,6 +189,14 @@ def _metadata_of(metadata: Any) -> dict[str, str]:
             shown = ascii(key[:20])
             raise SessionInputInvalid(f"metadata: the name {shown} cannot be: {_hint('metadata')}")
     return dict(metadata)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _shown(value: Any) -> str:
+    return ascii(value)[:60]
 
 
 def _is_half(text: str) -> bool:

@@ -33,6 +33,7 @@ from millstream.streams.sessions.asking import SessionCommands
 from millstream.streams.sessions.head_checkpoint import HeadCheckpoints
 from millstream.streams.sessions.inputs import (
     Ttl,
+    check_list,
     checked_id,
     checked_tenant,
     command_of,
@@ -278,12 +279,11 @@ class SessionManager:
     ) -> SessionPage:
         """Give a page of 1 to `PAGE_SESSIONS_MAX` of the user's sessions that are `wanted`.
 
-        No page skips or repeats a session, whatever happens to them meanwhile. Raises `ValueError`
-        for another limit, or an `after` that no page of this user, order and filter gave.
+        No page skips or repeats a session, whatever happens to them meanwhile. Raises
+        `SessionInputInvalid` for another limit, a filter that no session can pass, or an `after`
+        that no page of this user, order and filter gave.
         """
-        if not 1 <= limit <= PAGE_SESSIONS_MAX:
-            message = f"limit is {limit}; give 1 to {PAGE_SESSIONS_MAX}"
-            raise SessionInputInvalid(message)
+        check_list(limit, after, order, wanted)
         return await self._store.list(
             checked_tenant(tenant),
             checked_id("user_id", user_id),

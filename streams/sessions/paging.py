@@ -15,6 +15,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from millstream.agents.sessions.manager import SessionFilter, SessionOrder
+from millstream.schemas.sessions.errors import SessionInputInvalid
 from millstream.schemas.topics import CHECKPOINTS, DAY_MS
 
 __all__ = [
@@ -86,19 +87,19 @@ class Cursors:
         return f"{self._digest}:{place}"
 
     def place(self, cursor: str | None) -> str | None:
-        """Read what `at` wrote. Raises `ValueError` for anything else."""
+        """Read what `at` wrote. Raises `SessionInputInvalid` for anything else."""
         if cursor is None:
             return None
         digest, _, place = cursor.partition(":")
         if name_of(place) is None:
             message = f"{cursor!r} is no cursor of a page of sessions; leave it out to begin anew"
-            raise ValueError(message)
+            raise SessionInputInvalid(message)
         if digest != self._digest:
             message = (
                 "the cursor is of a page of another user, order or filter; ask as that page was "
                 "asked for, or leave the cursor out to begin anew"
             )
-            raise ValueError(message)
+            raise SessionInputInvalid(message)
         return place
 
 

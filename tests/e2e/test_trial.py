@@ -80,6 +80,7 @@ TRIALS = (
     Trial(("sessions", "checkpoints", "never", *ADA), code=8, err="has no session 'never'"),
     Trial(("sessions", "touch", "never", *ADA), code=8, err="no such session"),
     Trial(("sessions", "reopen", "never", *ADA), code=8, err="no such session"),
+    Trial(("sessions", "update", "never", *ADA, "--ttl", "60"), code=8, err="no such session"),
     Trial(("sessions", "expire", "never", *ADA), code=8, err="no such session"),
     Trial(("sessions", "name", "never", "1", "x", *ADA), code=8, err="no such session"),
     Trial(("sessions", "restore", "never", *ADA), code=2, err="--turn or --name"),

@@ -40,6 +40,16 @@ Give = Callable[[SessionManager], Awaitable[SessionOutcome | int]]
 """Gives a command; gives the session as it left it, or how many sessions it was carried out on."""
 
 _AllOption = Annotated[bool, typer.Option("--all", help="All sessions that the user has now.")]
+_TtlOption = Annotated[
+    int | None,
+    typer.Option(max=TTL_IDLE_S_MAX, min=1, help="Seconds that it lives without being used."),
+]
+_TtlTotalOption = Annotated[
+    int | None, typer.Option(max=TTL_S_MAX, min=1, help="Seconds that it lives in all.")
+]
+_MetadataOption = Annotated[
+    list[str] | None, typer.Option("--metadata", help="NAME=VALUE; may be given several times.")
+]
 _OneArgument = Annotated[
     str | None, typer.Argument(metavar="SESSION", help="The session's id, or --all.")
 ]
@@ -53,23 +63,16 @@ def create(
     *,
     user: UserOption,
     tenant: TenantOption = DEFAULT_TENANT,
-    ttl: Annotated[
-        int | None,
-        typer.Option(max=TTL_IDLE_S_MAX, min=1, help="Seconds that it lives without being used."),
-    ] = None,
-    ttl_total: Annotated[
-        int | None, typer.Option(max=TTL_S_MAX, min=1, help="Seconds that it lives in all.")
-    ] = None,
-    metadata: Annotated[
-        list[str] | None, typer.Option("--metadata", help="NAME=VALUE; may be given several times.")
-    ] = None,
+    ttl: _TtlOption = None,
+    ttl_total: _TtlTotalOption = None,
+    metadata: _MetadataOption = None,
     why: WhyOption = None,
     timeout_s: TimeoutOption = TIMEOUT_S,
     as_json: JsonOption = False,
 ) -> None:
     """Create a session, and print its id. Exits 3 if the user has one of that id."""
     pairs = metadata_of(metadata or ())
-    lives = None if ttl is None and ttl_total is None else SessionTtl(idle_s=ttl, total_s=ttl_total)
+    lives = _ttl_of(ttl, ttl_total)
     command = _Command("create", "created", timeout_s=timeout_s, as_json=as_json, why=why)
 
     async def give(sessions: SessionManager) -> SessionOutcome:
@@ -78,6 +81,37 @@ def create(
         )
 
     command.give(give)
+
+
+@sessions_app.command()
+def update(
+    session: SessionArgument,
+    *,
+    user: UserOption,
+    tenant: TenantOption = DEFAULT_TENANT,
+    ttl: _TtlOption = None,
+    ttl_total: _TtlTotalOption = None,
+    metadata: _MetadataOption = None,
+    why: WhyOption = None,
+    timeout_s: TimeoutOption = TIMEOUT_S,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a session another time to live or other metadata, each in place of the whole old one.
+
+    Metadata that is not named again is gone, as is a limit that is not given where the other one
+    is. Without any --metadata, or any --ttl and --ttl-total, those stay as they are.
+    """
+    pairs = metadata_of(metadata) if metadata else None
+    lives = _ttl_of(ttl, ttl_total)
+    if pairs is None and lives is None:
+        message = "there is nothing to update: give --metadata, --ttl or --ttl-total"
+        raise typer.BadParameter(message)
+    command = _Command("update", "updated", timeout_s=timeout_s, as_json=as_json, why=why)
+    command.give(
+        lambda to: to.update(
+            user, session, tenant=tenant, ttl=lives, metadata=pairs, **command.asked
+        )
+    )
 
 
 @sessions_app.command()
@@ -283,6 +317,12 @@ class _Command:
             "carried out is not known; does a worker run? See `millstream doctor`."
         )
         return ExitCode.TIMED_OUT
+
+
+def _ttl_of(idle_s: int | None, total_s: int | None) -> SessionTtl | None:
+    return (
+        None if idle_s is None and total_s is None else SessionTtl(idle_s=idle_s, total_s=total_s)
+    )
 
 
 def _one_or_all(session: str | None, *, everything: bool) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -34,12 +34,13 @@ from millstream.gateway.console.terminal import print_json, progress_console
 from millstream.gateway.console.time_parsing import parse_time_ms
 from millstream.schemas.base import DEFAULT_TENANT
 from millstream.schemas.sessions.errors import SessionUnknown
-from millstream.schemas.sessions.states import LifecycleState
 from millstream.streams.sessions.manager import SessionManager
 
 __all__: list[str] = []
 
 _LIMIT_MAX = 100_000
+
+_ListedState = Literal["open", "closed", "expired"]
 
 _Times = "90s, 10m, 1h, 7d ago, or ISO 8601"
 
@@ -50,7 +51,7 @@ def list_(
     user: UserOption,
     tenant: TenantOption = DEFAULT_TENANT,
     state: Annotated[
-        LifecycleState | None, typer.Option(help="Only open, closed or expired ones.")
+        _ListedState | None, typer.Option(help="Only open, closed or expired ones.")
     ] = None,
     template: Annotated[str | None, typer.Option(help="Only those of this agent.")] = None,
     metadata: Annotated[

@@ -258,7 +258,7 @@ def _no_checkpoint(command: SessionCommand) -> str:
 
 def _words(command: SessionCommand, session: Session) -> str:
     told = {
-        "unknown": "the user has no such session",
+        "unknown": "the user has no such session; list those that there are",
         "open": "the user has an open session of that id already",
         "closed": "the session is closed; reopen it first",
         "expired": "the session's time to live was over; reopen it first",

@@ -8,9 +8,17 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from millstream.agents.sessions.manager import ANY_SESSION, SessionFilter
 from millstream.schemas.sessions.commands import SessionTtl
 from millstream.schemas.sessions.errors import SessionInputInvalid
-from millstream.streams.sessions.inputs import checked_id, checked_tenant, command_of, new_ulid
+from millstream.streams.sessions.inputs import (
+    check_list,
+    checked_id,
+    checked_tenant,
+    command_of,
+    new_ulid,
+)
+from millstream.streams.sessions.paging import Cursors
 
 A_THOUSAND_YEARS = timedelta(days=365_000)
 LOOK_ALIKE = "s\u0435ssion"  # its second letter is Cyrillic
@@ -70,6 +78,46 @@ def test_any_other_name_is_only_a_name(name: str) -> None:
     assert command_of("create", name, name).session_id == name
     assert checked_id("session_id", name) == name
     assert checked_id("session_id", LOOK_ALIKE) != "session"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"limit": 0}, "limit is 0; give 1 to 100"),
+        ({"limit": 101}, "limit is 101; give 1 to 100"),
+        ({"limit": "2"}, "limit is '2'; give 1 to 100"),
+        ({"limit": True}, "limit is True; give 1 to 100"),
+        ({"after": 7}, "after is 7; give the `after` of the page before"),
+        ({"order": "newst"}, "order is 'newst'; give 'newest' or 'oldest'"),
+        ({"wanted": {"state": "open"}}, "give a SessionFilter"),
+        ({"wanted": SessionFilter(state="opne")}, "'opne'; give 'open', 'closed' or 'expired'"),  # type: ignore[arg-type]
+        ({"wanted": SessionFilter(state="deleted")}, "deleted sessions are not listed"),
+        ({"wanted": SessionFilter(template="")}, "give an agent's name, or leave it out"),
+        ({"wanted": SessionFilter(metadata={"a": 1})}, "give a dict of strings"),  # type: ignore[dict-item]
+        ({"wanted": SessionFilter(used_from_ms=1.5)}, "used_from_ms is 1.5; give whole milli"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_list_that_can_show_nothing_is_refused_and_not_empty(
+    given: dict[str, Any], told: str
+) -> None:
+    asked = {"limit": 10, "after": None, "order": "newest", "wanted": ANY_SESSION} | given
+    with pytest.raises(SessionInputInvalid) as refused:
+        check_list(**asked)
+    assert told in str(refused.value)
+
+
+def test_lists_that_can_show_something_are_taken() -> None:
+    check_list(1, None, "newest", ANY_SESSION)
+    wanted = SessionFilter(state="closed", template="t", metadata={"a": ""}, used_from_ms=0)
+    check_list(100, "cursor", "oldest", wanted)
+
+
+@pytest.mark.parametrize(
+    "cursor", ["garbage", "", "0", Cursors("t", "b", "newest", ANY_SESSION).at("000000000000001:s")]
+)
+def test_a_cursor_of_elsewhere_is_bad_input_as_any_other(cursor: str) -> None:
+    with pytest.raises(SessionInputInvalid, match="to begin anew"):
+        Cursors("t", "ada", "newest", ANY_SESSION).place(cursor)
 
 
 def test_two_spellings_of_a_name_are_one() -> None:
