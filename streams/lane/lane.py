@@ -8,6 +8,7 @@ When a commit's outcome is unknown, or a newer owner fenced it, the whole lane i
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -17,6 +18,7 @@ import structlog
 from millstream.schemas.errors import LaneLost
 from millstream.schemas.lane_events import LaneOpened
 from millstream.schemas.ports import BeforeCall
+from millstream.schemas.sessions.states import LifecycleState
 from millstream.schemas.topics import COMMAND_TOPICS, CONTROL
 from millstream.streams.lane.base.context import LaneContext, LaneServices, Stage
 from millstream.streams.lane.base.crash_counter import CrashCounter
@@ -272,6 +274,12 @@ class Lane:
     def waiting(self) -> int:
         """How many requests are parked on the log."""
         return self._queue.waiting
+
+    @property
+    def sessions(self) -> Counter[LifecycleState | None]:
+        """How many sessions of the partition are in each state, as the last stage knows them."""
+        is_last = self._context.stage.next is None
+        return self._state.session_places.counts if is_last else Counter()
 
     @property
     def lacking(self) -> dict[TemplateRef, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Container, Iterable
 from functools import partial
 from typing import Any
@@ -155,6 +156,7 @@ class Lanes:
             deferred=sum(slot.deferred for slot in slots),
             lost=sum(slot.lanes_lost for slot in slots),
             lacking=sum(sum((slot.lacking or {}).values()) for slot in slots),
+            sessions=sum((slot.sessions for slot in slots), Counter()),
         )
 
     async def _read(self, stream: Any) -> None:

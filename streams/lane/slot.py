@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
 
 from millstream.schemas.errors import LaneFenced, LaneLost, LaneOutdated, ServiceUnavailable
+from millstream.schemas.sessions.states import LifecycleState
 from millstream.streams.consumer.membership import Lease
 from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.window import Ack, Window
@@ -116,6 +118,11 @@ class LaneSlot:
     def waiting(self) -> int:
         """How many requests are parked on the log."""
         return 0 if self._lane is None else self._lane.waiting
+
+    @property
+    def sessions(self) -> Counter[LifecycleState | None]:
+        """How many sessions of the partition are in each state."""
+        return Counter() if self._lane is None else self._lane.sessions
 
     @property
     def lacking(self) -> dict[TemplateRef, int] | None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, Protocol
 
 from prometheus_client import Counter, Gauge
 
+from millstream.schemas.sessions.states import LifecycleState
 from millstream.streams.telemetry.metrics import MetricsCollector
+
+SESSION_GAUGES: Final[tuple[LifecycleState, ...]] = ("open", "closed", "expired")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +20,7 @@ class Figures:
     """Lanes that serve, records held, requests that wait, lanes lost since the start.
 
     Requests wait parked, or deferred: left where they stand. Of those that are parked, some lack
-    their template here.
+    their template here. Sessions are those of the log, by what they are.
     """
 
     open: int
@@ -25,6 +29,7 @@ class Figures:
     deferred: int
     lost: int
     lacking: int = 0
+    sessions: Mapping[LifecycleState | None, int] = field(default_factory=dict)
 
 
 class LaneFigures(Protocol):
@@ -48,6 +53,7 @@ class LaneMetrics:
     requests_waiting: Gauge
     requests_deferred: Gauge
     requests_lacking: Gauge
+    sessions: Gauge
     deferred_lost: Counter
     checkpoints_altered: Counter
     history_gone: Counter
@@ -66,6 +72,8 @@ class LaneMetrics:
         self.requests_waiting.set_function(lambda: sum(one.figures().waiting for one in watched))
         self.requests_deferred.set_function(lambda: sum(one.figures().deferred for one in watched))
         self.requests_lacking.set_function(lambda: sum(one.figures().lacking for one in watched))
+        for state in SESSION_GAUGES:
+            self.sessions.labels(state=state).set_function(partial(_sessions_in, watched, state))
 
     def tell_circuit(self, model: str, is_open: bool) -> None:  # noqa: FBT001  a callback's
         """Take in that a model is passed over, or no longer."""
@@ -109,6 +117,11 @@ class LaneMetrics:
                 "millstream_lane_requests_lacking_template",
                 "Parked requests that wait for a worker that has their template.",
             ),
+            sessions=collector.gauge(
+                "millstream_sessions",
+                "Sessions of the lanes that serve, by what they are; deleted ones are gone.",
+                ("state",),
+            ),
             deferred_lost=collector.counter(
                 "millstream_lane_deferred_lost_total",
                 "Deferred requests that their topic's retention deleted before their turn came.",
@@ -147,3 +160,7 @@ class LaneMetrics:
                 ("model",),
             ),
         )
+
+
+def _sessions_in(lanes: Iterable[LaneFigures], state: LifecycleState) -> int:
+    return sum(one.figures().sessions.get(state, 0) for one in lanes)

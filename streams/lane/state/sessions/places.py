@@ -8,6 +8,7 @@ little that is asked of them without waiting: whether they are open, and until w
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from struct import Struct
 from typing import Any, Final, get_args
@@ -49,6 +50,8 @@ class SessionPlaces:
         self._states: dict[int, int] = {}
         self._ttls: dict[int, tuple[int, int, int]] = {}
         self._heads_looked_at = self._states_looked_at = _LOOKED_AT_MIN
+        self.counts: Counter[LifecycleState | None] = Counter()
+        """How many sessions are in each state; one that nobody created or changed is open."""
         self.barriers_until_ms = 0
         """No barrier of any session concerns a request that the broker took later than that."""
 
@@ -71,19 +74,20 @@ class SessionPlaces:
 
     def head_at(self, head: SessionUpdated, offset: int) -> None:
         """Take in where a session's head stands."""
-        self._heads[place_of(session_key(head))] = offset << _TIME_BITS | head.at_ms
+        place = place_of(session_key(head))
+        before = self._counted_as(place)
+        self._heads[place] = offset << _TIME_BITS | head.at_ms
+        self._count(place, before)
         if len(self._heads) >= self._heads_looked_at:
             self._heads_looked_at = _forget_old(self._heads, SESSIONS, head.at_ms, 0)
+            self._count_all()
 
     def state_at(self, state: SessionState, offset: int) -> None:
         """Take in where a session's state stands."""
         place = place_of(session_key(state))
+        before = self._counted_as(place)
         code = _STATES.index(state.state)
         self._states[place] = (offset << _TIME_BITS | state.at_ms) << _STATE_BITS | code
-        if len(self._states) >= self._states_looked_at:
-            self._states_looked_at = _forget_old(
-                self._states, SESSION_STATES, state.at_ms, _STATE_BITS
-            )
         if state.barrier is not None:
             self.barriers_until_ms = max(self.barriers_until_ms, state.barrier.until_ms)
         if state.state == "deleted":
@@ -96,6 +100,12 @@ class SessionPlaces:
             )
         else:
             self._ttls.pop(place, None)
+        self._count(place, before)
+        if len(self._states) >= self._states_looked_at:
+            self._states_looked_at = _forget_old(
+                self._states, SESSION_STATES, state.at_ms, _STATE_BITS
+            )
+            self._count_all()
 
     def head_offset(self, place: int) -> int | None:
         """Give where a session's head stands, `None` if it has none."""
@@ -138,11 +148,13 @@ class SessionPlaces:
 
     def gone(self, place: int, *, head: bool) -> None:
         """Forget a record that the log no longer has."""
+        before = self._counted_as(place)
         if head:
             self._heads.pop(place, None)
         else:
             self._states.pop(place, None)
             self._ttls.pop(place, None)
+        self._count(place, before)
 
     def forget_before(self, starts: Mapping[str, int]) -> None:
         """Forget the records that retention removed; `starts` are where the logs begin."""
@@ -175,6 +187,21 @@ class SessionPlaces:
             key: (idle, total, active)
             for key, idle, total, active in _rows(given["ttls"], _TTL_BYTES, 3)
         }
+
+        self._count_all()
+
+    def _counted_as(self, place: int) -> LifecycleState | None:
+        return self.lifecycle(place) or ("open" if place in self._heads else None)
+
+    def _count(self, place: int, before: LifecycleState | None) -> None:
+        """Count a session that was counted as `before`."""
+        after = self._counted_as(place)
+        if after != before:
+            self.counts[before] -= 1
+            self.counts[after] += 1
+
+    def _count_all(self) -> None:
+        self.counts = Counter(map(self._counted_as, self._heads.keys() | self._states.keys()))
 
     def _canonical(self) -> Any:
         # JSON has no numbers as long as these.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import orjson
@@ -87,6 +88,11 @@ def test_a_snapshot_keeps_all_of_it(changes: list[tuple[str, Any, int]]) -> None
             )
             places.state_at(state(session_id, state=change, barrier=barrier), offset)
     loaded = again(places)
+    newest: dict[str, str] = {}
+    for session_id, change, _ in changes:
+        newest[session_id] = newest.get(session_id, "open") if change == "head" else change
+    for known in (places, loaded):
+        assert +known.counts == Counter(newest.values())
     assert loaded.as_fold().canonical() == places.as_fold().canonical()
     assert loaded.barriers_until_ms == places.barriers_until_ms
     for session_id, change, offset in changes[-1:]:
