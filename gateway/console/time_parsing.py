@@ -10,9 +10,10 @@ import typer
 
 from millstream.streams.bus.api import BEGINNING, NOW, FromOffset, FromTime, Start
 
-__all__ = ["parse_start", "parse_time_ms", "time_text"]
+__all__ = ["parse_span_s", "parse_start", "parse_time_ms", "time_text"]
 
 _AGO = re.compile(r"(\d{1,9})(s|m|h|d)")
+_SPAN = re.compile(r"([0-9]{1,9})(s|m|h|d)?")
 _UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _OFFSET = re.compile(r"(?:(\d{1,5}):)?(\d{1,18})")
 
@@ -35,6 +36,23 @@ def parse_time_ms(text: str) -> int:
         message = f"{text!r} is before 1970"
         raise typer.BadParameter(message)
     return at_ms
+
+
+def parse_span_s(text: str, option: str, *, most_s: int) -> int:
+    """Read `8h`, `7d`, `10m` or `90s`; a number alone is seconds. Gives seconds, 1 to `most_s`.
+
+    Raises `typer.BadParameter`, which names the option.
+    """
+    hint = f"'{option}'"
+    span = _SPAN.fullmatch(text)
+    if span is None:
+        message = f"{text!r} is no span of time: write 90s, 10m, 8h, 7d, or seconds"
+        raise typer.BadParameter(message, param_hint=hint)
+    seconds = int(span[1]) * _UNIT_MS[span[2] or "s"] // 1000
+    if not 1 <= seconds <= most_s:
+        message = f"{text!r} is not between 1s and {most_s // 86_400}d"
+        raise typer.BadParameter(message, param_hint=hint)
+    return seconds
 
 
 def parse_start(text: str) -> Start:

@@ -35,6 +35,8 @@ SESSIONS = 100
 USERS = 10
 STEPS_MAX = 4
 KILLS = 5
+FEW = {"MILLSTREAM_SESSIONS_IN_MEMORY": "2"}
+"""Most sessions are looked up on the log."""
 OPERATIONS: tuple[SessionOperation, ...] = (
     *("touch", "touch", "update", "close", "reopen", "reopen", "expire"),
     *("delete", "name_checkpoint", "restore", "create"),
@@ -121,7 +123,7 @@ async def test_every_answer_agrees_with_one_order_of_the_log(settings: Settings)
         coming = await stack.enter_async_context(bus.tail((SESSION_ANSWERS, RESULTS)))
         storm = Storm(bus, seed=20)
         hearing = asyncio.create_task(storm.hear(coming))
-        worker = await stack.enter_async_context(worker_process(settings, name="w0"))
+        worker = await stack.enter_async_context(worker_process(settings, name="w0", **FEW))
         await worker.ready()
         await storm.create_all()
         calling = [asyncio.create_task(storm.call(number)) for number in range(CALLERS)]
@@ -133,7 +135,9 @@ async def test_every_answer_agrees_with_one_order_of_the_log(settings: Settings)
                     return_when=asyncio.FIRST_COMPLETED,
                 )
             await worker.kill()
-            worker = await stack.enter_async_context(worker_process(settings, name=f"w{kill}"))
+            worker = await stack.enter_async_context(
+                worker_process(settings, name=f"w{kill}", **FEW)
+            )
             await worker.ready()
         await asyncio.gather(*calling)
         hearing.cancel()

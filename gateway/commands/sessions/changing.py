@@ -24,6 +24,7 @@ from millstream.gateway.commands.sessions.telling import facts, ttl_text
 from millstream.gateway.console.asking import account_name, metadata_of
 from millstream.gateway.console.running import run_within
 from millstream.gateway.console.terminal import print_data, print_json, progress_console
+from millstream.gateway.console.time_parsing import parse_span_s
 from millstream.gateway.exits import ExitCode
 from millstream.schemas.base import DEFAULT_TENANT
 from millstream.schemas.sessions.commands import TTL_IDLE_S_MAX, TTL_S_MAX, SessionTtl
@@ -41,11 +42,11 @@ Give = Callable[[SessionManager], Awaitable[SessionOutcome | int]]
 
 _AllOption = Annotated[bool, typer.Option("--all", help="All sessions that the user has now.")]
 _TtlOption = Annotated[
-    int | None,
-    typer.Option(max=TTL_IDLE_S_MAX, min=1, help="Seconds that it lives without being used."),
+    str | None,
+    typer.Option(metavar="SPAN", help="How long it lives without being used: 90s, 10m, 8h, 7d."),
 ]
 _TtlTotalOption = Annotated[
-    int | None, typer.Option(max=TTL_S_MAX, min=1, help="Seconds that it lives in all.")
+    str | None, typer.Option(metavar="SPAN", help="How long it lives in all.")
 ]
 _MetadataOption = Annotated[
     list[str] | None, typer.Option("--metadata", help="NAME=VALUE; may be given several times.")
@@ -319,9 +320,12 @@ class _Command:
         return ExitCode.TIMED_OUT
 
 
-def _ttl_of(idle_s: int | None, total_s: int | None) -> SessionTtl | None:
-    return (
-        None if idle_s is None and total_s is None else SessionTtl(idle_s=idle_s, total_s=total_s)
+def _ttl_of(idle: str | None, total: str | None) -> SessionTtl | None:
+    if idle is None and total is None:
+        return None
+    return SessionTtl(
+        idle_s=None if idle is None else parse_span_s(idle, "--ttl", most_s=TTL_IDLE_S_MAX),
+        total_s=None if total is None else parse_span_s(total, "--ttl-total", most_s=TTL_S_MAX),
     )
 
 

@@ -7,7 +7,12 @@ import time
 import pytest
 import typer
 
-from millstream.gateway.console.time_parsing import parse_start, parse_time_ms, time_text
+from millstream.gateway.console.time_parsing import (
+    parse_span_s,
+    parse_start,
+    parse_time_ms,
+    time_text,
+)
 from millstream.streams.bus.api import BEGINNING, NOW, FromOffset, FromTime
 
 
@@ -40,3 +45,17 @@ def test_a_start_is_a_word_an_offset_or_a_time() -> None:
 
 def test_a_time_is_told_in_utc_to_the_millisecond() -> None:
     assert time_text(1_769_851_800_007) == "2026-01-31 09:30:00.007"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("10m", 600), ("8h", 28_800), ("7d", 604_800)]
+)
+def test_a_span_is_so_many_seconds(text: str, seconds: int) -> None:
+    assert parse_span_s(text, "--ttl", most_s=604_800) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "8 hours", "-1", "0", "0s", "8d", "1.5h", "9" * 12, "٨h"])
+def test_what_is_no_span_or_too_long_is_wrong_usage(text: str) -> None:
+    with pytest.raises(typer.BadParameter) as raised:
+        parse_span_s(text, "--ttl", most_s=604_800)
+    assert raised.value.param_hint == "'--ttl'"
