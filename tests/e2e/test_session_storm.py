@@ -1,12 +1,18 @@
-"""A thousand callers ask for anything of a hundred sessions while their worker is killed."""
+"""A thousand callers in two processes ask for anything of a hundred sessions: workers are killed.
+
+As a program, this is the second process: its callers begin at once, and what they asked is printed.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import sys
+from asyncio.subprocess import PIPE, Process
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
@@ -24,9 +30,9 @@ from millstream.schemas.topics import (
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.bus.api import Delivery
 from millstream.streams.bus.kafka import KafkaBus
-from millstream.streams.settings import Settings
+from millstream.streams.settings import Settings, child_environment, load_settings
 from tests.harness.lanes import read_whole
-from tests.harness.worker_process import worker_process
+from tests.harness.worker_process import ROOT, worker_process
 
 pytestmark = [pytest.mark.promise("P1"), pytest.mark.promise("P6"), pytest.mark.slow]
 
@@ -54,6 +60,16 @@ class Storm:
         self.commands: dict[str, SessionCommand] = {}
         self.requests: set[str] = set()
         self.done = 0
+
+    @classmethod
+    @asynccontextmanager
+    async def over(cls, settings: Settings, seed: int) -> AsyncIterator[Storm]:
+        """Give one that hears what is answered."""
+        async with KafkaBus(settings) as bus, bus.tail((SESSION_ANSWERS, RESULTS)) as coming:
+            storm = cls(bus, seed)
+            hearing = asyncio.create_task(storm.hear(coming))
+            yield storm
+            hearing.cancel()
 
     async def hear(self, coming: AsyncIterator[Delivery]) -> None:
         """Take note of answers and results as they come."""
@@ -119,16 +135,14 @@ class Storm:
 async def test_every_answer_agrees_with_one_order_of_the_log(settings: Settings) -> None:
     await ensure_topics(settings, catalogue())
     async with AsyncExitStack() as stack:
-        bus = await stack.enter_async_context(KafkaBus(settings))
-        coming = await stack.enter_async_context(bus.tail((SESSION_ANSWERS, RESULTS)))
-        storm = Storm(bus, seed=20)
-        hearing = asyncio.create_task(storm.hear(coming))
+        storm = await stack.enter_async_context(Storm.over(settings, seed=20))
         worker = await stack.enter_async_context(worker_process(settings, name="w0", **FEW))
         await worker.ready()
         await storm.create_all()
-        calling = [asyncio.create_task(storm.call(number)) for number in range(CALLERS)]
+        others = await other_callers(settings)
+        calling = [asyncio.create_task(storm.call(number)) for number in range(CALLERS // 2)]
         for kill in range(1, KILLS + 1):
-            wanted = CALLERS * kill // (KILLS + 2)
+            wanted = CALLERS // 2 * kill // (KILLS + 2)
             while storm.done < wanted and not all(one.done() for one in calling):
                 await asyncio.wait(
                     [one for one in calling if not one.done()],
@@ -140,12 +154,16 @@ async def test_every_answer_agrees_with_one_order_of_the_log(settings: Settings)
             )
             await worker.ready()
         await asyncio.gather(*calling)
-        hearing.cancel()
+        told, _ = await others.communicate()
+    assert others.returncode == 0
+    asked = json.loads(told)
+    commands = storm.commands.keys() | set(asked["commands"])
+    requests = storm.requests | set(asked["requests"])
     answers = await read_whole(settings, SESSION_ANSWERS, SessionAnswered)
-    assert {one.command_id for one in answers} == storm.commands.keys()
+    assert {one.command_id for one in answers} == commands
     assert list(contradictions(answers)) == []
     results = await read_whole(settings, RESULTS, AgentResult)
-    assert sorted(one.request_id for one in results) == sorted(storm.requests)
+    assert sorted(one.request_id for one in results) == sorted(requests)
     states = await read_whole(settings, SESSION_STATES, SessionState)
     revisions: dict[str, list[int]] = defaultdict(list)
     for state in states:
@@ -153,6 +171,25 @@ async def test_every_answer_agrees_with_one_order_of_the_log(settings: Settings)
     assert all(told == list(range(1, len(told) + 1)) for told in revisions.values())
     events = await read_whole(settings, SESSION_EVENTS, SessionChanged)
     assert len({(one.session_id, one.revision) for one in events}) == len(events)
+
+
+async def other_callers(settings: Settings) -> Process:
+    """Start the second half of the callers, in a process of their own."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.e2e.test_session_storm",
+        stdout=PIPE,
+        cwd=ROOT,
+        env=child_environment(settings),
+    )
+
+
+async def _call() -> None:
+    async with Storm.over(load_settings(), seed=21) as storm:
+        await asyncio.gather(*(storm.call(number) for number in range(CALLERS // 2, CALLERS)))
+    asked = {"commands": list(storm.commands), "requests": list(storm.requests)}
+    sys.stdout.write(json.dumps(asked))
 
 
 def contradictions(answers: list[SessionAnswered]) -> Iterator[str]:
@@ -178,3 +215,7 @@ def contradictions(answers: list[SessionAnswered]) -> Iterator[str]:
                 yield f"{one.command_id}: {one.operation} of a {before} session left {one.session}"
         elif code not in BY_CIRCUMSTANCE:
             yield f"{one.command_id}: {one.operation} of a {before} session was refused: {code}"
+
+
+if __name__ == "__main__":
+    asyncio.run(_call())
