@@ -134,6 +134,7 @@ class RecordDispatcher:
             pauses=pauses,
             taken_in=lambda: (self.taken_in, self._taken_ms),
         )
+        queue.on_late = lambda run: self._begin(run.request, run.admission, run.request.at_ms)
         self._command_topics = {
             context.settings.topic(CONTROL.name): self._command,
             context.settings.topic(SESSION_COMMANDS.name): self._session_command,
@@ -303,7 +304,8 @@ class RecordDispatcher:
             events = [admission.made, onward]
             self._spawn(entry, self._in_flight.finish(entry, request, events, traceparent))
         else:
-            self._begin_session(entry, request, admission)
+            if not self.desk.is_on(session_key(request)):
+                self._begin(request, admission, entry.record.timestamp)
             decided: asyncio.Future[Any] | None = None
             if admission.is_new:
                 # An attempt that may cost takes it along, and waits for it.
@@ -325,16 +327,14 @@ class RecordDispatcher:
             return lambda: True  # the last stage asks
         return lambda: self.desk.is_known(session_key(request))
 
-    def _begin_session(
-        self, entry: Entry[InputRecord], request: ResolvedRequest, admission: Admission
-    ) -> None:
+    def _begin(self, request: ResolvedRequest, admission: Admission, at_ms: int) -> None:
         """Give a session that begins with this request its time to live: template over policy."""
         if admission.plan is None:
             return
         ttl, key = admission.plan.template.session.ttl, session_key(request)
         ttl = ttl.filled_from(self._state.pipeline.session_terms(*key[:2]).ttl)
-        if not ttl.is_none and not self.desk.is_known(key):
-            self.desk.begin(key, ttl, entry.record.timestamp)
+        if not ttl.is_none and not self._state.knows(key):
+            self.desk.begin(key, ttl, at_ms)
 
     def _may_wait(self, lacks: TemplateRef) -> bool:
         """Tell whether a request waits here for its template: only where runs are, is there a line.

@@ -226,6 +226,7 @@ class Parking:
             reserved_before_micros=before.reserved_micros - reserved,
             decided=before.decision,
             version=before.version,
+            knows_session=lambda: self._state.knows(run.session),
         )
 
     def _refusal(self, run: Run) -> Decision:

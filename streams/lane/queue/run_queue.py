@@ -9,7 +9,7 @@ takes over has the runs of each session in order.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -79,6 +79,7 @@ class RunQueue:
             clock_ms=context.services.clock_ms,
         )
         self.freed = FreedUsers()
+        self.on_late: Callable[[Run], None] = lambda _: None  # hears whose template has come
         self._line = WaitingLine(self._is_blocked, self.freed)
         self._waits = Waits(
             context.services,
@@ -353,6 +354,7 @@ class RunQueue:
         if admission.is_new:
             # An attempt that may cost takes it along, and waits for it.
             run.decided = self._writer.submit([admission.made], run.traceparent, lazy=True)
+        self.on_late(run)
         self._begin(run)
 
     async def _end_cancelled(self, tickets: Iterable[Ticket]) -> None:

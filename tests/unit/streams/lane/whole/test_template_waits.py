@@ -14,12 +14,22 @@ from typing import Any
 
 import pytest
 
+from millstream.agents.templates.session_rules import SessionRules
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.middleware.policy import Policy
 from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.events import AgentResult, Decision
 from millstream.schemas.lane_events import HoldPlaced, RunParked
-from millstream.schemas.topics import DEAD_LETTERS, DECISIONS, HOLDS, PARKED, RESULTS
+from millstream.schemas.sessions.commands import SessionTtl
+from millstream.schemas.sessions.states import SessionState
+from millstream.schemas.topics import (
+    DEAD_LETTERS,
+    DECISIONS,
+    HOLDS,
+    PARKED,
+    RESULTS,
+    SESSION_STATES,
+)
 from millstream.streams.lane.base.context import LaneServices
 from tests.harness.memory_lanes import (
     MemoryLanes,
@@ -73,6 +83,28 @@ async def test_a_request_waits_parked_and_undecided_until_its_template_is_there(
     # The broker's time of the request counts, as for any other.
     assert decision.at_ms == result.accepted_at_ms
     assert await open_keys(world, PARKED) == set()
+
+
+async def test_what_its_template_says_of_sessions_holds_for_it_too(world: MemoryLanes) -> None:
+    rules = SessionRules(create_first=True)
+    async with lacking(world) as (services, program, owner):
+        owner.serve(*await ask(program, "say: x", template="new"))
+        await waits(owner)
+        services.factory.register(NEW.model_copy(update={"session": rules}))
+        (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
+    assert result.reason is not None
+    assert (result.status, result.reason.code) == ("rejected", "session_unknown")
+
+
+async def test_its_session_lives_as_long_as_its_template_says(world: MemoryLanes) -> None:
+    rules = SessionRules(ttl=SessionTtl(total_s=600))
+    async with lacking(world) as (services, program, owner):
+        owner.serve(*await ask(program, "say: x", template="new", session_id="s"))
+        await waits(owner)
+        services.factory.register(NEW.model_copy(update={"session": rules}))
+        (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
+    (state,) = await read_whole(world, SESSION_STATES, SessionState)
+    assert (result.status, state.session_id, state.ttl.total_s) == ("completed", "s", 600)
 
 
 async def test_a_deploy_loses_nothing_an_owner_with_the_template_serves_what_waited(
