@@ -23,6 +23,7 @@ from millstream.schemas.topics import (
     RESULTS,
     SESSION_ANSWERS,
     SESSION_COMMANDS,
+    SESSION_EVENTS,
     SESSION_STATES,
     SESSIONS,
     STEPS,
@@ -43,17 +44,12 @@ ROLES: tuple[Role, ...] = ("worker", "client")
 _INPUT = (REQUESTS, CONTROL, SESSION_COMMANDS)
 _WATCHED = (TOKENS, STEPS)
 _COUNTED = (
-    *(TOKENS, COSTS, CHECKPOINTS, RESULTS, SESSIONS, SESSION_STATES, DECISIONS, DEAD_LETTERS),
+    *(TOKENS, COSTS, CHECKPOINTS, RESULTS, SESSIONS, SESSION_STATES, SESSION_EVENTS, DECISIONS),
+    DEAD_LETTERS,
 )
 _STATE = tuple(one for one in BASE_TOPICS if one not in {*_INPUT, *_WATCHED, REDRIVES, TEMPLATES})
 
-_CHANGELOGS = tuple(
-    f"views-{view}-changelog"
-    for view in (
-        *("tokens", "costs", "checkpoints", "results", "sessions", "session_states", "decisions"),
-        "dead_letters",
-    )
-)
+_CHANGELOGS = tuple(f"views-{one.name.replace('-', '_')}-changelog" for one in _COUNTED)
 
 
 @dataclass(frozen=True, slots=True)
