@@ -19,7 +19,7 @@ from millstream.streams.lane.state.sessions.places import place_of
 from millstream.streams.wire.codec import decode
 from millstream.streams.wire.keys import SessionKey, session_key
 
-__all__ = ["SessionLookup"]
+__all__ = ["FoundSession", "SessionLookup"]
 
 EventT = TypeVar("EventT", bound=Event)
 

@@ -23,7 +23,6 @@ from millstream.schemas.sessions.states import (
     SessionState,
 )
 from millstream.schemas.sessions.transitions import TRANSITIONS, Before
-from millstream.streams.lane.state.sessions.states import due_ms
 from millstream.streams.wire.digests import digest_of
 from millstream.streams.wire.keys import SessionKey
 
@@ -149,7 +148,9 @@ def _refused(
 
 
 def _is_due(session: Session, at_ms: int) -> bool:
-    due = None if session.state is None else due_ms(session.state, session.head)
+    if session.state is None:
+        return False
+    due = session.state.due_ms(0 if session.head is None else session.head.at_ms)
     return due is not None and due <= at_ms
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from operator import gt
 from struct import Struct
 from typing import Any, Final, get_args
 
@@ -79,8 +81,8 @@ class SessionPlaces:
         self._heads[place] = offset << _TIME_BITS | head.at_ms
         self._count(place, before)
         if len(self._heads) >= self._heads_looked_at:
-            self._heads_looked_at = _forget_old(self._heads, SESSIONS, head.at_ms, 0)
-            self._count_all()
+            self._forget_old(SESSIONS, head.at_ms)
+            self._heads_looked_at = max(_LOOKED_AT_MIN, 2 * len(self._heads))
 
     def state_at(self, state: SessionState, offset: int) -> None:
         """Take in where a session's state stands."""
@@ -102,10 +104,8 @@ class SessionPlaces:
             self._ttls.pop(place, None)
         self._count(place, before)
         if len(self._states) >= self._states_looked_at:
-            self._states_looked_at = _forget_old(
-                self._states, SESSION_STATES, state.at_ms, _STATE_BITS
-            )
-            self._count_all()
+            self._forget_old(SESSION_STATES, state.at_ms)
+            self._states_looked_at = max(_LOOKED_AT_MIN, 2 * len(self._states))
 
     def head_offset(self, place: int) -> int | None:
         """Give where a session's head stands, `None` if it has none."""
@@ -158,13 +158,22 @@ class SessionPlaces:
 
     def forget_before(self, starts: Mapping[str, int]) -> None:
         """Forget the records that retention removed; `starts` are where the logs begin."""
-        for spec, offsets, bits in (
-            (SESSIONS, self._heads, _TIME_BITS),
-            (SESSION_STATES, self._states, _STATE_BITS + _TIME_BITS),
-        ):
-            start = starts[spec.name]
-            for place in [place for place, at in offsets.items() if at >> bits < start]:
-                self.gone(place, head=spec is SESSIONS)
+        for spec in (SESSIONS, SESSION_STATES):
+            start = starts[spec.name] << _TIME_BITS
+            self._forget(spec, partial(gt, start))
+
+    def _forget_old(self, spec: TopicSpec, now_ms: int) -> None:
+        """Forget the records that are older than their topic keeps any."""
+        since_ms = now_ms - (spec.retention_ms or now_ms)
+        mask = (1 << _TIME_BITS) - 1
+        self._forget(spec, lambda at: at & mask < since_ms)
+
+    def _forget(self, spec: TopicSpec, is_gone: Callable[[int], bool]) -> None:
+        """Forget the records of a topic of whose offset and time, in one number, that is said."""
+        is_head = spec is SESSIONS
+        offsets, bits = (self._heads, 0) if is_head else (self._states, _STATE_BITS)
+        for place in [place for place, at in offsets.items() if is_gone(at >> bits)]:
+            self.gone(place, head=is_head)
 
     def _state(self) -> dict[str, Any]:
         # Copied here, packed where a snapshot is made of it: beside the loop.
@@ -188,7 +197,8 @@ class SessionPlaces:
             for key, idle, total, active in _rows(given["ttls"], _TTL_BYTES, 3)
         }
 
-        self._count_all()
+        known = self._heads.keys() | self._states.keys()
+        self.counts = Counter(map(self._counted_as, known))
 
     def _counted_as(self, place: int) -> LifecycleState | None:
         return self.lifecycle(place) or ("open" if place in self._heads else None)
@@ -200,22 +210,10 @@ class SessionPlaces:
             self.counts[before] -= 1
             self.counts[after] += 1
 
-    def _count_all(self) -> None:
-        self.counts = Counter(map(self._counted_as, self._heads.keys() | self._states.keys()))
-
     def _canonical(self) -> Any:
         # JSON has no numbers as long as these.
         known = (self._heads, self._states, self._ttls)
         return [[(f"{key:x}", str(one[key])) for key in sorted(one)] for one in known]
-
-
-def _forget_old(offsets: dict[int, int], spec: TopicSpec, now_ms: int, bits: int) -> int:
-    """Forget what the topic's retention has removed; give at how many to look for that again."""
-    since_ms = now_ms - (spec.retention_ms or now_ms)
-    mask = (1 << _TIME_BITS) - 1
-    for place in [place for place, at in offsets.items() if at >> bits & mask < since_ms]:
-        del offsets[place]
-    return max(_LOOKED_AT_MIN, 2 * len(offsets))
 
 
 def _numbers(rows: Iterable[tuple[int, ...]], width: int) -> bytes:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
-from millstream.schemas.events import SessionUpdated
 from millstream.schemas.sessions.states import SessionState
 from millstream.schemas.topics import SESSION_STATES
 from millstream.streams.lane.state.folds import Begin, Fold, SnapshotBody, Source
 from millstream.streams.lane.state.sessions.recent import Recent
 from millstream.streams.wire.keys import SessionKey, session_key
 
-__all__ = ["SessionStates", "due_ms"]
+__all__ = ["SessionStates"]
 
 
 class SessionStates:
@@ -69,8 +68,3 @@ class SessionStates:
     def _load(self, body: SnapshotBody) -> None:
         for one in body.entries["session_states"]:
             self.remember(SessionState.model_validate(one))
-
-
-def due_ms(state: SessionState, head: SessionUpdated | None) -> int | None:
-    """Give when a session expires if nothing happens to it any more, `None` if it does not."""
-    return state.due_ms(0 if head is None else head.at_ms)

@@ -134,6 +134,16 @@ def test_old_ones_are_forgotten_as_new_ones_come() -> None:
     assert places.head_offset(place_of(("default", "ada", "new-1"))) == 20_001
 
 
+def test_an_old_state_is_forgotten_with_its_time_to_live() -> None:
+    places = SessionPlaces()
+    places.state_at(state("old", ttl=SessionTtl(idle_s=60)), 1)
+    for number in range(10_000):
+        places.state_at(state(f"new-{number}", at_ms=NOW_MS + 31 * DAY_MS), 2 + number)
+    old = place_of(("default", "ada", "old"))
+    assert (places.state_offset(old), places.due_ms(old)) == (None, None)
+    assert +places.counts == {"open": 10_000}
+
+
 def test_what_is_not_committed_stays_in_memory_however_much_it_is() -> None:
     recent: Recent[object] = Recent(2)
     values = {("default", "ada", f"s{number}"): object() for number in range(9)}
