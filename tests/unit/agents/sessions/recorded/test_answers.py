@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from langchain.agents import AgentState
 from langchain.agents.middleware import ModelResponse
 from langchain_core.messages import AIMessage, BaseMessage, RemoveMessage, ToolMessage
 from langgraph.types import Command, Overwrite, Send
 from pydantic import BaseModel
+from structlog.testing import capture_logs
 
 from millstream.agents.sessions.recorded.answers import (
     ToolAnswer,
@@ -100,10 +99,6 @@ def test_a_tools_answer_is_read_back_as_it_was(answer: Any) -> None:
     assert same_answers(tool_answer_of(over_the_wire(recorded.content)), answer)
 
 
-class Counted(AgentState[Any]):
-    count: Annotated[int, operator.add]
-
-
 class Update(BaseModel):
     count: int = 1
     note: str | None = None
@@ -122,14 +117,25 @@ def test_a_state_of_an_apps_own_class_is_what_langgraph_takes_of_it() -> None:
 
 
 def test_what_has_no_json_is_left_out_of_what_a_tool_commands_and_named() -> None:
-    recorded = recorded_tool(Command(update={"plan": Plan(["a"]), "frame": object()}))
+    with capture_logs() as logged:
+        recorded = recorded_tool(Command(update={"plan": Plan(["a"]), "frame": object()}))
     assert recorded.answer.update == {"plan": {"steps": ["a"]}}
     assert recorded.lost == ["answer.update.frame: object"]
+    assert [one["left_out"] for one in logged] == [["answer.update.frame: object"]]
 
 
 def test_a_form_in_a_class_is_read_as_an_object() -> None:
     recorded = recorded_model(ModelResponse([AIMessage("x")], Update(count=3)), {})
     assert recorded.answer.structured_response == {"count": 3, "note": None, "left": None}
+
+
+def test_an_answer_without_an_id_is_read_by_the_id_that_the_run_goes_on_with() -> None:
+    recorded = recorded_model(ModelResponse([AIMessage("x"), DONE]), {})
+    ids = [one.id for one in recorded.answer.result]
+    assert len({*ids}) == 2
+    assert None not in ids
+    response, _ = model_answer_of(over_the_wire(recorded.content))
+    assert [one.id for one in response.result] == ids
 
 
 def test_an_answer_to_be_given_anew_is_read_back() -> None:
