@@ -14,6 +14,7 @@ from millstream.schemas.sessions.errors import (
     SessionBusy,
     SessionNotDue,
     SessionRefused,
+    SessionUnknown,
 )
 from millstream.schemas.sessions.states import (
     LifecycleState,
@@ -107,6 +108,8 @@ def decide(
     `found` is the checkpoint that it means, `None` if there is none.
     """
     outcome = TRANSITIONS[command.operation][session.before]
+    if outcome is SessionUnknown:
+        return Decided(refused=SessionUnknown.of(*session.key[1:]))
     if not isinstance(outcome, str):
         return Decided(refused=outcome(_words(command, session)))
     if outcome == session.before and command.operation in _ENDS:
@@ -259,7 +262,6 @@ def _no_checkpoint(command: SessionCommand) -> str:
 
 def _words(command: SessionCommand, session: Session) -> str:
     told = {
-        "unknown": "the user has no such session; list those that there are",
         "open": "the user has an open session of that id already",
         "closed": "the session is closed; reopen it first",
         "expired": "the session's time to live was over; reopen it first",
