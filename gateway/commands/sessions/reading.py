@@ -121,8 +121,7 @@ def show(
     async def main(sessions: SessionManager) -> None:
         one = await sessions.get(user, session, tenant=tenant)
         if one is None:
-            message = f"user {user} has no session {session!r}; `sessions list` shows all"
-            raise SessionUnknown(message)
+            raise SessionUnknown.of(user, session)
         if as_json:
             print_json(facts(one))
         else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
@@ -18,8 +17,10 @@ from millstream.schemas.sessions.commands import SessionTtl
 
 if TYPE_CHECKING:
     from millstream.agents.sessions.conversation import ConversationMessage
+    from millstream.streams.sessions.outcomes import SessionOutcome
 
 __all__ = [
+    "due_text",
     "facts",
     "print_checkpoints",
     "print_conversation",
@@ -127,13 +128,21 @@ def print_conversation(messages: Sequence[ConversationMessage]) -> None:
 
 
 def ttl_text(ttl: SessionTtl) -> str:
-    """Say how long a session lives."""
+    """Say how long a session lives, in the units that it is given in."""
     told = []
     if ttl.idle_s is not None:
-        told.append(f"{timedelta(seconds=ttl.idle_s)} without being used")
+        told.append(f"{_span_text(ttl.idle_s)} without being used")
     if ttl.total_s is not None:
-        told.append(f"{timedelta(seconds=ttl.total_s)} in all")
+        told.append(f"{_span_text(ttl.total_s)} in all")
     return ", ".join(told) or "without a limit"
+
+
+def due_text(outcome: SessionOutcome) -> str:
+    """Say, behind how long it lives, when that is over; "" where it never is."""
+    if outcome.expires_at_ms is None:
+        return ""
+    unless = "" if outcome.ttl.idle_s is None else " if it is not used before"
+    return f": it expires {_time(outcome.expires_at_ms)}{unless}"
 
 
 def _said_by(one: ConversationMessage) -> str:
@@ -156,3 +165,12 @@ def _pairs_text(metadata: Mapping[str, str]) -> str:
 
 def _time(at_ms: int | None) -> str:
     return _NONE if at_ms is None else f"{time_text(at_ms)} UTC"
+
+
+def _span_text(seconds: int) -> str:
+    told = []
+    for unit, of_unit in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
+        count, seconds = divmod(seconds, of_unit)
+        if count:
+            told.append(f"{count}{unit}")
+    return " ".join(told)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from millstream.agents.sessions.conversation import CalledTool, ConversationMessage
 from millstream.agents.sessions.manager import SessionInfo
 from millstream.gateway.commands.sessions.telling import (
+    due_text,
     facts,
     print_conversation,
     print_pairs,
@@ -15,6 +18,7 @@ from millstream.gateway.commands.sessions.telling import (
     ttl_text,
 )
 from millstream.schemas.sessions.commands import SessionTtl
+from millstream.streams.sessions.outcomes import SessionOutcome
 
 SESSION = SessionInfo(
     tenant="default",
@@ -62,7 +66,7 @@ def test_a_session_is_told_in_lines_of_its_own(capsys: pytest.CaptureFixture[str
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(session_pairs(SESSION)) + 2
     assert not any("\x1b" in line for line in lines)
-    assert "lives     0:01:00 without being used" in lines
+    assert "lives     1m without being used" in lines
 
 
 def test_in_json_what_is_not_there_is_left_out() -> None:
@@ -72,7 +76,36 @@ def test_in_json_what_is_not_there_is_left_out() -> None:
     assert "expires_at_ms" not in told
 
 
-def test_a_time_to_live_is_told_by_its_limits() -> None:
-    both = SessionTtl(idle_s=3600, total_s=86_400)
-    assert ttl_text(both) == "1:00:00 without being used, 1 day, 0:00:00 in all"
-    assert ttl_text(SessionTtl()) == "without a limit"
+@pytest.mark.parametrize(
+    ("ttl", "told"),
+    [
+        (SessionTtl(idle_s=28_800), "8h without being used"),
+        (SessionTtl(idle_s=8), "8s without being used"),
+        (SessionTtl(idle_s=3_690, total_s=129_600), "1h 1m 30s without being used, 1d 12h in all"),
+        (SessionTtl(), "without a limit"),
+    ],
+)
+def test_a_time_to_live_is_told_in_the_units_that_it_is_given_in(
+    ttl: SessionTtl, told: str
+) -> None:
+    assert ttl_text(ttl) == told
+
+
+def test_a_command_tells_until_when_a_session_lives() -> None:
+    outcome = SessionOutcome(
+        tenant="default",
+        user_id="ada",
+        session_id="s",
+        state="open",
+        turn=0,
+        revision=1,
+        ttl=SessionTtl(idle_s=8),
+        metadata={},
+        names=(),
+        command_id="c",
+        expires_at_ms=1_769_851_808_007,
+    )
+    told = ": it expires 2026-01-31 09:30:08.007 UTC"
+    assert due_text(outcome) == f"{told} if it is not used before"
+    assert due_text(replace(outcome, ttl=SessionTtl(total_s=8))) == told
+    assert due_text(replace(outcome, expires_at_ms=None)) == ""
