@@ -93,8 +93,9 @@ def session_pairs(one: SessionInfo) -> list[tuple[str, str]]:
         ("lives", ttl_text(one.ttl)),
         ("expires", _time(one.expires_at_ms)),
         ("template", one.template or _NONE),
-        ("request", one.last_request_id or _NONE),
-        ("ended", one.last_status or _NONE),
+        # Often another request: one that was rejected makes no turn.
+        ("request", f"{one.last_request_id}, of turn {one.turn}" if one.last_request_id else _NONE),
+        ("ended", _ended_text(one)),
         ("bytes", _NONE if one.checkpoint_bytes is None else f"{one.checkpoint_bytes:,}"),
         ("cost", money(one.cost_micros)),
         ("metadata", _pairs_text(one.metadata)),
@@ -143,6 +144,12 @@ def due_text(outcome: SessionOutcome) -> str:
         return ""
     unless = "" if outcome.ttl.idle_s is None else " if it is not used before"
     return f": it expires {_time(outcome.expires_at_ms)}{unless}"
+
+
+def _ended_text(one: SessionInfo) -> str:
+    if one.last_status is None or one.last_ended_request_id is None:
+        return one.last_status or _NONE
+    return f"{one.last_ended_request_id}, {one.last_status}"
 
 
 def _said_by(one: ConversationMessage) -> str:

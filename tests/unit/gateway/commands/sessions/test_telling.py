@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -67,6 +68,26 @@ def test_a_session_is_told_in_lines_of_its_own(capsys: pytest.CaptureFixture[str
     assert len(lines) == len(session_pairs(SESSION)) + 2
     assert not any("\x1b" in line for line in lines)
     assert "lives     1m without being used" in lines
+
+
+@pytest.mark.parametrize(
+    ("ended", "told"),
+    [
+        ({}, "ended     -"),
+        ({"last_status": "failed"}, "ended     failed"),
+        (
+            {"last_status": "rejected", "last_ended_request_id": "r3"},
+            "ended     r3, rejected",
+        ),
+    ],
+)
+def test_a_turn_and_an_ending_are_each_told_of_with_its_request(
+    ended: dict[str, Any], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_pairs(session_pairs(replace(SESSION, **ended)))
+    lines = capsys.readouterr().out.splitlines()
+    assert "request   r2, of turn 2" in lines
+    assert told in lines
 
 
 def test_in_json_what_is_not_there_is_left_out() -> None:
