@@ -68,7 +68,7 @@ TRIALS = (
     Trial(("dead-letters", "list"), err="there are no such dead letters"),
     Trial(("dead-letters", "redrive", "--all", "--code", "no"), code=2, err="no record is dead"),
     Trial(("templates", "list"), err="no template was applied"),
-    Trial(("sessions", "list", "--user", "nobody"), err="has no such sessions"),
+    Trial(("sessions", "list", "--user", "nobody"), err="user nobody has no sessions"),
     Trial(
         ("sessions", "create", *ADA, "--ttl", "60s"),
         out="^[0-9A-Z]{26}$",

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
 
-from millstream.agents.sessions.manager import SessionCheckpoint, SessionInfo, SessionStats
+from millstream.agents.sessions.manager import (
+    SessionCheckpoint,
+    SessionFilter,
+    SessionInfo,
+    SessionStats,
+)
 from millstream.gateway.console.cleaning import harmless, in_line
 from millstream.gateway.console.rendering import money
 from millstream.gateway.console.terminal import print_data, print_table
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "due_text",
     "facts",
+    "none_text",
     "print_checkpoints",
     "print_conversation",
     "print_pairs",
@@ -55,6 +61,19 @@ def print_sessions(sessions: Sequence[SessionInfo]) -> None:
         for one in sessions
     ]
     print_table(("session", "state", "turns", "used", "template", "cost", "metadata"), rows)
+
+
+def none_text(user: str, wanted: SessionFilter, others: Sequence[SessionInfo]) -> str:
+    """Say that none of a user's sessions is wanted; `others` are the newest that there are."""
+    if not others:
+        return f"user {user} has no sessions"
+    theirs = sorted({one.template for one in others if one.template is not None})
+    if wanted.template is None or wanted.template in theirs:
+        return f"user {user} has sessions, and no such ones: each option leaves some out"
+    told = f"of user {user} no session is of the template {wanted.template!r}"
+    if not theirs:
+        return f"{told}, nor of another: a session has one from its first run on"
+    return f"{told}; the newest are of {', '.join(theirs)}"
 
 
 def print_checkpoints(found: Sequence[SessionCheckpoint]) -> None:

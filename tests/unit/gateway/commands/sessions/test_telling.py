@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from millstream.agents.sessions.conversation import CalledTool, ConversationMessage
-from millstream.agents.sessions.manager import SessionInfo
+from millstream.agents.sessions.manager import SessionFilter, SessionInfo
 from millstream.gateway.commands.sessions.telling import (
     due_text,
     facts,
+    none_text,
     print_conversation,
     print_pairs,
     print_sessions,
@@ -88,6 +89,38 @@ def test_a_turn_and_an_ending_are_each_told_of_with_its_request(
     lines = capsys.readouterr().out.splitlines()
     assert "request   r2, of turn 2" in lines
     assert told in lines
+
+
+@pytest.mark.parametrize(
+    ("wanted", "templates", "told"),
+    [
+        (SessionFilter(template="chat"), [], "user ada has no sessions"),
+        (SessionFilter(), [], "user ada has no sessions"),
+        (
+            SessionFilter(template="chatt"),
+            ["chat", None, "shop", "chat"],
+            "of user ada no session is of the template 'chatt'; the newest are of chat, shop",
+        ),
+        (
+            SessionFilter(template="chat"),
+            [None],
+            (
+                "of user ada no session is of the template 'chat', nor of another: "
+                "a session has one from its first run on"
+            ),
+        ),
+        (
+            SessionFilter(template="chat", state="closed"),
+            ["chat"],
+            "user ada has sessions, and no such ones: each option leaves some out",
+        ),
+    ],
+)
+def test_a_list_of_nothing_says_what_there_is_instead(
+    wanted: SessionFilter, templates: list[str | None], told: str
+) -> None:
+    others = [replace(SESSION, template=one) for one in templates]
+    assert none_text("ada", wanted, others) == told
 
 
 def test_in_json_what_is_not_there_is_left_out() -> None:
