@@ -146,7 +146,8 @@ class SessionManager:
     ) -> SessionOutcome:
         """Close the session: the run that is on ends, what waits is rejected, or runs with `drain`.
 
-        A closed session takes no request until it is reopened.
+        A closed session takes no request until it is reopened. Closed again without `drain`, what
+        still waits of it is rejected; the other way round nothing changes.
         """
         return await self._one("close", user_id, session_id, tenant, asked, drain=drain)
 
