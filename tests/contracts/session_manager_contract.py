@@ -245,6 +245,20 @@ class SessionManagerContract:
         assert (await talk.sessions.update(talk.user, "s", ttl=SessionTtl())).expires_at_ms is None
         assert (await talk.sessions.close(talk.user, "s")).expires_at_ms is None
 
+    async def test_all_that_drain_are_closed_harder_and_the_view_is_not_waited_for(
+        self, talk: Talk
+    ) -> None:
+        sessions, user = talk.sessions, talk.user
+        for name in ("a", "b"):
+            await talk.turn("say: hello", name)
+        first, waiting = await talk.ask("slow: 1; say: x", "a"), await talk.ask("say: y", "a")
+        async with asyncio.timeout(10):
+            assert await sessions.close_all(user, drain=True) == 2
+            assert await sessions.close_all(user) == 2
+            assert await sessions.close_all(user) == 0
+        assert (await talk.result(first)).output == "x"
+        assert code(await talk.result(waiting)) == "session_closed"
+
     async def test_an_id_is_for_one_command(self, talk: Talk) -> None:
         await talk.sessions.create(talk.user, "s", command_id="c1")
         with pytest.raises(CommandIdReused, match="give this one an id of its own"):
