@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -55,7 +56,7 @@ def name(
     given = [one for one in (turn, name) if one is not None]
     meant_turn = turn_option
     if meant_turn is None and given:
-        meant_turn = _turn(given.pop(0))
+        meant_turn = _turn(given.pop(0), "as in `sessions name SESSION 3 good`")
     called = name_option
     if called is None and given:
         called = given.pop(0)
@@ -100,7 +101,7 @@ def restore(
     if len(ways) != 1:
         message = f"give a turn or --name, as in `sessions restore SESSION 3`; {_SEE}"
         raise typer.BadParameter(message)
-    meant_turn = turn_option if turn is None else _turn(turn)
+    meant_turn = turn_option if turn is None else _turn(turn, f"or --name {quote(turn)}")
     back = f"turn {meant_turn}" if name is None else name
     done = f"goes on from {back}"
     command = GivenCommand(
@@ -113,9 +114,12 @@ def restore(
     )
 
 
-def _turn(text: str) -> int:
-    """Read a turn that was given by its position. Raises `typer.BadParameter`."""
+def _turn(text: str, instead: str) -> int:
+    """Read a turn that was given by its position. Raises `typer.BadParameter`.
+
+    `instead` says what to write in its place.
+    """
     if text.isascii() and text.isdecimal() and (turn := int(text)) >= 1:
         return turn
-    message = f"{text!r} is no turn: give a number from 1 on, then a name if one is wanted; {_SEE}"
+    message = f"{text!r} is no turn: give a number from 1 on, {instead}; {_SEE}"
     raise typer.BadParameter(message, param_hint="TURN")

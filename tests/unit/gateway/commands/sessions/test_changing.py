@@ -78,9 +78,9 @@ def test_a_time_to_live_without_a_unit_is_asked_back() -> None:
     ("arguments", "told"),
     [
         (("name", "s"), "give one turn and one name, as in `sessions name SESSION 3 good`"),
-        (("name", "s", "good", "3"), "'good' is no turn: give a number from 1 on"),
+        (("name", "s", "good", "3"), "number from 1 on, as in `sessions name SESSION 3 good`"),
         (("restore", "s"), "give a turn or --name, as in `sessions restore SESSION 3`"),
-        (("restore", "s", "good"), "'good' is no turn: give a number from 1 on"),
+        (("restore", "s", "good"), "'good' is no turn: give a number from 1 on, or --name good"),
     ],
     ids=lambda one: one if isinstance(one, str) else " ".join(one),
 )

@@ -56,7 +56,7 @@ def test_a_program_and_a_person_who_said_yes_are_not_asked(
 
 
 def test_ctrl_c_at_the_question_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
-    # c4spar/cliffy#242: a no and Ctrl-C were told apart by nothing.
+    # charmbracelet/gum#588: nothing told a no from Ctrl-C, for both exited 1.
     class Interrupted(Terminal):
         def readline(self, _size: int | None = -1, /) -> str:
             raise KeyboardInterrupt
