@@ -36,7 +36,8 @@ __all__ = [
 _NOTE_OF_UP = "up.json"
 _NOTE_OF_START = "starting.json"
 UP_STARTS = (
-    "`millstream up` is still starting here: wait until it says that Millstream runs, and try again"
+    "Millstream is still being started here: try again once that is done, as the terminal where it "
+    "is started will say"
 )
 _NOTHING_RUNS = (
     "nothing runs here: start `millstream up`, or `millstream dev APP`, or set MILLSTREAM_KAFKA"

@@ -300,7 +300,7 @@ def test_a_program_of_ours_that_found_nobody_there_gives_its_code_on(
 def test_a_topic_that_is_missing_while_up_starts_is_waited_for_and_not_made() -> None:
     error = NoSuchTopic("no such topic at 127.0.0.1:1: x; start a worker")
     with noted_start(local_settings()):
-        assert words_of(error).startswith("`millstream up` is still starting here: wait")
+        assert words_of(error).startswith("Millstream is still being started here: try again")
         assert words_of(Misconfigured("another")) == "another"
     assert words_of(error) == str(error)
 

@@ -68,7 +68,9 @@ def test_while_up_starts_whoever_is_early_is_told_to_wait(
     # redpanda-data/redpanda#411, confluentinc/librdkafka#4904: whoever comes early hears of a
     # topic that is missing, and looks for what is wrong.
     with noted_start(local_settings()) as started:
-        with pytest.raises(Misconfigured, match="wait until it says that Millstream runs"):
+        with pytest.raises(
+            Misconfigured, match="still being started here: try again once that is done"
+        ):
             settings_for_client()
         write_note(data, launcher_pid)  # Kafka answers, and its topics are not there yet
         assert is_up_starting(settings_for_client())
