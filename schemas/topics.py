@@ -24,6 +24,7 @@ from millstream.schemas.events import (
     SessionUpdated,
     TemplateApplied,
 )
+from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.lane_events import (
     CommandObeyed,
     HoldPlaced,
@@ -137,6 +138,14 @@ ATTEMPTS = TopicSpec(
 COSTS = TopicSpec("costs", CostRecorded, "user", "What each run spent", 30 * DAY_MS)
 CHECKPOINTS = TopicSpec(
     "checkpoints", CheckpointSaved, "user", "Session states after each run", 30 * DAY_MS
+)
+JOURNAL = TopicSpec(
+    "journal",
+    JournalStep,
+    "user",
+    "What runs have done so far, so that nobody does it again",
+    # A run may wait for as long as its session's checkpoint stands.
+    CHECKPOINTS.retention_ms,
 )
 SESSIONS = TopicSpec(
     "sessions",
@@ -268,6 +277,7 @@ BASE_TOPICS: tuple[TopicSpec, ...] = (
     DECISIONS,
     ATTEMPTS,
     COSTS,
+    JOURNAL,
     CHECKPOINTS,
     SESSIONS,
     SESSION_COMMANDS,
