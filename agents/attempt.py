@@ -8,8 +8,8 @@ from types import MappingProxyType
 from typing import Any
 
 from millstream.agents.factory import RunPlan
-from millstream.agents.loop.call_gate import RunContext
 from millstream.agents.loop.callbacks import AgentCallbackHandler
+from millstream.agents.loop.model_gate import RunContext
 from millstream.agents.loop.time_limits import first_limit
 from millstream.agents.loop.token_writer import TokenWriter
 from millstream.agents.models.errors import as_foreseen

@@ -20,7 +20,6 @@ from millstream.agents.attempt import Attempt, RunOutcome
 from millstream.agents.factory import AgentFactory, RunPlan
 from millstream.agents.loop.agent import Invocation
 from millstream.agents.loop.answer_ends import Ending
-from millstream.agents.loop.call_gate import RunContext
 from millstream.agents.loop.callbacks import AgentCallbackHandler, OnCallbackEvent
 from millstream.agents.loop.calls import Calls
 from millstream.agents.loop.containment import (
@@ -29,6 +28,7 @@ from millstream.agents.loop.containment import (
     raised_by_code,
     run_now,
 )
+from millstream.agents.loop.model_gate import RunContext
 from millstream.agents.loop.telling.listeners import Listeners
 from millstream.agents.loop.telling.statistics import Statistics
 from millstream.agents.loop.telling.step_writer import StepWriter

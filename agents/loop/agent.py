@@ -21,8 +21,8 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langgraph.graph.state import CompiledStateGraph
 
 from millstream.agents.loop.answers import answer_without_calls
-from millstream.agents.loop.call_gate import RunContext
 from millstream.agents.loop.callbacks import AgentCallbackHandler
+from millstream.agents.loop.model_gate import RunContext
 from millstream.agents.loop.single_call import call_model
 from millstream.agents.sessions.checkpointer import RunCheckpointer
 from millstream.agents.tools import Caller

@@ -21,7 +21,7 @@ from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.lane.output.checkpoints import CheckpointSource
 from millstream.streams.lane.output.outcomes import session_head
-from millstream.streams.lane.runs.token_publisher import TokenPublisher
+from millstream.streams.lane.runs.telling.token_publisher import TokenPublisher
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import decode, encode, new_trace
 from tests import making

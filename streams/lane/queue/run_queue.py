@@ -38,9 +38,9 @@ from millstream.streams.lane.queue.waiting_line import (
 from millstream.streams.lane.queue.waits import TemplateWaits, Waits
 from millstream.streams.lane.runs.admission import TemplateRef, refused
 from millstream.streams.lane.runs.run import Run
-from millstream.streams.lane.runs.run_states import RunStates
-from millstream.streams.lane.runs.run_telling import RunTelling
 from millstream.streams.lane.runs.runner import Finished, KeepProgress, Leave, RunRunner
+from millstream.streams.lane.runs.telling.run_states import RunStates
+from millstream.streams.lane.runs.telling.run_telling import RunTelling
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses
 from millstream.streams.transactions.committer import CommitRefused

@@ -38,9 +38,9 @@ from millstream.streams.lane.runs.attempts import AttemptStarter
 from millstream.streams.lane.runs.doubt import doubt_after, doubt_before
 from millstream.streams.lane.runs.fallback import ModelChoice
 from millstream.streams.lane.runs.run import Run
-from millstream.streams.lane.runs.run_telling import RunTelling, with_steps
-from millstream.streams.lane.runs.step_publisher import StepPublisher
-from millstream.streams.lane.runs.token_publisher import TokenPublisher
+from millstream.streams.lane.runs.telling.run_telling import RunTelling, with_steps
+from millstream.streams.lane.runs.telling.step_publisher import StepPublisher
+from millstream.streams.lane.runs.telling.token_publisher import TokenPublisher
 from millstream.streams.lane.runs.verdicts import out_of_time, refused, written
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses
