@@ -28,6 +28,7 @@ from millstream.agents.loop.containment import (
     raised_by_code,
     run_now,
 )
+from millstream.agents.loop.journal.writing import Journal
 from millstream.agents.loop.model_gate import RunContext
 from millstream.agents.loop.telling.listeners import Listeners
 from millstream.agents.loop.telling.statistics import Statistics
@@ -56,6 +57,7 @@ from millstream.schemas.events import CheckpointSaved, ResolvedRequest
 from millstream.schemas.ports import (
     BeforeCall,
     ClockMs,
+    CommitStep,
     EmitStep,
     EmitToken,
     LoadCheckpoint,
@@ -96,6 +98,7 @@ class RunAgent(Protocol):
         emit_step: EmitStep | None = None,
         steps_from: int = 0,
         session_metadata: Mapping[str, str] = NO_CLAIMS,
+        commit_step: CommitStep | None = None,
     ) -> RunOutcome:
         """Give what the attempt leaves behind. Raises only `LaneLost`."""
         ...
@@ -140,6 +143,7 @@ class AgentExecutor:
         emit_step: EmitStep | None = None,
         steps_from: int = 0,
         session_metadata: Mapping[str, str] = NO_CLAIMS,
+        commit_step: CommitStep | None = None,
     ) -> RunOutcome:
         """Run an attempt to its end, and give its result and the session's next checkpoint.
 
@@ -150,7 +154,8 @@ class AgentExecutor:
         request's own time limit is reached, in milliseconds since the epoch. `calls` has what
         earlier attempts finished, which is not done again, and takes in what this one does.
         `emit_step` takes the attempt's steps, whose `seq` begins with `steps_from`. Tools are told
-        `session_metadata`.
+        `session_metadata`. `commit_step` takes what is to be known of the attempt's calls if it is
+        cut off; each is committed before the next call is made.
 
         Whatever a model, tool or template does becomes a result with a reason, also that it exits
         or cancels itself. Raises only `LaneLost` (from `emit`, `load_checkpoint` or `before_call`):
@@ -199,6 +204,14 @@ class AgentExecutor:
         )
         calls = Calls() if calls is None else calls
         calls.meter = handler.meter
+        if commit_step is not None:
+            calls.journal = Journal(
+                request,
+                attempt=attempt,
+                commit=commit_step,
+                meter=handler.meter,
+                clock_ms=self._clock_ms,
+            )
         under_way = run_now() or UnderWay()
         under_way.spending = handler.meter
         run = Attempt(
@@ -240,6 +253,8 @@ class AgentExecutor:
             await writer.settle()
             if steps is not None:
                 await steps.close()
+            if calls.journal is not None:
+                await calls.journal.sent()
             raised = raised_by_code(caught)
             error = run.told_by_provider(raised)
             if isinstance(error, Retryable) and (stuck := run.context.calls.stuck):
@@ -276,6 +291,8 @@ class AgentExecutor:
             await writer.abandon()
             if steps is not None:
                 await steps.abandon()
+            if calls.journal is not None:
+                await calls.journal.abandon()
             self.statistics.running -= 1
             self.statistics.end_attempt(became, monotonic() - began_s, handler.meter.over)
 
@@ -317,6 +334,8 @@ class AgentExecutor:
             checkpointer = RunCheckpointer(loaded, template, model=model, forget=True)
             answer = await self._invoke(run, checkpointer)
         await run.writer.finish()
+        if run.context.calls.journal is not None:
+            await run.context.calls.journal.settled()
         structured = None
         if template.response_format is not None:
             structured = checked_answer(template.response_format, answer)

@@ -8,16 +8,30 @@ which another setting of the agent would shift.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from time import monotonic
+from typing import Any, Self
 
 from langchain.agents.middleware import ModelResponse
-from langchain_core.messages import BaseMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langgraph.types import Command
 
+from millstream.agents.loop.journal.writing import Journal
 from millstream.agents.models.call_meter import CallMeter
+from millstream.agents.sessions.message_json import (
+    answer_content,
+    answer_of,
+    message_content,
+    message_of,
+    nearest_answer,
+    nearest_tool_answer,
+    tool_answer_of,
+    tool_content,
+)
 from millstream.agents.tools import ToolRules
+from millstream.schemas.journal.errors import JournalMismatch, JournalUnreadable
+from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.lane_events import AnswerRepair
 
 __all__ = ["Calls", "ToolAnswer"]
@@ -36,9 +50,13 @@ class Calls:
         effects: Tools by the ids of calls with an effect that were answered.
         stuck: Tools by the ids of calls whose threads go on though their time is up.
         forgotten: Tools of calls with an effect whose answers are not kept here any more.
+        repairs_recorded: How many answers that were to be given anew the journal tells of.
         begun_anew: How often an attempt ended with a loop of agents that nobody known had ended.
         repair: The newest answer that the model is to give anew, `None`: there is none.
         meter: What the model calls of the newest attempt use, also if it gives no outcome.
+        journal: Takes what the newest attempt does, `None`: nobody keeps it but these.
+        intents: What was written of calls in doubt before they were made, by an earlier owner.
+        base: Stands for what the newest attempt goes on from: template, prompt, conversation.
     """
 
     in_doubt: dict[str, str] = field(default_factory=dict)
@@ -49,10 +67,77 @@ class Calls:
     begun_anew: int = 0
     repair: AnswerRepair | None = None
     meter: CallMeter | None = None
+    journal: Journal | None = None
+    intents: dict[str, JournalStep] = field(default_factory=dict)
+    base: str = ""
     _models: dict[str, ModelResponse[Any]] = field(default_factory=dict)
     _tools: dict[str, ToolAnswer] = field(default_factory=dict)
     _beside: dict[str, BaseMessage] = field(default_factory=dict)
     _faults: dict[str, str] = field(default_factory=dict)
+    _asked: dict[str, str] = field(default_factory=dict)
+    # An answer without calls ends the run, and then goes with its result.
+    _held: tuple[str, str] | None = None
+    _repair_told: AnswerRepair | None = None
+    repairs_recorded: int = 0
+
+    @classmethod
+    def recorded(cls, steps: Sequence[JournalStep]) -> Self:
+        """Give the calls that a run's journal tells of. Raises `JournalUnreadable`."""
+        calls = cls()
+        for step in steps:
+            calls._take(step)
+        return calls
+
+    def _take(self, step: JournalStep) -> None:
+        content, call_id, name = step.content or {}, step.call_id or "", step.name or ""
+        match step.kind:
+            case "answered":
+                follows = step.follows or ""
+                self._models[follows], faults = answer_of(content)
+                self._faults.update(faults)
+                self._asked[follows] = step.asked or ""
+            case "beside":
+                self._beside[step.asked or ""] = message_of(content)
+            case "intent":
+                self.in_doubt[call_id] = name
+                self.intents[call_id] = step
+                if step.effect != "ask_human":
+                    self.settleable[call_id] = name
+            case "done":
+                # Of one call the first answer stands.
+                self._tools.setdefault(call_id, tool_answer_of(content))
+                if self.intents.pop(call_id, None) is not None:
+                    self.effects[call_id] = self.in_doubt.pop(call_id)
+                    self.settleable.pop(call_id, None)
+            case "repair":
+                self.repair = self._repair_told = AnswerRepair.model_validate(content)
+                self.repairs_recorded += 1
+            case unknown:
+                message = (
+                    f"step {step.step} of the run's journal is of the kind {unknown!r}, which this "
+                    "version does not know; a worker of the version that wrote it can go on"
+                )
+                raise JournalUnreadable(message)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was made so far, as far as is known here."""
+        return not (self._models or self._tools or self._beside or self.in_doubt)
+
+    async def door(self) -> None:
+        """Return once all that was done is committed: the next call may be made.
+
+        Raises what the journal raises.
+        """
+        if (journal := self.journal) is None:
+            return
+        if self._held is not None:
+            (follows, asked), self._held = self._held, None
+            self._write_answer(journal, follows, asked)
+        if self.repair is not None and self.repair is not self._repair_told:
+            self._repair_told = self.repair
+            journal.add("repair", content=self.repair.model_dump(mode="json"))
+        await journal.settled()
 
     @property
     def last_fault(self) -> str | None:
@@ -89,16 +174,49 @@ class Calls:
         """Say why a call is not to be made; `None`: it is."""
         return self._faults.get(call_id)
 
-    def answered_model(self, follows: str) -> ModelResponse[Any] | None:
-        """Give what the model said behind the answer of this id, `""` for its first call."""
-        return self._models.get(follows)
+    def answered_model(self, follows: str, asked: str) -> ModelResponse[Any] | None:
+        """Give what the model said behind the answer of this id, `""` for its first call.
+
+        `asked` stands for what is asked now. Raises `JournalMismatch` where that is not what was.
+        """
+        response = self._models.get(follows)
+        if response is not None and (was := self._asked.get(follows, asked)) != asked:
+            number = list(self._models).index(follows) + 1
+            message = (
+                f"the answer to the run's model call {number} was given to something else "
+                f"({was}) than is asked now ({asked}): the template, its prompt or a middleware "
+                "was changed under the same version; give the change a version of its own"
+            )
+            raise JournalMismatch(message)
+        return response
 
     def keep_model(
-        self, follows: str, response: ModelResponse[Any], faults: Mapping[str, str]
-    ) -> None:
-        """Keep a model's answer, and what is wrong with the calls in it."""
+        self, follows: str, response: ModelResponse[Any], faults: Mapping[str, str], asked: str
+    ) -> ModelResponse[Any]:
+        """Keep a model's answer, and what is wrong with the calls in it; give it as it is kept."""
+        if self.journal is not None:
+            response = nearest_answer(response)
         self._models[follows] = response
         self._faults.update(faults)
+        self._asked[follows] = asked
+        if self.journal is not None:
+            if any(one.tool_calls for one in response.result if isinstance(one, AIMessage)):
+                self._write_answer(self.journal, follows, asked)
+            else:
+                self._held = follows, asked
+        return response
+
+    def _write_answer(self, journal: Journal, follows: str, asked: str) -> None:
+        response = self._models[follows]
+        calls = [
+            call["id"]
+            for one in response.result
+            if isinstance(one, AIMessage)
+            for call in one.tool_calls
+        ]
+        faults = {call: self._faults[call] for call in calls if call in self._faults}
+        content = answer_content(response, faults)
+        journal.add("answered", follows=follows, asked=asked, content=content)
 
     def answered_tool(self, call_id: str) -> ToolAnswer | None:
         """Give the answer to a tool call that was made."""
@@ -121,6 +239,8 @@ class Calls:
     def keep_beside(self, asked: str, answer: BaseMessage) -> None:
         """Keep a model's answer to a middleware."""
         self._beside[asked] = answer
+        if self.journal is not None:
+            self.journal.add("beside", asked=asked, content=message_content(answer))
 
     async def tool(
         self,
@@ -128,19 +248,33 @@ class Calls:
         name: str,
         make: Callable[[bool], Awaitable[ToolAnswer]],
         rules: ToolRules,
+        **told: Any,
     ) -> ToolAnswer:
         """Answer a tool call by making it, and keep the answer.
 
         `make` is told whether the call is in doubt from an earlier attempt. What it raises is
-        raised, and leaves a call with an effect in doubt.
+        raised, and leaves a call with an effect in doubt. One with an effect is made once its
+        intent is committed, which has `told` beside.
         """
         was_begun = call_id in self.in_doubt
+        journal = self.journal
         if rules.has_effects:
             self.in_doubt[call_id] = name
             if rules.effect != "ask_human":
                 self.settleable[call_id] = name
-        answer = self._tools[call_id] = await make(was_begun)
+            if journal is not None and not was_begun:
+                journal.add("intent", call_id=call_id, name=name, effect=rules.effect, **told)
+        await self.door()
+        began_s = monotonic()
+        answer = await make(was_begun)
+        if journal is not None:
+            answer = nearest_tool_answer(answer)
+        self._tools[call_id] = answer
         if rules.has_effects:
             self.effects[call_id] = self.in_doubt.pop(call_id)
             self.settleable.pop(call_id, None)
+        if journal is not None:
+            took_ms = round((monotonic() - began_s) * 1000)
+            content = tool_content(answer)
+            journal.add("done", call_id=call_id, name=name, content=content, duration_ms=took_ms)
         return answer
