@@ -179,39 +179,16 @@ class AgentExecutor:
                 text_bytes=lambda: writer.written_bytes,
                 seq_from=steps_from,
             )
-        handler = AgentCallbackHandler(
-            writer,
-            teller=Teller(
-                request,
-                attempt=attempt,
-                model=plan.model,
-                clock_ms=self._clock_ms,
-                steps=steps,
-                listeners=self._listeners,
-                on_event=self._on_event,
-                statistics=self.statistics,
-            ),
-            before_call=before_call,
-            ending=Ending(
-                output_tokens_max=plan.template.output_tokens_max,
-                cut=plan.template.cut_answer,
-                structured=plan.template.response_format is not None,
-                calls_tools=bool(plan.template.tools),
-            ),
-            meter=CallMeter(
-                plan.template.output_tokens_max, request_id=request.request_id, model=plan.model
-            ),
-        )
+        handler = self._handler(request, plan, attempt, writer, steps, before_call)
         calls = Calls() if calls is None else calls
         calls.meter = handler.meter
-        if commit_step is not None:
-            calls.journal = Journal(
-                request,
-                attempt=attempt,
-                commit=commit_step,
-                meter=handler.meter,
-                clock_ms=self._clock_ms,
-            )
+        calls.journal = commit_step and Journal(
+            request,
+            attempt=attempt,
+            commit=commit_step,
+            meter=handler.meter,
+            clock_ms=self._clock_ms,
+        )
         under_way = run_now() or UnderWay()
         under_way.spending = handler.meter
         run = Attempt(
@@ -253,8 +230,7 @@ class AgentExecutor:
             await writer.settle()
             if steps is not None:
                 await steps.close()
-            if calls.journal is not None:
-                await calls.journal.sent()
+            await calls.written()
             raised = raised_by_code(caught)
             error = run.told_by_provider(raised)
             if isinstance(error, Retryable) and (stuck := run.context.calls.stuck):
@@ -291,10 +267,42 @@ class AgentExecutor:
             await writer.abandon()
             if steps is not None:
                 await steps.abandon()
-            if calls.journal is not None:
-                await calls.journal.abandon()
+            await calls.abandon()
             self.statistics.running -= 1
             self.statistics.end_attempt(became, monotonic() - began_s, handler.meter.over)
+
+    def _handler(
+        self,
+        request: ResolvedRequest,
+        plan: RunPlan,
+        attempt: int,
+        writer: TokenWriter,
+        steps: StepWriter | None,
+        before_call: BeforeCall | None,
+    ) -> AgentCallbackHandler:
+        return AgentCallbackHandler(
+            writer,
+            teller=Teller(
+                request,
+                attempt=attempt,
+                model=plan.model,
+                clock_ms=self._clock_ms,
+                steps=steps,
+                listeners=self._listeners,
+                on_event=self._on_event,
+                statistics=self.statistics,
+            ),
+            before_call=before_call,
+            ending=Ending(
+                output_tokens_max=plan.template.output_tokens_max,
+                cut=plan.template.cut_answer,
+                structured=plan.template.response_format is not None,
+                calls_tools=bool(plan.template.tools),
+            ),
+            meter=CallMeter(
+                plan.template.output_tokens_max, request_id=request.request_id, model=plan.model
+            ),
+        )
 
     async def _within_limits(self, run: Attempt, load_checkpoint: LoadCheckpoint) -> RunOutcome:
         left_s, told_by, message = first_limit(
@@ -334,8 +342,7 @@ class AgentExecutor:
             checkpointer = RunCheckpointer(loaded, template, model=model, forget=True)
             answer = await self._invoke(run, checkpointer)
         await run.writer.finish()
-        if run.context.calls.journal is not None:
-            await run.context.calls.journal.settled()
+        await run.context.calls.settled()
         structured = None
         if template.response_format is not None:
             structured = checked_answer(template.response_format, answer)

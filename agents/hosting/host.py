@@ -28,7 +28,14 @@ from millstream.agents.tools.caller import NO_CLAIMS
 from millstream.schemas.base import CallUsage
 from millstream.schemas.errors import AgentsEnded, AttemptsExhausted, Retryable, Suspended
 from millstream.schemas.events import ResolvedRequest
-from millstream.schemas.ports import BeforeCall, ClockMs, CommitStep, EmitStep, EmitToken, LoadCheckpoint
+from millstream.schemas.ports import (
+    BeforeCall,
+    ClockMs,
+    CommitStep,
+    EmitStep,
+    EmitToken,
+    LoadCheckpoint,
+)
 
 __all__ = ["AgentHost", "HostLimits"]
 

@@ -7,6 +7,7 @@ raises.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
@@ -22,6 +23,7 @@ from typing_extensions import override
 from millstream.agents.loop.calls import ToolAnswer
 from millstream.agents.loop.containment import stops_run
 from millstream.agents.loop.model_gate import ModelGate, RunContext
+from millstream.agents.loop.telling.step_writer import cut
 from millstream.agents.loop.tools.one_call import OneCall
 from millstream.agents.loop.tools.tool_answers import bounded_answer, error_told
 from millstream.agents.templates.template import AgentTemplate
@@ -29,7 +31,9 @@ from millstream.agents.tool_schemas import problem_of
 from millstream.agents.tools import Caller, ToolRegistry
 from millstream.agents.tools.caller import idempotency_key
 from millstream.schemas.errors import InDoubt, LaneLost, Suspended, ToolFailed, ToolStuck
+from millstream.schemas.ports import wall_clock_ms
 from millstream.schemas.reasons import words_of
+from millstream.schemas.steps import ARGUMENTS_BYTES_MAX
 
 __all__ = ["CallGate"]
 
@@ -105,7 +109,22 @@ class CallGate(ModelGate):
                 raise
 
         rules = self._tools.rules(call["name"])
-        return await context.calls.tool(call_id, call["name"], make, rules)
+        told = self._intent(request) if rules.has_effects else {}
+        return await context.calls.tool(call_id, call["name"], make, rules, **told)
+
+    def _intent(self, request: ToolCallRequest) -> dict[str, Any]:
+        """Give what is written of a call with an effect before it is made."""
+        call, rules = request.tool_call, self._tools.rules(request.tool_call["name"])
+        runtime: ToolRuntime[Any, Any] = request.runtime
+        timeout_s = rules.timeout_s or self._template.tool_timeout_s
+        arguments, _ = cut(
+            json.dumps(call["args"], ensure_ascii=False, default=str), ARGUMENTS_BYTES_MAX
+        )
+        return {
+            "key": idempotency_key(runtime.context, call["id"] or ""),
+            "arguments": arguments,
+            "until_ms": None if timeout_s is None else wall_clock_ms() + round(timeout_s * 1000),
+        }
 
     async def _made(
         self,

@@ -16,9 +16,6 @@ from typing import Any, Self
 from langchain.agents.middleware import ModelResponse
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langgraph.types import Command
-
-from millstream.agents.loop.journal.writing import Journal
-from millstream.agents.models.call_meter import CallMeter
 from millstream.agents.sessions.message_json import (
     answer_content,
     answer_of,
@@ -29,6 +26,9 @@ from millstream.agents.sessions.message_json import (
     tool_answer_of,
     tool_content,
 )
+
+from millstream.agents.loop.journal.writing import Journal
+from millstream.agents.models.call_meter import CallMeter
 from millstream.agents.tools import ToolRules
 from millstream.schemas.journal.errors import JournalMismatch, JournalUnreadable
 from millstream.schemas.journal.steps import JournalStep
@@ -138,6 +138,21 @@ class Calls:
             self._repair_told = self.repair
             journal.add("repair", content=self.repair.model_dump(mode="json"))
         await journal.settled()
+
+    async def settled(self) -> None:
+        """Return once what was written is committed. Raises what the journal raises."""
+        if self.journal is not None:
+            await self.journal.settled()
+
+    async def written(self) -> None:
+        """Return once what was written is committed, or has failed."""
+        if self.journal is not None:
+            await self.journal.sent()
+
+    async def abandon(self) -> None:
+        """Wait no longer for what was written: the attempt is over."""
+        if self.journal is not None:
+            await self.journal.abandon()
 
     @property
     def last_fault(self) -> str | None:

@@ -22,6 +22,7 @@ from langchain_core.messages import (
 )
 from langchain_core.messages.tool import ToolCallChunk
 from langgraph.errors import GraphRecursionError
+from millstream.agents.sessions.asked import asked_of
 from typing_extensions import override
 
 from millstream.agents.loop.answers import announces_calls, bounded_calls, checked_answer_of
@@ -29,7 +30,6 @@ from millstream.agents.loop.calls import Calls
 from millstream.agents.loop.telling.teller import Teller
 from millstream.agents.loop.tools.tool_answers import error_told
 from millstream.agents.loop.under_way import UnderWay
-from millstream.agents.sessions.asked import asked_of
 from millstream.agents.templates.structured import in_form, told_again
 from millstream.schemas.errors import ModelFailed
 from millstream.schemas.ports import BeforeCall

@@ -1,4 +1,4 @@
-"""The journal of one run, written: each fact is numbered and submitted in the tick in which it came.
+"""The journal of one run, written: a fact is numbered and submitted in the tick in which it came.
 
 So the order of the facts is their order on the log, and a result that is submitted behind them
 cannot be committed without them.
@@ -23,7 +23,7 @@ PART_CHARS_MAX: Final = 200_000
 
 
 class RunJournal:
-    """Writes the steps of one run; `steps` are there already. `began` is told with the first one."""
+    """Writes the steps of one run; `steps` are there already. The first one has `began`."""
 
     def __init__(
         self, writer: LaneWriter, *, began: RunBegan, steps: int, traceparent: Trace

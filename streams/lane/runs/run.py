@@ -14,6 +14,7 @@ from millstream.schemas.base import NO_USAGE, CallUsage, Reason, Usage
 from millstream.schemas.events import AttemptStarted, ResolvedRequest
 from millstream.streams.lane.base.window import Entry
 from millstream.streams.lane.output.outcomes import CutOff
+from millstream.streams.lane.output.run_journal import RunJournal
 from millstream.streams.lane.runs.admission import Admission
 from millstream.streams.wire.keys import RequestKey, SessionKey, request_key, session_key
 from millstream.streams.wire.records import InputRecord
@@ -60,8 +61,8 @@ class Run:
     `lacks_since_ms` is since when it waits for its template, where it does.
     `under_way` counts towards a template's `request_timeout_s`, and only where there is one.
     `repairs` counts the answers that did not fit their schema and are given anew.
-    `calls` are those that its attempts made. `due` is what an attempt used whose end is not
-    committed yet.
+    `calls` are those that its attempts made, `journal` is what writes them down, once one begins.
+    `due` is what an attempt used whose end is not committed yet.
     `model_is_chosen`: it is known which of its models is to be asked first.
     `models_failed` are those that did since the first of them was asked, and why;
     `model_may_recover`: one of these in a way that may pass.
@@ -92,6 +93,7 @@ class Run:
     due: AttemptUsage | None = None
     ending: bool = False
     cause: object = None
+    journal: RunJournal | None = None
     model_is_chosen: bool = False
     models_failed: dict[str, Reason] = field(default_factory=dict)
     model_may_recover: bool = False

@@ -172,7 +172,7 @@ class RunRunner:
             return self._models.told(run, outcome), None
         if run.is_over_by(self._services.clock_ms() + round(delay_s * 1000)):
             return out_of_time(run, outcome), None
-        if (in_doubt := doubt_after(run, outcome, delay_s)) is not None:
+        if (in_doubt := doubt_after(run, outcome)) is not None:
             return in_doubt, None
         self._models.choose(run)
         return outcome, delay_s
@@ -237,7 +237,7 @@ class RunRunner:
         if run.tries >= ATTEMPTS_PER_GENERATION:
             # A higher number is the next owner's. Retries are bounded far below, pauses are not.
             return AttemptsExhausted(f"the request was begun {run.tries} times without an outcome")
-        if (doubt := doubt_before(run, self._state.open_attempts.lost(run.key))) is not None:
+        if (doubt := await self._doubt(run)) is not None:
             return doubt
         if (limit_s := run.plan.template.request_timeout_s) is not None:
             now_ms = self._services.clock_ms()
@@ -254,6 +254,13 @@ class RunRunner:
             may_follow=run.may_follow,
             traceparent=run.traceparent,
         )
+
+    async def _doubt(self, run: Run) -> Terminal | None:
+        """Say why a run may not begin its next attempt, for what was made of it; `None`: it may."""
+        if (unreadable := await self._attempt.journals.recall(run)) is not None:
+            return unreadable
+        unjournalled = self._state.open_attempts.lost_unjournalled(run.key)
+        return doubt_before(run, unjournalled=unjournalled)
 
     async def _charge(self, run: Run, used: AttemptUsage) -> None:
         """Charge for an attempt after which another is to begin; what is free adds up."""

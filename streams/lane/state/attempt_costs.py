@@ -15,7 +15,6 @@ from millstream.schemas.topics import ATTEMPTS, COSTS, JOURNAL, RESULTS
 from millstream.streams.lane.state.folds import Begin, Fold, Handler, SnapshotBody, Source
 from millstream.streams.wire.keys import RequestKey, request_key
 
-
 _UNDER_WAY: Final = "its worker was lost, and it may have been under way: the most that it can be"
 
 
@@ -95,7 +94,9 @@ class OpenAttempts:
         }
         return Fold(
             name="attempts",
-            topics=tuple(Source(spec, Begin.WINDOW) for spec in (ATTEMPTS, COSTS, JOURNAL, RESULTS)),
+            topics=tuple(
+                Source(spec, Begin.WINDOW) for spec in (ATTEMPTS, COSTS, JOURNAL, RESULTS)
+            ),
             fold=fold if is_kept else {},
             entries=("bills",),
             state=lambda: {"bills": self._bills(self.open.values())},

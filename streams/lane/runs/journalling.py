@@ -1,0 +1,64 @@
+"""The journals of a lane's runs: written as they go on, and read where another owner began them."""
+
+from __future__ import annotations
+
+from millstream.agents.loop.calls import Calls
+from millstream.schemas.errors import Terminal
+from millstream.schemas.events import SessionUpdated
+from millstream.schemas.journal.steps import RunBegan
+from millstream.schemas.ports import CommitStep
+from millstream.streams.lane.output.run_journal import RunJournal
+from millstream.streams.lane.output.writer import LaneWriter
+from millstream.streams.lane.runs.admission import told_of_repair
+from millstream.streams.lane.runs.run import Run
+from millstream.streams.lane.state.lane_state import LaneState
+
+__all__ = ["RunJournals"]
+
+
+class RunJournals:
+    """Gives runs what their journals hold, and what writes them."""
+
+    def __init__(self, state: LaneState, writer: LaneWriter) -> None:
+        self._state = state
+        self._writer = writer
+
+    async def recall(self, run: Run) -> Terminal | None:
+        """Give a run the calls that its journal tells of, unless they are at hand.
+
+        Gives why the run cannot go on, where its journal cannot be read. Raises `LaneLost`.
+        """
+        journal = self._state.journals.open.get(run.key)
+        if journal is None or not run.calls.is_new:
+            return None
+        try:
+            steps = await self._writer.journals.load(run.key, journal)
+            calls = Calls.recorded(steps)
+        except Terminal as error:
+            return error
+        calls.begun_anew = run.calls.begun_anew
+        if run.repairs >= calls.repairs_recorded and run.calls.repair is not None:
+            calls.repair = run.calls.repair
+        elif calls.repair is not None:
+            if run.calls.repair is None:
+                run.admission = told_of_repair(run.admission)
+            run.repairs = calls.repairs_recorded
+        run.calls = calls
+        return None
+
+    def of(self, run: Run, head: SessionUpdated | None) -> CommitStep:
+        """Give what commits the steps of a run, which goes on from a session's head."""
+        if run.journal is None:
+            known = self._state.journals.open.get(run.key)
+            template = run.plan.template
+            run.journal = RunJournal(
+                self._writer,
+                began=RunBegan(
+                    template=template.name,
+                    template_version=template.version,
+                    base_checkpoint_id=None if head is None else head.checkpoint_id,
+                ),
+                steps=0 if known is None else known.steps,
+                traceparent=run.traceparent,
+            )
+        return run.journal.commit
