@@ -169,17 +169,17 @@ class AgentExecutor:
             coalesce_s=self._coalesce_s,
             clock_ms=self._clock_ms,
         )
-        steps: StepWriter | None = None
-        if emit_step is not None:
-            steps = StepWriter(
-                request,
-                attempt=attempt,
-                emit=emit_step,
-                clock_ms=self._clock_ms,
-                text_bytes=lambda: writer.written_bytes,
-                seq_from=steps_from,
-            )
-        handler = self._handler(request, plan, attempt, writer, steps, before_call)
+        steps = emit_step and StepWriter(
+            request,
+            attempt=attempt,
+            emit=emit_step,
+            clock_ms=self._clock_ms,
+            text_bytes=lambda: writer.written_bytes,
+            seq_from=steps_from,
+        )
+        handler = self._handler(
+            request, plan, attempt=attempt, writer=writer, steps=steps, before_call=before_call
+        )
         calls = Calls() if calls is None else calls
         calls.meter = handler.meter
         calls.journal = commit_step and Journal(
@@ -275,6 +275,7 @@ class AgentExecutor:
         self,
         request: ResolvedRequest,
         plan: RunPlan,
+        *,
         attempt: int,
         writer: TokenWriter,
         steps: StepWriter | None,
@@ -325,7 +326,9 @@ class AgentExecutor:
         template = run.plan.template
         loaded = await load_checkpoint()
         model = run.plan.model
-        checkpointer = RunCheckpointer(loaded, template, model=model)
+        calls = run.context.calls
+        calls.base = _base_of(run.plan, loaded)
+        checkpointer = RunCheckpointer(loaded, template, model=model, forget=calls.forgot)
         if (content := run.request.content) is not None:
             check_takes(model, self._factory.takes(run.plan), content)
         if checkpointer.has_media:
@@ -339,10 +342,11 @@ class AgentExecutor:
                 raise
             # What was remembered turned out too long in this model's tokens. Better to forget it
             # than to fail: each later run of the session would fail in the same way.
+            calls.forget()
             checkpointer = RunCheckpointer(loaded, template, model=model, forget=True)
             answer = await self._invoke(run, checkpointer)
         await run.writer.finish()
-        await run.context.calls.settled()
+        await calls.settled()
         structured = None
         if template.response_format is not None:
             structured = checked_answer(template.response_format, answer)
@@ -375,3 +379,11 @@ class AgentExecutor:
             if (fault := run.context.calls.last_fault) is not None:
                 message += f"; of its last calls one was not made: {fault}"
             raise Terminal(message) from error
+
+
+def _base_of(plan: RunPlan, loaded: CheckpointSaved | None) -> str:
+    """Write what an attempt goes on from, so that answers to something else are found out."""
+    template = plan.template
+    prompt = template.system_prompt if plan.system_prompt is None else plan.system_prompt
+    parent = None if loaded is None else loaded.checkpoint_id
+    return repr((template.name, template.version, prompt, template.response_format, parent))

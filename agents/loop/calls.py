@@ -11,24 +11,22 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from time import monotonic
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from langchain.agents.middleware import ModelResponse
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langgraph.types import Command
-from millstream.agents.sessions.message_json import (
-    answer_content,
-    answer_of,
-    message_content,
-    message_of,
-    nearest_answer,
-    nearest_tool_answer,
-    tool_answer_of,
-    tool_content,
-)
 
-from millstream.agents.loop.journal.writing import Journal
-from millstream.agents.models.call_meter import CallMeter
+from millstream.agents.sessions.recorded.answers import (
+    message_of,
+    model_answer_of,
+    recorded_message,
+    recorded_model,
+    recorded_repair,
+    recorded_tool,
+    repair_of,
+    tool_answer_of,
+)
 from millstream.agents.tools import ToolRules
 from millstream.schemas.journal.errors import JournalMismatch, JournalUnreadable
 from millstream.schemas.journal.steps import JournalStep
@@ -37,6 +35,9 @@ from millstream.schemas.lane_events import AnswerRepair
 __all__ = ["Calls", "ToolAnswer"]
 
 ToolAnswer = ToolMessage | Command[Any]
+
+FORGOT: Final = "forgot"
+"""Stands in what is written of an answer that was given without what the session remembers."""
 
 
 @dataclass(slots=True)
@@ -75,9 +76,11 @@ class Calls:
     _beside: dict[str, BaseMessage] = field(default_factory=dict)
     _faults: dict[str, str] = field(default_factory=dict)
     _asked: dict[str, str] = field(default_factory=dict)
-    # An answer without calls ends the run, and then goes with its result.
-    _held: tuple[str, str] | None = None
-    _repair_told: AnswerRepair | None = None
+    # By the answers that they follow: what ends the run goes with its result, and is written only
+    # if the run goes on all the same.
+    _unwritten: dict[str, str] = field(default_factory=dict)
+    _facts: dict[str, bool] = field(default_factory=dict)
+    _repair_written: dict[str, AnswerRepair] = field(default_factory=dict)
     repairs_recorded: int = 0
 
     @classmethod
@@ -93,9 +96,11 @@ class Calls:
         match step.kind:
             case "answered":
                 follows = step.follows or ""
-                self._models[follows], faults = answer_of(content)
+                self._models[follows], faults = model_answer_of(content)
                 self._faults.update(faults)
                 self._asked[follows] = step.asked or ""
+                if content.get(FORGOT) is True:
+                    self.forget()
             case "beside":
                 self._beside[step.asked or ""] = message_of(content)
             case "intent":
@@ -110,7 +115,7 @@ class Calls:
                     self.effects[call_id] = self.in_doubt.pop(call_id)
                     self.settleable.pop(call_id, None)
             case "repair":
-                self.repair = self._repair_told = AnswerRepair.model_validate(content)
+                self.repair = self._repair_written[""] = repair_of(content)
                 self.repairs_recorded += 1
             case unknown:
                 message = (
@@ -124,6 +129,15 @@ class Calls:
         """Whether nothing was made so far, as far as is known here."""
         return not (self._models or self._tools or self._beside or self.in_doubt)
 
+    @property
+    def forgot(self) -> bool:
+        """Whether what the session remembers turned out too long, and the run does without."""
+        return self._facts.get(FORGOT, False)
+
+    def forget(self) -> None:
+        """Have every attempt from now on do without what the session remembers."""
+        self._facts[FORGOT] = True
+
     async def door(self) -> None:
         """Return once all that was done is committed: the next call may be made.
 
@@ -131,12 +145,11 @@ class Calls:
         """
         if (journal := self.journal) is None:
             return
-        if self._held is not None:
-            (follows, asked), self._held = self._held, None
-            self._write_answer(journal, follows, asked)
-        if self.repair is not None and self.repair is not self._repair_told:
-            self._repair_told = self.repair
-            journal.add("repair", content=self.repair.model_dump(mode="json"))
+        while self._unwritten:
+            self._write_answer(journal, *self._unwritten.popitem())
+        if self.repair is not None and self.repair is not self._repair_written.get(""):
+            self._repair_written[""] = self.repair
+            journal.add("repair", content=recorded_repair(self.repair).content)
         await journal.settled()
 
     async def settled(self) -> None:
@@ -189,13 +202,13 @@ class Calls:
         """Say why a call is not to be made; `None`: it is."""
         return self._faults.get(call_id)
 
-    def answered_model(self, follows: str, asked: str) -> ModelResponse[Any] | None:
+    def answered_model(self, follows: str, asked: str | None = None) -> ModelResponse[Any] | None:
         """Give what the model said behind the answer of this id, `""` for its first call.
 
-        `asked` stands for what is asked now. Raises `JournalMismatch` where that is not what was.
+        `asked` stands for what is asked now. Raises `JournalMismatch` where something else was.
         """
-        response = self._models.get(follows)
-        if response is not None and (was := self._asked.get(follows, asked)) != asked:
+        response, was = self._models.get(follows), self._asked.get(follows)
+        if response is not None and None not in {was, asked} and was != asked:
             number = list(self._models).index(follows) + 1
             message = (
                 f"the answer to the run's model call {number} was given to something else "
@@ -209,29 +222,30 @@ class Calls:
         self, follows: str, response: ModelResponse[Any], faults: Mapping[str, str], asked: str
     ) -> ModelResponse[Any]:
         """Keep a model's answer, and what is wrong with the calls in it; give it as it is kept."""
-        if self.journal is not None:
-            response = nearest_answer(response)
         self._models[follows] = response
         self._faults.update(faults)
         self._asked[follows] = asked
-        if self.journal is not None:
-            if any(one.tool_calls for one in response.result if isinstance(one, AIMessage)):
-                self._write_answer(self.journal, follows, asked)
-            else:
-                self._held = follows, asked
+        if self.journal is None:
+            return response
+        if any(one.tool_calls for one in response.result if isinstance(one, AIMessage)):
+            return self._write_answer(self.journal, follows, asked)
+        self._unwritten[follows] = asked
         return response
 
-    def _write_answer(self, journal: Journal, follows: str, asked: str) -> None:
+    def _write_answer(self, journal: Journal, follows: str, asked: str) -> ModelResponse[Any]:
         response = self._models[follows]
-        calls = [
-            call["id"]
+        called = [
+            call["id"] or ""
             for one in response.result
             if isinstance(one, AIMessage)
             for call in one.tool_calls
         ]
-        faults = {call: self._faults[call] for call in calls if call in self._faults}
-        content = answer_content(response, faults)
+        faults = {one: self._faults[one] for one in called if one in self._faults}
+        recorded = recorded_model(response, faults)
+        self._models[follows] = recorded.answer
+        content = recorded.content | self._facts
         journal.add("answered", follows=follows, asked=asked, content=content)
+        return recorded.answer
 
     def answered_tool(self, call_id: str) -> ToolAnswer | None:
         """Give the answer to a tool call that was made."""
@@ -255,7 +269,8 @@ class Calls:
         """Keep a model's answer to a middleware."""
         self._beside[asked] = answer
         if self.journal is not None:
-            self.journal.add("beside", asked=asked, content=message_content(answer))
+            content = recorded_message(answer).content
+            self.journal.add("beside", asked=asked, content=content)
 
     async def tool(
         self,
@@ -283,13 +298,12 @@ class Calls:
         began_s = monotonic()
         answer = await make(was_begun)
         if journal is not None:
-            answer = nearest_tool_answer(answer)
+            took_ms = round((monotonic() - began_s) * 1000)
+            recorded = recorded_tool(answer)
+            answer, content = recorded.answer, recorded.content
+            journal.add("done", call_id=call_id, name=name, content=content, duration_ms=took_ms)
         self._tools[call_id] = answer
         if rules.has_effects:
             self.effects[call_id] = self.in_doubt.pop(call_id)
             self.settleable.pop(call_id, None)
-        if journal is not None:
-            took_ms = round((monotonic() - began_s) * 1000)
-            content = tool_content(answer)
-            journal.add("done", call_id=call_id, name=name, content=content, duration_ms=took_ms)
         return answer
