@@ -44,14 +44,12 @@ from millstream.agents.sessions.question import question_of
 from millstream.agents.templates.structured import AnswerInvalid, checked_answer
 from millstream.agents.tools.caller import NO_CLAIMS
 from millstream.schemas.errors import (
-    InputTooLong,
     LaneLost,
     MillstreamError,
     ModelFailed,
     Retryable,
     Suspended,
     Terminal,
-    ToolStuck,
 )
 from millstream.schemas.events import CheckpointSaved, ResolvedRequest
 from millstream.schemas.ports import (
@@ -64,6 +62,7 @@ from millstream.schemas.ports import (
     wall_clock_ms,
 )
 from millstream.schemas.reasons import words_of
+from millstream.schemas.runs.errors import InputTooLong, ToolStuck
 
 __all__ = [
     "AgentExecutor",

@@ -30,9 +30,10 @@ from millstream.agents.templates.template import AgentTemplate
 from millstream.agents.tool_schemas import problem_of
 from millstream.agents.tools import Caller, ToolRegistry
 from millstream.agents.tools.caller import idempotency_key
-from millstream.schemas.errors import InDoubt, LaneLost, Suspended, ToolFailed, ToolStuck
+from millstream.schemas.errors import LaneLost, Suspended
 from millstream.schemas.ports import wall_clock_ms
 from millstream.schemas.reasons import words_of
+from millstream.schemas.runs.errors import InDoubt, ToolFailed, ToolStuck
 from millstream.schemas.steps import ARGUMENTS_BYTES_MAX
 
 __all__ = ["CallGate"]

@@ -13,8 +13,8 @@ from aiokafka import TopicPartition
 from aiokafka.consumer import fetcher
 from aiokafka.protocol.fetch import FetchRequest
 
-from millstream.schemas.errors import CheckpointUnreadable
 from millstream.schemas.events import AgentToken, CheckpointSaved, SessionUpdated
+from millstream.schemas.runs.errors import CheckpointUnreadable
 from millstream.schemas.topics import CHECKPOINTS, DECISIONS, SESSIONS, TOKENS
 from millstream.streams.broker.clients import idempotent_producer
 from millstream.streams.broker.partition_reader import PartitionReader

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from millstream.agents.attempt import RunOutcome
 from millstream.middleware.base import AttemptUsage
 from millstream.schemas.base import Event
-from millstream.schemas.errors import AttemptsExhausted, RequestTimedOut, Terminal
+from millstream.schemas.errors import Terminal
 from millstream.schemas.events import AgentResult, AttemptStarted
 from millstream.schemas.lane_events import ATTEMPTS_PER_GENERATION
+from millstream.schemas.runs.errors import AttemptsExhausted, RequestTimedOut
 from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.output.outcomes import CutOff, next_turn
