@@ -28,6 +28,7 @@ from millstream.agents.loop.containment import (
     raised_by_code,
     run_now,
 )
+from millstream.agents.loop.journal.asked import AskedDigest, RunBase
 from millstream.agents.loop.journal.writing import Journal
 from millstream.agents.loop.model_gate import RunContext
 from millstream.agents.loop.telling.listeners import Listeners
@@ -326,7 +327,7 @@ class AgentExecutor:
         loaded = await load_checkpoint()
         model = run.plan.model
         calls = run.context.calls
-        calls.base = _base_of(run.plan, loaded)
+        calls.asked = AskedDigest(_base_of(run.plan, loaded))
         checkpointer = RunCheckpointer(loaded, template, model=model, forget=calls.forgot)
         if (content := run.request.content) is not None:
             check_takes(model, self._factory.takes(run.plan), content)
@@ -380,9 +381,12 @@ class AgentExecutor:
             raise Terminal(message) from error
 
 
-def _base_of(plan: RunPlan, loaded: CheckpointSaved | None) -> str:
-    """Write what an attempt goes on from, so that answers to something else are found out."""
+def _base_of(plan: RunPlan, loaded: CheckpointSaved | None) -> RunBase:
     template = plan.template
-    prompt = template.system_prompt if plan.system_prompt is None else plan.system_prompt
-    parent = None if loaded is None else loaded.checkpoint_id
-    return repr((template.name, template.version, prompt, template.response_format, parent))
+    return RunBase(
+        template=template.name,
+        version=template.version,
+        system=template.system_prompt if plan.system_prompt is None else plan.system_prompt,
+        schema=template.response_format,
+        base_checkpoint_id=None if loaded is None else loaded.checkpoint_id,
+    )

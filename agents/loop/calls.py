@@ -17,6 +17,9 @@ from langchain.agents.middleware import ModelResponse
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langgraph.types import Command
 
+from millstream.agents.loop.journal.asked import AskedDigest
+from millstream.agents.loop.journal.writing import Journal
+from millstream.agents.models.call_meter import CallMeter
 from millstream.agents.sessions.recorded.answers import (
     message_of,
     model_answer_of,
@@ -57,7 +60,7 @@ class Calls:
         meter: What the model calls of the newest attempt use, also if it gives no outcome.
         journal: Takes what the newest attempt does, `None`: nobody keeps it but these.
         intents: What was written of calls in doubt before they were made, by an earlier owner.
-        base: Stands for what the newest attempt goes on from: template, prompt, conversation.
+        asked: Digests what the newest attempt asks its model, `None`: answers are not compared.
     """
 
     in_doubt: dict[str, str] = field(default_factory=dict)
@@ -70,15 +73,15 @@ class Calls:
     meter: CallMeter | None = None
     journal: Journal | None = None
     intents: dict[str, JournalStep] = field(default_factory=dict)
-    base: str = ""
+    asked: AskedDigest | None = None
     _models: dict[str, ModelResponse[Any]] = field(default_factory=dict)
     _tools: dict[str, ToolAnswer] = field(default_factory=dict)
     _beside: dict[str, BaseMessage] = field(default_factory=dict)
     _faults: dict[str, str] = field(default_factory=dict)
-    _asked: dict[str, str] = field(default_factory=dict)
+    _asked: dict[str, str | None] = field(default_factory=dict)
     # By the answers that they follow: what ends the run goes with its result, and is written only
     # if the run goes on all the same.
-    _unwritten: dict[str, str] = field(default_factory=dict)
+    _unwritten: dict[str, str | None] = field(default_factory=dict)
     _facts: dict[str, bool] = field(default_factory=dict)
     _repair_written: dict[str, AnswerRepair] = field(default_factory=dict)
     repairs_recorded: int = 0
@@ -98,7 +101,7 @@ class Calls:
                 follows = step.follows or ""
                 self._models[follows], faults = model_answer_of(content)
                 self._faults.update(faults)
-                self._asked[follows] = step.asked or ""
+                self._asked[follows] = step.asked
                 if content.get(FORGOT) is True:
                     self.forget()
             case "beside":
@@ -128,6 +131,10 @@ class Calls:
     def is_new(self) -> bool:
         """Whether nothing was made so far, as far as is known here."""
         return not (self._models or self._tools or self._beside or self.in_doubt)
+
+    def digest_of(self, turn: Sequence[BaseMessage]) -> str | None:
+        """Give what stands for asking the agent's model with this turn, `None`: nothing does."""
+        return None if self.asked is None else self.asked.of(turn)
 
     @property
     def forgot(self) -> bool:
@@ -219,7 +226,11 @@ class Calls:
         return response
 
     def keep_model(
-        self, follows: str, response: ModelResponse[Any], faults: Mapping[str, str], asked: str
+        self,
+        follows: str,
+        response: ModelResponse[Any],
+        faults: Mapping[str, str],
+        asked: str | None,
     ) -> ModelResponse[Any]:
         """Keep a model's answer, and what is wrong with the calls in it; give it as it is kept."""
         self._models[follows] = response
@@ -232,7 +243,9 @@ class Calls:
         self._unwritten[follows] = asked
         return response
 
-    def _write_answer(self, journal: Journal, follows: str, asked: str) -> ModelResponse[Any]:
+    def _write_answer(
+        self, journal: Journal, follows: str, asked: str | None
+    ) -> ModelResponse[Any]:
         response = self._models[follows]
         called = [
             call["id"] or ""

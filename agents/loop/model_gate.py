@@ -22,7 +22,6 @@ from langchain_core.messages import (
 )
 from langchain_core.messages.tool import ToolCallChunk
 from langgraph.errors import GraphRecursionError
-from millstream.agents.sessions.asked import asked_of
 from typing_extensions import override
 
 from millstream.agents.loop.answers import announces_calls, bounded_calls, checked_answer_of
@@ -134,7 +133,7 @@ class ModelGate(AgentMiddleware[Any, Any, Any]):
         if context.system_message is not None:
             request = request.override(system_message=context.system_message)
         follows = _newest_answer(request.messages)
-        asked_now = asked_of(request, base=context.calls.base)
+        asked_now = context.calls.digest_of(_turn(request.messages))
         kept = context.calls.answered_model(follows, asked_now)
         if kept is not None:
             for message in kept.result:
@@ -180,7 +179,7 @@ def _checked(
     request: ModelRequest[Any],
     response: ModelResponse[Any],
     context: RunContext,
-    call: tuple[str, str],
+    call: tuple[str, str | None],
     calls_max: int | None,
 ) -> ModelResponse[Any]:
     if not response.result or not isinstance(said := response.result[0], AIMessage):
@@ -224,6 +223,14 @@ def _with(
         for call in message.tool_calls
     ]
     return ModelResponse([message, *told])
+
+
+def _turn(messages: Sequence[AnyMessage]) -> Sequence[AnyMessage]:
+    """Give this turn's question, and what was said since."""
+    for number in range(len(messages) - 1, -1, -1):
+        if isinstance(messages[number], HumanMessage):
+            return messages[number:]
+    return messages
 
 
 def _newest_answer(messages: Sequence[AnyMessage]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from millstream.schemas.errors import InDoubt, Terminal
+from millstream.schemas.errors import Terminal
+from millstream.schemas.runs.errors import InDoubt
 
 __all__ = ["JournalGone", "JournalMismatch", "JournalUnreadable", "StepTooLarge"]
 

@@ -1,7 +1,7 @@
 """What models and tools answer as the content of a journal's step, and as whoever goes on reads it.
 
-An answer is written before its run goes on with it, and the run goes on with `Recorded.answer`: so a
-run that another worker takes over sees what the first worker's saw.
+An answer is written before its run goes on, and the run goes on with `Recorded.answer`: so whoever
+takes a run over sees what the first worker's run saw.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from langgraph.types import Command, Overwrite, Send
 from typing_extensions import override
 
 from millstream.agents.sessions.recorded.messages import MessageReader, MessageWriter
-from millstream.agents.sessions.recorded.values import LEFT_OUT
+from millstream.agents.sessions.recorded.values import LEFT_OUT, Where
 from millstream.schemas.journal.errors import JournalUnreadable
 from millstream.schemas.lane_events import AnswerRepair
 
@@ -64,8 +64,7 @@ def recorded_model(
     writer = _AnswerWriter()
     content: dict[str, Any] = {
         "messages": [
-            writer.message(one, f"messages[{index}]", 1)
-            for index, one in enumerate(response.result)
+            writer.message(one, ("messages", index), 1) for index, one in enumerate(response.result)
         ]
     }
     if response.structured_response is not None:
@@ -105,9 +104,9 @@ def recorded_tool(answer: ToolAnswer | list[ToolAnswer]) -> Recorded[Any]:
     """Record what a tool answered: a message, a command, or a list of them."""
     writer = _AnswerWriter()
     content = (
-        {"answers": [writer.answer(one, f"answers[{at}]") for at, one in enumerate(answer)]}
+        {"answers": [writer.answer(one, ("answers", at)) for at, one in enumerate(answer)]}
         if isinstance(answer, list)
-        else writer.answer(answer, "")
+        else writer.answer(answer, "answer")
     )
     kept = answer if writer.is_exact else tool_answer_of(content)
     return Recorded(kept, content, writer.lost)
@@ -134,12 +133,12 @@ def repair_of(content: Any) -> AnswerRepair:
 
 
 class _AnswerWriter(MessageWriter):
-    def answer(self, answer: ToolAnswer, where: str) -> dict[str, Any]:
+    def answer(self, answer: ToolAnswer, where: Where) -> dict[str, Any]:
         if isinstance(answer, Command):
-            return {"command": self._command(answer, f"{where}.command" if where else "command")}
-        return {"message": self.message(answer, f"{where}.message" if where else "message", 2)}
+            return {"command": self._command(answer, where)}
+        return {"message": self.message(answer, where, 2)}
 
-    def _command(self, command: Command[Any], where: str) -> dict[str, Any]:
+    def _command(self, command: Command[Any], where: Where) -> dict[str, Any]:
         self.is_exact = self.is_exact and type(command) is Command
         update = command.update
         if not isinstance(update, dict | list | tuple) and update is not None:
@@ -153,18 +152,18 @@ class _AnswerWriter(MessageWriter):
             "resume": command.resume,
         }
         written = {
-            name: self.value(value, f"{where}.{name}", 2)
+            name: self.value(value, (where, name), 2)
             for name, value in held.items()
             if value is not None
         }
         return {name: value for name, value in written.items() if value is not LEFT_OUT}
 
     @override
-    def _other(self, value: Any, where: str, depth: int, *, shown: bool) -> Any:
+    def _other(self, value: Any, where: Where, depth: int, *, shown: bool) -> Any:
         if type(value) is Send:
             if value.timeout is not None:
-                self.lose(f"{where}.timeout", type(value.timeout).__name__)
-            arg = self.value(value.arg, f"{where}.{value.node}", depth + 2, shown=shown)
+                self.lose((where, "timeout"), type(value.timeout).__name__)
+            arg = self.value(value.arg, (where, value.node), depth + 2, shown=shown)
             return {SEND: [value.node, None if arg is LEFT_OUT else arg]}
         if type(value) is Overwrite:
             kept = self.value(value.value, where, depth + 1, shown=shown)

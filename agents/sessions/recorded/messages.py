@@ -29,6 +29,7 @@ from millstream.agents.sessions.recorded.values import (
     LEFT_OUT,
     ValueReader,
     ValueWriter,
+    Where,
     is_object,
 )
 from millstream.schemas.journal.errors import JournalUnreadable
@@ -59,14 +60,7 @@ _DEFAULTS: Final[Mapping[type[BaseMessage], Mapping[str, Any]]] = {
     for known in _KNOWN.values()
 }
 _REQUIRED: Final[Mapping[type[BaseMessage], tuple[str, ...]]] = {
-    known: (
-        "content",
-        *(
-            one
-            for one, field in known.model_fields.items()
-            if field.is_required() and one != "content"
-        ),
-    )
+    known: tuple(one for one, field in known.model_fields.items() if field.is_required())
     for known in _KNOWN.values()
 }
 _SHOWN: Final = frozenset({"content", "tool_calls", "invalid_tool_calls"})
@@ -98,11 +92,13 @@ def nearest(message: MessageT) -> MessageT:
 class MessageWriter(ValueWriter):
     """Writes messages, and values that hold messages."""
 
-    def message(self, message: BaseMessage, where: str = "", depth: int = 0) -> dict[str, Any]:
+    def message(
+        self, message: BaseMessage, where: Where = "message", depth: int = 0
+    ) -> dict[str, Any]:
         """Write a message that stands at `where`."""
         known = next((one for one in type(message).__mro__ if one in _TYPE_OF), None)
         if known is None:
-            self.lose(where or "message", f"a message of type {type(message).__name__}")
+            self.lose(where, f"a message of type {type(message).__name__}")
             own: Mapping[str, Any] = {"content": message.content, "role": message.type}
             known = ChatMessage
         else:
@@ -120,7 +116,7 @@ class MessageWriter(ValueWriter):
                 name in defaults and type(value) is type(defaults[name]) and value == defaults[name]
             ):
                 continue
-            at = f"{where}.{name}" if where else name
+            at = (where, name)
             kept = self.value(value, at, depth + 1, shown=name in _SHOWN)
             if (fits := _FITS.get(name)) is not None and not fits(kept):
                 kept = self._repaired(name, value, kept, at)
@@ -128,7 +124,7 @@ class MessageWriter(ValueWriter):
                 written[name] = kept
         return written
 
-    def _repaired(self, name: str, value: Any, kept: Any, where: str) -> Any:
+    def _repaired(self, name: str, value: Any, kept: Any, where: Where) -> Any:
         self.lose(where, f"{type(value).__name__}, which this field cannot hold")
         if name == "content":
             if isinstance(value, list | tuple):
@@ -145,7 +141,7 @@ class MessageWriter(ValueWriter):
         return _in_words(kept) if name in {"id", "name"} and kept is not LEFT_OUT else LEFT_OUT
 
     @override
-    def _other(self, value: Any, where: str, depth: int, *, shown: bool) -> Any:
+    def _other(self, value: Any, where: Where, depth: int, *, shown: bool) -> Any:
         if isinstance(value, BaseMessage):
             return {MESSAGE: self.message(value, where, depth + 1)}
         return super()._other(value, where, depth, shown=shown)
@@ -241,7 +237,7 @@ _FITS: Final[Mapping[str, Callable[[Any], bool]]] = {
     ),
     "usage_metadata": _is_usage,
     "tool_call_id": _is_text,
-    "status": lambda written: written in {"success", "error"},
+    "status": lambda written: written in ("success", "error"),
     "role": _is_text,
 }
 """What a field may hold, as it is written."""

@@ -1,4 +1,4 @@
-"""Values as JSON, such that what is read back is what was written, or the nearest that JSON can say.
+"""Values as JSON: what is read back is what was written, or the nearest that JSON can say.
 
 JSON's own values stand as they are; integers too, up to the digits that readers take. A few of
 Python's, which LangGraph's checkpoints keep as well, stand in an object with one key that names
@@ -8,10 +8,12 @@ read are the types of a table.
 
 from __future__ import annotations
 
+import json
 import math
 from base64 import b64decode, b64encode
 from collections import deque
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -24,13 +26,16 @@ from pydantic import BaseModel
 
 from millstream.agents.sessions.text import well_formed
 
-__all__ = ["LEFT_OUT", "ValueReader", "ValueWriter", "is_object"]
+__all__ = ["LEFT_OUT", "ValueReader", "ValueWriter", "Where", "is_object"]
 
 DEPTH_MAX: Final = 100
 """How deep JSON may be nested: readers take 200 levels, of which a record's envelope has some."""
 
-VALUES_MAX: Final = 1_000_000
-"""How many values are written of one message or answer: more than fit a step's records."""
+VALUES_MAX: Final = 500_000
+"""How many values are written of one message or answer; a list or object counts as five more.
+
+What holds itself, or one list twice at each level, would never end, and a loop waits meanwhile.
+"""
 
 LOST_NAMED_MAX: Final = 20
 """How many of the values that are not written as they are, are named."""
@@ -38,6 +43,9 @@ LOST_NAMED_MAX: Final = 20
 _WORDS_CHARS_MAX: Final = 1_000
 # As many digits as Python reads (CVE-2020-10735), and pydantic.
 _INT_MAX: Final = 10**4_300
+
+Where = str | tuple[Any, Any]
+"""Where a value stands: a name, or a key or index in what stands at another place."""
 
 LEFT_OUT: Final = object()
 """Stands for a value that is not written at all."""
@@ -54,11 +62,16 @@ def _duration(value: timedelta) -> list[int]:
     return [value.days, value.seconds, value.microseconds]
 
 
+def _duration_of(written: list[int]) -> timedelta:
+    days, seconds, microseconds = written
+    return timedelta(days, seconds, microseconds)
+
+
 _TEXTS: Final[Mapping[type, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]]] = {
     datetime: ("$datetime", datetime.isoformat, datetime.fromisoformat),
     date: ("$date", date.isoformat, date.fromisoformat),
     time: ("$time", time.isoformat, time.fromisoformat),
-    timedelta: ("$timedelta", _duration, lambda parts: timedelta(*parts)),
+    timedelta: ("$timedelta", _duration, _duration_of),
     UUID: ("$uuid", str, UUID),
     Decimal: ("$decimal", str, Decimal),
 }
@@ -97,13 +110,15 @@ class ValueWriter:
         self.lost: list[str] = []
         self._left = VALUES_MAX
 
-    def lose(self, where: str, what: str) -> None:
+    def lose(self, where: Where, what: str) -> None:
         """Note that a value is not written as it is."""
         self.is_exact = False
         if len(self.lost) < LOST_NAMED_MAX:
-            self.lost.append(f"{where}: {what}")
+            self.lost.append(f"{_named(where)}: {what}")
 
-    def value(self, value: Any, where: str, depth: int = 0, *, shown: bool = False) -> Any:
+    def value(  # noqa: PLR0911  one return per kind of value
+        self, value: Any, where: Where, depth: int = 0, *, shown: bool = False
+    ) -> Any:
         """Write a value that stands at `where`.
 
         One of a type that has no JSON is `LEFT_OUT`; if it is `shown` to a model, it is put in
@@ -130,7 +145,7 @@ class ValueWriter:
                 return self.words(value, where, type(error).__name__, shown=shown)
         return self.words(value, where, "nested too deeply or too large", shown=shown)
 
-    def words(self, value: object, where: str, why: str = "", *, shown: bool) -> Any:
+    def words(self, value: object, where: Where, why: str = "", *, shown: bool) -> Any:
         """Write a value as words, if it is `shown`, and else leave it out."""
         self.lose(where, f"{type(value).__name__}{f' ({why})' if why else ''}")
         if not shown:
@@ -148,19 +163,19 @@ class ValueWriter:
             self.is_exact = False
         return formed
 
-    def _vast(self, number: int, where: str) -> str:
+    def _vast(self, number: int, where: Where) -> str:
         self.lose(where, "an integer of more than 4,300 digits")
         return f"about {'-' if number < 0 else ''}2**{abs(number).bit_length()}"
 
-    def _dict(self, value: dict[Any, Any], where: str, depth: int, *, shown: bool) -> Any:
-        self._left -= len(value)
+    def _dict(self, value: dict[Any, Any], where: Where, depth: int, *, shown: bool) -> Any:
+        self._left -= 5 + len(value)
         if not all(type(key) is str for key in value):
             return self._pairs(value, where, depth, shown=shown)
         made: dict[str, Any] = {}
         # What looks like an object of ours is written as pairs.
         below = depth + (3 if any(key[:1] == "$" for key in value) else 1)
         for key, one in value.items():
-            written = self.value(one, f"{where}.{key}", below, shown=shown)
+            written = self.value(one, (where, key), below, shown=shown)
             if written is LEFT_OUT:
                 continue
             name = key if key.isascii() else self._text(key)
@@ -169,13 +184,13 @@ class ValueWriter:
             made[name] = written
         return _as_it_stands(made)
 
-    def _pairs(self, value: dict[Any, Any], where: str, depth: int, *, shown: bool) -> Any:
+    def _pairs(self, value: dict[Any, Any], where: Where, depth: int, *, shown: bool) -> Any:
         pairs: list[list[Any]] = []
         for key, one in value.items():
             name = self.value(key, where, depth + 3, shown=True)
             if not _is_key(name):
-                name = self.words(key, where, "a key", shown=True)
-            written = self.value(one, f"{where}.{name}", depth + 3, shown=shown)
+                name = self.words(key, where, shown=True)
+            written = self.value(one, (where, name), depth + 3, shown=shown)
             if written is not LEFT_OUT:
                 pairs.append([name, written])
         if all(type(name) is str for name, _ in pairs):
@@ -184,16 +199,16 @@ class ValueWriter:
             return _as_it_stands(made)
         return {_DICT: pairs}
 
-    def _list(self, value: Any, where: str, depth: int, *, shown: bool) -> list[Any]:
-        self._left -= len(value)
+    def _list(self, value: Any, where: Where, depth: int, *, shown: bool) -> list[Any]:
+        self._left -= 5 + len(value)
         made = [
-            self.value(one, f"{where}[{index}]", depth + 1, shown=shown)
+            self.value(one, (where, index), depth + 1, shown=shown)
             for index, one in enumerate(value)
         ]
         return [one for one in made if one is not LEFT_OUT]
 
     def _other(  # noqa: C901, PLR0911, PLR0912  one way for each kind of value
-        self, value: Any, where: str, depth: int, *, shown: bool
+        self, value: Any, where: Where, depth: int, *, shown: bool
     ) -> Any:
         kind = type(value)
         if kind is bytes:
@@ -202,6 +217,8 @@ class ValueWriter:
             return {_TUPLE: self._list(value, where, depth + 1, shown=shown)}
         if kind is set or kind is frozenset:
             made = self._list(value, where, depth + 1, shown=shown)
+            # In one order, whatever the process: what is asked is told by a digest.
+            made.sort(key=lambda one: json.dumps(one, sort_keys=True))
             if all(map(_is_key, made)):
                 return {_SET if kind is set else _FROZENSET: made}
             self.is_exact = False
@@ -234,7 +251,7 @@ class ValueWriter:
             return self._dict(held, where, depth, shown=shown)
         if isinstance(value, Mapping):
             return self._dict(dict(value), where, depth, shown=shown)
-        if isinstance(value, list | tuple | Set | deque):
+        if isinstance(value, list | tuple | AbstractSet | deque):
             return self._list(value, where, depth, shown=shown)
         if callable(as_list := getattr(kind, "tolist", None)):  # NumPy's, and all who speak it
             return self.value(as_list(value), where, depth + 1, shown=shown)
@@ -272,6 +289,14 @@ class ValueReader:
         raise ValueError(message)
 
 
+def _named(where: Where) -> str:
+    keys: list[str] = []
+    while isinstance(where, tuple):
+        where, key = where
+        keys.append(f"[{key}]" if isinstance(key, int) else f".{key}")
+    return "".join((where, *reversed(keys)))[:_WORDS_CHARS_MAX]
+
+
 def _as_it_stands(made: dict[str, Any]) -> dict[str, Any]:
     """Give an object as it is written: as pairs, if it would be taken for one of ours."""
     return made if is_object(made) and _DICT not in made else {_DICT: [*map(list, made.items())]}
@@ -288,6 +313,6 @@ def _is_key(written: Any) -> bool:
 
 
 def _has_foreign_zone(value: Any) -> bool:
-    """Tell whether a time names its zone by more than its distance to UTC, which is all we write."""
+    """Tell whether a time's zone is more than a distance to UTC, which is what is written of it."""
     zone = getattr(value, "tzinfo", None)
     return zone is not None and type(zone) is not timezone
