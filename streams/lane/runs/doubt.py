@@ -14,7 +14,7 @@ from millstream.schemas.reasons import reason_of
 from millstream.schemas.runs.errors import InDoubt
 from millstream.streams.lane.runs.run import Run
 
-__all__ = ["doubt_after", "doubt_before"]
+__all__ = ["doubt_after", "doubt_before", "under_way_s"]
 
 NAMED_MAX = 10
 ARGUMENTS_CHARS_TOLD_MAX = 500
@@ -48,6 +48,23 @@ def doubt_after(run: Run, failed: RunOutcome) -> RunOutcome | None:
         message += f"; the last attempt failed: {before.code}: {before.message}"
     result = failed.result.model_copy(update={"reason": reason_of(InDoubt(message))})
     return replace(failed, result=result, retryable=False)
+
+
+def under_way_s(run: Run, now_ms: int) -> float:
+    """Give for how many seconds a call of an earlier owner may still be under way.
+
+    Only of calls that are to be asked about: one that is made again has the key of the first, and
+    whoever was asked too early would say of the first one that it was not made.
+    """
+    ends_ms = max(
+        (
+            intent.until_ms or 0
+            for call_id, intent in run.calls.intents.items()
+            if intent.effect == "reconcile" and call_id in run.calls.settleable
+        ),
+        default=0,
+    )
+    return min((ends_ms - now_ms) / 1000, run.plan.template.effects_wait_s)
 
 
 def _told(calls: dict[str, str], run: Run) -> str:

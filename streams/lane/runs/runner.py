@@ -21,7 +21,7 @@ from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.runs.admission import told_of_repair
 from millstream.streams.lane.runs.attempting import AttemptRunner, cancellable
 from millstream.streams.lane.runs.attempts import AttemptStarter
-from millstream.streams.lane.runs.doubt import doubt_after, doubt_before
+from millstream.streams.lane.runs.doubt import doubt_after, doubt_before, under_way_s
 from millstream.streams.lane.runs.fallback import ModelChoice
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.runs.telling.run_telling import RunTelling, with_steps
@@ -103,7 +103,7 @@ class RunRunner:
                 return Leave()
             tokens = self._attempt.tokens(run)
             begun = await self._begin(run)
-            if isinstance(begun, KeepProgress):
+            if isinstance(begun, KeepProgress | Leave):
                 return begun
             if isinstance(begun, Terminal):
                 return self._finished(
@@ -232,7 +232,7 @@ class RunRunner:
             async with asyncio.timeout(delay_s):
                 await self._drained.wait()
 
-    async def _begin(self, run: Run) -> AttemptStarted | KeepProgress | Terminal | None:
+    async def _begin(self, run: Run) -> AttemptStarted | KeepProgress | Leave | Terminal | None:
         if run.is_cancelled():
             return None
         if run.tries >= ATTEMPTS_PER_GENERATION:
@@ -256,10 +256,14 @@ class RunRunner:
             traceparent=run.traceparent,
         )
 
-    async def _doubt(self, run: Run) -> Terminal | None:
+    async def _doubt(self, run: Run) -> Terminal | Leave | None:
         """Say why a run may not begin its next attempt, for what was made of it; `None`: it may."""
         if (unreadable := await self._attempt.journals.recall(run)) is not None:
             return unreadable
+        if (wait_s := under_way_s(run, self._services.clock_ms())) > 0:
+            await cancellable(run, self._drained_within(wait_s))
+            if self._draining:
+                return Leave()
         unjournalled = self._state.open_attempts.lost_unjournalled(run.key)
         return doubt_before(run, unjournalled=unjournalled)
 
