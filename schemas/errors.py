@@ -40,6 +40,7 @@
     │   ├── RequestIdReused      its id was that of a request for something else
     │   └── Unserviceable        lanes fail by it again and again
     ├── Misconfigured            a setting, policy or topic is wrong; says which and what to do
+    │   ├── NoSuchTopic
     │   └── TopicDrift
     ├── NoSuchPartition      what was asked for does not stand at the partition that was named
     ├── DeadLetterNotFound   there is no dead letter at or of an address
@@ -204,6 +205,12 @@ class Misconfigured(MillstreamError):
     """A setting, policy or topic is wrong; the message says which, and what to do."""
 
     code = "misconfigured"
+
+
+class NoSuchTopic(Misconfigured):
+    """A topic does not exist; a worker creates it, or `millstream topics --create`."""
+
+    code = "no_such_topic"
 
 
 class TopicDrift(Misconfigured):
