@@ -10,7 +10,7 @@ from millstream.agents.attempt import RunOutcome
 from millstream.middleware.base import AttemptUsage
 from millstream.schemas.base import Event
 from millstream.schemas.errors import Terminal
-from millstream.schemas.events import AgentResult, AttemptStarted
+from millstream.schemas.events import AgentResult, AttemptStarted, SessionUpdated
 from millstream.schemas.lane_events import ATTEMPTS_PER_GENERATION
 from millstream.schemas.runs.errors import AttemptsExhausted, RequestTimedOut
 from millstream.streams.lane.base.context import LaneContext
@@ -93,8 +93,12 @@ class RunRunner:
         head = self._state.heads.get(run.session)
         if run.cancelled is None:
             run.cancelled = self._meet(run) or moved_on(run.request, head)
-        await self._settle(run)
+        if (leaves := await self._settle(run)) is not None:
+            return leaves
         self._models.choose_first(run)
+        return await self._go_on(run, head)
+
+    async def _go_on(self, run: Run, head: SessionUpdated | None) -> Step:
         while True:
             number = self._attempt.number(run)
             if not run.is_cancelled() and self._may_not_begin(run):
@@ -216,16 +220,20 @@ class RunRunner:
             return None
         return Leave()
 
-    async def _settle(self, run: Run) -> None:
-        """Charge for the last attempt of a run with effects, and wait in memory for the next."""
+    async def _settle(self, run: Run) -> Leave | None:
+        """Charge for the last attempt of a run with effects, and wait for the next."""
         if run.due is None:
-            return
+            return None
         used, run.due = run.due, None
         await self._charge(run, used)
         delay_s = (run.not_before_ms - self._services.clock_ms()) / 1000
+        if delay_s > self._services.limits.wait_in_memory_max_s:
+            run.under_way.stop(run.not_before_ms)
+            return Leave()
         if delay_s > 0:
             await cancellable(run, self._drained_within(delay_s))
         run.not_before_ms = 0
+        return None
 
     async def _drained_within(self, delay_s: float) -> None:
         with suppress(TimeoutError):

@@ -12,8 +12,7 @@ import pytest
 from millstream.agents.loop.callbacks import CallbackEvent
 from millstream.schemas.events import AgentResult
 from millstream.schemas.journal.steps import JournalStep
-from millstream.schemas.steps import AgentStep
-from millstream.schemas.topics import JOURNAL, RESULTS, STEPS
+from millstream.schemas.topics import JOURNAL, RESULTS
 from tests.harness.memory_lanes import (
     MemoryLanes,
     ask,
@@ -23,7 +22,6 @@ from tests.harness.memory_lanes import (
     read_whole,
     upstream,
 )
-from tests.support import eventually
 
 pytestmark = pytest.mark.promise("P2")
 
