@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
+import structlog
 from langchain.agents.middleware import ModelResponse
 from langchain_core.messages import BaseMessage, ToolMessage
 from langgraph.types import Command, Overwrite, Send
 from typing_extensions import override
 
+from millstream.agents.ids import new_id
 from millstream.agents.sessions.recorded.messages import MessageReader, MessageWriter
 from millstream.agents.sessions.recorded.values import LEFT_OUT, Where
 from millstream.schemas.journal.errors import JournalUnreadable
@@ -35,6 +37,8 @@ __all__ = [
 ]
 
 AnswerT = TypeVar("AnswerT")
+_log = structlog.get_logger(__name__)
+
 ToolAnswer = ToolMessage | Command[Any]
 
 SEND: Final = "$send"
@@ -49,7 +53,8 @@ class Recorded(Generic[AnswerT]):
     Attributes:
         answer: What the run goes on with: the answer itself, if all of it could be written.
         content: The same as JSON values; they share nothing with the answer.
-        lost: What was left out or written as words, and where it stood; the first of it.
+        lost: What was left out or written as words, and where it stood; the first of it. The log
+            says it too.
     """
 
     answer: AnswerT
@@ -60,8 +65,17 @@ class Recorded(Generic[AnswerT]):
 def recorded_model(
     response: ModelResponse[Any], faults: Mapping[str, str]
 ) -> Recorded[ModelResponse[Any]]:
-    """Record what the agent's model said; `faults` say of calls, by id, why they are not made."""
+    """Record what the agent's model said; `faults` say of calls, by id, why they are not made.
+
+    A message without an id gets one: the next answer is known by the one that it follows.
+    """
     writer = _AnswerWriter()
+    if any(one.id is None for one in response.result):
+        named = [
+            one.model_copy(update={"id": new_id()}) if one.id is None else one
+            for one in response.result
+        ]
+        response = ModelResponse(named, response.structured_response)
     content: dict[str, Any] = {
         "messages": [
             writer.message(one, ("messages", index), 1) for index, one in enumerate(response.result)
@@ -73,7 +87,7 @@ def recorded_model(
     if faults:
         content["faults"] = writer.value(dict(faults), "faults", 1, shown=True)
     answer = response if writer.is_exact else model_answer_of(content)[0]
-    return Recorded(answer, content, writer.lost)
+    return _told(answer, content, writer)
 
 
 def model_answer_of(content: Any) -> tuple[ModelResponse[Any], dict[str, str]]:
@@ -91,7 +105,7 @@ def recorded_message(message: BaseMessage) -> Recorded[BaseMessage]:
     writer = _AnswerWriter()
     content = {"message": writer.message(message, "message", 1)}
     answer = message if writer.is_exact else message_of(content)
-    return Recorded(answer, content, writer.lost)
+    return _told(answer, content, writer)
 
 
 def message_of(content: Any) -> BaseMessage:
@@ -109,7 +123,7 @@ def recorded_tool(answer: ToolAnswer | list[ToolAnswer]) -> Recorded[Any]:
         else writer.answer(answer, "answer")
     )
     kept = answer if writer.is_exact else tool_answer_of(content)
-    return Recorded(kept, content, writer.lost)
+    return _told(kept, content, writer)
 
 
 def tool_answer_of(content: Any) -> Any:
@@ -190,6 +204,12 @@ class _AnswerReader(MessageReader):
         if key == OVERWRITE:
             return Overwrite(self.value(held))
         return super().tagged(key, held)
+
+
+def _told(answer: AnswerT, content: dict[str, Any], writer: MessageWriter) -> Recorded[AnswerT]:
+    if writer.lost:
+        _log.warning("a run goes on with less than it was answered", left_out=writer.lost)
+    return Recorded(answer, content, writer.lost)
 
 
 @contextmanager

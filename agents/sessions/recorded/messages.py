@@ -63,6 +63,10 @@ _REQUIRED: Final[Mapping[type[BaseMessage], tuple[str, ...]]] = {
     known: tuple(one for one, field in known.model_fields.items() if field.is_required())
     for known in _KNOWN.values()
 }
+# Copied with other fields, which takes a tenth of the time of `model_construct`.
+_EMPTY: Final = {
+    known: known.model_construct(content="", type=name) for name, known in _KNOWN.items()
+}
 _SHOWN: Final = frozenset({"content", "tool_calls", "invalid_tool_calls"})
 """What a model is shown again; the rest of a message is for programs."""
 
@@ -170,14 +174,13 @@ class MessageReader(ValueReader):
             if field in _FITS and field in known.model_fields and not _FITS[field](value):
                 problem = f"{field!r} holds what it cannot"
                 raise ValueError(problem)
-        fields = {one: self.value(value) for one, value in written.items()}
-        declared = known.model_fields
+        fields = {
+            name: default.copy() if isinstance(default, list | dict) else default
+            for name, default in _DEFAULTS[known].items()
+        }
+        fields.update((one, self.value(value)) for one, value in written.items())
         # No validator is to change what was written.
-        message = known.model_construct(
-            **{one: fields.pop(one) for one in written.keys() & declared}
-        )
-        message.__pydantic_extra__ = fields
-        return message
+        return _EMPTY[known].model_copy(update=fields)
 
     @override
     def tagged(self, key: str, held: Any) -> Any:
