@@ -62,26 +62,46 @@ class JournalLog:
             self._wanted.remove(want)
         return tuple(_steps(want, journal))
 
+    async def find(self, key: RequestKey, from_offset: int) -> OpenJournal:
+        """Find where a run's journal stands, which begins at an offset: all behind it is read.
+
+        For one that is older than what the lane has read of the topic. Raises `LaneLost`.
+        """
+        found = OpenJournal()
+        try:
+            async with self._reader.lock:
+                ends = await self._reader.high_watermarks([self._where])
+                stretch = self._reader.read(ends, from_offset=from_offset)
+                async with aclosing(stretch) as records:
+                    async for record in records:
+                        if (step := _own(record, key)) is not None:
+                            found.offsets.append(record.offset)
+                            found.steps = max(found.steps, step.step + 1)
+        except ServiceUnavailable as error:
+            raise LaneLost(f"a journal cannot be read: {error}") from error
+        return found
+
     async def _look_for(self, wants: Sequence[_Want]) -> None:
         by_offset = {offset: want for want in wants for offset in want.offsets}
         for first, last in _stretches(sorted(by_offset)):
             stretch = self._reader.read({self._where: last + 1}, from_offset=first)
             async with aclosing(stretch) as records:
                 async for record in records:
-                    if (want := by_offset.get(record.offset)) is not None:
-                        _meet(want, record)
+                    want = by_offset.get(record.offset)
+                    if want is not None and (step := _own(record, want.key)) is not None:
+                        want.found[record.offset] = step
         for want in wants:
             want.is_settled = True
 
 
-def _meet(want: _Want, record: Any) -> None:
+def _own(record: Any, key: RequestKey) -> JournalStep | None:
+    """Read a step of a run; `LaneOutdated` for one of a newer version: a newer worker goes on."""
     try:
         step = decode(record, JournalStep)
     except Poison as poison:
-        refuse_newer(record, poison)  # raises `LaneOutdated`: it is left to a newer worker
-        return
-    if request_key(step) == want.key:
-        want.found[record.offset] = step
+        refuse_newer(record, poison)
+        return None
+    return step if request_key(step) == key else None
 
 
 def _stretches(offsets: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -23,14 +23,14 @@ PART_CHARS_MAX: Final = 200_000
 
 
 class RunJournal:
-    """Writes the steps of one run; `steps` are there already. The first one has `began`."""
+    """Writes the steps of one run, of which there are `steps`. The first one has `began`."""
 
     def __init__(
         self, writer: LaneWriter, *, began: RunBegan, steps: int, traceparent: Trace
     ) -> None:
         self._writer = writer
         self._began = began
-        self._steps = steps
+        self.steps = steps
         self._traceparent = traceparent
 
     async def commit(self, fact: JournalStep) -> None:
@@ -39,11 +39,11 @@ class RunJournal:
         Raises `StepTooLarge` for one that no records can hold, and `LaneLost`.
         """
         records = self._records(fact)
-        self._steps += 1
+        self.steps += 1
         await self._writer.commit(records, self._traceparent)
 
     def _records(self, fact: JournalStep) -> Sequence[JournalStep]:
-        named = {"step": self._steps, "began": self._began if self._steps == 0 else None}
+        named = {"step": self.steps, "began": self._began if self.steps == 0 else None}
         whole = fact.model_copy(update=named)
         text = "" if fact.content is None else orjson.dumps(fact.content).decode()
         if len(text) <= PART_CHARS_MAX:

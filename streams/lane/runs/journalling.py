@@ -11,6 +11,7 @@ from millstream.streams.lane.output.run_journal import RunJournal
 from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.runs.admission import told_of_repair
 from millstream.streams.lane.runs.run import Run
+from millstream.streams.lane.state.journals import OpenJournal
 from millstream.streams.lane.state.lane_state import LaneState
 
 __all__ = ["RunJournals"]
@@ -28,8 +29,10 @@ class RunJournals:
 
         Gives why the run cannot go on, where its journal cannot be read. Raises `LaneLost`.
         """
-        journal = self._state.journals.open.get(run.key)
-        if journal is None or not run.calls.is_new:
+        if not run.calls.is_new:
+            return None
+        journal = await self._known(run)
+        if journal is None:
             return None
         try:
             steps = await self._writer.journals.load(run.key, journal)
@@ -45,6 +48,19 @@ class RunJournals:
             run.repairs = calls.repairs_recorded
         run.calls = calls
         return None
+
+    async def _known(self, run: Run) -> OpenJournal | None:
+        known = self._state.journals.open.get(run.key)
+        begins_at, steps = run.journalled
+        if not steps or (known is not None and not known.begins_at):
+            return known
+        # It waited for longer than the lane reads back.
+        if begins_at is None:
+            return known or OpenJournal(steps)
+        found = await self._writer.journals.find(run.key, begins_at)
+        found.steps = max(found.steps, steps)
+        self._state.journals.open[run.key] = found
+        return found
 
     def of(self, run: Run, head: SessionUpdated | None) -> CommitStep:
         """Give what commits the steps of a run, which goes on from a session's head."""

@@ -32,6 +32,11 @@ class OpenJournal:
     begins_at: int = 0
     offsets: array[int] = field(default_factory=lambda: array("q"))
 
+    @property
+    def begins_from(self) -> int | None:
+        """Where its first record stands, `None` where that is not known."""
+        return self.offsets[0] if self.offsets and not self.begins_at else None
+
 
 @dataclass(slots=True)
 class Journals:
