@@ -16,6 +16,7 @@ from langchain.agents.middleware import ModelResponse
 from langchain_core.messages import BaseMessage, ToolMessage
 from langgraph.types import Command
 
+from millstream.agents.loop.tools.intents import Intent
 from millstream.agents.models.call_meter import CallMeter
 from millstream.agents.tools import ToolRules
 from millstream.schemas.lane_events import AnswerRepair
@@ -31,6 +32,7 @@ class Calls:
 
     Attributes:
         in_doubt: Tools by the ids of calls with an effect that were begun and gave no answer.
+        intents: What is known of calls that were begun, by their ids, until they are answered.
         settleable: Those of them that the next attempt settles itself, by their declared effect:
             it makes them again under the same idempotency key, or asks what became of them.
         effects: Tools by the ids of calls with an effect that were answered.
@@ -42,6 +44,7 @@ class Calls:
     """
 
     in_doubt: dict[str, str] = field(default_factory=dict)
+    intents: dict[str, Intent] = field(default_factory=dict)
     settleable: dict[str, str] = field(default_factory=dict)
     effects: dict[str, str] = field(default_factory=dict)
     stuck: dict[str, str] = field(default_factory=dict)
@@ -140,7 +143,9 @@ class Calls:
             if rules.effect != "ask_human":
                 self.settleable[call_id] = name
         answer = self._tools[call_id] = await make(was_begun)
-        if rules.has_effects:
-            self.effects[call_id] = self.in_doubt.pop(call_id)
+        # Also where its tool was declared to have an effect as the call was begun, and is not now.
+        if self.in_doubt.pop(call_id, None) is not None:
+            self.effects[call_id] = name
             self.settleable.pop(call_id, None)
+            self.intents.pop(call_id, None)
         return answer
