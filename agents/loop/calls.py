@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from time import monotonic
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 from langchain.agents.middleware import ModelResponse
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
@@ -19,6 +19,7 @@ from langgraph.types import Command
 
 from millstream.agents.loop.journal.asked import AskedDigest
 from millstream.agents.loop.journal.writing import Journal
+from millstream.agents.loop.tools.intents import Intent
 from millstream.agents.models.call_meter import CallMeter
 from millstream.agents.sessions.recorded.answers import (
     message_of,
@@ -30,7 +31,7 @@ from millstream.agents.sessions.recorded.answers import (
     repair_of,
     tool_answer_of,
 )
-from millstream.agents.tools import ToolRules
+from millstream.agents.tools import Effect, ToolRules
 from millstream.schemas.journal.errors import JournalMismatch, JournalUnreadable
 from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.lane_events import AnswerRepair
@@ -49,6 +50,7 @@ class Calls:
 
     Attributes:
         in_doubt: Tools by the ids of calls with an effect that were begun and gave no answer.
+        intents: What is known of calls that were begun, by their ids, until they are answered.
         settleable: Those of them that the next attempt settles itself, by their declared effect:
             it makes them again under the same idempotency key, or asks what became of them.
         effects: Tools by the ids of calls with an effect that were answered.
@@ -59,11 +61,11 @@ class Calls:
         repair: The newest answer that the model is to give anew, `None`: there is none.
         meter: What the model calls of the newest attempt use, also if it gives no outcome.
         journal: Takes what the newest attempt does, `None`: nobody keeps it but these.
-        intents: What was written of calls in doubt before they were made, by an earlier owner.
         asked: Digests what the newest attempt asks its model, `None`: answers are not compared.
     """
 
     in_doubt: dict[str, str] = field(default_factory=dict)
+    intents: dict[str, Intent] = field(default_factory=dict)
     settleable: dict[str, str] = field(default_factory=dict)
     effects: dict[str, str] = field(default_factory=dict)
     stuck: dict[str, str] = field(default_factory=dict)
@@ -72,7 +74,6 @@ class Calls:
     repair: AnswerRepair | None = None
     meter: CallMeter | None = None
     journal: Journal | None = None
-    intents: dict[str, JournalStep] = field(default_factory=dict)
     asked: AskedDigest | None = None
     _models: dict[str, ModelResponse[Any]] = field(default_factory=dict)
     _tools: dict[str, ToolAnswer] = field(default_factory=dict)
@@ -108,8 +109,16 @@ class Calls:
                 self._beside[step.asked or ""] = message_of(content)
             case "intent":
                 self.in_doubt[call_id] = name
-                self.intents[call_id] = step
-                if step.effect != "ask_human":
+                self.intents[call_id] = Intent(
+                    call_id=call_id,
+                    tool=name,
+                    effect=cast("Effect", step.effect or "ask_human"),
+                    key=step.key,
+                    arguments=step.arguments or "{}",
+                    at_ms=step.at_ms,
+                    until_ms=step.until_ms,
+                )
+                if step.effect not in {None, "ask_human"}:
                     self.settleable[call_id] = name
             case "done":
                 # Of one call the first answer stands.
@@ -285,19 +294,25 @@ class Calls:
             content = recorded_message(answer).content
             self.journal.add("beside", asked=asked, content=content)
 
+    def _write_intent(self, journal: Journal, call_id: str, rules: ToolRules) -> None:
+        intent = self.intents.get(call_id)
+        told: dict[str, Any] = {"effect": rules.effect}
+        if intent is not None:
+            told |= {"key": intent.key, "arguments": intent.arguments, "until_ms": intent.until_ms}
+        journal.add("intent", call_id=call_id, name=self.in_doubt[call_id], **told)
+
     async def tool(
         self,
         call_id: str,
         name: str,
         make: Callable[[bool], Awaitable[ToolAnswer]],
         rules: ToolRules,
-        **told: Any,
     ) -> ToolAnswer:
         """Answer a tool call by making it, and keep the answer.
 
         `make` is told whether the call is in doubt from an earlier attempt. What it raises is
-        raised, and leaves a call with an effect in doubt. One with an effect is made once its
-        intent is committed, which has `told` beside.
+        raised, and leaves a call with an effect in doubt. Such a call is made once its intent is
+        committed, as `intents` has it.
         """
         was_begun = call_id in self.in_doubt
         journal = self.journal
@@ -306,7 +321,7 @@ class Calls:
             if rules.effect != "ask_human":
                 self.settleable[call_id] = name
             if journal is not None and not was_begun:
-                journal.add("intent", call_id=call_id, name=name, effect=rules.effect, **told)
+                self._write_intent(journal, call_id, rules)
         await self.door()
         began_s = monotonic()
         answer = await make(was_begun)
@@ -316,7 +331,9 @@ class Calls:
             answer, content = recorded.answer, recorded.content
             journal.add("done", call_id=call_id, name=name, content=content, duration_ms=took_ms)
         self._tools[call_id] = answer
-        if rules.has_effects:
-            self.effects[call_id] = self.in_doubt.pop(call_id)
+        # Also where its tool was declared to have an effect as the call was begun, and is not now.
+        if self.in_doubt.pop(call_id, None) is not None:
+            self.effects[call_id] = name
             self.settleable.pop(call_id, None)
+            self.intents.pop(call_id, None)
         return answer

@@ -7,7 +7,6 @@ or a worker wrote down nothing, another attempt could do twice what was asked fo
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from millstream.agents.attempt import RunOutcome
 from millstream.schemas.reasons import reason_of
@@ -17,7 +16,6 @@ from millstream.streams.lane.runs.run import Run
 __all__ = ["doubt_after", "doubt_before", "under_way_s"]
 
 NAMED_MAX = 10
-ARGUMENTS_CHARS_TOLD_MAX = 500
 
 
 def doubt_before(run: Run, *, unjournalled: bool) -> InDoubt | None:
@@ -75,9 +73,7 @@ def _told(calls: dict[str, str], run: Run) -> str:
         if intent is None:
             told.append(f"{name} ({call_id})")
             continue
-        at = datetime.fromtimestamp(intent.at_ms / 1000, UTC)
-        arguments = (intent.arguments or "")[:ARGUMENTS_CHARS_TOLD_MAX]
-        told.append(f"{name} ({call_id}), called at {at:%Y-%m-%dT%H:%M:%SZ} with {arguments}")
+        told.append(f"{name} ({call_id}), {intent.told}")
     more = len(calls) - len(told)
     return "; ".join(told) + (f" and {more} more" if more > 0 else "")
 

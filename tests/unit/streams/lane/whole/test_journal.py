@@ -31,7 +31,8 @@ pytestmark = pytest.mark.promise("P2")
 
 ASKED = (
     'call: calculator {"expression": "1+1"}; call: calculator {"expression": "2+2"}; '
-    'call: calculator {"expression": "3+3"} + calculator {"expression": "4+4"}; say: done {tool_result}'
+    'call: calculator {"expression": "3+3"} + calculator {"expression": "4+4"}; '
+    "say: done {tool_result}"
 )
 CALLS = 8
 """Of models 4, of tools 4."""
