@@ -63,7 +63,8 @@ class TopicSpec:
 
     `name` is without the namespace. `retention_ms` is `None` for what is kept for ever. Of a topic
     that is `compacted` the broker keeps the newest record of each key, until its retention if it
-    has one. `key` says in words what the records' key is.
+    has one. `compression` is what the broker does to it, `None`: nothing. `key` says in words what
+    the records' key is.
     """
 
     name: str

@@ -54,6 +54,8 @@ def under_way_s(run: Run, now_ms: int) -> float:
     Only of calls that are to be asked about: one that is made again has the key of the first, and
     whoever was asked too early would say of the first one that it was not made.
     """
+    if not run.calls.were_recorded:
+        return 0.0
     ends_ms = max(
         (
             intent.until_ms or 0
