@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from prometheus_client import Counter
+
 from millstream.agents.loop.calls import Calls
 from millstream.schemas.errors import Terminal
 from millstream.schemas.events import SessionUpdated
@@ -20,9 +22,10 @@ __all__ = ["RunJournals"]
 class RunJournals:
     """Gives runs what their journals hold, and what writes them."""
 
-    def __init__(self, state: LaneState, writer: LaneWriter) -> None:
+    def __init__(self, state: LaneState, writer: LaneWriter, recalled: Counter) -> None:
         self._state = state
         self._writer = writer
+        self._recalled = recalled
 
     async def recall(self, run: Run) -> Terminal | None:
         """Give a run the calls that its journal tells of, unless they are at hand.
@@ -38,7 +41,9 @@ class RunJournals:
             steps = await self._writer.journals.load(run.key, journal)
             calls = Calls.recorded(steps)
         except Terminal as error:
+            self._recalled.labels(outcome="failed").inc()
             return error
+        self._recalled.labels(outcome="read").inc()
         calls.begun_anew = run.calls.begun_anew
         if run.repairs >= calls.repairs_recorded and run.calls.repair is not None:
             calls.repair = run.calls.repair
