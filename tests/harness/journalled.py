@@ -48,13 +48,15 @@ class Outside:
     """What calls did, whoever made them.
 
     `begun` and `happened` are names and keys of calls of tools, `asked` when what became of a call
-    was asked, in milliseconds since the epoch, `models` what models were called and answered.
+    was asked, in milliseconds since the epoch, `models` what models were called and answered,
+    `attempts` which attempts began a call of a tool or model.
     """
 
     begun: list[tuple[str, str]] = field(default_factory=list)
     happened: list[tuple[str, str]] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
+    attempts: set[int] = field(default_factory=set)
     hold: Hold | None = None
     timeout_s: float = 0.4
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
@@ -84,6 +86,8 @@ class Outside:
 
     async def __call__(self, event: CallbackEvent) -> None:
         """Hear of a run's calls."""
+        if event.kind in {"model_start", "tool_start"}:
+            self.attempts.add(event.attempt)
         if event.kind == "model_start":
             await self.meets("asked")
         elif event.kind == "model_end":
