@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -157,11 +157,12 @@ async def run_through(
     request_id: str = "r1",
     session_id: str = "s",
     later: Iterable[AgentTemplate] | None = None,
+    between: Callable[[], Awaitable[None]] | None = None,
     **of_factory: Any,
 ) -> AgentResult:
     """Run a request, by one worker after the other: each is lost where it stands still.
 
-    `later` are the templates of all workers but the first.
+    `later` are the templates of all workers but the first, `between` is awaited before each.
     """
     of_factory = {"tools": outside.tools(), **of_factory}
     before = len(await read_whole(world, RESULTS, AgentResult))
@@ -170,6 +171,8 @@ async def run_through(
         asked = await ask(program, text, template=template, **named)
         for number, hold in enumerate(holds):
             outside.begin_worker(hold)
+            if number and between is not None:
+                await between()
             its = templates if later is None or not number else later
             every = (*BUILT_IN_TEMPLATES, *its)
             async with (
