@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -19,6 +18,7 @@ from millstream.agents.loop.tools.time_limit import ToolTimedOut
 from millstream.agents.tools import Caller, CallNotMade, Outcome, OutcomeUnknown, ToolRules
 from millstream.agents.tools.outcomes import outcome_of
 from millstream.schemas.errors import LaneLost, MillstreamError, Suspended
+from millstream.schemas.ports import wall_clock_ms
 from millstream.schemas.reasons import words_of
 from millstream.schemas.runs.errors import InDoubt, ToolStuck
 
@@ -48,7 +48,7 @@ class OneCall:
     make: Callable[[], Awaitable[ToolMessage | Command[Any]]]
     timeout_s: float | None
     may_repeat: bool
-    at_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+    at_ms: int = field(default_factory=wall_clock_ms)
 
     @property
     def intent(self) -> Intent:
