@@ -11,7 +11,7 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
 from millstream.agents.loop.containment import stops_run
-from millstream.agents.loop.tools.in_doubt import WaitUntil, in_doubt_of, what_follows
+from millstream.agents.loop.tools.in_doubt import in_doubt_of, what_follows
 from millstream.agents.loop.tools.intents import Intent, arguments_text
 from millstream.agents.loop.tools.reconciling import Unsettled, reconciled
 from millstream.agents.loop.tools.time_limit import ToolTimedOut
@@ -81,7 +81,7 @@ class OneCall:
             case "ask":
                 known = await self._reconciled(begun or self.intent)
                 return await self._made() if known is None else known
-            case "make" | "take" | WaitUntil():
+            case "make" | "take":
                 return await self._made()
 
     async def _made(self) -> ToolMessage | Command[Any]:
