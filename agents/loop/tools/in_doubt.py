@@ -10,7 +10,8 @@
 
 The effect is the stricter one of what was declared as the call was made and what is declared now:
 what was unsafe stays so, and a mistake that was put right counts. Whoever takes a run over waits
-before it asks (`streams/lane/runs/doubt.py`): the call may still be under way there. A template that takes every tool for one that can be called twice makes what would be in doubt.
+before it asks (`streams/lane/runs/doubt.py`): the call may still be under way there. A template
+that takes every tool for one that can be called twice makes what would be in doubt.
 """
 
 from __future__ import annotations
