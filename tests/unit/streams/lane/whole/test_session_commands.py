@@ -181,6 +181,17 @@ async def test_a_session_goes_back_to_an_earlier_turn_and_on_from_there(world: M
     assert [one.restored_turn for one in events if one.change == "restored"] == [2, 1]
 
 
+async def test_restores_that_follow_each_other_closely_each_make_a_turn(world: MemoryLanes) -> None:
+    async with sessions(world) as mine:
+        for text in ("say: one", "say: two"):
+            await mine.turn(text)
+        given = [await mine.give("restore", turn=1 + number % 2) for number in range(40)]
+        assert [(await mine.answered(one)).turn for one in given] == list(range(3, 43))
+        assert (await mine.turn("say: last", expected_turn=42)).status == "completed"
+    heads = [one.turn for one in await read_whole(world, SESSIONS, SessionUpdated)]
+    assert heads == list(range(1, 44))
+
+
 async def test_a_request_says_which_turn_it_believes_newest(world: MemoryLanes) -> None:
     async with sessions(world) as mine:
         assert (await mine.turn("say: one", expected_turn=0)).status == "completed"
