@@ -111,6 +111,9 @@ class SessionExpiry:
             heapq.heappush(self._due, (due, place))
             return
         key = None if due is None else await self._lookup.session_at(place)
+        if key is None and self._places.due_ms(place) is not None:  # it was written anew meanwhile
+            heapq.heappush(self._due, (now_ms + _AGAIN_MS, place))
+            return
         state = None if key is None else self._state.session_states.get(key)
         due = None if state is None else self._state.due_ms(state)
         if key is None or due is None:

@@ -9,9 +9,24 @@ import pytest
 from millstream.agents.executor import wall_clock_ms
 from millstream.schemas.events import CheckpointSaved, SessionUpdated
 from millstream.schemas.sessions.states import SessionChanged, SessionState
-from millstream.schemas.topics import CHECKPOINTS, SESSION_EVENTS, SESSION_STATES, SESSIONS
+from millstream.schemas.topics import (
+    CHECKPOINTS,
+    SESSION_COMMANDS,
+    SESSION_EVENTS,
+    SESSION_STATES,
+    SESSIONS,
+)
 from tests.harness.lane_sessions import Sessions, code_of, sessions
-from tests.harness.memory_lanes import MemoryLanes, open_keys, read_topic, read_whole
+from tests.harness.memory_lanes import (
+    MemoryLanes,
+    ask,
+    lane_services,
+    one_lane,
+    open_keys,
+    read_topic,
+    read_whole,
+    upstream,
+)
 
 
 @pytest.fixture
@@ -156,3 +171,35 @@ async def test_all_of_a_user_s_end_whether_in_memory_or_not(world: MemoryLanes) 
         answer = await mine.turn("say: x", session_id="theirs", user_id="ben")
         assert answer.status == "completed"
     assert len(await open_keys(world, SESSIONS)) == 1
+
+
+@pytest.mark.parametrize("in_memory", [1000, 1])
+async def test_a_touch_that_came_in_time_and_is_not_decided_yet_counts(in_memory: int) -> None:
+    world = MemoryLanes().changed(sessions_in_memory=in_memory)
+    async with lane_services(world) as services, upstream(world) as program:
+        mine = Sessions(world, program)
+        async with one_lane(world, services, None) as owner:
+
+            async def command(operation: str, session: str, after_ms: int, **more: Any) -> Any:
+                value = {"user_id": "ada", "session_id": session, "operation": operation, **more}
+                value["command_id"] = f"{operation}-{session}-{after_ms}"
+                topic = world.topic(SESSION_COMMANDS)
+                sent = await program.publish(value, key=b"ada", topic=topic)
+                return sent._replace(timestamp=sent.timestamp + after_ms), value
+
+            owner.serve(*await command("create", "s", 0, ttl={"idle_s": 100}))
+            await mine.answered("create-s-0")
+            owner.serve(*await command("create", "other", 0))
+            await mine.answered("create-other-0")
+            touch = await command("touch", "s", 90_000)
+            sent, value = await ask(program, "say: x", request_id="r", session_id="s")
+            owner.serve(*touch)
+            owner.serve(sent._replace(timestamp=sent.timestamp + 110_000), value)
+            assert code_of(await mine.answered("touch-s-90000")) is None
+            assert (await mine.result("r")).status == "completed"
+            # What comes after it, and finds it over, is turned away all the same.
+            late = [await ask(program, "say: x", request_id=f"l{n}", session_id="s") for n in "12"]
+            for sent, value in late:
+                owner.serve(sent._replace(timestamp=sent.timestamp + 400_000), value)
+            for name in ("l1", "l2"):
+                assert code_of(await mine.result(name)) == "session_expired"
