@@ -194,6 +194,7 @@ async def _build(
                 known_models=known_models,
                 gaps=gaps,
                 shown=Shown(),
+                marks=store.marks,
             ),
             Views.stop,
         )

@@ -221,6 +221,13 @@ class SessionStore(Protocol):
         """Add up everybody's sessions."""
         ...
 
+    async def lacks(self) -> str | None:
+        """Say why sessions may lack, or not be as they are; `None`: the view has all.
+
+        What came in the last moments is not told of.
+        """
+        ...
+
 
 def _within(at_ms: int | None, from_ms: int | None, before_ms: int | None) -> bool:
     if from_ms is None and before_ms is None:

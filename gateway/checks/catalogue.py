@@ -19,6 +19,7 @@ from millstream.gateway.checks.models import (
 from millstream.gateway.checks.ports import check_metrics_port
 from millstream.gateway.checks.rights import check_rights
 from millstream.gateway.checks.services import check_kafka, check_offsets, check_redis
+from millstream.gateway.checks.session_view import check_session_view
 from millstream.gateway.checks.templates import check_templates
 
 __all__ = ["CHECKS"]
@@ -36,5 +37,13 @@ CHECKS: tuple[Check, ...] = (
     check_metrics_port,
     check_policy,
     check_policy_globs,
-    together(check_kafka, check_rights, check_clock, check_redis, check_offsets, check_templates),
+    together(
+        check_kafka,
+        check_rights,
+        check_clock,
+        check_redis,
+        check_session_view,
+        check_offsets,
+        check_templates,
+    ),
 )

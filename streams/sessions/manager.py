@@ -315,6 +315,13 @@ class SessionManager:
             return await self._store.stats_of_all()
         return await self._store.stats(checked_tenant(tenant), checked_id("user_id", user_id))
 
+    async def lacks(self) -> str | None:
+        """Say why what is read may lack sessions, in a sentence; `None`: it has all that there are.
+
+        So it is while workers make the view up from the log, after Redis was emptied.
+        """
+        return await self._store.lacks()
+
     async def messages(
         self, user_id: str, session_id: str, *, tenant: str = DEFAULT_TENANT
     ) -> tuple[ConversationMessage, ...]:

@@ -39,7 +39,8 @@ from millstream.streams.sessions.facts import (
 )
 from millstream.streams.sessions.in_redis.connecting import Client, RedisConnections, told
 from millstream.streams.sessions.in_redis.keys import SessionKeys, UserKeys, kind_of, pattern_of
-from millstream.streams.sessions.in_redis.rows import FIELDS, facts_of
+from millstream.streams.sessions.in_redis.marks import ViewMarks, told_of
+from millstream.streams.sessions.in_redis.rows import FIELDS, ask_fields, ask_type, facts_of
 from millstream.streams.sessions.in_redis.scanning import scanned
 from millstream.streams.sessions.in_redis.scripts import (
     NOTE_RESULT,
@@ -107,6 +108,15 @@ class RedisSessionStore:
         """Close every connection."""
         await self.connections.close()
 
+    @property
+    def marks(self) -> ViewMarks:
+        """What the view says of itself."""
+        return ViewMarks(self.connections, self.prefix, ttl_s=self._limits.ttl_s)
+
+    async def lacks(self) -> str | None:
+        """Say why sessions may lack, or not be as they are; `None`: the view has all."""
+        return told_of(await self.marks.read())
+
     async def ping(self) -> None:
         """Return once Redis answers."""
         await self.connections.ask(lambda client: cast("Awaitable[Any]", client.ping()))
@@ -122,7 +132,7 @@ class RedisSessionStore:
         scans = 0
         async for keys in self.scan():
             # A key may be gone by now.
-            kinds = await self._piped([partial(_type, key=key) for key in keys])
+            kinds = await self._piped([partial(ask_type, key=key) for key in keys])
             foreign += [
                 key
                 for key, kind in zip(keys, kinds, strict=True)
@@ -239,7 +249,7 @@ class RedisSessionStore:
         keys = UserKeys.of(self.prefix, tenant, user_id).session(session_id)
         fields, entries = await self._piped(
             [
-                partial(_fields, key=keys.facts),
+                partial(ask_fields, key=keys.facts),
                 lambda piped: piped.zrange(keys.checkpoints, 0, -1),
             ]
         )
@@ -333,7 +343,7 @@ class RedisSessionStore:
                 at.append((place, session_id, user.session(session_id)))
         if not at:
             return []
-        rows = await self._piped([partial(_fields, key=keys.facts) for _, _, keys in at])
+        rows = await self._piped([partial(ask_fields, key=keys.facts) for _, _, keys in at])
         infos = []
         gone: list[str] = []
         for (place, session_id, keys), fields in zip(at, rows, strict=True):
@@ -385,11 +395,3 @@ class RedisSessionStore:
     def _pass_over(self, key: str, error: Exception) -> None:
         self._on_unreadable()
         _log.warning("%r holds nothing that can be read, the log has it: %s", key, error)
-
-
-def _type(piped: Any, key: str) -> None:
-    piped.type(key)
-
-
-def _fields(piped: Any, key: str) -> None:
-    piped.hmget(key, FIELDS)

@@ -8,7 +8,7 @@ view, but for their events. All that they hold is a fold of topics.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from faust.types import TP
@@ -29,13 +29,14 @@ from millstream.schemas.topics import (
     TopicSpec,
 )
 from millstream.streams.broker.topic_admin import ensure_changelogs
-from millstream.streams.consumer.faust_app import build_app, stop_app
+from millstream.streams.consumer.faust_app import assigned_partitions, build_app, stop_app
 from millstream.streams.consumer.freshness import Freshness, told_stale
 from millstream.streams.consumer.offset_gaps import OffsetGap
 from millstream.streams.consumer.recent_gaps import RecentGaps
 from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.views.aggregates import Aggregate, merged
 from millstream.streams.views.session_feed import SessionFeed, feeds_of
+from millstream.streams.views.session_healing import Fed, Marks, SessionHealing
 from millstream.streams.views.table_metrics import Shown
 from millstream.streams.views.view import View
 from millstream.streams.wire.partitioning import home_partition
@@ -53,7 +54,8 @@ class Views:
 
     Their totals are collected from `collector`'s registry once they run. `known_models` are those
     that the deployment names itself: no flood of others takes their place. `gaps` names what was
-    lost of late, `shown` what was collected last, also of views that stood here before.
+    lost of late, `shown` what was collected last, also of views that stood here before. `marks` are
+    what the session view says of itself: without them, nobody notices when it was emptied.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Views:
         known_models: Iterable[str] = (),
         gaps: RecentGaps | None = None,
         shown: Shown | None = None,
+        marks: Marks | None = None,
     ) -> None:
         self._settings = settings
         self._known_models = frozenset(known_models)
@@ -89,6 +92,11 @@ class Views:
             "Partitions whose log ended before where a view stood; each is counted on anew.",
             ("topic",),
         )
+        lost = collector.counter(
+            "millstream_session_view_losses_total",
+            "Partitions of a topic of which the session view lost what it had: Redis was emptied.",
+        )
+        self._healing = SessionHealing(settings, self._fed, marks, on_lost=lost.inc)
         self._feeds: dict[str, SessionFeed[Any]] = {
             spec.name: SessionFeed(
                 settings,
@@ -96,6 +104,7 @@ class Views:
                 spec.event,
                 put,
                 on_foreign_key=foreign.inc,
+                on_behind=self._healing.wake,
             )
             for spec, put in feeds_of(store)
         }
@@ -109,7 +118,7 @@ class Views:
         self._views = {view.topic: view for view in views}
         self._behind = collector.gauge(
             "millstream_session_view_partitions_behind",
-            "Partitions with records that the session view lacks because it did not answer.",
+            "Partitions with records that the session view lacks: it did not answer, or lost them.",
         )
         self._shown = shown or Shown()
         self._tasks: tuple[asyncio.Task[None], ...] = ()
@@ -121,10 +130,10 @@ class Views:
         self._shown.show(self._by_view, self._collector.registry)
         self._tasks = (
             asyncio.create_task(self._flush_often(), name="views-flush"),
-            *(
-                asyncio.create_task(feed.heal(), name=f"heal-{name}")
-                for name, feed in self._feeds.items()
+            asyncio.create_task(
+                self._healing.heal(tuple(self._feeds.values())), name="sessions-heal"
             ),
+            asyncio.create_task(self._healing.watch(), name="sessions-watch"),
         )
         for task in self._tasks:
             task.add_done_callback(self._ended)
@@ -215,6 +224,15 @@ class Views:
         for name, feed in self._feeds.items():
             topic = self._settings.topic(name)
             feed.keep(tp.partition for tp in assigned if tp.topic == topic)
+
+    def _fed(self) -> Iterator[Fed]:
+        """Give what the session view is fed with here, once it is known how far each is counted."""
+        if self.unready():
+            return
+        for name, feed in self._feeds.items():
+            view = self._views[self._settings.topic(name)]
+            for partition in assigned_partitions(self.app, view.topic):
+                yield Fed(name, partition, feed, view.position(partition))
 
     async def _flush_often(self) -> None:
         while True:

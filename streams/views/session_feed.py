@@ -1,23 +1,22 @@
 """Feeds the session view from its topics, and makes up for the time the view was away.
 
 A record that the view does not take is not waited for: its offset is remembered, the topic is read
-on, and once the view answers again the stretch from there is read from Kafka a second time. Nothing
-is buffered, so that a long outage costs no memory.
+on, and once the view answers again the stretch from there is read from Kafka a second time. So is
+what a view that was emptied has lost. Nothing is buffered, so that a long outage costs no memory.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Final, Generic
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
 
 from millstream.agents.sessions.manager import SessionStore
-from millstream.schemas.errors import ForeignKey, LaneLost, Poison, ServiceUnavailable
+from millstream.schemas.errors import ForeignKey, Poison, ServiceUnavailable
 from millstream.schemas.sessions.states import SessionState
 from millstream.schemas.topics import (
     CHECKPOINTS,
@@ -27,19 +26,20 @@ from millstream.schemas.topics import (
     TopicSpec,
 )
 from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.sessions.in_redis.marks import Stand
 from millstream.streams.telemetry.outages import REDIS
 from millstream.streams.wire.codec import EventT, decode
 
 if TYPE_CHECKING:
     from millstream.streams.settings import Settings
 
-__all__ = ["SessionFeed", "feeds_of"]
+__all__ = ["SessionFeed", "batches", "feeds_of"]
 
 Put = Callable[[Any, int], Awaitable[bool]]
 """Hands an event and its offset to the view."""
 
-_BACKOFF_MIN_S = 0.1
-_BACKOFF_MAX_S = 5.0
+BATCH: Final = 256
+"""Records that are put side by side: what guards each of them lets their order be any."""
 
 log = structlog.get_logger(__name__)
 
@@ -61,8 +61,26 @@ def feeds_of(store: SessionStore) -> tuple[tuple[TopicSpec, Put], ...]:
     )
 
 
+async def batches(
+    reader: PartitionReader, where: TopicPartition, begin: int, end: int
+) -> AsyncGenerator[tuple[Sequence[Any], int], None]:
+    """Read a stretch of a topic; give its records by the batch, and the offset behind each."""
+    batch: list[Any] = []
+    async with aclosing(reader.read({where: end}, from_offset=begin)) as records:
+        async for record in records:
+            batch.append(record)
+            if len(batch) == BATCH:
+                yield batch, record.offset + 1
+                batch = []
+    if batch:
+        yield batch, end
+
+
 class SessionFeed(Generic[EventT]):
-    """Hands a topic's events to `put`, which is idempotent and guarded by the offset."""
+    """Hands a topic's events to `put`, which is idempotent and guarded by the offset.
+
+    `on_behind` is called when the view begins to lack something.
+    """
 
     def __init__(
         self,
@@ -72,36 +90,56 @@ class SessionFeed(Generic[EventT]):
         put: Callable[[EventT, int], Awaitable[bool]],
         *,
         on_foreign_key: Callable[[], object] = lambda: None,
+        on_behind: Callable[[], object] = lambda: None,
     ) -> None:
         self._on_foreign_key = on_foreign_key
+        self._on_behind = on_behind
         self._settings = settings
         self._topic = topic
         self._event_type = event_type
         self._put = put
+        self._answers = True
         self._redo_from: dict[int, int] = {}
         self._ends: dict[int, int] = {}
-        self._behind = asyncio.Event()
+        # The first that was offered and not put since a stretch was begun, hence not part of it.
+        self._missed: dict[int, int] = {}
 
     async def offer(self, event: EventT, partition: int, offset: int) -> None:
         """Hand over an event, or remember that the view lacks it."""
         self._ends[partition] = offset + 1
-        if partition in self._redo_from:
+        if partition in self._redo_from and not self._answers:
+            self._missed.setdefault(partition, offset)
             return
         try:
             await self._put_unless_foreign(event, offset)
         except ServiceUnavailable as error:
             log.warning("session view is away", reason=str(error), outage=REDIS)
+            self._answers = False
+            self._missed.setdefault(partition, offset)
             self._redo_from.setdefault(partition, offset)
-            self._behind.set()
+            self._on_behind()
 
     def redo_from(self, partition: int) -> int | None:
         """Give the first offset that the view lacks, `None`: it lacks none."""
         return self._redo_from.get(partition)
 
+    def stand(self, partition: int, position: int) -> Stand:
+        """Give up to where the view has a partition; `position`: where the feed began with it."""
+        end = self._ends.get(partition, position)
+        redo_from = self._redo_from.get(partition)
+        return Stand(end) if redo_from is None else Stand(redo_from, end)
+
+    def lost(self, partition: int, offset: int, end: int) -> None:
+        """Take note that the view has nothing more of what lies from an offset on, up to `end`."""
+        self._ends.setdefault(partition, end)
+        self._redo_from[partition] = min(offset, self._redo_from.get(partition, offset))
+        self._on_behind()
+
     def set_back(self, partition: int, read_from: int) -> None:
         """Take note that a partition's log was set back: what the old one had is gone."""
+        self._ends[partition] = read_from
         if partition in self._redo_from:
-            self._redo_from[partition] = self._ends[partition] = read_from
+            self._redo_from[partition] = read_from
 
     @property
     def partitions_behind(self) -> int:
@@ -111,49 +149,38 @@ class SessionFeed(Generic[EventT]):
     def keep(self, partitions: Iterable[int]) -> None:
         """Forget all but these partitions: another worker makes up for them."""
         kept = set(partitions)
-        for partition in set(self._redo_from) - kept:
-            del self._redo_from[partition]
+        for partition in self._ends.keys() - kept:
+            del self._ends[partition]
+            self._redo_from.pop(partition, None)
 
-    async def heal(self) -> None:
-        """Make up for what the view lacks, whenever it lacks something, until cancelled."""
-        backoff_s = _BACKOFF_MIN_S
-        while True:
-            await self._behind.wait()
-            try:
-                await self._catch_up()
-            except (ServiceUnavailable, LaneLost, KafkaError) as error:
-                log.warning("session view is still behind", reason=str(error), outage=REDIS)
-                await asyncio.sleep(backoff_s)
-                backoff_s = min(2 * backoff_s, _BACKOFF_MAX_S)
-            else:
-                backoff_s = _BACKOFF_MIN_S
-                log.debug("session view has caught up", topic=self._topic)
+    async def catch_up(self, reader: PartitionReader) -> None:
+        """Make up for what the view lacks now.
 
-    async def _catch_up(self) -> None:
-        reader = PartitionReader(self._settings)
-        try:
-            await reader.start()
-            while self._redo_from:
-                await self._stretch(reader, next(iter(self._redo_from)))
-            self._behind.clear()
-        finally:
-            await reader.stop()
+        Raises `ServiceUnavailable` where Redis or Kafka do not answer, and `LaneLost` where an open
+        transaction holds back what is to be read.
+        """
+        while self._redo_from:
+            await self._stretch(reader, next(iter(self._redo_from)))
 
     async def _stretch(self, reader: PartitionReader, partition: int) -> None:
-        end = self._ends[partition]
-        begin = self._redo_from[partition]
-        ends = {TopicPartition(self._topic, partition): end}
-        async with aclosing(reader.read(ends, from_offset=begin)) as records:
-            async for record in records:
-                await self._redo(record)
-                if partition not in self._redo_from:
-                    return  # taken away meanwhile
-                self._redo_from[partition] = record.offset + 1
-        # No await from here on: what was offered meanwhile is either in `_ends` or not yet taken.
-        if self._ends[partition] == end:
-            self._redo_from.pop(partition, None)
+        at, end = self._redo_from[partition], self._ends[partition]
+        self._missed.pop(partition, None)
+        where = TopicPartition(self._topic, partition)
+        async with aclosing(batches(reader, where, at, end)) as found:
+            async for batch, behind in found:
+                await asyncio.gather(*map(self._redo, batch))
+                self._answers = True
+                if self._redo_from.get(partition) != at:
+                    return  # taken away, set back, or more was lost meanwhile
+                self._redo_from[partition] = at = behind
+        if self._redo_from.get(partition) != at:
+            return
+        # No await from here on: what was offered meanwhile is in the view, or the first missed.
+        missed = self._missed.pop(partition, None)
+        if missed is None:
+            del self._redo_from[partition]
         else:
-            self._redo_from[partition] = end
+            self._redo_from[partition] = missed
 
     async def _redo(self, record: Any) -> None:
         try:

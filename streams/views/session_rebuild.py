@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import TopicPartition
 
@@ -21,16 +21,13 @@ from millstream.schemas.topics import TopicSpec
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.sessions.in_redis.switching import alone, clear, renew, switch
 from millstream.streams.sessions.redis import RedisSessionStore
-from millstream.streams.views.session_feed import Put, feeds_of
+from millstream.streams.views.session_feed import Put, batches, feeds_of
 from millstream.streams.wire.codec import decode
 
 if TYPE_CHECKING:
     from millstream.streams.settings import Settings
 
 __all__ = ["Progress", "Rebuilt", "rebuild_sessions"]
-
-_BATCH: Final = 256
-"""Records that are put side by side: what guards each of them lets their order be any."""
 
 _ROUNDS_MAX: Final = 5
 """How often what came meanwhile is read before the switch; the rest is read behind it."""
@@ -132,29 +129,22 @@ class _Reading:
         where: TopicPartition,
         ends: Mapping[TopicPartition, int],
     ) -> None:
-        end = {where: ends[where]}
-        batch: list[tuple[Event, int]] = []
-
-        async def put_all() -> None:
-            await self._keep()
-            await asyncio.gather(*(put(event, offset) for event, offset in batch))
-            batch.clear()
-
         begins = self._stands.get(where, 0)
-        async with aclosing(self._reader.read(end, from_offset=begins)) as records:
-            async for record in records:
-                try:
-                    event = decode(record, spec.event)
-                except Poison:
-                    self.unreadable += record.value is not None  # else: a key to be forgotten
-                    continue
-                self.records += 1
-                batch.append((event, record.offset))
-                if len(batch) == _BATCH:
-                    await put_all()
-                    self._stands[where] = record.offset + 1
-                    self._told(spec, ends)
-        await put_all()
+        async with aclosing(batches(self._reader, where, begins, ends[where])) as found:
+            async for records, behind in found:
+                events = [one for one in map(partial(self._event, spec), records) if one]
+                self.records += len(events)
+                await self._keep()
+                await asyncio.gather(*(put(event, offset) for event, offset in events))
+                self._stands[where] = behind
+                self._told(spec, ends)
+
+    def _event(self, spec: TopicSpec, record: Any) -> tuple[Event, int] | None:
+        try:
+            return decode(record, spec.event), record.offset
+        except Poison:
+            self.unreadable += record.value is not None  # else: a key to be forgotten
+            return None
 
     def _told(self, spec: TopicSpec, ends: Mapping[TopicPartition, int]) -> None:
         done = sum(self._stands.get(where, 0) for where in ends)

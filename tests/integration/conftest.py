@@ -13,6 +13,7 @@ from millstream.schemas.topics import BASE_TOPICS
 from millstream.streams.broker.clients import transactional_producer
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.sessions.memory import MemorySessionStore
+from millstream.streams.sessions.redis import RedisSessionStore
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.views.service import Views
@@ -41,8 +42,12 @@ async def start_views(deployment: Settings) -> AsyncIterator[StartViews]:
         async def start(
             store: SessionStore | None = None, collector: MetricsCollector | None = None
         ) -> Views:
+            marks = store.marks if isinstance(store, RedisSessionStore) else None
             views = Views(
-                deployment, store or MemorySessionStore(lambda: 0), collector or MetricsCollector()
+                deployment,
+                store or MemorySessionStore(lambda: 0),
+                collector or MetricsCollector(),
+                marks=marks,
             )
             started.push_async_callback(views.stop)
             await views.start()

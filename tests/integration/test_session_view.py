@@ -84,24 +84,36 @@ async def test_what_a_view_lacks_is_made_up_for_after_a_restart(
     await views.stop()
 
 
-async def test_a_flushed_redis_has_a_session_again_after_its_next_turn(
+async def test_a_flushed_redis_has_its_sessions_again_by_itself(
     deployment: Settings, producer: AIOKafkaProducer, start_views: StartViews
 ) -> None:
     store = RedisSessionStore(deployment)
-    views = await start_views(store)
+    collector = MetricsCollector()
+    views = await start_views(store, collector)
+    await eventually(store.marks.read)
     await publish(producer, deployment, run_of(1))
     await eventually(lambda: store.get("default", "bob", "bob-s"))
+    lost = "millstream_session_view_losses_total"
+    assert collector.registry.get_sample_value(lost) == 0
     async with redis.asyncio.Redis.from_url(deployment.redis_url) as client:
         keys = [key async for key in client.scan_iter(f"{deployment.namespace}:*")]
         await client.delete(*keys)
-    assert await store.get_checkpoint("default", "bob", "bob-s") is None
-    await publish(producer, deployment, run_of(4))
     kept = await eventually(lambda: store.get_checkpoint("default", "bob", "bob-s"))
     assert kept is not None
-    assert kept.event.checkpoint_id == "c4"
-    head = await eventually(lambda: store.get("default", "bob", "bob-s"))
-    assert head is not None
-    assert (head.turn, head.last_request_id) == (5, "r4")
+    assert kept.event.checkpoint_id == "c1"
+    assert collector.registry.get_sample_value(lost) > 0
+
+    async def is_whole() -> bool:
+        return await store.lacks() is None
+
+    await eventually(is_whole)
+    await publish(producer, deployment, run_of(4))
+
+    async def has_moved_on() -> bool:
+        head = await store.get("default", "bob", "bob-s")
+        return head is not None and (head.turn, head.last_request_id) == (5, "r4")
+
+    await eventually(has_moved_on)
     await views.stop()
     await store.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -13,6 +13,7 @@ from millstream.gateway.commands.group import CommandGroup
 from millstream.gateway.console.running import run_within
 from millstream.gateway.console.terminal import progress_console
 from millstream.gateway.exits import ExitCode
+from millstream.schemas.sessions.errors import CheckpointUnknown, SessionUnknown
 from millstream.streams.sessions.manager import SessionManager
 from millstream.streams.settings import Settings
 
@@ -78,11 +79,16 @@ def read(main: Callable[[SessionManager], Awaitable[None]], *, needs_log: bool =
         store = store_of(settings)
         bus = open_bus(settings)
         try:
-            if needs_log:
-                async with bus:
-                    await main(SessionManager(bus, store))
-            else:
-                await main(SessionManager(bus, store))
+            sessions = SessionManager(bus, store)
+            async with AsyncExitStack() as stack:
+                if needs_log:
+                    await stack.enter_async_context(bus)
+                try:
+                    await main(sessions)
+                except (SessionUnknown, CheckpointUnknown):
+                    await _tell_what_lacks(sessions)
+                    raise
+                await _tell_what_lacks(sessions)
         finally:
             await store.close()
         return ExitCode.OK
@@ -90,6 +96,11 @@ def read(main: Callable[[SessionManager], Awaitable[None]], *, needs_log: bool =
     code = run_within(READ_TIMEOUT_S, reading(), _late)
     if code:
         raise typer.Exit(code)
+
+
+async def _tell_what_lacks(sessions: SessionManager) -> None:
+    if (lacks := await sessions.lacks()) is not None:
+        progress_console().print(lacks)
 
 
 def store_of(settings: Settings) -> RedisSessionStore:

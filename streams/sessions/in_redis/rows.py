@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, cast, get_args
+from typing import Any, Final, cast, get_args
 
 from millstream.schemas.events import ResultStatus, SessionUpdated
 from millstream.schemas.sessions.states import SessionState
 from millstream.streams.sessions.facts import Facts, Turned
 
-__all__ = ["FIELDS", "facts_of"]
+__all__ = ["FIELDS", "ask_fields", "ask_type", "facts_of"]
 
 FIELDS: Final = ("turn", "updated", "request", "created", "status", "head", "whole", "state")
 
@@ -36,3 +36,13 @@ def facts_of(fields: Sequence[str | None]) -> Facts | None:
         state=None if whole is None else SessionState.model_validate_json(whole),
         status=cast("ResultStatus | None", status),
     )
+
+
+def ask_type(piped: Any, key: str) -> None:
+    """Add to a pipeline: of which type is a key."""
+    piped.type(key)
+
+
+def ask_fields(piped: Any, key: str) -> None:
+    """Add to a pipeline: what is known of a session."""
+    piped.hmget(key, FIELDS)

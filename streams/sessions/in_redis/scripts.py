@@ -11,6 +11,7 @@ from hashlib import sha1
 from typing import Final, NamedTuple
 
 __all__ = [
+    "CLAIM",
     "HOLD",
     "LET_GO",
     "NOTE_RESULT",
@@ -233,6 +234,23 @@ return 1
 LET_GO: Final = Script.of(
     """
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 1
+"""
+)
+
+CLAIM: Final = Script.of(
+    """
+-- KEYS: a mark. ARGV: how long it is kept, then names, what stands there, and what is to stand.
+for number = 2, #ARGV, 3 do
+  local found = redis.call('HGET', KEYS[1], ARGV[number]) or ''
+  if found ~= ARGV[number + 1] then return 0 end
+end
+for number = 2, #ARGV, 3 do
+  if ARGV[number + 1] ~= ARGV[number + 2] then
+    redis.call('HSET', KEYS[1], ARGV[number], ARGV[number + 2])
+  end
+end
+redis.call('EXPIRE', KEYS[1], ARGV[1])
 return 1
 """
 )
