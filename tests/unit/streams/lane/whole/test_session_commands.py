@@ -275,3 +275,21 @@ async def test_a_session_that_begins_with_a_request_lives_as_long_as_its_templat
     assert (state.session_id, state.ttl.total_s) == ("s", 60)
     (created,) = await read_whole(world, SESSION_EVENTS, SessionChanged)
     assert (created.change, created.command_id) == ("created", None)
+
+
+async def test_head_and_state_say_alike_when_a_session_began(world: MemoryLanes) -> None:
+    # QwenLM/qwen-code#9419: a place that changes between two pages shows a session twice.
+    async with sessions(world) as mine:
+        await mine.turn("slow: 0.05; say: x", template="short", session_id="a")
+        await mine.tell("create", "b")
+        await mine.turn("say: x", session_id="b")
+        running = await mine.ask("slow: 0.2; say: x", session_id="c")
+        await mine.tell("update", "c", metadata={"a": "b"})
+        await mine.result(running)
+        await mine.turn("say: x", session_id="c")
+        await mine.turn("say: x", session_id="d")
+        await mine.tell("touch", "d")
+    states = await read_whole(world, SESSION_STATES, SessionState)
+    heads = await read_whole(world, SESSIONS, SessionUpdated)
+    created = {(one.session_id, one.created_at_ms) for one in (*states, *heads)}
+    assert sorted(name for name, _ in created) == ["a", "b", "c", "d"]
