@@ -7,7 +7,6 @@ A lane does not trust its own clock with it. When a session seems due, it publis
 from __future__ import annotations
 
 import asyncio
-import heapq
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import Final
@@ -22,6 +21,7 @@ from millstream.schemas.topics import SESSION_COMMANDS
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.output.writer import LaneWriter
+from millstream.streams.lane.sessions.due_times import DueTimes
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.sessions.places import place_of
 from millstream.streams.wire.codec import encode
@@ -69,22 +69,20 @@ class SessionExpiry:
         self._is_on = is_on
         self._is_deferred = is_deferred
         self._taken_in = taken_in
-        self._due: list[tuple[int, int]] = []
+        self._due = DueTimes()
         self._asked: dict[int, int] = {}
         self._changed = asyncio.Event()
 
     def open(self) -> None:
         """Learn which sessions may expire."""
-        self._due = list(self._places.with_ttl())
-        heapq.heapify(self._due)
+        self._due.add_all(self._places.with_ttl())
 
     def watch(self, state: SessionState) -> None:
         """Hear of a session that was created or changed."""
         place = place_of(session_key(state))
         self._asked.pop(place, None)
         due = self._state.due_ms(state)
-        if due is not None:
-            heapq.heappush(self._due, (due, place))
+        if due is not None and self._due.add(due, place):
             self._changed.set()
 
     async def run(self) -> None:
@@ -93,12 +91,11 @@ class SessionExpiry:
         while True:
             self._changed.clear()
             now_ms = self._services.clock_ms()
-            while self._due and self._due[0][0] <= now_ms:
-                _, place = heapq.heappop(self._due)
+            while (place := self._due.pop(now_ms)) is not None:
                 await self._look_at(place, now_ms)
-            wait_s = None
-            if self._due:
-                wait_s = (self._due[0][0] + _BEHIND_MS - now_ms) / 1000
+            first, wait_s = self._due.first, None
+            if first is not None:
+                wait_s = (first + _BEHIND_MS - now_ms) / 1000
             try:
                 async with asyncio.timeout(wait_s):
                     await self._changed.wait()
@@ -108,24 +105,24 @@ class SessionExpiry:
     async def _look_at(self, place: int, now_ms: int) -> None:
         due = self._places.due_ms(place)
         if due is not None and due > now_ms:  # it was used since
-            heapq.heappush(self._due, (due, place))
+            self._due.add(due, place)
             return
         key = None if due is None else await self._lookup.session_at(place)
         if key is None and self._places.due_ms(place) is not None:  # it was written anew meanwhile
-            heapq.heappush(self._due, (now_ms + _AGAIN_MS, place))
+            self._due.add(now_ms + _AGAIN_MS, place)
             return
         state = None if key is None else self._state.session_states.get(key)
         due = None if state is None else self._state.due_ms(state)
         if key is None or due is None:
             return
         if due > now_ms:  # that is not committed yet
-            heapq.heappush(self._due, (due, place))
+            self._due.add(due, place)
         elif await self.is_used(key):
-            heapq.heappush(self._due, (now_ms + _AGAIN_MS, place))
+            self._due.add(now_ms + _AGAIN_MS, place)
         else:
             await self._ask(key, due)
             # Asked too early by the broker's clock, it is refused and asked again.
-            heapq.heappush(self._due, (now_ms + _AGAIN_MS, place))
+            self._due.add(now_ms + _AGAIN_MS, place)
 
     async def is_used(self, session: SessionKey) -> bool:
         """Tell whether a run of it is on or waits, or a request may stand unread that came in time.

@@ -203,3 +203,37 @@ async def test_a_touch_that_came_in_time_and_is_not_decided_yet_counts(in_memory
                 owner.serve(sent._replace(timestamp=sent.timestamp + 400_000), value)
             for name in ("l1", "l2"):
                 assert code_of(await mine.result(name)) == "session_expired"
+
+
+async def test_what_retention_has_removed_is_forgotten_and_begins_anew(world: MemoryLanes) -> None:
+    async with sessions(world) as mine:
+        await mine.tell("create", metadata={"a": "b"}, ttl={"idle_s": 1})
+        await mine.turn("say: one")
+        await push_out(mine)
+        for spec in (SESSIONS, SESSION_STATES):
+            for where in world.places(spec):
+                world.broker.delete_before(where, world.broker.partition(where).high_watermark)
+        assert code_of(await mine.tell("touch")) == "session_unknown"
+        assert code_of(await mine.tell("restore", turn=1)) == "session_unknown"
+        anew = await mine.turn("say: two", expected_turn=0)
+        assert (anew.status, anew.output) == ("completed", "two")
+        await mine.tell("close")
+        await push_out(mine)
+        assert code_of(await mine.turn("say: three")) == "session_closed"
+    async with sessions(world) as mine:
+        assert code_of(await mine.turn("say: three")) == "session_closed"
+
+
+async def test_a_log_of_sessions_that_was_made_anew_is_what_counts(world: MemoryLanes) -> None:
+    async with sessions(world) as mine:
+        for turn in range(5):
+            await mine.turn(f"say: {turn}")
+            await push_out(mine)
+    for spec in (SESSIONS, SESSION_STATES):
+        world.broker.delete_topic(world.topic(spec))
+    async with sessions(world) as mine:
+        assert code_of(await mine.tell("touch")) == "session_unknown"
+        await push_out(mine)
+        assert (await mine.turn("say: on", expected_turn=0)).status == "completed"
+        await push_out(mine)
+        assert (await mine.tell("touch")).turn == 1
