@@ -198,7 +198,8 @@ class SessionDesk:
             key = (command.tenant, command.user_id, command.session_id)
             committed = await self._one(key, command, first, at_ms)
         self._decided(command)
-        self._tasks.spawn(_finished(entry, committed))
+        guard = self._context.crash_counter.guard
+        self._tasks.spawn(guard(entry.record.address, _finished(entry, committed)))
 
     def _decided(self, command: SessionCommand) -> None:
         if command.operation in _PUT_OFF and command.session_id is not None:

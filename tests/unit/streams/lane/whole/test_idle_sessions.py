@@ -16,6 +16,7 @@ from millstream.schemas.topics import (
     SESSION_STATES,
     SESSIONS,
 )
+from millstream.streams.wire.codec import decode
 from tests.harness.lane_sessions import Sessions, code_of, sessions
 from tests.harness.memory_lanes import (
     MemoryLanes,
@@ -237,3 +238,26 @@ async def test_a_log_of_sessions_that_was_made_anew_is_what_counts(world: Memory
         assert (await mine.turn("say: on", expected_turn=0)).status == "completed"
         await push_out(mine)
         assert (await mine.tell("touch")).turn == 1
+
+
+async def test_a_session_goes_on_whose_older_checkpoints_are_gone(world: MemoryLanes) -> None:
+    # langchain-ai/langchain-mongodb#151: what becomes of a thread of which a part has expired.
+    async with sessions(world) as mine:
+        for turn in range(1, 4):
+            await mine.turn(f"say: {turn}")
+        await mine.tell("name_checkpoint", turn=1, name="first")
+        await push_out(mine)
+        for where in world.places(CHECKPOINTS):
+            saved = [
+                one
+                for one in world.broker.records(where)
+                if decode(one, CheckpointSaved).session_id == "s"
+            ]
+            if saved:
+                world.broker.delete_before(where, saved[-1].offset)
+        for meant in ({"turn": 1}, {"turn": 2}, {"name": "first"}):
+            assert code_of(await mine.tell("restore", **meant)) == "checkpoint_unknown"
+        await push_out(mine)
+        assert (await mine.turn("say: on", expected_turn=3)).status == "completed"
+        restored = await mine.tell("restore", turn=3)
+        assert (restored.refused, restored.turn) == (None, 5)

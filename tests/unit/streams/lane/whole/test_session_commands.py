@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.events import CheckpointSaved, SessionUpdated
 from millstream.schemas.sessions.states import SessionChanged, SessionState
 from millstream.schemas.topics import (
     CHECKPOINTS,
+    DEAD_LETTERS,
+    SESSION_ANSWERS,
     SESSION_EVENTS,
     SESSION_STATES,
     SESSIONS,
@@ -293,3 +297,39 @@ async def test_head_and_state_say_alike_when_a_session_began(world: MemoryLanes)
     heads = await read_whole(world, SESSIONS, SessionUpdated)
     created = {(one.session_id, one.created_at_ms) for one in (*states, *heads)}
     assert sorted(name for name, _ in created) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.promise("P7")
+@pytest.mark.parametrize(
+    ("metadata", "code"),
+    [
+        ({"k" * 990_000: "x"}, "wrong_shape"),
+        ({"": "x"}, "wrong_shape"),
+        ({"\ud800": "x"}, "not_json"),
+        ({"x": "\ud800"}, "not_json"),
+    ],
+    ids=["long", "empty", "half", "half-value"],
+)
+async def test_metadata_that_no_record_can_hold_stops_nothing(
+    world: MemoryLanes, metadata: dict[str, str], code: str
+) -> None:
+    async with sessions(world) as mine:
+        for operation in ("create", "update"):
+            await mine.give(operation, metadata=metadata)
+        assert code_of(await mine.tell("touch")) == "session_unknown"
+        assert (await mine.turn("say: x")).status == "completed"
+    letters = await read_whole(world, DEAD_LETTERS, DeadLetter)
+    assert [one.reason.code for one in letters] == [code] * 2
+
+
+@pytest.mark.promise("P7")
+async def test_a_command_whose_outcome_is_never_written_is_given_up(world: MemoryLanes) -> None:
+    async with sessions(world) as mine:
+        refusing = asyncio.Event()
+        refusing.set()
+        world.broker.refuse(world.topic(SESSION_ANSWERS), refusing.is_set)
+        await mine.give("create")
+        (letter,) = await read_topic(world, DEAD_LETTERS, DeadLetter, count=1)
+        refusing.clear()
+        assert letter.reason.code == "unserviceable"
+        assert code_of(await mine.tell("touch")) == "session_unknown"
