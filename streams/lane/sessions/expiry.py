@@ -32,6 +32,9 @@ __all__ = ["SessionExpiry"]
 _AGAIN_MS: Final = 1000
 """A session that cannot expire yet, since a run of it is on, is looked at again after this time."""
 
+_AT_ONCE_MAX: Final = 100
+"""Sessions that are looked up and asked for together."""
+
 _AFTER_OPENING_S: Final = 3.0
 """What stood unread as the lane was opened is read first: it may have come in time."""
 
@@ -91,8 +94,8 @@ class SessionExpiry:
         while True:
             self._changed.clear()
             now_ms = self._services.clock_ms()
-            while (place := self._due.pop(now_ms)) is not None:
-                await self._look_at(place, now_ms)
+            while places := self._due_by(now_ms):
+                await self._look_at(places, now_ms)
             first, wait_s = self._due.first, None
             if first is not None:
                 wait_s = (first + _BEHIND_MS - now_ms) / 1000
@@ -102,36 +105,52 @@ class SessionExpiry:
             except TimeoutError:
                 continue
 
-    async def _look_at(self, place: int, now_ms: int) -> None:
-        due = self._places.due_ms(place)
-        if due is not None and due > now_ms:  # it was used since
-            self._due.add(due, place)
-            return
-        key = None if due is None else await self._lookup.session_at(place)
-        if key is None and self._places.due_ms(place) is not None:  # it was written anew meanwhile
-            self._due.add(now_ms + _AGAIN_MS, place)
-            return
-        state = None if key is None else self._state.session_states.get(key)
-        due = None if state is None else self._state.due_ms(state)
-        if key is None or due is None:
-            return
-        if due > now_ms:  # that is not committed yet
-            self._due.add(due, place)
-        elif await self.is_used(key):
-            self._due.add(now_ms + _AGAIN_MS, place)
-        else:
-            await self._ask(key, due)
+    def _due_by(self, now_ms: int) -> list[int]:
+        """Take out some of those whose time seems to have come; give where they are over indeed."""
+        due: list[int] = []
+        while len(due) < _AT_ONCE_MAX and (place := self._due.pop(now_ms)) is not None:
+            due_ms = self._places.due_ms(place)
+            if due_ms is not None and due_ms > now_ms:  # it was used since
+                self._due.add(due_ms, place)
+            elif due_ms is not None:
+                due.append(place)
+        return due
+
+    async def _look_at(self, places: list[int], now_ms: int) -> None:
+        states = await self._lookup.states_at(places)
+        is_behind = await self._is_behind()
+        asked = []
+        for place in places:
+            # What is not committed yet stands in memory only.
+            found = states.get(place)
+            state = None if found is None else self._state.session_states.get(session_key(found))
+            state = found if state is None else state
+            if state is None:
+                if self._places.due_ms(place) is not None:  # it was written anew meanwhile
+                    self._due.add(now_ms + _AGAIN_MS, place)
+                continue
+            key, due = session_key(state), self._state.due_ms(state)
+            if due is None:
+                continue
+            if due > now_ms:
+                self._due.add(due, place)
+                continue
+            if not (is_behind or self._is_taken(key)):
+                asked.append(self._ask(key, due))
             # Asked too early by the broker's clock, it is refused and asked again.
             self._due.add(now_ms + _AGAIN_MS, place)
+        await asyncio.gather(*asked)
 
     async def is_used(self, session: SessionKey) -> bool:
         """Tell whether a run of it is on or waits, or a request may stand unread that came in time.
 
         Raises `LaneLost`.
         """
-        if self._is_on(session) or self._is_deferred(session[:2]):
-            return True
-        return await self._is_behind()
+        return self._is_taken(session) or await self._is_behind()
+
+    def _is_taken(self, session: SessionKey) -> bool:
+        """Tell whether a run of it is on or waits, here or where it was left unread."""
+        return self._is_on(session) or self._is_deferred(session[:2])
 
     async def _is_behind(self) -> bool:
         """Tell whether requests stand on the log that were not taken in."""

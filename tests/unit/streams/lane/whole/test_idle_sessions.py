@@ -121,6 +121,19 @@ async def expired(mine: Sessions) -> None:
     assert code_of(await mine.turn("say: two")) == "session_expired"
 
 
+async def test_many_that_are_over_at_once_expire_within_two_seconds(world: MemoryLanes) -> None:
+    async with sessions(world) as mine:
+        for number in range(400):
+            given = await mine.give("create", f"s{number}", ttl={"total_s": 3})
+        await mine.answered(given)
+        world.broker.latency_s = 0.002
+        changes = await read_topic(world, SESSION_EVENTS, SessionChanged, count=800)
+    created = {one.session_id: one.at_ms for one in changes if one.change == "created"}
+    late = [one.at_ms - created[one.session_id] for one in changes if one.change == "expired"]
+    assert len(late) == 400
+    assert all(3000 <= one < 5000 for one in late)
+
+
 async def test_a_request_that_finds_it_over_time_ends_it_before_what_comes_next(
     world: MemoryLanes,
 ) -> None:
