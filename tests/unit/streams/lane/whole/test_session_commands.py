@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from millstream.agents.executor import wall_clock_ms
 from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.events import CheckpointSaved, SessionUpdated
 from millstream.schemas.sessions.states import SessionChanged, SessionState
@@ -18,6 +20,7 @@ from millstream.schemas.topics import (
     SESSION_STATES,
     SESSIONS,
 )
+from millstream.streams.broker.memory.broker import MemoryBroker
 from tests.harness.lane_sessions import code_of, sessions
 from tests.harness.memory_lanes import (
     MemoryLanes,
@@ -354,3 +357,15 @@ async def test_a_command_whose_outcome_is_never_written_is_given_up(world: Memor
         refusing.clear()
         assert letter.reason.code == "unserviceable"
         assert code_of(await mine.tell("touch")) == "session_unknown"
+
+
+@pytest.mark.parametrize("apart_ms", [-60_000, 60_000])
+async def test_a_turn_is_found_though_worker_and_broker_disagree_on_the_time(
+    world: MemoryLanes, apart_ms: int
+) -> None:
+    broker = MemoryBroker(world.settings, lambda: wall_clock_ms() + apart_ms)
+    async with sessions(replace(world, broker=broker)) as mine:
+        for turn in range(1, 4):
+            await mine.turn(f"say: {turn}")
+        assert (await mine.tell("restore", turn=1)).refused is None
+        assert code_of(await mine.tell("restore", turn=99)) == "checkpoint_unknown"
