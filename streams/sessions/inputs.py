@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from millstream.agents.sessions.manager import PAGE_SESSIONS_MAX, SessionFilter, SessionOrder
 from millstream.schemas.base import Identifier, TenantName
 from millstream.schemas.sessions.commands import (
+    METADATA_KEY_CHARS_MAX,
     TTL_IDLE_S_MAX,
     TTL_S_MAX,
     SessionCommand,
@@ -36,8 +37,6 @@ __all__ = [
 
 Ttl = SessionTtl | timedelta | int
 """A time to live: a number is seconds of idleness."""
-
-METADATA_KEY_CHARS_MAX: Final = 256
 
 _DAY_S: Final = 86_400
 _ULID_BASE32: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
