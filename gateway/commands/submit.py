@@ -42,6 +42,12 @@ def submit(
     session: Annotated[
         str | None, typer.Option(help="The conversation it belongs to; default: one of its own.")
     ] = None,
+    expected_turn: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Reject it (exit 3) unless this is the session's newest turn; 0: none yet."
+        ),
+    ] = None,
     template: Annotated[str, typer.Option(help="The agent's template.")] = DEFAULT_TEMPLATE,
     model: Annotated[
         str | None, typer.Option(help="`local`, `scripted` or `provider:name`.")
@@ -99,6 +105,7 @@ def submit(
         content=content,
         request_id=request_id or secrets.token_hex(8),
         session_id=session,
+        expected_turn=expected_turn,
         template=template,
         model=model,
         deadline_ms=deadline_ms,

@@ -88,6 +88,7 @@ async def test_submit_as_json_prints_the_events_up_to_the_result(up: Up) -> None
         ("slow: 8.0; say: late", "ada", ("--timeout", "4"), 5, "a worker has taken it up"),
         ("say: late", "ada", ("--timeout", "0.1"), 5, "has not taken request"),
         ("Hi", "ada", ("--deadline", "0.001"), 4, "expired"),
+        ("Hi", "ada", ("--session", "moved", "--expected-turn", "3"), 3, "newest turn is 0, not 3"),
     ],
 )
 async def test_submit_s_exit_code_says_how_a_request_ended(

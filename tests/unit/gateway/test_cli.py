@@ -68,6 +68,7 @@ def test_help_is_as_wide_as_the_terminal_and_cuts_nothing(
         ["submit", "Hi", "--user", "ada", "--timeout", "0"],
         ["submit", "Hi", "--user", "ada", "--deadline", "inf"],
         ["submit", "Hi", "--user", "ada", "--deadline", "nan"],
+        ["submit", "Hi", "--user", "ada", "--session", "s", "--expected-turn", "-1"],
         ["submit", "\udcff", "--user", "ada"],
         ["history", "--user", "\udcff"],
         ["history", "--user", "a/b"],
