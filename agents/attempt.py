@@ -8,26 +8,19 @@ from types import MappingProxyType
 from typing import Any
 
 from millstream.agents.factory import RunPlan
-from millstream.agents.loop.call_gate import RunContext
 from millstream.agents.loop.callbacks import AgentCallbackHandler
+from millstream.agents.loop.model_gate import RunContext
 from millstream.agents.loop.time_limits import first_limit
 from millstream.agents.loop.token_writer import TokenWriter
 from millstream.agents.models.errors import as_foreseen
 from millstream.agents.tools import Caller
 from millstream.agents.tools.caller import NO_CLAIMS
 from millstream.schemas.base import CallUsage
-from millstream.schemas.errors import (
-    AttemptTimedOut,
-    ContentUnsupported,
-    Expired,
-    ModelFailed,
-    ModelUnavailable,
-    QuotaExhausted,
-    Rejected,
-)
+from millstream.schemas.errors import AttemptTimedOut, Expired, ModelFailed, Rejected
 from millstream.schemas.events import AgentResult, CheckpointSaved, ResolvedRequest, ResultStatus
 from millstream.schemas.lane_events import AnswerRepair
 from millstream.schemas.reasons import reason_of, result_of
+from millstream.schemas.runs.errors import ContentUnsupported, ModelUnavailable, QuotaExhausted
 
 __all__ = ["Attempt", "RunOutcome", "status_after"]
 

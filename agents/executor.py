@@ -20,7 +20,6 @@ from millstream.agents.attempt import Attempt, RunOutcome
 from millstream.agents.factory import AgentFactory, RunPlan
 from millstream.agents.loop.agent import Invocation
 from millstream.agents.loop.answer_ends import Ending
-from millstream.agents.loop.call_gate import RunContext
 from millstream.agents.loop.callbacks import AgentCallbackHandler, OnCallbackEvent
 from millstream.agents.loop.calls import Calls
 from millstream.agents.loop.containment import (
@@ -29,6 +28,7 @@ from millstream.agents.loop.containment import (
     raised_by_code,
     run_now,
 )
+from millstream.agents.loop.model_gate import RunContext
 from millstream.agents.loop.telling.listeners import Listeners
 from millstream.agents.loop.telling.statistics import Statistics
 from millstream.agents.loop.telling.step_writer import StepWriter
@@ -43,14 +43,12 @@ from millstream.agents.sessions.question import question_of
 from millstream.agents.templates.structured import AnswerInvalid, checked_answer
 from millstream.agents.tools.caller import NO_CLAIMS
 from millstream.schemas.errors import (
-    InputTooLong,
     LaneLost,
     MillstreamError,
     ModelFailed,
     Retryable,
     Suspended,
     Terminal,
-    ToolStuck,
 )
 from millstream.schemas.events import CheckpointSaved, ResolvedRequest
 from millstream.schemas.ports import (
@@ -62,6 +60,7 @@ from millstream.schemas.ports import (
     wall_clock_ms,
 )
 from millstream.schemas.reasons import words_of
+from millstream.schemas.runs.errors import InputTooLong, ToolStuck
 
 __all__ = [
     "AgentExecutor",

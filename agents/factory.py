@@ -14,7 +14,8 @@ from langchain_core.messages import SystemMessage
 from langchain_core.tools import BaseTool
 
 from millstream.agents.loop.agent import Agent, AgentGraph, LoopAgent, SingleCallAgent
-from millstream.agents.loop.call_gate import CallGate, ModelGate
+from millstream.agents.loop.call_gate import CallGate
+from millstream.agents.loop.model_gate import ModelGate
 from millstream.agents.loop.tools.tool_threads import ToolThreads
 from millstream.agents.middlewares.beside import BesideModel
 from millstream.agents.middlewares.build import (

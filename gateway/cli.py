@@ -16,10 +16,10 @@ from millstream.gateway.console.cleaning import harmless
 from millstream.gateway.console.terminal import Unwritable, print_data, progress_console
 from millstream.gateway.exits import EXIT_CODES_HELP, ExitCode, Stopped, exit_code_of_error
 from millstream.gateway.installation import HOME
-from millstream.schemas.errors import MillstreamError, ServiceUnavailable
+from millstream.schemas.errors import MillstreamError, NoSuchTopic, ServiceUnavailable
 from millstream.version import __version__
 
-__all__ = ["app", "exit_code_of", "main"]
+__all__ = ["app", "exit_code_of", "main", "words_of"]
 
 
 class _Commands(CommandGroup):
@@ -58,7 +58,7 @@ class _Commands(CommandGroup):
         except MillstreamError as error:
             if debug:
                 raise
-            _tell(f"{error}{_remedy(error)}")
+            _tell(words_of(error))
             raise typer.Exit(exit_code_of(error)) from None
         except (typer.Exit, typer.Abort, TyperException):
             raise  # Typer's own way to end, for instance by wrong usage
@@ -137,6 +137,21 @@ def exit_code_of(error: MillstreamError) -> ExitCode:
     if isinstance(error, ChildEnded) and error.exit_code == ExitCode.UNAVAILABLE:
         return ExitCode.UNAVAILABLE  # as the launcher or the worker found it
     return exit_code_of_error(error)
+
+
+def words_of(error: MillstreamError) -> str:
+    """Give what is told of an error, and what to do about it."""
+    if isinstance(error, NoSuchTopic):
+        # It is what every command meets while the worker that creates topics is being started.
+        from millstream.gateway.client_settings import (  # noqa: PLC0415  slow to import
+            UP_STARTS,
+            is_up_starting,
+            local_settings,
+        )
+
+        if is_up_starting(local_settings()):
+            return UP_STARTS
+    return f"{error}{_remedy(error)}"
 
 
 def _remedy(error: MillstreamError) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +20,13 @@ from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.settings import Settings, load_settings
 
 __all__ = [
+    "UP_STARTS",
     "Endpoints",
+    "is_up_starting",
     "leave_note_of_up",
     "local_settings",
     "make_data_folder",
+    "noted_start",
     "open_bus",
     "policy_of_up",
     "running_endpoints",
@@ -29,6 +34,11 @@ __all__ = [
 ]
 
 _NOTE_OF_UP = "up.json"
+_NOTE_OF_START = "starting.json"
+UP_STARTS = (
+    "Millstream is still being started here: try again once that is done, as the terminal where it "
+    "is started will say"
+)
 _NOTHING_RUNS = (
     "nothing runs here: start `millstream up`, or `millstream dev APP`, or set MILLSTREAM_KAFKA"
 )
@@ -116,10 +126,47 @@ def settings_for_client() -> Settings:
         if running is None or running.kafka != settings.kafka or "redis_url" in given:
             return settings
         return settings.model_copy(update={"redis_url": running.redis_url})
+    if running is None and is_up_starting(settings):
+        raise Misconfigured(UP_STARTS)
     if running is None:
         raise Misconfigured(f"{_NOTHING_RUNS} (no `up` has its data in {settings.data_dir})")
     redis_url = settings.redis_url if "redis_url" in given else running.redis_url
     return settings.model_copy(update={"kafka": running.kafka, "redis_url": redis_url})
+
+
+@contextmanager
+def noted_start(settings: Settings) -> Iterator[Callable[[], None]]:
+    """Note that Kafka, Redis and a worker are being started, until what it gives is called.
+
+    Commands of another terminal then tell people to wait, and not to start what is missing.
+    """
+    note = settings.data_dir / _NOTE_OF_START
+    note.write_text(
+        json.dumps({"pid": os.getpid(), "began": _began(os.getpid())}), encoding="utf-8"
+    )
+
+    def started() -> None:
+        note.unlink(missing_ok=True)
+
+    try:
+        yield started
+    finally:
+        started()
+
+
+def is_up_starting(settings: Settings) -> bool:
+    """Tell whether the `up` that these settings would talk to has no worker serving yet."""
+    try:
+        note = json.loads((settings.data_dir / _NOTE_OF_START).read_text(encoding="utf-8"))
+        # One that was killed leaves its note behind, and its id may be another process's by now.
+        if note["began"] != _began(note["pid"]):
+            return False
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return False
+    if "kafka" not in settings.model_fields_set:
+        return True
+    running = running_endpoints(settings.data_dir)
+    return running is not None and running.kafka == settings.kafka
 
 
 def leave_note_of_up(settings: Settings, launcher_pid: int) -> None:
@@ -153,6 +200,12 @@ def policy_of_up(settings: Settings) -> tuple[Path | None] | None:
 def open_bus(settings: Settings) -> KafkaBus:
     """Build the bus of a command; it connects when it is entered."""
     return KafkaBus(settings)
+
+
+def _began(pid: int) -> str:
+    """Give when a process began, in the kernel's ticks. Raises `OSError` where there is none."""
+    # Behind the name of its program, which may hold anything.
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
 
 
 def _is_launcher(pid: int) -> bool:

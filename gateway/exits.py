@@ -47,7 +47,9 @@ class ExitCode(IntEnum):
 
 EXIT_CODES = {
     ExitCode.OK: "done; of `submit`: the request completed",
-    ExitCode.FAILED: "something is wrong that has no code of its own",
+    ExitCode.FAILED: (
+        "something is wrong that has no code of its own, or the answer to a question was no"
+    ),
     ExitCode.USAGE: "wrong usage: an option or argument is missing, or cannot be so",
     ExitCode.REJECTED: (
         "the request or command was rejected, or the request's record could not be accepted"

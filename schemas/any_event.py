@@ -7,6 +7,8 @@ from typing import Annotated, get_args
 from pydantic import Field, TypeAdapter
 
 from millstream.schemas.base import Event
+from millstream.schemas.control.commands import ControlCommand
+from millstream.schemas.control.templates import TemplateApplied
 from millstream.schemas.dead_letters import DeadLetter, DeadLetterRedriven
 from millstream.schemas.events import (
     AgentRequest,
@@ -14,11 +16,9 @@ from millstream.schemas.events import (
     AgentToken,
     AttemptStarted,
     CheckpointSaved,
-    ControlCommand,
     CostRecorded,
     Decision,
     SessionUpdated,
-    TemplateApplied,
 )
 from millstream.schemas.lane_events import (
     CommandObeyed,

@@ -40,6 +40,7 @@
     │   ├── RequestIdReused      its id was that of a request for something else
     │   └── Unserviceable        lanes fail by it again and again
     ├── Misconfigured            a setting, policy or topic is wrong; says which and what to do
+    │   ├── NoSuchTopic
     │   └── TopicDrift
     ├── NoSuchPartition      what was asked for does not stand at the partition that was named
     ├── DeadLetterNotFound   there is no dead letter at or of an address
@@ -57,8 +58,9 @@
         ├── LaneLapsed           a newer owner may have it: the group has not heard of this worker
         └── LaneOutdated         a newer version wrote what the lane is to know
 
-The kinds of `Poison`, and the errors of dead letters, are in `dead_letters.py`; `AnswerInvalid`, a
-`Terminal`, is in `agents/templates/structured.py`.
+The kinds of `Terminal` from `ModelUnavailable` on are in `runs/errors.py`; those of `Poison`, and
+the errors of dead letters, are in `dead_letters.py`; `AnswerInvalid`, a `Terminal`, is in
+`agents/templates/structured.py`.
 
 `code` is what goes on the wire: stable, lower snake case.
 """
@@ -151,90 +153,6 @@ class Expired(Terminal):
     code = "expired"
 
 
-class ModelUnavailable(Terminal):
-    """The model cannot be used here; the message says which package or key is missing."""
-
-    code = "model_unavailable"
-
-
-class InputTooLong(Terminal):
-    """The conversation has more tokens than the model's context."""
-
-    code = "input_too_long"
-
-
-class ContentUnsupported(Terminal):
-    """The model takes no content of this kind; no call was made. The message says what to do."""
-
-    code = "content_unsupported"
-
-
-class QuotaExhausted(Terminal):
-    """The account at the model's provider has no quota or credit left; waiting does not help."""
-
-    code = "quota_exhausted"
-
-
-class ContentRefused(Terminal):
-    """The model's provider refused the question, or all of the answer, for its content."""
-
-    code = "content_refused"
-
-
-class AnswerCut(Terminal):
-    """The answer was cut at its limit of tokens, and its template takes only whole ones."""
-
-    code = "answer_cut"
-
-
-class AttemptsExhausted(Terminal):
-    """The request was begun as often as one owner may begin it, or as many owners may lose it."""
-
-    code = "attempts_exhausted"
-
-
-class RequestTimedOut(Terminal):
-    """The request's attempts, and the waits between them, took longer than its template allows."""
-
-    code = "request_timed_out"
-
-
-class ToolCallCut(Terminal):
-    """The model's answer reached its limit of tokens inside a tool call; it would do so again."""
-
-    code = "tool_call_cut"
-
-
-class ToolFailed(Terminal):
-    """A tool whose registration says that its errors end the run raised one."""
-
-    code = "tool_failed"
-
-
-class ToolStuck(Terminal):
-    """A synchronous tool did not end in time; its thread goes on, and what it does is not known."""
-
-    code = "tool_stuck"
-
-
-class InDoubt(Terminal):
-    """A call with an effect may have been made, and its outcome is not known; names the calls."""
-
-    code = "in_doubt"
-
-
-class InterruptUnsupported(Terminal):
-    """The agent's graph interrupted itself to ask a person, which no run can be answered yet."""
-
-    code = "interrupt_unsupported"
-
-
-class CheckpointUnreadable(Terminal):
-    """The session's committed checkpoint was found but cannot be opened."""
-
-    code = "checkpoint_unreadable"
-
-
 class Retryable(MillstreamError):
     """The same call may succeed later."""
 
@@ -287,6 +205,12 @@ class Misconfigured(MillstreamError):
     """A setting, policy or topic is wrong; the message says which, and what to do."""
 
     code = "misconfigured"
+
+
+class NoSuchTopic(Misconfigured):
+    """A topic does not exist; a worker creates it, or `millstream topics --create`."""
+
+    code = "no_such_topic"
 
 
 class TopicDrift(Misconfigured):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from millstream.schemas.base import (
     INT64_MAX,
@@ -20,7 +20,6 @@ from millstream.schemas.base import (
     Reason,
     Usage,
     compound_key,
-    require_one_target,
 )
 from millstream.schemas.content import Content, digest_of
 
@@ -327,70 +326,3 @@ class SessionUpdated(RequestEvent):
     def record_key(self) -> str:
         """Tenant, user and session."""
         return compound_key(self.tenant, self.user_id, self.session_id)
-
-
-class TemplateApplied(Event):
-    """A version of a template that every worker is to have, or to give to no new run any more.
-
-    Kept compacted by name and version, for ever: a version names one content, and a run that began
-    with it may need it long after it is `retired`. `content` is the whole template, `digest` stands
-    for it; `by` is who applied or retired it. Of a name the version that was applied last is that
-    of new runs.
-    """
-
-    title: ClassVar[str] = "A version of a template for every worker"
-
-    type: Literal["template"] = "template"
-    user_id: Identifier = "millstream"
-    name: Identifier
-    version: Annotated[str, Field(min_length=1, max_length=64)]
-    content: dict[str, Any]
-    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-    by: Identifier | None = None
-    retired: bool = False
-
-    @property
-    def event_id(self) -> str:
-        """Name, version and when it was applied or retired."""
-        return f"{self.name}:{self.version}:{self.at_ms}"
-
-    @property
-    def record_key(self) -> str:
-        """Name and version."""
-        return compound_key(self.name, self.version)
-
-
-class ControlCommand(Event):
-    """What a user asks of requests that were accepted before, or an operator of a worker.
-
-    `cancel` ends one request (`request_id`) or all of a session that have arrived (`session_id`),
-    read or not: each ends in one result, `cancelled` unless it had ended already. `pause` lets no
-    run of the request or session begin, and stops one under way before its next call of a model or
-    tool; `resume` takes that back. Name one of the two. `drain` tells the worker named `worker` to
-    hand over what it has and end; it stands at any partition that the worker owns.
-    """
-
-    title: ClassVar[str] = "What is asked of requests that were accepted before, or of a worker"
-
-    type: Literal["control"] = "control"
-    command: Literal["cancel", "pause", "resume", "drain"]
-    request_id: Identifier | None = None
-    session_id: Identifier | None = None
-    worker: Identifier | None = None
-
-    @model_validator(mode="after")
-    def _names_one_target(self) -> Self:
-        if self.command != "drain":
-            require_one_target(self.request_id, self.session_id)
-        elif self.worker is None:
-            message = "name the worker that is to be drained"
-            raise ValueError(message)
-        return self
-
-    @property
-    def event_id(self) -> str:
-        """The command, its target (a request, session or worker) and when it was given."""
-        target = f"r:{self.request_id}" if self.request_id else f"s:{self.session_id}"
-        if self.command == "drain":
-            target = f"w:{self.worker}"
-        return f"{self.command}:{target}:{self.at_ms}"

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from millstream.schemas.base import Event
+from millstream.schemas.control.commands import ControlCommand
+from millstream.schemas.control.templates import TemplateApplied
 from millstream.schemas.dead_letters import DeadLetter, DeadLetterRedriven
 from millstream.schemas.events import (
     AgentRequest,
@@ -18,11 +20,9 @@ from millstream.schemas.events import (
     AgentToken,
     AttemptStarted,
     CheckpointSaved,
-    ControlCommand,
     CostRecorded,
     Decision,
     SessionUpdated,
-    TemplateApplied,
 )
 from millstream.schemas.lane_events import (
     CommandObeyed,

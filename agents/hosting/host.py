@@ -26,9 +26,10 @@ from millstream.agents.loop.under_way import UnderWay
 from millstream.agents.models.call_meter import CallMeter
 from millstream.agents.tools.caller import NO_CLAIMS
 from millstream.schemas.base import CallUsage
-from millstream.schemas.errors import AgentsEnded, AttemptsExhausted, Retryable, Suspended
+from millstream.schemas.errors import AgentsEnded, Retryable, Suspended
 from millstream.schemas.events import ResolvedRequest
 from millstream.schemas.ports import BeforeCall, ClockMs, EmitStep, EmitToken, LoadCheckpoint
+from millstream.schemas.runs.errors import AttemptsExhausted
 
 __all__ = ["AgentHost", "HostLimits"]
 

@@ -21,13 +21,14 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langgraph.graph.state import CompiledStateGraph
 
 from millstream.agents.loop.answers import answer_without_calls
-from millstream.agents.loop.call_gate import RunContext
 from millstream.agents.loop.callbacks import AgentCallbackHandler
+from millstream.agents.loop.model_gate import RunContext
 from millstream.agents.loop.single_call import call_model
 from millstream.agents.sessions.checkpointer import RunCheckpointer
 from millstream.agents.tools import Caller
-from millstream.schemas.errors import InterruptUnsupported, Terminal
+from millstream.schemas.errors import Terminal
 from millstream.schemas.reasons import words_of
+from millstream.schemas.runs.errors import InterruptUnsupported
 
 __all__ = ["Agent", "AgentGraph", "Invocation", "LoopAgent", "SingleCallAgent"]
 

@@ -8,8 +8,9 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from millstream.agents.models.ends import finish_reason_of
 from millstream.agents.models.thoughts import thought_of
-from millstream.schemas.errors import AnswerCut, ContentRefused, ModelFailed
+from millstream.schemas.errors import ModelFailed
 from millstream.schemas.events import FinishReason
+from millstream.schemas.runs.errors import AnswerCut, ContentRefused
 
 __all__ = ["REASONING_BYTES_MAX", "Ending"]
 

@@ -21,7 +21,8 @@ from langchain_core.messages.tool import ToolCallChunk
 
 from millstream.agents.models.ends import told_end
 from millstream.agents.sessions.text import well_formed, well_formed_value
-from millstream.schemas.errors import ModelFailed, ToolCallCut
+from millstream.schemas.errors import ModelFailed
+from millstream.schemas.runs.errors import ToolCallCut
 
 __all__ = [
     "CheckedAnswer",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from operator import itemgetter
 
 from millstream.agents.templates.template import AgentTemplate
-from millstream.schemas.errors import AttemptTimedOut, Expired, MillstreamError, RequestTimedOut
+from millstream.schemas.errors import AttemptTimedOut, Expired, MillstreamError
 from millstream.schemas.events import ResolvedRequest
+from millstream.schemas.runs.errors import RequestTimedOut
 
 __all__ = ["TimeLimit", "first_limit"]
 

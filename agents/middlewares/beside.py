@@ -19,7 +19,7 @@ from langchain_core.runnables.config import ensure_config
 from langchain_core.tools import BaseTool
 from typing_extensions import override
 
-from millstream.agents.loop.call_gate import RunContext
+from millstream.agents.loop.model_gate import RunContext
 from millstream.agents.sessions.media import has_media, labelled
 
 __all__ = ["BesideModel"]

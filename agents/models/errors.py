@@ -34,17 +34,15 @@ from millstream.agents.models.retry_after import (
     retry_after_s,
     told_wait_s,
 )
-from millstream.schemas.errors import (
+from millstream.schemas.errors import MillstreamError, ModelFailed, Terminal
+from millstream.schemas.reasons import words_of
+from millstream.schemas.runs.errors import (
     AnswerCut,
     ContentRefused,
     InputTooLong,
-    MillstreamError,
-    ModelFailed,
     ModelUnavailable,
     QuotaExhausted,
-    Terminal,
 )
-from millstream.schemas.reasons import words_of
 
 __all__ = [
     "as_foreseen",

@@ -33,8 +33,8 @@ from millstream.agents.models.scripted.model import SCRIPTED_MODEL_NAME, Scripte
 from millstream.agents.models.scripted.script import parse_script
 from millstream.agents.models.served import as_served
 from millstream.schemas.endpoints import BY_LANGCHAIN, ModelEndpoint, without_client
-from millstream.schemas.errors import ModelUnavailable
 from millstream.schemas.reasons import words_of
+from millstream.schemas.runs.errors import ModelUnavailable
 
 __all__ = [
     "MODEL_NAME",

@@ -48,9 +48,11 @@ class SessionInfo:
     """A session as the view knows it; times in milliseconds since the epoch.
 
     `updated_at_ms` is when it was used last: by a turn, or created, opened or touched. `turn` is 0
-    before its first one, and `last_request_id` the request of its newest checkpoint.
-    `created_at_ms` is `None` where the view has not seen how it began, `last_status` where it has
-    not seen a result. `revision` is 0 for a session that nobody created or changed: it is open.
+    before its first one, and `last_request_id` the request of its newest checkpoint. The newest
+    result is `last_status`, of the request `last_ended_request_id`: another one where that was
+    rejected or failed, or its checkpoint was not heard of yet. `created_at_ms` is `None` where the
+    view has not seen how it began, the two of the result where it has not seen one. `revision` is 0
+    for a session that nobody created or changed: it is open.
     `since_ms` is since when it is in its state, and `expires_at_ms` when its time to live is over
     if it is used no more. `cost_micros` is the sum over its turns.
     """
@@ -73,6 +75,7 @@ class SessionInfo:
     checkpoint_id: str | None = None
     checkpoint_bytes: int | None = None
     cost_micros: int = 0
+    last_ended_request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +170,7 @@ class SessionStore(Protocol):
         ...
 
     async def note_result(self, event: AgentResult, offset: int) -> bool:
-        """Keep a result's status, guarded as above; a session without a checkpoint has no head."""
+        """Keep a result's status and request, guarded as above; it makes no session."""
         ...
 
     async def put_head(self, event: SessionUpdated, offset: int) -> bool:

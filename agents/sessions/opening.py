@@ -12,8 +12,8 @@ from langchain_core.messages import AnyMessage, BaseMessage
 from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from millstream.schemas.errors import CheckpointUnreadable
 from millstream.schemas.events import CheckpointSaved
+from millstream.schemas.runs.errors import CheckpointUnreadable
 
 __all__ = ["SERDE", "OpenedState", "opened_state"]
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from millstream.gateway.checks.finding import Finding
 from millstream.gateway.client_settings import (
+    UP_STARTS,
+    is_up_starting,
     local_settings,
     settings_for_client,
 )
@@ -26,13 +28,17 @@ async def check_kafka() -> tuple[Finding, ...]:
     try:
         settings = settings_for_client()
     except Misconfigured as error:
-        return (Finding("kafka", "wrong", str(error), "start `millstream up`"),)
+        starts = is_up_starting(local_settings())
+        remedy = "ask again in a moment" if starts else "start `millstream up`"
+        return (Finding("kafka", "wrong", str(error), remedy),)
     try:
         drifts = await topic_drift(settings, catalogue(settings.chain_cuts))
     except MillstreamError as error:
         remedy = "check that it runs, and MILLSTREAM_KAFKA if that is set"
         return (Finding("kafka", "wrong", str(error), remedy),)
     answers = Finding("kafka", "ok", f"answers at {settings.kafka}")
+    if any(drift.fatal for drift in drifts) and is_up_starting(settings):
+        return answers, Finding("topics", "wrong", UP_STARTS, "ask again in a moment")
     return answers, *topics_found(drifts)
 
 

@@ -10,9 +10,10 @@ from typing import BinaryIO, Final
 
 import typer
 
+from millstream.gateway.console.cleaning import harmless
 from millstream.gateway.console.terminal import progress_console
 
-__all__ = ["account_name", "metadata_of", "text_asked"]
+__all__ = ["account_name", "confirmed", "metadata_of", "text_asked"]
 
 _STANDARD_INPUT: Final = "-"
 _BYTES_MAX: Final = 1_000_000
@@ -47,6 +48,18 @@ def text_asked(text: str | None, file: Path | None) -> str:
     except OSError as error:
         message = f"{str(file)!r} cannot be read: {error.strerror}"
         raise typer.BadParameter(message, param_hint="--input-file") from error
+
+
+def confirmed(question: str) -> bool:
+    """Ask a person at the terminal; only `y` and `yes` are a yes, the end of the input is a no.
+
+    Ctrl-C is none of the two: it raises `KeyboardInterrupt`, as anywhere.
+    """
+    progress_console().print(f"{harmless(question)} [y/N]:", end=" ")
+    answer = sys.stdin.readline()
+    if not answer.endswith("\n"):
+        progress_console().print()  # whoever types Ctrl-D goes to no new line
+    return answer.strip().lower() in {"y", "yes"}
 
 
 def metadata_of(pairs: Sequence[str]) -> dict[str, str]:

@@ -8,6 +8,8 @@ from typing import Any
 from millstream.gateway.console.cleaning import in_line, json_text
 from millstream.gateway.console.time_parsing import time_text
 from millstream.schemas.base import Address, Event, Reason, Usage
+from millstream.schemas.control.commands import ControlCommand
+from millstream.schemas.control.templates import TemplateApplied
 from millstream.schemas.dead_letters import DeadLetter, DeadLetterRedriven
 from millstream.schemas.events import (
     UNPRICED,
@@ -16,11 +18,9 @@ from millstream.schemas.events import (
     AgentToken,
     AttemptStarted,
     CheckpointSaved,
-    ControlCommand,
     CostRecorded,
     Decision,
     SessionUpdated,
-    TemplateApplied,
 )
 from millstream.schemas.lane_events import (
     CommandObeyed,

@@ -39,16 +39,22 @@ def parse_time_ms(text: str) -> int:
 
 
 def parse_span_s(text: str, option: str, *, most_s: int) -> int:
-    """Read `8h`, `7d`, `10m` or `90s`; a number alone is seconds. Gives seconds, 1 to `most_s`.
+    """Read `8h`, `7d`, `10m` or `90s`. Gives seconds, 1 to `most_s`.
+
+    A number alone is refused: whoever means 8 hours and writes 8 would get 8 seconds.
 
     Raises `typer.BadParameter`, which names the option.
     """
     hint = f"'{option}'"
     span = _SPAN.fullmatch(text)
     if span is None:
-        message = f"{text!r} is no span of time: write 90s, 10m, 8h, 7d, or seconds"
+        message = f"{text!r} is no span of time: write 90s, 10m, 8h or 7d"
         raise typer.BadParameter(message, param_hint=hint)
-    seconds = int(span[1]) * _UNIT_MS[span[2] or "s"] // 1000
+    if span[2] is None:
+        number = span[1]
+        message = f"{text!r} has no unit: write {number}s, {number}m, {number}h or {number}d"
+        raise typer.BadParameter(message, param_hint=hint)
+    seconds = int(span[1]) * _UNIT_MS[span[2]] // 1000
     if not 1 <= seconds <= most_s:
         message = f"{text!r} is not between 1s and {most_s // 86_400}d"
         raise typer.BadParameter(message, param_hint=hint)

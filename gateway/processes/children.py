@@ -15,7 +15,7 @@ import structlog
 
 from millstream.schemas.errors import MillstreamError
 
-__all__ = ["Child", "ChildEnded", "log_tail", "module_command"]
+__all__ = ["Child", "ChildEnded", "log_before", "log_tail", "module_command"]
 
 _log = structlog.get_logger(__name__)
 
@@ -26,13 +26,15 @@ _TAIL_LINES = 12
 class ChildEnded(MillstreamError):
     """A program that we started ended by itself, or did not get ready in time.
 
-    The message holds the end of its log; `exit_code` is `None` while it ran.
+    The message holds the end of its log, `what` only what happened; `exit_code` is `None` while it
+    ran.
     """
 
     code = "child_ended"
 
-    def __init__(self, message: str, exit_code: int | None) -> None:
-        super().__init__(message)
+    def __init__(self, what: str, exit_code: int | None, told: str = "") -> None:
+        super().__init__(f"{what}. {told}" if told else what)
+        self.what = what
         self.exit_code = exit_code
 
 
@@ -68,8 +70,8 @@ class Child:
     ) -> Child:
         """Start a program in our working folder; its standard error goes to `log`, or to ours.
 
-        The log of the one before it is kept as `<log>.1`. A program that is not `guarded` must end
-        by itself at the end of its standard input.
+        The log of the one before it is kept, see `log_before`. A program that is not `guarded` must
+        end by itself at the end of its standard input.
         """
         guard = (
             module_command("millstream.infra.processes.guard", str(os.getpid())) if guarded else ()
@@ -98,8 +100,8 @@ class Child:
                 if not line:
                     await self._process.wait()
         except TimeoutError:
-            message = f"the {self.name} is not ready after {timeout_s:g} s. {self._told()}"
-            raise ChildEnded(message, None) from None
+            what = f"the {self.name} is not ready after {timeout_s:g} s"
+            raise ChildEnded(what, None, self._told()) from None
         if not line:
             raise self.ended()
         return line.decode()
@@ -111,7 +113,7 @@ class Child:
     def ended(self) -> ChildEnded:
         """Build the error for a program that ended by itself."""
         code = self._process.returncode
-        return ChildEnded(f"the {self.name} ended with exit code {code}. {self._told()}", code)
+        return ChildEnded(f"the {self.name} ended with exit code {code}", code, self._told())
 
     @property
     def pid(self) -> int:
@@ -149,9 +151,14 @@ def _log_file(log: Path | None) -> Iterator[BinaryIO | None]:
         return
     log.parent.mkdir(parents=True, exist_ok=True)
     if log.exists():
-        log.replace(log.with_name(f"{log.name}.1"))
+        log.replace(log_before(log))
     with log.open("wb") as file:
         yield file
+
+
+def log_before(log: Path) -> Path:
+    """Give where the log of the program before is."""
+    return log.with_name(f"{log.name}.1")
 
 
 def log_tail(path: Path) -> str:

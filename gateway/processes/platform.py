@@ -8,7 +8,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from millstream.gateway.client_settings import Endpoints, leave_note_of_up, make_data_folder
+from millstream.gateway.client_settings import (
+    Endpoints,
+    leave_note_of_up,
+    make_data_folder,
+    noted_start,
+)
 from millstream.gateway.processes.app_check import AppReport, checked_app
 from millstream.gateway.processes.children import Child, ChildEnded, module_command
 from millstream.gateway.processes.workers import KeptWorker
@@ -75,38 +80,40 @@ async def platform(
     settings = settings.model_copy(update={"policy_file": report.policy_file})
     make_data_folder(settings)
     size = () if brokers is None else ("--brokers", str(brokers))
-    services = await Child.start(
-        "launcher of Kafka and Redis",
-        module_command(
-            "millstream.infra",
-            "up",
-            "--until-eof",
-            "--json",
-            "--data",
-            str(settings.data_dir),
-            *size,
-        ),
-        # Not by the guard: killed, it could not stop Kafka properly. Our end ends its input.
-        guarded=False,
-    )
-    try:
-        endpoints = Endpoints.from_json(await services.ready_line(_READY_TIMEOUT_S))
-        leave_note_of_up(settings, endpoints.launcher_pid)
-        found: dict[str, object] = {"kafka": endpoints.kafka, "redis_url": endpoints.redis_url}
-        if "template_unknown_wait_s" not in settings.model_fields_set:
-            # There is no other worker that could have it: who misspells a name is told soon.
-            found["template_unknown_wait_s"] = _UNKNOWN_TEMPLATE_WAIT_S
-        connected = settings.model_copy(update=found)
-        worker = KeptWorker(connected, roles, tell, to_terminal=to_terminal)
+    with noted_start(settings) as started:
+        services = await Child.start(
+            "launcher of Kafka and Redis",
+            module_command(
+                "millstream.infra",
+                "up",
+                "--until-eof",
+                "--json",
+                "--data",
+                str(settings.data_dir),
+                *size,
+            ),
+            # Not by the guard: killed, it could not stop Kafka properly. Our end ends its input.
+            guarded=False,
+        )
         try:
-            if with_worker:
-                tell("starting a worker …")
-                await worker.start()
-            yield Platform(connected, services, worker, report, with_worker)
+            endpoints = Endpoints.from_json(await services.ready_line(_READY_TIMEOUT_S))
+            leave_note_of_up(settings, endpoints.launcher_pid)
+            found: dict[str, object] = {"kafka": endpoints.kafka, "redis_url": endpoints.redis_url}
+            if "template_unknown_wait_s" not in settings.model_fields_set:
+                # There is no other worker that could have it: who misspells a name is told soon.
+                found["template_unknown_wait_s"] = _UNKNOWN_TEMPLATE_WAIT_S
+            connected = settings.model_copy(update=found)
+            worker = KeptWorker(connected, roles, tell, to_terminal=to_terminal)
+            try:
+                if with_worker:
+                    tell("starting a worker …")
+                    await worker.start()
+                started()
+                yield Platform(connected, services, worker, report, with_worker)
+            finally:
+                await worker.stop()
         finally:
-            await worker.stop()
-    finally:
-        await services.stop(_STOP_GRACE_S)
+            await services.stop(_STOP_GRACE_S)
 
 
 async def _first(doing: Awaitable[T], *deaths: Awaitable[ChildEnded]) -> T:

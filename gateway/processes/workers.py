@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from millstream.gateway.processes.children import Child, ChildEnded, module_command
+from millstream.gateway.processes.children import Child, ChildEnded, log_before, module_command
 from millstream.streams.settings import Role, Settings, child_environment
 
-__all__ = ["KeptWorker", "RestartPolicy"]
+__all__ = ["KeptWorker", "RestartPolicy", "end_in_a_sentence"]
 
 READY_TIMEOUT_S = 120.0
 # Behind the grace of its runs; a worker that is stuck ends itself before.
@@ -77,18 +77,32 @@ class KeptWorker:
             ended = await self.died()
             failures = 1 if time.monotonic() - began > self.restarts.healthy_s else failures + 1
             wait_s = self.restarts.wait_s(failures)
-            self.tell(f"{ended}\nit is started again in {wait_s:g} s")
+            self.tell(f"{self._told(ended)}; it is started again in {wait_s:g} s")
             await asyncio.sleep(wait_s)
             try:
                 await self.start()
             except ChildEnded as error:
-                self.tell(str(error))
+                self.tell(self._told(error))
                 if error.exit_code is None:
                     await self.stop()
             else:
                 self.tell(f"the worker serves again; its metrics: {self.metrics_url}")
 
+    def _told(self, ended: ChildEnded) -> str:
+        return end_in_a_sentence(ended, None if self.to_terminal else self.log)
+
     async def stop(self) -> None:
         """Let what runs come to its end, then end it; does nothing if it never started."""
         if self._child is not None:
             await self._child.stop(self.settings.shutdown_grace_s + CLOSING_S)
+
+
+def end_in_a_sentence(ended: ChildEnded, log: Path | None) -> str:
+    """Say that a program ended, and where it is told why; without a `log` it was on the terminal.
+
+    The lines of its log are for whoever looks for them: beside what `up` says they look like more
+    that went wrong.
+    """
+    if log is None:
+        return f"{ended.what}, and said why above"
+    return f"{ended.what}; its log says why: {log}, or {log_before(log)} once the next one runs"

@@ -72,10 +72,11 @@ class SessionCommand(Event):
     Sent again under its `command_id` it has no second effect. `session_id` may be left out by
     `close` and `delete`, which are then for all sessions that the user has. `ttl` and `metadata`
     are of `create` and `update`: what is left out stays as it is. `drain` is of `close`: what waits
-    still runs. `turn` is of `restore` and `name_checkpoint`: the turn whose checkpoint is meant;
-    `restore` may give the checkpoint's `name` instead, and `checkpoint_offset` where its record is
-    believed to stand, which spares a search. `if_due`, of `expire`: only if the session's time to
-    live is over by the broker's time of this record. `by` is who asks and `why` for what reason.
+    still runs, until it is closed without. `turn` is of `restore` and `name_checkpoint`: the turn
+    whose checkpoint is meant; `restore` may give the checkpoint's `name` instead, and
+    `checkpoint_offset` where its record is believed to stand, which spares a search. `if_due`, of
+    `expire`: only if the session's time to live is over by the broker's time of this record. `by`
+    is who asks and `why` for what reason.
     """
 
     title: ClassVar[str] = "What is asked of a session"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from millstream.schemas.errors import MillstreamError, Rejected, ServiceUnavailable
 
 __all__ = [
@@ -33,6 +35,11 @@ class SessionUnknown(SessionRefused):
     """The user has no session of that id."""
 
     code = "session_unknown"
+
+    @classmethod
+    def of(cls, user_id: str, session_id: str) -> Self:
+        """Give it in the words that all have for it."""
+        return cls(f"user {user_id!r} has no session {session_id!r}; list those that there are")
 
 
 class SessionExists(SessionRefused):

@@ -141,8 +141,9 @@ class SessionAnswered(Event):
 
     `source` is where the command's record first stood. `refused` says why nothing was done.
     `session` is the session behind it, and `turn` its newest turn; a command for all sessions of a
-    user tells how many `sessions` it was carried out on. `asked` is a digest of what was asked: it
-    tells the command from another one that was given its id.
+    user tells how many `sessions` it was carried out on. `expires_at_ms` is when the session
+    expires if it is used no more, left out where it does not. `asked` is a digest of what was
+    asked: it tells the command from another one that was given its id.
     """
 
     title: ClassVar[str] = "What became of a command on sessions"
@@ -155,6 +156,7 @@ class SessionAnswered(Event):
     session: SessionState | None = None
     turn: Count = 0
     sessions: Count | None = None
+    expires_at_ms: EpochMs | None = None
     asked: str | None = None
     source: Address
 

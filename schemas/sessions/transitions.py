@@ -44,5 +44,6 @@ TRANSITIONS: Final[Mapping[SessionOperation, Mapping[Before, _Outcome]]] = {
 }
 """By operation, then by the state before: the state behind it, or why it is refused.
 
-Where the state stays what it is, `close`, `reopen`, `expire` and `delete` change nothing.
+Where the state stays what it is, `close`, `reopen`, `expire` and `delete` change nothing; but
+`close` without `drain` of a session that was closed with it rejects what still waits.
 """

@@ -21,7 +21,7 @@ from aiokafka.errors import (
     for_code,
 )
 
-from millstream.schemas.errors import Misconfigured, ServiceUnavailable, TopicDrift
+from millstream.schemas.errors import Misconfigured, NoSuchTopic, ServiceUnavailable, TopicDrift
 from millstream.schemas.topics import TopicSpec
 from millstream.streams.broker.clients import admin_client
 from millstream.streams.settings import Settings
@@ -146,7 +146,7 @@ async def require_sound_topics(settings: Settings, specs: Sequence[TopicSpec]) -
 async def partition_counts(settings: Settings, topics: Collection[str]) -> dict[str, int]:
     """Give the number of partitions of topics, by their physical names.
 
-    Raises `Misconfigured` for one that does not exist, `ServiceUnavailable`.
+    Raises `NoSuchTopic`, `Misconfigured` for one that is hidden, `ServiceUnavailable`.
     """
     async with _admin(settings) as admin:
         hidden: set[str] = set()
@@ -158,7 +158,7 @@ async def partition_counts(settings: Settings, topics: Collection[str]) -> dict[
         )
     missing = [topic for topic in topics if topic not in found]
     if missing:
-        raise Misconfigured(
+        raise NoSuchTopic(
             f"no such topic at {settings.kafka}: {', '.join(sorted(missing))}; start a worker or "
             "run `millstream topics --create`, which create what is missing"
         )

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from aiokafka import TopicPartition
 
 from millstream.schemas.base import Address
-from millstream.schemas.events import ControlCommand, ResolvedRequest
+from millstream.schemas.control.commands import ControlCommand
+from millstream.schemas.events import ResolvedRequest
 from millstream.schemas.topics import (
     ATTEMPTS,
     CHECKPOINTS,

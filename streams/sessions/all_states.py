@@ -84,7 +84,7 @@ class StatesOfAll:
                 if isinstance(state := delivery.event, SessionState):
                     await places.acquire()
                     writes.create_task(self._put(state, places, failed))
-                    self._changed += state.state == self._goal and state.since_ms == state.at_ms
+                    self._changed += state.state == self._goal and _is_new(state)
                 if failed or (delivery.address.offset >= until and self._changed >= wanted):
                     break
         if failed:
@@ -105,6 +105,17 @@ class StatesOfAll:
     @property
     def _goal(self) -> LifecycleState:
         return "closed" if self.command.operation == "close" else "deleted"
+
+
+def _is_new(state: SessionState) -> bool:
+    """Tell whether a state was made by a command that ends sessions, not written anew later.
+
+    One that was closed before, and now without `drain`, is in its state since then.
+    """
+    barrier = state.barrier
+    return state.since_ms == state.at_ms or (
+        barrier is not None and barrier.until_ms >= state.at_ms
+    )
 
 
 def _filter_of(command: SessionCommand) -> EventFilter:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from shlex import quote
 from typing import Self
 
 from millstream.schemas.errors import ServiceUnavailable
@@ -141,7 +142,8 @@ def _unknown(command: SessionCommand, why: str, *, is_published: bool) -> Sessio
     what = "all sessions" if command.session_id is None else f"session {command.session_id!r}"
     return SessionOutcomeUnknown(
         f"whether the {command.operation} of {what} is carried out is not known: {why} ({stands}). "
-        f"Send it again as command_id={command.command_id!r}: that has no second effect",
+        f"Send it again as command_id={command.command_id!r}, on a command line --command-id "
+        f"{quote(command.command_id)}: that has no second effect",
         command_id=command.command_id,
         is_published=is_published,
     )

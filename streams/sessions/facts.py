@@ -60,7 +60,7 @@ class KeptCheckpoint(Frozen):
 class Facts:
     """A session's newest checkpoint, head and state, so far as they are known.
 
-    `began_ms` is when its first turn was.
+    `began_ms` is when its first turn was. `ended` is the request whose result had the `status`.
     """
 
     turned: Turned | None = None
@@ -68,6 +68,7 @@ class Facts:
     head: SessionUpdated | None = None
     state: SessionState | None = None
     status: ResultStatus | None = None
+    ended: str | None = None
 
     @property
     def created_at_ms(self) -> int | None:
@@ -101,6 +102,7 @@ class Facts:
             last_request_id=None if turned is None else turned.request_id,
             created_at_ms=self.created_at_ms,
             last_status=self.status,
+            last_ended_request_id=self.ended,
             since_ms=self.created_at_ms,
             ttl=SessionTtl(),
         )

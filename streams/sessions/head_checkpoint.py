@@ -77,11 +77,7 @@ class HeadCheckpoints:
         state = states[-1].event if states else None
         is_deleted = isinstance(state, SessionState) and state.state == "deleted"
         if is_deleted or (head is None and state is None):
-            message = (
-                f"user {wanted.user_id!r} has no session {wanted.session_id!r}; list those that "
-                "there are"
-            )
-            raise SessionUnknown(message)
+            raise SessionUnknown.of(wanted.user_id or "", wanted.session_id or "")
         return head if isinstance(head, SessionUpdated) else None
 
     async def _named_by(self, head: SessionUpdated, wanted: EventFilter) -> CheckpointSaved:

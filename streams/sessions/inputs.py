@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import cache
+from hashlib import blake2b
 from typing import Any, Final, get_args
 
 from pydantic import TypeAdapter, ValidationError
@@ -23,7 +24,15 @@ from millstream.schemas.sessions.commands import (
 from millstream.schemas.sessions.errors import SessionInputInvalid
 from millstream.schemas.sessions.states import LifecycleState
 
-__all__ = ["Ttl", "check_list", "checked_id", "checked_tenant", "command_of", "new_ulid"]
+__all__ = [
+    "Ttl",
+    "check_list",
+    "checked_id",
+    "checked_tenant",
+    "command_of",
+    "id_of_created",
+    "new_ulid",
+]
 
 Ttl = SessionTtl | timedelta | int
 """A time to live: a number is seconds of idleness."""
@@ -33,6 +42,7 @@ METADATA_KEY_CHARS_MAX: Final = 256
 _DAY_S: Final = 86_400
 _ULID_BASE32: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _ULID_CHARS: Final = 26
+_ULID_BYTES: Final = 16
 _RANDOM_BITS: Final = 80
 
 _ID_HINT: Final = "give 1 to 256 characters, no line break or other control character among them"
@@ -163,7 +173,21 @@ def _check_filter(wanted: SessionFilter) -> None:
 
 def new_ulid() -> str:
     """Make a ULID: 26 characters that sort by the millisecond in which they were made."""
-    number = (time.time_ns() // 10**6) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
+    return _ulid((time.time_ns() // 10**6) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS))
+
+
+def id_of_created(command_id: str | None) -> str:
+    """Give the id of a session that is created without one: that of a command is always the same.
+
+    Else a command that is sent again would ask for another session.
+    """
+    if command_id is None:
+        return new_ulid()
+    digest = blake2b(command_id.encode(errors="surrogatepass"), digest_size=_ULID_BYTES).digest()
+    return _ulid(int.from_bytes(digest))
+
+
+def _ulid(number: int) -> str:
     text = ""
     for _ in range(_ULID_CHARS):
         number, digit = divmod(number, len(_ULID_BASE32))

@@ -37,7 +37,7 @@ from millstream.streams.sessions.inputs import (
     checked_id,
     checked_tenant,
     command_of,
-    new_ulid,
+    id_of_created,
 )
 from millstream.streams.sessions.outcomes import Asked, SessionOutcome, outcome_of
 
@@ -94,13 +94,13 @@ class SessionManager:
         metadata: Mapping[str, str] | None = None,
         **asked: Unpack[Asked],
     ) -> SessionOutcome:
-        """Create a session; one without an id gets a ULID.
+        """Create a session; one without an id gets a ULID, under a `command_id` always the same.
 
         `ttl` is how long it lives: a number of seconds, or a `timedelta`, without being used, or a
         `SessionTtl`. Raises `SessionExists`, also where it came into being with a request, and
         `SessionDeleted`: an id is not used again.
         """
-        name = new_ulid() if session_id is None else session_id
+        name = id_of_created(asked.get("command_id")) if session_id is None else session_id
         return await self._one("create", user_id, name, tenant, asked, ttl=ttl, metadata=metadata)
 
     async def touch(
@@ -146,7 +146,8 @@ class SessionManager:
     ) -> SessionOutcome:
         """Close the session: the run that is on ends, what waits is rejected, or runs with `drain`.
 
-        A closed session takes no request until it is reopened.
+        A closed session takes no request until it is reopened. Closed again without `drain`, what
+        still waits of it is rejected; the other way round nothing changes.
         """
         return await self._one("close", user_id, session_id, tenant, asked, drain=drain)
 
@@ -264,7 +265,11 @@ class SessionManager:
     async def get(
         self, user_id: str, session_id: str, *, tenant: str = DEFAULT_TENANT
     ) -> SessionInfo | None:
-        """Give what the view has of a session, `None` if the user has no such session."""
+        """Give what the view has of a session, `None` if the user has no such session.
+
+        It is a question, so nothing is raised, where `messages`, `checkpoints` and every command
+        raise `SessionUnknown`: they can do nothing without it.
+        """
         return await self._store.get(*_names(tenant, user_id, session_id))
 
     async def list(
@@ -303,8 +308,7 @@ class SessionManager:
         names = _names(tenant, user_id, session_id)
         found = await self._store.checkpoints(*names)
         if not found and await self._store.get(*names) is None:
-            message = f"user {user_id!r} has no session {session_id!r}; list those that there are"
-            raise SessionUnknown(message)
+            raise SessionUnknown.of(user_id, session_id)
         return found
 
     async def stats(

@@ -79,11 +79,11 @@ class MemorySessionStore:
         return True
 
     async def note_result(self, event: AgentResult, offset: int) -> bool:
-        """Keep a result's status unless one of the same or a higher offset is kept."""
+        """Keep a result's status and request unless one of the same or a higher offset is kept."""
         kept = self._of(event)
         if kept is None or kept.status_offset >= offset:
             return False
-        facts = replace(kept.facts, status=event.status)
+        facts = replace(kept.facts, status=event.status, ended=event.request_id)
         self._keep(event, replace(kept, facts=facts, status_offset=offset))
         return True
 

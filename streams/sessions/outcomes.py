@@ -30,6 +30,7 @@ class SessionOutcome:
         turn: Its newest turn, 0 before the first.
         revision: Counts the records of its state, 0 while there is none.
         ttl: How long it lives.
+        expires_at_ms: When it expires if it is used no more, `None`: it does not.
         metadata: What was said of it.
         names: Its checkpoints that have names.
         command_id: Sent again under this id, the command has no second effect.
@@ -45,6 +46,7 @@ class SessionOutcome:
     metadata: Mapping[str, str]
     names: tuple[NamedCheckpoint, ...]
     command_id: str
+    expires_at_ms: int | None = None
 
 
 def outcome_of(answer: SessionAnswered, command: SessionCommand) -> SessionOutcome:
@@ -62,4 +64,5 @@ def outcome_of(answer: SessionAnswered, command: SessionCommand) -> SessionOutco
         metadata=FrozenDict() if state is None else state.metadata,
         names=() if state is None else state.names,
         command_id=command.command_id,
+        expires_at_ms=answer.expires_at_ms,
     )

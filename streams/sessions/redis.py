@@ -166,8 +166,8 @@ class RedisSessionStore:
         )
 
     async def note_result(self, event: AgentResult, offset: int) -> bool:
-        """Keep a result's status unless one of the same or a higher offset is kept."""
-        return await self._put(NOTE_RESULT, event, offset, event.status)
+        """Keep a result's status and request unless one of the same or a higher offset is kept."""
+        return await self._put(NOTE_RESULT, event, offset, event.status, event.request_id)
 
     async def put_head(self, event: SessionUpdated, offset: int) -> bool:
         """Keep a session's head unless one of the same or a higher offset is kept."""

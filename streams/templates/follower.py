@@ -10,8 +10,8 @@ from aiokafka.errors import KafkaError
 from prometheus_client import Counter, Gauge
 
 from millstream.agents.factory import AgentFactory
+from millstream.schemas.control.templates import TemplateApplied
 from millstream.schemas.errors import LaneLost, Misconfigured, ServiceUnavailable, UnknownTemplate
-from millstream.schemas.events import TemplateApplied
 from millstream.streams.broker.partition_reader import Consumer, PartitionReader
 from millstream.streams.lane.base.group_templates import GroupTemplates
 from millstream.streams.lane.io import KafkaLaneIO, LaneIO

@@ -11,8 +11,8 @@ from aiokafka import TopicPartition
 from pydantic import ValidationError
 
 from millstream.agents.templates.template import AgentTemplate
+from millstream.schemas.control.templates import TemplateApplied
 from millstream.schemas.errors import Misconfigured, Poison
-from millstream.schemas.events import TemplateApplied
 from millstream.schemas.topics import TEMPLATES
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.settings import Settings

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from millstream.agents.templates.template import AgentTemplate
+from millstream.schemas.control.templates import TemplateApplied
 from millstream.schemas.errors import (
     LaneFenced,
     LaneLost,
@@ -20,7 +21,6 @@ from millstream.schemas.errors import (
     ServiceUnavailable,
     UnknownTemplate,
 )
-from millstream.schemas.events import TemplateApplied
 from millstream.schemas.ports import ClockMs, wall_clock_ms
 from millstream.streams.broker.batches import Outgoing
 from millstream.streams.lane.io import KafkaLaneIO, LaneIO

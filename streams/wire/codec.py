@@ -18,8 +18,9 @@ import orjson
 from pydantic import ValidationError
 
 from millstream.schemas.base import SCHEMA_VERSION, Event
+from millstream.schemas.control.commands import ControlCommand
 from millstream.schemas.dead_letters import NewerSchema, NotJson, NullValue, WrongShape
-from millstream.schemas.events import AgentRequest, ControlCommand
+from millstream.schemas.events import AgentRequest
 from millstream.schemas.sessions.commands import SessionCommand
 from millstream.schemas.topics import TopicSpec
 from millstream.streams.wire.trace import TRACEPARENT, TRACESTATE, Trace, given_trace, new_trace

@@ -223,6 +223,42 @@ class SessionManagerContract:
         with pytest.raises(SessionClosed):  # what was decided stays so
             await talk.sessions.touch(talk.user, "s", command_id="c3")
 
+    async def test_a_create_without_an_id_that_is_sent_again_is_of_one_session(
+        self, talk: Talk
+    ) -> None:
+        first = await talk.sessions.create(talk.user, command_id="c1")
+        again = await talk.sessions.create(talk.user, command_id="c1")
+        other = await talk.sessions.create(talk.user, command_id="c2")
+        assert first.session_id == again.session_id != other.session_id
+        assert len(await talk.changes()) == 2
+
+    async def test_a_command_tells_when_its_session_expires(self, talk: Talk) -> None:
+        made = await talk.sessions.create(talk.user, "s", ttl=60)
+        shown = await talk.sessions.get(talk.user, "s")
+        assert shown is not None
+        assert made.expires_at_ms == shown.expires_at_ms is not None
+        await talk.turn("say: hello")
+        # Counted from the run, which the view may not have heard of.
+        longer = await talk.sessions.update(talk.user, "s", ttl=3600)
+        assert longer.expires_at_ms is not None
+        assert longer.expires_at_ms >= made.expires_at_ms + 3_540_000
+        assert (await talk.sessions.update(talk.user, "s", ttl=SessionTtl())).expires_at_ms is None
+        assert (await talk.sessions.close(talk.user, "s")).expires_at_ms is None
+
+    async def test_all_that_drain_are_closed_harder_and_the_view_is_not_waited_for(
+        self, talk: Talk
+    ) -> None:
+        sessions, user = talk.sessions, talk.user
+        for name in ("a", "b"):
+            await talk.turn("say: hello", name)
+        first, waiting = await talk.ask("slow: 1; say: x", "a"), await talk.ask("say: y", "a")
+        async with asyncio.timeout(10):
+            assert await sessions.close_all(user, drain=True) == 2
+            assert await sessions.close_all(user) == 2
+            assert await sessions.close_all(user) == 0
+        assert (await talk.result(first)).output == "x"
+        assert code(await talk.result(waiting)) == "session_closed"
+
     async def test_an_id_is_for_one_command(self, talk: Talk) -> None:
         await talk.sessions.create(talk.user, "s", command_id="c1")
         with pytest.raises(CommandIdReused, match="give this one an id of its own"):
@@ -264,9 +300,12 @@ class SessionManagerContract:
                 sessions.name_checkpoint(**of, turn=1, name="x"),
                 sessions.restore(**of, turn=1),
                 sessions.messages(**of),
+                sessions.checkpoints(**of),
             ):
-                with pytest.raises(SessionUnknown):
+                # In the same words, whoever says it: they tell neither what there is.
+                with pytest.raises(SessionUnknown) as told:
                     await asked
+                assert str(told.value) == str(SessionUnknown.of(user, "s"))
             assert await sessions.get(**of) is None
             assert await sessions.delete_all(user, tenant=tenant) == 0
         assert (await sessions.touch(talk.user, "s")).state == "open"

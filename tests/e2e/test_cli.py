@@ -29,6 +29,11 @@ async def test_submit_shows_the_answer_and_tells_the_rest_on_standard_error(up: 
     assert "$0.000000" in told.err
 
 
+async def test_up_that_serves_is_no_longer_told_of_as_starting(up: Up) -> None:
+    assert not (up.log.parent / "starting.json").exists()
+    assert (await run(up.environment, "sessions", "stats")).code == 0
+
+
 async def test_submit_reads_what_to_ask_and_names_its_request(up: Up, tmp_path: Path) -> None:
     ask = ("submit", "-", "--user", "ada", "--metadata", "order=7", "--json")
     told = await run(up.environment, *ask, typed="say: 10\u00a0000 €\n")

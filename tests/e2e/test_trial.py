@@ -68,22 +68,30 @@ TRIALS = (
     Trial(("dead-letters", "list"), err="there are no such dead letters"),
     Trial(("dead-letters", "redrive", "--all", "--code", "no"), code=2, err="no record is dead"),
     Trial(("templates", "list"), err="no template was applied"),
-    Trial(("sessions", "list", "--user", "nobody"), err="has no such sessions"),
+    Trial(("sessions", "list", "--user", "nobody"), err="user nobody has no sessions"),
     Trial(
-        ("sessions", "create", *ADA, "--ttl", "60"), out="^[0-9A-Z]{26}$", err="it lives 0:01:00"
+        ("sessions", "create", *ADA, "--ttl", "60s"),
+        out="^[0-9A-Z]{26}$",
+        err="it lives 1m without being used: it expires 20.* UTC if it is not used",
     ),
-    Trial(("sessions", "create", *ADA, "--ttl", "0"), code=2, err="--ttl"),
+    Trial(("sessions", "create", *ADA, "--ttl", "60"), code=2, err="has no unit"),
     Trial(("sessions", "create", *ADA, "--json"), out='"state": "open"'),
+    # Under its id it is carried out once, however often it is given.
+    Trial(
+        ("sessions", "create", *ADA, "--command-id", "mine", "--json"), out='"command_id": "mine"'
+    ),
     Trial(("sessions", "rebuild"), err="the view has the sessions of"),
     Trial(("sessions", "show", "never", *ADA), code=8, err="has no session 'never'"),
     Trial(("sessions", "messages", "never", *ADA), code=8, err="has no session 'never'"),
     Trial(("sessions", "checkpoints", "never", *ADA), code=8, err="has no session 'never'"),
-    Trial(("sessions", "touch", "never", *ADA), code=8, err="no such session"),
-    Trial(("sessions", "reopen", "never", *ADA), code=8, err="no such session"),
-    Trial(("sessions", "update", "never", *ADA, "--ttl", "60"), code=8, err="no such session"),
-    Trial(("sessions", "expire", "never", *ADA), code=8, err="no such session"),
-    Trial(("sessions", "name", "never", "1", "x", *ADA), code=8, err="no such session"),
-    Trial(("sessions", "restore", "never", *ADA), code=2, err="--turn or --name"),
+    Trial(("sessions", "touch", "never", *ADA), code=8, err="has no session 'never'"),
+    Trial(("sessions", "reopen", "never", *ADA), code=8, err="has no session 'never'"),
+    Trial(
+        ("sessions", "update", "never", *ADA, "--ttl", "60s"), code=8, err="has no session 'never'"
+    ),
+    Trial(("sessions", "expire", "never", *ADA), code=8, err="has no session 'never'"),
+    Trial(("sessions", "name", "never", "1", "x", *ADA), code=8, err="has no session 'never'"),
+    Trial(("sessions", "restore", "never", *ADA), code=2, err="a turn or --name"),
     Trial(("sessions", "close", "--all", *ADA, "--yes"), err=r"\d+ sessions: closed"),
     Trial(("sessions", "delete", "--all", *ADA, "--yes", "--json"), out='"sessions": '),
     Trial(("sessions", "stats", *ADA), out=r"^open +\d"),

@@ -13,15 +13,15 @@ from aiokafka import TopicPartition
 from aiokafka.consumer import fetcher
 from aiokafka.protocol.fetch import FetchRequest
 
-from millstream.schemas.errors import CheckpointUnreadable
 from millstream.schemas.events import AgentToken, CheckpointSaved, SessionUpdated
+from millstream.schemas.runs.errors import CheckpointUnreadable
 from millstream.schemas.topics import CHECKPOINTS, DECISIONS, SESSIONS, TOKENS
 from millstream.streams.broker.clients import idempotent_producer
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.lane.output.checkpoints import CheckpointSource
 from millstream.streams.lane.output.outcomes import session_head
-from millstream.streams.lane.runs.token_publisher import TokenPublisher
+from millstream.streams.lane.runs.telling.token_publisher import TokenPublisher
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import decode, encode, new_trace
 from tests import making

@@ -195,6 +195,7 @@ async def test_a_redis_that_takes_no_writes_is_unavailable_for_writes_and_read_a
         {"head": b"{}"},
         {"whole": b"\xff"},
         {"status": b"odd"},
+        {"ended": b"\xff"},
     ],
     ids=str,
 )

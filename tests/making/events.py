@@ -9,6 +9,7 @@ import hashlib
 from typing import Any
 
 from millstream.schemas.base import Address, Reason, Usage
+from millstream.schemas.control.templates import TemplateApplied
 from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.events import (
     AgentRequest,
@@ -21,7 +22,6 @@ from millstream.schemas.events import (
     RequestEvent,
     ResolvedRequest,
     SessionUpdated,
-    TemplateApplied,
 )
 from millstream.schemas.lane_events import CommandObeyed, LaneOpened
 from millstream.schemas.steps import AgentStep, StepKind

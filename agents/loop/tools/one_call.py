@@ -16,8 +16,8 @@ from millstream.agents.loop.containment import stops_run
 from millstream.agents.loop.tools.results import as_content
 from millstream.agents.loop.tools.time_limit import ToolTimedOut
 from millstream.agents.tools import NOT_MADE, Caller, ToolRules
-from millstream.schemas.errors import InDoubt, ToolStuck
 from millstream.schemas.reasons import words_of
+from millstream.schemas.runs.errors import InDoubt, ToolStuck
 
 __all__ = ["OneCall"]
 

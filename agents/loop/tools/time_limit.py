@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
-from millstream.schemas.errors import ToolStuck
+from millstream.schemas.runs.errors import ToolStuck
 
 __all__ = ["ToolTimedOut", "within"]
 

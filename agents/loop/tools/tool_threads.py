@@ -25,7 +25,7 @@ from millstream.agents.loop.containment import CodeStopped
 from millstream.agents.loop.tools.results import shown_result
 from millstream.agents.loop.tools.time_limit import within
 from millstream.agents.threads import Threads
-from millstream.schemas.errors import ToolStuck
+from millstream.schemas.runs.errors import ToolStuck
 
 __all__ = ["ToolThreads"]
 

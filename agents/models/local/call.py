@@ -8,7 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final
 
-from millstream.schemas.errors import InputTooLong, ModelFailed, Terminal
+from millstream.schemas.errors import ModelFailed, Terminal
+from millstream.schemas.runs.errors import InputTooLong
 
 __all__ = ["Call", "Deliver", "Event", "Finished", "Piece"]
 

@@ -24,7 +24,8 @@ from typing import Any
 
 from millstream.agents.models.local.call import Call, Deliver, Event, Finished
 from millstream.agents.models.local.weights import find_weights
-from millstream.schemas.errors import ModelFailed, ModelUnavailable, Terminal
+from millstream.schemas.errors import ModelFailed, Terminal
+from millstream.schemas.runs.errors import ModelUnavailable
 
 __all__ = ["EngineSettings", "LocalEngine", "shared_engine"]
 

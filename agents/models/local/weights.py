@@ -9,7 +9,7 @@ import hashlib
 from importlib import metadata
 from pathlib import Path
 
-from millstream.schemas.errors import ModelUnavailable
+from millstream.schemas.runs.errors import ModelUnavailable
 
 __all__ = ["WEIGHTS_SHA256", "find_weights"]
 

@@ -25,7 +25,7 @@ from millstream.schemas.content import (
     InputKind,
     TextContent,
 )
-from millstream.schemas.errors import ContentUnsupported
+from millstream.schemas.runs.errors import ContentUnsupported
 
 __all__ = ["check_takes", "profile_of_openai", "profile_with", "takes_of"]
 

@@ -18,7 +18,7 @@ import aiohttp
 import certifi
 import orjson
 
-from millstream.schemas.errors import ModelUnavailable
+from millstream.schemas.runs.errors import ModelUnavailable
 
 __all__ = ["Connections", "ServerRefused", "connections_here", "json_of", "proxy_of_environment"]
 

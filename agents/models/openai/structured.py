@@ -19,7 +19,7 @@ from langchain_core.utils.function_calling import (
 )
 from pydantic import BaseModel
 
-from millstream.schemas.errors import ContentRefused
+from millstream.schemas.runs.errors import ContentRefused
 
 if TYPE_CHECKING:
     from millstream.agents.models.openai.model import OpenAiChatModel

@@ -19,7 +19,8 @@ from millstream.gateway.commands.control.control import (
 )
 from millstream.gateway.exits import ExitCode
 from millstream.schemas.base import DEFAULT_TENANT
-from millstream.schemas.events import AgentResult, ControlCommand
+from millstream.schemas.control.commands import ControlCommand
+from millstream.schemas.events import AgentResult
 from millstream.schemas.topics import RESULTS
 from millstream.streams.bus.api import BEGINNING, EventBus, EventFilter
 

@@ -13,7 +13,8 @@ from millstream.gateway.client_settings import open_bus, settings_for_client
 from millstream.gateway.console.running import run_within
 from millstream.gateway.console.terminal import print_json, progress_console
 from millstream.gateway.exits import ExitCode
-from millstream.schemas.events import AgentResult, ControlCommand
+from millstream.schemas.control.commands import ControlCommand
+from millstream.schemas.events import AgentResult
 from millstream.schemas.lane_events import CommandObeyed
 from millstream.schemas.topics import DECISIONS, OBEYED, REQUESTS, RESULTS
 from millstream.streams.bus.api import EventBus, EventFilter

@@ -12,7 +12,7 @@ from millstream.gateway.commands.control.control import JsonOption
 from millstream.gateway.console.running import run
 from millstream.gateway.console.terminal import print_json, progress_console
 from millstream.gateway.exits import ExitCode
-from millstream.schemas.events import ControlCommand
+from millstream.schemas.control.commands import ControlCommand
 from millstream.schemas.lane_events import LaneOpened
 from millstream.schemas.topics import LANES
 from millstream.streams.bus.api import EventBus

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from millstream.streams.sessions.redis import RedisSessionStore
 
 __all__ = [
+    "CommandIdOption",
     "JsonOption",
     "SessionArgument",
     "TenantOption",
@@ -49,6 +50,14 @@ UserOption = Annotated[str, typer.Option("--user", help="Whose it is.")]
 TenantOption = Annotated[str, typer.Option("--tenant", help="The user's tenant.")]
 WhyOption = Annotated[
     str | None, typer.Option("--why", help="For what reason: it stands with the change.")
+]
+CommandIdOption = Annotated[
+    str | None,
+    typer.Option(
+        "--command-id",
+        metavar="ID",
+        help="An id of yours: given again under it, the command has no second effect.",
+    ),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")]
 TimeoutOption = Annotated[

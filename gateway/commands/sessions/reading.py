@@ -22,6 +22,7 @@ from millstream.gateway.commands.sessions.options import (
 )
 from millstream.gateway.commands.sessions.telling import (
     facts,
+    none_text,
     print_checkpoints,
     print_conversation,
     print_pairs,
@@ -68,7 +69,9 @@ def list_(
 ) -> None:
     """Show a user's sessions, the newest first.
 
-    Exits 0 also where there are none. Where there are more, standard error says how to go on.
+    It is of one user: there is no list of everybody's, and `stats` without --user counts those.
+    Exits 0 also where there are none, and standard error says what there is instead. Where there
+    are more, it says how to go on.
     """
     wanted = SessionFilter(
         state=state,
@@ -100,8 +103,11 @@ def list_(
                 print_json(facts(one))
         elif found:
             print_sessions(found)
-        if not found:
-            progress_console().print(f"user {user} has no such sessions")
+        if not found and after is not None:
+            progress_console().print("there are no more")
+        elif not found:
+            others = await sessions.list(user, tenant=tenant)
+            progress_console().print(none_text(user, wanted, others.sessions))
         if following is not None:
             progress_console().print(f"there may be more: --after {following}")
 
@@ -121,8 +127,7 @@ def show(
     async def main(sessions: SessionManager) -> None:
         one = await sessions.get(user, session, tenant=tenant)
         if one is None:
-            message = f"user {user} has no session {session!r}; `sessions list` shows all"
-            raise SessionUnknown(message)
+            raise SessionUnknown.of(user, session)
         if as_json:
             print_json(facts(one))
         else:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
 
-from millstream.agents.sessions.manager import SessionCheckpoint, SessionInfo, SessionStats
+from millstream.agents.sessions.manager import (
+    SessionCheckpoint,
+    SessionFilter,
+    SessionInfo,
+    SessionStats,
+)
 from millstream.gateway.console.cleaning import harmless, in_line
 from millstream.gateway.console.rendering import money
 from millstream.gateway.console.terminal import print_data, print_table
@@ -18,9 +22,12 @@ from millstream.schemas.sessions.commands import SessionTtl
 
 if TYPE_CHECKING:
     from millstream.agents.sessions.conversation import ConversationMessage
+    from millstream.streams.sessions.outcomes import SessionOutcome
 
 __all__ = [
+    "due_text",
     "facts",
+    "none_text",
     "print_checkpoints",
     "print_conversation",
     "print_pairs",
@@ -54,6 +61,19 @@ def print_sessions(sessions: Sequence[SessionInfo]) -> None:
         for one in sessions
     ]
     print_table(("session", "state", "turns", "used", "template", "cost", "metadata"), rows)
+
+
+def none_text(user: str, wanted: SessionFilter, others: Sequence[SessionInfo]) -> str:
+    """Say that none of a user's sessions is wanted; `others` are the newest that there are."""
+    if not others:
+        return f"user {user} has no sessions"
+    theirs = sorted({one.template for one in others if one.template is not None})
+    if wanted.template is None or wanted.template in theirs:
+        return f"user {user} has sessions, and no such ones: each option leaves some out"
+    told = f"of user {user} no session is of the template {wanted.template!r}"
+    if not theirs:
+        return f"{told}, nor of another: a session has one from its first run on"
+    return f"{told}; the newest are of {', '.join(theirs)}"
 
 
 def print_checkpoints(found: Sequence[SessionCheckpoint]) -> None:
@@ -92,8 +112,9 @@ def session_pairs(one: SessionInfo) -> list[tuple[str, str]]:
         ("lives", ttl_text(one.ttl)),
         ("expires", _time(one.expires_at_ms)),
         ("template", one.template or _NONE),
-        ("request", one.last_request_id or _NONE),
-        ("ended", one.last_status or _NONE),
+        # Often another request: one that was rejected makes no turn.
+        ("request", f"{one.last_request_id}, of turn {one.turn}" if one.last_request_id else _NONE),
+        ("ended", _ended_text(one)),
         ("bytes", _NONE if one.checkpoint_bytes is None else f"{one.checkpoint_bytes:,}"),
         ("cost", money(one.cost_micros)),
         ("metadata", _pairs_text(one.metadata)),
@@ -127,13 +148,27 @@ def print_conversation(messages: Sequence[ConversationMessage]) -> None:
 
 
 def ttl_text(ttl: SessionTtl) -> str:
-    """Say how long a session lives."""
+    """Say how long a session lives, in the units that it is given in."""
     told = []
     if ttl.idle_s is not None:
-        told.append(f"{timedelta(seconds=ttl.idle_s)} without being used")
+        told.append(f"{_span_text(ttl.idle_s)} without being used")
     if ttl.total_s is not None:
-        told.append(f"{timedelta(seconds=ttl.total_s)} in all")
+        told.append(f"{_span_text(ttl.total_s)} in all")
     return ", ".join(told) or "without a limit"
+
+
+def due_text(outcome: SessionOutcome) -> str:
+    """Say, behind how long it lives, when that is over; "" where it never is."""
+    if outcome.expires_at_ms is None:
+        return ""
+    unless = "" if outcome.ttl.idle_s is None else " if it is not used before"
+    return f": it expires {_time(outcome.expires_at_ms)}{unless}"
+
+
+def _ended_text(one: SessionInfo) -> str:
+    if one.last_status is None or one.last_ended_request_id is None:
+        return one.last_status or _NONE
+    return f"{one.last_ended_request_id}, {one.last_status}"
 
 
 def _said_by(one: ConversationMessage) -> str:
@@ -156,3 +191,12 @@ def _pairs_text(metadata: Mapping[str, str]) -> str:
 
 def _time(at_ms: int | None) -> str:
     return _NONE if at_ms is None else f"{time_text(at_ms)} UTC"
+
+
+def _span_text(seconds: int) -> str:
+    told = []
+    for unit, of_unit in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
+        count, seconds = divmod(seconds, of_unit)
+        if count:
+            told.append(f"{count}{unit}")
+    return " ".join(told)

@@ -22,7 +22,7 @@ from aiokafka.errors import (
 from aiokafka.record.memory_records import MemoryRecords
 
 from millstream.schemas.base import Address
-from millstream.schemas.errors import Misconfigured
+from millstream.schemas.errors import NoSuchTopic
 from millstream.schemas.ports import ClockMs, wall_clock_ms
 from millstream.schemas.topics import TopicSpec
 from millstream.streams.broker.memory.coordinator import Identity, TransactionCoordinator
@@ -92,10 +92,10 @@ class MemoryBroker:
             self._partitions.setdefault(where, MemoryPartition(where))
 
     def partition_count(self, topic: str) -> int:
-        """Give a topic's number of partitions. Raises `Misconfigured` if it does not exist."""
+        """Give a topic's number of partitions. Raises `NoSuchTopic` if it does not exist."""
         count = sum(1 for where in self._partitions if where.topic == topic)
         if not count:
-            raise Misconfigured(f"no such topic in memory: {topic}")
+            raise NoSuchTopic(f"no such topic in memory: {topic}")
         return count
 
     def partition(self, where: TopicPartition) -> MemoryPartition:

@@ -7,8 +7,9 @@ import asyncio
 import structlog
 
 from millstream.schemas.base import Address
+from millstream.schemas.control.commands import ControlCommand
 from millstream.schemas.dead_letters import Unserviceable
-from millstream.schemas.events import AgentResult, ControlCommand
+from millstream.schemas.events import AgentResult
 from millstream.schemas.lane_events import CommandObeyed, HoldPlaced
 from millstream.schemas.topics import HOLDS
 from millstream.streams.lane.base.context import LaneServices

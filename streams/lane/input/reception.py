@@ -10,9 +10,10 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from millstream.schemas.base import Address, Event
+from millstream.schemas.control.commands import ControlCommand
 from millstream.schemas.dead_letters import RequestIdReused, Unserviceable
 from millstream.schemas.errors import LaneLost, Poison
-from millstream.schemas.events import AgentResult, ControlCommand, Decision, ResolvedRequest
+from millstream.schemas.events import AgentResult, Decision, ResolvedRequest
 from millstream.schemas.lane_events import StageRequest
 from millstream.schemas.reasons import result_of
 from millstream.schemas.sessions.commands import SessionCommand

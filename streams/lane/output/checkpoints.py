@@ -12,9 +12,9 @@ from collections.abc import Callable
 import structlog
 from aiokafka import TopicPartition
 
-from millstream.schemas.errors import CheckpointUnreadable
 from millstream.schemas.events import CheckpointSaved, SessionUpdated
 from millstream.schemas.ports import PeekCheckpoint
+from millstream.schemas.runs.errors import CheckpointUnreadable
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.output.checkpoint_log import CheckpointLog, is_named_by
 from millstream.streams.wire.digests import digest_of

@@ -13,7 +13,7 @@ from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.output.outcomes import CutOff
 from millstream.streams.lane.queue.parking import Parking
 from millstream.streams.lane.runs.run import Run
-from millstream.streams.lane.runs.run_states import RunStates
+from millstream.streams.lane.runs.telling.run_states import RunStates
 from millstream.streams.lane.state.lane_state import LaneState
 
 

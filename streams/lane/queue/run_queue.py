@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import partial
 
 from millstream.schemas.base import UserKey
@@ -22,6 +21,7 @@ from millstream.streams.lane.base.tasks import LaneTasks
 from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.output.writer import LaneWriter
+from millstream.streams.lane.queue.calling_up import Begin, CallingUp, Ended, WaitOn
 from millstream.streams.lane.queue.endings import Endings
 from millstream.streams.lane.queue.parking import Parking, ticket_of
 from millstream.streams.lane.queue.quotas import UserQuotas
@@ -36,11 +36,11 @@ from millstream.streams.lane.queue.waiting_line import (
     WaitingLine,
 )
 from millstream.streams.lane.queue.waits import TemplateWaits, Waits
-from millstream.streams.lane.runs.admission import TemplateRef, refused
+from millstream.streams.lane.runs.admission import TemplateRef
 from millstream.streams.lane.runs.run import Run
-from millstream.streams.lane.runs.run_states import RunStates
-from millstream.streams.lane.runs.run_telling import RunTelling
 from millstream.streams.lane.runs.runner import Finished, KeepProgress, Leave, RunRunner
+from millstream.streams.lane.runs.telling.run_states import RunStates
+from millstream.streams.lane.runs.telling.run_telling import RunTelling
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses
 from millstream.streams.transactions.committer import CommitRefused
@@ -87,13 +87,17 @@ class RunQueue:
             pauses,
             lambda ticket: self._unblock(ticket.session),
         )
+        self._calling_up = CallingUp(
+            context,
+            state=state,
+            writer=writer,
+            parking=self._parking,
+            endings=self._endings,
+            waits=self._waits,
+        )
         self._forget_templates = context.services.factory.on_change(self._waits.look_again)
         self._in_memory = RunTable()
         self.quotas = UserQuotas(context.settings, self._line, self._in_memory)
-        # Sessions whose runs in memory must all leave before one of them may come back.
-        self._leaving: set[SessionKey] = set()
-        # Sessions whose runs in memory are parked, all of them.
-        self._all_parked: set[SessionKey] = set()
         self._wake = asyncio.Event()
         self._tasks = LaneTasks(context.fail)
         self._sessions = SessionQueues(context.fail)
@@ -147,8 +151,7 @@ class RunQueue:
 
     def park_all_of(self, user: UserKey) -> None:
         """Park what a user has in memory: others of theirs are about to be left on the log."""
-        for run in self._in_memory.unparked_of_user(user):
-            self._all_parked.add(run.session)
+        for run in self._in_memory.to_park_of_user(user):
             self._park(run)
 
     def submit(self, run: Run) -> None:
@@ -163,10 +166,8 @@ class RunQueue:
             self._begin(run)
             return
         self.tell_if_paused(run)
-        if session not in self._all_parked:
-            self._all_parked.add(session)
-            for earlier in self._in_memory.of_session(session):
-                self._park(earlier)
+        for earlier in self._in_memory.to_park_of_session(session):
+            self._park(earlier)
         parked = self._parking.park(run)
         ticket = ticket_of(run, parked, wait)
         self._line.join(ticket)
@@ -239,7 +240,7 @@ class RunQueue:
         """Let a run go on until its result is committed, or it waits in the line again."""
         if run.ending:  # it was ended before its turn came
             return
-        if run.session in self._leaving and not run.is_cancelled():
+        if self._in_memory.is_leaving(run.session) and not run.is_cancelled():
             run.under_way.stop(self._services.clock_ms())
             await self._requeue(run)
             return
@@ -257,13 +258,13 @@ class RunQueue:
 
     def _must_wait(self, run: Run) -> bool:
         is_paused = self._pauses.is_paused(run.key, run.session)
-        return is_paused or self._draining or run.session in self._leaving
+        return is_paused or self._draining or self._in_memory.is_leaving(run.session)
 
     async def _requeue(self, run: Run) -> None:
         """Take a run back into the line, at its place in its session."""
         if self._draining:
             return  # its record, or its parked request, is the next owner's
-        self._leaving.add(run.session)
+        self._in_memory.leave(run.session)
         parked = self._parking.park(run)
         await asyncio.wait([parked])
         error = parked.exception()
@@ -285,25 +286,20 @@ class RunQueue:
         run.ended.set_result(None)
 
     def _begin(self, run: Run) -> None:
-        if run.parked is None:
-            self._all_parked.discard(run.session)
         self._in_memory.add(run)
         source, guard = run.request.source, self._context.crash_counter.guard
         drive = self._suspects.drive
         self._sessions.submit(run.session, lambda: guard(source, drive(run, self._drive)))
 
     def _out_of_memory(self, run: Run) -> None:
-        self._in_memory.remove(run)
+        was_last_to_leave = self._in_memory.remove(run)
         self.freed.add(run.key[:2])
-        if not self._in_memory.of_session(run.session):
-            self._all_parked.discard(run.session)
-            if run.session in self._leaving:
-                self._leaving.discard(run.session)
-                self._line.unblock(run.session)
+        if was_last_to_leave:
+            self._line.unblock(run.session)
         self._wake.set()
 
     def _is_blocked(self, ticket: Ticket) -> bool:
-        return ticket.session in self._leaving or self._waits.blocks(ticket)
+        return self._in_memory.is_leaving(ticket.session) or self._waits.blocks(ticket)
 
     async def _call_up(self) -> None:
         """Call into memory whoever is next, while there is room."""
@@ -315,47 +311,24 @@ class RunQueue:
                 if run is None:
                     self._line.remove(ticket)
                 elif self._line.pop(ticket):
-                    await self._called_up(ticket, run)
+                    await self._has_turn(ticket, run)
 
     def _next(self) -> Ticket | None:
         if self._draining or len(self._in_memory) >= self._settings.runs_in_flight_max:
             return None
         return self._line.next(self.quotas.has_room)
 
-    async def _called_up(self, ticket: Ticket, run: Run) -> None:
-        if (given_up := self._context.crash_counter.given_up(run.request.source)) is not None:
-            await self._endings.without_attempt(run, "failed", reason_of(given_up))
-        elif run.admission.refused is not None:
-            await self._endings.without_attempt(run, "failed", run.admission.refused)
-        elif self._state.cancelled.covers(run.session, run.request.at_ms):
-            await self._endings.cut_off(run, outcomes.CANCELLED)
-        elif run.admission.lacks is not None:
-            await self._look_for_its_template(ticket, run)
-        else:
-            self._begin(run)
-
-    async def _look_for_its_template(self, ticket: Ticket, run: Run) -> None:
-        """Decide on a run whose template is here now, let it wait on, or end it in the end."""
-        self._parking.admit(run)
-        lacks = run.admission.lacks
-        if lacks is not None:
-            wait = ForTemplate(lacks, run.lacks_since_ms or self._services.clock_ms())
-            if not self._waits.is_over(wait):
-                again = replace(ticket, wait=wait, gone=False, behind=None)
+    async def _has_turn(self, ticket: Ticket, run: Run) -> None:
+        match await self._calling_up.turn(ticket, run):
+            case Begin(is_late):
+                if is_late:
+                    self.on_late(run)
+                self._begin(run)
+            case WaitOn(again):
                 self._line.block(again)
                 self._waits.watch(again)
-                return
-            in_vain = self._waits.templates.in_vain(lacks)
-            run.admission = refused(run.request, run.admission, in_vain, self._state)
-        admission = run.admission
-        if admission.refused is not None:
-            await self._endings.refused(run)
-            return
-        if admission.is_new:
-            # An attempt that may cost takes it along, and waits for it.
-            run.decided = self._writer.submit([admission.made], run.traceparent, lazy=True)
-        self.on_late(run)
-        self._begin(run)
+            case Ended():
+                pass
 
     async def _end_cancelled(self, tickets: Iterable[Ticket]) -> None:
         """End what is parked of sessions whose cancel an earlier owner did not bring to its end."""

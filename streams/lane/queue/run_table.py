@@ -18,6 +18,10 @@ class RunTable:
         self._of_user: Counter[UserKey] = Counter()
         self._of_session: dict[SessionKey, dict[RequestKey, Run]] = {}
         self._unparked: dict[RequestKey, Run] = {}
+        # Sessions whose runs must all leave before one of them may come back.
+        self._leaving: set[SessionKey] = set()
+        # Sessions whose runs are parked, all of them.
+        self._all_parked: set[SessionKey] = set()
 
     def __len__(self) -> int:
         """Give the number of runs."""
@@ -30,9 +34,10 @@ class RunTable:
         self._of_session.setdefault(run.session, {})[run.key] = run
         if run.parked is None:
             self._unparked[run.key] = run
+            self._all_parked.discard(run.session)
 
-    def remove(self, run: Run) -> None:
-        """Let a run go."""
+    def remove(self, run: Run) -> bool:
+        """Let a run go; tells whether it was the last of a session that was to leave."""
         del self._runs[run.key]
         self._unparked.pop(run.key, None)
         user = run.key[:2]
@@ -41,8 +46,13 @@ class RunTable:
             del self._of_user[user]
         of_session = self._of_session[run.session]
         del of_session[run.key]
-        if not of_session:
-            del self._of_session[run.session]
+        if of_session:
+            return False
+        del self._of_session[run.session]
+        self._all_parked.discard(run.session)
+        is_over = run.session in self._leaving
+        self._leaving.discard(run.session)
+        return is_over
 
     def get(self, key: RequestKey) -> Run | None:
         """Give a request's run."""
@@ -64,9 +74,26 @@ class RunTable:
         """Tell whether a run is the one of its session whose turn it is."""
         return next(iter(self._of_session[run.session].values())) is run
 
-    def unparked_of_user(self, user: UserKey) -> tuple[Run, ...]:
-        """Give a user's runs that still hold their records, and were not asked to be parked."""
-        return tuple(run for run in self._unparked.values() if run.key[:2] == user)
+    def leave(self, session: SessionKey) -> None:
+        """Note that all runs of a session must leave before one of them may come back."""
+        self._leaving.add(session)
+
+    def is_leaving(self, session: SessionKey) -> bool:
+        """Tell whether runs of a session are yet to leave."""
+        return session in self._leaving
+
+    def to_park_of_session(self, session: SessionKey) -> tuple[Run, ...]:
+        """Give the runs of a session to be parked before one behind them; none if they are."""
+        if session in self._all_parked:
+            return ()
+        self._all_parked.add(session)
+        return self.of_session(session)
+
+    def to_park_of_user(self, user: UserKey) -> tuple[Run, ...]:
+        """Give a user's runs to be parked: those that still hold their records."""
+        unparked = tuple(run for run in self._unparked.values() if run.key[:2] == user)
+        self._all_parked.update(run.session for run in unparked)
+        return unparked
 
     def unparked_since(self, old_since: float) -> tuple[Run, ...]:
         """Give those that still hold their records and came by `old_since`, by the loop's clock."""

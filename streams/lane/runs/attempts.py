@@ -11,8 +11,9 @@ import asyncio
 from typing import Any
 
 from millstream.middleware.base import AttemptUsage, RunAccount
-from millstream.schemas.errors import AttemptsExhausted, Terminal
+from millstream.schemas.errors import Terminal
 from millstream.schemas.events import AttemptStarted, ResolvedRequest
+from millstream.schemas.runs.errors import AttemptsExhausted
 from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.runs.admission import Admission
 from millstream.streams.lane.state.attempt_costs import charge_attempts

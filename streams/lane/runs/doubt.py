@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from millstream.agents.attempt import RunOutcome
-from millstream.schemas.errors import InDoubt
 from millstream.schemas.reasons import reason_of
+from millstream.schemas.runs.errors import InDoubt
 from millstream.streams.lane.runs.run import Run
 
 __all__ = ["doubt_after", "doubt_before"]

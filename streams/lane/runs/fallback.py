@@ -7,7 +7,7 @@ from dataclasses import replace
 import structlog
 
 from millstream.agents.attempt import RunOutcome
-from millstream.schemas.errors import ContentUnsupported
+from millstream.schemas.runs.errors import ContentUnsupported
 from millstream.streams.lane.base.context import LaneServices
 from millstream.streams.lane.runs.admission import answered_by
 from millstream.streams.lane.runs.doubt import doubt_after

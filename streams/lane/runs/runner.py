@@ -3,53 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from typing import Final, TypeVar
-
-import structlog
 
 from millstream.agents.attempt import RunOutcome
-from millstream.agents.executor import nothing_to_load
-from millstream.agents.loop.containment import is_cancelled_from_outside
 from millstream.middleware.base import AttemptUsage
-from millstream.schemas.base import Event, FrozenDict
-from millstream.schemas.errors import (
-    AttemptsExhausted,
-    LaneLost,
-    RequestTimedOut,
-    Suspended,
-    Terminal,
-)
-from millstream.schemas.events import AgentResult, AttemptStarted, SessionUpdated
+from millstream.schemas.base import Event
+from millstream.schemas.errors import Terminal
+from millstream.schemas.events import AgentResult, AttemptStarted
 from millstream.schemas.lane_events import ATTEMPTS_PER_GENERATION
-from millstream.schemas.ports import LoadCheckpoint
-from millstream.schemas.reasons import reason_of
-from millstream.schemas.topics import TOKENS
+from millstream.schemas.runs.errors import AttemptsExhausted, RequestTimedOut
 from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.output.outcomes import CutOff, next_turn
 from millstream.streams.lane.output.session_gate import kept_on, moved_on, turned_away
 from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.runs.admission import told_of_repair
+from millstream.streams.lane.runs.attempting import AttemptRunner, cancellable
 from millstream.streams.lane.runs.attempts import AttemptStarter
 from millstream.streams.lane.runs.doubt import doubt_after, doubt_before
 from millstream.streams.lane.runs.fallback import ModelChoice
 from millstream.streams.lane.runs.run import Run
-from millstream.streams.lane.runs.run_telling import RunTelling, with_steps
-from millstream.streams.lane.runs.step_publisher import StepPublisher
-from millstream.streams.lane.runs.token_publisher import TokenPublisher
-from millstream.streams.lane.runs.verdicts import out_of_time, refused, written
+from millstream.streams.lane.runs.telling.run_telling import RunTelling, with_steps
+from millstream.streams.lane.runs.verdicts import out_of_time, refused
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses
-
-T = TypeVar("T")
-
-_NOTHING_SAID: Final = FrozenDict()
-
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +69,7 @@ class RunRunner:
         self._state = state
         self._writer = writer
         self._in_flight = in_flight
+        self._attempt = AttemptRunner(context, state=state, writer=writer, pauses=pauses)
         self._attempts = AttemptStarter(
             state=state, writer=writer, lost_max=context.services.limits.attempts_lost_max
         )
@@ -117,28 +96,31 @@ class RunRunner:
         await self._settle(run)
         self._models.choose_first(run)
         while True:
+            number = self._attempt.number(run)
             if not run.is_cancelled() and self._may_not_begin(run):
                 run.under_way.stop(self._services.clock_ms())
-                self._telling.held(run, self._number(run))
+                self._telling.held(run, number)
                 return Leave()
-            tokens = self._tokens(run)
+            tokens = self._attempt.tokens(run)
             begun = await self._begin(run)
             if isinstance(begun, KeepProgress):
                 return begun
             if isinstance(begun, Terminal):
                 return self._finished(
                     run,
-                    refused(run, begun, attempt=self._number(run), at_ms=self._services.clock_ms()),
+                    refused(run, begun, attempt=number, at_ms=self._services.clock_ms()),
                 )
             called, model = not run.is_cancelled(), run.plan.model
-            steps = await self._telling.begins(run, self._number(run)) if called else None
-            run.last = outcome = await self._attempt(run, tokens, head, steps) if called else None
-            used = run.used(self._number(run), begun, outcome, called=called)
+            steps = await self._telling.begins(run, number) if called else None
+            run.last = outcome = (
+                await self._attempt.run(run, tokens, head, steps) if called else None
+            )
+            used = run.used(number, begun, outcome, called=called)
             # The result comes after its tokens: whoever has read the result can read all of them.
             await tokens.flush()
             if outcome is None:
                 await self._telling.cancelled(run, steps)
-                cancelled = with_steps(self._cut_off(run, tokens), steps)
+                cancelled = with_steps(self._attempt.cut_off(run, tokens), steps)
                 return self._finished(run, cancelled, used)
             outcome, delay_s = self._judged(run, outcome)
             again = delay_s is not None
@@ -214,7 +196,7 @@ class RunRunner:
             run.not_before_ms = self._services.clock_ms() + round(delay_s * 1000)
             run.under_way.stop(run.not_before_ms)
             return False
-        await self._cancellable(run, asyncio.sleep(delay_s))
+        await cancellable(run, asyncio.sleep(delay_s))
         return True
 
     async def _again(
@@ -242,7 +224,7 @@ class RunRunner:
         await self._charge(run, used)
         delay_s = (run.not_before_ms - self._services.clock_ms()) / 1000
         if delay_s > 0:
-            await self._cancellable(run, self._drained_within(delay_s))
+            await cancellable(run, self._drained_within(delay_s))
         run.not_before_ms = 0
 
     async def _drained_within(self, delay_s: float) -> None:
@@ -268,7 +250,7 @@ class RunRunner:
                 return KeepProgress()
         return await self._attempts.begin(
             run.admission,
-            attempt=self._number(run),
+            attempt=self._attempt.number(run),
             decided=run.decided,
             may_follow=run.may_follow,
             traceparent=run.traceparent,
@@ -281,105 +263,3 @@ class RunRunner:
             return
         run.spent = ()
         await self._attempts.charge(run.request, used, run.traceparent)
-
-    async def _attempt(
-        self,
-        run: Run,
-        tokens: TokenPublisher,
-        head: SessionUpdated | None,
-        steps: StepPublisher | None,
-    ) -> RunOutcome | None:
-        """Run the agent once; gives `None` if the run was cancelled."""
-        await self._writer.sessions.recall(run.session)
-        metadata = self._session_metadata(run)
-        load_checkpoint: LoadCheckpoint = nothing_to_load
-        if head is not None:
-            load_checkpoint = partial(self._writer.load_checkpoint, head)
-
-        async def run_agent() -> RunOutcome:
-            # What runs agents is not always the executor. Caught here, inside the task: one step
-            # further out, a `SystemExit` has ended the loop.
-            task = asyncio.current_task()
-            try:
-                return await self._services.run_agent(
-                    run.request,
-                    run.plan,
-                    attempt=self._number(run),
-                    load_checkpoint=load_checkpoint,
-                    emit=tokens.write,
-                    announce=run.tries > 0 or run.may_follow,
-                    before_call=partial(self._before_call, run),
-                    ends_by_ms=run.ends_by_ms,
-                    calls=run.calls,
-                    emit_step=None if steps is None else steps.write,
-                    steps_from=0 if steps is None else steps.next_seq,
-                    session_metadata=metadata,
-                )
-            except (LaneLost, asyncio.CancelledError):
-                raise
-            except BaseException as error:
-                if is_cancelled_from_outside(task, error):
-                    raise
-                return self._broken(run, tokens, error)
-
-        # That of an earlier attempt is charged for already.
-        run.calls.meter = None
-        with self._services.metrics.runs_in_flight.track_inprogress():
-            try:
-                return await self._cancellable(run, run_agent())
-            except asyncio.CancelledError as error:
-                if is_cancelled_from_outside(asyncio.current_task(), error):
-                    raise
-                return self._broken(run, tokens, error)
-
-    def _session_metadata(self, run: Run) -> Mapping[str, str]:
-        state = self._state.session_states.get(run.session)
-        return _NOTHING_SAID if state is None else state.metadata
-
-    async def _before_call(self, run: Run) -> None:
-        await self._context.before_call()
-        if self._pauses.is_paused(run.key, run.session):
-            message = "the request or its session is paused"
-            raise Suspended(message)
-
-    async def _cancellable(self, run: Run, work: Awaitable[T]) -> T | None:
-        """Do what the run waits for; gives `None` if the run was cancelled meanwhile."""
-        run.executing = executing = asyncio.ensure_future(work)
-        try:
-            return await executing
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not run.is_cancelled() or (task is not None and task.cancelling()):
-                raise  # not the run is cancelled but its lane, or the run's code cancelled itself
-            return None
-        finally:
-            run.executing = None
-
-    def _tokens(self, run: Run) -> TokenPublisher:
-        return TokenPublisher(
-            self._services.producer,
-            topic=self._context.settings.topic(TOKENS.name),
-            partition=self._context.partition,
-            source=self._writer.source,
-            traceparent=run.traceparent,
-        )
-
-    def _number(self, run: Run) -> int:
-        return self._state.attempt(run.tries)
-
-    def _broken(self, run: Run, tokens: TokenPublisher, error: BaseException) -> RunOutcome:
-        """Give the outcome of an attempt that ended by its own code, past every boundary of it."""
-        _log.error("a run broke its attempt", request_id=run.request.request_id, exc_info=error)
-        result = written(
-            run,
-            tokens,
-            CutOff("failed", reason_of(error)),
-            attempt=self._number(run),
-            at_ms=self._services.clock_ms(),
-        )
-        return RunOutcome(result, None, usage_known=False)
-
-    def _cut_off(self, run: Run, tokens: TokenPublisher) -> AgentResult:
-        how = run.cancelled
-        assert how is not None  # noqa: S101  only such a run comes here
-        return written(run, tokens, how, attempt=self._number(run), at_ms=self._services.clock_ms())

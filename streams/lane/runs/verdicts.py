@@ -7,12 +7,13 @@ from typing import Any
 
 from millstream.agents.attempt import RunOutcome
 from millstream.schemas.base import Reason
-from millstream.schemas.errors import RequestTimedOut, Terminal
+from millstream.schemas.errors import Terminal
 from millstream.schemas.events import AgentResult
 from millstream.schemas.reasons import reason_of, result_of
+from millstream.schemas.runs.errors import RequestTimedOut
 from millstream.streams.lane.output.outcomes import CutOff
 from millstream.streams.lane.runs.run import Run
-from millstream.streams.lane.runs.token_publisher import TokenPublisher
+from millstream.streams.lane.runs.telling.token_publisher import TokenPublisher
 
 __all__ = ["out_of_time", "refused", "written"]
 

@@ -14,6 +14,7 @@ from millstream.schemas.sessions.errors import (
     SessionBusy,
     SessionNotDue,
     SessionRefused,
+    SessionUnknown,
 )
 from millstream.schemas.sessions.states import (
     LifecycleState,
@@ -26,7 +27,7 @@ from millstream.schemas.sessions.transitions import TRANSITIONS, Before
 from millstream.streams.wire.digests import digest_of
 from millstream.streams.wire.keys import SessionKey
 
-__all__ = ["NAMES_MAX", "Decided", "FoundCheckpoint", "Session", "decide"]
+__all__ = ["NAMES_MAX", "Decided", "FoundCheckpoint", "Session", "closes_harder", "decide"]
 
 NAMES_MAX: Final = 32
 """Checkpoints of one session that may have a name."""
@@ -107,9 +108,12 @@ def decide(
     `found` is the checkpoint that it means, `None` if there is none.
     """
     outcome = TRANSITIONS[command.operation][session.before]
+    if outcome is SessionUnknown:
+        return Decided(refused=SessionUnknown.of(*session.key[1:]))
     if not isinstance(outcome, str):
         return Decided(refused=outcome(_words(command, session)))
-    if outcome == session.before and command.operation in _ENDS:
+    is_as_it_was = outcome == session.before and not closes_harder(command, session.state)
+    if is_as_it_was and command.operation in _ENDS:
         return Decided()
     if (refused := _refused(command, session, at_ms, found)) is not None:
         return Decided(refused=refused)
@@ -124,6 +128,16 @@ def decide(
         change=change,
         restored_turn=found.saved.turn,
     )
+
+
+def closes_harder(command: SessionCommand, state: SessionState | None) -> bool:
+    """Tell whether a command closes a session without what it was closed with: that the rest runs.
+
+    What still waits is rejected then: whoever closes it so wants no more of it to run.
+    """
+    if command.operation != "close" or command.drain or state is None or state.state != "closed":
+        return False
+    return state.barrier is not None and state.barrier.drains
 
 
 def _refused(
@@ -187,16 +201,17 @@ def _changed(
     changes: dict[str, Any] = {"at_ms": at_ms, "state": outcome}
     if session.state is not None:
         changes["revision"] = before.revision + 1
-    if outcome != session.before:
+    is_other = outcome != session.before
+    if is_other:
         changes["since_ms"] = at_ms
-        if outcome in {"closed", "deleted"}:
-            changes["barrier"] = SessionBarrier(
-                before_offset=session.before_offset,
-                until_ms=max(at_ms, session.until_ms),
-                cancels=outcome == "deleted",
-                drains=command.drain,
-                lets_end=None if outcome == "deleted" else session.runs,
-            )
+    if outcome in {"closed", "deleted"} and (is_other or closes_harder(command, session.state)):
+        changes["barrier"] = SessionBarrier(
+            before_offset=session.before_offset,
+            until_ms=max(at_ms, session.until_ms),
+            cancels=outcome == "deleted",
+            drains=command.drain,
+            lets_end=None if outcome == "deleted" else session.runs,
+        )
     if command.operation in {"create", "touch", "reopen", "restore"}:
         changes["active_at_ms"] = at_ms
     match command.operation:
@@ -259,7 +274,6 @@ def _no_checkpoint(command: SessionCommand) -> str:
 
 def _words(command: SessionCommand, session: Session) -> str:
     told = {
-        "unknown": "the user has no such session; list those that there are",
         "open": "the user has an open session of that id already",
         "closed": "the session is closed; reopen it first",
         "expired": "the session's time to live was over; reopen it first",

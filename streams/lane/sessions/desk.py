@@ -29,7 +29,7 @@ from millstream.streams.lane.output.writer import Committed, LaneWriter
 from millstream.streams.lane.queue.run_queue import RunQueue
 from millstream.streams.lane.queue.session_queues import SessionQueues
 from millstream.streams.lane.runs.run import Run
-from millstream.streams.lane.sessions.decisions import Decided, Session, decide
+from millstream.streams.lane.sessions.decisions import Decided, Session, closes_harder, decide
 from millstream.streams.lane.sessions.meant_checkpoint import MeantCheckpoint
 from millstream.streams.lane.sessions.telling import SessionTelling, changed
 from millstream.streams.lane.state.lane_state import LaneState
@@ -230,14 +230,17 @@ class SessionDesk:
     ) -> int:
         """Close or delete some that a user has; give how many this command did."""
         known = [one for one, _ in mine if self._state.knows(one)]
+        # One that was closed so that the rest of it runs may have a rest.
+        may_drain = command.operation == "close" and not command.drain
         await self._lookup.recall(
-            *(one for one in known if self._state.lifecycle(one) != goal),
+            *(one for one in known if may_drain or self._state.lifecycle(one) != goal),
         )
         committed = None
         changed: set[SessionKey] = set()
         done = 0
         for key, is_newest in mine:
-            if self._state.lifecycle(key) == goal:
+            is_over = self._state.lifecycle(key) == goal
+            if is_over and not closes_harder(command, self._sessions.get(key)):
                 # By this command, before a crash in the midst of it.
                 is_done = is_newest and key not in changed
                 done += is_done and self._state.changed_ms(key) == at_ms

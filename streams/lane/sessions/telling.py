@@ -19,6 +19,7 @@ __all__ = ["SessionTelling", "changed"]
 class _Told(TypedDict):
     session: SessionState | None
     turn: int
+    expires_at_ms: int | None
 
 
 class SessionTelling:
@@ -59,12 +60,14 @@ class SessionTelling:
 
     def _told(self, tenant: str, user_id: str, session_id: str | None) -> _Told:
         if session_id is None:
-            return {"session": None, "turn": 0}
+            return {"session": None, "turn": 0, "expires_at_ms": None}
         key = (tenant, user_id, session_id)
         head = self._state.heads.get(key)
+        session = self._state.session_states.get(key)
         return {
-            "session": self._state.session_states.get(key),
+            "session": session,
             "turn": 0 if head is None else head.turn,
+            "expires_at_ms": None if session is None else self._state.due_ms(session),
         }
 
 

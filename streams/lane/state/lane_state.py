@@ -6,13 +6,8 @@ from typing import Any
 
 from millstream.middleware.pipeline import MiddlewarePipeline
 from millstream.schemas.base import Address, Event
-from millstream.schemas.events import (
-    AgentResult,
-    AttemptStarted,
-    ControlCommand,
-    CostRecorded,
-    Decision,
-)
+from millstream.schemas.control.commands import ControlCommand
+from millstream.schemas.events import AgentResult, AttemptStarted, CostRecorded, Decision
 from millstream.schemas.lane_events import ATTEMPTS_PER_GENERATION, LaneOpened
 from millstream.schemas.sessions.states import LifecycleState, SessionState
 from millstream.schemas.topics import ATTEMPTS, COSTS, DECISIONS, LANES, RESULTS

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from millstream.schemas.base import Address
+from millstream.schemas.control.commands import ControlCommand
 from millstream.schemas.dead_letters import DeadLetter
-from millstream.schemas.events import AgentResult, ControlCommand, Decision
+from millstream.schemas.events import AgentResult, Decision
 from millstream.schemas.lane_events import CommandObeyed, RunParked, StageRequest
 from millstream.schemas.topics import DEAD_LETTERS, DECISIONS, OBEYED, RESULTS
 from millstream.streams.lane.state.folds import Begin, Fold, SnapshotBody, Source

@@ -11,7 +11,17 @@ from millstream.streams.sessions.facts import Facts, Turned
 
 __all__ = ["FIELDS", "ask_fields", "ask_type", "facts_of"]
 
-FIELDS: Final = ("turn", "updated", "request", "created", "status", "head", "whole", "state")
+FIELDS: Final = (
+    "turn",
+    "updated",
+    "request",
+    "created",
+    "status",
+    "ended",
+    "head",
+    "whole",
+    "state",
+)
 
 
 def facts_of(fields: Sequence[str | None]) -> Facts | None:
@@ -19,13 +29,15 @@ def facts_of(fields: Sequence[str | None]) -> Facts | None:
 
     Raises `ValueError` for what cannot be read.
     """
-    turn, updated, request, created, status, head, whole, state = fields
+    turn, updated, request, created, status, ended, head, whole, state = fields
     if state == "deleted":
         return None
     turned = None
     if turn is not None and updated is not None and request is not None:
         request.encode()  # raises for what is no text
         turned = Turned(int(turn), int(updated), request)
+    if ended is not None:
+        ended.encode()
     if status is not None and status not in get_args(ResultStatus):
         message = f"{status!r} is no status of a result"
         raise ValueError(message)
@@ -35,6 +47,7 @@ def facts_of(fields: Sequence[str | None]) -> Facts | None:
         head=None if head is None else SessionUpdated.model_validate_json(head),
         state=None if whole is None else SessionState.model_validate_json(whole),
         status=cast("ResultStatus | None", status),
+        ended=ended,
     )
 
 

@@ -177,7 +177,7 @@ if bad then return bad end
 if is_deleted() then return 0 end
 local kept = number(field('status_offset'))
 if kept and kept >= tonumber(ARGV[5]) then return 0 end
-redis.call('HSET', KEYS[1], 'status_offset', ARGV[5], 'status', ARGV[6])
+redis.call('HSET', KEYS[1], 'status_offset', ARGV[5], 'status', ARGV[6], 'ended', ARGV[7])
 redis.call('EXPIRE', KEYS[1], ttl_s)
 return 1
 """,

@@ -9,7 +9,8 @@ from millstream.agents.factory import AGENTS_CACHED_MAX, AgentFactory
 from millstream.agents.templates.memory import NoMemory
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.agents.tools import ToolRegistry, built_in_tools
-from millstream.schemas.errors import Misconfigured, ModelUnavailable, UnknownTemplate
+from millstream.schemas.errors import Misconfigured, UnknownTemplate
+from millstream.schemas.runs.errors import ModelUnavailable
 from tests.harness.agent_runs import resolved
 
 

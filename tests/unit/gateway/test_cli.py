@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from millstream.gateway.cli import app, exit_code_of
+from millstream.gateway.cli import app, exit_code_of, words_of
+from millstream.gateway.client_settings import local_settings, noted_start
 from millstream.gateway.installation import HOME
 from millstream.gateway.processes.children import ChildEnded
+from millstream.schemas.errors import Misconfigured, NoSuchTopic
 from millstream.version import __version__
 
 runner = CliRunner()
@@ -294,6 +296,14 @@ def test_a_program_of_ours_that_found_nobody_there_gives_its_code_on(
     child: int | None, code: int
 ) -> None:
     assert exit_code_of(ChildEnded("it ended", child)) == code
+
+
+def test_a_topic_that_is_missing_while_up_starts_is_waited_for_and_not_made() -> None:
+    error = NoSuchTopic("no such topic at 127.0.0.1:1: x; start a worker")
+    with noted_start(local_settings()):
+        assert words_of(error).startswith("Millstream is still being started here: try again")
+        assert words_of(Misconfigured("another")) == "another"
+    assert words_of(error) == str(error)
 
 
 def test_help_that_nobody_reads_is_no_error() -> None:

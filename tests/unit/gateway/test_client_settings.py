@@ -12,8 +12,10 @@ import pytest
 
 from millstream.gateway.checks.configured import check_policy
 from millstream.gateway.client_settings import (
+    is_up_starting,
     leave_note_of_up,
     local_settings,
+    noted_start,
     policy_of_up,
     running_endpoints,
     settings_for_client,
@@ -58,6 +60,36 @@ def test_what_up_started_is_found(data: Path, launcher_pid: int) -> None:
     write_note(data, launcher_pid)
     settings = settings_for_client()
     assert (settings.kafka, settings.redis_url) == ("127.0.0.1:1", "redis://127.0.0.1:2/0")
+
+
+def test_while_up_starts_whoever_is_early_is_told_to_wait(
+    data: Path, launcher_pid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # redpanda-data/redpanda#411, confluentinc/librdkafka#4904: whoever comes early hears of a
+    # topic that is missing, and looks for what is wrong.
+    with noted_start(local_settings()) as started:
+        with pytest.raises(
+            Misconfigured, match="still being started here: try again once that is done"
+        ):
+            settings_for_client()
+        write_note(data, launcher_pid)  # Kafka answers, and its topics are not there yet
+        assert is_up_starting(settings_for_client())
+        monkeypatch.setenv("MILLSTREAM_KAFKA", "127.0.0.1:9")
+        assert not is_up_starting(settings_for_client())
+        monkeypatch.delenv("MILLSTREAM_KAFKA")
+        started()
+        assert not is_up_starting(settings_for_client())
+
+
+@pytest.mark.parametrize(
+    "note", ["", "{}", '{"pid": 1, "began": "x"}', '{"pid": 4194305, "began": "1"}', "[]"]
+)
+def test_the_note_of_a_start_that_was_killed_is_none(data: Path, note: str) -> None:
+    (data / "starting.json").write_text(note)
+    assert not is_up_starting(local_settings())
+    with noted_start(local_settings()):
+        assert is_up_starting(local_settings())
+    assert not (data / "starting.json").exists()
 
 
 def note_policy(policy: Path | None, pid: int) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from millstream.schemas import dead_letters, errors
 from millstream.schemas.errors import MillstreamError, RateLimited
+from millstream.schemas.runs import errors as runs_errors
 
 
 def descendants(of: type[MillstreamError]) -> set[type[MillstreamError]]:
@@ -15,7 +16,7 @@ def descendants(of: type[MillstreamError]) -> set[type[MillstreamError]]:
 TREE = {
     error
     for error in descendants(MillstreamError)
-    if error.__module__ in {errors.__name__, dead_letters.__name__}
+    if error.__module__ in {errors.__name__, runs_errors.__name__, dead_letters.__name__}
 }
 
 

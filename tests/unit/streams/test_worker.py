@@ -9,7 +9,8 @@ import pytest
 import structlog
 from langchain_core.language_models import BaseChatModel
 
-from millstream.schemas.errors import Misconfigured, ModelUnavailable
+from millstream.schemas.errors import Misconfigured
+from millstream.schemas.runs.errors import ModelUnavailable
 from millstream.streams.settings import Settings
 from millstream.streams.worker import WorkerInfo, _warm_up, run_worker
 

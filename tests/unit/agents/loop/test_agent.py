@@ -22,8 +22,8 @@ from millstream.agents.loop.callbacks import CallbackEvent
 from millstream.agents.sessions.checkpointer import RunCheckpointer
 from millstream.agents.templates.memory import LastTurns
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
-from millstream.schemas.errors import InputTooLong
 from millstream.schemas.events import AgentToken
+from millstream.schemas.runs.errors import InputTooLong
 from tests.harness.agent_runs import NOW_MS, Runs
 
 SUM = 'call: calculator {"expression": "2 + 3 * 4"}; say: it is {tool_result}'

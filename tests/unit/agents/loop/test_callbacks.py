@@ -20,7 +20,7 @@ from millstream.agents.loop.callbacks import CallbackEvent
 from millstream.agents.models.resolve import resolve_model
 from millstream.agents.templates.template import AgentTemplate
 from millstream.agents.tools import ToolRegistry
-from millstream.schemas.errors import InputTooLong
+from millstream.schemas.runs.errors import InputTooLong
 from tests.harness.agent_runs import Runs
 
 OWN = AgentTemplate(name="own", kind="react", tools=("ask_model", "ask_agent"))

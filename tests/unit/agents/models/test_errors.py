@@ -12,12 +12,8 @@ from millstream.agents.attempt import RunOutcome
 from millstream.agents.factory import AgentFactory
 from millstream.agents.models.errors import as_foreseen, error_in
 from millstream.agents.models.resolve import resolve_model
-from millstream.schemas.errors import (
-    InputTooLong,
-    ModelFailed,
-    ModelUnavailable,
-    QuotaExhausted,
-)
+from millstream.schemas.errors import ModelFailed
+from millstream.schemas.runs.errors import InputTooLong, ModelUnavailable, QuotaExhausted
 from tests.harness.agent_runs import Runs
 
 

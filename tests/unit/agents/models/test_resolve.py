@@ -26,7 +26,8 @@ from millstream.agents.models.resolve import (
 )
 from millstream.agents.models.scripted.model import ScriptedChatModel
 from millstream.agents.models.scripted.script import Say, Turn
-from millstream.schemas.errors import ModelUnavailable, Terminal
+from millstream.schemas.errors import Terminal
+from millstream.schemas.runs.errors import ModelUnavailable
 
 PROJECT = Path(__file__).resolve().parents[4]
 

@@ -13,7 +13,7 @@ from langchain_core.outputs import ChatGenerationChunk
 from millstream.agents.models.http import ProviderHttp
 from millstream.agents.models.resolve import resolve_model
 from millstream.agents.models.served import as_served
-from millstream.schemas.errors import QuotaExhausted
+from millstream.schemas.runs.errors import QuotaExhausted
 from tests.providers.server import PlayedProvider, serving
 
 

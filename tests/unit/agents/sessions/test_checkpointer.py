@@ -13,8 +13,9 @@ from langgraph.checkpoint.base import CheckpointTuple
 from millstream.agents.sessions.checkpointer import CHECKPOINT_CHARS_MAX, RunCheckpointer
 from millstream.agents.templates.memory import LastTurns
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES
-from millstream.schemas.errors import CheckpointUnreadable, Terminal
+from millstream.schemas.errors import Terminal
 from millstream.schemas.events import CheckpointSaved
+from millstream.schemas.runs.errors import CheckpointUnreadable
 from tests.harness.agent_runs import Runs, resolved
 
 CHAT = BUILT_IN_TEMPLATES[0]

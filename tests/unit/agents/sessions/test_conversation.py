@@ -18,8 +18,8 @@ from millstream.agents.sessions.conversation import (
     conversation_of,
 )
 from millstream.agents.sessions.opening import SERDE, opened_state
-from millstream.schemas.errors import CheckpointUnreadable
 from millstream.schemas.events import CheckpointSaved
+from millstream.schemas.runs.errors import CheckpointUnreadable
 from tests import making
 from tests.fakes.odd_models import calling
 from tests.harness.agent_runs import Runs

@@ -10,8 +10,9 @@ from pydantic import BaseModel
 from millstream.gateway.console.rendering import entry_json, entry_line, money, one_line, what
 from millstream.schemas.any_event import EVENT_TYPES
 from millstream.schemas.base import Address, Event, Reason, Usage
+from millstream.schemas.control.commands import ControlCommand
 from millstream.schemas.dead_letters import DeadLetterRedriven, NotJson
-from millstream.schemas.events import AgentRequest, ControlCommand, ResolvedRequest
+from millstream.schemas.events import AgentRequest, ResolvedRequest
 from millstream.schemas.lane_events import (
     HoldPlaced,
     LaneSnapshot,

@@ -17,8 +17,9 @@ import yaml
 
 from millstream.agents.factory import AgentFactory
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
+from millstream.schemas.control.templates import TemplateApplied
 from millstream.schemas.errors import Misconfigured, UnknownTemplate
-from millstream.schemas.events import AgentResult, TemplateApplied
+from millstream.schemas.events import AgentResult
 from millstream.schemas.topics import RESULTS, TEMPLATES
 from millstream.streams.broker.memory.clients import MemoryClients
 from millstream.streams.lane.queue.waits import TemplateWaits

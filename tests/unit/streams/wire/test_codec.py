@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from millstream.schemas.any_event import any_event
 from millstream.schemas.base import Event
+from millstream.schemas.control.commands import ControlCommand
 from millstream.schemas.dead_letters import NewerSchema, NotJson, NullValue, WrongShape
 from millstream.schemas.errors import Poison
-from millstream.schemas.events import AgentRequest, AgentToken, ControlCommand
+from millstream.schemas.events import AgentRequest, AgentToken
 from millstream.schemas.lane_events import HoldPlaced
 from millstream.streams.wire.codec import (
     Encoded,

@@ -11,7 +11,7 @@ import pytest
 
 from millstream.agents.models.local.engine import LocalEngine
 from millstream.agents.models.local.model import LocalChatModel
-from millstream.schemas.errors import ModelUnavailable
+from millstream.schemas.runs.errors import ModelUnavailable
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(60)]
 

@@ -15,7 +15,8 @@ from langchain_core.messages import HumanMessage
 
 from millstream.agents.models.local.engine import EngineSettings, LocalEngine
 from millstream.agents.models.local.model import LocalChatModel
-from millstream.schemas.errors import InputTooLong, ModelFailed, Terminal
+from millstream.schemas.errors import ModelFailed, Terminal
+from millstream.schemas.runs.errors import InputTooLong
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(60)]
 

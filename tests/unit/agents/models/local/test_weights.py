@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from millstream.agents.models.local.weights import find_weights
-from millstream.schemas.errors import ModelUnavailable
+from millstream.schemas.runs.errors import ModelUnavailable
 
 
 def test_the_installed_weights_are_the_pinned_ones() -> None:

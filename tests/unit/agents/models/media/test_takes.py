@@ -15,7 +15,7 @@ from millstream.agents.models.media.tokens import IMAGE_TOKENS_MAX, media_tokens
 from millstream.agents.models.resolve import resolve_model
 from millstream.schemas.content import INPUT_KINDS, Content
 from millstream.schemas.endpoints import ModelEndpoint
-from millstream.schemas.errors import ContentUnsupported
+from millstream.schemas.runs.errors import ContentUnsupported
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(100)).decode()
 PDF = base64.b64encode(b"%PDF-1.7 " + bytes(9_991)).decode()

@@ -28,7 +28,8 @@ from millstream.agents.models.openai.connections import (
 )
 from millstream.agents.models.openai.server_events import EVENT_BYTES_MAX
 from millstream.agents.models.resolve import resolve_model
-from millstream.schemas.errors import ModelFailed, ModelUnavailable
+from millstream.schemas.errors import ModelFailed
+from millstream.schemas.runs.errors import ModelUnavailable
 
 ANSWER = {"choices": [{"index": 0, "message": {"content": "hello"}, "finish_reason": "stop"}]}
 

@@ -19,7 +19,7 @@ from millstream.agents.models.openai.model import OpenAiChatModel, speaks_respon
 from millstream.agents.models.openai.request import body_of, told_messages
 from millstream.agents.models.resolve import resolve_model
 from millstream.schemas.endpoints import ModelEndpoint
-from millstream.schemas.errors import ContentRefused, ModelUnavailable
+from millstream.schemas.runs.errors import ContentRefused, ModelUnavailable
 from tests.providers.server import PlayedProvider, serving
 
 COMMON = {"id": "c1", "object": "chat.completion.chunk", "created": 0, "model": "m"}

@@ -14,7 +14,8 @@ from millstream.gateway.commands.control.cancel import give_cancel
 from millstream.gateway.commands.control.control import Command, user_command
 from millstream.gateway.commands.control.pause import give_pause, give_resume
 from millstream.gateway.exits import ExitCode
-from millstream.schemas.events import AgentResult, ControlCommand
+from millstream.schemas.control.commands import ControlCommand
+from millstream.schemas.events import AgentResult
 from millstream.schemas.topics import CONTROL, catalogue
 from millstream.streams.broker.memory.broker import MemoryBroker
 from millstream.streams.bus.api import BEGINNING, EventBus

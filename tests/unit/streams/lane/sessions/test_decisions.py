@@ -65,14 +65,18 @@ def test_the_table_knows_every_operation_in_every_state() -> None:
     assert all(tuple(row) == STATES for row in TRANSITIONS.values())
 
 
-@given(st.lists(st.sampled_from(OPERATIONS), max_size=30), st.booleans())
-def test_any_walk_follows_the_table(walk: list[SessionOperation], has_turns: bool) -> None:  # noqa: FBT001
+COMMANDS = st.sampled_from([*map(command, OPERATIONS), command("close", drain=True)])
+
+
+@given(st.lists(COMMANDS, max_size=30), st.booleans())
+def test_any_walk_follows_the_table(walk: list[SessionCommand], has_turns: bool) -> None:  # noqa: FBT001
     session = Session(KEY, head=HEAD if has_turns else None)
     revision = 0
-    for at_ms, operation in enumerate(walk, start=1000):
-        before = session.before
+    drains = False
+    for at_ms, given_one in enumerate(walk, start=1000):
+        operation, before = given_one.operation, session.before
         expected = TRANSITIONS[operation][before]
-        decided = decide(command(operation), session, at_ms=at_ms, found=FOUND)
+        decided = decide(given_one, session, at_ms=at_ms, found=FOUND)
         if not isinstance(expected, str):
             assert isinstance(decided.refused, expected)
         elif decided.refused is None:
@@ -86,8 +90,29 @@ def test_any_walk_follows_the_table(walk: list[SessionOperation], has_turns: boo
             assert decided.state.revision == revision
             assert (decided.state.since_ms == at_ms) == (expected != before) or before == "open"
         # Refused, or as it was: nothing is written.
+        if operation == "close" and expected == "closed":
+            # The harder of the two holds, whichever came first.
+            drains = given_one.drain and (drains or before != "closed")
+            assert session.state is not None
+            assert session.state.barrier is not None
+            assert session.state.barrier.drains == drains
         is_told = decided.change is not None
         assert is_told == (decided.state is not None and operation != "touch")
+
+
+def test_a_session_that_is_closed_harder_lets_only_the_run_end_that_is_on() -> None:
+    on = Session(KEY, head=HEAD, is_on=True, runs="r4", before_offset=7, until_ms=50)
+    drained = decide(command("close", drain=True), on, at_ms=60)
+    later = after(on, drained, is_on=True, runs="r5", before_offset=9, until_ms=70)
+    assert decide(command("close", drain=True), later, at_ms=80) == Decided()
+    harder = decide(command("close"), later, at_ms=80)
+    assert harder.change == "closed"
+    state = harder.state
+    assert state is not None
+    assert state.barrier is not None
+    assert (state.state, state.since_ms, state.barrier.drains) == ("closed", 60, False)
+    assert (state.barrier.lets_end, state.barrier.before_offset) == ("r5", 9)
+    assert decide(command("close"), after(later, harder), at_ms=90) == Decided()
 
 
 def test_a_restored_session_has_a_new_turn_and_the_old_checkpoint() -> None:

@@ -125,6 +125,27 @@ async def test_close_with_drain_lets_run_what_waits_and_nothing_that_comes_later
         assert code_of(late) == "session_closed"
 
 
+@pytest.mark.parametrize("session", ["s", None], ids=["one", "all"])
+async def test_close_without_drain_rejects_what_still_waits_of_one_that_drains(
+    world: MemoryLanes, session: str | None
+) -> None:
+    # istio/ztunnel#230: whoever asks a second time, and harder, is not to be waited out.
+    async with sessions(world) as mine:
+        first = await mine.ask("slow: 0.3; say: done")
+        waiting = [await mine.ask(f"say: {number}") for number in range(3)]
+        await mine.tell("close", session, drain=True)
+        again = await mine.tell("close", session, drain=True)
+        assert (again.refused, again.sessions) == (None, None if session else 0)
+        harder = await mine.tell("close", session)
+        assert (harder.refused, harder.sessions) == (None, None if session else 1)
+        assert (await mine.result(first)).output == "done"
+        assert {code_of(await mine.result(one)) for one in waiting} == {"session_closed"}
+        # It is as closed as can be.
+        assert (await mine.tell("close", session)).sessions == (None if session else 0)
+    async with sessions(world) as mine:
+        assert code_of(await mine.turn("say: late")) == "session_closed"
+
+
 async def test_delete_cancels_what_runs_and_what_waits_and_leaves_no_head(
     world: MemoryLanes,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from millstream.schemas.events import AgentToken
 from millstream.streams.lane.base.context import PlainProducer
-from millstream.streams.lane.runs.publisher import PlainPublisher
+from millstream.streams.lane.runs.telling.publisher import PlainPublisher
 
 
 class TokenPublisher(PlainPublisher):

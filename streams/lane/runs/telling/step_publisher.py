@@ -10,7 +10,7 @@ from millstream.schemas.events import ResolvedRequest
 from millstream.schemas.ports import ClockMs
 from millstream.schemas.steps import AgentStep, StepKind
 from millstream.streams.lane.base.context import PlainProducer
-from millstream.streams.lane.runs.publisher import PlainPublisher
+from millstream.streams.lane.runs.telling.publisher import PlainPublisher
 
 __all__ = ["StepPublisher"]
 

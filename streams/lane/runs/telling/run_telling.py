@@ -13,8 +13,8 @@ from millstream.schemas.topics import STEPS
 from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.runs.run import Run
-from millstream.streams.lane.runs.run_states import RunStates
-from millstream.streams.lane.runs.step_publisher import StepPublisher
+from millstream.streams.lane.runs.telling.run_states import RunStates
+from millstream.streams.lane.runs.telling.step_publisher import StepPublisher
 from millstream.streams.lane.state.pauses import Pauses
 
 __all__ = ["RunTelling", "with_steps"]

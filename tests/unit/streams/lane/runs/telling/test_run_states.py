@@ -6,7 +6,7 @@ from millstream.agents.loop.telling.events import CallbackEvent
 from millstream.agents.loop.telling.listeners import Listeners
 from millstream.agents.loop.telling.run_states import raise_illegal
 from millstream.schemas.lane_events import HoldPlaced
-from millstream.streams.lane.runs.run_states import RunStates
+from millstream.streams.lane.runs.telling.run_states import RunStates
 from millstream.streams.lane.state.pauses import Pauses
 from millstream.streams.wire.keys import request_key
 from tests import making

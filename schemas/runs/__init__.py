@@ -1,0 +1,1 @@
+"""What becomes of runs: why they end without their answer."""
