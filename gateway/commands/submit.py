@@ -23,7 +23,7 @@ from millstream.gateway.console.running import run_within
 from millstream.gateway.console.shows import JsonShow, TextShow
 from millstream.gateway.console.terminal import progress_console
 from millstream.gateway.exits import ExitCode
-from millstream.schemas.base import DEFAULT_TENANT
+from millstream.schemas.base import DEFAULT_TENANT, words_of_problem
 from millstream.schemas.errors import MillstreamError
 from millstream.schemas.events import DEFAULT_TEMPLATE, AgentRequest
 from millstream.streams.bus.api import EventBus
@@ -125,7 +125,7 @@ def request_of(**fields: Any) -> AgentRequest:
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(part) for part in problem["loc"])
-        message = f"{field}: {problem['msg']}"
+        message = f"{field}: {words_of_problem(problem)}"
         raise typer.BadParameter(message) from error
 
 

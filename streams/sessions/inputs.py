@@ -13,7 +13,7 @@ from typing import Any, Final, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from millstream.agents.sessions.manager import PAGE_SESSIONS_MAX, SessionFilter, SessionOrder
-from millstream.schemas.base import Identifier, TenantName
+from millstream.schemas.base import Identifier, TenantName, words_of_problem
 from millstream.schemas.sessions.commands import (
     TTL_IDLE_S_MAX,
     TTL_S_MAX,
@@ -257,7 +257,7 @@ def _refused(error: ValidationError, named: str | None = None) -> SessionInputIn
     where = [str(part) for part in problem["loc"]]
     if named is not None:
         where.insert(0, named)
-    told = problem["msg"].removeprefix("Value error, ")
+    told = words_of_problem(problem)
     if not where:
         return SessionInputInvalid(told)
     shown = ".".join(part[:20] for part in where)

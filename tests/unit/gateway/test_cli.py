@@ -97,6 +97,23 @@ def test_wrong_usage_exits_2(arguments: list[str], monkeypatch: pytest.MonkeyPat
     assert runner.invoke(app, arguments).exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sessions", "list", "--user", "ada", "--state", "gone"], "'--state': 'gone' is not one"),
+        (["submit", "Hi", "--user", "a\tb"], "user_id: must not hold control characters"),
+        (["cancel", "--user", "a\tb", "--request", "r"], "user_id: must not hold control"),
+    ],
+)
+def test_a_wrong_value_is_told_in_plain_words(
+    arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MILLSTREAM_KAFKA", "127.0.0.1:1")
+    shown = runner.invoke(app, arguments)
+    assert shown.exit_code == 2
+    assert words in " ".join(shown.stderr.replace("│", "").split())
+
+
 @pytest.mark.parametrize("command", [["worker", "--role", "lane"], ["up", "--roles", "lane"]])
 def test_a_role_that_there_is_not_is_told_before_a_setting_that_is_wrong(
     command: list[str], monkeypatch: pytest.MonkeyPatch
