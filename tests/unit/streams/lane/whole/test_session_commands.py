@@ -285,6 +285,9 @@ async def test_a_template_may_ask_for_sessions_that_were_created(world: MemoryLa
     async with sessions(world) as mine:
         refused = await mine.turn("say: one", template="strict")
         assert (refused.status, code_of(refused)) == ("rejected", "session_unknown")
+        assert "create 's', or name another" in str(refused.reason)
+        unnamed = await mine.turn("say: one", template="strict", session_id=None)
+        assert "names none: create one" in str(unnamed.reason)
         await mine.tell("create")
         assert (await mine.turn("say: one", template="strict")).status == "completed"
 
