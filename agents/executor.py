@@ -28,6 +28,8 @@ from millstream.agents.loop.containment import (
     raised_by_code,
     run_now,
 )
+from millstream.agents.loop.journal.asked import AskedDigest, RunBase
+from millstream.agents.loop.journal.writing import Journal
 from millstream.agents.loop.model_gate import RunContext
 from millstream.agents.loop.telling.listeners import Listeners
 from millstream.agents.loop.telling.statistics import Statistics
@@ -54,6 +56,7 @@ from millstream.schemas.events import CheckpointSaved, ResolvedRequest
 from millstream.schemas.ports import (
     BeforeCall,
     ClockMs,
+    CommitStep,
     EmitStep,
     EmitToken,
     LoadCheckpoint,
@@ -95,6 +98,7 @@ class RunAgent(Protocol):
         emit_step: EmitStep | None = None,
         steps_from: int = 0,
         session_metadata: Mapping[str, str] = NO_CLAIMS,
+        commit_step: CommitStep | None = None,
     ) -> RunOutcome:
         """Give what the attempt leaves behind. Raises only `LaneLost`."""
         ...
@@ -139,6 +143,7 @@ class AgentExecutor:
         emit_step: EmitStep | None = None,
         steps_from: int = 0,
         session_metadata: Mapping[str, str] = NO_CLAIMS,
+        commit_step: CommitStep | None = None,
     ) -> RunOutcome:
         """Run an attempt to its end, and give its result and the session's next checkpoint.
 
@@ -149,7 +154,8 @@ class AgentExecutor:
         request's own time limit is reached, in milliseconds since the epoch. `calls` has what
         earlier attempts finished, which is not done again, and takes in what this one does.
         `emit_step` takes the attempt's steps, whose `seq` begins with `steps_from`. Tools are told
-        `session_metadata`.
+        `session_metadata`. `commit_step` takes what is to be known of the attempt's calls if it is
+        cut off; each is committed before the next call is made.
 
         Whatever a model, tool or template does becomes a result with a reason, also that it exits
         or cancels itself. Raises only `LaneLost` (from `emit`, `load_checkpoint` or `before_call`):
@@ -163,41 +169,26 @@ class AgentExecutor:
             coalesce_s=self._coalesce_s,
             clock_ms=self._clock_ms,
         )
-        steps: StepWriter | None = None
-        if emit_step is not None:
-            steps = StepWriter(
-                request,
-                attempt=attempt,
-                emit=emit_step,
-                clock_ms=self._clock_ms,
-                text_bytes=lambda: writer.written_bytes,
-                seq_from=steps_from,
-            )
-        handler = AgentCallbackHandler(
-            writer,
-            teller=Teller(
-                request,
-                attempt=attempt,
-                model=plan.model,
-                clock_ms=self._clock_ms,
-                steps=steps,
-                listeners=self._listeners,
-                on_event=self._on_event,
-                statistics=self.statistics,
-            ),
-            before_call=before_call,
-            ending=Ending(
-                output_tokens_max=plan.template.output_tokens_max,
-                cut=plan.template.cut_answer,
-                structured=plan.template.response_format is not None,
-                calls_tools=bool(plan.template.tools),
-            ),
-            meter=CallMeter(
-                plan.template.output_tokens_max, request_id=request.request_id, model=plan.model
-            ),
+        steps = emit_step and StepWriter(
+            request,
+            attempt=attempt,
+            emit=emit_step,
+            clock_ms=self._clock_ms,
+            text_bytes=lambda: writer.written_bytes,
+            seq_from=steps_from,
+        )
+        handler = self._handler(
+            request, plan, attempt=attempt, writer=writer, steps=steps, before_call=before_call
         )
         calls = Calls() if calls is None else calls
         calls.meter = handler.meter
+        calls.journal = commit_step and Journal(
+            request,
+            attempt=attempt,
+            commit=commit_step,
+            meter=handler.meter,
+            clock_ms=self._clock_ms,
+        )
         under_way = run_now() or UnderWay()
         under_way.spending = handler.meter
         run = Attempt(
@@ -239,6 +230,7 @@ class AgentExecutor:
             await writer.settle()
             if steps is not None:
                 await steps.close()
+            await calls.written()
             raised = raised_by_code(caught)
             error = run.told_by_provider(raised)
             if isinstance(error, Retryable) and (stuck := run.context.calls.stuck):
@@ -275,8 +267,43 @@ class AgentExecutor:
             await writer.abandon()
             if steps is not None:
                 await steps.abandon()
+            await calls.abandon()
             self.statistics.running -= 1
             self.statistics.end_attempt(became, monotonic() - began_s, handler.meter.over)
+
+    def _handler(
+        self,
+        request: ResolvedRequest,
+        plan: RunPlan,
+        *,
+        attempt: int,
+        writer: TokenWriter,
+        steps: StepWriter | None,
+        before_call: BeforeCall | None,
+    ) -> AgentCallbackHandler:
+        return AgentCallbackHandler(
+            writer,
+            teller=Teller(
+                request,
+                attempt=attempt,
+                model=plan.model,
+                clock_ms=self._clock_ms,
+                steps=steps,
+                listeners=self._listeners,
+                on_event=self._on_event,
+                statistics=self.statistics,
+            ),
+            before_call=before_call,
+            ending=Ending(
+                output_tokens_max=plan.template.output_tokens_max,
+                cut=plan.template.cut_answer,
+                structured=plan.template.response_format is not None,
+                calls_tools=bool(plan.template.tools),
+            ),
+            meter=CallMeter(
+                plan.template.output_tokens_max, request_id=request.request_id, model=plan.model
+            ),
+        )
 
     async def _within_limits(self, run: Attempt, load_checkpoint: LoadCheckpoint) -> RunOutcome:
         left_s, told_by, message = first_limit(
@@ -299,7 +326,9 @@ class AgentExecutor:
         template = run.plan.template
         loaded = await load_checkpoint()
         model = run.plan.model
-        checkpointer = RunCheckpointer(loaded, template, model=model)
+        calls = run.context.calls
+        calls.asked = AskedDigest(_base_of(run.plan, loaded))
+        checkpointer = RunCheckpointer(loaded, template, model=model, forget=calls.forgot)
         if (content := run.request.content) is not None:
             check_takes(model, self._factory.takes(run.plan), content)
         if checkpointer.has_media:
@@ -313,9 +342,11 @@ class AgentExecutor:
                 raise
             # What was remembered turned out too long in this model's tokens. Better to forget it
             # than to fail: each later run of the session would fail in the same way.
+            calls.forget()
             checkpointer = RunCheckpointer(loaded, template, model=model, forget=True)
             answer = await self._invoke(run, checkpointer)
         await run.writer.finish()
+        await calls.settled()
         structured = None
         if template.response_format is not None:
             structured = checked_answer(template.response_format, answer)
@@ -348,3 +379,14 @@ class AgentExecutor:
             if (fault := run.context.calls.last_fault) is not None:
                 message += f"; of its last calls one was not made: {fault}"
             raise Terminal(message) from error
+
+
+def _base_of(plan: RunPlan, loaded: CheckpointSaved | None) -> RunBase:
+    template = plan.template
+    return RunBase(
+        template=template.name,
+        version=template.version,
+        system=template.system_prompt if plan.system_prompt is None else plan.system_prompt,
+        schema=template.response_format,
+        base_checkpoint_id=None if loaded is None else loaded.checkpoint_id,
+    )

@@ -18,7 +18,7 @@ from referencing import Registry
 
 from millstream.schemas.errors import Misconfigured
 
-__all__ = ["arguments_of", "is_frameworks", "problem_of", "with_checked_schema"]
+__all__ = ["arguments_of", "is_frameworks", "problem_of", "takes", "with_checked_schema"]
 
 # LangChain 1.4 and LangGraph 1.2 fill these in, drop them, or fail by them (langchain#34029,
 # langchain#25228). Given by the framework where the annotation is the framework's.
@@ -122,9 +122,14 @@ def arguments_of(tool: BaseTool) -> frozenset[str] | None:
     return frozenset((*fields, *(alias for alias in aliases if alias)))
 
 
-def _is_else_right(tool: BaseTool, args: Mapping[str, Any]) -> bool:
-    """Tell whether LangChain would make the call; if it does not, it says what is wrong."""
+def takes(tool: BaseTool, args: Mapping[str, Any]) -> bool:
+    """Tell whether LangChain would make the call; if it does not, it says what is wrong.
+
+    It makes any of a tool whose schema is plain JSON: `problem_of` says what is wrong there.
+    """
     schema: Any = tool.tool_call_schema
+    if isinstance(schema, dict):
+        return True
     try:
         schema.model_validate(dict(args))
     except ValidationError:
@@ -146,7 +151,7 @@ def problem_of(
     `known` are their names, where it has no others (`arguments_of`). Their types only of a tool
     whose schema is plain JSON: LangChain checks any other's itself.
     """
-    if known is not None and (unknown := args.keys() - known) and _is_else_right(tool, args):
+    if known is not None and (unknown := args.keys() - known) and takes(tool, args):
         names = ", ".join(sorted(map(repr, unknown)))
         return f"it has no argument {names}; known: {', '.join(sorted(known)) or 'none'}"
     if not isinstance(tool.args_schema, dict):

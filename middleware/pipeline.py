@@ -311,6 +311,8 @@ def _started(
         spent_usage=standing.spent_usage,
         spent_micros=standing.spent_micros,
         lost=standing.lost,
+        calls_max=context.model_calls_max,
+        journals=True,
     )
 
 

@@ -20,6 +20,7 @@ from millstream.schemas.events import (
     Decision,
     SessionUpdated,
 )
+from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.lane_events import (
     CommandObeyed,
     HoldPlaced,
@@ -42,6 +43,7 @@ AnyEvent = Annotated[
     | Decision
     | AttemptStarted
     | CostRecorded
+    | JournalStep
     | CheckpointSaved
     | SessionUpdated
     | SessionCommand

@@ -218,7 +218,9 @@ class AttemptStarted(RequestEvent):
     A run that costs nothing has none. `reserved_micros` is the most that the attempt may cost,
     `usage_max` the usage that this was taken from, `price_digest` names the prices. The `spent`
     fields are what the request's earlier attempts count at, `lost` how many of them ended with
-    their owners. `at_ms` is the broker's time of the request.
+    their owners and left no step. `calls_max` is how many model calls `usage_max` stands for, 0
+    where nobody said; what the attempt does is on its journal if it `journals`. `at_ms` is the
+    broker's time of the request.
     """
 
     title: ClassVar[str] = "An attempt that may cost is about to begin"
@@ -233,6 +235,8 @@ class AttemptStarted(RequestEvent):
     spent_usage: Usage = Usage()
     spent_micros: Micros = 0
     lost: Count = 0
+    calls_max: Count = 0
+    journals: bool = False
 
     @property
     def event_id(self) -> str:

@@ -80,6 +80,8 @@ class RunParked(RequestEvent):
     instead. `effects` are the tools with an effect that it called. `repairs` counts the answers
     that its model is to give anew since they do not fit their schema, `repair` is the newest.
 
+    `journal_from` is where the first record of its journal stands, which had `journal_steps` steps.
+
     `template_version` is the version of its template that its run keeps, `waits_for` the template
     that its owner lacks. A request that is `undecided` waits for its template so: it is decided on
     once that is there, and its `decision` here, a refusal, is what stands if it never comes.
@@ -106,6 +108,8 @@ class RunParked(RequestEvent):
     effects: tuple[str, ...] = ()
     repairs: Count = 0
     repair: AnswerRepair | None = None
+    journal_from: Count | None = None
+    journal_steps: Count = 0
 
     @property
     def event_id(self) -> str:

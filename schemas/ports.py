@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from millstream.schemas.base import Event
 from millstream.schemas.events import AgentToken, CheckpointSaved
+from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.steps import AgentStep
 
 EmitToken = Callable[[AgentToken], Awaitable[None]]
@@ -14,6 +15,10 @@ EmitToken = Callable[[AgentToken], Awaitable[None]]
 
 EmitStep = Callable[[AgentStep], Awaitable[None]]
 """Takes a step of a run; returns once it may be forgotten, waits while the broker is slow."""
+
+CommitStep = Callable[[JournalStep], Awaitable[None]]
+"""Commits a fact of a run; returns once it is on the log. Called in the order of the facts, it
+numbers and submits each before it waits. Raises `StepTooLarge` and `LaneLost`."""
 
 BeforeCall = Callable[[], Awaitable[None]]
 """Lets a run make its next model or tool call: waits while it may not, raises if it never may."""

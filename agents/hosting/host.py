@@ -28,7 +28,14 @@ from millstream.agents.tools.caller import NO_CLAIMS
 from millstream.schemas.base import CallUsage
 from millstream.schemas.errors import AgentsEnded, Retryable, Suspended
 from millstream.schemas.events import ResolvedRequest
-from millstream.schemas.ports import BeforeCall, ClockMs, EmitStep, EmitToken, LoadCheckpoint
+from millstream.schemas.ports import (
+    BeforeCall,
+    ClockMs,
+    CommitStep,
+    EmitStep,
+    EmitToken,
+    LoadCheckpoint,
+)
 from millstream.schemas.runs.errors import AttemptsExhausted
 
 __all__ = ["AgentHost", "HostLimits"]
@@ -114,6 +121,7 @@ class AgentHost:
         emit_step: EmitStep | None = None,
         steps_from: int = 0,
         session_metadata: Mapping[str, str] = NO_CLAIMS,
+        commit_step: CommitStep | None = None,
     ) -> RunOutcome:
         """Run an attempt; what it is handed is awaited on the caller's loop.
 
@@ -143,6 +151,7 @@ class AgentHost:
             emit_step=emit_step,
             steps_from=steps_from,
             session_metadata=session_metadata,
+            commit_step=commit_step,
         )
         run.under_way.long_s = self._limits.warn_s
         run.under_way.tell_long = partial(on.lane.post, self._was_long, on, run)

@@ -21,7 +21,8 @@ from millstream.agents.loop.under_way import Spending, UnderWay
 from millstream.agents.tools.caller import NO_CLAIMS
 from millstream.schemas.errors import MillstreamError
 from millstream.schemas.events import AgentToken, CheckpointSaved, ResolvedRequest
-from millstream.schemas.ports import BeforeCall, EmitStep, EmitToken, LoadCheckpoint
+from millstream.schemas.journal.steps import JournalStep
+from millstream.schemas.ports import BeforeCall, CommitStep, EmitStep, EmitToken, LoadCheckpoint
 from millstream.schemas.steps import AgentStep
 
 _log = structlog.get_logger(__name__)
@@ -74,6 +75,7 @@ class HostedRun:
     emit_step: EmitStep | None = None
     steps_from: int = 0
     session_metadata: Mapping[str, str] = field(default_factory=lambda: NO_CLAIMS)
+    commit_step: CommitStep | None = None
     closed: bool = False
     spending: Spending | None = None
     there: Mailbox | None = None
@@ -192,6 +194,7 @@ class HostedRun:
                 emit_step=None if self.emit_step is None else self._emit_step_there,
                 steps_from=self.steps_from,
                 session_metadata=self.session_metadata,
+                commit_step=None if self.commit_step is None else self._commit_there,
             )
         # Whatever it is, it is raised again where the lane awaits the attempt.
         except BaseException as error:
@@ -219,6 +222,10 @@ class HostedRun:
     async def _emit_step_there(self, step: AgentStep) -> None:
         assert self.emit_step is not None  # noqa: S101  else it is not handed on
         await self._hop(self.emit_step, step)
+
+    async def _commit_there(self, step: JournalStep) -> None:
+        assert self.commit_step is not None  # noqa: S101  else it is not handed on
+        await self._hop(self.commit_step, step)
 
     async def _before_call_there(self) -> None:
         assert self.before_call is not None  # noqa: S101  else it is not handed on

@@ -15,22 +15,23 @@ from typing import Any
 import structlog
 from langchain.agents.middleware import ToolCallRequest
 from langchain_core.messages import ToolCall
-from langgraph.errors import GraphBubbleUp
 from langgraph.prebuilt import ToolRuntime
 from typing_extensions import override
 
 from millstream.agents.loop.calls import ToolAnswer
 from millstream.agents.loop.containment import stops_run
 from millstream.agents.loop.model_gate import ModelGate, RunContext
-from millstream.agents.loop.tools.one_call import OneCall
+from millstream.agents.loop.tools.in_doubt import in_doubt_of
+from millstream.agents.loop.tools.intents import Intent
+from millstream.agents.loop.tools.one_call import PASSED_ON, OneCall
 from millstream.agents.loop.tools.tool_answers import bounded_answer, error_told
 from millstream.agents.templates.template import AgentTemplate
-from millstream.agents.tool_schemas import problem_of
+from millstream.agents.tool_schemas import problem_of, takes
 from millstream.agents.tools import Caller, ToolRegistry
 from millstream.agents.tools.caller import idempotency_key
 from millstream.schemas.errors import LaneLost, Suspended
 from millstream.schemas.reasons import words_of
-from millstream.schemas.runs.errors import InDoubt, ToolFailed, ToolStuck
+from millstream.schemas.runs.errors import ToolFailed, ToolStuck
 
 __all__ = ["CallGate"]
 
@@ -77,9 +78,12 @@ class CallGate(ModelGate):
         call = request.tool_call
         call_id = call["id"] or ""
         telling = context.voice.teller.of_tool(call, getattr(request.tool, "tags", None))
-        why = context.calls.fault(call_id)
-        if why is None and request.tool is not None:
-            why = problem_of(request.tool, call["args"], self._tools.arguments(call["name"]))
+        # Before its tool is looked at, which may be gone or take other arguments by now.
+        if (kept := context.calls.answered_tool(call_id)) is not None:
+            await telling.recorded(kept)
+            return kept
+        begun = context.calls.intents.get(call_id)
+        why = context.calls.fault(call_id) or self._problem(request, begun)
         if why is not None:
             refused = error_told(call, f"this call was not made: {why}")
             await telling.not_made(refused)
@@ -88,39 +92,45 @@ class CallGate(ModelGate):
             answer = await handler(request)
             await telling.not_made(answer)
             return answer
-        if (kept := context.calls.answered_tool(call_id)) is not None:
-            await telling.recorded(kept)
-            return kept
         if context.before_call is not None:
             await context.before_call()
+        one = self._one_call(request, handler, begun)
+        if one.rules.has_effects:
+            context.calls.intents.setdefault(call_id, one.intent)
 
-        async def make(in_doubt: bool) -> ToolAnswer:  # noqa: FBT001  as `Calls` asks it
+        async def make(_: bool) -> ToolAnswer:  # noqa: FBT001  as `Calls` asks it
             try:
                 with context.under_way.calling(call["name"]):
-                    made: ToolAnswer = await telling.made(
-                        self._made(request, handler, in_doubt=in_doubt)
-                    )
+                    made: ToolAnswer = await telling.made(self._made(one, begun))
                     return made
             except ToolStuck:
                 context.calls.stuck[call_id] = call["name"]
                 raise
 
-        rules = self._tools.rules(call["name"])
-        return await context.calls.tool(call_id, call["name"], make, rules)
+        return await context.calls.tool(call_id, call["name"], make, one.rules)
 
-    async def _made(
-        self,
-        request: ToolCallRequest,
-        handler: Callable[[ToolCallRequest], Awaitable[ToolAnswer]],
-        *,
-        in_doubt: bool,
-    ) -> ToolAnswer:
-        call = request.tool_call
-        rules = self._tools.rules(call["name"])
-        one = self._one_call(request, handler)
+    def _problem(self, request: ToolCallRequest, begun: Intent | None) -> str | None:
+        """Say why a call cannot be made as its tool is now; `None`: it can, or there is no tool.
+
+        Raises `InDoubt` for one that was begun, as its tool was then.
+        """
+        call, tool = request.tool_call, request.tool
+        why = None
+        if tool is not None:
+            why = problem_of(tool, call["args"], self._tools.arguments(call["name"]))
+        if begun is None:
+            return why
+        if tool is None:
+            raise in_doubt_of(begun, "its tool is gone")
+        if why is not None or not takes(tool, call["args"]):
+            raise in_doubt_of(begun, "its tool takes other arguments now")
+        return None
+
+    async def _made(self, one: OneCall, begun: Intent | None) -> ToolAnswer:
+        call, rules = one.call, one.rules
         try:
-            answer = await one.answer(in_doubt=in_doubt)
-        except (LaneLost, Suspended, ToolStuck, InDoubt, GraphBubbleUp, MemoryError):
+            answer = await one.answer(begun=begun)
+        except PASSED_ON:
             raise
         except Exception as error:
             if (ours := _of_the_lane(error)) is not None:
@@ -136,13 +146,18 @@ class CallGate(ModelGate):
         return bounded_answer(call, answer, bytes_max)
 
     def _one_call(
-        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[ToolAnswer]]
+        self,
+        request: ToolCallRequest,
+        handler: Callable[[ToolCallRequest], Awaitable[ToolAnswer]],
+        begun: Intent | None,
     ) -> OneCall:
         call, rules = request.tool_call, self._tools.rules(request.tool_call["name"])
         # LangGraph's types know of no context here.
         runtime: ToolRuntime[Any, Any] = request.runtime
         asks: Caller = runtime.context
-        caller = replace(asks, idempotency_key=idempotency_key(asks, call["id"] or ""))
+        # As it was given before, also where a version makes it otherwise.
+        key = None if begun is None else begun.key
+        caller = replace(asks, idempotency_key=key or idempotency_key(asks, call["id"] or ""))
         runtime = replace(runtime, context=caller)
 
         async def make() -> ToolAnswer:

@@ -8,21 +8,40 @@ which another setting of the agent would shift.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from time import monotonic
+from typing import Any, Final, Self, cast
 
 from langchain.agents.middleware import ModelResponse
-from langchain_core.messages import BaseMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langgraph.types import Command
 
+from millstream.agents.loop.journal.asked import AskedDigest
+from millstream.agents.loop.journal.writing import Journal
+from millstream.agents.loop.tools.intents import Intent
 from millstream.agents.models.call_meter import CallMeter
-from millstream.agents.tools import ToolRules
+from millstream.agents.sessions.recorded.answers import (
+    message_of,
+    model_answer_of,
+    recorded_message,
+    recorded_model,
+    recorded_repair,
+    recorded_tool,
+    repair_of,
+    tool_answer_of,
+)
+from millstream.agents.tools import Effect, ToolRules
+from millstream.schemas.journal.errors import JournalMismatch, JournalUnreadable
+from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.lane_events import AnswerRepair
 
 __all__ = ["Calls", "ToolAnswer"]
 
 ToolAnswer = ToolMessage | Command[Any]
+
+FORGOT: Final = "forgot"
+"""Stands in what is written of an answer that was given without what the session remembers."""
 
 
 @dataclass(slots=True)
@@ -31,17 +50,23 @@ class Calls:
 
     Attributes:
         in_doubt: Tools by the ids of calls with an effect that were begun and gave no answer.
+        intents: What is known of calls that were begun, by their ids, until they are answered.
         settleable: Those of them that the next attempt settles itself, by their declared effect:
             it makes them again under the same idempotency key, or asks what became of them.
         effects: Tools by the ids of calls with an effect that were answered.
         stuck: Tools by the ids of calls whose threads go on though their time is up.
         forgotten: Tools of calls with an effect whose answers are not kept here any more.
+        repairs_recorded: How many answers that were to be given anew the journal tells of.
         begun_anew: How often an attempt ended with a loop of agents that nobody known had ended.
         repair: The newest answer that the model is to give anew, `None`: there is none.
         meter: What the model calls of the newest attempt use, also if it gives no outcome.
+        journal: Takes what the newest attempt does, `None`: nobody keeps it but these.
+        were_recorded: What stands here was read from a journal: another owner may have made it.
+        asked: Digests what the newest attempt asks its model, `None`: answers are not compared.
     """
 
     in_doubt: dict[str, str] = field(default_factory=dict)
+    intents: dict[str, Intent] = field(default_factory=dict)
     settleable: dict[str, str] = field(default_factory=dict)
     effects: dict[str, str] = field(default_factory=dict)
     stuck: dict[str, str] = field(default_factory=dict)
@@ -49,10 +74,116 @@ class Calls:
     begun_anew: int = 0
     repair: AnswerRepair | None = None
     meter: CallMeter | None = None
+    journal: Journal | None = None
+    were_recorded: bool = False
+    asked: AskedDigest | None = None
     _models: dict[str, ModelResponse[Any]] = field(default_factory=dict)
     _tools: dict[str, ToolAnswer] = field(default_factory=dict)
     _beside: dict[str, BaseMessage] = field(default_factory=dict)
     _faults: dict[str, str] = field(default_factory=dict)
+    _asked: dict[str, str | None] = field(default_factory=dict)
+    # By the answers that they follow: what ends the run goes with its result, and is written only
+    # if the run goes on all the same.
+    _unwritten: dict[str, str | None] = field(default_factory=dict)
+    _facts: dict[str, bool] = field(default_factory=dict)
+    _repair_written: dict[str, AnswerRepair] = field(default_factory=dict)
+    repairs_recorded: int = 0
+
+    @classmethod
+    def recorded(cls, steps: Sequence[JournalStep]) -> Self:
+        """Give the calls that a run's journal tells of. Raises `JournalUnreadable`."""
+        calls = cls(were_recorded=True)
+        for step in steps:
+            calls._take(step)
+        return calls
+
+    def _take(self, step: JournalStep) -> None:
+        content, call_id, name = step.content or {}, step.call_id or "", step.name or ""
+        match step.kind:
+            case "answered":
+                follows = step.follows or ""
+                self._models[follows], faults = model_answer_of(content)
+                self._faults.update(faults)
+                self._asked[follows] = step.asked
+                if content.get(FORGOT) is True:
+                    self.forget()
+            case "beside":
+                self._beside[step.asked or ""] = message_of(content)
+            case "intent":
+                self.in_doubt[call_id] = name
+                self.intents[call_id] = Intent(
+                    call_id=call_id,
+                    tool=name,
+                    effect=cast("Effect", step.effect or "ask_human"),
+                    key=step.key,
+                    arguments=step.arguments or "{}",
+                    at_ms=step.at_ms,
+                    until_ms=step.until_ms,
+                )
+                if step.effect not in {None, "ask_human"}:
+                    self.settleable[call_id] = name
+            case "done":
+                # Of one call the first answer stands.
+                self._tools.setdefault(call_id, tool_answer_of(content))
+                if self.intents.pop(call_id, None) is not None:
+                    self.effects[call_id] = self.in_doubt.pop(call_id)
+                    self.settleable.pop(call_id, None)
+            case "repair":
+                self.repair = self._repair_written[""] = repair_of(content)
+                self.repairs_recorded += 1
+            case unknown:
+                message = (
+                    f"step {step.step} of the run's journal is of the kind {unknown!r}, which this "
+                    "version does not know; a worker of the version that wrote it can go on"
+                )
+                raise JournalUnreadable(message)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was made so far, as far as is known here."""
+        return not (self._models or self._tools or self._beside or self.in_doubt)
+
+    def digest_of(self, turn: Sequence[BaseMessage]) -> str | None:
+        """Give what stands for asking the agent's model with this turn, `None`: nothing does."""
+        return None if self.asked is None else self.asked.of(turn)
+
+    @property
+    def forgot(self) -> bool:
+        """Whether what the session remembers turned out too long, and the run does without."""
+        return self._facts.get(FORGOT, False)
+
+    def forget(self) -> None:
+        """Have every attempt from now on do without what the session remembers."""
+        self._facts[FORGOT] = True
+
+    async def door(self) -> None:
+        """Return once all that was done is committed: the next call may be made.
+
+        Raises what the journal raises.
+        """
+        if (journal := self.journal) is None:
+            return
+        while self._unwritten:
+            self._write_answer(journal, *self._unwritten.popitem())
+        if self.repair is not None and self.repair is not self._repair_written.get(""):
+            self._repair_written[""] = self.repair
+            journal.add("repair", content=recorded_repair(self.repair).content)
+        await journal.settled()
+
+    async def settled(self) -> None:
+        """Return once what was written is committed. Raises what the journal raises."""
+        if self.journal is not None:
+            await self.journal.settled()
+
+    async def written(self) -> None:
+        """Return once what was written is committed, or has failed."""
+        if self.journal is not None:
+            await self.journal.sent()
+
+    async def abandon(self) -> None:
+        """Wait no longer for what was written: the attempt is over."""
+        if self.journal is not None:
+            await self.journal.abandon()
 
     @property
     def last_fault(self) -> str | None:
@@ -89,16 +220,56 @@ class Calls:
         """Say why a call is not to be made; `None`: it is."""
         return self._faults.get(call_id)
 
-    def answered_model(self, follows: str) -> ModelResponse[Any] | None:
-        """Give what the model said behind the answer of this id, `""` for its first call."""
-        return self._models.get(follows)
+    def answered_model(self, follows: str, asked: str | None = None) -> ModelResponse[Any] | None:
+        """Give what the model said behind the answer of this id, `""` for its first call.
+
+        `asked` stands for what is asked now. Raises `JournalMismatch` where something else was.
+        """
+        response, was = self._models.get(follows), self._asked.get(follows)
+        if response is not None and None not in {was, asked} and was != asked:
+            number = list(self._models).index(follows) + 1
+            message = (
+                f"the answer to the run's model call {number} was given to something else "
+                f"({was}) than is asked now ({asked}): the template, its prompt or a middleware "
+                "was changed under the same version; give the change a version of its own"
+            )
+            raise JournalMismatch(message)
+        return response
 
     def keep_model(
-        self, follows: str, response: ModelResponse[Any], faults: Mapping[str, str]
-    ) -> None:
-        """Keep a model's answer, and what is wrong with the calls in it."""
+        self,
+        follows: str,
+        response: ModelResponse[Any],
+        faults: Mapping[str, str],
+        asked: str | None,
+    ) -> ModelResponse[Any]:
+        """Keep a model's answer, and what is wrong with the calls in it; give it as it is kept."""
         self._models[follows] = response
         self._faults.update(faults)
+        self._asked[follows] = asked
+        if self.journal is None:
+            return response
+        if any(one.tool_calls for one in response.result if isinstance(one, AIMessage)):
+            return self._write_answer(self.journal, follows, asked)
+        self._unwritten[follows] = asked
+        return response
+
+    def _write_answer(
+        self, journal: Journal, follows: str, asked: str | None
+    ) -> ModelResponse[Any]:
+        response = self._models[follows]
+        called = [
+            call["id"] or ""
+            for one in response.result
+            if isinstance(one, AIMessage)
+            for call in one.tool_calls
+        ]
+        faults = {one: self._faults[one] for one in called if one in self._faults}
+        recorded = recorded_model(response, faults)
+        self._models[follows] = recorded.answer
+        content = recorded.content | self._facts
+        journal.add("answered", follows=follows, asked=asked, content=content)
+        return recorded.answer
 
     def answered_tool(self, call_id: str) -> ToolAnswer | None:
         """Give the answer to a tool call that was made."""
@@ -121,6 +292,16 @@ class Calls:
     def keep_beside(self, asked: str, answer: BaseMessage) -> None:
         """Keep a model's answer to a middleware."""
         self._beside[asked] = answer
+        if self.journal is not None:
+            content = recorded_message(answer).content
+            self.journal.add("beside", asked=asked, content=content)
+
+    def _write_intent(self, journal: Journal, call_id: str, rules: ToolRules) -> None:
+        intent = self.intents.get(call_id)
+        told: dict[str, Any] = {"effect": rules.effect}
+        if intent is not None:
+            told |= {"key": intent.key, "arguments": intent.arguments, "until_ms": intent.until_ms}
+        journal.add("intent", call_id=call_id, name=self.in_doubt[call_id], **told)
 
     async def tool(
         self,
@@ -132,15 +313,29 @@ class Calls:
         """Answer a tool call by making it, and keep the answer.
 
         `make` is told whether the call is in doubt from an earlier attempt. What it raises is
-        raised, and leaves a call with an effect in doubt.
+        raised, and leaves a call with an effect in doubt. Such a call is made once its intent is
+        committed, as `intents` has it.
         """
         was_begun = call_id in self.in_doubt
+        journal = self.journal
         if rules.has_effects:
             self.in_doubt[call_id] = name
             if rules.effect != "ask_human":
                 self.settleable[call_id] = name
-        answer = self._tools[call_id] = await make(was_begun)
-        if rules.has_effects:
-            self.effects[call_id] = self.in_doubt.pop(call_id)
+            if journal is not None and not was_begun:
+                self._write_intent(journal, call_id, rules)
+        await self.door()
+        began_s = monotonic()
+        answer = await make(was_begun)
+        if journal is not None:
+            took_ms = round((monotonic() - began_s) * 1000)
+            recorded = recorded_tool(answer)
+            answer, content = recorded.answer, recorded.content
+            journal.add("done", call_id=call_id, name=name, content=content, duration_ms=took_ms)
+        self._tools[call_id] = answer
+        # Also where its tool was declared to have an effect as the call was begun, and is not now.
+        if self.in_doubt.pop(call_id, None) is not None:
+            self.effects[call_id] = name
             self.settleable.pop(call_id, None)
+            self.intents.pop(call_id, None)
         return answer

@@ -129,8 +129,12 @@ class ModelGate(AgentMiddleware[Any, Any, Any]):
         context = _run.get()
         if context is None:
             return await handler(request)
+        # The run's own instructions, before any middleware adds to them.
+        if context.system_message is not None:
+            request = request.override(system_message=context.system_message)
         follows = _newest_answer(request.messages)
-        kept = context.calls.answered_model(follows)
+        asked_now = context.calls.digest_of(_turn(request.messages))
+        kept = context.calls.answered_model(follows, asked_now)
         if kept is not None:
             for message in kept.result:
                 if isinstance(message, AIMessage):
@@ -140,17 +144,15 @@ class ModelGate(AgentMiddleware[Any, Any, Any]):
             return kept
         if self._bounds_run and context.calls.models_made >= self._model_calls_max:
             raise GraphRecursionError
-        # The run's own instructions, before any middleware adds to them.
-        if context.system_message is not None:
-            request = request.override(system_message=context.system_message)
         asked = request
         if (repair := context.calls.repair) is not None:
             # Told to the model and not remembered.
             asked = request.override(messages=[*request.messages, *told_again(repair)])
+        await context.calls.door()
         response = await self._asked(asked, handler)
         if self._schema is not None:
             response = in_form(self._schema, response)
-        return _checked(request, response, context, follows, self._answer_calls_max)
+        return _checked(request, response, context, (follows, asked_now), self._answer_calls_max)
 
     async def _asked(
         self,
@@ -177,7 +179,7 @@ def _checked(
     request: ModelRequest[Any],
     response: ModelResponse[Any],
     context: RunContext,
-    follows: str,
+    call: tuple[str, str | None],
     calls_max: int | None,
 ) -> ModelResponse[Any]:
     if not response.result or not isinstance(said := response.result[0], AIMessage):
@@ -199,8 +201,8 @@ def _checked(
         message = message.model_copy(update={"id": f"{message.id}-{len(request.messages)}"})
     if message is not said or checked.faults:
         response = _with(response, message, checked.faults, in_loop=bool(request.tools))
-    context.calls.keep_model(follows, response, checked.faults)
-    return response
+    follows, asked = call
+    return context.calls.keep_model(follows, response, checked.faults, asked)
 
 
 def _with(
@@ -221,6 +223,14 @@ def _with(
         for call in message.tool_calls
     ]
     return ModelResponse([message, *told])
+
+
+def _turn(messages: Sequence[AnyMessage]) -> Sequence[AnyMessage]:
+    """Give this turn's question, and what was said since."""
+    for number in range(len(messages) - 1, -1, -1):
+        if isinstance(messages[number], HumanMessage):
+            return messages[number:]
+    return messages
 
 
 def _newest_answer(messages: Sequence[AnyMessage]) -> str:

@@ -12,7 +12,7 @@ import structlog
 from mcp import types
 
 from millstream.agents.mcp.credentials import Credentials
-from millstream.agents.mcp.failures import McpFailed, McpSessionGone
+from millstream.agents.mcp.failures import McpFailed, McpNotMade, McpSessionGone, McpUnanswered
 from millstream.agents.mcp.listing import Listing, listing_of
 from millstream.agents.mcp.server import McpServer
 from millstream.agents.mcp.session import Session, open_session
@@ -125,7 +125,7 @@ class Connection:
                 session = await self._checked(tool, digest)
                 result = await session.call(tool, arguments, meta)
         except Misconfigured as error:
-            raise McpFailed(str(error)) from None
+            raise McpNotMade(str(error)) from None
         finally:
             self._calls -= 1
         return result
@@ -134,18 +134,23 @@ class Connection:
         """Give a session in which the tool is what it was."""
         session = await self._usable()
         if _now_s() - self._listed_at_s > self.server.list_max_age_s:
-            await self._list(session, older_than_s=self.server.list_max_age_s)
+            try:
+                await self._list(session, older_than_s=self.server.list_max_age_s)
+            except McpUnanswered as error:
+                # It is the list that gave no answer.
+                message = f"{error}: the call was not made"
+                raise McpNotMade(message) from None
         name = self.server.name
         known = None if self.listing is None else self.listing.tools.get(tool)
         if known is None:
             message = f"the MCP server {name!r} offers no {tool!r} any more: it was not called"
-            raise McpFailed(message)
+            raise McpNotMade(message)
         if known.digest != digest:
             message = (
                 f"the tool {tool!r} of the MCP server {name!r} changed since this agent was told "
                 "of it, so it was not called: requests from now on get it as it is"
             )
-            raise McpFailed(message)
+            raise McpNotMade(message)
         return session
 
     async def _usable(self) -> Session:
@@ -159,7 +164,7 @@ class Connection:
             left_s = ends_by_s - _now_s()
             if left_s <= 0 or (failed_just_now and not self._opening):
                 message = f"{self.problem}: the call was not made"
-                raise McpFailed(message)
+                raise McpNotMade(message)
             self._wanted.set()
             await _set_within(self._turned, left_s)
         return session

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from millstream.agents.tools.outcomes import CallNotMade, OutcomeUnknown
 from millstream.schemas.errors import MillstreamError
 
-__all__ = ["McpFailed", "McpSessionGone"]
+__all__ = ["McpFailed", "McpNotMade", "McpSessionGone", "McpUnanswered"]
 
 
 class McpFailed(MillstreamError):
-    """A call of an MCP server's tool, a list of its tools or a connection to it failed.
-
-    `sent`: the server may have got the call, so whether it did what was asked is not known.
-    """
+    """A call of an MCP server's tool, a list of its tools or a connection to it failed."""
 
     code: ClassVar[str] = "mcp_failed"
 
-    def __init__(self, message: str, *, sent: bool = False) -> None:
-        super().__init__(message)
-        self.sent = sent
+
+class McpNotMade(McpFailed, CallNotMade):
+    """The server did not get the call, or refused it before it did anything."""
 
 
-class McpSessionGone(McpFailed):
+class McpSessionGone(McpNotMade):
     """The server knows the session no more: nothing was done, and another session may be begun."""
+
+
+class McpUnanswered(McpFailed, OutcomeUnknown):
+    """The server may have got the call, so whether it did what was asked is not known."""

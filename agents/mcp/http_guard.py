@@ -144,7 +144,10 @@ class GuardedHttp(httpx.AsyncBaseTransport):
         if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
             words = f"refused the credentials (HTTP {status})"
             return self._failed(request, call_id, NOT_SENT, words)
-        return self._failed(request, call_id, SENT, f"answered HTTP {status}")
+        # A server says by 4xx that it did not do what was asked, but for a time that it ended.
+        is_refusal = httpx.codes.is_client_error(status) and status != httpx.codes.REQUEST_TIMEOUT
+        code = NOT_SENT if is_refusal else SENT
+        return self._failed(request, call_id, code, f"answered HTTP {status}")
 
     def _failed(
         self, request: httpx.Request, call_id: Any, code: int, words: str

@@ -16,7 +16,12 @@ from mcp.shared.session import RequestResponder
 from typing_extensions import override
 
 from millstream.agents.mcp.credentials import Credentials
-from millstream.agents.mcp.failures import McpFailed, McpSessionGone
+from millstream.agents.mcp.failures import (
+    McpFailed,
+    McpNotMade,
+    McpSessionGone,
+    McpUnanswered,
+)
 from millstream.agents.mcp.http_guard import GONE, NOT_SENT, SENT, GuardedHttp
 from millstream.agents.mcp.server import McpServer
 from millstream.agents.mcp.stdio import running_program
@@ -29,6 +34,15 @@ CANCEL_WITHIN_S: Final = 1.0
 
 # Not `request timeout` of the SDK: that is the code by which it says that it waited in vain.
 _TIMED_OUT: Final = int(httpx.codes.REQUEST_TIMEOUT)
+_OURS: Final[Mapping[int, type[McpFailed]]] = {
+    NOT_SENT: McpNotMade,
+    GONE: McpSessionGone,
+    SENT: McpUnanswered,
+}
+
+# With which servers, and what stands before them, give up on a call that they began: JSON-RPC's
+# internal error, and the codes of the SDKs for a connection and a time that ended.
+_OPEN: Final = frozenset({types.INTERNAL_ERROR, types.CONNECTION_CLOSED, -32_001})
 
 
 class Session(ClientSession):
@@ -100,7 +114,7 @@ class Session(ClientSession):
             finally:
                 self._asking.discard(scope)
         message = f"the MCP server {name!r} broke off"
-        raise McpFailed(message, sent=True)
+        raise McpUnanswered(message)
 
     async def _answered(
         self, request: types.ClientRequest, kind: type[Any], timeout_s: float
@@ -114,29 +128,17 @@ class Session(ClientSession):
             await self._cancel(request_id, "the call was cancelled")
             raise
         except McpError as error:
-            code, words = error.error.code, error.error.message[:WORDS_CHARS_MAX]
-            if code == NOT_SENT:
-                raise McpFailed(words) from None
-            if code == GONE:
-                raise McpSessionGone(words) from None
-            if code == SENT:
-                raise McpFailed(words, sent=True) from None
-            # Its code is used by servers as well, for whatever they like.
-            if code == types.CONNECTION_CLOSED and words == "Connection closed":
-                message = f"the MCP server {name!r} broke off"
-                raise McpFailed(message, sent=True) from None
-            if code == _TIMED_OUT:
+            if error.error.code == _TIMED_OUT:
                 await self._cancel(request_id, "the call took too long")
                 message = f"the MCP server {name!r} did not answer within {timeout_s:g} s"
-                raise McpFailed(message, sent=True) from None
-            message = f"the MCP server {name!r} refused: {words} (code {code})"
-            raise McpFailed(message) from None
+                raise McpUnanswered(message) from None
+            raise _failure(name, error.error) from None
         except (anyio.ClosedResourceError, anyio.BrokenResourceError):
             message = f"the MCP server {name!r} is not connected"
-            raise McpFailed(message) from None
+            raise McpNotMade(message) from None
         except ValueError as error:
             message = f"the MCP server {name!r} answered what is no answer: {_first_line(error)}"
-            raise McpFailed(message, sent=True) from None
+            raise McpUnanswered(message) from None
 
     async def _cancel(self, request_id: int | str, reason: str) -> None:
         note = types.CancelledNotification(
@@ -225,6 +227,17 @@ async def _greet(server: McpServer, session: Session) -> None:
     except (ValueError, RuntimeError) as error:
         message = f"the MCP server {server.name!r} greets as no MCP server does: "
         raise McpFailed(message + _first_line(error)) from None
+
+
+def _failure(server: str, error: types.ErrorData) -> McpFailed:
+    code, words = error.code, error.message[:WORDS_CHARS_MAX]
+    if (kind := _OURS.get(code)) is not None:
+        return kind(words)
+    # Its code is used by servers as well, for whatever they like.
+    if code == types.CONNECTION_CLOSED and words == "Connection closed":
+        return McpUnanswered(f"the MCP server {server!r} broke off")
+    kind = McpUnanswered if code in _OPEN else McpFailed
+    return kind(f"the MCP server {server!r} refused: {words} (code {code})")
 
 
 def _first_line(error: Exception) -> str:

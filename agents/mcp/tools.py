@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import structlog
 from langchain_core.tools import StructuredTool
 
-from millstream.agents.mcp.failures import McpFailed
+from millstream.agents.mcp.failures import McpNotMade
 from millstream.agents.mcp.server import Effect, McpServer
 from millstream.agents.tools import ToolRegistry, ToolRules
 from millstream.schemas.errors import Misconfigured
@@ -254,7 +254,7 @@ class McpTools:
             why = None if connection is None else connection.problem
             why = why or f"the MCP server {server.name!r} does not offer it"
             message = f"{why}: the call was not made"
-            raise McpFailed(message)
+            raise McpNotMade(message)
 
         self._registry.replace(
             StructuredTool(
@@ -282,15 +282,18 @@ class McpTools:
     async def _on_loop(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Have the servers' loop do something; what cancels this cancels it there."""
         loop = self._loop
-        if loop is None or not loop.is_running():
+        # Not whether it runs: its thread may not have come to it yet.
+        if loop is None or loop.is_closed():
             message = "the worker ends: the call was not made"
-            raise McpFailed(message)
+            raise McpNotMade(message)
         return await asyncio.wrap_future(_handed_over(loop, make()))
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    loop.run_forever()
-    loop.close()
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
 
 
 def _handed_over(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> Future[T]:

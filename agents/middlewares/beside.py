@@ -83,6 +83,7 @@ class BesideModel(BaseChatModel):
             kept = context.calls.answered_beside(asked)
             if isinstance(kept, AIMessage):
                 return kept
+            await context.calls.door()
         told = ensure_config(config)
         told["metadata"] = {**told.get("metadata", {}), **internal_call_metadata()}
         answer = await self.model.ainvoke(input, told, stop=stop, **kwargs)
@@ -98,4 +99,4 @@ class BesideModel(BaseChatModel):
         ]
         words = json.dumps([messages, dumpd(settings)], sort_keys=True, default=str)
         named = f"{self._llm_type} {self.model.metadata} {words}"
-        return hashlib.sha256(named.encode(errors="replace")).hexdigest()
+        return hashlib.sha256(named.encode(errors="replace")).hexdigest()[:32]

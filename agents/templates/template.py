@@ -48,10 +48,11 @@ class AgentTemplate(Frozen):
     of a tool that declares no `timeout_s` itself takes `tool_timeout_s` seconds at most. Of one
     answer's tool calls the first `answer_calls_max` are made; the model is told of the others.
 
-    A run that made a call with an effect waits for its next attempt in memory, up to
-    `effects_wait_s` seconds. Beyond that, or where it is not known whether a call was made, it ends
-    as `in_doubt` says: it fails, naming the calls, or is tried again. Then the call in doubt is
-    made again, but none that it finished, unless their answers were lost with their worker.
+    What a run finished is on its journal, and is not made again, whoever goes on with it. Where a
+    call of an earlier owner may still be under way whose `reconcile` function is to be asked, that
+    is asked once the call's time is over, after `effects_wait_s` seconds at most. Where it is not
+    known whether a call was made, and nothing declared says what to do, the run ends as `in_doubt`
+    says: it fails, naming the calls, or is tried again. Then the call in doubt is made again.
 
     `cut_answer` says what becomes of an answer that ended at its limit of tokens, or at its
     provider's filter: `complete` completes the run, and the result's `finish_reason` says it;

@@ -22,6 +22,7 @@ from millstream.schemas.events import (
     Decision,
     SessionUpdated,
 )
+from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.lane_events import (
     CommandObeyed,
     HoldPlaced,
@@ -135,6 +136,8 @@ def what(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912  one case per kin
                 f"spent {money(event.cost_micros)} on {event.model} ({tokens_text(event.usage)})"
                 + (", estimated" if event.estimated else "")
             )
+        case JournalStep():
+            return _journalled(event)
         case CheckpointSaved():
             return f"checkpoint of session {event.session_id}, turn {event.turn}"
         case SessionUpdated():
@@ -232,6 +235,18 @@ def step_text(step: AgentStep) -> str:  # noqa: C901, PLR0911  a line for each k
             return "is paused"
         case "cancelled":
             return "is cancelled"
+
+
+def _journalled(step: JournalStep) -> str:
+    name = one_line(step.name or "a tool")
+    told = {
+        "answered": "keeps the answer of its model",
+        "beside": "keeps the answer of a middleware's model",
+        "intent": f"is about to call {name} ({step.effect}, {step.call_id})",
+        "done": f"keeps the answer of {name} ({step.call_id})",
+        "repair": "has an answer to be given anew",
+    }
+    return f"{told.get(step.kind, one_line(step.kind))} (journal, step {step.step})"
 
 
 def _arguments(step: AgentStep) -> str:

@@ -21,6 +21,7 @@ from millstream.schemas.topics import (
     DECISIONS,
     DEFERRED,
     HOLDS,
+    JOURNAL,
     LANES,
     OBEYED,
     PARKED,
@@ -37,6 +38,7 @@ from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.checkpoints import CheckpointSource
+from millstream.streams.lane.output.journal_log import JournalLog
 from millstream.streams.lane.output.session_lookup import SessionLookup
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.transactions.committer import Committer, Outcome
@@ -53,6 +55,7 @@ _TOPIC_OF: dict[str, TopicSpec] = {
         DECISIONS,
         ATTEMPTS,
         COSTS,
+        JOURNAL,
         CHECKPOINTS,
         SESSIONS,
         SESSION_STATES,
@@ -96,6 +99,7 @@ class LaneWriter:
             on_altered=context.services.metrics.checkpoints_altered.inc,
         )
         self.sessions = SessionLookup(context, state=state, reader=reader)
+        self.journals = JournalLog(reader, context.at(JOURNAL))
         self._checkpoints_floor = 0
         self._on_committed: Callable[[], None] = lambda: None
         self._ahead = state.folds.before_commit

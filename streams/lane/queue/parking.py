@@ -67,7 +67,7 @@ class Parking:
         self._holds_at = context.at(HOLDS)
         self._records = ParkedLog(reader, context.at(PARKED))
         self._taken_over_ms = 0
-        # Of runs that leave memory, as one that is paused does; without it they end in doubt.
+        # Of runs that leave memory, as one that is paused does: it spares a look at their journals.
         self._calls: OrderedDict[RequestKey, Calls] = OrderedDict()
 
     async def restore(self) -> list[Ticket]:
@@ -117,6 +117,7 @@ class Parking:
         run.parked_progress = run.progress
         request, admission = run.request, run.admission
         decided = admission.decision
+        journal = self._state.journals.open.get(run.key)
         event = RunParked(
             tenant=request.tenant,
             user_id=request.user_id,
@@ -142,6 +143,8 @@ class Parking:
             effects=run.calls.with_effect[:EFFECTS_NAMED_MAX],
             repairs=run.repairs,
             repair=run.calls.repair,
+            journal_from=None if journal is None else journal.begins_from,
+            journal_steps=0 if journal is None else journal.steps,
         )
         if run.calls.with_effect:
             self._calls[run.key] = run.calls
@@ -203,6 +206,7 @@ class Parking:
             failure=parked.failure,
             under_way=under_way,
             parked=ticket.stands_at,
+            journalled=(parked.journal_from, parked.journal_steps),
             calls=self._calls.get(ticket.key)
             or Calls(forgotten=parked.effects, repair=parked.repair),
             lacks_since_ms=_lacks_since_ms(ticket, parked),

@@ -21,6 +21,7 @@ from millstream.schemas.topics import TOKENS
 from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.output.outcomes import CutOff
 from millstream.streams.lane.output.writer import LaneWriter
+from millstream.streams.lane.runs.journalling import RunJournals
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.runs.telling.step_publisher import StepPublisher
 from millstream.streams.lane.runs.telling.token_publisher import TokenPublisher
@@ -48,6 +49,7 @@ class AttemptRunner:
         self._state = state
         self._writer = writer
         self._pauses = pauses
+        self.journals = RunJournals(state, writer, context.services.metrics.runs_recalled)
 
     def number(self, run: Run) -> int:
         """Give the number of a run's next attempt, or of the one under way."""
@@ -77,6 +79,8 @@ class AttemptRunner:
         if head is not None:
             load_checkpoint = partial(self._writer.load_checkpoint, head)
 
+        commit_step = self.journals.of(run, head)
+
         async def run_agent() -> RunOutcome:
             # What runs agents is not always the executor. Caught here, inside the task: one step
             # further out, a `SystemExit` has ended the loop.
@@ -95,6 +99,7 @@ class AttemptRunner:
                     emit_step=None if steps is None else steps.write,
                     steps_from=0 if steps is None else steps.next_seq,
                     session_metadata=metadata,
+                    commit_step=commit_step,
                 )
             except (LaneLost, asyncio.CancelledError):
                 raise

@@ -60,7 +60,7 @@ class ModelChoice:
             circuits.not_called(model)  # that it takes no images is no fault of the model
         elif has_circuit:
             circuits.failed(model, for_good=not outcome.retryable, reason=code)
-        if run.is_over_by(self._services.clock_ms()) or doubt_after(run, outcome, 0.0) is not None:
+        if run.is_over_by(self._services.clock_ms()) or doubt_after(run, outcome) is not None:
             return False
         if reason is not None:
             run.models_failed[model] = reason

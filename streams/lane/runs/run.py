@@ -14,6 +14,7 @@ from millstream.schemas.base import NO_USAGE, CallUsage, Reason, Usage
 from millstream.schemas.events import AttemptStarted, ResolvedRequest
 from millstream.streams.lane.base.window import Entry
 from millstream.streams.lane.output.outcomes import CutOff
+from millstream.streams.lane.output.run_journal import RunJournal
 from millstream.streams.lane.runs.admission import Admission
 from millstream.streams.wire.keys import RequestKey, SessionKey, request_key, session_key
 from millstream.streams.wire.records import InputRecord
@@ -60,8 +61,9 @@ class Run:
     `lacks_since_ms` is since when it waits for its template, where it does.
     `under_way` counts towards a template's `request_timeout_s`, and only where there is one.
     `repairs` counts the answers that did not fit their schema and are given anew.
-    `calls` are those that its attempts made. `due` is what an attempt used whose end is not
-    committed yet.
+    `calls` are those that its attempts made, `journal` is what writes them down, once one begins.
+    `journalled` is from where on its journal stands, and how many steps it had when it was parked.
+    `due` is what an attempt used whose end is not committed yet.
     `model_is_chosen`: it is known which of its models is to be asked first.
     `models_failed` are those that did since the first of them was asked, and why;
     `model_may_recover`: one of these in a way that may pass.
@@ -92,6 +94,8 @@ class Run:
     due: AttemptUsage | None = None
     ending: bool = False
     cause: object = None
+    journal: RunJournal | None = None
+    journalled: tuple[int | None, int] = (None, 0)
     model_is_chosen: bool = False
     models_failed: dict[str, Reason] = field(default_factory=dict)
     model_may_recover: bool = False
@@ -129,7 +133,9 @@ class Run:
     def progress(self) -> tuple[int, ...]:
         """How far it is: what its record on `parked` must tell of it."""
         made = len(self.calls.with_effect)
-        return (self.tries, self.repairs, self.under_way.elapsed_ms, self.under_way.since_ms, made)
+        steps = self.journalled[1] if self.journal is None else self.journal.steps
+        counted = (self.tries, self.repairs, made, steps)
+        return (*counted, self.under_way.elapsed_ms, self.under_way.since_ms)
 
     @property
     def ends_by_ms(self) -> int | None:

@@ -10,7 +10,7 @@ from millstream.agents.attempt import RunOutcome
 from millstream.middleware.base import AttemptUsage
 from millstream.schemas.base import Event
 from millstream.schemas.errors import Terminal
-from millstream.schemas.events import AgentResult, AttemptStarted
+from millstream.schemas.events import AgentResult, AttemptStarted, SessionUpdated
 from millstream.schemas.lane_events import ATTEMPTS_PER_GENERATION
 from millstream.schemas.runs.errors import AttemptsExhausted, RequestTimedOut
 from millstream.streams.lane.base.context import LaneContext
@@ -21,7 +21,7 @@ from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.runs.admission import told_of_repair
 from millstream.streams.lane.runs.attempting import AttemptRunner, cancellable
 from millstream.streams.lane.runs.attempts import AttemptStarter
-from millstream.streams.lane.runs.doubt import doubt_after, doubt_before
+from millstream.streams.lane.runs.doubt import doubt_after, doubt_before, under_way_s
 from millstream.streams.lane.runs.fallback import ModelChoice
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.runs.telling.run_telling import RunTelling, with_steps
@@ -93,8 +93,12 @@ class RunRunner:
         head = self._state.heads.get(run.session)
         if run.cancelled is None:
             run.cancelled = self._meet(run) or moved_on(run.request, head)
-        await self._settle(run)
+        if (leaves := await self._settle(run)) is not None:
+            return leaves
         self._models.choose_first(run)
+        return await self._go_on(run, head)
+
+    async def _go_on(self, run: Run, head: SessionUpdated | None) -> Step:
         while True:
             number = self._attempt.number(run)
             if not run.is_cancelled() and self._may_not_begin(run):
@@ -103,7 +107,7 @@ class RunRunner:
                 return Leave()
             tokens = self._attempt.tokens(run)
             begun = await self._begin(run)
-            if isinstance(begun, KeepProgress):
+            if isinstance(begun, KeepProgress | Leave):
                 return begun
             if isinstance(begun, Terminal):
                 return self._finished(
@@ -173,7 +177,7 @@ class RunRunner:
             return self._models.told(run, outcome), None
         if run.is_over_by(self._services.clock_ms() + round(delay_s * 1000)):
             return out_of_time(run, outcome), None
-        if (in_doubt := doubt_after(run, outcome, delay_s)) is not None:
+        if (in_doubt := doubt_after(run, outcome)) is not None:
             return in_doubt, None
         self._models.choose(run)
         return outcome, delay_s
@@ -216,29 +220,33 @@ class RunRunner:
             return None
         return Leave()
 
-    async def _settle(self, run: Run) -> None:
-        """Charge for the last attempt of a run with effects, and wait in memory for the next."""
+    async def _settle(self, run: Run) -> Leave | None:
+        """Charge for the last attempt of a run with effects, and wait for the next."""
         if run.due is None:
-            return
+            return None
         used, run.due = run.due, None
         await self._charge(run, used)
         delay_s = (run.not_before_ms - self._services.clock_ms()) / 1000
+        if delay_s > self._services.limits.wait_in_memory_max_s:
+            run.under_way.stop(run.not_before_ms)
+            return Leave()
         if delay_s > 0:
             await cancellable(run, self._drained_within(delay_s))
         run.not_before_ms = 0
+        return None
 
     async def _drained_within(self, delay_s: float) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(delay_s):
                 await self._drained.wait()
 
-    async def _begin(self, run: Run) -> AttemptStarted | KeepProgress | Terminal | None:
+    async def _begin(self, run: Run) -> AttemptStarted | KeepProgress | Leave | Terminal | None:
         if run.is_cancelled():
             return None
         if run.tries >= ATTEMPTS_PER_GENERATION:
             # A higher number is the next owner's. Retries are bounded far below, pauses are not.
             return AttemptsExhausted(f"the request was begun {run.tries} times without an outcome")
-        if (doubt := doubt_before(run, self._state.open_attempts.lost(run.key))) is not None:
+        if (doubt := await self._doubt(run)) is not None:
             return doubt
         if (limit_s := run.plan.template.request_timeout_s) is not None:
             now_ms = self._services.clock_ms()
@@ -255,6 +263,17 @@ class RunRunner:
             may_follow=run.may_follow,
             traceparent=run.traceparent,
         )
+
+    async def _doubt(self, run: Run) -> Terminal | Leave | None:
+        """Say why a run may not begin its next attempt, for what was made of it; `None`: it may."""
+        if (unreadable := await self._attempt.journals.recall(run)) is not None:
+            return unreadable
+        if (wait_s := under_way_s(run, self._services.clock_ms())) > 0:
+            await cancellable(run, self._drained_within(wait_s))
+            if self._draining:
+                return Leave()
+        unjournalled = self._state.open_attempts.lost_unjournalled(run.key)
+        return doubt_before(run, unjournalled=unjournalled)
 
     async def _charge(self, run: Run, used: AttemptUsage) -> None:
         """Charge for an attempt after which another is to begin; what is free adds up."""

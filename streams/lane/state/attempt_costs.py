@@ -4,25 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 from millstream.middleware.base import AttemptUsage
 from millstream.middleware.pipeline import MiddlewarePipeline
-from millstream.schemas.base import NO_USAGE, Event, Micros, Usage, saturated
+from millstream.schemas.base import NO_USAGE, CallUsage, Event, Micros, Usage, saturated
 from millstream.schemas.events import AgentResult, AttemptStarted, CostRecorded, ResolvedRequest
-from millstream.schemas.topics import ATTEMPTS, COSTS, RESULTS
+from millstream.schemas.journal.steps import JournalledUsage, JournalStep, bounded
+from millstream.schemas.topics import ATTEMPTS, COSTS, JOURNAL, RESULTS
 from millstream.streams.lane.state.folds import Begin, Fold, Handler, SnapshotBody, Source
 from millstream.streams.wire.keys import RequestKey, request_key
+
+_UNDER_WAY: Final = "its worker was lost, and it may have been under way: the most that it can be"
 
 
 @dataclass(slots=True)
 class OpenAttempt:
     """A run's newest attempt and, once it is settled, what its calls cost, by their numbers.
 
-    The attempts before it are settled: what they count at stands on the mark of this one.
+    The attempts before it are settled: what they count at stands on the mark of this one. `used` is
+    what its calls used that it journalled, `None` while it has journalled none.
     """
 
     started: AttemptStarted
     costs: dict[int, CostRecorded] = field(default_factory=dict)
+    used: tuple[JournalledUsage, ...] | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it left nothing behind, if it is over: neither a step of a journal nor a cost."""
+        return not self.costs and self.used is None
+
+    def left_behind(self) -> AttemptUsage:
+        """Give what it used, if it ended with its owner: as far as is known."""
+        if self.used is None:
+            return AttemptUsage.lost(self.started)
+        calls = (
+            *(CallUsage(one.usage, one.model, one.estimate_reason, one.calls) for one in self.used),
+            # Another one may have been under way.
+            CallUsage(_one_of(self.started), estimate_reason=_UNDER_WAY),
+        )
+        return AttemptUsage(
+            attempt=self.started.attempt,
+            model=self.started.model,
+            template=self.started.template,
+            usage=sum((one.usage for one in calls), NO_USAGE),
+            started=self.started,
+            calls=calls,
+        )
 
     @property
     def spent_micros(self) -> Micros:
@@ -48,18 +77,26 @@ class OpenAttempts:
     def lost(self, key: RequestKey) -> int:
         """Count a run's attempts that ended with their owners; none may be under way."""
         bill = self.open.get(key)
-        return 0 if bill is None else bill.started.lost + (not bill.costs)
+        return 0 if bill is None else bill.started.lost + bill.is_lost
+
+    def lost_unjournalled(self, key: RequestKey) -> bool:
+        """Tell whether a lost attempt may have made calls that no journal tells of."""
+        bill = self.open.get(key)
+        return bill is not None and not bill.costs and not bill.started.journals
 
     def as_fold(self, *, is_kept: bool = True) -> Fold:
         """Give what the list is told of it; a stage that runs no agents keeps none."""
         fold: dict[type[Event], Handler] = {
             AttemptStarted: self._start,
             CostRecorded: self._settle,
+            JournalStep: self._step,
             AgentResult: self._end,
         }
         return Fold(
             name="attempts",
-            topics=tuple(Source(spec, Begin.WINDOW) for spec in (ATTEMPTS, COSTS, RESULTS)),
+            topics=tuple(
+                Source(spec, Begin.WINDOW) for spec in (ATTEMPTS, COSTS, JOURNAL, RESULTS)
+            ),
             fold=fold if is_kept else {},
             entries=("bills",),
             state=lambda: {"bills": self._bills(self.open.values())},
@@ -76,16 +113,25 @@ class OpenAttempts:
         if bill is not None and bill.started.attempt == cost.attempt:
             bill.costs[cost.call] = cost
 
+    def _step(self, step: JournalStep) -> None:
+        bill = self.open.get(request_key(step))
+        if bill is not None and bill.started.attempt == step.attempt:
+            bill.used = bounded((*(bill.used or ()), *step.used))
+
     def _end(self, result: AgentResult) -> None:
         self.open.pop(request_key(result), None)
 
     @staticmethod
-    def _bills(bills: Iterable[OpenAttempt]) -> tuple[tuple[Event, ...], ...]:
-        return tuple((one.started, *one.costs.values()) for one in bills)
+    def _bills(bills: Iterable[OpenAttempt]) -> tuple[tuple[Any, ...], ...]:
+        return tuple((one.started, _plain(one.used), *one.costs.values()) for one in bills)
 
     def _load(self, body: SnapshotBody) -> None:
-        for started, *costs in body.entries["bills"]:
-            self._start(AttemptStarted.model_validate(started))
+        for event, used, *costs in body.entries["bills"]:
+            started = AttemptStarted.model_validate(event)
+            self._start(started)
+            if used is not None:
+                read = tuple(JournalledUsage.model_validate(one) for one in used)
+                self.open[request_key(started)].used = read
             for cost in costs:
                 self._settle(CostRecorded.model_validate(cost))
 
@@ -123,7 +169,7 @@ def charge_attempts(
     charging: list[tuple[ResolvedRequest | AttemptStarted, AttemptUsage]] = []
     if bill and not bill.costs and not (ended and ended[1].attempt == bill.started.attempt):
         # Its mark stands for it: the request may not be at hand.
-        charging.append((bill.started, AttemptUsage.lost(bill.started)))
+        charging.append((bill.started, bill.left_behind()))
     if ended is not None:
         charging.append(ended)
     for request, one in charging:
@@ -133,3 +179,21 @@ def charge_attempts(
         usage = sum((cost.usage for cost in costs), usage) if costs else usage + one.usage
         events += made
     return Charge(events, micros, usage)
+
+
+def _one_of(started: AttemptStarted) -> Usage:
+    """Give the most that one call of an attempt can have used.
+
+    A later call reads what the ones before it said: no call more than twice as much as on average.
+    """
+    calls, worst = max(started.calls_max, 1), started.usage_max
+    return Usage(
+        input_tokens=min(worst.input_tokens, -(-2 * worst.input_tokens // calls)),
+        output_tokens=-(-worst.output_tokens // calls),
+    )
+
+
+def _plain(used: tuple[JournalledUsage, ...] | None) -> list[dict[str, Any]] | None:
+    if used is None:
+        return None
+    return [one.model_dump(mode="json", exclude_none=True) for one in used]

@@ -13,6 +13,7 @@ from millstream.schemas.sessions.states import LifecycleState, SessionState
 from millstream.schemas.topics import ATTEMPTS, COSTS, DECISIONS, LANES, RESULTS
 from millstream.streams.lane.state.attempt_costs import OpenAttempts
 from millstream.streams.lane.state.folds import Begin, Fold, FoldList, Source, digest_of
+from millstream.streams.lane.state.journals import Journals
 from millstream.streams.lane.state.requests import Requests, command_digest
 from millstream.streams.lane.state.seen_ids import SeenIds, id_digest
 from millstream.streams.lane.state.sessions.answers import SessionAnswers
@@ -43,6 +44,9 @@ class LaneState:
 
     open_attempts: OpenAttempts
     """What attempts of unfinished requests count at, where they may cost."""
+
+    journals: Journals
+    """Where the journals of unfinished runs stand."""
 
     cancelled: CancelledSessions
     """Which sessions were cancelled, and until when."""
@@ -85,6 +89,7 @@ class LaneState:
         self.decided = self._requests.decided
         self.parked = self._requests.parked
         self.open_attempts = OpenAttempts()
+        self.journals = Journals()
         self.cancelled = CancelledSessions()
         self.session_places = SessionPlaces()
         self.heads = SessionHeads(sessions_in_memory)
@@ -96,6 +101,7 @@ class LaneState:
                 self.session_places.as_fold(),
                 self.heads.as_fold(),
                 self.session_states.as_fold(),
+                self.journals.as_fold(is_kept=not hands_over),
                 _layers(stage, pipeline),
                 self._requests.as_fold(),
                 self.open_attempts.as_fold(is_kept=not hands_over),

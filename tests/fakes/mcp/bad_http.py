@@ -21,6 +21,7 @@ class BadServer:
     """A server that is up. `mode` is how a call is answered, `requests` what it was sent.
 
     Attributes:
+        then: How the calls behind the next one are answered; `None`: as that one.
         tools: What it lists.
         cursor: The cursor that each page of the list ends with; `None`: there is one page.
         headers: Those of each request.
@@ -28,6 +29,7 @@ class BadServer:
 
     url: str = ""
     mode: str = "well"
+    then: str | None = None
     cursor: str | None = None
     tools: list[dict[str, Any]] = field(default_factory=lambda: [TOOL])
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -61,11 +63,18 @@ class BadServer:
                 return await self._call(request, message)
 
     async def _call(self, request: web.Request, message: dict[str, Any]) -> web.StreamResponse:  # noqa: C901, PLR0911, PLR0912  one for each way
-        match self.mode:
+        mode, self.mode, self.then = self.mode, self.then or self.mode, None
+        match mode:
             case "status":
                 return web.Response(status=500, text="<h1>Internal Server Error</h1>")
             case "credentials":
                 return web.Response(status=401)
+            case "too many":
+                return web.Response(status=429)
+            case "arguments" | "internal":
+                code = -32_602 if mode == "arguments" else -32_603
+                error = {"code": code, "message": "no"}
+                return web.json_response({"jsonrpc": "2.0", "id": message["id"], "error": error})
             case "html":
                 return web.Response(text="<h1>Hello</h1>", content_type="text/html")
             case "no json":
@@ -92,15 +101,15 @@ class BadServer:
             case "never":
                 await self.let_go.wait()
             case "events end" | "endless events" | "garbage events":
-                return await self._events(request)
+                return await self._events(request, mode)
         return _result(message, {"content": [{"type": "text", "text": "done"}]})
 
-    async def _events(self, request: web.Request) -> web.StreamResponse:
+    async def _events(self, request: web.Request, mode: str) -> web.StreamResponse:
         answer = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await answer.prepare(request)
-        if self.mode == "garbage events":
+        if mode == "garbage events":
             await answer.write(b"event: message\ndata: {nonsense\n\n")
-        while self.mode == "endless events":
+        while mode == "endless events":
             try:
                 await answer.write(b": " + b"x" * 60_000 + b"\n")
             except ConnectionError:

@@ -239,7 +239,7 @@ async def test_only_the_call_in_doubt_is_made_again() -> None:
 
     tool = StructuredTool.from_function(coroutine=pay, name="pay", description="x")
     says = [calling(("pay", {"order": "1"}, "c1")), calling(("pay", {"order": "2"}, "c2")), DONE]
-    one, calls = bench(says, tool, attempt_timeout_s=0.2), Calls()
+    one, calls = bench(says, tool, attempt_timeout_s=0.2, in_doubt="retry"), Calls()
     assert (await one.run(calls=calls)).retryable
     second = await one.run(calls=calls, attempt=1001, announce=True)
     assert second.result.output == "done"

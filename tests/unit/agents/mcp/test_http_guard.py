@@ -8,6 +8,7 @@ import pytest
 
 from millstream.agents.mcp.failures import McpFailed
 from millstream.agents.mcp.server import McpServer
+from millstream.agents.tools.outcomes import CallNotMade, OutcomeUnknown
 from tests.fakes.mcp.bad_http import BadServer, bad_server
 from tests.harness.mcp import open_tools
 from tests.support.waiting import eventually
@@ -29,6 +30,8 @@ def at(bad: BadServer, **fields: object) -> McpServer:
     [
         ("status", "answered HTTP 500", True),
         ("credentials", "refused the credentials (HTTP 401)", False),
+        ("too many", "answered HTTP 429", False),
+        ("internal", "refused: no (code -32603)", True),
         ("html", "answered with text/html instead of JSON", True),
         ("no json", "answered with what is no JSON", True),
         ("no utf-8", "answered with what is no JSON", True),
@@ -53,7 +56,7 @@ async def test_what_is_wrong_with_an_answer_fails_its_call_alone(
             await opened.call("bad_do")
         assert words in str(raised.value)
         assert str(raised.value).startswith("the MCP server 'bad' ")
-        assert raised.value.sent == sent
+        assert isinstance(raised.value, OutcomeUnknown if sent else CallNotMade)
         bad.mode = "well"
         assert (await opened.call("bad_do")).content == "done"
     # It is one session all the time: nothing was begun anew.
@@ -100,7 +103,7 @@ async def test_a_credential_that_can_be_read_no_more_fails_the_call_and_is_not_s
         token.unlink()
         with pytest.raises(McpFailed, match="bearer_token_file") as raised:
             await opened.call("bad_do")
-        assert not raised.value.sent
+        assert isinstance(raised.value, CallNotMade)
         assert len(bad.requests) == asked
         token.write_text("n3w")
         token.chmod(0o600)

@@ -8,6 +8,7 @@ import pytest
 
 from millstream.agents.mcp.failures import McpFailed
 from millstream.agents.mcp.server import McpServer
+from millstream.agents.tools.outcomes import CallNotMade, OutcomeUnknown
 from tests.harness.mcp import BAD_PROGRAM, OFFICIAL, official_program, open_tools
 from tests.support.waiting import eventually
 
@@ -35,7 +36,7 @@ async def test_a_line_without_an_end_fails_its_call_and_the_next_has_a_new_progr
     async with open_tools(bad_program("endless line", answer_bytes_max=100_000)) as opened:
         with pytest.raises(McpFailed, match="broke off") as raised:
             await opened.call("bad_do", badly=True)
-        assert raised.value.sent
+        assert isinstance(raised.value, OutcomeUnknown)
         assert (await opened.call("bad_do")).content == "done"
 
 
@@ -44,7 +45,7 @@ async def test_a_program_that_ends_fails_its_call_and_is_started_again(tmp_path:
     async with open_tools(official_program(log)) as opened:
         with pytest.raises(McpFailed, match="'orders' broke off") as raised:
             await opened.call("orders_exits")
-        assert raised.value.sent
+        assert isinstance(raised.value, OutcomeUnknown)
         answer = await opened.call("orders_lookup", order="7")
         assert answer.content == "order 7 is on its way"
     # The call that ended it was not made again.
@@ -137,4 +138,4 @@ async def test_a_program_that_is_none_leaves_its_tools_unavailable(
         await eventually(lambda: words in (opened.tools.status()[0].problem or ""))
         with pytest.raises(McpFailed, match=words) as raised:
             await opened.call("bad.do")
-        assert not raised.value.sent
+        assert isinstance(raised.value, CallNotMade)

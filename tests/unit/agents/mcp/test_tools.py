@@ -53,7 +53,8 @@ async def test_an_agent_whose_template_names_an_mcp_tool_answers_with_it(
 
 
 async def test_a_call_that_fails_is_told_to_the_model_and_the_run_goes_on(log: Path) -> None:
-    async with open_tools(official_program(log)) as opened:
+    reads = {"exits": "read_only", "slow": "read_only"}
+    async with open_tools(official_program(log, effects=reads)) as opened:
         runs = runs_with(opened, "orders.*", "calculator")
         told = await answer(runs, "call: orders_fails {}; say: {tool_result}")
         assert told == "Error executing tool fails: no such order: look at the number again"
@@ -62,7 +63,7 @@ async def test_a_call_that_fails_is_told_to_the_model_and_the_run_goes_on(log: P
         assert "the MCP server 'orders' broke off" in told
         script = 'call: calculator {"expression": "1+1"}; say: {tool_result}'
         assert await answer(runs, script) == "2"
-    async with open_tools(official_program(log, timeout_s=0.3)) as opened:
+    async with open_tools(official_program(log, timeout_s=0.3, effects=reads)) as opened:
         runs = runs_with(opened, "orders.slow")
         told = await answer(runs, "call: orders_slow {}; say: {tool_result}")
         assert told is not None

@@ -13,6 +13,7 @@ from millstream.schemas.base import Address, Event, Reason, Usage
 from millstream.schemas.control.commands import ControlCommand
 from millstream.schemas.dead_letters import DeadLetterRedriven, NotJson
 from millstream.schemas.events import AgentRequest, ResolvedRequest
+from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.lane_events import (
     HoldPlaced,
     LaneSnapshot,
@@ -280,6 +281,20 @@ CASES: tuple[tuple[Event, str], ...] = (
             source=PLACE,
         ),
         "touch session s: session_closed: reopen it first",
+    ),
+    (
+        JournalStep(
+            user_id="ada",
+            request_id="r",
+            session_id="s",
+            attempt=1000,
+            step=4,
+            kind="intent",
+            name="pay",
+            call_id="c1",
+            effect="idempotent",
+        ),
+        "is about to call pay (idempotent, c1) (journal, step 4)",
     ),
 )
 

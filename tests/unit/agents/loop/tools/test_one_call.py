@@ -6,14 +6,16 @@ import asyncio
 import threading
 from typing import Any
 
+import httpx
 import pytest
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool
 from langgraph.prebuilt import ToolRuntime
 
 from millstream.agents.loop.calls import Calls
+from millstream.agents.loop.tools.intents import Intent
 from millstream.agents.tools import NOT_MADE, Caller, tool
-from millstream.schemas.errors import Suspended
+from millstream.schemas.errors import ModelFailed, Suspended
 from tests.fakes.odd_models import calling
 from tests.harness.call_bench import DONE, bench
 from tests.support import eventually
@@ -105,7 +107,7 @@ async def test_a_template_that_repeats_calls_in_doubt_has_them_told_to_the_model
 
 
 @pytest.mark.parametrize(
-    ("paid", "told"), [("paid before", "paid before"), ({"id": 7}, '{"id": 7}'), (None, "null")]
+    ("paid", "told"), [("paid before", "paid before"), ({"id": 7}, '{"id": 7}'), (True, "true")]
 )
 async def test_a_call_that_can_be_asked_about_has_the_answer_it_would_have_had(
     paid: Any, told: str
@@ -126,12 +128,209 @@ async def test_a_call_that_did_nothing_is_told_so() -> None:
     assert len(payments.keys) == 1
 
 
-async def test_a_reconcile_that_fails_or_hangs_leaves_the_call_in_doubt() -> None:
-    failing = Payments(paid=OSError("no route"))
-    outcome = await bench([PAY, DONE], failing.tool("reconcile")).run()
+class Fails(Payments):
+    """The same, but the calls fail as these say; behind them, they pay."""
+
+    def __init__(self, *errors: Exception, paid: Any = NOT_MADE) -> None:
+        super().__init__(paid=paid)
+        self.errors = list(errors)
+
+    def tool(self, effect: Any, **rules: Any) -> BaseTool:
+        """Give the tool."""
+
+        async def pay(order: str, runtime: ToolRuntime[Caller]) -> str:
+            """Pay an order."""
+            self.keys.append(runtime.context.idempotency_key)
+            if self.errors:
+                raise self.errors.pop(0)
+            return f"paid {order}"
+
+        reconcile = self.became if effect == "reconcile" else None
+        return tool(effect=effect, reconcile=reconcile, **rules)(pay)
+
+
+SLOW = httpx.ReadTimeout("slow")
+NO_SERVER = httpx.ConnectError("no route")
+CLOSED = ValueError("the order is closed")
+
+
+async def test_a_call_that_raised_what_says_nothing_of_it_is_made_again_under_its_key() -> None:
+    # ComposioHQ/composio#3654: what a client gave up on may be done all the same.
+    payments = Fails(SLOW)
+    one = bench([PAY, DONE], payments.tool("idempotent"))
+    assert (await one.run()).result.output == "done"
+    assert one.model.results(1)[0].content == "paid 1"
+    assert (len(payments.keys), len(set(payments.keys))) == (2, 1)
+
+
+@pytest.mark.parametrize("ends_run", [False, True])
+async def test_a_call_that_raised_what_says_nothing_of_it_ends_the_run_in_doubt(
+    *, ends_run: bool
+) -> None:
+    calls = Calls()
+    pays = Fails(SLOW).tool("ask_human", ends_run_on_error=ends_run)
+    reason = (await bench([PAY, DONE], pays).run(calls=calls)).result.reason
+    assert reason is not None
+    assert reason.code == "in_doubt"
+    assert reason.message.startswith(
+        "the tool 'pay' failed with ReadTimeout: slow; it is not known"
+    )
+    assert "(pay, c1), called at " in reason.message
+    assert 'with {"order": "1"}; find out before you ask anew' in reason.message
+    assert calls.in_doubt == {"c1": "pay"}
+    assert calls.intents["c1"].arguments == '{"order": "1"}'
+
+
+@pytest.mark.parametrize(("paid", "told"), [("paid before", "paid before"), (NOT_MADE, None)])
+async def test_a_call_that_raised_what_says_nothing_of_it_is_asked_about(
+    paid: Any, told: str | None
+) -> None:
+    payments = Fails(SLOW, paid=paid)
+    one = bench([PAY, DONE], payments.tool("reconcile"))
+    assert (await one.run()).result.output == "done"
+    (answer,) = one.model.results(1)
+    if told is None:
+        assert answer.status == "error"
+        assert "ReadTimeout: slow; it did nothing, and may be called again" in str(answer.content)
+    else:
+        assert (answer.content, answer.status) == (told, "success")
+    assert (len(payments.keys), len(payments.asked)) == (1, 1)
+
+
+@pytest.mark.parametrize("effect", ["read_only", "idempotent", "reconcile", "ask_human"])
+@pytest.mark.parametrize("error", [CLOSED, NO_SERVER])
+async def test_an_error_that_is_an_answer_or_says_that_nothing_was_sent_is_told_to_the_model(
+    effect: str, error: Exception
+) -> None:
+    payments, calls = Fails(error), Calls()
+    one = bench([PAY, DONE], payments.tool(effect))
+    assert (await one.run(calls=calls)).result.output == "done"
+    assert one.model.results(1)[0].content == f"{type(error).__name__}: {error}"
+    assert (len(payments.keys), payments.asked, calls.in_doubt) == (1, [], {})
+
+
+async def test_a_read_only_call_may_raise_what_it_likes() -> None:
+    one = bench([PAY, DONE], Fails(SLOW).tool("read_only"))
+    assert (await one.run()).result.output == "done"
+    assert one.model.results(1)[0].content == "ReadTimeout: slow"
+
+
+@pytest.mark.parametrize(("second", "code"), [(SLOW, "in_doubt"), (NO_SERVER, "in_doubt")])
+async def test_a_second_call_that_gives_no_answer_leaves_the_first_in_doubt(
+    second: Exception, code: str
+) -> None:
+    # That nobody could be reached now says nothing of the call that somebody got.
+    payments = Fails(SLOW, second)
+    reason = (await bench([PAY, DONE], payments.tool("idempotent")).run()).result.reason
+    assert reason is not None
+    assert (reason.code, len(payments.keys)) == (code, 2)
+    assert f"{type(second).__name__}: {second}" in reason.message
+
+
+async def test_what_a_second_call_is_answered_is_the_answer() -> None:
+    payments = Fails(SLOW, CLOSED)
+    one = bench([PAY, DONE], payments.tool("idempotent"))
+    assert (await one.run()).result.output == "done"
+    assert one.model.results(1)[0].content == "ValueError: the order is closed"
+
+
+async def test_a_template_that_repeats_calls_is_told_what_is_not_known() -> None:
+    one = bench([PAY, DONE], Fails(SLOW).tool("ask_human"), in_doubt="retry")
+    assert (await one.run()).result.output == "done"
+    assert "ReadTimeout: slow; it is not known whether it did" in str(
+        one.model.results(1)[0].content
+    )
+
+
+async def test_a_call_that_was_begun_elsewhere_is_made_again_under_the_key_of_then() -> None:
+    payments = Payments(hangs=0)
+    calls = Calls(intents={"c1": Intent("c1", "pay", "idempotent", key="of-then")})
+    one = bench([PAY, DONE], payments.tool("idempotent"))
+    assert (await one.run(calls=calls)).result.output == "done"
+    assert payments.keys == ["of-then"]
+    assert (calls.intents, calls.effects) == ({}, {"c1": "pay"})
+
+
+@pytest.mark.parametrize("effect", ["read_only", "idempotent", "reconcile", "ask_human"])
+async def test_a_call_that_was_begun_as_one_for_a_person_is_not_made_again(effect: str) -> None:
+    payments = Payments(hangs=0)
+    calls = Calls(intents={"c1": Intent("c1", "pay", "ask_human", arguments="{}", at_ms=0)})
+    reason = (await bench([PAY, DONE], payments.tool(effect)).run(calls=calls)).result.reason
+    assert reason is not None
+    assert reason.code == "in_doubt"
+    assert "(pay, c1), called at 1970-01-01T00:00:00Z with {}" in reason.message
+    assert (payments.keys, payments.asked) == ([], [])
+
+
+async def test_a_call_that_was_answered_is_not_made_again_whatever_it_would_give_now() -> None:
+    payments, calls = Payments(hangs=0), Calls()
+    one = bench([PAY, ModelFailed("overloaded"), DONE], payments.tool("idempotent"))
+    assert (await one.run(calls=calls)).retryable
+    assert (await one.run(calls=calls, attempt=1001, announce=True)).result.output == "done"
+    assert len(payments.keys) == 1
+    assert one.model.results(2)[0].content == "paid 1"
+
+
+def other() -> BaseTool:
+    """Give a tool of another name."""
+
+    @tool(effect="read_only")
+    def looks(order: str) -> str:
+        """Look."""
+        return order
+
+    return looks
+
+
+def changed() -> BaseTool:
+    """Give the tool as it is declared later, with other arguments."""
+
+    @tool(name="pay", effect="idempotent")
+    def pay(number: int) -> str:
+        """Pay an order."""
+        return f"paid {number}"
+
+    return pay
+
+
+@pytest.mark.parametrize("later", [other, changed])
+async def test_a_call_that_was_answered_is_taken_though_its_tool_is_gone_or_changed(
+    later: Any,
+) -> None:
+    payments, calls = Payments(hangs=0), Calls()
+    first = bench([PAY, ModelFailed("overloaded")], payments.tool("idempotent"))
+    assert (await first.run(calls=calls)).retryable
+    second = bench([DONE], later())
+    assert (await second.run(calls=calls, attempt=1001, announce=True)).result.output == "done"
+    assert second.model.results(0)[0].content == "paid 1"
+
+
+@pytest.mark.parametrize(
+    ("later", "why"), [(other, "its tool is gone"), (changed, "its tool takes other arguments now")]
+)
+async def test_a_call_that_was_begun_is_in_doubt_where_its_tool_is_gone_or_changed(
+    later: Any, why: str
+) -> None:
+    # Not "this call was not made": it may have been.
+    payments, calls = Payments(), Calls()
+    first = bench([PAY], payments.tool("idempotent", timeout_s=None), attempt_timeout_s=0.2)
+    assert (await first.run(calls=calls)).retryable
+    second = bench([DONE], later())
+    outcome = await second.run(calls=calls, attempt=1001, announce=True)
     assert outcome.result.reason is not None
     assert outcome.result.reason.code == "in_doubt"
-    assert "its `reconcile` failed: OSError: no route" in outcome.result.reason.message
+    assert why in outcome.result.reason.message
+    assert "(pay, c1), called at " in outcome.result.reason.message
+
+
+async def test_a_call_of_a_tool_that_is_declared_to_read_by_now_is_settled_all_the_same() -> None:
+    payments, calls = Payments(), Calls()
+    first = bench([PAY], payments.tool("idempotent", timeout_s=None), attempt_timeout_s=0.2)
+    assert (await first.run(calls=calls)).retryable
+    second = bench([DONE], payments.tool("read_only"))
+    assert (await second.run(calls=calls, attempt=1001, announce=True)).result.output == "done"
+    assert len(set(payments.keys)) == 1
+    assert (calls.in_doubt, calls.intents, calls.effects) == ({}, {}, {"c1": "pay"})
 
 
 async def retried(payments: Payments, effect: str, **template: Any) -> tuple[Any, Calls]:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,8 +25,9 @@ from millstream.schemas.events import (
     Decision,
     ResolvedRequest,
 )
+from millstream.schemas.journal.steps import JournalledUsage, JournalStep
 from millstream.streams.lane.state.attempt_costs import OpenAttempt, OpenAttempts, charge_attempts
-from millstream.streams.lane.state.folds import SnapshotBody
+from millstream.streams.lane.state.folds import SnapshotBody, packed
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.wire.keys import request_key
 from tests import making
@@ -50,7 +52,7 @@ def cost(attempt: int, micros: int) -> CostRecorded:
     return making.cost(attempt=attempt, usage=Usage(input_tokens=micros), cost_micros=micros)
 
 
-def folded(*events: AttemptStarted | CostRecorded | AgentResult) -> OpenAttempts:
+def folded(*events: AttemptStarted | CostRecorded | JournalStep | AgentResult) -> OpenAttempts:
     bills = OpenAttempts()
     fold = bills.as_fold().fold
     for event in events:
@@ -76,10 +78,54 @@ def test_each_call_of_an_attempt_is_on_its_bill_once_also_through_a_snapshot() -
     calls = [cost(1000, 4), cost(1000, 5).model_copy(update={"call": 1})]
     bills = folded(started(1000), *calls, *calls)
     assert (bills.open[KEY].spent_micros, bills.lost(KEY)) == (9, 0)
-    written = [[event.model_dump() for event in bill] for bill in bills.as_fold().state()["bills"]]
+    assert through_snapshot(bills) == bills
+
+
+def through_snapshot(bills: OpenAttempts) -> OpenAttempts:
     again = OpenAttempts()
-    again.as_fold().load(SnapshotBody({"bills": written}))
-    assert again == bills
+    again.as_fold().load(SnapshotBody(orjson.loads(packed(bills.as_fold().state()))))
+    return again
+
+
+def step(attempt: int, *used: int) -> JournalStep:
+    return JournalStep(
+        user_id="ada",
+        request_id="r1",
+        session_id="s",
+        at_ms=0,
+        attempt=attempt,
+        step=0,
+        kind="answered",
+        used=tuple(JournalledUsage(usage=Usage(input_tokens=one)) for one in used),
+    )
+
+
+def test_an_attempt_that_left_a_step_is_not_lost_and_counts_at_its_calls_and_one_more() -> None:
+    mark = started(1001).model_copy(
+        update={
+            "usage_max": Usage(input_tokens=90, output_tokens=40),
+            "calls_max": 20,
+            "journals": True,
+        }
+    )
+    bills = folded(started(1000), step(1000, 5), mark, step(1001, 3, 4), step(1001))
+    assert bills.lost(KEY) == 0
+    assert not bills.lost_unjournalled(KEY)
+    used = bills.open[KEY].left_behind()
+    assert [one.usage.input_tokens for one in used.calls] == [3, 4, 9]
+    assert used.calls[-1].usage.output_tokens == 2
+    assert used.calls[-1].estimate_reason is not None
+    assert used.usage == Usage(input_tokens=16, output_tokens=2)
+    assert through_snapshot(bills) == bills
+
+
+def test_an_attempt_that_left_no_step_is_lost_and_of_an_older_version_may_have_made_calls() -> None:
+    bills = folded(started(1000))
+    assert bills.lost(KEY) == 1
+    assert bills.lost_unjournalled(KEY)
+    assert bills.open[KEY].left_behind() == AttemptUsage.lost(started(1000))
+    mark = started(1000).model_copy(update={"journals": True})
+    assert not folded(mark).lost_unjournalled(KEY)
 
 
 def test_a_run_that_is_over_has_no_bill() -> None:

@@ -15,8 +15,9 @@ from millstream.schemas.lane_events import RunParked
 from millstream.schemas.topics import PARKED, RESULTS
 from millstream.streams.lane.runs.doubt import doubt_before
 from millstream.streams.wire.codec import decode
-from tests.harness.memory_lanes import MemoryLanes, read_topic
+from tests.harness.memory_lanes import MemoryLanes, read_topic, read_whole
 from tests.harness.odd_runs import RAISES, odd_lane
+from tests.support import eventually
 
 
 def clerk(**fields: Any) -> AgentTemplate:
@@ -57,15 +58,16 @@ async def test_a_run_with_an_effect_waits_in_memory_for_its_retry_which_knows_it
     assert parked.effects == ("refund",)
 
 
-async def test_a_run_with_an_effect_ends_in_doubt_where_its_retry_is_too_far(
+async def test_a_run_with_an_effect_whose_retry_is_far_waits_on_the_log(
     world: MemoryLanes,
 ) -> None:
     retry = RetryPolicy(backoff_first_s=60, backoff_max_s=600, jitter=0)
-    result = await result_of(world, "refunds", clerk(retry=retry, effects_wait_s=10))
-    assert result.reason is not None
-    assert (result.status, result.reason.code) == ("failed", "in_doubt")
-    assert "refund (c1)" in result.reason.message
-    assert "overloaded" in result.reason.message
+    async with odd_lane(world, templates=[clerk(retry=retry, effects_wait_s=10)]) as lane:
+        await lane.submit("r1", "refunds", template="clerk")
+        parked = await read_topic(world, PARKED, RunParked, count=1)
+        await eventually(lambda: lane.owner.lane.waiting == 1)
+    assert parked[-1].effects == ("refund",)
+    assert await read_whole(world, RESULTS, AgentResult) == []
 
 
 @pytest.mark.parametrize(
@@ -87,11 +89,11 @@ async def test_what_a_parked_run_called_is_found_again_or_leaves_it_in_doubt(
     async with odd_lane(world, templates=[clerk()]) as lane:
         await lane.submit("r1", "hang", template="clerk")
         run = lane.run("r1")
-        assert doubt_before(run, 0) is None
+        assert doubt_before(run, unjournalled=False) is None
         run.calls = Calls(forgotten=("refund",))
-        assert "refund" in str(doubt_before(run, 0))
+        assert "refund" in str(doubt_before(run, unjournalled=False))
         run.calls = Calls()
-        assert doubt_before(run, 1) is None
+        assert doubt_before(run, unjournalled=True) is None
 
 
 async def test_a_run_that_lost_its_worker_is_in_doubt_if_its_tools_have_effects(
@@ -105,7 +107,7 @@ async def test_a_run_that_lost_its_worker_is_in_doubt_if_its_tools_have_effects(
         plan = replace(run.plan, template=template, effects=("mail", "refund"))
         run.admission = replace(run.admission, plan=plan)
         # Not what only reads.
-        assert str(doubt_before(run, 1)).endswith("any of: mail, refund")
+        assert str(doubt_before(run, unjournalled=True)).endswith("any of: mail, refund")
         retries = template.model_copy(update={"in_doubt": "retry"})
         run.admission = replace(run.admission, plan=replace(plan, template=retries))
-        assert doubt_before(run, 1) is None
+        assert doubt_before(run, unjournalled=True) is None

@@ -1,0 +1,137 @@
+"""What a model is asked, as a digest: a recorded answer counts where the same is asked again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Final, NamedTuple
+
+from langchain_core.messages import AIMessage, BaseMessage, SystemMessage, ToolMessage
+
+from millstream.agents.sessions.recorded.messages import MessageWriter
+from millstream.agents.sessions.recorded.values import LEFT_OUT
+from millstream.schemas.lane_events import AnswerRepair
+
+__all__ = ["AskedDigest", "RunBase"]
+
+_DIGEST_BYTES: Final = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunBase:
+    """What all model calls of a run have in common, in each of its attempts.
+
+    Attributes:
+        template: The template's name.
+        version: Its version, `None`: it has none.
+        system: The system prompt with its variables filled in, before a middleware adds to it.
+        schema: What the answer has to fit.
+        base_checkpoint_id: The checkpoint that the run goes on from, `None`: the session's first.
+        forget: Whether the run goes on without the session's earlier turns.
+    """
+
+    template: str
+    version: str | None
+    system: SystemMessage | str | None = None
+    schema: Mapping[str, Any] | None = None
+    base_checkpoint_id: str | None = None
+    forget: bool = False
+
+
+class _Link(NamedTuple):
+    message: BaseMessage
+    content: Any
+    calls: Any
+    own: bytes
+    chained: bytes
+
+
+class AskedDigest:
+    """Digests of the questions of one run, which grow message by message.
+
+    A message is digested once, however often it is asked with: known by its identity, and by that
+    of its content and calls. What it holds is not to be changed in place.
+    """
+
+    def __init__(self, base: RunBase) -> None:
+        system = base.system.content if isinstance(base.system, SystemMessage) else base.system
+        self._base = _digest(
+            b"base",
+            base.template,
+            base.version,
+            system,
+            base.schema,
+            base.base_checkpoint_id,
+            base.forget,
+        )
+        self._chain: list[_Link] = []
+
+    def of(self, turn: Sequence[BaseMessage], repair: AnswerRepair | None = None) -> str:
+        """Digest a question, as 32 hexadecimal digits.
+
+        `turn` is what the run has said so far, from the request's question on; `repair` is told
+        behind it. Ids of messages count nothing, as each attempt makes its own; those of calls do.
+        """
+        chain = self._chain
+        same = 0
+        for link, message in zip(chain, turn, strict=False):
+            if not _is_of(link, message):
+                break
+            same += 1
+        if same < len(turn):
+            known = {id(link.message): link for link in chain[same:]}
+            del chain[same:]
+            chained = chain[-1].chained if chain else self._base
+            for message in turn[same:]:
+                was = known.get(id(message))
+                own = was.own if was and _is_of(was, message) else _digest_of(message)
+                chained = _hash(b"next", chained, own)
+                chain.append(_Link(message, message.content, _calls(message), own, chained))
+        else:
+            del chain[same:]
+            chained = chain[-1].chained if chain else self._base
+        told = b"" if repair is None else _digest(b"repair", repair.answer, repair.problem)
+        return _hash(b"asked", chained, told).hex()
+
+
+def _is_of(link: _Link, message: BaseMessage) -> bool:
+    return (
+        link.message is message
+        and link.content is message.content
+        and link.calls is _calls(message)
+    )
+
+
+def _calls(message: BaseMessage) -> Any:
+    if isinstance(message, AIMessage):
+        return message.tool_calls
+    return message.tool_call_id if isinstance(message, ToolMessage) else None
+
+
+def _digest_of(message: BaseMessage) -> bytes:
+    calls = _calls(message)
+    if isinstance(message, AIMessage):
+        calls = [(one["name"], one["args"], one["id"]) for one in message.tool_calls]
+    return _digest(b"message", message.type, message.content, calls)
+
+
+def _digest(what: bytes, *parts: Any) -> bytes:
+    """Digest values by what they are as JSON, in whatever order their keys stand."""
+    writer = MessageWriter()
+    written = [writer.value(one, "", shown=True) for one in parts]
+    text = json.dumps(
+        [None if one is LEFT_OUT else one for one in written],
+        sort_keys=True,
+        separators=(",", ":"),
+    )
+    return _hash(what, text.encode())
+
+
+def _hash(what: bytes, *parts: bytes) -> bytes:
+    """Hash what stands alone, or behind a digest: so the parts need no mark between them."""
+    hashed = blake2b(digest_size=_DIGEST_BYTES, person=what)
+    for part in parts:
+        hashed.update(part)
+    return hashed.digest()

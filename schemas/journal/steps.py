@@ -1,0 +1,107 @@
+"""The journal of a run: each finished call, and each call with an effect before it is made.
+
+A record is one fact. Records of a run are numbered, so that it is known whether all are there; a
+call is never told by its number, but by its own id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from pydantic import Field
+
+from millstream.schemas.base import Count, EpochMs, Frozen, Usage
+from millstream.schemas.events import RequestEvent
+
+__all__ = ["PARTS_MAX", "JournalKind", "JournalStep", "JournalledUsage", "RunBegan", "bounded"]
+
+JournalKind = Literal["answered", "beside", "intent", "done", "repair"]
+"""The kinds of facts that this version writes and reads."""
+
+PARTS_MAX: Final = 16
+
+USED_MAX: Final = 64
+OTHERS: Final = "other"
+"""The model's name where there are too many of them."""
+
+
+class RunBegan(Frozen):
+    """With what a run began: its template and version, and the checkpoint that it goes on from."""
+
+    template: str
+    template_version: str | None = None
+    base_checkpoint_id: str | None = None
+
+
+class JournalledUsage(Frozen):
+    """What model calls used that ended since the record before; `model`: not the run's own."""
+
+    usage: Usage
+    model: str | None = None
+    estimate_reason: str | None = None
+    calls: Count = 1
+
+
+def bounded(used: Sequence[JournalledUsage]) -> tuple[JournalledUsage, ...]:
+    """Give what calls used, those beyond the first 64 summed up by their models."""
+    if len(used) <= USED_MAX:
+        return tuple(used)
+    rest: dict[str | None, JournalledUsage] = {}
+    for one in used[USED_MAX:]:
+        model = one.model if one.model in rest or len(rest) < USED_MAX else OTHERS
+        known = rest.get(model)
+        rest[model] = JournalledUsage(
+            usage=one.usage if known is None else known.usage + one.usage,
+            model=model,
+            estimate_reason=one.estimate_reason if known is None else known.estimate_reason,
+            calls=one.calls if known is None else known.calls + one.calls,
+        )
+    return (*used[:USED_MAX], *rest.values())
+
+
+class JournalStep(RequestEvent):
+    """A finished call of a run, or a call with an effect that is about to be made.
+
+    (`request_id`, `step`) name it: `step` counts a request's records from 0 over all attempts,
+    without a gap. What is too long for one record stands in `parts` records of one number, whose
+    `part` counts from 0. `kind` says what it is; a reader that knows a kind not ends the run that
+    it goes on with:
+
+    `answered` is an answer of the agent's model, known by the id of the answer that it `follows`,
+    `""` for the first; `asked` stands for what was asked. `beside` is a model's answer to a
+    middleware, known by `asked`. `intent` is written before the tool `name` is called: `call_id`,
+    its declared `effect`, the idempotency `key` that it is given, its `arguments` as JSON text, cut
+    to 8,192 bytes, and `until_ms`, when its time is over. `done` is the answer to the tool call
+    `call_id`. `repair` is an answer that the model is to give anew.
+
+    `content` is what was said, as JSON; of a record in parts `text` has this part of its text.
+    `began` stands on the first record. `used` is what model calls used since the record before.
+    """
+
+    title: ClassVar[str] = "A finished call of a run, or one with an effect that begins"
+
+    type: Literal["journal"] = "journal"
+    attempt: Count
+    step: Count
+    part: Annotated[int, Field(ge=0, lt=PARTS_MAX)] = 0
+    parts: Annotated[int, Field(ge=1, le=PARTS_MAX)] = 1
+    kind: Annotated[str, Field(min_length=1, max_length=32)]
+    call_id: str | None = None
+    follows: str | None = None
+    asked: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
+    name: str | None = None
+    effect: str | None = None
+    key: str | None = None
+    arguments: str | None = None
+    until_ms: EpochMs | None = None
+    content: dict[str, Any] | None = None
+    text: str | None = None
+    duration_ms: Count | None = None
+    began: RunBegan | None = None
+    used: tuple[JournalledUsage, ...] = ()
+
+    @property
+    def event_id(self) -> str:
+        """The request, the step and its part."""
+        return f"{self.request_id}:journal:{self.step}.{self.part}"

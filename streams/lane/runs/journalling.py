@@ -1,0 +1,85 @@
+"""The journals of a lane's runs: written as they go on, and read where another owner began them."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter
+
+from millstream.agents.loop.calls import Calls
+from millstream.schemas.errors import Terminal
+from millstream.schemas.events import SessionUpdated
+from millstream.schemas.journal.steps import RunBegan
+from millstream.schemas.ports import CommitStep
+from millstream.streams.lane.output.run_journal import RunJournal
+from millstream.streams.lane.output.writer import LaneWriter
+from millstream.streams.lane.runs.admission import told_of_repair
+from millstream.streams.lane.runs.run import Run
+from millstream.streams.lane.state.journals import OpenJournal
+from millstream.streams.lane.state.lane_state import LaneState
+
+__all__ = ["RunJournals"]
+
+
+class RunJournals:
+    """Gives runs what their journals hold, and what writes them."""
+
+    def __init__(self, state: LaneState, writer: LaneWriter, recalled: Counter) -> None:
+        self._state = state
+        self._writer = writer
+        self._recalled = recalled
+
+    async def recall(self, run: Run) -> Terminal | None:
+        """Give a run the calls that its journal tells of, unless they are at hand.
+
+        Gives why the run cannot go on, where its journal cannot be read. Raises `LaneLost`.
+        """
+        if not run.calls.is_new:
+            return None
+        journal = await self._known(run)
+        if journal is None:
+            return None
+        try:
+            steps = await self._writer.journals.load(run.key, journal)
+            calls = Calls.recorded(steps)
+        except Terminal as error:
+            self._recalled.labels(outcome="failed").inc()
+            return error
+        self._recalled.labels(outcome="read").inc()
+        calls.begun_anew = run.calls.begun_anew
+        if run.repairs >= calls.repairs_recorded and run.calls.repair is not None:
+            calls.repair = run.calls.repair
+        elif calls.repair is not None:
+            if run.calls.repair is None:
+                run.admission = told_of_repair(run.admission)
+            run.repairs = calls.repairs_recorded
+        run.calls = calls
+        return None
+
+    async def _known(self, run: Run) -> OpenJournal | None:
+        known = self._state.journals.open.get(run.key)
+        begins_at, steps = run.journalled
+        if not steps or (known is not None and not known.begins_at):
+            return known
+        # It waited for longer than the lane reads back.
+        if begins_at is None:
+            return known or OpenJournal(steps)
+        found = await self._writer.journals.find(run.key, begins_at)
+        found.steps = max(found.steps, steps)
+        self._state.journals.open[run.key] = found
+        return found
+
+    def of(self, run: Run, head: SessionUpdated | None) -> CommitStep:
+        """Give what commits the steps of a run, which goes on from a session's head."""
+        if run.journal is None:
+            known = self._state.journals.open.get(run.key)
+            template = run.plan.template
+            run.journal = RunJournal(
+                self._writer,
+                began=RunBegan(
+                    template=template.name,
+                    template_version=template.version,
+                    base_checkpoint_id=None if head is None else head.checkpoint_id,
+                ),
+                steps=0 if known is None else known.steps,
+                traceparent=run.traceparent,
+            )
+        return run.journal.commit
