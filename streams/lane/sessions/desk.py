@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final
 
 import structlog
@@ -85,7 +86,7 @@ class SessionDesk:
         """Sessions that a request found over, and whose end is not on its way yet."""
         self._tasks = LaneTasks(context.fail)
         self.on_change: Callable[[SessionState], None] = lambda _: None
-        """Hears of each session that was created or changed."""
+        """Hears of each session that was created or changed, once that is committed."""
         self.is_used: Callable[[SessionKey], Awaitable[bool]] = _always
         """Tells whether a session may have been used though nothing says so yet."""
 
@@ -321,7 +322,6 @@ class SessionDesk:
             events.append(decided.state)
             if decided.state.state == "deleted":
                 events += self._forgotten(session)
-            self.on_change(decided.state)
         if decided.head is not None:
             self._state.heads.move(decided.head, ahead=True)
             events.append(decided.head)
@@ -332,9 +332,16 @@ class SessionDesk:
             self._state.session_answers.fold(answer)
             events.append(answer)
         committed = self._writer.submit(events)
-        if decided.state is not None and decided.change in {"closed", "deleted"}:
-            self._end_what_waits(key, decided.state)
+        if decided.state is not None:
+            committed.add_done_callback(partial(self._tell_of, decided.state))
+            if decided.change in {"closed", "deleted"}:
+                self._end_what_waits(key, decided.state)
         return committed
+
+    def _tell_of(self, state: SessionState, committed: Committed) -> None:
+        """Tell of a change that is committed: until then it is looked up as it was before."""
+        if not committed.cancelled() and committed.exception() is None:
+            self.on_change(state)
 
     def _end_what_waits(self, key: SessionKey, state: SessionState) -> None:
         for one in self._queue.of_session(key):

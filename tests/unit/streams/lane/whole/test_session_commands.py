@@ -231,6 +231,21 @@ async def test_a_request_says_which_turn_it_believes_newest(world: MemoryLanes) 
         ]
 
 
+async def test_a_session_that_an_update_finds_too_old_expires_without_being_used(
+    world: MemoryLanes,
+) -> None:
+    async with sessions(world) as mine:
+        await mine.tell("create", "limited", ttl={"total_s": 3600})
+        await mine.tell("create", "unlimited")
+        await mine.tell("create", "first", ttl={"total_s": 1})
+        await read_topic(world, SESSION_EVENTS, SessionChanged, count=4)  # it has expired
+        for name in ("limited", "unlimited"):
+            await mine.tell("update", name, ttl={"total_s": 1})
+        events = await read_topic(world, SESSION_EVENTS, SessionChanged, count=8)
+        expired = [one.session_id for one in events if one.change == "expired"]
+        assert sorted(expired) == ["first", "limited", "unlimited"]
+
+
 async def test_a_session_expires_when_it_was_not_used_for_so_long(world: MemoryLanes) -> None:
     async with sessions(world) as mine:
         await mine.tell("create", ttl={"idle_s": 1})
@@ -288,6 +303,9 @@ async def test_a_template_may_ask_for_sessions_that_were_created(world: MemoryLa
     async with sessions(world) as mine:
         refused = await mine.turn("say: one", template="strict")
         assert (refused.status, code_of(refused)) == ("rejected", "session_unknown")
+        assert "create 's', or name another" in str(refused.reason)
+        unnamed = await mine.turn("say: one", template="strict", session_id=None)
+        assert "names none: create one" in str(unnamed.reason)
         await mine.tell("create")
         assert (await mine.turn("say: one", template="strict")).status == "completed"
 
