@@ -46,9 +46,11 @@ async def test_a_conversation_goes_on(world: MemoryLanes) -> None:
     async with sessions(world) as mine:
         for turn in range(1, 4):
             answer = await mine.turn(f"say: {turn}", expected_turn=turn - 1)
+            assert answer.turn == turn
             assert (answer.status, answer.output) == ("completed", str(turn))
             await push_out(mine)
-        assert code_of(await mine.turn("say: 4", expected_turn=2)) == "session_moved_on"
+        moved_on = await mine.turn("say: 4", expected_turn=2)
+        assert (code_of(moved_on), moved_on.turn) == ("session_moved_on", None)
         heads = await read_whole(world, SESSIONS, SessionUpdated)
         assert [one.turn for one in heads if one.session_id == "s"] == [1, 2, 3]
         saved = await read_whole(world, CHECKPOINTS, CheckpointSaved)
