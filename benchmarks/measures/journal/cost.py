@@ -55,7 +55,8 @@ def run(settings: Settings) -> Iterator[Figure]:
             if name == "no_journal":
                 program.append("off")
             sides.append(worker_side(name, deployment(settings), stack, program=program))
-        samples, alone_ms = asyncio.run(_measure(settings, sides, folders["journal"] / "commits"))
+        measured = asyncio.run(_measure(settings, sides, folders["journal"] / "commits"))
+    samples, alone_ms, in_flight_ms = measured
     for name, one in samples.items():
         yield Figure(f"{name}_run_p50", statistics.median(one.alone_ms), "ms")
         yield Figure(f"{name}_run_cpu", statistics.median(one.alone_cpu_ms), "ms/run")
@@ -72,6 +73,8 @@ def run(settings: Settings) -> Iterator[Figure]:
     p50_ms = percentile(alone_ms, 50)
     yield Figure("journal_commit_p50", p50_ms, "ms", COMMIT_P50_MS_MAX, at_most=True)
     yield Figure("journal_commit_p99", percentile(alone_ms, 99), "ms")
+    p50_ms = percentile(in_flight_ms, 50)
+    yield Figure(f"journal_commit_{IN_FLIGHT}_in_flight_p50", p50_ms, "ms")
 
 
 def _more(on: list[float], off: list[float]) -> float:
@@ -81,10 +84,11 @@ def _more(on: list[float], off: list[float]) -> float:
 
 async def _measure(
     settings: Settings, sides: list[Side], commits: Path
-) -> tuple[dict[str, _Samples], list[float]]:
-    """Give the samples by side, and what each record took of the runs that were alone."""
+) -> tuple[dict[str, _Samples], list[float], list[float]]:
+    """Give the samples by side, and what each record took, of runs alone and of those together."""
     samples = {side.name: _Samples() for side in sides}
     alone_ms: list[float] = []
+    together_ms: list[float] = []
     async with AsyncExitStack() as stack:
         producer = AIOKafkaProducer(bootstrap_servers=settings.kafka, enable_idempotence=True)
         await producer.start()
@@ -102,8 +106,10 @@ async def _measure(
                 before = _lines(commits)
                 one.alone_ms.append(await _alone(caller, one))
                 alone_ms += map(float, _lines(commits)[len(before) :])
+                before = _lines(commits)
                 await _together(caller, one)
-    return samples, alone_ms
+                together_ms += map(float, _lines(commits)[len(before) :])
+    return samples, alone_ms, together_ms
 
 
 async def _alone(caller: Caller, samples: _Samples) -> float:
