@@ -356,8 +356,11 @@ class AgentExecutor:
 
     async def _invoke(self, run: Attempt, checkpointer: RunCheckpointer) -> object:
         template = run.plan.template
+        run.context.calls.begin_loop()
+        question = question_of(run.request)
+        question.id = run.context.question_id
         invocation = Invocation(
-            question=question_of(run.request),
+            question=question,
             session_id=run.request.session_id,
             checkpointer=checkpointer,
             handler=run.handler,

@@ -40,8 +40,13 @@ __all__ = ["Calls", "ToolAnswer"]
 
 ToolAnswer = ToolMessage | Command[Any]
 
+_Asked = tuple[str, int]
+
 FORGOT: Final = "forgot"
 """Stands in what is written of an answer that was given without what the session remembers."""
+
+NOT_MADE: Final = "not_made"
+"""Stands in what is written of the answer to a tool call that was not made."""
 
 
 @dataclass(slots=True)
@@ -77,14 +82,17 @@ class Calls:
     journal: Journal | None = None
     were_recorded: bool = False
     asked: AskedDigest | None = None
-    _models: dict[str, ModelResponse[Any]] = field(default_factory=dict)
+    # By the answer that they follow, and how many others in one loop of the agent follow the same.
+    _models: dict[_Asked, ModelResponse[Any]] = field(default_factory=dict)
     _tools: dict[str, ToolAnswer] = field(default_factory=dict)
     _beside: dict[str, BaseMessage] = field(default_factory=dict)
     _faults: dict[str, str] = field(default_factory=dict)
-    _asked: dict[str, str | None] = field(default_factory=dict)
-    # By the answers that they follow: what ends the run goes with its result, and is written only
-    # if the run goes on all the same.
-    _unwritten: dict[str, str | None] = field(default_factory=dict)
+    _asked: dict[_Asked, str | None] = field(default_factory=dict)
+    # How many answers the loop under way was given behind one.
+    _given: dict[str, int] = field(default_factory=dict)
+    # What ends the run goes with its result, and is written only if the run goes on all the same.
+    _unwritten: dict[_Asked, None] = field(default_factory=dict)
+    _not_made: dict[str, bool] = field(default_factory=dict)
     _facts: dict[str, bool] = field(default_factory=dict)
     _repair_written: dict[str, AnswerRepair] = field(default_factory=dict)
     repairs_recorded: int = 0
@@ -95,16 +103,15 @@ class Calls:
         calls = cls(were_recorded=True)
         for step in steps:
             calls._take(step)
+        calls._given.clear()
         return calls
 
     def _take(self, step: JournalStep) -> None:
         content, call_id, name = step.content or {}, step.call_id or "", step.name or ""
         match step.kind:
             case "answered":
-                follows = step.follows or ""
-                self._models[follows], faults = model_answer_of(content)
-                self._faults.update(faults)
-                self._asked[follows] = step.asked
+                response, faults = model_answer_of(content)
+                self._take_answer(step.follows or "", response, faults, step.asked)
                 if content.get(FORGOT) is True:
                     self.forget()
             case "beside":
@@ -125,6 +132,8 @@ class Calls:
             case "done":
                 # Of one call the first answer stands.
                 self._tools.setdefault(call_id, tool_answer_of(content))
+                if content.get(NOT_MADE) is True:
+                    self._not_made[call_id] = True
                 if self.intents.pop(call_id, None) is not None:
                     self.effects[call_id] = self.in_doubt.pop(call_id)
                     self.settleable.pop(call_id, None)
@@ -163,8 +172,9 @@ class Calls:
         """
         if (journal := self.journal) is None:
             return
-        while self._unwritten:
-            self._write_answer(journal, *self._unwritten.popitem())
+        for key in tuple(self._unwritten):
+            self._write_answer(journal, key)
+        self._unwritten.clear()
         if self.repair is not None and self.repair is not self._repair_written.get(""):
             self._repair_written[""] = self.repair
             journal.add("repair", content=recorded_repair(self.repair).content)
@@ -220,20 +230,30 @@ class Calls:
         """Say why a call is not to be made; `None`: it is."""
         return self._faults.get(call_id)
 
+    def begin_loop(self) -> None:
+        """Have the agent ask from its beginning again: it meets the same answers."""
+        self._given.clear()
+
     def answered_model(self, follows: str, asked: str | None = None) -> ModelResponse[Any] | None:
         """Give what the model said behind the answer of this id, `""` for its first call.
 
+        One that asks anew behind the same answer, as middlewares do, is given the next one.
         `asked` stands for what is asked now. Raises `JournalMismatch` where something else was.
         """
-        response, was = self._models.get(follows), self._asked.get(follows)
-        if response is not None and None not in {was, asked} and was != asked:
-            number = list(self._models).index(follows) + 1
+        key = (follows, self._given.get(follows, 0))
+        response, was = self._models.get(key), self._asked.get(key)
+        if response is None:
+            return None
+        if None not in {was, asked} and was != asked:
+            number = list(self._models).index(key) + 1
             message = (
                 f"the answer to the run's model call {number} was given to something else "
                 f"({was}) than is asked now ({asked}): the template, its prompt or a middleware "
-                "was changed under the same version; give the change a version of its own"
+                "was changed under the same version, or the session's earlier turns are not the "
+                "same; give a change a version of its own"
             )
             raise JournalMismatch(message)
+        self._given[follows] = key[1] + 1
         return response
 
     def keep_model(
@@ -244,20 +264,30 @@ class Calls:
         asked: str | None,
     ) -> ModelResponse[Any]:
         """Keep a model's answer, and what is wrong with the calls in it; give it as it is kept."""
-        self._models[follows] = response
-        self._faults.update(faults)
-        self._asked[follows] = asked
+        key = self._take_answer(follows, response, faults, asked)
         if self.journal is None:
             return response
         if any(one.tool_calls for one in response.result if isinstance(one, AIMessage)):
-            return self._write_answer(self.journal, follows, asked)
-        self._unwritten[follows] = asked
+            return self._write_answer(self.journal, key)
+        self._unwritten[key] = None
         return response
 
-    def _write_answer(
-        self, journal: Journal, follows: str, asked: str | None
-    ) -> ModelResponse[Any]:
-        response = self._models[follows]
+    def _take_answer(
+        self,
+        follows: str,
+        response: ModelResponse[Any],
+        faults: Mapping[str, str],
+        asked: str | None,
+    ) -> _Asked:
+        key = (follows, self._given.get(follows, 0))
+        self._given[follows] = key[1] + 1
+        self._models[key] = response
+        self._faults.update(faults)
+        self._asked[key] = asked
+        return key
+
+    def _write_answer(self, journal: Journal, key: _Asked) -> ModelResponse[Any]:
+        response = self._models[key]
         called = [
             call["id"] or ""
             for one in response.result
@@ -266,14 +296,26 @@ class Calls:
         ]
         faults = {one: self._faults[one] for one in called if one in self._faults}
         recorded = recorded_model(response, faults)
-        self._models[follows] = recorded.answer
+        self._models[key] = recorded.answer
         content = recorded.content | self._facts
-        journal.add("answered", follows=follows, asked=asked, content=content)
+        journal.add("answered", follows=key[0], asked=self._asked[key], content=content)
         return recorded.answer
 
     def answered_tool(self, call_id: str) -> ToolAnswer | None:
         """Give the answer to a tool call that was made."""
         return self._tools.get(call_id)
+
+    def was_not_made(self, call_id: str) -> bool:
+        """Whether the answer to a tool call says that it was not made."""
+        return self._not_made.get(call_id, False)
+
+    def keep_not_made(self, call_id: str, name: str, answer: ToolAnswer) -> ToolAnswer:
+        """Keep what a model is told of a call that its tool does not take; give it as it is kept.
+
+        What tools there are, and what they take, may be different in the next attempt.
+        """
+        self._not_made[call_id] = True
+        return self._keep_tool(call_id, name, answer, **{NOT_MADE: True})
 
     @property
     def models_made(self) -> int:
@@ -289,12 +331,14 @@ class Calls:
         """Give a model's answer to a middleware's question, which is known by its digest."""
         return self._beside.get(asked)
 
-    def keep_beside(self, asked: str, answer: BaseMessage) -> None:
-        """Keep a model's answer to a middleware."""
-        self._beside[asked] = answer
+    def keep_beside(self, asked: str, answer: BaseMessage) -> BaseMessage:
+        """Keep a model's answer to a middleware; give it as it is kept."""
         if self.journal is not None:
-            content = recorded_message(answer).content
-            self.journal.add("beside", asked=asked, content=content)
+            recorded = recorded_message(answer)
+            answer = recorded.answer
+            self.journal.add("beside", asked=asked, content=recorded.content)
+        self._beside[asked] = answer
+        return answer
 
     def _write_intent(self, journal: Journal, call_id: str, rules: ToolRules) -> None:
         intent = self.intents.get(call_id)
@@ -327,15 +371,21 @@ class Calls:
         await self.door()
         began_s = monotonic()
         answer = await make(was_begun)
-        if journal is not None:
-            took_ms = round((monotonic() - began_s) * 1000)
-            recorded = recorded_tool(answer)
-            answer, content = recorded.answer, recorded.content
-            journal.add("done", call_id=call_id, name=name, content=content, duration_ms=took_ms)
-        self._tools[call_id] = answer
+        took_ms = round((monotonic() - began_s) * 1000)
+        answer = self._keep_tool(call_id, name, answer, took_ms)
         # Also where its tool was declared to have an effect as the call was begun, and is not now.
         if self.in_doubt.pop(call_id, None) is not None:
             self.effects[call_id] = name
             self.settleable.pop(call_id, None)
             self.intents.pop(call_id, None)
+        return answer
+
+    def _keep_tool(
+        self, call_id: str, name: str, answer: ToolAnswer, took_ms: int = 0, **facts: bool
+    ) -> ToolAnswer:
+        if (journal := self.journal) is not None:
+            recorded = recorded_tool(answer)
+            answer, content = recorded.answer, recorded.content | facts
+            journal.add("done", call_id=call_id, name=name, content=content, duration_ms=took_ms)
+        self._tools[call_id] = answer
         return answer

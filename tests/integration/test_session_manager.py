@@ -67,6 +67,12 @@ async def test_a_namespace_without_workers_answers_nobody(settings: Settings) ->
         with pytest.raises(SessionOutcomeUnknown, match="does a worker run") as told:
             await sessions.create("ada", "s")
         assert told.value.is_published
+        async with SessionManager(bus, store, timeout_s=0) as hasty:
+            with pytest.raises(
+                SessionOutcomeUnknown, match="Kafka did not answer within"
+            ) as told_of:
+                await hasty.create("ada", "t")
+            assert not told_of.value.is_published
         async with running_lanes(settings), SessionManager(bus, store, timeout_s=30) as patient:
             again = await patient.create("ada", "s", command_id=told.value.command_id)
             assert (again.state, again.revision) == ("open", 1)
