@@ -2,7 +2,8 @@
 
 The agent makes ten tool calls, one after the other, and its model and tools are a process of their
 own, which logs each call and says when to strike. Each of its 21 calls is struck twice: held while
-its worker is killed, and as it is being answered. All of these runs are struck by one SIGKILL.
+its worker is killed, and as it is being answered. All of these runs are struck by one SIGKILL; they
+are asked for anew, with other tools, for each of four. Three runs more are struck by all of them.
 """
 
 from __future__ import annotations
@@ -39,8 +40,6 @@ STEPS = 10
 PARTITION = 0
 """All runs are one worker's at a time; the other one has a partition without any."""
 
-WENT_ON = (0, 4, 25, 40)
-"""Of the runs whose calls are answered, how many have gone on as their worker is killed."""
 
 HELD_WITHIN_S = 60.0
 
@@ -49,7 +48,25 @@ EACH_TIME = ((2, "inside"), (7, "inside"), (12, "inside"), (18, "inside"))
 RUNS_STRUCK_EACH_TIME = 3
 
 POLICY = "prices: {openai:counted: {input_usd_per_mtok: 1, output_usd_per_mtok: 2}}\n"
+_OPENED = "lane open"
 PROGRAM = ("tests.chaos.steps.worker",)
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """A SIGKILL to the worker that has all runs.
+
+    Of the runs whose calls are answered, `went_on` have gone on by then. The other worker takes
+    over before a successor is started, or that is started `at_once`; `both` are killed: the other
+    one as it takes over.
+    """
+
+    went_on: int
+    at_once: bool = False
+    both: bool = False
+
+
+KILLS = (Kill(0), Kill(4, at_once=True), Kill(25), Kill(40, both=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,16 +152,21 @@ class Workers:
             await worker.ready()
         # The other one lets go of a partition for whoever comes.
         await eventually(
-            lambda: all("lane open" in self._by_name[name].log for name in names), timeout_s=60
+            lambda: all(_OPENED in self._by_name[name].log for name in names), timeout_s=60
         )
 
-    async def kill(self, name: str) -> None:
-        """SIGKILL."""
-        await self._by_name[name].kill()
-
-    def opened(self) -> int:
-        """Count the lanes that were opened."""
-        return sum(one.log.count("lane open") for one in self._by_name.values())
+    async def lose(self, name: str, how: Kill) -> None:
+        """Kill a worker as is said, and start successors."""
+        lost = [name]
+        await self._by_name.pop(name).kill()
+        ((other_name, other),) = self._by_name.items()
+        if not how.at_once:
+            before = other.log.count(_OPENED)
+            await eventually(lambda: other.log.count(_OPENED) > before, timeout_s=60)
+        if how.both:
+            lost.append(other_name)
+            await self._by_name.pop(other_name).kill()
+        await self.start(*(f"{one}+" for one in lost))
 
 
 def users() -> Iterator[str]:
@@ -192,7 +214,7 @@ async def test_no_finished_call_is_made_again_wherever_a_worker_is_killed(
         server = await stack.enter_async_context(Server.at(url))
         program = await stack.enter_async_context(upstream(settings))
         workers = Workers(settings, url, stack)
-        await workers.start("a-0", "b-0")
+        await workers.start("a", "b")
 
         async def ask(request_id: str, holds: Sequence[tuple[int, str]]) -> None:
             await server.hold(request_id, holds)
@@ -202,19 +224,17 @@ async def test_no_finished_call_is_made_again_wherever_a_worker_is_killed(
         for number in range(RUNS_STRUCK_EACH_TIME):
             # None of these has its call held that only a person could judge.
             await ask(f"each-{number}.{STEPS}.{number + 1}", EACH_TIME)
-        for kill, went_on in enumerate(WENT_ON):
-            of_kill = list(points(kill))
-            struck += of_kill
+        for number, kill in enumerate(KILLS):
+            of_kill = list(points(number))
+            struck += [] if kill.both else of_kill
             for point in of_kill:
                 await ask(point.request_id, [(point.number, point.how)])
             victim = await held_by(server, len(of_kill) + RUNS_STRUCK_EACH_TIME, settings, log)
-            await server.go_on(went_on)
-            await workers.kill(victim)
-            if kill % 2 == 0:
-                # The other worker takes over. Behind other kills it may be the successor.
-                before = workers.opened()
-                await eventually(lambda: workers.opened() > before, timeout_s=60)  # noqa: B023
-            await workers.start(f"{victim[0]}-{kill + 1}")
+            await server.go_on(kill.went_on)
+            await workers.lose(victim, kill)
+            # What this kill has struck is not struck by the next one.
+            ended = len(asked) - RUNS_STRUCK_EACH_TIME
+            await read_topic(settings, RESULTS, AgentResult, count=ended, timeout_s=120)
         await read_topic(settings, RESULTS, AgentResult, count=len(asked), timeout_s=120)
         records, journal, seen = (
             await read_records(settings),
