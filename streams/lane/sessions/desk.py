@@ -121,6 +121,8 @@ class SessionDesk:
             return self._look_over_idle(key, at_ms)
         due = self._state.due_ms(state)
         if self._is_over(key, due, at_ms):
+            if not self._state.has_at_hand(key):
+                return self._expire_later(key, at_ms)
             self._expire(key, at_ms=at_ms)
         return turned_away(self._sessions.get(key), request.request_id, order, at_ms)
 
@@ -131,11 +133,15 @@ class SessionDesk:
         if at_ms <= places.barriers_until_ms:
             return None
         if self._is_over(key, places.due_ms(place), at_ms):
-            # Before any command on it that is read after this.
-            self._ending.add(key)
-            self._users.submit(key[:2], lambda: self._expire_idle(key, at_ms))
-            return ended_as("expired")
+            return self._expire_later(key, at_ms)
         return ended_as(places.lifecycle(place))
+
+    def _expire_later(self, key: SessionKey, at_ms: int) -> CutOff | None:
+        """Expire a session once all of it is in memory: its event tells the turn of its head."""
+        # Before any command on it that is read after this.
+        self._ending.add(key)
+        self._users.submit(key[:2], lambda: self._expire_idle(key, at_ms))
+        return ended_as("expired")
 
     def _is_over(self, key: SessionKey, due: int | None, at_ms: int) -> bool:
         """Tell whether a request that came at `at_ms` finds a session over that was `due`.

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES
@@ -252,6 +252,16 @@ async def compared(steps: list[Step]) -> None:
         assert known == expected
 
 
+# The state of `a` is in memory as its time is over, and its head is not.
+OVER = [
+    ("ask", {"session_id": "a", "template": "short"}),
+    ("later", {"by_ms": 99_000}),
+    ("ask", {"session_id": "b"}),
+    ("ask", {"session_id": "a"}),
+]
+
+
+@example(OVER)
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(STEPS)
 def test_whatever_is_asked_is_answered_alike(steps: list[Step]) -> None:
