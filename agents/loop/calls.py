@@ -55,6 +55,7 @@ class Calls:
             it makes them again under the same idempotency key, or asks what became of them.
         effects: Tools by the ids of calls with an effect that were answered.
         stuck: Tools by the ids of calls whose threads go on though their time is up.
+        tools_begun: Tools that were there as the run began, as its journal has them.
         forgotten: Tools of calls with an effect whose answers are not kept here any more.
         repairs_recorded: How many answers that were to be given anew the journal tells of.
         begun_anew: How often an attempt ended with a loop of agents that nobody known had ended.
@@ -69,6 +70,7 @@ class Calls:
     settleable: dict[str, str] = field(default_factory=dict)
     effects: dict[str, str] = field(default_factory=dict)
     stuck: dict[str, str] = field(default_factory=dict)
+    tools_begun: frozenset[str] = frozenset()
     forgotten: tuple[str, ...] = ()
     begun_anew: int = 0
     repair: AnswerRepair | None = None
@@ -93,6 +95,8 @@ class Calls:
         calls = cls()
         for step in steps:
             calls._take(step)
+            if step.began is not None:
+                calls.tools_begun = frozenset(step.began.tools)
         return calls
 
     def _take(self, step: JournalStep) -> None:
@@ -197,6 +201,23 @@ class Calls:
     def unsettled(self) -> dict[str, str]:
         """The calls in doubt that only a person can judge, as `in_doubt` has them."""
         return {one: name for one, name in self.in_doubt.items() if one not in self.settleable}
+
+    @property
+    def awaited(self) -> tuple[str, ...]:
+        """The tools that the run's journal has calls of which are to be made, or settled, next.
+
+        Only such as were there when the run began: what never was a tool is told to the model.
+        """
+        if not self.tools_begun:
+            return ()
+        newest = next(reversed(self._models.values()), None)
+        said = () if newest is None else newest.result
+        answered = {one.tool_call_id for one in said if isinstance(one, ToolMessage)}
+        answered |= self._tools.keys() | self._faults.keys()
+        called = (call for one in said if isinstance(one, AIMessage) for call in one.tool_calls)
+        names = [call["name"] for call in called if call["id"] not in answered]
+        names += (name for call_id, name in self.in_doubt.items() if call_id in self.settleable)
+        return tuple(dict.fromkeys(one for one in names if one in self.tools_begun))
 
     @property
     def ids(self) -> frozenset[str]:

@@ -278,7 +278,9 @@ class Parking:
 def _wanted(lacks: TemplateRef | None, since_ms: int) -> TemplateWait | None:
     if lacks is None:
         return None
-    return TemplateWait(template=lacks.name, version=lacks.version, since_ms=since_ms)
+    return TemplateWait(
+        template=lacks.name, version=lacks.version, tools=lacks.tools, since_ms=since_ms
+    )
 
 
 def ticket_of(run: Run, parked: asyncio.Future[int], wait: Wait | None) -> Ticket:
