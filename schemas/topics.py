@@ -63,7 +63,8 @@ class TopicSpec:
 
     `name` is without the namespace. `retention_ms` is `None` for what is kept for ever. Of a topic
     that is `compacted` the broker keeps the newest record of each key, until its retention if it
-    has one. `key` says in words what the records' key is.
+    has one. `compression` is what the broker does to it, `None`: nothing. `key` says in words what
+    the records' key is.
     """
 
     name: str
@@ -75,6 +76,7 @@ class TopicSpec:
     public: bool = True
     record_bytes_max: int = RECORD_BYTES_MAX
     is_compacted: bool = False
+    compression: Literal["gzip"] | None = None
 
     @property
     def compacted(self) -> bool:
@@ -100,6 +102,8 @@ class TopicSpec:
             configs["retention.ms"] = str(self.retention_ms)
         if self.compacted:
             configs |= _COMPACTION
+        if self.compression is not None:
+            configs["compression.type"] = self.compression
         if self.record_bytes_max > RECORD_BYTES_MAX:
             configs["max.message.bytes"] = str(self.record_bytes_max)
         return configs
@@ -146,6 +150,8 @@ JOURNAL = TopicSpec(
     "What runs have done so far, so that nobody does it again",
     # A run may wait for as long as its session's checkpoint stands.
     CHECKPOINTS.retention_ms,
+    # Half of a short record are its headers and ids, which are alike from one to the next.
+    compression="gzip",
 )
 SESSIONS = TopicSpec(
     "sessions",

@@ -62,6 +62,7 @@ class Calls:
         repair: The newest answer that the model is to give anew, `None`: there is none.
         meter: What the model calls of the newest attempt use, also if it gives no outcome.
         journal: Takes what the newest attempt does, `None`: nobody keeps it but these.
+        were_recorded: What stands here was read from a journal: another owner may have made it.
         asked: Digests what the newest attempt asks its model, `None`: answers are not compared.
     """
 
@@ -76,6 +77,7 @@ class Calls:
     repair: AnswerRepair | None = None
     meter: CallMeter | None = None
     journal: Journal | None = None
+    were_recorded: bool = False
     asked: AskedDigest | None = None
     _models: dict[str, ModelResponse[Any]] = field(default_factory=dict)
     _tools: dict[str, ToolAnswer] = field(default_factory=dict)
@@ -92,7 +94,7 @@ class Calls:
     @classmethod
     def recorded(cls, steps: Sequence[JournalStep]) -> Self:
         """Give the calls that a run's journal tells of. Raises `JournalUnreadable`."""
-        calls = cls()
+        calls = cls(were_recorded=True)
         for step in steps:
             calls._take(step)
             if step.began is not None:

@@ -6,6 +6,7 @@ call is never told by its number, but by its own id.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
@@ -13,12 +14,16 @@ from pydantic import Field
 from millstream.schemas.base import Count, EpochMs, Frozen, Usage
 from millstream.schemas.events import RequestEvent
 
-__all__ = ["PARTS_MAX", "JournalKind", "JournalStep", "JournalledUsage", "RunBegan"]
+__all__ = ["PARTS_MAX", "JournalKind", "JournalStep", "JournalledUsage", "RunBegan", "bounded"]
 
 JournalKind = Literal["answered", "beside", "intent", "done", "repair"]
 """The kinds of facts that this version writes and reads."""
 
 PARTS_MAX: Final = 16
+
+USED_MAX: Final = 64
+OTHERS: Final = "other"
+"""The model's name where there are too many of them."""
 
 
 class RunBegan(Frozen):
@@ -40,6 +45,23 @@ class JournalledUsage(Frozen):
     model: str | None = None
     estimate_reason: str | None = None
     calls: Count = 1
+
+
+def bounded(used: Sequence[JournalledUsage]) -> tuple[JournalledUsage, ...]:
+    """Give what calls used, those beyond the first 64 summed up by their models."""
+    if len(used) <= USED_MAX:
+        return tuple(used)
+    rest: dict[str | None, JournalledUsage] = {}
+    for one in used[USED_MAX:]:
+        model = one.model if one.model in rest or len(rest) < USED_MAX else OTHERS
+        known = rest.get(model)
+        rest[model] = JournalledUsage(
+            usage=one.usage if known is None else known.usage + one.usage,
+            model=model,
+            estimate_reason=one.estimate_reason if known is None else known.estimate_reason,
+            calls=one.calls if known is None else known.calls + one.calls,
+        )
+    return (*used[:USED_MAX], *rest.values())
 
 
 class JournalStep(RequestEvent):

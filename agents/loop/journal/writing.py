@@ -12,7 +12,7 @@ from typing import Any
 
 from millstream.agents.models.call_meter import CallMeter
 from millstream.schemas.events import ResolvedRequest
-from millstream.schemas.journal.steps import JournalKind, JournalledUsage, JournalStep
+from millstream.schemas.journal.steps import JournalKind, JournalledUsage, JournalStep, bounded
 from millstream.schemas.ports import ClockMs, CommitStep
 
 __all__ = ["Journal"]
@@ -92,12 +92,14 @@ class Journal:
     def _used(self) -> tuple[JournalledUsage, ...]:
         over = self._meter.over[self._told_calls :]
         self._told_calls += len(over)
-        return tuple(
-            JournalledUsage(
-                usage=one.usage,
-                model=one.model,
-                estimate_reason=one.estimate_reason,
-                calls=one.calls,
-            )
-            for one in over
+        return bounded(
+            [
+                JournalledUsage(
+                    usage=one.usage,
+                    model=one.model,
+                    estimate_reason=one.estimate_reason,
+                    calls=one.calls,
+                )
+                for one in over
+            ]
         )

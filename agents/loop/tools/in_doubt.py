@@ -9,44 +9,24 @@
 | tool gone       | make      | in doubt                                        | take     |
 
 The effect is the stricter one of what was declared as the call was made and what is declared now:
-what was unsafe stays so, and a mistake that was put right counts. Another owner than the one that
-made the call waits until its time is over before it makes or asks: it may still be under way there.
-A template that takes every tool for one that can be called twice makes what would be in doubt.
+what was unsafe stays so, and a mistake that was put right counts. Whoever takes a run over waits
+before it asks (`streams/lane/runs/doubt.py`): the call may still be under way there. A template
+that takes every tool for one that can be called twice makes what would be in doubt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, Literal
 
 from millstream.agents.loop.tools.intents import Intent
 from millstream.agents.tools import Effect, ToolRules
 from millstream.schemas.runs.errors import InDoubt
 
-__all__ = ["TakenOver", "WaitUntil", "in_doubt_of", "waits_until", "what_follows"]
+__all__ = ["in_doubt_of", "what_follows"]
 
 _STRICTNESS: Final[tuple[Effect, ...]] = ("read_only", "idempotent", "reconcile", "ask_human")
 
 _WHY_CHARS_MAX: Final = 160
-
-
-@dataclass(frozen=True, slots=True)
-class WaitUntil:
-    """The call may still be under way: nothing may be made or asked before `at_ms`."""
-
-    at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class TakenOver:
-    """That the run came from another owner, at `at_ms`, and how long its calls are waited for.
-
-    `wait_s_max` bounds that in seconds from then on, for a call without a limit, or a long one.
-    """
-
-    at_ms: int
-    wait_s_max: float
 
 
 def what_follows(  # noqa: PLR0911  one for each cell of the table
@@ -55,14 +35,11 @@ def what_follows(  # noqa: PLR0911  one for each cell of the table
     *,
     is_answered: bool = False,
     may_repeat: bool = False,
-    taken_over: TakenOver | None = None,
-    now_ms: int = 0,
-) -> Literal["take", "make", "make_again", "ask"] | WaitUntil | InDoubt:
+) -> Literal["take", "make", "make_again", "ask"] | InDoubt:
     """Say what becomes of a call.
 
     `intent` is what is recorded of its beginning, `None`: nothing, so it was not made. `rules` are
-    those of its tool now, `None`: there is no such tool. `taken_over`: another owner made it, at
-    most until then. `InDoubt` is given, not raised.
+    those of its tool now, `None`: there is no such tool. `InDoubt` is given, not raised.
     """
     if is_answered:
         # The first answer stands, also where a tool gives another for the same key.
@@ -83,14 +60,7 @@ def what_follows(  # noqa: PLR0911  one for each cell of the table
     if effect == "reconcile" and rules.reconcile is None:
         why = f"it could be asked about when it was made, and is declared {rules.effect!r} now"
         return in_doubt_of(intent, why, rules)
-    if taken_over is not None and now_ms < (until_ms := _over_ms(intent, taken_over)):
-        return WaitUntil(until_ms)
     return "make_again" if effect == "idempotent" else "ask"
-
-
-def waits_until(answers: Iterable[object]) -> int | None:
-    """Give when the last of the calls that are waited for is over, `None`: none is."""
-    return max((one.at_ms for one in answers if isinstance(one, WaitUntil)), default=None)
 
 
 def in_doubt_of(intent: Intent, why: str, rules: ToolRules | None = None) -> InDoubt:
@@ -106,8 +76,3 @@ def in_doubt_of(intent: Intent, why: str, rules: ToolRules | None = None) -> InD
     elif rules is not None and rules.effect == "ask_human":
         message += "; a tool that changes nothing is declared with effect='read_only'"
     return InDoubt(message)
-
-
-def _over_ms(intent: Intent, taken_over: TakenOver) -> int:
-    bound_ms = taken_over.at_ms + round(taken_over.wait_s_max * 1000)
-    return bound_ms if intent.until_ms is None else min(intent.until_ms, bound_ms)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -12,13 +11,14 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
 from millstream.agents.loop.containment import stops_run
-from millstream.agents.loop.tools.in_doubt import WaitUntil, in_doubt_of, what_follows
+from millstream.agents.loop.tools.in_doubt import in_doubt_of, what_follows
 from millstream.agents.loop.tools.intents import Intent, arguments_text
 from millstream.agents.loop.tools.reconciling import Unsettled, reconciled
 from millstream.agents.loop.tools.time_limit import ToolTimedOut
 from millstream.agents.tools import Caller, CallNotMade, Outcome, OutcomeUnknown, ToolRules
 from millstream.agents.tools.outcomes import outcome_of
 from millstream.schemas.errors import LaneLost, MillstreamError, Suspended
+from millstream.schemas.ports import wall_clock_ms
 from millstream.schemas.reasons import words_of
 from millstream.schemas.runs.errors import InDoubt, ToolStuck
 
@@ -48,7 +48,7 @@ class OneCall:
     make: Callable[[], Awaitable[ToolMessage | Command[Any]]]
     timeout_s: float | None
     may_repeat: bool
-    at_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+    at_ms: int = field(default_factory=wall_clock_ms)
 
     @property
     def intent(self) -> Intent:
@@ -81,7 +81,7 @@ class OneCall:
             case "ask":
                 known = await self._reconciled(begun or self.intent)
                 return await self._made() if known is None else known
-            case "make" | "take" | WaitUntil():
+            case "make" | "take":
                 return await self._made()
 
     async def _made(self) -> ToolMessage | Command[Any]:

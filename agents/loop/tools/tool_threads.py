@@ -107,7 +107,8 @@ class ToolThreads:
     ) -> Any:
         """Call a function in a thread of its own, once there is a place for it: then `begun` grows.
 
-        If it is cancelled, it waits for the thread, up to the grace. Raises `ToolStuck` where the
+        If it is cancelled, it waits for the thread, up to the grace; `begun` gets the future of one
+        that ends in it. Raises `ToolStuck` where the
         thread goes on after that: then it is lost. With `lets_go` it neither waits nor raises that.
         """
         await self._free.acquire()
@@ -126,6 +127,8 @@ class ToolThreads:
             if not ended.done() and not lets_go:
                 await asyncio.wait([ended], timeout=self._grace_s)
             if ended.done():
+                if begun is not None:
+                    begun.append(ended)
                 raise
             self.lost += 1
             ended.add_done_callback(self._found)

@@ -59,6 +59,7 @@ class LaneMetrics:
     sessions: Gauge
     deferred_lost: Counter
     checkpoints_altered: Counter
+    runs_recalled: Counter
     history_gone: Counter
     lost_to_retention: Counter
     logs_set_back: Counter
@@ -139,6 +140,11 @@ class LaneMetrics:
             checkpoints_altered=collector.counter(
                 "millstream_checkpoints_altered_total",
                 "Checkpoints that were not in Redis as they were committed: the log's were taken.",
+            ),
+            runs_recalled=collector.counter(
+                "millstream_runs_recalled_total",
+                "Runs that went on by their journal: read, or with steps that cannot be read.",
+                ("outcome",),
             ),
             history_gone=collector.counter(
                 "millstream_lane_history_gone_total",

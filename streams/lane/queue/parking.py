@@ -67,7 +67,7 @@ class Parking:
         self._holds_at = context.at(HOLDS)
         self._records = ParkedLog(reader, context.at(PARKED))
         self._taken_over_ms = 0
-        # Of runs that leave memory, as one that is paused does; without it they end in doubt.
+        # Of runs that leave memory, as one that is paused does: it spares a look at their journals.
         self._calls: OrderedDict[RequestKey, Calls] = OrderedDict()
 
     async def restore(self) -> list[Ticket]:

@@ -52,17 +52,21 @@ def under_way_s(run: Run, now_ms: int) -> float:
     """Give for how many seconds a call of an earlier owner may still be under way.
 
     Only of calls that are to be asked about: one that is made again has the key of the first, and
-    whoever was asked too early would say of the first one that it was not made.
+    whoever was asked too early would say of the first one that it was not made. A call without a
+    limit is waited for as long as the template says.
     """
-    ends_ms = max(
-        (
-            intent.until_ms or 0
-            for call_id, intent in run.calls.intents.items()
-            if intent.effect == "reconcile" and call_id in run.calls.settleable
-        ),
-        default=0,
+    longest_s = run.plan.template.effects_wait_s
+    if not run.calls.were_recorded:
+        return 0.0
+    asked = [
+        intent
+        for call_id, intent in run.calls.intents.items()
+        if intent.effect == "reconcile" and call_id in run.calls.settleable
+    ]
+    ends_s = (
+        longest_s if one.until_ms is None else (one.until_ms - now_ms) / 1000 for one in asked
     )
-    return min((ends_ms - now_ms) / 1000, run.plan.template.effects_wait_s)
+    return min(max(ends_s, default=0.0), longest_s)
 
 
 def _told(calls: dict[str, str], run: Run) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from millstream.agents.factory import AgentFactory
 from millstream.agents.loop.calls import Calls
 from millstream.schemas.errors import Terminal
 from millstream.schemas.events import SessionUpdated
 from millstream.schemas.journal.steps import RunBegan
 from millstream.schemas.ports import CommitStep
+from millstream.streams.lane.base.context import LaneServices
 from millstream.streams.lane.output.run_journal import RunJournal
 from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.runs.admission import TemplateRef, told_of_repair
@@ -21,10 +21,11 @@ __all__ = ["RunJournals"]
 class RunJournals:
     """Gives runs what their journals hold, and what writes them."""
 
-    def __init__(self, state: LaneState, writer: LaneWriter, factory: AgentFactory) -> None:
+    def __init__(self, state: LaneState, writer: LaneWriter, services: LaneServices) -> None:
         self._state = state
         self._writer = writer
-        self._factory = factory
+        self._factory = services.factory
+        self._recalled = services.metrics.runs_recalled
 
     async def recall(self, run: Run) -> Terminal | None:
         """Give a run the calls that its journal tells of, unless they are at hand.
@@ -40,7 +41,9 @@ class RunJournals:
             steps = await self._writer.journals.load(run.key, journal)
             calls = Calls.recorded(steps)
         except Terminal as error:
+            self._recalled.labels(outcome="failed").inc()
             return error
+        self._recalled.labels(outcome="read").inc()
         calls.begun_anew = run.calls.begun_anew
         if run.repairs >= calls.repairs_recorded and run.calls.repair is not None:
             calls.repair = run.calls.repair

@@ -10,7 +10,7 @@ from millstream.middleware.base import AttemptUsage
 from millstream.middleware.pipeline import MiddlewarePipeline
 from millstream.schemas.base import NO_USAGE, CallUsage, Event, Micros, Usage, saturated
 from millstream.schemas.events import AgentResult, AttemptStarted, CostRecorded, ResolvedRequest
-from millstream.schemas.journal.steps import JournalledUsage, JournalStep
+from millstream.schemas.journal.steps import JournalledUsage, JournalStep, bounded
 from millstream.schemas.topics import ATTEMPTS, COSTS, JOURNAL, RESULTS
 from millstream.streams.lane.state.folds import Begin, Fold, Handler, SnapshotBody, Source
 from millstream.streams.wire.keys import RequestKey, request_key
@@ -116,7 +116,7 @@ class OpenAttempts:
     def _step(self, step: JournalStep) -> None:
         bill = self.open.get(request_key(step))
         if bill is not None and bill.started.attempt == step.attempt:
-            bill.used = (*(bill.used or ()), *step.used)
+            bill.used = bounded((*(bill.used or ()), *step.used))
 
     def _end(self, result: AgentResult) -> None:
         self.open.pop(request_key(result), None)

@@ -8,13 +8,7 @@ from typing import Any
 
 import pytest
 
-from millstream.agents.loop.tools.in_doubt import (
-    TakenOver,
-    WaitUntil,
-    in_doubt_of,
-    waits_until,
-    what_follows,
-)
+from millstream.agents.loop.tools.in_doubt import in_doubt_of, what_follows
 from millstream.agents.loop.tools.intents import Intent, arguments_text
 from millstream.agents.tools import NOT_MADE, ToolRules
 from millstream.schemas.runs.errors import InDoubt
@@ -41,10 +35,8 @@ def test_a_call_that_was_answered_is_answered_from_there(now: str | None) -> Non
 
 
 @pytest.mark.parametrize("now", EFFECTS)
-@pytest.mark.parametrize("taken_over", [None, TakenOver(NOW_MS, 60)])
-def test_a_call_without_an_intent_was_not_made(now: str, taken_over: TakenOver | None) -> None:
-    found = what_follows(None, rules(now), taken_over=taken_over, now_ms=NOW_MS)
-    assert found == "make"
+def test_a_call_without_an_intent_was_not_made(now: str) -> None:
+    assert what_follows(None, rules(now)) == "make"
 
 
 # Recorded, declared now: what follows.
@@ -73,36 +65,8 @@ def test_the_stricter_of_what_was_declared_and_what_is_declared_decides(
     recorded: str, now: str
 ) -> None:
     # aakshintala/fiber#40: what is called safe now does not make safe what was not.
-    found = what_follows(intent(recorded), rules(now), now_ms=NOW_MS)
+    found = what_follows(intent(recorded), rules(now))
     assert TABLE[recorded, now] == ("doubt" if isinstance(found, InDoubt) else found)
-
-
-@pytest.mark.parametrize(("recorded", "now"), list(product(EFFECTS, EFFECTS)))
-def test_another_owner_waits_until_the_calls_time_is_over_before_it_makes_or_asks(
-    recorded: str, now: str
-) -> None:
-    begun = intent(recorded, until_ms=NOW_MS + 10_000)
-    took = TakenOver(NOW_MS + 4_000, wait_s_max=60)
-    early = what_follows(begun, rules(now), taken_over=took, now_ms=NOW_MS + 9_999)
-    late = what_follows(begun, rules(now), taken_over=took, now_ms=NOW_MS + 10_000)
-    expected = TABLE[recorded, now]
-    assert ("doubt" if isinstance(late, InDoubt) else late) == expected
-    if expected in {"make_again", "ask"}:
-        assert early == WaitUntil(NOW_MS + 10_000)
-    else:
-        # A person is asked at once, and what only reads hurts nobody.
-        assert type(early) is type(late)
-
-
-@pytest.mark.parametrize("until_ms", [None, NOW_MS + 3_600_000])
-def test_a_call_without_a_limit_is_waited_for_no_longer_than_the_template_says(
-    until_ms: int | None,
-) -> None:
-    begun, took = intent(until_ms=until_ms), TakenOver(NOW_MS + 4_000, wait_s_max=60)
-    found = what_follows(begun, rules("idempotent"), taken_over=took, now_ms=NOW_MS)
-    assert found == WaitUntil(NOW_MS + 64_000)
-    assert waits_until(["make", found, WaitUntil(5)]) == NOW_MS + 64_000
-    assert waits_until(["make", InDoubt("x")]) is None
 
 
 @pytest.mark.parametrize("recorded", EFFECTS)
@@ -117,16 +81,10 @@ def test_an_effect_of_a_newer_version_is_taken_for_the_strictest() -> None:
 
 
 @pytest.mark.parametrize(("recorded", "now"), list(product(EFFECTS, EFFECTS)))
-def test_a_template_whose_calls_may_be_made_twice_is_never_in_doubt_and_waits_for_nothing(
+def test_a_template_whose_calls_may_be_made_twice_is_never_in_doubt(
     recorded: str, now: str
 ) -> None:
-    found = what_follows(
-        intent(recorded),
-        rules(now),
-        may_repeat=True,
-        taken_over=TakenOver(NOW_MS, 60),
-        now_ms=NOW_MS,
-    )
+    found = what_follows(intent(recorded), rules(now), may_repeat=True)
     assert found == ("ask" if now == "reconcile" else "make")
 
 

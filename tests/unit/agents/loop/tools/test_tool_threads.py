@@ -16,10 +16,11 @@ from millstream.agents.factory import AgentFactory
 from millstream.agents.loop.calls import Calls
 from millstream.agents.loop.tools.tool_threads import ToolThreads
 from millstream.agents.templates.template import AgentTemplate
-from millstream.agents.tools import ToolRegistry
+from millstream.agents.tools import Effect, ToolRegistry, tool
 from millstream.schemas.errors import Misconfigured
 from tests.fakes.odd_models import OddModel, calling
 from tests.harness.agent_runs import Runs
+from tests.harness.call_bench import DONE, bench
 from tests.support import eventually
 
 BLOCKED_S = 60
@@ -91,6 +92,32 @@ async def test_a_thread_that_ends_within_the_grace_is_not_lost(blocking: Blockin
     assert outcome.result.reason is not None
     assert outcome.result.reason.code == "attempt_timed_out"
     assert runs.factory.tool_threads_lost == 0
+
+
+@pytest.mark.parametrize("effect", ["idempotent", "ask_human"])
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_thread_that_answers_within_the_grace_has_answered(
+    effect: Effect, *, fails: bool
+) -> None:
+    made, let_go = 0, threading.Event()
+
+    def pay() -> str:
+        """Pay."""
+        nonlocal made
+        made += 1
+        let_go.wait(60)
+        if fails:
+            message = "no money"
+            raise ValueError(message)
+        return "paid"
+
+    asyncio.get_running_loop().call_later(0.2, let_go.set)
+    pays = tool(effect=effect, timeout_s=0.05)(pay)
+    one = bench([calling(("pay", {}, "c1")), DONE], pays, tool_grace_s=30)
+    assert (await one.run()).result.output == "done"
+    # Neither made again nor in doubt: what became of it is known.
+    assert made == 1
+    assert one.model.results(1)[0].content == ("ValueError: no money" if fails else "paid")
 
 
 async def test_tools_that_block_hold_up_their_own_template_only(blocking: Blocking) -> None:
