@@ -88,9 +88,13 @@ class CallingUp:
                 late = Expired(f"the request's deadline passed while it waited for {lacks.told}")
                 await self._endings.without_attempt(run, "expired", reason_of(late))
                 return Ended()
-            wait = ForTemplate(lacks, run.lacks_since_ms or self._clock_ms(), deadline_ms)
+            run.lacks_since_ms = run.lacks_since_ms or self._clock_ms()
+            wait = ForTemplate(lacks, run.lacks_since_ms, deadline_ms)
             if not self._waits.is_over(wait):
-                return WaitOn(replace(ticket, wait=wait, gone=False, behind=None))
+                # Its last owner, who parked it, may have had what this one lacks.
+                place = self._parking.tell_of_wait(run, ticket.stands_at)
+                again = replace(ticket, stands_at=place, wait=wait, gone=False, behind=None)
+                return WaitOn(again)
             in_vain = self._waits.templates.in_vain(lacks)
             run.admission = refused(run.request, run.admission, in_vain, self._state)
         admission = run.admission

@@ -173,13 +173,15 @@ class Waits:
         tickets = self._lacking.get(wanted)
         if tickets is None:  # the first one
             tickets = self._lacking[wanted] = {}
+            most_s = self.templates.most_s(wanted)
             log.warning(
                 "requests wait for a template that this worker lacks",
                 template=wanted.name,
                 version=wanted.version,
                 tools=wanted.tools,
                 others_have_it=self.templates.services.group_templates.have(wanted.name),
-                wait_s=self.templates.most_s(wanted),
+                # `None`: without an end, of which JSON has no number.
+                wait_s=None if math.isinf(most_s) else most_s,
             )
         tickets[ticket] = None
         if wanted.tools:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -21,8 +22,8 @@ from millstream.agents.templates.template import AgentTemplate
 from millstream.agents.tools import ToolRules
 from millstream.schemas.events import AgentResult
 from millstream.schemas.journal.steps import JournalStep
-from millstream.schemas.lane_events import RunParked
-from millstream.schemas.topics import JOURNAL, PARKED, RESULTS
+from millstream.schemas.lane_events import HoldPlaced, RunParked
+from millstream.schemas.topics import HOLDS, JOURNAL, PARKED, RESULTS
 from millstream.streams.lane.base.context import LaneServices
 from tests.harness.memory_lanes import (
     MemoryLanes,
@@ -184,3 +185,41 @@ async def test_a_worker_offers_no_version_whose_tools_are_not_all_there(
         assert ("own", "1") in factory.offers
         assert factory.has("own", "1", ("mail",))
         assert not factory.has("own", "1", ("look_up",))
+
+
+async def test_a_run_that_was_parked_says_under_its_next_owner_what_that_one_lacks(
+    world: MemoryLanes,
+) -> None:
+    """It was parked by who had everything; and its journal began before what a lane reads back."""
+    world = world.changed(park_after_s=0.01, partitions=1)
+    ahead_ms = 2 * 86_400_000
+    async with upstream(world) as program:
+        async with owner_with(world, "hangs") as (_, owner, called):
+            owner.serve(*await ask(program, ASKED, template="own"))
+            await asyncio.wait_for(called.wait(), 30)
+            await read_topic(world, PARKED, RunParked, count=1)
+            owner.serve(*await give(world, program, "pause", request_id="r1"))
+            await read_topic(world, HOLDS, HoldPlaced, count=1)
+        async with lane_services(world) as today:
+            services = replace(today, clock_ms=lambda: wall_clock_ms() + ahead_ms)
+            async with one_lane(world, services, None) as owner:
+                sent, value = await ask(program, "say: x", user_id="bob", request_id="b1")
+                owner.serve(sent._replace(timestamp=sent.timestamp + ahead_ms), value)
+                await read_topic(world, RESULTS, AgentResult, count=1)
+                owner.serve(*await give(world, program, "resume", request_id="r1"))
+                await eventually(lambda: bool(owner.lane.lacking))
+                *_, first = await read_whole(world, PARKED, RunParked)
+                count = len(await read_whole(world, PARKED, RunParked))
+            async with one_lane(world, services, None) as owner:
+                await eventually(lambda: bool(owner.lane.lacking))
+                assert len(await read_whole(world, PARKED, RunParked)) == count
+                put_mail(services, "answers")
+                services.factory.register(OWN)
+                *_, result = await read_topic(world, RESULTS, AgentResult, count=2)
+    assert first.waits_for is not None
+    assert (first.waits_for.template, first.waits_for.version) == ("own", "1")
+    assert first.waits_for.since_ms > ahead_ms
+    assert first.journal_from is not None
+    assert (result.request_id, result.status, result.output) == ("r1", "completed", "said sent")
+    steps = await read_whole(world, JOURNAL, JournalStep)
+    assert [one.kind for one in steps].count("answered") == 2
