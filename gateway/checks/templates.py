@@ -73,7 +73,7 @@ _WAITING_REMEDY = "check the name that upstreams send, or start a worker that ha
 _STRANDED_REMEDY = (
     "they wait until it is there, however long, and their sessions behind them: start a worker "
     "that has it and reaches its MCP servers, beside the newer ones, or cancel them. "
-    "`millstream history` shows which requests"
+    "`millstream runs list --state lacking` shows them"
 )
 
 _APART_REMEDY = (
