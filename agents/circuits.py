@@ -62,7 +62,7 @@ class ModelCircuits:
     def answered(self, model: str) -> None:
         """Take in that a model gave its answer."""
         if self._circuits.pop(model, _Circuit()).opened_at_s is not None:
-            _log.info("a model answers again", model=model)
+            _log.warning("a model answers again", model=model)
             self._on_change(model, False)
 
     def failed(self, model: str, *, for_good: bool, reason: str) -> None:

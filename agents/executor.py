@@ -57,7 +57,7 @@ from millstream.schemas.ports import (
     BeforeCall,
     ClockMs,
     CommitStep,
-    EmitStep,
+    EmitSteps,
     EmitToken,
     LoadCheckpoint,
     wall_clock_ms,
@@ -95,7 +95,7 @@ class RunAgent(Protocol):
         before_call: BeforeCall | None = None,
         ends_by_ms: int | None = None,
         calls: Calls | None = None,
-        emit_step: EmitStep | None = None,
+        emit_step: EmitSteps | None = None,
         steps_from: int = 0,
         session_metadata: Mapping[str, str] = NO_CLAIMS,
         commit_step: CommitStep | None = None,
@@ -140,7 +140,7 @@ class AgentExecutor:
         before_call: BeforeCall | None = None,
         ends_by_ms: int | None = None,
         calls: Calls | None = None,
-        emit_step: EmitStep | None = None,
+        emit_step: EmitSteps | None = None,
         steps_from: int = 0,
         session_metadata: Mapping[str, str] = NO_CLAIMS,
         commit_step: CommitStep | None = None,
@@ -356,8 +356,11 @@ class AgentExecutor:
 
     async def _invoke(self, run: Attempt, checkpointer: RunCheckpointer) -> object:
         template = run.plan.template
+        run.context.calls.begin_loop()
+        question = question_of(run.request)
+        question.id = run.context.question_id
         invocation = Invocation(
-            question=question_of(run.request),
+            question=question,
             session_id=run.request.session_id,
             checkpointer=checkpointer,
             handler=run.handler,

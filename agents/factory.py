@@ -375,6 +375,6 @@ class AgentFactory:
         built = build_middlewares(template, self._middlewares, resolve)
         memory = template.memory
         if isinstance(memory, Summary):
-            writer = BesideModel(model=resolve(memory.model, memory.summary_tokens_max))
-            built.insert(0, SummaryMemory(memory, writer))
+            writer = resolve(memory.model, memory.summary_tokens_max)
+            built.insert(0, SummaryMemory(memory, BesideModel(model=writer, named=memory.model)))
         return built

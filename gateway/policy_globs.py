@@ -16,6 +16,7 @@ from millstream.streams.apps.checks import parts_of
 from millstream.streams.apps.loading import load_app
 from millstream.streams.apps.name import AppName
 from millstream.streams.broker.topic_admin import partition_counts
+from millstream.streams.consumer.members import lane_members
 from millstream.streams.policy_file import load_policy
 from millstream.streams.settings import Settings
 from millstream.streams.templates.records import template_of
@@ -29,16 +30,27 @@ class Matched:
     """What there is for the globs of a policy to match.
 
     `providers` are what stands before the colon of a model's name, or all of it: which models a
-    provider has, nobody here knows.
+    provider has, nobody here knows. `None` is: not known, as of the app of workers elsewhere.
     """
 
     templates: Collection[str]
-    permissions: Collection[str]
-    providers: Collection[str]
+    permissions: Collection[str] | None
+    providers: Collection[str] | None
+
+    def beside(self, served: Collection[str]) -> Matched:
+        """Give it with templates that live workers say they have.
+
+        Where those are more, their app is another one: what else it has, they do not say.
+        """
+        if not set(served) - set(self.templates):
+            return self
+        return Matched({*self.templates, *served}, permissions=None, providers=None)
 
 
 async def globs_without_match(settings: Settings) -> tuple[str, ...]:
-    """Give the globs of the policy which match nothing of the app or of what was applied.
+    """Give the globs of the policy which match nothing of the app, or of what is on Kafka.
+
+    That is what was applied, and what live workers say that they have.
 
     Raises `Misconfigured` for an app or a policy that cannot be used.
     """
@@ -46,22 +58,23 @@ async def globs_without_match(settings: Settings) -> tuple[str, ...]:
     policy = load_policy(settings, parts.policy_file)
     if not policy.roles:
         return ()
-    templates = (*parts.templates, *await _applied())
+    applied, served = await _on_kafka()
+    templates = (*parts.templates, *applied)
     there = Matched(
         templates={one.name for one in templates},
         permissions={name for one in templates for name in one.permissions},
         providers=provider_names((*parts.models, *parts.endpoints, *settings.model_endpoints)),
     )
-    return idle_globs(policy, there)
+    return idle_globs(policy, there.beside(served))
 
 
 def idle_globs(policy: Policy, there: Matched) -> tuple[str, ...]:
     """Give each glob that matches nothing, as `roles.NAME.FIELD: GLOB`."""
-    known: Mapping[GlobField, Collection[str]] = {
-        "templates": there.templates,
-        "permissions": there.permissions,
-    }
-    return (*_of_names(policy, known), *_of_models(policy, there.providers))
+    known: dict[GlobField, Collection[str]] = {"templates": there.templates}
+    if there.permissions is not None:
+        known["permissions"] = there.permissions
+    models = () if there.providers is None else _of_models(policy, there.providers)
+    return (*_of_names(policy, known), *models)
 
 
 def _of_names(policy: Policy, known: Mapping[GlobField, Collection[str]]) -> Iterator[str]:
@@ -79,12 +92,20 @@ def _of_models(policy: Policy, providers: Collection[str]) -> Iterator[str]:
             yield f"roles.{role}.models: {glob!r}"
 
 
-async def _applied() -> tuple[AgentTemplate, ...]:
-    """Give the templates that were applied; none where Kafka does not answer, which is told."""
+async def _on_kafka() -> tuple[tuple[AgentTemplate, ...], frozenset[str]]:
+    """Give the templates that were applied, and the names of those that live workers have.
+
+    None of both where Kafka does not answer, which is told.
+    """
     try:
         settings = settings_for_client()
         await partition_counts(settings, [settings.topic(TEMPLATES.name)])
         applied = await TemplateRegistry(settings).all()
-        return tuple(template_of(one.event) for one in applied if not one.event.retired)
+        members = await lane_members(settings)
     except MillstreamError:
-        return ()
+        return (), frozenset()
+    served = [one.can_run.names for one in members if one.can_run is not None]
+    return (
+        tuple(template_of(one.event) for one in applied if not one.event.retired),
+        frozenset[str]().union(*served),
+    )

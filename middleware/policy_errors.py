@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from millstream.middleware.yaml_tree import Path, YamlTree
+from millstream.schemas.base import words_of_problem
 
 _FAULT = "policy_fault"
 
@@ -82,7 +83,7 @@ def _words(  # noqa: PLR0911  one return per kind of mistake
         case "string_type" if isinstance(detail["input"], int | float):
             return f'must be text; put it in quotes: "{detail["input"]}"'
         case "value_error":
-            return detail["msg"].removeprefix("Value error, ")
+            return words_of_problem(detail)
         case "tuple_type":
             return f"must be a list, as in [{detail['input']!r}]"
         case _:

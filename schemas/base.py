@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NoReturn
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic_core import ErrorDetails
 
 SCHEMA_VERSION = 1
 """The version of the event shapes that this program writes, and the newest it reads."""
@@ -53,6 +54,11 @@ def saturated(number: int) -> int:
     if -INT64_MAX <= number <= INT64_MAX:
         return number
     return INT64_MAX if number > 0 else -INT64_MAX
+
+
+def words_of_problem(problem: ErrorDetails) -> str:
+    """Say what is wrong with a value, in a validator's own words: pydantic puts its type first."""
+    return problem["msg"].removeprefix("Value error, ")
 
 
 class Frozen(BaseModel):

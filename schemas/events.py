@@ -149,6 +149,7 @@ class AgentResult(RequestEvent):
     `length` or `content_filter` is not whole. `reasoning` is what the model let be seen of its
     thoughts, up to 65,536 bytes of it: no part of `output`, nor of the token records. `steps` is
     the number of the attempt's records on the topic `steps`, left out where it has none there.
+    `turn` is the session's turn that the run made, left out where it made none.
     """
 
     title: ClassVar[str] = "The one terminal result of a request"
@@ -167,6 +168,7 @@ class AgentResult(RequestEvent):
     finish_reason: FinishReason | None = None
     reasoning: str | None = None
     steps: Count | None = None
+    turn: Count | None = None
     usage: Usage = Usage()
     cost_micros: Micros = 0
     source: Address

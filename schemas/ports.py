@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from millstream.schemas.base import Event
 from millstream.schemas.events import AgentToken, CheckpointSaved
@@ -13,8 +13,9 @@ from millstream.schemas.steps import AgentStep
 EmitToken = Callable[[AgentToken], Awaitable[None]]
 """Takes a piece of an answer; returns once it may be forgotten, waits while the broker is slow."""
 
-EmitStep = Callable[[AgentStep], Awaitable[None]]
-"""Takes a step of a run; returns once it may be forgotten, waits while the broker is slow."""
+EmitSteps = Callable[[Sequence[AgentStep]], Awaitable[None]]
+"""Takes steps of a run, in their order; returns once they may be forgotten, waits while the broker
+is slow."""
 
 CommitStep = Callable[[JournalStep], Awaitable[None]]
 """Commits a fact of a run; returns once it is on the log. Called in the order of the facts, it

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from millstream.schemas.base import words_of_problem
 from millstream.schemas.endpoints import BY_LANGCHAIN, ModelEndpoint
 from millstream.schemas.errors import Misconfigured
 
@@ -152,7 +153,7 @@ def load_settings(**overrides: object) -> Settings:
     except ValidationError as error:
         lines = [
             f"MILLSTREAM_{'.'.join(str(part) for part in problem['loc']).upper()}: "
-            f"{problem['msg']}{_shown(problem)}"
+            f"{words_of_problem(problem)}{_shown(problem)}"
             for problem in error.errors()
         ]
         raise Misconfigured("; ".join(lines)) from error

@@ -32,7 +32,7 @@ from millstream.schemas.ports import (
     BeforeCall,
     ClockMs,
     CommitStep,
-    EmitStep,
+    EmitSteps,
     EmitToken,
     LoadCheckpoint,
 )
@@ -118,7 +118,7 @@ class AgentHost:
         before_call: BeforeCall | None = None,
         ends_by_ms: int | None = None,
         calls: Calls | None = None,
-        emit_step: EmitStep | None = None,
+        emit_step: EmitSteps | None = None,
         steps_from: int = 0,
         session_metadata: Mapping[str, str] = NO_CLAIMS,
         commit_step: CommitStep | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from millstream.agents.tools.caller import NO_CLAIMS
 from millstream.schemas.errors import MillstreamError
 from millstream.schemas.events import AgentToken, CheckpointSaved, ResolvedRequest
 from millstream.schemas.journal.steps import JournalStep
-from millstream.schemas.ports import BeforeCall, CommitStep, EmitStep, EmitToken, LoadCheckpoint
+from millstream.schemas.ports import BeforeCall, CommitStep, EmitSteps, EmitToken, LoadCheckpoint
 from millstream.schemas.steps import AgentStep
 
 _log = structlog.get_logger(__name__)
@@ -72,7 +72,7 @@ class HostedRun:
     under_way: UnderWay
     context: contextvars.Context
     told: list[str]
-    emit_step: EmitStep | None = None
+    emit_step: EmitSteps | None = None
     steps_from: int = 0
     session_metadata: Mapping[str, str] = field(default_factory=lambda: NO_CLAIMS)
     commit_step: CommitStep | None = None
@@ -219,9 +219,9 @@ class HostedRun:
     async def _emit_there(self, token: AgentToken) -> None:
         await self._hop(self.emit, token)
 
-    async def _emit_step_there(self, step: AgentStep) -> None:
+    async def _emit_step_there(self, steps: Sequence[AgentStep]) -> None:
         assert self.emit_step is not None  # noqa: S101  else it is not handed on
-        await self._hop(self.emit_step, step)
+        await self._hop(self.emit_step, steps)
 
     async def _commit_there(self, step: JournalStep) -> None:
         assert self.commit_step is not None  # noqa: S101  else it is not handed on

@@ -21,6 +21,7 @@ from typing_extensions import override
 from millstream.agents.loop.calls import ToolAnswer
 from millstream.agents.loop.containment import stops_run
 from millstream.agents.loop.model_gate import ModelGate, RunContext
+from millstream.agents.loop.telling.teller import ToolTelling
 from millstream.agents.loop.tools.in_doubt import in_doubt_of
 from millstream.agents.loop.tools.intents import Intent
 from millstream.agents.loop.tools.one_call import PASSED_ON, OneCall
@@ -80,18 +81,19 @@ class CallGate(ModelGate):
         telling = context.voice.teller.of_tool(call, getattr(request.tool, "tags", None))
         # Before its tool is looked at, which may be gone or take other arguments by now.
         if (kept := context.calls.answered_tool(call_id)) is not None:
-            await telling.recorded(kept)
+            if context.calls.was_not_made(call_id):
+                await telling.not_made(kept, recorded=True)
+            else:
+                await telling.recorded(kept)
             return kept
         begun = context.calls.intents.get(call_id)
         why = context.calls.fault(call_id) or self._problem(request, begun)
         if why is not None:
-            refused = error_told(call, f"this call was not made: {why}")
-            await telling.not_made(refused)
-            return refused
+            return await self._not_made(
+                context, call, telling, error_told(call, f"this call was not made: {why}")
+            )
         if request.tool is None:
-            answer = await handler(request)
-            await telling.not_made(answer)
-            return answer
+            return await self._not_made(context, call, telling, await handler(request))
         if context.before_call is not None:
             await context.before_call()
         one = self._one_call(request, handler, begun)
@@ -108,6 +110,13 @@ class CallGate(ModelGate):
                 raise
 
         return await context.calls.tool(call_id, call["name"], make, one.rules)
+
+    async def _not_made(
+        self, context: RunContext, call: ToolCall, telling: ToolTelling, told: ToolAnswer
+    ) -> ToolAnswer:
+        answer = context.calls.keep_not_made(call["id"] or "", call["name"], told)
+        await telling.not_made(answer)
+        return answer
 
     def _problem(self, request: ToolCallRequest, begun: Intent | None) -> str | None:
         """Say why a call cannot be made as its tool is now; `None`: it can, or there is no tool.

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from time import monotonic
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self
 
 from langchain.agents.middleware import ModelResponse
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langgraph.types import Command
 
 from millstream.agents.loop.journal.asked import AskedDigest
+from millstream.agents.loop.journal.unanswered import tools_unanswered
 from millstream.agents.loop.journal.writing import Journal
 from millstream.agents.loop.tools.intents import Intent
 from millstream.agents.models.call_meter import CallMeter
@@ -31,7 +32,7 @@ from millstream.agents.sessions.recorded.answers import (
     repair_of,
     tool_answer_of,
 )
-from millstream.agents.tools import Effect, ToolRules
+from millstream.agents.tools import ToolRules
 from millstream.schemas.journal.errors import JournalMismatch, JournalUnreadable
 from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.lane_events import AnswerRepair
@@ -40,8 +41,13 @@ __all__ = ["Calls", "ToolAnswer"]
 
 ToolAnswer = ToolMessage | Command[Any]
 
+_Asked = tuple[str, int]
+
 FORGOT: Final = "forgot"
 """Stands in what is written of an answer that was given without what the session remembers."""
+
+NOT_MADE: Final = "not_made"
+"""Stands in what is written of the answer to a tool call that was not made."""
 
 
 @dataclass(slots=True)
@@ -79,14 +85,17 @@ class Calls:
     journal: Journal | None = None
     were_recorded: bool = False
     asked: AskedDigest | None = None
-    _models: dict[str, ModelResponse[Any]] = field(default_factory=dict)
+    # By the answer that they follow, and how many others in one loop of the agent follow the same.
+    _models: dict[_Asked, ModelResponse[Any]] = field(default_factory=dict)
     _tools: dict[str, ToolAnswer] = field(default_factory=dict)
     _beside: dict[str, BaseMessage] = field(default_factory=dict)
     _faults: dict[str, str] = field(default_factory=dict)
-    _asked: dict[str, str | None] = field(default_factory=dict)
-    # By the answers that they follow: what ends the run goes with its result, and is written only
-    # if the run goes on all the same.
-    _unwritten: dict[str, str | None] = field(default_factory=dict)
+    _asked: dict[_Asked, str | None] = field(default_factory=dict)
+    # How many answers the loop under way was given behind one.
+    _given: dict[str, int] = field(default_factory=dict)
+    # What ends the run goes with its result, and is written only if the run goes on all the same.
+    _unwritten: dict[_Asked, None] = field(default_factory=dict)
+    _not_made: dict[str, bool] = field(default_factory=dict)
     _facts: dict[str, bool] = field(default_factory=dict)
     _repair_written: dict[str, AnswerRepair] = field(default_factory=dict)
     repairs_recorded: int = 0
@@ -99,36 +108,29 @@ class Calls:
             calls._take(step)
             if step.began is not None:
                 calls.tools_begun = frozenset(step.began.tools)
+        calls._given.clear()
         return calls
 
     def _take(self, step: JournalStep) -> None:
         content, call_id, name = step.content or {}, step.call_id or "", step.name or ""
         match step.kind:
             case "answered":
-                follows = step.follows or ""
-                self._models[follows], faults = model_answer_of(content)
-                self._faults.update(faults)
-                self._asked[follows] = step.asked
+                response, faults = model_answer_of(content)
+                self._take_answer(step.follows or "", response, faults, step.asked)
                 if content.get(FORGOT) is True:
                     self.forget()
             case "beside":
                 self._beside[step.asked or ""] = message_of(content)
             case "intent":
                 self.in_doubt[call_id] = name
-                self.intents[call_id] = Intent(
-                    call_id=call_id,
-                    tool=name,
-                    effect=cast("Effect", step.effect or "ask_human"),
-                    key=step.key,
-                    arguments=step.arguments or "{}",
-                    at_ms=step.at_ms,
-                    until_ms=step.until_ms,
-                )
+                self.intents[call_id] = Intent.recorded(step)
                 if step.effect not in {None, "ask_human"}:
                     self.settleable[call_id] = name
             case "done":
                 # Of one call the first answer stands.
                 self._tools.setdefault(call_id, tool_answer_of(content))
+                if content.get(NOT_MADE) is True:
+                    self._not_made[call_id] = True
                 if self.intents.pop(call_id, None) is not None:
                     self.effects[call_id] = self.in_doubt.pop(call_id)
                     self.settleable.pop(call_id, None)
@@ -167,8 +169,9 @@ class Calls:
         """
         if (journal := self.journal) is None:
             return
-        while self._unwritten:
-            self._write_answer(journal, *self._unwritten.popitem())
+        for key in tuple(self._unwritten):
+            self._write_answer(journal, key)
+        self._unwritten.clear()
         if self.repair is not None and self.repair is not self._repair_written.get(""):
             self._repair_written[""] = self.repair
             journal.add("repair", content=recorded_repair(self.repair).content)
@@ -206,18 +209,12 @@ class Calls:
 
     @property
     def awaited(self) -> tuple[str, ...]:
-        """The tools that the run's journal has calls of which are to be made, or settled, next.
-
-        Only such as were there when the run began: what never was a tool is told to the model.
-        """
-        if not self.tools_begun:
+        """The tools of recorded calls that are to be made or settled, and were there at first."""
+        if not self.tools_begun:  # what never was a tool is told to the model
             return ()
         newest = next(reversed(self._models.values()), None)
         said = () if newest is None else newest.result
-        answered = {one.tool_call_id for one in said if isinstance(one, ToolMessage)}
-        answered |= self._tools.keys() | self._faults.keys()
-        called = (call for one in said if isinstance(one, AIMessage) for call in one.tool_calls)
-        names = [call["name"] for call in called if call["id"] not in answered]
+        names = tools_unanswered(said, (*self._tools, *self._faults))
         names += (name for call_id, name in self.in_doubt.items() if call_id in self.settleable)
         return tuple(dict.fromkeys(one for one in names if one in self.tools_begun))
 
@@ -241,20 +238,30 @@ class Calls:
         """Say why a call is not to be made; `None`: it is."""
         return self._faults.get(call_id)
 
+    def begin_loop(self) -> None:
+        """Have the agent ask from its beginning again: it meets the same answers."""
+        self._given.clear()
+
     def answered_model(self, follows: str, asked: str | None = None) -> ModelResponse[Any] | None:
         """Give what the model said behind the answer of this id, `""` for its first call.
 
+        One that asks anew behind the same answer, as middlewares do, is given the next one.
         `asked` stands for what is asked now. Raises `JournalMismatch` where something else was.
         """
-        response, was = self._models.get(follows), self._asked.get(follows)
-        if response is not None and None not in {was, asked} and was != asked:
-            number = list(self._models).index(follows) + 1
+        key = (follows, self._given.get(follows, 0))
+        response, was = self._models.get(key), self._asked.get(key)
+        if response is None:
+            return None
+        if None not in {was, asked} and was != asked:
+            number = list(self._models).index(key) + 1
             message = (
                 f"the answer to the run's model call {number} was given to something else "
                 f"({was}) than is asked now ({asked}): the template, its prompt or a middleware "
-                "was changed under the same version; give the change a version of its own"
+                "was changed under the same version, or the session's earlier turns are not the "
+                "same; give a change a version of its own"
             )
             raise JournalMismatch(message)
+        self._given[follows] = key[1] + 1
         return response
 
     def keep_model(
@@ -265,20 +272,30 @@ class Calls:
         asked: str | None,
     ) -> ModelResponse[Any]:
         """Keep a model's answer, and what is wrong with the calls in it; give it as it is kept."""
-        self._models[follows] = response
-        self._faults.update(faults)
-        self._asked[follows] = asked
+        key = self._take_answer(follows, response, faults, asked)
         if self.journal is None:
             return response
         if any(one.tool_calls for one in response.result if isinstance(one, AIMessage)):
-            return self._write_answer(self.journal, follows, asked)
-        self._unwritten[follows] = asked
+            return self._write_answer(self.journal, key)
+        self._unwritten[key] = None
         return response
 
-    def _write_answer(
-        self, journal: Journal, follows: str, asked: str | None
-    ) -> ModelResponse[Any]:
-        response = self._models[follows]
+    def _take_answer(
+        self,
+        follows: str,
+        response: ModelResponse[Any],
+        faults: Mapping[str, str],
+        asked: str | None,
+    ) -> _Asked:
+        key = (follows, self._given.get(follows, 0))
+        self._given[follows] = key[1] + 1
+        self._models[key] = response
+        self._faults.update(faults)
+        self._asked[key] = asked
+        return key
+
+    def _write_answer(self, journal: Journal, key: _Asked) -> ModelResponse[Any]:
+        response = self._models[key]
         called = [
             call["id"] or ""
             for one in response.result
@@ -287,14 +304,26 @@ class Calls:
         ]
         faults = {one: self._faults[one] for one in called if one in self._faults}
         recorded = recorded_model(response, faults)
-        self._models[follows] = recorded.answer
+        self._models[key] = recorded.answer
         content = recorded.content | self._facts
-        journal.add("answered", follows=follows, asked=asked, content=content)
+        journal.add("answered", follows=key[0], asked=self._asked[key], content=content)
         return recorded.answer
 
     def answered_tool(self, call_id: str) -> ToolAnswer | None:
         """Give the answer to a tool call that was made."""
         return self._tools.get(call_id)
+
+    def was_not_made(self, call_id: str) -> bool:
+        """Whether the answer to a tool call says that it was not made."""
+        return self._not_made.get(call_id, False)
+
+    def keep_not_made(self, call_id: str, name: str, answer: ToolAnswer) -> ToolAnswer:
+        """Keep what a model is told of a call that its tool does not take; give it as it is kept.
+
+        What tools there are, and what they take, may be different in the next attempt.
+        """
+        self._not_made[call_id] = True
+        return self._keep_tool(call_id, name, answer, **{NOT_MADE: True})
 
     @property
     def models_made(self) -> int:
@@ -310,12 +339,14 @@ class Calls:
         """Give a model's answer to a middleware's question, which is known by its digest."""
         return self._beside.get(asked)
 
-    def keep_beside(self, asked: str, answer: BaseMessage) -> None:
-        """Keep a model's answer to a middleware."""
-        self._beside[asked] = answer
+    def keep_beside(self, asked: str, answer: BaseMessage) -> BaseMessage:
+        """Keep a model's answer to a middleware; give it as it is kept."""
         if self.journal is not None:
-            content = recorded_message(answer).content
-            self.journal.add("beside", asked=asked, content=content)
+            recorded = recorded_message(answer)
+            answer = recorded.answer
+            self.journal.add("beside", asked=asked, content=recorded.content)
+        self._beside[asked] = answer
+        return answer
 
     def _write_intent(self, journal: Journal, call_id: str, rules: ToolRules) -> None:
         intent = self.intents.get(call_id)
@@ -348,15 +379,21 @@ class Calls:
         await self.door()
         began_s = monotonic()
         answer = await make(was_begun)
-        if journal is not None:
-            took_ms = round((monotonic() - began_s) * 1000)
-            recorded = recorded_tool(answer)
-            answer, content = recorded.answer, recorded.content
-            journal.add("done", call_id=call_id, name=name, content=content, duration_ms=took_ms)
-        self._tools[call_id] = answer
+        took_ms = round((monotonic() - began_s) * 1000)
+        answer = self._keep_tool(call_id, name, answer, took_ms)
         # Also where its tool was declared to have an effect as the call was begun, and is not now.
         if self.in_doubt.pop(call_id, None) is not None:
             self.effects[call_id] = name
             self.settleable.pop(call_id, None)
             self.intents.pop(call_id, None)
+        return answer
+
+    def _keep_tool(
+        self, call_id: str, name: str, answer: ToolAnswer, took_ms: int = 0, **facts: bool
+    ) -> ToolAnswer:
+        if (journal := self.journal) is not None:
+            recorded = recorded_tool(answer)
+            answer, content = recorded.answer, recorded.content | facts
+            journal.add("done", call_id=call_id, name=name, content=content, duration_ms=took_ms)
+        self._tools[call_id] = answer
         return answer

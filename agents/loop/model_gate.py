@@ -24,6 +24,7 @@ from langchain_core.messages.tool import ToolCallChunk
 from langgraph.errors import GraphRecursionError
 from typing_extensions import override
 
+from millstream.agents.ids import new_id
 from millstream.agents.loop.answers import announces_calls, bounded_calls, checked_answer_of
 from millstream.agents.loop.calls import Calls
 from millstream.agents.loop.telling.teller import Teller
@@ -63,7 +64,8 @@ class RunContext:
     """What the gates of a graph know of the run that it is invoked for.
 
     Not the graph's own context, which tools and middlewares are given: that is a `Caller`.
-    `system_message` is the run's own, where its template's prompt has variables.
+    `system_message` is the run's own, where its template's prompt has variables. `question_id` is
+    the id of the message that asks, in each of its loops.
     """
 
     before_call: BeforeCall | None
@@ -71,6 +73,7 @@ class RunContext:
     voice: Voice
     under_way: UnderWay = field(default_factory=UnderWay)
     system_message: SystemMessage | None = None
+    question_id: str = field(default_factory=new_id)
 
     @staticmethod
     def current() -> RunContext | None:
@@ -132,8 +135,9 @@ class ModelGate(AgentMiddleware[Any, Any, Any]):
         # The run's own instructions, before any middleware adds to them.
         if context.system_message is not None:
             request = request.override(system_message=context.system_message)
-        follows = _newest_answer(request.messages)
-        asked_now = context.calls.digest_of(_turn(request.messages))
+        turn = _turn(request.messages, context.question_id)
+        follows = _newest_answer(turn)
+        asked_now = context.calls.digest_of(turn)
         kept = context.calls.answered_model(follows, asked_now)
         if kept is not None:
             for message in kept.result:
@@ -225,19 +229,23 @@ def _with(
     return ModelResponse([message, *told])
 
 
-def _turn(messages: Sequence[AnyMessage]) -> Sequence[AnyMessage]:
-    """Give this turn's question, and what was said since."""
+def _turn(messages: Sequence[AnyMessage], question_id: str) -> Sequence[AnyMessage]:
+    """Give this turn's question, and what was said since, also by middlewares in its name.
+
+    Where a middleware took the question away, the newest message of a person is where it begins.
+    """
+    asks = None
     for number in range(len(messages) - 1, -1, -1):
-        if isinstance(messages[number], HumanMessage):
+        message = messages[number]
+        if not isinstance(message, HumanMessage):
+            continue
+        if message.id == question_id:
             return messages[number:]
-    return messages
+        if asks is None:
+            asks = number
+    return messages if asks is None else messages[asks:]
 
 
-def _newest_answer(messages: Sequence[AnyMessage]) -> str:
-    """Give the id of the newest answer to this turn's question, `""` if there is none yet."""
-    for message in reversed(messages):
-        if isinstance(message, AIMessage):
-            return message.id or ""
-        if isinstance(message, HumanMessage):
-            break
-    return ""
+def _newest_answer(turn: Sequence[AnyMessage]) -> str:
+    """Give the id of the newest answer in this turn, `""` if there is none yet."""
+    return next((one.id or "" for one in reversed(turn) if isinstance(one, AIMessage)), "")

@@ -28,12 +28,15 @@ __all__ = ["BesideModel"]
 class BesideModel(BaseChatModel):
     """Calls `model` for a middleware, as the run's other calls are made.
 
+    `named` is the name by which its template asks for the model, `None`: the run's own, whichever
+    of the template's models that is in an attempt; what one of them answered, counts for all.
     The run's callbacks ask before the call, count it under its own model's name, and know that it
     is not the agent's voice. An answer is kept with the run's calls, by a digest of what was asked:
     an attempt that is tried again and asks the same is answered from there.
     """
 
     model: BaseChatModel
+    named: str | None = None
 
     @property
     @override
@@ -87,9 +90,10 @@ class BesideModel(BaseChatModel):
         told = ensure_config(config)
         told["metadata"] = {**told.get("metadata", {}), **internal_call_metadata()}
         answer = await self.model.ainvoke(input, told, stop=stop, **kwargs)
-        if context is not None:
-            context.calls.keep_beside(asked, answer)
-        return answer
+        if context is None:
+            return answer
+        kept = context.calls.keep_beside(asked, answer)
+        return kept if isinstance(kept, AIMessage) else answer
 
     def _digest(self, asked: LanguageModelInput, settings: dict[str, Any]) -> str:
         # Ids are made anew by each attempt: what is asked is what a model reads.
@@ -98,5 +102,4 @@ class BesideModel(BaseChatModel):
             for one in self.model._convert_input(asked).to_messages()  # noqa: SLF001
         ]
         words = json.dumps([messages, dumpd(settings)], sort_keys=True, default=str)
-        named = f"{self._llm_type} {self.model.metadata} {words}"
-        return hashlib.sha256(named.encode(errors="replace")).hexdigest()[:32]
+        return hashlib.sha256(f"{self.named} {words}".encode(errors="replace")).hexdigest()[:32]

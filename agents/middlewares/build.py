@@ -105,7 +105,8 @@ def _built_in(
         case ContextEditing():
             return ContextEditingMiddleware(edits=[ClearToolUsesEdit(**given)])
         case ToolSelector():
-            given["model"] = BesideModel(model=resolve(named.params.model, SELECTOR_TOKENS_MAX))
+            model = resolve(named.params.model, SELECTOR_TOKENS_MAX)
+            given["model"] = BesideModel(model=model, named=named.params.model)
             given["always_include"] = list(named.params.always_include)
             # Without a choice all tools are offered: a run is not failed by what is to help it.
             return LLMToolSelectorMiddleware(**given, max_retries=0, on_parsing_failure="all")

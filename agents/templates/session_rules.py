@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import ConfigDict
+from collections.abc import Mapping
+
+from pydantic import ConfigDict, field_validator
+from pydantic_core import PydanticCustomError
 
 from millstream.schemas.base import Frozen
 from millstream.schemas.sessions.commands import SessionTtl
@@ -22,3 +25,18 @@ class SessionRules(Frozen):
 
     create_first: bool = False
     ttl: SessionTtl = SessionTtl()
+
+    @field_validator("ttl", mode="before")
+    @classmethod
+    def _no_unknown_key(cls, ttl: object) -> object:
+        """Refuse a misspelt limit: on the wire, where `SessionTtl` is too, it is passed over."""
+        if isinstance(ttl, Mapping):
+            for key in ttl:
+                if key not in SessionTtl.model_fields:
+                    raise _unknown_key(key)
+        return ttl
+
+
+def _unknown_key(key: object) -> PydanticCustomError:
+    kind = "extra_forbidden"  # as pydantic calls it: a file's line and the nearest key are told
+    return PydanticCustomError(kind, "unknown key {key}", {"key": str(key), "path": (str(key),)})

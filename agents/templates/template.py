@@ -81,7 +81,7 @@ class AgentTemplate(Frozen):
     repairs_max: Annotated[int, Field(ge=0, le=10)] = 1
     output_tokens_max: Annotated[int, Field(ge=1, le=131_072)] = 256
     cut_answer: Literal["complete", "fail"] = "complete"
-    model_calls_max: Annotated[int, Field(ge=1, le=100)] = 8
+    model_calls_max: Annotated[int, Field(ge=1, le=1000)] = 8
     attempt_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
     # None: `attempts_max` attempts bound a request as well, and this one costs a record on the log.
     request_timeout_s: Annotated[float, Field(gt=0, le=86_400)] | None = None

@@ -67,6 +67,14 @@ class CommandGroup(TyperGroup):
         extra.setdefault("terminal_width", min(columns, _WIDTH_MAX) - _MARGIN)
         return super().make_context(info_name, args, parent, **extra)
 
+    def invoke(self, ctx: Any) -> Any:
+        """Say what is wrong with a value without pydantic's word for it, which Typer leaves."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002  as above
         """Write the commands beside the first paragraph of their help."""
         rows = [(one.name, one.about) for one in self.listed]

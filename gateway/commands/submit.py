@@ -23,7 +23,7 @@ from millstream.gateway.console.running import run_within
 from millstream.gateway.console.shows import JsonShow, TextShow
 from millstream.gateway.console.terminal import progress_console
 from millstream.gateway.exits import ExitCode
-from millstream.schemas.base import DEFAULT_TENANT
+from millstream.schemas.base import DEFAULT_TENANT, words_of_problem
 from millstream.schemas.errors import MillstreamError
 from millstream.schemas.events import DEFAULT_TEMPLATE, AgentRequest
 from millstream.streams.bus.api import EventBus
@@ -41,6 +41,12 @@ def submit(
     user: Annotated[str, typer.Option(help="Who asks.")],
     session: Annotated[
         str | None, typer.Option(help="The conversation it belongs to; default: one of its own.")
+    ] = None,
+    expected_turn: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Reject it (exit 3) unless this is the session's newest turn; 0: none yet."
+        ),
     ] = None,
     template: Annotated[str, typer.Option(help="The agent's template.")] = DEFAULT_TEMPLATE,
     model: Annotated[
@@ -99,6 +105,7 @@ def submit(
         content=content,
         request_id=request_id or secrets.token_hex(8),
         session_id=session,
+        expected_turn=expected_turn,
         template=template,
         model=model,
         deadline_ms=deadline_ms,
@@ -118,7 +125,7 @@ def request_of(**fields: Any) -> AgentRequest:
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(part) for part in problem["loc"])
-        message = f"{field}: {problem['msg']}"
+        message = f"{field}: {words_of_problem(problem)}"
         raise typer.BadParameter(message) from error
 
 

@@ -71,7 +71,10 @@ def apply(
 
 @templates_app.command("list")
 def list_(*, as_json: _Json = False) -> None:
-    """Show what was applied, and how many of the live workers can run it."""
+    """Show what was applied, and how many of the live workers can run it.
+
+    Standard error names the templates that live workers have beside, of their apps.
+    """
     settings = settings_for_client()
     found, members = run(_look(settings))
     if as_json:
@@ -79,8 +82,12 @@ def list_(*, as_json: _Json = False) -> None:
             print_json(_facts(one, members))
     elif found:
         _print_table(found, members)
+    own = ", ".join(_of_apps(found, members))
+    beside = f"of their apps live workers have: {own}" if own else "no live worker has any"
     if not found:
-        progress_console().print("no template was applied; those of the workers' apps are theirs")
+        progress_console().print(f"no template was applied; {beside}")
+    elif own:
+        progress_console().print(beside)
 
 
 @templates_app.command()
@@ -95,7 +102,7 @@ def show(
     """Show one template, whole, as a file that can be applied."""
     settings = settings_for_client()
     found, members = run(_look(settings))
-    one = _chosen(found, name, version)
+    one = _chosen(found, name, version, members)
     if as_json:
         facts = _facts(one, members) | {"content": one.event.content}
         print_json(facts)
@@ -137,8 +144,7 @@ async def _look(
 ) -> tuple[tuple[AppliedTemplate, ...], tuple[LaneMember, ...]]:
     # A reader would wait for a topic that there is not.
     await partition_counts(settings, [settings.topic(TEMPLATES.name)])
-    found = await _registry(settings).all()
-    return found, await lane_members(settings) if found else ()
+    return await _registry(settings).all(), await lane_members(settings)
 
 
 def _load(files: list[Path]) -> tuple[AgentTemplate, ...]:
@@ -165,13 +171,28 @@ def _load(files: list[Path]) -> tuple[AgentTemplate, ...]:
     return tuple(template for _, template in templates.values())
 
 
-def _chosen(found: tuple[AppliedTemplate, ...], name: str, version: str | None) -> AppliedTemplate:
+def _of_apps(
+    found: tuple[AppliedTemplate, ...], members: tuple[LaneMember, ...]
+) -> tuple[str, ...]:
+    """Give the names of templates that live workers have, and that were not applied."""
+    names = {name for one in members if one.can_run is not None for name in one.can_run.names}
+    return tuple(sorted(names - {one.event.name for one in found if not one.event.retired}))
+
+
+def _chosen(
+    found: tuple[AppliedTemplate, ...],
+    name: str,
+    version: str | None,
+    members: tuple[LaneMember, ...],
+) -> AppliedTemplate:
     mine = [one for one in found if one.event.name == name]
     if version is not None:
         mine = [one for one in mine if one.event.version == version]
     if not mine:
         known = ", ".join(sorted({f"{one.event.name} {one.event.version}" for one in found}))
         message = f"no such template was applied; those that were: {known or 'none'}"
+        if name in _of_apps(found, members):
+            message += f". Live workers have {name!r} of their app: it stands in the app's files"
         raise UnknownTemplate(message)
     offered = [one for one in mine if not one.event.retired]
     return (offered or mine)[-1]

@@ -38,6 +38,15 @@ class ChildEnded(MillstreamError):
         self.exit_code = exit_code
 
 
+def _how(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal has no name
+        return f"was killed by signal {-code}"
+
+
 def module_command(module: str, *arguments: str) -> tuple[str, ...]:
     """Give the command line that runs a module of ours, whatever stands in the working folder.
 
@@ -113,7 +122,7 @@ class Child:
     def ended(self) -> ChildEnded:
         """Build the error for a program that ended by itself."""
         code = self._process.returncode
-        return ChildEnded(f"the {self.name} ended with exit code {code}", code, self._told())
+        return ChildEnded(f"the {self.name} {_how(code)}", code, self._told())
 
     @property
     def pid(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -101,8 +102,10 @@ def end_in_a_sentence(ended: ChildEnded, log: Path | None) -> str:
     """Say that a program ended, and where it is told why; without a `log` it was on the terminal.
 
     The lines of its log are for whoever looks for them: beside what `up` says they look like more
-    that went wrong.
+    that went wrong. What was killed had no time to say anything.
     """
+    if ended.exit_code == -signal.SIGKILL:
+        return f"{ended.what}: by somebody, or by the system, where memory is short"
     if log is None:
         return f"{ended.what}, and said why above"
     return f"{ended.what}; its log says why: {log}, or {log_before(log)} once the next one runs"

@@ -5,6 +5,7 @@ ended ─> told ─> wait ─> start ─┬─> told ─> watched, and in time a
 """
 
 import asyncio
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ async def keep(
         error: ServiceDied | NotReady = await service.wait_death()
         if time.monotonic() - good_s >= restarts.good_after_s:
             attempts = 0
-        tell(f"{service.name} ended with exit code {error.exit_code}: it is started again")
+        tell(f"{service.name} {_how(error.exit_code)}: it is started again")
         began = time.monotonic()
         while True:
             if attempts >= restarts.attempts_max:
@@ -89,6 +90,17 @@ async def keep(
         good_s = time.monotonic()
         restarted()
         tell(f"✓ {service.name} answers again, {good_s - began:.1f} s after its end")
+
+
+def _how(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "ended"
+    if exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    try:
+        return f"was killed by {signal.Signals(-exit_code).name}"
+    except ValueError:  # a real-time signal has no name
+        return f"was killed by signal {-exit_code}"
 
 
 def _given_up(name: str, attempts: int, error: ServiceDied | NotReady) -> ServiceDied:

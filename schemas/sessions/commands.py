@@ -6,11 +6,12 @@ import json
 from hashlib import blake2b
 from typing import Annotated, ClassVar, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from millstream.schemas.base import Count, Event, Frozen, Identifier, Metadata
+from millstream.schemas.base import Count, Event, Frozen, FrozenDict, Identifier
 
 __all__ = [
+    "METADATA_KEY_CHARS_MAX",
     "NO_TTL",
     "OF_ALL",
     "TTL_IDLE_S_MAX",
@@ -39,6 +40,19 @@ TTL_IDLE_S_MAX: Final = 30 * 86_400
 """The longest idleness: what has not been written for so long is not kept on the log either."""
 
 TTL_S_MAX: Final = 365 * 86_400
+
+
+METADATA_KEY_CHARS_MAX: Final = 256
+
+SessionMetadata = Annotated[
+    dict[
+        Annotated[str, Field(min_length=1, max_length=METADATA_KEY_CHARS_MAX)],
+        Annotated[str, Field(max_length=1024)],
+    ],
+    Field(max_length=32),
+    AfterValidator(FrozenDict),
+]
+"""Up to 32 strings by names: so few that whatever is said of a session fits into a record."""
 
 
 class SessionTtl(Frozen):
@@ -86,7 +100,7 @@ class SessionCommand(Event):
     operation: SessionOperation
     session_id: Identifier | None = None
     ttl: SessionTtl | None = None
-    metadata: Metadata | None = None
+    metadata: SessionMetadata | None = None
     drain: bool = False
     turn: Annotated[Count, Field(ge=1)] | None = None
     name: Identifier | None = None

@@ -21,7 +21,7 @@ from millstream.agents.tools import ToolRegistry, built_in_tools
 from millstream.middleware.base import AgentMiddleware
 from millstream.middleware.pipeline import MakeLayer, build_pipeline
 from millstream.middleware.policy import Policy
-from millstream.schemas.base import Event
+from millstream.schemas.base import Event, words_of_problem
 from millstream.schemas.endpoints import ModelEndpoint
 from millstream.schemas.errors import Misconfigured
 from millstream.schemas.reasons import words_of
@@ -197,7 +197,7 @@ class _Checks:
             except ValidationError as error:
                 for problem in error.errors():
                     at = ".".join(str(part) for part in problem["loc"])
-                    self._fault(f"{where}.{at}" if at else where, problem["msg"])
+                    self._fault(f"{where}.{at}" if at else where, words_of_problem(problem))
                 continue
             if name.partition(":")[0] in OWN_MODELS:
                 self._fault(where, "is a name of Millstream's own: choose another")

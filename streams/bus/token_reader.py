@@ -239,7 +239,8 @@ class TokenReader:
             case False:
                 return AnswerUnknown(
                     f"{told}no such request has come. Look whether user, tenant and request id are "
-                    "right; one that ended longer ago than is kept is not known either"
+                    "right, and whether its record could be read (`millstream dead-letters list`); "
+                    "one that ended longer ago than is kept is not known either"
                 )
             case True:
                 hint = "it waits to be run, or is run and writes nothing; does a worker run?"

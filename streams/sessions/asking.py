@@ -84,7 +84,11 @@ class SessionCommands:
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            why = f"nobody answered within {timeout_s:g} s: does a worker run?"
+            why = (
+                f"nobody answered within {timeout_s:g} s: does a worker run?"
+                if is_published
+                else f"Kafka did not answer within {timeout_s:g} s"
+            )
             raise _unknown(command, why, is_published=is_published) from error
         except ServiceUnavailable as error:
             raise _unknown(command, str(error), is_published=is_published) from error

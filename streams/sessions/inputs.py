@@ -13,8 +13,9 @@ from typing import Any, Final, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from millstream.agents.sessions.manager import PAGE_SESSIONS_MAX, SessionFilter, SessionOrder
-from millstream.schemas.base import Identifier, TenantName
+from millstream.schemas.base import Identifier, TenantName, words_of_problem
 from millstream.schemas.sessions.commands import (
+    METADATA_KEY_CHARS_MAX,
     TTL_IDLE_S_MAX,
     TTL_S_MAX,
     SessionCommand,
@@ -37,8 +38,6 @@ __all__ = [
 Ttl = SessionTtl | timedelta | int
 """A time to live: a number is seconds of idleness."""
 
-METADATA_KEY_CHARS_MAX: Final = 256
-
 _DAY_S: Final = 86_400
 _ULID_BASE32: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _ULID_CHARS: Final = 26
@@ -49,7 +48,7 @@ _ID_HINT: Final = "give 1 to 256 characters, no line break or other control char
 _HINTS: Final[Mapping[str, str]] = {
     "ttl": (
         f"give whole seconds: idle_s of 1 to {TTL_IDLE_S_MAX:,} ({TTL_IDLE_S_MAX // _DAY_S} days), "
-        f"total_s of 1 to {TTL_S_MAX:,} ({TTL_S_MAX // _DAY_S} days), or leave out for no limit"
+        f"total_s of 1 to {TTL_S_MAX:,} ({TTL_S_MAX // _DAY_S} days), or leave it out"
     ),
     "metadata": (
         "give a dict of at most 32 strings of up to 1,024 characters by names of 1 to "
@@ -61,20 +60,34 @@ _HINTS: Final[Mapping[str, str]] = {
     "drain": "give True or False",
 }
 
+_OF_ALL: Final = frozenset({"tenant", "by", "why"})
+_TAKES: Final[Mapping[SessionOperation, frozenset[str]]] = {
+    "create": frozenset({"ttl", "metadata"}),
+    "update": frozenset({"ttl", "metadata"}),
+    "close": frozenset({"drain"}),
+    "name_checkpoint": frozenset({"turn", "name", "checkpoint_offset"}),
+    "restore": frozenset({"turn", "name", "checkpoint_offset"}),
+}
+"""What an operation takes beside what all take."""
+
 
 def command_of(
     operation: SessionOperation,
     user_id: str,
     session_id: str | None,
     *,
-    ttl: Ttl | None = None,
-    metadata: Mapping[str, str] | None = None,
     command_id: str | None = None,
     **fields: Any,
 ) -> SessionCommand:
-    """Make a command; one without an id gets one. Raises `SessionInputInvalid`."""
+    """Make a command; one without an id gets one.
+
+    Raises `SessionInputInvalid`, and `TypeError` for an argument that the operation does not take:
+    an event passes over what it does not know, and would lack what was misspelt.
+    """
+    _check_names(operation, fields)
     if command_id is None:
         command_id = new_ulid()
+    ttl, metadata = fields.pop("ttl", None), fields.pop("metadata", None)
     try:
         return SessionCommand(
             operation=operation,
@@ -88,6 +101,16 @@ def command_of(
         )
     except ValidationError as error:
         raise _refused(error) from error
+
+
+def _check_names(operation: SessionOperation, given: Mapping[str, Any]) -> None:
+    takes = _TAKES.get(operation, frozenset()) | _OF_ALL
+    for name in given:
+        if name not in takes:
+            message = f"{operation} takes no argument {name!r}"
+            if name == "timeout_s":
+                message += "; it is the manager's: SessionManager(bus, store, timeout_s=…)"
+            raise TypeError(message)
 
 
 def checked_id(name: str, value: str) -> str:
@@ -233,7 +256,7 @@ def _refused(error: ValidationError, named: str | None = None) -> SessionInputIn
     where = [str(part) for part in problem["loc"]]
     if named is not None:
         where.insert(0, named)
-    told = problem["msg"].removeprefix("Value error, ")
+    told = words_of_problem(problem)
     if not where:
         return SessionInputInvalid(told)
     shown = ".".join(part[:20] for part in where)

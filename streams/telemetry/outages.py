@@ -5,7 +5,7 @@ line begins an outage and is told; those that follow are counted, and told as a 
 has ended when nothing was heard of it for a while. What follows from one while it lasts (lanes that
 are lost by it, what aiokafka says of the group) is counted with it. What is no outage is told, but
 what libraries repeat is told at growing intervals too, with how often it came: no line is without a
-trace.
+trace. An end is told at the level of its beginning, so that no log has the one without the other.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class OutageLog:
                 if now_s - one.heard_s >= _QUIET_S:
                     del self._outages[name]
                     lines = one.held_back_in_all
-                    log.info("outage ended", of=name, lasted_s=lasted_s, lines_held_back=lines)
+                    log.warning("outage ended", of=name, lasted_s=lasted_s, lines_held_back=lines)
                 elif one.due(now_s) and now_s - one.heard_s < _LASTS_S:
                     lines = one.told(now_s)
                     log.warning("outage lasts", of=name, for_s=lasted_s, lines_held_back=lines)
@@ -207,7 +207,7 @@ class UnreadyLog:
         now_s = self._clock_s()
         if not reasons:
             if self._told:
-                log.info("ready again")
+                log.warning("ready again")
             self._unready, self._told = None, False
         elif self._unready is None:  # most of it is over before anybody reads of it
             self._unready = _Repeated(now_s, now_s, now_s + _AGAIN_MIN_S)

@@ -11,6 +11,7 @@ from aiokafka import TopicPartition
 from pydantic import ValidationError
 
 from millstream.agents.templates.template import AgentTemplate
+from millstream.schemas.base import words_of_problem
 from millstream.schemas.control.templates import TemplateApplied
 from millstream.schemas.errors import Misconfigured, Poison
 from millstream.schemas.topics import TEMPLATES
@@ -73,7 +74,7 @@ def template_of(event: TemplateApplied) -> AgentTemplate:
         template = AgentTemplate.model_validate(event.content)
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()
+            f"{'.'.join(map(str, one['loc']))}: {words_of_problem(one)}" for one in error.errors()
         )
         raise Misconfigured(problems) from error
     if (template.name, template.version) != (event.name, event.version):

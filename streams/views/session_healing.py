@@ -101,7 +101,7 @@ class SessionHealing:
                 backoff_s = min(2 * backoff_s, _BACKOFF_MAX_S)
             else:
                 backoff_s = _BACKOFF_MIN_S
-                log.info("session view has caught up")
+                log.warning("session view has caught up")
 
     async def watch(self) -> None:
         """Compare what the view says of itself with what it was given, until cancelled."""

@@ -17,7 +17,7 @@ from uuid import uuid4
 import orjson
 from pydantic import ValidationError
 
-from millstream.schemas.base import SCHEMA_VERSION, Event
+from millstream.schemas.base import SCHEMA_VERSION, Event, words_of_problem
 from millstream.schemas.control.commands import ControlCommand
 from millstream.schemas.dead_letters import NewerSchema, NotJson, NullValue, WrongShape
 from millstream.schemas.events import AgentRequest
@@ -287,7 +287,7 @@ def _require_unique_keys(value: bytes, event_type: type[Event]) -> None:
 def problems_of(error: ValidationError) -> str:
     """Say what is wrong with a value, without a word of the value: it may be a secret."""
     problems = [
-        f"{'.'.join(str(part) for part in problem['loc']) or 'value'}: {problem['msg']}"
+        f"{'.'.join(str(part) for part in problem['loc']) or 'value'}: {words_of_problem(problem)}"
         for problem in error.errors(include_url=False, include_input=False)[:_PROBLEMS_SHOWN_MAX]
     ]
     return "; ".join(problems)

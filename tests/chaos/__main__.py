@@ -1,7 +1,8 @@
 """`python -m tests.chaos`: real workers under load, ended and cut off in every way; one table.
 
-Exits 1 if a request was lost or answered twice, a session's runs were out of order, a text was not
-what was streamed, or a scenario did not come to its end.
+Exits 1 if a request was lost or answered twice, a session's runs were out of order, a call was made
+again whose answer was on the log, a text was not what was streamed, or a scenario did not come to
+its end.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from millstream.schemas.lane_events import CommandObeyed, LaneOpened
 from millstream.schemas.topics import LANES, OBEYED, catalogue
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.settings import Settings
-from tests.chaos.calls import finished_and_repeated, out_of_order, read_calls, resumed_after_s
+from tests.chaos.calls import out_of_order, read_calls, repeated, resumed_after_s
 from tests.chaos.clients import Clients
 from tests.chaos.crew import Crew
 from tests.chaos.ground import Ground, ground
@@ -171,20 +172,21 @@ async def _judge(
         *([ending] if ending else []),
     ]
     told: tuple[str, ...] = ()
+    again = repeated(calls, records.results)
     if scenario.judge is not None:
-        found = scenario.judge(drill, records)
+        found = await scenario.judge(drill, records)
         told = found.told
+        again += found.repeated
         faults += found.faults
         faults += [f"{drill.crew.crashes} workers ended by themselves"] * bool(drill.crew.crashes)
     if verdict.superseded and not scenario.supersedes:
         faults.append(f"{verdict.superseded} runs that could have ended were begun anew")
-    finished, repeated = finished_and_repeated(calls)
     return Row(
         name=name,
         verdict=verdict,
         calls_out_of_order=out_of_order(calls, load),
-        calls_finished=finished,
-        calls_repeated=repeated,
+        calls_finished=sum(call.finished for call in calls),
+        calls_repeated=again,
         resumed_after_s=resumed_after_s(calls, drill.crew.kills),
         handed_over_s=tuple(one.opened_s for one in changed),
         crashes=drill.crew.crashes,

@@ -1,13 +1,14 @@
-"""What the model's log says: which calls were finished, repeated, out of order, and taken up."""
+"""What the model's log says: which calls were repeated, out of order, and taken up."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from millstream.schemas.events import AgentResult
 from tests.harness.audit import Asked
 
 
@@ -37,16 +38,24 @@ def read_calls(log: Path) -> tuple[Call, ...]:
         line = json.loads(text)
         if line["event"] == "start":
             calls[line["call"]] = Call(line["worker"], line["request_id"], line["at_ms"])
-        else:
+        elif line["event"] == "end":
             end = {"ended_ms": line["at_ms"], "finished": line["finished"]}
             calls[line["call"]] = replace(calls[line["call"]], **end)
     return tuple(calls.values())
 
 
-def finished_and_repeated(calls: Iterable[Call]) -> tuple[int, int]:
-    """Count finished calls, and how many of them asked what another one had answered."""
-    per_request = Counter(call.request_id for call in calls if call.finished)
-    return per_request.total(), per_request.total() - len(per_request)
+def repeated(calls: Iterable[Call], results: Iterable[AgentResult]) -> tuple[str, ...]:
+    """Name each call that was made though its run had been completed, as its result says.
+
+    This is all that can be told of runs of one call: it stands on the log with the result.
+    """
+    ended_ms = {one.request_id: one.at_ms for one in results if one.status == "completed"}
+    late = float("inf")
+    return tuple(
+        f"{call.request_id} was called by {call.worker} after its result was on the log"
+        for call in calls
+        if call.started_ms > ended_ms.get(call.request_id, late) + 1  # they are whole milliseconds
+    )
 
 
 def out_of_order(calls: Iterable[Call], asked: Iterable[Asked]) -> tuple[str, ...]:

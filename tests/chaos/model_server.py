@@ -18,7 +18,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -79,14 +79,15 @@ class ModelServer:
         self._log.flush()
 
 
-def _chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:
-    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": "counted"}
-    return f"data: {json.dumps({**chunk, 'choices': choices, **more})}\n\n".encode()
+def chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:
+    """Give a piece of an answer, as a stream of events has it."""
+    piece = {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": "counted"}
+    return f"data: {json.dumps({**piece, 'choices': choices, **more})}\n\n".encode()
 
 
 def _piece(text: str) -> bytes:
     delta = {"role": "assistant", "content": text}
-    return _chunk([{"index": 0, "delta": delta, "finish_reason": None}])
+    return chunk([{"index": 0, "delta": delta, "finish_reason": None}])
 
 
 def _tool_calls_left(messages: list[dict[str, Any]]) -> bool:
@@ -100,17 +101,17 @@ def _tool_call(call: int) -> bytes:
     function = {"name": "calculator", "arguments": json.dumps({"expression": f"{call} + 1"})}
     use = {"index": 0, "id": f"call_{call}", "type": "function", "function": function}
     delta = {"role": "assistant", "content": None, "tool_calls": [use]}
-    chunk = _chunk([{"index": 0, "delta": delta, "finish_reason": None}])
-    ended = _chunk([{"index": 0, "delta": {}, "finish_reason": "tool_calls"}])
+    called = chunk([{"index": 0, "delta": delta, "finish_reason": None}])
+    ended = chunk([{"index": 0, "delta": {}, "finish_reason": "tool_calls"}])
     usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-    return chunk + ended + _chunk([], usage=usage)
+    return called + ended + chunk([], usage=usage)
 
 
 def _last(messages: int) -> bytes:
     written = 3 + len(WORDS)
     usage = {"prompt_tokens": messages, "completion_tokens": written}
-    stop = _chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}])
-    return stop + _chunk([], usage={**usage, "total_tokens": messages + written})
+    stop = chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}])
+    return stop + chunk([], usage={**usage, "total_tokens": messages + written})
 
 
 class Model(Protocol):
@@ -123,20 +124,29 @@ class Model(Protocol):
 async def serve(model: Callable[[TextIO, float], Model], log: Path, pace_s: float) -> None:
     """Serve a model, made from its log and its pace, until ended by a signal."""
     with log.open("w", encoding="utf-8") as lines:
-        app = web.Application(client_max_size=2**24)
-        app.router.add_post("/v1/chat/completions", model(lines, pace_s).complete)
-        runner = web.AppRunner(app, access_log=None, handle_signals=True)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        sys.stdout.write(json.dumps({"port": runner.addresses[0][1]}) + "\n")
-        sys.stdout.flush()
-        await asyncio.Event().wait()
+        await listen([web.post("/v1/chat/completions", model(lines, pace_s).complete)])
+
+
+async def listen(routes: Iterable[web.RouteDef]) -> None:
+    """Listen on 127.0.0.1 until ended by a signal; tells on standard output on which port."""
+    app = web.Application(client_max_size=2**24)
+    app.router.add_routes(routes)
+    runner = web.AppRunner(app, access_log=None, handle_signals=True)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    sys.stdout.write(json.dumps({"port": runner.addresses[0][1]}) + "\n")
+    sys.stdout.flush()
+    await asyncio.Event().wait()
+
+
+def arguments() -> tuple[Path, float]:
+    """Give what the arguments of this process say: LOG [PACE_S]."""
+    return Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else PACE_S
 
 
 def main(model: Callable[[TextIO, float], Model]) -> None:
-    """Serve a model as the arguments of this process say: LOG [PACE_S]."""
-    pace_s = float(sys.argv[2]) if len(sys.argv) > 2 else PACE_S
-    asyncio.run(serve(model, Path(sys.argv[1]), pace_s))
+    """Serve a model as the arguments of this process say."""
+    asyncio.run(serve(model, *arguments()))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,9 @@ from tests.chaos.provider.bill import (
 )
 from tests.chaos.provider.script import STEPS, provider_value
 from tests.chaos.provider.script import plan as plan_provider
+from tests.chaos.steps import judge as steps
+from tests.chaos.steps.script import TEMPLATE, steps_value
+from tests.chaos.steps.script import plan as plan_steps
 from tests.harness.audit import Asked, Records
 from tests.harness.worker_process import WORKER
 
@@ -70,6 +73,7 @@ class Found:
 
     told: tuple[str, ...]
     faults: tuple[str, ...]
+    repeated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,7 @@ class Scenario:
     templates: tuple[str, ...] = ("chat_agent",)
     model: str = MODEL_SERVER
     program: tuple[str, ...] = WORKER
-    judge: Callable[[Drill, Records], Found] | None = None
+    judge: Callable[[Drill, Records], Awaitable[Found]] | None = None
     """Looks at what is particular to the scenario; where there is one, no worker may end."""
     limit_s: float = 0.0
     """The least time that it may take, where it does not end by the number of requests."""
@@ -252,7 +256,7 @@ async def provider(drill: Drill) -> None:
     drill.blows.append(f"{len(STEPS)} ways to answer or fail")
 
 
-def _judged(drill: Drill, records: Records) -> Found:
+async def _judged(drill: Drill, records: Records) -> Found:
     calls = read_bill(drill.ground.model_log)
     bill = compare(calls, records.costs)
     notes = drill.settings.data_dir.glob(f"*/{NOTES}")
@@ -265,8 +269,20 @@ def _judged(drill: Drill, records: Records) -> Found:
     return Found((str(bill),), faults)
 
 
-def _judged_outages(drill: Drill, _: Records) -> Found:
+async def _judged_outages(drill: Drill, _: Records) -> Found:
     return Found(away.told(drill), away.faults(drill))
+
+
+async def _judged_steps(drill: Drill, records: Records) -> Found:
+    seen = steps.read_seen(drill.ground.model_log)
+    journal = await steps.read_journal(drill.settings)
+    made = sum(count - 1 for count in seen.times().values())
+    told = f"{len(seen.calls)} calls, {made} of them made again; {len(journal)} journalled facts"
+    return Found(
+        (told,),
+        tuple(steps.faults(seen, journal, records)),
+        tuple(steps.repeated(seen, journal, records)),
+    )
 
 
 async def _restart(drill: Drill, node: KafkaNode) -> None:
@@ -301,6 +317,16 @@ SCENARIOS: dict[str, Scenario] = {
         },
         plan=plan_flood,
         publish=publish_flood,
+    ),
+    "steps": Scenario(
+        "agents of some steps, six SIGKILLs to two workers",
+        kills,
+        templates=(TEMPLATE,),
+        model="tests.chaos.steps.server",
+        program=("tests.chaos.steps.worker",),
+        plan=plan_steps,
+        publish=partial(publish, value=steps_value),
+        judge=_judged_steps,
     ),
     "pauses": Scenario(
         "paused, resumed, cancelled, killed",

@@ -21,7 +21,7 @@ class Row:
     verdict: Verdict
     calls_out_of_order: tuple[str, ...]
     calls_finished: int
-    calls_repeated: int
+    calls_repeated: tuple[str, ...]
     resumed_after_s: tuple[float, ...]
     handed_over_s: tuple[float, ...]
     crashes: int
@@ -40,8 +40,9 @@ class Row:
 
     @property
     def ok(self) -> bool:
-        """Whether all held. Calls that were repeated are no failure yet: steps are not recorded."""
-        return not (self.verdict.faults or self.calls_out_of_order or self.faults)
+        """Whether all held."""
+        kinds = (self.verdict.faults, self.calls_out_of_order, self.calls_repeated, self.faults)
+        return not any(kinds)
 
 
 def told_waits(row: Row) -> Iterable[str]:
@@ -60,6 +61,7 @@ def told_faults(row: Row) -> Iterable[str]:
         "lost": row.verdict.lost,
         "twice": row.verdict.twice,
         "out of order": row.out_of_order,
+        "repeated": row.calls_repeated,
         "wrong text": row.verdict.wrong_text,
         "uncharged": row.verdict.uncharged,
         "failed": row.faults,
@@ -87,7 +89,8 @@ def as_table(rows: Sequence[Row], session_timeout_s: float) -> Table:
             verdict.requests, verdict.results, len(verdict.lost), len(verdict.twice),
             len(row.out_of_order), len(verdict.wrong_text),
             len(verdict.uncharged), verdict.superseded,
-            f"{verdict.longest_wait_s:.1f}", row.calls_finished, row.calls_repeated, row.crashes,
+            f"{verdict.longest_wait_s:.1f}", row.calls_finished,
+            len(row.calls_repeated), row.crashes,
         )  # fmt: skip
         resumed = " ".join(f"{seconds:.1f}" for seconds in row.resumed_after_s)
         table.add_row(

@@ -200,6 +200,38 @@ class SessionManagerContract:
             [SessionExists] * 19
         )
 
+    @pytest.mark.parametrize("command_id", [None, "c1"])
+    async def test_of_creates_at_the_same_time_that_differ_one_is_carried_out_as_it_was_asked(
+        self, world: SessionWorld, talk: Talk, command_id: str | None
+    ) -> None:
+        async with SessionManager(world.bus, world.store, timeout_s=30) as other:
+            outcomes = await asyncio.gather(
+                *(
+                    (talk.sessions, other)[number % 2].create(
+                        talk.user, "s", metadata={"asked": str(number)}, command_id=command_id
+                    )
+                    for number in range(10)
+                ),
+                return_exceptions=True,
+            )
+        refused = SessionExists if command_id is None else CommandIdReused
+        made = [one for one in outcomes if isinstance(one, SessionOutcome)]
+        assert len(made) == 1
+        assert [type(one) for one in outcomes if one is not made[0]] == [refused] * 9
+        assert made[0].metadata == {"asked": str(outcomes.index(made[0]))}
+        assert (await talk.sessions.touch(talk.user, "s")).metadata == made[0].metadata
+        assert [one.change for one in await talk.changes()] == ["created"]
+
+    async def test_requests_that_begin_a_session_together_are_its_turns_in_their_order(
+        self, talk: Talk
+    ) -> None:
+        # openai/openai-agents-python#2722: of writes that came first together some were lost.
+        asked = [await talk.ask(f"say: {number}") for number in range(10)]
+        results = [await talk.result(one) for one in asked]
+        assert [one.status for one in results] == ["completed"] * 10
+        told = await talk.sessions.messages(talk.user, "s")
+        assert [one.text for one in told if one.role != "user"] == [str(one) for one in range(10)]
+
     async def test_a_session_that_begins_with_a_request_is_one_too(self, talk: Talk) -> None:
         await talk.turn("say: hello")
         with pytest.raises(SessionExists):

@@ -54,6 +54,7 @@ async def test_an_app_is_made_run_talked_to_and_changed_on_save(
     async with millstream(environment, "dev", "shop/app.py", folder=tmp_path) as dev:
         assert dev.stderr is not None
         await line_with(dev.stderr, "templates: chat_agent, react_agent, structured_agent, shop")
+        await line_with(dev.stderr, "metrics: http://127.0.0.1:")
         first = await run(environment, "chat", "shop", typed=f"{ASKS}\n/new\nsay: hello\n")
         assert (first.code, first.out) == (0, "we are closed\nhello\n"), first.err
         assert first.err.count("completed in ") == 2

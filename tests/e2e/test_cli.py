@@ -93,6 +93,7 @@ async def test_submit_as_json_prints_the_events_up_to_the_result(up: Up) -> None
         ("slow: 8.0; say: late", "ada", ("--timeout", "4"), 5, "a worker has taken it up"),
         ("say: late", "ada", ("--timeout", "0.1"), 5, "has not taken request"),
         ("Hi", "ada", ("--deadline", "0.001"), 4, "expired"),
+        ("Hi", "ada", ("--session", "moved", "--expected-turn", "3"), 3, "newest turn is 0, not 3"),
     ],
 )
 async def test_submit_s_exit_code_says_how_a_request_ended(
@@ -344,6 +345,12 @@ async def test_a_session_is_created_talked_in_read_and_deleted(up: Up) -> None:
     assert asked.code == 0, asked.err
     told = await run(up.environment, "sessions", "messages", name, *ada)
     assert (told.code, told.out) == (0, "user\n  say: hello\nassistant\n  hello\n"), told.err
+    without_redis = {**up.environment, "MILLSTREAM_REDIS_URL": "redis://127.0.0.1:1"}
+    told = await run(without_redis, "sessions", "messages", name, *ada)
+    assert (told.code, told.out) == (0, "user\n  say: hello\nassistant\n  hello\n"), told.err
+    assert "Redis does not answer" in told.err
+    told = await run(without_redis, "sessions", "messages", "nothing", *ada)
+    assert (told.code, told.out) == (8, ""), told.err
     told = await run(up.environment, "sessions", "delete", name, *ada, "--json")
     assert (told.code, json.loads(told.out)["state"]) == (0, "deleted"), told.err
     told = await run(up.environment, "sessions", "show", name, *ada)

@@ -32,6 +32,7 @@ from millstream.streams.bus.api import Delivery
 from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.settings import Settings, child_environment, load_settings
 from tests.harness.lanes import read_whole
+from tests.harness.session_lines import breaks_on
 from tests.harness.worker_process import ROOT, worker_process
 
 pytestmark = [pytest.mark.promise("P1"), pytest.mark.promise("P6"), pytest.mark.slow]
@@ -169,6 +170,7 @@ async def test_every_answer_agrees_with_one_order_of_the_log(settings: Settings)
     for state in states:
         revisions[state.session_id].append(state.revision)
     assert all(told == list(range(1, len(told) + 1)) for told in revisions.values())
+    assert await breaks_on(settings) == []
     events = await read_whole(settings, SESSION_EVENTS, SessionChanged)
     assert len({(one.session_id, one.revision) for one in events}) == len(events)
 

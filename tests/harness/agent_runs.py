@@ -12,7 +12,7 @@ from millstream.agents.factory import AgentFactory
 from millstream.agents.loop.calls import Calls
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.schemas.events import AgentToken, CheckpointSaved, ResolvedRequest
-from millstream.schemas.ports import BeforeCall, EmitStep, EmitToken, LoadCheckpoint
+from millstream.schemas.ports import BeforeCall, EmitSteps, EmitToken, LoadCheckpoint
 from tests import making
 
 ACCEPTED_AT_MS = 1_000_000
@@ -45,7 +45,7 @@ class Runs:
         before_call: BeforeCall | None = None,
         ends_by_ms: int | None = None,
         calls: Calls | None = None,
-        emit_step: EmitStep | None = None,
+        emit_step: EmitSteps | None = None,
         steps_from: int = 0,
         **fields: Any,
     ) -> RunOutcome:

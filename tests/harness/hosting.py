@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from millstream.agents.executor import AgentExecutor
-from millstream.agents.factory import AgentFactory
+from millstream.agents.factory import AgentFactory, ResolveModel
 from millstream.agents.hosting.agents_loop import AgentsOfLoop
 from millstream.agents.hosting.blocked import Blocked
 from millstream.agents.hosting.host import AgentHost, HostLimits
@@ -29,6 +29,7 @@ async def hosted(
     limits: HostLimits | None = None,
     on_blocked: Callable[[Blocked], None] = lambda _: None,
     on_stuck: Callable[[], None] = lambda: None,
+    resolve: ResolveModel = resolve_model,
     **of_executor: Any,
 ) -> AsyncIterator[AgentHost]:
     """Host the agents of a factory; `on_event` is called on the loop of the test."""
@@ -40,9 +41,7 @@ async def hosted(
         await asyncio.wrap_future(told)
 
     def build() -> AgentsOfLoop:
-        executor = AgentExecutor(
-            factory.twin(resolve_model), on_event=on_event and tell, **of_executor
-        )
+        executor = AgentExecutor(factory.twin(resolve), on_event=on_event and tell, **of_executor)
         return AgentsOfLoop(executor.run)
 
     host = AgentHost(build, limits=limits, on_blocked=on_blocked, on_stuck=on_stuck)

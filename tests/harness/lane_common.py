@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from aiokafka import TopicPartition
 from millstream.agents.executor import wall_clock_ms
 from millstream.agents.factory import AgentFactory
 from millstream.agents.loop.callbacks import OnCallbackEvent
+from millstream.agents.models.resolve import resolve_model
 from millstream.agents.templates.template import AgentTemplate
 from millstream.middleware.pipeline import build_pipeline
 from millstream.middleware.policy import Policy
@@ -56,6 +57,9 @@ __all__ = [
 EventT = TypeVar("EventT", bound=Event)
 
 
+NOTHING: Mapping[str, Any] = {}
+
+
 async def no_redis(_tenant: str, _user_id: str, _session_id: str) -> CheckpointSaved | None:
     """Stand where Redis has nothing: the log must do."""
     return None
@@ -68,13 +72,17 @@ async def services_of(
     on_event: OnCallbackEvent | None,
     templates: Iterable[AgentTemplate],
     limits: LaneLimits,
+    *,
+    of_factory: Mapping[str, Any] = NOTHING,
 ) -> AsyncIterator[LaneServices]:
-    """Give what lanes share; the producer is started here, and the model is the scripted one."""
-    factory = AgentFactory(default_model="scripted", templates=templates)
-    async with (
-        started(producer),
-        hosted(factory, on_event=on_event, coalesce_s=settings.token_coalesce_s) as host,
-    ):
+    """Give what lanes share; the producer is started here.
+
+    The model is the scripted one, and the tools are built in, unless `of_factory` says otherwise.
+    """
+    factory = AgentFactory(default_model="scripted", templates=templates, **of_factory)
+    resolve = of_factory.get("resolve", resolve_model)
+    more: dict[str, Any] = {"on_event": on_event, "coalesce_s": settings.token_coalesce_s}
+    async with started(producer), hosted(factory, resolve=resolve, **more) as host:
         yield LaneServices(
             worker="test",
             producer=producer,

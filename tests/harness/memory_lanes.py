@@ -129,11 +129,14 @@ async def lane_services(
     world: MemoryLanes,
     on_event: OnCallbackEvent | None = None,
     templates: Iterable[AgentTemplate] = BUILT_IN_TEMPLATES,
+    **of_factory: Any,
 ) -> AsyncIterator[LaneServices]:
-    """Give what lanes share: topics are there, the model is the scripted one."""
+    """Give what lanes share: topics are there; the rest as `services_of`."""
     world.create_topics()
     producer = MemoryClients(world.broker).plain_producer()
-    async with services_of(world.settings, producer, on_event, templates, world.limits) as services:
+    async with services_of(
+        world.settings, producer, on_event, templates, world.limits, of_factory=of_factory
+    ) as services:
         yield services
 
 

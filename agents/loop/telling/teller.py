@@ -217,11 +217,15 @@ class ToolTelling:
             await self._ended(answer, seconds, failed=failed)
         return answer
 
-    async def not_made(self, answer: Any) -> None:
-        """Tell of a call that was not made, and why; `answer` is what the model is told."""
+    async def not_made(self, answer: Any, *, recorded: bool = False) -> None:
+        """Tell of a call that was not made, and why; `answer` is what the model is told.
+
+        Of one that is `recorded` an earlier attempt has told listeners.
+        """
         if self._teller.is_heard:
-            await self._starts()
-            await self._failed(Reason(code=NOT_MADE, message=_text_of(answer)), 0.0)
+            await self._starts(recorded=recorded)
+            reason = Reason(code=NOT_MADE, message=_text_of(answer))
+            await self._failed(reason, 0.0, recorded=recorded)
 
     async def recorded(self, answer: Any) -> None:
         """Tell of a call that an earlier attempt made."""

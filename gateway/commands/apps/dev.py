@@ -82,7 +82,10 @@ async def _take_over_changes(running: Platform, settings: Settings, console: Con
             except ChildEnded as error:
                 console.print(str(error))
             else:
-                console.print(f"taken over in {time.monotonic() - began:.1f} s")
+                took_s = time.monotonic() - began
+                console.print(
+                    f"taken over in {took_s:.1f} s; metrics: {running.worker.metrics_url}"
+                )
             keeping = asyncio.create_task(running.worker.keep())
     finally:
         keeping.cancel()
@@ -114,6 +117,7 @@ def _announce(running: Platform, console: Console, took_s: float) -> None:
     console.print(
         f"✓ ready in {took_s:.1f} s; Kafka at {running.settings.kafka}\n"
         f"templates: {', '.join(report.templates)}\n"
+        f"metrics: {running.worker.metrics_url}\n"
         "In another terminal:\n"
         f"  millstream chat {_to_talk_to(report)}\n"
         "Save a file of the app, and the worker takes it over. Ctrl-C stops everything."

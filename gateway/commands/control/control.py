@@ -13,6 +13,7 @@ from millstream.gateway.client_settings import open_bus, settings_for_client
 from millstream.gateway.console.running import run_within
 from millstream.gateway.console.terminal import print_json, progress_console
 from millstream.gateway.exits import ExitCode
+from millstream.schemas.base import words_of_problem
 from millstream.schemas.control.commands import ControlCommand
 from millstream.schemas.events import AgentResult
 from millstream.schemas.lane_events import CommandObeyed
@@ -81,7 +82,7 @@ def user_command(
             message = "name either --request or --session"
             raise typer.BadParameter(message) from error
         problem = error.errors()[0]
-        raise typer.BadParameter(f"{problem['loc'][0]}: {problem['msg']}") from error
+        raise typer.BadParameter(f"{problem['loc'][0]}: {words_of_problem(problem)}") from error
 
 
 class Command:

@@ -13,6 +13,7 @@ from millstream.gateway.commands.group import CommandGroup
 from millstream.gateway.console.running import run_within
 from millstream.gateway.console.terminal import progress_console
 from millstream.gateway.exits import ExitCode
+from millstream.schemas.errors import ServiceUnavailable
 from millstream.schemas.sessions.errors import CheckpointUnknown, SessionUnknown
 from millstream.streams.sessions.manager import SessionManager
 from millstream.streams.settings import Settings
@@ -108,7 +109,12 @@ def read(main: Callable[[SessionManager], Awaitable[None]], *, needs_log: bool =
 
 
 async def _tell_what_lacks(sessions: SessionManager) -> None:
-    if (lacks := await sessions.lacks()) is not None:
+    """Say what the view lacks; or that it does not answer, so that the log was asked instead."""
+    try:
+        lacks = await sessions.lacks()
+    except ServiceUnavailable as error:
+        lacks = str(error)
+    if lacks is not None:
         progress_console().print(lacks)
 
 

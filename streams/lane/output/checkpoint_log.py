@@ -24,6 +24,9 @@ from millstream.streams.wire.keys import SessionKey, session_key
 NEAR_RECORDS = 200
 """What stands no further on is read on to; behind a wider gap a new stretch begins."""
 
+AT_ONCE_RECORDS = 2_000
+"""What is read of a long stretch before others may read."""
+
 
 @dataclass(slots=True, eq=False)
 class _Want:
@@ -83,11 +86,25 @@ class CheckpointLog:
                         if (found := _of_turn(record, session, turn)) is not None:
                             return found
                         break
-            async with aclosing(self._reader.read(ends, since_ms=since_ms)) as records:
-                async for record in records:
-                    if (found := _of_turn(record, session, turn)) is not None:
-                        return found
-        return None
+        behind: int | None = None
+        while True:
+            # Others have their turn now and then: it may be all that the log has of a month.
+            async with self._reader.lock:
+                stretch = (
+                    self._reader.read(ends, since_ms=since_ms)
+                    if behind is None
+                    else self._reader.read(ends, from_offset=behind)
+                )
+                count = 0
+                async with aclosing(stretch) as records:
+                    async for record in records:
+                        if (found := _of_turn(record, session, turn)) is not None:
+                            return found
+                        behind, count = record.offset + 1, count + 1
+                        if count == AT_ONCE_RECORDS:
+                            break
+                    else:
+                        return None
 
     async def _look_for(self, want: _Want) -> None:
         """Read the stretch around `want`: with it those that are near each other, up to a gap."""

@@ -88,11 +88,15 @@ def session_head(
     *,
     offset_min: int,
     result: AgentResult | None = None,
+    created_at_ms: int | None = None,
 ) -> SessionUpdated:
     """Give a session's new head; `checkpoint` will stand at `offset_min` or behind.
 
-    `result` is that of the turn which left the checkpoint.
+    `result` is that of the turn which left the checkpoint. `created_at_ms` is since when the
+    session exists, `None`: since its first turn.
     """
+    if before is not None:
+        created_at_ms = before.created_at_ms
     cost_micros = result.cost_micros if result else 0
     return SessionUpdated(
         tenant=checkpoint.tenant,
@@ -107,7 +111,7 @@ def session_head(
         checkpoint_bytes=len(checkpoint.data),
         template=result.template if result else None,
         cost_micros=saturated(cost_micros + (before.cost_micros if before else 0)),
-        created_at_ms=before.created_at_ms if before else checkpoint.at_ms,
+        created_at_ms=checkpoint.at_ms if created_at_ms is None else created_at_ms,
     )
 
 

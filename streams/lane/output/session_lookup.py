@@ -69,12 +69,11 @@ class SessionLookup:
         with self._state.session_states.held(keys), self._state.heads.held(keys):
             yield
 
-    async def session_at(self, place: int) -> SessionKey | None:
-        """Give the session whose state stands at a place, `None` if the log has none any more."""
+    async def states_at(self, places: Iterable[int]) -> dict[int, SessionState]:
+        """Give the states that stand at these places; of some the log has none any more."""
         async with self._reader.lock:
-            for state in await self._recall_states({place}):
-                return session_key(state)
-        return None
+            found = await self._recall_states(set(places))
+        return {place_of(session_key(one)): one for one in found}
 
     async def of_user(self, tenant: str, user_id: str) -> AsyncIterator[list[FoundSession]]:
         """Give the sessions that a user has, deleted ones too, some at a time.

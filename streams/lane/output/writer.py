@@ -43,6 +43,7 @@ from millstream.streams.lane.output.session_lookup import SessionLookup
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.transactions.committer import Committer, Outcome
 from millstream.streams.wire.codec import Tombstone, encode, tombstone
+from millstream.streams.wire.keys import session_key
 from millstream.streams.wire.trace import Trace
 
 Committed = asyncio.Future[tuple[int, ...]]
@@ -202,9 +203,15 @@ class LaneWriter:
         self, checkpoint: CheckpointSaved, before: SessionUpdated | None, result: AgentResult
     ) -> SessionUpdated:
         """Give the head of a session whose next checkpoint is about to be committed."""
+        # A list of sessions is in the order of this time: it is to be that of the session's state.
+        state = self._state.session_states.get(session_key(checkpoint))
         # Only this lane writes to its partition, so the record cannot stand before the floor.
         return outcomes.session_head(
-            checkpoint, before, offset_min=self._checkpoints_floor, result=result
+            checkpoint,
+            before,
+            offset_min=self._checkpoints_floor,
+            result=result,
+            created_at_ms=None if state is None else state.created_at_ms,
         )
 
     async def load_checkpoint(self, head: SessionUpdated) -> CheckpointSaved | None:

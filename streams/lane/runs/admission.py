@@ -184,9 +184,13 @@ def _check_session(
             return
         asks = "the policy lets the user use only"
     if not knows_session():
-        raise SessionUnknown(
-            f"{asks} sessions that were created before; create this one, or name another"
+        # A request that names none has a session of its own id.
+        what = (
+            "this request names none: create one, and name it"
+            if request.session_id == request.request_id
+            else f"create {request.session_id!r}, or name another"
         )
+        raise SessionUnknown(f"{asks} sessions that were created before; {what}")
 
 
 def _plan(

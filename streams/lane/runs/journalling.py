@@ -45,7 +45,8 @@ class RunJournals:
             return error
         self._recalled.labels(outcome="read").inc()
         calls.begun_anew = run.calls.begun_anew
-        if run.repairs >= calls.repairs_recorded and run.calls.repair is not None:
+        if run.repairs > calls.repairs_recorded and run.calls.repair is not None:
+            # The newest one is not written down yet.
             calls.repair = run.calls.repair
         elif calls.repair is not None:
             if run.calls.repair is None:

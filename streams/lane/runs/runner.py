@@ -133,9 +133,13 @@ class RunRunner:
                 break
             if (step := await self._again(run, outcome, used, delay_s)) is not None:
                 return step
-        finished = self._finished(run, with_steps(outcome.result, steps), used)
+        ended = with_steps(outcome.result, steps)
+        checkpoint = None
         if outcome.checkpoint is not None and not self._is_deleted(run):
             checkpoint = next_turn(outcome.checkpoint, head)
+            ended = ended.model_copy(update={"turn": checkpoint.turn})
+        finished = self._finished(run, ended, used)
+        if checkpoint is not None:
             result = next(one for one in finished.events if isinstance(one, AgentResult))
             new_head = self._writer.head_of(checkpoint, head, result)
             finished.events.extend((checkpoint, new_head))

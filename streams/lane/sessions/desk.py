@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Final
 
 import structlog
 
@@ -42,6 +45,9 @@ __all__ = ["SessionDesk"]
 
 log = structlog.get_logger(__name__)
 
+_PUT_OFF: Final = frozenset({"touch", "update", "reopen", "restore"})
+"""The operations after which a session may be due later."""
+
 
 class SessionDesk:
     """Decides on the sessions of one lane's partition.
@@ -74,9 +80,13 @@ class SessionDesk:
         self._meant = MeantCheckpoint(state, CheckpointLog(reader, context.at(CHECKPOINTS)))
         self._answers = SessionTelling(state, self._services.clock_ms)
         self._users = SessionQueues(context.fail)
+        self._put_off: Counter[SessionKey] = Counter()
+        """How many commands that may put off a session's end are not decided yet."""
+        self._ending: set[SessionKey] = set()
+        """Sessions that a request found over, and whose end is not on its way yet."""
         self._tasks = LaneTasks(context.fail)
         self.on_change: Callable[[SessionState], None] = lambda _: None
-        """Hears of each session that was created or changed."""
+        """Hears of each session that was created or changed, once that is committed."""
         self.is_used: Callable[[SessionKey], Awaitable[bool]] = _always
         """Tells whether a session may have been used though nothing says so yet."""
 
@@ -94,6 +104,8 @@ class SessionDesk:
         user: UserKey = (command.tenant, command.user_id)
         guard = self._context.crash_counter.guard
         address = entry.record.address
+        if command.operation in _PUT_OFF and command.session_id is not None:
+            self._put_off[*user, command.session_id] += 1
         self._users.submit(user, lambda: guard(address, self._handle(entry, command, first)))
 
     def look_over(self, request: ResolvedRequest, order: int, at_ms: int) -> CutOff | None:
@@ -102,12 +114,14 @@ class SessionDesk:
         A session that it finds with its time over expires by it.
         """
         key = session_key(request)
+        if key in self._ending:
+            return ended_as("expired")
         state = self._sessions.get(key)
         if state is None:
             return self._look_over_idle(key, at_ms)
         due = self._state.due_ms(state)
-        if due is not None and due <= at_ms and not self._queue.of_session(key):
-            self._expire(key, at_ms=due)
+        if self._is_over(key, due, at_ms):
+            self._expire(key, at_ms=at_ms)
         return turned_away(self._sessions.get(key), request.request_id, order, at_ms)
 
     def _look_over_idle(self, key: SessionKey, at_ms: int) -> CutOff | None:
@@ -116,12 +130,21 @@ class SessionDesk:
         # Whoever came before a session ended may run still: that is seen when its turn comes.
         if at_ms <= places.barriers_until_ms:
             return None
-        due = places.due_ms(place)
-        if due is not None and due <= at_ms and not self._queue.of_session(key):
+        if self._is_over(key, places.due_ms(place), at_ms):
             # Before any command on it that is read after this.
+            self._ending.add(key)
             self._users.submit(key[:2], lambda: self._expire_idle(key, at_ms))
             return ended_as("expired")
         return ended_as(places.lifecycle(place))
+
+    def _is_over(self, key: SessionKey, due: int | None, at_ms: int) -> bool:
+        """Tell whether a request that came at `at_ms` finds a session over that was `due`.
+
+        Not where a command that may put that off, and came before, is not decided yet.
+        """
+        if due is None or due > at_ms or key in self._put_off:
+            return False
+        return not self._queue.of_session(key)
 
     def _is_due(self, key: SessionKey, at_ms: int) -> bool:
         state = self._sessions.get(key)
@@ -130,6 +153,7 @@ class SessionDesk:
 
     async def _expire_idle(self, key: SessionKey, at_ms: int) -> None:
         await self._lookup.recall(key)
+        self._ending.discard(key)
         if self._is_due(key, at_ms):
             self._expire(key, at_ms=at_ms)
 
@@ -174,7 +198,16 @@ class SessionDesk:
         else:
             key = (command.tenant, command.user_id, command.session_id)
             committed = await self._one(key, command, first, at_ms)
-        self._tasks.spawn(_finished(entry, committed))
+        self._decided(command)
+        guard = self._context.crash_counter.guard
+        self._tasks.spawn(guard(entry.record.address, _finished(entry, committed)))
+
+    def _decided(self, command: SessionCommand) -> None:
+        if command.operation in _PUT_OFF and command.session_id is not None:
+            key = (command.tenant, command.user_id, command.session_id)
+            self._put_off[key] -= 1
+            if not self._put_off[key]:
+                del self._put_off[key]
 
     async def _one(
         self, key: SessionKey, command: SessionCommand, first: Address, at_ms: int
@@ -289,7 +322,6 @@ class SessionDesk:
             events.append(decided.state)
             if decided.state.state == "deleted":
                 events += self._forgotten(session)
-            self.on_change(decided.state)
         if decided.head is not None:
             self._state.heads.move(decided.head, ahead=True)
             events.append(decided.head)
@@ -300,9 +332,16 @@ class SessionDesk:
             self._state.session_answers.fold(answer)
             events.append(answer)
         committed = self._writer.submit(events)
-        if decided.state is not None and decided.change in {"closed", "deleted"}:
-            self._end_what_waits(key, decided.state)
+        if decided.state is not None:
+            committed.add_done_callback(partial(self._tell_of, decided.state))
+            if decided.change in {"closed", "deleted"}:
+                self._end_what_waits(key, decided.state)
         return committed
+
+    def _tell_of(self, state: SessionState, committed: Committed) -> None:
+        """Tell of a change that is committed: until then it is looked up as it was before."""
+        if not committed.cancelled() and committed.exception() is None:
+            self.on_change(state)
 
     def _end_what_waits(self, key: SessionKey, state: SessionState) -> None:
         for one in self._queue.of_session(key):

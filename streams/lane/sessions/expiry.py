@@ -7,7 +7,6 @@ A lane does not trust its own clock with it. When a session seems due, it publis
 from __future__ import annotations
 
 import asyncio
-import heapq
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import Final
@@ -22,6 +21,7 @@ from millstream.schemas.topics import SESSION_COMMANDS
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.output.writer import LaneWriter
+from millstream.streams.lane.sessions.due_times import DueTimes
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.sessions.places import place_of
 from millstream.streams.wire.codec import encode
@@ -31,6 +31,9 @@ __all__ = ["SessionExpiry"]
 
 _AGAIN_MS: Final = 1000
 """A session that cannot expire yet, since a run of it is on, is looked at again after this time."""
+
+_AT_ONCE_MAX: Final = 100
+"""Sessions that are looked up and asked for together."""
 
 _AFTER_OPENING_S: Final = 3.0
 """What stood unread as the lane was opened is read first: it may have come in time."""
@@ -69,22 +72,20 @@ class SessionExpiry:
         self._is_on = is_on
         self._is_deferred = is_deferred
         self._taken_in = taken_in
-        self._due: list[tuple[int, int]] = []
+        self._due = DueTimes()
         self._asked: dict[int, int] = {}
         self._changed = asyncio.Event()
 
     def open(self) -> None:
         """Learn which sessions may expire."""
-        self._due = list(self._places.with_ttl())
-        heapq.heapify(self._due)
+        self._due.add_all(self._places.with_ttl())
 
     def watch(self, state: SessionState) -> None:
         """Hear of a session that was created or changed."""
         place = place_of(session_key(state))
         self._asked.pop(place, None)
         due = self._state.due_ms(state)
-        if due is not None:
-            heapq.heappush(self._due, (due, place))
+        if due is not None and self._due.add(due, place):
             self._changed.set()
 
     async def run(self) -> None:
@@ -93,45 +94,63 @@ class SessionExpiry:
         while True:
             self._changed.clear()
             now_ms = self._services.clock_ms()
-            while self._due and self._due[0][0] <= now_ms:
-                _, place = heapq.heappop(self._due)
-                await self._look_at(place, now_ms)
-            wait_s = None
-            if self._due:
-                wait_s = (self._due[0][0] + _BEHIND_MS - now_ms) / 1000
+            while places := self._due_by(now_ms):
+                await self._look_at(places, now_ms)
+            first, wait_s = self._due.first, None
+            if first is not None:
+                wait_s = (first + _BEHIND_MS - now_ms) / 1000
             try:
                 async with asyncio.timeout(wait_s):
                     await self._changed.wait()
             except TimeoutError:
                 continue
 
-    async def _look_at(self, place: int, now_ms: int) -> None:
-        due = self._places.due_ms(place)
-        if due is not None and due > now_ms:  # it was used since
-            heapq.heappush(self._due, (due, place))
-            return
-        key = None if due is None else await self._lookup.session_at(place)
-        state = None if key is None else self._state.session_states.get(key)
-        due = None if state is None else self._state.due_ms(state)
-        if key is None or due is None:
-            return
-        if due > now_ms:  # that is not committed yet
-            heapq.heappush(self._due, (due, place))
-        elif await self.is_used(key):
-            heapq.heappush(self._due, (now_ms + _AGAIN_MS, place))
-        else:
-            await self._ask(key, due)
+    def _due_by(self, now_ms: int) -> list[int]:
+        """Take out some of those whose time seems to have come; give where they are over indeed."""
+        due: list[int] = []
+        while len(due) < _AT_ONCE_MAX and (place := self._due.pop(now_ms)) is not None:
+            due_ms = self._places.due_ms(place)
+            if due_ms is not None and due_ms > now_ms:  # it was used since
+                self._due.add(due_ms, place)
+            elif due_ms is not None:
+                due.append(place)
+        return due
+
+    async def _look_at(self, places: list[int], now_ms: int) -> None:
+        states = await self._lookup.states_at(places)
+        is_behind = await self._is_behind()
+        asked = []
+        for place in places:
+            # What is not committed yet stands in memory only.
+            found = states.get(place)
+            state = None if found is None else self._state.session_states.get(session_key(found))
+            state = found if state is None else state
+            if state is None:
+                if self._places.due_ms(place) is not None:  # it was written anew meanwhile
+                    self._due.add(now_ms + _AGAIN_MS, place)
+                continue
+            key, due = session_key(state), self._state.due_ms(state)
+            if due is None:
+                continue
+            if due > now_ms:
+                self._due.add(due, place)
+                continue
+            if not (is_behind or self._is_taken(key)):
+                asked.append(self._ask(key, due))
             # Asked too early by the broker's clock, it is refused and asked again.
-            heapq.heappush(self._due, (now_ms + _AGAIN_MS, place))
+            self._due.add(now_ms + _AGAIN_MS, place)
+        await asyncio.gather(*asked)
 
     async def is_used(self, session: SessionKey) -> bool:
         """Tell whether a run of it is on or waits, or a request may stand unread that came in time.
 
         Raises `LaneLost`.
         """
-        if self._is_on(session) or self._is_deferred(session[:2]):
-            return True
-        return await self._is_behind()
+        return self._is_taken(session) or await self._is_behind()
+
+    def _is_taken(self, session: SessionKey) -> bool:
+        """Tell whether a run of it is on or waits, here or where it was left unread."""
+        return self._is_on(session) or self._is_deferred(session[:2])
 
     async def _is_behind(self) -> bool:
         """Tell whether requests stand on the log that were not taken in."""

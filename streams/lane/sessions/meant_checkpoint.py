@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from millstream.schemas.errors import LaneLost, ServiceUnavailable
+from millstream.schemas.events import SessionUpdated
 from millstream.schemas.sessions.commands import SessionCommand
 from millstream.streams.lane.output.checkpoint_log import CheckpointLog
 from millstream.streams.lane.sessions.decisions import FoundCheckpoint
@@ -10,6 +13,9 @@ from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.wire.keys import SessionKey
 
 __all__ = ["MeantCheckpoint"]
+
+_CLOCKS_APART_MS: Final = 3_600_000
+"""A head has its time from a worker's clock, the log from the broker's."""
 
 
 class MeantCheckpoint:
@@ -45,9 +51,20 @@ class MeantCheckpoint:
         if command.turn == head.turn:
             saved = await self._checkpoints.find(head)
             return None if saved is None else FoundCheckpoint(saved, head.checkpoint_offset_min)
+        return await self._of_turn(key, command, head)
+
+    async def _of_turn(
+        self, key: SessionKey, command: SessionCommand, head: SessionUpdated
+    ) -> FoundCheckpoint | None:
+        turn = command.turn or 0
+        if turn > head.turn:  # it need not be looked for
+            return None
         try:
             found = await self._checkpoints.find_turn(
-                key, command.turn or 0, near=command.checkpoint_offset, since_ms=head.created_at_ms
+                key,
+                turn,
+                near=command.checkpoint_offset,
+                since_ms=max(0, head.created_at_ms - _CLOCKS_APART_MS),
             )
         except ServiceUnavailable as error:
             raise LaneLost(f"a checkpoint cannot be read: {error}") from error

@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from millstream.schemas.base import Address
+from millstream.schemas.events import AgentResult
 from tests.chaos.calls import (
     Call,
     Kill,
-    finished_and_repeated,
     out_of_order,
     read_calls,
+    repeated,
     resumed_after_s,
 )
 from tests.harness.audit import Asked
@@ -25,15 +27,27 @@ def test_a_log_is_read_with_calls_that_never_ended(tmp_path: Path) -> None:
     lines = [
         {"call": 0, "event": "start", "at_ms": 1.0, "worker": "a", "request_id": "r1"},
         {"call": 1, "event": "start", "at_ms": 2.0, "worker": "b", "request_id": "r4"},
+        {"call": 0, "event": "effect", "at_ms": 2.5, "key": "k"},
         {"call": 0, "event": "end", "at_ms": 3.0, "finished": True},
     ]
     log.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     assert read_calls(log) == (Call("a", "r1", 1.0, 3.0, finished=True), Call("b", "r4", 2.0))
 
 
-def test_only_finished_calls_count_as_repeated() -> None:
-    done = Call("a", "r1", 1, 2, finished=True)
-    assert finished_and_repeated([done, Call("a", "r1", 0), done, done]) == (3, 2)
+def test_a_call_after_its_run_was_completed_is_repeated() -> None:
+    result = AgentResult(
+        request_id="r1",
+        user_id="u",
+        session_id="s",
+        status="completed",
+        at_ms=1000,
+        accepted_at_ms=0,
+        source=Address(topic="requests", partition=0, offset=0),
+    )
+    cut_off, done = Call("a", "r1", 1, 2, finished=True), Call("b", "r1", 900, 950, finished=True)
+    assert repeated([cut_off, done, Call("c", "r2", 2000)], [result]) == ()
+    told = "r1 was called by c after its result was on the log"
+    assert repeated([done, Call("c", "r1", 2000)], [result]) == (told,)
 
 
 def test_a_call_before_the_run_ahead_was_answered_is_out_of_order() -> None:

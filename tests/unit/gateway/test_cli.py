@@ -70,6 +70,7 @@ def test_help_is_as_wide_as_the_terminal_and_cuts_nothing(
         ["submit", "Hi", "--user", "ada", "--timeout", "0"],
         ["submit", "Hi", "--user", "ada", "--deadline", "inf"],
         ["submit", "Hi", "--user", "ada", "--deadline", "nan"],
+        ["submit", "Hi", "--user", "ada", "--session", "s", "--expected-turn", "-1"],
         ["submit", "\udcff", "--user", "ada"],
         ["history", "--user", "\udcff"],
         ["history", "--user", "a/b"],
@@ -94,6 +95,23 @@ def test_help_is_as_wide_as_the_terminal_and_cuts_nothing(
 def test_wrong_usage_exits_2(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLSTREAM_KAFKA", "127.0.0.1:1")
     assert runner.invoke(app, arguments).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sessions", "list", "--user", "ada", "--state", "gone"], "'--state': 'gone' is not one"),
+        (["submit", "Hi", "--user", "a\tb"], "user_id: must not hold control characters"),
+        (["cancel", "--user", "a\tb", "--request", "r"], "user_id: must not hold control"),
+    ],
+)
+def test_a_wrong_value_is_told_in_plain_words(
+    arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MILLSTREAM_KAFKA", "127.0.0.1:1")
+    shown = runner.invoke(app, arguments)
+    assert shown.exit_code == 2
+    assert words in " ".join(shown.stderr.replace("│", "").split())
 
 
 @pytest.mark.parametrize("command", [["worker", "--role", "lane"], ["up", "--roles", "lane"]])

@@ -39,3 +39,16 @@ def test_a_glob_that_matches_nothing_is_found(
     policy = Policy.model_validate({"roles": {"clerk": {field: (glob,)}}})
     found = (f"roles.clerk.{field}: {glob!r}",) if is_idle else ()
     assert idle_globs(policy, THERE) == found
+
+
+def test_what_live_workers_have_is_there_and_their_app_is_not_guessed_at() -> None:
+    globs = {"templates": ("chat_*", "support", "vap"), "permissions": ("a:*",), "models": ("b",)}
+    policy = Policy.model_validate({"roles": {"clerk": globs}})
+    idle = (
+        "roles.clerk.templates: 'vap'",
+        "roles.clerk.permissions: 'a:*'",
+        "roles.clerk.models: 'b'",
+    )
+    assert idle_globs(policy, THERE) == ("roles.clerk.templates: 'support'", *idle)
+    assert idle_globs(policy, THERE.beside({"orders", "support"})) == idle[:1]
+    assert THERE.beside({"orders"}) == THERE

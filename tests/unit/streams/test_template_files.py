@@ -88,6 +88,22 @@ retry: {attempts: 2}
     assert told[-1].startswith("line 3: fallback_models: unknown key; known: ")
 
 
+@pytest.mark.parametrize(
+    ("field", "where"),
+    [
+        ("prompt_variables: {who: {chars: 3}}", "prompt_variables.who.chars"),
+        ("memory: {strategy: summary, turns: 3}", "memory.turns"),
+        ("middlewares: [{name: todo_list, parms: {}}]", "middlewares.0.parms"),
+        ("retry: {attempts: 2}", "retry.attempts"),
+        ("session: {create: true}", "session.create"),
+        ("session: {ttl: {idle: 60}}", "session.ttl.idle"),
+    ],
+)
+def test_no_misspelt_key_is_passed_over(tmp_path: Path, field: str, where: str) -> None:
+    (told,) = mistakes(tmp_path, f"name: a\n{field}\n")
+    assert told.startswith(f"line 2: {where}: unknown key; ")
+
+
 def test_a_strategy_that_is_unknown_is_told_with_the_known_ones(tmp_path: Path) -> None:
     (told,) = mistakes(tmp_path, "name: a\nmemory: {strategy: vector}\n")
     assert told.startswith("line 2: memory: ")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from millstream.schemas.events import ResolvedRequest
@@ -46,16 +46,16 @@ class StepPublisher(PlainPublisher):
         """The number of the next step, which is how many there are."""
         return self.last_seq + 1
 
-    async def write(self, step: AgentStep) -> None:
-        """Hand a step of the agent to the producer. Raises what `send` does."""
-        await self._write(lambda: step)
+    async def write(self, steps: Sequence[AgentStep]) -> None:
+        """Hand steps of the agent to the producer. Raises what `send` does."""
+        await self._write(lambda: steps)
 
     async def tell(self, kind: StepKind, **told: Any) -> None:
         """Write a step of the lane's own, behind all others. Raises what `send` does."""
         request = self._request
 
-        def step() -> AgentStep:
-            return AgentStep(
+        def make() -> Sequence[AgentStep]:
+            step = AgentStep(
                 tenant=request.tenant,
                 user_id=request.user_id,
                 request_id=request.request_id,
@@ -67,8 +67,9 @@ class StepPublisher(PlainPublisher):
                 text_bytes=self._text_bytes,
                 **told,
             )
+            return (step,)
 
-        await self._write(step)
+        await self._write(make)
 
     async def flush(self) -> None:
         """Return once every step is acknowledged. Raises `LaneLost` if one is not."""
@@ -76,17 +77,17 @@ class StepPublisher(PlainPublisher):
             await asyncio.wait(tuple(self._sending))
         await super().flush()
 
-    async def _write(self, make: Callable[[], AgentStep]) -> None:
+    async def _write(self, make: Callable[[], Sequence[AgentStep]]) -> None:
         sending = asyncio.ensure_future(self._in_turn(make))
         self._sending.add(sending)
         sending.add_done_callback(self._was_sent)
         await asyncio.shield(sending)
 
-    async def _in_turn(self, make: Callable[[], AgentStep]) -> None:
+    async def _in_turn(self, make: Callable[[], Sequence[AgentStep]]) -> None:
         async with self._in_order:
-            step = make()
-            self.last_seq, self._text_bytes = step.seq, step.text_bytes
-            await self.send(step)
+            for step in make():
+                self.last_seq, self._text_bytes = step.seq, step.text_bytes
+                await self.send(step)
 
     def _was_sent(self, task: asyncio.Task[None]) -> None:
         self._sending.discard(task)

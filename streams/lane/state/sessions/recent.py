@@ -51,7 +51,12 @@ class Recent(Generic[ValueT]):
         return value
 
     def put(self, key: SessionKey, value: ValueT, *, ahead: bool = False) -> None:
-        """Take in a value; `ahead`: it is not committed yet, and `committed` will tell."""
+        """Take in a value; `ahead`: it is not committed yet, and `committed` will tell.
+
+        One that is committed only now takes the place of none that is ahead of it.
+        """
+        if not ahead and self._ahead.get(key, value) is not value:
+            return
         self._values[key] = value
         self._values.move_to_end(key)
         if ahead:
@@ -89,9 +94,12 @@ class Recent(Generic[ValueT]):
             self._let_go()
 
     def _let_go(self) -> None:
-        too_many = len(self._values) - len(self._ahead) - self._most
-        if too_many <= 0:
+        if len(self._values) - len(self._ahead) <= self._most:
             return
+        # What is held does not count: else what comes beside it would be gone at once.
+        used = len(self._ahead) + sum(
+            key in self._values and key not in self._ahead for key in self._held
+        )
         idle = (key for key in self._values if key not in self._ahead and key not in self._held)
-        for key in list(islice(idle, too_many)):
+        for key in list(islice(idle, max(0, len(self._values) - used - self._most))):
             del self._values[key]

@@ -123,7 +123,7 @@ async def test_what_a_neighbour_has_finished_is_charged_and_kept_for_its_next_at
     calls = Calls()
     text = 'call: waits {"seconds": 0.02}; slow: 0.5; say: it {tool_result}'
     neighbour = bench.start(text, calls=calls)
-    await eventually(lambda: bool(calls.answered_model("")))
+    await eventually(lambda: bool(calls.models_made))
     blocking = bench.start(sleeps(2))
     outcome = await neighbour
     assert outcome.suspended

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from millstream.gateway.checks.templates import templates_found
 from millstream.gateway.cli import app
-from millstream.gateway.commands.templates import _load
-from millstream.schemas.errors import Misconfigured
+from millstream.gateway.commands.templates import _chosen, _load, _of_apps
+from millstream.schemas.errors import Misconfigured, UnknownTemplate
 from millstream.streams.consumer.capabilities import Capabilities, Need
 from millstream.streams.consumer.members import LaneMember
 from millstream.streams.templates.records import AppliedTemplate
@@ -52,6 +52,19 @@ def test_every_mistake_of_every_file_is_told_with_its_field(tmp_path: Path) -> N
 )
 def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     assert CliRunner().invoke(app, ["templates", *arguments]).exit_code == 2
+
+
+def test_templates_of_apps_are_told_beside_those_that_were_applied() -> None:
+    applied = (
+        AppliedTemplate(making.template_applied(name="clerk"), 0),
+        AppliedTemplate(making.template_applied(name="shop", retired=True), 1),
+    )
+    members = (able("w1", "clerk", "shop"), able("w2", "chat_agent"), LaneMember("w3", None))
+    assert _of_apps(applied, members) == ("chat_agent", "shop")
+    with pytest.raises(UnknownTemplate, match=r"those that were: .*'chat_agent' of their app"):
+        _chosen(applied, "chat_agent", None, members)
+    with pytest.raises(UnknownTemplate, match=r"those that were: clerk 1, shop 1$"):
+        _chosen(applied, "nothing", None, members)
 
 
 def test_doctor_names_what_no_live_worker_can_run_and_what_waits() -> None:

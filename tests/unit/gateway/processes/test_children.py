@@ -45,6 +45,13 @@ async def test_a_program_that_ends_early_is_told_with_its_log(tmp_path: Path) ->
     assert told.value.exit_code == 6
 
 
+async def test_a_program_that_was_killed_is_told_with_the_signal(tmp_path: Path) -> None:
+    child = await start("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", tmp_path / "log")
+    with pytest.raises(ChildEnded, match="program was killed by SIGKILL") as told:
+        await child.ready_line(30)
+    assert told.value.exit_code == -9
+
+
 async def test_what_stands_in_the_working_folder_is_not_imported_by_a_program_of_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

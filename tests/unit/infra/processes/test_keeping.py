@@ -56,7 +56,7 @@ async def test_a_service_that_ends_is_started_again_and_told_of(tmp_path: Path) 
     first = program.pid
     await program.kill()
     await eventually(lambda: len(told) == 2)
-    assert told[0] == "probe ended with exit code -9: it is started again"
+    assert told[0] == "probe was killed by SIGKILL: it is started again"
     assert told[1].startswith("✓ probe answers again")
     assert back == [program.pid] != [first]
     keeping.cancel()
@@ -75,7 +75,7 @@ async def test_a_service_that_cannot_be_started_is_given_up_with_what_to_do(
         await keep(program, tell=told.append, restarted=lambda: None, restarts=_QUICK)
     assert given_up.value.exit_code == 1
     assert program.starts == 1 + 3
-    assert told == ["probe ended with exit code -9: it is started again"]
+    assert told == ["probe was killed by SIGKILL: it is started again"]
 
 
 async def test_a_service_that_ends_soon_after_each_start_is_given_up(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from millstream.agents.sessions.manager import ANY_SESSION, SessionFilter
-from millstream.schemas.sessions.commands import SessionTtl
+from millstream.schemas.sessions.commands import SessionOperation, SessionTtl
 from millstream.schemas.sessions.errors import SessionInputInvalid
 from millstream.streams.sessions.inputs import (
     check_list,
@@ -71,6 +71,24 @@ def test_what_cannot_be_is_refused_and_not_repeated(given: dict[str, Any], told:
 def test_a_restore_goes_to_one_turn_or_to_one_name(given: dict[str, Any]) -> None:
     with pytest.raises(SessionInputInvalid):
         command_of("restore", "ada", "s", **given)
+
+
+@pytest.mark.parametrize(
+    ("operation", "given", "told"),
+    [
+        ("create", {"metadta": {"a": "1"}}, "create takes no argument 'metadta'"),
+        ("create", {"turn": 3}, "create takes no argument 'turn'"),
+        ("touch", {"ttl": 60}, "touch takes no argument 'ttl'"),
+        ("delete", {"drain": True}, "delete takes no argument 'drain'"),
+        ("expire", {"if_due": True}, "expire takes no argument 'if_due'"),
+        ("close", {"timeout_s": 5}, "it is the manager's: SessionManager\\(bus, store, timeout_s="),
+    ],
+)
+def test_an_argument_that_an_operation_does_not_take_is_not_passed_over(
+    operation: SessionOperation, given: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(TypeError, match=told):
+        command_of(operation, "ada", "s", **given)
 
 
 @pytest.mark.parametrize("name", ["a:b{}", " s ", LOOK_ALIKE, "x" * 256, "ä/ö"])

@@ -77,6 +77,7 @@ def test_next_outage_is_told_anew() -> None:
             log.clock.now_s += 20
             log.outages.look()
     assert [one["event"] for one in told] == ["outage began", "outage ended"] * 2
+    assert {one["log_level"] for one in told} == {"warning"}
 
 
 def test_outage_of_a_moment_is_not_said_to_last() -> None:
@@ -193,6 +194,7 @@ def test_worker_that_is_not_ready_says_so_at_growing_intervals_and_when_it_is_ag
     assert [one["event"] for one in told] == ["not ready"] * 3 + ["ready again"]
     assert [one["for_s"] for one in told[:-1]] == [10, 20, 80]
     assert told[0]["why"] == "no broker answers"
+    assert {one["log_level"] for one in told} == {"warning"}
 
 
 def test_moment_without_readiness_is_not_told() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,9 +14,10 @@ from millstream.agents.executor import AgentExecutor
 from millstream.agents.factory import AgentFactory
 from millstream.agents.loop.callbacks import CallbackEvent
 from millstream.agents.loop.calls import Calls
+from millstream.agents.loop.telling.step_writer import RECORDED_MAX
 from millstream.agents.templates.template import AgentTemplate
 from millstream.agents.tools import ToolRegistry, built_in_tools
-from millstream.schemas.errors import LaneLost
+from millstream.schemas.errors import LaneLost, Suspended
 from millstream.schemas.steps import ARGUMENTS_BYTES_MAX, RESULT_BYTES_MAX, AgentStep
 from tests.harness.agent_runs import Runs
 from tests.harness.step_runs import kinds, require_sound
@@ -35,9 +37,9 @@ class Steps:
         self.runs = Runs(AgentFactory(default_model="scripted", templates=[own], tools=registry))
         self.told: list[AgentStep] = []
 
-    async def emit(self, step: AgentStep) -> None:
-        """Take a step."""
-        self.told.append(step)
+    async def emit(self, steps: Sequence[AgentStep]) -> None:
+        """Take steps."""
+        self.told += steps
 
     async def run(self, script: str, **given: Any) -> Any:
         """Run a script to its end, and check its steps."""
@@ -119,9 +121,9 @@ async def test_of_parallel_calls_each_ends_when_it_does() -> None:
     steps = Steps(tool("first", first), tool("second", second))
     emit = steps.emit
 
-    async def release(step: AgentStep) -> None:
-        await emit(step)
-        if step.kind == "tool_end":
+    async def release(told: Sequence[AgentStep]) -> None:
+        await emit(told)
+        if "tool_end" in kinds(told):
             last.set()
 
     steps.emit = release  # type: ignore[method-assign]
@@ -210,6 +212,39 @@ async def test_what_an_earlier_attempt_finished_is_told_again_as_recorded() -> N
     assert steps.told[3].result == "144"
 
 
+async def test_recorded_steps_leave_together_and_ahead_of_the_next_one() -> None:
+    steps, calls = Steps(model_calls_max=40), Calls()
+    script = 'call: calculator {"expression": "1"}; ' * 30 + "retry: overloaded"
+    await steps.run(script, calls=calls)
+    sizes, emit = [], steps.emit
+
+    async def count(told: Sequence[AgentStep]) -> None:
+        sizes.append(len(told))
+        await emit(told)
+
+    steps.emit = count  # type: ignore[method-assign]
+    steps.told.clear()
+    await steps.run(script, calls=calls, attempt=1001)
+    assert len(steps.told) == 30 * len([*MODEL, *TOOL]) + len(["model_start", "model_error"])
+    assert sizes == [RECORDED_MAX, 120 - RECORDED_MAX + 1, 1]
+
+
+async def test_recorded_steps_of_an_attempt_that_ends_behind_them_leave_all_the_same() -> None:
+    steps, calls = Steps(), Calls()
+    script = 'call: calculator {"expression": "12*12"}; retry: overloaded'
+    await steps.run(script, calls=calls)
+    steps.told.clear()
+
+    async def never() -> None:
+        message = "the request is paused"
+        raise Suspended(message)
+
+    await steps.run(script, calls=calls, attempt=1001, before_call=never)
+    assert [(step.kind, step.recorded) for step in steps.told] == [
+        (kind, True) for kind in (*MODEL, *TOOL)
+    ]
+
+
 @pytest.mark.parametrize("raised", [SystemExit(3), asyncio.CancelledError("mine"), MemoryError()])
 async def test_a_tool_that_ends_the_run_is_told_of(raised: BaseException) -> None:
     async def exits() -> str:
@@ -224,7 +259,7 @@ async def test_a_tool_that_ends_the_run_is_told_of(raised: BaseException) -> Non
 async def test_a_step_that_cannot_be_written_ends_the_attempt() -> None:
     steps = Steps()
 
-    async def lost(_: AgentStep) -> None:
+    async def lost(_: Sequence[AgentStep]) -> None:
         message = "steps are not acknowledged"
         raise LaneLost(message)
 
@@ -254,11 +289,11 @@ async def test_a_step_on_its_way_is_not_cut_short_by_a_time_limit() -> None:
     steps = Steps(attempt_timeout_s=0.05)
     emit, late = steps.emit, asyncio.Event()
 
-    async def slow(step: AgentStep) -> None:
-        if step.kind == "tool_start":
+    async def slow(told: Sequence[AgentStep]) -> None:
+        if kinds(told) == ["tool_start"]:
             asyncio.get_running_loop().call_later(0.1, late.set)
             await late.wait()
-        await emit(step)
+        await emit(told)
 
     steps.emit = slow  # type: ignore[method-assign]
     outcome = await steps.run(SUM)

@@ -161,3 +161,32 @@ def test_what_is_not_committed_stays_in_memory_however_much_it_is() -> None:
     recent.put(("default", "ada", "other"), object())
     assert ("default", "ada", "s7") in recent
     assert ("default", "ada", "s8") not in recent
+
+
+def test_what_is_committed_takes_no_place_of_what_is_ahead_of_it() -> None:
+    recent: Recent[object] = Recent(2)
+    first, second = object(), object()
+    recent.put(S, first, ahead=True)
+    recent.put(S, second, ahead=True)
+    recent.put(S, first)
+    recent.committed(S, first)
+    assert recent.get(S) is second
+    recent.put(S, second)
+    recent.committed(S, second)
+    third = object()
+    recent.put(S, third)
+    assert recent.get(S) is third
+
+
+def test_what_comes_beside_what_is_held_stays() -> None:
+    recent: Recent[object] = Recent(1)
+    keys = [("default", "ada", f"s{number}") for number in range(5)]
+    with recent.held(keys):
+        for key in keys:
+            recent.put(key, object())
+        recent.put(S, object())
+        assert S in recent
+        assert all(key in recent for key in keys)
+        recent.put(("default", "ada", "other"), object())
+        assert S not in recent
+    assert len(recent) == 1

@@ -9,9 +9,25 @@ import pytest
 from millstream.agents.executor import wall_clock_ms
 from millstream.schemas.events import CheckpointSaved, SessionUpdated
 from millstream.schemas.sessions.states import SessionChanged, SessionState
-from millstream.schemas.topics import CHECKPOINTS, SESSION_EVENTS, SESSION_STATES, SESSIONS
+from millstream.schemas.topics import (
+    CHECKPOINTS,
+    SESSION_COMMANDS,
+    SESSION_EVENTS,
+    SESSION_STATES,
+    SESSIONS,
+)
+from millstream.streams.wire.codec import decode
 from tests.harness.lane_sessions import Sessions, code_of, sessions
-from tests.harness.memory_lanes import MemoryLanes, open_keys, read_topic, read_whole
+from tests.harness.memory_lanes import (
+    MemoryLanes,
+    ask,
+    lane_services,
+    one_lane,
+    open_keys,
+    read_topic,
+    read_whole,
+    upstream,
+)
 
 
 @pytest.fixture
@@ -30,9 +46,11 @@ async def test_a_conversation_goes_on(world: MemoryLanes) -> None:
     async with sessions(world) as mine:
         for turn in range(1, 4):
             answer = await mine.turn(f"say: {turn}", expected_turn=turn - 1)
+            assert answer.turn == turn
             assert (answer.status, answer.output) == ("completed", str(turn))
             await push_out(mine)
-        assert code_of(await mine.turn("say: 4", expected_turn=2)) == "session_moved_on"
+        moved_on = await mine.turn("say: 4", expected_turn=2)
+        assert (code_of(moved_on), moved_on.turn) == ("session_moved_on", None)
         heads = await read_whole(world, SESSIONS, SessionUpdated)
         assert [one.turn for one in heads if one.session_id == "s"] == [1, 2, 3]
         saved = await read_whole(world, CHECKPOINTS, CheckpointSaved)
@@ -105,6 +123,19 @@ async def expired(mine: Sessions) -> None:
     assert code_of(await mine.turn("say: two")) == "session_expired"
 
 
+async def test_many_that_are_over_at_once_expire_within_two_seconds(world: MemoryLanes) -> None:
+    async with sessions(world) as mine:
+        for number in range(400):
+            given = await mine.give("create", f"s{number}", ttl={"total_s": 3})
+        await mine.answered(given)
+        world.broker.latency_s = 0.002
+        changes = await read_topic(world, SESSION_EVENTS, SessionChanged, count=800)
+    created = {one.session_id: one.at_ms for one in changes if one.change == "created"}
+    late = [one.at_ms - created[one.session_id] for one in changes if one.change == "expired"]
+    assert len(late) == 400
+    assert all(3000 <= one < 5000 for one in late)
+
+
 async def test_a_request_that_finds_it_over_time_ends_it_before_what_comes_next(
     world: MemoryLanes,
 ) -> None:
@@ -156,3 +187,92 @@ async def test_all_of_a_user_s_end_whether_in_memory_or_not(world: MemoryLanes) 
         answer = await mine.turn("say: x", session_id="theirs", user_id="ben")
         assert answer.status == "completed"
     assert len(await open_keys(world, SESSIONS)) == 1
+
+
+@pytest.mark.parametrize("in_memory", [1000, 1])
+async def test_a_touch_that_came_in_time_and_is_not_decided_yet_counts(in_memory: int) -> None:
+    world = MemoryLanes().changed(sessions_in_memory=in_memory)
+    async with lane_services(world) as services, upstream(world) as program:
+        mine = Sessions(world, program)
+        async with one_lane(world, services, None) as owner:
+
+            async def command(operation: str, session: str, after_ms: int, **more: Any) -> Any:
+                value = {"user_id": "ada", "session_id": session, "operation": operation, **more}
+                value["command_id"] = f"{operation}-{session}-{after_ms}"
+                topic = world.topic(SESSION_COMMANDS)
+                sent = await program.publish(value, key=b"ada", topic=topic)
+                return sent._replace(timestamp=sent.timestamp + after_ms), value
+
+            owner.serve(*await command("create", "s", 0, ttl={"idle_s": 100}))
+            await mine.answered("create-s-0")
+            owner.serve(*await command("create", "other", 0))
+            await mine.answered("create-other-0")
+            touch = await command("touch", "s", 90_000)
+            sent, value = await ask(program, "say: x", request_id="r", session_id="s")
+            owner.serve(*touch)
+            owner.serve(sent._replace(timestamp=sent.timestamp + 110_000), value)
+            assert code_of(await mine.answered("touch-s-90000")) is None
+            assert (await mine.result("r")).status == "completed"
+            # What comes after it, and finds it over, is turned away all the same.
+            late = [await ask(program, "say: x", request_id=f"l{n}", session_id="s") for n in "12"]
+            for sent, value in late:
+                owner.serve(sent._replace(timestamp=sent.timestamp + 400_000), value)
+            for name in ("l1", "l2"):
+                assert code_of(await mine.result(name)) == "session_expired"
+
+
+async def test_what_retention_has_removed_is_forgotten_and_begins_anew(world: MemoryLanes) -> None:
+    async with sessions(world) as mine:
+        await mine.tell("create", metadata={"a": "b"}, ttl={"idle_s": 1})
+        await mine.turn("say: one")
+        await push_out(mine)
+        for spec in (SESSIONS, SESSION_STATES):
+            for where in world.places(spec):
+                world.broker.delete_before(where, world.broker.partition(where).high_watermark)
+        assert code_of(await mine.tell("touch")) == "session_unknown"
+        assert code_of(await mine.tell("restore", turn=1)) == "session_unknown"
+        anew = await mine.turn("say: two", expected_turn=0)
+        assert (anew.status, anew.output) == ("completed", "two")
+        await mine.tell("close")
+        await push_out(mine)
+        assert code_of(await mine.turn("say: three")) == "session_closed"
+    async with sessions(world) as mine:
+        assert code_of(await mine.turn("say: three")) == "session_closed"
+
+
+async def test_a_log_of_sessions_that_was_made_anew_is_what_counts(world: MemoryLanes) -> None:
+    async with sessions(world) as mine:
+        for turn in range(5):
+            await mine.turn(f"say: {turn}")
+            await push_out(mine)
+    for spec in (SESSIONS, SESSION_STATES):
+        world.broker.delete_topic(world.topic(spec))
+    async with sessions(world) as mine:
+        assert code_of(await mine.tell("touch")) == "session_unknown"
+        await push_out(mine)
+        assert (await mine.turn("say: on", expected_turn=0)).status == "completed"
+        await push_out(mine)
+        assert (await mine.tell("touch")).turn == 1
+
+
+async def test_a_session_goes_on_whose_older_checkpoints_are_gone(world: MemoryLanes) -> None:
+    # langchain-ai/langchain-mongodb#151: what becomes of a thread of which a part has expired.
+    async with sessions(world) as mine:
+        for turn in range(1, 4):
+            await mine.turn(f"say: {turn}")
+        await mine.tell("name_checkpoint", turn=1, name="first")
+        await push_out(mine)
+        for where in world.places(CHECKPOINTS):
+            saved = [
+                one
+                for one in world.broker.records(where)
+                if decode(one, CheckpointSaved).session_id == "s"
+            ]
+            if saved:
+                world.broker.delete_before(where, saved[-1].offset)
+        for meant in ({"turn": 1}, {"turn": 2}, {"name": "first"}):
+            assert code_of(await mine.tell("restore", **meant)) == "checkpoint_unknown"
+        await push_out(mine)
+        assert (await mine.turn("say: on", expected_turn=3)).status == "completed"
+        restored = await mine.tell("restore", turn=3)
+        assert (restored.refused, restored.turn) == (None, 5)

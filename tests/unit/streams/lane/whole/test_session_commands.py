@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from millstream.agents.executor import wall_clock_ms
+from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.events import CheckpointSaved, SessionUpdated
 from millstream.schemas.sessions.states import SessionChanged, SessionState
 from millstream.schemas.topics import (
     CHECKPOINTS,
+    DEAD_LETTERS,
+    SESSION_ANSWERS,
     SESSION_EVENTS,
     SESSION_STATES,
     SESSIONS,
 )
+from millstream.streams.broker.memory.broker import MemoryBroker
 from tests.harness.lane_sessions import code_of, sessions
 from tests.harness.memory_lanes import (
     MemoryLanes,
@@ -202,6 +209,17 @@ async def test_a_session_goes_back_to_an_earlier_turn_and_on_from_there(world: M
     assert [one.restored_turn for one in events if one.change == "restored"] == [2, 1]
 
 
+async def test_restores_that_follow_each_other_closely_each_make_a_turn(world: MemoryLanes) -> None:
+    async with sessions(world) as mine:
+        for text in ("say: one", "say: two"):
+            await mine.turn(text)
+        given = [await mine.give("restore", turn=1 + number % 2) for number in range(40)]
+        assert [(await mine.answered(one)).turn for one in given] == list(range(3, 43))
+        assert (await mine.turn("say: last", expected_turn=42)).status == "completed"
+    heads = [one.turn for one in await read_whole(world, SESSIONS, SessionUpdated)]
+    assert heads == list(range(1, 44))
+
+
 async def test_a_request_says_which_turn_it_believes_newest(world: MemoryLanes) -> None:
     async with sessions(world) as mine:
         assert (await mine.turn("say: one", expected_turn=0)).status == "completed"
@@ -211,6 +229,21 @@ async def test_a_request_says_which_turn_it_believes_newest(world: MemoryLanes) 
             ("completed", None),
             ("rejected", "session_moved_on"),
         ]
+
+
+async def test_a_session_that_an_update_finds_too_old_expires_without_being_used(
+    world: MemoryLanes,
+) -> None:
+    async with sessions(world) as mine:
+        await mine.tell("create", "limited", ttl={"total_s": 3600})
+        await mine.tell("create", "unlimited")
+        await mine.tell("create", "first", ttl={"total_s": 1})
+        await read_topic(world, SESSION_EVENTS, SessionChanged, count=4)  # it has expired
+        for name in ("limited", "unlimited"):
+            await mine.tell("update", name, ttl={"total_s": 1})
+        events = await read_topic(world, SESSION_EVENTS, SessionChanged, count=8)
+        expired = [one.session_id for one in events if one.change == "expired"]
+        assert sorted(expired) == ["first", "limited", "unlimited"]
 
 
 async def test_a_session_expires_when_it_was_not_used_for_so_long(world: MemoryLanes) -> None:
@@ -270,6 +303,9 @@ async def test_a_template_may_ask_for_sessions_that_were_created(world: MemoryLa
     async with sessions(world) as mine:
         refused = await mine.turn("say: one", template="strict")
         assert (refused.status, code_of(refused)) == ("rejected", "session_unknown")
+        assert "create 's', or name another" in str(refused.reason)
+        unnamed = await mine.turn("say: one", template="strict", session_id=None)
+        assert "names none: create one" in str(unnamed.reason)
         await mine.tell("create")
         assert (await mine.turn("say: one", template="strict")).status == "completed"
 
@@ -285,3 +321,69 @@ async def test_a_session_that_begins_with_a_request_lives_as_long_as_its_templat
     assert (state.session_id, state.ttl.total_s) == ("s", 60)
     (created,) = await read_whole(world, SESSION_EVENTS, SessionChanged)
     assert (created.change, created.command_id) == ("created", None)
+
+
+async def test_head_and_state_say_alike_when_a_session_began(world: MemoryLanes) -> None:
+    # QwenLM/qwen-code#9419: a place that changes between two pages shows a session twice.
+    async with sessions(world) as mine:
+        await mine.turn("slow: 0.05; say: x", template="short", session_id="a")
+        await mine.tell("create", "b")
+        await mine.turn("say: x", session_id="b")
+        running = await mine.ask("slow: 0.2; say: x", session_id="c")
+        await mine.tell("update", "c", metadata={"a": "b"})
+        await mine.result(running)
+        await mine.turn("say: x", session_id="c")
+        await mine.turn("say: x", session_id="d")
+        await mine.tell("touch", "d")
+    states = await read_whole(world, SESSION_STATES, SessionState)
+    heads = await read_whole(world, SESSIONS, SessionUpdated)
+    created = {(one.session_id, one.created_at_ms) for one in (*states, *heads)}
+    assert sorted(name for name, _ in created) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.promise("P7")
+@pytest.mark.parametrize(
+    ("metadata", "code"),
+    [
+        ({"k" * 990_000: "x"}, "wrong_shape"),
+        ({"": "x"}, "wrong_shape"),
+        ({"\ud800": "x"}, "not_json"),
+        ({"x": "\ud800"}, "not_json"),
+    ],
+    ids=["long", "empty", "half", "half-value"],
+)
+async def test_metadata_that_no_record_can_hold_stops_nothing(
+    world: MemoryLanes, metadata: dict[str, str], code: str
+) -> None:
+    async with sessions(world) as mine:
+        for operation in ("create", "update"):
+            await mine.give(operation, metadata=metadata)
+        assert code_of(await mine.tell("touch")) == "session_unknown"
+        assert (await mine.turn("say: x")).status == "completed"
+    letters = await read_whole(world, DEAD_LETTERS, DeadLetter)
+    assert [one.reason.code for one in letters] == [code] * 2
+
+
+@pytest.mark.promise("P7")
+async def test_a_command_whose_outcome_is_never_written_is_given_up(world: MemoryLanes) -> None:
+    async with sessions(world) as mine:
+        refusing = asyncio.Event()
+        refusing.set()
+        world.broker.refuse(world.topic(SESSION_ANSWERS), refusing.is_set)
+        await mine.give("create")
+        (letter,) = await read_topic(world, DEAD_LETTERS, DeadLetter, count=1)
+        refusing.clear()
+        assert letter.reason.code == "unserviceable"
+        assert code_of(await mine.tell("touch")) == "session_unknown"
+
+
+@pytest.mark.parametrize("apart_ms", [-60_000, 60_000])
+async def test_a_turn_is_found_though_worker_and_broker_disagree_on_the_time(
+    world: MemoryLanes, apart_ms: int
+) -> None:
+    broker = MemoryBroker(world.settings, lambda: wall_clock_ms() + apart_ms)
+    async with sessions(replace(world, broker=broker)) as mine:
+        for turn in range(1, 4):
+            await mine.turn(f"say: {turn}")
+        assert (await mine.tell("restore", turn=1)).refused is None
+        assert code_of(await mine.tell("restore", turn=99)) == "checkpoint_unknown"

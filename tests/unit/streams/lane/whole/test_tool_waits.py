@@ -75,6 +75,13 @@ async def owner_with(
             yield services, owner, called
 
 
+def newest_parked(world: MemoryLanes) -> RunParked:
+    """Give the newest record on `parked`, of a world with one partition."""
+    (where,) = world.places(PARKED)
+    values = [one.value for one in world.broker.records(where) if one.value is not None]
+    return RunParked.model_validate_json(values[-1])
+
+
 async def lost_in_its_call(world: MemoryLanes, program: Any, effect: Any, **more: Any) -> Any:
     """Have a run lost with its worker while it calls `mail`; gives its request."""
     async with owner_with(world, "hangs", effect) as (_, owner, called):
@@ -208,7 +215,8 @@ async def test_a_run_that_was_parked_says_under_its_next_owner_what_that_one_lac
                 await read_topic(world, RESULTS, AgentResult, count=1)
                 owner.serve(*await give(world, program, "resume", request_id="r1"))
                 await eventually(lambda: bool(owner.lane.lacking))
-                *_, first = await read_whole(world, PARKED, RunParked)
+                await eventually(lambda: newest_parked(world).waits_for is not None)
+                first = newest_parked(world)
                 count = len(await read_whole(world, PARKED, RunParked))
             async with one_lane(world, services, None) as owner:
                 await eventually(lambda: bool(owner.lane.lacking))
