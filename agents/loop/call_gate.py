@@ -31,6 +31,7 @@ from millstream.agents.tool_schemas import problem_of, takes
 from millstream.agents.tools import Caller, ToolRegistry
 from millstream.agents.tools.caller import idempotency_key
 from millstream.schemas.errors import LaneLost, Suspended
+from millstream.schemas.ports import wall_clock_ms
 from millstream.schemas.reasons import words_of
 from millstream.schemas.runs.errors import ToolFailed, ToolStuck
 
@@ -166,7 +167,12 @@ class CallGate(ModelGate):
         asks: Caller = runtime.context
         # As it was given before, also where a version makes it otherwise.
         key = None if begun is None else begun.key
-        caller = replace(asks, idempotency_key=key or idempotency_key(asks, call["id"] or ""))
+        at_ms = (begun and begun.at_ms) or wall_clock_ms()
+        caller = replace(
+            asks,
+            idempotency_key=key or idempotency_key(asks, call["id"] or ""),
+            called_at_ms=at_ms,
+        )
         runtime = replace(runtime, context=caller)
 
         async def make() -> ToolAnswer:
@@ -181,6 +187,7 @@ class CallGate(ModelGate):
             make,
             timeout_s=rules.timeout_s or self._template.tool_timeout_s,
             may_repeat=self._template.in_doubt == "retry",
+            at_ms=at_ms,
         )
 
 

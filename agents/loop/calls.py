@@ -353,6 +353,7 @@ class Calls:
         told: dict[str, Any] = {"effect": rules.effect}
         if intent is not None:
             told |= {"key": intent.key, "arguments": intent.arguments, "until_ms": intent.until_ms}
+            told["at_ms"] = intent.at_ms
         journal.add("intent", call_id=call_id, name=self.in_doubt[call_id], **told)
 
     async def tool(

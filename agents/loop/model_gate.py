@@ -234,16 +234,14 @@ def _turn(messages: Sequence[AnyMessage], question_id: str) -> Sequence[AnyMessa
 
     Where a middleware took the question away, the newest message of a person is where it begins.
     """
-    asks = None
-    for number in range(len(messages) - 1, -1, -1):
-        message = messages[number]
-        if not isinstance(message, HumanMessage):
-            continue
+    # From the front: what a session remembers is bounded, and a turn may have a thousand messages.
+    for number, message in enumerate(messages):
         if message.id == question_id:
             return messages[number:]
-        if asks is None:
-            asks = number
-    return messages if asks is None else messages[asks:]
+    for number in range(len(messages) - 1, -1, -1):
+        if isinstance(messages[number], HumanMessage):
+            return messages[number:]
+    return messages
 
 
 def _newest_answer(turn: Sequence[AnyMessage]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ class Caller:
         model: The name of the model that answers.
         idempotency_key: Names this tool call, over all attempts: 32 hex digits. `None` outside
             a tool call.
+        called_at_ms: When the tool was called, in milliseconds since the epoch: of a call with an
+            effect the same in each attempt at it. `None` outside a tool call.
     """
 
     tenant: str
@@ -53,6 +56,7 @@ class Caller:
     metadata: Mapping[str, str] = field(default_factory=lambda: NO_CLAIMS)
     session_metadata: Mapping[str, str] = field(default_factory=lambda: NO_CLAIMS)
     idempotency_key: str | None = None
+    called_at_ms: int | None = None
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
@@ -64,6 +68,29 @@ class Caller:
     def remaining_s(self) -> float:
         """The seconds until `deadline_ms` by this machine's clock, 0 once it passed."""
         return max(0.0, self.deadline_ms / 1000 - time.time())
+
+    def new_id(self, name: str = "") -> str:
+        """Give an id, of 32 hex digits, that is the same in each attempt at this tool call.
+
+        Another one for each `name`; so a call that is made again makes nothing under another id.
+        Raises `RuntimeError` outside a tool call.
+        """
+        return blake2b(self._named(name, b"id"), digest_size=16).hexdigest()
+
+    def random(self, name: str = "") -> random.Random:
+        """Give a source of numbers that gives the same ones in each attempt at this tool call.
+
+        Another one for each `name`. Not for secrets. Raises `RuntimeError` outside a tool call.
+        """
+        return random.Random(self._named(name, b"random"))  # noqa: S311  not for secrets
+
+    def _named(self, name: str, kind: bytes) -> bytes:
+        if self.idempotency_key is None:
+            message = "only a tool call has ids and random numbers of its own"
+            raise RuntimeError(message)
+        return b"\0".join(
+            (kind, self.idempotency_key.encode(), name.encode(errors="surrogatepass"))
+        )
 
 
 def idempotency_key(caller: Caller, call_id: str) -> str:

@@ -79,7 +79,11 @@ class JournalStep(RequestEvent):
     to 8,192 bytes, and `until_ms`, when its time is over. `done` is the answer to the tool call
     `call_id`. `repair` is an answer that the model is to give anew.
 
-    `content` is what was said, as JSON; of a record in parts `text` has this part of its text.
+    `content` is what was said, as JSON; of a record in parts `text` has this part of its text. An
+    object in it with one key that begins with `$` is a value that JSON has not: `$bytes` in base64,
+    `$float` (`nan`, `inf`), `$tuple`, `$set`, `$frozenset`, `$datetime`, `$date`, `$time`,
+    `$timedelta`, `$uuid`, `$decimal`, `$dict` as pairs of key and value, `$message`, and
+    LangGraph's `$send` and `$overwrite`.
     `began` stands on the first record. `used` is what model calls used since the record before.
     """
 

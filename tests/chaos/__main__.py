@@ -172,7 +172,7 @@ async def _judge(
         *([ending] if ending else []),
     ]
     told: tuple[str, ...] = ()
-    again = repeated(calls, records.results)
+    again = repeated(calls, records.results, drill.crew.wakes)
     if scenario.judge is not None:
         found = await scenario.judge(drill, records)
         told = found.told

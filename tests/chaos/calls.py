@@ -11,6 +11,9 @@ from pathlib import Path
 from millstream.schemas.events import AgentResult
 from tests.harness.audit import Asked
 
+UNDER_WAY_MS = 500.0
+"""So soon does a worker that is woken make the calls that it was about to make."""
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -31,6 +34,14 @@ class Kill:
     at_ms: float
 
 
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """A SIGCONT to a worker."""
+
+    worker: str
+    at_ms: float
+
+
 def read_calls(log: Path) -> tuple[Call, ...]:
     """Read the model server's log, in the order in which the calls began."""
     calls: dict[int, Call] = {}
@@ -44,17 +55,22 @@ def read_calls(log: Path) -> tuple[Call, ...]:
     return tuple(calls.values())
 
 
-def repeated(calls: Iterable[Call], results: Iterable[AgentResult]) -> tuple[str, ...]:
+def repeated(
+    calls: Iterable[Call], results: Iterable[AgentResult], woken: Iterable[Wake] = ()
+) -> tuple[str, ...]:
     """Name each call that was made though its run had been completed, as its result says.
 
-    This is all that can be told of runs of one call: it stands on the log with the result.
+    This is all that can be told of runs of one call: it stands on the log with the result. What a
+    worker was about to call as it was stopped, it calls as it is `woken`: nobody can keep it.
     """
+    awake = [(one.worker, one.at_ms, one.at_ms + UNDER_WAY_MS) for one in woken]
     ended_ms = {one.request_id: one.at_ms for one in results if one.status == "completed"}
     late = float("inf")
     return tuple(
         f"{call.request_id} was called by {call.worker} after its result was on the log"
         for call in calls
         if call.started_ms > ended_ms.get(call.request_id, late) + 1  # they are whole milliseconds
+        and not any(call.worker == name and a <= call.started_ms < b for name, a, b in awake)
     )
 
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from millstream.streams.settings import Settings
-from tests.chaos.calls import Kill
+from tests.chaos.calls import Kill, Wake
 from tests.chaos.load import MODEL
 from tests.harness.worker_process import WORKER, WorkerProcess, worker_process
 from tests.support import eventually
@@ -49,6 +49,7 @@ class Crew:
         self._named: dict[str, str] = {}
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self.kills: list[Kill] = []
+        self.wakes: list[Wake] = []
         self.crashes = 0
         self.faults: list[str] = []
 
@@ -127,6 +128,7 @@ class Crew:
 
     def wake(self, name: str) -> None:
         """SIGCONT."""
+        self.wakes.append(Wake(self._named[name], time.time_ns() / 1e6))
         self._workers[name].signal(signal.SIGCONT)
 
     async def opens_more(self, name: str, than: int, *, timeout_s: float = 60) -> None:

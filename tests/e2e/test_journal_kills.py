@@ -7,10 +7,12 @@ its worker is killed, and as it is being answered. All of these runs are struck 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -39,6 +41,8 @@ PARTITION = 0
 
 WENT_ON = (0, 4, 25, 40)
 """Of the runs whose calls are answered, how many have gone on as their worker is killed."""
+
+HELD_WITHIN_S = 60.0
 
 EACH_TIME = ((2, "inside"), (7, "inside"), (12, "inside"), (18, "inside"))
 """Where runs are struck that lose each worker."""
@@ -156,6 +160,18 @@ async def publish(program: Upstream, one: Asked) -> None:
     await program.publish(json.loads(steps_value(one)), key=one.user_id.encode())
 
 
+async def held_by(server: Server, count: int, settings: Settings, log: Path) -> str:
+    """Wait until so many calls are held, and give the worker that made them all."""
+    try:
+        async with asyncio.timeout(HELD_WITHIN_S):
+            (worker,) = set(await server.held(count))
+    except TimeoutError:
+        records, journal = await read_records(settings), await read_journal(settings)
+        again = list(repeated(read_seen(log), journal, records))
+        pytest.fail(f"some calls never came to be held; {len(again)} were repeated: {again[:9]}")
+    return worker
+
+
 @pytest.mark.promise("P1")
 @pytest.mark.promise("P3")
 @pytest.mark.timeout(300)
@@ -191,8 +207,7 @@ async def test_no_finished_call_is_made_again_wherever_a_worker_is_killed(
             struck += of_kill
             for point in of_kill:
                 await ask(point.request_id, [(point.number, point.how)])
-            holding = await server.held(len(of_kill) + RUNS_STRUCK_EACH_TIME)
-            (victim,) = set(holding)
+            victim = await held_by(server, len(of_kill) + RUNS_STRUCK_EACH_TIME, settings, log)
             await server.go_on(went_on)
             await workers.kill(victim)
             if kill % 2 == 0:

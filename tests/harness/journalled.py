@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,13 +48,15 @@ class Outside:
     """What calls did, whoever made them.
 
     `begun` and `happened` are names and keys of calls of tools, `asked` when what became of a call
-    was asked, in milliseconds since the epoch, `models` what models were called and answered.
+    was asked, in milliseconds since the epoch, `models` what models were called and answered,
+    `attempts` which attempts began a call of a tool or model.
     """
 
     begun: list[tuple[str, str]] = field(default_factory=list)
     happened: list[tuple[str, str]] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
+    attempts: set[int] = field(default_factory=set)
     hold: Hold | None = None
     timeout_s: float = 0.4
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
@@ -84,6 +86,8 @@ class Outside:
 
     async def __call__(self, event: CallbackEvent) -> None:
         """Hear of a run's calls."""
+        if event.kind in {"model_start", "tool_start"}:
+            self.attempts.add(event.attempt)
         if event.kind == "model_start":
             await self.meets("asked")
         elif event.kind == "model_end":
@@ -153,11 +157,12 @@ async def run_through(
     request_id: str = "r1",
     session_id: str = "s",
     later: Iterable[AgentTemplate] | None = None,
+    between: Callable[[], Awaitable[None]] | None = None,
     **of_factory: Any,
 ) -> AgentResult:
     """Run a request, by one worker after the other: each is lost where it stands still.
 
-    `later` are the templates of all workers but the first.
+    `later` are the templates of all workers but the first, `between` is awaited before each.
     """
     of_factory = {"tools": outside.tools(), **of_factory}
     before = len(await read_whole(world, RESULTS, AgentResult))
@@ -166,6 +171,8 @@ async def run_through(
         asked = await ask(program, text, template=template, **named)
         for number, hold in enumerate(holds):
             outside.begin_worker(hold)
+            if number and between is not None:
+                await between()
             its = templates if later is None or not number else later
             every = (*BUILT_IN_TEMPLATES, *its)
             async with (

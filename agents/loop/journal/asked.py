@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from operator import attrgetter, is_
 from typing import Any, Final, NamedTuple
 
-from langchain_core.messages import AIMessage, BaseMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
 
 from millstream.agents.sessions.recorded.messages import MessageWriter
 from millstream.agents.sessions.recorded.values import LEFT_OUT
@@ -48,11 +49,15 @@ class _Link(NamedTuple):
     chained: bytes
 
 
+_CONTENT: Final = attrgetter("content")
+
+
 class AskedDigest:
     """Digests of the questions of one run, which grow message by message.
 
     A message is digested once, however often it is asked with: known by its identity, and by that
-    of its content and calls. What it holds is not to be changed in place.
+    of its content. What it holds is not to be changed in place, and its calls only before it is
+    asked with.
     """
 
     def __init__(self, base: RunBase) -> None:
@@ -67,6 +72,9 @@ class AskedDigest:
             base.forget,
         )
         self._chain: list[_Link] = []
+        # Of the chain's messages, once more.
+        self._messages: list[BaseMessage] = []
+        self._contents: list[Any] = []
 
     def of(self, turn: Sequence[BaseMessage], repair: AnswerRepair | None = None) -> str:
         """Digest a question, as 32 hexadecimal digits.
@@ -75,25 +83,44 @@ class AskedDigest:
         behind it. Ids of messages count nothing, as each attempt makes its own; those of calls do.
         """
         chain = self._chain
-        same = 0
-        for link, message in zip(chain, turn, strict=False):
-            if not _is_of(link, message):
-                break
-            same += 1
+        same = self._same(turn)
         if same < len(turn):
             known = {id(link.message): link for link in chain[same:]}
-            del chain[same:]
+            self._cut(same)
             chained = chain[-1].chained if chain else self._base
             for message in turn[same:]:
                 was = known.get(id(message))
                 own = was.own if was and _is_of(was, message) else _digest_of(message)
                 chained = _hash(b"next", chained, own)
                 chain.append(_Link(message, message.content, _calls(message), own, chained))
+                self._messages.append(message)
+                self._contents.append(message.content)
         else:
-            del chain[same:]
+            self._cut(same)
             chained = chain[-1].chained if chain else self._base
         told = b"" if repair is None else _digest(b"repair", repair.answer, repair.problem)
         return _hash(b"asked", chained, told).hex()
+
+    def _cut(self, count: int) -> None:
+        del self._chain[count:], self._messages[count:], self._contents[count:]
+
+    def _same(self, turn: Sequence[BaseMessage]) -> int:
+        """Count the messages at the beginning that are those of the question before."""
+        chain = self._chain
+        # Nearly always all of them, so that no line of Python is run for each.
+        count = len(chain)
+        if (
+            0 < count <= len(turn)
+            and all(map(is_, self._messages, turn))
+            and all(map(is_, self._contents, map(_CONTENT, turn)))
+        ):
+            return count
+        same = 0
+        for link, message in zip(chain, turn, strict=False):
+            if not _is_of(link, message):
+                break
+            same += 1
+        return same
 
 
 def _is_of(link: _Link, message: BaseMessage) -> bool:
@@ -105,9 +132,8 @@ def _is_of(link: _Link, message: BaseMessage) -> bool:
 
 
 def _calls(message: BaseMessage) -> Any:
-    if isinstance(message, AIMessage):
-        return message.tool_calls
-    return message.tool_call_id if isinstance(message, ToolMessage) else None
+    held = message.__dict__
+    return held.get("tool_calls", held.get("tool_call_id"))
 
 
 def _digest_of(message: BaseMessage) -> bytes:

@@ -44,13 +44,16 @@ class Journal:
         # Of whoever makes the journal: what commits is not the run's code.
         self._context = contextvars.copy_context()
 
-    def add(self, kind: JournalKind, **told: Any) -> None:
-        """Take a fact; it is on its way at once. What goes wrong is raised at the next door."""
+    def add(self, kind: JournalKind, *, at_ms: int | None = None, **told: Any) -> None:
+        """Take a fact; it is on its way at once. What goes wrong is raised at the next door.
+
+        `at_ms` is when it came, `None`: now.
+        """
         request = self._request
         fact = JournalStep(
             tenant=request.tenant,
             user_id=request.user_id,
-            at_ms=self._clock_ms(),
+            at_ms=self._clock_ms() if at_ms is None else at_ms,
             request_id=request.request_id,
             session_id=request.session_id,
             attempt=self._attempt,

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import Any
 
-import orjson
 from aiokafka import TopicPartition
+from pydantic_core import from_json
 
 from millstream.schemas.errors import LaneLost, Poison, ServiceUnavailable
-from millstream.schemas.journal.errors import JournalGone
+from millstream.schemas.journal.errors import JournalGone, JournalUnreadable
 from millstream.schemas.journal.steps import JournalStep
 from millstream.streams.broker.compacted import refuse_newer
 from millstream.streams.broker.partition_reader import PartitionReader
@@ -47,8 +47,8 @@ class JournalLog:
     async def load(self, key: RequestKey, journal: OpenJournal) -> tuple[JournalStep, ...]:
         """Give a run's steps in their order, each of them whole.
 
-        Raises `JournalGone` where some are not there, or are not to be read, and `LaneLost` if the
-        log cannot be read now.
+        Raises `JournalGone` where some are not there, or are not to be read, `JournalUnreadable`
+        where one is not whole, and `LaneLost` if the log cannot be read now.
         """
         want = _Want(key, frozenset(journal.offsets))
         self._wanted.append(want)
@@ -117,14 +117,17 @@ def _stretches(offsets: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _steps(want: _Want, journal: OpenJournal) -> Iterator[JournalStep]:
-    found = [want.found[offset] for offset in sorted(want.found)]
-    expected = 0
-    for number, group in groupby(found, key=lambda step: step.step):
-        parts = list(group)
-        if number != expected or [one.part for one in parts] != list(range(parts[0].parts)):
+    expected, parts = 0, list[JournalStep]()
+    for offset in sorted(want.found):
+        step = want.found[offset]
+        if (step.step, step.part) < (expected, len(parts)):
+            continue  # written again: the first one stands
+        if (step.step, step.part) != (expected, len(parts)):
             break
-        yield parts[0] if len(parts) == 1 else _joined(parts)
-        expected += 1
+        parts.append(step)
+        if len(parts) == parts[0].parts:
+            yield step if len(parts) == 1 else _joined(parts)
+            expected, parts = expected + 1, []
     if expected != journal.steps:
         message = (
             f"of {journal.steps} steps of the run's journal those from {expected} on cannot be "
@@ -135,4 +138,13 @@ def _steps(want: _Want, journal: OpenJournal) -> Iterator[JournalStep]:
 
 def _joined(parts: Sequence[JournalStep]) -> JournalStep:
     text = "".join(one.text or "" for one in parts)
-    return parts[0].model_copy(update={"content": orjson.loads(text), "text": None})
+    try:
+        # Not by `orjson`, which makes a float of an integer beyond 64 bits.
+        content = from_json(text)
+    except ValueError as error:
+        message = (
+            f"step {parts[0].step} of the run's journal cannot be read: its {len(parts)} parts "
+            f"together are no JSON: {error}"
+        )
+        raise JournalUnreadable(message) from error
+    return parts[0].model_copy(update={"content": content, "text": None})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import orjson
+from pydantic_core import to_json
 
 from millstream.schemas.journal.errors import StepTooLarge
 from millstream.schemas.journal.steps import PARTS_MAX, JournalStep, RunBegan
@@ -45,7 +45,8 @@ class RunJournal:
     def _records(self, fact: JournalStep) -> Sequence[JournalStep]:
         named = {"step": self.steps, "began": self._began if self.steps == 0 else None}
         whole = fact.model_copy(update=named)
-        text = "" if fact.content is None else orjson.dumps(fact.content).decode()
+        # Not by `orjson`, which writes no integer beyond 64 bits.
+        text = "" if fact.content is None else to_json(fact.content).decode()
         if len(text) <= PART_CHARS_MAX:
             return (whole,)
         parts = [text[at : at + PART_CHARS_MAX] for at in range(0, len(text), PART_CHARS_MAX)]

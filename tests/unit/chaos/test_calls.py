@@ -8,6 +8,7 @@ from millstream.schemas.events import AgentResult
 from tests.chaos.calls import (
     Call,
     Kill,
+    Wake,
     out_of_order,
     read_calls,
     repeated,
@@ -48,6 +49,11 @@ def test_a_call_after_its_run_was_completed_is_repeated() -> None:
     assert repeated([cut_off, done, Call("c", "r2", 2000)], [result]) == ()
     told = "r1 was called by c after its result was on the log"
     assert repeated([done, Call("c", "r1", 2000)], [result]) == (told,)
+    # Of a worker that was stopped with a call under way, no more than that.
+    wakes = [Wake("c", 1990)]
+    assert repeated([done, Call("c", "r1", 2000)], [result], wakes) == ()
+    for late in (Call("c", "r1", 2990), Call("d", "r1", 2000)):
+        assert len(repeated([done, late], [result], wakes)) == 1
 
 
 def test_a_call_before_the_run_ahead_was_answered_is_out_of_order() -> None:

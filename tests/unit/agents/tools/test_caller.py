@@ -130,6 +130,20 @@ def caller(**given: Any) -> Caller:
     return Caller(**{**named, **given})
 
 
+def test_ids_and_random_numbers_are_those_of_the_call_in_each_attempt_at_it() -> None:
+    first, again = (caller(attempt=number, idempotency_key="k") for number in (1000, 2000))
+    assert first.new_id() == again.new_id()
+    assert first.random("price").random() == again.random("price").random()
+    told = {first.new_id(), first.new_id("order"), caller(idempotency_key="other").new_id()}
+    assert len(told) == 3
+    assert len(first.new_id()) == 32
+    assert first.random("a").random() != first.random("b").random()
+    with pytest.raises(RuntimeError, match="only a tool call"):
+        caller().new_id()
+    with pytest.raises(RuntimeError, match="only a tool call"):
+        caller().random()
+
+
 def test_no_two_names_make_one_key() -> None:
     keys = {
         idempotency_key(caller(), "c"),

@@ -137,6 +137,23 @@ async def test_a_summary_that_was_written_is_not_written_again(world: MemoryLane
     assert "they greeted" in [message.text for message in main.seen[-1]]
 
 
+async def test_a_summary_of_one_model_counts_for_the_one_that_takes_over(
+    world: MemoryLanes,
+) -> None:
+    template = own(memory=Summary(tokens_max=300, summary_tokens_max=60), models=("one", "two"))
+    one, two = OddModel(says=[AIMessage("a" * 90)]), OddModel(says=[DONE])
+    models, outside = {"one": one, "two": two}, Outside()
+    for number in range(5):
+        if number == 4:
+            one.says = [*([DONE] * 4), AIMessage("they greeted"), ModelFailed("overloaded")]
+        text = f"q{number} " + "x" * 40
+        named = {"request_id": f"r{number}", "models": models}
+        result = await told(world, outside, template, [None], text, **named)
+    assert (result.status, result.output, result.model) == ("completed", "done", "two")
+    assert (len(one.seen), len(two.seen)) == (6, 1)
+    assert "they greeted" in [message.text for message in two.seen[0]]
+
+
 @pytest.mark.parametrize("lost", [Hold("asked", 1), Hold("begun"), Hold("asked", 2)], ids=str)
 async def test_a_choice_of_tools_that_was_made_is_not_made_again(
     world: MemoryLanes, lost: Hold
@@ -157,6 +174,34 @@ class Chooser(OddModel):
     @override
     def bind_tools(self, tools: Any, **_: Any) -> Runnable[Any, AIMessage]:
         return self.bind(tools=[str(tool) for tool in tools])
+
+
+@pytest.mark.parametrize("lost", [Hold("asked", 1), Hold("asked", 2), Hold("begun")], ids=str)
+async def test_what_a_tool_writes_to_the_runs_state_is_there_at_the_next_worker(
+    world: MemoryLanes, lost: Hold
+) -> None:
+    todos = [{"content": "put it", "status": "in_progress"}]
+    call = {"name": "write_todos", "args": {"todos": todos}, "id": "t", "type": "tool_call"}
+    main, outside = (
+        OddModel(says=[AIMessage("", tool_calls=[call]), calls("put", 1), DONE]),
+        Outside(),
+    )
+    states: list[Any] = []
+
+    class Sees(AgentMiddleware[Any, Any, Any]):
+        """Keeps what it sees of the run's state."""
+
+        @override
+        def before_model(self, state: Any, runtime: Any) -> None:
+            states.append(state.get("todos"))
+
+    template = own(middlewares=[{"name": "todo_list"}, {"name": "sees"}])
+    more: dict[str, Any] = {"models": {"main": main}, "middlewares": {"sees": Sees}}
+    result = await told(world, outside, template, [lost, None], **more)
+    assert (result.status, result.output) == ("completed", "done")
+    assert states[-3:] == [None, todos, todos]
+    assert len(main.seen) == 3
+    assert len({key for _, key in outside.begun}) == 1
 
 
 class Nudges(AgentMiddleware[Any, Any, Any]):
