@@ -36,6 +36,7 @@ from millstream.agents.models.local.model import LocalChatModel
 from millstream.agents.models.media.takes import takes_of
 from millstream.agents.models.media.tokens import tokens_max
 from millstream.agents.models.resolve import resolve_model
+from millstream.agents.run_plan import RunPlan
 from millstream.agents.templates.held_calls import AnswersInTheEnd
 from millstream.agents.templates.memory import Summary
 from millstream.agents.templates.prompt import filled_prompt
@@ -58,43 +59,6 @@ ResolveModel = Callable[..., BaseChatModel]
 
 # A request may name its model, so the number of pairs is up to upstreams.
 AGENTS_CACHED_MAX: Final = 64
-
-
-@dataclass(frozen=True, slots=True)
-class RunPlan:
-    """What a run will use, known before it starts: its price can be reserved from this.
-
-    `input_tokens_max` and `output_tokens_max` are for all of its model calls together. The former
-    leaves out what tools give back, which nobody knows. `effects` are the tools that may do what
-    stays done. `models` are all that may answer, in order; `model` is the one that is called.
-    `models_own` are the template's, whatever the request names.
-    """
-
-    template: AgentTemplate
-    model: str
-    input_tokens_max: int
-    output_tokens_max: int
-    effects: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
-    models_own: tuple[str, ...] = ()
-    models_beside: tuple[str, ...] = ()
-    calls_beside: int = 0
-    system_prompt: str | None = None
-
-    @property
-    def has_effects(self) -> bool:
-        """Whether it has tools that may do what stays done."""
-        return bool(self.effects)
-
-    @property
-    def model_calls_max(self) -> int:
-        """The most model calls of an attempt, those of its middlewares among them."""
-        return self.template.run_model_calls_max + self.calls_beside
-
-    @property
-    def models_after(self) -> tuple[str, ...]:
-        """The models that follow the one that is called."""
-        return self.models[self.models.index(self.model) + 1 :] if self.models else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,14 +150,33 @@ class AgentFactory:
         """
         self._templates.retire(name, version)
 
-    def has(self, name: str, version: str | None = None) -> bool:
-        """Tell whether a run can be planned: a new one, or one that began with `version`."""
-        return self._templates.find(name, version) is not None
+    def has(self, name: str, version: str | None = None, tools: Iterable[str] = ()) -> bool:
+        """Tell whether a run can be planned: a new one, or one that began with `version`.
+
+        One that has called `tools` needs those of its template, and each of them there.
+        """
+        template = self._templates.find(name, version)
+        return template is not None and not self.missing(template, tools)
+
+    def missing(self, template: AgentTemplate, tools: Iterable[str]) -> tuple[str, ...]:
+        """Give those of `tools` that a template has not, or that are not there now."""
+        wanted = tuple(tools)
+        if not wanted:
+            return ()
+        there = set(self._uses_of(template).tool_names) - self.tools.absent
+        return tuple(one for one in wanted if one not in there)
 
     @property
     def offers(self) -> frozenset[tuple[str, str]]:
-        """The name and version of each template that is here, retired ones too."""
-        return self._templates.offers()
+        """The name and version of each template that is here with its tools, retired ones too."""
+        offered = self._templates.offers()
+        if not (absent := self.tools.absent):
+            return offered
+        return frozenset(
+            one
+            for one in offered
+            if absent.isdisjoint(self._uses_of(self.template(*one)).tool_names)
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -265,6 +248,7 @@ class AgentFactory:
             output_tokens_max=uses.output_tokens_max,
             input_tokens_max=input_tokens_max,
             effects=tuple(one for one in uses.tool_names if self.tools.rules(one).has_effects),
+            tools=uses.tool_names,
             system_prompt=system_prompt,
         )
 

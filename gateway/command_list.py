@@ -97,6 +97,11 @@ COMMANDS: Final = (
         "Templates for every worker, at run time: apply, see and retire them.",
     ),
     Listed(
+        "runs",
+        "runs.app:runs_app",
+        "Runs that wait or are under way, and what keeps them from going on.",
+    ),
+    Listed(
         "sessions",
         "sessions.app:sessions_app",
         "Sessions of users: create, read, change and end them.",

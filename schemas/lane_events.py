@@ -59,11 +59,13 @@ class AnswerRepair(Frozen):
 class TemplateWait(Frozen):
     """A run waits until its partition's owner has its template: `version`, `None`: any.
 
-    A lane that lacked it took the request in hand at `since_ms`, by its own clock.
+    A lane that lacked it took the request in hand at `since_ms`, by its own clock. `tools` are
+    those that the run has called, of a template that is there without them.
     """
 
     template: Identifier
     version: str | None = None
+    tools: tuple[str, ...] = ()
     since_ms: EpochMs
 
 

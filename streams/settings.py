@@ -74,7 +74,10 @@ class Settings(BaseSettings):
     waiting_per_user_max: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Of one user so many wait for their turn; what is more is left unread until there is room."""
     template_wait_s: Annotated[float, Field(ge=0, le=86_400)] = 300.0
-    """How long a request waits for a worker that has its template, if some worker has it."""
+    """How long a request waits for a worker that has its template, if some worker has it.
+
+    A run that was taken on waits for its own version without an end.
+    """
     template_unknown_wait_s: Annotated[float, Field(ge=0, le=86_400)] = 30.0
     """How long it waits for a template of which no worker has said that it has it; at most as long.
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from time import monotonic
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self
 
 from langchain.agents.middleware import ModelResponse
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langgraph.types import Command
 
 from millstream.agents.loop.journal.asked import AskedDigest
+from millstream.agents.loop.journal.unanswered import tools_unanswered
 from millstream.agents.loop.journal.writing import Journal
 from millstream.agents.loop.tools.intents import Intent
 from millstream.agents.models.call_meter import CallMeter
@@ -31,7 +32,7 @@ from millstream.agents.sessions.recorded.answers import (
     repair_of,
     tool_answer_of,
 )
-from millstream.agents.tools import Effect, ToolRules
+from millstream.agents.tools import ToolRules
 from millstream.schemas.journal.errors import JournalMismatch, JournalUnreadable
 from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.lane_events import AnswerRepair
@@ -60,6 +61,7 @@ class Calls:
             it makes them again under the same idempotency key, or asks what became of them.
         effects: Tools by the ids of calls with an effect that were answered.
         stuck: Tools by the ids of calls whose threads go on though their time is up.
+        tools_begun: Tools that were there as the run began, as its journal has them.
         forgotten: Tools of calls with an effect whose answers are not kept here any more.
         repairs_recorded: How many answers that were to be given anew the journal tells of.
         begun_anew: How often an attempt ended with a loop of agents that nobody known had ended.
@@ -75,6 +77,7 @@ class Calls:
     settleable: dict[str, str] = field(default_factory=dict)
     effects: dict[str, str] = field(default_factory=dict)
     stuck: dict[str, str] = field(default_factory=dict)
+    tools_begun: frozenset[str] = frozenset()
     forgotten: tuple[str, ...] = ()
     begun_anew: int = 0
     repair: AnswerRepair | None = None
@@ -103,6 +106,8 @@ class Calls:
         calls = cls(were_recorded=True)
         for step in steps:
             calls._take(step)
+            if step.began is not None:
+                calls.tools_begun = frozenset(step.began.tools)
         calls._given.clear()
         return calls
 
@@ -118,15 +123,7 @@ class Calls:
                 self._beside[step.asked or ""] = message_of(content)
             case "intent":
                 self.in_doubt[call_id] = name
-                self.intents[call_id] = Intent(
-                    call_id=call_id,
-                    tool=name,
-                    effect=cast("Effect", step.effect or "ask_human"),
-                    key=step.key,
-                    arguments=step.arguments or "{}",
-                    at_ms=step.at_ms,
-                    until_ms=step.until_ms,
-                )
+                self.intents[call_id] = Intent.recorded(step)
                 if step.effect not in {None, "ask_human"}:
                     self.settleable[call_id] = name
             case "done":
@@ -209,6 +206,17 @@ class Calls:
     def unsettled(self) -> dict[str, str]:
         """The calls in doubt that only a person can judge, as `in_doubt` has them."""
         return {one: name for one, name in self.in_doubt.items() if one not in self.settleable}
+
+    @property
+    def awaited(self) -> tuple[str, ...]:
+        """The tools of recorded calls that are to be made or settled, and were there at first."""
+        if not self.tools_begun:  # what never was a tool is told to the model
+            return ()
+        newest = next(reversed(self._models.values()), None)
+        said = () if newest is None else newest.result
+        names = tools_unanswered(said, (*self._tools, *self._faults))
+        names += (name for call_id, name in self.in_doubt.items() if call_id in self.settleable)
+        return tuple(dict.fromkeys(one for one in names if one in self.tools_begun))
 
     @property
     def ids(self) -> frozenset[str]:

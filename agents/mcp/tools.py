@@ -265,6 +265,7 @@ class McpTools:
             ),
             # What may take its place until the run calls it may have effects.
             _rules(server, server.effect_of(name, read_only=False, idempotent=False)),
+            is_absent=True,
         )
 
     async def _call(

@@ -35,6 +35,7 @@ class ToolRegistry:
         self._given: dict[str, AnyTool] = {}
         self._tools: dict[str, BaseTool] = {}
         self._rules: dict[str, ToolRules] = {}
+        self._absent: frozenset[str] = frozenset()
         self._sources: list[ToolSource] = []
         self._expanded: dict[tuple[str, ...], tuple[int, tuple[str, ...]]] = {}
         self.generation = 0
@@ -66,11 +67,12 @@ class ToolRegistry:
         self._arguments[made.name] = arguments_of(checked)
         self._rules[made.name] = rules or rules_of(made) or ToolRules()
 
-    def replace(self, tool: BaseTool, rules: ToolRules) -> None:
+    def replace(self, tool: BaseTool, rules: ToolRules, *, is_absent: bool = False) -> None:
         """Add a tool, or put it in the place of the one of its name; from any thread.
 
-        For tools that come and go while runs are served. Raises `Misconfigured` as `register` does,
-        and where the name is that of a tool that was registered.
+        For tools that come and go while runs are served; one that `is_absent` stands for a tool
+        that is not there now, and says so to whoever calls it. Raises `Misconfigured` as `register`
+        does, and where the name is that of a tool that was registered.
         """
         checked = with_checked_schema(tool)
         if (known := self._given.get(tool.name)) is not None:
@@ -80,7 +82,13 @@ class ToolRegistry:
         self._rules = {**self._rules, tool.name: rules}
         self._arguments = {**self._arguments, tool.name: arguments_of(checked)}
         self._tools = {**self._tools, tool.name: checked}
+        self._absent = self._absent | {tool.name} if is_absent else self._absent - {tool.name}
         self.generation += 1
+
+    @property
+    def absent(self) -> frozenset[str]:
+        """The names of tools that are not there now, though templates have them."""
+        return self._absent
 
     def add_source(self, source: ToolSource) -> None:
         """Have templates name tools by what `source` understands as well."""

@@ -44,12 +44,14 @@ def templates_found(
     waiting = {need for member in members for needs in member.waits.values() for need in needs}
     for name, version in sorted(waiting, key=str):
         if not any(can.meet((name, version)) for can in known.values()):
-            told = f"requests wait for template {name!r}" + (
-                "" if version is None else f", version {version!r}"
-            )
-            found.append(
-                Finding("templates", "note", f"{told}: no live worker has it", _WAITING_REMEDY)
-            )
+            wanted = f"template {name!r}"
+            if version is None:
+                told = f"requests wait for {wanted}: no live worker has it"
+                found.append(Finding("templates", "note", told, _WAITING_REMEDY))
+                continue
+            told = f"runs wait for {wanted}, version {version!r}, which they began with: no live "
+            told += "worker has it with its tools"
+            found.append(Finding("templates", "wrong", told, _STRANDED_REMEDY))
     everything = frozenset[str]().union(*(can.names for can in known.values()))
     for worker, can in known.items():
         if lacks := everything - can.names:
@@ -67,6 +69,12 @@ _LACKING_REMEDY = (
 )
 
 _WAITING_REMEDY = "check the name that upstreams send, or start a worker that has it"
+
+_STRANDED_REMEDY = (
+    "they wait until it is there, however long, and their sessions behind them: start a worker "
+    "that has it and reaches its MCP servers, beside the newer ones, or cancel them. "
+    "`millstream runs list --state lacking` shows them"
+)
 
 _APART_REMEDY = (
     "while a deploy is under way that is as it should be. Apps that differ for good do better in "

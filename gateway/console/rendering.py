@@ -144,7 +144,9 @@ def what(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912  one case per kin
             return f"session {event.session_id} is at turn {event.turn}"
         case RunParked(waits_for=wanted) if wanted is not None:
             version = "" if wanted.version is None else f", version {wanted.version}"
-            return f"request {event.request_id} waits for template {wanted.template}{version}"
+            tools = f" with {', '.join(wanted.tools)}" if wanted.tools else ""
+            waits = f"waits for template {wanted.template}{version}{tools}"
+            return one_line(f"request {event.request_id} {waits}")
         case RunParked():
             return f"request {event.request_id} waits ({event.tries} attempts so far)"
         case TemplateApplied():

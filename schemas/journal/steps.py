@@ -27,10 +27,14 @@ OTHERS: Final = "other"
 
 
 class RunBegan(Frozen):
-    """With what a run began: its template and version, and the checkpoint that it goes on from."""
+    """With what a run began: its template and version, and the checkpoint that it goes on from.
+
+    `tools` are those of the template that were there then.
+    """
 
     template: str
     template_version: str | None = None
+    tools: tuple[str, ...] = ()
     base_checkpoint_id: str | None = None
 
 

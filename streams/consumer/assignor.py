@@ -140,6 +140,10 @@ class LaneAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
         """The names of templates that some member had when the group was last dealt."""
         return self._group_names
 
+    def meets(self, need: Need) -> bool:
+        """Tell whether this member says of itself that it has something."""
+        return self._can_run().meet(need)
+
     def waits(self, number: int, needs: frozenset[Need]) -> None:
         """Hear what the requests of a number wait for, that this member lacks.
 

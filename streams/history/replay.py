@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 
 from aiokafka import TopicPartition
 
-from millstream.schemas.base import Address
+from millstream.schemas.base import Address, Event
 from millstream.schemas.control.commands import ControlCommand
 from millstream.schemas.events import ResolvedRequest
+from millstream.schemas.lane_events import RunParked
 from millstream.schemas.topics import (
     ATTEMPTS,
     CHECKPOINTS,
@@ -25,6 +26,7 @@ from millstream.schemas.topics import (
     DEAD_LETTERS,
     DECISIONS,
     OBEYED,
+    PARKED,
     REQUESTS,
     RESULTS,
     SESSION_EVENTS,
@@ -59,9 +61,12 @@ __all__ = ["HISTORY_TOPICS", "HistoryQuery", "read_history", "replay"]
 
 HISTORY_TOPICS = (
     *(REQUESTS, CONTROL, OBEYED, DECISIONS, ATTEMPTS, STEPS, TOKENS),
-    *(COSTS, CHECKPOINTS, RESULTS, SESSION_EVENTS, DEAD_LETTERS),
+    *(PARKED, COSTS, CHECKPOINTS, RESULTS, SESSION_EVENTS, DEAD_LETTERS),
 )
-"""What is replayed unless said otherwise; records of one millisecond come in this order."""
+"""What is replayed unless said otherwise; records of one millisecond come in this order.
+
+Of what is parked then only what waits for a template or tools.
+"""
 
 _AHEAD_RECORDS_MAX = 200
 _READ_WAIT_S = 0.1
@@ -151,12 +156,18 @@ def _asked_for(entry: Entry, query: HistoryQuery) -> bool:
         return False
     wanted = query.wanted
     if isinstance(entry, Delivery):
-        return wanted.matches(entry.event)
+        return wanted.matches(entry.event) and not _is_merely_parked(entry.event, query)
     if wanted.types or wanted.session_id or wanted.request_id:
         return False
     if wanted.user_key is not None:
         return entry.key == wanted.user_key.encode()
     return wanted.tenant is None
+
+
+def _is_merely_parked(event: Event, query: HistoryQuery) -> bool:
+    """Tell whether an event says no more than that a request is parked, and nobody asked for it."""
+    is_parked = isinstance(event, RunParked) and event.waits_for is None
+    return is_parked and query.topics == HISTORY_TOPICS
 
 
 class _ShownOnce:
@@ -229,7 +240,8 @@ class _Merge:
         while heap:
             _, strand = heap[0]
             record = strand.ahead.popleft()
-            yield read_entry(record, strand.spec)
+            if record.value is not None or strand.spec.name != PARKED.name:  # it has ended
+                yield read_entry(record, strand.spec)
             if not strand.ahead:
                 await self._fill([strand])
             if strand.ahead:

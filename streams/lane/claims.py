@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from itertools import islice
 
 import structlog
 
@@ -69,5 +70,10 @@ class ClaimWatch:
         for number, slot in self._slots.items():
             lacking = slot.lacking
             if lacking is not None:  # of one that has just ended, what was heard last stands
-                needs = frozenset((one.name, one.version) for one in tuple(lacking)[:NEEDS_MAX])
-                self._assignor.waits(number, needs)
+                needs = (
+                    (one.name, one.version)
+                    for one in lacking
+                    # Tools that its template has no more: nobody says that he has those.
+                    if not (one.tools and self._assignor.meets((one.name, one.version)))
+                )
+                self._assignor.waits(number, frozenset(islice(needs, NEEDS_MAX)))

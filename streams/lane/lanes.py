@@ -156,6 +156,12 @@ class Lanes:
             deferred=sum(slot.deferred for slot in slots),
             lost=sum(slot.lanes_lost for slot in slots),
             lacking=sum(sum((slot.lacking or {}).values()) for slot in slots),
+            versions_lacking=sum(
+                count
+                for slot in slots
+                for wanted, count in (slot.lacking or {}).items()
+                if wanted.version is not None
+            ),
             sessions=sum((slot.sessions for slot in slots), Counter()),
         )
 

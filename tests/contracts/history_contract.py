@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
@@ -11,13 +11,15 @@ from millstream.schemas.base import Address
 from millstream.schemas.dead_letters import NotJson
 from millstream.schemas.errors import NoSuchPartition
 from millstream.schemas.events import AgentRequest, Origin, ResolvedRequest
-from millstream.schemas.topics import CONTROL, COSTS, REQUESTS, TOKENS, TopicSpec
+from millstream.schemas.lane_events import RunParked, TemplateWait
+from millstream.schemas.topics import CONTROL, COSTS, PARKED, REQUESTS, TOKENS, TopicSpec
 from millstream.streams.bus.api import Delivery, EventBus, EventFilter, Unreadable
 from millstream.streams.bus.record_log import Entry
 from millstream.streams.history.replay import HistoryQuery
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import ORIGIN
 from millstream.streams.wire.partitioning import home_partition
+from tests import making
 from tests.contracts.bus_world import cost, token
 from tests.support import eventually
 
@@ -34,12 +36,12 @@ class HistoryWorld(Protocol):
         self,
         spec: TopicSpec,
         partition: int,
-        value: bytes,
+        value: bytes | None,
         *,
         key: bytes | None = None,
         headers: tuple[tuple[str, bytes], ...] = (),
     ) -> Address:
-        """Append any record."""
+        """Append any record; without a value a tombstone."""
 
     def replay(self, query: HistoryQuery) -> AsyncIterator[Entry]:
         """Replay."""
@@ -106,6 +108,25 @@ class HistoryContract:
         assert {one.event_id + one.user_id for one in written} == {
             getattr(one, "event_id", "") + getattr(one, "user_id", "") for one in replayed
         }
+
+    async def test_of_what_is_parked_it_shows_what_waits_for_a_template_unless_all_is_asked_for(
+        self, world: HistoryWorld
+    ) -> None:
+        ids: dict[str, Any] = {"user_id": "ada", "request_id": "r1", "session_id": "s1"}
+        asked = making.resolved(**ids)
+        decided = making.decision(**ids, admitted=True, source=asked.source)
+        parked = RunParked(**ids, at_ms=1, request=asked, decision=decided, order=0)
+        wanted = TemplateWait(template="own", version="1", since_ms=1)
+        lacking = parked.model_copy(update={"waits_for": wanted, "at_ms": 2})
+        home = home_partition("ada", 4)
+        for one in (parked, lacking):
+            await world.put(PARKED, home, one.model_dump_json().encode())
+        await world.put(PARKED, home, None, key=b"r1")
+        assert await entries(world, HistoryQuery()) == await entries(
+            world, HistoryQuery(topics=(PARKED,), offset_from=1)
+        )
+        assert await events(world, HistoryQuery()) == [lacking]
+        assert await events(world, HistoryQuery(topics=(PARKED,))) == [parked, lacking]
 
     async def test_replay_is_of_the_user_the_session_or_the_request_asked_for(
         self, world: HistoryWorld, bus: EventBus

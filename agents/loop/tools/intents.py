@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Self, cast
 
 from millstream.agents.sessions.text import well_formed
 from millstream.agents.tools import Effect
+from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.steps import ARGUMENTS_BYTES_MAX
 
 __all__ = ["Intent", "arguments_text"]
@@ -39,6 +40,19 @@ class Intent:
     arguments: str = "{}"
     at_ms: int | None = None
     until_ms: int | None = None
+
+    @classmethod
+    def recorded(cls, step: JournalStep) -> Self:
+        """Give the call that a run's journal tells of."""
+        return cls(
+            call_id=step.call_id or "",
+            tool=step.name or "",
+            effect=cast("Effect", step.effect or "ask_human"),
+            key=step.key,
+            arguments=step.arguments or "{}",
+            at_ms=step.at_ms,
+            until_ms=step.until_ms,
+        )
 
     @property
     def told(self) -> str:

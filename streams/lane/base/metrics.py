@@ -20,7 +20,8 @@ class Figures:
     """Lanes that serve, records held, requests that wait, lanes lost since the start.
 
     Requests wait parked, or deferred: left where they stand. Of those that are parked, some lack
-    their template here. Sessions are those of the log, by what they are.
+    their template here, of which `versions_lacking` were taken on, and wait without an end.
+    Sessions are those of the log, by what they are.
     """
 
     open: int
@@ -29,6 +30,7 @@ class Figures:
     deferred: int
     lost: int
     lacking: int = 0
+    versions_lacking: int = 0
     sessions: Mapping[LifecycleState | None, int] = field(default_factory=dict)
 
 
@@ -53,6 +55,7 @@ class LaneMetrics:
     requests_waiting: Gauge
     requests_deferred: Gauge
     requests_lacking: Gauge
+    versions_lacking: Gauge
     sessions: Gauge
     deferred_lost: Counter
     checkpoints_altered: Counter
@@ -73,6 +76,9 @@ class LaneMetrics:
         self.requests_waiting.set_function(lambda: sum(one.figures().waiting for one in watched))
         self.requests_deferred.set_function(lambda: sum(one.figures().deferred for one in watched))
         self.requests_lacking.set_function(lambda: sum(one.figures().lacking for one in watched))
+        self.versions_lacking.set_function(
+            lambda: sum(one.figures().versions_lacking for one in watched)
+        )
         for state in SESSION_GAUGES:
             self.sessions.labels(state=state).set_function(partial(_sessions_in, watched, state))
 
@@ -117,6 +123,10 @@ class LaneMetrics:
             requests_lacking=collector.gauge(
                 "millstream_lane_requests_lacking_template",
                 "Parked requests that wait for a worker that has their template.",
+            ),
+            versions_lacking=collector.gauge(
+                "millstream_lane_runs_lacking_version",
+                "Runs taken on that wait for a worker with the version or tools they began with.",
             ),
             sessions=collector.gauge(
                 "millstream_sessions",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from millstream.schemas.errors import Expired
 from millstream.schemas.reasons import reason_of
 from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.output import outcomes
@@ -82,9 +83,18 @@ class CallingUp:
         self._parking.admit(run)
         lacks = run.admission.lacks
         if lacks is not None:
-            wait = ForTemplate(lacks, run.lacks_since_ms or self._clock_ms())
+            deadline_ms = run.request.deadline_ms
+            if deadline_ms is not None and deadline_ms <= self._clock_ms():
+                late = Expired(f"the request's deadline passed while it waited for {lacks.told}")
+                await self._endings.without_attempt(run, "expired", reason_of(late))
+                return Ended()
+            run.lacks_since_ms = run.lacks_since_ms or self._clock_ms()
+            wait = ForTemplate(lacks, run.lacks_since_ms, deadline_ms)
             if not self._waits.is_over(wait):
-                return WaitOn(replace(ticket, wait=wait, gone=False, behind=None))
+                # Its last owner, who parked it, may have had what this one lacks.
+                place = self._parking.tell_of_wait(run, ticket.stands_at)
+                again = replace(ticket, stands_at=place, wait=wait, gone=False, behind=None)
+                return WaitOn(again)
             in_vain = self._waits.templates.in_vain(lacks)
             run.admission = refused(run.request, run.admission, in_vain, self._state)
         admission = run.admission

@@ -34,6 +34,7 @@ class _Decided(Frozen):
 
 class _Asked(Frozen):
     template: str = ""
+    deadline_ms: int | None = None
 
 
 class ParkedHead(Frozen):

@@ -117,7 +117,12 @@ class Parking:
         run.parked_progress = run.progress
         request, admission = run.request, run.admission
         decided = admission.decision
-        journal = self._state.journals.open.get(run.key)
+        # It may have begun before what the lane reads back, and not be looked for yet.
+        begins_from, steps = run.journalled
+        if (journal := self._state.journals.open.get(run.key)) is not None:
+            steps = max(steps, journal.steps)
+            if journal.begins_from is not None:
+                begins_from = journal.begins_from
         event = RunParked(
             tenant=request.tenant,
             user_id=request.user_id,
@@ -143,8 +148,8 @@ class Parking:
             effects=run.calls.with_effect[:EFFECTS_NAMED_MAX],
             repairs=run.repairs,
             repair=run.calls.repair,
-            journal_from=None if journal is None else journal.begins_from,
-            journal_steps=0 if journal is None else journal.steps,
+            journal_from=begins_from,
+            journal_steps=steps,
         )
         if run.calls.with_effect:
             self._calls[run.key] = run.calls
@@ -154,6 +159,28 @@ class Parking:
         committed = self._writer.submit([event], run.traceparent)
         committed.add_done_callback(partial(self._is_parked, run, parked))
         return parked
+
+    def tell_of_wait(self, run: Run, before: asyncio.Future[int]) -> asyncio.Future[int]:
+        """Have the log say what a parked run waits for; gives where its newest record stands.
+
+        That is where it stood `before`, if the log does so already or no record can hold it.
+        """
+        if run.admission.decision is None or run.is_kept:
+            return before
+        stands_at: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def told(parked: asyncio.Future[int]) -> None:
+            error = parked.exception()
+            if error is None:
+                stands_at.set_result(parked.result())
+            elif isinstance(error, CommitRefused):
+                stands_at.set_result(before.result())
+            else:
+                stands_at.set_exception(error)
+                stands_at.exception()  # a lost lane is told by its committer
+
+        self.park(run).add_done_callback(told)
+        return stands_at
 
     async def load(self, ticket: Ticket) -> Run | None:
         """Read a parked request back, with the plan of its run.
@@ -278,7 +305,9 @@ class Parking:
 def _wanted(lacks: TemplateRef | None, since_ms: int) -> TemplateWait | None:
     if lacks is None:
         return None
-    return TemplateWait(template=lacks.name, version=lacks.version, since_ms=since_ms)
+    return TemplateWait(
+        template=lacks.name, version=lacks.version, tools=lacks.tools, since_ms=since_ms
+    )
 
 
 def ticket_of(run: Run, parked: asyncio.Future[int], wait: Wait | None) -> Ticket:

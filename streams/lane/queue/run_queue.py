@@ -32,10 +32,9 @@ from millstream.streams.lane.queue.waiting_line import (
     ForTemplate,
     FreedUsers,
     Ticket,
-    UntilTime,
     WaitingLine,
 )
-from millstream.streams.lane.queue.waits import TemplateWaits, Waits
+from millstream.streams.lane.queue.waits import TemplateWaits, Waits, left_for
 from millstream.streams.lane.runs.admission import TemplateRef
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.runs.runner import Finished, KeepProgress, Leave, RunRunner
@@ -160,7 +159,7 @@ class RunQueue:
         lacks, wait = run.admission.lacks, None
         if lacks is not None:
             run.lacks_since_ms = self._services.clock_ms()
-            wait = ForTemplate(lacks, run.lacks_since_ms)
+            wait = ForTemplate(lacks, run.lacks_since_ms, run.request.deadline_ms)
         waits = wait is not None or self._line.must_queue(user, session) or self._must_wait(run)
         if not waits and self.quotas.has_room(user):
             self._begin(run)
@@ -273,8 +272,7 @@ class RunQueue:
         elif run.cancelled is not None:  # while it left
             await self._endings.cut_off(run, run.cancelled)
         else:
-            wait = UntilTime(run.not_before_ms) if run.not_before_ms else None
-            ticket = ticket_of(run, parked, wait)
+            ticket = ticket_of(run, parked, left_for(run))
             self._line.block(ticket)
             self._waits.watch(ticket)
             self._out_of_memory(run)

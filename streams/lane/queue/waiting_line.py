@@ -23,10 +23,11 @@ class UntilTime:
 
 @dataclass(frozen=True, slots=True)
 class ForTemplate:
-    """It waits since `since_ms` until its lane's worker has a template."""
+    """It waits since `since_ms` until its lane's worker has a template, or its deadline comes."""
 
     template: TemplateRef
     since_ms: int
+    deadline_ms: int | None = None
 
 
 Wait = UntilTime | ForTemplate

@@ -15,6 +15,7 @@ may have come.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,29 +26,42 @@ from millstream.streams.lane.base.context import LaneServices
 from millstream.streams.lane.queue.parked_log import ParkedHead
 from millstream.streams.lane.queue.waiting_line import ForTemplate, Ticket, UntilTime, Wait
 from millstream.streams.lane.runs.admission import TemplateRef
+from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.state.pauses import Pauses
 from millstream.streams.settings import Settings
 
-__all__ = ["TemplateWaits", "Waits", "wait_of"]
+__all__ = ["TemplateWaits", "Waits", "left_for", "wait_of"]
 
 log = structlog.get_logger(__name__)
 
 _TIMER_SLACK_S = 0.005
 
+TOOLS_LOOK_EVERY_S = 0.5
+"""How often it is looked whether tools came that are waited for: nobody tells of them."""
+
 
 def wait_of(head: ParkedHead) -> Wait | None:
     """Give what a request was parked to wait for."""
     if (wanted := head.waits_for) is not None:
-        return ForTemplate(TemplateRef(wanted.template, wanted.version), wanted.since_ms)
+        lacks = TemplateRef(wanted.template, wanted.version, wanted.tools)
+        return ForTemplate(lacks, wanted.since_ms, head.request.deadline_ms)
     return UntilTime(head.not_before_ms) if head.not_before_ms else None
+
+
+def left_for(run: Run) -> Wait | None:
+    """Give what a run waits for that left memory."""
+    if (lacks := run.admission.lacks) is not None:
+        return ForTemplate(lacks, run.lacks_since_ms, run.request.deadline_ms)
+    return UntilTime(run.not_before_ms) if run.not_before_ms else None
 
 
 @dataclass(frozen=True, slots=True)
 class TemplateWaits:
     """How long requests wait for a template, in s, and what is said when that is over.
 
-    `known_s` is for one that some worker of the group has, or that the run began with, `unknown_s`
-    for one of which nobody has heard.
+    `known_s` is for one that some worker of the group has, `unknown_s` for one of which nobody has
+    heard. For the version and the tools that a run began with there is no end: it goes on with
+    them, or it is cancelled, or its deadline comes.
     """
 
     services: LaneServices
@@ -60,29 +74,32 @@ class TemplateWaits:
         return cls(services, settings.template_wait_s, settings.template_unknown_wait_s)
 
     def has(self, wanted: TemplateRef) -> bool:
-        """Tell whether this worker has a template."""
-        return self.services.factory.has(wanted.name, wanted.version)
+        """Tell whether this worker has a template, with the tools that are wanted of it."""
+        return self.services.factory.has(wanted.name, wanted.version, wanted.tools)
 
     def most_s(self, wanted: TemplateRef) -> float:
-        """Give how long is waited, from when a lane took the request in hand."""
-        is_known = wanted.version is not None or self.services.group_templates.have(wanted.name)
+        """Give how long is waited, from when a lane took the request in hand; perhaps `inf`."""
+        if wanted.version is not None:
+            return math.inf
+        is_known = self.services.group_templates.have(wanted.name)
         return self.known_s if is_known else min(self.unknown_s, self.known_s)
 
     def in_vain(self, wanted: TemplateRef) -> UnknownTemplate:
         """Give what ends a request whose template did not come."""
         factory, group = self.services.factory, self.services.group_templates
-        waited_s = self.most_s(wanted)
-        waited = f"; waited {waited_s:g} s for a worker that has it" if waited_s else ""
         why_not = group.why_not(wanted.name, wanted.version)
         if wanted.version is not None:
-            lacks, remedy = "has", "put that version back"
+            # Only before a cut of the chain, where there is no line to wait in.
+            lacks, remedy = "does not have", "put that version back"
             if why_not is not None:
-                lacks, remedy = f"can run ({why_not})", "start one that has what it needs"
+                lacks, remedy = f"cannot run ({why_not})", "start one that has what it needs"
             message = (
-                f"the run began with version {wanted.version!r} of template {wanted.name!r}, which "
-                f"no worker that served it {lacks}{waited}; {remedy}, then ask anew"
+                f"the request was taken on for version {wanted.version!r} of template "
+                f"{wanted.name!r}, which this worker {lacks}; {remedy}, then ask anew"
             )
             return UnknownTemplate(message)
+        waited_s = self.most_s(wanted)
+        waited = f"; waited {waited_s:g} s for a worker that has it" if waited_s else ""
         if why_not is not None:
             message = (
                 f"template {wanted.name!r} was applied, and this worker cannot run it: {why_not}"
@@ -117,6 +134,7 @@ class Waits:
         self._pauses = pauses
         self._on_over = on_over
         self._timers: dict[Ticket, asyncio.TimerHandle] = {}
+        self._tools_timer: asyncio.TimerHandle | None = None
         # Those that are gone stay until somebody looks.
         self._lacking: dict[TemplateRef, dict[Ticket, None]] = {}
 
@@ -130,12 +148,13 @@ class Waits:
             return True
         return isinstance(wait, ForTemplate) and self.templates.has(wait.template)
 
-    def _over_at_ms(self, wait: Wait) -> int:
+    def _over_at_ms(self, wait: Wait) -> float:
         match wait:
             case UntilTime(at_ms):
                 return at_ms
-            case ForTemplate(template, since_ms):
-                return since_ms + round(self.templates.most_s(template) * 1000)
+            case ForTemplate(template, since_ms, deadline_ms):
+                over_at_ms = since_ms + self.templates.most_s(template) * 1000
+                return over_at_ms if deadline_ms is None else min(over_at_ms, deadline_ms)
 
     def watch(self, ticket: Ticket) -> None:
         """Tell when a ticket's wait is over, unless it is gone; nothing if it is over already."""
@@ -146,21 +165,38 @@ class Waits:
         if isinstance(ticket.wait, ForTemplate):
             self._lacks(ticket, ticket.wait.template)
         delay_s = (self._over_at_ms(ticket.wait) - self._clock_ms()) / 1000
-        loop = asyncio.get_running_loop()
-        self._timers[ticket] = loop.call_later(delay_s + _TIMER_SLACK_S, self._due, ticket)
+        if math.isfinite(delay_s):
+            loop = asyncio.get_running_loop()
+            self._timers[ticket] = loop.call_later(delay_s + _TIMER_SLACK_S, self._due, ticket)
 
     def _lacks(self, ticket: Ticket, wanted: TemplateRef) -> None:
         tickets = self._lacking.get(wanted)
         if tickets is None:  # the first one
             tickets = self._lacking[wanted] = {}
+            most_s = self.templates.most_s(wanted)
             log.warning(
                 "requests wait for a template that this worker lacks",
                 template=wanted.name,
                 version=wanted.version,
+                tools=wanted.tools,
                 others_have_it=self.templates.services.group_templates.have(wanted.name),
-                wait_s=self.templates.most_s(wanted),
+                # `None`: without an end, of which JSON has no number.
+                wait_s=None if math.isinf(most_s) else most_s,
             )
         tickets[ticket] = None
+        if wanted.tools:
+            self._look_for_tools_later()
+
+    def _look_for_tools_later(self) -> None:
+        if self._tools_timer is None:
+            loop = asyncio.get_running_loop()
+            self._tools_timer = loop.call_later(TOOLS_LOOK_EVERY_S, self._look_for_tools)
+
+    def _look_for_tools(self) -> None:
+        self._tools_timer = None
+        self.look_again()
+        if any(wanted.tools for wanted in self.lacking()):
+            self._look_for_tools_later()
 
     def _due(self, ticket: Ticket) -> None:
         del self._timers[ticket]
@@ -196,3 +232,5 @@ class Waits:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+        if self._tools_timer is not None:
+            self._tools_timer.cancel()

@@ -21,10 +21,21 @@ from millstream.streams.wire.keys import request_key
 
 @dataclass(frozen=True, slots=True)
 class TemplateRef:
-    """A template by its name; without a `version`, whichever is the newest."""
+    """A template by its name; without a `version`, whichever is the newest.
+
+    `tools` are those of it that a run needs to go on.
+    """
 
     name: str
     version: str | None = None
+    tools: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> str:
+        """It in words."""
+        version = "" if self.version is None else f", version {self.version!r}"
+        tools = f" with {', '.join(self.tools)}" if self.tools else ""
+        return f"template {self.name!r}{version}{tools}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +48,8 @@ class Admission:
     stage's decision reserved for the run and those of the stages before it.
 
     `lacks` is the template that this worker must have before the request can go on. There is
-    neither plan nor refusal then, and no `decision` unless it was made before.
+    neither plan nor refusal then, and no `decision` unless it was made before. Where only tools of
+    it are lacking, which a run has called, there are both.
     """
 
     decision: Decision | None

@@ -49,7 +49,7 @@ class AttemptRunner:
         self._state = state
         self._writer = writer
         self._pauses = pauses
-        self.journals = RunJournals(state, writer, context.services.metrics.runs_recalled)
+        self.journals = RunJournals(state, writer, context.services)
 
     def number(self, run: Run) -> int:
         """Give the number of a run's next attempt, or of the one under way."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter
-
 from millstream.agents.loop.calls import Calls
 from millstream.schemas.errors import Terminal
 from millstream.schemas.events import SessionUpdated
 from millstream.schemas.journal.steps import RunBegan
 from millstream.schemas.ports import CommitStep
+from millstream.streams.lane.base.context import LaneServices
 from millstream.streams.lane.output.run_journal import RunJournal
 from millstream.streams.lane.output.writer import LaneWriter
-from millstream.streams.lane.runs.admission import told_of_repair
+from millstream.streams.lane.runs.admission import TemplateRef, told_of_repair
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.state.journals import OpenJournal
 from millstream.streams.lane.state.lane_state import LaneState
@@ -22,10 +21,11 @@ __all__ = ["RunJournals"]
 class RunJournals:
     """Gives runs what their journals hold, and what writes them."""
 
-    def __init__(self, state: LaneState, writer: LaneWriter, recalled: Counter) -> None:
+    def __init__(self, state: LaneState, writer: LaneWriter, services: LaneServices) -> None:
         self._state = state
         self._writer = writer
-        self._recalled = recalled
+        self._factory = services.factory
+        self._recalled = services.metrics.runs_recalled
 
     async def recall(self, run: Run) -> Terminal | None:
         """Give a run the calls that its journal tells of, unless they are at hand.
@@ -55,6 +55,14 @@ class RunJournals:
         run.calls = calls
         return None
 
+    def lacks(self, run: Run) -> TemplateRef | None:
+        """Give what a run has to wait for whose recorded calls are of tools that are not here."""
+        if not (awaited := run.calls.awaited):
+            return None
+        template = run.plan.template
+        missing = self._factory.missing(template, awaited)
+        return TemplateRef(template.name, template.version, missing) if missing else None
+
     async def _known(self, run: Run) -> OpenJournal | None:
         known = self._state.journals.open.get(run.key)
         begins_at, steps = run.journalled
@@ -72,12 +80,13 @@ class RunJournals:
         """Give what commits the steps of a run, which goes on from a session's head."""
         if run.journal is None:
             known = self._state.journals.open.get(run.key)
-            template = run.plan.template
+            template, absent = run.plan.template, self._factory.tools.absent
             run.journal = RunJournal(
                 self._writer,
                 began=RunBegan(
                     template=template.name,
                     template_version=template.version,
+                    tools=tuple(one for one in run.plan.tools if one not in absent),
                     base_checkpoint_id=None if head is None else head.checkpoint_id,
                 ),
                 steps=0 if known is None else known.steps,

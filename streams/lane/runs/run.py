@@ -134,7 +134,8 @@ class Run:
         """How far it is: what its record on `parked` must tell of it."""
         made = len(self.calls.with_effect)
         steps = self.journalled[1] if self.journal is None else self.journal.steps
-        counted = (self.tries, self.repairs, made, steps)
+        lacks_since_ms = 0 if self.admission.lacks is None else self.lacks_since_ms
+        counted = (self.tries, self.repairs, made, steps, lacks_since_ms)
         return (*counted, self.under_way.elapsed_ms, self.under_way.since_ms)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from millstream.agents.attempt import RunOutcome
 from millstream.middleware.base import AttemptUsage
@@ -277,7 +277,21 @@ class RunRunner:
             if self._draining:
                 return Leave()
         unjournalled = self._state.open_attempts.lost_unjournalled(run.key)
-        return doubt_before(run, unjournalled=unjournalled)
+        if (doubt := doubt_before(run, unjournalled=unjournalled)) is not None:
+            return doubt
+        return Leave() if self._lacks_tools(run) else None
+
+    def _lacks_tools(self, run: Run) -> bool:
+        """Tell whether a run has to wait for tools that it has called, and has it say so."""
+        lacks, now_ms = self._attempt.journals.lacks(run), self._services.clock_ms()
+        deadline_ms = run.request.deadline_ms
+        if lacks is None or (deadline_ms is not None and deadline_ms <= now_ms):
+            run.lacks_since_ms = 0
+            return False
+        run.admission = replace(run.admission, lacks=lacks)
+        run.lacks_since_ms = run.lacks_since_ms or now_ms
+        run.under_way.stop(now_ms)
+        return True
 
     async def _charge(self, run: Run, used: AttemptUsage) -> None:
         """Charge for an attempt after which another is to begin; what is free adds up."""

@@ -55,6 +55,8 @@ print(json.dumps([codes, sorted(sys.modules)]))
                 ["history", *_USER],
                 ["topics"],
                 ["dead-letters", "list"],
+                ["runs", "list"],
+                ["runs", "show", "r", *_USER],
             ],
             {6},
             (*HEAVY, "jsonschema"),

@@ -73,12 +73,20 @@ def test_doctor_names_what_no_live_worker_can_run_and_what_waits() -> None:
         AppliedTemplate(making.template_applied(name="gone", retired=True), 1),
         AppliedTemplate(making.template_applied(name="own"), 2),
     )
-    waits: frozenset[Need] = frozenset({("nope", None), ("own", None)})
+    waits: frozenset[Need] = frozenset({("nope", None), ("own", None), ("own", "0"), ("own", "1")})
     found = templates_found(applied, (able("w1", "own", waits=waits), able("w2", "own")))
     assert [(one.level, one.told) for one in found] == [
         ("wrong", "no live worker can run 'clerk', version '1'"),
         ("note", "requests wait for template 'nope': no live worker has it"),
+        (
+            "wrong",
+            (
+                "runs wait for template 'own', version '0', which they began with: no live worker "
+                "has it with its tools"
+            ),
+        ),
     ]
+    assert "cancel them" in found[-1].remedy
 
 
 def test_doctor_advises_namespaces_for_apps_that_differ() -> None:

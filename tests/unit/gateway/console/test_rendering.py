@@ -170,6 +170,18 @@ CASES: tuple[tuple[Event, str], ...] = (
         "request r waits for template new, version 2",
     ),
     (
+        RunParked(
+            **IDS,
+            request=ResolvedRequest(
+                user_id="ada", request_id="r", session_id="s", input="x", source=PLACE
+            ),
+            decision=making.decision(**IDS, admitted=True, generation=1, source=PLACE),
+            waits_for=TemplateWait(template="new", version="2", tools=("a", "b"), since_ms=1),
+            order=7,
+        ),
+        "request r waits for template new, version 2 with a, b",
+    ),
+    (
         making.template_applied(by="ada"),
         "ada applies template own, version 1",
     ),

@@ -31,6 +31,23 @@ def test_what_a_worker_can_run_is_what_its_factory_has() -> None:
     assert not can.meet(("gone", None))
 
 
+async def test_tools_that_a_version_has_no_more_are_asked_of_nobody() -> None:
+    group = Apps()
+    group.start("a", "old")
+    a = group.members["a"]
+    has, lacks = TemplateRef("old", "1", ("mail",)), TemplateRef("old", "2", ("mail",))
+    place = Place()
+    place.lacking = {has: 1, lacks: 1}
+    slots: dict[int, Any] = {0: place}
+
+    async def join_anew() -> None:
+        """Nobody asks."""
+
+    assert a.meets(("old", "1"))
+    ClaimWatch(a, slots, join_anew, chance=lambda: 0.0).look()
+    assert a._waits[0] == {("old", "2")}
+
+
 async def test_the_group_is_asked_once_for_what_waits() -> None:
     group = Apps()
     group.start("a", "old")

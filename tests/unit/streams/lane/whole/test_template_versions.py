@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from millstream.agents.executor import wall_clock_ms
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.schemas.events import AgentResult, Decision
 from millstream.schemas.lane_events import HoldPlaced, RunParked
@@ -74,7 +75,9 @@ async def test_a_run_whose_version_its_new_owner_lacks_waits_and_never_goes_on_w
     ]
 
 
-async def test_a_run_whose_version_never_comes_fails_and_says_which(world: MemoryLanes) -> None:
+async def test_a_run_whose_version_never_comes_waits_until_it_is_cancelled(
+    world: MemoryLanes,
+) -> None:
     first, second = (AgentTemplate(name="own", version=version) for version in ("1", "2"))
     async with upstream(world) as program:
         one = lane_services(world, templates=(*BUILT_IN_TEMPLATES, first))
@@ -85,11 +88,36 @@ async def test_a_run_whose_version_never_comes_fails_and_says_which(world: Memor
         later = lane_services(short, templates=(*BUILT_IN_TEMPLATES, second))
         async with later as services, one_lane(short, services, None) as owner:
             owner.serve(*await ask(program, "hang", template="own"))  # it comes again
+            # Behind it, so that its own wait would long be over.
+            owner.serve(*await ask(program, "say: x", template="nope", request_id="r2"))
+            (refused,) = await read_topic(world, RESULTS, AgentResult, count=1)
+            assert owner.lane.waiting == 1
+            (wanted,) = owner.lane.lacking
+            owner.serve(*await give(world, program, "cancel", request_id="r1"))
+            _, result = await read_topic(world, RESULTS, AgentResult, count=2)
+    assert (refused.request_id, refused.reason and refused.reason.code) == (
+        "r2",
+        "unknown_template",
+    )
+    assert (wanted.name, wanted.version) == ("own", "1")
+    assert (result.request_id, result.status) == ("r1", "cancelled")
+
+
+async def test_a_run_whose_version_never_comes_expires_at_its_deadline(world: MemoryLanes) -> None:
+    first, second = (AgentTemplate(name="own", version=version) for version in ("1", "2"))
+    async with upstream(world) as program:
+        one = lane_services(world, templates=(*BUILT_IN_TEMPLATES, first))
+        async with one as services, one_lane(world, services, None) as owner:
+            asked = await ask(program, "hang", template="own", deadline_ms=wall_clock_ms() + 500)
+            owner.serve(*asked)
+            await read_topic(world, DECISIONS, Decision, count=1)
+        later = lane_services(world, templates=(*BUILT_IN_TEMPLATES, second))
+        async with later as services, one_lane(world, services, None) as owner:
+            owner.serve(*asked)
             (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
-    assert result.status == "failed"
+    assert result.status == "expired"
     assert result.reason is not None
-    assert result.reason.code == "unknown_template"
-    assert "version '1' of template 'own'" in result.reason.message
+    assert "waited for template 'own', version '1'" in result.reason.message
 
 
 async def test_where_the_chain_is_cut_the_executor_waits_for_the_version_that_was_decided_on(

@@ -1,0 +1,17 @@
+"""Which calls of a model's answer are yet to be answered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from langchain_core.messages import AIMessage, ToolMessage
+
+__all__ = ["tools_unanswered"]
+
+
+def tools_unanswered(said: Sequence[Any], answered: Iterable[str]) -> list[str]:
+    """Give the tools that messages call, but for calls that they answer, or that are `answered`."""
+    known = {one.tool_call_id for one in said if isinstance(one, ToolMessage)}.union(answered)
+    called = (call for one in said if isinstance(one, AIMessage) for call in one.tool_calls)
+    return [call["name"] for call in called if call["id"] not in known]

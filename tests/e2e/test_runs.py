@@ -1,0 +1,78 @@
+"""`millstream runs` as real processes, and the lines of its how-to as they stand there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from asyncio.subprocess import PIPE
+from collections.abc import Mapping
+
+import pytest
+
+from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
+from millstream.schemas.events import AgentResult, Decision
+from millstream.schemas.topics import DECISIONS, RESULTS
+from millstream.streams.settings import Settings
+from tests.e2e.programs import PROJECT, Ended, ended, run
+from tests.harness.lanes import read_topic, running_lanes, upstream
+from tests.support import eventually
+
+PAGE = (PROJECT / "docs" / "how-to" / "runs.md").read_text(encoding="utf-8")
+SNIPPETS = dict(re.findall(r"<!-- snippet: ([a-z-]+) -->\n```sh\n(.*?)\n```", PAGE, re.DOTALL))
+
+
+def app(version: str) -> tuple[AgentTemplate, ...]:
+    return (*BUILT_IN_TEMPLATES, AgentTemplate(name="orders", version=version))
+
+
+async def run_snippet(name: str, variables: Mapping[str, str]) -> Ended:
+    """Run lines of the page."""
+    given = (f"{name}={value}" for name, value in variables.items())
+    process = await asyncio.create_subprocess_exec(
+        "env", *given, "sh", "-euc", SNIPPETS[name], cwd=PROJECT, stdout=PIPE, stderr=PIPE
+    )
+    return await ended(process)
+
+
+@pytest.mark.slow
+@pytest.mark.promise("P1")
+@pytest.mark.timeout(240)
+async def test_a_deploy_that_takes_a_version_away_shows_what_waits_for_it_and_it_goes_on(
+    settings: Settings,
+) -> None:
+    variables = {"MILLSTREAM_KAFKA": settings.kafka, "MILLSTREAM_NAMESPACE": settings.namespace}
+    value = {"user_id": "ada", "session_id": "s1", "input": "hang", "template": "orders"}
+    async with upstream(settings) as program:
+        async with running_lanes(settings, templates=app("1")):
+            await program.publish({**value, "request_id": "r1"}, key=b"ada")
+            await read_topic(settings, DECISIONS, Decision, count=1)
+        async with running_lanes(settings, templates=app("2")) as (after,):
+            await eventually(lambda: after.figures().versions_lacking == 1, timeout_s=30)
+            listed = await run_snippet("list", variables)
+            shown = await run_snippet("show", variables)
+            nothing = await run(variables, "runs", "list", "--state", "paused")
+            other = await run(variables, "runs", "show", "r9", "--user", "ada")
+        nobody = await run(variables, "runs", "list", "--json", "--state", "lacking")
+        async with running_lanes(settings, templates=(*app("1"), *app("2")[-1:])):
+            cancelled = await run(variables, "cancel", "--user", "ada", "--request", "r1")
+            (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
+            gone = await run(variables, "runs", "show", "r1", "--user", "ada")
+    assert listed.code == 0, listed.err
+    why = "waits for a worker that has template 'orders', version '1'"
+    assert listed.out.count(why) == 3
+    assert listed.err == "1 lacking\n" * 3
+    assert (shown.code, shown.err) == (0, "")
+    assert re.search(rf"^why +{re.escape(why)}$", shown.out, re.MULTILINE), shown.out
+    assert re.search(r"^template +orders 1$", shown.out, re.MULTILINE)
+    assert (nothing.code, nothing.out) == (0, "")
+    assert nothing.err == "no such run is open; 1 others are, of orders 1\n"
+    assert (other.code, other.out) == (8, "")
+    assert "user ada has no open request r9" in other.err
+    (one,) = [json.loads(line) for line in nobody.out.splitlines()]
+    assert (one["state"], one["request_id"], one["template_version"]) == ("lacking", "r1", "1")
+    assert one["waits_for"]["version"] == "1"
+    assert cancelled.code == 0, cancelled.err
+    assert (result.request_id, result.status) == ("r1", "cancelled")
+    assert gone.code == 8
+    assert "request r1 has ended: cancelled" in gone.err
