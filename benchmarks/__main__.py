@@ -25,7 +25,7 @@ from benchmarks.measures import (
     waiting,
 )
 from benchmarks.measures.agents import executor, prompt_cache
-from benchmarks.measures.journal import cost, resume
+from benchmarks.measures.journal import cost, resume, size
 from benchmarks.measures.sessions import many, operations
 from benchmarks.peers import measure as peers
 from benchmarks.report import Figure
@@ -52,7 +52,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "memory": lambda *_: memory.run(),
     "executor": lambda *_: executor.run(),
     "sessions": lambda settings, _: chain(operations.run(settings), many.run(settings)),
-    "journal": lambda settings, _: chain(cost.run(settings), resume.run(settings)),
+    "journal": lambda settings, _: chain(
+        cost.run(settings), resume.run(settings), size.run(settings)
+    ),
     "prompt_cache": lambda *_: prompt_cache.run(),
 }
 

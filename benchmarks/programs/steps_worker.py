@@ -1,11 +1,11 @@
 """A worker with an agent of many steps: `python -m benchmarks.programs.steps_worker FOLDER [off]`.
 
 Its model is asked for `steps: 5 of 500` and calls a tool five times, one after the other, which
-answers with 500 bytes; then it is done. Neither takes time. Asked for `steps: 500 of 500, held at
-499`, the tool's call of step 499 takes for ever. FOLDER gets `held`, a line for each such call (its
-step and when it was made, in nanoseconds since the epoch), and `commits`, the milliseconds that
-each record of a journal took. With `off` no run has a journal. All else is the worker as it is
-deployed.
+answers with 500 bytes of the documentation; then it is done. Neither takes time. Asked for `steps:
+500 of 500, held at 499`, the tool's call of step 499 takes for ever; with `, put` behind, the tool
+is one with an effect. FOLDER gets `held`, a line for each such call (its step and when it was made,
+in nanoseconds since the epoch), and `commits`, the milliseconds that each record of a journal took.
+With `off` no run has a journal. All else is the worker as it is deployed.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from millstream.streams.telemetry.logs import configure_logging
 
 CALLS_MAX = 600
 ATTEMPT_S = 600.0
-_ASKED = re.compile(r"steps: (\d+) of (\d+)(?:, held at (\d+))?")
-_WORDS = "The order was sent on Monday and is to come by the end of the week. "
+_ASKED = re.compile(r"steps: (\d+) of (\d+)(?:, held at (\d+))?(, put)?")
+_PAGES = Path(__file__).parents[2] / "docs" / "how-to"
 
 
 class StepModel(BaseChatModel):
@@ -55,12 +55,13 @@ class StepModel(BaseChatModel):
         return self
 
     def _generate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
-        asked, made = _asked(messages)
+        (*asked, put), made = _asked(messages)
         steps, size, held = (int(one) if one else -1 for one in asked)
         said = AIMessage("done", usage_metadata=_USED)
         if made < steps:
             args = {"step": made, "size": size, "is_held": made == held}
-            calls = [{"name": "work", "args": args, "id": f"call-{made}", "type": "tool_call"}]
+            name = "put" if put else "work"
+            calls = [{"name": name, "args": args, "id": f"call-{made}", "type": "tool_call"}]
             said = AIMessage("", tool_calls=calls, usage_metadata=_USED)
         return ChatResult(generations=[ChatGeneration(message=said)])
 
@@ -76,9 +77,9 @@ def _asked(messages: Sequence[BaseMessage]) -> tuple[tuple[str, ...], int]:
     for message in reversed(messages):
         if isinstance(message, HumanMessage):
             found = _ASKED.match(message.text)
-            return ("0", "0", "") if found is None else found.groups(), made
+            return ("0", "0", "", "") if found is None else found.groups(), made
         made += isinstance(message, ToolMessage)
-    return ("0", "0", ""), made
+    return ("0", "0", "", ""), made
 
 
 class Watched:
@@ -108,16 +109,19 @@ class Watched:
         return outcome
 
 
-def _tool(folder: Path) -> StructuredTool:
+def _tool(folder: Path, name: str) -> StructuredTool:
+    words = "".join(page.read_text("utf-8") for page in sorted(_PAGES.glob("*.md")))
+
     async def do(step: int, size: int, is_held: bool) -> str:  # noqa: FBT001  the model says so
         """Do a step."""
         if is_held:
             with (folder / "held").open("a", encoding="ascii") as lines:
                 lines.write(f"{step} {time.time_ns()}\n")
             await asyncio.Event().wait()
-        return (_WORDS * (size // len(_WORDS) + 1))[:size]
+        begins = step * size % (len(words) - size)
+        return words[begins : begins + size]
 
-    return StructuredTool.from_function(coroutine=do, name="work")
+    return StructuredTool.from_function(coroutine=do, name=name)
 
 
 def main() -> None:
@@ -127,11 +131,12 @@ def main() -> None:
     configure_logging(settings)
     keep_traces_local()
     tools = ToolRegistry([])
-    tools.register(_tool(folder), ToolRules("read_only"))
+    tools.register(_tool(folder, "work"), ToolRules("read_only"))
+    tools.register(_tool(folder, "put"), ToolRules("idempotent"))
     template = AgentTemplate(
         name="chat_agent",
         kind="react",
-        tools=("work",),
+        tools=("work", "put"),
         model_calls_max=CALLS_MAX,
         attempt_timeout_s=ATTEMPT_S,
     )
