@@ -120,7 +120,7 @@ class HistoryContract:
         lacking = parked.model_copy(update={"waits_for": wanted, "at_ms": 2})
         home = home_partition("ada", 4)
         for one in (parked, lacking):
-            await world.put(PARKED, home, one.model_dump_json().encode())
+            await world.put(PARKED, home, one.model_dump_json().encode(), key=b"r1")
         await world.put(PARKED, home, None, key=b"r1")
         assert await entries(world, HistoryQuery()) == await entries(
             world, HistoryQuery(topics=(PARKED,), offset_from=1)
