@@ -59,13 +59,14 @@ class MemorySessionStore:
         newest = sorted(entries.values(), key=lambda one: one.offset)
         newest = newest[-self._limits.checkpoints_per_session_max :]
         kept = replace(kept, checkpoints=tuple(newest))
+        if event.turn == 1:
+            kept = replace(kept, facts=replace(kept.facts, began_ms=event.at_ms))
         if kept.checkpoint is not None and kept.checkpoint.offset >= offset:
             self._keep(event, kept)
             return False
         facts = replace(
             kept.facts,
             turned=Turned(event.turn, event.at_ms, event.request_id),
-            began_ms=event.at_ms if event.turn == 1 else kept.facts.began_ms,
         )
         self._keep(
             event,

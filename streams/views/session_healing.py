@@ -81,6 +81,7 @@ class SessionHealing:
         self._marks = marks
         self._on_lost = on_lost
         self._behind = asyncio.Event()
+        self._compared: set[str] = set()
 
     def wake(self) -> None:
         """Say that some feed is behind."""
@@ -125,13 +126,17 @@ class SessionHealing:
         Tells whether there was something to compare.
         """
         fed = list(self._fed())
+        compared, self._compared = self._compared, {one.name for one in fed}
         if not fed or await marks.claim(_stands(fed)):
             return bool(fed)
         stands = await marks.read()
-        lost = [one for one in fed if _had(stands.get(one.name)) < one.stand().offset]
-        for one in lost:
-            self._on_lost()
+        behind = [one for one in fed if _had(stands.get(one.name)) < one.stand().offset]
+        # Of a partition that was another's, the last mark may be older than what was put.
+        lost = [one for one in behind if one.name in compared or one.name not in stands]
+        for one in behind:
             one.feed.lost(one.partition, _had(stands.get(one.name)), one.position)
+        for _ in lost:
+            self._on_lost()
         if lost:
             log.warning(
                 "session view lost what it had: it was emptied, or is an older copy, or is marked "

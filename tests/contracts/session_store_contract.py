@@ -58,6 +58,19 @@ class SessionStoreContract:
         assert kept is not None
         assert kept.event.turn == 3
 
+    async def test_a_session_is_as_old_as_its_first_turn_in_whichever_order_turns_are_heard_of(
+        self, store: SessionStore
+    ) -> None:
+        for turns in ((1, 2), (2, 1)):
+            session = f"s{turns[0]}"
+            for turn in turns:
+                await store.put_checkpoint(checkpoint(session, turn=turn), 10 * turn)
+            shown = await store.get("default", "ada", session)
+            assert shown is not None
+            assert (shown.turn, shown.created_at_ms, shown.updated_at_ms) == (2, 1000, 2000)
+        page = await store.list("default", "ada", limit=5, order="oldest")
+        assert [one.session_id for one in page.sessions] == ["s1", "s2"]
+
     async def test_offsets_compare_as_numbers(self, store: SessionStore) -> None:
         await store.put_checkpoint(checkpoint(turn=1), 9)
         assert await store.put_checkpoint(checkpoint(turn=2), 10_000_000_000)

@@ -21,7 +21,7 @@ from millstream.streams.wire.partitioning import home_partition
 from tests import making
 from tests.contracts.session_store_contract import checkpoint
 from tests.contracts.session_view_contract import state
-from tests.harness.redis_servers import redis_cluster
+from tests.harness.redis_servers import redis_cluster, redis_server
 from tests.harness.session_topics import USERS, SessionTopics, content
 
 pytestmark = pytest.mark.promise("P6")
@@ -143,6 +143,30 @@ async def test_what_an_older_copy_lacks_is_made_up_for_from_where_it_stands(
         assert fill.lost == 1
         await fill.catch_up()
         assert await content(client, settings) == before
+
+
+async def test_what_came_since_the_last_mark_is_made_up_for_where_a_server_began_anew(
+    settings: Settings, tmp_path: Path
+) -> None:
+    async with redis_server(tmp_path / "redis") as server:
+        own = settings.model_copy(update={"redis_url": server.url})
+        async with filled(own) as fill:
+            async with redis.asyncio.Redis.from_url(server.url) as client:
+                await client.save()
+            await fill.write(SESSIONS, making.head(7, user_id="ada", session_id="late"))
+            await server.kill()
+            await server.start()
+            await fill.store.close()  # its connections are of the old server
+            assert await fill.store.get("default", "ada", "s:0") is not None
+            assert await fill.store.get("default", "ada", "late") is None
+            assert await fill.store.lacks() is None  # the mark is as it was
+            await fill.compare()
+            assert fill.lost == 1
+            await fill.catch_up()
+            assert await fill.store.get("default", "ada", "late") is not None
+            lost = fill.lost
+            await fill.compare()
+            assert fill.lost == lost
 
 
 async def test_what_is_lost_between_a_look_and_its_mark_is_seen_by_the_next(

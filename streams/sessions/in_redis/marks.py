@@ -1,7 +1,8 @@
 """What the view in Redis says of itself: up to which offset it has each partition of its topics.
 
 It stands beside what it tells of, so that it is lost along with that: whoever feeds the view sees
-that it was emptied, or is an older copy of itself, and from which offset to make up for it. A
+that it was emptied, or is an older copy of itself, and from which offset to make up for it. What
+was put since the last mark is not told of: it counts as lost where a server is another one. A
 server has one such key; a cluster has many, on slots that lie evenly apart, since one of its nodes
 may lose what it has while others do not.
 """
@@ -14,8 +15,11 @@ from functools import cache
 from typing import Final, NamedTuple, cast
 
 from redis.crc import key_slot
+from redis.exceptions import NoPermissionError
 
+from millstream.schemas.errors import ServiceUnavailable
 from millstream.streams.sessions.in_redis.connecting import RedisConnections
+from millstream.streams.sessions.in_redis.scanning import run_ids
 from millstream.streams.sessions.in_redis.scripts import CLAIM
 
 __all__ = ["Stand", "ViewMarks", "told_of"]
@@ -55,13 +59,19 @@ class ViewMarks:
         self._prefix = prefix
         self._ttl_s = ttl_s
         self._known: dict[str, dict[str, str]] = {}
+        self._servers: frozenset[str] = frozenset()
+        # What was marked before other servers took over, which may lack what came since.
+        self._before: dict[str, dict[str, str]] = {}
 
     async def read(self) -> Mapping[str, Stand]:
         """Give what is marked, by partition: the least that any mark says; else it is lacking."""
         await self._connections.find_kind()
         keys = _keys(self._prefix, is_cluster=self._connections.is_cluster)
+        servers = await self._running()
         found = await asyncio.gather(*map(self._one, keys))
         self._known = dict(zip(keys, found, strict=True))
+        found += self._before.values()
+        self._servers, self._before = servers, {}
         read = [{name: Stand.of(text) for name, text in one.items()} for one in found]
         names = set(read[0]).intersection(*read[1:])
         stands = {}
@@ -74,11 +84,29 @@ class ViewMarks:
     async def claim(self, stands: Mapping[str, Stand]) -> bool:
         """Mark up to where the view has partitions, if all marks are as they were when last read.
 
-        Where one is not, `False`: then some are marked, or none.
+        Where one is not, `False`: then some are marked, or none. So it is where a server was
+        started again, or another took over: what was put since the last mark may be lost, though
+        that mark is not. The next `read` then gives what was marked before this.
         """
+        if not self._known:
+            return False
+        before = {key: dict(known) for key, known in self._known.items()}
         texts = {name: str(stand) for name, stand in stands.items()}
         claims = (self._claim(key, known, texts) for key, known in self._known.items())
-        return bool(self._known) and all(await asyncio.gather(*claims))
+        are_as_read = all(await asyncio.gather(*claims))
+        if await self._running() != self._servers:
+            self._before = self._before or before
+            return False
+        return are_as_read
+
+    async def _running(self) -> frozenset[str]:
+        """Give the ids of the servers that run now; those that may not be asked have none."""
+        try:
+            return await self._connections.ask(run_ids)
+        except ServiceUnavailable as error:
+            if isinstance(error.__cause__, NoPermissionError):
+                return frozenset()
+            raise
 
     async def _claim(self, key: str, known: dict[str, str], texts: Mapping[str, str]) -> bool:
         args: list[str | int] = [self._ttl_s]

@@ -1,4 +1,4 @@
-"""Going through all keys of a view, on every node of a cluster."""
+"""Going through every node of a cluster: all keys of a view, and which servers there are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 from millstream.streams.sessions.in_redis.connecting import Client, RedisConnections
 
-__all__ = ["scanned"]
+__all__ = ["run_ids", "scanned"]
 
 _COUNT: Final = 1000
 
@@ -44,3 +44,17 @@ async def _next(client: Client, *, pattern: str, cursors: _Cursors) -> tuple[_Cu
         on[node.name] = int(cursor[node.name] if isinstance(cursor, dict) else cursor)
         found += keys
     return on, found
+
+
+async def run_ids(client: Client) -> frozenset[str]:
+    """Give the ids of the servers that hold the keys; each start of one gives it another."""
+    cluster = cast("Any", client)
+    if not hasattr(cluster, "get_primaries"):
+        told: dict[str, Any] = await client.info("server")
+        return frozenset([str(told.get("run_id"))])
+    await cluster.initialize()
+    ids = set()
+    for node in cluster.get_primaries():
+        told = await cluster.info("server", target_nodes=node)
+        ids.add(str(told.get("run_id")))
+    return frozenset(ids)

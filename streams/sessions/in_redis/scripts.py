@@ -115,12 +115,16 @@ local entry, blob_ttl_s, blobs_max, entries_max = ARGV[10], ARGV[11], ARGV[12], 
 redis.call('ZADD', KEYS[5], offset, entry)
 redis.call('ZREMRANGEBYRANK', KEYS[5], 0, -1 - tonumber(entries_max))
 redis.call('EXPIRE', KEYS[5], ttl_s)
+-- Also where a later one was put before it, as those of a stretch are in any order.
+if turn == '1' then redis.call('HSET', KEYS[1], 'created', at_ms) end
 local kept = number(field('offset'))
-if kept and kept >= tonumber(offset) then return 0 end
+if kept and kept >= tonumber(offset) then
+  if turn == '1' then list(tonumber(at_ms)) end
+  return 0
+end
 redis.call('HSET', KEYS[1], 'offset', offset, 'turn', turn, 'request', request, 'updated', at_ms)
 redis.call('HSET', KEYS[4], 'offset', offset, 'checkpoint', text)
 redis.call('EXPIRE', KEYS[4], blob_ttl_s)
-if turn == '1' then redis.call('HSET', KEYS[1], 'created', at_ms) end
 list(tonumber(at_ms))
 -- The view that is made anew has heard of newer ones before.
 if redis.call('ZREVRANK', KEYS[2], name) >= tonumber(blobs_max) then redis.call('DEL', KEYS[4]) end
