@@ -113,7 +113,8 @@ async def test_a_topic_that_is_made_anew_under_its_lanes_is_read_from_its_beginn
         assert counted(lanes, "logs_set_back", "requests") == 1
         assert counted(lanes, "lost_to_retention", "requests") == 0
     results = await read_whole(settings, RESULTS, AgentResult)
-    assert [result.output for result in results] == ["0", "1", "2"]
+    # The first two are of sessions of their own, and ran side by side.
+    assert sorted(str(result.output) for result in results) == ["0", "1", "2"]
 
 
 @pytest.mark.promise("P1")
@@ -173,4 +174,5 @@ async def test_a_group_that_was_deleted_is_told_and_all_is_answered_once(
             assert "offsets are gone" in lanes._services.gaps.told()[0]
         assert await committed_gaps(settings) == ()
     results = await read_whole(settings, RESULTS, AgentResult)
-    assert [result.output for result in results] == ["0", "1", "2"]
+    # The first two are of sessions of their own, and ran side by side.
+    assert sorted(str(result.output) for result in results) == ["0", "1", "2"]
