@@ -79,7 +79,8 @@ async def test_offsets_beyond_the_end_are_told_and_all_is_answered_once(
             assert counted(lanes, "logs_set_back", "requests") == 0
             assert counted(lanes, "logs_set_back", "control") == 0
     results = await read_whole(settings, RESULTS, AgentResult)
-    assert [result.output for result in results] == ["0", "1", "2", "3"]
+    # The first two are of sessions of their own, and ran side by side.
+    assert sorted(str(result.output) for result in results) == ["0", "1", "2", "3"]
 
 
 @pytest.mark.promise("P1")
