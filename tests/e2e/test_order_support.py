@@ -175,7 +175,7 @@ async def test_orders_are_found_and_refunded_once_and_only_for_their_customer(
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-async def test_a_worker_that_is_killed_in_the_middle_of_a_refund_refunds_at_most_once(
+async def test_a_worker_that_is_killed_in_the_middle_of_a_refund_refunds_once(
     settings: Settings,
 ) -> None:
     await ensure_topics(settings, catalogue())
@@ -193,8 +193,9 @@ async def test_a_worker_that_is_killed_in_the_middle_of_a_refund_refunds_at_most
                 gate.opened.set()
                 ended = (await answers.come())[refund]
                 later = await answers.to(FIND, "ada")
-        assert (ended.status, code_of(ended)) == ("failed", "in_doubt"), ended
-        assert "refund_order" in str(ended.reason)
+        assert (ended.status, code_of(ended)) == ("completed", None), ended
         assert '"state": "refunded"' in str(later.output)
         assert await refunds(shop) == ["A-1001"]
-        assert len(gate.keys) == 1
+        # Asked for twice under one key: the first call was under way as its worker was killed.
+        assert len(gate.keys) == 2
+        assert len(set(gate.keys)) == 1
