@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import reduce
@@ -33,6 +32,7 @@ from millstream.schemas.events import (
     Decision,
     ResolvedRequest,
 )
+from millstream.schemas.runs.call_usage import OTHERS, grouped
 
 PROMPT_TOKENS_MAX = 1024
 """Taken for a template's own words and the chat's framing where nobody says what a run may read."""
@@ -40,12 +40,6 @@ PROMPT_TOKENS_MAX = 1024
 _LEAST_MICROS = 1
 
 UNKNOWN_MODEL = "unknown"
-
-OTHERS = "other"
-"""Stands for the models of an attempt that calls more of them than can be told apart."""
-
-RECORDS_MAX = 64
-"""Cost records of one attempt, before its further calls share one for each model."""
 
 REASON_CHARS_MAX = 500
 
@@ -291,20 +285,6 @@ class CostTrackingMiddleware(AgentMiddleware):
             rates.worst_micros(usage_max, context.model_calls_max) for rates in known
         )
         return AttemptQuote(usage_max, worst_micros, self._prices.digest)
-
-
-def grouped(calls: Sequence[CallUsage]) -> list[list[CallUsage]]:
-    """Give the calls that have a cost record in common: each has its own, up to a bound.
-
-    What a run makes beyond it, calling a model from a tool again and again, is one record for each
-    model, and one for all others beyond as many of these.
-    """
-    groups = [[one] for one in calls[:RECORDS_MAX]]
-    rest: dict[str | None, list[CallUsage]] = {}
-    for one in calls[RECORDS_MAX:]:
-        known = one.model in rest or len(rest) < RECORDS_MAX
-        rest.setdefault(one.model if known else OTHERS, []).append(one)
-    return [*groups, *rest.values()]
 
 
 def _worst_case(context: MiddlewareContext) -> Usage:

@@ -164,7 +164,7 @@ class CallUsage:
     usage: Usage
     model: str | None = None
     estimate_reason: str | None = None
-    calls: int = 1
+    calls: Count = 1
 
 
 class Reason(Frozen):

@@ -6,24 +6,19 @@ call is never told by its number, but by its own id.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from millstream.schemas.base import Count, EpochMs, Frozen, Usage
+from millstream.schemas.base import CallUsage, Count, EpochMs, Frozen
 from millstream.schemas.events import RequestEvent
 
-__all__ = ["PARTS_MAX", "JournalKind", "JournalStep", "JournalledUsage", "RunBegan", "bounded"]
+__all__ = ["PARTS_MAX", "JournalKind", "JournalStep", "RunBegan"]
 
 JournalKind = Literal["answered", "beside", "intent", "done", "repair"]
 """The kinds of facts that this version writes and reads."""
 
 PARTS_MAX: Final = 16
-
-USED_MAX: Final = 64
-OTHERS: Final = "other"
-"""The model's name where there are too many of them."""
 
 
 class RunBegan(Frozen):
@@ -36,32 +31,6 @@ class RunBegan(Frozen):
     template_version: str | None = None
     tools: tuple[str, ...] = ()
     base_checkpoint_id: str | None = None
-
-
-class JournalledUsage(Frozen):
-    """What model calls used that ended since the record before; `model`: not the run's own."""
-
-    usage: Usage
-    model: str | None = None
-    estimate_reason: str | None = None
-    calls: Count = 1
-
-
-def bounded(used: Sequence[JournalledUsage]) -> tuple[JournalledUsage, ...]:
-    """Give what calls used, those beyond the first 64 summed up by their models."""
-    if len(used) <= USED_MAX:
-        return tuple(used)
-    rest: dict[str | None, JournalledUsage] = {}
-    for one in used[USED_MAX:]:
-        model = one.model if one.model in rest or len(rest) < USED_MAX else OTHERS
-        known = rest.get(model)
-        rest[model] = JournalledUsage(
-            usage=one.usage if known is None else known.usage + one.usage,
-            model=model,
-            estimate_reason=one.estimate_reason if known is None else known.estimate_reason,
-            calls=one.calls if known is None else known.calls + one.calls,
-        )
-    return (*used[:USED_MAX], *rest.values())
 
 
 class JournalStep(RequestEvent):
@@ -107,7 +76,7 @@ class JournalStep(RequestEvent):
     text: str | None = None
     duration_ms: Count | None = None
     began: RunBegan | None = None
-    used: tuple[JournalledUsage, ...] = ()
+    used: tuple[CallUsage, ...] = ()
 
     @property
     def event_id(self) -> str:

@@ -11,9 +11,11 @@ import contextvars
 from typing import Any
 
 from millstream.agents.models.call_meter import CallMeter
+from millstream.schemas.base import CallUsage
 from millstream.schemas.events import ResolvedRequest
-from millstream.schemas.journal.steps import JournalKind, JournalledUsage, JournalStep, bounded
+from millstream.schemas.journal.steps import JournalKind, JournalStep
 from millstream.schemas.ports import ClockMs, CommitStep
+from millstream.schemas.runs.call_usage import bounded
 
 __all__ = ["Journal"]
 
@@ -92,17 +94,7 @@ class Journal:
         except Exception as error:  # noqa: BLE001  raised at the next door
             self._failure = self._failure or error
 
-    def _used(self) -> tuple[JournalledUsage, ...]:
+    def _used(self) -> tuple[CallUsage, ...]:
         over = self._meter.over[self._told_calls :]
         self._told_calls += len(over)
-        return bounded(
-            [
-                JournalledUsage(
-                    usage=one.usage,
-                    model=one.model,
-                    estimate_reason=one.estimate_reason,
-                    calls=one.calls,
-                )
-                for one in over
-            ]
-        )
+        return bounded(over)

@@ -6,14 +6,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pydantic import TypeAdapter
+
 from millstream.middleware.base import AttemptUsage
 from millstream.middleware.pipeline import MiddlewarePipeline
 from millstream.schemas.base import NO_USAGE, CallUsage, Event, Micros, Usage, saturated
 from millstream.schemas.events import AgentResult, AttemptStarted, CostRecorded, ResolvedRequest
-from millstream.schemas.journal.steps import JournalledUsage, JournalStep, bounded
+from millstream.schemas.journal.steps import JournalStep
+from millstream.schemas.runs.call_usage import bounded
 from millstream.schemas.topics import ATTEMPTS, COSTS, JOURNAL, RESULTS
 from millstream.streams.lane.state.folds import Begin, Fold, Handler, SnapshotBody, Source
 from millstream.streams.wire.keys import RequestKey, request_key
+
+_USED: Final = TypeAdapter[tuple[CallUsage, ...] | None](tuple[CallUsage, ...] | None)
 
 _UNDER_WAY: Final = "its worker was lost, and it may have been under way: the most that it can be"
 
@@ -28,7 +33,7 @@ class OpenAttempt:
 
     started: AttemptStarted
     costs: dict[int, CostRecorded] = field(default_factory=dict)
-    used: tuple[JournalledUsage, ...] | None = None
+    used: tuple[CallUsage, ...] | None = None
 
     @property
     def is_lost(self) -> bool:
@@ -40,7 +45,7 @@ class OpenAttempt:
         if self.used is None:
             return AttemptUsage.lost(self.started)
         calls = (
-            *(CallUsage(one.usage, one.model, one.estimate_reason, one.calls) for one in self.used),
+            *self.used,
             # Another one may have been under way.
             CallUsage(_one_of(self.started), estimate_reason=_UNDER_WAY),
         )
@@ -123,15 +128,20 @@ class OpenAttempts:
 
     @staticmethod
     def _bills(bills: Iterable[OpenAttempt]) -> tuple[tuple[Any, ...], ...]:
-        return tuple((one.started, _plain(one.used), *one.costs.values()) for one in bills)
+        return tuple(
+            (
+                one.started,
+                _USED.dump_python(one.used, mode="json", exclude_none=True),
+                *one.costs.values(),
+            )
+            for one in bills
+        )
 
     def _load(self, body: SnapshotBody) -> None:
         for event, used, *costs in body.entries["bills"]:
             started = AttemptStarted.model_validate(event)
             self._start(started)
-            if used is not None:
-                read = tuple(JournalledUsage.model_validate(one) for one in used)
-                self.open[request_key(started)].used = read
+            self.open[request_key(started)].used = _USED.validate_python(used)
             for cost in costs:
                 self._settle(CostRecorded.model_validate(cost))
 
@@ -191,9 +201,3 @@ def _one_of(started: AttemptStarted) -> Usage:
         input_tokens=min(worst.input_tokens, -(-2 * worst.input_tokens // calls)),
         output_tokens=-(-worst.output_tokens // calls),
     )
-
-
-def _plain(used: tuple[JournalledUsage, ...] | None) -> list[dict[str, Any]] | None:
-    if used is None:
-        return None
-    return [one.model_dump(mode="json", exclude_none=True) for one in used]

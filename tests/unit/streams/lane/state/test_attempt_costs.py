@@ -25,7 +25,7 @@ from millstream.schemas.events import (
     Decision,
     ResolvedRequest,
 )
-from millstream.schemas.journal.steps import JournalledUsage, JournalStep
+from millstream.schemas.journal.steps import JournalStep
 from millstream.streams.lane.state.attempt_costs import OpenAttempt, OpenAttempts, charge_attempts
 from millstream.streams.lane.state.folds import SnapshotBody, packed
 from millstream.streams.lane.state.lane_state import LaneState
@@ -96,7 +96,7 @@ def step(attempt: int, *used: int) -> JournalStep:
         attempt=attempt,
         step=0,
         kind="answered",
-        used=tuple(JournalledUsage(usage=Usage(input_tokens=one)) for one in used),
+        used=tuple(CallUsage(Usage(input_tokens=one)) for one in used),
     )
 
 
