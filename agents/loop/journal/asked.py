@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from operator import attrgetter, is_
 from typing import Any, Final, NamedTuple
@@ -61,8 +62,18 @@ class AskedDigest:
     """
 
     def __init__(self, base: RunBase) -> None:
+        self._run = base
+        self._chain: list[_Link] = []
+        # Of the chain's messages, once more.
+        self._messages: list[BaseMessage] = []
+        self._contents: list[Any] = []
+
+    @cached_property
+    def _base(self) -> bytes:
+        # Not before it is asked for: most runs are a single call, and never are.
+        base = self._run
         system = base.system.content if isinstance(base.system, SystemMessage) else base.system
-        self._base = _digest(
+        return _digest(
             b"base",
             base.template,
             base.version,
@@ -71,10 +82,6 @@ class AskedDigest:
             base.base_checkpoint_id,
             base.forget,
         )
-        self._chain: list[_Link] = []
-        # Of the chain's messages, once more.
-        self._messages: list[BaseMessage] = []
-        self._contents: list[Any] = []
 
     def of(self, turn: Sequence[BaseMessage], repair: AnswerRepair | None = None) -> str:
         """Digest a question, as 32 hexadecimal digits.

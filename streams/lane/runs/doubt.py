@@ -6,7 +6,9 @@ or a worker wrote down nothing, another attempt could do twice what was asked fo
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import islice
 
 from millstream.agents.attempt import RunOutcome
 from millstream.schemas.reasons import reason_of
@@ -27,8 +29,8 @@ def doubt_before(run: Run, *, unjournalled: bool) -> InDoubt | None:
         return None
     if unsettled := run.calls.unsettled:
         return InDoubt(f"it is not known what became of {_told(unsettled, run)}")
-    if run.calls.forgotten:
-        message = f"what {_named(dict(enumerate(run.calls.forgotten)))} gave was lost with a worker"
+    if forgotten := run.calls.forgotten:
+        message = f"what {_first(forgotten, len(forgotten), ', ')} gave was lost with a worker"
         return InDoubt(message)
     if unjournalled and run.plan.has_effects:
         tools = ", ".join(run.plan.effects[:NAMED_MAX])
@@ -69,23 +71,20 @@ def under_way_s(run: Run, now_ms: int) -> float:
     return min(max(ends_s, default=0.0), longest_s)
 
 
-def _told(calls: dict[str, str], run: Run) -> str:
+def _told(calls: Mapping[str, str], run: Run) -> str:
     """Name calls, with their arguments and when they were to be made, where that is known."""
-    told = []
-    for call_id, name in list(calls.items())[:NAMED_MAX]:
-        intent = run.calls.intents.get(call_id)
-        if intent is None:
-            told.append(f"{name} ({call_id})")
-            continue
-        told.append(f"{name} ({call_id}), {intent.told}")
-    more = len(calls) - len(told)
-    return "; ".join(told) + (f" and {more} more" if more > 0 else "")
+    intents = run.calls.intents
+    return _first(
+        (
+            f"{name} ({one})" + (f", {intents[one].told}" if one in intents else "")
+            for one, name in calls.items()
+        ),
+        len(calls),
+        "; ",
+    )
 
 
-def _named(calls: dict[str, str] | dict[int, str]) -> str:
-    names = [
-        f"{name} ({one})" if isinstance(one, str) else name
-        for one, name in list(calls.items())[:NAMED_MAX]
-    ]
-    more = len(calls) - len(names)
-    return ", ".join(names) + (f" and {more} more" if more > 0 else "")
+def _first(names: Iterable[str], count: int, joined_by: str) -> str:
+    """Give the first of so many names, and how many more there are."""
+    told = joined_by.join(islice(names, NAMED_MAX))
+    return told + (f" and {count - NAMED_MAX} more" if count > NAMED_MAX else "")
