@@ -2,21 +2,24 @@
 
 A call that is over is charged by its provider's report, where that can be true. One that broke off,
 or is still under way when the attempt is over, is estimated from what was sent and received: up to
-its limit of output, unless its provider ended it.
+its limit of output only where its model may write what nobody sees (`known/unseen.py`), and its
+provider did not end it.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast, get_args
 from uuid import UUID
 
 import structlog
 from langchain_core.messages import AIMessage, BaseMessage
 
 from millstream.agents.models.errors import ended_by_provider, was_refused
+from millstream.agents.models.known.unseen import SHOWN, Shown
 from millstream.agents.models.resolve import MODEL_NAME
+from millstream.agents.models.thoughts import thought_of
 from millstream.agents.models.usage import DOUBT, UNSEEN_TOKENS_MAX, ModelCall
 from millstream.schemas.base import NO_USAGE, CallUsage, Usage
 
@@ -44,6 +47,8 @@ class CallMeter:
         self._model = model
         self._under_way: dict[UUID, ModelCall] = {}
         self._over: list[CallUsage] = []
+        # Models whose reports told of reasoning that was not streamed; `None` is the agent's own.
+        self._unseen: set[str | None] = set()
         # Tools call models in threads of their own.
         self._lock = threading.Lock()
         self._closed = False
@@ -70,7 +75,14 @@ class CallMeter:
         """Begin to count a call."""
         model = None if is_own else _name_of(metadata)
         limit = self._output_tokens_max if is_own else 0
-        call = ModelCall(messages, params, is_own=is_own, model=model, answer_tokens_max=limit)
+        call = ModelCall(
+            messages,
+            params,
+            is_own=is_own,
+            model=model,
+            answer_tokens_max=limit,
+            shown="part" if model in self._unseen else _shown_in(metadata),
+        )
         if self._closed:
             _log.error(
                 "a model is called by what a run left behind; nobody pays",
@@ -103,6 +115,9 @@ class CallMeter:
         if message is not None:
             told = message.usage_metadata if told is None else told
             call.doubt = call.doubt or message.response_metadata.get(DOUBT)
+            call.has_thought = call.has_thought or bool(thought_of(message))
+        if call.reasons_unseen(told):
+            self._unseen.add(call.model)
         limit = self._output_tokens_max
         if not call.is_own:
             limit = call.asked_output_tokens_max or UNSEEN_TOKENS_MAX
@@ -123,7 +138,7 @@ class CallMeter:
         return call
 
     def close(self) -> tuple[CallUsage, ...]:
-        """Give what all calls used; those under way are cut off, and estimated up to their limit.
+        """Give what all calls used; those under way are cut off, and estimated.
 
         It may be asked again.
         """
@@ -152,6 +167,11 @@ class CallMeter:
                 reason=doubt,
                 model=call.model or self._model,
             )
+
+
+def _shown_in(metadata: Mapping[str, Any]) -> Shown:
+    shown = metadata.get(SHOWN)
+    return cast("Shown", shown) if shown in get_args(Shown) else "unknown"
 
 
 def _name_of(metadata: Mapping[str, Any]) -> str:

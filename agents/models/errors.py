@@ -136,7 +136,8 @@ def ended_by_provider(error: BaseException) -> bool:
     """Tell whether a call that failed is known to be over at its provider.
 
     It told an error, or ended the answer itself. Not so where the connection broke, the call was
-    cut off, or a piece of the answer cannot be read: the provider may go on to the call's limit.
+    cut off, or a piece of the answer cannot be read: what its model writes unseen may go on to the
+    call's limit.
     """
     if isinstance(error, ModelFailed) and error.is_over:
         return True

@@ -22,6 +22,8 @@ from langchain_core.utils import secret_from_env
 from pydantic import SecretStr
 
 from millstream.agents.models.http import ProviderHttp
+from millstream.agents.models.known.profiles import NO_PROFILE, profile_of
+from millstream.agents.models.known.unseen import SHOWN, shown_by
 from millstream.agents.models.local.model import LOCAL_MODEL_NAME, LocalChatModel
 from millstream.agents.models.media.takes import profile_of_openai, profile_with
 from millstream.agents.models.openai.model import (
@@ -138,6 +140,7 @@ def resolve_model(
     variable to set, and `Terminal` for a script that cannot be read.
     """
     endpoint = endpoints.get(name) or endpoints.get(name.partition(":")[0])
+    published = NO_PROFILE
     if (make := own.get(name)) is not None:
         model = _own(name, make, params)
     elif endpoint is not None:
@@ -145,13 +148,15 @@ def resolve_model(
     else:
         try:
             model = _model(name, http, params, scripted=scripted)
+            published = profile_of(name)
         except UnknownProvider as error:
             named = [each.partition(":")[0] for each in (*own, *endpoints)]
             told = _unknown_provider(error.provider, named)
             message = f"the model {name!r} cannot be used: {told}"
             raise ModelUnavailable(message) from error
     # By which its calls are charged, whoever makes them.
-    model.metadata = {**(model.metadata or {}), MODEL_NAME: name}
+    known = {MODEL_NAME: name, SHOWN: shown_by(model, published)}
+    model.metadata = {**(model.metadata or {}), **known}
     return model
 
 

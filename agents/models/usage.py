@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 
+from millstream.agents.models.known.unseen import Shown, asks_for_reasoning
 from millstream.agents.models.media.tokens import media_tokens
 from millstream.agents.models.reports import (
     Report,
@@ -75,13 +76,13 @@ class ModelCall:
     `is_own`: it is the agent's, and what it writes is the agent's voice; `has_spoken` once it wrote
     text. `used` is what it counts at once it is over. `model` is the name of any other's model.
     `answer_tokens_max` is the limit under which the answers before it in this turn were written, 0
-    where nobody knows.
+    where nobody knows. `shown` is how much of what its model writes can be seen.
     """
 
     __slots__ = (
         *("_are_deltas", "_params", "_reports", "answer_tokens_max", "doubt", "has_spoken"),
         *("is_own", "messages", "model", "pieces", "received_bytes", "tags", "used"),
-        "_began_s",
+        *("_began_s", "has_thought", "shown"),
     )
 
     def __init__(
@@ -92,12 +93,14 @@ class ModelCall:
         is_own: bool = True,
         model: str | None = None,
         answer_tokens_max: int = 0,
+        shown: Shown = "unknown",
     ) -> None:
         self.messages = messages
         self.is_own = is_own
         self.model = model
         self.answer_tokens_max = answer_tokens_max
-        self.has_spoken = False
+        self.shown = shown
+        self.has_spoken = self.has_thought = False
         self.tags: Sequence[str] | None = None
         self.used = NO_USAGE
         self._began_s = monotonic()
@@ -146,6 +149,8 @@ class ModelCall:
     def look_at(self, message: BaseMessage) -> bool:
         """Count what a piece holds beside plain text: reasoning, blocks, calls; tell if any."""
         size = _size_bytes(message)
+        if size and not self.has_thought:
+            self.has_thought = bool(thought_of(message))
         self.received_bytes += size
         self.pieces += size > 0
         return size > 0
@@ -157,21 +162,38 @@ class ModelCall:
     def broken_off(self, output_tokens_max: int, *, is_over: bool) -> Usage:
         """Give an estimate of what a call used that has no answer.
 
-        It may go on to `output_tokens_max`, unless its provider ended it: then it wrote no more
-        than came, and `OUTPUT_ALLOWANCE`. What it reported counts where it can be true.
+        It wrote what came, and `OUTPUT_ALLOWANCE`; up to `output_tokens_max` where it may have
+        written unseen, unless its provider ended it. What it reported counts where it can be true.
         """
         told = self.told() or {}
         read, wrote = told.get("input_tokens"), told.get("output_tokens")
         written = self._wrote_at_most(None, output_tokens_max)
-        if not is_over:
+        if not is_over and self.may_write_unseen:
             written = max(written, output_tokens_max)
-        if is_count(wrote) and self._why_not_written(wrote, 0, None, written) is None:
+        most = max(written, output_tokens_max)
+        if is_count(wrote) and self._why_not_written(wrote, 0, None, most) is None:
             written = max(written, wrote)
         if is_count(read) and self._why_not_read(read) is None:
             parts = told.get("input_token_details") or {}
             known = all(each is None or is_count(each) for each in parts.values())
             return usage_of(read, written, parts if known else {}, {})
         return self.estimate(written)
+
+    @property
+    def may_write_unseen(self) -> bool:
+        """Whether its model may have written, or may yet write, what nobody sees."""
+        if self.shown in {"part", "nothing"} or asks_for_reasoning(self._params):
+            return True
+        if self.shown == "unknown" and not self.received_bytes:
+            return True
+        return self.reasons_unseen(self.told())
+
+    def reasons_unseen(self, told: Report | None) -> bool:
+        """Tell whether a report has reasoning, of which none was streamed."""
+        if told is None or self.has_thought:
+            return False
+        reasoning = (told.get("output_token_details") or {}).get("reasoning")
+        return is_count(reasoning) and reasoning > 0
 
     def believed(
         self, told: Report | None, message: BaseMessage | None, output_tokens_max: int

@@ -71,9 +71,9 @@ def test_a_stream_that_its_provider_ended_costs_what_came(
     assert (broken.calls, whole.calls) == (1, 1)
 
 
-def test_a_stream_whose_connection_broke_may_have_gone_on_to_its_limit() -> None:
+def test_a_stream_whose_connection_broke_counts_what_came_of_it() -> None:
     told = run_quickly(ended(case({**BROKEN, "end": "reset"}, WELL), "chat_agent"))
-    assert told.costs[0].usage.output_tokens == LIMIT
+    assert len(told.result.output or "") < 64 <= told.costs[0].usage.output_tokens < LIMIT
 
 
 def test_a_failed_result_has_all_the_text_that_came() -> None:
@@ -147,7 +147,8 @@ def test_a_cancelled_attempt_is_charged_for_the_calls_that_it_made() -> None:
     assert told.result.status == "cancelled"
     first, second = told.costs
     assert (first.estimated, first.usage.output_tokens, first.cost_micros) == (False, 5, 60)
-    assert (second.estimated, second.usage.output_tokens) == (True, 131_072)
+    # Of the limit only what came: what the provider would have gone on to, nobody pays.
+    assert (second.estimated, 64 < second.usage.output_tokens < 100_000) == (True, True)
     assert second.estimate_reason == "a model call was cut off"
 
 

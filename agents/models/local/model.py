@@ -13,7 +13,7 @@ from langchain_core.callbacks import (
     AsyncCallbackManagerForLLMRun,
     CallbackManagerForLLMRun,
 )
-from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models import LanguageModelInput, ModelProfile
 from langchain_core.language_models.chat_models import (
     BaseChatModel,
     agenerate_from_stream,
@@ -85,6 +85,13 @@ class LocalChatModel(BaseChatModel):
     async def warm_up(self) -> None:
         """Load the engine now, rather than during the first call."""
         await self.engine.warm_up()
+
+    @override
+    def _resolve_model_profile(self) -> ModelProfile:
+        return {
+            "max_input_tokens": self.engine.settings.context_tokens_max,
+            "reasoning_output": False,
+        }
 
     @override
     def bind_tools(

@@ -20,7 +20,7 @@ from langchain_core.callbacks import (
     AsyncCallbackManagerForLLMRun,
     CallbackManagerForLLMRun,
 )
-from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models import LanguageModelInput, ModelProfile
 from langchain_core.language_models.chat_models import (
     BaseChatModel,
     agenerate_from_stream,
@@ -95,6 +95,10 @@ class ScriptedChatModel(BaseChatModel):
     @override
     def _identifying_params(self) -> dict[str, Any]:
         return {"model_name": self.model_name}
+
+    @override
+    def _resolve_model_profile(self) -> ModelProfile:
+        return {"reasoning_output": False}
 
     @override
     def bind_tools(

@@ -13,13 +13,14 @@ from uuid import uuid4
 import pytest
 from langchain.chat_models import init_chat_model
 from langchain_core.language_models import FakeListLLM
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.tools import BaseTool, StructuredTool
 from structlog.testing import capture_logs
 
 from millstream.agents.attempt import RunOutcome
 from millstream.agents.factory import AgentFactory
 from millstream.agents.models.call_meter import CallMeter
+from millstream.agents.models.known.unseen import SHOWN
 from millstream.agents.models.resolve import resolve_model
 from millstream.agents.templates.template import AgentTemplate
 from millstream.agents.tools import ToolRegistry
@@ -174,8 +175,8 @@ SENT = 8 + 2 * 16
         (ModelFailed("it ended", may_cost=True, is_over=True), ["four"], 4 + 64),
         (ModelFailed("it ended", may_cost=True, is_over=True), [], 64),
         (ModelFailed("it ended", may_cost=True, is_over=True), ["x" * 190], 200),
-        (ModelFailed("no JSON", may_cost=True), ["four"], 200),
-        (ConnectionResetError(), ["four"], 200),
+        (ModelFailed("no JSON", may_cost=True), ["four"], 4 + 64),
+        (ConnectionResetError(), ["four"], 4 + 64),
         (asyncio.CancelledError(), [], 200),
     ],
 )
@@ -189,6 +190,78 @@ def test_a_call_that_broke_off_is_estimated_by_what_came_once_it_is_over(
     meter.fail(run_id, error)
     used = [(one.usage.input_tokens, one.usage.output_tokens) for one in meter.close()]
     assert used == ([] if output_tokens is None else [(SENT, output_tokens)])
+
+
+@pytest.mark.parametrize(
+    ("shown", "params", "pieces", "output_tokens"),
+    [
+        ("all", {}, [], 64),
+        ("all", {}, ["four"], 4 + 64),
+        ("all", {}, ["x" * 190], 200),  # never above its limit
+        ("all", {}, ["x"] * 300, 300 + 64),  # which did not hold
+        ("all", {"reasoning_effort": "low"}, ["four"], 200),
+        ("all", {"reasoning_effort": "none"}, ["four"], 4 + 64),
+        ("all", {"reasoning": {"effort": "high", "summary": None}}, ["four"], 200),
+        ("all", {"thinking": {"type": "enabled", "budget_tokens": 100}}, ["four"], 200),
+        ("all", {"thinking": {"type": "disabled"}}, ["four"], 4 + 64),
+        ("all", {"thinking_budget": 0}, ["four"], 4 + 64),
+        ("all", {"extra_body": {"chat_template_kwargs": {"enable_thinking": True}}}, [], 200),
+        ("part", {}, ["four"], 200),
+        ("nothing", {}, [], 200),
+        ("unknown", {}, [], 200),
+        ("unknown", {}, ["four"], 4 + 64),
+        ("what nobody says", {}, [], 200),
+    ],
+)
+def test_a_call_that_is_cut_off_counts_up_to_its_limit_only_what_nobody_saw(
+    shown: str, params: dict[str, Any], pieces: list[str], output_tokens: int
+) -> None:
+    meter = CallMeter(200)
+    call = meter.begin(uuid4(), [HumanMessage("12345678")], params, {SHOWN: shown}, is_own=True)
+    for piece in pieces:
+        call.hear(piece)
+    (told,) = meter.close()
+    assert told.usage.output_tokens == output_tokens
+    assert told.estimate_reason == "a model call was cut off"
+
+
+THOUGHT = {"input_tokens": 9, "output_tokens": 50, "output_token_details": {"reasoning": 40}}
+
+
+@pytest.mark.parametrize(("thought", "output_tokens"), [(None, 200), ("hm", 4 + 64)])
+def test_reasoning_that_was_reported_and_not_streamed_is_expected_of_later_calls(
+    thought: str | None, output_tokens: int
+) -> None:
+    meter, metadata = CallMeter(200), {SHOWN: "all"}
+    first, second = uuid4(), uuid4()
+    call = meter.begin(first, [HumanMessage("q")], {}, metadata, is_own=True)
+    if thought is not None:
+        call.look_at(AIMessageChunk("", additional_kwargs={"reasoning_content": thought}))
+    call.report(THOUGHT)
+    meter.end(first, AIMessage("yes"))
+    meter.begin(second, [HumanMessage("q")], {}, metadata, is_own=True).hear("four")
+    _, told = meter.close()
+    assert told.usage.output_tokens == output_tokens
+
+
+def test_a_call_that_reported_unseen_reasoning_before_it_was_cut_off_counts_up_to_its_limit() -> (
+    None
+):
+    meter = CallMeter(200)
+    call = meter.begin(uuid4(), [HumanMessage("q")], {}, {SHOWN: "all"}, is_own=True)
+    call.hear("four")
+    call.report(THOUGHT)
+    (told,) = meter.close()
+    assert (told.usage.input_tokens, told.usage.output_tokens) == (9, 200)
+
+
+def test_what_was_reported_so_far_counts_where_more_was_written_than_came() -> None:
+    meter = CallMeter(200)
+    call = meter.begin(uuid4(), [HumanMessage("q")], {}, {SHOWN: "all"}, is_own=True)
+    call.hear("four")
+    call.report({"input_tokens": 9, "output_tokens": 150})
+    (told,) = meter.close()
+    assert told.usage.output_tokens == 150
 
 
 def test_what_was_reported_before_a_call_broke_off_counts() -> None:

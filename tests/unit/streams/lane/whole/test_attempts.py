@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
 
 from millstream.agents.loop.callbacks import CallbackEvent
+from millstream.agents.models.resolve import resolve_model
+from millstream.agents.models.scripted.model import ScriptedChatModel
 from millstream.agents.templates.retry import RetryPolicy
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.middleware.policy import Policy
@@ -115,35 +118,75 @@ async def costs_of(world: MemoryLanes) -> list[tuple[int, int, bool]]:
     return [(cost.attempt, cost.cost_micros, cost.estimated) for cost in costs]
 
 
-async def test_a_call_that_is_cut_off_counts_up_to_its_limit_and_one_that_reports_does_not(
-    world: MemoryLanes,
+def thinks(**_params: Any) -> ScriptedChatModel:
+    return ScriptedChatModel(profile={"reasoning_output": True})
+
+
+def comes_whole(**_params: Any) -> ScriptedChatModel:
+    return ScriptedChatModel(disable_streaming=True)
+
+
+MODELS = partial(resolve_model, own={"thinks": thinks, "whole": comes_whole})
+ONE_ATTEMPT = RetryPolicy(attempts_max=1)
+TOLD = {"cancel": "a model call was cut off", "time_out": "a model call was cut off"}
+CUT_OFF = (
+    AgentTemplate(name="cancel", retry=ONE_ATTEMPT),
+    AgentTemplate(name="time_out", retry=ONE_ATTEMPT, attempt_timeout_s=0.5),
+)
+ONE = "{input_usd_per_mtok: 1, output_usd_per_mtok: 1}"
+PRICED_ALL = (
+    f"prices: {{scripted: {ONE}, thinks: {ONE}, whole: {ONE}}}\n"
+    "roles: {any: {templates: ['*'], models: ['*']}}\ndefaults: {roles: [any]}"
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "script", "output_tokens"),
+    [
+        ("scripted", "pace: 60; tokens: 2", len("t0") + 64),
+        ("scripted", "hang", 64),
+        ("thinks", "pace: 60; tokens: 2", PLAN.output_tokens_max),
+        ("whole", "hang", PLAN.output_tokens_max),
+    ],
+)
+@pytest.mark.parametrize("how", ["cancel", "time_out"])
+async def test_a_call_that_is_cut_off_counts_what_came_and_up_to_its_limit_what_nobody_saw(
+    world: MemoryLanes, how: str, model: str, script: str, output_tokens: int
 ) -> None:
+    rules = Policy.from_yaml(PRICED_ALL, "test")
+    calls = Calls()
+    async with (
+        lane_services(world, calls, templates=CUT_OFF, resolve=MODELS) as services,
+        upstream(world) as program,
+        one_lane(world, services, rules) as owner,
+    ):
+        owner.serve(*await ask(program, script, request_id="cut", template=how, model=model))
+        await eventually(lambda: calls.made)
+        if script != "hang":
+            await read_topic(world, TOKENS, AgentToken, count=1)
+        if how == "cancel":
+            owner.serve(*await give(world, program, "cancel", request_id="cut"))
+        (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
+    (cut,) = await read_whole(world, COSTS, CostRecorded)
+    assert (cut.estimated, cut.estimate_reason) == (True, TOLD[how])
+    assert cut.usage.output_tokens == output_tokens
+    assert cut.cost_micros == cut.usage.input_tokens + output_tokens == result.cost_micros
+    assert result.status == {"cancel": "cancelled", "time_out": "failed"}[how]
+
+
+async def test_a_call_that_reports_what_it_used_is_no_estimate(world: MemoryLanes) -> None:
     rules = Policy.from_yaml(PRICED, "test")
     async with (
         lane_services(world) as services,
         upstream(world) as program,
         one_lane(world, services, rules) as owner,
     ):
-        owner.serve(*await ask(program, "pace: 60; tokens: 2", request_id="cut"))
-        await read_topic(world, TOKENS, AgentToken, count=1)
-        owner.serve(*await give(world, program, "cancel", request_id="cut"))
-        owner.serve(*await ask(program, "say: two words", request_id="whole"))
-        results = await read_topic(world, RESULTS, AgentResult, count=2)
-    cut, whole = sorted(
-        await read_whole(world, COSTS, CostRecorded), key=lambda cost: cost.request_id
-    )
-    assert (cut.request_id, cut.estimated) == ("cut", True)
-    assert cut.estimate_reason == "a model call was cut off"
-    assert cut.usage.output_tokens == PLAN.output_tokens_max
-    assert PLAN.output_tokens_max < cut.cost_micros < HANG_MICROS
-    assert (whole.request_id, whole.estimated) == ("whole", False)
-    assert whole.cost_micros == whole.usage.input_tokens + whole.usage.output_tokens
+        owner.serve(*await ask(program, "say: two words"))
+        (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
+    (whole,) = await read_whole(world, COSTS, CostRecorded)
+    assert not whole.estimated
     assert whole.usage.output_tokens == len(["two", "words"])
-    told = {result.request_id: (result.status, result.cost_micros) for result in results}
-    assert told == {
-        "cut": ("cancelled", cut.cost_micros),
-        "whole": ("completed", whole.cost_micros),
-    }
+    assert whole.cost_micros == whole.usage.input_tokens + 2 == result.cost_micros
 
 
 async def test_each_attempt_is_on_the_bill_and_the_result_is_their_sum(world: MemoryLanes) -> None:
