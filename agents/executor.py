@@ -295,13 +295,13 @@ class AgentExecutor:
             ),
             before_call=before_call,
             ending=Ending(
-                output_tokens_max=plan.template.output_tokens_max,
+                output_tokens_max=plan.template.answer_tokens_max,
                 cut=plan.template.cut_answer,
                 structured=plan.template.response_format is not None,
                 calls_tools=bool(plan.template.tools),
             ),
             meter=CallMeter(
-                plan.template.output_tokens_max, request_id=request.request_id, model=plan.model
+                plan.template.answer_tokens_max, request_id=request.request_id, model=plan.model
             ),
         )
 

@@ -26,25 +26,26 @@ from millstream.agents.middlewares.build import (
 )
 from millstream.agents.middlewares.summary_memory import SummaryMemory
 from millstream.agents.middlewares.worst_case import (
-    calls_beside,
-    input_tokens_max,
+    WorstCase,
     steps_beside,
-    tool_tokens_max,
     tools_beside,
+    worst_case,
 )
+from millstream.agents.models.known.windows import WindowOf, window_of
 from millstream.agents.models.local.model import LocalChatModel
 from millstream.agents.models.media.takes import takes_of
 from millstream.agents.models.media.tokens import tokens_max
 from millstream.agents.models.resolve import resolve_model
 from millstream.agents.run_plan import RunPlan
 from millstream.agents.templates.held_calls import AnswersInTheEnd
-from millstream.agents.templates.memory import Summary
+from millstream.agents.templates.memory import NoMemory, Summary
 from millstream.agents.templates.prompt import filled_prompt
+from millstream.agents.templates.sizes import Sizes, fitted, sizes_of
 from millstream.agents.templates.structured import HeldByGrammar
 from millstream.agents.templates.template import (
     BUILT_IN_TEMPLATES,
-    DEFAULT_MODEL,
     AgentTemplate,
+    named,
 )
 from millstream.agents.templates.versions import OnTemplates, TemplateVersions
 from millstream.agents.tools import ToolRegistry, built_in_tools
@@ -60,18 +61,21 @@ ResolveModel = Callable[..., BaseChatModel]
 # A request may name its model, so the number of pairs is up to upstreams.
 AGENTS_CACHED_MAX: Final = 64
 
+SIZES_KEPT_MAX: Final = 64
+
 
 @dataclass(frozen=True, slots=True)
 class _Uses:
-    """What all runs of a template use, whatever their input."""
+    """What all runs of a template with the same sizes use, whatever their input.
 
-    models: tuple[str, ...]
-    models_beside: tuple[str, ...]
+    `template` is the template with these sizes; `at_first` is for the first run of a session, which
+    has nothing to remember.
+    """
+
+    template: AgentTemplate
     tool_names: tuple[str, ...]
-    calls_beside: int
-    input_tokens_max: int
-    tokens_per_input_byte: int
-    output_tokens_max: int
+    at_most: WorstCase
+    at_first: WorstCase
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +92,9 @@ class AgentFactory:
 
     An agent's graph takes milliseconds to build and holds no state of a run, so it is built once
     per template version and model and shared by all runs; the 64 most recently used are kept.
-    `resolve` is what turns a model's name into a model. `middlewares` makes what templates name
-    besides LangChain's own: a LangChain `AgentMiddleware`, from a template's parameters.
+    `resolve` is what turns a model's name into a model, `windows` into what it reads and writes: by
+    that the sizes are chosen which a template does not name. `middlewares` makes what templates
+    name besides LangChain's own: a LangChain `AgentMiddleware`, from a template's parameters.
     """
 
     def __init__(
@@ -100,17 +105,19 @@ class AgentFactory:
         tools: ToolRegistry | None = None,
         resolve: ResolveModel = resolve_model,
         middlewares: Mapping[str, MiddlewareFactory] | None = None,
+        windows: WindowOf = window_of,
     ) -> None:
         self._middlewares = check_names(middlewares or {})
         self.tools = ToolRegistry(built_in_tools()) if tools is None else tools
         self._default_model = default_model
         self._resolve = resolve
+        self._windows = windows
         self._templates = TemplateVersions()
-        # With the generation of the tools that they were worked out with.
-        self._uses: dict[tuple[str, str], tuple[int, _Uses]] = {}
+        # By sizes, with the generation of the tools that they were worked out with.
+        self._uses: dict[tuple[str, str], tuple[int, dict[Sizes, _Uses]]] = {}
         # One for each version ever registered: as many as there are in the program's code.
         self._threads: dict[tuple[str, str], ToolThreads] = {}
-        self._agents: OrderedDict[tuple[str, str, str, int], _Made] = OrderedDict()
+        self._agents: OrderedDict[tuple[str, str, str, Sizes, int], _Made] = OrderedDict()
         for template in templates:
             self.register(template)
 
@@ -131,9 +138,10 @@ class AgentFactory:
         self._register(template, replaces=True)
 
     def _register(self, template: AgentTemplate, *, replaces: bool) -> None:
-        uses = self._worked_out(template)
-        self._templates.add(template, replaces=replaces)
-        self._uses[template.name, template.version] = uses
+        generation, sizes = self.tools.generation, self._sizes(template)
+        uses = self._worked_out(template, sizes)
+        if self._templates.add(template, replaces=replaces):
+            self._uses[template.name, template.version] = (generation, {sizes: uses})
 
     def keep(self, template: AgentTemplate) -> None:
         """Have a version for the runs that began with it, and for no new one.
@@ -163,7 +171,7 @@ class AgentFactory:
         wanted = tuple(tools)
         if not wanted:
             return ()
-        there = set(self._uses_of(template).tool_names) - self.tools.absent
+        there = self._tool_names(template.name, template.version) - self.tools.absent
         return tuple(one for one in wanted if one not in there)
 
     @property
@@ -172,11 +180,7 @@ class AgentFactory:
         offered = self._templates.offers()
         if not (absent := self.tools.absent):
             return offered
-        return frozenset(
-            one
-            for one in offered
-            if absent.isdisjoint(self._uses_of(self.template(*one)).tool_names)
-        )
+        return frozenset(one for one in offered if not absent & self._tool_names(*one))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -198,6 +202,7 @@ class AgentFactory:
             tools=self.tools,
             resolve=resolve,
             middlewares=self._middlewares,
+            windows=self._windows,
         )
         twin._templates, twin._uses = self._templates, self._uses
         return twin
@@ -223,13 +228,17 @@ class AgentFactory:
         what the request's metadata lacks.
         """
         template = self.template(request.template, version)
-        uses = self._uses_of(template)
-        model = request.model or uses.models[0]
-        input_tokens_max = uses.input_tokens_max
-        input_tokens_max += uses.tokens_per_input_byte * len(request.input.encode(errors="replace"))
+        own = self._resolved(template.models)
+        models = tuple(dict.fromkeys((request.model or own[0], *own[1:])))
+        sizes = self._sizes(template, models)
+        uses = self._uses_of(template, sizes)
+        # A request that names no session begins one of its own id.
+        is_first = request.session_id == request.request_id
+        most = uses.at_first if is_first else uses.at_most
+        told = len(request.input.encode(errors="replace"))
         if request.content is not None:
-            told_tokens = sum(map(tokens_max, request.content))
-            input_tokens_max += uses.tokens_per_input_byte * told_tokens
+            told += sum(map(tokens_max, request.content))
+        input_tokens_max = most.input_tokens_max + most.tokens_per_input_byte * told
         system_prompt = None
         if template.prompt_variables:
             written = template.system_prompt or ""
@@ -239,54 +248,56 @@ class AgentFactory:
             )
             input_tokens_max += template.run_model_calls_max * longer
         return RunPlan(
-            template=template,
-            model=model,
-            models=tuple(dict.fromkeys((model, *uses.models[1:]))),
-            models_own=uses.models,
-            models_beside=uses.models_beside,
-            calls_beside=uses.calls_beside,
-            output_tokens_max=uses.output_tokens_max,
+            template=uses.template,
+            model=models[0],
+            models=models,
+            models_own=own,
+            models_beside=self._resolved(template.models_beside),
+            calls_beside=most.calls_beside,
+            output_tokens_max=most.output_tokens_max,
             input_tokens_max=input_tokens_max,
             effects=tuple(one for one in uses.tool_names if self.tools.rules(one).has_effects),
             tools=uses.tool_names,
             system_prompt=system_prompt,
+            sizes=sizes,
         )
 
-    def _uses_of(self, template: AgentTemplate) -> _Uses:
+    def _sizes(self, template: AgentTemplate, models: Sequence[str] | None = None) -> Sizes:
+        """Give what suits the models of a run, or of one whose request names none."""
+        return sizes_of(template, self._windows, default=self._default_model, models=models)
+
+    def _uses_of(self, template: AgentTemplate, sizes: Sizes) -> _Uses:
         key = (template.name, template.version)
-        generation, uses = self._uses[key]
+        generation, known = self._uses[key]
         if generation != self.tools.generation:
-            _, uses = self._uses[key] = self._worked_out(template)
+            generation, known = self._uses[key] = (self.tools.generation, {})
+        if (uses := known.get(sizes)) is None:
+            if len(known) >= SIZES_KEPT_MAX:
+                known.clear()
+            uses = known[sizes] = self._worked_out(template, sizes)
         return uses
 
-    def _worked_out(self, template: AgentTemplate) -> tuple[int, _Uses]:
-        generation = self.tools.generation
+    def _tool_names(self, name: str, version: str) -> frozenset[str]:
+        template = self.template(name, version)
+        return frozenset(self._uses_of(template, self._sizes(template)).tool_names)
+
+    def _worked_out(self, template: AgentTemplate, sizes: Sizes) -> _Uses:
         own = own_middlewares(template, self._middlewares)
         tools = (
             *self.tools.pick(template.tools),
             *tools_beside(template),
             *(tool for one in own for tool in getattr(one, "tools", ())),
         )
-        tools_tokens = sum(map(tool_tokens_max, tools))
-        reads, reads_more = (
-            input_tokens_max(template, size, tools_tokens)
-            + calls_beside(template, size, tools_tokens).input_tokens_max
-            for size in (0, 1)
-        )
-        beside = calls_beside(template, 0, tools_tokens)
-        own_tokens = template.output_tokens_max * template.run_model_calls_max
-        return generation, _Uses(
-            models=self._resolved(template.models),
-            models_beside=self._resolved(template.models_beside),
+        whole = fitted(template, sizes)
+        return _Uses(
+            template=whole,
             tool_names=tuple(tool.name for tool in tools),
-            calls_beside=beside.calls,
-            input_tokens_max=reads,
-            tokens_per_input_byte=reads_more - reads,
-            output_tokens_max=own_tokens + beside.output_tokens_max,
+            at_most=worst_case(whole, tools),
+            at_first=worst_case(whole.model_copy(update={"memory": NoMemory()}), tools),
         )
 
     def _resolved(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(self._default_model if one == DEFAULT_MODEL else one for one in names)
+        return named(names, self._default_model)
 
     def create(self, plan: RunPlan) -> Agent:
         """Give the agent of a plan. Raises `ModelUnavailable` where its model cannot be used."""
@@ -298,7 +309,8 @@ class AgentFactory:
 
     def _made(self, plan: RunPlan) -> _Made:
         # With a tool that was replaced, it is another agent.
-        key = (plan.template.name, plan.template.version, plan.model, self.tools.generation)
+        version = (plan.template.name, plan.template.version)
+        key = (*version, plan.model, plan.sizes, self.tools.generation)
         made = self._agents.get(key)
         if made is None or made.template is not plan.template:  # a version may have been replaced
             made = self._agents[key] = self._built(plan)
@@ -331,7 +343,7 @@ class AgentFactory:
 
     def _built(self, plan: RunPlan) -> _Made:
         template = plan.template
-        model = self._resolve(plan.model, max_tokens=template.output_tokens_max)
+        model = self._resolve(plan.model, max_tokens=template.answer_tokens_max)
         schema = template.response_format
         # Held to a schema directly, and not by the call of a tool, as LangChain does it.
         by_grammar = isinstance(model, LocalChatModel)
@@ -375,6 +387,6 @@ class AgentFactory:
         built = build_middlewares(template, self._middlewares, resolve)
         memory = template.memory
         if isinstance(memory, Summary):
-            writer = resolve(memory.model, memory.summary_tokens_max)
+            writer = resolve(memory.model, memory.summary_tokens)
             built.insert(0, SummaryMemory(memory, BesideModel(model=writer, named=memory.model)))
         return built

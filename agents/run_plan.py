@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from millstream.agents.templates.sizes import Sizes
 from millstream.agents.templates.template import AgentTemplate
 
 __all__ = ["RunPlan"]
@@ -16,7 +17,8 @@ class RunPlan:
     `input_tokens_max` and `output_tokens_max` are for all of its model calls together. The former
     leaves out what tools give back, which nobody knows. `effects` are those of its `tools` that may
     do what stays done. `models` are all that may answer, in order; `model` is the one that is
-    called. `models_own` are the template's, whatever the request names.
+    called. `models_own` are the template's, whatever the request names. `template` is fitted to
+    `sizes`, which suit all of `models`.
     """
 
     template: AgentTemplate
@@ -30,6 +32,7 @@ class RunPlan:
     models_beside: tuple[str, ...] = ()
     calls_beside: int = 0
     system_prompt: str | None = None
+    sizes: Sizes = field(default_factory=Sizes)
 
     @property
     def has_effects(self) -> bool:

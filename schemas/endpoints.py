@@ -34,6 +34,8 @@ class ModelEndpoint(Frozen):
     `base_url` is what OpenAI's clients call so: it ends before `/chat/completions`. `key_variable`
     is the name of the environment variable that holds the key; none given: it wants none. `inputs`
     is what its models take beside text: `image`, `image_url`, `pdf`, `audio`.
+    `context_tokens_max` is how much they read and write in one call, `output_tokens_max` how much
+    of that they write at most: templates that name no numbers of their own follow these.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,3 +43,5 @@ class ModelEndpoint(Frozen):
     base_url: Annotated[str, AfterValidator(_is_of_http)]
     key_variable: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
     inputs: frozenset[Literal["image", "image_url", "pdf", "audio"]] = frozenset()
+    context_tokens_max: Annotated[int, Field(ge=256)] | None = None
+    output_tokens_max: Annotated[int, Field(ge=1)] | None = None

@@ -32,7 +32,7 @@ from millstream.schemas.events import CheckpointSaved
 from millstream.schemas.ports import PeekCheckpoint, wall_clock_ms
 from millstream.schemas.topics import catalogue
 from millstream.streams.apps.app import AppParts
-from millstream.streams.apps.checks import resolving
+from millstream.streams.apps.checks import resolving, windows
 from millstream.streams.broker.clients import idempotent_producer
 from millstream.streams.broker.topic_admin import ensure_topics, require_sound_topics
 from millstream.streams.consumer.recent_gaps import RecentGaps
@@ -209,7 +209,9 @@ async def _build(
         stack.push_async_callback(app.mcp.close)
         await app.mcp.open(app.tools)
         count_mcp_servers(app.mcp, collector)
-        factory = app.factory(default_model=settings.default_model, resolve=resolve)
+        factory = app.factory(
+            default_model=settings.default_model, resolve=resolve, windows=windows(settings, app)
+        )
         told = Listeners(app.listeners)
         stack.push_async_callback(asyncio.to_thread, told.close)
         host = agent_host(

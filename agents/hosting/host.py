@@ -165,7 +165,7 @@ class AgentHost:
                 if not on.is_blocked:
                     await run.gone
             # One that was cut off before it began has used nothing.
-            calls.meter = shared.meter or CallMeter(plan.template.output_tokens_max)
+            calls.meter = shared.meter or CallMeter(plan.template.answer_tokens_max)
             raise
         finally:
             on.runs.discard(run)

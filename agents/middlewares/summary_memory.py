@@ -80,11 +80,11 @@ class SummaryMemory(AgentMiddleware[Any, Any, Any]):
         text = well_formed(said.text.strip())
         if not text:
             _log.warning("a session's older turns are left out: the summary is empty")
-        return cut_to_bytes(text, self._memory.summary_tokens_max * BYTES_PER_TOKEN)
+        return cut_to_bytes(text, self._memory.summary_tokens * BYTES_PER_TOKEN)
 
     def _told(self, messages: Sequence[AnyMessage]) -> str:
         """Give what a summary is made of: the last summary, and the newest of the rest."""
-        bytes_max = self._memory.read_tokens_max * BYTES_PER_TOKEN
+        bytes_max = self._memory.read_tokens * BYTES_PER_TOKEN
         messages, words = labelled(messages), ""
         if messages[0].additional_kwargs.get("lc_source") == _MARK["lc_source"]:
             words = cut_to_bytes(get_buffer_string(messages[:2]), bytes_max // 2) + "\n"

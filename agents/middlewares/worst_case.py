@@ -22,12 +22,14 @@ from millstream.agents.templates.template import AgentTemplate
 
 __all__ = [
     "CallsBeside",
+    "WorstCase",
     "calls_beside",
     "input_tokens_max",
     "steps_beside",
     "tool_tokens_max",
     "tools_beside",
     "words_beside",
+    "worst_case",
 ]
 
 TOOL_TOKENS_MIN: Final = 256
@@ -35,6 +37,21 @@ TOOL_TOKENS_MIN: Final = 256
 
 _SELECTOR_WORDS = 256
 """What the selector's instructions have beside those that can be set."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorstCase:
+    """The most that any run of a template uses, whatever its input.
+
+    `input_tokens_max` and `output_tokens_max` are for all its model calls together, those of its
+    memory and middlewares among them, of which there are `calls_beside` at most. To the former each
+    byte of input adds `tokens_per_input_byte`.
+    """
+
+    input_tokens_max: int
+    tokens_per_input_byte: int
+    output_tokens_max: int
+    calls_beside: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +63,32 @@ class CallsBeside:
     output_tokens_max: int = 0
 
 
+def worst_case(template: AgentTemplate, tools: Iterable[BaseTool]) -> WorstCase:
+    """Give the most that a run of a template, fitted to its models, uses with these tools."""
+    tools_tokens = sum(map(tool_tokens_max, tools))
+    reads, reads_more = (
+        input_tokens_max(template, size, tools_tokens)
+        + calls_beside(template, size, tools_tokens).input_tokens_max
+        for size in (0, 1)
+    )
+    beside = calls_beside(template, 0, tools_tokens)
+    own_tokens = template.answer_tokens_max * template.run_model_calls_max
+    return WorstCase(
+        input_tokens_max=reads,
+        tokens_per_input_byte=reads_more - reads,
+        output_tokens_max=own_tokens + beside.output_tokens_max,
+        calls_beside=beside.calls,
+    )
+
+
 def calls_beside(template: AgentTemplate, text_bytes: int, tools_tokens: int) -> CallsBeside:
     """Give the most that a run's calls beside its own may use."""
     calls, read, wrote = 0, 0, 0
     memory = template.memory
     if isinstance(memory, Summary):
         calls += 1
-        read += memory.read_tokens_max * BYTES_PER_TOKEN + SUMMARY_PROMPT_TOKENS_MAX
-        wrote += memory.summary_tokens_max
+        read += memory.read_tokens * BYTES_PER_TOKEN + SUMMARY_PROMPT_TOKENS_MAX
+        wrote += memory.summary_tokens
     for one in template.middlewares:
         if isinstance(one, ToolSelector):
             prompt = one.params.system_prompt or DEFAULT_SYSTEM_PROMPT
@@ -104,7 +139,7 @@ def input_tokens_max(template: AgentTemplate, input_bytes: int, tools_tokens: in
     )
     calls = template.run_model_calls_max
     # A call reads again what the calls before it wrote.
-    read_again = template.output_tokens_max * calls * (calls - 1) // 2
+    read_again = template.answer_tokens_max * calls * (calls - 1) // 2
     return calls * read_each_time + read_again
 
 

@@ -76,7 +76,7 @@ class TurnBounds:
 
 def bounds_of(memory: LastTurns | TokenBudget | Summary) -> TurnBounds:
     """Give what a strategy shows at most, and what it keeps where there is more."""
-    bytes_max = memory.tokens_max * BYTES_PER_TOKEN
+    bytes_max = memory.tokens * BYTES_PER_TOKEN
     if isinstance(memory, LastTurns):
         share = memory.turns_kept / memory.turns_max
         kept = int(bytes_max * share)
@@ -105,9 +105,9 @@ def memory_tokens_max(memory: Memory) -> int:
             return 0
         case LastTurns():
             frames = FRAME_TOKENS_MAX * 2 * memory.turns_max
-            return memory.tokens_max * BYTES_PER_TOKEN + frames
+            return memory.tokens * BYTES_PER_TOKEN + frames
         case TokenBudget() | Summary():
             # Their messages' frames are counted in.
-            return memory.tokens_max * BYTES_PER_TOKEN
+            return memory.tokens * BYTES_PER_TOKEN
         case _:
             assert_never(memory)

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from millstream.agents.templates.answer_schema import check_schema
-from millstream.agents.templates.memory import LastTurns, Memory, Summary
+from millstream.agents.templates.memory import SIZES, LastTurns, Memory, Summary
 from millstream.agents.templates.named_middlewares import FOR_TOOLS, NamedMiddleware, ToolSelector
 from millstream.agents.templates.prompt import PromptVariable, VariableName, prompt_problem
 from millstream.agents.templates.retry import RetryPolicy
 from millstream.agents.templates.session_rules import SessionRules
 from millstream.schemas.base import Frozen, Identifier
 
-__all__ = ["BUILT_IN_TEMPLATES", "DEFAULT_MODEL", "AgentTemplate"]
+__all__ = ["BUILT_IN_TEMPLATES", "DEFAULT_MODEL", "OUTPUT_TOKENS", "AgentTemplate", "named"]
 
 DEFAULT_MODEL: Final = "default"
 """In a template's `models`, the deployment's default model."""
+
+OUTPUT_TOKENS: Final = 256
+"""For an answer where nothing is known of the model: an eighth of a context of 2,048 tokens."""
+
+
+def named(names: Iterable[str], default: str) -> tuple[str, ...]:
+    """Give the names of models with that of the deployment's `default` model in its place."""
+    return tuple(default if one == DEFAULT_MODEL else one for one in names)
 
 
 # A glob in one would say nothing: globs are for what a role grants.
@@ -39,8 +48,9 @@ class AgentTemplate(Frozen):
     have tools, too. An answer that does not fit is given anew, by another attempt, up to
     `repairs_max` times; the model is told what was wrong. `retry` has no part in it.
     With tools a run makes up to `model_calls_max` model calls, without one; each writes up to
-    `output_tokens_max` tokens. An attempt ends after `attempt_timeout_s` seconds, and one
-    that failed is tried again as `retry` says. However many there are, the request ends once
+    `output_tokens_max` tokens; where that is not given, as many as suit its models (`sizes.py`). An
+    attempt ends after `attempt_timeout_s` seconds, and one that failed is tried again as `retry`
+    says. However many there are, the request ends once
     they and the waits between them took `request_timeout_s` seconds. The model is shown earlier
     turns of the session as `memory` says, and up to `tool_result_bytes_max` bytes of a tool's
     result. Up to `tool_threads_max` threads run this template's synchronous tools; a call whose
@@ -79,7 +89,7 @@ class AgentTemplate(Frozen):
     middlewares: Annotated[tuple[NamedMiddleware, ...], Field(max_length=16)] = ()
     response_format: dict[str, Any] | None = None
     repairs_max: Annotated[int, Field(ge=0, le=10)] = 1
-    output_tokens_max: Annotated[int, Field(ge=1, le=131_072)] = 256
+    output_tokens_max: Annotated[int, Field(ge=1, le=131_072)] | None = None
     cut_answer: Literal["complete", "fail"] = "complete"
     model_calls_max: Annotated[int, Field(ge=1, le=1000)] = 8
     attempt_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
@@ -131,6 +141,23 @@ class AgentTemplate(Frozen):
                 message = f"the middleware {named.name!r} is for the kind `react`, with tools"
                 raise ValueError(message)
         return self
+
+    def written(self) -> dict[str, Any]:
+        """Give its content as JSON values. A size that follows the model is not in it.
+
+        Versions that knew no such sizes read the numbers there that they had before.
+        """
+        content = self.model_dump(mode="json")
+        for fields, names in ((content, ("output_tokens_max",)), (content["memory"], SIZES)):
+            for name in names:
+                if name in fields and fields[name] is None:
+                    del fields[name]
+        return content
+
+    @property
+    def answer_tokens_max(self) -> int:
+        """The most tokens that one model call writes: 256 where neither it nor a model says."""
+        return OUTPUT_TOKENS if self.output_tokens_max is None else self.output_tokens_max
 
     @property
     def models_beside(self) -> tuple[str, ...]:

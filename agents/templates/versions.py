@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from millstream.agents.templates.sizes import as_written_before
 from millstream.agents.templates.template import AgentTemplate
 from millstream.schemas.errors import Misconfigured, UnknownTemplate
 
@@ -36,23 +37,28 @@ class TemplateVersions:
 
         return end
 
-    def add(self, template: AgentTemplate, *, replaces: bool = False) -> None:
-        """Add a version, which is the newest of its name from now on.
+    def add(self, template: AgentTemplate, *, replaces: bool = False) -> bool:
+        """Add a version, which is the newest of its name from now on; tells if its content is news.
 
+        A version that is known and names no sizes stays so where another process had numbers there.
         Raises `Misconfigured` if the version was given to other content, unless it `replaces` that.
         """
         key = (template.name, template.version)
         known = self._all.get(key)
+        if known is not None and not replaces and template == as_written_before(known):
+            template = known
         if known is not None and known != template and not replaces:
             message = f"template {template.name!r} changed: give it a version other than "
             raise Misconfigured(message + repr(template.version))
-        if known != template:
+        is_news = known != template
+        if is_news:
             self._all[key] = template
         offered = self._offered.setdefault(template.name, [])
         if template.version in offered:
             offered.remove(template.version)
         offered.append(template.version)
         self._tell()
+        return is_news
 
     def retire(self, name: str, version: str | None = None) -> None:
         """Give a version, or all of a name, to no new run any more; those that have it keep it.

@@ -99,15 +99,22 @@ def show(
     *,
     as_json: _Json = False,
 ) -> None:
-    """Show one template, whole, as a file that can be applied."""
+    """Show one template, whole, as a file that can be applied.
+
+    Comments name the sizes that it leaves to the model, and what they come to by this machine's
+    settings.
+    """
     settings = settings_for_client()
     found, members = run(_look(settings))
     one = _chosen(found, name, version, members)
+    by_model = _by_model(one, settings)
     if as_json:
-        facts = _facts(one, members) | {"content": one.event.content}
+        facts = _facts(one, members) | {"content": one.event.content, "by_model": by_model}
         print_json(facts)
         return
     print_data(yaml.safe_dump(one.event.content, sort_keys=False, allow_unicode=True).rstrip())
+    for size, tokens in by_model.items():
+        print_data(f"# {size}: by the model, {tokens:,}")
 
 
 @templates_app.command()
@@ -196,6 +203,26 @@ def _chosen(
         raise UnknownTemplate(message)
     offered = [one for one in mine if not one.event.retired]
     return (offered or mine)[-1]
+
+
+def _by_model(one: AppliedTemplate, settings: Settings) -> dict[str, int]:
+    """Give the sizes that a template leaves to its models, and what they come to here."""
+    from millstream.agents.templates.sizes import fitted, sizes_by_model, sizes_of  # noqa: PLC0415
+    from millstream.streams.apps.app import AppParts  # noqa: PLC0415  slow to import
+    from millstream.streams.apps.checks import windows  # noqa: PLC0415
+    from millstream.streams.templates.records import template_of  # noqa: PLC0415
+
+    try:
+        template = template_of(one.event)
+    except Misconfigured:  # of a newer version of Millstream
+        return {}
+    known = windows(settings, AppParts())
+    whole = fitted(template, sizes_of(template, known, default=settings.default_model))
+    told: dict[str, int] = {}
+    for size in sizes_by_model(template):
+        of_memory, _, name = size.rpartition(".")
+        told[size] = getattr(whole.memory if of_memory else whole, name)
+    return told
 
 
 def _tell(outcomes: tuple[Outcome, ...], *, as_json: bool) -> None:

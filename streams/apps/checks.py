@@ -15,6 +15,7 @@ from millstream.agents.loop.telling.listeners import Listener
 from millstream.agents.mcp.server import McpServer
 from millstream.agents.mcp.tools import McpTools
 from millstream.agents.middlewares.build import MiddlewareFactory, check_names
+from millstream.agents.models.known.windows import WindowOf, window_of, windows_of_own
 from millstream.agents.models.resolve import MakeModel, resolve_model
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.agents.tools import ToolRegistry, built_in_tools
@@ -29,7 +30,7 @@ from millstream.streams.apps.app import App, AppParts
 from millstream.streams.settings import OWN_MODELS, ModelName, Settings, own_environment
 from millstream.streams.template_files import load_template
 
-__all__ = ["parts_of", "resolving", "shown_path"]
+__all__ = ["parts_of", "resolving", "shown_path", "windows"]
 
 T = TypeVar("T")
 
@@ -63,6 +64,18 @@ def resolving(settings: Settings, app: AppParts) -> ResolveModel:
     endpoints = {**app.endpoints, **settings.model_endpoints}
     return partial(
         resolve_model, endpoints=endpoints, own=app.models, scripted=settings.scripted_model
+    )
+
+
+def windows(settings: Settings, app: AppParts, *, with_own: bool = True) -> WindowOf:
+    """Give what tells how much a model reads and writes, by the names that `resolving` resolves.
+
+    `with_own`: each of the app's own models is made once, to read its profile.
+    """
+    return partial(
+        window_of,
+        endpoints={**app.endpoints, **settings.model_endpoints},
+        own=windows_of_own(app.models) if with_own else {},
     )
 
 

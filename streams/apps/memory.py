@@ -50,7 +50,7 @@ from millstream.schemas.topics import (
 )
 from millstream.streams.apps.agent_run import AgentRun
 from millstream.streams.apps.app import App
-from millstream.streams.apps.checks import parts_of, resolving
+from millstream.streams.apps.checks import parts_of, resolving, windows
 from millstream.streams.apps.memory_sessions import memory_sessions
 from millstream.streams.broker.memory.broker import MemoryBroker
 from millstream.streams.broker.memory.clients import MemoryClients
@@ -229,7 +229,11 @@ class InMemoryApp:
     async def _open_lane(self) -> AsyncIterator[Lane]:
         settings, parts = self._settings, self._parts
         resolve = resolving(settings, parts) if self._script is None else self._says_the_script
-        factory = parts.factory(default_model=settings.default_model, resolve=resolve)
+        factory = parts.factory(
+            default_model=settings.default_model,
+            resolve=resolve,
+            windows=windows(settings, parts, with_own=self._script is None),
+        )
         collector = MetricsCollector()
         told = Listeners(parts.listeners)
         host = agent_host(settings, factory, resolve, collector, drain=_nothing, listeners=told)

@@ -53,7 +53,7 @@ def applied_event(
     template: AgentTemplate, *, at_ms: int, by: str | None, retired: bool = False
 ) -> TemplateApplied:
     """Give the record by which a version is applied, or retired."""
-    content = template.model_dump(mode="json")
+    content = template.written()
     return TemplateApplied(
         at_ms=at_ms,
         name=template.name,

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from millstream.agents.templates.sizes import as_written_before
 from millstream.agents.templates.template import AgentTemplate
 from millstream.schemas.control.templates import TemplateApplied
 from millstream.schemas.errors import (
@@ -94,12 +95,16 @@ class TemplateRegistry:
             outcomes = []
             for template in templates:
                 before = known.get((template.name, template.version))
-                if before is not None:
-                    _require_same(before.event, template)
-                event = applied_event(template, at_ms=self._clock_ms(), by=by)
+                now_ms = self._clock_ms()
                 if before is None:
+                    event = applied_event(template, at_ms=now_ms, by=by)
                     outcomes.append(Outcome(event, "applied"))
-                elif newest.get(template.name) == template.version:
+                    continue
+                _require_same(before.event, template)
+                # As it stands: an earlier version may have written numbers where none are given.
+                changes = {"at_ms": now_ms, "by": by, "retired": False}
+                event = before.event.model_copy(update=changes)
+                if newest.get(template.name) == template.version:
                     outcomes.append(Outcome(before.event, "unchanged"))
                 else:
                     outcomes.append(Outcome(event, "applied_again"))
@@ -182,7 +187,8 @@ class TemplateRegistry:
 
 def _require_same(before: TemplateApplied, template: AgentTemplate) -> None:
     try:
-        same = template_of(before) == template
+        standing = template_of(before)
+        same = standing in (template, as_written_before(template))
     except Misconfigured:  # of a newer version of Millstream
         same = before.digest == applied_event(template, at_ms=0, by=None).digest
     if not same:
