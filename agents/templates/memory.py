@@ -177,7 +177,8 @@ class Summary(_Sized):
             given = max(1, min(fits, int(tokens * left)))
         read = read_tokens if self.read_tokens_max is None else self.read_tokens_max
         sizes = {"tokens_max": tokens, "summary_tokens_max": given, "read_tokens_max": read}
-        return self.model_copy(update=sizes)
+        is_whole = all(getattr(self, name) == size for name, size in sizes.items())
+        return self if is_whole else self.model_copy(update=sizes)
 
 
 Memory = Annotated[NoMemory | LastTurns | TokenBudget | Summary, Field(discriminator="strategy")]

@@ -14,6 +14,7 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from millstream.agents.models.known.profiles import Profile, profile_of
 from millstream.agents.models.local.engine import EngineSettings
 from millstream.agents.models.local.model import LOCAL_MODEL_NAME
+from millstream.agents.models.reports import is_count
 from millstream.schemas.endpoints import ModelEndpoint, without_client
 from millstream.schemas.reasons import words_of
 
@@ -87,7 +88,7 @@ def _of_profile(profile: Profile) -> Window:
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and value > 0 else None
+    return value if is_count(value) and value else None
 
 
 # A request may name any model.

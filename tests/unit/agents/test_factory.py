@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from langchain_core.tools import StructuredTool
 
 from millstream.agents.factory import AGENTS_CACHED_MAX, AgentFactory
-from millstream.agents.templates.memory import NoMemory
+from millstream.agents.models.known.windows import UNKNOWN_WINDOW, Window
+from millstream.agents.models.scripted.model import ScriptedChatModel
+from millstream.agents.templates.memory import LastTurns, Memory, NoMemory, Summary, TokenBudget
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.agents.tools import ToolRegistry, built_in_tools
 from millstream.schemas.errors import Misconfigured, UnknownTemplate
@@ -42,6 +46,86 @@ def test_a_plan_says_the_most_that_a_run_may_read(factory: AgentFactory) -> None
     factory.register(react)
     reads = 8 * (1 + 2 * 16 + 256) + 256 * (0 + 1 + 2 + 3 + 4 + 5 + 6 + 7)
     assert factory.plan(resolved("x", template="r")).input_tokens_max == reads
+
+
+def windows(name: str) -> Window:
+    return {"big": Window(128_000, 16_384), "small": Window(8192)}.get(name, UNKNOWN_WINDOW)
+
+
+def test_a_plan_has_the_sizes_that_suit_all_of_its_models() -> None:
+    factory = AgentFactory(default_model="big", windows=windows)
+    factory.register(AgentTemplate(name="own", models=("default", "small")))
+    for request, sizes in (
+        (resolved("x"), (4096, 32_768)),
+        (resolved("x", template="own"), (1024, 4096)),
+        (resolved("x", model="small"), (1024, 4096)),
+        (resolved("x", model="who:knows"), (256, 1024)),
+        (resolved("x", model="big", template="own"), (1024, 4096)),
+        (resolved("x", template="structured_agent"), (512, 32_768)),
+    ):
+        for one in (factory, factory.twin(ScriptedChatModel)):
+            plan = one.plan(request)
+            memory = plan.template.memory
+            assert isinstance(memory, LastTurns)
+            assert (plan.template.output_tokens_max, memory.tokens_max) == sizes
+            assert plan.output_tokens_max == sizes[0]
+            assert plan.input_tokens_max > 3 * sizes[1]
+    # What it is registered with stays what was given.
+    assert factory.template("own").output_tokens_max is None
+
+
+def test_a_model_is_made_with_the_limit_of_the_plan_and_its_agent_shared() -> None:
+    limits: list[int] = []
+
+    def resolve(_name: str, *, max_tokens: int) -> ScriptedChatModel:
+        limits.append(max_tokens)
+        return ScriptedChatModel()
+
+    factory = AgentFactory(default_model="big", windows=windows, resolve=resolve)
+    factory.register(AgentTemplate(name="own", models=("default", "small")))
+    plan = factory.plan(resolved("x", template="own"))
+    follower = replace(plan, model="small")
+    for _ in range(2):
+        for one in (factory.plan(resolved("x")), plan, follower):
+            factory.create(one)
+        # A request's own choice, with other models behind it.
+        factory.create(factory.plan(resolved("x", template="own", model="small")))
+    assert limits == [4096, 1024, 1024]
+    factory.register(AgentTemplate(name="own", models=("default", "small")))
+    factory.create(plan)
+    assert len(limits) == 3
+
+
+@pytest.mark.parametrize("memory", [LastTurns(), TokenBudget(), Summary()])
+def test_the_first_run_of_a_session_that_no_request_names_holds_nothing_for_memory(
+    memory: Memory,
+) -> None:
+    factory = AgentFactory(default_model="big", windows=windows)
+    for name, remembers in (("own", memory), ("bare", NoMemory())):
+        factory.register(AgentTemplate(name=name, memory=remembers))
+    request = resolved("x", template="own", session_id=None)
+    assert request.session_id == request.request_id
+    first, bare = factory.plan(request), factory.plan(resolved("x", template="bare"))
+    later = factory.plan(resolved("x", template="own"))
+    for figure in ("input_tokens_max", "output_tokens_max", "model_calls_max"):
+        assert getattr(first, figure) == getattr(bare, figure) <= getattr(later, figure)
+    assert later.input_tokens_max > first.input_tokens_max + 90_000
+    assert first.template == later.template
+
+
+def test_a_version_is_no_other_where_an_earlier_one_had_numbers_for_its_sizes() -> None:
+    factory = AgentFactory(default_model="big", windows=windows)
+    mine = AgentTemplate(name="own", memory=Summary(model="small"))
+    factory.register(mine)
+    written = {"name": "own", "output_tokens_max": 256, "memory": {"strategy": "summary"}}
+    sizes = {"tokens_max": 1024, "summary_tokens_max": 256, "read_tokens_max": 1024}
+    written["memory"] |= {"model": "small", **sizes}  # type: ignore[operator]
+    factory.register(AgentTemplate.model_validate(written))
+    assert factory.template("own") == mine
+    assert factory.plan(resolved("x", template="own")).template.output_tokens_max == 4096
+    for changed in ({"output_tokens_max": 257}, {"memory": {"strategy": "summary"}}):
+        with pytest.raises(Misconfigured, match="changed"):
+            factory.register(AgentTemplate.model_validate(written | changed))
 
 
 def test_tools_that_are_not_known_to_change_nothing_are_taken_to_have_effects() -> None:

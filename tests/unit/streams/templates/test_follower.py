@@ -119,6 +119,41 @@ async def test_a_version_names_one_content_for_ever(world: MemoryLanes) -> None:
     assert [one.key for one in await registry(world).all()] == [("own", "1")]  # all or none
 
 
+# As the version before wrote it, which knew no sizes that follow the model.
+BEFORE = ONE.model_copy(
+    update={"output_tokens_max": 256, "memory": ONE.memory.model_copy(update={"tokens_max": 1024})}
+)
+
+
+async def test_what_an_earlier_version_applied_stands_where_its_file_names_no_sizes(
+    world: MemoryLanes,
+) -> None:
+    assert "output_tokens_max" not in applied_event(ONE, at_ms=1, by=None).content
+    await registry(world).apply((BEFORE,), by="ada")
+    factory = AgentFactory(default_model="scripted", templates=(*BUILT_IN_TEMPLATES, ONE))
+    async with worker(world, factory) as (_, follower):
+        assert follower.lacking == set()
+        assert factory.template("own") == ONE  # an app's own goes on as its code has it
+    (again,) = await registry(world).apply((ONE,), by="bob")
+    assert again.done == "unchanged"
+    await registry(world).retire("own", None, by="bob")
+    (again,) = await registry(world).apply((ONE,), by="bob")
+    assert again.done == "applied_again"
+    assert template_of(again.event) == BEFORE
+    async with worker(world) as (later, _):
+        assert later.template("own") == BEFORE
+
+
+async def test_a_number_is_other_content_than_a_size_that_follows_the_model(
+    world: MemoryLanes,
+) -> None:
+    await registry(world).apply((ONE,), by="ada")
+    with pytest.raises(Misconfigured, match="one content for ever"):
+        await registry(world).apply((BEFORE,), by="bob")
+    (found,) = await registry(world).all()
+    assert AgentTemplate.model_validate(found.event.content) == ONE
+
+
 async def test_of_two_operators_at_once_one_is_told_what_the_other_did(world: MemoryLanes) -> None:
     changed = ONE.model_copy(update={"system_prompt": "You are another."})
     outcomes = await asyncio.gather(
