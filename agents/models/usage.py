@@ -186,7 +186,7 @@ class ModelCall:
             return True
         if self.shown == "unknown" and not self.received_bytes:
             return True
-        return self.reasons_unseen(self.told())
+        return self.reasons_unseen(self.told()) or self._reasoned_in_turn()
 
     def reasons_unseen(self, told: Report | None) -> bool:
         """Tell whether a report has reasoning, of which none was streamed."""
@@ -194,6 +194,17 @@ class ModelCall:
             return False
         reasoning = (told.get("output_token_details") or {}).get("reasoning")
         return is_count(reasoning) and reasoning > 0
+
+    def _reasoned_in_turn(self) -> bool:
+        """Tell whether an answer before it in its turn took reasoning that was not streamed."""
+        for each in reversed(self.messages if self.is_own else ()):
+            if each.type == "human":
+                break
+            if isinstance(each, AIMessage) and not thought_of(each):
+                told: Report = each.usage_metadata or {}
+                if part_of(told.get("output_token_details") or {}, "reasoning"):
+                    return True
+        return False
 
     def believed(
         self, told: Report | None, message: BaseMessage | None, output_tokens_max: int

@@ -13,7 +13,13 @@ from uuid import uuid4
 import pytest
 from langchain.chat_models import init_chat_model
 from langchain_core.language_models import FakeListLLM
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    HumanMessage,
+    ToolMessage,
+)
 from langchain_core.tools import BaseTool, StructuredTool
 from structlog.testing import capture_logs
 
@@ -253,6 +259,24 @@ def test_a_call_that_reported_unseen_reasoning_before_it_was_cut_off_counts_up_t
     call.report(THOUGHT)
     (told,) = meter.close()
     assert (told.usage.input_tokens, told.usage.output_tokens) == (9, 200)
+
+
+@pytest.mark.parametrize(
+    ("before", "output_tokens"),
+    [
+        ([], 200),
+        ([HumanMessage("and now?")], 4 + 64),  # that was another turn's
+    ],
+)
+def test_an_answer_that_an_earlier_attempt_kept_tells_of_unseen_reasoning_too(
+    before: list[BaseMessage], output_tokens: int
+) -> None:
+    meter = CallMeter(200)
+    reasoned = AIMessage("", usage_metadata={**THOUGHT, "total_tokens": 59})  # type: ignore[typeddict-item]
+    messages = [HumanMessage("q"), reasoned, *before, ToolMessage("2", tool_call_id="c1")]
+    meter.begin(uuid4(), messages, {}, {SHOWN: "all"}, is_own=True).hear("four")
+    (told,) = meter.close()
+    assert told.usage.output_tokens == output_tokens
 
 
 def test_what_was_reported_so_far_counts_where_more_was_written_than_came() -> None:
