@@ -15,9 +15,9 @@ class TemplateApplied(Event):
     """A version of a template that every worker is to have, or to give to no new run any more.
 
     Kept compacted by name and version, for ever: a version names one content, and a run that began
-    with it may need it long after it is `retired`. `content` is the whole template, `digest` stands
-    for it; `by` is who applied or retired it. Of a name the version that was applied last is that
-    of new runs.
+    with it may need it long after it is `retired`. `content` is the whole template, but for sizes
+    that follow the model (`output_tokens_max`, those of `memory`); `digest` stands for it; `by` is
+    who applied or retired it. Of a name the version that was applied last is that of new runs.
     """
 
     title: ClassVar[str] = "A version of a template for every worker"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from millstream.gateway.checks.templates import templates_found
 from millstream.gateway.cli import app
-from millstream.gateway.commands.templates import _chosen, _load, _of_apps
+from millstream.gateway.commands.templates import _by_model, _chosen, _load, _of_apps
+from millstream.schemas.endpoints import ModelEndpoint
 from millstream.schemas.errors import Misconfigured, UnknownTemplate
 from millstream.streams.consumer.capabilities import Capabilities, Need
 from millstream.streams.consumer.members import LaneMember
+from millstream.streams.settings import Settings
 from millstream.streams.templates.records import AppliedTemplate
 from tests import making
 
@@ -65,6 +68,28 @@ def test_templates_of_apps_are_told_beside_those_that_were_applied() -> None:
         _chosen(applied, "chat_agent", None, members)
     with pytest.raises(UnknownTemplate, match=r"those that were: clerk 1, shop 1$"):
         _chosen(applied, "nothing", None, members)
+
+
+@pytest.mark.parametrize(
+    ("content", "by_model"),
+    [
+        ({}, {"output_tokens_max": 4096, "memory.tokens_max": 32_768}),
+        ({"models": ["vllm:qwen"]}, {"output_tokens_max": 1024, "memory.tokens_max": 4096}),
+        ({"models": ["local"], "memory": {"strategy": "none"}}, {"output_tokens_max": 256}),
+        (
+            {"output_tokens_max": 9, "memory": {"strategy": "summary", "tokens_max": 16_000}},
+            {"memory.summary_tokens_max": 1000, "memory.read_tokens_max": 32_768},
+        ),
+        ({"of_a_newer_version": 1}, {}),
+    ],
+)
+def test_show_tells_what_sizes_by_the_model_come_to(
+    content: dict[str, Any], by_model: dict[str, int]
+) -> None:
+    one = AppliedTemplate(making.template_applied(content={"name": "own", **content}), 0)
+    vllm = ModelEndpoint(base_url="http://127.0.0.1:1/v1", context_tokens_max=8192)
+    settings = Settings(default_model="openai:gpt-4o", model_endpoints={"vllm": vllm})
+    assert _by_model(one, settings) == by_model
 
 
 def test_doctor_names_what_no_live_worker_can_run_and_what_waits() -> None:
