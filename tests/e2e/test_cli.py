@@ -10,6 +10,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.e2e.programs import (
     Up,
@@ -268,6 +269,7 @@ async def test_topics_agree_with_the_catalogue_and_drift_exits_7(up: Up) -> None
     assert "MILLSTREAM_PARTITIONS=4" in drifted.err
 
 
+_TURNS = {"turns_max": 20, "turns_keep": None}
 _SERVICES = ("kafka", "topics", "rights", "clock", "redis", "templates")
 
 
@@ -284,6 +286,9 @@ async def test_a_template_is_there_at_run_time_until_it_is_retired(up: Up, tmp_p
     applied = await run(up.environment, "templates", "apply", str(file))
     assert (applied.code, applied.out) == (0, "chat_agent 2: applied\n"), applied.err
     assert await _version_of_a_run(up) == "2"
+    shown = await run(up.environment, "templates", "show", "chat_agent")
+    assert "# output_tokens_max: by the model, 256\n" in shown.out, shown.err
+    assert yaml.safe_load(shown.out)["memory"] == {"strategy": "last_turns"} | _TURNS
     retired = await run(up.environment, "templates", "retire", "chat_agent")
     assert (retired.code, retired.out) == (0, "chat_agent 2: retired\n"), retired.err
     assert await _version_of_a_run(up) == "1"  # the app's own
