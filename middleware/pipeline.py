@@ -12,6 +12,7 @@ from millstream.middleware.base import (
     AgentMiddleware,
     AttemptQuote,
     AttemptUsage,
+    CallQuote,
     MiddlewareContext,
     MiddlewareResult,
     RunAccount,
@@ -25,10 +26,11 @@ from millstream.middleware.policy import Policy
 from millstream.middleware.policy_errors import nearest
 from millstream.middleware.prices import PriceTable
 from millstream.middleware.rate_limit import RateLimitMiddleware
-from millstream.schemas.base import Event, Usage, saturated
+from millstream.schemas.base import NO_USAGE, Event, Usage, saturated
 from millstream.schemas.errors import LayerFailed, Misconfigured, Rejected
 from millstream.schemas.events import AgentResult, AttemptStarted, Decision, ResolvedRequest
 from millstream.schemas.reasons import reason_of
+from millstream.schemas.runs.reservations import CallReserved, NextCall
 
 CHAIN = "chain"
 """The name of the first stage, which is the only one where the chain is not cut."""
@@ -80,6 +82,12 @@ class MiddlewarePipeline:
     def names(self) -> tuple[str, ...]:
         """The layers' names, in order."""
         return tuple(layer.name for layer in self.layers)
+
+    @property
+    def reserves_calls(self) -> bool:
+        """Whether each model call is reserved by itself: who reserves sees the calls made here."""
+        reserving = (one for one in self.chain if AttemptStarted in one.folds)
+        return self.runs_executor and all(one in self.layers for one in reserving)
 
     @property
     def history_ms(self) -> int:
@@ -150,6 +158,48 @@ class MiddlewarePipeline:
         started = _started(context, standing, attempt, quote or _NOTHING)
         self.fold(started)
         return started
+
+    def reserve(
+        self, context: MiddlewareContext, started: AttemptStarted, call: NextCall
+    ) -> CallQuote | Rejected | None:
+        """Ask every layer about a further model call of an attempt that is under way.
+
+        Gives what the run may cost with it, of the layer that says most; `None`: nothing is
+        reserved for calls. Folds nothing: see `reserved`.
+        """
+        quote: CallQuote | None = None
+        for layer in self.chain:
+            if not layer.enabled:
+                continue
+            answer = asked(layer, _CALLS, partial(layer.reserve, context, started, call))
+            if isinstance(answer, Rejected):
+                return answer
+            if answer is not None and (
+                quote is None or answer.reserved_micros > quote.reserved_micros
+            ):
+                quote = answer
+        return quote
+
+    def reserved(
+        self, started: AttemptStarted, call: NextCall, quote: CallQuote, *, number: int
+    ) -> CallReserved:
+        """Give the record of a call that is to be reserved, folded at once as a decision is."""
+        reserved = CallReserved(
+            tenant=started.tenant,
+            user_id=started.user_id,
+            at_ms=started.at_ms,
+            request_id=started.request_id,
+            session_id=started.session_id,
+            attempt=started.attempt,
+            call=number,
+            model=call.model or started.model,
+            usage_max=sum((one.usage for one in call.beside), call.usage_max),
+            used=sum((one.usage for one in call.over), NO_USAGE),
+            reserved_micros=quote.reserved_micros,
+            price_digest=quote.price_digest,
+        )
+        self.fold(reserved)
+        return reserved
 
     def charge(self, request: ResolvedRequest | AttemptStarted, used: AttemptUsage) -> list[Event]:
         """Make the events of what an attempt used, and fold them at once."""
@@ -285,6 +335,7 @@ def _ordered(layers: Iterable[AgentMiddleware]) -> tuple[AgentMiddleware, ...]:
 
 
 _BEGINNINGS: Final = (AttemptQuote, Rejected, type(None))
+_CALLS: Final = (CallQuote, Rejected, type(None))
 
 _NO_TERMS: Final = SessionTerms()
 
@@ -311,7 +362,7 @@ def _started(
         spent_usage=standing.spent_usage,
         spent_micros=standing.spent_micros,
         lost=standing.lost,
-        calls_max=context.model_calls_max,
+        calls_max=context.model_calls_max if quote.calls is None else quote.calls,
         journals=True,
     )
 

@@ -1,0 +1,60 @@
+"""What a run reserves of its user's money before a further model call, and what asks for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from millstream.schemas.base import CallUsage, Count, Micros, Usage
+from millstream.schemas.events import RequestEvent
+
+__all__ = ["CallReserved", "NextCall"]
+
+
+class CallReserved(RequestEvent):
+    """What a run may have cost once its next model call is over, committed before that call.
+
+    The first call of an attempt is reserved by its `AttemptStarted`. (`attempt`, `call`) name this
+    record and order it: the greatest of a run is the one that holds, in whichever order they are
+    read. `call` counts an attempt's records from 1.
+
+    `reserved_micros` is for the whole run: what all of its calls have cost so far, and the most
+    that the next one may. `usage_max` is the most that this one may use, of `model`; `used` is what
+    the attempt's calls before it used. `price_digest` names the prices. `at_ms` is the broker's
+    time of the request.
+    """
+
+    title: ClassVar[str] = "A run reserved what its next model call may cost"
+
+    type: Literal["reservation"] = "reservation"
+    attempt: Count
+    call: Annotated[Count, Field(ge=1)]
+    model: str
+    usage_max: Usage
+    used: Usage = Usage()
+    reserved_micros: Micros
+    price_digest: str
+
+    @property
+    def event_id(self) -> str:
+        """Request, attempt and number."""
+        return f"{self.request_id}:{self.attempt}:reservation:{self.call}"
+
+
+@dataclass(frozen=True, slots=True)
+class NextCall:
+    """A model call that a run is about to make, as far as it decides what is to be reserved.
+
+    Attributes:
+        usage_max: The most that it may use.
+        model: Its model's name, `None`: the one that the attempt is answered by.
+        beside: Other calls that are under way, at the most that each may use.
+        over: What the attempt's calls used that are over.
+    """
+
+    usage_max: Usage
+    model: str | None = None
+    beside: tuple[CallUsage, ...] = ()
+    over: tuple[CallUsage, ...] = ()
