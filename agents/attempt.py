@@ -22,6 +22,7 @@ from millstream.schemas.errors import (
     Expired,
     LayerFailed,
     ModelFailed,
+    ModelUnpriced,
     Rejected,
 )
 from millstream.schemas.events import AgentResult, CheckpointSaved, ResolvedRequest, ResultStatus
@@ -60,7 +61,7 @@ def status_after(error: BaseException) -> ResultStatus:
     """Give the status of a result that this error ended: one whose calls a layer refuses failed."""
     if isinstance(error, Expired):
         return "expired"
-    was_let_in = isinstance(error, BudgetExceeded | LayerFailed)
+    was_let_in = isinstance(error, BudgetExceeded | LayerFailed | ModelUnpriced)
     return "rejected" if isinstance(error, Rejected) and not was_let_in else "failed"
 
 

