@@ -30,6 +30,7 @@ from millstream.schemas.events import (
 from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.runs.reservations import CallReserved
 from millstream.schemas.topics import ATTEMPTS, COSTS, DECISIONS, JOURNAL, RESERVATIONS, RESULTS
+from tests.contracts.waiting_lane_contract import ADD, TWENTY
 from tests.fakes.odd_models import Chooser, OddModel, calling
 from tests.harness.journalled import Hold, Outside, clerk, run_through
 from tests.harness.memory_lanes import (
@@ -45,21 +46,13 @@ from tests.harness.memory_lanes import (
 
 pytestmark = [pytest.mark.promise("P5")]
 
-SONNET = "{input_usd_per_mtok: 3, output_usd_per_mtok: 15}"
-TWENTY = AgentTemplate(
-    name="twenty",
-    kind="react",
-    tools=("calculator",),
-    model_calls_max=20,
-    output_tokens_max=8_192,
-)
-ADD = 'call: calculator {"expression": "1+1"}'
+PRICE = "{input_usd_per_mtok: 3, output_usd_per_mtok: 15}"
 
 
 def capped(usd: float) -> Policy:
     """Give a policy under which everybody may spend so much a day, at Sonnet's prices."""
     return Policy.from_yaml(
-        f"prices: {{scripted: {SONNET}}}\ndefaults: {{spend: {{usd_per_day: {usd}}}}}", "test"
+        f"prices: {{scripted: {PRICE}}}\ndefaults: {{spend: {{usd_per_day: {usd}}}}}", "test"
     )
 
 
@@ -277,7 +270,7 @@ async def test_the_models_of_middlewares_are_reserved_at_their_own_prices(
     world: MemoryLanes,
 ) -> None:
     policy = Policy.from_yaml(
-        f"prices: {{main: {SONNET}, chooser: {{input_usd_per_mtok: 30, output_usd_per_mtok: 150}}}}"
+        f"prices: {{main: {PRICE}, chooser: {{input_usd_per_mtok: 30, output_usd_per_mtok: 150}}}}"
         "\ndefaults: {spend: {usd_per_day: 5}}",
         "test",
     )
