@@ -49,6 +49,7 @@ from millstream.agents.templates.template import (
 )
 from millstream.agents.templates.versions import OnTemplates, TemplateVersions
 from millstream.agents.tools import ToolRegistry, built_in_tools
+from millstream.schemas.base import Usage
 from millstream.schemas.content import InputKind
 from millstream.schemas.errors import UnknownTemplate
 from millstream.schemas.events import ResolvedRequest
@@ -235,10 +236,10 @@ class AgentFactory:
         # A request that names no session begins one of its own id.
         is_first = request.session_id == request.request_id
         most = uses.at_first if is_first else uses.at_most
-        told = len(request.input.encode(errors="replace"))
+        told_bytes = len(request.input.encode(errors="replace"))
         if request.content is not None:
-            told += sum(map(tokens_max, request.content))
-        input_tokens_max = most.input_tokens_max + most.tokens_per_input_byte * told
+            told_bytes += sum(map(tokens_max, request.content))
+        input_tokens_max = most.input_tokens_max + most.tokens_per_input_byte * told_bytes
         system_prompt = None
         if template.prompt_variables:
             written = template.system_prompt or ""
@@ -247,6 +248,8 @@ class AgentFactory:
                 written.encode(errors="replace")
             )
             input_tokens_max += template.run_model_calls_max * longer
+            told_bytes += longer
+        read, wrote = most.first_call
         return RunPlan(
             template=uses.template,
             model=models[0],
@@ -256,6 +259,7 @@ class AgentFactory:
             calls_beside=most.calls_beside,
             output_tokens_max=most.output_tokens_max,
             input_tokens_max=input_tokens_max,
+            first_call=Usage.model_construct(input_tokens=read + told_bytes, output_tokens=wrote),
             effects=tuple(one for one in uses.tool_names if self.tools.rules(one).has_effects),
             tools=uses.tool_names,
             system_prompt=system_prompt,
