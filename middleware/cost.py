@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import reduce
 from operator import add
 from typing import Any
@@ -20,11 +19,12 @@ from millstream.middleware.base import (
     MiddlewareResult,
     RunAccount,
 )
-from millstream.middleware.ledger import DAY_MS, DAYS_KEPT, DayAccount, SpendLedger
-from millstream.middleware.policy import MICROS_PER_USD, Policy
+from millstream.middleware.policy import Policy
 from millstream.middleware.prices import PriceTable, Rates, rounded_up
-from millstream.schemas.base import CallUsage, Event, Micros, Usage, partition_key, saturated
-from millstream.schemas.errors import BudgetExceeded, ModelUnpriced, Rejected
+from millstream.middleware.spend.ledger import DAY_MS, DAYS_KEPT, DayAccount, SpendLedger
+from millstream.middleware.spend.refusals import exceeded, may_spend, model_unpriced, usd, what_runs
+from millstream.schemas.base import CallUsage, Event, Micros, Usage, saturated
+from millstream.schemas.errors import ModelUnpriced, Rejected
 from millstream.schemas.events import (
     UNPRICED,
     AgentResult,
@@ -44,6 +44,8 @@ _LEAST_MICROS = 1
 UNKNOWN_MODEL = "unknown"
 
 REASON_CHARS_MAX = 500
+
+UNKNOWN_USE = "it is not known what its attempt used: the most that was reserved for it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +105,17 @@ class CostTrackingMiddleware(AgentMiddleware):
         request, needed_micros = context.request, quote.reserved_micros
         cap_micros = self._cap_micros(request)
         user = (request.tenant, request.user_id)
-        taken_micros = self._ledger.account(user, context.now_ms).taken_micros
-        if cap_micros is None or taken_micros + needed_micros <= cap_micros:
+        day = self._ledger.account(user, context.now_ms)
+        if cap_micros is None or day.taken_micros + needed_micros <= cap_micros:
             return MiddlewareResult(reserved_micros=needed_micros)
         return MiddlewareResult(
-            _exceeded(
-                f"{_may_spend(request, cap_micros)}; {_usd(taken_micros)} is spent or reserved, "
-                f"and {_what(context)} may cost up to {_usd(needed_micros)}",
+            exceeded(
+                f"{may_spend(request, cap_micros)}; {usd(day.spent_micros)} is spent, "
+                f"{usd(day.held_micros)} reserved by runs under way, and {what_runs(context)} may "
+                f"cost up to {usd(needed_micros)}",
                 context,
                 fits_another_day=needed_micros <= cap_micros,
+                fits_without_others=day.spent_micros + needed_micros <= cap_micros,
             )
         )
 
@@ -152,9 +156,9 @@ class CostTrackingMiddleware(AgentMiddleware):
             fits = needed_micros <= held_micros or taken_micros + needed_micros <= (cap_micros or 0)
         if cap_micros is None or fits:
             return quote
-        return _exceeded(
-            f"{_may_spend(request, cap_micros)}, and another attempt of this run may cost up to "
-            f"{_usd(needed_micros)}; its earlier ones count at {_usd(standing.spent_micros)}, each "
+        return exceeded(
+            f"{may_spend(request, cap_micros)}, and another attempt of this run may cost up to "
+            f"{usd(needed_micros)}; its earlier ones count at {usd(standing.spent_micros)}, each "
             "that did not report what it used at its worst case",
             context,
             fits_another_day=needed_micros <= cap_micros,
@@ -175,7 +179,7 @@ class CostTrackingMiddleware(AgentMiddleware):
         cap_micros = self._cap_micros(request)
         model = call.model or started.model
         if cap_micros is not None and self._prices.rates(model, started.at_ms) is None:
-            return _unpriced(model)
+            return model_unpriced(model)
         used = sum(self._nanos(one, started) for one in call.over)
         made_micros = saturated(started.spent_micros + rounded_up(used))
         asks_micros = sum(
@@ -183,8 +187,9 @@ class CostTrackingMiddleware(AgentMiddleware):
             for one in (CallUsage(call.usage_max, call.model), *call.beside)
         )
         needed_micros = saturated(made_micros + asks_micros)
-        others_micros = day.taken_micros - reservation.held_micros - reservation.settled_micros
-        fits = cap_micros is None or others_micros + needed_micros <= cap_micros
+        spent_micros = day.spent_micros - reservation.settled_micros
+        held_micros = day.held_micros - reservation.held_micros
+        fits = cap_micros is None or spent_micros + held_micros + needed_micros <= cap_micros
         if cap_micros is None or fits or needed_micros <= reservation.micros:
             return CallQuote(
                 needed_micros,
@@ -192,12 +197,13 @@ class CostTrackingMiddleware(AgentMiddleware):
                 reservation.micros,
                 is_wanted=cap_micros is not None and needed_micros < reservation.micros // 2,
             )
-        return _exceeded(
-            f"{_may_spend(request, cap_micros)}; others of the user's runs have spent or reserved "
-            f"{_usd(others_micros)}, this one has spent {_usd(made_micros)}, and its next model "
-            f"call may cost up to {_usd(asks_micros)}",
+        return exceeded(
+            f"{may_spend(request, cap_micros)}; others of the user's runs have spent "
+            f"{usd(spent_micros)} and reserved {usd(held_micros)}, this one has spent "
+            f"{usd(made_micros)}, and its next model call may cost up to {usd(asks_micros)}",
             context,
             fits_another_day=needed_micros <= cap_micros,
+            fits_without_others=spent_micros + needed_micros <= cap_micros,
         )
 
     def _nanos(self, one: CallUsage, started: AttemptStarted) -> int:
@@ -225,7 +231,7 @@ class CostTrackingMiddleware(AgentMiddleware):
         model = used.model or request.model or UNKNOWN_MODEL
         if started is not None and not used.usage_known:
             calls: tuple[CallUsage, ...] = (
-                CallUsage(_at_least(used.usage, started.usage_max), calls=0),
+                CallUsage(_at_least(used.usage, started.usage_max), None, UNKNOWN_USE, calls=0),
             )
             return self._priced(request, used, model, calls, is_worst_case=True)
         calls = used.calls
@@ -331,7 +337,7 @@ class CostTrackingMiddleware(AgentMiddleware):
         if unpriced is not None:
             if self._cap_micros(context.request) is None:
                 return AttemptQuote(usage_max, 0, UNPRICED, calls)
-            return _unpriced(unpriced)
+            return model_unpriced(unpriced)
         known = [rates for _, rates in priced if rates is not None]
         if all(rates.is_free for rates in known):
             return None
@@ -357,41 +363,3 @@ def _at_least(usage: Usage, worst: Usage) -> Usage:
             "output_tokens": max(usage.output_tokens, worst.output_tokens),
         }
     )
-
-
-def _unpriced(model: str) -> ModelUnpriced:
-    return ModelUnpriced(
-        f"model {model!r} has no known price, and the user's spend is capped; set it in the "
-        f"policy: prices: {{{model!r}: {{input_usd_per_mtok: …, output_usd_per_mtok: …}}}}"
-    )
-
-
-def _what(context: MiddlewareContext) -> str:
-    if context.model_calls_max == 1:
-        return "this run"
-    if context.first_call is not None:
-        return "the first model call of this run"
-    return f"this run, with all of its {context.model_calls_max} model calls,"
-
-
-def _may_spend(request: ResolvedRequest, cap_micros: Micros) -> str:
-    user = partition_key(request.tenant, request.user_id)
-    return f"user {user!r} may spend {_usd(cap_micros)} a day (UTC)"
-
-
-def _exceeded(words: str, context: MiddlewareContext, *, fits_another_day: bool) -> BudgetExceeded:
-    """Say when there is money again: on the next day of UTC, unless a day's is too little."""
-    if not fits_another_day:
-        advice = "raise `spend` in the policy, or lower the template's limits"
-        return BudgetExceeded(f"{words}, more than a whole day's: {advice}")
-    free_at_ms = (context.now_ms // DAY_MS + 1) * DAY_MS
-    free_at = datetime.fromtimestamp(free_at_ms / 1000, UTC)
-    return BudgetExceeded(
-        f"{words}; the budget is free again at {free_at:%Y-%m-%dT%H:%M:%SZ}",
-        retry_after_s=(free_at_ms - context.now_ms) / 1000,
-    )
-
-
-def _usd(micros: Micros) -> str:
-    whole, rest = divmod(micros, MICROS_PER_USD)
-    return f"${whole}.{rest:06d}"

@@ -254,8 +254,8 @@ class CostRecorded(RequestEvent):
     for: more than 1 in an attempt of very many, 0 where nobody knows or none was made.
 
     `price_digest` names the prices. `estimated`: not all was reported in a way that can be true; it
-    is estimated from what was sent and received where `estimate_reason` says why, else it is the
-    most that it can have been, as of a lost attempt. `at_ms` is the request's broker time.
+    is estimated from what was sent and received, or is the most that was reserved, as of a lost
+    attempt: `estimate_reason` says why. `at_ms` is the request's broker time.
     """
 
     title: ClassVar[str] = "What a model call of an attempt cost"

@@ -34,7 +34,7 @@ from millstream.agents.sessions.recorded.answers import (
     tool_answer_of,
 )
 from millstream.agents.tools import ToolRules
-from millstream.schemas.journal.errors import JournalUnreadable
+from millstream.schemas.journal.errors import JournalMismatch, JournalUnreadable
 from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.lane_events import AnswerRepair
 
@@ -248,7 +248,16 @@ class Calls:
         One that asks anew behind the same answer, as middlewares do, is given the next one.
         `asked` stands for what is asked now. Raises `JournalMismatch` where something else was.
         """
-        return self._models.find(follows, asked)
+        try:
+            return self._models.find(follows, asked)
+        except JournalMismatch as mismatch:
+            if not self.intents:
+                raise
+            open_calls = "; ".join(
+                f"{one.tool} ({one.call_id}), {one.told}" for one in self.intents.values()
+            )
+            message = f"{mismatch}; find out what became of {open_calls}"
+            raise JournalMismatch(message) from mismatch
 
     def keep_model(
         self,

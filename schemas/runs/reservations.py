@@ -22,8 +22,8 @@ class CallReserved(RequestEvent):
 
     `reserved_micros` is for the whole run: what all of its calls have cost so far, and the most
     that the next one may. `usage_max` is the most that this one may use, of `model`; `used` is what
-    the attempt's calls before it used. `price_digest` names the prices. `at_ms` is the broker's
-    time of the request.
+    the attempt's calls before it used, of which there were `calls`. `price_digest` names the
+    prices. `at_ms` is the broker's time of the request.
     """
 
     title: ClassVar[str] = "A run reserved what its next model call may cost"
@@ -34,6 +34,7 @@ class CallReserved(RequestEvent):
     model: str
     usage_max: Usage
     used: Usage = Usage()
+    calls: Count = 0
     reserved_micros: Micros
     price_digest: str
 
@@ -53,6 +54,7 @@ class CallReserved(RequestEvent):
             model=call.model or started.model,
             usage_max=sum((one.usage for one in call.beside), call.usage_max),
             used=sum((one.usage for one in call.over), NO_USAGE),
+            calls=sum(one.calls for one in call.over),
             reserved_micros=micros,
             price_digest=digest,
         )

@@ -58,10 +58,10 @@ class ModelAnswers:
         if None not in {was, asked} and was != asked:
             number = list(self._answers).index(key) + 1
             message = (
-                f"the answer to the run's model call {number} was given to something else "
-                f"({was}) than is asked now ({asked}): the template, its prompt or a middleware "
-                "was changed under the same version, or the session's earlier turns are not the "
-                "same; give a change a version of its own"
+                f"the answer to the run's model call {number} was given to something else than is "
+                "asked now: the template, its prompt or a middleware was changed under the same "
+                "version, or the session's earlier turns are not the same; give a change a version "
+                "of its own"
             )
             raise JournalMismatch(message)
         self._given[follows] = key[1] + 1

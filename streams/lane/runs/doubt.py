@@ -28,7 +28,11 @@ def doubt_before(run: Run, *, unjournalled: bool) -> InDoubt | None:
     if run.plan.template.in_doubt == "retry":
         return None
     if unsettled := run.calls.unsettled:
-        return InDoubt(f"it is not known what became of {_told(unsettled, run)}")
+        message = (
+            f"it is not known what became of {_told(unsettled, run)}; find out before you ask anew "
+            "(a tool says by its `effect` what is to follow)"
+        )
+        return InDoubt(message)
     if forgotten := run.calls.forgotten:
         message = f"what {_first(forgotten, len(forgotten), ', ')} gave was lost with a worker"
         return InDoubt(message)

@@ -29,14 +29,15 @@ class OpenAttempt:
     """A run's newest attempt and, once it is settled, what its calls cost, by their numbers.
 
     The attempts before it are settled: what they count at stands on the mark of this one. `used` is
-    what its calls used that it journalled, `None` while it has journalled none. `reserved` is what
-    it reserved last for a call behind its first.
+    what its calls used that it journalled, `None` while it has journalled none, and `newest` the
+    kind of the last step. `reserved` is what it reserved last for a call behind its first.
     """
 
     started: AttemptStarted
     costs: dict[int, CostRecorded] = field(default_factory=dict)
     used: tuple[CallUsage, ...] | None = None
     reserved: CallReserved | None = None
+    newest: str = ""
 
     @property
     def is_lost(self) -> bool:
@@ -48,15 +49,13 @@ class OpenAttempt:
         reserved = self.reserved
         if self.used is None:
             return AttemptUsage.lost(self.started if reserved is None else self._raised(reserved))
-        most, model = _one_of(self.started), None
-        if reserved is not None:
-            most = reserved.usage_max
-            model = None if reserved.model == self.started.model else reserved.model
-        calls = (
-            *self.used,
-            # Another one may have been under way.
-            CallUsage(most, model, _UNDER_WAY),
-        )
+        calls = self.used
+        if self._may_have_asked:
+            most, model = _one_of(self.started), None
+            if reserved is not None:
+                most = reserved.usage_max
+                model = None if reserved.model == self.started.model else reserved.model
+            calls = (*calls, CallUsage(most, model, _UNDER_WAY))
         return AttemptUsage(
             attempt=self.started.attempt,
             model=self.started.model,
@@ -65,6 +64,16 @@ class OpenAttempt:
             started=self.started,
             calls=calls,
         )
+
+    @property
+    def _may_have_asked(self) -> bool:
+        """Whether a model call may have been under way that is not on the journal."""
+        if self.started.calls_max != 1:  # where calls are not reserved one by one
+            return self.newest != "intent"
+        if self.reserved is None and self.newest in {"answered", "intent"}:
+            return False
+        journalled = sum(one.calls for one in self.used or ())
+        return journalled <= (0 if self.reserved is None else self.reserved.calls)
 
     def _raised(self, reserved: CallReserved) -> AttemptStarted:
         """Give the attempt's mark as if it had reserved all that was reserved since."""
@@ -146,6 +155,7 @@ class OpenAttempts:
         bill = self.open.get(request_key(step))
         if bill is not None and bill.started.attempt == step.attempt:
             bill.used = bounded((*(bill.used or ()), *step.used))
+            bill.newest = step.kind
 
     def _end(self, result: AgentResult) -> None:
         self.open.pop(request_key(result), None)
@@ -156,6 +166,7 @@ class OpenAttempts:
             (
                 one.started,
                 one.reserved,
+                one.newest,
                 _USED.dump_python(one.used, mode="json", exclude_none=True),
                 *one.costs.values(),
             )
@@ -163,12 +174,13 @@ class OpenAttempts:
         )
 
     def _load(self, body: SnapshotBody) -> None:
-        for event, reserved, used, *costs in body.entries["attempt_bills"]:
+        for event, reserved, newest, used, *costs in body.entries["attempt_bills"]:
             started = AttemptStarted.model_validate(event)
             self._start(started)
             if reserved is not None:
                 self._reserve(CallReserved.model_validate(reserved))
-            self.open[request_key(started)].used = _USED.validate_python(used)
+            bill = self.open[request_key(started)]
+            bill.used, bill.newest = _USED.validate_python(used), newest
             for cost in costs:
                 self._settle(CostRecorded.model_validate(cost))
 

@@ -116,8 +116,10 @@ def test_the_refusal_says_cap_spend_and_need() -> None:
 def test_the_refusal_says_when_the_budget_is_free_again() -> None:
     cost = layer(cap_micros=RUN_MICROS)
     decide(cost, resolved(request_id="r1"))
+    cost.fold(spent(1000, 1))
     refused = cost.admit(context(resolved(request_id="r2"))).rejection
     assert isinstance(refused, BudgetExceeded)
+    assert "$0.000001 is spent, $0.000199 reserved by runs under way" in str(refused)
     free_at_ms = NOON_MS + 12 * 3_600_000
     free_at = datetime.fromtimestamp(free_at_ms / 1000, UTC)
     assert f"; the budget is free again at {free_at:%Y-%m-%dT00:00:00Z}" in str(refused)
@@ -125,6 +127,18 @@ def test_the_refusal_says_when_the_budget_is_free_again() -> None:
     assert cost.admit(context(resolved(request_id="r3", at_ms=free_at_ms))).rejection is None
     decision = MiddlewarePipeline([cost]).decide(context(resolved(request_id="r4")), generation=1)
     assert decision.reason == reason_of(refused)
+
+
+def test_a_refusal_for_what_runs_under_way_hold_names_no_time_and_says_what_frees_it() -> None:
+    cost = layer(cap_micros=RUN_MICROS)
+    decide(cost, resolved(request_id="r1"))
+    refused = cost.admit(context(resolved(request_id="r2"))).rejection
+    assert isinstance(refused, BudgetExceeded)
+    assert "$0.000000 is spent, $0.000200 reserved by runs under way" in str(refused)
+    assert str(refused).endswith("what these do not use is free again as they end")
+    assert refused.retry_after_s is None
+    cost.fold(result_of(resolved(request_id="r1"), status="completed"))
+    assert cost.admit(context(resolved(request_id="r2"))).rejection is None
 
 
 def test_users_and_tenants_have_caps_of_their_own() -> None:

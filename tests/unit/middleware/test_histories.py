@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from millstream.middleware.base import MiddlewareContext, RunAccount
 from millstream.middleware.cost import CostTrackingMiddleware
-from millstream.middleware.ledger import DayAccount
 from millstream.middleware.pipeline import MiddlewarePipeline, build_pipeline
 from millstream.middleware.policy import Policy
 from millstream.middleware.prices import PriceTable
+from millstream.middleware.spend.ledger import DayAccount
 from millstream.schemas.base import CallUsage, Event, Reason, Usage
 from millstream.schemas.errors import Rejected
 from millstream.schemas.events import (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import orjson
 
-from millstream.middleware.ledger import SpendLedger
 from millstream.middleware.pipeline import build_pipeline
 from millstream.middleware.policy import Policy
+from millstream.middleware.spend.ledger import SpendLedger
 from millstream.schemas.base import INT64_MAX, Usage
 from millstream.schemas.events import CostRecorded
 from millstream.streams.lane.state.attempt_costs import charge_attempts

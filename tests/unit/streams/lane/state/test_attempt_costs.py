@@ -26,6 +26,7 @@ from millstream.schemas.events import (
     ResolvedRequest,
 )
 from millstream.schemas.journal.steps import JournalStep
+from millstream.schemas.runs.reservations import CallReserved
 from millstream.streams.lane.state.attempt_costs import OpenAttempt, OpenAttempts, charge_attempts
 from millstream.streams.lane.state.folds import SnapshotBody, packed
 from millstream.streams.lane.state.lane_state import LaneState
@@ -116,6 +117,64 @@ def test_an_attempt_that_left_a_step_is_not_lost_and_counts_at_its_calls_and_one
     assert used.calls[-1].usage.output_tokens == 2
     assert used.calls[-1].estimate_reason is not None
     assert used.usage == Usage(input_tokens=16, output_tokens=2)
+    assert through_snapshot(bills) == bills
+
+
+def reserved(call: int, *, over: int, most: int) -> CallReserved:
+    return CallReserved(
+        user_id="ada",
+        request_id="r1",
+        session_id="s",
+        attempt=1000,
+        call=call,
+        model="local",
+        usage_max=Usage(input_tokens=most),
+        calls=over,
+        reserved_micros=most,
+        price_digest="d",
+    )
+
+
+def kind_of(kind: str, *used: int) -> JournalStep:
+    return step(1000, *used).model_copy(update={"kind": kind})
+
+
+@pytest.mark.parametrize(
+    ("events", "calls"),
+    [
+        # The model is not asked anew before the calls of its answer are answered.
+        ([kind_of("answered", 3)], [3]),
+        ([kind_of("answered", 3), kind_of("intent")], [3]),
+        ([kind_of("answered", 3), kind_of("intent"), kind_of("done")], [3]),
+        # It may have been once the next call was reserved.
+        ([kind_of("answered", 3), kind_of("done"), reserved(1, over=1, most=7)], [3, 7]),
+        ([kind_of("answered", 3), kind_of("done"), reserved(1, over=1, most=7)] * 2, [3, 3]),
+        (
+            [
+                kind_of("answered", 3),
+                kind_of("done"),
+                reserved(1, over=1, most=7),
+                kind_of("answered", 4),
+            ],
+            [3, 4],
+        ),
+        # Another owner's answer is gone on from: nothing was reserved here, and nothing asked.
+        ([kind_of("intent")], []),
+        ([kind_of("intent"), kind_of("done")], [90]),
+    ],
+)
+def test_a_lost_attempt_counts_a_call_more_only_where_one_may_have_been_under_way(
+    events: list[Event], calls: list[int]
+) -> None:
+    mark = started(1000).model_copy(
+        update={"usage_max": Usage(input_tokens=90), "calls_max": 1, "journals": True}
+    )
+    bills = folded(mark, *events)
+    used = bills.open[KEY].left_behind()
+    assert [one.usage.input_tokens for one in used.calls] == calls
+    # A restore reads topic by topic.
+    in_topics = sorted(events, key=lambda one: not isinstance(one, CallReserved))
+    assert folded(mark, *in_topics).open[KEY].left_behind() == used
     assert through_snapshot(bills) == bills
 
 

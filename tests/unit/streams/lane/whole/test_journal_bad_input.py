@@ -122,6 +122,24 @@ CHANGED = {
 }
 
 
+async def test_a_mismatch_names_a_call_that_may_have_been_made(world: MemoryLanes) -> None:
+    outside = Outside()
+    result = await run_through(
+        world,
+        outside,
+        'call: put {"n": 7}; say: put',
+        (Hold("happened"), None),
+        [clerk(system_prompt="Answer briefly.")],
+        later=[clerk(system_prompt="Answer at length.")],
+    )
+    assert result.reason is not None
+    assert (result.status, result.reason.code) == ("failed", "journal_mismatch")
+    told = result.reason.message
+    assert "; find out what became of put (" in told
+    assert told.endswith('with {"n": 7}')
+    assert outside.happened == outside.begun
+
+
 @pytest.mark.parametrize("changed", CHANGED.values(), ids=CHANGED)
 async def test_a_template_that_was_changed_under_its_version_ends_the_run_at_the_step_that_differs(
     world: MemoryLanes, changed: dict[str, Any]

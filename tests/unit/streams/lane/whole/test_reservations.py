@@ -194,7 +194,7 @@ async def test_a_run_whose_next_call_does_not_fit_ends_with_what_it_has(world: M
     assert after.status == "completed"
 
 
-async def test_a_call_that_fits_only_another_day_says_when(world: MemoryLanes) -> None:
+async def test_a_call_that_others_keep_from_being_made_says_so(world: MemoryLanes) -> None:
     async with (
         lane_services(
             world, templates=(*BUILT_IN_TEMPLATES, READER), tools=read_tools()
@@ -210,9 +210,9 @@ async def test_a_call_that_fits_only_another_day_says_when(world: MemoryLanes) -
     assert result.status == "failed"
     assert result.reason is not None
     assert result.reason.code == "budget_exceeded"
-    assert "the budget is free again at" in result.reason.message
-    assert result.reason.retry_after_s is not None
-    assert 0 < result.reason.retry_after_s <= 86_400
+    assert "have spent $0.000000 and reserved $0.0" in result.reason.message
+    assert result.reason.message.endswith("what these do not use is free again as they end")
+    assert result.reason.retry_after_s is None
 
 
 async def test_a_lost_workers_call_counts_at_the_most_that_was_reserved_for_it(

@@ -1,0 +1,1 @@
+"""Accounts of what users spend, and how a refusal to spend more reads."""
