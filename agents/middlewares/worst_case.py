@@ -41,6 +41,10 @@ _SELECTOR_WORDS = 256
 """What the selector's instructions have beside those that can be set."""
 
 
+_FRAMES: Final = 3
+"""Of the system prompt, the question, and the whole, as a call that is made counts them."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorstCase:
     """The most that any run of a template uses, whatever its input.
@@ -157,7 +161,7 @@ def call_input_tokens_max(template: AgentTemplate, input_bytes: int, tools_token
         + sum(len(words.encode(errors="replace")) for words in (prompt, schema))
         + words_beside(template)
         + memory_tokens_max(template.memory)
-        + FRAME_TOKENS_MAX * 2
+        + FRAME_TOKENS_MAX * _FRAMES
         + tools_tokens
     )
 

@@ -13,9 +13,8 @@ from millstream.agents.templates.memory import NoMemory
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES
 from millstream.middleware.policy import Price
 from millstream.middleware.prices import PriceTable
-from millstream.schemas.base import Usage
-from millstream.schemas.events import AttemptStarted
-from millstream.schemas.topics import ATTEMPTS
+from millstream.schemas.runs.reservations import CallReserved
+from millstream.schemas.topics import RESERVATIONS
 from tests.harness.agent_runs import resolved
 from tests.harness.memory_lanes import give
 from tests.harness.quick_time import run_quickly
@@ -92,8 +91,7 @@ def worst_micros(template: str) -> int:
     )
     rates = PriceTable(PRICES).rates("openai:fake", 0)
     assert rates is not None
-    most = Usage(input_tokens=plan.input_tokens_max, output_tokens=plan.output_tokens_max)
-    return rates.worst_micros(most, plan.template.run_model_calls_max)
+    return rates.worst_micros(plan.first_call, 1)
 
 
 @pytest.mark.parametrize("template", ["chat_agent", "react_agent"])
@@ -170,15 +168,13 @@ def test_estimates_of_calls_that_kept_to_their_limits_are_within_what_was_reserv
         {"says": ["w\u00f6rd"] * 39, "usage": None},
     ]
 
-    async def played() -> tuple[Ended, AttemptStarted]:
+    async def played() -> tuple[Ended, list[CallReserved]]:
         async with in_memory(case(*answers, template=template)) as bench:
             told = await bench.run("say", request_id="r1", session_id="s", template="react_agent")
-            (started,) = await bench.harness.read_whole(bench.where, ATTEMPTS, AttemptStarted)
-            return told, started
+            reserved = await bench.harness.read_whole(bench.where, RESERVATIONS, CallReserved)
+            return told, reserved
 
-    told, started = run_quickly(played())
+    told, reserved = run_quickly(played())
     assert (told.result.status, len(told.costs)) == ("completed", 4)
     assert all(cost.estimated for cost in told.costs)
-    # What tools gave back, a byte each, is counted and not reserved.
-    of_tools = (1 + 16) * (1 + 2 + 3)
-    assert told.result.cost_micros <= started.reserved_micros + of_tools
+    assert told.result.cost_micros <= reserved[-1].reserved_micros

@@ -36,15 +36,15 @@ def test_a_plan_says_what_a_run_will_use(factory: AgentFactory) -> None:
 def test_a_plan_says_the_most_that_a_run_may_read(factory: AgentFactory) -> None:
     bare = AgentTemplate(name="bare", memory=NoMemory())
     factory.register(bare)
-    assert factory.plan(resolved("é", template="bare")).input_tokens_max == 2 + 2 * 16
+    assert factory.plan(resolved("é", template="bare")).input_tokens_max == 2 + 3 * 16
     # The prompt, 3 bytes for each token of 20 remembered turns, and what frames the messages.
     chat = BUILT_IN_TEMPLATES[0]
-    prompt = len(chat.system_prompt or "") + 3 * 1024 + 42 * 16
+    prompt = len(chat.system_prompt or "") + 3 * 1024 + 43 * 16
     assert factory.plan(resolved("x")).input_tokens_max == 1 + prompt
     # Eight calls, each of which reads again what the ones before it wrote.
     react = AgentTemplate(name="r", kind="react", tools=("calculator",), memory=NoMemory())
     factory.register(react)
-    reads = 8 * (1 + 2 * 16 + 256) + 256 * (0 + 1 + 2 + 3 + 4 + 5 + 6 + 7)
+    reads = 8 * (1 + 3 * 16 + 256) + 256 * (0 + 1 + 2 + 3 + 4 + 5 + 6 + 7)
     assert factory.plan(resolved("x", template="r")).input_tokens_max == reads
 
 
