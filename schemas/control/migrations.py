@@ -59,6 +59,12 @@ class RunMigrationAnswered(Event):
     source: Address
 
     @property
+    def told(self) -> str:
+        """What became of a run that was not refused, in words."""
+        was = "" if self.from_version is None else f", no longer {self.from_version}"
+        return f"{'could go' if self.dry_run else 'goes'} on with version {self.to_version}{was}"
+
+    @property
     def event_id(self) -> str:
         """Where the command first stood."""
         return f"{self.source}:answered"

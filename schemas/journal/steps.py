@@ -36,6 +36,12 @@ class RunBegan(Frozen):
     base_checkpoint_id: str | None = None
     answer_schema: str | None = None
 
+    @property
+    def told(self) -> str:
+        """Of one that was moved: with what it goes on, in words."""
+        was = "" if self.moved_from is None else f", no longer {self.moved_from}"
+        return f"goes on with version {self.template_version}{was}"
+
 
 class JournalStep(RequestEvent):
     """A finished call of a run, or a call with an effect that is about to be made.
@@ -59,7 +65,8 @@ class JournalStep(RequestEvent):
     `$float` (`nan`, `inf`), `$tuple`, `$set`, `$frozenset`, `$datetime`, `$date`, `$time`,
     `$timedelta`, `$uuid`, `$decimal`, `$dict` as pairs of key and value, `$message`, and
     LangGraph's `$send` and `$overwrite`.
-    `began` stands on the first record, and on one that is `moved`. `used` is what model calls used since the record before.
+    `began` stands on the first record, and on one that is `moved`. `used` is what model calls used
+    since the record before.
     """
 
     title: ClassVar[str] = "A finished call of a run, or one with an effect that begins"

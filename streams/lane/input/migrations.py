@@ -1,8 +1,8 @@
 """The desk where a lane moves runs that wait to another version of their template.
 
-A move is one transaction: the run's record on `parked` with the version, a step of its journal where
-it has one, and the answer. Until it is decided nothing changes, so a command that is cut off is
-decided by whoever reads it next.
+A move is one transaction: the run's record on `parked` with the version, a step of its journal
+where it has one, and the answer. Until it is decided nothing changes, so a command that is cut off
+is decided by whoever reads it next.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Records that are not served where they stand: buried as dead letters, or put at their partition."""
+"""Records that are not served where they stand: buried as dead letters, or moved."""
 
 from __future__ import annotations
 

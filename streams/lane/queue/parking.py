@@ -200,9 +200,10 @@ class Parking:
     def replace(
         self, ticket: Ticket, parked: RunParked, traceparent: Trace, beside: Sequence[Event]
     ) -> Committed:
-        """Commit another record of a parked request, with what goes with it; `ticket` has its place.
+        """Commit another record of a parked request, with what goes with it.
 
-        Where no record can hold it the place is what it was. Raises as `LaneWriter.submit` does.
+        `ticket` has its place at once; where no record can hold it that is what it was. Raises as
+        `LaneWriter.submit` does.
         """
         before = ticket.stands_at
         ticket.stands_at = stands_at = asyncio.get_running_loop().create_future()
