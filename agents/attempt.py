@@ -16,7 +16,15 @@ from millstream.agents.models.errors import as_foreseen
 from millstream.agents.tools import Caller
 from millstream.agents.tools.caller import NO_CLAIMS
 from millstream.schemas.base import CallUsage
-from millstream.schemas.errors import AttemptTimedOut, Expired, ModelFailed, Rejected
+from millstream.schemas.errors import (
+    AttemptTimedOut,
+    BudgetExceeded,
+    Expired,
+    LayerFailed,
+    ModelFailed,
+    ModelUnpriced,
+    Rejected,
+)
 from millstream.schemas.events import AgentResult, CheckpointSaved, ResolvedRequest, ResultStatus
 from millstream.schemas.lane_events import AnswerRepair
 from millstream.schemas.reasons import reason_of, result_of
@@ -50,10 +58,11 @@ class RunOutcome:
 
 
 def status_after(error: BaseException) -> ResultStatus:
-    """Give the status of a result that this error ended."""
+    """Give the status of a result that this error ended: one whose calls a layer refuses failed."""
     if isinstance(error, Expired):
         return "expired"
-    return "rejected" if isinstance(error, Rejected) else "failed"
+    was_let_in = isinstance(error, BudgetExceeded | LayerFailed | ModelUnpriced)
+    return "rejected" if isinstance(error, Rejected) and not was_let_in else "failed"
 
 
 @dataclass(frozen=True, slots=True)

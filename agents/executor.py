@@ -29,6 +29,7 @@ from millstream.agents.loop.containment import (
     run_now,
 )
 from millstream.agents.loop.journal.asked import AskedDigest, RunBase
+from millstream.agents.loop.journal.reserving import Reserving
 from millstream.agents.loop.journal.writing import Journal
 from millstream.agents.loop.model_gate import RunContext
 from millstream.agents.loop.telling.listeners import Listeners
@@ -60,6 +61,7 @@ from millstream.schemas.ports import (
     EmitSteps,
     EmitToken,
     LoadCheckpoint,
+    ReserveCall,
     wall_clock_ms,
 )
 from millstream.schemas.reasons import words_of
@@ -99,6 +101,7 @@ class RunAgent(Protocol):
         steps_from: int = 0,
         session_metadata: Mapping[str, str] = NO_CLAIMS,
         commit_step: CommitStep | None = None,
+        reserve_call: ReserveCall | None = None,
     ) -> RunOutcome:
         """Give what the attempt leaves behind. Raises only `LaneLost`."""
         ...
@@ -144,6 +147,7 @@ class AgentExecutor:
         steps_from: int = 0,
         session_metadata: Mapping[str, str] = NO_CLAIMS,
         commit_step: CommitStep | None = None,
+        reserve_call: ReserveCall | None = None,
     ) -> RunOutcome:
         """Run an attempt to its end, and give its result and the session's next checkpoint.
 
@@ -155,7 +159,8 @@ class AgentExecutor:
         earlier attempts finished, which is not done again, and takes in what this one does.
         `emit_step` takes the attempt's steps, whose `seq` begins with `steps_from`. Tools are told
         `session_metadata`. `commit_step` takes what is to be known of the attempt's calls if it is
-        cut off; each is committed before the next call is made.
+        cut off; each is committed before the next call is made. `reserve_call` is awaited before
+        each call of the agent's model, and of one that its middlewares call.
 
         Whatever a model, tool or template does becomes a result with a reason, also that it exits
         or cancels itself. Raises only `LaneLost` (from `emit`, `load_checkpoint` or `before_call`):
@@ -180,14 +185,14 @@ class AgentExecutor:
         handler = self._handler(
             request, plan, attempt=attempt, writer=writer, steps=steps, before_call=before_call
         )
+        handler.reserving = reserve_call and Reserving(reserve_call, handler.meter)
         calls = Calls() if calls is None else calls
-        calls.meter = handler.meter
-        calls.journal = commit_step and Journal(
-            request,
-            attempt=attempt,
-            commit=commit_step,
-            meter=handler.meter,
-            clock_ms=self._clock_ms,
+        calls.begin_attempt(
+            handler.meter,
+            handler.reserving,
+            None
+            if commit_step is None
+            else Journal(request, attempt, commit_step, handler.meter, self._clock_ms),
         )
         under_way = run_now() or UnderWay()
         under_way.spending = handler.meter

@@ -27,6 +27,7 @@ from millstream.agents.middlewares.build import (
 from millstream.agents.middlewares.summary_memory import SummaryMemory
 from millstream.agents.middlewares.worst_case import (
     calls_beside,
+    first_call,
     input_tokens_max,
     steps_beside,
     tool_tokens_max,
@@ -48,6 +49,7 @@ from millstream.agents.templates.template import (
 )
 from millstream.agents.templates.versions import OnTemplates, TemplateVersions
 from millstream.agents.tools import ToolRegistry, built_in_tools
+from millstream.schemas.base import Usage
 from millstream.schemas.content import InputKind
 from millstream.schemas.errors import UnknownTemplate
 from millstream.schemas.events import ResolvedRequest
@@ -72,6 +74,7 @@ class _Uses:
     input_tokens_max: int
     tokens_per_input_byte: int
     output_tokens_max: int
+    first_call: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,10 +229,10 @@ class AgentFactory:
         uses = self._uses_of(template)
         model = request.model or uses.models[0]
         input_tokens_max = uses.input_tokens_max
-        input_tokens_max += uses.tokens_per_input_byte * len(request.input.encode(errors="replace"))
+        told_bytes = len(request.input.encode(errors="replace"))
         if request.content is not None:
-            told_tokens = sum(map(tokens_max, request.content))
-            input_tokens_max += uses.tokens_per_input_byte * told_tokens
+            told_bytes += sum(map(tokens_max, request.content))
+        input_tokens_max += uses.tokens_per_input_byte * told_bytes
         system_prompt = None
         if template.prompt_variables:
             written = template.system_prompt or ""
@@ -238,6 +241,8 @@ class AgentFactory:
                 written.encode(errors="replace")
             )
             input_tokens_max += template.run_model_calls_max * longer
+            told_bytes += longer
+        read, wrote = uses.first_call
         return RunPlan(
             template=template,
             model=model,
@@ -247,6 +252,7 @@ class AgentFactory:
             calls_beside=uses.calls_beside,
             output_tokens_max=uses.output_tokens_max,
             input_tokens_max=input_tokens_max,
+            first_call=Usage.model_construct(input_tokens=read + told_bytes, output_tokens=wrote),
             effects=tuple(one for one in uses.tool_names if self.tools.rules(one).has_effects),
             tools=uses.tool_names,
             system_prompt=system_prompt,
@@ -283,6 +289,7 @@ class AgentFactory:
             input_tokens_max=reads,
             tokens_per_input_byte=reads_more - reads,
             output_tokens_max=own_tokens + beside.output_tokens_max,
+            first_call=first_call(template, tools_tokens),
         )
 
     def _resolved(self, names: tuple[str, ...]) -> tuple[str, ...]:

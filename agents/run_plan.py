@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from millstream.agents.templates.template import AgentTemplate
+from millstream.schemas.base import NO_USAGE, Usage
 
 __all__ = ["RunPlan"]
 
@@ -14,8 +15,9 @@ class RunPlan:
     """What a run will use, known before it starts: its price can be reserved from this.
 
     `input_tokens_max` and `output_tokens_max` are for all of its model calls together. The former
-    leaves out what tools give back, which nobody knows. `effects` are those of its `tools` that may
-    do what stays done. `models` are all that may answer, in order; `model` is the one that is
+    leaves out what tools give back, which nobody knows. `first_call` is the most that the first of
+    them may use, be it its own or one of its middlewares. `effects` are those of its `tools` that
+    may do what stays done. `models` are all that may answer, in order; `model` is the one that is
     called. `models_own` are the template's, whatever the request names.
     """
 
@@ -23,6 +25,7 @@ class RunPlan:
     model: str
     input_tokens_max: int
     output_tokens_max: int
+    first_call: Usage = NO_USAGE
     effects: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
     models: tuple[str, ...] = ()

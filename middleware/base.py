@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from millstream.schemas.base import NO_USAGE, CallUsage, Event, Micros, Usage
 from millstream.schemas.errors import Rejected
 from millstream.schemas.events import AgentResult, AttemptStarted, Decision, ResolvedRequest
+from millstream.schemas.runs.reservations import NextCall
 from millstream.schemas.sessions.commands import NO_TTL, SessionTtl
 
 
@@ -24,7 +25,8 @@ class MiddlewareContext:
     `now_ms` is the broker's time of the request, `model` the name of the model the run would use,
     `output_tokens_max` the most it may write. `input_tokens_max` is the most it may read, over all
     of its `model_calls_max` model calls; `None` where nobody knows: it is then taken from the
-    input's length alone.
+    input's length alone. `first_call` is the most that the first of them may use, where each
+    further one is reserved by itself (`AgentMiddleware.reserve`); `None`: all are at once.
     `has_effects`: it may do what stays done, whatever it costs.
     `models_after` may answer in its model's place, should that one fail. `models_beside` may be
     called as well, by what the template names for its memory and around its calls.
@@ -45,6 +47,7 @@ class MiddlewareContext:
     models_own: tuple[str, ...] = ()
     permissions: tuple[str, ...] = ()
     template_version: str | None = None
+    first_call: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +90,29 @@ class RunAccount:
 
 @dataclass(frozen=True, slots=True)
 class AttemptQuote:
-    """The most that one attempt may use and cost, and the digest of the prices that say so."""
+    """The most that one attempt may use and cost, and the digest of the prices that say so.
+
+    `calls` is for how many of its model calls this is, `None`: for all.
+    """
 
     usage_max: Usage
     reserved_micros: Micros
     price_digest: str
+    calls: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallQuote:
+    """What a run may have cost in all once its next model call is over, by prices of this digest.
+
+    `held_micros` is what it has reserved so far; `is_wanted`: much of it may be of use to others of
+    its user's runs.
+    """
+
+    reserved_micros: Micros
+    price_digest: str
+    held_micros: Micros = 0
+    is_wanted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +187,20 @@ class AgentMiddleware(ABC):
         """Answer for an attempt that is about to begin: what it may cost, `None` if nothing.
 
         Reads state, changes none; in a cut chain, a layer of another stage has none to read.
+        """
+        return None
+
+    def reserve(
+        self,
+        context: MiddlewareContext,  # noqa: ARG002
+        started: AttemptStarted,  # noqa: ARG002
+        call: NextCall,  # noqa: ARG002
+    ) -> CallQuote | Rejected | None:
+        """Answer for a model call of an attempt that is under way: what the run may cost with it.
+
+        `None`: nothing is reserved for calls. Asked only where `context.first_call` is there, of
+        the agent's own calls and those of its middlewares, but not of models that tools call. Reads
+        state, changes none.
         """
         return None
 

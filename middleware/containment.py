@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import structlog
 
-from millstream.middleware.base import AgentMiddleware, MiddlewareResult, Settlement
+from millstream.middleware.base import AgentMiddleware, CallQuote, MiddlewareResult, Settlement
 from millstream.schemas.base import Event
 from millstream.schemas.errors import LayerFailed, Rejected
 from millstream.schemas.events import AgentResult
@@ -60,6 +60,8 @@ def wrong_inside(answer: object) -> str | None:
     match answer:
         case MiddlewareResult(rejection=None, reserved_micros=micros):
             return None if type(micros) is int else f"reserved {micros!r}, not micros, an int"
+        case CallQuote(reserved_micros=micros) if type(micros) is not int:
+            return f"reserved {micros!r}, not micros, an int"
         case MiddlewareResult(rejection=because):
             return _wrong_rejection(because)
         case Rejected():

@@ -15,6 +15,7 @@ from millstream.middleware.base import (
     AgentMiddleware,
     AttemptQuote,
     AttemptUsage,
+    CallQuote,
     MiddlewareContext,
     MiddlewareResult,
     RunAccount,
@@ -22,7 +23,7 @@ from millstream.middleware.base import (
 from millstream.middleware.ledger import DAY_MS, DAYS_KEPT, DayAccount, SpendLedger
 from millstream.middleware.policy import MICROS_PER_USD, Policy
 from millstream.middleware.prices import PriceTable, Rates, rounded_up
-from millstream.schemas.base import CallUsage, Event, Micros, Usage, partition_key
+from millstream.schemas.base import CallUsage, Event, Micros, Usage, partition_key, saturated
 from millstream.schemas.errors import BudgetExceeded, ModelUnpriced, Rejected
 from millstream.schemas.events import (
     UNPRICED,
@@ -33,6 +34,7 @@ from millstream.schemas.events import (
     ResolvedRequest,
 )
 from millstream.schemas.runs.call_usage import OTHERS, grouped
+from millstream.schemas.runs.reservations import CallReserved, NextCall
 
 PROMPT_TOKENS_MAX = 1024
 """Taken for a template's own words and the chat's framing where nobody says what a run may read."""
@@ -54,15 +56,18 @@ class DaySpend:
 
 
 class CostTrackingMiddleware(AgentMiddleware):
-    """Reserves a run's worst case, under a cap if there is one, and records what it used.
+    """Reserves what a run's next call may cost, under a cap if there is one; records what it used.
 
-    Admits if spent + reserved + this run's worst case is at most the cap; else `BudgetExceeded`,
-    which says when the next day begins.
+    Admits if spent + reserved + the worst case of this run's first call is at most the cap; else
+    `BudgetExceeded`, which says when the next day begins. Each further call is reserved by itself,
+    before it is made: one that does not fit ends its run. In a cut chain, where the calls are made
+    in another stage, a run's decision reserves for all of its calls.
     Without a cap the same is reserved, and nothing refused.
-    The worst case is `output_tokens_max` and `input_tokens_max` at the model's dearest price, be it
-    that of the tokens written to its cache or of audio; where the latter is not known, a token for
-    each byte of the input and 1,024 for the rest of the prompt. What models cost that tools call is
-    not in it, since nobody knows: it is charged at their own prices.
+    The worst case is all tokens that may be read and written, at the model's dearest price, be it
+    that of the tokens written to its cache or of audio; where nobody knows how many are read, a
+    token for each byte of the input and 1,024 for the rest of the prompt. What models cost that
+    tools call is not in it, since nobody knows: it is charged at their own prices, and counts once
+    it is known.
 
     A model without a known price is admitted for users without a cap; its usage is recorded at 0
     with the price digest `unpriced`. Under a cap it is `ModelUnpriced`, since nothing could hold
@@ -74,7 +79,7 @@ class CostTrackingMiddleware(AgentMiddleware):
 
     name = "cost"
     priority = 30
-    folds = frozenset({Decision, AttemptStarted, CostRecorded, AgentResult})
+    folds = frozenset({Decision, AttemptStarted, CallReserved, CostRecorded, AgentResult})
 
     def __init__(self, policy: Policy, prices: PriceTable, *, enabled: bool = True) -> None:
         super().__init__(enabled=enabled)
@@ -104,7 +109,7 @@ class CostTrackingMiddleware(AgentMiddleware):
         return MiddlewareResult(
             _exceeded(
                 f"{_may_spend(request, cap_micros)}; {_usd(taken_micros)} is spent or reserved, "
-                f"and this run may cost up to {_usd(needed_micros)}",
+                f"and {_what(context)} may cost up to {_usd(needed_micros)}",
                 context,
                 fits_another_day=needed_micros <= cap_micros,
             )
@@ -154,6 +159,54 @@ class CostTrackingMiddleware(AgentMiddleware):
             context,
             fits_another_day=needed_micros <= cap_micros,
         )
+
+    def reserve(
+        self, context: MiddlewareContext, started: AttemptStarted, call: NextCall
+    ) -> CallQuote | Rejected | None:
+        """Let a further call be made if its worst case fits under the cap, beside what was used.
+
+        A model without a known price counts at 0, as it is charged; under a cap it is refused.
+        """
+        request = context.request
+        found = self._ledger.find((request.tenant, request.user_id), request.request_id)
+        if found is None:
+            return None
+        day, reservation = found
+        cap_micros = self._cap_micros(request)
+        model = call.model or started.model
+        if cap_micros is not None and self._prices.rates(model, started.at_ms) is None:
+            return _unpriced(model)
+        used = sum(self._nanos(one, started) for one in call.over)
+        made_micros = saturated(started.spent_micros + rounded_up(used))
+        asks_micros = sum(
+            self._worst_micros(one, started)
+            for one in (CallUsage(call.usage_max, call.model), *call.beside)
+        )
+        needed_micros = saturated(made_micros + asks_micros)
+        others_micros = day.taken_micros - reservation.held_micros - reservation.settled_micros
+        fits = cap_micros is None or others_micros + needed_micros <= cap_micros
+        if cap_micros is None or fits or needed_micros <= reservation.micros:
+            return CallQuote(
+                needed_micros,
+                self._prices.digest,
+                reservation.micros,
+                is_wanted=cap_micros is not None and needed_micros < reservation.micros // 2,
+            )
+        return _exceeded(
+            f"{_may_spend(request, cap_micros)}; others of the user's runs have spent or reserved "
+            f"{_usd(others_micros)}, this one has spent {_usd(made_micros)}, and its next model "
+            f"call may cost up to {_usd(asks_micros)}",
+            context,
+            fits_another_day=needed_micros <= cap_micros,
+        )
+
+    def _nanos(self, one: CallUsage, started: AttemptStarted) -> int:
+        rates = self._prices.rates(one.model or started.model, started.at_ms)
+        return 0 if rates is None else rates.nanos(one.usage)
+
+    def _worst_micros(self, one: CallUsage, started: AttemptStarted) -> Micros:
+        rates = self._prices.rates(one.model or started.model, started.at_ms)
+        return 0 if rates is None else rates.worst_micros(one.usage, one.calls)
 
     def charge(
         self, request: ResolvedRequest | AttemptStarted, used: AttemptUsage
@@ -237,7 +290,9 @@ class CostTrackingMiddleware(AgentMiddleware):
                 if event.admitted and self.name in event.passed:
                     self._ledger.reserve(event)
             case AttemptStarted():
-                self._ledger.raise_to(event)
+                self._ledger.begin(event)
+            case CallReserved():
+                self._ledger.go_on(event)
             case CostRecorded():
                 self._ledger.spend(event)
             case AgentResult():
@@ -264,27 +319,27 @@ class CostTrackingMiddleware(AgentMiddleware):
         return self._policy.rules_for(request.tenant, request.user_id).cap_micros
 
     def _quote(self, context: MiddlewareContext) -> AttemptQuote | ModelUnpriced | None:
-        """Give the worst case of an attempt, `None` where the model is known to cost nothing."""
+        """Give the worst case of an attempt, or of its first call if each is reserved by itself.
+
+        `None` where the model is known to cost nothing.
+        """
         models = (context.model, *context.models_beside)
         priced = [(model, self._prices.rates(model, context.now_ms)) for model in models]
+        first, calls = context.first_call, None if context.first_call is None else 1
+        usage_max = _worst_case(context) if first is None else first
         unpriced = next((model for model, rates in priced if rates is None), None)
         if unpriced is not None:
             if self._cap_micros(context.request) is None:
-                return AttemptQuote(_worst_case(context), 0, UNPRICED)
-            return ModelUnpriced(
-                f"model {unpriced!r} has no known price, and the user's spend is capped; "
-                f"set it in the policy: prices: {{{unpriced!r}: "
-                f"{{input_usd_per_mtok: …, output_usd_per_mtok: …}}}}"
-            )
+                return AttemptQuote(usage_max, 0, UNPRICED, calls)
+            return _unpriced(unpriced)
         known = [rates for _, rates in priced if rates is not None]
         if all(rates.is_free for rates in known):
             return None
-        usage_max = _worst_case(context)
         # Whichever of its models a token is for, it costs no more than at the dearest.
         worst_micros = max(
-            rates.worst_micros(usage_max, context.model_calls_max) for rates in known
+            rates.worst_micros(usage_max, calls or context.model_calls_max) for rates in known
         )
-        return AttemptQuote(usage_max, worst_micros, self._prices.digest)
+        return AttemptQuote(usage_max, worst_micros, self._prices.digest, calls)
 
 
 def _worst_case(context: MiddlewareContext) -> Usage:
@@ -302,6 +357,21 @@ def _at_least(usage: Usage, worst: Usage) -> Usage:
             "output_tokens": max(usage.output_tokens, worst.output_tokens),
         }
     )
+
+
+def _unpriced(model: str) -> ModelUnpriced:
+    return ModelUnpriced(
+        f"model {model!r} has no known price, and the user's spend is capped; set it in the "
+        f"policy: prices: {{{model!r}: {{input_usd_per_mtok: …, output_usd_per_mtok: …}}}}"
+    )
+
+
+def _what(context: MiddlewareContext) -> str:
+    if context.model_calls_max == 1:
+        return "this run"
+    if context.first_call is not None:
+        return "the first model call of this run"
+    return f"this run, with all of its {context.model_calls_max} model calls,"
 
 
 def _may_spend(request: ResolvedRequest, cap_micros: Micros) -> str:

@@ -1,17 +1,19 @@
-"""What users spent and have reserved, per UTC day: a fold of decisions, attempts, costs, results.
+"""What users spent and have reserved, per UTC day: a fold of what reserves, costs and results.
 
 The day of a request is that of the broker's clock when it arrived, and all that the run costs falls
 on it, however late it ends. Kept are the newest day seen and the one before; what arrives dated
 earlier still counts on the older of the two. `CostRecorded` carries the request's time for that.
 
-A decision reserves for the first attempt. A further one may need more than is left of that, and
-raises it. So a run holds what it may cost in all, less what its attempts are known to have cost:
+A decision reserves for the first call of the first attempt, each attempt for its first call, and
+each further call for itself; in a cut chain, a decision and each attempt for all calls. Each of
+these says what the run may have cost in all by then, and the newest holds, by its attempt and its
+call. So a run holds that, less what its attempts are known to have cost:
 
     reserved = settled + released + held
 
-Attempts, costs and the result of a run may be folded in any order, and with other users' records
-between them: whatever the result says was spent and no cost record has said yet stays held. So
-spend is never seen too small, also by a stage that reads all of these topics.
+Reservations, costs and the result of a run may be folded in any order, and with other users'
+records between them: whatever the result says was spent and no cost record has said yet stays held.
+So spend is never seen too small, also by a stage that reads all of these topics.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Any
 
 from millstream.schemas.base import Micros, UserKey, saturated
 from millstream.schemas.events import AgentResult, AttemptStarted, CostRecorded, Decision
+from millstream.schemas.runs.reservations import CallReserved
 
 DAY_MS = 86_400_000
 DAYS_KEPT = 2
@@ -32,11 +35,16 @@ DAYS_KEPT = 2
 
 @dataclass(slots=True)
 class Reservation:
-    """What a run may cost in all (once it is over: what it did), and what of that is settled."""
+    """What a run may cost in all (once it is over: what it did), and what of that is settled.
+
+    `attempt` and `call` number what said so last, -1 for the decision.
+    """
 
     micros: Micros
     settled_micros: Micros = 0
     is_over: bool = False
+    attempt: int = -1
+    call: int = 0
 
     @property
     def held_micros(self) -> Micros:
@@ -94,15 +102,27 @@ class SpendLedger:
         day.open[decision.request_id] = Reservation(decision.reserved_micros)
         day.held_micros += decision.reserved_micros
 
-    def raise_to(self, started: AttemptStarted) -> None:
-        """Raise a run's reservation to what an attempt needs on top of the earlier ones."""
-        found = self.find((started.tenant, started.user_id), started.request_id)
-        if found is None or found[1].is_over:
+    def begin(self, started: AttemptStarted) -> None:
+        """Make a run's reservation what an attempt needs on top of the earlier ones."""
+        in_all_micros = saturated(started.spent_micros + started.reserved_micros)
+        self._change(started, (started.attempt, 0), in_all_micros)
+
+    def go_on(self, reserved: CallReserved) -> None:
+        """Make a run's reservation what it needs with its next call."""
+        self._change(reserved, (reserved.attempt, reserved.call), reserved.reserved_micros)
+
+    def _change(
+        self, event: AttemptStarted | CallReserved, number: tuple[int, int], micros: Micros
+    ) -> None:
+        found = self.find((event.tenant, event.user_id), event.request_id)
+        if found is None:
             return
         day, reservation = found
-        in_all_micros = saturated(started.spent_micros + started.reserved_micros)
+        if reservation.is_over or number <= (reservation.attempt, reservation.call):
+            return
         with _holding(day, reservation):
-            reservation.micros = max(reservation.micros, in_all_micros)
+            reservation.micros = micros
+            reservation.attempt, reservation.call = number
 
     def spend(self, cost: CostRecorded) -> None:
         """Count what an attempt cost, out of its run's reservation if it has one."""
@@ -150,6 +170,8 @@ class SpendLedger:
             "micros": [each.micros for each in reserved],
             "settled_micros": [each.settled_micros for each in reserved],
             "are_over": [each.is_over for each in reserved],
+            "attempts": [each.attempt for each in reserved],
+            "calls": [each.call for each in reserved],
         }
 
     def canonical(self) -> Any:
@@ -169,7 +191,7 @@ class SpendLedger:
         self._newest_day = state["newest_day"]
         users = zip(state["tenants"], state["users"], strict=True)
         accounts = [self._day(day, user) for day, user in zip(state["days"], users, strict=True)]
-        columns = ("requests", "micros", "settled_micros", "are_over")
+        columns = ("requests", "micros", "settled_micros", "are_over", "attempts", "calls")
         reserved = zip(*(state[column] for column in columns), strict=True)
         amounts = zip(state["spent_micros"], state["counts"], strict=True)
         for account, (spent_micros, count) in zip(accounts, amounts, strict=True):
@@ -187,7 +209,7 @@ class SpendLedger:
 
 def _canonical(reservations: dict[str, Reservation]) -> Any:
     return sorted(
-        (request_id, one.micros, one.settled_micros, one.is_over)
+        (request_id, one.micros, one.settled_micros, one.is_over, one.attempt, one.call)
         for request_id, one in reservations.items()
     )
 

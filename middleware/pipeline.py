@@ -12,6 +12,7 @@ from millstream.middleware.base import (
     AgentMiddleware,
     AttemptQuote,
     AttemptUsage,
+    CallQuote,
     MiddlewareContext,
     MiddlewareResult,
     RunAccount,
@@ -29,6 +30,7 @@ from millstream.schemas.base import Event, Usage, saturated
 from millstream.schemas.errors import LayerFailed, Misconfigured, Rejected
 from millstream.schemas.events import AgentResult, AttemptStarted, Decision, ResolvedRequest
 from millstream.schemas.reasons import reason_of
+from millstream.schemas.runs.reservations import NextCall
 
 CHAIN = "chain"
 """The name of the first stage, which is the only one where the chain is not cut."""
@@ -80,6 +82,12 @@ class MiddlewarePipeline:
     def names(self) -> tuple[str, ...]:
         """The layers' names, in order."""
         return tuple(layer.name for layer in self.layers)
+
+    @property
+    def reserves_calls(self) -> bool:
+        """Whether each model call is reserved by itself: who reserves sees the calls made here."""
+        reserving = (one for one in self.chain if AttemptStarted in one.folds)
+        return self.runs_executor and all(one in self.layers for one in reserving)
 
     @property
     def history_ms(self) -> int:
@@ -158,15 +166,41 @@ class MiddlewarePipeline:
         self.fold(started)
         return started
 
+    def reserve(
+        self, context: MiddlewareContext, started: AttemptStarted, call: NextCall
+    ) -> CallQuote | Rejected | None:
+        """Ask every layer about a further model call of an attempt that is under way.
+
+        Gives what the run may cost with it, of the layer that says most; `None`: nothing is
+        reserved for calls. Folds nothing.
+        """
+        quote: CallQuote | None = None
+        for layer in self.chain:
+            if not layer.enabled:
+                continue
+            answer = asked(layer, _CALLS, partial(layer.reserve, context, started, call))
+            if isinstance(answer, Rejected):
+                return answer
+            if answer is not None and (
+                quote is None or answer.reserved_micros > quote.reserved_micros
+            ):
+                quote = answer
+        return quote
+
     def charge(self, request: ResolvedRequest | AttemptStarted, used: AttemptUsage) -> list[Event]:
         """Make the events of what an attempt used, and fold them at once."""
+        events = self.charges(request, used)
+        for event in events:
+            self.fold(event)
+        return events
+
+    def charges(self, request: ResolvedRequest | AttemptStarted, used: AttemptUsage) -> list[Event]:
+        """Make the events of what an attempt used, or part of it, and fold nothing."""
         events: list[Event] = []
         for layer in self.chain:
             if layer.enabled:
                 charged = asked(layer, tuple, partial(layer.charge, request, used))
                 events.extend(() if isinstance(charged, LayerFailed) else charged)
-        for event in events:
-            self.fold(event)
         return events
 
     def settle(self, request: ResolvedRequest, result: AgentResult) -> Settlement:
@@ -292,6 +326,7 @@ def _ordered(layers: Iterable[AgentMiddleware]) -> tuple[AgentMiddleware, ...]:
 
 
 _BEGINNINGS: Final = (AttemptQuote, Rejected, type(None))
+_CALLS: Final = (CallQuote, Rejected, type(None))
 
 _NO_TERMS: Final = SessionTerms()
 
@@ -318,7 +353,7 @@ def _started(
         spent_usage=standing.spent_usage,
         spent_micros=standing.spent_micros,
         lost=standing.lost,
-        calls_max=context.model_calls_max,
+        calls_max=context.model_calls_max if quote.calls is None else quote.calls,
         journals=True,
     )
 

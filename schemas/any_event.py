@@ -31,6 +31,7 @@ from millstream.schemas.lane_events import (
     RunParked,
     StageRequest,
 )
+from millstream.schemas.runs.reservations import CallReserved
 from millstream.schemas.sessions.commands import SessionCommand
 from millstream.schemas.sessions.states import SessionAnswered, SessionChanged, SessionState
 from millstream.schemas.steps import AgentStep
@@ -43,6 +44,7 @@ AnyEvent = Annotated[
     | AgentResult
     | Decision
     | AttemptStarted
+    | CallReserved
     | CostRecorded
     | JournalStep
     | CheckpointSaved

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 from millstream.schemas.base import Event
 from millstream.schemas.events import AgentToken, CheckpointSaved
 from millstream.schemas.journal.steps import JournalStep
+from millstream.schemas.runs.reservations import NextCall
 from millstream.schemas.steps import AgentStep
 
 EmitToken = Callable[[AgentToken], Awaitable[None]]
@@ -17,9 +19,23 @@ EmitSteps = Callable[[Sequence[AgentStep]], Awaitable[None]]
 """Takes steps of a run, in their order; returns once they may be forgotten, waits while the broker
 is slow."""
 
-CommitStep = Callable[[JournalStep], Awaitable[None]]
-"""Commits a fact of a run; returns once it is on the log. Called in the order of the facts, it
-numbers and submits each before it waits. Raises `StepTooLarge` and `LaneLost`."""
+
+class CommitStep(Protocol):
+    """Commits a fact of a run; returns once it is on the log.
+
+    Called in the order of the facts, it numbers and submits each before it waits. `next_call` is
+    the model call that is likely to follow: what it may cost is reserved in the same commit, if it
+    fits; if not, nobody is told. Raises `StepTooLarge` and `LaneLost`.
+    """
+
+    async def __call__(self, fact: JournalStep, *, next_call: NextCall | None = None) -> None:
+        """Commit a fact."""
+        ...
+
+
+ReserveCall = Callable[[NextCall], Awaitable[None]]
+"""Returns once what a model call may cost is reserved, and committed. Raises `BudgetExceeded` where
+it does not fit, and `LaneLost`."""
 
 BeforeCall = Callable[[], Awaitable[None]]
 """Lets a run make its next model or tool call: waits while it may not, raises if it never may."""

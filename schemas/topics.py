@@ -35,6 +35,7 @@ from millstream.schemas.lane_events import (
     RunParked,
     StageRequest,
 )
+from millstream.schemas.runs.reservations import CallReserved
 from millstream.schemas.sessions.commands import SessionCommand
 from millstream.schemas.sessions.states import SessionAnswered, SessionChanged, SessionState
 from millstream.schemas.steps import AgentStep
@@ -139,6 +140,13 @@ ATTEMPTS = TopicSpec(
     "Attempts that may cost, each before its first call",
     # As long as what they cost: the two are one account.
     30 * DAY_MS,
+)
+RESERVATIONS = TopicSpec(
+    "reservations",
+    CallReserved,
+    "user",
+    "What runs reserve for their further model calls, each before it is made",
+    ATTEMPTS.retention_ms,
 )
 COSTS = TopicSpec("costs", CostRecorded, "user", "What each run spent", 30 * DAY_MS)
 CHECKPOINTS = TopicSpec(
@@ -298,6 +306,7 @@ BASE_TOPICS: tuple[TopicSpec, ...] = (
     RESULTS,
     DECISIONS,
     ATTEMPTS,
+    RESERVATIONS,
     COSTS,
     JOURNAL,
     CHECKPOINTS,

@@ -268,7 +268,12 @@ def _lanes(
     def pipelines() -> tuple[MiddlewarePipeline, ...]:
         return build_pipeline(policy, layers=app.layers).split(settings.chain_cuts)
 
-    pipelines()  # a chain that is cut in a wrong place is told before anything starts
+    # A chain that is cut in a wrong place is told before anything starts.
+    if not pipelines()[-1].reserves_calls:
+        log.info(
+            "the chain is cut behind what reserves: a run reserves all of its model calls at once",
+            chain_cuts=settings.chain_cuts,
+        )
     made: dict[str, Lanes] = {}
 
     def make(stage: Stage) -> Lanes:

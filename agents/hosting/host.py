@@ -35,6 +35,7 @@ from millstream.schemas.ports import (
     EmitSteps,
     EmitToken,
     LoadCheckpoint,
+    ReserveCall,
 )
 from millstream.schemas.runs.errors import AttemptsExhausted
 
@@ -122,6 +123,7 @@ class AgentHost:
         steps_from: int = 0,
         session_metadata: Mapping[str, str] = NO_CLAIMS,
         commit_step: CommitStep | None = None,
+        reserve_call: ReserveCall | None = None,
     ) -> RunOutcome:
         """Run an attempt; what it is handed is awaited on the caller's loop.
 
@@ -152,6 +154,7 @@ class AgentHost:
             steps_from=steps_from,
             session_metadata=session_metadata,
             commit_step=commit_step,
+            reserve_call=reserve_call,
         )
         run.under_way.long_s = self._limits.warn_s
         run.under_way.tell_long = partial(on.lane.post, self._was_long, on, run)

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
@@ -22,7 +23,15 @@ from millstream.agents.tools.caller import NO_CLAIMS
 from millstream.schemas.errors import MillstreamError
 from millstream.schemas.events import AgentToken, CheckpointSaved, ResolvedRequest
 from millstream.schemas.journal.steps import JournalStep
-from millstream.schemas.ports import BeforeCall, CommitStep, EmitSteps, EmitToken, LoadCheckpoint
+from millstream.schemas.ports import (
+    BeforeCall,
+    CommitStep,
+    EmitSteps,
+    EmitToken,
+    LoadCheckpoint,
+    ReserveCall,
+)
+from millstream.schemas.runs.reservations import NextCall
 from millstream.schemas.steps import AgentStep
 
 _log = structlog.get_logger(__name__)
@@ -76,6 +85,7 @@ class HostedRun:
     steps_from: int = 0
     session_metadata: Mapping[str, str] = field(default_factory=lambda: NO_CLAIMS)
     commit_step: CommitStep | None = None
+    reserve_call: ReserveCall | None = None
     closed: bool = False
     spending: Spending | None = None
     there: Mailbox | None = None
@@ -195,6 +205,7 @@ class HostedRun:
                 steps_from=self.steps_from,
                 session_metadata=self.session_metadata,
                 commit_step=None if self.commit_step is None else self._commit_there,
+                reserve_call=None if self.reserve_call is None else self._reserve_there,
             )
         # Whatever it is, it is raised again where the lane awaits the attempt.
         except BaseException as error:
@@ -223,9 +234,13 @@ class HostedRun:
         assert self.emit_step is not None  # noqa: S101  else it is not handed on
         await self._hop(self.emit_step, steps)
 
-    async def _commit_there(self, step: JournalStep) -> None:
+    async def _commit_there(self, fact: JournalStep, *, next_call: NextCall | None = None) -> None:
         assert self.commit_step is not None  # noqa: S101  else it is not handed on
-        await self._hop(self.commit_step, step)
+        await self._hop(partial(self.commit_step, next_call=next_call), fact)
+
+    async def _reserve_there(self, call: NextCall) -> None:
+        assert self.reserve_call is not None  # noqa: S101  else it is not handed on
+        await self._hop(self.reserve_call, call)
 
     async def _before_call_there(self) -> None:
         assert self.before_call is not None  # noqa: S101  else it is not handed on

@@ -23,6 +23,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generati
 from typing_extensions import override
 
 from millstream.agents.loop.answer_ends import Ending
+from millstream.agents.loop.journal.reserving import Reserving
 from millstream.agents.loop.telling.events import CallbackEvent, EventKind, OnCallbackEvent
 from millstream.agents.loop.telling.teller import Teller
 from millstream.agents.loop.token_writer import TokenWriter
@@ -49,7 +50,8 @@ class AgentCallbackHandler(AsyncCallbackHandler):
     count in `meter`, but not in the text. A model that cannot stream is one token per call.
 
     `before_call` is awaited before each call of a model, also of one that an asynchronous tool
-    calls. What it raises, the call raises and the run fails by; so it is with a token that cannot
+    calls, and `reserving` before each of the agent's and its middlewares'. What they raise, the
+    call raises and the run fails by; so it is with a token that cannot
     be written, since the result's text would not be the tokens' text (`raise_error`). Nothing else
     here fails a run.
     """
@@ -79,6 +81,7 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         # LangChain's ids of calls of tools that the agent's own tools make.
         self._nested: dict[UUID, tuple[str | None, tuple[str, ...], float]] = {}
         self._before_call = before_call
+        self.reserving: Reserving | None = None
         self._loop = asyncio.get_running_loop()
         # The pieces of the newest of the agent's own calls that call tools.
         self._calling: list[AIMessageChunk] = []
@@ -136,7 +139,9 @@ class AgentCallbackHandler(AsyncCallbackHandler):
         )
         if is_own:
             self._calling = []
-        await self._allowed(run_id)
+        # What a tool asks of models is not the agent's next call: its cost counts once it is known.
+        reserves = is_own or INTERNAL_CALL_METADATA_KEY in (metadata or {})
+        await self._allowed(run_id, call if reserves else None)
         if self.teller.is_heard:
             call.tags = kwargs.get("tags")
             await self.teller.model_started(run_id, call.model, is_own=is_own, tags=call.tags)
@@ -160,13 +165,16 @@ class AgentCallbackHandler(AsyncCallbackHandler):
             call.tags = kwargs.get("tags")
             await self.teller.model_started(run_id, call.model, is_own=False, tags=call.tags)
 
-    async def _allowed(self, run_id: UUID) -> None:
+    async def _allowed(self, run_id: UUID, reserves: ModelCall | None = None) -> None:
         # LangChain calls the model only once this has returned, streaming or not. In a tool's
         # thread it has a loop of its own there, and what the lane waits for belongs to another.
-        if self._before_call is None or asyncio.get_running_loop() is not self._loop:
+        if asyncio.get_running_loop() is not self._loop:
             return
         try:
-            await self._before_call()
+            if self._before_call is not None:
+                await self._before_call()
+            if self.reserving is not None and reserves is not None:
+                await self.reserving.reserve(reserves)
         except BaseException:
             self.meter.forget(run_id)
             raise

@@ -18,7 +18,8 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langgraph.types import Command
 
 from millstream.agents.loop.journal.asked import AskedDigest
-from millstream.agents.loop.journal.unanswered import tools_unanswered
+from millstream.agents.loop.journal.model_answers import Asked, ModelAnswers
+from millstream.agents.loop.journal.reserving import Reserving
 from millstream.agents.loop.journal.writing import Journal
 from millstream.agents.loop.tools.intents import Intent
 from millstream.agents.models.call_meter import CallMeter
@@ -33,15 +34,13 @@ from millstream.agents.sessions.recorded.answers import (
     tool_answer_of,
 )
 from millstream.agents.tools import ToolRules
-from millstream.schemas.journal.errors import JournalMismatch, JournalUnreadable
+from millstream.schemas.journal.errors import JournalUnreadable
 from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.lane_events import AnswerRepair
 
 __all__ = ["Calls", "ToolAnswer"]
 
 ToolAnswer = ToolMessage | Command[Any]
-
-_Asked = tuple[str, int]
 
 FORGOT: Final = "forgot"
 """Stands in what is written of an answer that was given without what the session remembers."""
@@ -68,6 +67,7 @@ class Calls:
         repair: The newest answer that the model is to give anew, `None`: there is none.
         meter: What the model calls of the newest attempt use, also if it gives no outcome.
         journal: Takes what the newest attempt does, `None`: nobody keeps it but these.
+        reserving: Has its model calls reserved, `None`: they are not, each by itself.
         were_recorded: What stands here was read from a journal: another owner may have made it.
         asked: Digests what the newest attempt asks its model, `None`: answers are not compared.
     """
@@ -83,18 +83,14 @@ class Calls:
     repair: AnswerRepair | None = None
     meter: CallMeter | None = None
     journal: Journal | None = None
+    reserving: Reserving | None = None
     were_recorded: bool = False
     asked: AskedDigest | None = None
-    # By the answer that they follow, and how many others in one loop of the agent follow the same.
-    _models: dict[_Asked, ModelResponse[Any]] = field(default_factory=dict)
+    _models: ModelAnswers = field(default_factory=ModelAnswers)
     _tools: dict[str, ToolAnswer] = field(default_factory=dict)
     _beside: dict[str, BaseMessage] = field(default_factory=dict)
-    _faults: dict[str, str] = field(default_factory=dict)
-    _asked: dict[_Asked, str | None] = field(default_factory=dict)
-    # How many answers the loop under way was given behind one.
-    _given: dict[str, int] = field(default_factory=dict)
     # What ends the run goes with its result, and is written only if the run goes on all the same.
-    _unwritten: dict[_Asked, None] = field(default_factory=dict)
+    _unwritten: dict[Asked, int] = field(default_factory=dict)
     _not_made: dict[str, bool] = field(default_factory=dict)
     _facts: dict[str, bool] = field(default_factory=dict)
     _repair_written: dict[str, AnswerRepair] = field(default_factory=dict)
@@ -108,7 +104,7 @@ class Calls:
             calls._take(step)
             if step.began is not None:
                 calls.tools_begun = frozenset(step.began.tools)
-        calls._given.clear()
+        calls.begin_loop()
         return calls
 
     def _take(self, step: JournalStep) -> None:
@@ -116,7 +112,7 @@ class Calls:
         match step.kind:
             case "answered":
                 response, faults = model_answer_of(content)
-                self._take_answer(step.follows or "", response, faults, step.asked)
+                self._models.take(step.follows or "", response, faults, step.asked)
                 if content.get(FORGOT) is True:
                     self.forget()
             case "beside":
@@ -169,8 +165,8 @@ class Calls:
         """
         if (journal := self.journal) is None:
             return
-        for key in tuple(self._unwritten):
-            self._write_answer(journal, key)
+        for key, took_ms in tuple(self._unwritten.items()):
+            self._write_answer(journal, key, took_ms)
         self._unwritten.clear()
         if self.repair is not None and self.repair is not self._repair_written.get(""):
             self._repair_written[""] = self.repair
@@ -195,7 +191,7 @@ class Calls:
     @property
     def last_fault(self) -> str | None:
         """What was wrong with the newest call that was not made."""
-        return next(reversed(self._faults.values()), None)
+        return next(reversed(self._models.faults.values()), None)
 
     @property
     def with_effect(self) -> tuple[str, ...]:
@@ -212,16 +208,14 @@ class Calls:
         """The tools of recorded calls that are to be made or settled, and were there at first."""
         if not self.tools_begun:  # what never was a tool is told to the model
             return ()
-        newest = next(reversed(self._models.values()), None)
-        said = () if newest is None else newest.result
-        names = tools_unanswered(said, (*self._tools, *self._faults))
+        names = self._models.unanswered(self._tools)
         names += (name for call_id, name in self.in_doubt.items() if call_id in self.settleable)
         return tuple(dict.fromkeys(one for one in names if one in self.tools_begun))
 
     @property
     def ids(self) -> frozenset[str]:
         """The ids of all tool calls that were answered, or are in doubt."""
-        return frozenset((*self._tools, *self._faults, *self.in_doubt))
+        return frozenset((*self._tools, *self._models.faults, *self.in_doubt))
 
     def shared(self) -> Calls:
         """Give the same calls to an attempt that may have to be parted from them."""
@@ -231,16 +225,22 @@ class Calls:
         """Keep what there is, and take in nothing any more of whom these were shared with."""
         for each in fields(self):
             value = getattr(self, each.name)
-            if isinstance(value, dict):
+            if isinstance(value, dict | ModelAnswers):
                 setattr(self, each.name, value.copy())
 
     def fault(self, call_id: str) -> str | None:
         """Say why a call is not to be made; `None`: it is."""
-        return self._faults.get(call_id)
+        return self._models.faults.get(call_id)
+
+    def begin_attempt(
+        self, meter: CallMeter, reserving: Reserving | None, journal: Journal | None
+    ) -> None:
+        """Have an attempt's calls counted, reserved and written by these."""
+        self.meter, self.reserving, self.journal = meter, reserving, journal
 
     def begin_loop(self) -> None:
         """Have the agent ask from its beginning again: it meets the same answers."""
-        self._given.clear()
+        self._models.begin_loop()
 
     def answered_model(self, follows: str, asked: str | None = None) -> ModelResponse[Any] | None:
         """Give what the model said behind the answer of this id, `""` for its first call.
@@ -248,21 +248,7 @@ class Calls:
         One that asks anew behind the same answer, as middlewares do, is given the next one.
         `asked` stands for what is asked now. Raises `JournalMismatch` where something else was.
         """
-        key = (follows, self._given.get(follows, 0))
-        response, was = self._models.get(key), self._asked.get(key)
-        if response is None:
-            return None
-        if None not in {was, asked} and was != asked:
-            number = list(self._models).index(key) + 1
-            message = (
-                f"the answer to the run's model call {number} was given to something else "
-                f"({was}) than is asked now ({asked}): the template, its prompt or a middleware "
-                "was changed under the same version, or the session's earlier turns are not the "
-                "same; give a change a version of its own"
-            )
-            raise JournalMismatch(message)
-        self._given[follows] = key[1] + 1
-        return response
+        return self._models.find(follows, asked)
 
     def keep_model(
         self,
@@ -270,43 +256,28 @@ class Calls:
         response: ModelResponse[Any],
         faults: Mapping[str, str],
         asked: str | None,
+        *,
+        took_ms: int = 0,
     ) -> ModelResponse[Any]:
-        """Keep a model's answer, and what is wrong with the calls in it; give it as it is kept."""
-        key = self._take_answer(follows, response, faults, asked)
+        """Keep a model's answer, and what is wrong with the calls in it; give it as it is kept.
+
+        It `took_ms` milliseconds.
+        """
+        key = self._models.take(follows, response, faults, asked)
         if self.journal is None:
             return response
         if any(one.tool_calls for one in response.result if isinstance(one, AIMessage)):
-            return self._write_answer(self.journal, key)
-        self._unwritten[key] = None
+            return self._write_answer(self.journal, key, took_ms)
+        self._unwritten[key] = took_ms
         return response
 
-    def _take_answer(
-        self,
-        follows: str,
-        response: ModelResponse[Any],
-        faults: Mapping[str, str],
-        asked: str | None,
-    ) -> _Asked:
-        key = (follows, self._given.get(follows, 0))
-        self._given[follows] = key[1] + 1
-        self._models[key] = response
-        self._faults.update(faults)
-        self._asked[key] = asked
-        return key
-
-    def _write_answer(self, journal: Journal, key: _Asked) -> ModelResponse[Any]:
-        response = self._models[key]
-        called = [
-            call["id"] or ""
-            for one in response.result
-            if isinstance(one, AIMessage)
-            for call in one.tool_calls
-        ]
-        faults = {one: self._faults[one] for one in called if one in self._faults}
+    def _write_answer(self, journal: Journal, key: Asked, took_ms: int) -> ModelResponse[Any]:
+        response, asked, faults = self._models.of(key)
         recorded = recorded_model(response, faults)
-        self._models[key] = recorded.answer
+        self._models.replace(key, recorded.answer)
         content = recorded.content | self._facts
-        journal.add("answered", follows=key[0], asked=self._asked[key], content=content)
+        told: dict[str, Any] = {"content": content, "duration_ms": took_ms}
+        journal.add("answered", follows=key[0], asked=asked, **told)
         return recorded.answer
 
     def answered_tool(self, call_id: str) -> ToolAnswer | None:
@@ -332,19 +303,18 @@ class Calls:
 
     def has_said(self, message_id: str | None) -> bool:
         """Tell whether a message is an answer of the agent's own model."""
-        answers = (one for response in self._models.values() for one in response.result)
-        return any(one.id == message_id for one in answers)
+        return self._models.has_said(message_id)
 
     def answered_beside(self, asked: str) -> BaseMessage | None:
         """Give a model's answer to a middleware's question, which is known by its digest."""
         return self._beside.get(asked)
 
-    def keep_beside(self, asked: str, answer: BaseMessage) -> BaseMessage:
-        """Keep a model's answer to a middleware; give it as it is kept."""
+    def keep_beside(self, asked: str, answer: BaseMessage, *, took_ms: int = 0) -> BaseMessage:
+        """Keep a model's answer to a middleware, which `took_ms`; give it as it is kept."""
         if self.journal is not None:
             recorded = recorded_message(answer)
             answer = recorded.answer
-            self.journal.add("beside", asked=asked, content=recorded.content)
+            self.journal.add("beside", asked=asked, content=recorded.content, duration_ms=took_ms)
         self._beside[asked] = answer
         return answer
 
@@ -392,9 +362,15 @@ class Calls:
     def _keep_tool(
         self, call_id: str, name: str, answer: ToolAnswer, took_ms: int = 0, **facts: bool
     ) -> ToolAnswer:
-        if (journal := self.journal) is not None:
-            recorded = recorded_tool(answer)
-            answer, content = recorded.answer, recorded.content | facts
-            journal.add("done", call_id=call_id, name=name, content=content, duration_ms=took_ms)
-        self._tools[call_id] = answer
+        if (journal := self.journal) is None:
+            self._tools[call_id] = answer
+            return answer
+        recorded = recorded_tool(answer)
+        self._tools[call_id] = answer = recorded.answer
+        told: dict[str, Any] = {"content": recorded.content | facts, "duration_ms": took_ms}
+        if self.reserving is not None:
+            self.reserving.hear(answer)
+            if not self._models.unanswered(self._tools):  # the model's next call waits for no other
+                told["next_call"] = self.reserving.ahead()
+        journal.add("done", call_id=call_id, name=name, **told)
         return answer

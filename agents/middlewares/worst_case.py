@@ -22,7 +22,9 @@ from millstream.agents.templates.template import AgentTemplate
 
 __all__ = [
     "CallsBeside",
+    "call_input_tokens_max",
     "calls_beside",
+    "first_call",
     "input_tokens_max",
     "steps_beside",
     "tool_tokens_max",
@@ -39,21 +41,25 @@ _SELECTOR_WORDS = 256
 
 @dataclass(frozen=True, slots=True)
 class CallsBeside:
-    """Model calls that are not the agent's own: how many, and their tokens together."""
+    """Model calls that are not the agent's own: how many, and their tokens together.
+
+    `longest` is what the longest of them reads and writes.
+    """
 
     calls: int = 0
     input_tokens_max: int = 0
     output_tokens_max: int = 0
+    longest: tuple[int, int] = (0, 0)
 
 
 def calls_beside(template: AgentTemplate, text_bytes: int, tools_tokens: int) -> CallsBeside:
     """Give the most that a run's calls beside its own may use."""
-    calls, read, wrote = 0, 0, 0
+    # How often each is made, and what it reads and writes.
+    calls: list[tuple[int, int, int]] = []
     memory = template.memory
     if isinstance(memory, Summary):
-        calls += 1
-        read += memory.read_tokens_max * BYTES_PER_TOKEN + SUMMARY_PROMPT_TOKENS_MAX
-        wrote += memory.summary_tokens_max
+        read = memory.read_tokens_max * BYTES_PER_TOKEN + SUMMARY_PROMPT_TOKENS_MAX
+        calls.append((1, read, memory.summary_tokens_max))
     for one in template.middlewares:
         if isinstance(one, ToolSelector):
             prompt = one.params.system_prompt or DEFAULT_SYSTEM_PROMPT
@@ -61,12 +67,16 @@ def calls_beside(template: AgentTemplate, text_bytes: int, tools_tokens: int) ->
             words = len(prompt.encode(errors="replace")) + _SELECTOR_WORDS
             # The tools' descriptions are in the schema of the answer.
             each = words + text_bytes + tools_tokens + 3 * FRAME_TOKENS_MAX
-            calls, read, wrote = (
-                calls + times,
-                read + times * each,
-                wrote + times * SELECTOR_TOKENS_MAX,
-            )
-    return CallsBeside(calls, read, wrote)
+            calls.append((times, each, SELECTOR_TOKENS_MAX))
+    return CallsBeside(
+        sum(times for times, _, _ in calls),
+        sum(times * read for times, read, _ in calls),
+        sum(times * wrote for times, _, wrote in calls),
+        longest=(
+            max((read for _, read, _ in calls), default=0),
+            max((wrote for _, _, wrote in calls), default=0),
+        ),
+    )
 
 
 def tools_beside(template: AgentTemplate) -> Iterable[BaseTool]:
@@ -90,11 +100,21 @@ def tool_tokens_max(tool: BaseTool) -> int:
     return max(TOOL_TOKENS_MIN, len(str(convert_to_openai_tool(tool)).encode(errors="replace")))
 
 
-def input_tokens_max(template: AgentTemplate, input_bytes: int, tools_tokens: int) -> int:
-    """Give the most tokens that the model calls of a run may read: no token is less than a byte."""
+def first_call(template: AgentTemplate, tools_tokens: int) -> tuple[int, int]:
+    """Give the most tokens that any first model call of a run reads and writes, without its input.
+
+    It may be one of the run's middlewares.
+    """
+    read, wrote = calls_beside(template, 0, tools_tokens).longest
+    own = call_input_tokens_max(template, 0, tools_tokens)
+    return max(read, own), max(wrote, template.output_tokens_max)
+
+
+def call_input_tokens_max(template: AgentTemplate, input_bytes: int, tools_tokens: int) -> int:
+    """Give the most tokens that an agent's own first call reads: no token is less than a byte."""
     schema = "" if template.response_format is None else json.dumps(template.response_format)
     prompt = template.system_prompt or ""
-    read_each_time = (
+    return (
         input_bytes
         + sum(len(words.encode(errors="replace")) for words in (prompt, schema))
         + words_beside(template)
@@ -102,6 +122,11 @@ def input_tokens_max(template: AgentTemplate, input_bytes: int, tools_tokens: in
         + FRAME_TOKENS_MAX * 2
         + tools_tokens
     )
+
+
+def input_tokens_max(template: AgentTemplate, input_bytes: int, tools_tokens: int) -> int:
+    """Give the most tokens that the model calls of a run may read together."""
+    read_each_time = call_input_tokens_max(template, input_bytes, tools_tokens)
     calls = template.run_model_calls_max
     # A call reads again what the calls before it wrote.
     read_again = template.output_tokens_max * calls * (calls - 1) // 2

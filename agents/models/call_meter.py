@@ -86,6 +86,18 @@ class CallMeter:
         """Whether a call of the agent's own model is under way."""
         return any(call.is_own for call in tuple(self._under_way.values()))
 
+    def most(self, call: ModelCall) -> Usage:
+        """Give the most that a call may use, by what it sends and its limit of output."""
+        return call.estimate(self._limit(call))
+
+    def others(self, call: ModelCall) -> tuple[CallUsage, ...]:
+        """Give what is reserved for the calls that are under way beside this one."""
+        return tuple(
+            CallUsage(one.most, one.model)
+            for one in tuple(self._under_way.values())
+            if one is not call and one.most is not None
+        )
+
     def under_way(self, run_id: UUID) -> ModelCall | None:
         """Give a call that is under way."""
         return self._under_way.get(run_id)

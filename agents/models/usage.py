@@ -35,7 +35,14 @@ from millstream.agents.models.reports import (
 from millstream.agents.models.thoughts import thought_of
 from millstream.schemas.base import NO_USAGE, Usage
 
-__all__ = ["BYTES_PER_TOKEN_MAX", "DOUBT", "UNSEEN_TOKENS_MAX", "ModelCall"]
+__all__ = [
+    "BYTES_PER_TOKEN_MAX",
+    "DOUBT",
+    "FRAME_TOKENS",
+    "UNSEEN_TOKENS_MAX",
+    "ModelCall",
+    "sent_bytes",
+]
 
 DOUBT: Final = "usage_doubt"
 """In a chunk's or message's metadata: why its provider's report was not believed."""
@@ -73,14 +80,15 @@ class ModelCall:
     """One model call under way: what it sent, what came back, what was reported of it.
 
     `is_own`: it is the agent's, and what it writes is the agent's voice; `has_spoken` once it wrote
-    text. `used` is what it counts at once it is over. `model` is the name of any other's model.
+    text. `used` is what it counts at once it is over, `most` what is reserved for it. `model` is
+    the name of any other's model.
     `answer_tokens_max` is the limit under which the answers before it in this turn were written, 0
     where nobody knows.
     """
 
     __slots__ = (
         *("_are_deltas", "_params", "_reports", "answer_tokens_max", "doubt", "has_spoken"),
-        *("is_own", "messages", "model", "pieces", "received_bytes", "tags", "used"),
+        *("is_own", "messages", "model", "most", "pieces", "received_bytes", "tags", "used"),
         "_began_s",
     )
 
@@ -100,6 +108,7 @@ class ModelCall:
         self.has_spoken = False
         self.tags: Sequence[str] | None = None
         self.used = NO_USAGE
+        self.most: Usage | None = None
         self._began_s = monotonic()
         self.pieces = 0
         self.received_bytes = 0
@@ -255,7 +264,7 @@ class ModelCall:
     def _input_max(self, frame_tokens: int) -> int:
         sent, in_turn = 0, True
         for each in reversed(self.messages):
-            size = _sent_bytes(each)
+            size = sent_bytes(each)
             in_turn = in_turn and each.type != "human"
             # What was written under a limit is no more to read, whatever its bytes.
             is_answer = in_turn and each.type == "ai" and self.answer_tokens_max
@@ -267,7 +276,7 @@ class ModelCall:
         return sent + frame_tokens * (len(self.messages) + 1)
 
     def _written(self, message: BaseMessage | None) -> int:
-        return max(self.received_bytes, 0 if message is None else _sent_bytes(message))
+        return max(self.received_bytes, 0 if message is None else sent_bytes(message))
 
 
 def _with_cached(
@@ -284,7 +293,7 @@ def _with_cached(
     return read, None
 
 
-def _sent_bytes(message: BaseMessage) -> int:
+def sent_bytes(message: BaseMessage) -> int:
     """Give the bytes of UTF-8 of all that a message says: text, reasoning, calls of tools."""
     size = len(message.text.encode(errors="replace"))
     size += len(thought_of(message).encode(errors="replace"))

@@ -32,6 +32,7 @@ from millstream.agents.tools import ToolRegistry, ToolRules
 from millstream.gateway.commands.worker import work
 from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.ports import CommitStep
+from millstream.schemas.runs.reservations import NextCall
 from millstream.streams.apps.app import AppParts
 from millstream.streams.settings import load_settings
 from millstream.streams.telemetry.logs import configure_logging
@@ -96,10 +97,10 @@ class Watched:
         """Run an attempt."""
         took_ms: list[float] = []
 
-        async def timed(step: JournalStep) -> None:
+        async def timed(fact: JournalStep, *, next_call: NextCall | None = None) -> None:
             assert commit_step is not None  # noqa: S101  else it is not handed on
             began_s = time.perf_counter()
-            await commit_step(step)
+            await commit_step(fact, next_call=next_call)
             took_ms.append((time.perf_counter() - began_s) * 1000)
 
         commit = timed if self._journals and commit_step is not None else None

@@ -22,12 +22,15 @@ async def check_settings() -> tuple[Finding, ...]:
     """Whether the settings can be read, and the chain be cut as they say."""
     try:
         settings = local_settings()
-        build_pipeline(Policy()).split(settings.chain_cuts)
+        *_, last = build_pipeline(Policy()).split(settings.chain_cuts)
     except Misconfigured as error:
         remedy = "mend it; docs/how-to/configuration.md has every setting"
         return (Finding("settings", "wrong", str(error), remedy),)
     given = len(settings.model_fields_set - {"data_dir"})
-    return (Finding("settings", "ok", f"{given} given, the others by default"),)
+    told = f"{given} given, the others by default"
+    if not last.reserves_calls:
+        told += "; in the cut chain a run reserves all of its model calls at once"
+    return (Finding("settings", "ok", told),)
 
 
 async def check_policy() -> tuple[Finding, ...]:

@@ -33,6 +33,7 @@ from millstream.schemas.lane_events import (
     RunParked,
     StageRequest,
 )
+from millstream.schemas.runs.reservations import CallReserved
 from millstream.schemas.sessions.commands import SessionCommand
 from millstream.schemas.sessions.states import SessionAnswered, SessionChanged, SessionState
 from millstream.schemas.steps import AgentStep
@@ -130,6 +131,9 @@ def what(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912, PLR0915  one cas
             cost = f"may cost up to {money(event.reserved_micros)}"
             cost = "has no price" if event.price_digest == UNPRICED else cost
             return f"begins attempt {event.attempt} on {event.model}, which {cost}"
+        case CallReserved():
+            most = money(event.reserved_micros)
+            return f"calls {event.model} again, after which the run may have cost up to {most}"
         case CostRecorded(price_digest=digest) if digest == UNPRICED:
             return f"used {event.model}, which has no price ({tokens_text(event.usage)})"
         case CostRecorded():

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from millstream.schemas.base import CallUsage, Count, EpochMs, Frozen
+from millstream.schemas.base import CallUsage, Count, EpochMs, Frozen, Micros
 from millstream.schemas.events import RequestEvent
 
 __all__ = ["PARTS_MAX", "JournalKind", "JournalStep", "RunBegan"]
@@ -66,7 +66,8 @@ class JournalStep(RequestEvent):
     `$timedelta`, `$uuid`, `$decimal`, `$dict` as pairs of key and value, `$message`, and
     LangGraph's `$send` and `$overwrite`.
     `began` stands on the first record, and on one that is `moved`. `used` is what model calls used
-    since the record before.
+    since the record before, and `cost_micros` what that costs, rounded up; none where nothing of
+    the run is priced. `duration_ms` is how long the call took that was answered.
     """
 
     title: ClassVar[str] = "A finished call of a run, or one with an effect that begins"
@@ -90,6 +91,7 @@ class JournalStep(RequestEvent):
     duration_ms: Count | None = None
     began: RunBegan | None = None
     used: tuple[CallUsage, ...] = ()
+    cost_micros: Micros | None = None
 
     @property
     def event_id(self) -> str:

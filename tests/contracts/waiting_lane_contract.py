@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from millstream.agents.factory import AgentFactory
+from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.middleware.policy import Policy
 from millstream.schemas.base import Address
 from millstream.schemas.events import AgentResult, AttemptStarted, CostRecorded, Decision
 from millstream.schemas.lane_events import HoldPlaced, RunParked
+from millstream.schemas.runs.reservations import CallReserved
 from millstream.schemas.topics import (
     ATTEMPTS,
     CONTROL,
@@ -20,6 +22,7 @@ from millstream.schemas.topics import (
     DECISIONS,
     HOLDS,
     PARKED,
+    RESERVATIONS,
     RESULTS,
 )
 from tests import making
@@ -46,6 +49,17 @@ LITTLE_ROOM = {
     "waiting_per_user_max": 4,
 }
 """Settings of a lane that has room for few, and lets few of a user wait."""
+
+SONNET = "prices: {scripted: {input_usd_per_mtok: 3, output_usd_per_mtok: 15}}\n"
+ADD = 'call: calculator {"expression": "1+1"}'
+TWENTY = AgentTemplate(
+    name="twenty",
+    kind="react",
+    tools=("calculator",),
+    model_calls_max=20,
+    output_tokens_max=8_192,
+)
+"""All of its calls may cost 2.5 US dollars and more, at these prices."""
 
 REQUESTS_MADE = 80
 OWNERS = 5
@@ -131,6 +145,37 @@ class LostAttemptsContract(LaneCases):
             (1000, 0),
             (2000, HANG_MICROS),
         ]
+
+    @pytest.mark.rule(7)
+    @pytest.mark.promise("P5")
+    async def test_a_lost_attempt_counts_at_its_calls_and_what_the_next_one_had_reserved(
+        self, world: Any
+    ) -> None:
+        with_ = self.harness
+        rules = Policy.from_yaml(SONNET + "defaults: {spend: {usd_per_day: 1}}", "test")
+        templates = (*BUILT_IN_TEMPLATES, TWENTY)
+        async with (
+            with_.lane_services(world, templates=templates) as services,
+            with_.upstream(world) as program,
+        ):
+            served = await with_.ask(program, f"{ADD}; {ADD}; hang", template="twenty")
+            async with with_.one_lane(world, services, rules) as owner:
+                owner.serve(*served)
+                reserved = await with_.read_topic(world, RESERVATIONS, CallReserved, count=2)
+            async with with_.one_lane(world, services, rules) as owner:
+                owner.serve(*served)
+                _, again = await with_.read_topic(world, ATTEMPTS, AttemptStarted, count=2)
+                # What is left of the dollar is the user's own for other runs.
+                named = {"request_id": "r2", "session_id": "s2"}
+                owner.serve(*await with_.ask(program, "say: x", template="twenty", **named))
+                (result,) = await with_.read_topic(world, RESULTS, AgentResult, count=1)
+        assert (result.request_id, result.status) == ("r2", "completed")
+        costs = await with_.read_whole(world, COSTS, CostRecorded)
+        lost = [one for one in costs if one.request_id == again.request_id]
+        assert [one.estimated for one in lost] == [False, False, True]
+        spent_micros = sum(one.cost_micros for one in lost)
+        assert spent_micros == reserved[-1].reserved_micros == again.spent_micros
+        assert [one.call for one in reserved] == [1, 2]
 
 
 class WaitingLaneContract(LaneCases):

@@ -12,6 +12,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, Tool
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from pydantic import Field
+from typing_extensions import override
 
 Said = AIMessage | Sequence[AIMessageChunk] | BaseException
 """What a model does in one call: it answers, streams these chunks, or raises."""
@@ -104,3 +105,11 @@ def raising_later(error: BaseException) -> Callable[..., Any]:
         return await asyncio.create_task(inner())
 
     return tool
+
+
+class Chooser(OddModel):
+    """A model that tools are bound to as LangChain's own are: by a binding."""
+
+    @override
+    def bind_tools(self, tools: Any, **_: Any) -> Runnable[Any, AIMessage]:
+        return self.bind(tools=[str(tool) for tool in tools])

@@ -13,6 +13,7 @@ from millstream.agents.executor import wall_clock_ms
 from millstream.agents.loop.callbacks import CallbackEvent
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.agents.tools import NOT_MADE, Caller, ToolRegistry, built_in_tools, tool
+from millstream.middleware.policy import Policy
 from millstream.schemas.events import AgentResult
 from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.topics import JOURNAL, RESULTS
@@ -158,6 +159,7 @@ async def run_through(
     session_id: str = "s",
     later: Iterable[AgentTemplate] | None = None,
     between: Callable[[], Awaitable[None]] | None = None,
+    policy: Policy | None = None,
     **of_factory: Any,
 ) -> AgentResult:
     """Run a request, by one worker after the other: each is lost where it stands still.
@@ -177,7 +179,7 @@ async def run_through(
             every = (*BUILT_IN_TEMPLATES, *its)
             async with (
                 lane_services(world, outside, every, **of_factory) as services,
-                one_lane(world, services, None) as owner,
+                one_lane(world, services, policy) as owner,
             ):
                 owner.serve(*asked)
                 if hold is not None:

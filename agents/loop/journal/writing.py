@@ -16,6 +16,7 @@ from millstream.schemas.events import ResolvedRequest
 from millstream.schemas.journal.steps import JournalKind, JournalStep
 from millstream.schemas.ports import ClockMs, CommitStep
 from millstream.schemas.runs.call_usage import bounded
+from millstream.schemas.runs.reservations import NextCall
 
 __all__ = ["Journal"]
 
@@ -29,7 +30,6 @@ class Journal:
     def __init__(
         self,
         request: ResolvedRequest,
-        *,
         attempt: int,
         commit: CommitStep,
         meter: CallMeter,
@@ -46,10 +46,18 @@ class Journal:
         # Of whoever makes the journal: what commits is not the run's code.
         self._context = contextvars.copy_context()
 
-    def add(self, kind: JournalKind, *, at_ms: int | None = None, **told: Any) -> None:
+    def add(
+        self,
+        kind: JournalKind,
+        *,
+        at_ms: int | None = None,
+        next_call: NextCall | None = None,
+        **told: Any,
+    ) -> None:
         """Take a fact; it is on its way at once. What goes wrong is raised at the next door.
 
-        `at_ms` is when it came, `None`: now.
+        `at_ms` is when it came, `None`: now. `next_call` is the model call that follows it, if it
+        is known and to be reserved.
         """
         request = self._request
         fact = JournalStep(
@@ -64,7 +72,9 @@ class Journal:
             used=self._used(),
             **told,
         )
-        sending = asyncio.get_running_loop().create_task(self._send(fact), context=self._context)
+        sending = asyncio.get_running_loop().create_task(
+            self._send(fact, next_call), context=self._context
+        )
         self._sending.add(sending)
         sending.add_done_callback(self._sending.discard)
 
@@ -88,9 +98,9 @@ class Journal:
         if sending:
             await asyncio.wait(sending)
 
-    async def _send(self, fact: JournalStep) -> None:
+    async def _send(self, fact: JournalStep, next_call: NextCall | None) -> None:
         try:
-            await self._commit(fact)
+            await self._commit(fact, next_call=next_call)
         except Exception as error:  # noqa: BLE001  raised at the next door
             self._failure = self._failure or error
 

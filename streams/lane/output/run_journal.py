@@ -6,14 +6,16 @@ cannot be committed without them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from pydantic_core import to_json
 
 from millstream.schemas.journal.errors import StepTooLarge
 from millstream.schemas.journal.steps import PARTS_MAX, JournalStep, RunBegan
+from millstream.schemas.runs.reservations import CallReserved
 from millstream.streams.lane.output.writer import LaneWriter
+from millstream.streams.transactions.committer import CommitRefused
 from millstream.streams.wire.trace import Trace
 
 __all__ = ["RunJournal"]
@@ -33,14 +35,23 @@ class RunJournal:
         self.steps = steps
         self._traceparent = traceparent
 
-    async def commit(self, fact: JournalStep) -> None:
+    async def commit(
+        self, fact: JournalStep, reserve: Callable[[], Sequence[CallReserved]] = tuple
+    ) -> None:
         """Commit a fact, whose `step` is given here; returns once it is committed.
 
-        Raises `StepTooLarge` for one that no records can hold, and `LaneLost`.
+        `reserve` gives what is to be committed with it, which is folded already. Raises
+        `StepTooLarge` for one that no records can hold, and `LaneLost`.
         """
         records = self._records(fact)
         self.steps += 1
-        await self._writer.commit(records, self._traceparent)
+        reserved = reserve()
+        try:
+            await self._writer.commit([*records, *reserved], self._traceparent)
+        except CommitRefused:
+            if reserved:
+                await self._writer.replace(reserved, self._traceparent)
+            raise
 
     def _records(self, fact: JournalStep) -> Sequence[JournalStep]:
         named = {"step": self.steps, "began": self._began if self.steps == 0 else None}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from millstream.agents.factory import AgentFactory, RunPlan
 from millstream.agents.templates.structured import REPAIR_TOKENS_MAX
 from millstream.middleware.base import MiddlewareContext
-from millstream.schemas.base import Micros, Reason, saturated
+from millstream.schemas.base import Micros, Reason, Usage, saturated
 from millstream.schemas.content import inline_bytes
 from millstream.schemas.errors import InputTooLarge, Rejected, UnknownTemplate
 from millstream.schemas.events import Decision, ResolvedRequest
@@ -88,7 +88,11 @@ def told_of_repair(admission: Admission) -> Admission:
     if plan is None or context is None or context.input_tokens_max is None:
         return admission
     tokens_max = context.input_tokens_max + REPAIR_TOKENS_MAX * plan.template.run_model_calls_max
-    return replace(admission, context=replace(context, input_tokens_max=tokens_max))
+    first = context.first_call
+    if first is not None:
+        first = first + Usage(input_tokens=REPAIR_TOKENS_MAX)
+    told = replace(context, input_tokens_max=tokens_max, first_call=first)
+    return replace(admission, context=told)
 
 
 def admit(
@@ -145,6 +149,7 @@ def admit(
         models_own=plan.models_own,
         permissions=plan.template.permissions,
         template_version=plan.template.version,
+        first_call=plan.first_call if state.pipeline.reserves_calls else None,
     )
     decision = decided or state.pipeline.decide(
         context, generation=state.generation, stage=state.stage

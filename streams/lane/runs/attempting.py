@@ -14,7 +14,7 @@ from millstream.agents.executor import nothing_to_load
 from millstream.agents.loop.containment import is_cancelled_from_outside
 from millstream.schemas.base import FrozenDict
 from millstream.schemas.errors import LaneLost, Suspended
-from millstream.schemas.events import AgentResult, SessionUpdated
+from millstream.schemas.events import AgentResult, AttemptStarted, SessionUpdated
 from millstream.schemas.ports import LoadCheckpoint
 from millstream.schemas.reasons import reason_of
 from millstream.schemas.topics import TOKENS
@@ -22,6 +22,7 @@ from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.output.outcomes import CutOff
 from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.runs.journalling import RunJournals
+from millstream.streams.lane.runs.reserving import AttemptReservations
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.runs.telling.step_publisher import StepPublisher
 from millstream.streams.lane.runs.telling.token_publisher import TokenPublisher
@@ -71,15 +72,21 @@ class AttemptRunner:
         tokens: TokenPublisher,
         head: SessionUpdated | None,
         steps: StepPublisher | None,
+        *,
+        started: AttemptStarted | None,
     ) -> RunOutcome | None:
-        """Run the agent once; gives `None` if the run was cancelled. Raises `LaneLost`."""
+        """Run the agent once; gives `None` if the run was cancelled. Raises `LaneLost`.
+
+        `started` is the attempt's mark, if it has one.
+        """
         await self._writer.sessions.recall(run.session)
         metadata = self._session_metadata(run)
         load_checkpoint: LoadCheckpoint = nothing_to_load
         if head is not None:
             load_checkpoint = partial(self._writer.load_checkpoint, head)
 
-        commit_step = self.journals.of(run, head)
+        reserving = self._reserving(run, started)
+        commit_step = self.journals.of(run, head, started, reserving)
 
         async def run_agent() -> RunOutcome:
             # What runs agents is not always the executor. Caught here, inside the task: one step
@@ -100,6 +107,7 @@ class AttemptRunner:
                     steps_from=0 if steps is None else steps.next_seq,
                     session_metadata=metadata,
                     commit_step=commit_step,
+                    reserve_call=None if reserving is None else reserving.reserve,
                 )
             except (LaneLost, asyncio.CancelledError):
                 raise
@@ -123,6 +131,21 @@ class AttemptRunner:
         how = run.cancelled
         assert how is not None  # noqa: S101  only such a run comes here
         return written(run, tokens, how, attempt=self.number(run), at_ms=self._services.clock_ms())
+
+    def _reserving(self, run: Run, started: AttemptStarted | None) -> AttemptReservations | None:
+        """Give what reserves an attempt's calls, `None` where that is not to be done."""
+        context = run.admission.context
+        if started is None or not started.reserved_micros:
+            return None
+        if context is None or context.first_call is None:
+            return None
+        return AttemptReservations(
+            self._state.pipeline,
+            self._writer,
+            context=context,
+            started=started,
+            traceparent=run.traceparent,
+        )
 
     def _session_metadata(self, run: Run) -> Mapping[str, str]:
         state = self._state.session_states.get(run.session)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from millstream.agents.factory import AgentFactory, RunPlan
 from millstream.agents.loop.journal.moves import recorded_calls, schema_digest
 from millstream.schemas.errors import Terminal
-from millstream.schemas.events import SessionUpdated
+from millstream.schemas.events import AttemptStarted, SessionUpdated
 from millstream.schemas.journal.steps import JournalStep, RunBegan
 from millstream.schemas.ports import CommitStep
+from millstream.schemas.runs.reservations import NextCall
 from millstream.streams.lane.base.context import LaneServices
 from millstream.streams.lane.output.run_journal import RunJournal
 from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.runs.admission import TemplateRef, told_of_repair
+from millstream.streams.lane.runs.reserving import AttemptReservations
 from millstream.streams.lane.runs.run import Run
+from millstream.streams.lane.state.attempt_costs import cost_micros
 from millstream.streams.lane.state.journals import OpenJournal
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.wire.keys import RequestKey
@@ -90,8 +95,18 @@ class RunJournals:
         self._state.journals.open[key] = found
         return found
 
-    def of(self, run: Run, head: SessionUpdated | None) -> CommitStep:
-        """Give what commits the steps of a run, which goes on from a session's head."""
+    def of(
+        self,
+        run: Run,
+        head: SessionUpdated | None,
+        started: AttemptStarted | None,
+        reserving: AttemptReservations | None,
+    ) -> CommitStep:
+        """Give what commits the steps of a run, which goes on from a session's head.
+
+        What its next calls may cost is committed with them, as `reserving` says; what its last ones
+        did cost stands on them, if the attempt has a mark, `started`.
+        """
         if run.journal is None:
             known = self._state.journals.open.get(run.key)
             checkpoint_id = None if head is None else head.checkpoint_id
@@ -101,7 +116,18 @@ class RunJournals:
                 steps=0 if known is None else known.steps,
                 traceparent=run.traceparent,
             )
-        return run.journal.commit
+        journal = run.journal
+
+        async def commit(fact: JournalStep, *, next_call: NextCall | None = None) -> None:
+            if fact.used and started is not None and started.reserved_micros:
+                cost = cost_micros(self._state.pipeline, started, fact.used)
+                fact = fact.model_copy(update={"cost_micros": cost})
+            if reserving is None or next_call is None:
+                await journal.commit(fact)
+            else:
+                await journal.commit(fact, partial(reserving.ahead, next_call))
+
+        return commit
 
 
 def began_with(plan: RunPlan, factory: AgentFactory, **more: str | None) -> RunBegan:

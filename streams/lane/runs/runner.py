@@ -117,7 +117,7 @@ class RunRunner:
             called, model = not run.is_cancelled(), run.plan.model
             steps = await self._telling.begins(run, number) if called else None
             run.last = outcome = (
-                await self._attempt.run(run, tokens, head, steps) if called else None
+                await self._attempt.run(run, tokens, head, steps, started=begun) if called else None
             )
             used = run.used(number, begun, outcome, called=called)
             # The result comes after its tokens: whoever has read the result can read all of them.

@@ -14,7 +14,8 @@ from millstream.schemas.base import NO_USAGE, CallUsage, Event, Micros, Usage, s
 from millstream.schemas.events import AgentResult, AttemptStarted, CostRecorded, ResolvedRequest
 from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.runs.call_usage import bounded
-from millstream.schemas.topics import ATTEMPTS, COSTS, JOURNAL, RESULTS
+from millstream.schemas.runs.reservations import CallReserved
+from millstream.schemas.topics import ATTEMPTS, COSTS, JOURNAL, RESERVATIONS, RESULTS
 from millstream.streams.lane.state.folds import Begin, Fold, Handler, SnapshotBody, Source
 from millstream.streams.wire.keys import RequestKey, request_key
 
@@ -28,12 +29,14 @@ class OpenAttempt:
     """A run's newest attempt and, once it is settled, what its calls cost, by their numbers.
 
     The attempts before it are settled: what they count at stands on the mark of this one. `used` is
-    what its calls used that it journalled, `None` while it has journalled none.
+    what its calls used that it journalled, `None` while it has journalled none. `reserved` is what
+    it reserved last for a call behind its first.
     """
 
     started: AttemptStarted
     costs: dict[int, CostRecorded] = field(default_factory=dict)
     used: tuple[CallUsage, ...] | None = None
+    reserved: CallReserved | None = None
 
     @property
     def is_lost(self) -> bool:
@@ -42,12 +45,17 @@ class OpenAttempt:
 
     def left_behind(self) -> AttemptUsage:
         """Give what it used, if it ended with its owner: as far as is known."""
+        reserved = self.reserved
         if self.used is None:
-            return AttemptUsage.lost(self.started)
+            return AttemptUsage.lost(self.started if reserved is None else self._raised(reserved))
+        most, model = _one_of(self.started), None
+        if reserved is not None:
+            most = reserved.usage_max
+            model = None if reserved.model == self.started.model else reserved.model
         calls = (
             *self.used,
             # Another one may have been under way.
-            CallUsage(_one_of(self.started), estimate_reason=_UNDER_WAY),
+            CallUsage(most, model, _UNDER_WAY),
         )
         return AttemptUsage(
             attempt=self.started.attempt,
@@ -56,6 +64,13 @@ class OpenAttempt:
             usage=sum((one.usage for one in calls), NO_USAGE),
             started=self.started,
             calls=calls,
+        )
+
+    def _raised(self, reserved: CallReserved) -> AttemptStarted:
+        """Give the attempt's mark as if it had reserved all that was reserved since."""
+        micros = saturated(reserved.reserved_micros - self.started.spent_micros)
+        return self.started.model_copy(
+            update={"usage_max": reserved.used + reserved.usage_max, "reserved_micros": micros}
         )
 
     @property
@@ -93,6 +108,7 @@ class OpenAttempts:
         """Give what the list is told of it; a stage that runs no agents keeps none."""
         fold: dict[type[Event], Handler] = {
             AttemptStarted: self._start,
+            CallReserved: self._reserve,
             CostRecorded: self._settle,
             JournalStep: self._step,
             AgentResult: self._end,
@@ -100,17 +116,25 @@ class OpenAttempts:
         return Fold(
             name="attempts",
             topics=tuple(
-                Source(spec, Begin.WINDOW) for spec in (ATTEMPTS, COSTS, JOURNAL, RESULTS)
+                Source(spec, Begin.WINDOW)
+                for spec in (ATTEMPTS, RESERVATIONS, COSTS, JOURNAL, RESULTS)
             ),
             fold=fold if is_kept else {},
-            entries=("bills",),
-            state=lambda: {"bills": self._bills(self.open.values())},
+            entries=("attempt_bills",),
+            state=lambda: {"attempt_bills": self._bills(self.open.values())},
             load=self._load,
             canonical=lambda: self._bills(self.open[key] for key in sorted(self.open)),
         )
 
     def _start(self, started: AttemptStarted) -> None:
         self.open[request_key(started)] = OpenAttempt(started)
+
+    def _reserve(self, reserved: CallReserved) -> None:
+        bill = self.open.get(request_key(reserved))
+        if bill is None or bill.started.attempt != reserved.attempt:
+            return
+        if bill.reserved is None or bill.reserved.call < reserved.call:
+            bill.reserved = reserved
 
     def _settle(self, cost: CostRecorded) -> None:
         bill = self.open.get(request_key(cost))
@@ -131,6 +155,7 @@ class OpenAttempts:
         return tuple(
             (
                 one.started,
+                one.reserved,
                 _USED.dump_python(one.used, mode="json", exclude_none=True),
                 *one.costs.values(),
             )
@@ -138,9 +163,11 @@ class OpenAttempts:
         )
 
     def _load(self, body: SnapshotBody) -> None:
-        for event, used, *costs in body.entries["bills"]:
+        for event, reserved, used, *costs in body.entries["attempt_bills"]:
             started = AttemptStarted.model_validate(event)
             self._start(started)
+            if reserved is not None:
+                self._reserve(CallReserved.model_validate(reserved))
             self.open[request_key(started)].used = _USED.validate_python(used)
             for cost in costs:
                 self._settle(CostRecorded.model_validate(cost))
@@ -160,6 +187,22 @@ class Charge:
         if (result.cost_micros, result.usage) == (self.micros, self.usage):
             return result  # as most are of free models: a copy takes its time
         return result.model_copy(update={"cost_micros": self.micros, "usage": self.usage})
+
+
+def cost_micros(
+    pipeline: MiddlewarePipeline, started: AttemptStarted, calls: tuple[CallUsage, ...]
+) -> Micros:
+    """Give what calls of an attempt cost that are over: it is charged once the attempt is."""
+    part = AttemptUsage(
+        attempt=started.attempt,
+        model=started.model,
+        template=started.template,
+        usage=sum((one.usage for one in calls), NO_USAGE),
+        started=started,
+        calls=calls,
+    )
+    made = pipeline.charges(started, part)
+    return saturated(sum(one.cost_micros for one in made if isinstance(one, CostRecorded)))
 
 
 def charge_attempts(

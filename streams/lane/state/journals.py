@@ -13,7 +13,7 @@ from typing import Any
 
 from millstream.schemas.events import AgentResult
 from millstream.schemas.journal.steps import JournalStep
-from millstream.schemas.topics import ATTEMPTS, COSTS, DECISIONS, JOURNAL, RESULTS
+from millstream.schemas.topics import ATTEMPTS, COSTS, DECISIONS, JOURNAL, RESERVATIONS, RESULTS
 from millstream.streams.lane.state.folds import Begin, Fold, SnapshotBody, Source
 from millstream.streams.wire.keys import RequestKey, request_key
 
@@ -50,7 +50,7 @@ class Journals:
     def as_fold(self, *, is_kept: bool = True) -> Fold:
         """Give what the list is told of it; a stage that runs no agents keeps none."""
         # All that come before in the list's one order: a step is read before its run's result.
-        topics = (DECISIONS, ATTEMPTS, COSTS, JOURNAL, RESULTS)
+        topics = (DECISIONS, ATTEMPTS, RESERVATIONS, COSTS, JOURNAL, RESULTS)
         return Fold(
             name="journals",
             topics=tuple(Source(spec, Begin.WINDOW) for spec in topics),

@@ -10,8 +10,16 @@ from millstream.schemas.control.commands import ControlCommand
 from millstream.schemas.control.migrations import RunMigration
 from millstream.schemas.events import AgentResult, AttemptStarted, CostRecorded, Decision
 from millstream.schemas.lane_events import ATTEMPTS_PER_GENERATION, LaneOpened
+from millstream.schemas.runs.reservations import CallReserved
 from millstream.schemas.sessions.states import LifecycleState, SessionState
-from millstream.schemas.topics import ATTEMPTS, COSTS, DECISIONS, LANES, RESULTS
+from millstream.schemas.topics import (
+    ATTEMPTS,
+    COSTS,
+    DECISIONS,
+    LANES,
+    RESERVATIONS,
+    RESULTS,
+)
 from millstream.streams.lane.state.attempt_costs import OpenAttempts
 from millstream.streams.lane.state.folds import Begin, Fold, FoldList, Source, digest_of
 from millstream.streams.lane.state.journals import Journals
@@ -283,8 +291,8 @@ def _layers(stage: str, pipeline: MiddlewarePipeline) -> Fold:
         if decision.stage == stage:
             pipeline.fold(decision)
 
-    ended: tuple[type[Event], ...] = (AttemptStarted, CostRecorded, AgentResult)
-    following = (ATTEMPTS, COSTS, RESULTS)
+    ended: tuple[type[Event], ...] = (AttemptStarted, CallReserved, CostRecorded, AgentResult)
+    following = (ATTEMPTS, RESERVATIONS, COSTS, RESULTS)
 
     def state() -> dict[str, Any]:
         return {"layers": pipeline.state()}

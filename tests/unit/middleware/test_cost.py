@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 from structlog.testing import capture_logs
 
-from millstream.middleware.base import AttemptUsage, RunAccount
+from millstream.middleware.base import AttemptUsage, CallQuote, RunAccount
 from millstream.middleware.cost import UNPRICED, CostTrackingMiddleware, DaySpend
 from millstream.middleware.pipeline import MiddlewarePipeline
 from millstream.middleware.policy import Policy
@@ -18,6 +18,7 @@ from millstream.schemas.base import CallUsage, Usage
 from millstream.schemas.errors import BudgetExceeded, ModelUnpriced, Rejected
 from millstream.schemas.events import AttemptStarted, CostRecorded, ResolvedRequest
 from millstream.schemas.reasons import reason_of
+from millstream.schemas.runs.reservations import NextCall
 from tests import making
 from tests.making import NOON_MS, context, resolved, result_of, used
 
@@ -393,3 +394,31 @@ def test_models_that_are_called_beside_the_agents_own_are_reserved_at_the_deares
     refused = cost.admit(unpriced).rejection
     assert isinstance(refused, ModelUnpriced)
     assert "model 'ollama:llama3' has no known price" in str(refused)
+
+
+def test_a_call_of_a_model_without_a_price_is_refused_under_a_cap_and_free_without() -> None:
+    most = Usage(input_tokens=10, output_tokens=10)
+    asked = dataclasses.replace(context(resolved()), first_call=most)
+    for cap_micros, gives in ((1_000, ModelUnpriced), (None, CallQuote)):
+        pipeline = MiddlewarePipeline([layer(cap_micros)])
+        pipeline.decide(asked, generation=1)
+        started = pipeline.begin(asked, RunAccount(), attempt=1)
+        assert isinstance(started, AttemptStarted)
+        answer = pipeline.reserve(asked, started, NextCall(most, "nobody:knows"))
+        assert isinstance(answer, gives)
+
+
+def test_calls_that_are_under_way_side_by_side_are_held_together() -> None:
+    most = Usage(input_tokens=10, output_tokens=10)
+    asked = dataclasses.replace(context(resolved()), first_call=most)
+    pipeline = MiddlewarePipeline([layer(50)])
+    pipeline.decide(asked, generation=1)
+    started = pipeline.begin(asked, RunAccount(), attempt=1)
+    assert isinstance(started, AttemptStarted)
+    beside = tuple(CallUsage(most) for _ in range(2))
+    quotes = [
+        pipeline.reserve(asked, started, NextCall(most, beside=beside[:count]))
+        for count in range(3)
+    ]
+    assert [one.reserved_micros for one in quotes if isinstance(one, CallQuote)] == [20, 40]
+    assert isinstance(quotes[2], BudgetExceeded)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from millstream.middleware.base import RunAccount
+from millstream.middleware.base import MiddlewareContext, RunAccount
 from millstream.middleware.cost import CostTrackingMiddleware
 from millstream.middleware.ledger import DayAccount
 from millstream.middleware.pipeline import MiddlewarePipeline, build_pipeline
 from millstream.middleware.policy import Policy
 from millstream.middleware.prices import PriceTable
-from millstream.schemas.base import Event, Reason
+from millstream.schemas.base import CallUsage, Event, Reason, Usage
 from millstream.schemas.errors import Rejected
 from millstream.schemas.events import (
     AgentResult,
@@ -27,6 +28,7 @@ from millstream.schemas.events import (
     ResolvedRequest,
     ResultStatus,
 )
+from millstream.schemas.runs.reservations import CallReserved, NextCall
 from tests.making import NOON_MS, context, resolved, result_of, used
 
 pytestmark = pytest.mark.promise("P5")
@@ -47,6 +49,7 @@ CUTS = ("logging", "cost", "rate_limit", "executor")
 
 USERS = st.sampled_from(("ada", "bob", "cyd"))
 HOUR_MS = 3_600_000
+CALL_MAX = Usage(input_tokens=100, output_tokens=100)
 
 
 @dataclass(frozen=True)
@@ -78,12 +81,23 @@ class Retry:
     known: bool
 
 
-Step = Ask | End | Retry
+@dataclass(frozen=True)
+class Call:
+    """The end of a call of one of the open runs, after which another is to be made."""
+
+    pick: int
+    tokens: int
+
+
+Step = Ask | End | Retry | Call
 
 
 @dataclass
 class Open:
-    """A run under way: its request, what it reserved and spent, and its newest attempt's mark."""
+    """A run under way: its request, what it reserved and spent, and its newest attempt's mark.
+
+    `over` are the calls of the attempt that are over, `reserved` what was reserved for the next.
+    """
 
     asked: ResolvedRequest
     model: str
@@ -91,6 +105,8 @@ class Open:
     attempt: int = 0
     started: AttemptStarted | None = None
     spent_micros: int = 0
+    over: tuple[CallUsage, ...] = ()
+    reserved: CallReserved | None = None
 
 
 ASKS = st.builds(
@@ -108,7 +124,8 @@ TOKENS = st.integers(0, 250)
 
 ENDS = st.builds(End, pick=PICKS, tokens=TOKENS, failed=st.booleans(), known=st.booleans())
 RETRIES = st.builds(Retry, pick=PICKS, tokens=TOKENS, known=st.booleans())
-HISTORIES = st.lists(st.one_of(ASKS, ENDS, RETRIES), max_size=60)
+CALLS = st.builds(Call, pick=PICKS, tokens=TOKENS)
+HISTORIES = st.lists(st.one_of(ASKS, ENDS, RETRIES, CALLS), max_size=60)
 WITHOUT_RETRIES = st.lists(st.one_of(ASKS, ENDS), max_size=60)
 
 
@@ -134,6 +151,8 @@ class Live:
                     self.ask(step)
                 case End() | Retry() if self.open:
                     self.go_on(step)
+                case Call() if self.open and self.runner.reserves_calls:
+                    self.call(step)
                 case _:
                     pass
 
@@ -148,7 +167,7 @@ class Live:
         )
         reserved_micros = 0
         for stage in self.stages:
-            decision = stage.decide(context(asked, model=step.model), generation=1)
+            decision = stage.decide(self.context(asked, step.model), generation=1)
             reserved_micros += decision.reserved_micros
             self.written.append(decision)
             if not decision.admitted:
@@ -161,7 +180,7 @@ class Live:
 
     def begin(self, run: Open) -> None:
         begun = self.runner.begin(
-            context(run.asked, model=run.model),
+            self.context(run.asked, run.model),
             RunAccount(run.reserved_micros, run.spent_micros),
             attempt=run.attempt,
         )
@@ -175,14 +194,23 @@ class Live:
             self.write(self.runner, begun)
 
     def go_on(self, step: End | Retry) -> None:
-        run = self.open.pop(step.pick % len(self.open))
-        ended = used(step.tokens, model=run.model, known=step.known, started=run.started)
+        self.over(self.open.pop(step.pick % len(self.open)), step)
+
+    def over(self, run: Open, step: End | Retry) -> None:
+        started = run.started
+        if started is not None and run.reserved is not None and not step.known:
+            # As a lost attempt counts (`OpenAttempt.left_behind`).
+            most_micros = run.reserved.reserved_micros - started.spent_micros
+            started = started.model_copy(update={"reserved_micros": most_micros})
+        tokens = sum(one.usage.output_tokens for one in run.over) + step.tokens
+        ended = used(tokens, model=run.model, known=step.known, started=started)
         for cost in self.runner.charge(run.asked, ended):
             self.write(self.runner, cost)
             assert isinstance(cost, CostRecorded)
             run.spent_micros += cost.cost_micros
         if isinstance(step, Retry):
-            self.begin(dataclasses.replace(run, attempt=run.attempt + 1, started=None))
+            again = {"attempt": run.attempt + 1, "started": None, "over": (), "reserved": None}
+            self.begin(dataclasses.replace(run, **again))
             return
         status: ResultStatus = "failed" if step.failed else "completed"
         self.end(
@@ -191,6 +219,30 @@ class Live:
                 update={"cost_micros": run.spent_micros}
             ),
         )
+
+    def call(self, step: Call) -> None:
+        run = self.open[step.pick % len(self.open)]
+        if run.started is None or not run.started.reserved_micros:
+            return
+        run.over = (*run.over, CallUsage(Usage(output_tokens=step.tokens)))
+        call = NextCall(CALL_MAX, over=run.over)
+        asked = self.context(run.asked, run.model)
+        quote = self.runner.reserve(asked, run.started, call)
+        if isinstance(quote, Rejected):
+            self.open.remove(run)
+            self.over(run, End(0, 0, failed=True, known=True))
+        elif quote is not None:
+            number = 1 if run.reserved is None else run.reserved.call + 1
+            micros, digest = quote.reserved_micros, quote.price_digest
+            run.reserved = CallReserved.of(
+                run.started, call, number=number, micros=micros, digest=digest
+            )
+            self.runner.fold(run.reserved)
+            self.write(self.runner, run.reserved)
+
+    def context(self, asked: ResolvedRequest, model: str) -> MiddlewareContext:
+        first = CALL_MAX if self.runner.reserves_calls else None
+        return dataclasses.replace(context(asked, model=model), first_call=first)
 
     def end(self, writer: MiddlewarePipeline, ended: AgentResult) -> None:
         writer.fold(ended)
@@ -283,9 +335,13 @@ def test_state_that_was_given_and_loaded_is_folded_on_as_if_nothing_had_happened
 def test_topics_folded_one_after_another_give_the_same_state(steps: list[Step]) -> None:
     live = fused()
     live.play(steps)
-    for later in ((CostRecorded, AgentResult), (AgentResult, CostRecorded)):
+    orders = itertools.product(
+        itertools.permutations((AttemptStarted, CallReserved)),
+        itertools.permutations((CostRecorded, AgentResult)),
+    )
+    for begun, later in orders:
         restored = build_pipeline(POLICY, PRICES)
-        for kind in (Decision, AttemptStarted, *later):
+        for kind in (Decision, *begun, *later):
             for event in live.written:
                 if type(event) is kind:
                     restored.fold(event)
@@ -347,7 +403,7 @@ def accounts(live: Live) -> Iterator[tuple[str, DayAccount]]:
 def test_what_is_spent_and_reserved_is_never_over_the_cap(
     steps: list[Step], cuts: tuple[str, ...]
 ) -> None:
-    """As long as no attempt costs more than it reserved: 250 tokens may be used, 200 are."""
+    """As long as no call costs more than it reserved: 250 tokens may be used, 200 are."""
     bounded = [
         step if isinstance(step, Ask) else dataclasses.replace(step, tokens=min(step.tokens, 100))
         for step in steps

@@ -27,6 +27,7 @@ from millstream.schemas.events import (
     Decision,
     ResolvedRequest,
 )
+from millstream.schemas.runs.reservations import CallReserved
 from tests.making import context, resolved, result_of, used
 
 
@@ -298,7 +299,7 @@ def test_stages_hold_the_layers_between_cuts_and_the_last_runs_the_executor() ->
 
 
 def test_only_a_stage_with_the_cost_layer_and_no_executor_needs_to_be_fed() -> None:
-    feed = frozenset({AttemptStarted, CostRecorded, AgentResult})
+    feed = frozenset({AttemptStarted, CallReserved, CostRecorded, AgentResult})
     stages = build_pipeline().split(("cost", "rate_limit", "executor"))
     assert [stage.needs for stage in stages] == [frozenset(), feed, frozenset(), frozenset()]
 

@@ -8,7 +8,6 @@ import pytest
 from langchain.agents.middleware import AgentMiddleware
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.runnables import Runnable
 from langchain_core.tools import StructuredTool
 from pydantic import ValidationError
 
@@ -20,17 +19,10 @@ from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTempla
 from millstream.agents.tools import ToolRegistry
 from millstream.agents.tools.rules import ToolRules
 from millstream.schemas.errors import LaneLost, Misconfigured, ModelFailed, Suspended
-from tests.fakes.odd_models import OddModel, calling
+from tests.fakes.odd_models import Chooser, OddModel, calling
 from tests.harness.agent_runs import Runs, resolved
 
 DONE = AIMessage("done")
-
-
-class Chooser(OddModel):
-    """A model that tools are bound to as LangChain's own are: by a binding."""
-
-    def bind_tools(self, tools: Any, **_: Any) -> Runnable[Any, AIMessage]:
-        return self.bind(tools=[str(tool) for tool in tools])
 
 
 def search(query: str) -> str:

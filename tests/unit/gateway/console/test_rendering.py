@@ -23,6 +23,7 @@ from millstream.schemas.lane_events import (
     StageRequest,
     TemplateWait,
 )
+from millstream.schemas.runs.reservations import CallReserved
 from millstream.schemas.sessions.commands import SessionCommand
 from millstream.schemas.sessions.states import SessionAnswered, SessionChanged, SessionState
 from millstream.streams.bus.api import Delivery, Unreadable
@@ -294,6 +295,20 @@ CASES: tuple[tuple[Event, str], ...] = (
             source=PLACE,
         ),
         "touch session s: session_closed: reopen it first",
+    ),
+    (
+        CallReserved(
+            user_id="ada",
+            request_id="r",
+            session_id="s",
+            attempt=1000,
+            call=2,
+            model="m",
+            usage_max=Usage(input_tokens=5, output_tokens=9),
+            reserved_micros=1_500,
+            price_digest="d",
+        ),
+        "calls m again, after which the run may have cost up to $0.001500",
     ),
     (
         JournalStep(

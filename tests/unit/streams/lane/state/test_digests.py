@@ -20,6 +20,7 @@ from millstream.schemas.events import (
     SessionUpdated,
 )
 from millstream.schemas.lane_events import CommandObeyed, LaneOpened, RunParked
+from millstream.schemas.runs.reservations import CallReserved
 from millstream.schemas.topics import SNAPSHOTS
 from millstream.streams.lane.state.lane_state import LaneState
 from tests import making
@@ -105,6 +106,19 @@ def attempt(request_id: str, **fields: Any) -> AttemptStarted:
         "price_digest": "d",
     }
     return making.attempt(**of(request_id, **given | fields))
+
+
+def reservation(request_id: str, **fields: Any) -> CallReserved:
+    given = {
+        "at_ms": NOW_MS,
+        "attempt": 1000,
+        "call": 1,
+        "model": "local",
+        "usage_max": Usage(output_tokens=9),
+        "reserved_micros": 109,
+        "price_digest": "d",
+    }
+    return CallReserved(**of(request_id, **given | fields))
 
 
 def cost(request_id: str, **fields: Any) -> CostRecorded:
@@ -198,14 +212,20 @@ CHANGES: dict[str, tuple[int | None, Event, set[str]]] = {
     "what a parked request asked": (5, decision("waiting", request_digest="0" * 16), set()),
     "what a parked record says": (12, parked("waiting", request_digest="0" * 16), {"requests"}),
     "time of a request": (3, decision("ended", at_ms=NOW_MS + 1), BOTH),
-    "reservation": (4, decision("running", reserved_micros=101), BOTH),
+    "reservation": (2, decision("open", reserved_micros=101), BOTH),
+    "reservation of a run that reserved anew": (
+        4,
+        decision("running", reserved_micros=101),
+        {"requests"},
+    ),
     "user's request": (3, decision("ended", user_id="bob"), BOTH),
-    "attempt": (7, attempt("running", attempt=1001), {"attempts"}),
+    "attempt": (7, attempt("running", attempt=1001), {"layers", "attempts"}),
     "most that an attempt costs": (
         7,
         attempt("running", reserved_micros=200),
         {"layers", "attempts"},
     ),
+    "what a further call may cost": (None, reservation("running"), {"layers", "attempts"}),
     "what an attempt cost": (None, cost("running"), {"layers", "attempts"}),
     "what was spent": (8, cost("ended", cost_micros=8), {"layers"}),
     "end of a request": (None, result("open"), BOTH),

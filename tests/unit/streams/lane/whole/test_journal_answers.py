@@ -12,7 +12,6 @@ import pytest
 from langchain.agents.middleware import AgentMiddleware
 from langchain.agents.middleware.types import hook_config
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
-from langchain_core.runnables import Runnable
 from typing_extensions import override
 
 from millstream.agents.templates.memory import Summary
@@ -22,7 +21,7 @@ from millstream.schemas.errors import ModelFailed
 from millstream.schemas.events import AgentResult, AgentToken
 from millstream.schemas.steps import AgentStep
 from millstream.schemas.topics import STEPS, TOKENS
-from tests.fakes.odd_models import OddModel
+from tests.fakes.odd_models import Chooser, OddModel
 from tests.harness.journalled import Hold, Outside, clerk, journal_of, run_through
 from tests.harness.memory_lanes import MemoryLanes, read_whole
 
@@ -166,14 +165,6 @@ async def test_a_choice_of_tools_that_was_made_is_not_made_again(
     result = await told(world, outside, template, [lost, None], models=models)
     assert (result.status, result.output) == ("completed", "done")
     assert (len(chooser.seen), len(main.seen)) == (1, 2)
-
-
-class Chooser(OddModel):
-    """A model that tools are bound to as LangChain's own are: by a binding."""
-
-    @override
-    def bind_tools(self, tools: Any, **_: Any) -> Runnable[Any, AIMessage]:
-        return self.bind(tools=[str(tool) for tool in tools])
 
 
 @pytest.mark.parametrize("lost", [Hold("asked", 1), Hold("asked", 2), Hold("begun")], ids=str)
