@@ -136,6 +136,13 @@ class MiddlewarePipeline:
             return _NO_TERMS
         return self._auth.session_terms(tenant, user_id)
 
+    def forbids(self, context: MiddlewareContext) -> Rejected | None:
+        """Say why a run may not be its user's, whatever it costs: asked in each stage alike."""
+        if self._auth is None or not self._auth.enabled:
+            return None
+        answer = asked(self._auth, MiddlewareResult, partial(self._auth.admit, context))
+        return answer if isinstance(answer, LayerFailed) else answer.rejection
+
     def begin(
         self, context: MiddlewareContext, standing: RunAccount, *, attempt: int
     ) -> AttemptStarted | Rejected | None:

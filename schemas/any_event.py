@@ -8,6 +8,7 @@ from pydantic import Field, TypeAdapter
 
 from millstream.schemas.base import Event
 from millstream.schemas.control.commands import ControlCommand
+from millstream.schemas.control.migrations import RunMigration, RunMigrationAnswered
 from millstream.schemas.control.templates import TemplateApplied
 from millstream.schemas.dead_letters import DeadLetter, DeadLetterRedriven
 from millstream.schemas.events import (
@@ -57,6 +58,8 @@ AnyEvent = Annotated[
     | RequestsDeferred
     | ControlCommand
     | CommandObeyed
+    | RunMigration
+    | RunMigrationAnswered
     | LaneOpened
     | LaneSnapshot
     | TemplateApplied

@@ -12,6 +12,7 @@ from typing import Literal
 
 from millstream.schemas.base import Event
 from millstream.schemas.control.commands import ControlCommand
+from millstream.schemas.control.migrations import RunMigration, RunMigrationAnswered
 from millstream.schemas.control.templates import TemplateApplied
 from millstream.schemas.dead_letters import DeadLetter, DeadLetterRedriven
 from millstream.schemas.events import (
@@ -216,6 +217,21 @@ OBEYED = TopicSpec(
     # As long as the commands: one that is delivered again must find its mark.
     CONTROL.retention_ms,
 )
+RUN_MIGRATIONS = TopicSpec(
+    "run-migrations",
+    RunMigration,
+    "user (any other key is put right)",
+    "Which waiting runs are to go on with another version of their template",
+    CONTROL.retention_ms,
+)
+RUN_MIGRATION_ANSWERS = TopicSpec(
+    "run-migration-answers",
+    RunMigrationAnswered,
+    "user",
+    "Which runs were moved to another version, and why others were not",
+    # As long as what they answer: a command that is delivered again must find its answer.
+    RUN_MIGRATIONS.retention_ms,
+)
 PARKED = TopicSpec(
     "parked",
     RunParked,
@@ -280,7 +296,7 @@ TEMPLATES = TopicSpec(
     placement="single",
 )
 
-COMMAND_TOPICS = (CONTROL, SESSION_COMMANDS)
+COMMAND_TOPICS = (CONTROL, SESSION_COMMANDS, RUN_MIGRATIONS)
 """What lanes read beside requests: commands, which are given again and never put back."""
 
 BASE_TOPICS: tuple[TopicSpec, ...] = (
@@ -301,6 +317,8 @@ BASE_TOPICS: tuple[TopicSpec, ...] = (
     SESSION_ANSWERS,
     CONTROL,
     OBEYED,
+    RUN_MIGRATIONS,
+    RUN_MIGRATION_ANSWERS,
     PARKED,
     HOLDS,
     DEFERRED,

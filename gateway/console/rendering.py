@@ -9,6 +9,7 @@ from millstream.gateway.console.cleaning import in_line, json_text
 from millstream.gateway.console.time_parsing import time_text
 from millstream.schemas.base import Address, Event, Reason, Usage
 from millstream.schemas.control.commands import ControlCommand
+from millstream.schemas.control.migrations import RunMigration, RunMigrationAnswered
 from millstream.schemas.control.templates import TemplateApplied
 from millstream.schemas.dead_letters import DeadLetter, DeadLetterRedriven
 from millstream.schemas.events import (
@@ -110,7 +111,7 @@ def entry_facts(entry: Delivery | Unreadable) -> dict[str, Any]:
     return body
 
 
-def what(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912  one case per kind of event
+def what(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912, PLR0915  one case per kind of event
     """Say in a line what an event tells."""
     match event:
         case AgentRequest():
@@ -171,6 +172,13 @@ def what(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912  one case per kin
             lacked = ", which was not paused" if event.was_paused is False else ""
             lacked += ", which had ended" if event.had_ended else ""
             return f"obeyed: {event.command} {target}{lacked}"
+        case RunMigration():
+            asks = "asks whether it can go on" if event.dry_run else "asks to go on"
+            return f"{asks} with version {event.to_version}"
+        case RunMigrationAnswered(refused=None):
+            return event.told
+        case RunMigrationAnswered():
+            return f"stays as it is, {reason_text(event.refused)}"
         case SessionCommand():
             asked = f"asks to {event.operation} {_which(event.session_id)}"
             return asked + _by(event.by, event.why)
@@ -244,13 +252,14 @@ def step_text(step: AgentStep) -> str:  # noqa: C901, PLR0911  a line for each k
 
 
 def _journalled(step: JournalStep) -> str:
-    name = one_line(step.name or "a tool")
+    name, began = one_line(step.name or "a tool"), step.began
     told = {
         "answered": "keeps the answer of its model",
         "beside": "keeps the answer of a middleware's model",
         "intent": f"is about to call {name} ({step.effect}, {step.call_id})",
         "done": f"keeps the answer of {name} ({step.call_id})",
         "repair": "has an answer to be given anew",
+        "moved": "goes on with another version" if began is None else began.told,
     }
     return f"{told.get(step.kind, one_line(step.kind))} (journal, step {step.step})"
 
@@ -353,7 +362,9 @@ def _rerouted(entry: Delivery, namespace: str, partitions: int | None) -> str:
     if came is not None:
         how = "put back" if came.partition == here.partition else "rerouted"
         return f" ({how}: it came as {_place(came, namespace)})"
-    if partitions is None or not isinstance(entry.event, AgentRequest | ControlCommand):
+    if partitions is None or not isinstance(
+        entry.event, AgentRequest | ControlCommand | RunMigration
+    ):
         return ""
     home = home_partition(entry.event.partition_key, partitions)
     return "" if home == here.partition else f" (rerouted to partition {home})"

@@ -15,7 +15,7 @@ from millstream.schemas.events import RequestEvent
 
 __all__ = ["PARTS_MAX", "JournalKind", "JournalStep", "RunBegan"]
 
-JournalKind = Literal["answered", "beside", "intent", "done", "repair"]
+JournalKind = Literal["answered", "beside", "intent", "done", "repair", "moved"]
 """The kinds of facts that this version writes and reads."""
 
 PARTS_MAX: Final = 16
@@ -24,13 +24,23 @@ PARTS_MAX: Final = 16
 class RunBegan(Frozen):
     """With what a run began: its template and version, and the checkpoint that it goes on from.
 
-    `tools` are those of the template that were there then.
+    `tools` are those of the template that were there then. `answer_schema` is a digest of what its
+    answer has to fit, `""`: nothing; left out by those who did not tell. Of one that was moved,
+    `moved_from` is the version before.
     """
 
     template: str
     template_version: str | None = None
+    moved_from: str | None = None
     tools: tuple[str, ...] = ()
     base_checkpoint_id: str | None = None
+    answer_schema: str | None = None
+
+    @property
+    def told(self) -> str:
+        """Of one that was moved: with what it goes on, in words."""
+        was = "" if self.moved_from is None else f", no longer {self.moved_from}"
+        return f"goes on with version {self.template_version}{was}"
 
 
 class JournalStep(RequestEvent):
@@ -46,16 +56,18 @@ class JournalStep(RequestEvent):
     middleware, known by `asked`. `intent` is written before the tool `name` is called: `call_id`,
     its declared `effect`, the idempotency `key` that it is given, its `arguments` as JSON text, cut
     to 8,192 bytes, and `until_ms`, when its time is over. `done` is the answer to the tool call
-    `call_id`. `repair` is an answer that the model is to give anew.
+    `call_id`. `repair` is an answer that the model is to give anew. `moved` says that the run goes
+    on with another version of its template, which `began` has: what was answered before it counts,
+    whatever that version would have asked.
 
     `content` is what was said, as JSON; of a record in parts `text` has this part of its text. An
     object in it with one key that begins with `$` is a value that JSON has not: `$bytes` in base64,
     `$float` (`nan`, `inf`), `$tuple`, `$set`, `$frozenset`, `$datetime`, `$date`, `$time`,
     `$timedelta`, `$uuid`, `$decimal`, `$dict` as pairs of key and value, `$message`, and
     LangGraph's `$send` and `$overwrite`.
-    `began` stands on the first record. `used` is what model calls used since the record before, and
-    `cost_micros` what that costs, rounded up; none where nothing of the run is priced.
-    `duration_ms` is how long the call took that was answered.
+    `began` stands on the first record, and on one that is `moved`. `used` is what model calls used
+    since the record before, and `cost_micros` what that costs, rounded up; none where nothing of
+    the run is priced. `duration_ms` is how long the call took that was answered.
     """
 
     title: ClassVar[str] = "A finished call of a run, or one with an effect that begins"

@@ -13,10 +13,19 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from millstream.schemas.base import Frozen, Reason
+from millstream.schemas.control.migrations import RunMigrationAnswered
 from millstream.schemas.events import AgentResult, AttemptStarted, Decision, RequestEvent
 from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.lane_events import HoldPlaced, TemplateWait
-from millstream.schemas.topics import ATTEMPTS, DECISIONS, HOLDS, JOURNAL, PARKED, RESULTS
+from millstream.schemas.topics import (
+    ATTEMPTS,
+    DECISIONS,
+    HOLDS,
+    JOURNAL,
+    PARKED,
+    RESULTS,
+    RUN_MIGRATION_ANSWERS,
+)
 from millstream.streams.bus.api import Delivery, EventFilter
 from millstream.streams.bus.record_log import RecordLog
 from millstream.streams.history.compacted_log import newest_of
@@ -186,12 +195,16 @@ async def runs_open(
 
 @dataclass(frozen=True, slots=True)
 class RunRecords:
-    """What the log has of one request: its newest decision, attempts, journal and result."""
+    """What the log has of one request: its newest decision, attempts, journal and result.
+
+    `moves` are those to another version of its template.
+    """
 
     decision: Decision | None
     attempts: tuple[AttemptStarted, ...]
     steps: tuple[JournalStep, ...]
     result: AgentResult | None
+    moves: tuple[RunMigrationAnswered, ...] = ()
 
 
 async def records_of_run(
@@ -205,7 +218,8 @@ async def records_of_run(
     result: AgentResult | None = None
     attempts: list[AttemptStarted] = []
     steps: dict[int, JournalStep] = {}
-    topics = (DECISIONS, ATTEMPTS, JOURNAL, RESULTS)
+    moves: list[RunMigrationAnswered] = []
+    topics = (DECISIONS, ATTEMPTS, JOURNAL, RUN_MIGRATION_ANSWERS, RESULTS)
     query = HistoryQuery(topics=topics, wanted=wanted, since_ms=since_ms)
     async with aclosing(replay(log, settings, query)) as entries:
         async for entry in entries:
@@ -218,9 +232,11 @@ async def records_of_run(
                     steps.setdefault(step.step, step)
                 case AgentResult() as result:
                     pass
+                case RunMigrationAnswered(moved=True, dry_run=False) as move:
+                    moves.append(move)
                 case _:
                     pass
-    return RunRecords(decision, tuple(attempts), tuple(steps.values()), result)
+    return RunRecords(decision, tuple(attempts), tuple(steps.values()), result, tuple(moves))
 
 
 def _parked(record: LogRecord) -> _Parked:
@@ -267,7 +283,8 @@ def _of_parked(parked: _Parked, holds: Iterable[HoldPlaced], heard: _Heard, now_
     if attempt is not None:
         told = f"attempt {attempt.attempt} on {attempt.model}"
         return replace(run, state="running", why=told, since_ms=heard.times[key])
-    if step is not None:
+    # A move is no sign that somebody works on it.
+    if step is not None and step.kind != "moved":
         told = f"attempt {step.attempt}, step {step.step} of its journal"
         return replace(run, state="running", why=told, since_ms=heard.times[key])
     return run

@@ -29,6 +29,7 @@ from millstream.schemas.topics import (
     PARKED,
     REQUESTS,
     RESULTS,
+    RUN_MIGRATION_ANSWERS,
     SESSION_EVENTS,
     STEPS,
     TOKENS,
@@ -60,7 +61,7 @@ from millstream.streams.wire.records import LogRecord
 __all__ = ["HISTORY_TOPICS", "HistoryQuery", "read_history", "replay"]
 
 HISTORY_TOPICS = (
-    *(REQUESTS, CONTROL, OBEYED, DECISIONS, ATTEMPTS, STEPS, TOKENS),
+    *(REQUESTS, CONTROL, OBEYED, RUN_MIGRATION_ANSWERS, DECISIONS, ATTEMPTS, STEPS, TOKENS),
     *(PARKED, COSTS, CHECKPOINTS, RESULTS, SESSION_EVENTS, DEAD_LETTERS),
 )
 """What is replayed unless said otherwise; records of one millisecond come in this order.

@@ -259,6 +259,7 @@ class Lane:
             *tasks,
             self._deferrals.close(),
             self._dispatcher.desk.close(),
+            self._dispatcher.migrations.close(),
             self._queue.close(),
             return_exceptions=True,
         )
@@ -283,8 +284,8 @@ class Lane:
 
     @property
     def lacking(self) -> dict[TemplateRef, int]:
-        """The templates that requests wait for, and how many do."""
-        return self._queue.lacking
+        """The templates that requests wait for, or are to move to, and how many."""
+        return dict(Counter(self._queue.lacking) + self._dispatcher.migrations.lacking)
 
     @property
     def deferred(self) -> int:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from millstream.schemas.base import SCHEMA_VERSION, Event, words_of_problem
 from millstream.schemas.control.commands import ControlCommand
+from millstream.schemas.control.migrations import RunMigration
 from millstream.schemas.dead_letters import NewerSchema, NotJson, NullValue, WrongShape
 from millstream.schemas.events import AgentRequest
 from millstream.schemas.sessions.commands import SessionCommand
@@ -46,7 +47,7 @@ _SEND_BINARY = (
     "`content-type: application/json` or none"
 )
 _PROBLEMS_SHOWN_MAX = 5
-_FROM_OUTSIDE = (AgentRequest, ControlCommand, SessionCommand)
+_FROM_OUTSIDE = (AgentRequest, ControlCommand, SessionCommand, RunMigration)
 """Events that programs other than Millstream's own write: they are read more strictly."""
 
 

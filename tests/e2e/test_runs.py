@@ -12,10 +12,11 @@ import pytest
 
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.schemas.events import AgentResult, Decision
-from millstream.schemas.topics import DECISIONS, RESULTS
+from millstream.schemas.journal.steps import JournalStep
+from millstream.schemas.topics import DECISIONS, JOURNAL, RESULTS
 from millstream.streams.settings import Settings
 from tests.e2e.programs import PROJECT, Ended, ended, run
-from tests.harness.lanes import read_topic, running_lanes, upstream
+from tests.harness.lanes import read_topic, read_whole, running_lanes, upstream
 from tests.support import eventually
 
 PAGE = (PROJECT / "docs" / "how-to" / "runs.md").read_text(encoding="utf-8")
@@ -76,3 +77,64 @@ async def test_a_deploy_that_takes_a_version_away_shows_what_waits_for_it_and_it
     assert (result.request_id, result.status) == ("r1", "cancelled")
     assert gone.code == 8
     assert "request r1 has ended: cancelled" in gone.err
+
+
+ORDERS = {"name": "orders", "kind": "react", "tools": ("calculator",)}
+CALL = 'call: calculator {"expression": "6*7"}'
+
+
+def versioned(version: str, script: str, **fields: object) -> tuple[AgentTemplate, ...]:
+    given = {**ORDERS, "version": version, "models": (f"scripted:{CALL}; {script}",), **fields}
+    return (*BUILT_IN_TEMPLATES, AgentTemplate.model_validate(given))
+
+
+@pytest.mark.slow
+@pytest.mark.promise("P1", "P2")
+@pytest.mark.timeout(300)
+async def test_runs_whose_version_is_gone_are_moved_and_go_on_behind_what_they_did(
+    settings: Settings,
+) -> None:
+    """Two workers of different versions: one after the other, then side by side."""
+    variables = {"MILLSTREAM_KAFKA": settings.kafka, "MILLSTREAM_NAMESPACE": settings.namespace}
+    settings = settings.model_copy(update={"session_timeout_s": 6, "revoke_grace_s": 2})
+    first = versioned("1", "hang")
+    second = versioned("2", "say: it is {tool_result}", system_prompt="Be kind.")
+    value = {"input": "go", "template": "orders"}
+    async with upstream(settings) as program:
+        async with running_lanes(settings, templates=first):
+            await program.publish({**value, "user_id": "ada", "request_id": "r1"}, key=b"ada")
+            await read_topic(settings, JOURNAL, JournalStep, count=2)
+            running = await run(variables, "runs", "migrate", "r1", "--user", "ada", "--to", "2")
+        async with running_lanes(settings, templates=second) as (after,):
+            await eventually(lambda: after.figures().versions_lacking == 1, timeout_s=30)
+            moved = await run_snippet("migrate", variables)
+            (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
+            ended = await run(variables, "runs", "migrate", "r1", "--user", "ada", "--to", "2")
+            history = await run(variables, "history", "--user", "ada", "--request", "r1")
+        async with running_lanes(settings, templates=first) as (old,):
+            paused = await run(variables, "pause", "--user", "bob", "--request", "r2")
+            await program.publish({**value, "user_id": "bob", "request_id": "r2"}, key=b"bob")
+            await eventually(lambda: old.figures().waiting == 1)
+            async with running_lanes(settings, templates=second):
+                # Its partition is handed to the worker that has the version, if it is not there.
+                beside = await run(variables, "runs", "migrate", "r2", "--user", "bob", "--to", "2")
+                shown = await run(variables, "runs", "show", "r2", "--user", "bob")
+                await run(variables, "resume", "--user", "bob", "--request", "r2")
+                *_, other = await read_topic(settings, RESULTS, AgentResult, count=2)
+            assert old.failure is None
+    assert (running.code, "run_under_way" in running.out) == (3, True), running.out
+    assert moved.code == 0, moved.err
+    assert moved.out.splitlines() == [
+        "r1 of ada: could go on with version 2, no longer 1",
+        "r1 of ada: goes on with version 2, no longer 1",
+    ]
+    assert (result.status, result.output, result.template_version) == ("completed", "it is 42", "2")
+    steps = await read_whole(settings, JOURNAL, JournalStep)
+    made = [one.kind for one in steps if one.request_id == "r1"]
+    assert (made.count("done"), made.count("moved")) == (1, 1)
+    assert (ended.code, "run_ended" in ended.out) == (3, True), ended.out
+    assert "goes on with version 2, no longer 1" in history.out
+    assert paused.code == 8  # none had come
+    assert beside.code == 0, beside.out + beside.err
+    assert re.search(r"^moved +from 1 to 2 at ", shown.out, re.MULTILINE), shown.out
+    assert (other.request_id, other.output, other.template_version) == ("r2", "it is 42", "2")

@@ -22,9 +22,10 @@ from millstream.agents.loop.tools.intents import Intent
 from millstream.agents.tools import Effect, ToolRules
 from millstream.schemas.runs.errors import InDoubt
 
-__all__ = ["in_doubt_of", "what_follows"]
+__all__ = ["STRICTNESS", "in_doubt_of", "what_follows"]
 
-_STRICTNESS: Final[tuple[Effect, ...]] = ("read_only", "idempotent", "reconcile", "ask_human")
+STRICTNESS: Final[tuple[Effect, ...]] = ("read_only", "idempotent", "reconcile", "ask_human")
+"""The effects, the laxest first."""
 
 _WHY_CHARS_MAX: Final = 160
 
@@ -51,8 +52,8 @@ def what_follows(  # noqa: PLR0911  one for each cell of the table
     if may_repeat:
         return "ask" if rules.effect == "reconcile" else "make"
     # One that this version does not know was written by a newer one, which can be trusted less.
-    recorded = intent.effect if intent.effect in _STRICTNESS else "ask_human"
-    effect = max(recorded, rules.effect, key=_STRICTNESS.index)
+    recorded = intent.effect if intent.effect in STRICTNESS else "ask_human"
+    effect = max(recorded, rules.effect, key=STRICTNESS.index)
     if effect == "read_only":
         return "make"
     if effect == "ask_human":

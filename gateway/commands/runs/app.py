@@ -1,4 +1,4 @@
-"""`millstream runs list` and `show`: runs that wait or are under way, with why; change nothing."""
+"""`millstream runs`: runs that wait or are under way, and why; `list` and `show` change nothing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 
 from millstream.gateway.client_settings import settings_for_client
 from millstream.gateway.commands.group import CommandGroup
+from millstream.gateway.commands.runs.migrate import migrate
 from millstream.gateway.commands.runs.telling import (
     none_text,
     print_run,
@@ -48,6 +49,9 @@ runs_app = typer.Typer(
 )
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON Lines.")]
+
+
+runs_app.command("migrate")(migrate)
 
 
 @runs_app.command("list")

@@ -27,7 +27,7 @@ def run_facts(one: OpenRun) -> dict[str, Any]:
 
 
 def shown_facts(one: OpenRun, records: RunRecords) -> dict[str, Any]:
-    """Give a run as a JSON object, with its attempts and the steps of its journal."""
+    """Give a run as a JSON object, with its attempts, moves and the steps of its journal."""
     attempts = [
         {"attempt": each.attempt, "model": each.model, "reserved_micros": each.reserved_micros}
         for each in records.attempts
@@ -37,7 +37,11 @@ def shown_facts(one: OpenRun, records: RunRecords) -> dict[str, Any]:
     steps = [
         each.model_dump(mode="json", include=kept, exclude_none=True) for each in records.steps
     ]
-    return {**run_facts(one), "attempts": attempts, "journal": steps}
+    moves = [
+        {"from": each.from_version, "to": each.to_version, "at_ms": each.at_ms}
+        for each in records.moves
+    ]
+    return {**run_facts(one), "attempts": attempts, "moves": moves, "journal": steps}
 
 
 def print_runs(runs: Sequence[OpenRun]) -> None:
@@ -72,6 +76,10 @@ def print_run(one: OpenRun, records: RunRecords) -> None:
 def run_pairs(one: OpenRun, records: RunRecords) -> list[tuple[str, str]]:
     """Give what is known of a run, by names."""
     attempts = ", ".join(f"{each.attempt} on {each.model}" for each in records.attempts)
+    moves = ", ".join(
+        f"from {each.from_version} to {each.to_version} at {time_text(each.at_ms)}"
+        for each in records.moves
+    )
     since = "" if one.since_ms is None else f" since {time_text(one.since_ms)}"
     return [
         ("request", one.request_id),
@@ -84,6 +92,7 @@ def run_pairs(one: OpenRun, records: RunRecords) -> list[tuple[str, str]]:
         ("deadline", _NONE if one.deadline_ms is None else time_text(one.deadline_ms)),
         ("attempts", attempts or _NONE),
         ("failed", f"{one.failures}" + ("" if one.failure is None else f", {_failure(one)}")),
+        ("moved", moves or _NONE),
         ("journal", f"{len(records.steps)} steps"),
     ]
 

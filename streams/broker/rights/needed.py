@@ -21,6 +21,8 @@ from millstream.schemas.topics import (
     REDRIVES,
     REQUESTS,
     RESULTS,
+    RUN_MIGRATION_ANSWERS,
+    RUN_MIGRATIONS,
     SESSION_ANSWERS,
     SESSION_COMMANDS,
     SESSION_EVENTS,
@@ -41,7 +43,7 @@ Kind = Literal["topic", "group", "transactional-id"]
 
 ROLES: tuple[Role, ...] = ("worker", "client")
 
-_INPUT = (REQUESTS, CONTROL, SESSION_COMMANDS)
+_INPUT = (REQUESTS, CONTROL, SESSION_COMMANDS, RUN_MIGRATIONS)
 _WATCHED = (TOKENS, STEPS)
 _COUNTED = (
     *(TOKENS, COSTS, CHECKPOINTS, RESULTS, SESSIONS, SESSION_STATES, SESSION_EVENTS, DECISIONS),
@@ -161,7 +163,12 @@ TABLE: tuple[Need, ...] = (
     Need(
         "client",
         "topic",
-        _names((REQUESTS, RESULTS, TOKENS, STEPS, DECISIONS, OBEYED, SESSION_ANSWERS)),
+        _names(
+            (
+                *(REQUESTS, RESULTS, TOKENS, STEPS, DECISIONS, OBEYED, SESSION_ANSWERS),
+                RUN_MIGRATION_ANSWERS,
+            )
+        ),
         ("Read",),
         "see answers, and what became of requests and commands",
     ),

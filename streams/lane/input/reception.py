@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
-from aiokafka.errors import KafkaError
 
 from millstream.schemas.base import Address, Event
 from millstream.schemas.control.commands import ControlCommand
+from millstream.schemas.control.migrations import RunMigration
 from millstream.schemas.dead_letters import RequestIdReused, Unserviceable
-from millstream.schemas.errors import LaneLost, Poison
+from millstream.schemas.errors import Poison
 from millstream.schemas.events import AgentResult, Decision, ResolvedRequest
 from millstream.schemas.lane_events import StageRequest
 from millstream.schemas.reasons import result_of
 from millstream.schemas.sessions.commands import SessionCommand
-from millstream.schemas.topics import CONTROL, SESSION_COMMANDS
+from millstream.schemas.topics import CONTROL, RUN_MIGRATIONS, SESSION_COMMANDS
 from millstream.streams.broker.partition_reader import PartitionReader
-from millstream.streams.lane.base.context import LaneContext, LaneServices
+from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.base.window import Entry
 from millstream.streams.lane.input.coming_again import ComingAgain
 from millstream.streams.lane.input.commands import CommandHandler
+from millstream.streams.lane.input.migrations import MigrationDesk
+from millstream.streams.lane.input.routing import RecordRouter
 from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.output.writer import LaneWriter
@@ -33,68 +36,21 @@ from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.sessions.desk import SessionDesk
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses
-from millstream.streams.wire.codec import ORIGIN, Tombstone, decode, trace_of
-from millstream.streams.wire.headers import forwarded_headers
+from millstream.streams.wire.codec import Tombstone, decode, trace_of
 from millstream.streams.wire.keys import request_key, session_key
 from millstream.streams.wire.partitioning import home_partition
 from millstream.streams.wire.records import (
     InputRecord,
     arrived_ms,
-    dead_letter,
     origin_header,
     original_address,
     unreadable_places,
 )
 from millstream.streams.wire.trace import Trace
 
-CommandT = TypeVar("CommandT", ControlCommand, SessionCommand)
+CommandT = TypeVar("CommandT", ControlCommand, SessionCommand, RunMigration)
 
 log = structlog.get_logger(__name__)
-
-
-class RecordRouter:
-    """Buries records as dead letters, or puts them at their user's partition."""
-
-    def __init__(self, services: LaneServices, *, writer: LaneWriter) -> None:
-        self._services = services
-        self._sending = asyncio.Lock()
-        self._writer = writer
-
-    async def dead_letter(self, entry: Entry[InputRecord], poison: Poison) -> None:
-        """Commit a record's dead letter, and acknowledge the record then."""
-        letter = dead_letter(entry.record, poison, at_ms=self._services.clock_ms())
-        log.warning("dead letter", source=str(entry.record.address), reason=str(poison))
-        await self._writer.commit([letter])
-        entry.finish()
-
-    async def reroute(
-        self,
-        entry: Entry[InputRecord],
-        partition_key: str,
-        home: int,
-        origin: tuple[str, bytes],
-    ) -> None:
-        """Send a record to partition `home`, and acknowledge it then. Raises `LaneLost`."""
-        # A plain send: only lane `home` may write to partition `home` in a transaction. Sent
-        # again after a crash it is the same request, since it keeps the id of its origin.
-        record = entry.record
-        replaced = (ORIGIN, *unreadable_places(record))
-        headers = forwarded_headers(record.headers, replaced=replaced)
-        try:
-            # One after the other: a send that waits for where its topic is would be overtaken.
-            async with self._sending:
-                sent = await self._services.producer.send(
-                    record.topic,
-                    record.value,
-                    partition_key.encode(),
-                    home,
-                    headers=[*headers, origin],
-                )
-            await sent
-        except KafkaError as error:
-            raise LaneLost(f"a record could not be put at its partition: {error!r}") from error
-        self._services.metrics.put_right.inc()
-        entry.finish()
 
 
 class RecordDispatcher:
@@ -135,10 +91,18 @@ class RecordDispatcher:
             pauses=pauses,
             taken_in=lambda: (self.taken_in, self._taken_ms),
         )
+        self.migrations = MigrationDesk(
+            context, state=state, writer=writer, in_flight=in_flight, queue=queue
+        )
         queue.on_late = lambda run: self._begin(run.request, run.admission, run.request.at_ms)
-        self._command_topics = {
+        self._command_topics: dict[str, Callable[[Entry[InputRecord]], None]] = {
             context.settings.topic(CONTROL.name): self._command,
-            context.settings.topic(SESSION_COMMANDS.name): self._session_command,
+            context.settings.topic(SESSION_COMMANDS.name): partial(
+                self._at_desk, SessionCommand, self.desk.take
+            ),
+            context.settings.topic(RUN_MIGRATIONS.name): partial(
+                self._at_desk, RunMigration, self.migrations.take
+            ),
         }
         self.taken_in = 0
         """The offset behind the last request that was taken in here, or stood there before."""
@@ -186,10 +150,15 @@ class RecordDispatcher:
             return
         self._spawn(entry, self._execute(entry, command, first))
 
-    def _session_command(self, entry: Entry[InputRecord]) -> None:
-        first, command = original_address(entry.record), self._read(entry, SessionCommand)
+    def _at_desk(
+        self,
+        kind: type[CommandT],
+        take: Callable[[Entry[InputRecord], CommandT, Address], None],
+        entry: Entry[InputRecord],
+    ) -> None:
+        first, command = original_address(entry.record), self._read(entry, kind)
         if command is not None and not self._belongs_elsewhere(entry, command.partition_key, first):
-            self.desk.take(entry, command, first)
+            take(entry, command, first)
 
     def _read(self, entry: Entry[InputRecord], command: type[CommandT]) -> CommandT | None:
         """Read a command; one that cannot be read is buried."""

@@ -12,15 +12,15 @@ import asyncio
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from millstream.schemas.base import UserKey
-from millstream.schemas.lane_events import HoldPlaced
+from millstream.schemas.base import Event, UserKey
+from millstream.schemas.lane_events import HoldPlaced, RunParked
 from millstream.schemas.reasons import reason_of
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.base.tasks import LaneTasks
 from millstream.streams.lane.output import outcomes
 from millstream.streams.lane.output.in_flight import InFlightRequests
-from millstream.streams.lane.output.writer import LaneWriter
+from millstream.streams.lane.output.writer import Committed, LaneWriter
 from millstream.streams.lane.queue.calling_up import Begin, CallingUp, Ended, WaitOn
 from millstream.streams.lane.queue.endings import Endings
 from millstream.streams.lane.queue.parking import Parking, ticket_of
@@ -34,7 +34,7 @@ from millstream.streams.lane.queue.waiting_line import (
     Ticket,
     WaitingLine,
 )
-from millstream.streams.lane.queue.waits import TemplateWaits, Waits, left_for
+from millstream.streams.lane.queue.waits import TemplateWaits, Waits, left_for, wait_of
 from millstream.streams.lane.runs.admission import TemplateRef
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.runs.runner import Finished, KeepProgress, Leave, RunRunner
@@ -44,6 +44,7 @@ from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses
 from millstream.streams.transactions.committer import CommitRefused
 from millstream.streams.wire.keys import RequestKey, SessionKey
+from millstream.streams.wire.trace import Trace
 
 
 class RunQueue:
@@ -222,6 +223,22 @@ class RunQueue:
         if run is not None:
             await self._endings.cut_off(run, how)
 
+    async def read(self, ticket: Ticket) -> tuple[RunParked, Trace] | None:
+        """Read the record of a request that waits; as `Parking.read`."""
+        return await self._parking.read(ticket)
+
+    def replace(
+        self, ticket: Ticket, parked: RunParked, traceparent: Trace, *beside: Event
+    ) -> Committed:
+        """Have a request that waits go on by another record, which is committed with `beside`.
+
+        It keeps its place. Raises as `LaneWriter.submit` does.
+        """
+        committed = self._parking.replace(ticket, parked, traceparent, beside)
+        self._waits.change(ticket, wait_of(parked))
+        self._unblock(ticket.session)
+        return committed
+
     def tell_if_paused(self, one: Run | Ticket) -> None:
         """Tell listeners of a request that waits for its turn, if it is paused."""
         self._states.waits(one.key, one.session, one.template)
@@ -308,7 +325,7 @@ class RunQueue:
                 run = await self._parking.load(ticket)
                 if run is None:
                     self._line.remove(ticket)
-                elif self._line.pop(ticket):
+                elif run.parked is ticket.stands_at and self._line.pop(ticket):
                     await self._has_turn(ticket, run)
 
     def _next(self) -> Ticket | None:

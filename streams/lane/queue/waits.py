@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import structlog
 
 from millstream.schemas.errors import UnknownTemplate
+from millstream.schemas.lane_events import RunParked
 from millstream.streams.lane.base.context import LaneServices
 from millstream.streams.lane.queue.parked_log import ParkedHead
 from millstream.streams.lane.queue.waiting_line import ForTemplate, Ticket, UntilTime, Wait
@@ -40,7 +41,7 @@ TOOLS_LOOK_EVERY_S = 0.5
 """How often it is looked whether tools came that are waited for: nobody tells of them."""
 
 
-def wait_of(head: ParkedHead) -> Wait | None:
+def wait_of(head: ParkedHead | RunParked) -> Wait | None:
     """Give what a request was parked to wait for."""
     if (wanted := head.waits_for) is not None:
         lacks = TemplateRef(wanted.template, wanted.version, wanted.tools)
@@ -168,6 +169,13 @@ class Waits:
         if math.isfinite(delay_s):
             loop = asyncio.get_running_loop()
             self._timers[ticket] = loop.call_later(delay_s + _TIMER_SLACK_S, self._due, ticket)
+
+    def change(self, ticket: Ticket, wait: Wait | None) -> None:
+        """Have a ticket wait for something else, or for nothing, from now on."""
+        if isinstance(before := ticket.wait, ForTemplate):
+            self._lacking.get(before.template, {}).pop(ticket, None)
+        ticket.wait = wait
+        self.watch(ticket)
 
     def _lacks(self, ticket: Ticket, wanted: TemplateRef) -> None:
         tickets = self._lacking.get(wanted)

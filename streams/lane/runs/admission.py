@@ -109,11 +109,13 @@ def admit(
     """Decide on a request, once: a committed decision stands, whoever works on it after a crash.
 
     It is `decided`, where a parked request brings it along, or what the lane knows. The run keeps
-    the version of its template that the decision names, or `version`, as an earlier stage had it.
+    the `version` of its template that it is parked with, to which it may have been moved, or that
+    an earlier stage had; else the one that the decision names.
     `knows_session` tells whether the user has the session; only the stage of runs knows.
     """
     decided = decided or state.decided.get(request_key(request))
-    version = (decided and decided.template_version) or version
+    if version is None and decided is not None:
+        version = decided.template_version
     reserved_micros = saturated(
         reserved_before_micros + (decided.reserved_micros if decided else 0)
     )

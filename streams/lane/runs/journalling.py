@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from millstream.agents.loop.calls import Calls
+from millstream.agents.factory import AgentFactory, RunPlan
+from millstream.agents.loop.journal.moves import recorded_calls, schema_digest
 from millstream.schemas.errors import Terminal
 from millstream.schemas.events import AttemptStarted, SessionUpdated
 from millstream.schemas.journal.steps import JournalStep, RunBegan
@@ -19,8 +20,9 @@ from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.state.attempt_costs import cost_micros
 from millstream.streams.lane.state.journals import OpenJournal
 from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.wire.keys import RequestKey
 
-__all__ = ["RunJournals"]
+__all__ = ["RunJournals", "began_with"]
 
 
 class RunJournals:
@@ -39,12 +41,12 @@ class RunJournals:
         """
         if not run.calls.is_new:
             return None
-        journal = await self._known(run)
+        journal = await self._known(run.key, run.journalled)
         if journal is None:
             return None
         try:
             steps = await self._writer.journals.load(run.key, journal)
-            calls = Calls.recorded(steps)
+            calls = recorded_calls(steps)
         except Terminal as error:
             self._recalled.labels(outcome="failed").inc()
             return error
@@ -68,17 +70,29 @@ class RunJournals:
         missing = self._factory.missing(template, awaited)
         return TemplateRef(template.name, template.version, missing) if missing else None
 
-    async def _known(self, run: Run) -> OpenJournal | None:
-        known = self._state.journals.open.get(run.key)
-        begins_at, steps = run.journalled
+    async def steps(
+        self, key: RequestKey, journalled: tuple[int | None, int]
+    ) -> tuple[JournalStep, ...]:
+        """Give the steps of a parked run's journal, of which its record tells `journalled`.
+
+        Raises what `JournalLog.load` does.
+        """
+        journal = await self._known(key, journalled)
+        return () if journal is None else await self._writer.journals.load(key, journal)
+
+    async def _known(
+        self, key: RequestKey, journalled: tuple[int | None, int]
+    ) -> OpenJournal | None:
+        known = self._state.journals.open.get(key)
+        begins_at, steps = journalled
         if not steps or (known is not None and not known.begins_at):
             return known
         # It waited for longer than the lane reads back.
         if begins_at is None:
             return known or OpenJournal(steps)
-        found = await self._writer.journals.find(run.key, begins_at)
+        found = await self._writer.journals.find(key, begins_at)
         found.steps = max(found.steps, steps)
-        self._state.journals.open[run.key] = found
+        self._state.journals.open[key] = found
         return found
 
     def of(
@@ -95,15 +109,10 @@ class RunJournals:
         """
         if run.journal is None:
             known = self._state.journals.open.get(run.key)
-            template, absent = run.plan.template, self._factory.tools.absent
+            checkpoint_id = None if head is None else head.checkpoint_id
             run.journal = RunJournal(
                 self._writer,
-                began=RunBegan(
-                    template=template.name,
-                    template_version=template.version,
-                    tools=tuple(one for one in run.plan.tools if one not in absent),
-                    base_checkpoint_id=None if head is None else head.checkpoint_id,
-                ),
+                began=began_with(run.plan, self._factory, base_checkpoint_id=checkpoint_id),
                 steps=0 if known is None else known.steps,
                 traceparent=run.traceparent,
             )
@@ -119,3 +128,15 @@ class RunJournals:
                 await journal.commit(fact, partial(reserving.ahead, next_call))
 
         return commit
+
+
+def began_with(plan: RunPlan, factory: AgentFactory, **more: str | None) -> RunBegan:
+    """Give what a run of a plan begins with, or goes on with once it is moved."""
+    absent = factory.tools.absent
+    return RunBegan(
+        template=plan.template.name,
+        template_version=plan.template.version,
+        tools=tuple(one for one in plan.tools if one not in absent),
+        answer_schema=schema_digest(plan.template.response_format),
+        **more,
+    )

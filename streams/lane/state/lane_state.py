@@ -7,6 +7,7 @@ from typing import Any
 from millstream.middleware.pipeline import MiddlewarePipeline
 from millstream.schemas.base import Address, Event
 from millstream.schemas.control.commands import ControlCommand
+from millstream.schemas.control.migrations import RunMigration
 from millstream.schemas.events import AgentResult, AttemptStarted, CostRecorded, Decision
 from millstream.schemas.lane_events import ATTEMPTS_PER_GENERATION, LaneOpened
 from millstream.schemas.runs.reservations import CallReserved
@@ -230,7 +231,7 @@ class LaneState:
         """Tell whether a record is a dead letter."""
         return id_digest(str(address)) in self.seen
 
-    def is_obeyed(self, command: ControlCommand, source: Address) -> bool:
+    def is_obeyed(self, command: ControlCommand | RunMigration, source: Address) -> bool:
         """Tell whether a command, whose record first stood at `source`, was carried out."""
         return command_digest(command, source) in self.seen
 

@@ -8,10 +8,17 @@ from typing import Any
 
 from millstream.schemas.base import Address
 from millstream.schemas.control.commands import ControlCommand
+from millstream.schemas.control.migrations import RunMigration, RunMigrationAnswered
 from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.events import AgentResult, Decision
 from millstream.schemas.lane_events import CommandObeyed, RunParked, StageRequest
-from millstream.schemas.topics import DEAD_LETTERS, DECISIONS, OBEYED, RESULTS
+from millstream.schemas.topics import (
+    DEAD_LETTERS,
+    DECISIONS,
+    OBEYED,
+    RESULTS,
+    RUN_MIGRATION_ANSWERS,
+)
 from millstream.streams.lane.state.folds import Begin, Fold, SnapshotBody, Source
 from millstream.streams.lane.state.seen_ids import SeenIds, id_digest
 from millstream.streams.wire.keys import RequestKey, request_key
@@ -46,7 +53,7 @@ class Requests:
         A hand-over (`StageRequest`) is folded live only: restored, its decision says the same.
         So is `RunParked`: the queue reads `parked` when it opens, and calls `park` for each.
         """
-        topics = (DECISIONS, RESULTS, OBEYED, DEAD_LETTERS)
+        topics = (DECISIONS, RESULTS, OBEYED, DEAD_LETTERS, RUN_MIGRATION_ANSWERS)
         return Fold(
             name="requests",
             topics=tuple(Source(spec, Begin.WINDOW) for spec in topics),
@@ -56,6 +63,7 @@ class Requests:
                 StageRequest: self._hand_over,
                 DeadLetter: self._see,
                 CommandObeyed: self._see,
+                RunMigrationAnswered: self._see,
                 RunParked: self._park,
             },
             entries=("decided", "parked", "open_ids"),
@@ -99,7 +107,7 @@ class Requests:
         if staged.stage != self.stage:
             self._finish(request_key(staged.request), staged.at_ms)
 
-    def _see(self, event: DeadLetter | CommandObeyed) -> None:
+    def _see(self, event: DeadLetter | CommandObeyed | RunMigrationAnswered) -> None:
         self.seen.add(_record_digest(event), event.at_ms)
 
     def _park(self, event: RunParked) -> None:
@@ -146,13 +154,15 @@ class Requests:
         }
 
 
-def _record_digest(event: DeadLetter | CommandObeyed) -> int:
-    if isinstance(event, CommandObeyed):
+def _record_digest(event: DeadLetter | CommandObeyed | RunMigrationAnswered) -> int:
+    if not isinstance(event, DeadLetter):
         return command_digest(event, event.source)
     return id_digest(str(event.source))
 
 
-def command_digest(event: ControlCommand | CommandObeyed, source: Address) -> int:
+def command_digest(
+    event: ControlCommand | CommandObeyed | RunMigration | RunMigrationAnswered, source: Address
+) -> int:
     """Give the digest that a command is known by, whose record first stood at `source`."""
     # With the user's name: a header says where a command first stood, and anybody may write it.
     return id_digest(event.tenant, event.user_id, "command", str(source))

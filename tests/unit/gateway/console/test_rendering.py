@@ -11,9 +11,10 @@ from millstream.gateway.console.rendering import entry_json, entry_line, money, 
 from millstream.schemas.any_event import EVENT_TYPES
 from millstream.schemas.base import Address, Event, Reason, Usage
 from millstream.schemas.control.commands import ControlCommand
+from millstream.schemas.control.migrations import RunMigration, RunMigrationAnswered
 from millstream.schemas.dead_letters import DeadLetterRedriven, NotJson
 from millstream.schemas.events import AgentRequest, ResolvedRequest
-from millstream.schemas.journal.steps import JournalStep
+from millstream.schemas.journal.steps import JournalStep, RunBegan
 from millstream.schemas.lane_events import (
     HoldPlaced,
     LaneSnapshot,
@@ -322,6 +323,43 @@ CASES: tuple[tuple[Event, str], ...] = (
             effect="idempotent",
         ),
         "is about to call pay (idempotent, c1) (journal, step 4)",
+    ),
+    (
+        RunMigration(user_id="ada", request_id="r", to_version="2", dry_run=True),
+        "asks whether it can go on with version 2",
+    ),
+    (
+        RunMigrationAnswered(
+            user_id="ada",
+            request_id="r",
+            from_version="1",
+            to_version="2",
+            moved=True,
+            source=PLACE,
+        ),
+        "goes on with version 2, no longer 1",
+    ),
+    (
+        RunMigrationAnswered(
+            user_id="ada",
+            request_id="r",
+            to_version="2",
+            refused=Reason(code="run_ended", message="it has ended"),
+            source=PLACE,
+        ),
+        "stays as it is, run_ended: it has ended",
+    ),
+    (
+        JournalStep(
+            user_id="ada",
+            request_id="r",
+            session_id="s",
+            attempt=1000,
+            step=5,
+            kind="moved",
+            began=RunBegan(template="own", template_version="2", moved_from="1"),
+        ),
+        "goes on with version 2, no longer 1 (journal, step 5)",
     ),
 )
 

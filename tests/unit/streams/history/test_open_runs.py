@@ -15,6 +15,8 @@ import pytest
 
 from millstream.agents.executor import wall_clock_ms
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
+from millstream.gateway.commands.runs.telling import run_pairs, shown_facts
+from millstream.gateway.console.time_parsing import time_text
 from millstream.schemas.base import Reason
 from millstream.schemas.events import AgentResult, Decision
 from millstream.schemas.lane_events import HoldPlaced, RunParked
@@ -23,6 +25,7 @@ from millstream.streams.bus.api import EVERYTHING, EventFilter
 from millstream.streams.bus.memory import MemoryLog
 from millstream.streams.history.open_runs import OpenRun, records_of_run, runs_open
 from tests import making
+from tests.harness.journalled import Hold, Outside, clerk
 from tests.harness.memory_lanes import (
     MemoryLanes,
     ask,
@@ -32,6 +35,7 @@ from tests.harness.memory_lanes import (
     read_topic,
     upstream,
 )
+from tests.harness.migrating import paused_midway
 from tests.support import eventually
 from tests.unit.streams.lane.whole.test_tool_waits import lost_in_its_call, owner_with
 
@@ -203,3 +207,28 @@ async def test_thousands_are_told_in_the_order_in_which_they_were_asked_for(
     async with asyncio.timeout(5):
         runs = await open_runs(world)
     assert list(runs) == [f"r{number}" for number in range(2000)]
+
+
+async def test_a_run_that_was_moved_is_told_with_its_version_and_its_moves(
+    world: MemoryLanes,
+) -> None:
+    outside = Outside(timeout_s=5)
+    wanted = EventFilter(user_id="ada", request_id="r1")
+    second = clerk(version="2")
+    gap, text = Hold("asked", 1), 'call: put {"n": 1}; call: look {"n": 2}; say: done'
+    async with paused_midway(world, outside, text, second, gap=gap) as run:
+        await run.move(dry_run=True)
+        await run.move()
+        found = (await open_runs(world))["r1"]
+        later_ms = wall_clock_ms() + 601_000
+        later = (await open_runs(world, now_ms=later_ms))["r1"]
+        log = MemoryLog(world.broker)
+        records = await records_of_run(log, world.settings, wanted, since_ms=None)
+    assert (found.state, found.template_version) == ("paused", "2")
+    assert later.steps == found.steps == len(records.steps)
+    (move,) = records.moves
+    assert (move.from_version, move.to_version) == ("1", "2")
+    assert records.steps[-1].kind == "moved"
+    shown = shown_facts(found, records)
+    assert shown["moves"] == [{"from": "1", "to": "2", "at_ms": move.at_ms}]
+    assert ("moved", f"from 1 to 2 at {time_text(move.at_ms)}") in run_pairs(found, records)
