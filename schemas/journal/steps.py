@@ -54,6 +54,10 @@ class JournalStep(RequestEvent):
     `$timedelta`, `$uuid`, `$decimal`, `$dict` as pairs of key and value, `$message`, and
     LangGraph's `$send` and `$overwrite`.
     `began` stands on the first record. `used` is what model calls used since the record before.
+
+    `renewed_ms` stands on a copy: the run waits, and retention is about to remove the record that
+    stood before. It says when the copy was written. The copies of all records stand together, in
+    their order; each has the id of what it is a copy of, and no `used`, which counts once.
     """
 
     title: ClassVar[str] = "A finished call of a run, or one with an effect that begins"
@@ -77,6 +81,7 @@ class JournalStep(RequestEvent):
     duration_ms: Count | None = None
     began: RunBegan | None = None
     used: tuple[CallUsage, ...] = ()
+    renewed_ms: EpochMs | None = None
 
     @property
     def event_id(self) -> str:

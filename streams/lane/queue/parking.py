@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import structlog
 
 from millstream.agents.loop.calls import Calls
-from millstream.schemas.base import NO_USAGE, CallUsage, Usage, compound_key
+from millstream.schemas.base import NO_USAGE, CallUsage, Event, Usage, compound_key
 from millstream.schemas.errors import Poison, UnknownTemplate
 from millstream.schemas.events import Decision
 from millstream.schemas.lane_events import HoldPlaced, RunParked, TemplateWait
@@ -35,6 +35,7 @@ from millstream.streams.lane.state.pauses import Pauses, expiry_reason
 from millstream.streams.transactions.committer import CommitRefused
 from millstream.streams.wire.codec import Tombstone, decode
 from millstream.streams.wire.keys import RequestKey
+from millstream.streams.wire.trace import Trace
 
 log = structlog.get_logger(__name__)
 
@@ -92,6 +93,7 @@ class Parking:
                     *(head.key, head.session, head.order, stands_at, wait_of(head)),
                     template=head.request.template,
                     restored=True,
+                    journal_ms=head.journal_ms,
                 )
             )
         await asyncio.gather(*(self._take_over(*placed) for _, placed in paused))
@@ -122,7 +124,9 @@ class Parking:
         if (journal := self._state.journals.open.get(run.key)) is not None:
             steps = max(steps, journal.steps)
             if journal.begins_from is not None:
-                begins_from = journal.begins_from
+                begins_from, run.journal_ms = journal.begins_from, journal.began_ms
+        if steps:
+            run.journal_ms = run.journal_ms or 0
         event = RunParked(
             tenant=request.tenant,
             user_id=request.user_id,
@@ -149,6 +153,7 @@ class Parking:
             repairs=run.repairs,
             repair=run.calls.repair,
             journal_from=begins_from,
+            journal_from_ms=run.journal_ms or 0,
             journal_steps=steps,
         )
         if run.calls.with_effect:
@@ -182,19 +187,59 @@ class Parking:
         self.park(run).add_done_callback(told)
         return stands_at
 
-    async def load(self, ticket: Ticket) -> Run | None:
-        """Read a parked request back, with the plan of its run.
+    async def read(self, ticket: Ticket) -> tuple[RunParked, Trace] | None:
+        """Read the record of a parked request, and its trace.
 
         Gives `None` for one that could not be parked, or cannot be read here: the latter is left
         on the log to a newer worker. Raises `LaneLost`.
         """
         try:
-            parked, traceparent = await self._records.load(await ticket.stands_at)
+            return await self._records.load(await ticket.stands_at)
         except CommitRefused:
             return None
         except Poison as poison:
             log.warning("a parked request cannot be read", key=ticket.key, reason=str(poison))
             return None
+
+    def replace(
+        self, ticket: Ticket, parked: RunParked, traceparent: Trace, beside: Sequence[Event]
+    ) -> Committed:
+        """Commit another record of a parked request, with what goes with it.
+
+        `ticket` has its place; where no record can hold it, that is what it was. Raises as
+        `LaneWriter.submit` does.
+        """
+        before = ticket.stands_at
+        ticket.stands_at = stands_at = asyncio.get_running_loop().create_future()
+        # Its journal says what else they stand for now.
+        self._calls.pop(ticket.key, None)
+
+        def told(committed: Committed) -> None:
+            error = committed.exception()
+            if error is None:
+                offset = committed.result()[0]
+                self._records.written(offset)
+                stands_at.set_result(offset)
+            elif isinstance(error, CommitRefused):
+                stands_at.set_result(before.result())
+            else:
+                stands_at.set_exception(error)
+                stands_at.exception()  # a lost lane is told by its committer
+
+        committed = self._writer.submit([parked, *beside], traceparent)
+        committed.add_done_callback(told)
+        return committed
+
+    async def load(self, ticket: Ticket) -> Run | None:
+        """Read a parked request back, with the plan of its run; gives `None` as `read` does.
+
+        `Run.parked` is where its record stood then. Raises `LaneLost`.
+        """
+        stands_at = ticket.stands_at
+        read = await self.read(ticket)
+        if read is None:
+            return None
+        parked, traceparent = read
         decided = parked.decided
         reserved_before = parked.reserved_micros - (decided.reserved_micros if decided else 0)
         if decided is None and ticket.key not in self._state.decided:
@@ -232,8 +277,9 @@ class Parking:
             spent=_spent_by(parked),
             failure=parked.failure,
             under_way=under_way,
-            parked=ticket.stands_at,
+            parked=stands_at,
             journalled=(parked.journal_from, parked.journal_steps),
+            journal_ms=parked.journal_from_ms if parked.journal_steps else None,
             calls=self._calls.get(ticket.key)
             or Calls(forgotten=parked.effects, repair=parked.repair),
             lacks_since_ms=_lacks_since_ms(ticket, parked),
@@ -313,7 +359,7 @@ def _wanted(lacks: TemplateRef | None, since_ms: int) -> TemplateWait | None:
 def ticket_of(run: Run, parked: asyncio.Future[int], wait: Wait | None) -> Ticket:
     """Give a run's ticket in the line; `parked` gives the offset of its record."""
     place = (run.key, run.session, run.order, parked, wait, run.template)
-    return Ticket(*place, may_follow=run.may_follow)
+    return Ticket(*place, may_follow=run.may_follow, journal_ms=run.journal_ms)
 
 
 def _lacks_since_ms(ticket: Ticket, parked: RunParked) -> int:
