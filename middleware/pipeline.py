@@ -26,11 +26,11 @@ from millstream.middleware.policy import Policy
 from millstream.middleware.policy_errors import nearest
 from millstream.middleware.prices import PriceTable
 from millstream.middleware.rate_limit import RateLimitMiddleware
-from millstream.schemas.base import NO_USAGE, Event, Usage, saturated
+from millstream.schemas.base import Event, Usage, saturated
 from millstream.schemas.errors import LayerFailed, Misconfigured, Rejected
 from millstream.schemas.events import AgentResult, AttemptStarted, Decision, ResolvedRequest
 from millstream.schemas.reasons import reason_of
-from millstream.schemas.runs.reservations import CallReserved, NextCall
+from millstream.schemas.runs.reservations import NextCall
 
 CHAIN = "chain"
 """The name of the first stage, which is the only one where the chain is not cut."""
@@ -165,7 +165,7 @@ class MiddlewarePipeline:
         """Ask every layer about a further model call of an attempt that is under way.
 
         Gives what the run may cost with it, of the layer that says most; `None`: nothing is
-        reserved for calls. Folds nothing: see `reserved`.
+        reserved for calls. Folds nothing.
         """
         quote: CallQuote | None = None
         for layer in self.chain:
@@ -180,36 +180,20 @@ class MiddlewarePipeline:
                 quote = answer
         return quote
 
-    def reserved(
-        self, started: AttemptStarted, call: NextCall, quote: CallQuote, *, number: int
-    ) -> CallReserved:
-        """Give the record of a call that is to be reserved, folded at once as a decision is."""
-        reserved = CallReserved(
-            tenant=started.tenant,
-            user_id=started.user_id,
-            at_ms=started.at_ms,
-            request_id=started.request_id,
-            session_id=started.session_id,
-            attempt=started.attempt,
-            call=number,
-            model=call.model or started.model,
-            usage_max=sum((one.usage for one in call.beside), call.usage_max),
-            used=sum((one.usage for one in call.over), NO_USAGE),
-            reserved_micros=quote.reserved_micros,
-            price_digest=quote.price_digest,
-        )
-        self.fold(reserved)
-        return reserved
-
     def charge(self, request: ResolvedRequest | AttemptStarted, used: AttemptUsage) -> list[Event]:
         """Make the events of what an attempt used, and fold them at once."""
+        events = self.charges(request, used)
+        for event in events:
+            self.fold(event)
+        return events
+
+    def charges(self, request: ResolvedRequest | AttemptStarted, used: AttemptUsage) -> list[Event]:
+        """Make the events of what an attempt used, or part of it, and fold nothing."""
         events: list[Event] = []
         for layer in self.chain:
             if layer.enabled:
                 charged = asked(layer, tuple, partial(layer.charge, request, used))
                 events.extend(() if isinstance(charged, LayerFailed) else charged)
-        for event in events:
-            self.fold(event)
         return events
 
     def settle(self, request: ResolvedRequest, result: AgentResult) -> Settlement:

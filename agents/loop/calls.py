@@ -90,7 +90,7 @@ class Calls:
     _tools: dict[str, ToolAnswer] = field(default_factory=dict)
     _beside: dict[str, BaseMessage] = field(default_factory=dict)
     # What ends the run goes with its result, and is written only if the run goes on all the same.
-    _unwritten: dict[Asked, None] = field(default_factory=dict)
+    _unwritten: dict[Asked, int] = field(default_factory=dict)
     _not_made: dict[str, bool] = field(default_factory=dict)
     _facts: dict[str, bool] = field(default_factory=dict)
     _repair_written: dict[str, AnswerRepair] = field(default_factory=dict)
@@ -165,8 +165,8 @@ class Calls:
         """
         if (journal := self.journal) is None:
             return
-        for key in tuple(self._unwritten):
-            self._write_answer(journal, key)
+        for key, took_ms in tuple(self._unwritten.items()):
+            self._write_answer(journal, key, took_ms)
         self._unwritten.clear()
         if self.repair is not None and self.repair is not self._repair_written.get(""):
             self._repair_written[""] = self.repair
@@ -256,22 +256,28 @@ class Calls:
         response: ModelResponse[Any],
         faults: Mapping[str, str],
         asked: str | None,
+        *,
+        took_ms: int = 0,
     ) -> ModelResponse[Any]:
-        """Keep a model's answer, and what is wrong with the calls in it; give it as it is kept."""
+        """Keep a model's answer, and what is wrong with the calls in it; give it as it is kept.
+
+        It `took_ms` milliseconds.
+        """
         key = self._models.take(follows, response, faults, asked)
         if self.journal is None:
             return response
         if any(one.tool_calls for one in response.result if isinstance(one, AIMessage)):
-            return self._write_answer(self.journal, key)
-        self._unwritten[key] = None
+            return self._write_answer(self.journal, key, took_ms)
+        self._unwritten[key] = took_ms
         return response
 
-    def _write_answer(self, journal: Journal, key: Asked) -> ModelResponse[Any]:
+    def _write_answer(self, journal: Journal, key: Asked, took_ms: int) -> ModelResponse[Any]:
         response, asked, faults = self._models.of(key)
         recorded = recorded_model(response, faults)
         self._models.replace(key, recorded.answer)
         content = recorded.content | self._facts
-        journal.add("answered", follows=key[0], asked=asked, content=content)
+        told: dict[str, Any] = {"content": content, "duration_ms": took_ms}
+        journal.add("answered", follows=key[0], asked=asked, **told)
         return recorded.answer
 
     def answered_tool(self, call_id: str) -> ToolAnswer | None:
@@ -303,12 +309,12 @@ class Calls:
         """Give a model's answer to a middleware's question, which is known by its digest."""
         return self._beside.get(asked)
 
-    def keep_beside(self, asked: str, answer: BaseMessage) -> BaseMessage:
-        """Keep a model's answer to a middleware; give it as it is kept."""
+    def keep_beside(self, asked: str, answer: BaseMessage, *, took_ms: int = 0) -> BaseMessage:
+        """Keep a model's answer to a middleware, which `took_ms`; give it as it is kept."""
         if self.journal is not None:
             recorded = recorded_message(answer)
             answer = recorded.answer
-            self.journal.add("beside", asked=asked, content=recorded.content)
+            self.journal.add("beside", asked=asked, content=recorded.content, duration_ms=took_ms)
         self._beside[asked] = answer
         return answer
 

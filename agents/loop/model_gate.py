@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, Final, Protocol
 
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
@@ -153,10 +154,13 @@ class ModelGate(AgentMiddleware[Any, Any, Any]):
             # Told to the model and not remembered.
             asked = request.override(messages=[*request.messages, *told_again(repair)])
         await context.calls.door()
+        began_s = monotonic()
         response = await self._asked(asked, handler)
+        took_ms = round((monotonic() - began_s) * 1000)
         if self._schema is not None:
             response = in_form(self._schema, response)
-        return _checked(request, response, context, (follows, asked_now), self._answer_calls_max)
+        call = (follows, asked_now, took_ms)
+        return _checked(request, response, context, call, self._answer_calls_max)
 
     async def _asked(
         self,
@@ -183,7 +187,7 @@ def _checked(
     request: ModelRequest[Any],
     response: ModelResponse[Any],
     context: RunContext,
-    call: tuple[str, str | None],
+    call: tuple[str, str | None, int],
     calls_max: int | None,
 ) -> ModelResponse[Any]:
     if not response.result or not isinstance(said := response.result[0], AIMessage):
@@ -205,8 +209,8 @@ def _checked(
         message = message.model_copy(update={"id": f"{message.id}-{len(request.messages)}"})
     if message is not said or checked.faults:
         response = _with(response, message, checked.faults, in_loop=bool(request.tools))
-    follows, asked = call
-    return context.calls.keep_model(follows, response, checked.faults, asked)
+    follows, asked, took_ms = call
+    return context.calls.keep_model(follows, response, checked.faults, asked, took_ms=took_ms)
 
 
 def _with(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Any
 
 from langchain.agents.middleware.internal_call_transformer import internal_call_metadata
@@ -89,10 +90,12 @@ class BesideModel(BaseChatModel):
             await context.calls.door()
         told = ensure_config(config)
         told["metadata"] = {**told.get("metadata", {}), **internal_call_metadata()}
+        began_s = monotonic()
         answer = await self.model.ainvoke(input, told, stop=stop, **kwargs)
         if context is None:
             return answer
-        kept = context.calls.keep_beside(asked, answer)
+        took_ms = round((monotonic() - began_s) * 1000)
+        kept = context.calls.keep_beside(asked, answer, took_ms=took_ms)
         return kept if isinstance(kept, AIMessage) else answer
 
     def _digest(self, asked: LanguageModelInput, settings: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from millstream.schemas.base import CallUsage, Count, EpochMs, Frozen
+from millstream.schemas.base import CallUsage, Count, EpochMs, Frozen, Micros
 from millstream.schemas.events import RequestEvent
 
 __all__ = ["PARTS_MAX", "JournalKind", "JournalStep", "RunBegan"]
@@ -53,11 +53,14 @@ class JournalStep(RequestEvent):
     `$float` (`nan`, `inf`), `$tuple`, `$set`, `$frozenset`, `$datetime`, `$date`, `$time`,
     `$timedelta`, `$uuid`, `$decimal`, `$dict` as pairs of key and value, `$message`, and
     LangGraph's `$send` and `$overwrite`.
-    `began` stands on the first record. `used` is what model calls used since the record before.
+    `began` stands on the first record. `used` is what model calls used since the record before, and
+    `cost_micros` what that costs, rounded up; none where nothing of the run is priced.
+    `duration_ms` is how long the call took that was answered.
 
     `renewed_ms` stands on a copy: the run waits, and retention is about to remove the record that
     stood before. It says when the copy was written. The copies of all records stand together, in
-    their order; each has the id of what it is a copy of, and no `used`, which counts once.
+    their order; each has the id of what it is a copy of, and no `used` and `cost_micros`, which
+    count once.
     """
 
     title: ClassVar[str] = "A finished call of a run, or one with an effect that begins"
@@ -81,6 +84,7 @@ class JournalStep(RequestEvent):
     duration_ms: Count | None = None
     began: RunBegan | None = None
     used: tuple[CallUsage, ...] = ()
+    cost_micros: Micros | None = None
     renewed_ms: EpochMs | None = None
 
     @property

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from millstream.schemas.base import CallUsage, Count, Micros, Usage
-from millstream.schemas.events import RequestEvent
+from millstream.schemas.base import NO_USAGE, CallUsage, Count, Micros, Usage
+from millstream.schemas.events import AttemptStarted, RequestEvent
 
 __all__ = ["CallReserved", "NextCall"]
 
@@ -36,6 +36,26 @@ class CallReserved(RequestEvent):
     used: Usage = Usage()
     reserved_micros: Micros
     price_digest: str
+
+    @classmethod
+    def of(
+        cls, started: AttemptStarted, call: NextCall, *, number: int, micros: Micros, digest: str
+    ) -> Self:
+        """Give the record of a call of an attempt, with the run's sum and the prices' digest."""
+        return cls(
+            tenant=started.tenant,
+            user_id=started.user_id,
+            at_ms=started.at_ms,
+            request_id=started.request_id,
+            session_id=started.session_id,
+            attempt=started.attempt,
+            call=number,
+            model=call.model or started.model,
+            usage_max=sum((one.usage for one in call.beside), call.usage_max),
+            used=sum((one.usage for one in call.over), NO_USAGE),
+            reserved_micros=micros,
+            price_digest=digest,
+        )
 
     @property
     def event_id(self) -> str:

@@ -86,7 +86,7 @@ class AttemptRunner:
             load_checkpoint = partial(self._writer.load_checkpoint, head)
 
         reserving = self._reserving(run, started)
-        commit_step = self.journals.of(run, head, reserving)
+        commit_step = self.journals.of(run, head, started, reserving)
 
         async def run_agent() -> RunOutcome:
             # What runs agents is not always the executor. Caught here, inside the task: one step

@@ -6,7 +6,7 @@ from functools import partial
 
 from millstream.agents.loop.calls import Calls
 from millstream.schemas.errors import Terminal
-from millstream.schemas.events import SessionUpdated
+from millstream.schemas.events import AttemptStarted, SessionUpdated
 from millstream.schemas.journal.steps import JournalStep, RunBegan
 from millstream.schemas.ports import CommitStep
 from millstream.schemas.runs.reservations import NextCall
@@ -16,6 +16,7 @@ from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.runs.admission import TemplateRef, told_of_repair
 from millstream.streams.lane.runs.reserving import AttemptReservations
 from millstream.streams.lane.runs.run import Run
+from millstream.streams.lane.state.attempt_costs import cost_micros
 from millstream.streams.lane.state.journals import OpenJournal
 from millstream.streams.lane.state.lane_state import LaneState
 
@@ -81,11 +82,16 @@ class RunJournals:
         return found
 
     def of(
-        self, run: Run, head: SessionUpdated | None, reserving: AttemptReservations | None
+        self,
+        run: Run,
+        head: SessionUpdated | None,
+        started: AttemptStarted | None,
+        reserving: AttemptReservations | None,
     ) -> CommitStep:
         """Give what commits the steps of a run, which goes on from a session's head.
 
-        What its next calls may cost is committed with them, as `reserving` says.
+        What its next calls may cost is committed with them, as `reserving` says; what its last ones
+        did cost stands on them, if the attempt has a mark, `started`.
         """
         if run.journal is None:
             known = self._state.journals.open.get(run.key)
@@ -104,6 +110,9 @@ class RunJournals:
         journal = run.journal
 
         async def commit(fact: JournalStep, *, next_call: NextCall | None = None) -> None:
+            if fact.used and started is not None and started.reserved_micros:
+                cost = cost_micros(self._state.pipeline, started, fact.used)
+                fact = fact.model_copy(update={"cost_micros": cost})
             if reserving is None or next_call is None:
                 await journal.commit(fact)
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from millstream.middleware.base import MiddlewareContext
+from millstream.middleware.base import CallQuote, MiddlewareContext
 from millstream.middleware.pipeline import MiddlewarePipeline
 from millstream.schemas.errors import Rejected
 from millstream.schemas.events import AttemptStarted
@@ -47,9 +47,9 @@ class AttemptReservations:
         is_held = quote.reserved_micros <= quote.held_micros and len(call.over) <= self._over
         if is_held and not quote.is_wanted:
             return
-        self._number, self._over = self._number + 1, len(call.over)
-        reserved = self._pipeline.reserved(self._started, call, quote, number=self._number)
-        committed = self._writer.submit([reserved], self._traceparent, lazy=is_held)
+        committed = self._writer.submit(
+            [self._reserved(call, quote)], self._traceparent, lazy=is_held
+        )
         if not is_held:
             await committed
 
@@ -61,5 +61,17 @@ class AttemptReservations:
         quote = self._pipeline.reserve(self._context, self._started, call)
         if quote is None or isinstance(quote, Rejected):
             return ()
+        return (self._reserved(call, quote),)
+
+    def _reserved(self, call: NextCall, quote: CallQuote) -> CallReserved:
+        """Give the record of a call, folded at once as a decision is."""
         self._number, self._over = self._number + 1, len(call.over)
-        return (self._pipeline.reserved(self._started, call, quote, number=self._number),)
+        reserved = CallReserved.of(
+            self._started,
+            call,
+            number=self._number,
+            micros=quote.reserved_micros,
+            digest=quote.price_digest,
+        )
+        self._pipeline.fold(reserved)
+        return reserved

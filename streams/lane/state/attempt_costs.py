@@ -189,6 +189,22 @@ class Charge:
         return result.model_copy(update={"cost_micros": self.micros, "usage": self.usage})
 
 
+def cost_micros(
+    pipeline: MiddlewarePipeline, started: AttemptStarted, calls: tuple[CallUsage, ...]
+) -> Micros:
+    """Give what calls of an attempt cost that are over: it is charged once the attempt is."""
+    part = AttemptUsage(
+        attempt=started.attempt,
+        model=started.model,
+        template=started.template,
+        usage=sum((one.usage for one in calls), NO_USAGE),
+        started=started,
+        calls=calls,
+    )
+    made = pipeline.charges(started, part)
+    return saturated(sum(one.cost_micros for one in made if isinstance(one, CostRecorded)))
+
+
 def charge_attempts(
     bills: OpenAttempts,
     pipeline: MiddlewarePipeline,

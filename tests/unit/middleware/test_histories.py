@@ -233,7 +233,11 @@ class Live:
             self.over(run, End(0, 0, failed=True, known=True))
         elif quote is not None:
             number = 1 if run.reserved is None else run.reserved.call + 1
-            run.reserved = self.runner.reserved(run.started, call, quote, number=number)
+            micros, digest = quote.reserved_micros, quote.price_digest
+            run.reserved = CallReserved.of(
+                run.started, call, number=number, micros=micros, digest=digest
+            )
+            self.runner.fold(run.reserved)
             self.write(self.runner, run.reserved)
 
     def context(self, asked: ResolvedRequest, model: str) -> MiddlewareContext:

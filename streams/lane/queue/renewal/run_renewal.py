@@ -124,7 +124,8 @@ class RunRenewal:
         # Nobody else may have written, or be about to: from here on nothing is awaited.
         if ticket.gone or self._find(ticket.key) is not ticket or ticket.stands_at is not stands_at:
             return
-        copies = [one.model_copy(update={"renewed_ms": now_ms, "used": ()}) for one in steps]
+        once = {"used": (), "cost_micros": None}
+        copies = [one.model_copy(update={"renewed_ms": now_ms, **once}) for one in steps]
         again = parked.model_copy(
             update={
                 "renewed_ms": now_ms,

@@ -141,6 +141,19 @@ async def test_each_further_call_is_reserved_before_it_is_made(world: MemoryLane
         assert one.usage_max.input_tokens >= costs[number].usage.input_tokens
 
 
+async def test_the_journal_has_what_each_call_took_used_and_cost(world: MemoryLanes) -> None:
+    result = await run(world, 'slow: 0.02; call: read {"size": 10}; say: two', capped(1))
+    assert result.status == "completed"
+    answered, done = await read_whole(world, JOURNAL, JournalStep)
+    (first, _) = await read_whole(world, COSTS, CostRecorded)
+    assert (answered.kind, done.kind) == ("answered", "done")
+    assert answered.duration_ms is not None
+    assert answered.duration_ms >= 20
+    assert [one.usage for one in answered.used] == [first.usage]
+    assert answered.cost_micros == first.cost_micros > 0
+    assert (done.used, done.cost_micros) == ((), None)
+
+
 async def test_a_single_call_is_reserved_by_its_attempt_and_by_nothing_else(
     world: MemoryLanes,
 ) -> None:
