@@ -285,6 +285,8 @@ class CheckpointSaved(RequestEvent):
     """The state of a session after a run: a LangGraph checkpoint.
 
     `data` is the base64 of what `encoding` names. `turn` counts the session's runs from 1.
+    `renewed_ms` stands on a copy, which has the id of the record before: a run waits that goes on
+    from it, and retention is about to remove it. It says when the copy was written.
     """
 
     title: ClassVar[str] = "The state of a session after a run"
@@ -295,6 +297,7 @@ class CheckpointSaved(RequestEvent):
     turn: Annotated[Count, Field(ge=1)] = 1
     encoding: Literal["langgraph+msgpack"] = "langgraph+msgpack"
     data: str
+    renewed_ms: EpochMs | None = None
 
     @property
     def event_id(self) -> str:

@@ -82,7 +82,9 @@ class RunParked(RequestEvent):
     instead. `effects` are the tools with an effect that it called. `repairs` counts the answers
     that its model is to give anew since they do not fit their schema, `repair` is the newest.
 
-    `journal_from` is where the first record of its journal stands, which had `journal_steps` steps.
+    `journal_from` is where the first record of its journal stands, or an offset before it, and
+    `journal_from_ms` when that was written, 0 where nobody said; it had `journal_steps` steps.
+    `renewed_ms` is when its journal was last written anew, since it waits for so long.
 
     `template_version` is the version of its template that its run keeps, `waits_for` the template
     that its owner lacks. A request that is `undecided` waits for its template so: it is decided on
@@ -111,13 +113,16 @@ class RunParked(RequestEvent):
     repairs: Count = 0
     repair: AnswerRepair | None = None
     journal_from: Count | None = None
+    journal_from_ms: EpochMs = 0
     journal_steps: Count = 0
+    renewed_ms: EpochMs | None = None
 
     @property
     def event_id(self) -> str:
         """The request id, its tries, since when it is under way, and when it was parked."""
         undecided = ":undecided" * self.undecided
-        return f"{self.request_id}:parked:{self.tries}:{self.since_ms}:{self.at_ms}{undecided}"
+        told = f"{self.request_id}:parked:{self.tries}:{self.since_ms}:{self.at_ms}{undecided}"
+        return told if self.renewed_ms is None else f"{told}:renewed:{self.renewed_ms}"
 
     @property
     def decided(self) -> Decision | None:

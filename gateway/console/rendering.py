@@ -144,7 +144,7 @@ def what(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912, PLR0915  one cas
         case JournalStep():
             return _journalled(event)
         case CheckpointSaved():
-            return f"checkpoint of session {event.session_id}, turn {event.turn}"
+            return f"checkpoint of session {event.session_id}, turn {event.turn}{_again(event)}"
         case SessionUpdated():
             return f"session {event.session_id} is at turn {event.turn}"
         case RunParked(waits_for=wanted) if wanted is not None:
@@ -261,7 +261,11 @@ def _journalled(step: JournalStep) -> str:
         "repair": "has an answer to be given anew",
         "moved": "goes on with another version" if began is None else began.told,
     }
-    return f"{told.get(step.kind, one_line(step.kind))} (journal, step {step.step})"
+    return f"{told.get(step.kind, one_line(step.kind))} (journal, step {step.step}{_again(step)})"
+
+
+def _again(event: JournalStep | CheckpointSaved) -> str:
+    return "" if event.renewed_ms is None else ", written anew"
 
 
 def _arguments(step: AgentStep) -> str:

@@ -68,6 +68,11 @@ class JournalStep(RequestEvent):
     `began` stands on the first record, and on one that is `moved`. `used` is what model calls used
     since the record before, and `cost_micros` what that costs, rounded up; none where nothing of
     the run is priced. `duration_ms` is how long the call took that was answered.
+
+    `renewed_ms` stands on a copy: the run waits, and retention is about to remove the record that
+    stood before. It says when the copy was written. The copies of all records stand together, in
+    their order; each has the id of what it is a copy of, and no `used` and `cost_micros`, which
+    count once.
     """
 
     title: ClassVar[str] = "A finished call of a run, or one with an effect that begins"
@@ -92,6 +97,7 @@ class JournalStep(RequestEvent):
     began: RunBegan | None = None
     used: tuple[CallUsage, ...] = ()
     cost_micros: Micros | None = None
+    renewed_ms: EpochMs | None = None
 
     @property
     def event_id(self) -> str:

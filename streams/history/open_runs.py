@@ -155,7 +155,7 @@ class _Heard:
             case AttemptStarted():
                 self.attempts[key] = event
                 self.times[key] = at_ms
-            case JournalStep():
+            case JournalStep(renewed_ms=None):
                 self.steps[key] = event
                 self.times.setdefault(key, at_ms)
             case AgentResult():

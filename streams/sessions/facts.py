@@ -41,6 +41,7 @@ class KeptCheckpoint(Frozen):
     request_id: str
     size_bytes: Count
     parent_id: str | None = Field(default=None)
+    renewed_ms: EpochMs | None = Field(default=None)
 
     @classmethod
     def of(cls, event: CheckpointSaved, offset: int) -> Self:
@@ -53,6 +54,7 @@ class KeptCheckpoint(Frozen):
             request_id=event.request_id,
             size_bytes=len(event.data),
             parent_id=event.parent_id,
+            renewed_ms=event.renewed_ms,
         )
 
 
@@ -144,8 +146,10 @@ def checkpoints_of(
     if not facts.is_session:
         return ()
     since_ms = now_ms - (CHECKPOINTS.retention_ms or now_ms)
-    by_offset = {one.offset: one for one in kept if one.at_ms >= since_ms}
-    alive = list(by_offset.values())
+    by_offset = {one.offset: one for one in kept if (one.renewed_ms or one.at_ms) >= since_ms}
+    # A copy of one stands behind it.
+    newest = {one.checkpoint_id: one for one in by_offset.values()}
+    alive = sorted(newest.values(), key=lambda one: one.offset)
     names: dict[str, list[str]] = {}
     named = () if facts.state is None else facts.state.names
     for name in named:

@@ -215,7 +215,7 @@ def counts_of(  # noqa: PLR0911  one return per type of event
         case AgentToken():
             return {"token_records|": 1, "streamed_tokens|": event.tokens}
         case CheckpointSaved():
-            return {"checkpoints|": 1}
+            return {"checkpoints|": 1} if event.renewed_ms is None else {}
         case SessionUpdated() | SessionState() | SessionChanged():
             return _of_session(event)
         case DeadLetter():

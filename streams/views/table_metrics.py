@@ -47,7 +47,11 @@ _FIGURES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "token_records": ("token_records", "Records of answers as they are written", ()),
     "streamed_tokens": ("streamed_tokens", "Model tokens in those records", ()),
     "checkpoints": ("checkpoints", "Session checkpoints", ()),
-    "session_heads": ("session_heads", "Turns of sessions, and what restores made of them", ()),
+    "session_heads": (
+        "session_heads",
+        "Turns of sessions, what restores made of them, and heads that were written anew",
+        (),
+    ),
     "session_states": (
         "session_states",
         "Sessions that were created, or came into another state, by that state",

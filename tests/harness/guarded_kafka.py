@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,13 +36,20 @@ _DENY, _ALLOW = 2, 3
 _EVERYBODY = "User:ANONYMOUS"
 
 
-@asynccontextmanager
-async def guarded_kafka(settings: Settings, folder: Path) -> AsyncIterator[Settings]:
+def guarded_kafka(settings: Settings, folder: Path) -> AbstractAsyncContextManager[Settings]:
     """Start a broker that lets everybody do what no rule is about; gives settings that name it."""
+    return own_kafka(settings, folder, _AUTHORIZER)
+
+
+@asynccontextmanager
+async def own_kafka(
+    settings: Settings, folder: Path, properties: tuple[tuple[str, str], ...]
+) -> AsyncIterator[Settings]:
+    """Start a broker with further lines of its configuration; gives settings that name it."""
     state = LauncherState.load(folder, 1).with_ports(port_names(1))
     java = JavaSettings(class_path(read_lock(LOCK_FILE), cache_folder()))
     (node,) = KafkaCluster.at(folder, state.ports, state.cluster_id, java, 1).nodes
-    spec = replace(node.spec, properties=_AUTHORIZER)
+    spec = replace(node.spec, properties=properties)
     node = KafkaNode(spec, folder, state.cluster_id, java)
     await node.start()
     try:

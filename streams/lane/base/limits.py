@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from millstream.schemas.topics import JOURNAL
+
 __all__ = ["LaneLimits"]
 
 
@@ -25,6 +27,9 @@ class LaneLimits:
         behind_for_s: So long after the last record that others stood behind, reading is taken to
             keep up again.
         look_who_waits_every_s: How often it is asked since when the oldest deferred request waits.
+        renewed_after_s: What a waiting run goes on from is written anew once it is so old: half as
+            old as the log lets it become.
+        look_who_is_old_every_s: How often such runs are looked for.
     """
 
     attempts_lost_max: int = 10
@@ -35,3 +40,5 @@ class LaneLimits:
     at_hand_behind: int = 100
     behind_for_s: float = 0.25
     look_who_waits_every_s: float = 10.0
+    renewed_after_s: float = (JOURNAL.retention_ms or 0) / 2000
+    look_who_is_old_every_s: float = 600.0

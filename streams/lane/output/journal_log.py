@@ -6,6 +6,7 @@ other: read run by run, each record would be fetched as often as there are runs.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -47,8 +48,15 @@ class JournalLog:
     async def load(self, key: RequestKey, journal: OpenJournal) -> tuple[JournalStep, ...]:
         """Give a run's steps in their order, each of them whole.
 
-        Raises `JournalGone` where some are not there, or are not to be read, `JournalUnreadable`
-        where one is not whole, and `LaneLost` if the log cannot be read now.
+        Raises as `records`, and `JournalUnreadable` where a step is not whole.
+        """
+        return tuple(map(_joined, _whole_steps(await self.records(key, journal))))
+
+    async def records(self, key: RequestKey, journal: OpenJournal) -> tuple[JournalStep, ...]:
+        """Give the records of a run's journal in their order, each step's parts by themselves.
+
+        Raises `JournalGone` where some are not there, or are not to be read, and `LaneLost` if the
+        log cannot be read now.
         """
         want = _Want(key, frozenset(journal.offsets))
         self._wanted.append(want)
@@ -60,7 +68,7 @@ class JournalLog:
             raise LaneLost(f"a journal cannot be read: {error}") from error
         finally:
             self._wanted.remove(want)
-        return tuple(_steps(want, journal))
+        return _records(want, journal)
 
     async def find(self, key: RequestKey, from_offset: int) -> OpenJournal:
         """Find where a run's journal stands, which begins at an offset: all behind it is read.
@@ -75,21 +83,25 @@ class JournalLog:
                 async with aclosing(stretch) as records:
                     async for record in records:
                         if (step := _own(record, key)) is not None:
+                            found.take(step)
                             found.offsets.append(record.offset)
-                            found.steps = max(found.steps, step.step + 1)
         except ServiceUnavailable as error:
             raise LaneLost(f"a journal cannot be read: {error}") from error
         return found
 
     async def _look_for(self, wants: Sequence[_Want]) -> None:
-        by_offset = {offset: want for want in wants for offset in want.offsets}
+        # Of a run that has its turn while its journal is written anew there are two.
+        by_offset = defaultdict[int, list[_Want]](list)
+        for want in wants:
+            for offset in want.offsets:
+                by_offset[offset].append(want)
         for first, last in _stretches(sorted(by_offset)):
             stretch = self._reader.read({self._where: last + 1}, from_offset=first)
             async with aclosing(stretch) as records:
                 async for record in records:
-                    want = by_offset.get(record.offset)
-                    if want is not None and (step := _own(record, want.key)) is not None:
-                        want.found[record.offset] = step
+                    for want in by_offset.get(record.offset, ()):
+                        if (step := _own(record, want.key)) is not None:
+                            want.found[record.offset] = step
         for want in wants:
             want.is_settled = True
 
@@ -116,27 +128,37 @@ def _stretches(offsets: Sequence[int]) -> Iterator[tuple[int, int]]:
     yield first, offsets[-1]
 
 
-def _steps(want: _Want, journal: OpenJournal) -> Iterator[JournalStep]:
-    expected, parts = 0, list[JournalStep]()
+def _records(want: _Want, journal: OpenJournal) -> tuple[JournalStep, ...]:
+    expected, part, records = 0, 0, list[JournalStep]()
     for offset in sorted(want.found):
         step = want.found[offset]
-        if (step.step, step.part) < (expected, len(parts)):
+        if (step.step, step.part) < (expected, part):
             continue  # written again: the first one stands
-        if (step.step, step.part) != (expected, len(parts)):
+        if (step.step, step.part) != (expected, part):
             break
-        parts.append(step)
-        if len(parts) == parts[0].parts:
-            yield step if len(parts) == 1 else _joined(parts)
-            expected, parts = expected + 1, []
+        records.append(step)
+        part += 1
+        if part == step.parts:
+            expected, part = expected + 1, 0
     if expected != journal.steps:
         message = (
             f"of {journal.steps} steps of the run's journal those from {expected} on cannot be "
             "read: retention deleted them, or they were altered"
         )
         raise JournalGone(message)
+    return tuple(records[: len(records) - part])
+
+
+def _whole_steps(records: Sequence[JournalStep]) -> Iterator[Sequence[JournalStep]]:
+    at = 0
+    while at < len(records):
+        yield records[at : at + records[at].parts]
+        at += records[at].parts
 
 
 def _joined(parts: Sequence[JournalStep]) -> JournalStep:
+    if len(parts) == 1:
+        return parts[0]
     text = "".join(one.text or "" for one in parts)
     try:
         # Not by `orjson`, which makes a float of an integer beyond 64 bits.

@@ -218,6 +218,11 @@ class LaneWriter:
             created_at_ms=None if state is None else state.created_at_ms,
         )
 
+    def renewed_head(self, head: SessionUpdated, at_ms: int) -> SessionUpdated:
+        """Give the head of a session whose checkpoint is about to be written anew."""
+        moved = {"at_ms": at_ms, "checkpoint_offset_min": self._checkpoints_floor}
+        return head.model_copy(update=moved)
+
     async def load_checkpoint(self, head: SessionUpdated) -> CheckpointSaved | None:
         """Give the checkpoint that a head names; `None` if it is older than the log keeps them.
 

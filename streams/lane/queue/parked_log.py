@@ -51,6 +51,13 @@ class ParkedHead(Frozen):
     not_before_ms: int = 0
     undecided: bool = False
     waits_for: TemplateWait | None = None
+    journal_from_ms: int = 0
+    journal_steps: int = 0
+
+    @property
+    def journal_ms(self) -> int | None:
+        """When its journal began, `None` where it has none, 0 where nobody said."""
+        return self.journal_from_ms if self.journal_steps else None
 
     @property
     def key(self) -> RequestKey:

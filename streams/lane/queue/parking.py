@@ -93,6 +93,7 @@ class Parking:
                     *(head.key, head.session, head.order, stands_at, wait_of(head)),
                     template=head.request.template,
                     restored=True,
+                    journal_ms=head.journal_ms,
                 )
             )
         await asyncio.gather(*(self._take_over(*placed) for _, placed in paused))
@@ -123,7 +124,9 @@ class Parking:
         if (journal := self._state.journals.open.get(run.key)) is not None:
             steps = max(steps, journal.steps)
             if journal.begins_from is not None:
-                begins_from = journal.begins_from
+                begins_from, run.journal_ms = journal.begins_from, journal.began_ms
+        if steps:
+            run.journal_ms = run.journal_ms or 0
         event = RunParked(
             tenant=request.tenant,
             user_id=request.user_id,
@@ -150,6 +153,7 @@ class Parking:
             repairs=run.repairs,
             repair=run.calls.repair,
             journal_from=begins_from,
+            journal_from_ms=run.journal_ms or 0,
             journal_steps=steps,
         )
         if run.calls.with_effect:
@@ -275,6 +279,7 @@ class Parking:
             under_way=under_way,
             parked=stands_at,
             journalled=(parked.journal_from, parked.journal_steps),
+            journal_ms=parked.journal_from_ms if parked.journal_steps else None,
             calls=self._calls.get(ticket.key)
             or Calls(forgotten=parked.effects, repair=parked.repair),
             lacks_since_ms=_lacks_since_ms(ticket, parked),
@@ -354,7 +359,7 @@ def _wanted(lacks: TemplateRef | None, since_ms: int) -> TemplateWait | None:
 def ticket_of(run: Run, parked: asyncio.Future[int], wait: Wait | None) -> Ticket:
     """Give a run's ticket in the line; `parked` gives the offset of its record."""
     place = (run.key, run.session, run.order, parked, wait, run.template)
-    return Ticket(*place, may_follow=run.may_follow)
+    return Ticket(*place, may_follow=run.may_follow, journal_ms=run.journal_ms)
 
 
 def _lacks_since_ms(ticket: Ticket, parked: RunParked) -> int:

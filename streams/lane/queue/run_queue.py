@@ -25,6 +25,7 @@ from millstream.streams.lane.queue.calling_up import Begin, CallingUp, Ended, Wa
 from millstream.streams.lane.queue.endings import Endings
 from millstream.streams.lane.queue.parking import Parking, ticket_of
 from millstream.streams.lane.queue.quotas import UserQuotas
+from millstream.streams.lane.queue.renewal.run_renewal import RunRenewal
 from millstream.streams.lane.queue.run_table import RunTable
 from millstream.streams.lane.queue.session_queues import SessionQueues
 from millstream.streams.lane.queue.suspects import Suspects
@@ -87,6 +88,9 @@ class RunQueue:
             pauses,
             lambda ticket: self._unblock(ticket.session),
         )
+        self._renewal = RunRenewal(
+            context, state=state, writer=writer, parking=self._parking, find=self._line.find
+        )
         self._calling_up = CallingUp(
             context,
             state=state,
@@ -117,10 +121,11 @@ class RunQueue:
         for ticket in tickets:
             self._in_flight.register(ticket.key, self._state.parked[ticket.key])
             self._line.join(ticket)
-            self._waits.watch(ticket)
+            self._watch(ticket)
             self.tell_if_paused(ticket)
         for work in (self._call_up(), self._park_what_is_old(), self._end_cancelled(tickets)):
             self._tasks.spawn(work)
+        self._tasks.spawn(self._renewal.run())
         self._wake.set()
 
     async def close(self) -> None:
@@ -171,7 +176,7 @@ class RunQueue:
         parked = self._parking.park(run)
         ticket = ticket_of(run, parked, wait)
         self._line.join(ticket)
-        self._waits.watch(ticket)
+        self._watch(ticket)
         parked.add_done_callback(partial(self._is_parked, run))
         self._wake.set()
 
@@ -291,7 +296,7 @@ class RunQueue:
         else:
             ticket = ticket_of(run, parked, left_for(run))
             self._line.block(ticket)
-            self._waits.watch(ticket)
+            self._watch(ticket)
             self._out_of_memory(run)
             return
         self._committed(run)
@@ -341,7 +346,7 @@ class RunQueue:
                 self._begin(run)
             case WaitOn(again):
                 self._line.block(again)
-                self._waits.watch(again)
+                self._watch(again)
             case Ended():
                 pass
 
@@ -378,6 +383,10 @@ class RunQueue:
             self._parking.park(run)
 
     # Waiting.
+
+    def _watch(self, ticket: Ticket) -> None:
+        self._waits.watch(ticket)
+        self._renewal.watch(ticket)
 
     def _unblock(self, session: SessionKey) -> None:
         self._line.unblock(session)

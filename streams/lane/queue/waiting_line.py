@@ -40,8 +40,9 @@ class Ticket:
 
     `stands_at` gives the offset of its record there, once that is committed. `order` is where the
     request stands among those of its session, `wait` what it waits for beside its turn. `restored`:
-    another owner parked it. `may_follow`: an earlier attempt may have shown tokens. `behind` is the
-    one behind it, of the same user.
+    another owner parked it. `may_follow`: an earlier attempt may have shown tokens. `journal_ms` is
+    when its journal began, by its record: `None` where it has none, 0 where nobody said. `behind`
+    is the one behind it, of the same user.
     """
 
     key: RequestKey
@@ -52,6 +53,7 @@ class Ticket:
     template: str = ""
     restored: bool = False
     may_follow: bool = False
+    journal_ms: int | None = None
     gone: bool = False
     behind: Ticket | None = field(default=None, repr=False)
 

@@ -62,7 +62,8 @@ class Run:
     `under_way` counts towards a template's `request_timeout_s`, and only where there is one.
     `repairs` counts the answers that did not fit their schema and are given anew.
     `calls` are those that its attempts made, `journal` is what writes them down, once one begins.
-    `journalled` is from where on its journal stands, and how many steps it had when it was parked.
+    `journalled` is from where on its journal stands, and how many steps it had when it was parked;
+    `journal_ms` is when it began, `None` where it has none, 0 where that is not known.
     `due` is what an attempt used whose end is not committed yet.
     `model_is_chosen`: it is known which of its models is to be asked first.
     `models_failed` are those that did since the first of them was asked, and why;
@@ -96,6 +97,7 @@ class Run:
     cause: object = None
     journal: RunJournal | None = None
     journalled: tuple[int | None, int] = (None, 0)
+    journal_ms: int | None = None
     model_is_chosen: bool = False
     models_failed: dict[str, Reason] = field(default_factory=dict)
     model_may_recover: bool = False

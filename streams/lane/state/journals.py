@@ -25,12 +25,23 @@ class OpenJournal:
     """Where the records of one run's journal stand, the oldest first.
 
     `steps` is the number of its next step. `begins_at` is the number of the first one that is
-    known: more than 0 where those before it were not read.
+    known: more than 0 where those before it were not read. `began_ms` is when that was written. Of
+    a journal that was written anew, it is the copies that are known, and what came behind them.
     """
 
     steps: int = 0
     begins_at: int = 0
     offsets: array[int] = field(default_factory=lambda: array("q"))
+    began_ms: int = 0
+
+    def take(self, step: JournalStep) -> None:
+        """Take in a record, in the order of the log; its place is to be added behind it."""
+        is_copy = step.renewed_ms is not None
+        if not self.offsets or (is_copy and not step.step and not step.part):
+            self.begins_at = step.step + (step.part > 0)
+            self.offsets = array("q")
+            self.began_ms = step.at_ms if step.renewed_ms is None else step.renewed_ms
+        self.steps = max(self.steps, step.step + 1)
 
     @property
     def begins_from(self) -> int | None:
@@ -56,18 +67,14 @@ class Journals:
             topics=tuple(Source(spec, Begin.WINDOW) for spec in topics),
             fold={JournalStep: self._step, AgentResult: self._end} if is_kept else {},
             place={JournalStep: self._place} if is_kept else {},
-            entries=("journals",),
-            state=lambda: {"journals": self._rows(self.open)},
+            entries=("open_journals",),
+            state=lambda: {"open_journals": self._rows(self.open)},
             load=self._load,
             canonical=lambda: self._rows(sorted(self.open)),
         )
 
     def _step(self, step: JournalStep) -> None:
-        key = request_key(step)
-        journal = self.open.get(key)
-        if journal is None:
-            journal = self.open[key] = OpenJournal(begins_at=step.step)
-        journal.steps = max(journal.steps, step.step + 1)
+        self.open.setdefault(request_key(step), OpenJournal()).take(step)
 
     def _place(self, step: JournalStep, offset: int) -> None:
         self.open[request_key(step)].offsets.append(offset)
@@ -77,18 +84,20 @@ class Journals:
 
     def _rows(self, keys: Iterable[RequestKey]) -> list[Any]:
         return [
-            (*key, one.steps, one.begins_at, _differences(one.offsets))
+            (*key, one.steps, one.begins_at, one.began_ms, _differences(one.offsets))
             for key in keys
             for one in (self.open[key],)
         ]
 
     def _load(self, body: SnapshotBody) -> None:
-        for tenant, user_id, request_id, steps, begins_at, differences in body.entries["journals"]:
+        for tenant, user_id, request_id, *numbers, differences in body.entries["open_journals"]:
+            steps, begins_at, began_ms = numbers
             offsets, at = array("q"), 0
             for difference in differences:
                 at += difference
                 offsets.append(at)
-            self.open[(tenant, user_id, request_id)] = OpenJournal(steps, begins_at, offsets)
+            key = (tenant, user_id, request_id)
+            self.open[key] = OpenJournal(steps, begins_at, offsets, began_ms)
 
 
 def _differences(offsets: array[int]) -> list[int]:
