@@ -286,12 +286,9 @@ def _arguments(step: AgentStep) -> str:
 def _took(step: AgentStep) -> str:
     if step.duration_ms is None or step.recorded:
         return ""
-    took = (
-        f"{step.duration_ms} ms"
-        if step.duration_ms < _SECONDS_FROM_MS
-        else f"{step.duration_ms / 1000:.1f} s"
-    )
-    return f" in {took}"
+    if step.duration_ms < _SECONDS_FROM_MS:
+        return f" in {step.duration_ms} ms"
+    return f" in {step.duration_ms / 1000:.1f} s"
 
 
 def reason_text(reason: Reason | None, *, whole: bool = False) -> str:
