@@ -25,7 +25,7 @@ from benchmarks.measures import (
     waiting,
 )
 from benchmarks.measures.agents import executor, prompt_cache
-from benchmarks.measures.journal import cost, resume, size
+from benchmarks.measures.journal import beside, cost, resume, size
 from benchmarks.measures.sessions import many, operations
 from benchmarks.peers import measure as peers
 from benchmarks.report import Figure
@@ -55,6 +55,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "journal": lambda settings, _: chain(
         cost.run(settings), resume.run(settings), size.run(settings)
     ),
+    "journal_peers": lambda settings, _: beside.run(settings),
     "prompt_cache": lambda *_: prompt_cache.run(),
 }
 
