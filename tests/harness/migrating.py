@@ -47,10 +47,11 @@ def code_of(answer: RunMigrationAnswered) -> str | None:
     return None if answer.refused is None else answer.refused.code
 
 
-async def newest_parked(world: MemoryLanes) -> RunParked:
+def newest_parked(world: MemoryLanes) -> RunParked:
     """Give the newest record of a request that waits."""
-    records = await read_whole(world, PARKED, RunParked)
-    return max(records, key=lambda one: one.at_ms)
+    records = [one for where in world.places(PARKED) for one in world.broker.records(where)]
+    values = [one.value for one in records if one.value is not None and one.kind == "record"]
+    return max(map(RunParked.model_validate_json, values), key=lambda one: one.at_ms)
 
 
 async def paused(

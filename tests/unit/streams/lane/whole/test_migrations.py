@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from langchain_core.messages import AIMessage
 
+from millstream.agents.executor import wall_clock_ms
+from millstream.agents.templates.retry import RetryPolicy
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.middleware.policy import Policy
 from millstream.schemas.control.migrations import RunMigrationAnswered
+from millstream.schemas.dead_letters import DeadLetter
+from millstream.schemas.errors import ModelFailed
 from millstream.schemas.events import AgentResult, CostRecorded, Decision
 from millstream.schemas.lane_events import RunParked
 from millstream.schemas.topics import (
+    CONTROL,
     COSTS,
+    DEAD_LETTERS,
     DECISIONS,
     PARKED,
     RESULTS,
     RUN_MIGRATION_ANSWERS,
     RUN_MIGRATIONS,
 )
+from tests.fakes.odd_models import OddModel
 from tests.harness.journalled import Hold, Outside, clerk, journal_of
 from tests.harness.lane_common import chain_stages
 from tests.harness.memory_lanes import (
@@ -63,7 +72,7 @@ async def test_a_paused_run_without_a_journal_goes_on_with_the_version_it_was_mo
         services.factory.register(own("2"))
         owner.serve(*await move(world, program, "2"))
         (answer,) = await answers(world)
-        parked = await newest_parked(world)
+        parked = newest_parked(world)
         owner.serve(*await give(world, program, "resume", request_id="r1"))
         (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
     assert (answer.moved, answer.from_version, answer.to_version) == (True, "1", "2")
@@ -166,9 +175,9 @@ async def test_a_dry_run_says_what_would_become_of_it_and_changes_nothing(
     outside = Outside(timeout_s=5)
     fits, other = clerk(version="2"), clerk(version="3", tools=("look",))
     async with paused_midway(world, outside, TEXT, fits, other, gap=BEHIND_PUT) as run:
-        before = await newest_parked(world), await journal_of(world)
+        before = newest_parked(world), await journal_of(world)
         would, would_not = [await run.move(to, dry_run=True) for to in ("2", "3")]
-        assert (await newest_parked(world), await journal_of(world)) == before
+        assert (newest_parked(world), await journal_of(world)) == before
     assert (would.moved, would.dry_run, would.refused) == (True, True, None)
     assert (would_not.moved, code_of(would_not)) == (False, "journal_unfit")
 
@@ -180,7 +189,7 @@ async def test_a_run_that_called_a_tool_that_the_version_lacks_stays_as_it_is(
     second = clerk(version="2", tools=("look", "pay"))
     async with paused_midway(world, outside, TEXT, second, gap=BEHIND_PUT) as run:
         answer = await run.move()
-        parked = await newest_parked(world)
+        parked = newest_parked(world)
     assert answer.refused is not None
     assert (answer.moved, answer.refused.code) == (False, "journal_unfit")
     assert answer.refused.message.startswith("it has called put, which version '2' does not have")
@@ -492,3 +501,120 @@ async def test_a_request_that_waits_for_any_version_of_its_template_has_none_to_
         owner.serve(*await move(world, program, "2"))
         (answer,) = await answers(world)
     assert code_of(answer) == "version_other"
+
+
+async def test_a_run_that_begins_while_its_move_waits_for_the_version_is_not_moved(
+    world: MemoryLanes,
+) -> None:
+    hangs = own("1", models=("scripted:hang",))
+    async with (
+        upstream(world) as program,
+        lane_services(world, templates=(*BUILT_IN_TEMPLATES, hangs)) as services,
+        one_lane(world, services, None) as owner,
+    ):
+        await paused(world, program, owner, "", template="own")
+        owner.serve(*await move(world, program, "2"))
+        await eventually(lambda: bool(owner.lane.lacking))
+        owner.serve(*await give(world, program, "resume", request_id="r1"))
+        await eventually(lambda: owner.lane.waiting == 0)
+        services.factory.register(own("2"))
+        (answer,) = await answers(world)
+        parked = newest_parked(world)
+    assert code_of(answer) == "run_under_way"
+    assert parked.template_version == "1"
+
+
+async def test_a_run_that_is_called_up_by_the_record_before_its_move_begins_by_the_new_one(
+    world: MemoryLanes,
+) -> None:
+    outside = Outside(timeout_s=5)
+    text = 'call: put {"n": 1}; say: done'
+    async with paused_midway(world, outside, text, clerk(version="2"), gap=Hold("asked", 0)) as run:
+        # Both read the log: the command first, and whoever calls the run up before it is moved.
+        async with run.owner.lane._reader.lock:
+            run.owner.serve(*await move(world, run.program, "2"))
+            await run.resume()
+            await eventually(lambda: run.owner.acked_of[world.topic(CONTROL)] == 1)
+        (answer,) = await answers(world)
+        (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
+    assert answer.moved
+    assert (result.status, result.template_version, result.output) == ("completed", "2", "done")
+
+
+async def test_a_moved_run_waits_on_until_its_next_attempt_is_due(world: MemoryLanes) -> None:
+    retry = RetryPolicy(backoff_first_s=60, backoff_max_s=60, jitter=0)
+    fails = own("1", retry=retry)
+    model = OddModel(says=[ModelFailed("overloaded"), AIMessage("2")])
+    has_one = (*BUILT_IN_TEMPLATES, fails)
+    async with (
+        upstream(world) as program,
+        lane_services(world, templates=has_one, resolve=lambda *_, **__: model) as services,
+    ):
+        async with one_lane(world, services, None) as owner:
+            owner.serve(*await ask(program, "", template="own"))
+            await eventually(lambda: owner.lane.waiting == 1)
+            services.factory.register(own("2"))
+            owner.serve(*await move(world, program, "2"))
+            (answer,) = await answers(world)
+            parked = newest_parked(world)
+            assert owner.lane.waiting == 1
+        later = replace(services, clock_ms=lambda: wall_clock_ms() + 61_000)
+        async with one_lane(world, later, None):
+            (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
+    assert answer.moved
+    assert (parked.failures, parked.not_before_ms > wall_clock_ms()) == (1, True)
+    assert (result.status, result.template_version) == ("completed", "2")
+
+
+async def test_a_run_whose_journal_is_older_than_what_a_lane_reads_back_is_moved_with_it(
+    world: MemoryLanes,
+) -> None:
+    world = world.changed(park_after_s=0.01, partitions=1)
+    outside = Outside(timeout_s=5)
+    ahead_ms = 2 * 86_400_000
+    second = clerk(version="2", system_prompt="Be kind.")
+    async with paused_midway(world, outside, TEXT, second, gap=BEHIND_PUT):
+        before = await journal_of(world)
+    async with (
+        upstream(world) as program,
+        lane_services(world, outside, [*BUILT_IN_TEMPLATES, second], tools=outside.tools()) as its,
+    ):
+        services = replace(its, clock_ms=lambda: wall_clock_ms() + ahead_ms)
+        async with one_lane(world, services, None) as owner:
+            sent, value = await ask(program, "say: x", user_id="bob", request_id="b1")
+            owner.serve(sent._replace(timestamp=sent.timestamp + ahead_ms), value)
+            await read_topic(world, RESULTS, AgentResult, count=1)
+        async with one_lane(world, services, None) as owner:
+            assert owner.lane._state.journals.open == {}
+            owner.serve(*await move(world, program, "2"))
+            (answer,) = await answers(world)
+            parked = newest_parked(world)
+        async with one_lane(world, services, None) as owner:
+            owner.serve(*await give(world, program, "resume", request_id="r1"))
+            *_, result = await read_topic(world, RESULTS, AgentResult, count=2)
+    assert answer.moved
+    assert (parked.journal_from, parked.journal_steps) == (0, len(before) + 1)
+    assert (result.status, result.output, result.template_version) == ("completed", "done", "2")
+    assert [one.step for one in await journal_of(world)][: len(before) + 1] == list(
+        range(len(before) + 1)
+    )
+
+
+async def test_a_command_that_says_too_little_is_a_dead_letter_and_others_are_carried_out(
+    world: MemoryLanes,
+) -> None:
+    async with (
+        upstream(world) as program,
+        lane_services(world, templates=versions("2", "1")) as services,
+        one_lane(world, services, None) as owner,
+    ):
+        await paused(world, program, owner, "", template="own")
+        value = {"user_id": "ada", "request_id": "r1"}
+        topic = world.topic(RUN_MIGRATIONS)
+        owner.serve(await program.publish(value, key=b"ada", topic=topic), value)
+        owner.serve(*await move(world, program, "2"))
+        (letter,) = await read_topic(world, DEAD_LETTERS, DeadLetter, count=1)
+        (answer,) = await answers(world)
+    assert letter.reason.code == "wrong_shape"
+    assert "to_version" in letter.reason.message
+    assert answer.moved
