@@ -81,7 +81,7 @@ class Attempt:
 
     def caller(self) -> Caller:
         """Give who asks, as the attempt's tools and middlewares are told it."""
-        request = self.request
+        request, calls = self.request, self.context.calls
         left_s, *_ = first_limit(
             request,
             self.plan.template,
@@ -99,6 +99,9 @@ class Attempt:
             model=self.plan.model,
             metadata=MappingProxyType(request.metadata),
             session_metadata=self.session_metadata,
+            # Not what they are told by: nothing is to lead from them into the run.
+            answers_given=lambda: calls.position,
+            clock_ms=lambda: calls.now_ms(),  # noqa: PLW0108  a method leads to what it is of
         )
 
     def outcome(

@@ -34,9 +34,11 @@ from millstream.agents.sessions.recorded.answers import (
     tool_answer_of,
 )
 from millstream.agents.tools import ToolRules
+from millstream.agents.tools.moments import Moments
 from millstream.schemas.journal.errors import JournalMismatch, JournalUnreadable
 from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.lane_events import AnswerRepair
+from millstream.schemas.ports import wall_clock_ms
 
 __all__ = ["Calls", "ToolAnswer"]
 
@@ -70,6 +72,7 @@ class Calls:
         reserving: Has its model calls reserved, `None`: they are not, each by itself.
         were_recorded: What stands here was read from a journal: another owner may have made it.
         asked: Digests what the newest attempt asks its model, `None`: answers are not compared.
+        moments: The times that its middlewares were told.
     """
 
     in_doubt: dict[str, str] = field(default_factory=dict)
@@ -86,6 +89,7 @@ class Calls:
     reserving: Reserving | None = None
     were_recorded: bool = False
     asked: AskedDigest | None = None
+    moments: Moments = field(default_factory=Moments)
     _models: ModelAnswers = field(default_factory=ModelAnswers)
     _tools: dict[str, ToolAnswer] = field(default_factory=dict)
     _beside: dict[str, BaseMessage] = field(default_factory=dict)
@@ -102,6 +106,7 @@ class Calls:
         calls = cls(were_recorded=True)
         for step in steps:
             calls._take(step)
+            calls.moments.take(step.moments or {})
             if step.began is not None:
                 calls.tools_begun = frozenset(step.began.tools)
         calls.begin_loop()
@@ -225,7 +230,7 @@ class Calls:
         """Keep what there is, and take in nothing any more of whom these were shared with."""
         for each in fields(self):
             value = getattr(self, each.name)
-            if isinstance(value, dict | ModelAnswers):
+            if isinstance(value, dict | ModelAnswers | Moments):
                 setattr(self, each.name, value.copy())
 
     def fault(self, call_id: str) -> str | None:
@@ -237,10 +242,22 @@ class Calls:
     ) -> None:
         """Have an attempt's calls counted, reserved and written by these."""
         self.meter, self.reserving, self.journal = meter, reserving, journal
+        if journal is not None:
+            journal.moments = self.moments
 
     def begin_loop(self) -> None:
         """Have the agent ask from its beginning again: it meets the same answers."""
         self._models.begin_loop()
+
+    @property
+    def position(self) -> int:
+        """How many answers of its model the agent was given in this loop."""
+        return self._models.given
+
+    def now_ms(self) -> int:
+        """Give the time as it is told here, in milliseconds since the epoch."""
+        clock_ms = wall_clock_ms if self.journal is None else self.journal.clock_ms
+        return self.moments.at(self.position, clock_ms())
 
     def answered_model(self, follows: str, asked: str | None = None) -> ModelResponse[Any] | None:
         """Give what the model said behind the answer of this id, `""` for its first call.
@@ -253,10 +270,8 @@ class Calls:
         except JournalMismatch as mismatch:
             if not self.intents:
                 raise
-            open_calls = "; ".join(
-                f"{one.tool} ({one.call_id}), {one.told}" for one in self.intents.values()
-            )
-            message = f"{mismatch}; find out what became of {open_calls}"
+            begun = "; ".join(one.named for one in self.intents.values())
+            message = f"{mismatch}; find out what became of {begun}"
             raise JournalMismatch(message) from mismatch
 
     def keep_model(

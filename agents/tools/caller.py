@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from types import MappingProxyType
@@ -13,7 +13,11 @@ from typing import Any, Final
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from millstream.schemas.ports import ClockMs
+
 __all__ = ["NO_CLAIMS", "Caller", "idempotency_key"]
+
+_NOT_UNDER_WAY: Final = "only a run that is under way has a clock, ids and random numbers"
 
 NO_CLAIMS: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -22,8 +26,10 @@ NO_CLAIMS: Final[Mapping[str, Any]] = MappingProxyType({})
 class Caller:
     """The request that an agent answers, as LangChain's `Runtime` and `ToolRuntime` carry it.
 
-    A tool takes it by a parameter `runtime: ToolRuntime[Caller]`, as `runtime.context`. The model
-    is shown nothing of it, and cannot set it.
+    A tool takes it by a parameter `runtime: ToolRuntime[Caller]`, as `runtime.context`, and a
+    middleware has it as `runtime.context`, or `request.runtime.context`. The model is shown nothing
+    of it, and cannot set it. Whoever goes on with a run runs its middlewares' hooks again: what
+    they add to the conversation must not depend on another clock, chance or id than these.
 
     Attributes:
         tenant: The user's tenant.
@@ -42,6 +48,9 @@ class Caller:
             a tool call.
         called_at_ms: When the tool was called, in milliseconds since the epoch: of a call with an
             effect the same in each attempt at it. `None` outside a tool call.
+        answers_given: Gives how many answers of its model the agent was given so far, which is
+            where in its run it is. `None` outside of a run.
+        clock_ms: Gives the time that a middleware is told there. `None` outside of a run.
     """
 
     tenant: str
@@ -57,6 +66,8 @@ class Caller:
     session_metadata: Mapping[str, str] = field(default_factory=lambda: NO_CLAIMS)
     idempotency_key: str | None = None
     called_at_ms: int | None = None
+    answers_given: Callable[[], int] | None = field(default=None, repr=False, compare=False)
+    clock_ms: ClockMs | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
@@ -69,28 +80,43 @@ class Caller:
         """The seconds until `deadline_ms` by this machine's clock, 0 once it passed."""
         return max(0.0, self.deadline_ms / 1000 - time.time())
 
+    def now_ms(self) -> int:
+        """Give the time, in milliseconds since the epoch: the same in each attempt.
+
+        It stands still between two answers of the model, and in a tool call, where it is
+        `called_at_ms`. What a middleware was told is recorded, so that another worker tells it
+        again. Raises `RuntimeError` outside of a run.
+        """
+        if self.called_at_ms is not None:
+            return self.called_at_ms
+        if self.clock_ms is None:
+            raise RuntimeError(_NOT_UNDER_WAY)
+        return self.clock_ms()
+
     def new_id(self, name: str = "") -> str:
         """Give an id, of 32 hex digits, that is the same in each attempt at this tool call.
 
         Another one for each `name`; so a call that is made again makes nothing under another id.
-        Raises `RuntimeError` outside a tool call.
+        In a middleware, outside tool calls, it is of the place in the run: the same in each
+        attempt, and another one behind each answer of the model. Raises `RuntimeError` outside of
+        a run.
         """
         return blake2b(self._named(name, b"id"), digest_size=16).hexdigest()
 
     def random(self, name: str = "") -> random.Random:
-        """Give a source of numbers that gives the same ones in each attempt at this tool call.
+        """Give a source of numbers that gives the same ones wherever `new_id` gives the same id.
 
-        Another one for each `name`. Not for secrets. Raises `RuntimeError` outside a tool call.
+        Another one for each `name`. Not for secrets. Raises `RuntimeError` outside of a run.
         """
         return random.Random(self._named(name, b"random"))  # noqa: S311  not for secrets
 
     def _named(self, name: str, kind: bytes) -> bytes:
-        if self.idempotency_key is None:
-            message = "only a tool call has ids and random numbers of its own"
-            raise RuntimeError(message)
-        return b"\0".join(
-            (kind, self.idempotency_key.encode(), name.encode(errors="surrogatepass"))
-        )
+        key = self.idempotency_key
+        if key is None:
+            if self.answers_given is None:
+                raise RuntimeError(_NOT_UNDER_WAY)
+            kind, key = b"in the run, " + kind, _key_of(self, str(self.answers_given()))
+        return b"\0".join((kind, key.encode(), name.encode(errors="surrogatepass")))
 
 
 def idempotency_key(caller: Caller, call_id: str) -> str:
@@ -99,7 +125,11 @@ def idempotency_key(caller: Caller, call_id: str) -> str:
     The id of a call is unique in its run: one that a provider gives a second time is given another
     (`agents/loop/answers.py`).
     """
-    named = (caller.tenant, caller.user_id, caller.request_id, call_id)
+    return _key_of(caller, call_id)
+
+
+def _key_of(caller: Caller, what: str) -> str:
+    named = (caller.tenant, caller.user_id, caller.request_id, what)
     # A length before each: no name can look like two.
     text = "".join(f"{len(one)}:{one}" for one in named)
     return blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()

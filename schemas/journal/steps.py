@@ -67,7 +67,9 @@ class JournalStep(RequestEvent):
     LangGraph's `$send` and `$overwrite`.
     `began` stands on the first record, and on one that is `moved`. `used` is what model calls used
     since the record before, and `cost_micros` what that costs, rounded up; none where nothing of
-    the run is priced. `duration_ms` is how long the call took that was answered.
+    the run is priced. `duration_ms` is how long the call took that was answered. `moments`
+    are the times that middlewares were told since the record before, by how many answers the
+    agent's model had given.
 
     `renewed_ms` stands on a copy: the run waits, and retention is about to remove the record that
     stood before. It says when the copy was written. The copies of all records stand together, in
@@ -97,6 +99,7 @@ class JournalStep(RequestEvent):
     began: RunBegan | None = None
     used: tuple[CallUsage, ...] = ()
     cost_micros: Micros | None = None
+    moments: dict[str, EpochMs] | None = None
     renewed_ms: EpochMs | None = None
 
     @property

@@ -42,6 +42,11 @@ class ModelAnswers:
         """Give how many there are."""
         return len(self._answers)
 
+    @property
+    def given(self) -> int:
+        """How many the loop under way was given."""
+        return sum(self._given.values())
+
     def begin_loop(self) -> None:
         """Have the agent ask from its beginning again: it meets the same answers."""
         self._given.clear()
@@ -61,7 +66,8 @@ class ModelAnswers:
                 f"the answer to the run's model call {number} was given to something else than is "
                 "asked now: the template, its prompt or a middleware was changed under the same "
                 "version, or the session's earlier turns are not the same; give a change a version "
-                "of its own"
+                "of its own, and have a middleware that tells the model times, ids or random "
+                "numbers take them from its `Caller`"
             )
             raise JournalMismatch(message)
         self._given[follows] = key[1] + 1

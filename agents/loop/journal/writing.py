@@ -11,6 +11,7 @@ import contextvars
 from typing import Any
 
 from millstream.agents.models.call_meter import CallMeter
+from millstream.agents.tools.moments import Moments
 from millstream.schemas.base import CallUsage
 from millstream.schemas.events import ResolvedRequest
 from millstream.schemas.journal.steps import JournalKind, JournalStep
@@ -24,7 +25,8 @@ __all__ = ["Journal"]
 class Journal:
     """Has the facts of one attempt committed by `commit`, which is called in their order.
 
-    With each fact it tells what the attempt's calls used since the one before, as `meter` has it.
+    With each fact it tells what the attempt's calls used since the one before, as `meter` has it,
+    and the times that middlewares were told since, as `moments` has them.
     """
 
     def __init__(
@@ -39,8 +41,9 @@ class Journal:
         self._attempt = attempt
         self._commit = commit
         self._meter = meter
-        self._clock_ms = clock_ms
+        self.clock_ms = clock_ms
         self._told_calls = 0
+        self.moments = Moments()
         self._sending: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         # Of whoever makes the journal: what commits is not the run's code.
@@ -63,13 +66,14 @@ class Journal:
         fact = JournalStep(
             tenant=request.tenant,
             user_id=request.user_id,
-            at_ms=self._clock_ms() if at_ms is None else at_ms,
+            at_ms=self.clock_ms() if at_ms is None else at_ms,
             request_id=request.request_id,
             session_id=request.session_id,
             attempt=self._attempt,
             step=0,  # the lane numbers it
             kind=kind,
             used=self._used(),
+            moments=self.moments.to_write(),
             **told,
         )
         sending = asyncio.get_running_loop().create_task(

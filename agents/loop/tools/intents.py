@@ -55,6 +55,11 @@ class Intent:
         )
 
     @property
+    def named(self) -> str:
+        """Which call it is, when it was made, and its arguments, cut."""
+        return f"{self.tool} ({self.call_id}), {self.told}"
+
+    @property
     def told(self) -> str:
         """When it was made, in words, and its arguments, cut."""
         shown = self.arguments

@@ -70,7 +70,7 @@ class RunJournal:
             )
             raise StepTooLarge(message)
         first = {"content": None, "parts": len(parts)}
-        rest = {**first, "began": None, "used": (), "arguments": None}
+        rest = {**first, "began": None, "used": (), "arguments": None, "moments": None}
         return [
             whole.model_copy(update={**(rest if part else first), "part": part, "text": text})
             for part, text in enumerate(parts)

@@ -138,9 +138,9 @@ def test_ids_and_random_numbers_are_those_of_the_call_in_each_attempt_at_it() ->
     assert len(told) == 3
     assert len(first.new_id()) == 32
     assert first.random("a").random() != first.random("b").random()
-    with pytest.raises(RuntimeError, match="only a tool call"):
+    with pytest.raises(RuntimeError, match="only a run that is under way"):
         caller().new_id()
-    with pytest.raises(RuntimeError, match="only a tool call"):
+    with pytest.raises(RuntimeError, match="only a run that is under way"):
         caller().random()
 
 
