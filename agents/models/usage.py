@@ -191,7 +191,8 @@ class ModelCall:
     @property
     def may_write_unseen(self) -> bool:
         """Whether its model may have written, or may yet write, what nobody sees."""
-        if self.shown in {"part", "nothing"} or asks_for_reasoning(self._params):
+        asked = asks_for_reasoning(self._params)
+        if asked or self.shown == "nothing" or (self.shown == "part" and asked is None):
             return True
         if self.shown == "unknown" and not self.received_bytes:
             return True

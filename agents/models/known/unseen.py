@@ -57,12 +57,14 @@ def shown_by(model: BaseChatModel, published: Profile) -> Shown:
     return "all" if reasons is False and has_stream else "unknown"
 
 
-def asks_for_reasoning(params: Mapping[str, Any]) -> bool:
-    """Tell whether the parameters of a call ask its model to reason."""
-    return any(_is_on(params[name]) for name in _REASONING if name in params) or any(
-        isinstance(nested := params.get(name), Mapping) and asks_for_reasoning(nested)
-        for name in _NESTED
-    )
+def asks_for_reasoning(params: Mapping[str, Any]) -> bool | None:
+    """Tell whether the parameters of a call ask its model to reason; `None`: they do not say."""
+    told = [_is_on(params[name]) for name in _REASONING if params.get(name) is not None]
+    for name in _NESTED:
+        nested = params.get(name)
+        if isinstance(nested, Mapping) and (asked := asks_for_reasoning(nested)) is not None:
+            told.append(asked)
+    return any(told) if told else None
 
 
 def _is_on(value: object) -> bool:
