@@ -17,12 +17,14 @@ from millstream.schemas.control.migrations import RunMigrationAnswered
 from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.errors import ModelFailed
 from millstream.schemas.events import AgentResult, CostRecorded, Decision
-from millstream.schemas.lane_events import RunParked
+from millstream.schemas.lane_events import CommandObeyed, HoldPlaced, RunParked
 from millstream.schemas.topics import (
     CONTROL,
     COSTS,
     DEAD_LETTERS,
     DECISIONS,
+    HOLDS,
+    OBEYED,
     PARKED,
     RESULTS,
     RUN_MIGRATION_ANSWERS,
@@ -618,3 +620,52 @@ async def test_a_command_that_says_too_little_is_a_dead_letter_and_others_are_ca
     assert letter.reason.code == "wrong_shape"
     assert "to_version" in letter.reason.message
     assert answer.moved
+
+
+@pytest.mark.promise("P2")
+async def test_a_run_is_moved_by_the_worker_that_has_begun_it(world: MemoryLanes) -> None:
+    outside = Outside(timeout_s=5)
+    outside.begin_worker(BEHIND_PUT)
+    async with (
+        upstream(world) as program,
+        lane_services(world, outside, [clerk(version="1")], tools=outside.tools()) as services,
+        one_lane(world, services, None) as owner,
+    ):
+        owner.serve(*await ask(program, TEXT, template="clerk"))
+        await asyncio.wait_for(outside.is_held.wait(), 10)
+        owner.serve(*await give(world, program, "pause", request_id="r1"))
+        await read_topic(world, HOLDS, HoldPlaced, count=1)
+        outside.goes_on.set()
+        await eventually(lambda: owner.lane.waiting == 1)
+        services.factory.register(clerk(version="2", system_prompt="Be kind."))
+        owner.serve(*await move(world, program, "2"))
+        (answer,) = await answers(world)
+        owner.serve(*await give(world, program, "resume", request_id="r1"))
+        (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
+    assert answer.moved
+    assert (result.status, result.output, result.template_version) == ("completed", "done", "2")
+    assert sorted(name for name, _ in outside.begun) == ["look 2", "pay 3", "put 1"]
+    assert len(outside.models) == 3
+
+
+async def test_a_moved_run_waits_for_its_old_version_no_more_though_it_is_paused(
+    world: MemoryLanes,
+) -> None:
+    async with upstream(world) as program:
+        first = lane_services(world, templates=versions("1"))
+        async with first as services, one_lane(world, services, None) as owner:
+            await paused(world, program, owner, "", template="own")
+        later = lane_services(world, templates=versions("2"))
+        async with later as services, one_lane(world, services, None) as owner:
+            owner.serve(*await give(world, program, "resume", request_id="r1"))
+            await eventually(lambda: bool(owner.lane.lacking))
+            owner.serve(*await give(world, program, "pause", request_id="r1"))
+            await read_topic(world, OBEYED, CommandObeyed, count=3)
+            owner.serve(*await move(world, program, "2"))
+            (answer,) = await answers(world)
+            assert (owner.lane.lacking, owner.lane.waiting) == ({}, 1)
+            services.factory.retire("own", "2")
+            owner.serve(*await give(world, program, "resume", request_id="r1"))
+            (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
+    assert answer.moved
+    assert (result.status, result.template_version) == ("completed", "2")
