@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from millstream.agents.templates.template import AgentTemplate
+from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.schemas.control.migrations import RunMigrationAnswered
 from millstream.schemas.lane_events import HoldPlaced, RunParked
 from millstream.schemas.topics import HOLDS, PARKED, RUN_MIGRATION_ANSWERS, RUN_MIGRATIONS
@@ -26,7 +26,34 @@ from tests.harness.memory_lanes import (
 )
 from tests.support import eventually
 
-__all__ = ["PausedMidway", "answers", "code_of", "move", "newest_parked", "paused", "paused_midway"]
+__all__ = [
+    "BEHIND_PUT",
+    "TEXT",
+    "PausedMidway",
+    "answers",
+    "code_of",
+    "move",
+    "newest_parked",
+    "own",
+    "paused",
+    "paused_midway",
+    "versions",
+]
+
+
+TEXT = 'call: put {"n": 1}; call: look {"n": 2} + pay {"n": 3}; say: done'
+BEHIND_PUT = Hold("asked", 1)
+
+
+def own(version: str, **fields: Any) -> AgentTemplate:
+    """Give a version of the template `own`, whose model says which it is."""
+    given = {"name": "own", "version": version, "models": (f"scripted:say: {version}",), **fields}
+    return AgentTemplate.model_validate(given)
+
+
+def versions(*names: str) -> tuple[AgentTemplate, ...]:
+    """Give the built-in templates, and `own` in so many versions, the last one newest."""
+    return (*BUILT_IN_TEMPLATES, *map(own, names))
 
 
 async def move(
