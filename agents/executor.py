@@ -351,7 +351,7 @@ class AgentExecutor:
             checkpointer = RunCheckpointer(loaded, template, model=model, forget=True)
             answer = await self._invoke(run, checkpointer)
         await run.writer.finish()
-        await calls.settled()
+        await calls.ended()
         structured = None
         if template.response_format is not None:
             structured = checked_answer(template.response_format, answer)

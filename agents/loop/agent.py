@@ -22,11 +22,13 @@ from langgraph.graph.state import CompiledStateGraph
 
 from millstream.agents.loop.answers import answer_without_calls
 from millstream.agents.loop.callbacks import AgentCallbackHandler
+from millstream.agents.loop.journal.model_answers import CHANGED
 from millstream.agents.loop.model_gate import RunContext
 from millstream.agents.loop.single_call import call_model
 from millstream.agents.sessions.checkpointer import RunCheckpointer
 from millstream.agents.tools import Caller
 from millstream.schemas.errors import Terminal
+from millstream.schemas.journal.errors import JournalMismatch
 from millstream.schemas.reasons import words_of
 from millstream.schemas.runs.errors import InterruptUnsupported
 
@@ -128,7 +130,14 @@ class SingleCallAgent:
     system_message: SystemMessage | None
 
     async def answer(self, run: Invocation) -> Any:
-        """Answer as `Agent` says."""
+        """Answer as `Agent` says. Raises `JournalMismatch` for a run that was in a loop before."""
+        if not run.context.calls.is_new:
+            message = (
+                f"{run.context.calls.models_made} model calls of the run are recorded, and its "
+                f"template makes a single one now, which is none of them: {CHANGED}; find out what "
+                "the run did before you ask anew"
+            )
+            raise JournalMismatch(message)
         remembered = run.checkpointer.messages
         own = run.context.system_message or self.system_message
         system = () if own is None else (own,)

@@ -141,7 +141,8 @@ class Calls:
             case unknown:
                 message = (
                     f"step {step.step} of the run's journal is of the kind {unknown!r}, which this "
-                    "version does not know; a worker of the version that wrote it can go on"
+                    "version does not know: a newer worker wrote it; find out what the run did, "
+                    "and ask anew once no older worker is left"
                 )
                 raise JournalUnreadable(message)
 
@@ -178,8 +179,13 @@ class Calls:
             journal.add("repair", content=recorded_repair(self.repair).content)
         await journal.settled()
 
-    async def settled(self) -> None:
-        """Return once what was written is committed. Raises what the journal raises."""
+    async def ended(self) -> None:
+        """Return once what was written is committed: the agent has come to its end.
+
+        Raises what the journal raises, and `JournalMismatch` where the run had come further.
+        """
+        if self.were_recorded:
+            self._models.check_all_given()
         if self.journal is not None:
             await self.journal.settled()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from langchain.agents.middleware import ModelResponse
 from langchain_core.messages import AIMessage, BaseMessage
@@ -12,10 +12,17 @@ from langchain_core.messages import AIMessage, BaseMessage
 from millstream.agents.loop.journal.unanswered import tools_unanswered
 from millstream.schemas.journal.errors import JournalMismatch
 
-__all__ = ["Asked", "ModelAnswers"]
+__all__ = ["CHANGED", "Asked", "ModelAnswers"]
 
 Asked = tuple[str, int]
 """The id of the answer that one follows, and how many others in a loop of agents follow the same"""
+
+
+CHANGED: Final = (
+    "the template, its prompt or a middleware was changed under the same version, or the session's "
+    "earlier turns are not the same; give a change a version of its own"
+)
+"""Why a run does not fit its journal, and what to do."""
 
 
 @dataclass(slots=True)
@@ -64,14 +71,22 @@ class ModelAnswers:
             number = list(self._answers).index(key) + 1
             message = (
                 f"the answer to the run's model call {number} was given to something else than is "
-                "asked now: the template, its prompt or a middleware was changed under the same "
-                "version, or the session's earlier turns are not the same; give a change a version "
-                "of its own, and have a middleware that tells the model times, ids or random "
-                "numbers take them from its `Caller`"
+                f"asked now: {CHANGED}, and have a middleware that tells the model times, ids or "
+                "random numbers take them from its `Caller`"
             )
             raise JournalMismatch(message)
         self._given[follows] = key[1] + 1
         return response
+
+    def check_all_given(self) -> None:
+        """Raise `JournalMismatch` where the loop ended and was not given all of them."""
+        given, known = self.given, len(self._answers)
+        if given < known:
+            message = (
+                f"the agent came to its end behind model call {given} of its run, of which {known} "
+                f"are recorded: {CHANGED}; find out what the run did before you ask anew"
+            )
+            raise JournalMismatch(message)
 
     def take(
         self,

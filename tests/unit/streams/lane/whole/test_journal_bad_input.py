@@ -66,7 +66,11 @@ async def resumed(
 
 
 BROKEN = {
-    "of an unknown kind": ([step(3, "guessed")], "journal_unreadable", "step 3 .*'guessed'"),
+    "of an unknown kind": (
+        [step(3, "guessed")],
+        "journal_unreadable",
+        "step 3 .*'guessed'.* ask anew once no older worker",
+    ),
     "not to be read": ([step(3)], "journal_unreadable", "the answer of a tool cannot be read"),
     "missing in the middle": ([step(4)], "in_doubt", "of 5 steps .* from 3 on cannot be read"),
     "out of order": ([step(4), step(3)], "in_doubt", "from 3 on"),
