@@ -21,7 +21,7 @@ from millstream.agents.loop.journal.asked import AskedDigest
 from millstream.agents.loop.journal.model_answers import Asked, ModelAnswers
 from millstream.agents.loop.journal.reserving import Reserving
 from millstream.agents.loop.journal.writing import Journal
-from millstream.agents.loop.tools.intents import Intent
+from millstream.agents.loop.tools.intents import Intent, naming_calls
 from millstream.agents.models.call_meter import CallMeter
 from millstream.agents.sessions.recorded.answers import (
     message_of,
@@ -35,7 +35,7 @@ from millstream.agents.sessions.recorded.answers import (
 )
 from millstream.agents.tools import ToolRules
 from millstream.agents.tools.moments import Moments
-from millstream.schemas.journal.errors import JournalMismatch, JournalUnreadable
+from millstream.schemas.journal.errors import JournalUnreadable
 from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.lane_events import AnswerRepair
 from millstream.schemas.ports import wall_clock_ms
@@ -271,14 +271,8 @@ class Calls:
         One that asks anew behind the same answer, as middlewares do, is given the next one.
         `asked` stands for what is asked now. Raises `JournalMismatch` where something else was.
         """
-        try:
+        with naming_calls(self.intents):
             return self._models.find(follows, asked)
-        except JournalMismatch as mismatch:
-            if not self.intents:
-                raise
-            begun = "; ".join(one.named for one in self.intents.values())
-            message = f"{mismatch}; find out what became of {begun}"
-            raise JournalMismatch(message) from mismatch
 
     def keep_model(
         self,

@@ -20,7 +20,7 @@ from millstream.gateway.checks.ports import check_metrics_port
 from millstream.gateway.checks.rights import check_rights
 from millstream.gateway.checks.services import check_kafka, check_offsets, check_redis
 from millstream.gateway.checks.session_view import check_session_view
-from millstream.gateway.checks.templates import check_templates
+from millstream.gateway.checks.templates import check_workers
 
 __all__ = ["CHECKS"]
 
@@ -44,6 +44,6 @@ CHECKS: tuple[Check, ...] = (
         check_redis,
         check_session_view,
         check_offsets,
-        check_templates,
+        check_workers,
     ),
 )

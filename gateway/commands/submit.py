@@ -26,11 +26,17 @@ from millstream.gateway.exits import ExitCode
 from millstream.schemas.base import DEFAULT_TENANT, words_of_problem
 from millstream.schemas.errors import MillstreamError
 from millstream.schemas.events import DEFAULT_TEMPLATE, AgentRequest
-from millstream.streams.bus.api import EventBus
+from millstream.streams.bus.api import EventBus, EventFilter
+from millstream.streams.bus.kafka import KafkaLog
+from millstream.streams.bus.record_log import RecordLog
 from millstream.streams.consumer.members import lane_members
+from millstream.streams.history.open_runs import runs_open
 from millstream.streams.settings import Settings
 
-__all__ = ["cancel_command", "follow", "request_of", "submit"]
+__all__ = ["cancel_command", "follow", "request_of", "state_told", "submit"]
+
+_STATE_TIMEOUT_S = 3.0
+"""So long may it take, behind the time limit, to find out what state a run is in."""
 
 
 def submit(
@@ -115,7 +121,11 @@ def submit(
     settings = settings_for_client()
     on_its_way = _OnItsWay(settings, request, show, timeout_s)
     main = _submit(settings, on_its_way, maybe_known=request_id is not None, steps=steps)
-    raise typer.Exit(run_within(timeout_s, main, on_its_way.late))
+    code = run_within(timeout_s, main, on_its_way.late)
+    if on_its_way.progress.given_up and on_its_way.progress.address is not None:
+        # Told beside what was said already: Kafka may not answer.
+        run_within(_STATE_TIMEOUT_S, on_its_way.tell_state(), lambda: code)
+    raise typer.Exit(code)
 
 
 def request_of(**fields: Any) -> AgentRequest:
@@ -243,9 +253,9 @@ class _OnItsWay:
         follow_up = f"`millstream history --request {request_id}`"
         if self.progress.taken_up:
             return (
-                f"no result of request {request_id} ({address}) within {limit}: a worker has taken "
-                f"it up, and it goes on. {follow_up} shows it, `{cancel_command(self.request)}` "
-                "ends it."
+                f"no result of request {request_id} ({address}) within {limit}, though a worker "
+                f"has taken it up: `{_show_command(self.request)}` says what it does or waits for. "
+                f"{follow_up} shows what comes of it, `{cancel_command(self.request)}` ends it."
             )
         return (
             f"no result of request {request_id} ({address}) within {limit}, and no worker has "
@@ -253,9 +263,48 @@ class _OnItsWay:
             "`millstream doctor`."
         )
 
+    async def tell_state(self) -> ExitCode:
+        """Say what the request's run does or waits for, if the log tells."""
+        try:
+            told = await state_told(KafkaLog(self._settings), self._settings, self.request)
+        except MillstreamError:
+            told = None  # Kafka does not answer, or this user may not read where it stands
+        if told is not None:
+            progress_console().print(told)
+        return ExitCode.TIMED_OUT
+
+
+async def state_told(log: RecordLog, settings: Settings, request: AgentRequest) -> str | None:
+    """Say what state a request's run is in, and why; `None` where no such run is open.
+
+    The log need not be started. Raises as `runs_open`.
+    """
+    wanted = EventFilter(
+        user_id=request.user_id,
+        tenant=request.tenant,
+        session_id=request.session_id or request.request_id,  # it may wait behind another of these
+    )
+    found = await runs_open(log, settings, wanted, now_ms=time.time_ns() // 10**6)
+    return next(
+        (
+            f"request {one.request_id} is {one.state}: {one.why}"
+            for one in found.runs
+            if one.request_id == request.request_id
+        ),
+        None,
+    )
+
+
+def _show_command(request: AgentRequest) -> str:
+    words = ["millstream", "runs", "show", str(request.request_id), "--user", request.user_id]
+    return shlex.join([*words, *_tenant_words(request)])
+
 
 def cancel_command(request: AgentRequest) -> str:
     """Give the command line that cancels a request."""
     words = ["millstream", "cancel", "--user", request.user_id]
-    words += ["--tenant", request.tenant] * (request.tenant != DEFAULT_TENANT)
-    return shlex.join([*words, "--request", str(request.request_id)])
+    return shlex.join([*words, *_tenant_words(request), "--request", str(request.request_id)])
+
+
+def _tenant_words(request: AgentRequest) -> list[str]:
+    return [] if request.tenant == DEFAULT_TENANT else ["--tenant", request.tenant]

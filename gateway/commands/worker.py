@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
@@ -28,6 +28,7 @@ from millstream.streams.telemetry.logs import configure_logging
 
 if TYPE_CHECKING:
     from millstream.agents.executor import RunAgent
+    from millstream.agents.templates.template import AgentTemplate
     from millstream.streams.apps.app import AppParts
 
 __all__ = ["ROLES", "AppOption", "parse_roles", "with_app", "work", "worker"]
@@ -108,11 +109,16 @@ def _described(settings: Settings, parts: AppParts) -> dict[str, Any]:
     policy = settings.policy_file or parts.policy_file
     return {
         "app": parts.name,
-        "templates": [template.name for template in parts.templates],
-        "own_templates": [one.name for one in parts.templates if one not in BUILT_IN_TEMPLATES],
+        "templates": _names(parts.templates),
+        "own_templates": _names(one for one in parts.templates if one not in BUILT_IN_TEMPLATES),
         "tools": parts.tools.names(),
         "policy_file": None if policy is None else str(policy.absolute()),
     }
+
+
+def _names(templates: Iterable[AgentTemplate]) -> list[str]:
+    """Give the names of templates, each once: an app may give several versions of one."""
+    return list(dict.fromkeys(template.name for template in templates))
 
 
 def _own_output() -> Callable[[str], None]:

@@ -32,7 +32,8 @@ class App:
     Args:
         name: What the app is called in logs, up to 64 characters.
         templates: Its agents: `AgentTemplate`s, and paths of YAML files with one each. A relative
-            path begins in the folder of the file that makes the app.
+            path begins in the folder of the file that makes the app. Of several versions of one
+            name new runs get the last one; the others are there for runs that began with them.
         tools: What templates may name in `tools`: plain functions, LangChain's tools, and those
             that are declared with `millstream.tool` or `millstream.declared`.
         mcp_servers: MCP servers whose tools templates may name, `McpServer`s.
@@ -109,10 +110,18 @@ class AppParts:
     policy_file: Path | None = None
 
     def factory(self, **given: Any) -> AgentFactory:
-        """Make the factory of its agents; what is given goes to `AgentFactory`."""
-        return AgentFactory(
-            templates=self.templates,
+        """Make the factory of its agents; what is given goes to `AgentFactory`.
+
+        Of several versions of a name the last one is for new runs.
+        """
+        newest = {template.name: template for template in self.templates}
+        factory = AgentFactory(
+            templates=newest.values(),
             tools=self.tools,
             middlewares=self.agent_middlewares,
             **given,
         )
+        for template in self.templates:
+            if template is not newest[template.name]:
+                factory.keep(template)
+        return factory

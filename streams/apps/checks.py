@@ -127,15 +127,22 @@ class _Checks:
     def _templates(self, tools: ToolRegistry) -> tuple[AgentTemplate, ...]:
         built_in = BUILT_IN_TEMPLATES if self._app.built_in else ()
         factory = AgentFactory(templates=built_in, tools=tools, middlewares=self._agent_middlewares)
-        found: dict[str, AgentTemplate] = {template.name: template for template in built_in}
+        own_names = {template.name for template in built_in}
+        found = {(template.name, template.version): template for template in built_in}
         for where, given in self._each("templates", self._app.templates):
             for template, file in self._template(where, given):
-                if template.name in found:
-                    whose = "built in" if found[template.name] in built_in else "another"
-                    words = f"a template called {template.name!r} is {whose}: rename this one"
+                key = (template.name, template.version)
+                if template.name in own_names:
+                    words = f"a template called {template.name!r} is built in: rename this one"
                     self._fault("name" if file else where, words, file)
                     continue
-                found[template.name] = template
+                if found.setdefault(key, template) != template:
+                    words = (
+                        f"template {template.name!r} has another content as version "
+                        f"{template.version!r} above: give this one another version, or rename it"
+                    )
+                    self._fault("version" if file else where, words, file)
+                    continue
                 self._tried(
                     "" if file else f"{where} {template.name!r}",
                     partial(factory.register, template),

@@ -105,6 +105,7 @@ class LaneAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
         self._waits: dict[int, frozenset[Need]] = {}
         self._claimed_waits: dict[int, frozenset[Need]] = {}
         self._group_names: frozenset[str] = frozenset()
+        self._group_versions: frozenset[tuple[str, str]] = frozenset()
         self._group_needs: frozenset[Need] = frozenset()
         self._group_met: frozenset[Need] = frozenset()
         self._group_size = 1
@@ -139,6 +140,11 @@ class LaneAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
     def group_names(self) -> frozenset[str]:
         """The names of templates that some member had when the group was last dealt."""
         return self._group_names
+
+    @property
+    def group_versions(self) -> frozenset[tuple[str, str]]:
+        """The name and version of each template that some member had with its tools then."""
+        return self._group_versions
 
     def meets(self, need: Need) -> bool:
         """Tell whether this member says of itself that it has something."""
@@ -200,6 +206,7 @@ class LaneAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
         # A leader of an older version tells nothing of these.
         self._group_size = told.get("members", 1)
         self._group_names = frozenset(told.get("names", ()))
+        self._group_versions = frozenset((name, one) for name, one in told.get("versions", ()))
         self._group_needs = needs_told(told, "needs")
         self._group_met = needs_told(told, "met")
 
@@ -229,6 +236,7 @@ class LaneAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
             "round": max(claim["round"] for claim in claims.values()) + 1,
             "members": len(claims),
             "names": sorted(frozenset().union(*(one.names for one in can_run.values()))),
+            "versions": sorted(frozenset().union(*(one.versions for one in can_run.values()))),
             "needs": sorted(needs, key=in_order),
             "met": sorted(filter(_met_by(can_run.values()), needs), key=in_order),
         }

@@ -10,7 +10,7 @@ from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, for_code
 
 from millstream.schemas.errors import ServiceUnavailable
 from millstream.streams.broker.clients import admin_client
@@ -63,6 +63,8 @@ async def _settled(admin: AIOKafkaAdminClient, group: str) -> list[Mapping[str, 
     while True:
         (response,) = await admin.describe_consumer_groups([group])
         (found,) = response.to_object()["groups"]
+        if found["error_code"]:
+            raise for_code(found["error_code"])(f"of group {group}")
         is_late = asyncio.get_running_loop().time() > deadline
         if not found["state"].endswith("Rebalance") or is_late:
             members: list[Mapping[str, Any]] = found["members"]

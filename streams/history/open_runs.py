@@ -26,7 +26,7 @@ from millstream.schemas.topics import (
     RESULTS,
     RUN_MIGRATION_ANSWERS,
 )
-from millstream.streams.bus.api import Delivery, EventFilter
+from millstream.streams.bus.api import EVERYTHING, Delivery, EventFilter
 from millstream.streams.bus.record_log import RecordLog
 from millstream.streams.history.compacted_log import newest_of
 from millstream.streams.history.replay import HistoryQuery, replay
@@ -42,6 +42,7 @@ __all__ = [
     "RunRecords",
     "RunState",
     "records_of_run",
+    "runs_lacking",
     "runs_open",
 ]
 
@@ -191,6 +192,16 @@ async def runs_open(
     is_open = [one for one in runs if one.key not in heard.ended]
     is_open.sort(key=lambda one: (one.asked_at_ms, one.order, one.key))
     return OpenRuns(tuple(_behind_others(is_open)), unreadable)
+
+
+async def runs_lacking(log: RecordLog, settings: Settings) -> tuple[TemplateWait, ...]:
+    """Give what each run was last set aside for that lacks its template, a version or tools.
+
+    Only `parked` is read. A run that has found it since, and runs, is among them until it ends or
+    is set aside anew. The log need not be started. Raises as `runs_open`.
+    """
+    parked, _ = await newest_of(log, settings, PARKED, EVERYTHING, _parked)
+    return tuple(one.waits_for for one in parked if one.waits_for is not None)
 
 
 @dataclass(frozen=True, slots=True)

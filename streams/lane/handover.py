@@ -12,6 +12,11 @@ from millstream.streams.lane.slot import LaneSlot
 
 log = structlog.get_logger(__name__)
 
+CUT_OFF_REMEDY = (
+    "they go on behind their last finished call, where there is a worker with the version of their "
+    "template: `millstream runs list` shows them"
+)
+
 _COMPANY_S = 0.5
 """How long a lane that has ended waits for others: each time the group deals, all reading stops."""
 
@@ -50,7 +55,11 @@ class Handover:
 
     async def _end(self, slot: LaneSlot) -> None:
         if not await slot.drain(self._grace_s):
-            log.warning("runs were cut off and left to the next owner", lane=slot.name)
+            log.warning(
+                "runs were cut off and left to the next owner",
+                lane=slot.name,
+                remedy=CUT_OFF_REMEDY,
+            )
         await slot.close()
 
     async def _let_go(self) -> None:

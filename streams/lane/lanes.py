@@ -23,7 +23,7 @@ from millstream.streams.lane.base.context import LaneServices, Stage
 from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.metrics import Figures
 from millstream.streams.lane.claims import ClaimWatch, capabilities
-from millstream.streams.lane.handover import Handover
+from millstream.streams.lane.handover import CUT_OFF_REMEDY, Handover
 from millstream.streams.lane.lane import Lane
 from millstream.streams.lane.slot import LaneSlot
 from millstream.streams.settings import Settings
@@ -106,7 +106,14 @@ class Lanes:
         try:
             drained = await asyncio.gather(*(slot.drain(grace_s) for slot in slots))
             if not all(drained):
-                log.warning("runs were cut off and left to the next owner", stage=self._stage.name)
+                log.warning(
+                    "runs were cut off and left to the next owner",
+                    stage=self._stage.name,
+                    lanes=[
+                        slot.name for slot, ended in zip(slots, drained, strict=True) if not ended
+                    ],
+                    remedy=CUT_OFF_REMEDY,
+                )
             # Before the group is left: the next owner begins at once, and a call that is made here
             # still would be made twice at a time.
             await asyncio.gather(*(slot.close() for slot in slots))
@@ -276,7 +283,9 @@ class Lanes:
                 self._slots[number] = self._open_slot(number)
             else:
                 slot.confirm()
-        self._services.group_templates.tell(self._assignor.group_names)
+        self._services.group_templates.tell(
+            self._assignor.group_names, self._assignor.group_versions
+        )
         self._was_assigned.set()
         for number in sorted(self._assignor.to_revoke & mine - given_back):
             self._handover.start(number, self._slots[number])

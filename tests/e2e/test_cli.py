@@ -92,6 +92,7 @@ async def test_submit_as_json_prints_the_events_up_to_the_result(up: Up) -> None
         ("Hi", "mallory", (), 3, "forbidden"),
         ("fail: out of order", "ada", (), 4, "out of order"),
         ("slow: 8.0; say: late", "ada", ("--timeout", "4"), 5, "a worker has taken it up"),
+        ("slow: 8.0; say: late", "ada", ("--timeout", "4"), 5, " is running: "),
         ("say: late", "ada", ("--timeout", "0.1"), 5, "has not taken request"),
         ("Hi", "ada", ("--deadline", "0.001"), 4, "expired"),
         ("Hi", "ada", ("--session", "moved", "--expected-turn", "3"), 3, "newest turn is 0, not 3"),
@@ -270,7 +271,18 @@ async def test_topics_agree_with_the_catalogue_and_drift_exits_7(up: Up) -> None
 
 
 _TURNS = {"turns_max": 20, "turns_keep": None}
-_SERVICES = ("kafka", "topics", "rights", "clock", "redis", "templates")
+_SERVICES = ("kafka", "topics", "rights", "clock", "redis", "workers", "templates")
+
+
+async def test_submit_says_that_a_run_is_paused_when_its_time_is_over(up: Up) -> None:
+    whose = ("--user", "pat", "--session", "halted")
+    assert (await run(up.environment, "pause", *whose)).code == 0
+    told = await run(up.environment, "submit", "say: x", *whose, "--timeout", "5")
+    assert (await run(up.environment, "resume", *whose)).code == 0
+    assert told.code == 5, told.err
+    words = " ".join(told.err.split())
+    assert " is paused: its session is paused" in words
+    assert "goes on" not in words
 
 
 async def test_doctor_finds_what_runs_here(up: Up) -> None:

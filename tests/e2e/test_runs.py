@@ -36,6 +36,14 @@ async def run_snippet(name: str, variables: Mapping[str, str]) -> Ended:
     return await ended(process)
 
 
+async def doctor(variables: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Give what `doctor` finds: level and words by name, of which the last one counts."""
+    told = await run(variables, "doctor", "--json")
+    assert told.code == 1, told.err
+    found = map(json.loads, told.out.splitlines())
+    return {one["name"]: (one["level"], one["told"]) for one in found}
+
+
 @pytest.mark.slow
 @pytest.mark.promise("P1")
 @pytest.mark.timeout(240)
@@ -54,7 +62,9 @@ async def test_a_deploy_that_takes_a_version_away_shows_what_waits_for_it_and_it
             shown = await run_snippet("show", variables)
             nothing = await run(variables, "runs", "list", "--state", "paused")
             other = await run(variables, "runs", "show", "r9", "--user", "ada")
+            wrong = await doctor(variables)
         nobody = await run(variables, "runs", "list", "--json", "--state", "lacking")
+        alone = await doctor(variables)
         async with running_lanes(settings, templates=(*app("1"), *app("2")[-1:])):
             cancelled = await run(variables, "cancel", "--user", "ada", "--request", "r1")
             (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
@@ -73,6 +83,12 @@ async def test_a_deploy_that_takes_a_version_away_shows_what_waits_for_it_and_it
     (one,) = [json.loads(line) for line in nobody.out.splitlines()]
     assert (one["state"], one["request_id"], one["template_version"]) == ("lacking", "r1", "1")
     assert one["waits_for"]["version"] == "1"
+    stranded = "1 run waits for template 'orders', version '1', which they began with: no live "
+    assert wrong["templates"] == ("wrong", f"{stranded}worker has it")
+    assert wrong["workers"][0] == "ok"
+    assert alone["templates"] == wrong["templates"]
+    assert alone["workers"][0] == "wrong"
+    assert alone["workers"][1].startswith("none is in the group ")
     assert cancelled.code == 0, cancelled.err
     assert (result.request_id, result.status) == ("r1", "cancelled")
     assert gone.code == 8

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Self, cast
 
 from millstream.agents.sessions.text import well_formed
 from millstream.agents.tools import Effect
+from millstream.schemas.journal.errors import JournalMismatch
 from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.steps import ARGUMENTS_BYTES_MAX
 
-__all__ = ["Intent", "arguments_text"]
+__all__ = ["Intent", "arguments_text", "naming_calls"]
 
 # Of a message that holds more than arguments, and is cut itself.
 _ARGUMENTS_SHOWN_MAX: Final = 100
@@ -67,6 +69,19 @@ class Intent:
             shown = shown[: _ARGUMENTS_SHOWN_MAX - 1] + "…"
         when = "called" if self.at_ms is None else f"called at {_time(self.at_ms)}"
         return f"{when} with {shown}"
+
+
+@contextmanager
+def naming_calls(intents: Mapping[str, Intent]) -> Iterator[None]:
+    """Have a `JournalMismatch` name the calls that were begun, and may have done what they do."""
+    try:
+        yield
+    except JournalMismatch as mismatch:
+        if not intents:
+            raise
+        begun = "; ".join(one.named for one in intents.values())
+        message = f"{mismatch}; find out what became of {begun}"
+        raise JournalMismatch(message) from mismatch
 
 
 def arguments_text(arguments: Mapping[str, Any]) -> str:

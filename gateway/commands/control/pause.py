@@ -32,9 +32,9 @@ def pause(
     """Let a request, or all of a session, wait until it is resumed.
 
     No run of it begins. One that is under way stops before its next call of a model or a tool, and
-    is begun anew when it is resumed; a call under way is not cut off. It stays paused whatever
-    happens to workers. Waits until a worker has carried it out. Exits 8 if the request had ended,
-    or if no such request had come: should it come, it waits.
+    goes on there when it is resumed; a call under way is not cut off, and no finished one is made
+    again. It stays paused whatever happens to workers. Waits until a worker has carried it out.
+    Exits 8 if the request had ended, or if no such request had come: should it come, it waits.
     """
     event = user_command("pause", user=user, tenant=tenant, request_id=request_id, session=session)
     Command(event, timeout_s=timeout_s, as_json=as_json).give(give_pause)

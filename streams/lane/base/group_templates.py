@@ -15,16 +15,17 @@ class GroupTemplates:
 
     def __init__(self) -> None:
         self._names: frozenset[str] = frozenset()
+        self._versions: frozenset[tuple[str, str]] = frozenset()
         # The newest last; and whether new runs would get it.
         self._lacking: dict[tuple[str, str], tuple[str, bool]] = {}
 
-    def tell(self, names: Iterable[str]) -> None:
-        """Take in what the group's workers have now."""
-        self._names = frozenset(names)
+    def tell(self, names: Iterable[str], versions: Iterable[tuple[str, str]] = ()) -> None:
+        """Take in what the group's workers have now; `versions` are those with all their tools."""
+        self._names, self._versions = frozenset(names), frozenset(versions)
 
-    def have(self, name: str) -> bool:
-        """Tell whether some worker has a template of this name."""
-        return name in self._names
+    def have(self, name: str, version: str | None = None) -> bool:
+        """Tell whether some worker has a template of this name, in that version if it is given."""
+        return name in self._names if version is None else (name, version) in self._versions
 
     def all(self) -> tuple[str, ...]:
         """Give all names, in order."""

@@ -36,6 +36,7 @@ __all__ = ["TemplateWaits", "Waits", "left_for", "wait_of"]
 log = structlog.get_logger(__name__)
 
 _TIMER_SLACK_S = 0.005
+_TELL_AFTER_S = 0.5
 
 TOOLS_LOOK_EVERY_S = 0.5
 """How often it is looked whether tools came that are waited for: nobody tells of them."""
@@ -136,6 +137,7 @@ class Waits:
         self._on_over = on_over
         self._timers: dict[Ticket, asyncio.TimerHandle] = {}
         self._tools_timer: asyncio.TimerHandle | None = None
+        self._telling: dict[TemplateRef, asyncio.TimerHandle] = {}
         # Those that are gone stay until somebody looks.
         self._lacking: dict[TemplateRef, dict[Ticket, None]] = {}
 
@@ -181,19 +183,32 @@ class Waits:
         tickets = self._lacking.get(wanted)
         if tickets is None:  # the first one
             tickets = self._lacking[wanted] = {}
-            most_s = self.templates.most_s(wanted)
-            log.warning(
-                "requests wait for a template that this worker lacks",
-                template=wanted.name,
-                version=wanted.version,
-                tools=wanted.tools,
-                others_have_it=self.templates.services.group_templates.have(wanted.name),
-                # `None`: without an end, of which JSON has no number.
-                wait_s=None if math.isinf(most_s) else most_s,
-            )
+            # Most come at once, as an owner takes over: they are told in one line.
+            if wanted not in self._telling:
+                loop = asyncio.get_running_loop()
+                self._telling[wanted] = loop.call_later(_TELL_AFTER_S, self._tell, wanted)
         tickets[ticket] = None
         if wanted.tools:
             self._look_for_tools_later()
+
+    def _tell(self, wanted: TemplateRef) -> None:
+        del self._telling[wanted]
+        count = self.lacking().get(wanted, 0)
+        if not count:
+            return
+        most_s = self.templates.most_s(wanted)
+        others_have_it = self.templates.services.group_templates.have(wanted.name, wanted.version)
+        log.warning(
+            "requests wait for a template that this worker lacks",
+            count=count,
+            template=wanted.name,
+            version=wanted.version,
+            tools=wanted.tools,
+            others_have_it=others_have_it,
+            # `None`: without an end, of which JSON has no number.
+            wait_s=None if math.isinf(most_s) else most_s,
+            remedy=_remedy(wanted, others_have_it=others_have_it),
+        )
 
     def _look_for_tools_later(self) -> None:
         if self._tools_timer is None:
@@ -218,6 +233,8 @@ class Waits:
     def look_again(self) -> None:
         """Look which waits are over: something came that may be waited for."""
         for wanted in [one for one in self._lacking if self.templates.has(one)]:
+            if (telling := self._telling.pop(wanted, None)) is not None:
+                telling.cancel()
             for ticket in self._lacking.pop(wanted):
                 if (timer := self._timers.pop(ticket, None)) is not None:
                     timer.cancel()
@@ -240,5 +257,19 @@ class Waits:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+        for telling in self._telling.values():
+            telling.cancel()
+        self._telling.clear()
         if self._tools_timer is not None:
             self._tools_timer.cancel()
+
+
+def _remedy(wanted: TemplateRef, *, others_have_it: bool) -> str:
+    if others_have_it:
+        return "none: the group hands them over to a worker that has it"
+    if wanted.version is None:
+        return "check the name that upstreams send, or start a worker that has it"
+    return (
+        "start a worker that has this version, `millstream runs migrate` them to another, or "
+        "`millstream cancel` them; `millstream runs list --state lacking` shows them"
+    )

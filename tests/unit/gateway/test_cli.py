@@ -58,7 +58,7 @@ def test_help_is_as_wide_as_the_terminal_and_cuts_nothing(
         assert max(map(len, shown.splitlines())) < columns
     whole = " ".join(runner.invoke(app, ["pause", "--help"]).stdout.split())
     # The docstring breaks its lines elsewhere.
-    assert "a model or a tool, and is begun anew when it is resumed; a call under way" in whole
+    assert "a model or a tool, and goes on there when it is resumed; a call under way" in whole
 
 
 @pytest.mark.parametrize(

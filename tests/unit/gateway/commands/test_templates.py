@@ -8,11 +8,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from millstream.gateway.checks.templates import templates_found
+from millstream.gateway.checks.templates import (
+    templates_found,
+    waits_of_members,
+    workers_found,
+)
 from millstream.gateway.cli import app
 from millstream.gateway.commands.templates import _by_model, _chosen, _load, _of_apps
 from millstream.schemas.endpoints import ModelEndpoint
 from millstream.schemas.errors import Misconfigured, UnknownTemplate
+from millstream.schemas.lane_events import TemplateWait
 from millstream.streams.consumer.capabilities import Capabilities, Need
 from millstream.streams.consumer.members import LaneMember
 from millstream.streams.settings import Settings
@@ -92,26 +97,71 @@ def test_show_tells_what_sizes_by_the_model_come_to(
     assert _by_model(one, settings) == by_model
 
 
+def wait(name: str, version: str | None, *tools: str) -> TemplateWait:
+    return TemplateWait(template=name, version=version, tools=tools, since_ms=1)
+
+
 def test_doctor_names_what_no_live_worker_can_run_and_what_waits() -> None:
     applied = (
         AppliedTemplate(making.template_applied(name="clerk"), 0),
         AppliedTemplate(making.template_applied(name="gone", retired=True), 1),
         AppliedTemplate(making.template_applied(name="own"), 2),
     )
-    waits: frozenset[Need] = frozenset({("nope", None), ("own", None), ("own", "0"), ("own", "1")})
-    found = templates_found(applied, (able("w1", "own", waits=waits), able("w2", "own")))
+    # A lone worker never asks its group for what it lacks: the log alone tells.
+    waiting = (*[wait("own", "0")] * 3, wait("own", "0", "refund"), wait("nope", None))
+    found = templates_found(applied, (able("w1", "own"),), (*waiting, wait("own", None)))
+    lacked = ", which they began with: no live worker has it"
     assert [(one.level, one.told) for one in found] == [
-        ("wrong", "no live worker can run 'clerk', version '1'"),
-        ("note", "requests wait for template 'nope': no live worker has it"),
+        ("note", "1 request waits for template 'nope': no live worker has it"),
+        ("wrong", f"3 runs wait for template 'own', version '0'{lacked}"),
         (
             "wrong",
-            (
-                "runs wait for template 'own', version '0', which they began with: no live worker "
-                "has it with its tools"
-            ),
+            f"1 run waits for template 'own', version '0', with refund{lacked} with its tools",
         ),
+        ("wrong", "no live worker can run 'clerk', version '1'"),
     ]
-    assert "cancel them" in found[-1].remedy
+    listed = "`millstream runs list --state lacking --template own --version 0`"
+    assert all(
+        word in found[1].remedy for word in (listed, "runs migrate", "cancel", "Start a worker")
+    )
+
+
+def test_doctor_notes_runs_that_a_live_worker_takes() -> None:
+    waits: frozenset[Need] = frozenset({("own", "1"), ("own", "0")})
+    members = (able("w1", "other"), able("w2", "own", "other", waits=waits))
+    taken, _ = templates_found((), members, (wait("own", "1"),))
+    assert (taken.level, taken.told) == (
+        "note",
+        (
+            "1 run waits for template 'own', version '1', or did before they went on: a live "
+            "worker has it"
+        ),
+    )
+    # Where the log may not be read, what workers said is gone by.
+    (lacks, _) = templates_found((), members, waits_of_members(members), counted=False)
+    assert (lacks.level, lacks.told) == (
+        "wrong",
+        (
+            "runs wait for template 'own', version '0', which they began with: no live worker "
+            "has it with its tools"
+        ),
+    )
+
+
+def test_doctor_says_that_no_worker_runs() -> None:
+    none = workers_found((), group="shop-lanes")
+    assert (none.level, none.told) == (
+        "wrong",
+        "none is in the group shop-lanes: requests wait, and so do runs that have begun",
+    )
+    assert "millstream worker" in none.remedy
+    assert workers_found((), group="shop-lanes", starts=True).level == "note"
+    some = workers_found(tuple(able(f"w{number}") for number in range(9)), group="shop-lanes")
+    assert some.level == "ok"
+    assert some.told.startswith("9 in the group shop-lanes: w0, w1, ")
+    assert "w7 and 1 more; one that crashed" in some.told
+    (stranded,) = templates_found((), (), (wait("own", "1"),))
+    assert stranded.level == "wrong"
 
 
 def test_doctor_advises_namespaces_for_apps_that_differ() -> None:

@@ -121,6 +121,29 @@ def test_a_field_of_the_wrong_kind_is_told(given: dict[str, Any], told: str) -> 
     assert faults(**given)[0].startswith(told)
 
 
+def test_of_several_versions_the_last_is_for_new_runs_and_the_others_are_kept(
+    tmp_path: Path,
+) -> None:
+    for version in ("1", "2"):
+        text = f'name: desk\nversion: "{version}"\nsystem_prompt: As {version}.\n'
+        (tmp_path / f"desk_{version}.yaml").write_text(text, encoding="utf-8")
+    files = [tmp_path / "desk_1.yaml", tmp_path / "desk_2.yaml"]
+    factory = parts_of(App("shop", templates=[*files, files[0]])).factory()
+    assert factory.template("desk").version == "2"
+    assert factory.template("desk", "1").system_prompt == "As 1."
+    assert factory.offers >= {("desk", "1"), ("desk", "2")}
+    factory.retire("desk", "2")  # the others are for no new run
+    assert not factory.has("desk")
+
+
+def test_one_version_of_two_contents_is_told_with_what_to_do(tmp_path: Path) -> None:
+    file = tmp_path / "desk.yaml"
+    file.write_text('name: desk\nversion: "1"\n', encoding="utf-8")
+    (told,) = faults(templates=[AgentTemplate(name="desk", system_prompt="Hi."), file])
+    assert told.startswith(f"{file}: version: template 'desk' has another content as version '1' ")
+    assert told.endswith("give this one another version, or rename it")
+
+
 def test_a_name_is_needed() -> None:
     with pytest.raises(Misconfigured, match="name: must be a text of 1 to 64 characters"):
         parts_of(App(""))

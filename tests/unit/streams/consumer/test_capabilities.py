@@ -129,7 +129,9 @@ def test_all_members_hear_what_any_of_them_has() -> None:
     group = Apps()
     group.start("a", "old")
     group.start("b", "new")
-    assert all(one.group_names == {"old", "new"} for one in group.members.values())
+    members = group.members.values()
+    assert all(one.group_names == {"old", "new"} for one in members)
+    assert all(one.group_versions == {("old", "1"), ("new", "1")} for one in members)
 
 
 def test_a_run_that_has_begun_needs_its_own_version() -> None:

@@ -23,7 +23,7 @@ from millstream.schemas.lane_events import HoldPlaced, RunParked
 from millstream.schemas.topics import ATTEMPTS, DECISIONS, HOLDS, PARKED, RESULTS, TopicSpec
 from millstream.streams.bus.api import EVERYTHING, EventFilter
 from millstream.streams.bus.memory import MemoryLog
-from millstream.streams.history.open_runs import OpenRun, records_of_run, runs_open
+from millstream.streams.history.open_runs import OpenRun, records_of_run, runs_lacking, runs_open
 from tests import making
 from tests.harness.journalled import Hold, Outside, clerk
 from tests.harness.memory_lanes import (
@@ -89,8 +89,10 @@ async def test_runs_whose_version_no_worker_has_any_more_are_told_with_it(
                 owner.serve(*one)
             await read_topic(world, PARKED, RunParked, count=20)
         runs = await open_runs(world)  # and no worker is there
+        lacking = await runs_lacking(MemoryLog(world.broker), world.settings)
     assert set(runs) == set(users)
     assert {one.state for one in runs.values()} == {"lacking"}
+    assert [(one.template, one.version) for one in lacking] == [("own", "1")] * 20
     assert {(one.template, one.template_version) for one in runs.values()} == {("own", "1")}
     why = "waits for a worker that has template 'own', version '1'"
     assert {one.why for one in runs.values()} == {why}
