@@ -147,9 +147,9 @@ def checkpoints_of(
         return ()
     since_ms = now_ms - (CHECKPOINTS.retention_ms or now_ms)
     by_offset = {one.offset: one for one in kept if (one.renewed_ms or one.at_ms) >= since_ms}
-    # A copy of one stands behind it.
-    newest = {one.checkpoint_id: one for one in by_offset.values()}
-    alive = sorted(newest.values(), key=lambda one: one.offset)
+    # A copy of one stands behind it, and in its place once that is gone.
+    first = {one.checkpoint_id: one for one in reversed(by_offset.values())}
+    alive = sorted(first.values(), key=lambda one: one.offset)
     names: dict[str, list[str]] = {}
     named = () if facts.state is None else facts.state.names
     for name in named:

@@ -349,6 +349,27 @@ class SessionViewContract:
         assert kept[0].at_ms == 3000
         assert not any(one.left for one in kept)
 
+    async def test_a_checkpoint_that_was_written_anew_is_shown_once_and_is_no_turn(
+        self, store: SessionStore
+    ) -> None:
+        for turn in (1, 2):
+            await store.put_checkpoint(checkpoint(turn=turn), 10 * turn)
+        copy = checkpoint(turn=2).model_copy(update={"renewed_ms": 9000})
+        await store.put_checkpoint(copy, 50)
+        told = {"request_id": "s-r2", "checkpoint_id": "s-c2", "created_at_ms": 1000}
+        await store.put_head(making.head(session_id="s", turn=2, **told), 60)
+        kept = await store.checkpoints("default", "ada", "s")
+        assert [(one.turn, one.is_head, one.at_ms) for one in kept] == [
+            (2, True, 2000),
+            (1, False, 1000),
+        ]
+        shown = await store.get("default", "ada", "s")
+        assert shown is not None
+        assert (shown.turn, shown.last_request_id, shown.created_at_ms) == (2, "s-r2", 1000)
+        stored = await store.get_checkpoint("default", "ada", "s")
+        assert stored is not None
+        assert stored.offset == 50
+
     async def test_turns_that_a_restore_went_back_from_are_shown_as_left(
         self, store: SessionStore
     ) -> None:

@@ -290,3 +290,10 @@ def test_user_of_an_earlier_log_is_counted_on_in_the_next_one() -> None:
 def test_aggregate_that_an_earlier_version_wrote_is_read() -> None:
     aggregate = Aggregate.from_bytes(b'{"offset":3,"totals":{},"minutes":{},"redo_from":null}')
     assert (aggregate.position, aggregate.log) == (4, 0)
+
+
+def test_a_checkpoint_that_was_written_anew_is_counted_once() -> None:
+    saved = making.checkpoint()
+    copy = saved.model_copy(update={"renewed_ms": 1})
+    assert counts_of(saved, at_ms=0, last_stage="chain") == {"checkpoints|": 1}
+    assert counts_of(copy, at_ms=0, last_stage="chain") == {}
