@@ -51,7 +51,6 @@ from millstream.schemas.errors import (
     ModelFailed,
     Retryable,
     Suspended,
-    Terminal,
 )
 from millstream.schemas.events import CheckpointSaved, ResolvedRequest
 from millstream.schemas.ports import (
@@ -65,7 +64,7 @@ from millstream.schemas.ports import (
     wall_clock_ms,
 )
 from millstream.schemas.reasons import words_of
-from millstream.schemas.runs.errors import InputTooLong, ToolStuck
+from millstream.schemas.runs.errors import InputTooLong, ModelCallsExhausted, ToolStuck
 
 __all__ = [
     "AgentExecutor",
@@ -386,7 +385,7 @@ class AgentExecutor:
             )
             if (fault := run.context.calls.last_fault) is not None:
                 message += f"; of its last calls one was not made: {fault}"
-            raise Terminal(message) from error
+            raise ModelCallsExhausted(message) from error
 
 
 def _base_of(plan: RunPlan, loaded: CheckpointSaved | None) -> RunBase:

@@ -8,11 +8,13 @@ it is used in, and what it downloads goes to the user's cache.
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 from pathlib import Path
 
 from millstream.schemas.errors import Misconfigured
 
-__all__ = ["COMMAND", "HOME", "IS_CHECKOUT", "data_folder", "data_folder_of", "downloads_folder"]
+__all__ = ["HOME", "IS_CHECKOUT", "command", "data_folder", "data_folder_of", "downloads_folder"]
 
 HOME = Path(__file__).resolve().parent.parent
 """The folder of `gateway`, `infra` and `docs`: the checkout's own, or the installed package's."""
@@ -20,10 +22,25 @@ HOME = Path(__file__).resolve().parent.parent
 IS_CHECKOUT = (HOME / "src" / "millstream").is_dir()
 """Whether this is a checkout."""
 
-COMMAND = "./millstream" if IS_CHECKOUT else "millstream"
-"""How the command line is called, for words that are to be copied."""
-
 _OWN = ".millstream"
+
+
+def command() -> str:
+    """Give how the command line is called from the working folder, for words to be copied.
+
+    It is `./millstream` in a checkout's own folder, its path elsewhere, and `millstream` where a
+    search of PATH finds it.
+    """
+    if not IS_CHECKOUT:
+        return "millstream"
+    try:
+        if Path.cwd() == HOME:
+            return "./millstream"
+    except OSError:  # the working folder is gone
+        pass
+    program = HOME / "millstream"
+    found = shutil.which("millstream")
+    return "millstream" if found and Path(found).resolve() == program else shlex.quote(str(program))
 
 
 def data_folder() -> Path:

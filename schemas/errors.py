@@ -18,6 +18,7 @@
     │   ├── QuotaExhausted       the account at the model's provider may spend no more
     │   ├── ContentRefused       the model's provider refused the question or the answer
     │   ├── AnswerCut            the answer reached its limit of tokens, and counts only whole
+    │   ├── ModelCallsExhausted  the agent did not end within its template's model calls
     │   ├── AttemptsExhausted    begun as often as one owner of a partition may
     │   ├── RequestTimedOut      its attempts and the waits between them took too long
     │   ├── ToolCallCut          the model's answer broke off inside a call, at its limit of tokens

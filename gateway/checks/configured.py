@@ -34,7 +34,10 @@ async def check_settings() -> tuple[Finding, ...]:
 
 
 async def check_policy() -> tuple[Finding, ...]:
-    """The policy: that of the `up` which runs here, else the file that is named, if one is."""
+    """The policy: that of the `up` which runs a worker here, else the file that is named.
+
+    Workers that were started elsewhere do not say which they have.
+    """
     settings = local_settings()
     named, up = settings.policy_file, policy_of_up(settings)
     if up is None:
@@ -48,6 +51,8 @@ async def check_policy() -> tuple[Finding, ...]:
 
 
 def _policy(path: Path | None, whose: str) -> tuple[Finding, ...]:
+    if path is None and not whose:
+        return (Finding("policy", "note", _POLICY_UNKNOWN, _POLICY_REMEDY),)
     if path is None:
         told = f"none{whose}: everybody may use every template"
         return (Finding("policy", "note", told, _POLICY_REMEDY),)
@@ -75,6 +80,11 @@ async def check_policy_globs() -> tuple[Finding, ...]:
 
 _GLOB_REMEDY = (
     "check how it is written; where it is meant for another app's, name that in MILLSTREAM_APP"
+)
+
+_POLICY_UNKNOWN = (
+    "none is named here; each worker that runs has the one that it was started with, or its app's, "
+    "and with neither everybody may use every template"
 )
 
 _POLICY_REMEDY = (

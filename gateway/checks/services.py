@@ -117,7 +117,10 @@ def offsets_found(gaps: tuple[OffsetGap, ...]) -> tuple[Finding, ...]:
 def _offset_found(gap: OffsetGap) -> Finding:
     where = f"{gap.topic}, partition {gap.partition}"
     if gap.is_unknown:
-        told = f"{where}: the workers' group has nothing committed, though requests were decided on"
+        told = (
+            f"{where}: the workers' group has nothing committed yet, though requests were decided "
+            "on: they run still, or their worker was lost before it committed"
+        )
         return Finding("offsets", "note", told, _GONE_REMEDY)
     if gap.is_set_back:
         told = f"{where}: it ends before {gap.stood_at}, where the workers' group stands"
@@ -130,9 +133,9 @@ def _offset_found(gap: OffsetGap) -> Finding:
 
 
 _GONE_REMEDY = (
-    "if its first requests run still, nothing. Otherwise the group was deleted, or its offsets "
-    "have expired: workers read the topic from its beginning, and answer nothing twice; keep a "
-    "worker running, or raise the brokers' `offsets.retention.minutes`"
+    "nothing: whoever takes over reads the topic from its beginning, and answers nothing twice. "
+    "If it is told of a topic that was worked on for long, the group was deleted or its offsets "
+    "have expired: keep a worker running, or raise the brokers' `offsets.retention.minutes`"
 )
 
 _SET_BACK_REMEDY = (

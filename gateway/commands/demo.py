@@ -8,7 +8,7 @@ from millstream.gateway.console.running import run
 from millstream.gateway.console.terminal import print_text, progress_console
 from millstream.gateway.demo.clock import StartClock
 from millstream.gateway.demo.show import heading, show
-from millstream.gateway.installation import COMMAND, HOME
+from millstream.gateway.installation import HOME, command
 from millstream.gateway.processes.platform import platform
 from millstream.streams.settings import Settings
 
@@ -35,4 +35,4 @@ async def _demo(settings: Settings, clock: StartClock) -> None:
     async with platform(settings, roles=frozenset(ROLES), tell=tell) as running:
         tell(f"✓ the worker serves, its log: {running.worker.log}")
         await running.while_all_runs(show(running, clock))
-    print_text(f"\nEverything is stopped; the data stays. To go on: {COMMAND} up\n")
+    print_text(f"\nEverything is stopped; the data stays. To go on: {command()} up\n")

@@ -73,7 +73,9 @@ def apply(
 def list_(*, as_json: _Json = False) -> None:
     """Show what was applied, and how many of the live workers can run it.
 
-    Standard error names the templates that live workers have beside, of their apps.
+    `new runs` get it; `older` and `retired` are for runs that began with it; `not here`: no live
+    worker can run it, so new runs get the one of their app. Standard error names the templates
+    that live workers have of their apps.
     """
     settings = settings_for_client()
     found, members = run(_look(settings))
@@ -181,9 +183,22 @@ def _load(files: list[Path]) -> tuple[AgentTemplate, ...]:
 def _of_apps(
     found: tuple[AppliedTemplate, ...], members: tuple[LaneMember, ...]
 ) -> tuple[str, ...]:
-    """Give the names of templates that live workers have, and that were not applied."""
-    names = {name for one in members if one.can_run is not None for name in one.can_run.names}
-    return tuple(sorted(names - {one.event.name for one in found if not one.event.retired}))
+    """Give the names of templates that live workers have of their app.
+
+    That is so where a worker has the name, and can run none of the versions that were applied.
+    """
+    applied = {one.key for one in found if not one.event.retired}
+    return tuple(
+        sorted(
+            {
+                name
+                for one in members
+                if one.can_run is not None
+                for name in one.can_run.names
+                if not any(key in one.can_run.versions for key in applied if key[0] == name)
+            }
+        )
+    )
 
 
 def _chosen(
@@ -258,11 +273,14 @@ def _facts(one: AppliedTemplate, members: tuple[LaneMember, ...]) -> dict[str, o
 
 def _print_table(found: tuple[AppliedTemplate, ...], members: tuple[LaneMember, ...]) -> None:
     newest = {one.event.name: one.event.version for one in found if not one.event.retired}
+    own = _of_apps(found, members)
     rows = []
     for one in sorted(found, key=lambda each: (each.event.name, each.offset)):
         event = one.event
         is_newest = newest.get(event.name) == event.version
         state = "retired" if event.retired else "new runs" if is_newest else "older"
+        if state == "new runs" and event.name in own and not _able(one, members):
+            state = "not here"  # new runs get the one of the workers' app
         rows.append(
             (
                 event.name,

@@ -16,7 +16,7 @@ from millstream.gateway.commands.worker import AppOption, parse_roles, with_app
 from millstream.gateway.console.running import run
 from millstream.gateway.console.terminal import progress_console
 from millstream.gateway.exits import ExitCode, Stopped
-from millstream.gateway.installation import COMMAND
+from millstream.gateway.installation import command
 from millstream.gateway.processes.platform import Platform, platform
 from millstream.schemas.topics import REQUESTS, RESULTS, catalogue
 from millstream.streams.settings import Role, Settings
@@ -91,9 +91,9 @@ def _announce(running: Platform, console: Console) -> None:
     record = '{"user_id": "ada", "input": "Name three planets."}'
     console.print(
         "In another terminal:\n"
-        f'  {COMMAND} submit "Name three planets." --user ada\n'
+        f'  {command()} submit "Name three planets." --user ada\n'
         f"  echo '{record}' | kcat -P -b {settings.kafka} -t {requests} -k ada\n"
         f"  kcat -C -b {settings.kafka} -t {results}\n"
-        f"  {COMMAND} history --user ada\n"
+        f"  {command()} history --user ada\n"
         "Ctrl-C stops everything; the data stays."
     )

@@ -16,7 +16,7 @@ from millstream.gateway.console.timeline import timeline
 from millstream.gateway.demo.clock import StartClock
 from millstream.gateway.demo.script import ASKED
 from millstream.gateway.demo.stage import Stage
-from millstream.gateway.installation import COMMAND, HOME, IS_CHECKOUT
+from millstream.gateway.installation import HOME, IS_CHECKOUT, command
 from millstream.gateway.processes.children import log_tail
 from millstream.gateway.processes.platform import Platform
 from millstream.schemas.errors import MillstreamError
@@ -164,7 +164,7 @@ async def _spent(running: Platform) -> None:
 async def _replayed(running: Platform, request_id: str) -> None:
     heading(6, "The same history, replayed from the topics")
     settings = running.settings
-    print_text(f"  {COMMAND} history --request {request_id}\n\n")
+    print_text(f"  {command()} history --request {request_id}\n\n")
     query = HistoryQuery(wanted=EventFilter(user_id=ASKED[0].user_id, request_id=request_id))
     async with aclosing(read_history(settings, query)) as entries:
         async for line in timeline(entries, settings.namespace):

@@ -97,7 +97,8 @@ async def platform(
         )
         try:
             endpoints = Endpoints.from_json(await services.ready_line(_READY_TIMEOUT_S))
-            leave_note_of_up(settings, endpoints.launcher_pid)
+            if with_worker:  # else each of the workers that people start has its own policy
+                leave_note_of_up(settings, endpoints.launcher_pid)
             found: dict[str, object] = {"kafka": endpoints.kafka, "redis_url": endpoints.redis_url}
             if "template_unknown_wait_s" not in settings.model_fields_set:
                 # There is no other worker that could have it: who misspells a name is told soon.

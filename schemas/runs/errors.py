@@ -16,6 +16,7 @@ __all__ = [
     "InDoubt",
     "InputTooLong",
     "InterruptUnsupported",
+    "ModelCallsExhausted",
     "ModelUnavailable",
     "QuotaExhausted",
     "RequestTimedOut",
@@ -59,6 +60,12 @@ class AnswerCut(Terminal):
     """The answer was cut at its limit of tokens, and its template takes only whole ones."""
 
     code = "answer_cut"
+
+
+class ModelCallsExhausted(Terminal):
+    """The agent asked for more model calls than its template allows."""
+
+    code = "model_calls_exhausted"
 
 
 class AttemptsExhausted(Terminal):

@@ -19,6 +19,7 @@ async def test_an_agent_that_calls_tools_without_end_is_stopped() -> None:
     outcome = await runs.run(calls, template="own")
     assert outcome.result.status == "failed"
     assert outcome.result.reason is not None
+    assert outcome.result.reason.code == "model_calls_exhausted"
     assert "3 model calls" in outcome.result.reason.message
     assert outcome.checkpoint is None
 

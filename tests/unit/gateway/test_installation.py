@@ -111,3 +111,23 @@ def test_a_folder_that_is_named_wins(
     found = installation.downloads_folder(Path(named))
     assert found == paths.cache_folder({"MILLSTREAM_CACHE": named})
     assert found.is_absolute()
+
+
+def test_words_to_be_copied_work_in_the_folder_where_they_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installation, "HOME", tmp_path / "home")
+    monkeypatch.setattr(installation, "IS_CHECKOUT", True)
+    program = tmp_path / "home" / "millstream"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.chdir(tmp_path)
+    assert installation.command() == str(program)
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert installation.command() == "millstream"
+    monkeypatch.chdir(program.parent)
+    assert installation.command() == "./millstream"
+    monkeypatch.setattr(installation, "IS_CHECKOUT", False)
+    assert installation.command() == "millstream"

@@ -31,6 +31,7 @@ def test_requests_that_nobody_can_read_any_more_are_told_with_what_to_do() -> No
     assert set_back.remedy
     assert gone.level == "note"
     assert "m.requests, partition 4: the workers' group has nothing committed" in gone.told
+    assert gone.remedy.startswith("nothing: whoever takes over reads the topic from its beginning")
     assert "offsets.retention.minutes" in gone.remedy
 
 

@@ -14,7 +14,7 @@ from millstream.gateway.checks.templates import (
     workers_found,
 )
 from millstream.gateway.cli import app
-from millstream.gateway.commands.templates import _by_model, _chosen, _load, _of_apps
+from millstream.gateway.commands.templates import _by_model, _chosen, _load, _of_apps, _print_table
 from millstream.schemas.endpoints import ModelEndpoint
 from millstream.schemas.errors import Misconfigured, UnknownTemplate
 from millstream.schemas.lane_events import TemplateWait
@@ -99,6 +99,22 @@ def test_show_tells_what_sizes_by_the_model_come_to(
 
 def wait(name: str, version: str | None, *tools: str) -> TemplateWait:
     return TemplateWait(template=name, version=version, tools=tools, since_ms=1)
+
+
+def test_list_tells_that_new_runs_get_the_apps_where_no_worker_can_run_what_was_applied(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    applied = (
+        AppliedTemplate(making.template_applied(name="desk"), 0),
+        AppliedTemplate(making.template_applied(name="own"), 1),
+    )
+    newer = Capabilities(frozenset({"desk", "own"}), frozenset({("desk", "2"), ("own", "1")}))
+    members = (LaneMember("w1", newer),)
+    assert _of_apps(applied, members) == ("desk",)
+    _print_table(applied, members)
+    _, desk, own = capsys.readouterr().out.splitlines()
+    assert "not here" in desk
+    assert "new runs" in own
 
 
 def test_doctor_names_what_no_live_worker_can_run_and_what_waits() -> None:
