@@ -466,3 +466,36 @@ async def test_each_model_of_a_run_is_paid_for_at_its_own_price_though_its_worke
         ("two", 30, 13_500),
     ]
     assert result.cost_micros == 450 + 9_000 + 13_500
+
+
+async def test_an_answer_that_was_asked_for_again_at_once_stays_on_the_bill_of_a_lost_worker(
+    world: MemoryLanes,
+) -> None:
+    """coleam00/Archon#2654 (R1): of answers that are asked for again only the last one counts."""
+    announces = AIMessage("", response_metadata={"finish_reason": "tool_calls"})
+    main = OddModel(
+        says=[
+            used(calling(("put", {"n": 1}, "c1")), 1_000, 10),
+            used(announces, 2_000, 20),
+            used(AIMessage("done"), 3_000, 30),
+        ]
+    )
+    result = await run_through(
+        world,
+        Outside(),
+        "x",
+        [Hold("asked", 2), None],
+        [clerk(models=("main",), output_tokens_max=500)],
+        resolve=lambda *_, **__: main,
+        policy=capped(1, "main"),
+    )
+    assert (result.status, result.output) == ("completed", "done")
+    costs = [one for one in await read_whole(world, COSTS, CostRecorded) if one.attempt == 1000]
+    known = [(one.usage.input_tokens, one.usage.output_tokens) for one in costs]
+    assert known[:2] == [(1_000, 10), (2_000, 20)]
+    # And the one that was under way, at the most: so all that was reserved.
+    assert costs[2].usage.output_tokens == 500
+    reserved = [
+        one for one in await read_whole(world, RESERVATIONS, CallReserved) if one.attempt == 1000
+    ]
+    assert sum(one.cost_micros for one in costs) == reserved[-1].reserved_micros
