@@ -21,7 +21,13 @@ from millstream.middleware.base import (
 )
 from millstream.middleware.policy import Policy
 from millstream.middleware.prices import PriceTable, Rates, rounded_up
-from millstream.middleware.spend.ledger import DAY_MS, DAYS_KEPT, DayAccount, SpendLedger
+from millstream.middleware.spend.ledger import (
+    DAY_MS,
+    DAYS_KEPT,
+    DayAccount,
+    Reservation,
+    SpendLedger,
+)
 from millstream.middleware.spend.refusals import exceeded, may_spend, model_unpriced, usd, what_runs
 from millstream.schemas.base import CallUsage, Event, Micros, Usage, saturated
 from millstream.schemas.errors import ModelUnpriced, Rejected
@@ -38,8 +44,6 @@ from millstream.schemas.runs.reservations import CallReserved, NextCall
 
 PROMPT_TOKENS_MAX = 1024
 """Taken for a template's own words and the chat's framing where nobody says what a run may read."""
-
-_LEAST_MICROS = 1
 
 UNKNOWN_MODEL = "unknown"
 
@@ -99,7 +103,7 @@ class CostTrackingMiddleware(AgentMiddleware):
         """Reserve the run's worst case if it fits under the cap."""
         quote = self._quote(context)
         if quote is None:
-            return self._hold_least(context)
+            return GO_ON
         if isinstance(quote, ModelUnpriced):
             return MiddlewareResult(quote)
         request, needed_micros = context.request, quote.reserved_micros
@@ -119,40 +123,29 @@ class CostTrackingMiddleware(AgentMiddleware):
             )
         )
 
-    def _hold_least(self, context: MiddlewareContext) -> MiddlewareResult:
-        """Reserve the least for a run that is free as long as none of its later models is asked.
-
-        An attempt of one of these raises it, as any attempt does that is dearer than the first.
-        """
-        cap_micros = self._cap_micros(context.request)
-        later = (self._prices.rates(model, context.now_ms) for model in context.models_after)
-        if cap_micros is None or all(rates is None or rates.is_free for rates in later):
-            return GO_ON
-        user = (context.request.tenant, context.request.user_id)
-        has_room = self._ledger.account(user, context.now_ms).taken_micros < cap_micros
-        return MiddlewareResult(reserved_micros=_LEAST_MICROS) if has_room else GO_ON
-
     def begin(
         self, context: MiddlewareContext, standing: RunAccount
     ) -> AttemptQuote | Rejected | None:
         """Let an attempt begin if its worst case is reserved, or can be reserved under the cap.
 
-        In a cut chain the stage that runs agents knows no spend: there a further attempt must do
-        with what is left of its run's reservation, so that the cap holds all the same.
+        A run that goes on once its day is not kept any more is held to the cap by itself. In a cut
+        chain the stage that runs agents knows no spend: there a further attempt must do with what
+        is left of its run's reservation, so that the cap holds all the same.
         """
         quote = self._quote(context)
         if not isinstance(quote, AttemptQuote):
             return quote
         request, needed_micros = context.request, quote.reserved_micros
         cap_micros = self._cap_micros(request)
-        found = self._ledger.find((request.tenant, request.user_id), request.request_id)
-        if found is None:
+        user = (request.tenant, request.user_id)
+        found = self._ledger.find(user, request.request_id)
+        if found is None and context.first_call is None:
             left_micros = standing.reserved_micros - standing.spent_micros
             fits = needed_micros <= left_micros
         else:
-            day, reservation = found
-            held_micros = reservation.held_micros
-            taken_micros = day.taken_micros - held_micros
+            held_micros = 0 if found is None else found[1].held_micros
+            day = self._ledger.account_of_day(user, context.now_ms) if found is None else found[0]
+            taken_micros = max(day.taken_micros - held_micros, standing.spent_micros)
             fits = needed_micros <= held_micros or taken_micros + needed_micros <= (cap_micros or 0)
         if cap_micros is None or fits:
             return quote
@@ -172,10 +165,11 @@ class CostTrackingMiddleware(AgentMiddleware):
         A model without a known price counts at 0, as it is charged; under a cap it is refused.
         """
         request = context.request
-        found = self._ledger.find((request.tenant, request.user_id), request.request_id)
-        if found is None:
-            return None
-        day, reservation = found
+        user = (request.tenant, request.user_id)
+        day, reservation = self._ledger.find(user, request.request_id) or (
+            self._ledger.account_of_day(user, context.now_ms),
+            Reservation(0, settled_micros=started.spent_micros),
+        )
         cap_micros = self._cap_micros(request)
         model = call.model or started.model
         if cap_micros is not None and self._prices.rates(model, started.at_ms) is None:
@@ -187,7 +181,7 @@ class CostTrackingMiddleware(AgentMiddleware):
             for one in (CallUsage(call.usage_max, call.model), *call.beside)
         )
         needed_micros = saturated(made_micros + asks_micros)
-        spent_micros = day.spent_micros - reservation.settled_micros
+        spent_micros = max(0, day.spent_micros - reservation.settled_micros)
         held_micros = day.held_micros - reservation.held_micros
         fits = cap_micros is None or spent_micros + held_micros + needed_micros <= cap_micros
         if cap_micros is None or fits or needed_micros <= reservation.micros:

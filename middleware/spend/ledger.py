@@ -11,6 +11,9 @@ call. So a run holds that, less what its attempts are known to have cost:
 
     reserved = settled + released + held
 
+Every run that was let in is on its day's account until it is over, also one that was free as it was
+decided on: once it goes on, its model may have a price by a later policy, or be another of its own.
+
 Reservations, costs and the result of a run may be folded in any order, and with other users'
 records between them: whatever the result says was spent and no cost record has said yet stays held.
 So spend is never seen too small, also by a stage that reads all of these topics.
@@ -80,8 +83,15 @@ class SpendLedger:
         """Give the account that a request of this time counts on."""
         return self.days.get(self._kept(at_ms), {}).get(user) or DayAccount()
 
+    def account_of_day(self, user: UserKey, at_ms: int) -> DayAccount:
+        """Give the account of exactly this day, an empty one where it is not kept any more."""
+        return self.days.get(at_ms // DAY_MS, {}).get(user) or DayAccount()
+
     def find(self, user: UserKey, request_id: str) -> tuple[DayAccount, Reservation] | None:
-        """Give the reservation of an open run, and the account it stands on."""
+        """Give the reservation of an open run, and the account it stands on.
+
+        `None` where it is over, where its day is not kept any more, and of one of another stage.
+        """
         for users in self.days.values():
             day = users.get(user)
             if day is not None and request_id in day.open:
@@ -89,15 +99,13 @@ class SpendLedger:
         return None
 
     def reserve(self, decision: Decision) -> None:
-        """Open a reservation, if there is one, and go on to its day."""
+        """Open a reservation, be it of nothing, and go on to its day."""
         number = self._kept(decision.at_ms)
         if number > self._newest_day:
             self._newest_day = number
             # Few days are ever there: this costs as many steps, once a day.
             for old in [each for each in self.days if each <= number - DAYS_KEPT]:
                 del self.days[old]
-        if not decision.reserved_micros:
-            return
         day = self._day(number, (decision.tenant, decision.user_id))
         day.open[decision.request_id] = Reservation(decision.reserved_micros)
         day.held_micros += decision.reserved_micros
@@ -139,18 +147,19 @@ class SpendLedger:
         day.spent_micros = saturated(day.spent_micros + cost.cost_micros)
         with _holding(day, reservation):
             reservation.settled_micros = saturated(reservation.settled_micros + cost.cost_micros)
-        _close(day, cost.request_id)
+        self._close(user, day, cost.request_id)
 
     def release(self, result: AgentResult) -> None:
         """Let go of what a run that is over did not cost."""
-        found = self.find((result.tenant, result.user_id), result.request_id)
+        user = (result.tenant, result.user_id)
+        found = self.find(user, result.request_id)
         if found is None:
             return
         day, reservation = found
         with _holding(day, reservation):
             reservation.micros = result.cost_micros
             reservation.is_over = True
-        _close(day, result.request_id)
+        self._close(user, day, result.request_id)
 
     def state(self) -> Any:
         """Give the newest day, each user's days, and which reservations are open on them.
@@ -200,6 +209,18 @@ class SpendLedger:
                 account.open[request_id] = Reservation(*values)
             account.held_micros = sum(each.held_micros for each in account.open.values())
 
+    def _close(self, user: UserKey, day: DayAccount, request_id: str) -> None:
+        reservation = day.open[request_id]
+        if not reservation.is_over or reservation.held_micros:
+            return
+        del day.open[request_id]
+        if day.open or day.spent_micros:
+            return
+        # Of users whose runs are free nothing is kept.
+        for users in self.days.values():
+            if users.get(user) is day:
+                del users[user]
+
     def _kept(self, at_ms: int) -> int:
         return max(at_ms // DAY_MS, self._newest_day - DAYS_KEPT + 1)
 
@@ -220,9 +241,3 @@ def _holding(day: DayAccount, reservation: Reservation) -> Iterator[None]:
     day.held_micros -= reservation.held_micros
     yield
     day.held_micros += reservation.held_micros
-
-
-def _close(day: DayAccount, request_id: str) -> None:
-    reservation = day.open[request_id]
-    if reservation.is_over and not reservation.held_micros:
-        del day.open[request_id]

@@ -19,6 +19,8 @@ from millstream.schemas.runs.reservations import NextCall
 
 __all__ = ["Reserving"]
 
+_Answer = ToolMessage | Command[object]
+
 
 class Reserving:
     """Has the model calls of one attempt reserved by `reserve`; `meter` knows what they use."""
@@ -37,7 +39,7 @@ class Reserving:
         beside = self._meter.others(call)
         await self._reserve(self._next(call.most, call.model, beside))
 
-    def hear(self, answer: ToolMessage | Command[object]) -> None:
+    def hear(self, answer: _Answer | list[_Answer]) -> None:
         """Take in a tool's answer, which the agent's next own call is to read."""
         self._told_tokens += sum(sent_bytes(one) + FRAME_TOKENS for one in _messages(answer))
 
@@ -61,7 +63,10 @@ class Reserving:
         return NextCall(most, model, beside, self._meter.over)
 
 
-def _messages(answer: ToolMessage | Command[object]) -> Sequence[BaseMessage]:
+def _messages(answer: _Answer | list[_Answer]) -> Sequence[BaseMessage]:
+    # LangGraph hands on a list as well, which the types of its middlewares leave out.
+    if isinstance(answer, list):
+        return [message for one in answer for message in _messages(one)]
     if not isinstance(answer, Command):
         return (answer,)
     update = answer.update

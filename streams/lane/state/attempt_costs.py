@@ -21,6 +21,7 @@ from millstream.streams.wire.keys import RequestKey, request_key
 
 _USED: Final = TypeAdapter[tuple[CallUsage, ...] | None](tuple[CallUsage, ...] | None)
 
+_NOT_JOURNALLED: Final = "its worker was lost before it was journalled: as was reserved behind it"
 _UNDER_WAY: Final = "its worker was lost, and it may have been under way: the most that it can be"
 
 
@@ -49,7 +50,7 @@ class OpenAttempt:
         reserved = self.reserved
         if self.used is None:
             return AttemptUsage.lost(self.started if reserved is None else self._raised(reserved))
-        calls = self.used
+        calls = (*self.used, *self._over_unjournalled())
         if self._may_have_asked:
             most, model = _one_of(self.started), None
             if reserved is not None:
@@ -72,8 +73,26 @@ class OpenAttempt:
             return self.newest != "intent"
         if self.reserved is None and self.newest in {"answered", "intent"}:
             return False
-        journalled = sum(one.calls for one in self.used or ())
-        return journalled <= (0 if self.reserved is None else self.reserved.calls)
+        return self._journalled <= (0 if self.reserved is None else self.reserved.calls)
+
+    @property
+    def _journalled(self) -> int:
+        return sum(one.calls for one in self.used or ())
+
+    def _over_unjournalled(self) -> tuple[CallUsage, ...]:
+        """Give what calls used that were over as the newest one was reserved, and have no step.
+
+        As where an answer announced calls and made none, so that the model was asked again at once.
+        """
+        reserved = self.reserved
+        if reserved is None or (missing := reserved.calls - self._journalled) <= 0:
+            return ()
+        known = sum((one.usage for one in self.used or ()), NO_USAGE)
+        counts = {
+            name: max(0, getattr(reserved.used, name) - getattr(known, name))
+            for name in Usage.model_fields
+        }
+        return (CallUsage(Usage(**counts), None, _NOT_JOURNALLED, calls=missing),)
 
     def _raised(self, reserved: CallReserved) -> AttemptStarted:
         """Give the attempt's mark as if it had reserved all that was reserved since."""

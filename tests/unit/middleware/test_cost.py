@@ -261,23 +261,62 @@ def test_a_further_attempt_needs_room_under_the_cap_for_its_worst_case() -> None
     assert "its earlier ones count at $0.000200" in str(answer)
 
 
-def test_a_free_run_holds_no_more_than_the_least_until_a_later_model_has_a_price() -> None:
+def test_a_free_run_holds_nothing_until_a_later_model_has_a_price() -> None:
     # litellm's issue 41344, pull request 41379.
     asked = resolved()
     free = dataclasses.replace(context(asked, model="scripted"), models_after=("local",))
-    for cap_micros, reserved, may_follow in ((None, 0, True), (0, 0, False), (1_000, 1, True)):
+    for cap_micros, may_follow in ((None, True), (0, False), (1_000, True)):
         cost = layer(cap_micros)
         pipeline = MiddlewarePipeline([cost])
         decision = pipeline.decide(free, generation=1)
-        assert (decision.admitted, decision.reserved_micros) == (True, reserved)
-        standing = RunAccount(reserved_micros=reserved)
+        assert (decision.admitted, decision.reserved_micros) == (True, 0)
+        standing = RunAccount()
         assert pipeline.begin(free, standing, attempt=1000) is None
         begun = pipeline.begin(context(asked), standing, attempt=1001)
         assert isinstance(begun, AttemptStarted if may_follow else BudgetExceeded)
         held_micros = cost.spend("default", "ada", NOON_MS).reserved_micros
-        assert held_micros == (RUN_MICROS if cap_micros else 0)
+        assert held_micros == (RUN_MICROS if may_follow else 0)
         end(cost, asked)
         assert cost.spend("default", "ada", NOON_MS) == DaySpend(0, 0, 0)
+
+
+def test_runs_that_were_free_as_they_came_share_the_cap_once_they_have_a_price() -> None:
+    cost = layer(cap_micros=RUN_MICROS)
+    pipeline = MiddlewarePipeline([cost])
+    for one in ("r1", "r2"):
+        pipeline.decide(context(resolved(request_id=one), model="scripted"), generation=1)
+    begun = [begin(cost, resolved(request_id=one)) for one in ("r1", "r2")]
+    assert [type(one) for one in begun] == [AttemptStarted, BudgetExceeded]
+    assert cost.spend("default", "ada", NOON_MS) == DaySpend(0, RUN_MICROS, 2)
+
+
+def test_nothing_is_kept_of_who_ran_what_is_free() -> None:
+    cost = layer(cap_micros=None)
+    for number in range(10):
+        asked = resolved(request_id=f"r{number}", user_id=f"user-{number}")
+        MiddlewarePipeline([cost]).decide(context(asked, model="scripted"), generation=1)
+        end(cost, asked)
+    assert cost.state()["users"] == []
+
+
+@pytest.mark.parametrize(("spent_micros", "fits"), [(0, True), (RUN_MICROS, True), (801, False)])
+def test_a_run_whose_day_is_forgotten_is_held_to_the_cap_by_itself(
+    spent_micros: int, *, fits: bool
+) -> None:
+    cost = layer(cap_micros=1_000)
+    asked = resolved()
+    decide(cost, asked)
+    decide(cost, resolved(request_id="r2", at_ms=NOON_MS + 4 * DAY_MS))
+    standing = RunAccount(reserved_micros=RUN_MICROS, spent_micros=spent_micros)
+    by_calls = dataclasses.replace(context(asked), first_call=Usage(output_tokens=RUN_MICROS))
+    begun = MiddlewarePipeline([cost]).begin(by_calls, standing, attempt=2000)
+    assert isinstance(begun, AttemptStarted if fits else BudgetExceeded)
+    if isinstance(begun, AttemptStarted):
+        left_micros = 1_000 - spent_micros
+        for tokens, may in ((left_micros, True), (left_micros + 1, False)):
+            call = NextCall(Usage(output_tokens=tokens))
+            quote = MiddlewarePipeline([cost]).reserve(by_calls, begun, call)
+            assert isinstance(quote, CallQuote if may else BudgetExceeded)
 
 
 def test_where_spend_is_not_known_a_further_attempt_must_do_with_what_its_run_reserved() -> None:

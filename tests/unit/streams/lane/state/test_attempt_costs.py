@@ -120,7 +120,7 @@ def test_an_attempt_that_left_a_step_is_not_lost_and_counts_at_its_calls_and_one
     assert through_snapshot(bills) == bills
 
 
-def reserved(call: int, *, over: int, most: int) -> CallReserved:
+def reserved(call: int, *, over: int, most: int, used: int = 0) -> CallReserved:
     return CallReserved(
         user_id="ada",
         request_id="r1",
@@ -129,6 +129,7 @@ def reserved(call: int, *, over: int, most: int) -> CallReserved:
         call=call,
         model="local",
         usage_max=Usage(input_tokens=most),
+        used=Usage(input_tokens=used),
         calls=over,
         reserved_micros=most,
         price_digest="d",
@@ -157,6 +158,25 @@ def kind_of(kind: str, *used: int) -> JournalStep:
                 kind_of("answered", 4),
             ],
             [3, 4],
+        ),
+        # What announced a call and made none was asked again at once, and has no step yet.
+        (
+            [
+                kind_of("answered", 3),
+                kind_of("done"),
+                reserved(1, over=1, most=7, used=3),
+                reserved(2, over=2, most=8, used=8),
+            ],
+            [3, 5, 8],
+        ),
+        (
+            [
+                kind_of("answered", 3),
+                kind_of("done"),
+                reserved(2, over=2, most=8, used=8),
+                kind_of("answered", 5, 4),
+            ],
+            [3, 5, 4],
         ),
         # Another owner's answer is gone on from: nothing was reserved here, and nothing asked.
         ([kind_of("intent")], []),
