@@ -206,7 +206,7 @@ class Parking:
     ) -> Committed:
         """Commit another record of a parked request, with what goes with it.
 
-        `ticket` has its place; where no record can hold it, that is what it was. Raises as
+        `ticket` has its place at once; where no record can hold it that is what it was. Raises as
         `LaneWriter.submit` does.
         """
         before = ticket.stands_at
