@@ -28,7 +28,18 @@ from millstream.schemas.events import AgentResult, CostRecorded
 from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.lane_events import HoldPlaced
 from millstream.schemas.runs.reservations import CallReserved
-from millstream.schemas.topics import COSTS, DAY_MS, HOLDS, JOURNAL, RESERVATIONS, RESULTS
+from millstream.schemas.sessions.states import SessionAnswered
+from millstream.schemas.topics import (
+    COSTS,
+    DAY_MS,
+    HOLDS,
+    JOURNAL,
+    RESERVATIONS,
+    RESULTS,
+    SESSION_ANSWERS,
+    SESSION_COMMANDS,
+    SESSIONS,
+)
 from tests.fakes.odd_models import OddModel, StreamingOddModel, calling
 from tests.harness.journalled import CLERK, Hold, Outside, clerk, journal_of, run_through
 from tests.harness.memory_lanes import (
@@ -38,6 +49,7 @@ from tests.harness.memory_lanes import (
     give,
     lane_services,
     one_lane,
+    open_keys,
     read_topic,
     read_whole,
     upstream,
@@ -499,3 +511,67 @@ async def test_an_answer_that_was_asked_for_again_at_once_stays_on_the_bill_of_a
         one for one in await read_whole(world, RESERVATIONS, CallReserved) if one.attempt == 1000
     ]
     assert sum(one.cost_micros for one in costs) == reserved[-1].reserved_micros
+
+
+BECAME = {
+    "delete": ("cancelled", "session_deleted"),
+    "close": ("completed", None),
+    "restore": ("completed", None),
+}
+
+
+@pytest.mark.parametrize("owners", [1, 2])
+@pytest.mark.parametrize("operation", BECAME)
+async def test_a_session_is_changed_while_its_run_waits_behind_what_it_did(
+    world: MemoryLanes, operation: str, owners: int
+) -> None:
+    """langchain-ai/langgraph#7206, EvoScientist/EvoScientist#358, pingdotgg/t3code#10299.
+
+    What was deleted is written once more, a run outlives its session, or goes on from another turn.
+    """
+    outside = Outside(timeout_s=5)
+    async with (
+        upstream(world) as program,
+        lane_services(world, outside, [CLERK], tools=outside.tools()) as services,
+    ):
+
+        async def change(owner: OneLane) -> AgentResult:
+            more = {"turn": 1} if operation == "restore" else {}
+            value = {"user_id": "ada", "operation": operation, "session_id": "s", **more}
+            value["command_id"] = "c1"
+            topic = world.topic(SESSION_COMMANDS)
+            owner.serve(await program.publish(value, key=b"ada", topic=topic), value)
+            (answer,) = await read_topic(world, SESSION_ANSWERS, SessionAnswered, count=1)
+            code = None if answer.refused is None else answer.refused.code
+            assert code == ("session_busy" if operation == "restore" else None)
+            owner.serve(*await give(world, program, "resume", request_id="r1"))
+            return (await read_topic(world, RESULTS, AgentResult, count=3))[-1]
+
+        async with one_lane(world, services, capped(1)) as owner:
+            for turn in (1, 2):
+                named = {"request_id": f"t{turn}", "session_id": "s"}
+                owner.serve(*await ask(program, f"say: turn {turn}", template="clerk", **named))
+                await read_topic(world, RESULTS, AgentResult, count=turn)
+            outside.begin_worker(Hold("begun", 1))
+            text = 'call: put {"n": 1}; call: look {"n": 2}; say: done'
+            owner.serve(*await ask(program, text, template="clerk", session_id="s"))
+            await asyncio.wait_for(outside.is_held.wait(), 10)
+            owner.serve(*await give(world, program, "pause", request_id="r1"))
+            await read_topic(world, HOLDS, HoldPlaced, count=1)
+            outside.goes_on.set()
+            await eventually(lambda: owner.lane.waiting == 1)
+            outside.begin_worker(None)
+            if owners == 1:
+                result = await change(owner)
+        if owners == 2:
+            async with one_lane(world, services, capped(1)) as owner:
+                result = await change(owner)
+        async with one_lane(world, services, capped(1)) as owner:
+            spend = spend_of(owner, result.accepted_at_ms)
+    code = None if result.reason is None else result.reason.code
+    assert (result.status, code) == BECAME[operation]
+    assert result.turn == (3 if result.status == "completed" else None)
+    assert [name for name, _ in outside.begun] == ["put 1", "look 2"]
+    assert (spend.reserved_micros, spend.runs_open) == (0, 0)
+    # Nothing is written of a session that is gone.
+    assert bool(await open_keys(world, SESSIONS)) == (operation != "delete")
