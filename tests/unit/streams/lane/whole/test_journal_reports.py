@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 import pytest
 from langchain.agents.middleware import AgentMiddleware
-from langchain_core.messages import AIMessage, AIMessageChunk, ToolMessage
+from langchain.agents.middleware.internal_call_transformer import internal_call_metadata
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.tools import StructuredTool
 from langgraph.prebuilt import ToolRuntime
 from langgraph.types import Command
@@ -575,3 +576,50 @@ async def test_a_session_is_changed_while_its_run_waits_behind_what_it_did(
     assert (spend.reserved_micros, spend.runs_open) == (0, 0)
     # Nothing is written of a session that is gone.
     assert bool(await open_keys(world, SESSIONS)) == (operation != "delete")
+
+
+class Judges(AgentMiddleware[Any, Any, Any]):
+    """Asks a model of its own of each answer."""
+
+    judge: OddModel
+
+    @override
+    async def aafter_model(self, state: Any, runtime: Any) -> None:
+        told = HumanMessage(f"Is it right? {state['messages'][-1].text}")
+        await self.judge.ainvoke([told], {"metadata": internal_call_metadata()})
+
+
+@pytest.mark.parametrize("lost", [Hold("asked", 3), Hold("begun")], ids=str)
+async def test_an_answer_that_a_middleware_looks_at_with_a_model_stays_on_the_bill(
+    world: MemoryLanes, lost: Hold
+) -> None:
+    """coleam00/Archon#2609, openclaw/lobster#134: what a step used beside its own call is lost."""
+    main = OddModel(
+        says=[
+            used(calling(("put", {"n": 1}, "c1")), 1_000, 10),
+            used(AIMessage("done"), 2_000, 20),
+        ]
+    )
+    judges = Judges()
+    judges.judge = OddModel(says=[used(AIMessage("yes"), 100, 1)])
+    result = await run_through(
+        world,
+        Outside(),
+        "x",
+        [lost, None],
+        [clerk(models=("main",), middlewares=[{"name": "judges"}], output_tokens_max=500)],
+        resolve=lambda *_, **__: main,
+        middlewares={"judges": lambda: judges},
+        policy=capped(1, "main", "oddmodel"),
+    )
+    assert (result.status, result.output) == ("completed", "done")
+    costs = await read_whole(world, COSTS, CostRecorded)
+    known = [(one.attempt, one.usage.input_tokens, one.usage.output_tokens) for one in costs]
+    first = [(1000, 1_000, 10), (1000, 100, 1)]
+    if lost.at == "asked":
+        assert known[:3] == [*first, (1000, 2_000, 20)]
+        # The judge's call that was under way, at the most.
+        assert (known[3][0], known[3][2]) == (1000, 500)
+    else:
+        assert [one for one in known if one[0] == 1000] == first
+    assert result.cost_micros == sum(one.cost_micros for one in costs)
