@@ -6,6 +6,7 @@ Public reports: each test names those that it follows.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import pytest
@@ -14,7 +15,10 @@ from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.tools import StructuredTool
 from typing_extensions import override
 
+from millstream.agents.executor import wall_clock_ms
+from millstream.agents.templates.retry import RetryPolicy
 from millstream.agents.tools import ToolRegistry, ToolRules, tool
+from millstream.schemas.errors import ModelFailed
 from millstream.schemas.events import AgentResult
 from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.lane_events import HoldPlaced
@@ -41,6 +45,7 @@ from tests.harness.memory_lanes import (
     upstream,
     write_event,
 )
+from tests.harness.migrating import answers, code_of, move, newest_parked
 from tests.support import eventually
 
 pytestmark = pytest.mark.promise("P2")
@@ -242,3 +247,37 @@ async def test_a_session_is_changed_while_its_run_waits_behind_what_it_did(
     assert [name for name, _ in outside.begun] == ["put 1", "look 2"]
     # Nothing is written of a session that is gone.
     assert bool(await open_keys(world, SESSIONS)) == (operation != "delete")
+
+
+async def test_a_run_whose_next_attempt_waits_is_moved_and_waits_on_as_long(
+    world: MemoryLanes,
+) -> None:
+    """temporalio/temporal#8488: a retry that is moved keeps what stands of its version before."""
+    outside = Outside()
+    later_on = RetryPolicy(backoff_first_s=60, backoff_max_s=60, jitter=0)
+    main = OddModel(
+        says=[calling(("put", {"n": 1}, "c")), ModelFailed("overloaded"), AIMessage("done")]
+    )
+    more: dict[str, Any] = {"tools": outside.tools(), "resolve": lambda *_, **__: main}
+    old, new = (clerk(version=one, retry=later_on, system_prompt=f"As {one}.") for one in "12")
+    async with upstream(world) as program:
+        async with (
+            lane_services(world, outside, [old], **more) as services,
+            one_lane(world, services, None) as owner,
+        ):
+            owner.serve(*await ask(program, "x", template="clerk"))
+            await eventually(lambda: owner.lane.waiting == 1)
+            before = await newest_parked(world)
+        async with lane_services(world, outside, [new], **more) as services:
+            async with one_lane(world, services, None) as owner:
+                owner.serve(*await move(world, program, "2"))
+                assert [code_of(one) for one in await answers(world)] == [None]
+                moved = await newest_parked(world)
+            assert (moved.template_version, moved.not_before_ms) == ("2", before.not_before_ms)
+            assert len(main.seen) == 2
+            later = replace(services, clock_ms=lambda: wall_clock_ms() + 61_000)
+            async with one_lane(world, later, None):
+                (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
+    assert (result.status, result.template_version) == ("completed", "2")
+    assert [name for name, _ in outside.begun] == ["put 1"]
+    assert [one.text for one in main.seen[2] if one.type == "system"] == ["As 2."]
