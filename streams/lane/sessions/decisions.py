@@ -60,9 +60,9 @@ class FoundCheckpoint:
 class Session:
     """A session as a command meets it.
 
-    `is_on`: a run of it is under way or waits; `runs` is the request under way, if any. What came
-    before `before_offset` of the requests' topic has been taken in, `until_ms` is when the broker
-    took the last of it.
+    `is_on`: a run of it is under way or waits; `runs` is the request that has begun, if any. What
+    came before `before_offset` of the requests' topic has been taken in, `until_ms` is when the
+    broker took the last of it.
     """
 
     key: SessionKey

@@ -298,13 +298,16 @@ class SessionDesk:
     def _session(self, key: SessionKey) -> Session:
         found = self._queue.of_session(key)
         before_offset, until_ms = self._taken_in()
-        under_way = found[0] if found and isinstance(found[0], Run) else None
+        # One that waits and has a journal has begun: paused, or before its next attempt.
+        begun = next((one for one in found if one.key in self._state.journals.open), None)
+        if begun is None and found and isinstance(found[0], Run):
+            begun = found[0]
         return Session(
             key,
             state=self._sessions.get(key),
             head=self._state.heads.get(key),
             is_on=bool(found),
-            runs=None if under_way is None else under_way.request.request_id,
+            runs=None if begun is None else begun.key[2],
             before_offset=before_offset,
             until_ms=until_ms,
         )
