@@ -267,12 +267,12 @@ async def test_a_run_whose_next_attempt_waits_is_moved_and_waits_on_as_long(
         ):
             owner.serve(*await ask(program, "x", template="clerk"))
             await eventually(lambda: owner.lane.waiting == 1)
-            before = await newest_parked(world)
+            before = newest_parked(world)
         async with lane_services(world, outside, [new], **more) as services:
             async with one_lane(world, services, None) as owner:
                 owner.serve(*await move(world, program, "2"))
                 assert [code_of(one) for one in await answers(world)] == [None]
-                moved = await newest_parked(world)
+                moved = newest_parked(world)
             assert (moved.template_version, moved.not_before_ms) == ("2", before.not_before_ms)
             assert len(main.seen) == 2
             later = replace(services, clock_ms=lambda: wall_clock_ms() + 61_000)
