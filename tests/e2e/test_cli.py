@@ -275,7 +275,7 @@ _SERVICES = ("kafka", "topics", "rights", "clock", "redis", "workers", "template
 
 
 async def test_submit_says_that_a_run_is_paused_when_its_time_is_over(up: Up) -> None:
-    whose = ("--user", "pat", "--session", "halted")
+    whose = ("--user", "ada", "--session", "halted")
     assert (await run(up.environment, "pause", *whose)).code == 0
     told = await run(up.environment, "submit", "say: x", *whose, "--timeout", "5")
     assert (await run(up.environment, "resume", *whose)).code == 0
