@@ -139,7 +139,9 @@ def words_beside(template: AgentTemplate) -> int:
 
 def tool_tokens_max(tool: BaseTool) -> int:
     """Give the most tokens that a tool's description takes in a call."""
-    return max(TOOL_TOKENS_MIN, len(str(convert_to_openai_tool(tool)).encode(errors="replace")))
+    # Beside it, what sets it off from others in a list.
+    described = len(str([convert_to_openai_tool(tool)]).encode(errors="replace")) + 2
+    return max(TOOL_TOKENS_MIN, described)
 
 
 def first_call(template: AgentTemplate, tools_tokens: int) -> tuple[int, int]:

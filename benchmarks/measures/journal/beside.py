@@ -52,7 +52,7 @@ WORKS = (Work("steps: 5 of 500", 4, 20, 64), Work("steps: 100 of 2000", 2, 2, 16
 
 @dataclass(slots=True)
 class _Samples:
-    """What was measured of a side, by round."""
+    """What was measured of a side, by round; the bytes are those of `runs` one by one."""
 
     alone: list[Loaded] = field(default_factory=list)
     together: list[Loaded] = field(default_factory=list)
@@ -97,14 +97,15 @@ async def _measure(sides: list[StepSide], work: Work) -> dict[str, _Samples]:
 
 
 async def _round(side: StepSide, one: Asking, work: Work, samples: _Samples) -> None:
+    # Of runs one by one: what runs at once say alike, a broker compresses in one batch.
     stored, logged, journal = side.stored(), side.logged(), _journal(side)
     samples.alone.append(await one.load(work.text, work.alone, 1))
-    samples.together.append(await one.load(work.text, work.together, IN_FLIGHT))
     # The log first: a checkpoint, which the size asks for, is written to it as well.
     samples.logged += side.logged() - logged
     samples.stored += side.stored() - stored
     samples.journal += _journal(side) - journal
-    samples.runs += work.alone + work.together
+    samples.runs += work.alone
+    samples.together.append(await one.load(work.text, work.together, IN_FLIGHT))
 
 
 def _journal(side: StepSide) -> int:

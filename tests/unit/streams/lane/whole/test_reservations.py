@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage
+from langchain_core.tools import StructuredTool
 
 from millstream.agents.loop.callbacks import CallbackEvent
 from millstream.agents.templates.memory import TokenBudget
@@ -330,3 +331,31 @@ async def test_a_chain_that_is_cut_reserves_all_calls_at_once_and_says_so(
     assert await read_whole(world, RESERVATIONS, CallReserved) == []
     (decision, *_) = await read_whole(world, DECISIONS, Decision)
     assert decision.reserved_micros > 20 * 15 * 8_192
+
+
+async def test_the_first_call_of_an_agent_with_large_tools_is_reserved_by_its_attempt(
+    world: MemoryLanes,
+) -> None:
+    long = "Look at one of very many things, and say what there is to say. " * 40
+
+    def made(name: str) -> StructuredTool:
+        async def look(size: int) -> str:
+            return "x" * size
+
+        return StructuredTool.from_function(coroutine=look, name=name, description=long)
+
+    names = tuple(f"look_{number}" for number in range(5))
+    seer = AgentTemplate(name="seer", kind="react", tools=names, output_tokens_max=1_000)
+    async with (
+        lane_services(
+            world,
+            templates=(*BUILT_IN_TEMPLATES, seer),
+            tools=ToolRegistry((*built_in_tools(), *map(made, names))),
+        ) as services,
+        upstream(world) as program,
+        one_lane(world, services, capped(1)) as owner,
+    ):
+        owner.serve(*await ask(program, "say: seen", template="seer"))
+        (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
+    assert result.status == "completed"
+    assert await read_whole(world, RESERVATIONS, CallReserved) == []
