@@ -184,7 +184,7 @@ class AgentExecutor:
         handler = self._handler(
             request, plan, attempt=attempt, writer=writer, steps=steps, before_call=before_call
         )
-        handler.reserving = reserve_call and Reserving(reserve_call, handler.meter)
+        handler.reserving = reserve_call and Reserving(reserve_call, handler.meter, plan.first_call)
         calls = Calls() if calls is None else calls
         calls.begin_attempt(
             handler.meter,

@@ -259,7 +259,7 @@ class AgentFactory:
             calls_beside=most.calls_beside,
             output_tokens_max=most.output_tokens_max,
             input_tokens_max=input_tokens_max,
-            first_call=Usage.model_construct(input_tokens=read + told_bytes, output_tokens=wrote),
+            first_call=Usage(input_tokens=read + told_bytes, output_tokens=wrote),
             effects=tuple(one for one in uses.tool_names if self.tools.rules(one).has_effects),
             tools=uses.tool_names,
             system_prompt=system_prompt,

@@ -325,16 +325,16 @@ class CostTrackingMiddleware(AgentMiddleware):
         """
         models = (context.model, *context.models_beside)
         priced = [(model, self._prices.rates(model, context.now_ms)) for model in models]
-        first, calls = context.first_call, None if context.first_call is None else 1
-        usage_max = _worst_case(context) if first is None else first
+        calls = None if context.first_call is None else 1
         unpriced = next((model for model, rates in priced if rates is None), None)
         if unpriced is not None:
             if self._cap_micros(context.request) is None:
-                return AttemptQuote(usage_max, 0, UNPRICED, calls)
+                return AttemptQuote(_worst_case(context), 0, UNPRICED, calls)
             return model_unpriced(unpriced)
         known = [rates for _, rates in priced if rates is not None]
         if all(rates.is_free for rates in known):
             return None
+        usage_max = _worst_case(context)
         # Whichever of its models a token is for, it costs no more than at the dearest.
         worst_micros = max(
             rates.worst_micros(usage_max, calls or context.model_calls_max) for rates in known
@@ -343,6 +343,8 @@ class CostTrackingMiddleware(AgentMiddleware):
 
 
 def _worst_case(context: MiddlewareContext) -> Usage:
+    if context.first_call is not None:
+        return context.first_call
     read = context.input_tokens_max
     if read is None:
         # No tokenizer makes more tokens than there are bytes.

@@ -156,6 +156,9 @@ class SpendLedger:
         if found is None:
             return
         day, reservation = found
+        if not (reservation.micros or reservation.settled_micros or result.cost_micros):
+            self._forget(user, day, result.request_id)  # as of a free run
+            return
         with _holding(day, reservation):
             reservation.micros = result.cost_micros
             reservation.is_over = True
@@ -211,8 +214,10 @@ class SpendLedger:
 
     def _close(self, user: UserKey, day: DayAccount, request_id: str) -> None:
         reservation = day.open[request_id]
-        if not reservation.is_over or reservation.held_micros:
-            return
+        if reservation.is_over and not reservation.held_micros:
+            self._forget(user, day, request_id)
+
+    def _forget(self, user: UserKey, day: DayAccount, request_id: str) -> None:
         del day.open[request_id]
         if day.open or day.spent_micros:
             return

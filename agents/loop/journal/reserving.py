@@ -23,11 +23,15 @@ _Answer = ToolMessage | Command[object]
 
 
 class Reserving:
-    """Has the model calls of one attempt reserved by `reserve`; `meter` knows what they use."""
+    """Has the model calls of one attempt reserved by `reserve`; `meter` knows what they use.
 
-    def __init__(self, reserve: ReserveCall, meter: CallMeter) -> None:
+    `first` is what was reserved with the attempt, for its first call.
+    """
+
+    def __init__(self, reserve: ReserveCall, meter: CallMeter, first: Usage) -> None:
         self._reserve = reserve
         self._meter = meter
+        self._first = first
         self._newest: ModelCall | None = None
         self._told_tokens = 0
 
@@ -36,8 +40,16 @@ class Reserving:
         if call.is_own:
             self._newest, self._told_tokens = call, 0
         call.most = self._meter.most(call)
-        beside = self._meter.others(call)
-        await self._reserve(self._next(call.most, call.model, beside))
+        asked = self._next(call.most, call.model, self._meter.others(call))
+        # As most runs are: what was reserved suffices, and is not much more than is needed.
+        if call.is_own and not (asked.over or asked.beside) and self._fits(call.most):
+            return
+        await self._reserve(asked)
+
+    def _fits(self, most: Usage) -> bool:
+        first = self._first
+        is_near = first.input_tokens // 2 <= most.input_tokens <= first.input_tokens
+        return is_near and most.output_tokens <= first.output_tokens
 
     def hear(self, answer: _Answer | list[_Answer]) -> None:
         """Take in a tool's answer, which the agent's next own call is to read."""
