@@ -17,7 +17,8 @@ from millstream.agents.loop.callbacks import OnCallbackEvent
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.middleware.policy import Policy
 from millstream.schemas.base import Event
-from millstream.schemas.topics import COMMAND_TOPICS, TopicSpec, catalogue
+from millstream.schemas.lane_events import RunParked
+from millstream.schemas.topics import COMMAND_TOPICS, PARKED, TopicSpec, catalogue
 from millstream.streams.broker.memory.broker import MemoryBroker
 from millstream.streams.broker.memory.clients import MemoryClients
 from millstream.streams.broker.partition_reader import PartitionReader
@@ -54,6 +55,7 @@ __all__ = [
     "ask",
     "give",
     "lane_services",
+    "newest_parked",
     "one_lane",
     "open_keys",
     "read_topic",
@@ -315,6 +317,15 @@ async def read_whole(world: MemoryLanes, spec: TopicSpec, event: type[EventT]) -
 async def open_keys(world: MemoryLanes, spec: TopicSpec) -> set[bytes | None]:
     """Give the keys of a compacted topic whose newest record is no tombstone."""
     return unended(await _whole(world, spec))
+
+
+def newest_parked(world: MemoryLanes) -> RunParked:
+    """Give the newest record of a request that waits, by the broker's clock."""
+    records = [one for where in world.places(PARKED) for one in world.broker.records(where)]
+    kept = [one for one in records if one.value is not None and one.kind == "record"]
+    newest = max(kept, key=lambda one: one.timestamp)
+    assert newest.value is not None
+    return RunParked.model_validate_json(newest.value)
 
 
 async def _whole(world: MemoryLanes, spec: TopicSpec) -> list[Any]:

@@ -33,7 +33,6 @@ __all__ = [
     "answers",
     "code_of",
     "move",
-    "newest_parked",
     "own",
     "paused",
     "paused_midway",
@@ -72,13 +71,6 @@ async def answers(world: MemoryLanes, count: int = 1) -> list[RunMigrationAnswer
 def code_of(answer: RunMigrationAnswered) -> str | None:
     """Give why a run was not moved."""
     return None if answer.refused is None else answer.refused.code
-
-
-def newest_parked(world: MemoryLanes) -> RunParked:
-    """Give the newest record of a request that waits."""
-    records = [one for where in world.places(PARKED) for one in world.broker.records(where)]
-    values = [one.value for one in records if one.value is not None and one.kind == "record"]
-    return max(map(RunParked.model_validate_json, values), key=lambda one: one.at_ms)
 
 
 async def paused(

@@ -39,13 +39,14 @@ from tests.harness.memory_lanes import (
     ask,
     give,
     lane_services,
+    newest_parked,
     one_lane,
     open_keys,
     read_topic,
     upstream,
     write_event,
 )
-from tests.harness.migrating import answers, code_of, move, newest_parked
+from tests.harness.migrating import answers, code_of, move
 from tests.support import eventually
 
 pytestmark = pytest.mark.promise("P2")

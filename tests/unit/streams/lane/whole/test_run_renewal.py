@@ -31,6 +31,7 @@ from tests.harness.memory_lanes import (
     ask,
     give,
     lane_services,
+    newest_parked,
     one_lane,
     open_keys,
     read_topic,
@@ -71,23 +72,17 @@ async def paused(world: MemoryLanes, program: Any, outside: Outside, owner: OneL
     await read_topic(world, HOLDS, HoldPlaced, count=1)
     outside.goes_on.set()
     await eventually(lambda: owner.lane.waiting == 1)
-    return await newest_parked(world)
-
-
-async def newest_parked(world: MemoryLanes) -> RunParked:
-    (where,) = world.places(PARKED)
-    values = [one.value for one in world.broker.records(where) if one.value is not None]
-    return RunParked.model_validate_json(values[-1])
+    return newest_parked(world)
 
 
 async def renewed(world: MemoryLanes) -> RunParked:
     """Wait until the run that waits was written anew."""
 
     async def is_renewed() -> bool:
-        return (await newest_parked(world)).renewed_ms is not None
+        return newest_parked(world).renewed_ms is not None
 
     await eventually(is_renewed)
-    return await newest_parked(world)
+    return newest_parked(world)
 
 
 def digests_of(owner: OneLane) -> dict[str, str]:
@@ -129,7 +124,7 @@ async def test_a_run_that_was_paused_for_longer_than_its_journal_is_kept_goes_on
                 if owners == 3:
 
                     async def is_renewed_again() -> bool:
-                        return (await newest_parked(world)).renewed_ms != again.renewed_ms
+                        return newest_parked(world).renewed_ms != again.renewed_ms
 
                     await eventually(is_renewed_again)
                     forget(world, JOURNAL, len(before))
@@ -216,7 +211,7 @@ async def test_a_run_is_left_alone_while_its_journal_is_young_and_renewed_once_w
         async with owner_after(world, outside, 14) as (_, owner):
             looks = owner.lane._queue._renewal
             await eventually(lambda: bool(looks._watched))
-            assert (await newest_parked(world)).renewed_ms is None
+            assert newest_parked(world).renewed_ms is None
         async with owner_after(world, outside, 16) as (_, owner):
             await renewed(world)
             count = len(await journal_of(world))

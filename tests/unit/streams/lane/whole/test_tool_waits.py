@@ -32,6 +32,7 @@ from tests.harness.memory_lanes import (
     ask,
     give,
     lane_services,
+    newest_parked,
     one_lane,
     read_topic,
     read_whole,
@@ -75,13 +76,6 @@ async def owner_with(
         services.factory.register(OWN)
         async with one_lane(world, services, None) as owner:
             yield services, owner, called
-
-
-def newest_parked(world: MemoryLanes) -> RunParked:
-    """Give the newest record on `parked`, of a world with one partition."""
-    (where,) = world.places(PARKED)
-    values = [one.value for one in world.broker.records(where) if one.value is not None]
-    return RunParked.model_validate_json(values[-1])
 
 
 async def lost_in_its_call(world: MemoryLanes, program: Any, effect: Any, **more: Any) -> Any:
