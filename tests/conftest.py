@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import structlog
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from millstream.streams.settings import Settings
 from tests.services.running import Services, running_services
@@ -20,6 +22,13 @@ pytest_plugins = ["tests.support.ci", "tests.support.durations"]
 _ENVIRONMENT = pytest.StashKey[Mapping[str, str]]()
 _TOLD = pytest.StashKey[set[str]]()
 _GIVEN = "millstream"
+
+# A machine that others use is slow for a moment: an example that takes long says nothing about
+# what is tested, and neither does one that takes long to make.
+hypothesis_settings.register_profile(
+    "shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("shared machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:

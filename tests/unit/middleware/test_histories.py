@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.middleware.base import MiddlewareContext, RunAccount
@@ -285,7 +285,6 @@ def probes(pipeline: MiddlewarePipeline, from_ms: int) -> list[object]:
 
 
 @given(steps=HISTORIES)
-@settings(deadline=None)
 def test_folding_what_was_written_gives_the_state_that_was_live(steps: list[Step]) -> None:
     live = fused()
     live.play(steps)
@@ -301,7 +300,6 @@ def test_folding_what_was_written_gives_the_state_that_was_live(steps: list[Step
     cut=st.floats(0, 1),
     cuts=st.sampled_from(((), ("cost",), ("rate_limit",), ("executor",))),
 )
-@settings(deadline=None)
 def test_state_that_was_given_and_loaded_is_folded_on_as_if_nothing_had_happened(
     steps: list[Step], cut: float, cuts: tuple[str, ...]
 ) -> None:
@@ -331,7 +329,6 @@ def test_state_that_was_given_and_loaded_is_folded_on_as_if_nothing_had_happened
 
 
 @given(steps=HISTORIES)
-@settings(deadline=None)
 def test_topics_folded_one_after_another_give_the_same_state(steps: list[Step]) -> None:
     live = fused()
     live.play(steps)
@@ -350,7 +347,6 @@ def test_topics_folded_one_after_another_give_the_same_state(steps: list[Step]) 
 
 
 @given(steps=HISTORIES, before=HISTORIES)
-@settings(deadline=None)
 def test_a_restored_lane_goes_on_as_if_nothing_had_happened(
     before: list[Step], steps: list[Step]
 ) -> None:
@@ -375,7 +371,6 @@ ANY_CUTS = st.sets(st.sampled_from(CUTS)).map(lambda some: tuple(sorted(some, ke
 
 
 @given(steps=WITHOUT_RETRIES, cuts=ANY_CUTS)
-@settings(deadline=None)
 def test_a_cut_chain_decides_as_the_whole_one(steps: list[Step], cuts: tuple[str, ...]) -> None:
     whole = fused()
     staged = cut(cuts)
@@ -399,7 +394,6 @@ def accounts(live: Live) -> Iterator[tuple[str, DayAccount]]:
 
 
 @given(steps=HISTORIES, cuts=ANY_CUTS)
-@settings(deadline=None)
 def test_what_is_spent_and_reserved_is_never_over_the_cap(
     steps: list[Step], cuts: tuple[str, ...]
 ) -> None:

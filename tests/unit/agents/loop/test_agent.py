@@ -167,7 +167,7 @@ TURNS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(turns=TURNS, odd=st.booleans())
 def test_both_ways_tell_the_same_and_either_goes_on_from_the_other(
     turns: list[tuple[str, str]], *, odd: bool

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.middleware.base import AttemptUsage, MiddlewareContext, RunAccount
@@ -394,7 +394,6 @@ def assert_it_adds_up(lane: Lane) -> None:
 
 
 @given(st.lists(STEPS, max_size=40))
-@settings(deadline=None)
 def test_the_ledger_adds_up_through_retries_and_crashes(steps: list[Step]) -> None:
     lane = Lane()
     for step in steps:
@@ -405,7 +404,6 @@ def test_the_ledger_adds_up_through_retries_and_crashes(steps: list[Step]) -> No
 
 
 @given(st.lists(STEPS, max_size=40))
-@settings(deadline=None)
 def test_each_attempt_that_may_cost_is_charged_for_once(steps: list[Step]) -> None:
     lane = Lane()
     for step in steps:

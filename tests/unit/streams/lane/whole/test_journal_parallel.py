@@ -69,7 +69,7 @@ async def questions(world: MemoryLanes) -> list[str | None]:
     order=st.integers(1, 8).flatmap(lambda count: st.permutations(range(count))),
     of_8=st.integers(0, 8),
 )
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 async def test_what_was_made_before_its_worker_was_lost_is_not_made_again_in_whatever_order(
     order: list[int], of_8: int
 ) -> None:

@@ -262,7 +262,7 @@ OVER = [
 
 
 @example(OVER)
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
 @given(STEPS)
 def test_whatever_is_asked_is_answered_alike(steps: list[Step]) -> None:
     asyncio.run(compared(steps))
