@@ -97,7 +97,7 @@ async def test_of_thousands_of_calls_the_first_are_made_and_one_answer_stands_fo
         said.content = [{"type": "text", "text": "many"}, *blocks]
     one = bench([said, DONE], refunds.tool(), streams=how == "streamed", answer_calls_max=3)
     assert (await one.runs.run("x", template="own")).result.status == "completed"
-    assert refunds.made == ["0", "1", "2"]
+    assert sorted(refunds.made) == ["0", "1", "2"]  # their threads run side by side
     (answer,) = (message for message in one.model.seen[1] if isinstance(message, AIMessage))
     results = one.model.results(1)
     # Each call that the model sees of itself has an answer, or providers refuse the conversation.
@@ -117,5 +117,5 @@ async def test_as_many_calls_as_an_answer_may_make_are_all_made() -> None:
     said = calling(*(("refund", {"order": str(n)}, f"c{n}") for n in range(3)))
     one = bench([said, DONE], refunds.tool(), answer_calls_max=3)
     await one.run()
-    assert refunds.made == ["0", "1", "2"]
+    assert sorted(refunds.made) == ["0", "1", "2"]  # their threads run side by side
     assert {one.status for one in one.model.results(1)} == {"success"}

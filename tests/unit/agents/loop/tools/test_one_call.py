@@ -20,7 +20,7 @@ from tests.fakes.odd_models import calling
 from tests.harness.call_bench import DONE, bench
 from tests.support import eventually
 
-LATE_S = 0.05
+LATE_S = 0.2
 
 
 class Payments:
@@ -63,7 +63,7 @@ async def test_a_read_only_call_that_takes_too_long_is_told_to_the_model() -> No
     (told,) = one.model.results(1)
     assert told.status == "error"
     assert told.content == (
-        "ToolTimedOut: the tool 'pay' did not answer within 0.05 s; it changes nothing, and may be "
+        "ToolTimedOut: the tool 'pay' did not answer within 0.2 s; it changes nothing, and may be "
         "called again"
     )
     assert not calls.with_effect
@@ -73,7 +73,7 @@ async def test_a_call_that_takes_too_long_fails_the_run_where_the_tools_errors_d
     outcome = await bench([PAY, DONE], Payments().tool("read_only", ends_run_on_error=True)).run()
     assert outcome.result.reason is not None
     assert outcome.result.reason.code == "tool_failed"
-    assert "did not answer within 0.05 s" in outcome.result.reason.message
+    assert "did not answer within 0.2 s" in outcome.result.reason.message
 
 
 async def test_an_idempotent_call_that_takes_too_long_is_made_again_under_its_key() -> None:
@@ -95,7 +95,7 @@ async def test_a_call_of_which_nobody_knows_ends_the_run_in_doubt_and_is_not_tol
     outcome = await one.run(calls=calls)
     assert outcome.result.reason is not None
     assert (outcome.result.reason.code, outcome.retryable) == ("in_doubt", False)
-    assert "'pay' did not answer within 0.05 s; it is not known" in outcome.result.reason.message
+    assert "'pay' did not answer within 0.2 s; it is not known" in outcome.result.reason.message
     assert "(pay, c1)" in outcome.result.reason.message
     assert calls.in_doubt == {"c1": "pay"}
 
@@ -427,7 +427,7 @@ async def test_a_call_that_found_no_thread_was_not_made_and_says_so() -> None:
     pays = blocking.tool("read_only", timeout_s=LATE_S)
     one = bench(says, pays, tool_threads_max=1)
     assert (await one.run()).result.output == "done"
-    assert "'pay' was not called: all threads of its template were busy for 0.05 s" in str(
+    assert "'pay' was not called: all threads of its template were busy for 0.2 s" in str(
         one.model.results(2)[1].content
     )
     assert blocking.running == 1
@@ -443,7 +443,7 @@ async def test_a_thread_with_an_effect_that_hangs_fails_the_run() -> None:
     outcome = await one.run()
     assert outcome.result.reason is not None
     assert outcome.result.reason.code == "tool_stuck"
-    assert "did not answer within 0.05 s and goes on" in outcome.result.reason.message
+    assert "did not answer within 0.2 s and goes on" in outcome.result.reason.message
     blocking.let_go.set()
     await eventually(lambda: one.runs.factory.tool_threads_lost == 0)
 
