@@ -63,7 +63,7 @@ class TestSessionManagerOnKafka(SessionManagerContract):
 async def test_a_namespace_without_workers_answers_nobody(settings: Settings) -> None:
     await ensure_topics(settings, BASE_TOPICS)
     store = RedisSessionStore(settings)
-    async with KafkaBus(settings) as bus, SessionManager(bus, store, timeout_s=0.5) as sessions:
+    async with KafkaBus(settings) as bus, SessionManager(bus, store, timeout_s=3) as sessions:
         with pytest.raises(SessionOutcomeUnknown, match="does a worker run") as told:
             await sessions.create("ada", "s")
         assert told.value.is_published
