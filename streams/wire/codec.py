@@ -25,6 +25,7 @@ from millstream.schemas.events import AgentRequest
 from millstream.schemas.sessions.commands import SessionCommand
 from millstream.schemas.topics import TopicSpec
 from millstream.streams.wire.trace import TRACEPARENT, TRACESTATE, Trace, given_trace, new_trace
+from millstream.streams.wire.unread import UnreadBatch
 
 EventT = TypeVar("EventT", bound=Event)
 
@@ -121,14 +122,17 @@ def tombstone(key: str) -> Encoded:
 def decode(record: Record, event_type: type[EventT]) -> EventT:
     """Read a record as `event_type`.
 
-    Raises `NullValue`, `NotJson`, `NewerSchema` or `WrongShape`; the message says what is wrong
-    and what is expected, for the people who wrote the record. Of an event that comes from outside,
+    Raises `NullValue`, `NotJson`, `NewerSchema` or `WrongShape`; for what stands for a batch that
+    could not be read, `BatchTooLarge` or `BatchUnreadable`. The message says what is wrong and what
+    is expected, for the people who wrote the record. Of an event that comes from outside,
     no object may have a key twice (RFC 8259 section 4): readers differ in which value they take.
     Nor may it be a structured CloudEvent, whose fields would stand one object further in.
     """
     if record.value is None:
         message = "the record has no value; publish a JSON object"
         raise NullValue(message)
+    if isinstance(record.value, UnreadBatch):
+        raise record.value.poison
     is_from_outside = event_type in _FROM_OUTSIDE
     if is_from_outside and is_structured(record):
         raise WrongShape(_SEND_BINARY)
