@@ -56,7 +56,7 @@ class _Header(NamedTuple):
     producer_id: int
     producer_epoch: int
     base_sequence: int
-    count: int
+    records: int
 
 
 _NO_HEADER = _Header(*[0] * len(_Header._fields))
@@ -109,17 +109,17 @@ class _Batch:
         """Give the last of its offsets, as far as that is known, but none before `position`."""
         header = self.header
         # No checksum covers what is cut off: its two tellings of how long it is must agree.
-        if self.fault is not None and header.count != header.last_offset_delta + 1:
+        if self.fault is not None and header.records != header.last_offset_delta + 1:
             return position
         return max(position, header.base_offset + max(0, header.last_offset_delta))
 
     def records(self) -> Iterable[Any]:
         """Give its records; raises `_Unreadable` before the first if any cannot be read."""
         raw, header = self._raw, self.header
-        if not 0 <= header.count <= RECORDS_MAX:
+        if not 0 <= header.records <= RECORDS_MAX:
             raise _Unreadable(
-                f"it says that it holds {header.count} records",
-                is_foreign=header.count > RECORDS_MAX,
+                f"it says that it holds {header.records} records",
+                is_foreign=header.records > RECORDS_MAX,
             )
         if kind := header.attributes & _CODEC:
             try:
@@ -145,7 +145,7 @@ class _Batch:
         is_large = len(raw) > _AT_ONCE_BYTES
         try:
             if not is_large:
-                records = list(kind(raw))
+                records: list[Any] = list(kind(raw))
                 for record in records[:1] + records[-1:]:
                     self._require_inside(record.offset)
                 return records
@@ -156,7 +156,8 @@ class _Batch:
         # A parser may raise anything for what nobody has checked.
         except Exception as error:
             raise _Unreadable(f"its records cannot be told apart: {error}") from error
-        return iter(kind(raw))
+        again: Iterator[Any] = iter(kind(raw))
+        return again
 
     def _require_inside(self, offset: int) -> None:
         base = self.header.base_offset
