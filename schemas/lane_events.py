@@ -10,19 +10,37 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from millstream.schemas.base import (
+    AS_COUNT,
+    AS_NUMBER,
     Address,
     Count,
     EpochMs,
     Event,
+    Few,
     Frozen,
     Identifier,
+    Lasting,
     Micros,
+    Names,
     Reason,
+    Tries,
     Usage,
     compound_key,
     require_one_target,
 )
 from millstream.schemas.events import Decision, RequestEvent, ResolvedRequest
+
+GENERATION_MAX = 10**12
+"""The highest number of an owner: one a second for 30,000 years. Attempts stay below 2^53."""
+
+PRODUCERS_MAX = 64
+"""Most producers that a lane's owner can have announced: eight times as many as may be set."""
+
+STATE_PARTS_MAX = 1100
+"""Most parts of a snapshot's state: as many as hold the largest that is written."""
+
+Generation = Annotated[int, Field(ge=1, le=GENERATION_MAX), AS_NUMBER]
+Producers = Annotated[int, Field(ge=0, le=PRODUCERS_MAX), AS_COUNT]
 
 
 class StageRequest(Event):
@@ -35,7 +53,7 @@ class StageRequest(Event):
 
     type: Literal["stage"] = "stage"
     stage: str
-    passed: tuple[str, ...]
+    passed: Names
     request: ResolvedRequest
     reserved_micros: Micros = 0
     template_version: str | None = None
@@ -65,7 +83,7 @@ class TemplateWait(Frozen):
 
     template: Identifier
     version: str | None = None
-    tools: tuple[str, ...] = ()
+    tools: Names = ()
     since_ms: EpochMs
 
 
@@ -101,20 +119,20 @@ class RunParked(RequestEvent):
     waits_for: TemplateWait | None = None
     order: Count
     reserved_micros: Micros = 0
-    tries: Count = 0
-    failures: Count = 0
+    tries: Tries = 0
+    failures: Tries = 0
     spent: Usage = Usage()
-    spent_on: dict[str, Usage] = Field(default_factory=dict)
+    spent_on: Annotated[dict[str, Usage], Few] = Field(default_factory=dict)
     failure: Reason | None = None
     not_before_ms: EpochMs = 0
-    elapsed_ms: Count = 0
+    elapsed_ms: Lasting = 0
     since_ms: EpochMs = 0
-    effects: tuple[str, ...] = ()
-    repairs: Count = 0
+    effects: Names = ()
+    repairs: Tries = 0
     repair: AnswerRepair | None = None
     journal_from: Count | None = None
     journal_from_ms: EpochMs = 0
-    journal_steps: Count = 0
+    journal_steps: Tries = 0
     renewed_ms: EpochMs | None = None
 
     @property
@@ -231,9 +249,9 @@ class LaneOpened(Event):
     user_id: Identifier = "millstream"
     stage: str
     partition: Count
-    generation: Annotated[Count, Field(ge=1)]
+    generation: Generation
     worker: str
-    producers: Count = 0
+    producers: Producers = 0
 
     @property
     def event_id(self) -> str:
@@ -259,10 +277,10 @@ class SnapshotHeader(Frozen):
     `folded_under`: stands for the policy and the format; one taken under another is not used.
     """
 
-    logs: dict[str, Count]
-    state_parts: Annotated[Count, Field(ge=1)]
+    logs: Annotated[dict[str, Count], Few]
+    state_parts: Annotated[int, Field(ge=1, le=STATE_PARTS_MAX), AS_NUMBER]
     state_digest: str
-    chunks: tuple[tuple[Count, Count, str], ...]
+    chunks: Annotated[tuple[tuple[Count, Count, str], ...], Few]
     folded_under: str
 
 
@@ -279,7 +297,7 @@ class LaneSnapshot(Event):
     user_id: Identifier = "millstream"
     stage: str
     partition: Count
-    generation: Annotated[Count, Field(ge=1)]
+    generation: Generation
     part: str
     header: SnapshotHeader | None = None
     data: str | None = None

@@ -16,7 +16,7 @@ from functools import partial
 import structlog
 
 from millstream.schemas.errors import LaneLost
-from millstream.schemas.lane_events import LaneOpened
+from millstream.schemas.lane_events import GENERATION_MAX, LaneOpened
 from millstream.schemas.ports import BeforeCall
 from millstream.schemas.sessions.states import LifecycleState
 from millstream.schemas.topics import COMMAND_TOPICS, CONTROL
@@ -201,7 +201,7 @@ class Lane:
         opened = LaneOpened(
             stage=self._context.stage.name,
             partition=self._context.partition,
-            generation=self._state.generation + 1,
+            generation=min(self._state.generation + 1, GENERATION_MAX),
             worker=self._context.services.worker,
             producers=self._context.settings.transactional_producers,
             at_ms=self._context.services.clock_ms(),

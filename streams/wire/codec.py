@@ -17,7 +17,7 @@ from uuid import uuid4
 import orjson
 from pydantic import ValidationError
 
-from millstream.schemas.base import SCHEMA_VERSION, Event, words_of_problem
+from millstream.schemas.base import EPOCH_MS_MAX, SCHEMA_VERSION, Event, words_of_problem
 from millstream.schemas.control.commands import ControlCommand
 from millstream.schemas.control.migrations import RunMigration
 from millstream.schemas.dead_letters import NewerSchema, NotJson, NullValue, WrongShape
@@ -32,9 +32,6 @@ EventT = TypeVar("EventT", bound=Event)
 Headers = tuple[tuple[str, bytes | None], ...]
 
 TYPE_PREFIX = "io.millstream."
-_AT_MS_MAX = 253_402_300_799_999
-"""The last moment that RFC 3339 can write: the end of the year 9999."""
-
 _EVENT_ID = "ce_id"
 ORIGIN = "millstream-origin"
 REDRIVEN = "millstream-redriven"
@@ -199,7 +196,7 @@ def trace_of(record: Record) -> Trace:
 @lru_cache(maxsize=1024)  # records of one millisecond are many, and formatting is half of encoding
 def rfc3339(at_ms: int) -> bytes:
     """Give a time as CloudEvents wants it, in UTC with milliseconds; later than 9999 is 9999."""
-    moment = datetime.fromtimestamp(min(at_ms, _AT_MS_MAX) / 1000, UTC)
+    moment = datetime.fromtimestamp(min(at_ms, EPOCH_MS_MAX) / 1000, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
 
 

@@ -16,6 +16,7 @@ from aiokafka import TopicPartition
 from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
 from aiokafka.structs import ConsumerRecord
 
+from millstream.schemas.base import EPOCH_MS_MAX
 from millstream.streams.broker.fetched.unpacking import CannotUnpack, unpacked
 from millstream.streams.wire.unread import UnreadBatch
 
@@ -29,7 +30,6 @@ FETCHES_MAX = 3
 
 _AT_ONCE_BYTES = 1_048_576
 _READ_COMMITTED = 1
-_AT_MS_MAX = 253_402_300_799_999
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")
 _LENGTH_END = 12
@@ -271,7 +271,7 @@ def _unread(
     where: TopicPartition, first: int, last: int, at_ms: int, error: _Unreadable
 ) -> ConsumerRecord:
     value = UnreadBatch.of(first, last, str(error), is_foreign=error.is_foreign)
-    at_ms = at_ms if 0 <= at_ms <= _AT_MS_MAX else 0
+    at_ms = at_ms if 0 <= at_ms <= EPOCH_MS_MAX else 0
     return ConsumerRecord(
         where.topic, where.partition, last, at_ms, 1, None, value, None, -1, 0, ()
     )
