@@ -235,12 +235,27 @@ class CommandObeyed(Event):
         return f"{self.source}:obeyed"
 
 
+class TopicReading(Frozen):
+    """Where owners of a partition began to read a topic, and what was read when the last was lost.
+
+    So many `openings` in a row began at the record `begins`. From the third on, records are read
+    one by one: `alone` is the one that is being read, and so many `deaths` were met at it before
+    anything of it was committed, this reading included.
+    """
+
+    begins: Count
+    openings: Tries
+    alone: Count | None = None
+    deaths: Tries = 0
+
+
 class LaneOpened(Event):
     """A new owner of a partition. Its `generation` is one more than its predecessor's.
 
     Every attempt of this owner is numbered from `generation * ATTEMPTS_PER_GENERATION`, so that a
     later owner's attempts are the higher ones. It writes with `producers` transactional producers,
-    all of which the next owner has to fence; 0 where that was not recorded.
+    all of which the next owner has to fence; 0 where that was not recorded. It is written again as
+    the owner begins to read: `reading` says by topic, without the namespace, where.
     """
 
     title: ClassVar[str] = "A worker took over a partition"
@@ -252,11 +267,13 @@ class LaneOpened(Event):
     generation: Generation
     worker: str
     producers: Producers = 0
+    reading: Annotated[dict[str, TopicReading], Few] | None = None
 
     @property
     def event_id(self) -> str:
-        """Stage, partition and generation."""
-        return f"{self.stage}:{self.partition}:{self.generation}"
+        """Stage, partition and generation, and when it was written anew."""
+        told = f"{self.stage}:{self.partition}:{self.generation}"
+        return told if self.reading is None else f"{told}:reading:{self.at_ms}"
 
     @property
     def record_key(self) -> str:
