@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from millstream.schemas.dead_letters import BatchTooLarge, BatchUnreadable
 
-__all__ = ["UnreadBatch", "is_unread"]
+__all__ = ["UnreadBatch"]
 
 
 class UnreadBatch(bytes):
@@ -34,8 +34,3 @@ class UnreadBatch(bytes):
         one = self.first == self.last
         offsets = f"offset {self.last}" if one else f"offsets {self.first} to {self.last}"
         return kind(f"the batch of {offsets} cannot be read: {self.problem}")
-
-
-def is_unread(value: bytes | None) -> bool:
-    """Tell whether a record's value stands for a batch that cannot be read."""
-    return isinstance(value, UnreadBatch)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -17,10 +19,14 @@ from millstream.streams.bus.api import Delivery, Unreadable
 from millstream.streams.history.dead_letters import find_dead_letter
 from millstream.streams.history.redrive import Redriver
 from millstream.streams.history.replay import HistoryQuery, read_history
+from millstream.streams.lane.input.careful_reading import CAREFUL_FROM, DEATHS_MAX
+from millstream.streams.lane.lanes import Lanes
 from millstream.streams.settings import Settings
 from millstream.streams.wire.partitioning import home_partition
+from millstream.streams.wire.records import InputRecord
 from tests.contracts.log_world import started
-from tests.harness.lanes import read_topic, read_whole, running_lanes, upstream
+from tests.harness.lane_common import chain_stages
+from tests.harness.lanes import lane_services, read_topic, read_whole, running_lanes, upstream
 
 pytestmark = pytest.mark.promise("P7")
 
@@ -100,3 +106,33 @@ async def test_bombs_among_commands_and_on_topics_of_lanes_stop_no_lane(
     assert isinstance(served, Delivery)
     assert isinstance(served.event, AgentResult)
     assert served.event.output == "served"
+
+
+class Killed(BaseException):
+    """Nobody catches this: the lane is gone, as with its process."""
+
+
+async def test_a_record_that_ends_whoever_reads_it_is_buried_unread(settings: Settings) -> None:
+    home, killed = home_partition("ada", settings.partitions), list[int]()
+    (stage,) = chain_stages(settings, None)
+
+    def read(record: InputRecord) -> Any:
+        if record.value == b'"kill"':
+            killed.append(record.offset)
+            raise Killed
+        return stage.read(record)
+
+    async with lane_services(settings) as services:
+        async with upstream(settings) as program:
+            sent = await program.publish(b'"kill"', partition=home)
+            await program.publish(ASKED, partition=home)
+        lanes = Lanes(settings, services, replace(stage, read=read))
+        await lanes.start()
+        try:
+            (letter,) = await read_topic(settings, DEAD_LETTERS, DeadLetter, count=1)
+            (result,) = await read_topic(settings, RESULTS, AgentResult, count=1)
+        finally:
+            await lanes.stop(settings.shutdown_grace_s)
+    assert killed == [sent.offset] * (CAREFUL_FROM - 1 + DEATHS_MAX)
+    assert (letter.reason.code, letter.source.offset) == ("unserviceable", sent.offset)
+    assert result.output == "served"

@@ -109,7 +109,8 @@ class _Batch:
         """Give the last of its offsets, as far as that is known, but none before `position`."""
         header = self.header
         # No checksum covers what is cut off: its two tellings of how long it is must agree.
-        if self.fault is not None and header.records != header.last_offset_delta + 1:
+        count = header.last_offset_delta + 1
+        if self.fault is not None and not header.records == count <= RECORDS_MAX:
             return position
         return max(position, header.base_offset + max(0, header.last_offset_delta))
 
