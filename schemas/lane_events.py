@@ -271,9 +271,11 @@ class LaneOpened(Event):
 
     @property
     def event_id(self) -> str:
-        """Stage, partition and generation, and when it was written anew."""
-        told = f"{self.stage}:{self.partition}:{self.generation}"
-        return told if self.reading is None else f"{told}:reading:{self.at_ms}"
+        """Stage, partition and generation, and what it tells of its reading."""
+        told = [f"{self.stage}:{self.partition}:{self.generation}"]
+        for topic, one in sorted((self.reading or {}).items()):
+            told.append(f"{topic}:{one.begins}:{one.openings}:{one.alone}:{one.deaths}")
+        return ":".join(told)
 
     @property
     def record_key(self) -> str:

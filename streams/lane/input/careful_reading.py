@@ -168,7 +168,6 @@ class CarefulReading:
 
     async def _say(self, topic: _Topic, reading: TopicReading) -> None:
         assert self._opened is not None  # noqa: S101  nothing is served before it is open
-        at_ms = self._context.services.clock_ms()
         said = {**(self._opened.reading or {}), topic.name: reading}
-        self._opened = self._opened.model_copy(update={"reading": said, "at_ms": at_ms})
+        self._opened = self._opened.model_copy(update={"reading": said})
         await self._tell(self._opened)
