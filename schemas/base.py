@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sized
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, NoReturn
+from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+)
 from pydantic_core import ErrorDetails
+
+SequenceT = TypeVar("SequenceT", bound=Sized)
 
 SCHEMA_VERSION = 1
 """The version of the event shapes that this program writes, and the newest it reads."""
@@ -39,11 +49,54 @@ UserKey = tuple[str, str]
 
 INT64_MAX = 2**63 - 1
 
-EpochMs = Annotated[int, Field(ge=0, le=253_402_300_799_999)]
+EPOCH_MS_MAX = 253_402_300_799_999
+
+EpochMs = Annotated[int, Field(ge=0, le=EPOCH_MS_MAX)]
 """Milliseconds since 1970-01-01T00:00:00Z, up to the end of the year 9999."""
 
 Count = Annotated[int, Field(ge=0, le=INT64_MAX)]
 """A number that every client's 64-bit integer holds."""
+
+AS_COUNT = WithJsonSchema({"type": "integer", "minimum": 0, "maximum": INT64_MAX})
+AS_NUMBER = WithJsonSchema({"type": "integer", "minimum": 1, "maximum": INT64_MAX})
+# What was released says no more than 64 bits, and no record of ours comes near these bounds. A
+# lane computes with such a number, so one beyond its bound is no event of that type.
+
+COUNTED_MAX = 2**53 - 1
+"""The last number that JSON's numbers tell from the next one; nobody counts that far."""
+
+Ordinal = Annotated[int, Field(ge=1, le=COUNTED_MAX), AS_NUMBER]
+"""The number of one of a row, from 1: a turn, a revision. The next one is `next_ordinal`."""
+
+TRIES_MAX = 1_000_000
+
+Tries = Annotated[int, Field(ge=0, le=TRIES_MAX), AS_COUNT]
+"""How often a run tried, called or wrote something: at most a million times."""
+
+Lasting = Annotated[int, Field(ge=0, le=EPOCH_MS_MAX), AS_COUNT]
+"""How long something took, in ms: no longer than there is time."""
+
+NAMES_MAX = 10_000
+
+
+def _few(names: SequenceT) -> SequenceT:
+    if len(names) > NAMES_MAX:
+        message = f"must hold no more than {NAMES_MAX}"
+        raise ValueError(message)
+    return names
+
+
+Names = Annotated[tuple[str, ...], AfterValidator(_few)]
+"""Names of layers, tools or headers, up to 10,000."""
+
+Few = AfterValidator(_few)
+"""Marks what holds up to 10,000."""
+
+
+def next_ordinal(number: int) -> int:
+    """Give the number behind another; the last one stays the last."""
+    return min(number + 1, COUNTED_MAX)
+
 
 Micros = Annotated[int, Field(ge=-INT64_MAX, le=INT64_MAX)]
 """Money in millionths of a US dollar."""
@@ -164,7 +217,7 @@ class CallUsage:
     usage: Usage
     model: str | None = None
     estimate_reason: str | None = None
-    calls: Count = 1
+    calls: Tries = 1
 
 
 class Reason(Frozen):

@@ -9,6 +9,8 @@ from millstream.schemas.errors import MillstreamError, Poison
 
 __all__ = [
     "DEAD_LETTER_CODES",
+    "BatchTooLarge",
+    "BatchUnreadable",
     "CannotRedrive",
     "DeadLetter",
     "DeadLetterNotFound",
@@ -53,6 +55,18 @@ class RecordTooLarge(Poison):
     code = "record_too_large"
 
 
+class BatchTooLarge(Poison):
+    """The batch that the record came in unpacks to more than is read, so nothing of it is known."""
+
+    code = "batch_too_large"
+
+
+class BatchUnreadable(Poison):
+    """The batch that the record came in is corrupt, or packed in a way that is not known here."""
+
+    code = "batch_unreadable"
+
+
 class RequestIdReused(Poison):
     """The same user asked for something else under this request id before."""
 
@@ -73,6 +87,8 @@ DEAD_LETTER_CODES: Final = tuple(
         WrongShape,
         NewerSchema,
         RecordTooLarge,
+        BatchTooLarge,
+        BatchUnreadable,
         RequestIdReused,
         Unserviceable,
     )
@@ -99,6 +115,9 @@ class DeadLetter(Event):
     `tracestate` and `millstream-*`, spelt so. Any other may be a secret and is dropped.
     `headers_dropped` has their names, each once, up to 20, without those that do not look like a
     name; `headers_dropped_count` is how many were dropped in all.
+
+    A batch that could not be read has one letter, without its bytes: `first_offset` is the first of
+    its offsets on the source's partition, `source` the last.
     """
 
     title: ClassVar[str] = "A record that could not be read"
@@ -113,6 +132,7 @@ class DeadLetter(Event):
     headers: tuple[tuple[str, str | None], ...] = ()
     headers_dropped: tuple[str, ...] = ()
     headers_dropped_count: Count = 0
+    first_offset: Count | None = None
 
     @property
     def event_id(self) -> str:

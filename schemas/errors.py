@@ -38,6 +38,8 @@
     │   ├── WrongShape
     │   ├── NewerSchema
     │   ├── RecordTooLarge
+    │   ├── BatchTooLarge        the batch that it came in unpacks to too much
+    │   ├── BatchUnreadable      that batch is corrupt
     │   ├── RequestIdReused      its id was that of a request for something else
     │   └── Unserviceable        lanes fail by it again and again
     ├── Misconfigured            a setting, policy or topic is wrong; says which and what to do

@@ -17,7 +17,10 @@ from millstream.schemas.base import (
     Identifier,
     Metadata,
     Micros,
+    Names,
+    Ordinal,
     Reason,
+    Tries,
     Usage,
     compound_key,
 )
@@ -200,7 +203,7 @@ class Decision(RequestEvent):
     admitted: bool
     layer: str | None = None
     reason: Reason | None = None
-    passed: tuple[str, ...] = ()
+    passed: Names = ()
     template: str = DEFAULT_TEMPLATE
     template_version: str | None = None
     reserved_micros: Micros = 0
@@ -236,8 +239,8 @@ class AttemptStarted(RequestEvent):
     price_digest: str
     spent_usage: Usage = Usage()
     spent_micros: Micros = 0
-    lost: Count = 0
-    calls_max: Count = 0
+    lost: Tries = 0
+    calls_max: Tries = 0
     journals: bool = False
 
     @property
@@ -270,7 +273,7 @@ class CostRecorded(RequestEvent):
     template: str = DEFAULT_TEMPLATE
     attempt: Count = 0
     call: Count = 0
-    calls: Count = 0
+    calls: Tries = 0
 
     @property
     def event_id(self) -> str:
@@ -294,7 +297,7 @@ class CheckpointSaved(RequestEvent):
     type: Literal["checkpoint"] = "checkpoint"
     checkpoint_id: str
     parent_id: str | None = None
-    turn: Annotated[Count, Field(ge=1)] = 1
+    turn: Ordinal = 1
     encoding: Literal["langgraph+msgpack"] = "langgraph+msgpack"
     data: str
     renewed_ms: EpochMs | None = None
@@ -317,7 +320,7 @@ class SessionUpdated(RequestEvent):
     type: Literal["session"] = "session"
     checkpoint_id: str
     checkpoint_offset_min: Count
-    turn: Annotated[Count, Field(ge=1)]
+    turn: Ordinal
     created_at_ms: EpochMs
     checkpoint_digest: str | None = None
     """Stands for what the checkpoint holds: a copy from elsewhere that differs is not the one."""

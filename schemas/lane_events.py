@@ -10,19 +10,37 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from millstream.schemas.base import (
+    AS_COUNT,
+    AS_NUMBER,
     Address,
     Count,
     EpochMs,
     Event,
+    Few,
     Frozen,
     Identifier,
+    Lasting,
     Micros,
+    Names,
     Reason,
+    Tries,
     Usage,
     compound_key,
     require_one_target,
 )
 from millstream.schemas.events import Decision, RequestEvent, ResolvedRequest
+
+GENERATION_MAX = 10**12
+"""The highest number of an owner: one a second for 30,000 years. Attempts stay below 2^53."""
+
+PRODUCERS_MAX = 64
+"""Most producers that a lane's owner can have announced: eight times as many as may be set."""
+
+STATE_PARTS_MAX = 1100
+"""Most parts of a snapshot's state: as many as hold the largest that is written."""
+
+Generation = Annotated[int, Field(ge=1, le=GENERATION_MAX), AS_NUMBER]
+Producers = Annotated[int, Field(ge=0, le=PRODUCERS_MAX), AS_COUNT]
 
 
 class StageRequest(Event):
@@ -35,7 +53,7 @@ class StageRequest(Event):
 
     type: Literal["stage"] = "stage"
     stage: str
-    passed: tuple[str, ...]
+    passed: Names
     request: ResolvedRequest
     reserved_micros: Micros = 0
     template_version: str | None = None
@@ -65,7 +83,7 @@ class TemplateWait(Frozen):
 
     template: Identifier
     version: str | None = None
-    tools: tuple[str, ...] = ()
+    tools: Names = ()
     since_ms: EpochMs
 
 
@@ -101,20 +119,20 @@ class RunParked(RequestEvent):
     waits_for: TemplateWait | None = None
     order: Count
     reserved_micros: Micros = 0
-    tries: Count = 0
-    failures: Count = 0
+    tries: Tries = 0
+    failures: Tries = 0
     spent: Usage = Usage()
-    spent_on: dict[str, Usage] = Field(default_factory=dict)
+    spent_on: Annotated[dict[str, Usage], Few] = Field(default_factory=dict)
     failure: Reason | None = None
     not_before_ms: EpochMs = 0
-    elapsed_ms: Count = 0
+    elapsed_ms: Lasting = 0
     since_ms: EpochMs = 0
-    effects: tuple[str, ...] = ()
-    repairs: Count = 0
+    effects: Names = ()
+    repairs: Tries = 0
     repair: AnswerRepair | None = None
     journal_from: Count | None = None
     journal_from_ms: EpochMs = 0
-    journal_steps: Count = 0
+    journal_steps: Tries = 0
     renewed_ms: EpochMs | None = None
 
     @property
@@ -217,12 +235,27 @@ class CommandObeyed(Event):
         return f"{self.source}:obeyed"
 
 
+class TopicReading(Frozen):
+    """Where owners of a partition began to read a topic, and what was read when the last was lost.
+
+    So many `openings` in a row began at the record `begins`. From the third on, records are read
+    one by one: `alone` is the one that is being read, and so many `deaths` were met at it before
+    anything of it was committed, this reading included.
+    """
+
+    begins: Count
+    openings: Tries
+    alone: Count | None = None
+    deaths: Tries = 0
+
+
 class LaneOpened(Event):
     """A new owner of a partition. Its `generation` is one more than its predecessor's.
 
     Every attempt of this owner is numbered from `generation * ATTEMPTS_PER_GENERATION`, so that a
     later owner's attempts are the higher ones. It writes with `producers` transactional producers,
-    all of which the next owner has to fence; 0 where that was not recorded.
+    all of which the next owner has to fence; 0 where that was not recorded. It is written again as
+    the owner begins to read: `reading` says by topic, without the namespace, where.
     """
 
     title: ClassVar[str] = "A worker took over a partition"
@@ -231,14 +264,18 @@ class LaneOpened(Event):
     user_id: Identifier = "millstream"
     stage: str
     partition: Count
-    generation: Annotated[Count, Field(ge=1)]
+    generation: Generation
     worker: str
-    producers: Count = 0
+    producers: Producers = 0
+    reading: Annotated[dict[str, TopicReading], Few] | None = None
 
     @property
     def event_id(self) -> str:
-        """Stage, partition and generation."""
-        return f"{self.stage}:{self.partition}:{self.generation}"
+        """Stage, partition and generation, and what it tells of its reading."""
+        told = [f"{self.stage}:{self.partition}:{self.generation}"]
+        for topic, one in sorted((self.reading or {}).items()):
+            told.append(f"{topic}:{one.begins}:{one.openings}:{one.alone}:{one.deaths}")
+        return ":".join(told)
 
     @property
     def record_key(self) -> str:
@@ -259,10 +296,10 @@ class SnapshotHeader(Frozen):
     `folded_under`: stands for the policy and the format; one taken under another is not used.
     """
 
-    logs: dict[str, Count]
-    state_parts: Annotated[Count, Field(ge=1)]
+    logs: Annotated[dict[str, Count], Few]
+    state_parts: Annotated[int, Field(ge=1, le=STATE_PARTS_MAX), AS_NUMBER]
     state_digest: str
-    chunks: tuple[tuple[Count, Count, str], ...]
+    chunks: Annotated[tuple[tuple[Count, Count, str], ...], Few]
     folded_under: str
 
 
@@ -279,7 +316,7 @@ class LaneSnapshot(Event):
     user_id: Identifier = "millstream"
     stage: str
     partition: Count
-    generation: Annotated[Count, Field(ge=1)]
+    generation: Generation
     part: str
     header: SnapshotHeader | None = None
     data: str | None = None

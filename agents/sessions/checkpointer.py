@@ -48,6 +48,7 @@ from millstream.agents.sessions.mending import mended
 from millstream.agents.sessions.opening import SERDE, opened_state
 from millstream.agents.templates.memory import Memory, NoMemory
 from millstream.agents.templates.template import AgentTemplate
+from millstream.schemas.base import next_ordinal
 from millstream.schemas.content import InputKind
 from millstream.schemas.endpoints import without_client
 from millstream.schemas.errors import Terminal
@@ -238,7 +239,7 @@ class RunCheckpointer(BaseCheckpointSaver[int]):
             at_ms=at_ms,
             checkpoint_id=checkpoint["id"],
             parent_id=None if loaded is None else loaded.checkpoint_id,
-            turn=1 if loaded is None else loaded.turn + 1,
+            turn=1 if loaded is None else next_ordinal(loaded.turn),
             data=data,
         )
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from millstream.middleware.base import MiddlewareContext
 from millstream.middleware.policy import MICROS_PER_USD
 from millstream.middleware.spend.ledger import DAY_MS
-from millstream.schemas.base import Micros, partition_key
+from millstream.schemas.base import EPOCH_MS_MAX, Micros, partition_key
 from millstream.schemas.errors import BudgetExceeded, ModelUnpriced
 from millstream.schemas.events import ResolvedRequest
 
@@ -54,7 +54,7 @@ def exceeded(
         advice = "raise `spend` in the policy, or lower the template's limits"
         return BudgetExceeded(f"{words}, more than a whole day's: {advice}")
     free_at_ms = (context.now_ms // DAY_MS + 1) * DAY_MS
-    free_at = datetime.fromtimestamp(free_at_ms / 1000, UTC)
+    free_at = datetime.fromtimestamp(min(free_at_ms, EPOCH_MS_MAX) / 1000, UTC)
     return BudgetExceeded(
         f"{words}; the budget is free again at {free_at:%Y-%m-%dT%H:%M:%SZ}",
         retry_after_s=(free_at_ms - context.now_ms) / 1000,

@@ -10,7 +10,17 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from millstream.schemas.base import CallUsage, Count, EpochMs, Frozen, Micros
+from millstream.schemas.base import (
+    AS_COUNT,
+    TRIES_MAX,
+    CallUsage,
+    Count,
+    EpochMs,
+    Few,
+    Frozen,
+    Micros,
+    Names,
+)
 from millstream.schemas.events import RequestEvent
 
 __all__ = ["PARTS_MAX", "JournalKind", "JournalStep", "RunBegan"]
@@ -32,7 +42,7 @@ class RunBegan(Frozen):
     template: str
     template_version: str | None = None
     moved_from: str | None = None
-    tools: tuple[str, ...] = ()
+    tools: Names = ()
     base_checkpoint_id: str | None = None
     answer_schema: str | None = None
 
@@ -81,7 +91,7 @@ class JournalStep(RequestEvent):
 
     type: Literal["journal"] = "journal"
     attempt: Count
-    step: Count
+    step: Annotated[int, Field(ge=0, lt=TRIES_MAX), AS_COUNT]
     part: Annotated[int, Field(ge=0, lt=PARTS_MAX)] = 0
     parts: Annotated[int, Field(ge=1, le=PARTS_MAX)] = 1
     kind: Annotated[str, Field(min_length=1, max_length=32)]
@@ -97,9 +107,9 @@ class JournalStep(RequestEvent):
     text: str | None = None
     duration_ms: Count | None = None
     began: RunBegan | None = None
-    used: tuple[CallUsage, ...] = ()
+    used: Annotated[tuple[CallUsage, ...], Few] = ()
     cost_micros: Micros | None = None
-    moments: dict[str, EpochMs] | None = None
+    moments: Annotated[dict[str, EpochMs], Few] | None = None
     renewed_ms: EpochMs | None = None
 
     @property

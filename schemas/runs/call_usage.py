@@ -7,7 +7,7 @@ from functools import reduce
 from operator import add
 from typing import Final
 
-from millstream.schemas.base import CallUsage
+from millstream.schemas.base import TRIES_MAX, CallUsage
 
 __all__ = ["EACH_MAX", "OTHERS", "bounded", "grouped"]
 
@@ -45,5 +45,5 @@ def _summed(group: Sequence[CallUsage]) -> CallUsage:
         usage=reduce(add, (one.usage for one in group)),
         model=group[0].model if len({one.model for one in group}) == 1 else OTHERS,
         estimate_reason=next(reasons, None),
-        calls=sum(one.calls for one in group),
+        calls=min(sum(one.calls for one in group), TRIES_MAX),
     )

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from millstream.schemas.base import NO_USAGE, CallUsage, Count, Micros, Usage
+from millstream.schemas.base import NO_USAGE, TRIES_MAX, CallUsage, Count, Micros, Tries, Usage
 from millstream.schemas.events import AttemptStarted, RequestEvent
 
 __all__ = ["CallReserved", "NextCall"]
@@ -34,7 +34,7 @@ class CallReserved(RequestEvent):
     model: str
     usage_max: Usage
     used: Usage = Usage()
-    calls: Count = 0
+    calls: Tries = 0
     reserved_micros: Micros
     price_digest: str
 
@@ -54,7 +54,7 @@ class CallReserved(RequestEvent):
             model=call.model or started.model,
             usage_max=sum((one.usage for one in call.beside), call.usage_max),
             used=sum((one.usage for one in call.over), NO_USAGE),
-            calls=sum(one.calls for one in call.over),
+            calls=min(sum(one.calls for one in call.over), TRIES_MAX),
             reserved_micros=micros,
             price_digest=digest,
         )

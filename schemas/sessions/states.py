@@ -7,14 +7,17 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from millstream.schemas.base import (
+    EPOCH_MS_MAX,
     Address,
     Count,
     EpochMs,
     Event,
+    Few,
     Frozen,
     FrozenDict,
     Identifier,
     Metadata,
+    Ordinal,
     Reason,
     compound_key,
 )
@@ -42,7 +45,7 @@ class NamedCheckpoint(Frozen):
 
     name: Identifier
     checkpoint_id: str
-    turn: Annotated[Count, Field(ge=1)]
+    turn: Ordinal
     offset_min: Count
 
 
@@ -75,13 +78,13 @@ class SessionState(Event):
     type: Literal["session_state"] = "session_state"
     session_id: Identifier
     state: LifecycleState = "open"
-    revision: Annotated[Count, Field(ge=1)]
+    revision: Ordinal
     created_at_ms: EpochMs
     since_ms: EpochMs
     active_at_ms: EpochMs
     ttl: SessionTtl = SessionTtl()
     metadata: Metadata = Field(default_factory=FrozenDict)
-    names: tuple[NamedCheckpoint, ...] = ()
+    names: Annotated[tuple[NamedCheckpoint, ...], Few] = ()
     barrier: SessionBarrier | None = None
 
     @property
@@ -106,7 +109,7 @@ class SessionState(Event):
             ends.append(max(self.active_at_ms, turned_ms) + self.ttl.idle_s * 1000)
         if self.ttl.total_s is not None:
             ends.append(self.created_at_ms + self.ttl.total_s * 1000)
-        return min(ends, default=None)
+        return min(*ends, EPOCH_MS_MAX) if ends else None
 
 
 class SessionChanged(Event):
@@ -123,7 +126,7 @@ class SessionChanged(Event):
     session_id: Identifier
     change: SessionChange
     state: LifecycleState
-    revision: Annotated[Count, Field(ge=1)]
+    revision: Ordinal
     turn: Count = 0
     restored_turn: Count | None = None
     command_id: Identifier | None = None

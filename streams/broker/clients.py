@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 
 from millstream.schemas.topics import DEAD_LETTERS
-from millstream.streams.broker.aiokafka_patches import free_fetches, tolerate_header_names
+from millstream.streams.broker.aiokafka_patches import bound_fetches
 from millstream.streams.broker.failed_sends import hear_failed_sends
 from millstream.streams.broker.recovery import RecoveringClient, recover_brokers
 
@@ -59,8 +59,7 @@ def transactional_producer(
 def committed_consumer(settings: Settings) -> AIOKafkaConsumer:
     """Build a consumer without a group that sees committed records only; assign it by hand."""
     recover_brokers()
-    tolerate_header_names()
-    free_fetches()
+    bound_fetches()
     return AIOKafkaConsumer(
         bootstrap_servers=settings.kafka,
         group_id=None,

@@ -9,7 +9,7 @@ import structlog
 from aiokafka import TopicPartition
 from pydantic import ValidationError
 
-from millstream.schemas.dead_letters import NewerSchema
+from millstream.schemas.dead_letters import BatchUnreadable, NewerSchema
 from millstream.schemas.errors import LaneOutdated, Poison
 from millstream.streams.broker.partition_reader import PartitionReader
 
@@ -24,7 +24,7 @@ async def newest_of_each(
     """Give what `parse` makes of each key's newest record, with its offset, in their order.
 
     What it cannot read, it says by `Poison` or `ValidationError`. Raises as the reader does, and
-    `LaneOutdated` for a record of a newer version.
+    `LaneOutdated` as `pass_over` does.
     """
     found: dict[bytes | None, tuple[int, T]] = {}
     async for record in reader.read(await reader.high_watermarks([where])):
@@ -41,7 +41,8 @@ async def newest_of_each(
 def pass_over(record: Any, error: Exception) -> None:
     """Say that a record was not taken in: only lanes write there, so it is a foreign one.
 
-    Raises `LaneOutdated` for one of a newer version: a lane wrote it, and it counts.
+    So is a batch that is larger than lanes write. Raises `LaneOutdated` for a record of a newer
+    version, and for a batch that is corrupt: a lane may have written it, and it counts.
     """
     refuse_newer(record, error)
     log.warning(
@@ -54,7 +55,7 @@ def pass_over(record: Any, error: Exception) -> None:
 
 
 def refuse_newer(record: Any, error: Exception) -> None:
-    """Raise `LaneOutdated` if `error` says that a record is of a newer version."""
-    if isinstance(error, NewerSchema):
+    """Raise `LaneOutdated` if `error` tells of a newer version, or of a batch that is corrupt."""
+    if isinstance(error, NewerSchema | BatchUnreadable):
         place = f"{record.topic}-{record.partition}-{record.offset}"
         raise LaneOutdated(f"not served, since {place} cannot be read: {error}") from error

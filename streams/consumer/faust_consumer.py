@@ -46,7 +46,7 @@ from faust.types import TP
 from mode.services import WaitResults
 from mode.utils.futures import maybe_async
 
-from millstream.streams.broker.aiokafka_patches import free_fetches, tolerate_header_names
+from millstream.streams.broker.aiokafka_patches import bound_fetches
 from millstream.streams.broker.recovery import recover_brokers
 from millstream.streams.consumer.offset_gaps import (
     OffsetGap,
@@ -159,8 +159,7 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
 
     def _create_worker_consumer(self, transport: AIOKafkaTransport) -> Any:
         recover_brokers()
-        tolerate_header_names()
-        free_fetches()
+        bound_fetches()
         watch_resets()
         consumer = super()._create_worker_consumer(transport)
         # Both are read at `start()`, which comes later. Faust hard-wires them; a rename in aiokafka

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from millstream.schemas.base import Frozen, Reason
+from millstream.schemas.base import Count, EpochMs, Frozen, Names, Reason, Tries
 from millstream.schemas.control.migrations import RunMigrationAnswered
 from millstream.schemas.events import AgentResult, AttemptStarted, Decision, RequestEvent
 from millstream.schemas.journal.steps import JournalStep
@@ -61,8 +61,8 @@ _YOUNG_MS: Final = 60_000
 
 class _Asked(Frozen):
     template: str = ""
-    at_ms: int = 0
-    deadline_ms: int | None = None
+    at_ms: EpochMs = 0
+    deadline_ms: EpochMs | None = None
 
 
 class _Decided(Frozen):
@@ -75,15 +75,15 @@ class _Parked(RequestEvent):
     request: _Asked
     decision: _Decided
     undecided: bool = False
-    order: int
+    order: Count
     template_version: str | None = None
     waits_for: TemplateWait | None = None
-    tries: int = 0
-    failures: int = 0
+    tries: Tries = 0
+    failures: Tries = 0
     failure: Reason | None = None
-    not_before_ms: int = 0
-    effects: tuple[str, ...] = ()
-    journal_steps: int = 0
+    not_before_ms: EpochMs = 0
+    effects: Names = ()
+    journal_steps: Tries = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

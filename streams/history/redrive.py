@@ -52,6 +52,7 @@ from millstream.streams.wire.records import (
     read_request,
     read_stage_request,
 )
+from millstream.streams.wire.unread import UnreadBatch
 
 __all__ = ["Redrive", "Redriver"]
 
@@ -216,6 +217,8 @@ class Redriver:
             record = await self._original(buried.source, keep_value=value is None)
         if value is not None:
             return replace(record, value=value)
+        if isinstance(record.value, UnreadBatch):
+            raise CannotRedrive(f"{record.value.poison}; give a value")
         if record.value is None:
             message = "the record had no value, and cannot be read without: give one"
             raise CannotRedrive(message)

@@ -16,13 +16,14 @@ from functools import partial
 import structlog
 
 from millstream.schemas.errors import LaneLost
-from millstream.schemas.lane_events import LaneOpened
+from millstream.schemas.lane_events import GENERATION_MAX, LaneOpened
 from millstream.schemas.ports import BeforeCall
 from millstream.schemas.sessions.states import LifecycleState
-from millstream.schemas.topics import COMMAND_TOPICS, CONTROL
+from millstream.schemas.topics import COMMAND_TOPICS, CONTROL, TopicSpec
 from millstream.streams.lane.base.context import LaneContext, LaneServices, Stage
 from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.window import Entry
+from millstream.streams.lane.input.careful_reading import CarefulReading
 from millstream.streams.lane.input.reception import RecordDispatcher
 from millstream.streams.lane.io import KafkaLaneIO, LaneIO
 from millstream.streams.lane.output.in_flight import InFlightRequests
@@ -133,6 +134,13 @@ class Lane:
             queue=self._queue,
             take_in=partial(self._try, self._dispatcher.take_in),
         )
+        self._reading = CarefulReading(
+            context,
+            tell=lambda opened: self._writer.commit([opened]),
+            take=lambda entry, is_behind: self._try(partial(self._arrived, is_behind), entry),
+            bury=self._dispatcher.bury,
+            ended=self._ended,
+        )
         self._expiry = SessionExpiry(
             context,
             state=self._state,
@@ -186,7 +194,8 @@ class Lane:
         self._context.services.metrics.history_gone.inc(len(restored.gone))
         await self._writer.open(restored.ends)
         where, commands = self._context.at(self._context.stage.input), self._context.at(CONTROL)
-        ends = await self._reader.high_watermarks([where, commands])
+        inputs = {one.name: self._context.at(one) for one in self._inputs}
+        ends = await self._reader.high_watermarks({*inputs.values(), commands})
         self._dispatcher.open(new_from_offset=ends[where], new_commands_from=ends[commands])
         if self._state.pipeline.needs:
             self._follower = StageFollower(
@@ -201,12 +210,15 @@ class Lane:
         opened = LaneOpened(
             stage=self._context.stage.name,
             partition=self._context.partition,
-            generation=self._state.generation + 1,
+            generation=min(self._state.generation + 1, GENERATION_MAX),
             worker=self._context.services.worker,
             producers=self._context.settings.transactional_producers,
             at_ms=self._context.services.clock_ms(),
         )
+        before = self._state.reading
+        opened = opened.model_copy(update={"reading": before or None})
         await self._writer.commit([opened])
+        self._reading.open(opened, before, {name: ends[one] for name, one in inputs.items()})
         self._snapshots.open(restored)
         if self._context.stage.next is None:
             self._deferrals.open(ends[where])
@@ -216,6 +228,12 @@ class Lane:
             self._expiring = asyncio.create_task(self._expiry.run(), name="session expiry")
             self._expiring.add_done_callback(self._ended)
         return restored
+
+    @property
+    def _inputs(self) -> tuple[TopicSpec, ...]:
+        """The topics that the lane takes records of."""
+        commands = COMMAND_TOPICS if self._context.stage.next is None else ()
+        return (self._context.stage.input, *commands)
 
     def _transactional_id(self, number: int) -> str:
         context = self._context
@@ -233,6 +251,7 @@ class Lane:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
+        self._reading.drain()
         self._queue.drain()
         self._deferrals.drain()
         while tasks := self._dispatcher.tasks | self._queue.tasks | self._dispatcher.desk.tasks:
@@ -252,7 +271,11 @@ class Lane:
             await self._snapshots.close(_SNAPSHOT_TIMEOUT_S)
         self._snapshots.cancel()
         beside = (self._following, self._expiring)
-        tasks = {*self._dispatcher.tasks, *(one for one in beside if one is not None)}
+        tasks = {
+            *self._reading.tasks,
+            *self._dispatcher.tasks,
+            *(one for one in beside if one is not None),
+        }
         for task in tasks:
             task.cancel()
         await asyncio.gather(
@@ -310,7 +333,7 @@ class Lane:
 
         `is_behind`: many others wait to be read behind it.
         """
-        self._try(partial(self._arrived, is_behind), entry)
+        self._reading.serve(entry, is_behind=is_behind)
 
     def _try(self, step: Callable[[Entry[InputRecord]], None], entry: Entry[InputRecord]) -> None:
         try:

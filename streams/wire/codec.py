@@ -17,7 +17,7 @@ from uuid import uuid4
 import orjson
 from pydantic import ValidationError
 
-from millstream.schemas.base import SCHEMA_VERSION, Event, words_of_problem
+from millstream.schemas.base import EPOCH_MS_MAX, SCHEMA_VERSION, Event, words_of_problem
 from millstream.schemas.control.commands import ControlCommand
 from millstream.schemas.control.migrations import RunMigration
 from millstream.schemas.dead_letters import NewerSchema, NotJson, NullValue, WrongShape
@@ -25,15 +25,13 @@ from millstream.schemas.events import AgentRequest
 from millstream.schemas.sessions.commands import SessionCommand
 from millstream.schemas.topics import TopicSpec
 from millstream.streams.wire.trace import TRACEPARENT, TRACESTATE, Trace, given_trace, new_trace
+from millstream.streams.wire.unread import UnreadBatch
 
 EventT = TypeVar("EventT", bound=Event)
 
 Headers = tuple[tuple[str, bytes | None], ...]
 
 TYPE_PREFIX = "io.millstream."
-_AT_MS_MAX = 253_402_300_799_999
-"""The last moment that RFC 3339 can write: the end of the year 9999."""
-
 _EVENT_ID = "ce_id"
 ORIGIN = "millstream-origin"
 REDRIVEN = "millstream-redriven"
@@ -121,14 +119,17 @@ def tombstone(key: str) -> Encoded:
 def decode(record: Record, event_type: type[EventT]) -> EventT:
     """Read a record as `event_type`.
 
-    Raises `NullValue`, `NotJson`, `NewerSchema` or `WrongShape`; the message says what is wrong
-    and what is expected, for the people who wrote the record. Of an event that comes from outside,
+    Raises `NullValue`, `NotJson`, `NewerSchema` or `WrongShape`; for what stands for a batch that
+    could not be read, `BatchTooLarge` or `BatchUnreadable`. The message says what is wrong and what
+    is expected, for the people who wrote the record. Of an event that comes from outside,
     no object may have a key twice (RFC 8259 section 4): readers differ in which value they take.
     Nor may it be a structured CloudEvent, whose fields would stand one object further in.
     """
     if record.value is None:
         message = "the record has no value; publish a JSON object"
         raise NullValue(message)
+    if isinstance(record.value, UnreadBatch):
+        raise record.value.poison
     is_from_outside = event_type in _FROM_OUTSIDE
     if is_from_outside and is_structured(record):
         raise WrongShape(_SEND_BINARY)
@@ -195,7 +196,7 @@ def trace_of(record: Record) -> Trace:
 @lru_cache(maxsize=1024)  # records of one millisecond are many, and formatting is half of encoding
 def rfc3339(at_ms: int) -> bytes:
     """Give a time as CloudEvents wants it, in UTC with milliseconds; later than 9999 is 9999."""
-    moment = datetime.fromtimestamp(min(at_ms, _AT_MS_MAX) / 1000, UTC)
+    moment = datetime.fromtimestamp(min(at_ms, EPOCH_MS_MAX) / 1000, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
 
 

@@ -18,6 +18,7 @@ from millstream.schemas.lane_events import StageRequest
 from millstream.schemas.reasons import reason_of
 from millstream.streams.wire.codec import ORIGIN, REDRIVEN, decode
 from millstream.streams.wire.headers import dropped_headers, is_kept
+from millstream.streams.wire.unread import UnreadBatch
 
 OriginT = TypeVar("OriginT", bound=Origin)
 
@@ -218,7 +219,8 @@ def origin_header(source: Address, at_ms: int | None = None) -> tuple[str, bytes
 def dead_letter(record: InputRecord, poison: Poison, *, at_ms: int) -> DeadLetter:
     """Give the dead letter of a record that could not be read: its bytes, and the headers kept.
 
-    Of one larger than `DEAD_LETTER_BYTES_MAX` only the address is kept, and the reason says so.
+    Of one larger than `DEAD_LETTER_BYTES_MAX` only the address is kept, and the reason says so; of
+    a batch that cannot be read, the addresses.
     """
     dropped = dropped_headers(record.headers)
     letter = DeadLetter(
@@ -229,6 +231,8 @@ def dead_letter(record: InputRecord, poison: Poison, *, at_ms: int) -> DeadLette
         headers_dropped=dropped.names,
         headers_dropped_count=dropped.count,
     )
+    if isinstance(record.value, UnreadBatch):
+        return letter.model_copy(update={"first_offset": record.value.first})
     if record.size_bytes > DEAD_LETTER_BYTES_MAX:
         kept_not = (
             f"{letter.reason.message} (its {record.size_bytes} bytes are too many to be kept here: "

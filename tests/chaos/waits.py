@@ -79,7 +79,9 @@ def _reigns(
     homes: dict[str, int],
 ) -> dict[int, list[_Reign]]:
     lanes: dict[int, list[LaneOpened]] = defaultdict(list)
-    for lane in sorted(opened, key=lambda lane: lane.generation):
+    # It is written again as its owner begins to read.
+    owners = {(lane.partition, lane.generation): lane for lane in opened}
+    for lane in sorted(owners.values(), key=lambda lane: lane.generation):
         lanes[lane.partition].append(lane)
     signs: dict[int, list[float]] = defaultdict(list)
     answers: dict[tuple[int, int], list[float]] = defaultdict(list)

@@ -34,7 +34,9 @@ def handovers(
         if one.attempt:  # else nothing ran
             answered_ms[home, one.attempt // ATTEMPTS_PER_GENERATION].append(one.at_ms)
     found = []
-    for lane in sorted(opened, key=lambda lane: (lane.at_ms, lane.partition)):
+    # It is written again as its owner begins to read.
+    lanes = {(lane.partition, lane.generation): lane for lane in opened}
+    for lane in sorted(lanes.values(), key=lambda lane: (lane.at_ms, lane.partition)):
         before = answered_ms.get((lane.partition, lane.generation - 1))
         after = answered_ms.get((lane.partition, lane.generation))
         if before:

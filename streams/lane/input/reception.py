@@ -349,6 +349,10 @@ class RecordDispatcher:
         ]
         self._spawn(entry, self._in_flight.finish(entry, request, events, traceparent))
 
+    def bury(self, entry: Entry[InputRecord], poison: Poison) -> None:
+        """Write a record's dead letter, unread, and acknowledge it; none if there is one."""
+        self._dead_letter_once(entry, poison)
+
     def _dead_letter_once(self, entry: Entry[InputRecord], poison: Poison) -> None:
         if self._state.is_buried(entry.record.address):
             entry.finish()

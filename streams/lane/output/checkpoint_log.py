@@ -14,6 +14,7 @@ from typing import Any
 
 from aiokafka import TopicPartition
 
+from millstream.schemas.dead_letters import BatchUnreadable
 from millstream.schemas.errors import LaneLost, Poison, ServiceUnavailable
 from millstream.schemas.events import CheckpointSaved, SessionUpdated
 from millstream.streams.broker.compacted import pass_over
@@ -138,7 +139,7 @@ class CheckpointLog:
         try:
             checkpoint = decode(record, CheckpointSaved)
         except Poison as poison:
-            pass_over(record, poison)  # no session is to fail for it
+            _pass_over(record, poison)
             return
         for want in self._named(checkpoint):
             want.is_settled, want.found = True, checkpoint
@@ -155,10 +156,19 @@ def _of_turn(record: Any, session: SessionKey, turn: int) -> tuple[CheckpointSav
     try:
         saved = decode(record, CheckpointSaved)
     except Poison as poison:
-        pass_over(record, poison)
+        _pass_over(record, poison)
         return None
     is_it = session_key(saved) == session and saved.turn == turn
     return (saved, record.offset) if is_it else None
+
+
+def _pass_over(record: Any, poison: Poison) -> None:
+    """Pass over what is no checkpoint: no session is to fail for it.
+
+    Of a batch that is corrupt, the sessions do whose checkpoints it held: they find none.
+    """
+    if not isinstance(poison, BatchUnreadable):
+        pass_over(record, poison)
 
 
 def is_named_by(head: SessionUpdated, checkpoint: CheckpointSaved) -> bool:

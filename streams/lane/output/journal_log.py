@@ -16,6 +16,7 @@ from typing import Any
 from aiokafka import TopicPartition
 from pydantic_core import from_json
 
+from millstream.schemas.dead_letters import BatchUnreadable
 from millstream.schemas.errors import LaneLost, Poison, ServiceUnavailable
 from millstream.schemas.journal.errors import JournalGone, JournalUnreadable
 from millstream.schemas.journal.steps import JournalStep
@@ -107,9 +108,14 @@ class JournalLog:
 
 
 def _own(record: Any, key: RequestKey) -> JournalStep | None:
-    """Read a step of a run; `LaneOutdated` for one of a newer version: a newer worker goes on."""
+    """Read a step of a run; `LaneOutdated` for one of a newer version: a newer worker goes on.
+
+    One in a batch that is corrupt is gone: its run fails, and no other.
+    """
     try:
         step = decode(record, JournalStep)
+    except BatchUnreadable:
+        return None
     except Poison as poison:
         refuse_newer(record, poison)
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from millstream.schemas.base import Reason, saturated
+from millstream.schemas.base import Reason, next_ordinal, saturated
 from millstream.schemas.errors import Rejected
 from millstream.schemas.events import (
     AgentResult,
@@ -119,4 +119,4 @@ def next_turn(checkpoint: CheckpointSaved, before: SessionUpdated | None) -> Che
     """Give a checkpoint as its session's next turn: it may follow another one than the newest."""
     if before is None or checkpoint.turn > before.turn:
         return checkpoint
-    return checkpoint.model_copy(update={"turn": before.turn + 1})
+    return checkpoint.model_copy(update={"turn": next_ordinal(before.turn)})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from millstream.schemas.base import next_ordinal
 from millstream.schemas.events import ResolvedRequest, SessionUpdated
 from millstream.schemas.reasons import reason_of
 from millstream.schemas.sessions.errors import (
@@ -80,4 +81,4 @@ def kept_on(state: SessionState | None, now_ms: int) -> SessionState | None:
     """
     if state is None or now_ms - state.at_ms < _WRITTEN_ANEW_AFTER_MS:
         return None
-    return state.model_copy(update={"at_ms": now_ms, "revision": state.revision + 1})
+    return state.model_copy(update={"at_ms": now_ms, "revision": next_ordinal(state.revision)})

@@ -18,6 +18,7 @@ from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.sessions.places import place_of
 from millstream.streams.wire.codec import decode
 from millstream.streams.wire.keys import SessionKey, session_key
+from millstream.streams.wire.unread import UnreadBatch
 
 __all__ = ["FoundSession", "SessionLookup"]
 
@@ -160,7 +161,8 @@ class SessionLookup:
     ) -> AsyncIterator[tuple[int, EventT | None]]:
         """Give what stands at these places, `None` for what does not stand there any more.
 
-        Of a place whose session was changed meanwhile nothing is given.
+        Of a place whose session was changed meanwhile nothing is given. Raises `LaneOutdated` for a
+        batch that is corrupt: a session that is in it must not begin anew.
         """
         offset_now = self._places.head_offset if spec is SESSIONS else self._places.state_offset
         places = {offset: place for place, offset in offsets.items() if offset is not None}
@@ -171,6 +173,8 @@ class SessionLookup:
                 records: Any = self._reader.read(ends, from_offset=stretch[0])
                 async with aclosing(records):
                     async for record in records:
+                        if isinstance(record.value, UnreadBatch):  # a session may be in it
+                            pass_over(record, record.value.poison)
                         place = places.pop(record.offset, None)
                         if place is not None and offset_now(place) == record.offset:
                             yield place, _decoded(record, kind)

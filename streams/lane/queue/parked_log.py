@@ -13,7 +13,15 @@ from typing import Any
 from aiokafka import TopicPartition
 from pydantic import ValidationError
 
-from millstream.schemas.base import SCHEMA_VERSION, Frozen, Identifier
+from millstream.schemas.base import (
+    SCHEMA_VERSION,
+    Count,
+    EpochMs,
+    Frozen,
+    Identifier,
+    TenantName,
+    Tries,
+)
 from millstream.schemas.errors import LaneLost, ServiceUnavailable
 from millstream.schemas.lane_events import RunParked, TemplateWait
 from millstream.streams.broker.compacted import newest_of_each
@@ -34,25 +42,25 @@ class _Decided(Frozen):
 
 class _Asked(Frozen):
     template: str = ""
-    deadline_ms: int | None = None
+    deadline_ms: EpochMs | None = None
 
 
 class ParkedHead(Frozen):
     """Of a parked request, what must be known while it waits."""
 
     schema_version: int = SCHEMA_VERSION
-    tenant: str
+    tenant: TenantName
     user_id: Identifier
     request_id: Identifier
     session_id: Identifier
     request: _Asked = _Asked()
     decision: _Decided
-    order: int
-    not_before_ms: int = 0
+    order: Count
+    not_before_ms: EpochMs = 0
     undecided: bool = False
     waits_for: TemplateWait | None = None
-    journal_from_ms: int = 0
-    journal_steps: int = 0
+    journal_from_ms: EpochMs = 0
+    journal_steps: Tries = 0
 
     @property
     def journal_ms(self) -> int | None:

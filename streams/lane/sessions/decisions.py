@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from millstream.schemas.base import FrozenDict
+from millstream.schemas.base import FrozenDict, next_ordinal
 from millstream.schemas.events import CheckpointSaved, SessionUpdated
 from millstream.schemas.sessions.commands import SessionCommand, SessionOperation, SessionTtl
 from millstream.schemas.sessions.errors import (
@@ -200,7 +200,7 @@ def _changed(
     )
     changes: dict[str, Any] = {"at_ms": at_ms, "state": outcome}
     if session.state is not None:
-        changes["revision"] = before.revision + 1
+        changes["revision"] = next_ordinal(before.revision)
     is_other = outcome != session.before
     if is_other:
         changes["since_ms"] = at_ms
@@ -259,7 +259,7 @@ def _restored(head: SessionUpdated, found: FoundCheckpoint, *, at_ms: int) -> Se
             "checkpoint_digest": digest_of(saved),
             "checkpoint_bytes": len(saved.data),
             # A turn by itself: whoever knows the newest one only is to be told of it.
-            "turn": head.turn + 1,
+            "turn": next_ordinal(head.turn),
         }
     )
 

@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 from aiokafka import TopicPartition
 
-from millstream.schemas.dead_letters import NewerSchema
+from millstream.schemas.dead_letters import BatchUnreadable, NewerSchema
 from millstream.schemas.errors import HistoryGone, Poison
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.state.folds import Begin, Source
@@ -182,7 +182,7 @@ def _follows_another(source: Source, record: Any) -> bool:
         return True
     try:
         return source.follows_another(decode(record, source.spec.event))
-    except NewerSchema:
+    except (NewerSchema, BatchUnreadable):
         return True  # not known, so it may
     except Poison:
         return False  # a foreign record, which decides nothing

@@ -9,7 +9,7 @@ from millstream.schemas.base import Address, Event
 from millstream.schemas.control.commands import ControlCommand
 from millstream.schemas.control.migrations import RunMigration
 from millstream.schemas.events import AgentResult, AttemptStarted, CostRecorded, Decision
-from millstream.schemas.lane_events import ATTEMPTS_PER_GENERATION, LaneOpened
+from millstream.schemas.lane_events import ATTEMPTS_PER_GENERATION, LaneOpened, TopicReading
 from millstream.schemas.runs.reservations import CallReserved
 from millstream.schemas.sessions.states import LifecycleState, SessionState
 from millstream.schemas.topics import (
@@ -163,6 +163,11 @@ class LaneState:
         return self._generation.newest
 
     @property
+    def reading(self) -> dict[str, TopicReading]:
+        """Where the newest owner began to read its topics, as it told last."""
+        return self._generation.reading
+
+    @property
     def decided_until_ms(self) -> int:
         """The broker's time of the newest request that was decided on, 0 before the first."""
         return self._requests.decided_until_ms
@@ -262,6 +267,7 @@ class _Generation:
     def __init__(self, stage: str) -> None:
         self._stage = stage
         self.newest = 0
+        self.reading: dict[str, TopicReading] = {}
 
     def as_fold(self) -> Fold:
         return Fold(
@@ -274,6 +280,7 @@ class _Generation:
     def _open(self, opened: LaneOpened) -> None:
         if opened.stage == self._stage:
             self.newest = max(self.newest, opened.generation)
+            self.reading = opened.reading or {}
 
     def _follows_another(self, opened: LaneOpened) -> bool:
         return opened.stage == self._stage and opened.generation > 1

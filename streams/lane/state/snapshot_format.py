@@ -25,12 +25,16 @@ from millstream.streams.lane.state.folds import SnapshotBody, packed
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.seen_ids import SealedChunk
 from millstream.streams.settings import Settings
+from millstream.streams.transactions.producers import CommitRefused
 from millstream.streams.wire.codec import decode
 
 log = structlog.get_logger(__name__)
 
 PART_BYTES_MAX = 500_000
 """Most bytes in one part: in base64, with what goes round it, less than 700 kB."""
+
+STATE_BYTES_MAX = 512 * 1024 * 1024
+"""Most bytes that a state may unpack to; of a larger one no snapshot is taken."""
 
 HEADER = "header"
 
@@ -74,8 +78,14 @@ def digest(data: bytes) -> str:
 
 
 def state_parts(captured: Captured) -> tuple[bytes, ...]:
-    """Give the state, without sealed ids, as parts that fit into records."""
-    data = zlib.compress(packed(captured.entries), _LEVEL)
+    """Give the state, without sealed ids, as parts that fit into records.
+
+    Raises `CommitRefused` for one of more than `STATE_BYTES_MAX`, which nobody would read.
+    """
+    state = packed(captured.entries)
+    if len(state) > STATE_BYTES_MAX:
+        raise CommitRefused(f"a state of {len(state)} bytes is too large for a snapshot")
+    data = zlib.compress(state, _LEVEL)
     return tuple(
         data[start : start + PART_BYTES_MAX] for start in range(0, len(data), PART_BYTES_MAX)
     )
@@ -145,7 +155,10 @@ class StoredSnapshot:
         if not _is_whole(header, data, chunks):
             log.warning("snapshot that is not whole passed over", stage=self.stage)
             return False
-        body = orjson.loads(zlib.decompress(b"".join(filter(None, data))))
+        body = _unpacked(b"".join(filter(None, data)))
+        if body is None:
+            log.warning("snapshot that cannot be unpacked passed over", stage=self.stage)
+            return False
         if missing := set(state.folds.entries) - body.keys():
             log.info("snapshot of fewer folds", stage=self.stage, missing=sorted(missing))
             return False
@@ -172,6 +185,17 @@ class StoredSnapshot:
         except Poison as poison:
             pass_over(record, poison)
             return None
+
+
+def _unpacked(data: bytes) -> dict[str, Any] | None:
+    """Unpack a state, `None` for what is none or larger than any: anybody may write a digest."""
+    stream = zlib.decompressobj()
+    try:
+        state = stream.decompress(data, STATE_BYTES_MAX + 1)
+        body = orjson.loads(state) if stream.eof and len(state) <= STATE_BYTES_MAX else None
+    except (zlib.error, orjson.JSONDecodeError):
+        return None
+    return body if isinstance(body, dict) else None
 
 
 def _is_whole(

@@ -12,7 +12,7 @@ from aiokafka import TopicPartition
 from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from millstream.streams.broker.aiokafka_patches import free_fetches
+from millstream.streams.broker.aiokafka_patches import bound_fetches
 
 READ_COMMITTED = 1
 
@@ -51,7 +51,7 @@ def fetched(count: int) -> Any:
 
 @pytest.mark.usefixtures("no_collection")
 def test_what_is_read_in_part_goes_with_its_last_reference() -> None:
-    free_fetches()
+    bound_fetches()
     records = fetched(5)
     assert next(records).value == b"x0"
     gone = ref(records)
@@ -60,7 +60,7 @@ def test_what_is_read_in_part_goes_with_its_last_reference() -> None:
 
 
 def test_all_is_read_as_before() -> None:
-    free_fetches()
+    bound_fetches()
     records = fetched(5)
     assert [one.offset for one in records] == [0, 1, 2, 3, 4]
     assert records.next_fetch_offset == 5
