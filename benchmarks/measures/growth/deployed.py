@@ -39,7 +39,7 @@ class Deployed:
     def __init__(self, settings: Settings, name: str) -> None:
         self.name = name
         self._policy = settings.data_dir / f"{name}.yaml"
-        self._limits = {CAPS: 100_000, RATES: 10_000}
+        self._limits = {CAPS: 100_000, RATES: 9_000}
         self._starts = itertools.count(1)
         self.settings = deployment(settings, policy_file=self._policy, log_format="json")
 
