@@ -68,7 +68,7 @@ def main() -> None:
     given = _given()
     # Brokers are killed on purpose, and aiokafka tells of each try to reach them.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    console = Console(width=max(Console().width, 150))
+    console = Console(width=max(Console().width, 180))
     console.print(f"seed {given.seed}, data in {given.data}")
     rows = []
     for name in given.scenarios:
