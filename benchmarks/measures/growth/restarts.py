@@ -26,8 +26,8 @@ ROUNDS = 3
 class Restart:
     """One start, timed from before the process is spawned.
 
-    `lanes_s` are the times that lanes took to open, in the order of partitions; CPU and memory are those of the whole
-    process when the last lane had answered.
+    `lanes_s` are the times that lanes took to open, in the order of partitions; CPU and memory are
+    those of the whole process when the last lane had answered.
     """
 
     ready_s: float
