@@ -25,6 +25,7 @@ from benchmarks.measures import (
     waiting,
 )
 from benchmarks.measures.agents import executor, prompt_cache
+from benchmarks.measures.growth import measure as growth
 from benchmarks.measures.journal import beside, cost, resume, size
 from benchmarks.measures.sessions import many, operations
 from benchmarks.peers import measure as peers
@@ -46,6 +47,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     **{one.name: partial(backlog.run, backlog=one) for one in backlog.BACKLOGS},
     "bus": lambda settings, _: bus.run(settings),
     "recovery": lambda settings, _: recovery.run(settings),
+    "growth": lambda settings, requests: growth.run(settings, requests=requests),
     "transactions": lambda settings, _: transactions.run(settings),
     "agent": lambda *_: agent.run(),
     "hosting": lambda *_: hosting.run(),
@@ -59,7 +61,10 @@ BENCHMARKS: dict[str, Benchmark] = {
     "prompt_cache": lambda *_: prompt_cache.run(),
 }
 
-_DEFAULTS = {one.name: backlog.REQUESTS_DEFAULT for one in backlog.BACKLOGS}
+_DEFAULTS = {
+    "growth": growth.REQUESTS_DEFAULT,
+    **{one.name: backlog.REQUESTS_DEFAULT for one in backlog.BACKLOGS},
+}
 
 
 def main() -> None:
@@ -67,7 +72,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", default=",".join(BENCHMARKS), help="which, comma-separated")
     parser.add_argument(
-        "--requests", type=int, help="requests under load, per round; in a backlog, all of them"
+        "--requests",
+        type=int,
+        help="requests under load, per round; in a backlog and in growth, all of them",
     )
     given = parser.parse_args()
     wanted = given.only.split(",")

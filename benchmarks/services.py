@@ -17,7 +17,15 @@ from pathlib import Path
 
 from millstream.streams.settings import Settings, child_environment
 
-__all__ = ["Process", "machine", "resident_kib", "running", "services", "told_settings"]
+__all__ = [
+    "Process",
+    "machine",
+    "peak_kib",
+    "resident_kib",
+    "running",
+    "services",
+    "told_settings",
+]
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -120,8 +128,17 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def resident_kib(pid: int) -> float:
     """Give the memory that a process holds, in KiB."""
+    return _of_status(pid, "VmRSS")
+
+
+def peak_kib(pid: int) -> float:
+    """Give the most memory that a process has held so far, in KiB."""
+    return _of_status(pid, "VmHWM")
+
+
+def _of_status(pid: int, field: str) -> float:
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return float(status.partition("VmRSS:")[2].split()[0])
+    return float(status.partition(f"{field}:")[2].split()[0])
 
 
 def machine() -> str:

@@ -72,10 +72,11 @@ def engine_side(
     stack: ExitStack,
     *,
     price: float = 0,
+    takes_s: float = 0,
     in_flight: tuple[int, ...] = (IN_FLIGHT,),
     **more: object,
 ) -> Side:
-    """Start an engine whose model costs `price` dollars per million tokens."""
+    """Start an engine whose model costs `price` dollars per million tokens, and takes a time."""
     policy = settings.data_dir / f"{name}.yaml"
     policy.write_text(POLICY.format(price=price), encoding="utf-8")
     own = deployment(settings, policy_file=policy, **more)
@@ -83,7 +84,7 @@ def engine_side(
         name,
         own,
         stack,
-        program=["-m", "benchmarks.programs.noop_worker"],
+        program=["-m", "benchmarks.programs.noop_worker", str(takes_s)],
         tokens=False,
         load_factor=2,
         in_flight=in_flight,

@@ -40,6 +40,9 @@ __all__ = [
 IN_FLIGHT = 64
 ANSWER_TIMEOUT_S = 60.0
 USERS = 256
+_TURNS_MIN = 2
+"""A load is more than one burst: each place in flight is taken twice at the least."""
+
 _TICKS_PER_S = 100
 _ID = "{id}"
 
@@ -243,7 +246,7 @@ async def _round(caller: Caller, task: Task, samples: Samples) -> None:
 
 
 def _requests(caller: Caller, task: Task, in_flight: int) -> int:
-    return max(in_flight, int(task.loaded * caller.side.load_factor))
+    return max(_TURNS_MIN * in_flight, int(task.loaded * caller.side.load_factor))
 
 
 async def _serial(caller: Caller, requests: int) -> list[tuple[float, float | None]]:

@@ -1,13 +1,16 @@
-"""A lanes worker whose agent does nothing: `python -m benchmarks.programs.noop_worker [SECONDS]`.
+"""A lanes worker whose agent does nothing: `python -m benchmarks.programs.noop_worker [S [BYTES]]`.
 
 All else is the worker as it is deployed. The agent gives a fixed answer and a fixed usage, and
-writes no tokens, so what is measured is the engine around it.
+writes no tokens, so what is measured is the engine around it. With S a run takes as many seconds;
+with BYTES it leaves its session a state of as many bytes, so that the session has a checkpoint.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import sys
+from dataclasses import replace
 from functools import partial
 
 from millstream.agents.attempt import RunOutcome
@@ -15,7 +18,7 @@ from millstream.agents.executor import RunAgent, wall_clock_ms
 from millstream.agents.factory import RunPlan
 from millstream.gateway.commands.worker import work
 from millstream.schemas.base import Usage
-from millstream.schemas.events import ResolvedRequest
+from millstream.schemas.events import CheckpointSaved, ResolvedRequest
 from millstream.schemas.reasons import result_of
 from millstream.streams.settings import load_settings
 from millstream.streams.telemetry.logs import configure_logging
@@ -44,19 +47,42 @@ async def do_nothing(
 
 
 async def take_time(
-    takes_s: float, request: ResolvedRequest, plan: RunPlan, *, attempt: int, **_: object
+    takes_s: float,
+    state: str,
+    request: ResolvedRequest,
+    plan: RunPlan,
+    *,
+    attempt: int,
+    **_: object,
 ) -> RunOutcome:
-    """Wait, and answer then."""
-    await asyncio.sleep(takes_s)
-    return await do_nothing(request, plan, attempt=attempt)
+    """Wait, and answer then; leave the session this state, if there is one."""
+    if takes_s:
+        await asyncio.sleep(takes_s)
+    outcome = await do_nothing(request, plan, attempt=attempt)
+    return replace(outcome, checkpoint=_checkpoint(request, state)) if state else outcome
+
+
+def _checkpoint(request: ResolvedRequest, state: str) -> CheckpointSaved:
+    return CheckpointSaved(
+        tenant=request.tenant,
+        user_id=request.user_id,
+        request_id=request.request_id,
+        session_id=request.session_id,
+        at_ms=wall_clock_ms(),
+        checkpoint_id=f"checkpoint-of-{request.request_id}",
+        data=state,
+    )
 
 
 def main() -> None:
-    """Work until SIGTERM; a run takes as many seconds as the command line says, else none."""
+    """Work until SIGTERM; the command line says what a run takes and leaves, else nothing."""
     settings = load_settings()
     configure_logging(settings)
-    takes_s = float(sys.argv[1]) if len(sys.argv) > 1 else 0.0
-    run_agent: RunAgent = partial(take_time, takes_s) if takes_s else do_nothing
+    given = dict(enumerate(sys.argv))
+    takes_s, state_bytes = float(given.get(1, 0)), int(given.get(2, 0))
+    # Nobody reads it: the agent does nothing.
+    state = base64.b64encode(b"." * state_bytes).decode("ascii")
+    run_agent: RunAgent = partial(take_time, takes_s, state) if takes_s or state else do_nothing
     work(settings, frozenset({"lanes"}), run_agent=run_agent)
 
 

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from tests.chaos.calls import out_of_order, read_calls, repeated, resumed_after_
 from tests.chaos.clients import Clients
 from tests.chaos.crew import Crew
 from tests.chaos.ground import Ground, ground
+from tests.chaos.hostile.drill import SIZES, Sizes
 from tests.chaos.load import Progress, policy_for, watch_results
 from tests.chaos.pauses import as_it_came, commander, ran_though_cancelled, ran_while_paused
 from tests.chaos.scenarios import SCENARIOS, Drill, Scenario
@@ -57,6 +59,7 @@ class Given:
     limit_s: float
     session_timeout_s: float
     waits: int
+    sizes: tuple[str, ...]
     keep: bool
 
 
@@ -65,7 +68,7 @@ def main() -> None:
     given = _given()
     # Brokers are killed on purpose, and aiokafka tells of each try to reach them.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    console = Console(width=max(Console().width, 150))
+    console = Console(width=max(Console().width, 180))
     console.print(f"seed {given.seed}, data in {given.data}")
     rows = []
     for name in given.scenarios:
@@ -112,7 +115,10 @@ async def run_scenario(name: str, given: Given) -> Row:
             progress = Progress(len(load))
             clients = Clients(settings)
             async with commander(settings, load, progress, rng) as commands:
-                drill = Drill(settings, on, crew, progress, rng, blows, clients, load, commands)
+                drill = Drill(
+                    settings, on, crew, progress, rng, blows, clients, load, commands,
+                    Sizes(given.sizes),
+                )  # fmt: skip
                 limit_s = max(given.limit_s, scenario.limit_s)
                 ending = await _play(scenario, drill, load, limit_s)
         return await _judge(name, load, drill, ending, time.monotonic() - began, waits=given.waits)
@@ -154,10 +160,10 @@ async def _judge(
     waits: int,
 ) -> Row:
     on: Ground = drill.ground
-    records = await read_records(drill.settings)
+    scenario = SCENARIOS[name]
+    records = await read_records(drill.settings, scenario.read)
     opened = await read_whole(drill.settings, LANES, LaneOpened)
     obeyed = await read_whole(drill.settings, OBEYED, CommandObeyed)
-    scenario = SCENARIOS[name]
     if scenario.judge is None:
         load = as_it_came(load, drill.commander.may_be_cancelled, records.results)
     verdict = audit((*load, *drill.clients.asked), records)
@@ -172,10 +178,11 @@ async def _judge(
         *([ending] if ending else []),
     ]
     told: tuple[str, ...] = ()
+    counted: Mapping[str, int] = {}
     again = repeated(calls, records.results, drill.crew.wakes)
     if scenario.judge is not None:
         found = await scenario.judge(drill, records)
-        told = found.told
+        told, counted = found.told, found.counted
         again += found.repeated
         faults += found.faults
         faults += [f"{drill.crew.crashes} workers ended by themselves"] * bool(drill.crew.crashes)
@@ -193,6 +200,7 @@ async def _judge(
         faults=tuple(faults),
         blows=tuple(drill.blows),
         told=told,
+        counted=counted,
         longest_waits=longest_waits(
             records.results, opened, calls, drill.settings.partitions, count=waits
         ),
@@ -212,11 +220,16 @@ def _given() -> Given:
     parser.add_argument("--limit-s", type=float, help="seconds that a scenario may take")
     parser.add_argument("--session-timeout-s", type=float, default=6.0, help="of the workers")
     parser.add_argument("--waits", type=int, default=_WAITS_TOLD, help="longest waits to explain")
+    kinds = ",".join(SIZES)
+    parser.add_argument("--sizes", default=kinds, help=f"hostile ones in `sizes`, of {kinds}")
     given = parser.parse_args()
     scenarios = tuple(given.only.split(","))
     unknown = sorted(set(scenarios) - set(SCENARIOS))
     if unknown:
         parser.error(f"there is no scenario {unknown[0]!r}; there are {names}")
+    sizes = tuple(given.sizes.split(","))
+    if unknown := sorted(set(sizes) - set(SIZES)):
+        parser.error(f"there is no hostile size {unknown[0]!r}; there are {kinds}")
     data = given.data or Path(tempfile.mkdtemp(prefix="millstream-chaos-"))
     limit_s = given.limit_s or _LIMIT_S + _LIMIT_PER_REQUEST_S * given.requests
     return Given(
@@ -227,6 +240,7 @@ def _given() -> Given:
         limit_s,
         given.session_timeout_s,
         given.waits,
+        sizes,
         keep=bool(given.data),
     )
 

@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -20,7 +21,13 @@ from tests.support import eventually
 
 _OPENED = "lane open"
 _SERVES = "ready: "
+_MEMORY_EVERY_S = 0.25
 _SIZES = ("partitions", "runs_in_flight_max", "runs_per_user_max", "park_after_s", "parked_max")
+
+
+def _peak_mib(pid: int) -> float:
+    told = Path(f"/proc/{pid}/status").read_text(encoding="ascii").partition("VmHWM:")[2]
+    return float(told.split()[0]) / 1024 if told else 0.0  # one that has just ended has none
 
 
 class Crew:
@@ -51,6 +58,7 @@ class Crew:
         self.kills: list[Kill] = []
         self.wakes: list[Wake] = []
         self.crashes = 0
+        self.peak_mib = 0.0
         self.faults: list[str] = []
 
     async def __aenter__(self) -> Self:
@@ -88,6 +96,14 @@ class Crew:
         started = (worker for workers in self._started.values() for worker in workers)
         lines = (line for worker in started for line in worker.log.splitlines())
         return sum("request ended" not in line and "request decided" not in line for line in lines)
+
+    async def watch_memory(self) -> None:
+        """Keep `peak_mib` up, the most memory that any worker held, until cancelled."""
+        while True:
+            for worker in self._workers.values():
+                if not worker.ended_already:
+                    self.peak_mib = max(self.peak_mib, _peak_mib(worker.pid))
+            await asyncio.sleep(_MEMORY_EVERY_S)  # noqa: TID251  it is sampled
 
     def opened(self, name: str) -> int:
         """Count the lanes that all processes of this name have opened."""

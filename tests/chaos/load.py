@@ -22,7 +22,7 @@ POLICY = """\
 roles:
   asker: {templates: %s}
 defaults:
-  roles: [asker]
+  roles: [asker]%s
 users:
 %s
 prices:
@@ -33,7 +33,11 @@ _SESSION_REQUESTS = 10
 _SESSIONS_PER_USER = 2
 _CAPPED_EVERY = 3
 _REFUSED_EVERY = 17
+_RATE_MIN = 5_000
 WAITING_MAX = 200
+HOSTILE = "hostile-"
+"""How the ids of requests begin that nobody honest asked for: they are counted by themselves."""
+
 _STALL_TIMEOUT_S = 90.0
 
 
@@ -67,12 +71,21 @@ def plan_load(requests: int, rng: random.Random) -> tuple[Asked, ...]:
     return tuple(planned)
 
 
-def policy_for(load: Sequence[Asked], templates: Sequence[str] = ("chat_agent",)) -> str:
-    """Give a policy with a cap for a third of the users: their runs wait for a reservation."""
+def policy_for(
+    load: Sequence[Asked], templates: Sequence[str] = ("chat_agent",), *, changes: int = 0
+) -> str:
+    """Give a policy with a cap for a third of the users: their runs wait for a reservation.
+
+    After each of its `changes` it is another one, by the caps and the rates in turns. None refuses
+    more than the one before.
+    """
     users = sorted({one.user_id for one in load})
     capped = users[::_CAPPED_EVERY]
-    users_told = "\n".join(f"  {user}: {{spend: {{usd_per_day: 1000}}}}" for user in capped)
-    return POLICY % (json.dumps(list(templates)), users_told)
+    usd = 1000 + (changes + 1) // 2
+    users_told = "\n".join(f"  {user}: {{spend: {{usd_per_day: {usd}}}}}" for user in capped)
+    rates = changes // 2
+    rate = f"\n  rate: {{requests: {_RATE_MIN + rates}, window_s: 60}}" if rates else ""
+    return POLICY % (json.dumps(list(templates)), rate, users_told)
 
 
 class Progress:
@@ -102,9 +115,9 @@ class Progress:
             await self._changed.wait_for(lambda: request_id in self._done)
 
     async def add(self, request_ids: set[str]) -> None:
-        """Count requests that have a result."""
+        """Count requests that have a result, but for hostile ones."""
         async with self._changed:
-            self._done |= request_ids
+            self._done |= {one for one in request_ids if not one.startswith(HOSTILE)}
             self._changed.notify_all()
 
     async def reached(self, count: int) -> None:

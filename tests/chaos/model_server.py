@@ -18,7 +18,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -61,8 +61,7 @@ class ModelServer:
                 await asyncio.sleep(TOOL_PACE_S)  # noqa: TID251  a model takes its time
                 await response.write(_tool_call(call))
             else:
-                text = expected_answer(asked[-1], asked[-2] if len(asked) > 1 else NOTHING)
-                for number, word in enumerate(text.split(" ")):
+                for number, word in enumerate(self.words(asked)):
                     await asyncio.sleep(self._pace_s)  # noqa: TID251  a model takes its time
                     await response.write(_piece(word if number == 0 else f" {word}"))
                 await response.write(_last(len(asked)))
@@ -73,6 +72,10 @@ class ModelServer:
             self._write(call=call, event="end", finished=finished)
         await response.write(b"data: [DONE]\n\n")
         return response
+
+    def words(self, asked: Sequence[str]) -> Sequence[str]:
+        """Give the words of the answer to the last of these messages."""
+        return expected_answer(asked[-1], asked[-2] if len(asked) > 1 else NOTHING).split(" ")
 
     def _write(self, **line: Any) -> None:
         self._log.write(json.dumps({"at_ms": time.time_ns() / 1e6, **line}) + "\n")

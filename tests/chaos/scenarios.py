@@ -16,6 +16,8 @@ from tests.chaos.clients import Clients
 from tests.chaos.crew import Crew
 from tests.chaos.floods import PARTITIONS, plan_flood, publish_flood
 from tests.chaos.ground import MODEL_SERVER, Ground
+from tests.chaos.hostile import drill as hostile
+from tests.chaos.hostile.judge import read_honest
 from tests.chaos.load import Progress, plan_load, publish
 from tests.chaos.model_server import PACE_S
 from tests.chaos.outages import drill as away
@@ -33,7 +35,8 @@ from tests.chaos.provider.script import plan as plan_provider
 from tests.chaos.steps import judge as steps
 from tests.chaos.steps.script import TEMPLATE, steps_value
 from tests.chaos.steps.script import plan as plan_steps
-from tests.harness.audit import Asked, Records
+from tests.harness.audit import Asked, ReadWhole, Records
+from tests.harness.lanes import read_whole
 from tests.harness.worker_process import WORKER
 
 _PAUSES = 40
@@ -52,6 +55,7 @@ class Drill:
     clients: Clients
     load: tuple[Asked, ...]
     commander: Commander
+    sizes: hostile.Sizes
 
     async def at(self, share: float) -> None:
         """Wait until this share of the requests has a result."""
@@ -74,6 +78,8 @@ class Found:
     told: tuple[str, ...]
     faults: tuple[str, ...]
     repeated: tuple[str, ...] = ()
+    counted: Mapping[str, int] = field(default_factory=dict)
+    """What has a column in the table for scenarios that count it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,8 @@ class Scenario:
     program: tuple[str, ...] = WORKER
     judge: Callable[[Drill, Records], Awaitable[Found]] | None = None
     """Looks at what is particular to the scenario; where there is one, no worker may end."""
+    read: ReadWhole = read_whole
+    """Reads the topics for the audit."""
     limit_s: float = 0.0
     """The least time that it may take, where it does not end by the number of requests."""
     supersedes: bool = True
@@ -285,6 +293,11 @@ async def _judged_steps(drill: Drill, records: Records) -> Found:
     )
 
 
+async def _judged_hostile(drill: Drill, _: Records) -> Found:
+    told, faults, counted = await hostile.judged(drill)
+    return Found(told, faults, counted=counted)
+
+
 async def _restart(drill: Drill, node: KafkaNode) -> None:
     drill.blows.append(f"SIGKILL {node.name}")
     await node.kill()
@@ -370,6 +383,18 @@ SCENARIOS: dict[str, Scenario] = {
         publish=away.publish_steadily,
         judge=_judged_outages,
         limit_s=away.LIMIT_S,
+    ),
+    "policies": Scenario(
+        "another policy four times, with workers killed and replaced",
+        hostile.policies,
+        judge=_judged_hostile,
+    ),
+    "sizes": Scenario(
+        "hostile sizes and two changes of policy",
+        hostile.sizes,
+        model="tests.chaos.hostile.server",
+        judge=_judged_hostile,
+        read=read_honest,
     ),
     "network": Scenario("slow, thin, cut, torn network", network, workers=("a",)),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -28,6 +28,7 @@ class Row:
     faults: tuple[str, ...]
     blows: tuple[str, ...]
     told: tuple[str, ...]
+    counted: Mapping[str, int]
     longest_waits: tuple[Wait, ...]
     machine_load: float
     waited_s: tuple[float, ...]
@@ -73,14 +74,19 @@ def told_faults(row: Row) -> Iterable[str]:
 
 
 def as_table(rows: Sequence[Row], session_timeout_s: float) -> Table:
-    """Make the table; the time to the first resumed run stands beside the session's time-out."""
+    """Make the table; the time to the first resumed run stands beside the session's time-out.
+
+    What only some scenarios count has a column if one of them is there.
+    """
     table = Table(caption=f"resumed: seconds from SIGKILL to the first run that is taken up, "
                           f"each; the session time-out is {session_timeout_s:g} s. longest wait: "
                           f"seconds from a request to its result")  # fmt: skip
     table.add_column("scenario")
+    more = tuple(dict.fromkeys(what for row in rows for what in row.counted))
     for heading in (
         "requests", "results", "lost", "twice", "out of order", "wrong text", "uncharged",
-        "superseded", "longest wait", "calls finished", "repeated", "crashes", "resumed", "s", "",
+        "superseded", "longest wait", "calls finished", "repeated", "crashes", *more, "resumed",
+        "s", "",
     ):  # fmt: skip
         table.add_column(heading, justify="right")
     for row in rows:
@@ -90,7 +96,7 @@ def as_table(rows: Sequence[Row], session_timeout_s: float) -> Table:
             len(row.out_of_order), len(verdict.wrong_text),
             len(verdict.uncharged), verdict.superseded,
             f"{verdict.longest_wait_s:.1f}", row.calls_finished,
-            len(row.calls_repeated), row.crashes,
+            len(row.calls_repeated), row.crashes, *(row.counted.get(what, "-") for what in more),
         )  # fmt: skip
         resumed = " ".join(f"{seconds:.1f}" for seconds in row.resumed_after_s)
         table.add_row(

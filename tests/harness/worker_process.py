@@ -32,6 +32,11 @@ class WorkerProcess:
         self.info: dict[str, Any] = {}
 
     @property
+    def pid(self) -> int:
+        """Give its process id."""
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         """Give what it has written on standard error so far."""
         return self._log.read_text(encoding="utf-8")
