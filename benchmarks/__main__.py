@@ -45,7 +45,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "first_token": lambda settings, _: first_token.run(settings),
     **{one.name: partial(backlog.run, backlog=one) for one in backlog.BACKLOGS},
     "bus": lambda settings, _: bus.run(settings),
-    "recovery": lambda settings, _: recovery.run(settings),
+    "recovery": recovery.run,
     "transactions": lambda settings, _: transactions.run(settings),
     "agent": lambda *_: agent.run(),
     "hosting": lambda *_: hosting.run(),
@@ -59,7 +59,10 @@ BENCHMARKS: dict[str, Benchmark] = {
     "prompt_cache": lambda *_: prompt_cache.run(),
 }
 
-_DEFAULTS = {one.name: backlog.REQUESTS_DEFAULT for one in backlog.BACKLOGS}
+_DEFAULTS = {
+    "recovery": recovery.REQUESTS,
+    **{one.name: backlog.REQUESTS_DEFAULT for one in backlog.BACKLOGS},
+}
 
 
 def main() -> None:
