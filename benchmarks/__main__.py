@@ -46,7 +46,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "first_token": lambda settings, _: first_token.run(settings),
     **{one.name: partial(backlog.run, backlog=one) for one in backlog.BACKLOGS},
     "bus": lambda settings, _: bus.run(settings),
-    "recovery": lambda settings, _: recovery.run(settings),
+    "recovery": recovery.run,
     "growth": lambda settings, requests: growth.run(settings, requests=requests),
     "transactions": lambda settings, _: transactions.run(settings),
     "agent": lambda *_: agent.run(),
@@ -63,6 +63,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 _DEFAULTS = {
     "growth": growth.REQUESTS_DEFAULT,
+    "recovery": recovery.REQUESTS,
     **{one.name: backlog.REQUESTS_DEFAULT for one in backlog.BACKLOGS},
 }
 

@@ -225,8 +225,19 @@ class AgentMiddleware(ABC):
 
     @property
     def folded_under(self) -> str:
-        """What `fold` goes by besides the events; state folded under another is not loaded."""
+        """What `fold` goes by besides the events; state folded under another is not loaded.
+
+        Unless `can_load` says that it serves all the same.
+        """
         return ""
+
+    def can_load(self, state: Any, folded_under: str) -> bool:  # noqa: ARG002
+        """Tell whether state that was folded under another `folded_under` serves as it stands.
+
+        It does if it decides, once it is loaded, as if all had been folded under this one. Asked
+        before `load`, through JSON as that; where it does not, the layer folds its history anew.
+        """
+        return False
 
     def state(self) -> Any:
         """Give what was folded so far, as values for JSON that share nothing with it.

@@ -21,6 +21,7 @@ from millstream.middleware.base import (
 )
 from millstream.middleware.containment import asked, told, wrong_settlement
 from millstream.middleware.cost import CostTrackingMiddleware
+from millstream.middleware.layer_states import LayerStates
 from millstream.middleware.log import LoggingMiddleware
 from millstream.middleware.policy import Policy
 from millstream.middleware.policy_errors import nearest
@@ -226,29 +227,13 @@ class MiddlewarePipeline:
             told(layer, partial(layer.fold, event))
 
     @property
-    def folded_under(self) -> str:
-        """What the layers' folding goes by besides the events: state of another is not loaded."""
-        return ",".join(f"{layer.name}={layer.folded_under}" for layer in self.layers)
-
-    @property
-    def gives_state(self) -> bool:
-        """Whether every layer that folds can give its state; else only its history restores it."""
-        return all(
-            type(layer).state is not AgentMiddleware.state for layer in self.layers if layer.folds
-        )
-
-    def state(self) -> dict[str, Any]:
-        """Give what each layer has folded so far, as values for JSON."""
-        return {layer.name: layer.state() for layer in self.layers}
+    def states(self) -> LayerStates:
+        """What of the layers snapshots hold."""
+        return LayerStates(self.layers)
 
     def canonical(self) -> dict[str, Any]:
         """Give what of each layer's state decides, for digests; see `AgentMiddleware.canonical`."""
         return {layer.name: layer.canonical() for layer in self.layers}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Take in what `state` gave, through JSON, before anything is folded."""
-        for layer in self.layers:
-            layer.load(state[layer.name])
 
     def split(self, cuts: tuple[str, ...]) -> tuple[MiddlewarePipeline, ...]:
         """Cut the chain before each of the named layers, or before `executor`: gives the stages.

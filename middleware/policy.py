@@ -289,6 +289,11 @@ class Policy(_Section):
             rules[_user_key(written)] = self._resolve(grants)
         return rules
 
+    @property
+    def rules_of_others(self) -> UserRules:
+        """What holds for a user who is not listed."""
+        return self._resolve(self.defaults)
+
     def rules_for(self, tenant: str, user_id: str) -> UserRules:
         """Give what holds for a user: the entry of the user, or the defaults."""
         return self.rules[tenant, user_id]

@@ -7,13 +7,14 @@ is let in again as soon as the oldest one leaves, and `retry_after_s` says when 
 
 from __future__ import annotations
 
+import json
 from array import array
 from itertools import islice
 from typing import Any
 
 from millstream.middleware.base import GO_ON, AgentMiddleware, MiddlewareContext, MiddlewareResult
 from millstream.middleware.policy import Policy, Rate
-from millstream.schemas.base import Event, UserKey, partition_key
+from millstream.schemas.base import Event, UserKey, compound_key, partition_key
 from millstream.schemas.errors import RateLimited
 from millstream.schemas.events import Decision
 
@@ -92,8 +93,44 @@ class RateLimitMiddleware(AgentMiddleware):
 
     @property
     def folded_under(self) -> str:
-        """The policy: of each user as many admitted requests are kept as the user's rate says."""
-        return self._policy.digest
+        """How many admitted requests are kept, of whom, and for how long: rates alone say that."""
+        users = {
+            compound_key(*user): _kept(rules.rate)
+            for user, rules in sorted(self._policy.rules.items())
+        }
+        default = _kept(self._policy.rules_of_others.rate)
+        return json.dumps(
+            {
+                "window_ms_max": self._window_ms_max,
+                "default": default,
+                "users": {user: kept for user, kept in users.items() if kept != default},
+            }
+        )
+
+    def can_load(self, state: Any, folded_under: str) -> bool:
+        """Tell whether nothing that may still count was left out under other rates.
+
+        Of a user at most so many requests were kept as the rate of then said, and none of one
+        without a rate, or who had been idle for longer than the longest window of then. So
+        smaller rates find all that they count, and greater ones do where no user had reached the
+        smaller one within the window.
+        """
+        before = json.loads(folded_under)
+        if self._window_ms_max > before["window_ms_max"]:
+            return False
+        out_ms = state["clock_ms"] - LATE_MS_MAX - self._window_ms_max
+        now = json.loads(self.folded_under)
+        for user in (None, *before["users"], *now["users"]):
+            if _kept_of(user, before) is None and _kept_of(user, now) is not None:
+                return False
+        start = 0
+        for *user_key, count in zip(state["tenants"], state["users"], state["counts"], strict=True):
+            user = compound_key(*user_key)
+            then, wanted = _kept_of(user, before) or 0, _kept_of(user, now) or 0
+            if wanted > then and count >= then and state["times_ms"][start] > out_ms:
+                return False
+            start += count
+        return True
 
     def state(self) -> Any:
         """Give the clock, and each user's admitted requests, the least recent user first.
@@ -125,13 +162,17 @@ class RateLimitMiddleware(AgentMiddleware):
         return {"clock_ms": self._clock_ms, "admitted": admitted}
 
     def load(self, state: Any) -> None:
-        """Take in what `state` gave."""
+        """Take in what `state` gave, of each user as much as the user's rate says now."""
         self._clock_ms = state["clock_ms"]
         times = array("q", state["times_ms"])
-        start = 0
-        for *user, count in zip(state["tenants"], state["users"], state["counts"], strict=True):
-            self._admitted[(user[0], user[1])] = times[start : start + count]
-            start += count
+        end = 0
+        for tenant, user_id, count in zip(
+            state["tenants"], state["users"], state["counts"], strict=True
+        ):
+            end += count
+            kept = _kept(self._policy.rules_for(tenant, user_id).rate)
+            if kept is not None:
+                self._admitted[tenant, user_id] = times[max(end - count, end - kept) : end]
 
     def _count(self, user: UserKey, at_ms: int, rate: Rate) -> None:
         times = self._admitted.pop(user, None)
@@ -151,3 +192,14 @@ class RateLimitMiddleware(AgentMiddleware):
             if self._admitted[user][-1] + self._window_ms_max > self._clock_ms - LATE_MS_MAX:
                 return
             del self._admitted[user]
+
+
+def _kept(rate: Rate | None) -> int | None:
+    """Give how many admitted requests of a user are kept, `None` for one without a rate."""
+    return None if rate is None else rate.requests
+
+
+def _kept_of(user: str | None, rates: Any) -> int | None:
+    """Give the same of a user by what `folded_under` says; `None` as user: one not listed."""
+    kept: int | None = rates["users"].get(user, rates["default"])
+    return kept

@@ -293,7 +293,11 @@ class SnapshotHeader(Frozen):
     `logs`: for each topic, from which offset of its partition on the snapshot does not know it.
     `state_parts`: in how many parts its state stands, and `state_digest` of them joined. `chunks`:
     number, how many of its last ids count, and digest, of each chunk of ids, the oldest first.
-    `folded_under`: stands for the policy and the format; one taken under another is not used.
+    `folded_under` stands for all that it was taken under, and is all that earlier versions look at.
+    Of what later ones look at, `base` stands for the format and the stage: one taken under another
+    is not used. `layers` stands for what each layer went by, under its name: a layer that goes by
+    something else may have to be folded anew. `dedup_window_s` and `dedup_ids_max` are for how long
+    ids were remembered, in seconds, and how many at most. Each is `None` in earlier versions'.
     """
 
     logs: Annotated[dict[str, Count], Few]
@@ -301,6 +305,10 @@ class SnapshotHeader(Frozen):
     state_digest: str
     chunks: Annotated[tuple[tuple[Count, Count, str], ...], Few]
     folded_under: str
+    base: str | None = None
+    layers: dict[str, str] | None = None
+    dedup_window_s: Count | None = None
+    dedup_ids_max: Count | None = None
 
 
 class LaneSnapshot(Event):

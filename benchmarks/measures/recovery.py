@@ -2,16 +2,20 @@
 
 The history is what a lane would have written: a decision, a result, a cost and a session's head for
 each request, committed by its own writing side, which takes its snapshots on the way and none at
-the end, as if it were killed. Then the same topics are restored twice: from the newest snapshot,
-and without it from the window. Last, how long a snapshot of 100,000 users holds up the loop.
+the end, as if it were killed. Then the same topics are restored: from the newest snapshot, from it
+under other caps and under greater rates, and without it from the window; each in a process of its
+own, whose memory is its own. Last, how long a snapshot of 100,000 users holds up the loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
+import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -26,23 +30,33 @@ from millstream.schemas.base import Address, Usage
 from millstream.schemas.events import AgentRequest, CostRecorded, SessionUpdated
 from millstream.schemas.lane_events import LaneOpened
 from millstream.schemas.reasons import result_of
-from millstream.schemas.topics import REQUESTS, catalogue
+from millstream.schemas.topics import REQUESTS as REQUESTS_TOPIC
+from millstream.schemas.topics import SNAPSHOTS, catalogue
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.lane.base.context import LaneContext, LaneServices, Stage, stages
 from millstream.streams.lane.base.crash_counter import CrashCounter
+from millstream.streams.lane.base.metrics import LaneMetrics
 from millstream.streams.lane.output.snapshot_writer import SnapshotWriter
 from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.state.lane_state import LaneState
-from millstream.streams.lane.state.restore import Restored, restore
+from millstream.streams.lane.state.restore import restore
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.logs import configure_logging
+from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.transactions.committer import Committer
 from millstream.streams.transactions.guarded_producer import guarded_producer
 
 __all__ = ["run"]
 
-HISTORIES = (2_500, 10_000, 50_000)
+HISTORIES = (2_500, 10_000)
+"""How many requests came before; and last as many as are asked for."""
+
+REQUESTS = 50_000
+POLICY_RATIO_MAX = 2.0
+"""The bar for a restore under another policy: so many times as long as under the same."""
+
+MEMORY_RATIO_MAX = 1.2
 USERS = 1_000
 SESSIONS = 200
 USERS_OF_THE_STALL = 100_000
@@ -50,20 +64,30 @@ RECORDS_MAX = 30_000
 """The bar for what is read after the longest history, the heads that await compaction included."""
 
 _AT_ONCE = 250
-_POLICY = Policy.from_yaml(
-    """
-    defaults: {rate: {requests: 100, window_s: 3600}, spend: {usd_per_day: 100}}
-    prices: {local: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}}
-    """,
-    "recovery",
-)
 
 
-def run(settings: Settings) -> Iterator[Figure]:
-    """Measure; give the figures."""
+def _policy(rate: str, usd_per_day: int) -> Policy:
+    return Policy.from_yaml(
+        f"""
+        defaults: {{rate: {rate}, spend: {{usd_per_day: {usd_per_day}}}}}
+        prices: {{local: {{input_usd_per_mtok: 1, output_usd_per_mtok: 1}}}}
+        """,
+        "recovery",
+    )
+
+
+_POLICY = _policy("{requests: 1000, window_s: 3600}", 100)
+_OTHER_CAPS = _policy("{requests: 1000, window_s: 3600}", 50)
+_OTHER_RATES = _policy("{requests: 1000, window_s: 7200}", 100)
+
+
+def run(settings: Settings, requests: int = REQUESTS) -> Iterator[Figure]:
+    """Measure, last with `requests` before it; give the figures."""
     configure_logging(settings.model_copy(update={"log_level": "warning"}))
-    for requests in HISTORIES:
-        yield from asyncio.run(_recovery(_fresh(settings), requests))
+    for before in (*HISTORIES, requests):
+        fresh = _fresh(settings)
+        asyncio.run(_fill(fresh, before))
+        yield from _recovery(fresh, before, is_last=before == requests)
     yield from asyncio.run(_stall(_fresh(settings)))
 
 
@@ -72,42 +96,50 @@ def _fresh(settings: Settings) -> Settings:
     return settings.model_copy(update={"namespace": namespace, "partitions": 1})
 
 
-async def _recovery(settings: Settings, requests: int) -> list[Figure]:
+async def _fill(settings: Settings, requests: int) -> None:
     async with _writing(settings) as lane:
         for first in range(0, requests, _AT_ONCE):
             await asyncio.gather(*(lane.serve(first + number) for number in range(_AT_ONCE)))
-    by_snapshot, snapshot_s = await _restored(settings)
-    if by_snapshot.snapshot is None:
-        message = "no snapshot was found"
-        raise RuntimeError(message)
-    # Ids of another window: no snapshot fits, and all that is younger than a day or two is read.
-    other = settings.model_copy(update={"dedup_window_s": settings.dedup_window_s + 1})
-    by_window, window_s = await _restored(other)
-    last = requests == HISTORIES[-1]
+
+
+def _recovery(settings: Settings, requests: int, *, is_last: bool) -> Iterator[Figure]:
     name = f"recovery_after_{requests}"
-    return [
-        Figure(
-            f"{name}_with_snapshots_records",
-            by_snapshot.records,
-            "records",
-            RECORDS_MAX if last else None,
-            at_most=True,
-        ),
-        Figure(f"{name}_with_snapshots_tail_records", by_snapshot.tail_records, "records"),
-        Figure(f"{name}_with_snapshots_s", snapshot_s, "s"),
-        Figure(f"{name}_from_the_window_records", by_window.records, "records"),
-        Figure(f"{name}_from_the_window_s", window_s, "s"),
-    ]
+    same = _restored(settings, _POLICY)
+    ways = {
+        "with_snapshots": same,
+        "with_other_caps": _restored(settings, _OTHER_CAPS),
+        "with_other_rates": _restored(settings, _OTHER_RATES),
+        "from_the_window": _restored(settings, _POLICY, {SNAPSHOTS.name: 0}),
+    }
+    for way, one in ways.items():
+        if one["by_snapshot"] is (way == "from_the_window"):
+            message = f"{way}: the snapshot was used, or not used, where it had to be otherwise"
+            raise RuntimeError(message)
+        is_bounded = is_last and one is same
+        bar = RECORDS_MAX if is_bounded else None
+        yield Figure(f"{name}_{way}_records", one["records"], "records", bar, at_most=True)
+        yield Figure(f"{name}_{way}_tail_records", one["tail_records"], "records")
+        yield Figure(f"{name}_{way}_s", one["seconds"], "s")
+        yield Figure(f"{name}_{way}_cpu_s", one["cpu_s"], "s")
+        yield Figure(f"{name}_{way}_peak_mib", one["peak_mib"], "MiB")
+        yield Figure(f"{name}_{way}_after_mib", one["after_mib"], "MiB")
+        if way in {"with_other_caps", "with_other_rates"}:
+            times = one["seconds"] / same["seconds"]
+            memory = one["peak_mib"] / same["peak_mib"]
+            bars = (POLICY_RATIO_MAX, MEMORY_RATIO_MAX) if is_last else (None, None)
+            yield Figure(f"{name}_{way}_times_the_s", times, "x", bars[0], at_most=True)
+            yield Figure(f"{name}_{way}_times_the_peak", memory, "x", bars[1], at_most=True)
 
 
-async def _restored(settings: Settings) -> tuple[Restored, float]:
-    reader = PartitionReader(settings)
-    await reader.start()
-    began = time.perf_counter()
-    restored = await restore(_state(), reader, settings, partition=0, now_ms=wall_clock_ms())
-    took_s = time.perf_counter() - began
-    await reader.stop()
-    return restored, took_s
+def _restored(
+    settings: Settings, policy: Policy, upto: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """Restore in a process of its own; give what `programs/restorer.py` says of it."""
+    given = (settings.model_dump_json(), policy.model_dump_json(), json.dumps(upto or {}))
+    command = (sys.executable, "-m", "benchmarks.programs.restorer", *given)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
 
 
 async def _stall(settings: Settings) -> list[Figure]:
@@ -211,9 +243,12 @@ async def _writing(settings: Settings) -> AsyncIterator[_Writing]:
     )
     reader = PartitionReader(settings)
     # What of a worker's services this side uses.
-    services = cast(
-        "LaneServices", SimpleNamespace(clock_ms=wall_clock_ms, peek_checkpoint=lambda *_: None)
-    )
+    used = {
+        "clock_ms": wall_clock_ms,
+        "peek_checkpoint": lambda *_: None,
+        "metrics": LaneMetrics.declare(MetricsCollector()),
+    }
+    services = cast("LaneServices", SimpleNamespace(**used))
     stage: Stage = stages((), lambda: (build_pipeline(_POLICY),))[0]
     state = _state()
     context = LaneContext(settings, services, stage, 0, _always, CrashCounter(), print)
@@ -234,7 +269,7 @@ async def _writing(settings: Settings) -> AsyncIterator[_Writing]:
     await writer.open(restored.ends)
     await writer.commit([LaneOpened(stage="chain", partition=0, generation=1, worker="bench")])
     snapshots.open(restored)
-    address = Address(topic=settings.topic(REQUESTS.name), partition=0, offset=0)
+    address = Address(topic=settings.topic(REQUESTS_TOPIC.name), partition=0, offset=0)
     yield _Writing(state, writer, snapshots, address)
     snapshots.cancel()
     await committer.submit(())

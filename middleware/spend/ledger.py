@@ -14,16 +14,19 @@ call. So a run holds that, less what its attempts are known to have cost:
 Every run that was let in is on its day's account until it is over, also one that was free as it was
 decided on: once it goes on, its model may have a price by a later policy, or be another of its own.
 
-Reservations, costs and the result of a run may be folded in any order, and with other users'
-records between them: whatever the result says was spent and no cost record has said yet stays held.
-So spend is never seen too small, also by a stage that reads all of these topics.
+The records of a run may be folded in any order, and with other users' records between them:
+whatever the result says was spent and no cost record has said yet stays held. So spend is never
+seen too small, also by a stage that reads all of these topics. What comes before the decision that
+it follows, since brokers' clocks differ, is kept until that comes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from operator import itemgetter
 from typing import Any
@@ -34,6 +37,9 @@ from millstream.schemas.runs.reservations import CallReserved
 
 DAY_MS = 86_400_000
 DAYS_KEPT = 2
+
+EARLY_RUNS_MAX = 1000
+"""Of so many runs that nothing is reserved for it is kept what was told of them."""
 
 
 @dataclass(slots=True)
@@ -69,15 +75,29 @@ class DayAccount:
         return self.spent_micros + self.held_micros
 
 
+@dataclass(slots=True)
+class _Early:
+    """What was told of a run of which no decision is known, to be told again once one is.
+
+    `asked_ms` is the time of its request, `counted` what of its costs stands on days already.
+    """
+
+    asked_ms: int
+    told: list[Callable[[], bool]] = field(default_factory=list)
+    counted: list[tuple[int, Micros]] = field(default_factory=list)
+
+
 class SpendLedger:
     """The accounts of one lane's users.
 
-    Memory: two days of the users who spent or reserved in them, and the runs that are open.
+    Memory: two days of the users who spent or reserved in them, the runs that are open, and the
+    newest `EARLY_RUNS_MAX` that have no reservation.
     """
 
     def __init__(self) -> None:
         self.days: dict[int, dict[UserKey, DayAccount]] = {}
         self._newest_day = 0
+        self._early: OrderedDict[tuple[UserKey, str], _Early] = OrderedDict()
 
     def account(self, user: UserKey, at_ms: int) -> DayAccount:
         """Give the account that a request of this time counts on."""
@@ -106,9 +126,13 @@ class SpendLedger:
             # Few days are ever there: this costs as many steps, once a day.
             for old in [each for each in self.days if each <= number - DAYS_KEPT]:
                 del self.days[old]
-        day = self._day(number, (decision.tenant, decision.user_id))
+        user = (decision.tenant, decision.user_id)
+        day = self._day(number, user)
         day.open[decision.request_id] = Reservation(decision.reserved_micros)
         day.held_micros += decision.reserved_micros
+        early = self._early.pop((user, decision.request_id), None)
+        if early is not None and early.asked_ms == decision.at_ms:
+            self._tell_again(user, early)
 
     def begin(self, started: AttemptStarted) -> None:
         """Make a run's reservation what an attempt needs on top of the earlier ones."""
@@ -122,47 +146,88 @@ class SpendLedger:
     def _change(
         self, event: AttemptStarted | CallReserved, number: tuple[int, int], micros: Micros
     ) -> None:
-        found = self.find((event.tenant, event.user_id), event.request_id)
+        user, request_id = (event.tenant, event.user_id), event.request_id
+        again = partial(self._reserve_anew, user, request_id, number, micros)
+        if not again():
+            self._before_decision(user, request_id, event.at_ms).told.append(again)
+
+    def _reserve_anew(
+        self, user: UserKey, request_id: str, number: tuple[int, int], micros: Micros
+    ) -> bool:
+        found = self.find(user, request_id)
         if found is None:
-            return
+            return False
         day, reservation = found
-        if reservation.is_over or number <= (reservation.attempt, reservation.call):
-            return
-        with _holding(day, reservation):
-            reservation.micros = micros
-            reservation.attempt, reservation.call = number
+        if not reservation.is_over and number > (reservation.attempt, reservation.call):
+            with _holding(day, reservation):
+                reservation.micros = micros
+                reservation.attempt, reservation.call = number
+        return True
 
     def spend(self, cost: CostRecorded) -> None:
         """Count what an attempt cost, out of its run's reservation if it has one."""
-        user = (cost.tenant, cost.user_id)
-        found = self.find(user, cost.request_id)
-        if found is None:
-            # A run without a reservation. Its day may be over: then nothing asks for it any more.
-            number = cost.at_ms // DAY_MS
-            if cost.cost_micros and number > self._newest_day - DAYS_KEPT:
-                day = self._day(number, user)
-                day.spent_micros = saturated(day.spent_micros + cost.cost_micros)
+        user, micros = (cost.tenant, cost.user_id), cost.cost_micros
+        again = partial(self._settle, user, cost.request_id, micros)
+        if again():
             return
+        early = self._before_decision(user, cost.request_id, cost.at_ms)
+        early.told.append(again)
+        # A run without a reservation. Its day may be over: then nothing asks for it any more.
+        number = cost.at_ms // DAY_MS
+        if micros and number > self._newest_day - DAYS_KEPT:
+            day = self._day(number, user)
+            day.spent_micros = saturated(day.spent_micros + micros)
+            early.counted.append((number, micros))
+
+    def _settle(self, user: UserKey, request_id: str, micros: Micros) -> bool:
+        found = self.find(user, request_id)
+        if found is None:
+            return False
         day, reservation = found
-        day.spent_micros = saturated(day.spent_micros + cost.cost_micros)
+        day.spent_micros = saturated(day.spent_micros + micros)
         with _holding(day, reservation):
-            reservation.settled_micros = saturated(reservation.settled_micros + cost.cost_micros)
-        self._close(user, day, cost.request_id)
+            reservation.settled_micros = saturated(reservation.settled_micros + micros)
+        self._close(user, day, request_id)
+        return True
 
     def release(self, result: AgentResult) -> None:
         """Let go of what a run that is over did not cost."""
-        user = (result.tenant, result.user_id)
-        found = self.find(user, result.request_id)
+        user, request_id = (result.tenant, result.user_id), result.request_id
+        again = partial(self._end, user, request_id, result.cost_micros)
+        if not again():
+            self._before_decision(user, request_id, result.accepted_at_ms).told.append(again)
+
+    def _end(self, user: UserKey, request_id: str, cost_micros: Micros) -> bool:
+        found = self.find(user, request_id)
         if found is None:
-            return
+            return False
         day, reservation = found
-        if not (reservation.micros or reservation.settled_micros or result.cost_micros):
-            self._forget(user, day, result.request_id)  # as of a free run
-            return
+        if not (reservation.micros or reservation.settled_micros or cost_micros):
+            self._forget(user, day, request_id)  # as of a free run
+            return True
         with _holding(day, reservation):
-            reservation.micros = result.cost_micros
+            reservation.micros = cost_micros
             reservation.is_over = True
-        self._close(user, day, result.request_id)
+        self._close(user, day, request_id)
+        return True
+
+    def _before_decision(self, user: UserKey, request_id: str, asked_ms: int) -> _Early:
+        key = (user, request_id)
+        early = self._early.get(key)
+        if early is None or early.asked_ms != asked_ms:
+            early = self._early[key] = _Early(asked_ms)
+            self._early.move_to_end(key)
+            if len(self._early) > EARLY_RUNS_MAX:
+                self._early.popitem(last=False)
+        return early
+
+    def _tell_again(self, user: UserKey, early: _Early) -> None:
+        for number, micros in early.counted:
+            account = self.days.get(number, {}).get(user)
+            if account is not None:
+                account.spent_micros -= micros
+        for again in early.told:
+            again()
 
     def state(self) -> Any:
         """Give the newest day, each user's days, and which reservations are open on them.

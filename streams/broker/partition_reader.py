@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaError
 
 from millstream.schemas.errors import LaneLost, ServiceUnavailable
 from millstream.streams.broker.read_clients import KafkaReadClients, assign_paused
+from millstream.streams.broker.reading.merging import Merge, Span, Turn
 
 if TYPE_CHECKING:
     from millstream.streams.settings import Settings
@@ -183,6 +184,52 @@ class PartitionReader:
         except KafkaError as error:
             raise self._unavailable(error) from error
 
+    async def read_in_order(
+        self,
+        spans: Sequence[Span],
+        *,
+        lead_ms: int = 0,
+        turn: Turn | None = None,
+        stall_timeout_s: float = 60.0,
+    ) -> AsyncGenerator[list[Any], None]:
+        """Yield the committed records of several partitions as one, in batches: see `merging`.
+
+        Reads as `read` does, and raises as that.
+        """
+        try:
+            async for batch in self._merged(spans, lead_ms, turn, stall_timeout_s):
+                yield batch
+        except KafkaError as error:
+            raise self._unavailable(error) from error
+
+    async def _merged(
+        self, spans: Sequence[Span], lead_ms: int, turn: Turn | None, stall_timeout_s: float
+    ) -> AsyncGenerator[list[Any], None]:
+        consumer = _started(self._consumer)
+        assign_paused(consumer, [one.where for one in spans])
+        starts = await self._begins(consumer, spans)
+        for one in spans:
+            consumer.seek(one.where, min(starts[one.where], one.end))
+        left = [one for one in spans if starts[one.where] < one.end]
+        consumer.resume(*(one.where for one in left))
+        merge = Merge(consumer, left, lead_ms=lead_ms, turn=turn, stall_timeout_s=stall_timeout_s)
+        try:
+            async for batch in merge.batches():
+                yield batch
+        except TimeoutError:
+            raise _held_back(merge.behind, stall_timeout_s) from None
+
+    async def _begins(self, consumer: Consumer, spans: Sequence[Span]) -> dict[TopicPartition, int]:
+        """Give where each span begins, with as few questions as can be."""
+        if not spans:
+            return {}
+        beginnings = await consumer.beginning_offsets([one.where for one in spans])
+        starts = {one.where: max(one.from_offset or 0, beginnings[one.where]) for one in spans}
+        by_time = {one.where: one.since_ms for one in spans if one.since_ms is not None}
+        if by_time:
+            starts |= await self._starts_by_time(consumer, by_time)
+        return starts
+
     async def _read(
         self,
         ends: Mapping[TopicPartition, int],
@@ -212,13 +259,7 @@ class PartitionReader:
                     pending.discard(partition)
                     consumer.pause(partition)
             if pending and asyncio.get_running_loop().time() > deadline:
-                held = ", ".join(f"{one.topic}-{one.partition}" for one in pending)
-                raise LaneLost(
-                    f"{held}: an open transaction held back the end for {stall_timeout_s:.0f} s; "
-                    "if it does so again, a broker left it hanging and it was not ended here (the "
-                    "log says why): `kafka-transactions.sh find-hanging` shows it, and `abort` "
-                    "ends it, which loses it if it was committed"
-                )
+                raise _held_back(pending, stall_timeout_s)
 
     @staticmethod
     async def _starts(
@@ -232,11 +273,29 @@ class PartitionReader:
             return {one: max(from_offset, beginnings[one]) for one in ends}
         if since_ms is None:
             return beginnings
+        return await PartitionReader._starts_by_time(consumer, dict.fromkeys(ends, since_ms))
+
+    @staticmethod
+    async def _starts_by_time(
+        consumer: Consumer, since_ms: Mapping[TopicPartition, int]
+    ) -> dict[TopicPartition, int]:
         # What is open is not found by its time. Where it begins is asked first, or what is
         # committed between the two questions would be missed.
-        stable = await consumer.end_offsets(list(ends))
-        found = await consumer.offsets_for_times(dict.fromkeys(ends, since_ms))
-        return {one: stable[one] if found.get(one) is None else found[one].offset for one in ends}
+        stable = await consumer.end_offsets(list(since_ms))
+        found = await consumer.offsets_for_times(since_ms)
+        return {
+            one: stable[one] if found.get(one) is None else found[one].offset for one in since_ms
+        }
+
+
+def _held_back(where: Iterable[TopicPartition], stall_timeout_s: float) -> LaneLost:
+    held = ", ".join(f"{one.topic}-{one.partition}" for one in where)
+    return LaneLost(
+        f"{held}: an open transaction held back the end for {stall_timeout_s:.0f} s; "
+        "if it does so again, a broker left it hanging and it was not ended here (the "
+        "log says why): `kafka-transactions.sh find-hanging` shows it, and `abort` "
+        "ends it, which loses it if it was committed"
+    )
 
 
 def _started(client: ClientT | None) -> ClientT:

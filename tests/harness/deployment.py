@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from aiokafka import TopicPartition
 
+from millstream.middleware.pipeline import MakeLayer
 from millstream.middleware.policy import Policy
 from millstream.schemas.topics import BASE_TOPICS, RESULTS, SNAPSHOTS, TopicSpec
 from millstream.streams.broker.memory.broker import MemoryBroker
@@ -49,12 +50,14 @@ class Deployment:
         snapshot_records: int,
         refused_share: float = 0.0,
         more: MakeFolds = tuple,
+        layers: Sequence[MakeLayer] = (),
         **settings: Any,
     ) -> None:
         self.chance = random.Random(seed)  # noqa: S311  the same history each time
         self.clock = Clock()
         self.collector = MetricsCollector()
         self.more = more
+        self.layers = layers
         self.settings = Settings(
             **{"snapshot_records": snapshot_records, "dedup_ids_max": IDS_MAX} | settings
         )
@@ -110,6 +113,7 @@ class Deployment:
                 committer=committer,
                 reader=reader,
                 more=self.more,
+                layers=self.layers,
             ) as lane,
         ):
             yield lane
@@ -121,7 +125,13 @@ class Deployment:
         settings = self.settings.model_copy(update=other)
         async with self.reader() as reader:
             return await restored_state(
-                settings, policy, reader, now_ms=self.clock(), upto=upto, more=self.more
+                settings,
+                policy,
+                reader,
+                now_ms=self.clock(),
+                upto=upto,
+                more=self.more,
+                layers=self.layers,
             )
 
     def where(self, spec: TopicSpec) -> TopicPartition:
@@ -148,9 +158,9 @@ class Deployment:
         """Compact a topic."""
         self.broker.compact(self.settings.topic(spec.name))
 
-    async def folded_whole(self) -> LaneState:
-        """Fold the whole window: with another window no snapshot is used."""
-        state, restored = await self.restored(dedup_window_s=7 * 86_400)
+    async def folded_whole(self, policy: Policy = POLICY, **other: Any) -> LaneState:
+        """Fold the whole window: no snapshot is read."""
+        state, restored = await self.restored(policy, upto={SNAPSHOTS.name: 0}, **other)
         assert restored.snapshot is None
         return state
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from millstream.middleware.base import AttemptUsage, MiddlewareContext, RunAccount
-from millstream.middleware.pipeline import build_pipeline
+from millstream.middleware.pipeline import MakeLayer, build_pipeline
 from millstream.middleware.policy import Policy
 from millstream.schemas.base import Address, Usage
 from millstream.schemas.events import (
@@ -170,13 +170,18 @@ class WritingLane:
 MakeFolds = Callable[[], tuple[Fold, ...]]
 
 
-def new_state(settings: Settings, policy: Policy | None, more: MakeFolds = tuple) -> LaneState:
+def new_state(
+    settings: Settings,
+    policy: Policy | None,
+    more: MakeFolds = tuple,
+    layers: Sequence[MakeLayer] = (),
+) -> LaneState:
     """Give the state of a lane that has read nothing; its ids are kept in small chunks.
 
-    `more` makes folds that its list has besides.
+    `more` makes folds that its list has besides, `layers` those of an app.
     """
     seen = SeenIds(ids_max=settings.dedup_ids_max, chunk_ids=CHUNK_IDS)
-    pipeline = build_pipeline(policy)
+    pipeline = build_pipeline(policy, layers=layers)
     return LaneState("chain", pipeline, hands_over=False, seen=seen, more=more())
 
 
@@ -188,9 +193,10 @@ async def restored_state(
     now_ms: int,
     upto: Mapping[str, int] | None = None,
     more: MakeFolds = tuple,
+    layers: Sequence[MakeLayer] = (),
 ) -> tuple[LaneState, Restored]:
     """Restore a lane's state as its next owner would, or as of earlier offsets."""
-    state = new_state(settings, policy, more)
+    state = new_state(settings, policy, more, layers)
     return state, await restore(
         state, reader, settings, partition=PARTITION, now_ms=now_ms, upto=upto
     )
@@ -227,13 +233,14 @@ async def writing_lane(
     committer: Committer,
     reader: PartitionReader,
     more: MakeFolds = tuple,
+    layers: Sequence[MakeLayer] = (),
 ) -> AsyncIterator[WritingLane]:
     """Open a lane's writing side over what earlier ones committed; left as by a crash.
 
     `committer` and `reader` are started.
     """
     state, restored = await restored_state(
-        settings, policy, reader, now_ms=services.clock_ms(), more=more
+        settings, policy, reader, now_ms=services.clock_ms(), more=more, layers=layers
     )
     context = lane_context(settings, services, stage, PARTITION)
     writer = LaneWriter(context, state=state, committer=committer, reader=reader)

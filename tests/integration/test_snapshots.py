@@ -18,7 +18,14 @@ from millstream.middleware.policy import Policy
 from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.errors import HistoryGone, LaneLost
 from millstream.schemas.events import AgentResult, Decision
-from millstream.schemas.topics import BASE_TOPICS, DEAD_LETTERS, DECISIONS, RESULTS, TopicSpec
+from millstream.schemas.topics import (
+    BASE_TOPICS,
+    DEAD_LETTERS,
+    DECISIONS,
+    RESULTS,
+    SNAPSHOTS,
+    TopicSpec,
+)
 from millstream.streams.broker.clients import admin_client, transactional_producer
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.base.context import LaneServices
@@ -137,7 +144,7 @@ async def test_wherever_a_lane_ends_its_successor_knows_what_a_fold_of_everythin
             async with deployment.lane() as lane:
                 await lane.play(chance, chance.randint(20, 300), deployment.clock)
             state, restored = await deployment.restored()
-            whole, folded = await deployment.restored(dedup_window_s=7 * 86_400)
+            whole, folded = await deployment.restored(upto={SNAPSHOTS.name: 0})
             assert folded.snapshot is None
             used += restored.snapshot is not None
             assert state.digests() == whole.digests()
@@ -158,7 +165,7 @@ async def test_what_a_restore_reads_does_not_grow_with_the_history(settings: Set
             read.append(restored.tail_records)
             # Ids were forgotten, and their chunks with them.
             assert len(restored.snapshot.chunks) <= IDS_MAX // CHUNK_IDS + 1
-        _, everything = await deployment.restored(dedup_window_s=7 * 86_400)
+        _, everything = await deployment.restored(upto={SNAPSHOTS.name: 0})
     assert deployment.clock.asked > 2 * IDS_MAX
     assert everything.tail_records > 4 * IDS_MAX
     # What is committed while a snapshot is written comes on top of what it is due after.

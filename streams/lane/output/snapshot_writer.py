@@ -24,15 +24,16 @@ from millstream.schemas.topics import SNAPSHOTS
 from millstream.streams.broker.batches import Outgoing
 from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.lane.state.requests import IDS
 from millstream.streams.lane.state.restore import Restored
 from millstream.streams.lane.state.snapshot_format import (
     HEADER,
     Captured,
     digest,
-    fold_version,
     ids_part,
     state_part,
     state_parts,
+    taken_under,
 )
 from millstream.streams.settings import Settings
 from millstream.streams.transactions.committer import CommitRefused, Committer, Outcome
@@ -69,8 +70,8 @@ class SnapshotWriter:
         self._committer = committer
         self._followed = followed
         self._clock_ms = clock_ms
-        self._folded_under = fold_version(state, settings)
-        self._restorable = state.pipeline.gives_state
+        self._taken_under = taken_under(state, settings)
+        self._is_off = False
         self._topic = settings.topic(SNAPSHOTS.name)
         self._parts: frozenset[str] = frozenset()
         self._chunks: dict[int, str] = {}
@@ -83,14 +84,14 @@ class SnapshotWriter:
         """Go on from what a restore found on the topic, once the lane has announced itself."""
         self._parts = restored.parts
         self._known_records = self._writer.tail_records - restored.tail_records
-        if restored.snapshot is not None:
+        if restored.snapshot is not None and IDS not in restored.refolded:
             self._chunks = {number: chunk for number, _, chunk in restored.snapshot.chunks}
         self.consider()
 
     def consider(self) -> None:
         """Take a snapshot if it is time for one; called after each commit."""
         due = max(self._settings.snapshot_records, self.state_bytes // _BYTES_PER_RECORD)
-        ready = self._restorable and self._task is None and self._writer.refusals_replaced
+        ready = not self._is_off and self._task is None and self._writer.refusals_replaced
         if ready and self._unknown_records >= due:
             self._task = asyncio.create_task(self._take(), name="snapshot")
             self._task.add_done_callback(self._ended)
@@ -101,7 +102,7 @@ class SnapshotWriter:
             async with asyncio.timeout(timeout_s):
                 if self._task is not None:
                     await asyncio.wait({self._task})
-                if self._restorable and self._unknown_records:
+                if not self._is_off and self._unknown_records:
                     await self._take()
         except TimeoutError:
             log.warning("no last snapshot in time", partition=self._partition)
@@ -112,7 +113,7 @@ class SnapshotWriter:
 
     def cancel(self) -> None:
         """Take none any more."""
-        self._restorable = False
+        self._is_off = True
         if self._task is not None:
             self._task.cancel()
 
@@ -130,7 +131,7 @@ class SnapshotWriter:
             return
         # The lane is right without it; only a restore has more to read.
         log.error("a snapshot failed", partition=self._partition, exc_info=error)
-        self._restorable = False
+        self._is_off = True
 
     async def _take(self) -> None:
         captured = await self._cut() if self._writer.refusals_replaced else None
@@ -147,7 +148,7 @@ class SnapshotWriter:
             state_parts=len(parts),
             state_digest=digest(b"".join(parts)),
             chunks=tuple((number, left, chunks[number]) for number, left in captured.chunks),
-            folded_under=self._folded_under,
+            **self._taken_under,
         )
         kept = {HEADER, *written, *(ids_part(number) for number, _ in captured.chunks)}
         await self._committer.submit(self._records(header, written, self._parts - kept))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -20,6 +20,8 @@ from millstream.streams.lane.state.folds import Begin, Fold, Handler, SnapshotBo
 from millstream.streams.wire.keys import RequestKey, request_key
 
 _USED: Final = TypeAdapter[tuple[CallUsage, ...] | None](tuple[CallUsage, ...] | None)
+
+_OfAttempt = CallReserved | CostRecorded | JournalStep
 
 _NOT_JOURNALLED: Final = "its worker was lost before it was journalled: as was reserved behind it"
 _UNDER_WAY: Final = "its worker was lost, and it may have been under way: the most that it can be"
@@ -117,10 +119,22 @@ class OpenAttempt:
 class OpenAttempts:
     """The bills of a lane's unfinished runs, by tenant, user and request id: a fold.
 
-    Runs that cost nothing have none. Attempts come before what settles them.
+    Runs that cost nothing have none. Attempts come before what settles them, but for a restore
+    between `out_of_order` and `in_order`: clocks of brokers differ.
     """
 
     open: dict[RequestKey, OpenAttempt] = field(default_factory=dict)
+    _is_over: Callable[[RequestKey], bool] | None = None
+    _early: dict[RequestKey, list[_OfAttempt]] = field(default_factory=dict)
+
+    def out_of_order(self, is_over: Callable[[RequestKey], bool]) -> None:
+        """Keep what comes before its attempt, of runs that are not over; `is_over` tells."""
+        self._is_over = is_over
+
+    def in_order(self) -> None:
+        """Drop what belongs to no attempt."""
+        self._is_over = None
+        self._early.clear()
 
     def lost(self, key: RequestKey) -> int:
         """Count a run's attempts that ended with their owners; none may be under way."""
@@ -136,9 +150,9 @@ class OpenAttempts:
         """Give what the list is told of it; a stage that runs no agents keeps none."""
         fold: dict[type[Event], Handler] = {
             AttemptStarted: self._start,
-            CallReserved: self._reserve,
-            CostRecorded: self._settle,
-            JournalStep: self._step,
+            CallReserved: self._take,
+            CostRecorded: self._take,
+            JournalStep: self._take,
             AgentResult: self._end,
         }
         return Fold(
@@ -155,29 +169,38 @@ class OpenAttempts:
         )
 
     def _start(self, started: AttemptStarted) -> None:
-        self.open[request_key(started)] = OpenAttempt(started)
-
-    def _reserve(self, reserved: CallReserved) -> None:
-        bill = self.open.get(request_key(reserved))
-        if bill is None or bill.started.attempt != reserved.attempt:
+        key = request_key(started)
+        if self._is_over is not None and self._is_over(key):
             return
-        if bill.reserved is None or bill.reserved.call < reserved.call:
-            bill.reserved = reserved
+        self.open[key] = OpenAttempt(started)
+        for one in self._early.pop(key, ()):
+            if one.attempt >= started.attempt:
+                self._take(one)
 
-    def _settle(self, cost: CostRecorded) -> None:
-        bill = self.open.get(request_key(cost))
+    def _take(self, one: _OfAttempt) -> None:
+        """Take in what belongs to an attempt: its newest one, or else one that is settled."""
+        key = request_key(one)
+        bill = self.open.get(key)
+        if bill is not None and bill.started.attempt == one.attempt:
+            match one:
+                case CallReserved():
+                    if bill.reserved is None or bill.reserved.call < one.call:
+                        bill.reserved = one
+                case CostRecorded():
+                    bill.costs[one.call] = one
+                case JournalStep():
+                    bill.used = bounded((*(bill.used or ()), *one.used))
+                    bill.newest = one.kind
         # That of an earlier attempt is counted on the newest one's mark.
-        if bill is not None and bill.started.attempt == cost.attempt:
-            bill.costs[cost.call] = cost
-
-    def _step(self, step: JournalStep) -> None:
-        bill = self.open.get(request_key(step))
-        if bill is not None and bill.started.attempt == step.attempt:
-            bill.used = bounded((*(bill.used or ()), *step.used))
-            bill.newest = step.kind
+        elif self._is_over is None or self._is_over(key):
+            return
+        elif bill is None or bill.started.attempt < one.attempt:
+            self._early.setdefault(key, []).append(one)
 
     def _end(self, result: AgentResult) -> None:
-        self.open.pop(request_key(result), None)
+        key = request_key(result)
+        self.open.pop(key, None)
+        self._early.pop(key, None)
 
     @staticmethod
     def _bills(bills: Iterable[OpenAttempt]) -> tuple[tuple[Any, ...], ...]:
@@ -197,11 +220,11 @@ class OpenAttempts:
             started = AttemptStarted.model_validate(event)
             self._start(started)
             if reserved is not None:
-                self._reserve(CallReserved.model_validate(reserved))
+                self._take(CallReserved.model_validate(reserved))
             bill = self.open[request_key(started)]
             bill.used, bill.newest = _USED.validate_python(used), newest
             for cost in costs:
-                self._settle(CostRecorded.model_validate(cost))
+                self._take(CostRecorded.model_validate(cost))
 
 
 @dataclass(frozen=True, slots=True)

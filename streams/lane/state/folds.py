@@ -57,10 +57,29 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotBody:
-    """What a snapshot holds: values from JSON by name, and sealed ids with how many count."""
+    """What a snapshot holds: values from JSON by name, and sealed ids with how many count.
+
+    `ids_since_ms`: ids are remembered for longer now, or more of them, than when it was taken, and
+    are to be known from then on. `history_ms` is how far back they are read for that: what was
+    asked under an id says its decision, which may be older than what ended it.
+    """
 
     entries: Mapping[str, Any]
     chunks: tuple[tuple[SealedChunk, int], ...] = ()
+    ids_since_ms: int | None = None
+    history_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Refold:
+    """A part of the state that no snapshot serves: it is folded anew, up to where one begins.
+
+    From `history_ms` before what comes next, of those topics alone whose events `fold` takes.
+    """
+
+    name: str
+    history_ms: int
+    fold: Mapping[type[Event], Handler]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +113,8 @@ class Fold:
     Instead of bytes it may give what makes them, which is called beside the loop.
     """
 
-    load: Callable[[SnapshotBody], None] = lambda _: None
-    """Takes a snapshot's body in. Nothing was folded before."""
+    load: Callable[[SnapshotBody], tuple[Refold, ...] | None] = lambda _: None
+    """Takes a snapshot's body in. Nothing was folded before. Gives what it does not serve."""
 
     before_commit: bool = False
     """Live, its events are folded by the code that submits them, in that tick, not on commit."""
@@ -153,10 +172,12 @@ class FoldList:
                 taken |= one.state()
         return taken
 
-    def load(self, body: SnapshotBody) -> None:
-        """Take a snapshot's body into every fold. Nothing was folded before."""
-        for one in self.folds:
-            one.load(body)
+    def load(self, body: SnapshotBody) -> tuple[Refold, ...]:
+        """Take a snapshot's body into every fold. Nothing was folded before.
+
+        Gives what is to be folded anew.
+        """
+        return tuple(refold for one in self.folds for refold in one.load(body) or ())
 
     def digests(self) -> dict[str, str]:
         """Give the digest of each fold by its name, in hex."""

@@ -7,7 +7,7 @@ A record costs 16 bytes here. What a journal holds is read when its run goes on
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,10 +53,20 @@ class OpenJournal:
 class Journals:
     """The journals of a lane's unfinished runs, by tenant, user and request id: a fold.
 
-    A step comes before the result of its run.
+    A step comes before the result of its run, but for a restore between `out_of_order` and
+    `in_order`: clocks of brokers differ.
     """
 
     open: dict[RequestKey, OpenJournal] = field(default_factory=dict)
+    _is_over: Callable[[RequestKey], bool] | None = None
+
+    def out_of_order(self, is_over: Callable[[RequestKey], bool]) -> None:
+        """Pass over the steps of runs that are over; `is_over` tells."""
+        self._is_over = is_over
+
+    def in_order(self) -> None:
+        """Take every step for one of a run that is not over."""
+        self._is_over = None
 
     def as_fold(self, *, is_kept: bool = True) -> Fold:
         """Give what the list is told of it; a stage that runs no agents keeps none."""
@@ -74,10 +84,13 @@ class Journals:
         )
 
     def _step(self, step: JournalStep) -> None:
-        self.open.setdefault(request_key(step), OpenJournal()).take(step)
+        key = request_key(step)
+        if self._is_over is None or not self._is_over(key):
+            self.open.setdefault(key, OpenJournal()).take(step)
 
     def _place(self, step: JournalStep, offset: int) -> None:
-        self.open[request_key(step)].offsets.append(offset)
+        if (journal := self.open.get(request_key(step))) is not None:
+            journal.offsets.append(offset)
 
     def _end(self, result: AgentResult) -> None:
         self.open.pop(request_key(result), None)

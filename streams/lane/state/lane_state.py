@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from millstream.middleware.base import AgentMiddleware
+from millstream.middleware.layer_states import folding
 from millstream.middleware.pipeline import MiddlewarePipeline
 from millstream.schemas.base import Address, Event
 from millstream.schemas.control.commands import ControlCommand
@@ -21,7 +23,15 @@ from millstream.schemas.topics import (
     RESULTS,
 )
 from millstream.streams.lane.state.attempt_costs import OpenAttempts
-from millstream.streams.lane.state.folds import Begin, Fold, FoldList, Source, digest_of
+from millstream.streams.lane.state.folds import (
+    Begin,
+    Fold,
+    FoldList,
+    Refold,
+    SnapshotBody,
+    Source,
+    digest_of,
+)
 from millstream.streams.lane.state.journals import Journals
 from millstream.streams.lane.state.requests import Requests, command_digest
 from millstream.streams.lane.state.seen_ids import SeenIds, id_digest
@@ -241,12 +251,16 @@ class LaneState:
         return command_digest(command, source) in self.seen
 
     def out_of_order(self) -> None:
-        """Take in what follows topic by topic: what is first may be newer than what comes last."""
+        """Take in what follows in the order of brokers' clocks: a result may be before its run."""
         self.seen.unsorted()
+        self.open_attempts.out_of_order(self.is_finished)
+        self.journals.out_of_order(self.is_finished)
 
     def in_order_of_time(self) -> None:
-        """Put what was restored topic by topic in the order in which it is forgotten."""
+        """Put what was restored in the order in which it is forgotten; from now on all is live."""
         self.seen.sort()
+        self.open_attempts.in_order()
+        self.journals.in_order()
 
     def decided_up_to_ms(self, now_ms: int) -> int:
         """Give the time up to which all that came has been decided on.
@@ -302,7 +316,23 @@ def _layers(stage: str, pipeline: MiddlewarePipeline) -> Fold:
     following = (ATTEMPTS, RESERVATIONS, COSTS, RESULTS)
 
     def state() -> dict[str, Any]:
-        return {"layers": pipeline.state()}
+        states = pipeline.states
+        return {"layers": states.given(), "layers_folded_under": states.folded_under}
+
+    def load(body: SnapshotBody) -> tuple[Refold, ...]:
+        under = body.entries.get("layers_folded_under", {})
+        anew = pipeline.states.load(body.entries["layers"], under)
+        return tuple(map(refold, anew))
+
+    def refold(layer: AgentMiddleware) -> Refold:
+        fold = folding(layer)
+
+        def decided(decision: Decision) -> None:
+            if decision.stage == stage:
+                fold(decision)
+
+        handlers = {kind: decided if kind is Decision else fold for kind in layer.folds}
+        return Refold(layer.name, layer.history_ms, handlers)
 
     return Fold(
         name="layers",
@@ -310,7 +340,7 @@ def _layers(stage: str, pipeline: MiddlewarePipeline) -> Fold:
         fold={Decision: decided, **dict.fromkeys(ended, pipeline.fold)},
         entries=("layers",),
         state=state,
-        load=lambda body: pipeline.load(body.entries["layers"]),
+        load=load,
         canonical=pipeline.canonical,
         before_commit=True,
         follows=following if pipeline.needs else (),

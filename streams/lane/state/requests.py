@@ -19,9 +19,12 @@ from millstream.schemas.topics import (
     RESULTS,
     RUN_MIGRATION_ANSWERS,
 )
-from millstream.streams.lane.state.folds import Begin, Fold, SnapshotBody, Source
-from millstream.streams.lane.state.seen_ids import SeenIds, id_digest
+from millstream.streams.lane.state.folds import Begin, Fold, Refold, SnapshotBody, Source
+from millstream.streams.lane.state.seen_ids import SeenIds, id_digest, unsealed
 from millstream.streams.wire.keys import RequestKey, request_key
+
+IDS = "ids"
+"""Names the ids in what is folded anew."""
 
 
 @dataclass(slots=True)
@@ -99,6 +102,9 @@ class Requests:
             self._finish(key, decision.at_ms, decision.request_digest)
         elif not self.is_finished(key):
             self.decided[key] = decision
+        elif decision.request_digest is not None and self.asked(key) is None:
+            # Its result was read first, since brokers' clocks differ: that did not say what it was.
+            self.seen.add(id_digest(*key), 0, int(decision.request_digest, 16))
 
     def _end(self, result: AgentResult) -> None:
         self._finish(request_key(result), result.at_ms)
@@ -118,7 +124,7 @@ class Requests:
         decided = self.decided.pop(key, None)
         if decided is not None:
             asked = decided.request_digest
-        asked = self.parked.pop(key, asked)
+        asked = self.parked.pop(key, None) or asked
         self.seen.add(id_digest(*key), at_ms, None if asked is None else int(asked, 16))
 
     def _state(self) -> dict[str, Any]:
@@ -128,10 +134,11 @@ class Requests:
             "open_ids": self.seen.open_data,
             "again_ids": self.seen.again_data,
             "ids_since_ms": self.seen.since_ms,
+            "ids_forgotten_ms": self.seen.forgotten_ms,
             "decided_until_ms": self.decided_until_ms,
         }
 
-    def _load(self, body: SnapshotBody) -> None:
+    def _load(self, body: SnapshotBody) -> tuple[Refold, ...]:
         entries = body.entries
         for each in entries["decided"]:
             decision = Decision.model_validate(each)
@@ -143,7 +150,16 @@ class Requests:
         open_ids, again_ids = (
             base64.b64decode(entries.get(name, "")) for name in ("open_ids", "again_ids")
         )
-        self.seen.load(body.chunks, open_ids, again_ids, entries.get("ids_since_ms", 0))
+        since_ms, forgotten_ms = entries.get("ids_since_ms", 0), entries.get("ids_forgotten_ms")
+        complete_ms = max(since_ms, 0 if forgotten_ms is None else forgotten_ms + 1)
+        if body.ids_since_ms is None or body.ids_since_ms >= complete_ms:
+            self.seen.forgotten_ms = forgotten_ms
+            self.seen.load(body.chunks, open_ids, again_ids, since_ms)
+            return ()
+        # What is older stands before the sealed ones: they are in no order until all is sorted.
+        self.seen.load((), unsealed(body.chunks, open_ids, again_ids))
+        before = Requests(self.stage, self.hands_over, self.seen)
+        return (Refold(IDS, body.history_ms, before.as_fold().fold),)
 
     def _canonical(self) -> Any:
         return {

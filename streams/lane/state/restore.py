@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
 
 from aiokafka import TopicPartition
 
@@ -20,12 +20,14 @@ from millstream.schemas.topics import (
     SNAPSHOTS,
     TopicSpec,
 )
-from millstream.streams.broker.compacted import pass_over, refuse_newer
+from millstream.streams.broker.compacted import refuse_newer
 from millstream.streams.broker.partition_reader import PartitionReader
-from millstream.streams.lane.state.folds import Begin
+from millstream.streams.broker.reading.merging import Span, Turn
+from millstream.streams.lane.state.folds import Begin, Refold
 from millstream.streams.lane.state.history_gaps import Base, Stretch, removed, up_to
 from millstream.streams.lane.state.lane_state import LaneState
-from millstream.streams.lane.state.snapshot_format import StoredSnapshot, fold_version
+from millstream.streams.lane.state.restoring.logs import Logs, read_event
+from millstream.streams.lane.state.snapshot_format import StoredSnapshot, taken_under
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import decode
 
@@ -43,8 +45,10 @@ class Restored:
 
     `records` in all, `tail_records` of those of logs; `ends` of the logs, by topic without the
     namespace. `snapshot` is the one that was used, `None` if the window was read, and `parts` are
-    the parts of this stage's snapshots that stand on the topic, used or not. `gone` says what was
-    removed behind the snapshot though it may have mattered; a lane serves without it.
+    the parts of this stage's snapshots that stand on the topic, used or not. `refolded` names what
+    that snapshot did not serve, and was folded anew: the records read for it are `tail_records`,
+    too. `gone` says what was removed behind the snapshot though it may have mattered; a lane serves
+    without it.
     """
 
     records: int
@@ -52,6 +56,7 @@ class Restored:
     ends: dict[str, int]
     snapshot: SnapshotHeader | None
     parts: frozenset[str]
+    refolded: tuple[str, ...] = ()
     gone: tuple[HistoryGone, ...] = ()
 
 
@@ -80,6 +85,7 @@ async def restore(
     partition: int,
     now_ms: int,
     upto: Mapping[str, int] | None = None,
+    turn: Turn | None = None,
 ) -> Restored:
     """Fold partition `partition` of all topics that decide into `state`, which has folded nothing.
 
@@ -93,6 +99,8 @@ async def restore(
     topics, a state has one digest (`now_ms` counts only where nothing was decided yet). What was
     removed and may have counted is then `HistoryGone`. A lane that is to serve gives no `upto`:
     it goes on with what stands, since to fail would be to fail for ever, and `Restored.gone` tells.
+
+    `turn` is waited for before each read of the logs: where several lanes are restored at once.
     """
     topics = state.folds.topics
     at = {
@@ -114,27 +122,35 @@ async def restore(
         count += 1
         stored.take(record)
     log_ends = {spec.name: ends[spec.name] for spec in state.folds.logs}
-    snapshot = stored.header(fold_version(state, settings), log_ends)
-    if snapshot is not None and not stored.load(snapshot, state):
-        snapshot = None
-    needed_ms = since_ms - max(settings.dedup_window_s * 1000, state.pipeline.history_ms)
-    tail_records = 0
     state.out_of_order()
-    # One topic after the other: decisions are folded before what settles them.
-    for source in topics:
-        spec = source.spec
-        from_offset = snapshot.logs.get(spec.name) if snapshot is not None else None
-        by_time = source.begin is Begin.WINDOW and from_offset is None
-        stretch = {at[spec.name]: ends[spec.name]}
-        async for record in reader.read(
-            stretch, since_ms=needed_ms if by_time else None, from_offset=from_offset
-        ):
-            count += 1
-            tail_records += spec.name in log_ends
-            fold_record(state, record, spec)
+    snapshot = stored.header(taken_under(state, settings), log_ends)
+    refolds: tuple[Refold, ...] | None = ()
+    if snapshot is not None:
+        refolds = stored.load(snapshot, state, settings, since_ms=since_ms)
+    if snapshot is None or refolds is None:
+        snapshot, refolds = None, ()
+    read = tuple(Stretch(one, at[one.spec.name], ends[one.spec.name]) for one in topics)
+    needed_ms = since_ms - max(settings.dedup_window_s * 1000, state.pipeline.history_ms)
+    logs = Logs(reader, at, turn)
+    if snapshot is not None and refolds:
+        if upto is not None:
+            await _require_history(reader, read, snapshot, refolds, since_ms)
+        specs = (one.spec for one in topics)
+        await logs.fold_anew(refolds, specs, snapshot.logs, since_ms=since_ms)
+    begins = None if snapshot is None else snapshot.logs
+    heads = await _fold_compacted(state, reader, read, begins)
+    # What nobody folds here is not read: a stage may run no agents.
+    wanted = [
+        one
+        for one in read
+        if not one.source.spec.compacted and one.source.spec.event in state.folds.on_restore
+    ]
+    await logs.fold(
+        ((one.source.spec, _span(one, begins, needed_ms)) for one in wanted), state.restore
+    )
     gone = await removed(
         reader,
-        tuple(Stretch(one, at[one.spec.name], ends[one.spec.name]) for one in topics),
+        read,
         base=None if snapshot is None else Base(snapshot.logs, now_ms - stored.taken_ms),
         needed_ms=needed_ms,
         is_proof_wanted=upto is not None,
@@ -145,7 +161,71 @@ async def restore(
     if state.decided_until_ms:  # as after each commit
         since_ms = state.decided_up_to_ms(now_ms)
     state.forget_before(since_ms - settings.dedup_window_s * 1000)
-    return Restored(count, tail_records, log_ends, snapshot, stored.parts, gone)
+    return Restored(
+        records=count + heads.records + logs.records,
+        tail_records=heads.of_logs + logs.records,
+        ends=log_ends,
+        snapshot=snapshot,
+        parts=stored.parts,
+        refolded=tuple(one.name for one in refolds),
+        gone=gone,
+    )
+
+
+class _Read(NamedTuple):
+    records: int
+    of_logs: int
+
+
+async def _fold_compacted(
+    state: LaneState,
+    reader: PartitionReader,
+    read: tuple[Stretch, ...],
+    begins: Mapping[str, int] | None,
+) -> _Read:
+    """Fold the compacted topics, one after the other: a session's state may take back its head."""
+    records = of_logs = 0
+    for one in read:
+        spec = one.source.spec
+        if not spec.compacted:
+            continue
+        from_offset = None if begins is None else begins.get(spec.name)
+        async for record in reader.read({one.where: one.end}, from_offset=from_offset):
+            records += 1
+            of_logs += one.source.begin is not Begin.WHOLE
+            fold_record(state, record, spec)
+    return _Read(records, of_logs)
+
+
+def _span(one: Stretch, begins: Mapping[str, int] | None, needed_ms: int) -> Span:
+    """Give what is to be read of a log: behind the snapshot, else of the window or all of it."""
+    if begins is not None:
+        return Span(one.where, one.end, begins[one.source.spec.name])
+    since_ms = needed_ms if one.source.begin is Begin.WINDOW else None
+    return Span(one.where, one.end, since_ms=since_ms)
+
+
+async def _require_history(
+    reader: PartitionReader,
+    read: tuple[Stretch, ...],
+    snapshot: SnapshotHeader,
+    refolds: tuple[Refold, ...],
+    since_ms: int,
+) -> None:
+    """Raise `HistoryGone` where what is to be folded anew was removed from the logs."""
+    for refold in refolds:
+        stretches = (
+            replace(one, end=snapshot.logs[one.source.spec.name])
+            for one in read
+            if one.source.spec.event in refold.fold
+        )
+        await removed(
+            reader,
+            tuple(stretches),
+            base=None,
+            needed_ms=since_ms - refold.history_ms,
+            is_proof_wanted=True,
+        )
 
 
 async def _decided_until_ms(
@@ -175,9 +255,6 @@ def _own(record: Any, event_type: type[EventT]) -> EventT | None:
 
 def fold_record(state: LaneState, record: Any, spec: TopicSpec) -> None:
     """Fold one record that was read back. Raises `LaneOutdated` for one of a newer version."""
-    if record.value is None:
-        return  # a tombstone of a compacted topic
-    try:
-        state.restore(decode(record, spec.event), record.offset)
-    except Poison as poison:
-        pass_over(record, poison)  # it decides nothing
+    event = read_event(record, spec.event)
+    if event is not None:
+        state.restore(event, record.offset)

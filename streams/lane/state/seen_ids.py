@@ -222,6 +222,14 @@ class SeenIds:
             self.forgotten_ms = max(self.forgotten_ms or 0, known >> _BODY_BITS)
 
 
+def unsealed(
+    chunks: Iterable[tuple[SealedChunk, int]], open_data: bytes, again_data: bytes
+) -> bytes:
+    """Give what a snapshot held as ids that are in no chunk, as bytes; see `SeenIds.load`."""
+    sealed = b"".join(chunk.data[-left * _ID_BYTES :] for chunk, left in chunks)
+    return sealed + again_data + open_data
+
+
 def _newest(before: int, at_ms: int, body: int | None) -> int:
     moment = max(at_ms, before >> _BODY_BITS)
     return moment << _BODY_BITS | (body or before & _BODY_MASK)

@@ -1,8 +1,9 @@
 """What a lane's snapshot is made of: its parts as bytes, and the way back from records to state.
 
-A snapshot holds what the lane's folds give of themselves, and the sealed ids. It is used whole or
-not at all: a part that is missing, altered or of another format, policy or window is as good as no
-snapshot, and the lane is restored from the topics' window instead.
+A snapshot holds what the lane's folds give of themselves, and the sealed ids. A part that is
+missing, altered or of another format is as good as no snapshot, and the lane is restored from the
+topics' window instead. Where only what a layer goes by differs, or how long ids are remembered,
+that part alone is folded anew: the others do not depend on it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from millstream.schemas.base import compound_key
 from millstream.schemas.errors import Poison
 from millstream.schemas.lane_events import LaneSnapshot, SnapshotHeader
 from millstream.streams.broker.compacted import pass_over
-from millstream.streams.lane.state.folds import SnapshotBody, packed
+from millstream.streams.lane.state.folds import Refold, SnapshotBody, packed
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.seen_ids import SealedChunk
 from millstream.streams.settings import Settings
@@ -38,7 +39,7 @@ STATE_BYTES_MAX = 512 * 1024 * 1024
 
 HEADER = "header"
 
-FORMAT = 3
+FORMAT = 4
 """Which format is written now; a snapshot of any other is not used."""
 
 _LEVEL = 1
@@ -60,16 +61,23 @@ class Captured:
     tail_records: int
 
 
-def fold_version(state: LaneState, settings: Settings, *, snapshot_format: int = FORMAT) -> str:
-    """Give what a state depends on besides the records: policy, stage, window, format."""
-    depends = (
-        snapshot_format,
-        state.pipeline.folded_under,
-        state.hands_over,
-        settings.dedup_window_s,
-        settings.dedup_ids_max,
-    )
-    return digest(repr(depends).encode())
+def taken_under(
+    state: LaneState, settings: Settings, *, snapshot_format: int = FORMAT
+) -> dict[str, Any]:
+    """Give what a header says of what a state depends on besides the records.
+
+    That is the format, the stage, what the layers go by, and how long and how many ids are
+    remembered: the header's fields by their names.
+    """
+    under: dict[str, Any] = {
+        "base": digest(repr((snapshot_format, state.hands_over)).encode()),
+        "layers": {
+            name: digest(text.encode()) for name, text in state.pipeline.states.folded_under.items()
+        },
+        "dedup_window_s": settings.dedup_window_s,
+        "dedup_ids_max": settings.dedup_ids_max,
+    }
+    return {"folded_under": digest(repr(under).encode()), **under}
 
 
 def digest(data: bytes) -> str:
@@ -128,44 +136,58 @@ class StoredSnapshot:
         record = self.records.get(compound_key(self.stage, HEADER).encode())
         return 0 if record is None else int(record.timestamp)
 
-    def header(self, under: str, ends: Mapping[str, int]) -> SnapshotHeader | None:
+    def header(self, under: Mapping[str, Any], ends: Mapping[str, int]) -> SnapshotHeader | None:
         """Give the header of a snapshot that may be used, `None` and a log line if there is none.
 
-        It must have been taken under `under`, and know how far it read of each log in `ends`.
+        Its base must be that of `under`, as `taken_under` gives it, and it must know how far it
+        read of each log in `ends`.
         """
         part = self._part(HEADER)
         if part is None or part.header is None:
             return None
         header = part.header
-        if header.folded_under != under:
-            log.info("snapshot of another policy, window or format", stage=self.stage)
+        if header.base != under["base"]:
+            log.info("snapshot of another format or stage", stage=self.stage)
             return None
         if any(header.logs.get(name, end + 1) > end for name, end in ends.items()):
             log.warning("snapshot of other logs passed over", stage=self.stage)
             return None
         return header
 
-    def load(self, header: SnapshotHeader, state: LaneState) -> bool:
-        """Take a snapshot into a state that has folded nothing.
+    def load(
+        self, header: SnapshotHeader, state: LaneState, settings: Settings, *, since_ms: int
+    ) -> tuple[Refold, ...] | None:
+        """Take a snapshot into a state that has folded nothing; what comes next is of `since_ms`.
 
-        Tells whether it was whole, and held what every fold needs; if not, nothing was taken.
+        Gives what is to be folded anew, up to where it begins. `None`: it was not whole, or did not
+        hold what every fold needs, and nothing was taken.
         """
         data = [self._data(state_part(number)) for number in range(header.state_parts)]
         chunks = [self._data(ids_part(number)) for number, _, _ in header.chunks]
         if not _is_whole(header, data, chunks):
             log.warning("snapshot that is not whole passed over", stage=self.stage)
-            return False
+            return None
         body = _unpacked(b"".join(filter(None, data)))
         if body is None:
             log.warning("snapshot that cannot be unpacked passed over", stage=self.stage)
-            return False
+            return None
         if missing := set(state.folds.entries) - body.keys():
             log.info("snapshot of fewer folds", stage=self.stage, missing=sorted(missing))
-            return False
+            return None
         sealed = zip(header.chunks, chunks, strict=True)
         loaded = ((SealedChunk(number, ids or b""), left) for (number, left, _), ids in sealed)
-        state.folds.load(SnapshotBody(body, tuple(loaded)))
-        return True
+        wants_more_ids = settings.dedup_window_s > (
+            header.dedup_window_s or 0
+        ) or settings.dedup_ids_max > (header.dedup_ids_max or 0)
+        window_ms = settings.dedup_window_s * 1000
+        return state.folds.load(
+            SnapshotBody(
+                body,
+                tuple(loaded),
+                ids_since_ms=since_ms - window_ms if wants_more_ids else None,
+                history_ms=max(window_ms, state.pipeline.history_ms),
+            )
+        )
 
     def _data(self, part: str) -> bytes | None:
         given = self._part(part)

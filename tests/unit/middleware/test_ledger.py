@@ -57,4 +57,4 @@ def test_an_absurd_report_is_charged_at_no_more_than_a_record_holds() -> None:
         for event in charge.events:
             state.apply(event, 0)
             assert orjson.loads(event.model_dump_json())
-    assert orjson.dumps(state.pipeline.state())
+    assert orjson.dumps(state.pipeline.states.given())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from millstream.schemas.topics import (
     TopicSpec,
 )
 from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.broker.reading.merging import Span
 from tests import making
 from tests.harness.deployment import Deployment
 
@@ -283,11 +284,11 @@ class DeletingReader(PartitionReader):
         self._lose = lambda: delete_before(deployed, spec, offset)
         self._topic = deployed.settings.topic(spec.name)
 
-    async def read(self, ends: Any, **how: Any) -> AsyncGenerator[Any]:
-        if any(where.topic == self._topic for where in ends):
+    async def read_in_order(self, spans: Sequence[Span], **how: Any) -> AsyncGenerator[list[Any]]:
+        if any(one.where.topic == self._topic for one in spans):
             self._lose()
-        async for record in super().read(ends, **how):
-            yield record
+        async for batch in super().read_in_order(spans, **how):
+            yield batch
 
 
 async def test_records_that_are_deleted_while_they_are_read_are_named() -> None:

@@ -162,9 +162,16 @@ def test_a_snapshot_of_before_it_told_more_is_loaded() -> None:
     before = restored(decision(), decision("r2"), result("r2"), session_head(1))
     told = before.folds.state(before_commit=True) | before.folds.state(before_commit=False)
     entries = {name: told[name] for name in before.folds.entries}
-    assert told.keys() - entries.keys() == {"decided_until_ms", "again_ids", "ids_since_ms"}
+    assert told.keys() - entries.keys() == {
+        "decided_until_ms",
+        "again_ids",
+        "ids_since_ms",
+        "ids_forgotten_ms",
+        "layers_folded_under",
+    }
     after = state()
-    after.folds.load(SnapshotBody(json.loads(packed(entries))))
+    refolds = after.folds.load(SnapshotBody(json.loads(packed(entries))))
+    assert [one.name for one in refolds] == ["cost", "rate_limit"]
     assert after.decided == before.decided
     assert after.is_finished(("default", "ada", "r2"))
     assert after.decided_until_ms == 0

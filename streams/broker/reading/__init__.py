@@ -1,0 +1,1 @@
+"""Reading partitions: several as one, in the order of the brokers' clocks."""

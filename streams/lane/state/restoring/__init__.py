@@ -1,0 +1,1 @@
+"""Reading back what a lane's predecessors committed."""
