@@ -348,7 +348,6 @@ def test_topics_folded_one_after_another_give_the_same_state(steps: list[Step]) 
 
 
 @given(steps=HISTORIES, chance=st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_topics_folded_side_by_side_give_the_same_state_whichever_is_ahead(
     steps: list[Step], chance: Random
 ) -> None:

@@ -19,6 +19,7 @@ from millstream.streams.lane.state.snapshot_format import (
     digest,
     state_parts,
 )
+from millstream.streams.settings import Settings
 from millstream.streams.transactions.producers import CommitRefused
 from millstream.streams.wire.codec import encode
 from tests.making.records import record
@@ -45,7 +46,8 @@ def load(data: bytes) -> bool:
         )
         encoded = encode(event, source="/test")
         stored.take(record(encoded.value, key=encoded.key))
-    return stored.load(header, LaneState("chain", build_pipeline(Policy()), hands_over=False))
+    state = LaneState("chain", build_pipeline(Policy()), hands_over=False)
+    return stored.load(header, state, Settings(), since_ms=0) is not None
 
 
 @pytest.mark.parametrize(
