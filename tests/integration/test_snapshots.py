@@ -282,15 +282,19 @@ async def test_what_a_stage_learned_of_another_ones_costs_is_in_its_snapshots_on
     update = {"partitions": 1, "snapshot_records": 1, "chain_cuts": ("executor",)}
     settings = settings.model_copy(update=update)
     # A run reserves 256 and costs 200: five fit, unless what four of them cost is counted twice.
-    policy = Policy.from_yaml(
-        """
-        defaults: {spend: {micros_per_day: 1200}}
-        prices: {scripted: {input_usd_per_mtok: 0, output_usd_per_mtok: 1}}
-        """,
-        "p",
+    # And each owner has another policy: the rate limit is folded anew, what was spent is not.
+    policies = (
+        Policy.from_yaml(
+            f"""
+            defaults: {{spend: {{micros_per_day: 1200}}, rate: {{requests: 5, window_s: {window}}}}}
+            prices: {{scripted: {{input_usd_per_mtok: 0, output_usd_per_mtok: 1}}}}
+            """,
+            "p",
+        )
+        for window in (60, 600, 3600)
     )
     async with upstream(settings) as program:
-        for numbers in ((0, 1), (2, 3), (4,)):
+        for numbers, policy in zip(((0, 1), (2, 3), (4,)), policies, strict=True):
             async with running_lanes(settings, policy):
                 for number in numbers:
                     asked = {"user_id": "ada", "request_id": f"r{number}", "input": "tokens: 200"}
