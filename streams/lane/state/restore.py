@@ -148,7 +148,7 @@ async def restore(
     wanted = [
         one
         for one in read
-        if not one.source.spec.compacted and one.source.spec.event in state.folds.on_restore
+        if not one.source.spec.compacted and state.folds.hears(one.source.spec.event)
     ]
     await logs.fold(
         ((one.source.spec, _span(one, begins, needed_ms)) for one in wanted), state.restore
