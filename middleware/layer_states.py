@@ -22,7 +22,7 @@ class LayerStates:
     @property
     def folded_under(self) -> dict[str, str]:
         """Give what each layer's folding goes by besides the events, of those that give state."""
-        return {layer.name: layer.folded_under for layer in self._layers if _gives(layer)}
+        return {layer.name: _under(layer) for layer in self._layers if _gives(layer)}
 
     def given(self) -> dict[str, Any]:
         """Give what each layer has folded so far, as values for JSON."""
@@ -57,10 +57,14 @@ def _gives(layer: AgentMiddleware) -> bool:
     return type(layer).state is not AgentMiddleware.state
 
 
+def _under(layer: AgentMiddleware) -> str:
+    return str(layer.folded_under)  # an app's code may give another value than a text
+
+
 def _serves(layer: AgentMiddleware, states: Mapping[str, Any], under: str) -> bool:
     if not _gives(layer):
         return False
-    if under == layer.folded_under:
+    if under == _under(layer):
         return True
     ask = partial(layer.can_load, states[layer.name], under)
     return asked(layer, bool, ask, lambda _: None) is True

@@ -295,7 +295,11 @@ class SpendLedger:
         return max(at_ms // DAY_MS, self._newest_day - DAYS_KEPT + 1)
 
     def _day(self, number: int, user: UserKey) -> DayAccount:
-        return self.days.setdefault(number, {}).setdefault(user, DayAccount())
+        users = self.days.setdefault(number, {})
+        account = users.get(user)
+        if account is None:
+            account = users[user] = DayAccount()
+        return account
 
 
 def _canonical(reservations: dict[str, Reservation]) -> Any:

@@ -152,6 +152,8 @@ class Lane:
         )
         self._dispatcher.desk.on_change = self._expiry.watch
         self._dispatcher.desk.is_used = self._expiry.is_used
+        self.has_waiting: Callable[[], bool] = lambda: False
+        """Tells whether records wait for it: it is then restored before others of its worker."""
         self.lost: asyncio.Future[LaneLost] = asyncio.get_running_loop().create_future()
 
     async def open(self) -> None:
@@ -169,6 +171,7 @@ class Lane:
             generation=self._state.generation,
             records_restored=restored.records,
             from_snapshot=restored.snapshot is not None,
+            folded_anew=restored.refolded,
             duration_ms=self._context.services.clock_ms() - started_ms,
         )
 
@@ -190,6 +193,9 @@ class Lane:
             self._context.settings,
             partition=self._context.partition,
             now_ms=started_ms,
+            turn=self._context.services.turns.turn(
+                lambda: self.has_waiting() or bool(self._state.parked)
+            ),
         )
         self._context.services.metrics.history_gone.inc(len(restored.gone))
         await self._writer.open(restored.ends)

@@ -201,6 +201,7 @@ class LaneSlot:
         while not self._draining:
             await self._lease.wait()
             lane = self._make(self._crash_counter)
+            lane.has_waiting = lambda: len(self) > 0
             lost: Exception
             try:
                 await lane.open()

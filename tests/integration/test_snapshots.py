@@ -87,7 +87,7 @@ class Deployment:
             await committer.stop()
 
     async def restored(
-        self, *, upto: dict[str, int] | None = None, **other: Any
+        self, policy: Policy = POLICY, *, upto: dict[str, int] | None = None, **other: Any
     ) -> tuple[LaneState, Restored]:
         """Restore as the next owner would, once whoever wrote last is fenced."""
         fence = transactional_producer(self.settings, f"{self.settings.namespace}-writing-0")
@@ -96,7 +96,7 @@ class Deployment:
             await producer.start()
             await producer.stop()
         settings = self.settings.model_copy(update=other)
-        return await restored_state(settings, POLICY, self.reader, now_ms=self.clock(), upto=upto)
+        return await restored_state(settings, policy, self.reader, now_ms=self.clock(), upto=upto)
 
     async def ends(self) -> dict[str, int]:
         """Give where each topic of the lane's partition ends."""
@@ -207,6 +207,42 @@ async def test_a_state_is_rebuilt_as_of_offsets_and_what_was_deleted_is_named(
         assert [one.oldest for one in restored.gone] == [deleted]
 
 
+@pytest.mark.promise("P8")
+async def test_a_snapshot_serves_another_policy_and_a_longer_memory_as_the_window_does(
+    settings: Settings,
+) -> None:
+    chance = chance_of(5)
+    caps = Policy.from_yaml(
+        """
+        defaults: {rate: {requests: 5, window_s: 1}, spend: {micros_per_day: 90}}
+        prices: {local: {input_usd_per_mtok: 3, output_usd_per_mtok: 3}}
+        """,
+        "p",
+    )
+    rates = Policy.from_yaml("defaults: {rate: {requests: 9, window_s: 60}}", "p")
+    async with deployed(settings, snapshot_records=100) as deployment:
+        deployment.settings = deployment.settings.model_copy(update={"dedup_window_s": 2})
+        deployment.clock.now_ms = wall_clock_ms()  # near the broker's, which stamps the records
+        async with deployment.lane() as lane:
+            await lane.play(chance, 400, deployment.clock, new_share=1.0)
+            await lane.snapshots.close(20)
+            await lane.play(chance, 100, deployment.clock, new_share=1.0)
+        for policy, anew, other in (
+            (POLICY, (), {}),
+            (caps, (), {}),
+            (rates, ("rate_limit",), {}),
+            (POLICY, ("ids",), {"dedup_window_s": 86_400}),
+            (rates, ("rate_limit", "ids"), {"dedup_window_s": 86_400}),
+        ):
+            state, restored = await deployment.restored(policy, **other)
+            assert restored.snapshot is not None
+            assert restored.refolded == anew
+            nothing: dict[str, int] = {SNAPSHOTS.name: 0}
+            whole, folded = await deployment.restored(policy, upto=nothing, **other)
+            assert folded.snapshot is None
+            assert state.digests() == whole.digests()
+
+
 @pytest.mark.slow
 async def test_limits_ids_and_bodies_are_exact_through_lanes_that_come_and_go(
     settings: Settings,
@@ -246,15 +282,19 @@ async def test_what_a_stage_learned_of_another_ones_costs_is_in_its_snapshots_on
     update = {"partitions": 1, "snapshot_records": 1, "chain_cuts": ("executor",)}
     settings = settings.model_copy(update=update)
     # A run reserves 256 and costs 200: five fit, unless what four of them cost is counted twice.
-    policy = Policy.from_yaml(
-        """
-        defaults: {spend: {micros_per_day: 1200}}
-        prices: {scripted: {input_usd_per_mtok: 0, output_usd_per_mtok: 1}}
-        """,
-        "p",
+    # And each owner has another policy: the rate limit is folded anew, what was spent is not.
+    policies = (
+        Policy.from_yaml(
+            f"""
+            defaults: {{spend: {{micros_per_day: 1200}}, rate: {{requests: 5, window_s: {window}}}}}
+            prices: {{scripted: {{input_usd_per_mtok: 0, output_usd_per_mtok: 1}}}}
+            """,
+            "p",
+        )
+        for window in (60, 600, 3600)
     )
     async with upstream(settings) as program:
-        for numbers in ((0, 1), (2, 3), (4,)):
+        for numbers, policy in zip(((0, 1), (2, 3), (4,)), policies, strict=True):
             async with running_lanes(settings, policy):
                 for number in numbers:
                     asked = {"user_id": "ada", "request_id": f"r{number}", "input": "tokens: 200"}

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heapreplace
+from types import TracebackType
 from typing import Any, Protocol
 
 from aiokafka import TopicPartition
@@ -40,7 +41,15 @@ class Span:
 
 
 class Turn(Protocol):
-    """Says when a reader may go on: several of them take turns."""
+    """Says when a reader may go on: several of them take turns. Entered while it reads."""
+
+    def __enter__(self) -> None: ...  # noqa: D105
+    def __exit__(  # noqa: D105
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None: ...
 
     async def wait(self) -> None:
         """Return once it may read and its records may be folded."""

@@ -25,6 +25,7 @@ from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.group_templates import GroupTemplates
 from millstream.streams.lane.base.limits import LaneLimits
 from millstream.streams.lane.base.metrics import LaneMetrics
+from millstream.streams.lane.base.turns import RestoreTurns
 from millstream.streams.settings import Settings
 from millstream.streams.wire.records import (
     InputRecord,
@@ -94,6 +95,7 @@ class LaneServices:
     `circuits` know which models are out of service, `group_templates` what other workers can run.
     `listeners` are told of runs, `on_illegal` of one whose state changed as it may not. Whoever
     holds `alone` is the one run of the worker that may end it. `gaps` names what was lost of late.
+    `turns` say whose restore goes on.
     """
 
     worker: str
@@ -112,6 +114,7 @@ class LaneServices:
     group_templates: GroupTemplates = field(default_factory=GroupTemplates)
     alone: asyncio.Lock = field(default_factory=asyncio.Lock)
     gaps: RecentGaps = field(default_factory=RecentGaps)
+    turns: RestoreTurns = field(default_factory=RestoreTurns)
 
 
 @dataclass(frozen=True, slots=True)

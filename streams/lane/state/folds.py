@@ -153,6 +153,10 @@ class FoldList:
         """The topics that another stage of a cut chain writes."""
         return tuple(dict.fromkeys(spec for one in self.folds for spec in one.follows))
 
+    def hears(self, kind: type[Event]) -> bool:
+        """Tell whether a restore has any use for events of a type."""
+        return kind in self.on_restore or kind in self.on_placed
+
     @property
     def before_commit(self) -> tuple[type[Event], ...]:
         """The types of event that some fold has taken in before they are committed."""

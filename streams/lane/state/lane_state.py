@@ -315,13 +315,15 @@ def _layers(stage: str, pipeline: MiddlewarePipeline) -> Fold:
     ended: tuple[type[Event], ...] = (AttemptStarted, CallReserved, CostRecorded, AgentResult)
     following = (ATTEMPTS, RESERVATIONS, COSTS, RESULTS)
 
+    states = pipeline.states
+    folded_under = states.folded_under  # asked once: of many users it is a long text
+
     def state() -> dict[str, Any]:
-        states = pipeline.states
-        return {"layers": states.given(), "layers_folded_under": states.folded_under}
+        return {"layers": states.given(), "layers_folded_under": folded_under}
 
     def load(body: SnapshotBody) -> tuple[Refold, ...]:
         under = body.entries.get("layers_folded_under", {})
-        anew = pipeline.states.load(body.entries["layers"], under)
+        anew = states.load(body.entries["layers"], under)
         return tuple(map(refold, anew))
 
     def refold(layer: AgentMiddleware) -> Refold:

@@ -1,4 +1,8 @@
-"""Restoring a lane: after fencing, the fold of what its predecessors committed."""
+"""Restoring a lane: after fencing, the fold of what its predecessors committed.
+
+First what the newest snapshot has; then, of what it does not serve, the history up to where it
+begins; last, what came behind it, or the whole window where there is none.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +31,7 @@ from millstream.streams.lane.state.folds import Begin, Refold
 from millstream.streams.lane.state.history_gaps import Base, Stretch, removed, up_to
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.restoring.logs import Logs, read_event
+from millstream.streams.lane.state.restoring.memory import give_back
 from millstream.streams.lane.state.snapshot_format import StoredSnapshot, taken_under
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import decode
@@ -143,7 +148,7 @@ async def restore(
     wanted = [
         one
         for one in read
-        if not one.source.spec.compacted and one.source.spec.event in state.folds.on_restore
+        if not one.source.spec.compacted and state.folds.hears(one.source.spec.event)
     ]
     await logs.fold(
         ((one.source.spec, _span(one, begins, needed_ms)) for one in wanted), state.restore
@@ -161,6 +166,7 @@ async def restore(
     if state.decided_until_ms:  # as after each commit
         since_ms = state.decided_up_to_ms(now_ms)
     state.forget_before(since_ms - settings.dedup_window_s * 1000)
+    give_back()
     return Restored(
         records=count + heads.records + logs.records,
         tail_records=heads.of_logs + logs.records,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from millstream.middleware.base import MiddlewareContext, RunAccount
@@ -345,6 +345,66 @@ def test_topics_folded_one_after_another_give_the_same_state(steps: list[Step]) 
                     restored.fold(event)
         assert probes(restored, live.now_ms) == probes(live.stages[0], live.now_ms)
         assert restored.canonical() == live.stages[0].canonical()
+
+
+RATES = st.one_of(
+    st.none(),
+    st.tuples(st.integers(1, 4), st.sampled_from((5, 20, 60))),
+)
+
+
+@given(
+    steps=HISTORIES,
+    cut=st.floats(0, 1),
+    before=st.tuples(RATES, RATES),
+    now=st.tuples(RATES, RATES),
+)
+@example([Ask("bob", 1, "chat_agent", "local")] * 3, 1.0, ((2, 20), None), ((1, 5), None))
+def test_state_of_another_policy_is_taken_only_where_it_decides_as_if_all_were_folded_under_this(
+    steps: list[Step],
+    cut: float,
+    before: tuple[tuple[int, int] | None, ...],
+    now: tuple[tuple[int, int] | None, ...],
+) -> None:
+    old, new = rated(*before), rated(*now)
+    live = Live((build_pipeline(old, PRICES),))
+    live.play(steps)
+    at = round(cut * len(live.written))
+    folded, whole, loaded = (build_pipeline(one, PRICES) for one in (old, new, new))
+    for event in live.written[:at]:
+        folded.fold(event)
+        whole.fold(event)
+    state = json.loads(json.dumps(folded.states.given()))
+    anew = loaded.states.load(state, folded.states.folded_under)
+    if all(
+        two is None or (one and two <= one and two[1] <= one[1])
+        for one, two in zip(before, now, strict=True)
+    ):
+        assert anew == ()
+    if anew:
+        assert [layer.name for layer in anew] == ["rate_limit"]
+        return
+    assert loaded.canonical() == whole.canonical()
+    for event in live.written[at:]:
+        loaded.fold(event)
+        whole.fold(event)
+    assert loaded.canonical() == whole.canonical()
+    assert probes(loaded, live.now_ms) == probes(whole, live.now_ms)
+
+
+def rated(others: tuple[int, int] | None, ada: tuple[int, int] | None) -> Policy:
+    """Give a policy with a rate for ada and one for others: requests, and seconds."""
+    rate, of_ada = (
+        "unlimited" if one is None else {"requests": one[0], "window_s": one[1]}
+        for one in (others, ada)
+    )
+    return Policy.model_validate(
+        {
+            "roles": {"all": {"templates": ["*"]}},
+            "defaults": {"roles": ["all"], "rate": rate, "spend": {"micros_per_day": 500}},
+            "users": {"ada": {"rate": of_ada}},
+        }
+    )
 
 
 @given(steps=HISTORIES, chance=st.randoms(use_true_random=False))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -54,14 +55,15 @@ class Logs:
         """
         given = tuple(spans)
         kinds = {span.where.topic: spec.event for spec, span in given}
-        async for batch in self._reader.read_in_order(
-            [span for _, span in given], lead_ms=LEAD_MS, turn=self._turn
-        ):
-            self.records += len(batch)
-            for record in batch:
-                event = read_event(record, kinds[record.topic])
-                if event is not None:
-                    take(event, record.offset)
+        with self._turn or nullcontext():
+            async for batch in self._reader.read_in_order(
+                [span for _, span in given], lead_ms=LEAD_MS, turn=self._turn
+            ):
+                self.records += len(batch)
+                for record in batch:
+                    event = read_event(record, kinds[record.topic])
+                    if event is not None:
+                        take(event, record.offset)
 
     async def fold_anew(
         self,

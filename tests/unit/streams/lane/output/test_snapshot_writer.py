@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
+from hashlib import blake2b
 
 import pytest
 
 from millstream.middleware.base import AttemptUsage
 from millstream.middleware.pipeline import build_pipeline
+from millstream.middleware.policy import Policy
 from millstream.schemas.base import Address, Reason, Usage
 from millstream.schemas.lane_events import RunParked
 from millstream.schemas.topics import DECISIONS, SNAPSHOTS
@@ -277,3 +280,56 @@ async def test_a_sessions_cancel_counts_longer_than_ids_are_remembered() -> None
     state, restored = await deployment.restored()
     assert restored.snapshot is None
     assert state.cancelled.all == live != ()
+
+
+async def test_an_earlier_version_passes_over_a_snapshot_that_says_more_than_it_knows() -> None:
+    """It looks at `folded_under` alone, and ignores what it does not know: as in a downgrade."""
+    deployment = Deployment(9, snapshot_records=1_000_000)
+    async with deployment.lane() as lane:
+        await lane.play(deployment.chance, 50, deployment.clock)
+        await lane.settled()
+        await lane.snapshots.close(20)
+    header = json.loads(newest(deployment, "header"))["header"]
+    before = {
+        (3, f"auth=,logging=,cost=,rate_limit={policy.digest}", False, 86_400, IDS_MAX)
+        for policy in (POLICY, Policy())
+    }
+    earlier = {blake2b(repr(one).encode(), digest_size=16).hexdigest() for one in before}
+    assert header["folded_under"] not in earlier
+    known = {"logs", "state_parts", "state_digest", "chunks", "folded_under"}
+    added = {"base", "layers", "dedup_window_s", "dedup_ids_max"}
+    assert set(header) == known | added
+    assert header["layers"].keys() == {"cost", "rate_limit"}
+
+
+async def test_a_snapshot_of_an_earlier_version_is_passed_over_and_replaced() -> None:
+    deployment = Deployment(9, snapshot_records=1_000_000)
+    async with deployment.lane() as lane:
+        await lane.play(deployment.chance, 50, deployment.clock)
+        await lane.settled()
+        await lane.snapshots.close(20)
+        live = lane.state.digests()
+
+    def of_before(value: bytes) -> bytes:
+        event = json.loads(value)
+        for added in ("base", "layers", "dedup_window_s", "dedup_ids_max"):
+            del event["header"][added]
+        return json.dumps(event).encode()
+
+    deployment.spoil("header", of_before)
+    state, restored = await deployment.restored()
+    assert restored.snapshot is None
+    assert state.digests() == live
+    async with deployment.lane() as lane:
+        await lane.snapshots.close(20)
+        live = lane.state.digests()
+    state, restored = await deployment.restored()
+    assert restored.snapshot is not None
+    assert state.digests() == live
+
+
+def newest(deployment: Deployment, part: str) -> bytes:
+    key = f"chain\x1f{part}".encode()
+    found = [one.value for one in deployment.records(SNAPSHOTS) if one.key == key]
+    assert found[-1] is not None
+    return found[-1]

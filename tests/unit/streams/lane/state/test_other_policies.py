@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 
@@ -233,6 +233,13 @@ class OfAnotherMind(Counting):
     under = "2"
 
 
+class Odd(Counting):
+    under = cast("str", 7)
+
+    def can_load(self, state: Any, folded_under: str) -> bool:
+        raise RuntimeError((state, folded_under))
+
+
 class Forgetful(AgentMiddleware):
     """Folds, and gives no state."""
 
@@ -256,6 +263,7 @@ LAYERS: dict[str, tuple[type[AgentMiddleware], ...]] = {
     "none": (),
     "counting": (Counting,),
     "of another mind": (OfAnotherMind,),
+    "odd": (Odd,),
     "without state": (Forgetful, Counting),
 }
 
@@ -267,6 +275,8 @@ LAYERS: dict[str, tuple[type[AgentMiddleware], ...]] = {
         ("counting", "none", ()),
         ("counting", "counting", ()),
         ("counting", "of another mind", ("counting",)),
+        ("counting", "odd", ("counting",)),
+        ("odd", "odd", ()),
         ("counting", "without state", ("forgetful",)),
         ("without state", "without state", ("forgetful",)),
     ],
