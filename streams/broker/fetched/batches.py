@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from aiokafka import TopicPartition
 from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
+from aiokafka.record.util import decode_varint_py
 from aiokafka.structs import ConsumerRecord
 
 from millstream.schemas.base import EPOCH_MS_MAX
@@ -83,6 +84,10 @@ class _LenientBatch(_DefaultRecordBatchPy):  # type: ignore[misc]
 
     def _maybe_uncompress(self) -> None:
         self._buffer = _Buffer(self._buffer)
+
+    def _read_msg(self, _decode_varint: Any = None) -> Any:
+        # aiokafka's quick one reads whatever memory a length that lies leads it to.
+        return super()._read_msg(decode_varint_py)
 
 
 class _Batch:

@@ -110,13 +110,12 @@ def _into_buffer(decompress_into: Callable[[Any, Any], int], data: bytes) -> byt
         try:
             length = decompress_into(data, buffer)
         except codec.cramjam.DecompressionError as error:
-            if _IS_FULL not in str(error):
-                raise
+            # Its words only name the fault: what is wrong is wrong at each size.
+            if size == UNPACKED_BYTES_MAX:
+                raise (_too_large() if _IS_FULL in str(error) else error) from None
         else:
             with memoryview(buffer) as view:
                 return bytes(view[:length])
-        if size == UNPACKED_BYTES_MAX:
-            raise _too_large()
         del buffer
         size *= _GROWTH
 

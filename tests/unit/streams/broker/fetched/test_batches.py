@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition, codec
 from aiokafka.consumer import fetcher
-from aiokafka.record.util import calc_crc32c
+from aiokafka.record.util import calc_crc32c, encode_varint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -247,6 +247,17 @@ def test_header_names_that_are_no_text_are_read_whether_packed_or_not() -> None:
     for packed, sent in ((0, body), (ZSTD, bytes(codec.zstd_encode(body)))):
         (record,) = read(batch_of(sent, attributes=packed))
         assert record.headers == (("n\\xffm\\xfe", b"v"),)
+
+
+@pytest.mark.parametrize("length", [2**14, 2**31, 2**40, 2**62])
+def test_a_length_that_lies_beside_a_name_that_is_no_text_ends_no_worker(length: int) -> None:
+    """The reads of aiokafka's parser in Python are not checked: the process was gone."""
+    lie = bytearray()
+    encode_varint(length, lie.append)
+    no_text, lying, third = b"\x04n\xff\x00", b"\x08next" + bytes(lie), b"\x02a\x00"
+    record = bytes((0, 0, 0, 1, 1, 6)) + no_text + lying + third
+    (told,) = read(batch_of(bytes((len(record) * 2,)) + record))
+    assert isinstance(poison_of(told), BatchUnreadable)
 
 
 @given(
