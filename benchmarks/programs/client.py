@@ -40,8 +40,8 @@ __all__ = [
 IN_FLIGHT = 64
 ANSWER_TIMEOUT_S = 60.0
 USERS = 256
-_TURNS_MIN = 2
-"""A load is more than one burst: each place in flight is taken twice at the least."""
+_TURNS_MIN = 4
+"""A load is more than one burst: each place in flight is taken four times at the least."""
 
 _TICKS_PER_S = 100
 _ID = "{id}"

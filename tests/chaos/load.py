@@ -153,13 +153,15 @@ async def publish(
         await producer.stop()
 
 
-async def publish_one(settings: Settings, one: Asked) -> None:
-    """Publish a request by itself."""
+async def publish_one(
+    settings: Settings, one: Asked, value: Callable[[Asked], bytes] = request_value
+) -> None:
+    """Publish a request by itself; `value` gives its record."""
     producer = idempotent_producer(settings)
     await producer.start()
     try:
         topic = settings.topic(REQUESTS.name)
-        await producer.send_and_wait(topic, request_value(one), one.user_id.encode())
+        await producer.send_and_wait(topic, value(one), one.user_id.encode())
     finally:
         await producer.stop()
 

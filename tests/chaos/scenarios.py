@@ -18,6 +18,7 @@ from tests.chaos.floods import PARTITIONS, plan_flood, publish_flood
 from tests.chaos.ground import MODEL_SERVER, Ground
 from tests.chaos.hostile import drill as hostile
 from tests.chaos.hostile.judge import read_honest
+from tests.chaos.hostile.server import TEMPLATES
 from tests.chaos.load import Progress, plan_load, publish
 from tests.chaos.model_server import PACE_S
 from tests.chaos.outages import drill as away
@@ -260,7 +261,7 @@ async def network(drill: Drill) -> None:
 
 
 async def provider(drill: Drill) -> None:
-    """Nothing is done to workers: it is the provider and the tools that fail."""
+    """Do nothing to workers: it is the provider and the tools that fail."""
     drill.blows.append(f"{len(STEPS)} ways to answer or fail")
 
 
@@ -392,6 +393,8 @@ SCENARIOS: dict[str, Scenario] = {
     "sizes": Scenario(
         "hostile sizes and two changes of policy",
         hostile.sizes,
+        templates=TEMPLATES,
+        program=("tests.chaos.hostile.worker",),
         model="tests.chaos.hostile.server",
         judge=_judged_hostile,
         read=read_honest,

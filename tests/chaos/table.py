@@ -11,6 +11,7 @@ from tests.chaos.waits import Wait
 from tests.harness.audit import Verdict
 
 _TOLD_MAX = 10
+_CHARS_MAX = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +69,15 @@ def told_faults(row: Row) -> Iterable[str]:
         "failed": row.faults,
     }
     for kind, found in kinds.items():
-        yield from (f"{kind}: {what}" for what in found[:_TOLD_MAX])
+        yield from (f"{kind}: {_cut(what)}" for what in found[:_TOLD_MAX])
         if len(found) > _TOLD_MAX:
             yield f"{kind}: and {len(found) - _TOLD_MAX} more"
+
+
+def _cut(what: str) -> str:
+    """Leave out the middle of what is too long to read: an answer may be."""
+    half = _CHARS_MAX // 2
+    return what if len(what) <= _CHARS_MAX else f"{what[:half]} … {what[-half:]}"
 
 
 def as_table(rows: Sequence[Row], session_timeout_s: float) -> Table:

@@ -25,7 +25,7 @@ from benchmarks.sides import ask_client, median_ratio
 from millstream.schemas.topics import REQUESTS, RESULTS
 from millstream.streams.settings import Settings
 
-__all__ = ["REQUESTS_DEFAULT", "run", "sizes"]
+__all__ = ["REQUESTS_DEFAULT", "Size", "restart_figures", "run", "sizes"]
 
 REQUESTS_DEFAULT = 143_000
 """In 100,000 sessions: 43 % of them are asked twice."""
@@ -80,7 +80,7 @@ def run(settings: Settings, *, requests: int) -> Iterator[Figure]:
                 yield from _served_figures(size, served, has_bar=is_largest)
             if is_largest:
                 yield _rate_figure(settings, deployed, process, stack)
-        yield from _restart_figures(size, asyncio.run(restarts(deployed)), has_bar=is_largest)
+        yield from restart_figures(size, asyncio.run(restarts(deployed)), has_bar=is_largest)
 
 
 def _questions(size: Size) -> Iterator[Question]:
@@ -141,9 +141,10 @@ def _rate_figure(
     )
 
 
-def _restart_figures(
+def restart_figures(
     size: Size, taken: dict[str, list[Restart]], *, has_bar: bool
 ) -> Iterator[Figure]:
+    """Give the medians of the starts of each kind, and what a change of policy adds."""
     for kind, starts in taken.items():
         opened = "; ".join(" ".join(f"{one:.2f}" for one in start.lanes_s) for start in starts)
         print(f"growth_{size.sessions}_{kind}: lanes opened in s, by start: {opened}", flush=True)

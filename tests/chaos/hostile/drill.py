@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,8 +13,8 @@ from millstream.schemas.events import AgentResult
 from millstream.schemas.topics import DEAD_LETTERS, RESULTS
 from tests.chaos.hostile.judge import Outcome, outcomes, unaccounted
 from tests.chaos.hostile.records import KINDS, Sent, send
-from tests.chaos.hostile.server import CHARACTERS, CONTROL_TEXT
-from tests.chaos.load import HOSTILE, policy_for, publish_one
+from tests.chaos.hostile.server import CHARACTERS, CONTROL_TEXT, LONG, TEMPLATES
+from tests.chaos.load import HOSTILE, policy_for, publish_one, request_value
 from tests.harness.audit import Asked
 from tests.harness.lanes import read_whole
 
@@ -79,10 +80,14 @@ async def _strike(drill: Drill, kind: str, number: int) -> None:
         name = f"{CHARACTERS}-{number}"
         one = Asked(name, victim, name, answer=CONTROL_TEXT)
         drill.clients.asked.append(one)
-        await publish_one(drill.settings, one)
+        await publish_one(drill.settings, one, _of_long_answers)
         return
     request_id = f"{HOSTILE}{kind}-{number}"
     drill.sizes.sent.append(await send(drill.settings, kind, victim, request_id))
+
+
+def _of_long_answers(one: Asked) -> bytes:
+    return json.dumps({**json.loads(request_value(one)), "template": LONG}).encode()
 
 
 async def _change_policy(drill: Drill) -> None:
@@ -90,7 +95,7 @@ async def _change_policy(drill: Drill) -> None:
     changed = drill.sizes.policies = drill.sizes.policies + 1
     path = drill.settings.policy_file
     assert path is not None
-    policy = policy_for(drill.load, changes=changed)
+    policy = policy_for(drill.load, TEMPLATES, changes=changed)
     await asyncio.to_thread(path.write_text, policy, encoding="utf-8")
     for name in drill.crew.names:
         if drill.rng.randrange(2):

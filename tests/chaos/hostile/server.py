@@ -9,10 +9,15 @@ from collections.abc import Sequence
 
 from tests.chaos.model_server import ModelServer, main
 
-__all__ = ["CHARACTERS", "CONTROL_TEXT"]
+__all__ = ["CHARACTERS", "CONTROL_TEXT", "LONG", "TEMPLATES"]
 
 CHARACTERS = "characters"
 """How the id of a request begins that is answered with control characters."""
+
+LONG = "long_agent"
+"""The template whose answers may be as long as that."""
+
+TEMPLATES = ("chat_agent", LONG)
 
 CONTROL_TEXT = "\x01" * 100_000
 """600 kB in JSON, where each is written `\\u0001`."""
