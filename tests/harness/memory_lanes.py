@@ -179,6 +179,7 @@ class Figures:
     held: int
     waiting: int
     deferred: int
+    lost: int
 
 
 class MemoryStage:
@@ -205,6 +206,7 @@ class MemoryStage:
             held=sum(map(len, self._slots)),
             waiting=sum(slot.waiting for slot in self._slots),
             deferred=sum(slot.deferred for slot in self._slots),
+            lost=sum(slot.lanes_lost for slot in self._slots),
         )
 
     async def stop(self) -> None:
