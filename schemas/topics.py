@@ -95,6 +95,15 @@ class TopicSpec:
         deletes = self.retention_ms is not None
         return ("compact",) * self.compacted + ("delete",) * deletes
 
+    @property
+    def batch_bytes_min(self) -> int:
+        """The least that the topic's `max.message.bytes` may be.
+
+        It counts a whole batch. What is put at its partition, or put back, may be a little larger
+        than `record_bytes_max` of a topic of requests or commands.
+        """
+        return max(self.record_bytes_max, RECORD_BYTES_MAX)
+
     def configs(self) -> dict[str, str]:
         """Give the topic's configuration as Kafka names it.
 
