@@ -56,7 +56,7 @@ from pydantic import (
 
 from millstream.middleware.policy_errors import Fault, explain, fault, nearest
 from millstream.middleware.yaml_tree import read_yaml
-from millstream.schemas.base import DEFAULT_TENANT, Micros, UserKey
+from millstream.schemas.base import DEFAULT_TENANT, NAME_CHARS_MAX, Micros, UserKey, normalised
 from millstream.schemas.errors import Misconfigured
 from millstream.schemas.sessions.commands import NO_TTL, TTL_IDLE_S_MAX, TTL_S_MAX, SessionTtl
 
@@ -130,7 +130,7 @@ class Price(_Section):
 GlobField = Literal["templates", "permissions", "models"]
 """What a role holds as globs."""
 
-_Glob = Annotated[str, Field(min_length=1, max_length=256)]
+_Glob = Annotated[str, Field(min_length=1, max_length=NAME_CHARS_MAX), BeforeValidator(normalised)]
 
 
 class Role(_Section):
@@ -331,7 +331,7 @@ class Policy(_Section):
 
     def _matching(self, roles: tuple[str, ...], field: GlobField) -> re.Pattern[str]:
         globs = [
-            fnmatch.translate(unicodedata.normalize("NFC", glob))
+            fnmatch.translate(glob)
             for role in roles
             if role in self.roles
             for glob in getattr(self.roles[role], field)

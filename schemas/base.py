@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -25,21 +26,41 @@ SCHEMA_VERSION = 1
 DEFAULT_TENANT = "default"
 
 
-def _normalised(value: str) -> str:
-    """Give the NFC form: two spellings of a name are one user. Refuse control characters."""
+NAME_CHARS_MAX = 256
+"""Most characters of a name, once it is normalised."""
+
+_GIVEN_CHARS_MAX = 4 * NAME_CHARS_MAX
+"""Of more no NFC form is short enough: at most four characters become one."""
+
+
+def normalised(value: Any) -> Any:
+    """Give the NFC form of a name as it is given: two spellings of it are one.
+
+    Before its length is checked: NFC makes up to three characters of one, as of U+FB2C, and a name
+    that was let in so would be refused by whatever reads it next. What is no text, or too long
+    whatever becomes of it, is given as it is, for the check to refuse.
+    """
+    if not isinstance(value, str) or value.isascii() or len(value) > _GIVEN_CHARS_MAX:
+        return value
+    return unicodedata.normalize("NFC", value)
+
+
+def _without_controls(value: str) -> str:
     if value.isascii() and value.isprintable():
         return value  # as most are
-    text = unicodedata.normalize("NFC", value)
-    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in value):
         message = "must not hold control characters or lone surrogates"
         raise ValueError(message)
-    return text
+    return value
 
 
 Identifier = Annotated[
-    str, StringConstraints(min_length=1, max_length=256), AfterValidator(_normalised)
+    str,
+    StringConstraints(min_length=1, max_length=NAME_CHARS_MAX),
+    AfterValidator(_without_controls),
+    BeforeValidator(normalised),
 ]
-"""A name given by people or programs: 1 to 256 characters, NFC, no control characters."""
+"""A name given by people or programs: NFC, 1 to 256 characters then, no control characters."""
 
 TenantName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """A tenant: 1 to 64 of letters, digits, dot, underscore and hyphen."""

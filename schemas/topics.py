@@ -46,6 +46,9 @@ DAY_MS = 24 * HOUR_MS
 RECORD_BYTES_MAX = 1_000_000
 """Largest record that is written; below the broker's default `message.max.bytes` of 1,048,588."""
 
+INPUT_BYTES_MAX = 950_000
+"""Largest request or command, key, value and all headers: what is written of it has to fit, too."""
+
 Placement = Literal["per_user", "per_lane", "single"]
 
 _COMPACTION = {
@@ -63,7 +66,8 @@ _COMPACTION = {
 class TopicSpec:
     """One topic of the catalogue.
 
-    `name` is without the namespace. `retention_ms` is `None` for what is kept for ever. Of a topic
+    `name` is without the namespace. `record_bytes_max` is the largest record that is written there:
+    key, value and headers count. `retention_ms` is `None` for what is kept for ever. Of a topic
     that is `compacted` the broker keeps the newest record of each key, until its retention if it
     has one. `compression` is what the broker does to it, `None`: nothing. `key` says in words what
     the records' key is.
@@ -91,6 +95,15 @@ class TopicSpec:
         deletes = self.retention_ms is not None
         return ("compact",) * self.compacted + ("delete",) * deletes
 
+    @property
+    def batch_bytes_min(self) -> int:
+        """The least that the topic's `max.message.bytes` may be.
+
+        It counts a whole batch. What is put at its partition, or put back, may be a little larger
+        than `record_bytes_max` of a topic of requests or commands.
+        """
+        return max(self.record_bytes_max, RECORD_BYTES_MAX)
+
     def configs(self) -> dict[str, str]:
         """Give the topic's configuration as Kafka names it.
 
@@ -117,6 +130,7 @@ REQUESTS = TopicSpec(
     "user id (any other key is put right)",
     "What upstream systems ask of agents",
     7 * DAY_MS,
+    record_bytes_max=INPUT_BYTES_MAX,
 )
 TOKENS = TopicSpec(
     "tokens", AgentToken, "user", "Answers as they are written, attempt by attempt", DAY_MS
@@ -177,6 +191,7 @@ SESSION_COMMANDS = TopicSpec(
     "user (any other key is put right)",
     "What is asked of sessions",
     7 * DAY_MS,
+    record_bytes_max=INPUT_BYTES_MAX,
 )
 SESSION_STATES = TopicSpec(
     "session-states",
@@ -208,6 +223,7 @@ CONTROL = TopicSpec(
     "user (any other key is put right)",
     "What users ask of requests that were accepted before",
     7 * DAY_MS,
+    record_bytes_max=INPUT_BYTES_MAX,
 )
 OBEYED = TopicSpec(
     "obeyed",
@@ -223,6 +239,7 @@ RUN_MIGRATIONS = TopicSpec(
     "user (any other key is put right)",
     "Which waiting runs are to go on with another version of their template",
     CONTROL.retention_ms,
+    record_bytes_max=INPUT_BYTES_MAX,
 )
 RUN_MIGRATION_ANSWERS = TopicSpec(
     "run-migration-answers",

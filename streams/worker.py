@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 import structlog
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from millstream.agents.circuits import ModelCircuits
@@ -34,6 +33,7 @@ from millstream.schemas.topics import catalogue
 from millstream.streams.apps.app import AppParts
 from millstream.streams.apps.checks import resolving, windows
 from millstream.streams.broker.clients import idempotent_producer
+from millstream.streams.broker.renewed_producer import RenewedProducer
 from millstream.streams.broker.topic_admin import ensure_topics, require_sound_topics
 from millstream.streams.consumer.recent_gaps import RecentGaps
 from millstream.streams.hosting import agent_host, count_mcp_servers
@@ -303,8 +303,8 @@ async def _warm_up(settings: Settings, resolve: ResolveModel) -> None:
 
 
 @asynccontextmanager
-async def _producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
-    producer = idempotent_producer(settings)
+async def _producer(settings: Settings) -> AsyncIterator[RenewedProducer]:
+    producer = RenewedProducer(partial(idempotent_producer, settings))
     try:
         try:
             await producer.start()

@@ -8,7 +8,7 @@ import contextvars
 import hashlib
 from typing import Final
 
-from millstream.agents.sessions.text import ends_in_half, well_formed
+from millstream.agents.sessions.text import ends_in_half, json_pieces, well_formed
 from millstream.schemas.errors import LaneLost, Terminal
 from millstream.schemas.events import AgentToken, ResolvedRequest
 from millstream.schemas.ports import ClockMs, EmitToken
@@ -17,6 +17,9 @@ __all__ = ["OUTPUT_BYTES_MAX", "TokenWriter"]
 
 GATHERED_BYTES_MAX: Final = 8_192
 """Text that is gathered before the model has to wait for the emitting of it."""
+
+PIECE_BYTES_MAX: Final = 262_144
+"""Longest piece, in bytes of UTF-8 as JSON has it: a control character takes six there."""
 
 OUTPUT_BYTES_MAX: Final = 262_144
 """Longest text of a run, in bytes of UTF-8: its result must fit a Kafka record."""
@@ -33,7 +36,8 @@ class TokenWriter:
 
     `emit` is never called twice at a time. While it is slow, up to 8 KiB are gathered; then `write`
     waits, and the model with it. What `emit` raises is raised by the `write` or `finish` that meets
-    it, and by each one after: the attempt cannot go on without that piece.
+    it, and by each one after: the attempt cannot go on without that piece. Text that is too long
+    for one piece, as JSON has it, is emitted as several, of which the first has all `tokens`.
     """
 
     def __init__(
@@ -181,7 +185,11 @@ class TokenWriter:
                 return
             text, tokens = "".join(self._gathered), self._gathered_tokens
             self._drop_gathered()
-            await self._emit_piece(text, tokens)
+            first, *others = json_pieces(text, PIECE_BYTES_MAX)
+            await self._emit_piece(first, tokens)
+            for piece in others:
+                # Nobody knows which tokens are whose: the first piece has them all.
+                await self._emit_piece(piece, 0)
 
     async def _emit_piece(self, text: str, tokens: int) -> None:
         # A time-out must not cut `emit` short: whether the piece is out would never be known.

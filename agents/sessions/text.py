@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-__all__ = ["cut_to_bytes", "ends_in_half", "well_formed", "well_formed_value"]
+from pydantic_core import to_json
+
+__all__ = ["cut_to_bytes", "ends_in_half", "json_pieces", "well_formed", "well_formed_value"]
 
 _DEPTH_MAX: Final = 100
+_JSON_PER_CHAR: Final = 6
+"""Bytes of the longest character in JSON: a control character, as `\\u0001`."""
+_STRETCH_CHARS: Final = 1_024
 
 
 def ends_in_half(text: str) -> bool:
@@ -47,6 +52,25 @@ def well_formed_value(value: Any, depth: int = 0) -> Any:
         ones = [well_formed_value(one, depth + 1) for one in value]
         return value if all(one is was for one, was in zip(ones, value, strict=True)) else ones
     return value
+
+
+def json_pieces(text: str, bytes_max: int) -> list[str]:
+    """Cut a text into pieces of at most `bytes_max` bytes each, in UTF-8 as JSON has it.
+
+    A piece ends between two characters, never within one; `text` is well formed, and `bytes_max` is
+    6,144 at least. Joined they are the text; an empty text is one piece.
+    """
+    if len(text) * _JSON_PER_CHAR <= bytes_max:  # as almost all are
+        return [text]
+    pieces: list[str] = []
+    first, size = 0, 0
+    for at in range(0, len(text), _STRETCH_CHARS):
+        more = len(to_json(text[at : at + _STRETCH_CHARS])) - len('""')
+        if size + more > bytes_max:
+            pieces.append(text[first:at])
+            first, size = at, 0
+        size += more
+    return [*pieces, text[first:]]
 
 
 def cut_to_bytes(text: str, bytes_max: int) -> str:

@@ -11,11 +11,11 @@ from typing import Any, Final
 import typer
 
 from millstream.schemas.content import is_type_of_text, type_of
-from millstream.schemas.topics import RECORD_BYTES_MAX
+from millstream.schemas.topics import INPUT_BYTES_MAX
 
 __all__ = ["content_of"]
 
-_FILE_BYTES_MAX: Final = RECORD_BYTES_MAX // 4 * 3
+_FILE_BYTES_MAX: Final = INPUT_BYTES_MAX // 4 * 3
 
 
 def content_of(images: Sequence[str], files: Sequence[str]) -> list[dict[str, Any]] | None:

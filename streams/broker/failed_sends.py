@@ -10,10 +10,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
 from aiokafka.producer.message_accumulator import MessageBatch
 from aiokafka.producer.transaction_manager import TransactionManager
 
-__all__ = ["hear", "hear_failed_sends"]
+__all__ = ["REFUSED_AS_TOO_LARGE", "hear", "hear_failed_sends"]
+
+REFUSED_AS_TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
+"""What a send raises whose batch is larger than its topic, or a request, may have."""
 
 _failure = MessageBatch.failure
 _fatal_error = TransactionManager.fatal_error

@@ -41,6 +41,7 @@ _IN_SYNC_MIN = 2
 _READY_TIMEOUT_S = 30.0
 _READY_POLL_S = 0.05
 _NO_LEADER = -1
+_BATCH_BYTES = "max.message.bytes"
 _DENIED = TopicAuthorizationFailedError.errno
 # The newest segment is never compacted, and is read whole when a table is restored.
 _CHANGELOG_CONFIGS = {"cleanup.policy": "compact", "segment.bytes": str(16 * 1024 * 1024)}
@@ -111,7 +112,8 @@ async def _ensure(settings: Settings, wanted: Mapping[str, Mapping[str, str]]) -
 async def topic_drift(settings: Settings, specs: Sequence[TopicSpec]) -> tuple[Drift, ...]:
     """Compare the topics on the broker with the catalogue; empty when they agree.
 
-    Looks at existence, number of partitions, and every configuration that the catalogue sets.
+    Looks at existence, number of partitions, every configuration that the catalogue sets, and the
+    largest batch that each topic takes, whoever set that.
     Raises `ServiceUnavailable` if Kafka does not answer.
     """
     names = {settings.topic(spec.name): spec for spec in specs}
@@ -260,7 +262,7 @@ async def _wait_for_leaders(
 async def _configs(
     admin: AIOKafkaAdminClient, specs: dict[str, TopicSpec]
 ) -> dict[str, dict[str, str]]:
-    """Give the configuration that is in force, for the keys that the catalogue sets.
+    """Give the configuration that is in force, for the keys that are looked at.
 
     A topic whose configuration this user may not see is left out.
     """
@@ -268,7 +270,9 @@ async def _configs(
         return {}
     responses = await admin.describe_configs(
         [
-            ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(spec.configs()))
+            ConfigResource(
+                ConfigResourceType.TOPIC, name, dict.fromkeys((*spec.configs(), _BATCH_BYTES))
+            )
             for name, spec in specs.items()
         ]
     )
@@ -331,18 +335,39 @@ def _repartitioned(name: str, wanted: int, found: int) -> Drift:
 
 
 def _config_drift(name: str, spec: TopicSpec, found: dict[str, str]) -> list[Drift]:
-    return [
+    drifts = [
         Drift(
             name,
             key,
             wanted,
             found.get(key, "unknown"),
-            f"to follow the catalogue: kafka-configs.sh --alter --entity-type topics "
-            f"--entity-name {name} --add-config '{key}={_bracketed(wanted)}'",
+            f"to follow the catalogue: {_altering(name, key, wanted)}",
         )
         for key, wanted in spec.configs().items()
-        if found.get(key) != wanted
+        if key != _BATCH_BYTES and found.get(key) != wanted
     ]
+    # A topic without a limit of its own has the broker's, which may be lower. A higher one is none
+    # of ours: what is too large for lanes is buried.
+    limit, least = found.get(_BATCH_BYTES), spec.batch_bytes_min
+    if limit is None or not limit.isdecimal() or int(limit) < least:
+        drifts.append(
+            Drift(
+                name,
+                _BATCH_BYTES,
+                f"{least} at least",
+                limit or "unknown",
+                "records that are larger are refused, and their runs fail or end as dead letters: "
+                f"{_altering(name, _BATCH_BYTES, str(least))}",
+            )
+        )
+    return drifts
+
+
+def _altering(name: str, key: str, wanted: str) -> str:
+    return (
+        f"kafka-configs.sh --alter --entity-type topics --entity-name {name} "
+        f"--add-config '{key}={_bracketed(wanted)}'"
+    )
 
 
 def _bracketed(value: str) -> str:

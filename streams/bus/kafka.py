@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import RecordMetadata
 
 from millstream.schemas.base import Address
+from millstream.schemas.errors import InputTooLarge
 from millstream.streams.broker.batches import Outgoing
 from millstream.streams.broker.clients import idempotent_producer
+from millstream.streams.broker.failed_sends import REFUSED_AS_TOO_LARGE
 from millstream.streams.broker.read_clients import KafkaReadClients
+from millstream.streams.broker.renewed_producer import RenewedProducer
 from millstream.streams.broker.topic_admin import partition_counts
 from millstream.streams.bus.api import BusHooks
 from millstream.streams.bus.consumer_reader import ConsumerReader, away
@@ -29,6 +33,7 @@ _ENCODED_WITHOUT_PAUSE_MAX = 256
 # One batch per partition is under way at a time: with aiokafka's 16 KiB, round trips are the limit.
 _BATCH_BYTES = 131_072
 _UNCOMPRESSED = 0
+_A_TOPIC = "one of these events' topics"
 
 
 class KafkaLog:
@@ -37,10 +42,10 @@ class KafkaLog:
     def __init__(self, settings: Settings) -> None:
         self.address = settings.kafka
         self._settings = settings
-        self._client: AIOKafkaProducer | None = None
+        self._client: RenewedProducer | None = None
 
     @property
-    def _producer(self) -> AIOKafkaProducer:
+    def _producer(self) -> RenewedProducer:
         if self._client is None:
             message = "the log is not started"
             raise RuntimeError(message)
@@ -48,7 +53,7 @@ class KafkaLog:
 
     async def start(self) -> None:
         """Connect the producer."""
-        self._client = idempotent_producer(self._settings)
+        self._client = RenewedProducer(partial(idempotent_producer, self._settings))
         try:
             await self._client.start()
         except BaseException as error:
@@ -79,6 +84,8 @@ class KafkaLog:
                 sent = await self._producer.send_and_wait(
                     topic, encoded.value, encoded.key, partition, None, encoded.headers
                 )
+        except REFUSED_AS_TOO_LARGE as error:
+            raise _refused(topic, error) from error
         except (KafkaError, TimeoutError) as error:
             raise away(self.address, error) from error
         return Address(topic=topic, partition=partition, offset=sent.offset)
@@ -94,8 +101,15 @@ class KafkaLog:
             async with asyncio.timeout(_ACKNOWLEDGED_TIMEOUT_S), asyncio.TaskGroup() as group:
                 for target, lane in lanes.items():
                     group.create_task(self._append_lane(target, lane, addresses))
-        except* (KafkaError, TimeoutError) as errors:
-            raise away(self.address, errors.exceptions[0]) from errors
+        except ExceptionGroup as errors:
+            refused, others = errors.split(REFUSED_AS_TOO_LARGE)
+            if refused is not None:
+                raise _refused(_A_TOPIC, refused.exceptions[0]) from errors
+            if others is not None and others.subgroup(KafkaError) is not None:
+                raise away(self.address, others.exceptions[0]) from errors
+            raise
+        except (KafkaError, TimeoutError) as error:
+            raise away(self.address, error) from error
         return [addresses[index] for index in range(len(addresses))]
 
     async def _filled(self, records: Iterable[Outgoing]) -> dict[TopicPartition, _Lane]:
@@ -136,6 +150,13 @@ class KafkaLog:
             base = (await future).offset
             for offset in range(base, base + count):
                 addresses[next(indexes)] = Address(topic=topic, partition=partition, offset=offset)
+
+
+def _refused(topic: str, error: Exception) -> InputTooLarge:
+    return InputTooLarge(
+        f"{topic} takes no record as large as this one: {error}; shorten it, or raise the topic's "
+        "`max.message.bytes`, if `millstream doctor` says that it is lower than it should be"
+    )
 
 
 @dataclass(frozen=True, slots=True)

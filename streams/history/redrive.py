@@ -19,7 +19,6 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
     InvalidProducerEpoch,
     KafkaError,
-    MessageSizeTooLargeError,
     ProducerFenced,
 )
 
@@ -29,6 +28,7 @@ from millstream.schemas.errors import LaneLost, Poison, ServiceUnavailable
 from millstream.schemas.events import Redriven, ResolvedRequest
 from millstream.schemas.topics import COMMAND_TOPICS, REDRIVES, REQUESTS, stage_topic
 from millstream.streams.broker.clients import transactional_producer
+from millstream.streams.broker.failed_sends import REFUSED_AS_TOO_LARGE
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.history.dead_letters import Buried, read_letter, record_at
 from millstream.streams.settings import Settings
@@ -181,7 +181,7 @@ class Redriver:
                 )
                 self._open.discard(partition)
                 await producer.commit_transaction()
-        except MessageSizeTooLargeError as error:
+        except REFUSED_AS_TOO_LARGE as error:
             # Its sequence numbers are out of order from here on: the next one begins anew.
             await self._drop(partition)
             message = f"a record of {again.size_bytes} bytes is too large for {again.topic}"

@@ -13,11 +13,13 @@ from pydantic import ValidationError
 from millstream.agents.templates.template import AgentTemplate
 from millstream.schemas.base import words_of_problem
 from millstream.schemas.control.templates import TemplateApplied
+from millstream.schemas.dead_letters import RecordTooLarge
 from millstream.schemas.errors import Misconfigured, Poison
 from millstream.schemas.topics import TEMPLATES
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import Record, decode
+from millstream.streams.wire.sizes import record_bytes
 
 __all__ = [
     "AppliedTemplate",
@@ -29,6 +31,8 @@ __all__ = [
 ]
 
 log = structlog.get_logger(__name__)
+
+_KEY_CHARS_SHOWN = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +90,16 @@ def template_of(event: TemplateApplied) -> AgentTemplate:
 def read_applied(record: Record) -> TemplateApplied | None:
     """Read a record of the topic; `None`, and the log says so, for one that cannot be read."""
     try:
+        size = record_bytes(record.key, record.value, record.headers)
+        if size > TEMPLATES.record_bytes_max:
+            raise RecordTooLarge(f"it has {size} bytes, at most {TEMPLATES.record_bytes_max}")
         return decode(record, TemplateApplied)
     except Poison as poison:
         # Only operators write here, by commands that check. It must not keep workers from serving.
         log.warning(
-            "a record of templates was passed over", key=repr(record.key), reason=str(poison)
+            "a record of templates was passed over",
+            key=repr(record.key)[:_KEY_CHARS_SHOWN],
+            reason=str(poison),
         )
         return None
 

@@ -17,20 +17,17 @@ from aiokafka.errors import (
     IllegalOperation,
     InvalidProducerEpoch,
     KafkaError,
-    MessageSizeTooLargeError,
     ProducerFenced,
-    RecordListTooLargeError,
 )
 
 from millstream.schemas.errors import LaneFenced, LaneLost, MillstreamError
 from millstream.streams.broker.batches import BatchProducer, Outgoing, send_batches
+from millstream.streams.broker.failed_sends import REFUSED_AS_TOO_LARGE
 from millstream.streams.transactions.hanging.marker_watch import TransactionHangs
 
 __all__ = ["CommitRefused", "MakeProducer", "ProducerRotation", "TransactionalProducer"]
 
 log = structlog.get_logger(__name__)
-
-_REFUSED = (MessageSizeTooLargeError, RecordListTooLargeError)
 
 
 class TransactionalProducer(BatchProducer, Protocol):
@@ -164,7 +161,7 @@ class ProducerRotation:
                 # the transaction would commit without it.
                 offsets = await send_batches(producer, records)
                 await producer.commit_transaction()
-        except _REFUSED as error:
+        except REFUSED_AS_TOO_LARGE as error:
             await self._abort_and_replace()
             raise CommitRefused(f"the broker refused a record: {error!r}") from error
         except _FAILED as error:

@@ -24,6 +24,7 @@ from millstream.schemas.dead_letters import NewerSchema, NotJson, NullValue, Wro
 from millstream.schemas.events import AgentRequest
 from millstream.schemas.sessions.commands import SessionCommand
 from millstream.schemas.topics import TopicSpec
+from millstream.streams.wire.sizes import record_bytes
 from millstream.streams.wire.trace import TRACEPARENT, TRACESTATE, Trace, given_trace, new_trace
 from millstream.streams.wire.unread import UnreadBatch
 
@@ -78,10 +79,7 @@ class Encoded(NamedTuple):
     @property
     def size_bytes(self) -> int:
         """An upper bound of the record's size on the wire."""
-        size = len(self.key) + len(self.value or b"") + 64
-        for name, value in self.headers:
-            size += len(name) + len(value) + 10
-        return size
+        return record_bytes(self.key, self.value, self.headers)
 
 
 def encode(event: Event, *, source: str, traceparent: Trace | None = None) -> Encoded:

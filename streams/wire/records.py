@@ -16,19 +16,24 @@ from millstream.schemas.errors import Poison
 from millstream.schemas.events import AgentRequest, Origin, Redriven, ResolvedRequest
 from millstream.schemas.lane_events import StageRequest
 from millstream.schemas.reasons import reason_of
+from millstream.schemas.topics import INPUT_BYTES_MAX, RECORD_BYTES_MAX
 from millstream.streams.wire.codec import ORIGIN, REDRIVEN, decode
 from millstream.streams.wire.headers import dropped_headers, is_kept
+from millstream.streams.wire.sizes import record_bytes
 from millstream.streams.wire.unread import UnreadBatch
 
 OriginT = TypeVar("OriginT", bound=Origin)
 
-REQUEST_BYTES_MAX = 950_000
-"""Largest record of a request: what it grows by on its way must not pass the broker's limit."""
+MOVED_BYTES_MAX = 4_096
+"""What a record may grow by where it is moved or put back: its key, its places, its trace."""
 
 DEAD_LETTER_BYTES_MAX = 1_400_000
 """Most bytes of a record that its dead letter keeps: in base64 they are a third more."""
 
 _JSON_PER_HEADER_BYTES = 16
+
+_PLACE_BYTES_MAX = 2_048
+"""More than any header that says where a record stood."""
 
 
 class LogRecord(Protocol):
@@ -82,21 +87,34 @@ class InputRecord:
 
     @property
     def size_bytes(self) -> int:
-        """The bytes of key, value and the headers that are kept, these as they are in JSON."""
-        return self._bytes_without("")
+        """The bytes of the record as it stands on the wire: key, value and all headers."""
+        return record_bytes(self.key, self.value, self.headers)
 
     @property
-    def unmoved_bytes(self) -> int:
-        """The same before a move: what a move adds must not make a record too large."""
-        return self._bytes_without(ORIGIN)
-
-    def _bytes_without(self, left_out: str) -> int:
+    def kept_bytes(self) -> int:
+        """The bytes of key, value and the headers that are kept, these as they are in JSON."""
         headers = sum(
             len(name) + len(value or b"") + _JSON_PER_HEADER_BYTES
             for name, value in self.headers
-            if name != left_out and is_kept(name)
+            if is_kept(name)
         )
         return len(self.key or b"") + len(self.value or b"") + headers
+
+
+def require_size(record: InputRecord, bytes_max: int = INPUT_BYTES_MAX) -> None:
+    """Raise `RecordTooLarge` for a record of more than `bytes_max`, before any of it is read.
+
+    One that was moved, or put back, may have grown by that.
+    """
+    size = record.size_bytes
+    if size <= bytes_max:
+        return
+    was_moved = any(name in {ORIGIN, REDRIVEN} for name, _ in record.headers)
+    if size > bytes_max + was_moved * MOVED_BYTES_MAX:
+        raise RecordTooLarge(
+            f"the record has {size} bytes (key, value and all headers), at most {bytes_max} are "
+            "read: shorten it, or give what is large by its URL"
+        )
 
 
 def read_request(record: InputRecord) -> ResolvedRequest:
@@ -104,10 +122,7 @@ def read_request(record: InputRecord) -> ResolvedRequest:
 
     Its time is the broker's for this very record. Raises `Poison`.
     """
-    if record.unmoved_bytes > REQUEST_BYTES_MAX:
-        raise RecordTooLarge(
-            f"the record has {record.unmoved_bytes} bytes, a request at most {REQUEST_BYTES_MAX}"
-        )
+    require_size(record)
     request = decode(record, AgentRequest)
     return request.resolved(original_address(record), record.timestamp)
 
@@ -143,8 +158,10 @@ class _StagedAsker(Frozen):
 
 
 def _user_of(value: bytes | None, shape: type[_Asker | _StagedAsker]) -> tuple[str, str] | None:
+    if value is None or len(value) > RECORD_BYTES_MAX:
+        return None
     try:
-        return None if value is None else shape.model_validate_json(value).user
+        return shape.model_validate_json(value).user
     except ValidationError:
         return None
 
@@ -199,7 +216,7 @@ def unreadable_places(record: InputRecord) -> tuple[str, ...]:
 def _place(record: InputRecord, name: str, of: type[OriginT]) -> OriginT | None:
     """Give the last place that headers of this name tell, `None` if none tells one."""
     for key, value in reversed(record.headers):
-        if key == name and value is not None:
+        if key == name and value is not None and len(value) <= _PLACE_BYTES_MAX:
             with suppress(ValidationError):
                 return of.model_validate_json(value)
     return None
@@ -207,6 +224,8 @@ def _place(record: InputRecord, name: str, of: type[OriginT]) -> OriginT | None:
 
 def read_stage_request(record: InputRecord) -> StageRequest:
     """Read a record of a topic between two stages. Raises `Poison`."""
+    # Larger than the request in it: what was decided before stands beside that.
+    require_size(record, RECORD_BYTES_MAX)
     return decode(record, StageRequest)
 
 
@@ -219,28 +238,15 @@ def origin_header(source: Address, at_ms: int | None = None) -> tuple[str, bytes
 def dead_letter(record: InputRecord, poison: Poison, *, at_ms: int) -> DeadLetter:
     """Give the dead letter of a record that could not be read: its bytes, and the headers kept.
 
-    Of one larger than `DEAD_LETTER_BYTES_MAX` only the address is kept, and the reason says so; of
-    a batch that cannot be read, the addresses.
+    Of one larger than `DEAD_LETTER_BYTES_MAX` it is a `bare_letter`; of a batch that cannot be
+    read it has the addresses.
     """
-    dropped = dropped_headers(record.headers)
-    letter = DeadLetter(
-        at_ms=at_ms,
-        reason=reason_of(poison),
-        source=record.address,
-        source_at_ms=record.timestamp,
-        headers_dropped=dropped.names,
-        headers_dropped_count=dropped.count,
-    )
     if isinstance(record.value, UnreadBatch):
+        letter = _letter(record, poison, at_ms)
         return letter.model_copy(update={"first_offset": record.value.first})
-    if record.size_bytes > DEAD_LETTER_BYTES_MAX:
-        kept_not = (
-            f"{letter.reason.message} (its {record.size_bytes} bytes are too many to be kept here: "
-            f"they stand at {record.address} until that topic's retention has passed)"
-        )
-        reason = letter.reason.model_copy(update={"message": kept_not})
-        return letter.model_copy(update={"reason": reason})
-    return letter.model_copy(
+    if record.kept_bytes > DEAD_LETTER_BYTES_MAX:
+        return bare_letter(record, poison, at_ms=at_ms)
+    return _letter(record, poison, at_ms).model_copy(
         update={
             "key": _base64(record.key),
             "value": _base64(record.value),
@@ -248,6 +254,29 @@ def dead_letter(record: InputRecord, poison: Poison, *, at_ms: int) -> DeadLette
                 (name, _base64(value)) for name, value in record.headers if is_kept(name)
             ),
         }
+    )
+
+
+def bare_letter(record: InputRecord, poison: Poison, *, at_ms: int) -> DeadLetter:
+    """Give a dead letter without the record's bytes: it says where they stand."""
+    letter = _letter(record, poison, at_ms)
+    kept_not = (
+        f"{letter.reason.message} (its {record.size_bytes} bytes are too many to be kept here: "
+        f"they stand at {record.address} until that topic's retention has passed)"
+    )
+    reason = letter.reason.model_copy(update={"message": kept_not})
+    return letter.model_copy(update={"reason": reason})
+
+
+def _letter(record: InputRecord, poison: Poison, at_ms: int) -> DeadLetter:
+    dropped = dropped_headers(record.headers)
+    return DeadLetter(
+        at_ms=at_ms,
+        reason=reason_of(poison),
+        source=record.address,
+        source_at_ms=record.timestamp,
+        headers_dropped=dropped.names,
+        headers_dropped_count=dropped.count,
     )
 
 

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from millstream.schemas.errors import InputTooLarge, Misconfigured, NoSuchPartition
-from millstream.schemas.topics import REQUESTS, TOKENS
+from millstream.schemas.topics import INPUT_BYTES_MAX, REQUESTS, TOKENS
 from millstream.streams.bus.api import (
     BEGINNING,
     EventBus,
@@ -80,6 +80,14 @@ class BusContract(SubscribingContract):
         with pytest.raises(InputTooLarge):
             await bus.publish_batch([token(0), huge])
         assert await bus.history(topics=[TOKENS, REQUESTS]) == []
+
+    async def test_a_request_that_no_worker_would_read_is_refused_by_its_headers_too(
+        self, bus: EventBus
+    ) -> None:
+        fits = making.request(input="x" * (INPUT_BYTES_MAX - 4_000))
+        await bus.publish(fits)
+        with pytest.raises(InputTooLarge, match="limit"):
+            await bus.publish(making.request(input="x" * (INPUT_BYTES_MAX - 100)))
 
     # History
 

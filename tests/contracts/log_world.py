@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 from aiokafka import TopicPartition
 
 from millstream.streams.broker.partition_reader import PartitionReader, ReadClients
+from millstream.streams.broker.renewed_producer import RenewedProducer
 from millstream.streams.transactions.producers import TransactionalProducer
 
 T = TypeVar("T")
@@ -49,6 +50,9 @@ class LogWorld(Protocol):
 
     def plain_producer(self) -> Any:
         """Make an idempotent producer."""
+
+    def renewed_producer(self) -> RenewedProducer:
+        """Make one that is made anew behind a record that was refused."""
 
 
 @asynccontextmanager

@@ -14,11 +14,10 @@ import pytest
 from millstream.schemas.base import Address, Reason
 from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.events import AgentResult
-from millstream.schemas.topics import DEAD_LETTERS, REQUESTS, RESULTS, catalogue
+from millstream.schemas.topics import DEAD_LETTERS, INPUT_BYTES_MAX, REQUESTS, RESULTS, catalogue
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.settings import Settings
-from millstream.streams.wire.records import REQUEST_BYTES_MAX
 from tests import making
 from tests.e2e.programs import PROJECT, Ended, ended, run
 from tests.harness.lanes import read_topic, running_lanes, upstream
@@ -147,7 +146,7 @@ async def test_one_whose_bytes_are_gone_or_are_too_many_still_keeps_no_other_fro
 ) -> None:
     variables = environment(settings)
     await ensure_topics(settings, catalogue())
-    large = b'{"user_id": "ada", "input": "' + b"x" * REQUEST_BYTES_MAX + b'"}'
+    large = b'{"user_id": "ada", "input": "' + b"x" * INPUT_BYTES_MAX + b'"}'
     good = b'{"user_id": "ada", "input": "x"}'
     values = {0: good, 1: large, 1_000_000: None}
     kept, too_large, gone = letters(settings, values, "record_too_large")

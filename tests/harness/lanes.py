@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import TypeVar
 
 from aiokafka import AIOKafkaProducer
@@ -16,6 +17,7 @@ from millstream.schemas.base import Event
 from millstream.schemas.topics import TopicSpec, catalogue
 from millstream.streams.broker.clients import committed_consumer, idempotent_producer
 from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.broker.renewed_producer import RenewedProducer
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.lane.base.context import LaneServices
 from millstream.streams.lane.base.limits import LaneLimits
@@ -67,7 +69,7 @@ async def lane_services(
 ) -> AsyncIterator[LaneServices]:
     """Give what lanes share: topics are there, the model is the scripted one."""
     await ensure_topics(settings, catalogue(settings.chain_cuts))
-    producer = idempotent_producer(settings)
+    producer = RenewedProducer(partial(idempotent_producer, settings))
     async with services_of(settings, producer, on_event, templates, LaneLimits()) as services:
         yield services
 

@@ -12,6 +12,7 @@ from millstream.streams.broker.memory.broker import MemoryBroker
 from millstream.streams.broker.memory.clients import MemoryClients
 from millstream.streams.broker.partition_reader import PartitionReader, ReadClients
 from millstream.streams.broker.read_clients import KafkaReadClients
+from millstream.streams.broker.renewed_producer import RenewedProducer
 from millstream.streams.settings import Settings
 from millstream.streams.transactions.guarded_producer import GuardedProducer, guarded_producer
 from millstream.streams.transactions.producers import TransactionalProducer
@@ -63,6 +64,9 @@ class MemoryWorld:
     def plain_producer(self) -> Any:
         return MemoryClients(self.broker).plain_producer()
 
+    def renewed_producer(self) -> RenewedProducer:
+        return RenewedProducer(self.plain_producer)
+
 
 class KafkaWorld:
     """The session's Kafka, in a namespace of the test's own."""
@@ -112,3 +116,6 @@ class KafkaWorld:
 
     def plain_producer(self) -> Any:
         return idempotent_producer(self.settings)
+
+    def renewed_producer(self) -> RenewedProducer:
+        return RenewedProducer(self.plain_producer)

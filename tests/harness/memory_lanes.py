@@ -22,6 +22,7 @@ from millstream.schemas.topics import COMMAND_TOPICS, PARKED, TopicSpec, catalog
 from millstream.streams.broker.memory.broker import MemoryBroker
 from millstream.streams.broker.memory.clients import MemoryClients
 from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.broker.renewed_producer import RenewedProducer
 from millstream.streams.consumer.membership import Lease, Membership, since_boot_s
 from millstream.streams.lane.base.context import LaneServices, Stage
 from millstream.streams.lane.base.crash_counter import CrashCounter
@@ -135,7 +136,7 @@ async def lane_services(
 ) -> AsyncIterator[LaneServices]:
     """Give what lanes share: topics are there; the rest as `services_of`."""
     world.create_topics()
-    producer = MemoryClients(world.broker).plain_producer()
+    producer = RenewedProducer(MemoryClients(world.broker).plain_producer)
     async with services_of(
         world.settings, producer, on_event, templates, world.limits, of_factory=of_factory
     ) as services:
@@ -179,6 +180,7 @@ class Figures:
     held: int
     waiting: int
     deferred: int
+    lost: int
 
 
 class MemoryStage:
@@ -205,6 +207,7 @@ class MemoryStage:
             held=sum(map(len, self._slots)),
             waiting=sum(slot.waiting for slot in self._slots),
             deferred=sum(slot.deferred for slot in self._slots),
+            lost=sum(slot.lanes_lost for slot in self._slots),
         )
 
     async def stop(self) -> None:

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from aiokafka.admin import NewTopic
 
-from millstream.schemas.errors import ServiceUnavailable
+from millstream.schemas.errors import InputTooLarge, ServiceUnavailable
 from millstream.schemas.topics import TOKENS
-from millstream.streams.broker.clients import transactional_producer
+from millstream.streams.broker.clients import admin_client, transactional_producer
+from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import encode
@@ -74,3 +76,29 @@ class TestKafkaBus(BusContract):
         bus = KafkaBus(Settings(kafka="127.0.0.1:1"))
         with pytest.raises(ServiceUnavailable, match=r"127\.0\.0\.1:1"):
             await bus.__aenter__()
+
+
+async def test_what_a_topic_refuses_is_told_and_the_bus_can_be_used_on(settings: Settings) -> None:
+    small = NewTopic(
+        settings.topic(TOKENS.name),
+        settings.partitions,
+        1,
+        topic_configs={"max.message.bytes": "20000"},
+    )
+    admin = admin_client(settings)
+    await admin.start()
+    await admin.create_topics([small])
+    await admin.close()
+    await ensure_topics(settings, (TOKENS,))
+    large = token(1).model_copy(update={"text": "x" * 50_000})
+    async with KafkaBus(settings) as bus:
+        await bus.publish(token(0))
+        for _ in range(2):
+            with pytest.raises(InputTooLarge, match="tokens"):
+                await bus.publish(large)
+            with pytest.raises(InputTooLarge, match="topics"):
+                await bus.publish_batch([large])
+            await bus.publish(token(2))
+            await bus.publish_batch([token(3)])
+        found = await bus.history(topics=[TOKENS])
+    assert [getattr(one.event, "seq", None) for one in found] == [0, 2, 3, 2, 3]

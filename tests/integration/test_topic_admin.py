@@ -9,7 +9,15 @@ from aiokafka.admin import NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from millstream.schemas.errors import Misconfigured, ServiceUnavailable, TopicDrift
-from millstream.schemas.topics import BASE_TOPICS, RESULTS, SESSIONS, TOKENS
+from millstream.schemas.topics import (
+    BASE_TOPICS,
+    DEAD_LETTERS,
+    PARKED,
+    REQUESTS,
+    RESULTS,
+    SESSIONS,
+    TOKENS,
+)
 from millstream.streams.broker.clients import admin_client
 from millstream.streams.broker.topic_admin import (
     ensure_changelogs,
@@ -121,3 +129,21 @@ async def test_changelogs_are_compacted_and_have_the_partitions_of_the_catalogue
     [described] = response.to_object()["resources"]
     [entry] = described["config_entries"]
     assert entry["config_value"] == "compact"
+
+
+async def test_a_topic_that_takes_less_than_is_written_is_named_and_one_that_takes_more_is_not(
+    settings: Settings,
+) -> None:
+    limits = {REQUESTS: "999999", TOKENS: "1000000", PARKED: "1048588", DEAD_LETTERS: "5000000"}
+    for spec, limit in limits.items():
+        configs = {key.replace(".", "_"): value for key, value in spec.configs().items()}
+        configs["max_message_bytes"] = limit
+        await create(settings, spec.name, settings.partitions, **configs)
+    await ensure_topics(settings, tuple(limits))
+    drifts = await require_sound_topics(settings, tuple(limits))
+    assert {(one.topic, one.setting, one.wanted, one.found) for one in drifts} == {
+        (settings.topic("requests"), "max.message.bytes", "1000000 at least", "999999"),
+        (settings.topic("parked"), "max.message.bytes", "2000000 at least", "1048588"),
+    }
+    remedies = " ".join(map(str, drifts))
+    assert "--add-config 'max.message.bytes=2000000'" in remedies

@@ -19,6 +19,12 @@ RECORDED_MAX: Final = 64
 """Recorded steps that are gathered: as many as may be on their way to the broker."""
 
 
+NAME_BYTES_MAX: Final = 1_024
+"""Bytes of a name or id that a model gave, in UTF-8: it may have any length."""
+
+_NAMES: Final = ("name", "call_id")
+
+
 class StepWriter:
     """Emits the steps of one attempt, numbered from `seq_from`.
 
@@ -59,6 +65,9 @@ class StepWriter:
         if self._is_closed:
             return
         told["text_bytes"] = self._text_bytes()
+        for name in _NAMES:
+            if (given := told.get(name)) is not None:
+                told[name], _ = cut(given, NAME_BYTES_MAX)
         self._gathered.append((kind, self._clock_ms(), told))
         if told.get("recorded") and len(self._gathered) < RECORDED_MAX:
             return

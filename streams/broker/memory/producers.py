@@ -12,6 +12,7 @@ from aiokafka.errors import (
     IllegalOperation,
     KafkaError,
     MessageSizeTooLargeError,
+    OutOfOrderSequenceNumber,
     ProducerClosed,
 )
 from aiokafka.partitioner import DefaultPartitioner
@@ -45,9 +46,19 @@ class _Outbox:
 
 
 class MemoryProducer:
-    """An idempotent producer. What is sent is appended a turn of the loop later, in order."""
+    """An idempotent producer. What is sent is appended a turn of the loop later, in order.
 
-    def __init__(self, broker: MemoryBroker, *, transactional_id: str | None = None) -> None:
+    `codec` is how it compresses: Kafka's number of it, 0: not at all.
+    """
+
+    def __init__(
+        self,
+        broker: MemoryBroker,
+        *,
+        transactional_id: str | None = None,
+        codec: int = _UNCOMPRESSED,
+    ) -> None:
+        self._codec = codec
         self._broker = broker
         self._transactional_id = transactional_id
         self._identity: Identity | None = None
@@ -82,7 +93,7 @@ class MemoryProducer:
         Raises `MessageSizeTooLargeError` for what no request can hold.
         """
         assert not (value is None and key is None)  # noqa: S101  as aiokafka does
-        batch = BatchBuilder(REQUEST_BYTES_MAX, _UNCOMPRESSED)
+        batch = BatchBuilder(REQUEST_BYTES_MAX, self._codec)
         batch.append(timestamp=timestamp_ms, key=key, value=value, headers=headers or [])
         if (size := batch.size()) > REQUEST_BYTES_MAX:
             raise MessageSizeTooLargeError(f"the record has {size} bytes")
@@ -105,7 +116,7 @@ class MemoryProducer:
 
     def create_batch(self) -> BatchBuilder:
         """Make an empty batch."""
-        return BatchBuilder(BATCH_BYTES, _UNCOMPRESSED)
+        return BatchBuilder(BATCH_BYTES, self._codec)
 
     async def send_batch(
         self, batch: BatchBuilder, topic: str, *, partition: int
@@ -156,6 +167,13 @@ class MemoryProducer:
             base, at_ms = self._broker.produce(self._who, where, bytes(sent.batch._build()))  # noqa: SLF001
         except MessageSizeTooLargeError as error:
             _refuse(sent, error)
+            return
+        except OutOfOrderSequenceNumber as error:
+            # A plain producer tries on with each batch, in vain, and other partitions are served.
+            if self._transactional_id is None:
+                _refuse(sent, error)
+            else:
+                self._fail(error, [sent])
             return
         except KafkaError as error:
             self._fail(error, [sent])

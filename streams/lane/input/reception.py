@@ -44,6 +44,7 @@ from millstream.streams.wire.records import (
     arrived_ms,
     origin_header,
     original_address,
+    require_size,
     unreadable_places,
 )
 from millstream.streams.wire.trace import Trace
@@ -163,6 +164,7 @@ class RecordDispatcher:
     def _read(self, entry: Entry[InputRecord], command: type[CommandT]) -> CommandT | None:
         """Read a command; one that cannot be read is buried."""
         try:
+            require_size(entry.record)
             return decode(entry.record, command)
         except Poison as poison:
             self._dead_letter_once(entry, poison)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, Final
 
-from millstream.schemas.base import Reason, next_ordinal, saturated
+from pydantic_core import to_json
+
+from millstream.schemas.base import FrozenDict, Reason, next_ordinal, saturated
 from millstream.schemas.errors import Rejected
 from millstream.schemas.events import (
     AgentResult,
@@ -17,7 +20,7 @@ from millstream.schemas.events import (
 )
 from millstream.schemas.lane_events import StageRequest
 from millstream.schemas.reasons import reason_of, result_of
-from millstream.schemas.topics import TopicSpec
+from millstream.schemas.topics import RECORD_BYTES_MAX, TopicSpec
 from millstream.streams.wire.digests import digest_of
 
 
@@ -28,6 +31,9 @@ class CutOff:
     status: ResultStatus
     reason: Reason
 
+
+_METADATA_BYTES_MAX: Final = RECORD_BYTES_MAX // 2
+"""More than 32 values take, in JSON, whatever their characters are: their keys have no bound."""
 
 CANCELLED = CutOff("cancelled", Reason(code="cancelled", message="cancelled by its user"))
 
@@ -55,13 +61,18 @@ def refusal(
 def oversized_result(
     request: ResolvedRequest, events: Iterable[object], *, at_ms: int, reason: Reason
 ) -> AgentResult:
-    """Give the failed result of a request whose outcome cannot be written, with what it spent."""
+    """Give the failed result of a request whose outcome cannot be written, with what it spent.
+
+    Without what may be large: what was answered and thought, and metadata that is.
+    """
     lost = next((event for event in events if isinstance(event, AgentResult)), None)
+    small: dict[str, Any] = {"status": "failed", "reason": reason}
+    if len(to_json(request.metadata)) > _METADATA_BYTES_MAX:
+        small["metadata"] = FrozenDict()
     if lost is None:
-        return result_of(request, at_ms=at_ms, status="failed", reason=reason)
-    return lost.model_copy(
-        update={"status": "failed", "reason": reason, "output": None, "structured": None}
-    )
+        return result_of(request, at_ms=at_ms, status="failed").model_copy(update=small)
+    small |= {"output": None, "structured": None, "reasoning": None}
+    return lost.model_copy(update=small)
 
 
 def stage_request(

@@ -25,7 +25,8 @@ from millstream.streams.lane.runs.doubt import doubt_after, doubt_before, under_
 from millstream.streams.lane.runs.fallback import ModelChoice
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.runs.telling.run_telling import RunTelling, with_steps
-from millstream.streams.lane.runs.verdicts import out_of_time, refused
+from millstream.streams.lane.runs.telling.token_publisher import TokenPublisher
+from millstream.streams.lane.runs.verdicts import failed_by, out_of_time, refused
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses
 
@@ -121,12 +122,12 @@ class RunRunner:
             )
             used = run.used(number, begun, outcome, called=called)
             # The result comes after its tokens: whoever has read the result can read all of them.
-            await tokens.flush()
+            unwritten = await _flushed(tokens)
             if outcome is None:
                 await self._telling.cancelled(run, steps)
                 cancelled = with_steps(self._attempt.cut_off(run, tokens), steps)
                 return self._finished(run, cancelled, used)
-            outcome, delay_s = self._judged(run, outcome)
+            outcome, delay_s = self._judged(run, outcome, unwritten)
             again = delay_s is not None
             await self._telling.over(run, outcome, steps, model=model, again=again)
             if delay_s is None:
@@ -166,14 +167,23 @@ class RunRunner:
     def _may_not_begin(self, run: Run) -> bool:
         return self._draining or self._pauses.is_paused(run.key, run.session)
 
-    def _judged(self, run: Run, outcome: RunOutcome) -> tuple[RunOutcome, float | None]:
-        """Give an attempt's outcome, and the wait before the next one in s; `None`: it stands."""
+    def _judged(
+        self, run: Run, outcome: RunOutcome, unwritten: Terminal | None
+    ) -> tuple[RunOutcome, float | None]:
+        """Give an attempt's outcome, and the wait before the next one in s; `None`: it stands.
+
+        `unwritten` is why not all of its tokens could be written.
+        """
+        if unwritten is not None:
+            return failed_by(outcome, unwritten), None
         if outcome.suspended or self._models.goes_on(run, outcome) or self._repairs(run, outcome):
             return outcome, 0.0
         # One of a run's models may answer later, though the last of them never will.
         may_pass = outcome.retryable or (outcome.model_failed and run.model_may_recover)
-        if not may_pass:
-            return self._models.told(run, outcome), None
+        return self._delayed(run, outcome) if may_pass else (self._models.told(run, outcome), None)
+
+    def _delayed(self, run: Run, outcome: RunOutcome) -> tuple[RunOutcome, float | None]:
+        """Give what `_judged` does of a run that another attempt may bring on."""
         delay_s = run.plan.template.retry.delay_s(
             run.failures + 1, chance=self._services.chance(), retry_after_s=outcome.retry_after_s
         )
@@ -300,3 +310,12 @@ class RunRunner:
             return
         run.spent = ()
         await self._attempts.charge(run.request, used, run.traceparent)
+
+
+async def _flushed(tokens: TokenPublisher) -> Terminal | None:
+    """Give why not all tokens of an attempt could be written; `None`: all are acknowledged."""
+    try:
+        await tokens.flush()
+    except Terminal as refused:
+        return refused
+    return None

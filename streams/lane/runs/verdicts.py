@@ -15,7 +15,7 @@ from millstream.streams.lane.output.outcomes import CutOff
 from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.runs.telling.token_publisher import TokenPublisher
 
-__all__ = ["out_of_time", "refused", "written"]
+__all__ = ["failed_by", "out_of_time", "refused", "written"]
 
 
 def refused(run: Run, refusal: Terminal, *, attempt: int, at_ms: int) -> AgentResult:
@@ -47,6 +47,21 @@ def written(
         last_seq=tokens.last_seq,
         text_sha256=tokens.text_sha256,
         model=run.plan.model,
+    )
+
+
+def failed_by(outcome: RunOutcome, why: Terminal) -> RunOutcome:
+    """Give the outcome of an attempt that failed behind its agent: its text is not all there."""
+    failed: dict[str, Any] = {"status": "failed", "output": None, "structured": None}
+    result = outcome.result.model_copy(update={**failed, "reason": reason_of(why)})
+    return replace(
+        outcome,
+        result=result,
+        checkpoint=None,
+        retryable=False,
+        suspended=False,
+        model_failed=False,
+        invalid=None,
     )
 
 

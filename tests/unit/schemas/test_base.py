@@ -26,6 +26,32 @@ def test_a_name_that_is_empty_too_long_or_holds_control_characters_is_refused(na
         identifier.validate_python(name)
 
 
+@pytest.mark.parametrize(
+    ("given", "chars"),
+    [
+        ("\ufb2c" * 85, 255),
+        ("\u0344" * 128, 256),
+        ("e\u0301" * 256, 256),
+        ("\u1100\u1161\u11a8" * 9, 9),
+    ],
+    ids=["three-of-one", "two-of-one", "one-of-two", "one-of-three"],
+)
+def test_a_name_has_its_length_once_it_is_normalised(given: str, chars: int) -> None:
+    name = identifier.validate_python(given)
+    assert len(name) == chars
+    assert identifier.validate_python(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["\ufb2c" * 86, "\u0344" * 200, "e\u0301" * 257, "\u0344" * 1_000_000],
+    ids=["three-of-one", "two-of-one", "one-of-two", "a-million"],
+)
+def test_a_name_that_becomes_too_long_is_refused_when_it_is_given(name: str) -> None:
+    with pytest.raises(ValidationError, match="at most 256 characters"):
+        identifier.validate_python(name)
+
+
 @pytest.mark.parametrize("name", ["", "-a", "a/b", "a" * 65, "é"])
 def test_a_tenant_that_could_not_stand_in_a_key_is_refused(name: str) -> None:
     with pytest.raises(ValidationError):

@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import structlog
+
+from millstream.schemas.errors import Terminal
 from millstream.schemas.events import ResolvedRequest
 from millstream.schemas.ports import ClockMs
 from millstream.schemas.steps import AgentStep, StepKind
@@ -13,6 +16,8 @@ from millstream.streams.lane.base.context import PlainProducer
 from millstream.streams.lane.runs.telling.publisher import PlainPublisher
 
 __all__ = ["StepPublisher"]
+
+log = structlog.get_logger(__name__)
 
 
 class StepPublisher(PlainPublisher):
@@ -72,10 +77,18 @@ class StepPublisher(PlainPublisher):
         await self._write(make)
 
     async def flush(self) -> None:
-        """Return once every step is acknowledged. Raises `LaneLost` if one is not."""
+        """Return once every step is acknowledged. Raises `LaneLost` if one is not.
+
+        What its topic refuses is lost, and the log says so: its run has an outcome that stands.
+        """
         while self._sending:
             await asyncio.wait(tuple(self._sending))
-        await super().flush()
+        try:
+            await super().flush()
+        except Terminal as refused:
+            log.warning(
+                "a step was not written", request_id=self._request.request_id, reason=str(refused)
+            )
 
     async def _write(self, make: Callable[[], Sequence[AgentStep]]) -> None:
         sending = asyncio.ensure_future(self._in_turn(make))

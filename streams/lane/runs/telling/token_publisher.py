@@ -21,9 +21,10 @@ class TokenPublisher(PlainPublisher):
 
     async def write(self, token: AgentToken) -> None:
         """Hand a token record to the producer. Raises what `send` does."""
+        encoded = self.encoded(token)
         self.last_seq = token.seq
         self._hash.update(token.text.encode())
-        await self.send(token)
+        await self.hand_over(encoded)
 
     @property
     def text_sha256(self) -> str | None:

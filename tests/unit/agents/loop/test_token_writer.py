@@ -6,7 +6,12 @@ import asyncio
 
 import pytest
 
-from millstream.agents.loop.token_writer import GATHERED_BYTES_MAX, OUTPUT_BYTES_MAX, TokenWriter
+from millstream.agents.loop.token_writer import (
+    GATHERED_BYTES_MAX,
+    OUTPUT_BYTES_MAX,
+    PIECE_BYTES_MAX,
+    TokenWriter,
+)
 from millstream.schemas.errors import LaneLost, Terminal
 from millstream.schemas.events import AgentToken
 from millstream.schemas.ports import EmitToken
@@ -150,6 +155,35 @@ async def test_text_beyond_what_a_result_can_hold_is_refused() -> None:
     await writer.write("x" * OUTPUT_BYTES_MAX)
     with pytest.raises(Terminal):
         await writer.write("x")
+
+
+async def test_text_that_is_too_long_as_json_is_emitted_in_pieces_between_characters() -> None:
+    broker = Broker()
+    writer = a_writer(broker.emit)
+    text = "\x01\U0001f600" * 50_000
+    await writer.write(text, tokens=7)
+    await writer.finish()
+    assert len(broker.pieces) > 1
+    assert [piece.seq for piece in broker.pieces] == list(range(len(broker.pieces)))
+    assert "".join(piece.text for piece in broker.pieces) == writer.text == text
+    assert sum(piece.tokens for piece in broker.pieces) == 7
+    for piece in broker.pieces:
+        assert len(piece.model_dump_json()) <= PIECE_BYTES_MAX + 1_000
+
+
+async def test_text_whose_second_piece_fails_is_what_was_emitted_of_it() -> None:
+    emitted: list[str] = []
+
+    async def emit(piece: AgentToken) -> None:
+        if emitted:
+            raise Terminal("refused")  # noqa: EM101
+        emitted.append(piece.text)
+
+    writer = a_writer(emit)
+    with pytest.raises(Terminal, match="refused"):
+        await writer.write("\x01" * 100_000)
+    assert (writer.text, writer.last_seq) == (emitted[0], 0)
+    assert 0 < len(writer.text) < 100_000
 
 
 async def test_text_that_is_no_unicode_is_made_so() -> None:

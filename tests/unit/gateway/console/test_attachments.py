@@ -35,7 +35,7 @@ def test_images_and_files_are_read_or_named(tmp_path: Path) -> None:
         ("empty.png", b"", "is empty"),
         ("cat.txt", b"meow", "is no image that models take: PNG, JPEG, GIF or WebP"),
         ("cat.pdf", b"%PDF-1", "is no image that models take"),
-        ("large.png", PNG + bytes(750_000), "has more than the 750 kB that a record can hold"),
+        ("large.png", PNG + bytes(712_500), "has more than the 712 kB that a record can hold"),
     ],
 )
 def test_what_cannot_be_an_image_is_refused(

@@ -8,6 +8,7 @@ topic held that was not compacted (apache/kafka#8828).
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -202,12 +203,15 @@ async def test_what_cannot_be_read_is_passed_over_and_the_next_one_taken(
     world: MemoryLanes,
 ) -> None:
     newer = making.template_applied(content={"name": "own", "field_of_tomorrow": 1})
+    whole = making.template_applied(name="large", content={"name": "large"}).model_dump(mode="json")
+    large = json.dumps({**whole, "pad": "x" * 1_040_000}).encode()
     misnamed = applied_event(TWO, at_ms=1, by=None).model_copy(update={"name": "other"})
     async with worker(world) as (factory, follower):
         for key, value in (
             (b"x", b"\xff no json"),
             (b"y", None),
             (b"z", b'{"user_id": "ada"}'),
+            (b"large", large),
             (b"own", encode(newer, source="/t").value),
             (b"other", encode(misnamed, source="/t").value),
         ):

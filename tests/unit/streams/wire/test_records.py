@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 
 import pytest
 
@@ -10,11 +11,11 @@ from millstream.schemas.base import Address, Reason
 from millstream.schemas.dead_letters import NotJson, RecordTooLarge
 from millstream.schemas.errors import Poison
 from millstream.schemas.events import Redriven
-from millstream.schemas.topics import DEAD_LETTERS
+from millstream.schemas.topics import DEAD_LETTERS, INPUT_BYTES_MAX
 from millstream.streams.wire.codec import ORIGIN, REDRIVEN, encode
 from millstream.streams.wire.records import (
     DEAD_LETTER_BYTES_MAX,
-    REQUEST_BYTES_MAX,
+    MOVED_BYTES_MAX,
     InputRecord,
     arrived_ms,
     dead_letter,
@@ -136,25 +137,57 @@ def test_a_redrive_that_cannot_be_true_gives_no_identity(source: Address) -> Non
 
 
 def test_a_request_too_large_to_be_written_about_is_poison() -> None:
-    fits = {**MINIMUM, "metadata": {"x" * (REQUEST_BYTES_MAX - 100): ""}}
+    fits = {**MINIMUM, "metadata": {"x" * (INPUT_BYTES_MAX - 200): ""}}
     read_request(record(fits))
     with pytest.raises(RecordTooLarge, match="at most"):
-        read_request(record({**MINIMUM, "metadata": {"x" * REQUEST_BYTES_MAX: ""}}))
+        read_request(record({**MINIMUM, "metadata": {"x" * INPUT_BYTES_MAX: ""}}))
 
 
-@pytest.mark.parametrize("name", ["authorization", "\x01" * 500_000], ids=["value", "name"])
-def test_what_is_dropped_does_not_make_a_request_too_large(name: str) -> None:
-    secret = (name, b"x" * REQUEST_BYTES_MAX)
-    assert read_request(record(MINIMUM, headers=(secret,))) == read_request(record(MINIMUM))
+@pytest.mark.parametrize(
+    "header",
+    [
+        ("authorization", b"x" * INPUT_BYTES_MAX),
+        ("ce_x", b"x" * INPUT_BYTES_MAX),
+        (ORIGIN, b"x" * (INPUT_BYTES_MAX + MOVED_BYTES_MAX)),
+        ("\x01" * INPUT_BYTES_MAX, None),
+        ("\u00e9" * (INPUT_BYTES_MAX // 2), b""),
+    ],
+    ids=["dropped", "kept", "place", "name", "name-of-two-bytes-each"],
+)
+def test_each_byte_of_a_header_counts(header: tuple[str, bytes | None]) -> None:
     with pytest.raises(RecordTooLarge, match="at most"):
-        read_request(record(MINIMUM, headers=(("ce_x", b"x" * REQUEST_BYTES_MAX),)))
+        read_request(record(MINIMUM, headers=(header,)))
 
 
-def test_a_place_does_not_make_a_request_too_large() -> None:
+def test_very_many_small_headers_count() -> None:
+    headers = tuple((f"x{number}", b"") for number in range(100_000))
+    with pytest.raises(RecordTooLarge, match="at most"):
+        read_request(record(MINIMUM, headers=headers))
+
+
+@pytest.mark.parametrize("name", [ORIGIN, REDRIVEN])
+def test_what_a_move_adds_does_not_make_a_request_too_large(name: str) -> None:
+    value = json.dumps({**MINIMUM, "metadata": {"x" * 949_700: ""}}).encode()
+    as_it_came = record(value, key=None)
+    assert as_it_came.size_bytes <= INPUT_BYTES_MAX
+    first = Address(topic="r" * 249, partition=5, offset=2**60)
+    places: dict[str, tuple[str, bytes]] = {
+        ORIGIN: origin_header(first, 253_402_300_799_999),
+        REDRIVEN: redriven(first, first),
+    }
+    trace = ("tracestate", b"x" * 512), ("traceparent", b"x" * 55)
+    key = ("a" * 64 + "/" + "\U0001f600" * 256).encode()
+    moved = record(value, key=key, headers=(places[name], *trace))
+    assert moved.size_bytes > INPUT_BYTES_MAX
+    assert read_request(moved).metadata == read_request(as_it_came).metadata
+
+
+def test_a_header_longer_than_any_place_names_none() -> None:
     first = Address(topic="requests", partition=5, offset=3)
     name, place = origin_header(first)
-    request = read_request(record(MINIMUM, headers=((name, place + b" " * REQUEST_BYTES_MAX),)))
-    assert request.source == first
+    odd = record(MINIMUM, headers=((name, place + b" " * 2_048),))
+    assert read_request(odd).source == odd.address
+    assert unreadable_places(odd) == (ORIGIN,)
 
 
 def test_a_dead_letter_holds_the_whole_record_but_headers_that_may_be_secret() -> None:

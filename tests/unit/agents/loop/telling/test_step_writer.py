@@ -14,12 +14,12 @@ from millstream.agents.executor import AgentExecutor
 from millstream.agents.factory import AgentFactory
 from millstream.agents.loop.callbacks import CallbackEvent
 from millstream.agents.loop.calls import Calls
-from millstream.agents.loop.telling.step_writer import RECORDED_MAX
+from millstream.agents.loop.telling.step_writer import RECORDED_MAX, StepWriter
 from millstream.agents.templates.template import AgentTemplate
 from millstream.agents.tools import ToolRegistry, built_in_tools
 from millstream.schemas.errors import LaneLost, Suspended
 from millstream.schemas.steps import ARGUMENTS_BYTES_MAX, RESULT_BYTES_MAX, AgentStep
-from tests.harness.agent_runs import Runs
+from tests.harness.agent_runs import Runs, resolved
 from tests.harness.step_runs import kinds, require_sound
 
 SUM = 'call: calculator {"expression": "12*12"}; say: it is {tool_result}'
@@ -175,6 +175,22 @@ async def test_arguments_and_results_are_cut_between_characters_and_say_so() -> 
     ):
         assert bytes_max - 2 <= len((told or "").encode()) <= bytes_max
     assert (start.arguments_cut, end.result_cut) == (True, True)
+
+
+async def test_a_name_or_id_of_any_length_that_a_model_gave_is_cut_where_steps_tell_it() -> None:
+    told: list[AgentStep] = []
+
+    async def emit(steps: Sequence[AgentStep]) -> None:
+        told.extend(steps)
+
+    writer = StepWriter(
+        resolved("x"), attempt=1, emit=emit, clock_ms=lambda: 1, text_bytes=lambda: 0
+    )
+    await writer.write("tool_start", name="\x01" * 400_000, call_id="\ud800" + "\u00e9" * 400_000)
+    await writer.close()
+    (step,) = told
+    assert (len(step.name or ""), len((step.call_id or "").encode())) == (1_024, 1_023)
+    assert len(step.model_dump_json()) < 10_000
 
 
 async def test_half_characters_of_a_model_or_tool_fail_no_step() -> None:
