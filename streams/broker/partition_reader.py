@@ -10,6 +10,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from millstream.schemas.errors import LaneLost, ServiceUnavailable
+from millstream.streams.broker.eager_fetcher import fetch_up_to
 from millstream.streams.broker.read_clients import KafkaReadClients, assign_paused
 
 if TYPE_CHECKING:
@@ -192,6 +193,7 @@ class PartitionReader:
     ) -> AsyncGenerator[Any, None]:
         consumer = _started(self._consumer)
         wanted = tuple(ends)
+        fetch_up_to(consumer, ends)
         assign_paused(consumer, wanted)
         starts = await self._starts(consumer, ends, since_ms, from_offset)
         pending = {one for one in wanted if starts[one] < ends[one]}

@@ -20,6 +20,12 @@ from millstream.streams.wire.records import InputRecord, LogRecord, original_add
 Positions = Mapping[TopicPartition, int]
 """The offset to read next, by partition."""
 
+NO_ENDS: Positions = {}
+"""Every partition is read on, for as long as records come."""
+
+STANDS_TWICE = frozenset({REQUESTS.name, *(spec.name for spec in COMMAND_TOPICS)})
+"""Topics on which a record may stand at two places, and says by its headers where it first stood."""
+
 
 class RecordReader(Protocol):
     """Reads committed records from the positions that it is given."""
@@ -33,8 +39,11 @@ class RecordReader(Protocol):
     async def offsets(self, partitions: Collection[TopicPartition], start: Start) -> Positions:
         """Give where `start` is in each partition, between its oldest record and its end."""
 
-    def assign(self, positions: Positions) -> None:
-        """Read these partitions, from these offsets, and no others."""
+    def assign(self, positions: Positions, ends: Positions = NO_ENDS) -> None:
+        """Read these partitions, from these offsets, and no others.
+
+        What stands at its partition's offset in `ends`, or behind it, need not be read.
+        """
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Read an assigned partition on from another offset."""
@@ -131,7 +140,7 @@ def read_entry(record: LogRecord, spec: TopicSpec) -> Entry:
     except Poison as error:
         return Unreadable(address, record.timestamp, record.key, error)
     came_as = None
-    if spec in {REQUESTS, *COMMAND_TOPICS}:
+    if spec.name in STANDS_TWICE:
         first = original_address(InputRecord.of(record))
         came_as = None if first == address else first
     return Delivery(event, address, record.timestamp, came_as)
