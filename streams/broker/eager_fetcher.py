@@ -72,7 +72,7 @@ class EagerFetcher(Fetcher):  # type: ignore[misc]
             self._notify(self._wait_consume_future)
         return waiter
 
-    def _get_actions_per_node(self, assignment: Any) -> tuple[Any, ...]:
+    def _get_actions_per_node(self, assignment: Any) -> tuple[Any, ...]:  # noqa: C901  a case each
         nodes: defaultdict[Any, _Node] = defaultdict(_Node)
         awaiting_reset: defaultdict[Any, list[TopicPartition]] = defaultdict(list)
         resumed: list[Any] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ from millstream.streams.bus.record_log import Entry, Positions, RecordReader
 __all__ = ["Replay", "newest"]
 
 Replay = Callable[
-    [Mapping[TopicPartition, TopicSpec], Positions, Positions], AsyncGenerator[list[Entry]]
+    [Mapping[TopicPartition, TopicSpec], tuple[Positions, Positions]], AsyncGenerator[list[Entry]]
 ]
 """Gives what is asked for between two offsets of each partition, oldest first, in batches."""
 
@@ -32,7 +32,7 @@ _STRETCH_OFFSETS_MIN = 1_000
 _STRETCH_OFFSETS_PER_ENTRY = 4
 _STRETCH_GROWTH = 2
 _STRETCH_OVER_MAX = 8
-"""A stretch may have so many times the offsets that it needs: to find it more exactly costs more."""
+"""A stretch may have so many times the offsets that it needs: to find less costs more."""
 
 _STEP_MIN_MS = 1_000
 _STEP_GROWTH = 4
@@ -61,27 +61,20 @@ async def newest(
 
     Of entries with the same source the oldest counts, and no other.
     """
-    return await _Backwards(reader, scope, spans, limit, replay, source_of).newest()
+    starts, ends = spans
+    some = {one: spec for one, spec in scope.items() if starts[one] < ends[one]}
+    return await _Backwards(reader, some, starts, ends, limit, replay, source_of).newest()
 
 
+@dataclass(frozen=True, slots=True)
 class _Backwards:
-    def __init__(
-        self,
-        reader: RecordReader,
-        scope: Mapping[TopicPartition, TopicSpec],
-        spans: tuple[Positions, Positions],
-        limit: int,
-        replay: Replay,
-        source_of: Callable[[Entry], Address | None],
-    ) -> None:
-        self._reader = reader
-        self._starts, self._ends = spans
-        self._scope = {
-            one: spec for one, spec in scope.items() if self._starts[one] < self._ends[one]
-        }
-        self._limit = limit
-        self._replay = replay
-        self._source_of = source_of
+    _reader: RecordReader
+    _scope: Mapping[TopicPartition, TopicSpec]
+    _starts: Positions
+    _ends: Positions
+    _limit: int
+    _replay: Replay
+    _source_of: Callable[[Entry], Address | None]
 
     async def newest(self) -> list[Entry]:
         found: list[Entry] = []
@@ -90,7 +83,7 @@ class _Backwards:
         step_from_ms: int | None = None
         while self._scope:
             older = await self._cut(cut, step_from_ms, offsets)
-            entries, sources = await self._stretch(older.positions, cut.positions)
+            entries, sources = await self._stretch((older.positions, cut.positions))
             found = [one for one in found if self._source_of(one) not in sources]
             found = [*entries, *found][-self._limit :]
             cut, step_from_ms = older, older.at_ms
@@ -105,12 +98,12 @@ class _Backwards:
         return found
 
     async def _stretch(
-        self, starts: Positions, ends: Positions
+        self, spans: tuple[Positions, Positions]
     ) -> tuple[deque[Entry], set[Address]]:
         """Give the newest entries of a stretch, and the sources of all that may stand twice."""
         newest: deque[Entry] = deque(maxlen=self._limit)
         sources: set[Address] = set()
-        async with aclosing(self._replay(self._scope, starts, ends)) as batches:
+        async with aclosing(self._replay(self._scope, spans)) as batches:
             async for entries in batches:
                 for entry in entries:
                     source = self._source_of(entry)
@@ -188,7 +181,7 @@ class _Backwards:
         told = {REQUESTS.name, CONTROL.name}
         scope = {one: spec for one, spec in self._scope.items() if spec.name in told}
         before: set[Address] = set()
-        async with aclosing(self._replay(scope, since, cut.positions)) as batches:
+        async with aclosing(self._replay(scope, (since, cut.positions))) as batches:
             async for entries in batches:
                 before.update(
                     source for one in entries if (source := self._source_of(one)) in sources

@@ -9,11 +9,13 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from aiokafka import TopicPartition
+from pydantic import ValidationError
 
-from millstream.schemas.base import Address
+from millstream.schemas.base import SCHEMA_VERSION, Address
 from millstream.schemas.errors import Poison
 from millstream.schemas.topics import PARKED, TopicSpec
 from millstream.streams.bus.api import Delivery, EventFilter, Unreadable
@@ -25,39 +27,55 @@ from millstream.streams.bus.record_log import (
     read_entry,
 )
 from millstream.streams.history.sieve import sieve_of
-from millstream.streams.wire.codec import decode
+from millstream.streams.wire.codec import decode, require_known_version
 from millstream.streams.wire.records import LogRecord
 
-__all__ = ["Told", "merged"]
+__all__ = ["Told", "Wanted", "merged"]
 
 Told = Callable[[int], None]
 """Is told of how many offsets were read more."""
 
+# The garbage collector visits what is held for long, again and again: little is held at once.
 _AHEAD_RECORDS_MAX = 200
 _READ_RECORDS_MAX = 64
 _READ_WAIT_S = 1.0
 _BATCH_ENTRIES = 64
 
+_FOR_EVER_MS = 2**63
+
 _address = Address.__pydantic_validator__.validate_python
+
+
+class Wanted(Protocol):
+    """Says which records are wanted."""
+
+    @property
+    def filter(self) -> EventFilter:
+        """What each of them matches: those of which bytes show that they do not are not read."""
+
+    def keeps(self, spec: TopicSpec) -> Callable[[Entry], bool] | None:
+        """Give what tells whether a record of this topic is wanted; `None`: all that match are."""
 
 
 async def merged(
     reader: RecordReader,
     scope: Mapping[TopicPartition, TopicSpec],
-    starts: Positions,
-    ends: Positions,
-    wanted: EventFilter,
+    spans: tuple[Positions, Positions],
+    wanted: Wanted,
     told: Told,
 ) -> AsyncGenerator[list[Entry]]:
-    """Give the records between these offsets in batches, oldest first; `wanted` may leave out more.
+    """Give the records between these offsets that are wanted, in batches, oldest first.
 
-    Only those are left out that cannot match it. Holds some records of each partition.
+    Holds some records of each partition.
     """
-    merge = _Merge(reader, scope, starts, ends, wanted, told)
-    reader.assign({one: starts[one] for one in merge.strands}, ends)
-    if not merge.strands:
-        return
-    async for entries in merge.batches():
+    starts, ends = spans
+    strands = {
+        partition: _Strand(partition, spec, order, spans, wanted)
+        for order, (partition, spec) in enumerate(scope.items())
+        if starts[partition] < ends[partition]
+    }
+    reader.assign({one: starts[one] for one in strands}, ends)
+    async for entries in _Merge(reader, strands, told).batches():
         yield entries
 
 
@@ -65,19 +83,24 @@ class _Strand:
     """One partition of the merge: what was read ahead of it, and whether more will come."""
 
     def __init__(
-        self, partition: TopicPartition, spec: TopicSpec, order: int, end: int, wanted: EventFilter
+        self,
+        partition: TopicPartition,
+        spec: TopicSpec,
+        order: int,
+        spans: tuple[Positions, Positions],
+        wanted: Wanted,
     ) -> None:
         self.partition = partition
         self.order = order
-        self.end = end
-        self.position = -1
+        self.position, self.end = (positions[partition] for positions in spans)
         self.ended = False
         self.ahead: deque[tuple[Any, ...]] = deque()
-        self._sieve = sieve_of(spec, partition.topic, wanted)
+        self.keeps = wanted.keeps(spec)
+        self._sieve = sieve_of(spec, partition.topic, wanted.filter)
+        self._validate = spec.event.__pydantic_validator__.validate_json
         self._is_whole = spec.name in STANDS_TWICE
         self._lacks_tombstones = spec.name == PARKED.name  # one says that a request has ended
         self._spec = spec
-        self._record = _Record(partition)
 
     def take(self, records: Iterable[LogRecord]) -> None:
         """Keep what may be asked for: of most records only what is read of them.
@@ -98,69 +121,64 @@ class _Strand:
         """Read a record."""
         if self._is_whole:
             return read_entry(held[1], self._spec)
-        record = self._record
-        record.timestamp, record.offset, record.key, record.value = held
-        address = _address(
-            {"topic": record.topic, "partition": record.partition, "offset": record.offset}
-        )
+        at_ms, offset, key, value = held
+        place = self.partition
+        address = _address({"topic": place.topic, "partition": place.partition, "offset": offset})
         try:
-            event = decode(record, self._spec.event)
+            event = self._validate(value)
+            if event.schema_version > SCHEMA_VERSION:
+                require_known_version(event.schema_version)
+        except (ValidationError, TypeError, Poison):
+            return self._unreadable(address, at_ms, key, value)
+        return Delivery(event, address, at_ms)
+
+    def _unreadable(
+        self, address: Address, at_ms: int, key: bytes | None, value: bytes | None
+    ) -> Entry:
+        """Say why a record cannot be read."""
+        record = _Record(self.partition, address.offset, at_ms, key, value)
+        try:
+            return Delivery(decode(record, self._spec.event), address, at_ms)
         except Poison as error:
-            return Unreadable(address, record.timestamp, record.key, error)
-        return Delivery(event, address, record.timestamp)
+            return Unreadable(address, at_ms, key, error)
 
 
+@dataclass(frozen=True, slots=True)
 class _Record:
-    """A record without its headers, one for a whole partition: filled anew for each."""
+    """A record without its headers."""
 
-    __slots__ = ("key", "offset", "partition", "timestamp", "topic", "value")
-
-    headers = ()
-
-    def __init__(self, partition: TopicPartition) -> None:
-        self.topic = partition.topic
-        self.partition = partition.partition
-        self.offset = 0
-        self.timestamp = 0
-        self.key: bytes | None = None
-        self.value: bytes | None = None
+    where: TopicPartition
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
 
 
 class _Merge:
     """Merges partitions by time, holding at most some records of each."""
 
     def __init__(
-        self,
-        reader: RecordReader,
-        scope: Mapping[TopicPartition, TopicSpec],
-        starts: Positions,
-        ends: Positions,
-        wanted: EventFilter,
-        told: Told,
+        self, reader: RecordReader, strands: Mapping[TopicPartition, _Strand], told: Told
     ) -> None:
         self._reader = reader
+        self._strands = strands
         self._told = told
-        self.strands = {
-            partition: _Strand(partition, spec, order, ends[partition], wanted)
-            for order, (partition, spec) in enumerate(scope.items())
-            if starts[partition] < ends[partition]
-        }
-        for partition, strand in self.strands.items():
-            strand.position = starts[partition]
 
     async def batches(self) -> AsyncGenerator[list[Entry]]:
         """Give all entries, oldest first."""
-        await self._fill(self.strands.values())
-        heap = [(one.ahead[0][0], one.order, one) for one in self.strands.values() if one.ahead]
+        await self._fill(self._strands.values())
+        heap = [(one.ahead[0][0], one.order, one) for one in self._strands.values() if one.ahead]
         heapq.heapify(heap)
         entries: list[Entry] = []
         while heap:
             strand = heap[0][2]
             self._take_run(strand, heap, entries)
-            if len(entries) >= _BATCH_ENTRIES:
+            must_wait = not strand.ahead and not strand.ended
+            if entries and (must_wait or len(entries) >= _BATCH_ENTRIES):
                 yield entries
                 entries = []
-            if not strand.ahead and not strand.ended:
+            if must_wait:
                 await self._fill([strand])
             if strand.ahead:
                 heapq.heapreplace(heap, (strand.ahead[0][0], strand.order, strand))
@@ -174,16 +192,16 @@ class _Merge:
         strand: _Strand, heap: list[tuple[int, int, _Strand]], entries: list[Entry]
     ) -> None:
         """Read the records of the first strand that come before those of all others."""
-        ahead, entry = strand.ahead, strand.entry
-        if len(heap) == 1:
-            entries.extend(map(entry, ahead))
-            ahead.clear()
-            return
-        until_ms, order, _ = min(heap[1:3])
-        if strand.order < order:
-            until_ms += 1
+        ahead, entry, keeps = strand.ahead, strand.entry, strand.keeps
+        until_ms = _FOR_EVER_MS
+        if len(heap) > 1:
+            until_ms, order, _ = min(heap[1:3])
+            if strand.order < order:
+                until_ms += 1
         while ahead and ahead[0][0] < until_ms:
-            entries.append(entry(ahead.popleft()))
+            one = entry(ahead.popleft())
+            if keeps is None or keeps(one):
+                entries.append(one)
 
     async def _fill(self, strands: Iterable[_Strand]) -> None:
         """Read until each of `strands` has a record ahead or has ended.
@@ -194,13 +212,13 @@ class _Merge:
         while waiting:
             low = [
                 partition
-                for partition, strand in self.strands.items()
+                for partition, strand in self._strands.items()
                 if not strand.ended and len(strand.ahead) < _AHEAD_RECORDS_MAX
             ]
             read = await self._reader.read(low, records_max=_READ_RECORDS_MAX, wait_s=_READ_WAIT_S)
             for partition, records in read.items():
-                self.strands[partition].take(records)
-            for strand in {*waiting, *(self.strands[partition] for partition in read)}:
+                self._strands[partition].take(records)
+            for strand in {*waiting, *(self._strands[partition] for partition in read)}:
                 await self._note(strand)
             waiting = [strand for strand in waiting if not strand.ended and not strand.ahead]
 

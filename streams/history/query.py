@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from millstream.schemas.base import Address
+from millstream.schemas.control.commands import ControlCommand
+from millstream.schemas.events import ResolvedRequest
+from millstream.schemas.lane_events import RunParked
 from millstream.schemas.topics import (
     ATTEMPTS,
     CHECKPOINTS,
@@ -21,10 +25,6 @@ from millstream.schemas.topics import (
     TOKENS,
     TopicSpec,
 )
-from millstream.schemas.events import ResolvedRequest
-from millstream.schemas.control.commands import ControlCommand
-from millstream.schemas.base import Address
-from millstream.schemas.lane_events import RunParked
 from millstream.streams.bus.api import EVERYTHING, Delivery, EventFilter
 from millstream.streams.bus.record_log import Entry
 from millstream.streams.wire.partitioning import home_partition
@@ -59,13 +59,19 @@ class HistoryQuery:
     offset_until: int | None = None
     limit: int | None = None
 
+    @property
+    def takes_all(self) -> bool:
+        """Whether every record between the offsets is asked for, but for those merely parked."""
+        return self.wanted == EVERYTHING and self.since_ms is None and self.until_ms is None
 
-def asked_for(entry: Entry, query: HistoryQuery) -> bool:
+
+def asked_for(entry: Entry, query: HistoryQuery) -> bool:  # noqa: PLR0911  one for each rule
     """Tell whether a record that was read is asked for."""
     # The offsets found by time bound it only while the broker's clock never went back.
-    if query.since_ms is not None and entry.at_ms < query.since_ms:
+    since_ms, until_ms = query.since_ms, query.until_ms
+    if since_ms is not None and entry.at_ms < since_ms:
         return False
-    if query.until_ms is not None and entry.at_ms >= query.until_ms:
+    if until_ms is not None and entry.at_ms >= until_ms:
         return False
     wanted = query.wanted
     if isinstance(entry, Delivery):

@@ -14,10 +14,17 @@ from dataclasses import dataclass
 from aiokafka import TopicPartition
 
 from millstream.schemas.base import Address
-from millstream.schemas.topics import TopicSpec
-from millstream.streams.bus.api import BEGINNING, NOW, FromOffset, FromTime
+from millstream.schemas.topics import PARKED, TopicSpec
+from millstream.streams.bus.api import BEGINNING, NOW, EventFilter, FromOffset, FromTime
 from millstream.streams.bus.kafka import KafkaLog
-from millstream.streams.bus.record_log import Entry, Positions, RecordLog, RecordReader, scope_of
+from millstream.streams.bus.record_log import (
+    STANDS_TWICE,
+    Entry,
+    Positions,
+    RecordLog,
+    RecordReader,
+    scope_of,
+)
 from millstream.streams.history.backwards import newest
 from millstream.streams.history.merge import merged
 from millstream.streams.history.query import (
@@ -88,19 +95,19 @@ async def _batches(
         await reader.start()
         spans = await _spans(reader, scope, query)
         progress = _Progress(sum(spans[1][one] - spans[0][one] for one in scope), on_progress)
-        reading = _Reading(reader, query, progress)
         if query.limit is None:
-            shown = _ShownOnce(settings.partitions)
-            async with aclosing(reading.between(scope, *spans)) as batches:
+            wanted = _Wanted(query, _ShownOnce(settings.partitions))
+            async with aclosing(merged(reader, scope, spans, wanted, progress.more)) as batches:
                 async for entries in batches:
-                    yield [one for one in entries if shown.first_time(one)]
+                    yield entries
         else:
+            wanted = _Wanted(query)
             yield await newest(
                 reader,
                 scope,
                 spans,
                 limit=query.limit,
-                replay=reading.between,
+                replay=lambda some, between: merged(reader, some, between, wanted, progress.more),
                 source_of=lambda entry: moved_from(entry, settings.partitions),
             )
     finally:
@@ -117,23 +124,6 @@ class _Progress:
         self._read += offsets
         if self._on_progress is not None:
             self._on_progress(min(self._read, self._total), self._total)
-
-
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    reader: RecordReader
-    query: HistoryQuery
-    progress: _Progress
-
-    async def between(
-        self, scope: Mapping[TopicPartition, TopicSpec], starts: Positions, ends: Positions
-    ) -> AsyncGenerator[list[Entry]]:
-        query = self.query
-        wanted = query.wanted
-        reading = merged(self.reader, scope, starts, ends, wanted, self.progress.more)
-        async with aclosing(reading) as batches:
-            async for entries in batches:
-                yield [one for one in entries if asked_for(one, query)]
 
 
 async def _spans(
@@ -176,3 +166,24 @@ class _ShownOnce:
         if len(self._sources) > _MOVED_SHOWN_MAX:
             self._sources.popitem(last=False)
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a query asks for; of what stands twice only the first, if `shown` is given."""
+
+    query: HistoryQuery
+    shown: _ShownOnce | None = None
+
+    @property
+    def filter(self) -> EventFilter:
+        return self.query.wanted
+
+    def keeps(self, spec: TopicSpec) -> Callable[[Entry], bool] | None:
+        query = self.query
+        shown = self.shown if spec.name in STANDS_TWICE else None
+        if query.takes_all and spec.name != PARKED.name:
+            return None if shown is None else shown.first_time
+        if shown is None:
+            return lambda entry: asked_for(entry, query)
+        return lambda entry: asked_for(entry, query) and shown.first_time(entry)

@@ -8,7 +8,7 @@ transaction for some runs, so its markers lie in between.
 from __future__ import annotations
 
 import base64
-import random
+import secrets
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,7 +53,7 @@ _RUNS_AT_ONCE = 100
 _CHECKPOINT_BYTES = 1_500
 _TURNS = 5
 _SOURCE = "/bench"
-_WORDS = "the order was sent on Tuesday and should arrive within three days of that".split()
+_WORDS = "the order was sent on Tuesday and should arrive within three days of that"
 
 
 def names_of(run: int) -> dict[str, str]:
@@ -69,7 +69,6 @@ def names_of(run: int) -> dict[str, str]:
 
 async def fill(settings: Settings, runs: range) -> None:
     """Write the records of these runs, acknowledged and committed. The topics are there."""
-    random.seed(1)
     told = idempotent_producer(settings)
     committed = transactional_producer(settings, f"{settings.namespace}-fill")
     async with told, committed:
@@ -99,7 +98,7 @@ def _events(settings: Settings, run: int) -> Iterator[tuple[TopicSpec, Event]]:
     of_run = names | {"at_ms": now_ms}
     usage = Usage(input_tokens=320, output_tokens=_TOKENS)
     source = Address(topic=settings.topic(REQUESTS.name), partition=0, offset=run)
-    yield REQUESTS, AgentRequest(**of_run, input=" ".join(random.choices(_WORDS, k=30)))
+    yield REQUESTS, AgentRequest(**of_run, input=f"{_WORDS}; {_WORDS} ({run})")
     yield (
         DECISIONS,
         Decision(
@@ -139,7 +138,7 @@ def _events(settings: Settings, run: int) -> Iterator[tuple[TopicSpec, Event]]:
                 text_bytes=0,
             ),
         )
-    words = random.choices(_WORDS, k=_TOKENS)
+    words = _WORDS.split()[:_TOKENS]
     for seq, word in enumerate(words):
         yield TOKENS, AgentToken(**of_run, attempt=1, seq=seq, text=f"{word} ")
     yield (
@@ -154,7 +153,7 @@ def _events(settings: Settings, run: int) -> Iterator[tuple[TopicSpec, Event]]:
             calls=2,
         ),
     )
-    state = base64.b64encode(random.randbytes(_CHECKPOINT_BYTES)).decode()
+    state = base64.b64encode(secrets.token_bytes(_CHECKPOINT_BYTES)).decode()
     yield (
         CHECKPOINTS,
         CheckpointSaved(**of_run, checkpoint_id=f"{run:032x}", turn=run // USERS + 1, data=state),

@@ -137,9 +137,7 @@ async def test_reader_that_waits_for_another_partition_than_the_unread_one_has_i
         assert [one.offset for one in (await soon(waiting))[B]] == [0]
 
 
-async def test_nothing_is_fetched_beside_unread_records_while_nobody_waits_and_no_more_is_known() -> (
-    None
-):
+async def test_nothing_more_is_fetched_while_nobody_waits_and_no_more_is_known() -> None:
     broker = Broker()
     broker.logs[A] = [(2, batch(0, 2))]
     async with reading(broker) as fetcher:
