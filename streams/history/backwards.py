@@ -1,6 +1,7 @@
 """The newest so many records that are asked for: read back from the end in growing stretches.
 
-A stretch begins at one moment in all partitions: at the first record of each that is not older.
+A stretch begins at one moment in all partitions: at the first record of each that is not older
+(the broker finds it; should that be a marker, or aborted, it is the next one that is read).
 Whatever stands before was, in the order of a replay, before all of the stretch, also where the
 broker's clock went back. So the newest of a stretch are the newest of all, and nothing depends on
 how many offsets hold no record: those of markers, aborted records and what compaction removed.
@@ -12,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiokafka import TopicPartition
 
@@ -20,11 +21,13 @@ from millstream.schemas.base import Address
 from millstream.schemas.topics import CONTROL, REQUESTS, TopicSpec
 from millstream.streams.bus.api import BEGINNING, NOW, FromTime
 from millstream.streams.bus.record_log import Entry, Positions, RecordReader
+from millstream.streams.history.merge import Since
 
 __all__ = ["Replay", "newest"]
 
 Replay = Callable[
-    [Mapping[TopicPartition, TopicSpec], tuple[Positions, Positions]], AsyncGenerator[list[Entry]]
+    [Mapping[TopicPartition, TopicSpec], tuple[Positions, Positions], Since | None],
+    AsyncGenerator[list[Entry]],
 ]
 """Gives what is asked for between two offsets of each partition, oldest first, in batches."""
 
@@ -63,6 +66,8 @@ async def newest(
     """
     starts, ends = spans
     some = {one: spec for one, spec in scope.items() if starts[one] < ends[one]}
+    if not some:
+        return []
     return await _Backwards(reader, some, starts, ends, limit, replay, source_of).newest()
 
 
@@ -75,44 +80,55 @@ class _Backwards:
     _limit: int
     _replay: Replay
     _source_of: Callable[[Entry], Address | None]
+    _ignored: set[Address] = field(default_factory=set)
 
     async def newest(self) -> list[Entry]:
+        while True:
+            found, cut = await self._read_back()
+            copies = set() if cut.at_ms is None else await self._copies(found, cut)
+            if not copies:
+                return found
+            # What they kept out was let go of: what is left to be found is found anew.
+            self._ignored.update(copies)
+
+    async def _read_back(self) -> tuple[list[Entry], _Cut]:
+        """Give the newest entries, and where the oldest stretch begins that was read."""
         found: list[Entry] = []
         offsets = max(_STRETCH_OFFSETS_MIN, self._limit * _STRETCH_OFFSETS_PER_ENTRY)
-        cut = _Cut(None, self._ends)
-        step_from_ms: int | None = None
-        while self._scope:
-            older = await self._cut(cut, step_from_ms, offsets)
-            entries, sources = await self._stretch((older.positions, cut.positions))
+        cut = await self._cut(_Cut(None, self._ends), None, offsets)
+        newer = self._ends
+        while True:
+            entries, sources, cut = await self._stretch(cut, newer)
             found = [one for one in found if self._source_of(one) not in sources]
             found = [*entries, *found][-self._limit :]
-            cut, step_from_ms = older, older.at_ms
-            if cut.at_ms is None:
-                break
-            if len(found) == self._limit:
-                seen_before = await self._seen_before(found, cut)
-                if not seen_before:
-                    break
-                found = [one for one in found if self._source_of(one) not in seen_before]
+            if cut.at_ms is None or len(found) == self._limit:
+                return found, cut
             offsets *= _STRETCH_GROWTH
-        return found
+            newer, cut = cut.positions, await self._cut(cut, cut.at_ms, offsets)
 
-    async def _stretch(
-        self, spans: tuple[Positions, Positions]
-    ) -> tuple[deque[Entry], set[Address]]:
-        """Give the newest entries of a stretch, and the sources of all that may stand twice."""
+    async def _stretch(self, cut: _Cut, ends: Positions) -> tuple[deque[Entry], set[Address], _Cut]:
+        """Give the newest entries of a stretch, and the sources of all that may stand twice.
+
+        And where it really begins.
+        """
+        since = None if cut.at_ms is None else Since(cut.at_ms)
         newest: deque[Entry] = deque(maxlen=self._limit)
         sources: set[Address] = set()
-        async with aclosing(self._replay(self._scope, spans)) as batches:
+        async with aclosing(self._replay(self._scope, (cut.positions, ends), since)) as batches:
             async for entries in batches:
                 for entry in entries:
+                    if entry.address in self._ignored:
+                        continue
                     source = self._source_of(entry)
                     if source is not None:
                         if source in sources:
                             continue
                         sources.add(source)
                     newest.append(entry)
-        return newest, sources
+        if since is not None:
+            begins = {one: since.begins.get(one, ends[one]) for one in self._scope}
+            cut = _Cut(cut.at_ms, begins)
+        return newest, sources, cut
 
     # Where a stretch begins
 
@@ -167,8 +183,8 @@ class _Backwards:
 
     # What stands twice
 
-    async def _seen_before(self, found: list[Entry], cut: _Cut) -> set[Address]:
-        """Give the sources of entries of which another stands before the cut, asked for as well."""
+    async def _copies(self, found: list[Entry], cut: _Cut) -> set[Address]:
+        """Give which entries have a twin before the cut, that is asked for as well."""
         sources = {source for one in found if (source := self._source_of(one)) is not None}
         if not sources:
             return set()
@@ -180,13 +196,11 @@ class _Backwards:
             since = (await self._at(max(0, oldest_ms - _CLOCKS_APART_MS))).positions
         told = {REQUESTS.name, CONTROL.name}
         scope = {one: spec for one, spec in self._scope.items() if spec.name in told}
-        before: set[Address] = set()
-        async with aclosing(self._replay(scope, (since, cut.positions))) as batches:
+        before: set[Address | None] = set()
+        async with aclosing(self._replay(scope, (since, cut.positions), None)) as batches:
             async for entries in batches:
-                before.update(
-                    source for one in entries if (source := self._source_of(one)) in sources
-                )
-        return before
+                before.update(sources.intersection(map(self._source_of, entries)))
+        return {one.address for one in found if self._source_of(one) in before}
 
     async def _came_ms(self, source: Address) -> int | None:
         """Give the broker's time of the record at an address, `None` where none is."""

@@ -1,15 +1,17 @@
 """The records of many partitions as one sequence, by the broker's time.
 
-Within a partition the order of offsets holds, also where the broker's clock went back. Records of
-one millisecond come in the order of the partitions in the scope.
+Within a partition the order of offsets holds: where the broker's clock went back, a record comes as
+if it were as new as the newest before it. Records of one millisecond come in the order of the
+partitions in the scope.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, islice
 from typing import Any, Protocol
 
 from aiokafka import TopicPartition
@@ -30,7 +32,7 @@ from millstream.streams.history.sieve import sieve_of
 from millstream.streams.wire.codec import decode, require_known_version
 from millstream.streams.wire.records import LogRecord
 
-__all__ = ["Told", "Wanted", "merged"]
+__all__ = ["Since", "Told", "Wanted", "merged"]
 
 Told = Callable[[int], None]
 """Is told of how many offsets were read more."""
@@ -57,26 +59,48 @@ class Wanted(Protocol):
         """Give what tells whether a record of this topic is wanted; `None`: all that match are."""
 
 
-async def merged(
+async def merged(  # noqa: PLR0917  what a replay is made of
     reader: RecordReader,
     scope: Mapping[TopicPartition, TopicSpec],
     spans: tuple[Positions, Positions],
     wanted: Wanted,
     told: Told,
+    since: Since | None = None,
 ) -> AsyncGenerator[list[Entry]]:
     """Give the records between these offsets that are wanted, in batches, oldest first.
 
-    Holds some records of each partition.
+    Holds some records of each partition. `since` leaves out the first ones of each.
     """
     starts, ends = spans
     strands = {
-        partition: _Strand(partition, spec, order, spans, wanted)
+        partition: _Strand(partition, spec, order=order, spans=spans, wanted=wanted, since=since)
         for order, (partition, spec) in enumerate(scope.items())
         if starts[partition] < ends[partition]
     }
     reader.assign({one: starts[one] for one in strands}, ends)
     async for entries in _Merge(reader, strands, told).batches():
         yield entries
+
+
+class Since:
+    """Leaves out what stands in each partition before its first record of this time or later.
+
+    `begins` has the offset of that record, once it was read.
+    """
+
+    def __init__(self, at_ms: int) -> None:
+        self.at_ms = at_ms
+        self.begins: dict[TopicPartition, int] = {}
+
+    def of(self, partition: TopicPartition, records: Sequence[LogRecord]) -> Sequence[LogRecord]:
+        """Give those of a partition's next records that are not left out."""
+        if partition in self.begins:
+            return records
+        for number, record in enumerate(records):
+            if record.timestamp >= self.at_ms:
+                self.begins[partition] = record.offset
+                return records[number:]
+        return ()
 
 
 class _Strand:
@@ -86,15 +110,19 @@ class _Strand:
         self,
         partition: TopicPartition,
         spec: TopicSpec,
+        *,
         order: int,
         spans: tuple[Positions, Positions],
         wanted: Wanted,
+        since: Since | None,
     ) -> None:
         self.partition = partition
         self.order = order
         self.position, self.end = (positions[partition] for positions in spans)
         self.ended = False
         self.ahead: deque[tuple[Any, ...]] = deque()
+        self._since = since
+        self._newest_ms = -1
         self.keeps = wanted.keeps(spec)
         self._sieve = sieve_of(spec, partition.topic, wanted.filter)
         self._validate = spec.event.__pydantic_validator__.validate_json
@@ -108,20 +136,36 @@ class _Strand:
         Their headers are many objects, which the garbage collector would visit again and again.
         """
         end = self.end
-        some = [one for one in records if one.offset < end]
+        some: Sequence[LogRecord] = [one for one in records if one.offset < end]
+        if self._since is not None:
+            some = self._since.of(self.partition, some)
+        if not some:
+            return
+        # Also by what is passed over: records come in the same order whatever is asked for.
+        times = [one.timestamp for one in some]
+        backwards: dict[int, int] = {}
+        if times[0] < self._newest_ms or times != sorted(times):
+            newest = accumulate(times, max, initial=self._newest_ms)
+            backwards = dict(
+                zip((one.offset for one in some), islice(newest, 1, None), strict=True)
+            )
+        self._newest_ms = max(self._newest_ms, *times)
         kept = some if self._sieve is None else self._sieve(some)
         if self._lacks_tombstones:
             kept = [one for one in kept if one.value is not None]
-        if self._is_whole:
-            self.ahead.extend((one.timestamp, one) for one in kept)
-        else:
-            self.ahead.extend((one.timestamp, one.offset, one.key, one.value) for one in kept)
+        for one in kept:
+            at_ms = one.timestamp
+            order_ms = backwards.get(one.offset, at_ms) if backwards else at_ms
+            if self._is_whole:
+                self.ahead.append((order_ms, one))
+            else:
+                self.ahead.append((order_ms, at_ms, one.offset, one.key, one.value))
 
     def entry(self, held: tuple[Any, ...]) -> Entry:
         """Read a record."""
         if self._is_whole:
             return read_entry(held[1], self._spec)
-        at_ms, offset, key, value = held
+        _, at_ms, offset, key, value = held
         place = self.partition
         address = _address({"topic": place.topic, "partition": place.partition, "offset": offset})
         try:

@@ -107,7 +107,9 @@ async def _batches(
                 scope,
                 spans,
                 limit=query.limit,
-                replay=lambda some, between: merged(reader, some, between, wanted, progress.more),
+                replay=lambda some, between, since: merged(
+                    reader, some, between, wanted, progress.more, since
+                ),
                 source_of=lambda entry: moved_from(entry, settings.partitions),
             )
     finally:
