@@ -25,6 +25,7 @@ from benchmarks.measures import (
     waiting,
 )
 from benchmarks.measures.agents import executor, prompt_cache
+from benchmarks.measures.history import reading as history
 from benchmarks.measures.journal import beside, cost, resume, size
 from benchmarks.measures.sessions import many, operations
 from benchmarks.peers import measure as peers
@@ -56,6 +57,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         cost.run(settings), resume.run(settings), size.run(settings)
     ),
     "journal_peers": lambda settings, _: beside.run(settings),
+    "history": lambda settings, _: history.run(settings),
     "prompt_cache": lambda *_: prompt_cache.run(),
 }
 
