@@ -26,6 +26,7 @@ from benchmarks.measures import (
 )
 from benchmarks.measures.agents import executor, prompt_cache
 from benchmarks.measures.growth import measure as growth
+from benchmarks.measures.history import reading as history
 from benchmarks.measures.journal import beside, cost, resume, size
 from benchmarks.measures.sessions import many, operations
 from benchmarks.peers import measure as peers
@@ -58,6 +59,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         cost.run(settings), resume.run(settings), size.run(settings)
     ),
     "journal_peers": lambda settings, _: beside.run(settings),
+    "history": lambda settings, _: history.run(settings),
     "prompt_cache": lambda *_: prompt_cache.run(),
 }
 

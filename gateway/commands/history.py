@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Annotated
 
 import typer
 
 from millstream.gateway.client_settings import settings_for_client
-from millstream.gateway.console.rendering import entry_facts
+from millstream.gateway.console.rendering import entry_json
 from millstream.gateway.console.running import run
 from millstream.gateway.console.tenant_option import tenant_of
-from millstream.gateway.console.terminal import print_data, print_json, progress_console
+from millstream.gateway.console.terminal import Lines, progress_console, showable_json
 from millstream.gateway.console.time_parsing import parse_time_ms
 from millstream.gateway.console.timeline import timeline
 from millstream.gateway.console.topic_names import topic_named
-from millstream.streams.bus.api import Delivery, EventFilter, Unreadable
-from millstream.streams.history.replay import HISTORY_TOPICS, HistoryQuery, read_history
+from millstream.gateway.console.waiting import Waiting
+from millstream.streams.bus.api import EventFilter
+from millstream.streams.bus.record_log import Entry
+from millstream.streams.history.replay import HISTORY_TOPICS, HistoryQuery, history_batches
 from millstream.streams.settings import Settings
 
 __all__ = ["history", "print_history"]
@@ -81,39 +82,30 @@ def history(
         partition=partition,
         offset_from=offset_from,
         offset_until=offset_until,
+        limit=limit,
     )
-    found = run(print_history(settings, query, limit=limit, as_json=as_json))
+    found = run(print_history(settings, query, as_json=as_json))
     if not found:
         progress_console().print("nothing matches")
 
 
-async def print_history(
-    settings: Settings, query: HistoryQuery, *, limit: int | None = None, as_json: bool = False
-) -> int:
+async def print_history(settings: Settings, query: HistoryQuery, *, as_json: bool = False) -> int:
     """Replay to standard output; gives the number of lines."""
-    lines = 0
-    async with aclosing(_newest(settings, query, limit)) as entries:
-        if as_json:
-            async for entry in entries:
-                print_json(entry_facts(entry))
-                lines += 1
-        else:
-            async for line in timeline(entries, settings.namespace, partitions=settings.partitions):
-                print_data(line)
-                lines += 1
-    return lines
+    waiting = Waiting("reading history")
+    with waiting, Lines(before=waiting.clear) as lines:
+        async with aclosing(history_batches(settings, query, waiting.told)) as batches:
+            if as_json:
+                async for entries in batches:
+                    for entry in entries:
+                        lines.add(showable_json(entry_json(entry)))
+            else:
+                told = timeline(_each(batches), settings.namespace, partitions=settings.partitions)
+                async for line in told:
+                    lines.add(line)
+    return lines.count
 
 
-async def _newest(
-    settings: Settings, query: HistoryQuery, limit: int | None
-) -> AsyncGenerator[Delivery | Unreadable]:
-    async with aclosing(read_history(settings, query)) as entries:
-        if limit is None:
-            async for entry in entries:
-                yield entry
-            return
-        kept: deque[Delivery | Unreadable] = deque(maxlen=limit)
-        async for entry in entries:
-            kept.append(entry)
-        for entry in kept:
+async def _each(batches: AsyncIterator[list[Entry]]) -> AsyncIterator[Entry]:
+    async for entries in batches:
+        for entry in entries:
             yield entry

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from millstream.gateway.client_settings import open_bus, settings_for_client
-from millstream.gateway.console.rendering import entry_facts, entry_line
+from millstream.gateway.console.rendering import entry_json, entry_line
 from millstream.gateway.console.running import run
 from millstream.gateway.console.tenant_option import tenant_of
-from millstream.gateway.console.terminal import print_data, print_json
+from millstream.gateway.console.terminal import print_data, print_json_line
 from millstream.gateway.console.time_parsing import parse_start
 from millstream.gateway.console.topic_names import topic_named
 from millstream.schemas.topics import TopicSpec
@@ -46,6 +46,6 @@ async def _tail(spec: TopicSpec, start: Start, wanted: EventFilter, *, as_json: 
     async with open_bus(settings) as bus, bus.tail((spec,), start, wanted) as deliveries:
         async for delivery in deliveries:
             if as_json:
-                print_json(entry_facts(delivery))
+                print_json_line(entry_json(delivery))
             else:
                 print_data(entry_line(delivery, settings.namespace))

@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any, Final
 
-__all__ = ["escaped", "harmless", "in_line", "json_text"]
+__all__ = ["clean_json", "escaped", "harmless", "in_line", "json_text"]
 
 _OBEYED: Final = (
     "\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls: a terminal obeys them
@@ -18,6 +18,7 @@ _OBEYED: Final = (
     "\ufeff\ufff9-\ufffb\ufffe\uffff"  # no letters: byte order, annotations, nothing at all
     "\ud800-\udfff"  # halves of letters: no encoding has them
 )
+_DELETE: Final = "\x7f"
 _LINE_ENDS: Final = "\n\t\u2028\u2029"
 
 _HARMFUL = re.compile(f"[{_OBEYED}]")
@@ -45,6 +46,11 @@ def json_text(value: Any, *, only_ascii: bool = False) -> str:
 
     What a terminal would obey is written `\u001b`, which a reader of JSON takes for the character.
     """
-    return _HARMFUL_IN_LINE.sub(
-        lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=only_ascii)
-    )
+    return clean_json(json.dumps(value, ensure_ascii=only_ascii))
+
+
+def clean_json(line: str) -> str:
+    r"""Write what a terminal would obey in a line of JSON as `\u001b` and the like."""
+    if line.isascii() and _DELETE not in line:  # JSON escapes all other controls of ASCII
+        return line
+    return _HARMFUL_IN_LINE.sub(lambda found: f"\\u{ord(found[0]):04x}", line)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from millstream.gateway.console.cleaning import in_line, json_text
+import orjson
+
+from millstream.gateway.console.cleaning import clean_json, in_line
 from millstream.gateway.console.time_parsing import time_text
 from millstream.schemas.base import Address, Event, Reason, Usage
 from millstream.schemas.control.commands import ControlCommand
@@ -43,7 +45,6 @@ from millstream.streams.wire.partitioning import home_partition
 from millstream.streams.wire.records import with_kept_headers
 
 __all__ = [
-    "entry_facts",
     "entry_json",
     "entry_line",
     "how_completed",
@@ -86,29 +87,26 @@ def written_line(first: Delivery, last: Delivery, text: str, namespace: str) -> 
 
 
 def entry_json(entry: Delivery | Unreadable) -> str:
-    """Give `entry_facts` as a line of JSON."""
-    return json_text(entry_facts(entry))
-
-
-def entry_facts(entry: Delivery | Unreadable) -> dict[str, Any]:
-    """Give where the record stands, the broker's time (RFC 3339), and the event.
+    """Give as JSON where the record stands, the time (RFC 3339, the broker's), and the event.
 
     A record that cannot be read has `unreadable`, with `code` and `message`, instead of `event`.
     """
+    address = entry.address
     body: dict[str, Any] = {
-        "topic": entry.address.topic,
-        "partition": entry.address.partition,
-        "offset": entry.address.offset,
+        "topic": address.topic,
+        "partition": address.partition,
+        "offset": address.offset,
         "time": rfc3339(entry.at_ms).decode(),
     }
     if isinstance(entry, Unreadable):
         body["unreadable"] = {"code": entry.error.code, "message": str(entry.error)}
-    else:
-        event = entry.event
-        # An earlier version wrote all headers into it, secrets among them.
-        shown = with_kept_headers(event) if isinstance(event, DeadLetter) else event
-        body["event"] = shown.model_dump(mode="json", exclude_none=True)
-    return body
+        return clean_json(orjson.dumps(body).decode())
+    event = entry.event
+    # An earlier version wrote all headers into it, secrets among them.
+    shown = with_kept_headers(event) if isinstance(event, DeadLetter) else event
+    told = shown.__pydantic_serializer__.to_json(shown, exclude_none=True)
+    place = orjson.dumps(body)
+    return clean_json((place[:-1] + b',"event":' + told + b"}").decode())
 
 
 def what(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912, PLR0915  one case per kind of event

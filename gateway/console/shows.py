@@ -8,7 +8,7 @@ from typing import Final
 from millstream.gateway.console.cleaning import harmless
 from millstream.gateway.console.follow import Told
 from millstream.gateway.console.rendering import (
-    entry_facts,
+    entry_json,
     how_completed,
     money,
     reason_text,
@@ -18,7 +18,7 @@ from millstream.gateway.console.rendering import (
 )
 from millstream.gateway.console.terminal import (
     print_data,
-    print_json,
+    print_json_line,
     print_text,
     progress_console,
 )
@@ -44,7 +44,7 @@ class JsonShow:
 
     def take(self, told: Told) -> ExitCode | None:
         """Print a record; gives the exit code if it is the last."""
-        print_json(entry_facts(told.delivery))
+        print_json_line(entry_json(told.delivery))
         return _ends_with(told)
 
     def broke_off(self) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -14,16 +17,21 @@ from rich.console import Console
 from millstream.gateway.console.cleaning import harmless, in_line, json_text
 
 __all__ = [
+    "Lines",
     "Unwritable",
     "print_data",
     "print_json",
+    "print_json_line",
     "print_styled",
     "print_table",
     "print_text",
     "progress_console",
+    "showable_json",
 ]
 
 _GAP: Final = "  "
+_LINES_CHARACTERS: Final = 65_536
+_LINES_HELD_S: Final = 0.2
 
 
 def progress_console() -> Console:
@@ -60,13 +68,65 @@ def print_data(line: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Write a line of JSON, at once, its texts as they are, whatever the locale can show."""
-    line = json_text(value)
+    """Write a value as a line of JSON, at once, whatever the locale can show."""
+    print_json_line(json_text(value))
+
+
+def print_json_line(line: str) -> None:
+    """Write a line of JSON, at once, its texts as they are if the locale can show them."""
+    print_data(showable_json(line))
+
+
+def showable_json(line: str) -> str:
+    """Give a line of JSON in characters that standard output can show."""
     try:
         line.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
-        line = json_text(value, only_ascii=True)
-    print_data(line)
+        return json_text(json.loads(line), only_ascii=True)
+    return line
+
+
+class Lines:
+    """Lines of data, written many at once: when they are 64 KiB, or the last were 0.2 s ago.
+
+    A terminal gets them as they come. Leave it as a context, also early: what is left is written.
+    """
+
+    def __init__(self, *, before: Callable[[], None] = lambda: None) -> None:
+        self.count = 0
+        self._before = before
+        self._held: list[str] = []
+        self._characters = 0
+        self._written_s = -math.inf
+
+    def add(self, line: str) -> None:
+        """Add a line, and write if it is time. Raises as `print_text`."""
+        self.count += 1
+        self._held.append(line)
+        self._characters += len(line)
+        is_due = time.monotonic() - self._written_s > _LINES_HELD_S
+        if self._characters >= _LINES_CHARACTERS or is_due:
+            self.write()
+
+    def write(self) -> None:
+        """Write what is held. Raises as `print_text`."""
+        if not self._held:
+            return
+        text = "\n".join((*self._held, ""))
+        self._held.clear()
+        self._characters = 0
+        self._before()
+        print_text(text)
+        self._written_s = time.monotonic()
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Write what is left, unless nobody can read it any more."""
+        if kind is None or not issubclass(kind, OSError | Unwritable):
+            self.write()
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -9,6 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from millstream.schemas.topics import DEAD_LETTERS
 from millstream.streams.broker.aiokafka_patches import bound_fetches
+from millstream.streams.broker.eager_fetcher import fetch_eagerly
 from millstream.streams.broker.failed_sends import hear_failed_sends
 from millstream.streams.broker.recovery import RecoveringClient, recover_brokers
 
@@ -21,6 +22,13 @@ BATCH_BYTES = 262_144
 
 _FETCH_WAIT_MS = 100
 _METADATA_MAX_AGE_MS = 30_000
+
+
+def mend_consumers() -> None:
+    """Have every aiokafka consumer of this process read as ours do; may be called again."""
+    recover_brokers()
+    bound_fetches()
+    fetch_eagerly()
 
 
 def idempotent_producer(settings: Settings) -> AIOKafkaProducer:
@@ -58,8 +66,7 @@ def transactional_producer(
 
 def committed_consumer(settings: Settings) -> AIOKafkaConsumer:
     """Build a consumer without a group that sees committed records only; assign it by hand."""
-    recover_brokers()
-    bound_fetches()
+    mend_consumers()
     return AIOKafkaConsumer(
         bootstrap_servers=settings.kafka,
         group_id=None,

@@ -10,6 +10,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from millstream.schemas.errors import LaneLost, ServiceUnavailable
+from millstream.streams.broker.eager_fetcher import fetch_up_to
 from millstream.streams.broker.read_clients import KafkaReadClients, assign_paused
 from millstream.streams.broker.reading.merging import Merge, Span, Turn
 
@@ -206,6 +207,7 @@ class PartitionReader:
         self, spans: Sequence[Span], lead_ms: int, turn: Turn | None, stall_timeout_s: float
     ) -> AsyncGenerator[list[Any], None]:
         consumer = _started(self._consumer)
+        fetch_up_to(consumer, {one.where: one.end for one in spans})
         assign_paused(consumer, [one.where for one in spans])
         starts = await self._begins(consumer, spans)
         for one in spans:
@@ -239,6 +241,7 @@ class PartitionReader:
     ) -> AsyncGenerator[Any, None]:
         consumer = _started(self._consumer)
         wanted = tuple(ends)
+        fetch_up_to(consumer, ends)
         assign_paused(consumer, wanted)
         starts = await self._starts(consumer, ends, since_ms, from_offset)
         pending = {one for one in wanted if starts[one] < ends[one]}

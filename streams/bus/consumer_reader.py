@@ -9,9 +9,10 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from millstream.schemas.errors import ServiceUnavailable
+from millstream.streams.broker.eager_fetcher import fetch_up_to
 from millstream.streams.broker.partition_reader import Consumer, ReadClients
 from millstream.streams.bus.api import Beginning, FromOffset, FromTime, Now, Start
-from millstream.streams.bus.record_log import Positions
+from millstream.streams.bus.record_log import NO_ENDS, Positions
 from millstream.streams.wire.records import LogRecord
 
 __all__ = ["ConsumerReader", "away"]
@@ -80,8 +81,9 @@ class ConsumerReader:
                     for one in partitions
                 }
 
-    def assign(self, positions: Positions) -> None:
+    def assign(self, positions: Positions, ends: Positions = NO_ENDS) -> None:
         """Read these partitions; aiokafka drops what it had fetched ahead."""
+        fetch_up_to(self._consumer, ends)
         self._consumer.assign(list(positions))
         for partition, offset in positions.items():
             self._consumer.seek(partition, offset)

@@ -67,7 +67,7 @@ class _Search:
         self, partition: TopicPartition, spec: TopicSpec, since: int, end: int
     ) -> deque[Delivery]:
         found: deque[Delivery] = deque(maxlen=self.limit)
-        self.reader.assign({partition: since})
+        self.reader.assign({partition: since}, {partition: end})
         while await self.reader.position(partition) < end:
             batches = await self.reader.read(records_max=_RECORDS_READ_MAX, wait_s=_READ_WAIT_S)
             for record in batches.get(partition, ()):

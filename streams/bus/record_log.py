@@ -9,6 +9,7 @@ from aiokafka import TopicPartition
 
 from millstream.schemas.base import Address
 from millstream.schemas.errors import NoSuchPartition, Poison
+from millstream.schemas.events import ResolvedRequest
 from millstream.schemas.topics import COMMAND_TOPICS, REQUESTS, TopicSpec
 from millstream.streams.broker.batches import Outgoing
 from millstream.streams.bus.api import Delivery, EventFilter, Start, Unreadable
@@ -19,6 +20,12 @@ from millstream.streams.wire.records import InputRecord, LogRecord, original_add
 
 Positions = Mapping[TopicPartition, int]
 """The offset to read next, by partition."""
+
+NO_ENDS: Positions = {}
+"""Every partition is read on, for as long as records come."""
+
+STANDS_TWICE = frozenset({REQUESTS.name, *(spec.name for spec in COMMAND_TOPICS)})
+"""Topics on which a record may stand twice, and say by its headers where it first stood."""
 
 
 class RecordReader(Protocol):
@@ -33,8 +40,11 @@ class RecordReader(Protocol):
     async def offsets(self, partitions: Collection[TopicPartition], start: Start) -> Positions:
         """Give where `start` is in each partition, between its oldest record and its end."""
 
-    def assign(self, positions: Positions) -> None:
-        """Read these partitions, from these offsets, and no others."""
+    def assign(self, positions: Positions, ends: Positions = NO_ENDS) -> None:
+        """Read these partitions, from these offsets, and no others.
+
+        What stands at its partition's offset in `ends`, or behind it, need not be read.
+        """
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Read an assigned partition on from another offset."""
@@ -122,16 +132,16 @@ Entry = Delivery | Unreadable
 def read_entry(record: LogRecord, spec: TopicSpec) -> Entry:
     """Read a record of `spec`'s topic. Requests get the ids that their upstream left out."""
     address = Address(topic=record.topic, partition=record.partition, offset=record.offset)
+    came_as = None
     try:
-        event = (
-            read_request(InputRecord.of(record))
-            if spec.name == REQUESTS.name
-            else decode(record, spec.event)
-        )
+        if spec.name in STANDS_TWICE:
+            whole = InputRecord.of(record)
+            is_request = spec.name == REQUESTS.name
+            event = read_request(whole) if is_request else decode(whole, spec.event)
+            first = event.source if isinstance(event, ResolvedRequest) else original_address(whole)
+            came_as = None if first == address else first
+        else:
+            event = decode(record, spec.event)
     except Poison as error:
         return Unreadable(address, record.timestamp, record.key, error)
-    came_as = None
-    if spec in {REQUESTS, *COMMAND_TOPICS}:
-        first = original_address(InputRecord.of(record))
-        came_as = None if first == address else first
     return Delivery(event, address, record.timestamp, came_as)

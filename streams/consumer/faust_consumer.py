@@ -46,8 +46,7 @@ from faust.types import TP
 from mode.services import WaitResults
 from mode.utils.futures import maybe_async
 
-from millstream.streams.broker.aiokafka_patches import bound_fetches
-from millstream.streams.broker.recovery import recover_brokers
+from millstream.streams.broker.clients import mend_consumers
 from millstream.streams.consumer.offset_gaps import (
     OffsetGap,
     begins_anywhere,
@@ -158,8 +157,7 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
         }
 
     def _create_worker_consumer(self, transport: AIOKafkaTransport) -> Any:
-        recover_brokers()
-        bound_fetches()
+        mend_consumers()
         watch_resets()
         consumer = super()._create_worker_consumer(transport)
         # Both are read at `start()`, which comes later. Faust hard-wires them; a rename in aiokafka
@@ -275,13 +273,16 @@ class CommittedConsumer(AIOKafkaConsumer):  # type: ignore[misc]
         # Faust's set changes while the thread waits with it, and an empty one means "all". What
         # comes of a partition that is not active is thrown away, though its position has moved.
         active = None if active_partitions is None else frozenset(active_partitions)
+        timeout = min(timeout, _FETCH_MAX_S)
         if crowded := self._crowded(active):
             active = (frozenset(self.assignment()) if active is None else active) - crowded
+            # An agent has work for longer than that when it becomes free for more.
+            timeout = min(timeout, _ROOM_WAIT_S)
             if not active:
-                await asyncio.sleep(min(timeout, _ROOM_WAIT_S))
+                await asyncio.sleep(timeout)
                 return {}
         async with self._fetching:
-            records: Mapping[TP, Any] = await super()._getmany(active, min(timeout, _FETCH_MAX_S))
+            records: Mapping[TP, Any] = await super()._getmany(active, timeout)
             # Before their records are let through.
             read_on = dict(filter(None, [self._pass_over(gap) for gap in self._thread.gaps()]))
         if read_on:

@@ -46,7 +46,7 @@ async def newest_of(
         starts = await reader.offsets(scope, BEGINNING)
         ends = await reader.offsets(scope, NOW)
         unread = {one for one in scope if starts[one] < ends[one]}
-        reader.assign({one: starts[one] for one in unread})
+        reader.assign({one: starts[one] for one in unread}, ends)
         while unread:
             read = await reader.read(unread, records_max=_READ_RECORDS, wait_s=_READ_WAIT_S)
             for partition, records in read.items():

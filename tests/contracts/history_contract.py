@@ -228,6 +228,36 @@ class HistoryContract:
         assert isinstance(at_home, Delivery)
         assert (at_home.address, at_home.came_as) == (moved, source)
 
+    async def test_limit_gives_the_newest_of_what_is_asked_for(
+        self, world: HistoryWorld, bus: EventBus
+    ) -> None:
+        for seq in range(0, 1200, 100):
+            await bus.publish_batch(
+                [token(seq + at, user=f"user-{at % 7}") for at in range(100)] + [cost("user-1")]
+            )
+        home = home_partition("user-1", world.settings.partitions)
+        mine = token(7000, user="user-1").model_dump_json().encode()
+        await world.put(TOKENS, home, mine, key=b"another")
+        await world.put(TOKENS, home, b"junk", key=b"user-1")
+        for wanted in (
+            EventFilter(),
+            EventFilter(user_id="user-1"),
+            EventFilter(user_id="user-1", request_id="r1"),
+            EventFilter(types=frozenset({"cost"})),
+        ):
+            whole = await entries(world, HistoryQuery(wanted=wanted))
+            for limit in (1, 20, 5_000):
+                newest = await entries(world, HistoryQuery(wanted=wanted, limit=limit))
+                assert [one.address for one in newest] == [one.address for one in whole[-limit:]]
+
+    async def test_a_user_s_record_under_another_key_is_shown(self, world: HistoryWorld) -> None:
+        home = home_partition("ada", world.settings.partitions)
+        for user, key in (("ada", b"grace"), ("grace", b"ada")):
+            value = token(0, user=user).model_dump_json().encode()
+            await world.put(TOKENS, home, value, key=key)
+        (shown,) = await events(world, HistoryQuery(wanted=EventFilter(user_id="ada")))
+        assert shown == token(0)
+
     async def test_forged_origin_makes_no_other_request_vanish(self, world: HistoryWorld) -> None:
         home = home_partition("ada", world.settings.partitions)
         value = b'{"user_id": "ada", "input": "one"}'

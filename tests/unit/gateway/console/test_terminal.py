@@ -11,6 +11,7 @@ import pytest
 from rich.cells import cell_len
 
 from millstream.gateway.console.terminal import (
+    Lines,
     Unwritable,
     print_data,
     print_json,
@@ -70,3 +71,44 @@ def test_data_that_cannot_be_written_is_an_error_that_says_why(
     monkeypatch.setattr(sys, "stdout", FullDisk())
     with pytest.raises(Unwritable, match="No space left on device"):
         print_data("7")
+
+
+class Writes(io.StringIO):
+    """A pipe that tells how often it was written to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def write(self, text: str) -> int:
+        self.count += 1
+        return super().write(text)
+
+
+def test_many_lines_are_written_at_once_and_the_rest_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = Writes()
+    monkeypatch.setattr(sys, "stdout", out)
+    with Lines() as lines:
+        lines.add("first")
+        assert out.getvalue() == "first\n"  # who waits for a line gets it
+        for number in range(1_000):
+            lines.add(f"{number:999}")
+    assert lines.count == 1_001
+    assert len(out.getvalue().splitlines()) == 1_001
+    assert out.count < 100
+
+
+def test_lines_are_written_also_where_reading_breaks_off(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def breaks_off() -> None:
+        with Lines() as lines:
+            lines.add("first")
+            lines.add("second")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        breaks_off()
+    assert capsys.readouterr().out == "first\nsecond\n"
