@@ -9,8 +9,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from millstream.schemas.topics import DEAD_LETTERS
 from millstream.streams.broker.aiokafka_patches import bound_fetches
-from millstream.streams.broker.eager_fetcher import fetch_eagerly
 from millstream.streams.broker.failed_sends import hear_failed_sends
+from millstream.streams.broker.fetched.eager_fetcher import fetch_eagerly
 from millstream.streams.broker.recovery import RecoveringClient, recover_brokers
 
 if TYPE_CHECKING:

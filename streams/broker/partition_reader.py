@@ -10,7 +10,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from millstream.schemas.errors import LaneLost, ServiceUnavailable
-from millstream.streams.broker.eager_fetcher import fetch_up_to
+from millstream.streams.broker.fetched.eager_fetcher import fetch_up_to
 from millstream.streams.broker.read_clients import KafkaReadClients, assign_paused
 from millstream.streams.broker.reading.merging import Merge, Span, Turn
 

@@ -9,7 +9,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from millstream.schemas.errors import ServiceUnavailable
-from millstream.streams.broker.eager_fetcher import fetch_up_to
+from millstream.streams.broker.fetched.eager_fetcher import fetch_up_to
 from millstream.streams.broker.partition_reader import Consumer, ReadClients
 from millstream.streams.bus.api import Beginning, FromOffset, FromTime, Now, Start
 from millstream.streams.bus.record_log import NO_ENDS, Positions

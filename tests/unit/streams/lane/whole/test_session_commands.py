@@ -345,7 +345,7 @@ async def test_head_and_state_say_alike_when_a_session_began(world: MemoryLanes)
 @pytest.mark.parametrize(
     ("metadata", "code"),
     [
-        ({"k" * 990_000: "x"}, "wrong_shape"),
+        ({"k" * 940_000: "x"}, "wrong_shape"),
         ({"": "x"}, "wrong_shape"),
         ({"\ud800": "x"}, "not_json"),
         ({"x": "\ud800"}, "not_json"),

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.errors import TopicAuthorizationFailedError
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 
-from millstream.streams.broker.eager_fetcher import EagerFetcher
+from millstream.streams.broker.fetched.eager_fetcher import EagerFetcher
 from tests.contracts.log_world import soon, turns
 
 A, B = TopicPartition("a", 0), TopicPartition("b", 0)
@@ -52,6 +53,7 @@ class Broker:
         self._metadata_max_age_ms = WAIT_MS
         self.cluster = SimpleNamespace(leader_for_partition=lambda _: 1)
         self.logs: dict[TopicPartition, list[tuple[int, bytes]]] = {A: [], B: []}
+        self.errors: dict[TopicPartition, int] = {}
         self.asked: asyncio.Queue[tuple[Any, asyncio.Future[None]]] = asyncio.Queue()
 
     async def send(self, _node: int, request: Any) -> Any:
@@ -65,7 +67,8 @@ class Broker:
                 log = self.logs[TopicPartition(topic, number)]
                 end = log[-1][0] if log else 0
                 data = next((data for until, data in log if until > offset), b"")
-                told.append((number, 0, end, end, 0, [], data))
+                error = self.errors.get(TopicPartition(topic, number), 0)
+                told.append((number, error, end, end, 0, [], data))
             topics.append((topic, told))
         return SimpleNamespace(API_VERSION=5, topics=topics)
 
@@ -186,10 +189,10 @@ async def test_unread_records_behind_the_end_or_of_a_paused_partition_hold_up_no
 @pytest.mark.parametrize("wanted", [(), (A,)])
 async def test_errors_of_a_partition_are_raised_once_and_it_is_fetched_again(wanted: Any) -> None:
     broker = Broker()
-    broker.logs[A] = [(1, batch(0, 1)[:40])]  # of which the broker gave the beginning
+    broker.errors[A] = TopicAuthorizationFailedError.errno
     async with reading(broker) as fetcher:
         waiting = read(fetcher, *wanted, at_most=9)
         (await broker.next_fetch()).answer()
-        with pytest.raises(Exception, match="larger than the fetch size"):
+        with pytest.raises(TopicAuthorizationFailedError):
             await soon(waiting)
         assert (await broker.next_fetch()).partitions == {"a", "b"}
