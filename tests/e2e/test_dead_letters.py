@@ -146,7 +146,7 @@ async def test_one_whose_bytes_are_gone_or_are_too_many_still_keeps_no_other_fro
 ) -> None:
     variables = environment(settings)
     await ensure_topics(settings, catalogue())
-    large = b'{"user_id": "ada", "input": "' + b"x" * INPUT_BYTES_MAX + b'"}'
+    large = b'{"user_id": "ada", "input": "' + b"x" * (INPUT_BYTES_MAX + 5_000) + b'"}'
     good = b'{"user_id": "ada", "input": "x"}'
     values = {0: good, 1: large, 1_000_000: None}
     kept, too_large, gone = letters(settings, values, "record_too_large")

@@ -345,12 +345,13 @@ async def test_head_and_state_say_alike_when_a_session_began(world: MemoryLanes)
 @pytest.mark.parametrize(
     ("metadata", "code"),
     [
+        ({"k" * 990_000: "x"}, "record_too_large"),
         ({"k" * 940_000: "x"}, "wrong_shape"),
         ({"": "x"}, "wrong_shape"),
         ({"\ud800": "x"}, "not_json"),
         ({"x": "\ud800"}, "not_json"),
     ],
-    ids=["long", "empty", "half", "half-value"],
+    ids=["too-long", "long", "empty", "half", "half-value"],
 )
 async def test_metadata_that_no_record_can_hold_stops_nothing(
     world: MemoryLanes, metadata: dict[str, str], code: str
