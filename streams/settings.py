@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     dedup_window_s: Annotated[int, Field(ge=60, le=7 * 86_400)] = 86_400
     """How long a request id is remembered: within it, the same id gives the same one result."""
     dedup_ids_max: Annotated[int, Field(ge=1000, le=10_000_000)] = 500_000
-    """Most ids that one lane remembers, at 135 bytes each; with more, `dedup_window_s` shrinks."""
+    """Most ids that one lane remembers, at 142 bytes each. With more, they go of who has most."""
     sessions_in_memory: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Idle sessions that a lane keeps in memory, 3 kB each; others are read when asked for."""
     snapshot_records: Annotated[int, Field(ge=1, le=1_000_000)] = 5000

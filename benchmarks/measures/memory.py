@@ -21,10 +21,11 @@ from millstream.schemas.topics import SESSIONS
 from millstream.streams.lane.output.in_flight import InFlightRequests
 from millstream.streams.lane.overflow.deferral import Deferral
 from millstream.streams.lane.queue.waiting_line import Ticket, WaitingLine
+from millstream.streams.lane.state.ids.digests import users_id
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import HOLDS_MAX, Pauses
 from millstream.streams.lane.state.restore import fold_record
-from millstream.streams.lane.state.seen_ids import IDS_MAX, SeenIds, id_digest
+from millstream.streams.lane.state.seen_ids import IDS_MAX, SeenIds
 from millstream.streams.lane.state.sessions.recent import SESSIONS_IN_MEMORY
 from millstream.streams.wire.codec import encode
 from millstream.streams.wire.records import InputRecord
@@ -73,7 +74,7 @@ def _bytes_each(count: int, make: Callable[[int], object]) -> float:
 def _remembered(count: int) -> SeenIds:
     seen = SeenIds()
     for number in range(count):
-        key = id_digest("default", f"user-{number % _USERS}", f"request-{number}")
+        key = users_id("default", f"user-{number % _USERS}", f"request-{number}")
         seen.add(key, _NOW_MS + number, key & 0xFFFF_FFFF_FFFF_FFFF)
         if number % _USERS == 0:
             seen.forget_before(0)  # as after each commit: full chunks are sealed

@@ -293,6 +293,7 @@ class Lane:
             return_exceptions=True,
         )
         await self._committer.stop()
+        self._writer.close()
         await self._reader.stop()
 
     @property

@@ -17,6 +17,7 @@ from millstream.streams.broker.memory.broker import MemoryBroker
 from millstream.streams.broker.memory.clients import MemoryClients
 from millstream.streams.broker.memory.partition import StoredRecord
 from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.lane.base.checkpoint_cache import CheckpointCache
 from millstream.streams.lane.base.metrics import LaneMetrics
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.restore import Restored
@@ -101,7 +102,12 @@ class Deployment:
         """Open the next lane; it ends as by a crash."""
         (stage,) = chain_stages(self.settings, policy)
         metrics = LaneMetrics.declare(self.collector)
-        services = SimpleNamespace(clock_ms=self.clock, peek_checkpoint=no_redis, metrics=metrics)
+        services = SimpleNamespace(
+            clock_ms=self.clock,
+            peek_checkpoint=no_redis,
+            metrics=metrics,
+            checkpoints=CheckpointCache(),
+        )
         async with (
             self.committer() as committer,
             self.reader() as reader,

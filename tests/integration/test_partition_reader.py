@@ -19,6 +19,7 @@ from millstream.schemas.topics import CHECKPOINTS, DECISIONS, SESSIONS, TOKENS
 from millstream.streams.broker.clients import idempotent_producer
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.broker.topic_admin import ensure_topics
+from millstream.streams.lane.base.checkpoint_cache import CheckpointCache
 from millstream.streams.lane.output.checkpoints import CheckpointSource
 from millstream.streams.lane.output.outcomes import session_head
 from millstream.streams.lane.runs.telling.token_publisher import TokenPublisher
@@ -148,7 +149,8 @@ async def test_a_checkpoint_that_nobody_remembers_is_found_in_the_log(settings: 
         return session_head(one, None, offset_min=offset_min)
 
     async with reading(settings) as reader:
-        source = CheckpointSource(reader=reader, partition=where, peek=no_redis)
+        cached = CheckpointCache().of_lane()
+        source = CheckpointSource(reader=reader, partition=where, peek=no_redis, cached=cached)
         for turn in (2, 1, 3):
             assert await source.load(head_of(checkpoint(turn))) == checkpoint(turn)
         together = await asyncio.gather(*(source.load(head_of(checkpoint(2))) for _ in range(3)))

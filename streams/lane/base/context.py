@@ -21,6 +21,7 @@ from millstream.schemas.lane_events import StageRequest
 from millstream.schemas.ports import BeforeCall, ClockMs, PeekCheckpoint
 from millstream.schemas.topics import REQUESTS, TopicSpec, stage_topic
 from millstream.streams.consumer.recent_gaps import RecentGaps
+from millstream.streams.lane.base.checkpoint_cache import CheckpointCache
 from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.group_templates import GroupTemplates
 from millstream.streams.lane.base.limits import LaneLimits
@@ -95,7 +96,7 @@ class LaneServices:
     `circuits` know which models are out of service, `group_templates` what other workers can run.
     `listeners` are told of runs, `on_illegal` of one whose state changed as it may not. Whoever
     holds `alone` is the one run of the worker that may end it. `gaps` names what was lost of late.
-    `turns` say whose restore goes on.
+    `turns` say whose restore goes on. `checkpoints` are those of all lanes in memory.
     """
 
     worker: str
@@ -115,6 +116,7 @@ class LaneServices:
     alone: asyncio.Lock = field(default_factory=asyncio.Lock)
     gaps: RecentGaps = field(default_factory=RecentGaps)
     turns: RestoreTurns = field(default_factory=RestoreTurns)
+    checkpoints: CheckpointCache = field(default_factory=CheckpointCache)
 
 
 @dataclass(frozen=True, slots=True)

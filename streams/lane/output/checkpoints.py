@@ -1,12 +1,11 @@
 """Where a run's checkpoint comes from: always the last committed one, by the quickest way.
 
 The session's head, which the lane folds from what it committed, says which checkpoint that is.
-The lane's own memory and Redis are asked only for exactly that one; the log has it in any case.
+The worker's memory and Redis are asked only for exactly that one; the log has it in any case.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 
 import structlog
@@ -16,15 +15,16 @@ from millstream.schemas.events import CheckpointSaved, SessionUpdated
 from millstream.schemas.ports import PeekCheckpoint
 from millstream.schemas.runs.errors import CheckpointUnreadable
 from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.lane.base.checkpoint_cache import LaneCheckpoints
 from millstream.streams.lane.output.checkpoint_log import CheckpointLog, is_named_by
 from millstream.streams.wire.digests import digest_of
-from millstream.streams.wire.keys import SessionKey, session_key
+from millstream.streams.wire.keys import session_key
 
 _log = structlog.get_logger(__name__)
 
 
 class CheckpointSource:
-    """Gives committed checkpoints of one partition; keeps up to `cached_bytes_max` of them."""
+    """Gives committed checkpoints of one partition; `cached` is the lane's part of the cache."""
 
     def __init__(
         self,
@@ -32,25 +32,22 @@ class CheckpointSource:
         reader: PartitionReader,
         partition: TopicPartition,
         peek: PeekCheckpoint,
-        cached_bytes_max: int = 32 * 1024 * 1024,
+        cached: LaneCheckpoints,
         on_altered: Callable[[], object] = lambda: None,
     ) -> None:
         self._on_altered = on_altered
         self._log = CheckpointLog(reader, partition)
         self._partition = partition
         self._peek = peek
-        self._cached: OrderedDict[SessionKey, CheckpointSaved] = OrderedDict()
-        self._cached_bytes = 0
-        self._cached_bytes_max = cached_bytes_max
+        self._cached = cached
 
     def keep(self, checkpoint: CheckpointSaved) -> None:
         """Remember a checkpoint that was just committed."""
-        key = session_key(checkpoint)
-        self._forget(key)
-        self._cached[key] = checkpoint
-        self._cached_bytes += len(checkpoint.data)
-        while self._cached_bytes > self._cached_bytes_max:
-            self._forget(next(iter(self._cached)))
+        self._cached.keep(checkpoint)
+
+    def close(self) -> None:
+        """Forget what was kept."""
+        self._cached.close()
 
     async def load(self, head: SessionUpdated) -> CheckpointSaved:
         """Give the checkpoint that `head` names.
@@ -83,8 +80,3 @@ class CheckpointSource:
                 f"{self._partition.topic}-{self._partition.partition}: its retention has passed"
             )
         return found
-
-    def _forget(self, key: SessionKey) -> None:
-        forgotten = self._cached.pop(key, None)
-        if forgotten is not None:
-            self._cached_bytes -= len(forgotten.data)

@@ -180,10 +180,11 @@ class SnapshotWriter:
 
     def _captured(self, ahead: dict[str, Any], followed: dict[str, int]) -> Captured:
         seen = self._state.seen
+        unwritten = seen.unwritten()  # first: it settles the places that the state's gaps are of
         return Captured(
             entries=ahead | self._state.folds.state(before_commit=False),
             chunks=seen.chunks,
-            unwritten=seen.unwritten(),
+            unwritten=unwritten,
             logs={**self._writer.next_offsets, **followed},
             tail_records=self._writer.tail_records,
         )

@@ -101,6 +101,7 @@ class LaneWriter:
             reader=reader,
             partition=self._where,
             peek=context.services.peek_checkpoint,
+            cached=context.services.checkpoints.of_lane(),
             on_altered=context.services.metrics.checkpoints_altered.inc,
         )
         self.sessions = SessionLookup(context, state=state, reader=reader)
@@ -233,6 +234,10 @@ class LaneWriter:
         if retention_ms is not None and age_ms > retention_ms:
             return None
         return await self._checkpoints.load(head)
+
+    def close(self) -> None:
+        """Forget the checkpoints that were kept for the lane's next runs."""
+        self._checkpoints.close()
 
     def _outgoing(
         self, events: Sequence[Event | Tombstone], traceparent: Trace | None

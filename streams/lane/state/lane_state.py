@@ -33,8 +33,8 @@ from millstream.streams.lane.state.folds import (
     digest_of,
 )
 from millstream.streams.lane.state.journals import Journals
-from millstream.streams.lane.state.requests import Requests, command_digest
-from millstream.streams.lane.state.seen_ids import SeenIds, id_digest
+from millstream.streams.lane.state.requests import Requests, command_digest, record_digest
+from millstream.streams.lane.state.seen_ids import SeenIds
 from millstream.streams.lane.state.sessions.answers import SessionAnswers
 from millstream.streams.lane.state.sessions.cancelled import CancelledSessions
 from millstream.streams.lane.state.sessions.heads import SessionHeads
@@ -244,7 +244,7 @@ class LaneState:
 
     def is_buried(self, address: Address) -> bool:
         """Tell whether a record is a dead letter."""
-        return id_digest(str(address)) in self.seen
+        return record_digest(address) in self.seen
 
     def is_obeyed(self, command: ControlCommand | RunMigration, source: Address) -> bool:
         """Tell whether a command, whose record first stood at `source`, was carried out."""

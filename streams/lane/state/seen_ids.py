@@ -7,75 +7,47 @@ chunk once.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache
-from hashlib import blake2b
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, takewhile
-from operator import itemgetter
 
-from millstream.schemas.base import compound_key
+from millstream.streams.lane.state.ids.chunks import Chunk, SealedChunk, packed, unpacked
+from millstream.streams.lane.state.ids.shares import Shares, kept
+from millstream.streams.lane.state.ids.values import body_of, has_run, newest, time_of
+
+__all__ = ["CHUNK_IDS", "IDS_MAX", "SealedChunk", "SeenIds", "unsealed"]
 
 IDS_MAX = 500_000
 CHUNK_IDS = 8192
-
-_KEY_BYTES = 16
-_BODY_BYTES = 8
-_TIME_BYTES = 8
-_ID_BYTES = _KEY_BYTES + _TIME_BYTES + _BODY_BYTES
-_DIGESTS_CACHED_MAX = 4096  # each id is asked for a few times while its request is under way
-_BODY_BITS = 8 * _BODY_BYTES
-_BODY_MASK = (1 << _BODY_BITS) - 1
-
-
-@lru_cache(maxsize=_DIGESTS_CACHED_MAX)
-def id_digest(*parts: str) -> int:
-    """Give the 16-byte digest that an id is known by; its parts hold no control characters."""
-    return int.from_bytes(blake2b(compound_key(*parts).encode(), digest_size=_KEY_BYTES).digest())
-
-
-@dataclass(slots=True)
-class _Chunk:
-    """A stretch of sealed ids: `left` of them are still remembered."""
-
-    number: int
-    left: int
-    written: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SealedChunk:
-    """A sealed chunk as a snapshot writes it."""
-
-    number: int
-    data: bytes
 
 
 class SeenIds:
     """Finished ids in the order in which they are forgotten, the oldest first.
 
-    At most `ids_max` are remembered: beyond that the oldest goes, and `forgotten_ms` says up to
-    when ids were forgotten for want of room. `since_ms` is where the window begins: what was
-    finished before it is to be forgotten. Memory per id: see `benchmarks/measures/memory.py`.
-    A quarter more may be there between `unsorted` and `sort`.
+    `ids_max` are remembered, and an eighth more where that is over 1,000. Beyond that, ids go of
+    whoever has most of them (`ids/shares.py`); `forgotten_ms` says up to when ids of what ran were
+    forgotten so, `lost_ms` up to when any were. `since_ms` is where the window begins: what was
+    finished before it is to be forgotten. Memory per id: see `benchmarks/measures/memory.py`. A
+    quarter more may be there between `unsorted` and `sort`.
     """
 
     def __init__(self, *, ids_max: int = IDS_MAX, chunk_ids: int = CHUNK_IDS) -> None:
         self._ids_max = ids_max
+        self._more = ids_max // 1000 * 125
         self._chunk_ids = chunk_ids
-        # Of each id its time in milliseconds, and behind it, in the low bits, the body's digest.
-        # A dict alone would be searched through its deleted entries for the oldest: hence `order`.
         self._sealed: dict[int, int] = {}
-        self._order: deque[int] = deque()
-        self._chunks: deque[_Chunk] = deque()
+        self._chunks: list[Chunk] = []
         self._next_chunk = 0
         self._open: dict[int, int] = {}
         # Of sealed ids that were finished again: a chunk that is written never changes.
         self._again: dict[int, int] = {}
         self._is_sorted = True
+        # To look for what is to go takes longer than the loop may be held up: a step at a time.
+        self._making_room: Iterator[None] | None = None
+        self._adds_per_step = 1
+        self._adds_waited = 0
         self.since_ms = 0
         self.forgotten_ms: int | None = None
+        self.lost_ms: int | None = None
 
     def __len__(self) -> int:
         """Give the number of ids that are remembered."""
@@ -87,19 +59,19 @@ class SeenIds:
 
     def body(self, key: int) -> int | None:
         """Give the digest of what was asked under an id, `None` if that or the id is not known."""
-        known = self._open.get(key)
-        if known is None:
-            known = self._again.get(key) or self._sealed.get(key, 0)
-        return (known & _BODY_MASK) or None
+        return body_of(self._value(key))
 
-    def add(self, key: int, at_ms: int, body: int | None = None) -> None:
-        """Remember an id as finished at `at_ms`. Added again, it keeps the body it had."""
+    def add(self, key: int, at_ms: int, body: int | None = None, *, ran: bool = True) -> None:
+        """Remember an id as finished at `at_ms`. Added again, it keeps the body it had.
+
+        `ran`: it would have an effect once more if it were forgotten and came again.
+        """
         if key in self._sealed:
-            before = self._again.get(key) or self._sealed[key]
-            if (known := _newest(before, at_ms, body)) != before:
+            before = self._value(key)
+            if (known := newest(before, at_ms, body, ran=ran)) != before:
                 self._again[key] = known
             return
-        self._open[key] = _newest(self._open.pop(key, 0), at_ms, body)
+        self._open[key] = newest(self._open.pop(key, 0), at_ms, body, ran=ran)
         if self._is_sorted:
             self._make_room()
         elif len(self) > self._ids_max + self._ids_max // 4:
@@ -116,57 +88,69 @@ class SeenIds:
         self._is_sorted = True
 
     def _sort(self) -> None:
-        self._open = dict(sorted(self._open.items(), key=itemgetter(1)))
-        self._make_room()
+        self._open = dict(sorted(self._open.items(), key=lambda one: time_of(one[1])))
+        self._make_room(at_once=True)
 
     def forget_before(self, at_ms: int) -> None:
         """Forget what was finished before `at_ms`, and seal what fills a chunk."""
         self.since_ms = max(self.since_ms, at_ms)
         while len(self._open) >= self._chunk_ids:
             self._seal()
-        oldest = at_ms << _BODY_BITS
-        while self._order and self._sealed[self._order[0]] < oldest:
-            self._forget_sealed()
-        if not self._order and next(iter(self._open.values()), oldest) < oldest:
-            for key in list(takewhile(lambda key: self._open[key] < oldest, self._open)):
-                del self._open[key]
+        while self._chunks:
+            at, oldest = self._chunks[0].oldest
+            if time_of(self._sealed[oldest]) >= at_ms:
+                return
+            self._forget_sealed(self._chunks[0], at)
+            if oldest in self._again:
+                self._open[oldest] = self._again.pop(oldest)
+        stands = self._open.items()
+        for key, _ in list(takewhile(lambda one: time_of(one[1]) < at_ms, stands)):
+            del self._open[key]
 
     @property
     def open_data(self) -> bytes:
         """Give the ids that are in no chunk yet, as bytes."""
-        return _packed(self._open.items())
+        return packed(self._open.items())
 
     @property
     def again_data(self) -> bytes:
         """Give the sealed ids that were finished again since, as bytes."""
-        return _packed(self._again.items())
+        return packed(self._again.items())
 
     @property
     def canonical_data(self) -> bytes:
         """Give the remembered ids that are not to be forgotten, in order, as bytes.
 
-        Without those that stand out of turn, and so are forgotten later than they should be.
+        Without those that stand out of turn, and so are forgotten later than they should be, and
+        without those that are there only until room is made.
         """
-        oldest = self.since_ms << _BODY_BITS
         ids = self._sealed | self._again | self._open
-        return _packed(sorted((key, known) for key, known in ids.items() if known >= oldest))
+        in_window = {key: one for key, one in ids.items() if time_of(one) >= self.since_ms}
+        return packed(sorted(kept(in_window, self._ids_max).items()))
 
     @property
     def chunks(self) -> tuple[tuple[int, int], ...]:
-        """Give the chunks of which ids are remembered: number, and how many, the last ones."""
+        """Give the chunks of which ids are remembered: number, and how many of their ids."""
         return tuple((chunk.number, chunk.left) for chunk in self._chunks)
+
+    @property
+    def gaps(self) -> dict[str, bytes]:
+        """Give, by number, which ids are remembered of a chunk where these are not its last ones.
+
+        A byte for each that the chunk was written with: 1 for those that are remembered. To be
+        asked for after `unwritten`, which settles what a chunk is written with.
+        """
+        gaps = ((str(chunk.number), chunk.gaps) for chunk in self._chunks)
+        return {number: told for number, told in gaps if told is not None}
 
     def unwritten(self) -> tuple[SealedChunk, ...]:
         """Give the sealed chunks that no snapshot holds yet."""
         found: list[SealedChunk] = []
-        start = 0
         for chunk in self._chunks:
             if not chunk.written:
-                keys = islice(self._order, start, start + chunk.left)
-                found.append(
-                    SealedChunk(chunk.number, _packed((key, self._sealed[key]) for key in keys))
-                )
-            start += chunk.left
+                chunk.close_gaps()
+                rows = packed((key, self._sealed[key]) for key in chunk)
+                found.append(SealedChunk(chunk.number, rows))
         return tuple(found)
 
     def mark_written(self, numbers: Iterable[int]) -> None:
@@ -181,68 +165,116 @@ class SeenIds:
         open_data: bytes,
         again_data: bytes = b"",
         since_ms: int = 0,
+        gaps: Mapping[str, bytes] | None = None,
     ) -> None:
-        """Take in what a snapshot held, chunks with how many of their last ids are remembered.
+        """Take in what a snapshot held, chunks with how many of their ids are remembered.
 
-        Nothing is remembered before.
+        Those are their last ones where `gaps` tells nothing else. Nothing is remembered before.
         """
-        for chunk, left in chunks:
-            # What was forgotten of a chunk may since have been finished anew, and stand behind.
-            ids = _unpacked(chunk.data[-left * _ID_BYTES :])
+        for sealed, left in chunks:
+            told = (gaps or {}).get(str(sealed.number))
+            chunk, ids = Chunk.loaded(sealed, left, told)
             self._sealed.update(ids)
-            self._order.extend(ids)
-            self._chunks.append(_Chunk(chunk.number, len(ids), written=True))
-            self._next_chunk = chunk.number + 1
-        self._open = _unpacked(open_data)
-        self._again = _unpacked(again_data)
+            self._chunks.append(chunk)
+            self._next_chunk = max(self._next_chunk, chunk.number + 1)
+        self._open = unpacked(open_data)
+        self._again = unpacked(again_data)
         self.since_ms = since_ms
-        self._make_room()
+        self._make_room(at_once=True)
+
+    def _value(self, key: int) -> int:
+        """Give what is remembered of an id, 0 if it is not."""
+        known = self._open.get(key)
+        return known or self._again.get(key) or self._sealed.get(key, 0)
 
     def _seal(self) -> None:
         keys = list(islice(self._open, self._chunk_ids))
         for key in keys:
             self._sealed[key] = self._open.pop(key)
-        self._order.extend(keys)
-        self._chunks.append(_Chunk(self._next_chunk, len(keys), written=False))
+        self._chunks.append(self._new_chunk(keys))
+
+    def _new_chunk(self, keys: list[int]) -> Chunk:
         self._next_chunk += 1
+        return Chunk.of(self._next_chunk - 1, keys)
 
-    def _forget_sealed(self) -> int:
-        chunk = self._chunks[0]
-        chunk.left -= 1
+    def _forget_sealed(self, chunk: Chunk, at: int) -> None:
+        """Forget what stands in a chunk."""
+        del self._sealed[chunk.keys[at]]
+        chunk.forget(at)
         if not chunk.left:
-            self._chunks.popleft()
-        key = self._order.popleft()
-        if (known := self._again.pop(key, None)) is not None:
-            self._open[key] = known
-        return self._sealed.pop(key)
+            self._chunks.remove(chunk)
 
-    def _make_room(self) -> None:
-        while len(self) > self._ids_max:
-            known = self._forget_sealed() if self._order else self._open.pop(next(iter(self._open)))
-            self.forgotten_ms = max(self.forgotten_ms or 0, known >> _BODY_BITS)
+    def _lost(self, value: int) -> None:
+        """Take note that an id was forgotten for want of room."""
+        self.lost_ms = max(self.lost_ms or 0, time_of(value))
+        if has_run(value):
+            self.forgotten_ms = max(self.forgotten_ms or 0, time_of(value))
+
+    def _make_room(self, *, at_once: bool = False) -> None:
+        """Forget what is too much: step by step while there is room for a while, or at once."""
+        over = len(self) - self._ids_max
+        if over <= (0 if at_once else self._more // 2):
+            return
+        if at_once or over >= self._more:
+            self._making_room = None  # it has counted too few
+            for _ in self._made_room():
+                pass
+            return
+        if self._making_room is None:
+            self._making_room = self._made_room()
+            steps = 3 * len(self._chunks) + 5
+            self._adds_per_step = max(1, self._more // 4 // steps)
+        self._adds_waited += 1
+        if self._adds_waited >= self._adds_per_step:
+            self._adds_waited = 0
+            if next(self._making_room, self) is self:
+                self._making_room = None
+
+    def _made_room(self) -> Iterator[None]:
+        """Count all ids, look at them, then forget what is too much; a chunk in each step."""
+        counts = Shares(self._ids_max)
+        counts.count(self._open)
+        for chunk in tuple(self._chunks):
+            yield
+            counts.count(chunk)
+        yield
+        cut = counts.cut()
+        cut.look(self._open.items())
+        for chunk in tuple(self._chunks):
+            yield
+            cut.look((key, self._value(key)) for key in chunk)
+        yield
+        cut.decide()
+        yield
+        for key in [key for key, value in self._open.items() if cut.goes(key, value)]:
+            self._lost(self._open.pop(key))
+        for chunk in tuple(self._chunks):
+            yield
+            for at, key in enumerate(chunk.keys):
+                if key and cut.goes(key, value := self._value(key)):
+                    self._forget_sealed(chunk, at)
+                    self._again.pop(key, None)
+                    self._lost(value)
+        yield
+        self._join_sparse()
+
+    def _join_sparse(self) -> None:
+        """Have no more chunks than twice what the ids in them would fill."""
+        chunks: list[Chunk] = []
+        for chunk in self._chunks:
+            if chunks and chunks[-1].left + chunk.left <= self._chunk_ids:
+                chunks[-1] = self._new_chunk([*chunks[-1], *chunk])
+            else:
+                chunks.append(chunk)
+        self._chunks = chunks
 
 
 def unsealed(
-    chunks: Iterable[tuple[SealedChunk, int]], open_data: bytes, again_data: bytes
+    chunks: Iterable[tuple[SealedChunk, int]],
+    open_data: bytes,
+    again_data: bytes,
+    gaps: Mapping[str, bytes],
 ) -> bytes:
     """Give what a snapshot held as ids that are in no chunk, as bytes; see `SeenIds.load`."""
-    sealed = b"".join(chunk.data[-left * _ID_BYTES :] for chunk, left in chunks)
-    return sealed + again_data + open_data
-
-
-def _newest(before: int, at_ms: int, body: int | None) -> int:
-    moment = max(at_ms, before >> _BODY_BITS)
-    return moment << _BODY_BITS | (body or before & _BODY_MASK)
-
-
-def _packed(ids: Iterable[tuple[int, int]]) -> bytes:
-    value_bytes = _TIME_BYTES + _BODY_BYTES
-    return b"".join(key.to_bytes(_KEY_BYTES) + value.to_bytes(value_bytes) for key, value in ids)
-
-
-def _unpacked(data: bytes) -> dict[int, int]:
-    read = int.from_bytes
-    return {
-        read(data[at : at + _KEY_BYTES]): read(data[at + _KEY_BYTES : at + _ID_BYTES])
-        for at in range(0, len(data), _ID_BYTES)
-    }
+    loaded = (Chunk.loaded(each, left, gaps.get(str(each.number))) for each, left in chunks)
+    return b"".join(packed(ids.items()) for _, ids in loaded) + again_data + open_data

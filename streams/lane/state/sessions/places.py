@@ -19,7 +19,7 @@ from millstream.schemas.events import SessionUpdated
 from millstream.schemas.sessions.states import LifecycleState, SessionState
 from millstream.schemas.topics import SESSION_STATES, SESSIONS, TopicSpec
 from millstream.streams.lane.state.folds import Begin, Fold, SnapshotBody, Source
-from millstream.streams.lane.state.seen_ids import id_digest
+from millstream.streams.lane.state.ids.digests import id_digest
 from millstream.streams.wire.keys import SessionKey, session_key
 
 __all__ = ["SessionPlaces", "place_of"]

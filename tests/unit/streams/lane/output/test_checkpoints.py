@@ -7,6 +7,7 @@ from aiokafka import TopicPartition
 
 from millstream.schemas.events import CheckpointSaved, SessionUpdated
 from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.lane.base.checkpoint_cache import OBJECT_BYTES, CheckpointCache
 from millstream.streams.lane.output.checkpoints import CheckpointSource
 from millstream.streams.lane.output.outcomes import session_head
 from millstream.streams.settings import Settings
@@ -35,13 +36,17 @@ class View:
         return self._held.get(session)
 
 
-def source(view: View, *, cached_bytes_max: int = 100) -> CheckpointSource:
+TWO = 2 * OBJECT_BYTES + 100
+"""Room for two checkpoints whose data is of 100 bytes together."""
+
+
+def source(view: View, *, bytes_max: int = TWO) -> CheckpointSource:
     # The reader is never started: where the log were asked, it would say so.
     return CheckpointSource(
         reader=PartitionReader(Settings()),
         partition=TopicPartition("checkpoints", 0),
         peek=view.peek,
-        cached_bytes_max=cached_bytes_max,
+        cached=CheckpointCache(bytes_max=bytes_max).of_lane(),
     )
 
 
@@ -85,7 +90,7 @@ async def test_a_checkpoint_kept_again_counts_once() -> None:
 
 async def test_one_larger_than_the_memory_is_not_kept() -> None:
     view = View(saved(1, size=101))
-    checkpoints = source(view)
+    checkpoints = source(view, bytes_max=OBJECT_BYTES + 100)
     checkpoints.keep(saved(1, size=101))
     await checkpoints.load(head_of(saved(1, size=101)))
     assert view.asked == 1

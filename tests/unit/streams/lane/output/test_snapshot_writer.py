@@ -66,9 +66,11 @@ async def test_what_a_restore_reads_does_not_grow_with_the_history() -> None:
         _, restored = await deployment.restored()
         assert restored.snapshot is not None
         read.append(restored.tail_records)
-        # Ids were forgotten, and their chunks with them.
-        assert len(restored.snapshot.chunks) <= IDS_MAX // CHUNK_IDS + 1
-        assert len(restored.parts) <= IDS_MAX // CHUNK_IDS + 3
+        # Ids were forgotten, and their chunks with them: on the average a chunk is half full.
+        left = sum(left for _, left, _ in restored.snapshot.chunks)
+        assert left <= IDS_MAX * 9 / 8
+        assert len(restored.snapshot.chunks) <= 2 * left // CHUNK_IDS + 1
+        assert len(restored.parts) <= len(restored.snapshot.chunks) + 2
     labels = {"stage": "chain", "partition": "0"}
     window_s = deployment.collector.registry.get_sample_value(
         "millstream_lane_dedup_window_seconds", labels
@@ -180,7 +182,7 @@ async def test_ids_read_back_topic_by_topic_are_forgotten_in_the_order_of_time()
     assert state.is_finished(key)
 
 
-async def test_of_more_ids_than_are_remembered_a_restore_keeps_the_newest() -> None:
+async def test_of_more_users_than_are_remembered_a_restore_keeps_what_a_lane_does() -> None:
     deployment = Deployment(12, snapshot_records=1_000_000)
     letters = [
         making.dead_letter(
@@ -192,7 +194,7 @@ async def test_of_more_ids_than_are_remembered_a_restore_keeps_the_newest() -> N
     ]
     async with deployment.lane() as lane:
         await lane.writer.commit(letters)
-        for number in range(IDS_MAX):
+        for number in range(IDS_MAX + IDS_MAX // 8):
             lane.ask(f"r{number}", f"u{number}", deployment.clock.tick(1))
             lane.end(f"r{number}", tokens=1, at_ms=deployment.clock())
         await lane.settled()
@@ -200,7 +202,43 @@ async def test_of_more_ids_than_are_remembered_a_restore_keeps_the_newest() -> N
         assert not lane.state.is_buried(letters[0].source)
     state, _ = await deployment.restored()
     assert state.digests() == live
-    assert state.seen.forgotten_ms == letters[0].at_ms
+    assert not state.is_buried(letters[-1].source)
+    assert len(state.seen) == IDS_MAX
+
+
+async def test_a_flood_of_rejected_requests_leaves_what_ran_known_after_a_restore() -> None:
+    policy = Policy.from_yaml(
+        """
+        roles: {all: {templates: ["*"]}}
+        defaults: {roles: [all], rate: unlimited}
+        users: {flood: {rate: {requests: 1, window_s: 60}}}
+        """,
+        "p",
+    )
+    deployment = Deployment(13, snapshot_records=500)
+    async with deployment.lane(policy) as lane:
+        for number in range(50):
+            lane.ask(f"r{number}", "u1", deployment.clock.tick(1))
+            lane.end(f"r{number}", tokens=1, at_ms=deployment.clock())
+        ran = [("default", "u1", f"r{number}") for number in range(50)]
+        for number in range(3 * IDS_MAX):
+            lane.ask(f"f{number}", "flood", deployment.clock.tick(1))
+            if number % 100 == 0:
+                await lane.settled()
+        await lane.settled()
+        await lane.snapshots.close(20)
+        live = lane.state.digests()
+        assert all(lane.state.is_finished(key) for key in ran)
+        assert lane.state.seen.forgotten_ms is None
+        assert lane.snapshots.taken > 2
+    state, restored = await deployment.restored(policy)
+    assert restored.snapshot is not None
+    assert all(state.is_finished(key) for key in ran)
+    assert state.digests() == live
+    assert live == (await deployment.folded_whole(policy)).digests()
+    more, restored = await deployment.restored(policy, dedup_ids_max=4 * IDS_MAX)
+    assert restored.refolded == ("ids",)
+    assert more.is_finished(("default", "flood", "f1"))
 
 
 @pytest.mark.parametrize("other", ["format", "stage that hands over"])

@@ -167,6 +167,7 @@ def test_a_snapshot_of_before_it_told_more_is_loaded() -> None:
         "again_ids",
         "ids_since_ms",
         "ids_forgotten_ms",
+        "ids_lost_ms",
         "layers_folded_under",
     }
     after = state()

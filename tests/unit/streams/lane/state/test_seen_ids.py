@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from millstream.streams.lane.state.seen_ids import SealedChunk, SeenIds, id_digest
+from millstream.streams.lane.state.ids.digests import id_digest, owner_of, users_id
+from millstream.streams.lane.state.seen_ids import SealedChunk, SeenIds
 
 BODY_MAX = 2**64 - 1
 
@@ -129,8 +132,9 @@ def test_what_is_remembered_compares_alike_sealed_and_not() -> None:
 class Snapshots:
     """Holds chunks as a topic would: each is written once and stays as it was."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ids_max: int = 20, chunk_ids: int = 4) -> None:
         self.chunks: dict[int, SealedChunk] = {}
+        self._sizes = {"ids_max": ids_max, "chunk_ids": chunk_ids}
 
     def taken_and_loaded(self, remembered: SeenIds) -> SeenIds:
         unwritten = {chunk.number: chunk for chunk in remembered.unwritten()}
@@ -140,12 +144,13 @@ class Snapshots:
         assert not kept.keys() & unwritten.keys()
         self.chunks = kept | unwritten
         remembered.mark_written(self.chunks)
-        again = SeenIds(ids_max=20, chunk_ids=4)
+        again = SeenIds(**self._sizes)
         again.load(
             ((self.chunks[number], left) for number, left in remembered.chunks),
             remembered.open_data,
             remembered.again_data,
             remembered.since_ms,
+            remembered.gaps,
         )
         return again
 
@@ -189,3 +194,59 @@ def test_loaded_from_a_snapshot_it_goes_on_as_if_nothing_had_happened(
         assert [live.body(each) for each in range(13)] == [
             restored.body(each) for each in range(13)
         ]
+
+
+KINDS = ("finished", "rejected", "dead letter")
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from(KINDS), st.integers(1, 40)), max_size=40
+    ),
+    takes=st.sets(st.integers(0, 40)),
+)
+def test_a_flood_never_takes_another_users_id_and_is_restored_alike(
+    steps: list[tuple[int, str, int]], takes: set[int]
+) -> None:
+    live, restored = (SeenIds(ids_max=64, chunk_ids=8) for _ in range(2))
+    window = SeenIds(ids_max=64, chunk_ids=8)
+    window.unsorted()
+    snapshots = Snapshots(ids_max=64, chunk_ids=8)
+    added: list[tuple[int, int, bool]] = []
+    for number, (user, kind, count) in enumerate(steps):
+        if number in takes:
+            restored = snapshots.taken_and_loaded(restored)
+        for _ in range(count):
+            at_ms = 1000 + len(added)
+            owner = ("", "") if kind == "dead letter" else ("default", f"u{user}")
+            added.append((users_id(*owner, str(at_ms)), at_ms, kind == "finished"))
+            for remembered in (live, restored):
+                remembered.add(added[-1][0], at_ms, ran=added[-1][2])
+        live.forget_before(0)
+        restored.forget_before(0)
+        assert live.canonical_data == restored.canonical_data
+        assert len(live) <= 64
+    for key, at_ms, ran in reversed(added):
+        window.add(key, at_ms, ran=ran)
+    window.sort()
+    assert window.canonical_data == live.canonical_data
+    held = Counter(owner_of(key) for key, _, _ in added if key in live)
+    lost = {owner_of(key) for key, _, _ in added if key not in live}
+    # All who lost an id have as many as anybody, but for what cannot be divided.
+    assert all(held[owner] >= max(held.values()) - 1 for owner in lost)
+
+
+def test_room_is_made_step_by_step_and_what_is_held_stays_bounded() -> None:
+    remembered = SeenIds(ids_max=4000, chunk_ids=64)
+    honest = [users_id("default", f"user-{number % 20}", str(number)) for number in range(1000)]
+    for at_ms, key in enumerate(honest):
+        remembered.add(key, at_ms)
+    most = 0
+    for number in range(30_000):
+        remembered.add(users_id("default", "flood", str(number)), 1000 + number, ran=False)
+        remembered.forget_before(0)
+        most = max(most, len(remembered))
+    assert all(key in remembered for key in honest)
+    assert most < 4500
+    assert sum(left for _, left in remembered.chunks) > 64 * len(remembered.chunks) / 2 - 64
+    assert remembered.forgotten_ms is None
