@@ -98,14 +98,17 @@ async def print_history(settings: Settings, query: HistoryQuery, *, as_json: boo
                 async for entries in batches:
                     for entry in entries:
                         lines.add(showable_json(entry_json(entry)))
+                    lines.write()
             else:
-                told = timeline(_each(batches), settings.namespace, partitions=settings.partitions)
+                each = _each(batches, lines)
+                told = timeline(each, settings.namespace, partitions=settings.partitions)
                 async for line in told:
                     lines.add(line)
     return lines.count
 
 
-async def _each(batches: AsyncIterator[list[Entry]]) -> AsyncIterator[Entry]:
+async def _each(batches: AsyncIterator[list[Entry]], lines: Lines) -> AsyncIterator[Entry]:
     async for entries in batches:
         for entry in entries:
             yield entry
+        lines.write()
