@@ -10,13 +10,13 @@ import typer
 
 from millstream.gateway.client_settings import settings_for_client
 from millstream.gateway.console.rendering import entry_json
+from millstream.gateway.console.replay.timeline import timeline
+from millstream.gateway.console.replay.waiting import Waiting
 from millstream.gateway.console.running import run
 from millstream.gateway.console.tenant_option import tenant_of
 from millstream.gateway.console.terminal import Lines, progress_console, showable_json
 from millstream.gateway.console.time_parsing import parse_time_ms
-from millstream.gateway.console.timeline import timeline
 from millstream.gateway.console.topic_names import topic_named
-from millstream.gateway.console.waiting import Waiting
 from millstream.streams.bus.api import EventFilter
 from millstream.streams.bus.record_log import Entry
 from millstream.streams.history.replay import HISTORY_TOPICS, HistoryQuery, history_batches
@@ -98,14 +98,17 @@ async def print_history(settings: Settings, query: HistoryQuery, *, as_json: boo
                 async for entries in batches:
                     for entry in entries:
                         lines.add(showable_json(entry_json(entry)))
+                    lines.write()
             else:
-                told = timeline(_each(batches), settings.namespace, partitions=settings.partitions)
+                each = _each(batches, lines)
+                told = timeline(each, settings.namespace, partitions=settings.partitions)
                 async for line in told:
                     lines.add(line)
     return lines.count
 
 
-async def _each(batches: AsyncIterator[list[Entry]]) -> AsyncIterator[Entry]:
+async def _each(batches: AsyncIterator[list[Entry]], lines: Lines) -> AsyncIterator[Entry]:
     async for entries in batches:
         for entry in entries:
             yield entry
+        lines.write()

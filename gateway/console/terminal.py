@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Self
@@ -31,7 +29,6 @@ __all__ = [
 
 _GAP: Final = "  "
 _LINES_CHARACTERS: Final = 65_536
-_LINES_HELD_S: Final = 0.2
 
 
 def progress_console() -> Console:
@@ -87,9 +84,10 @@ def showable_json(line: str) -> str:
 
 
 class Lines:
-    """Lines of data, written many at once: when they are 64 KiB, or the last were 0.2 s ago.
+    """Lines of data, written many at once: by 64 KiB, and whenever `write` is called.
 
-    A terminal gets them as they come. Leave it as a context, also early: what is left is written.
+    Call it before a wait. Use it as a context: at its end, also an early one, all are written.
+    `before` is called before each write.
     """
 
     def __init__(self, *, before: Callable[[], None] = lambda: None) -> None:
@@ -97,15 +95,13 @@ class Lines:
         self._before = before
         self._held: list[str] = []
         self._characters = 0
-        self._written_s = -math.inf
 
     def add(self, line: str) -> None:
-        """Add a line, and write if it is time. Raises as `print_text`."""
+        """Add a line, and write if there are many. Raises as `print_text`."""
         self.count += 1
         self._held.append(line)
         self._characters += len(line)
-        is_due = time.monotonic() - self._written_s > _LINES_HELD_S
-        if self._characters >= _LINES_CHARACTERS or is_due:
+        if self._characters >= _LINES_CHARACTERS:
             self.write()
 
     def write(self) -> None:
@@ -117,7 +113,6 @@ class Lines:
         self._characters = 0
         self._before()
         print_text(text)
-        self._written_s = time.monotonic()
 
     def __enter__(self) -> Self:
         """Begin."""

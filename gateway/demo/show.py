@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from millstream.gateway.client_settings import open_bus
 from millstream.gateway.console.rendering import money, reason_text
+from millstream.gateway.console.replay.timeline import timeline
 from millstream.gateway.console.terminal import print_styled, print_text
-from millstream.gateway.console.timeline import timeline
 from millstream.gateway.demo.clock import StartClock
 from millstream.gateway.demo.script import ASKED
 from millstream.gateway.demo.stage import Stage

@@ -11,6 +11,7 @@ from faust.types import TP
 
 from millstream.schemas.topics import CONTROL, REQUESTS
 from millstream.streams.broker.clients import committed_consumer, idempotent_producer
+from millstream.streams.broker.fetched.eager_fetcher import EagerFetcher
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.consumer.faust_app import build_app, stop_app
 from millstream.streams.consumer.faust_consumer import CommittedConsumerThread
@@ -108,6 +109,8 @@ async def test_an_agent_without_room_holds_up_no_other(settings: Settings) -> No
         sent = [await producer.send(crowded, b"x", partition=n % 2) for n in range(3 * most)]
         await asyncio.gather(*sent)
         (channel,) = app.topics._tp_index[TP(crowded, 0)]
+        # Lanes and views read by this one.
+        assert isinstance(app.consumer._thread._consumer._fetcher, EagerFetcher)
 
         def lanes_have_room() -> bool:
             """Have both partitions read on, as lanes do that have room, whatever is buffered."""

@@ -10,6 +10,7 @@ from aiokafka import TopicPartition
 
 from millstream.schemas.topics import RESULTS, TOKENS
 from millstream.streams.broker.clients import committed_consumer, transactional_producer
+from millstream.streams.broker.fetched.eager_fetcher import EagerFetcher
 from millstream.streams.bus.api import Delivery
 from millstream.streams.history.replay import HistoryQuery, read_history
 from millstream.streams.settings import Settings
@@ -68,6 +69,7 @@ class TestKafkaHistory(HistoryContract):
             await producer.abort_transaction()
         consumer = committed_consumer(world.settings)
         await consumer.start()
+        assert isinstance(consumer._fetcher, EagerFetcher)  # as all readers have it
         try:
             consumer.assign([where])
             consumer.seek(where, 0)

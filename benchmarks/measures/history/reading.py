@@ -1,7 +1,7 @@
 """How long it takes to read history, beside a raw consumer of the same partitions, in turns.
 
 The raw one is aiokafka's as it comes: it reads committed records and looks at none. Each reader is
-a process of its own; the clock of a command's includes its start, that of the others does not.
+a process of its own; the clock of a command includes its start, that of the others does not.
 """
 
 from __future__ import annotations

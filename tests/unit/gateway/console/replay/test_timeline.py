@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from millstream.gateway.console.timeline import timeline
+from millstream.gateway.console.replay.timeline import timeline
 from millstream.schemas.base import Address, Event
 from millstream.schemas.events import AgentToken
 from millstream.streams.bus.api import Delivery

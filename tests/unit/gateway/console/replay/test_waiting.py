@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from millstream.gateway.console.waiting import Waiting
+from millstream.gateway.console.replay.waiting import Waiting
 
 
 class Clock:
