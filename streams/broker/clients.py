@@ -1,8 +1,8 @@
-"""aiokafka clients, built from the settings in one place."""
+"""aiokafka clients, built from the settings in one place, and secured as they say."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
@@ -11,6 +11,7 @@ from millstream.schemas.topics import DEAD_LETTERS
 from millstream.streams.broker.aiokafka_patches import free_fetches, tolerate_header_names
 from millstream.streams.broker.failed_sends import hear_failed_sends
 from millstream.streams.broker.recovery import RecoveringClient, recover_brokers
+from millstream.streams.broker.security.live import live_security
 
 if TYPE_CHECKING:
     from millstream.streams.settings import Settings
@@ -23,12 +24,29 @@ _FETCH_WAIT_MS = 100
 _METADATA_MAX_AGE_MS = 30_000
 
 
+def connecting(settings: Settings) -> dict[str, Any]:
+    """Give what each client of aiokafka's is made with: where brokers are, and what secures them.
+
+    Whoever makes a client of another kind than those below makes it with these too. Raises
+    `Misconfigured` for settings of security that are wrong.
+    """
+    recover_brokers()
+    security = live_security(settings)
+    # aiokafka hands both on to its connections, which are made by the second one alone. The first
+    # has it check nothing, and fail rather than send anything unsecured.
+    plain = security.is_plaintext
+    return {
+        "bootstrap_servers": settings.kafka,
+        "security_protocol": "PLAINTEXT" if plain else "SSL",
+        "ssl_context": security,
+    }
+
+
 def idempotent_producer(settings: Settings) -> AIOKafkaProducer:
     """Build a producer whose sends are acknowledged by all in-sync replicas and never doubled."""
-    recover_brokers()
     hear_failed_sends()
     return AIOKafkaProducer(
-        bootstrap_servers=settings.kafka,
+        **connecting(settings),
         enable_idempotence=True,
         max_request_size=REQUEST_BYTES_MAX,
         metadata_max_age_ms=_METADATA_MAX_AGE_MS,
@@ -44,10 +62,9 @@ def transactional_producer(
     """
     if timeout_s is None:
         timeout_s = settings.commit_timeout_s * 2
-    recover_brokers()
     hear_failed_sends()
     return AIOKafkaProducer(
-        bootstrap_servers=settings.kafka,
+        **connecting(settings),
         transactional_id=transactional_id,
         transaction_timeout_ms=int(timeout_s * 1000),
         max_batch_size=BATCH_BYTES,
@@ -58,11 +75,10 @@ def transactional_producer(
 
 def committed_consumer(settings: Settings) -> AIOKafkaConsumer:
     """Build a consumer without a group that sees committed records only; assign it by hand."""
-    recover_brokers()
     tolerate_header_names()
     free_fetches()
     return AIOKafkaConsumer(
-        bootstrap_servers=settings.kafka,
+        **connecting(settings),
         group_id=None,
         enable_auto_commit=False,
         isolation_level="read_committed",
@@ -74,9 +90,8 @@ def committed_consumer(settings: Settings) -> AIOKafkaConsumer:
 
 def ends_consumer(settings: Settings) -> AIOKafkaConsumer:
     """Build a consumer that reads nothing: its `end_offsets` are high watermarks."""
-    recover_brokers()
     return AIOKafkaConsumer(
-        bootstrap_servers=settings.kafka,
+        **connecting(settings),
         group_id=None,
         enable_auto_commit=False,
         isolation_level="read_uncommitted",
@@ -86,13 +101,9 @@ def ends_consumer(settings: Settings) -> AIOKafkaConsumer:
 
 def admin_client(settings: Settings) -> AIOKafkaAdminClient:
     """Build an administration client."""
-    recover_brokers()
-    return AIOKafkaAdminClient(bootstrap_servers=settings.kafka)
+    return AIOKafkaAdminClient(**connecting(settings))
 
 
 def raw_client(settings: Settings) -> RecoveringClient:
     """Build a client for requests that no other client makes."""
-    recover_brokers()
-    return RecoveringClient(
-        bootstrap_servers=settings.kafka, metadata_max_age_ms=_METADATA_MAX_AGE_MS
-    )
+    return RecoveringClient(**connecting(settings), metadata_max_age_ms=_METADATA_MAX_AGE_MS)
