@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 
+from millstream.schemas.errors import ServiceUnavailable
 from millstream.schemas.topics import DEAD_LETTERS
 from millstream.streams.broker.aiokafka_patches import free_fetches, tolerate_header_names
 from millstream.streams.broker.failed_sends import hear_failed_sends
 from millstream.streams.broker.recovery import RecoveringClient, recover_brokers
 from millstream.streams.broker.security.live import live_security
+from millstream.streams.broker.security.refusals import AccessRefused
 
 if TYPE_CHECKING:
     from millstream.streams.settings import Settings
@@ -40,6 +42,13 @@ def connecting(settings: Settings) -> dict[str, Any]:
         "security_protocol": "PLAINTEXT" if plain else "SSL",
         "ssl_context": security,
     }
+
+
+def not_reached(settings: Settings, error: Exception) -> ServiceUnavailable:
+    """Give what an error of a client means that could not connect, in a line for people."""
+    if isinstance(error, AccessRefused):  # it names the address
+        return ServiceUnavailable(f"Kafka is not reached at {error}")
+    return ServiceUnavailable(f"Kafka does not answer at {settings.kafka}: {error}")
 
 
 def idempotent_producer(settings: Settings) -> AIOKafkaProducer:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import ssl
 import time
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,11 @@ from typing import TYPE_CHECKING, Any
 from aiokafka.errors import KafkaError
 
 from millstream.schemas.errors import Misconfigured
-from millstream.streams.broker.security.certificates import TlsFiles, context_of
+from millstream.streams.broker.security.certificates import (
+    TlsFiles,
+    certificate_ends_at,
+    context_of,
+)
 from millstream.streams.broker.security.connection import SecuredConnection
 from millstream.streams.broker.security.kafka_security import KafkaSecurity, read_security
 from millstream.streams.broker.security.probing import Spoken, look_at
@@ -35,6 +40,7 @@ _LOOKED_S = 30.0
 """For so long it is known what a port speaks."""
 
 _REFUSALS_MAX = 64
+_ENDS_SOON = timedelta(days=7)
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +74,39 @@ class LiveSecurity:
     def refusals(self) -> Mapping[tuple[str, int], str]:
         """Why brokers could not be connected to when last tried, by host and port."""
         return self._refusals
+
+    def told(self) -> list[str]:
+        """Say why brokers are not let in to, or do not let in: a line each, none where all do."""
+        told = sorted(
+            f"Kafka at {host}:{port}: {why}" for (host, port), why in self._refusals.items()
+        )
+        return [*told, *([f"settings of security: {self._told}"] if self._told else [])]
+
+    def warnings(self) -> tuple[str, ...]:
+        """Say what is doubtful and works: secrets that all may read, a certificate that ends."""
+        security = self._security
+        found = [
+            f"{path} holds a secret, and every user of this machine may read it: chmod 600 {path}"
+            for path in security.open_secrets()
+        ]
+        if (ends_in := self._ends_in()) is not None and ends_in < _ENDS_SOON:
+            named = _own_certificate(security)
+            when = "has expired" if ends_in <= timedelta(0) else f"ends in {ends_in.days} days"
+            found.append(f"{named}: the client's certificate {when}: renew it")
+        if security.tls is not None and not security.tls.verifies:
+            found.append("brokers' certificates are not looked at: anybody may pose as a broker")
+        if security.passed_over:
+            names = ", ".join(security.passed_over)
+            found.append(f"MILLSTREAM_KAFKA_CONFIG: passed over, as nothing here reads it: {names}")
+        return tuple(found)
+
+    def _ends_in(self) -> timedelta | None:
+        try:
+            files = self._security.tls
+            ends_at = None if files is None else certificate_ends_at(files)
+        except Misconfigured:
+            return None
+        return None if ends_at is None else ends_at - datetime.now(UTC)
 
     @property
     def refuses_user(self) -> bool:
@@ -154,6 +193,11 @@ class LiveSecurity:
         if isinstance(error, Misconfigured):
             return AccessRefused(str(error))
         told = told_of_tls(error, security, host)
+        if told is not None and not isinstance(error, ssl.SSLCertVerificationError):
+            ends_in = self._ends_in()
+            if ends_in is not None and ends_in <= timedelta(0):
+                named = _own_certificate(security)
+                told = f"it refuses the client's certificate, which has expired: renew {named}"
         if told is not None and not _is_of_name(error):
             return AccessRefused(told)
         if not is_ambiguous(error):
@@ -197,6 +241,11 @@ def _of_another_protocol(security: KafkaSecurity, spoken: Spoken) -> AccessRefus
             "client, or refuses the one of MILLSTREAM_KAFKA_SSL_CERTIFICATE_LOCATION"
         )
     return None
+
+
+def _own_certificate(security: KafkaSecurity) -> str:
+    files = security.tls
+    return "" if files is None or files.certificate is None else files.certificate.given.named
 
 
 def _is_of_name(error: BaseException) -> bool:
