@@ -19,6 +19,7 @@ from millstream.streams.broker.security.refusals import AccessRefused
 from millstream.streams.broker.topic_admin import Drift, topic_drift
 from millstream.streams.consumer.group_offsets import committed_gaps
 from millstream.streams.consumer.offset_gaps import OffsetGap
+from millstream.streams.sessions.in_redis.securing import open_secrets
 from millstream.streams.sessions.redis import RedisSessionStore
 from millstream.streams.settings import Settings
 
@@ -115,10 +116,19 @@ async def check_redis() -> tuple[Finding, ...]:
         return (Finding("redis", "wrong", str(error), remedy),)
     finally:
         await store.close()
+    opened = tuple(
+        Finding(
+            "security",
+            "note",
+            f"{path} holds a secret, and every user of this machine may read it",
+            f"chmod 600 {path}",
+        )
+        for path in open_secrets(settings)
+    )
     if foreign:
         told = f"{len(foreign)} keys are of another type than the session view's, as {foreign[0]!r}"
         return (Finding("redis", "wrong", told, "delete them: the log has the sessions"),)
-    return (Finding("redis", "ok", "answers, and can be written"),)
+    return (Finding("redis", "ok", "answers, and can be written"), *opened)
 
 
 async def check_offsets() -> tuple[Finding, ...]:

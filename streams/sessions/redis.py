@@ -27,7 +27,7 @@ from millstream.agents.sessions.manager import (
     SessionStats,
     StoredCheckpoint,
 )
-from millstream.schemas.errors import ForeignKey
+from millstream.schemas.errors import ForeignKey, ServiceUnavailable
 from millstream.schemas.events import AgentResult, CheckpointSaved, SessionUpdated
 from millstream.schemas.ports import ClockMs
 from millstream.schemas.sessions.states import SessionState
@@ -50,6 +50,7 @@ from millstream.streams.sessions.in_redis.scripts import (
     PUT_STATE,
     Script,
 )
+from millstream.streams.sessions.in_redis.securing import told_refusal
 from millstream.streams.sessions.paging import (
     Cursors,
     SessionLimits,
@@ -96,7 +97,7 @@ class RedisSessionStore:
         self.prefix = settings.namespace if prefix is None else prefix
         self._limits = limits or SessionLimits()
         self._clock_ms = clock_ms
-        self.connections = RedisConnections(settings.redis_url)
+        self.connections = RedisConnections(settings)
 
     def beside(self, name: str) -> RedisSessionStore:
         """Give a view of its own, over the same connections."""
@@ -118,8 +119,15 @@ class RedisSessionStore:
         return told_of(await self.marks.read())
 
     async def ping(self) -> None:
-        """Return once Redis answers."""
-        await self.connections.ask(lambda client: cast("Awaitable[Any]", client.ping()))
+        """Return once Redis answers. Raises `ServiceUnavailable`, which says what it can of why."""
+        try:
+            await self.connections.ask(lambda client: cast("Awaitable[Any]", client.ping()))
+        except ServiceUnavailable as error:
+            if error.__cause__ is not None and told_refusal(error.__cause__) is not None:
+                raise
+            if (why := await self.connections.told_of_port()) is None:
+                raise
+            raise ServiceUnavailable(f"Redis does not answer as it should: {why}") from error
 
     async def check_writes(self) -> None:
         """Raise `ServiceUnavailable` if nothing can be written: read-only, or out of memory."""

@@ -27,7 +27,10 @@ from cryptography.hazmat.primitives.serialization import (
 from millstream.schemas.errors import Misconfigured
 from millstream.streams.broker.security.given import Given
 
-__all__ = ["Store", "TlsFiles", "certificate_ends_at", "context_of"]
+__all__ = ["Stamp", "Store", "TlsFiles", "certificate_ends_at", "context_of", "stamp_of"]
+
+Stamp = tuple[tuple[str, int, int, int], ...]
+"""Files by what changes when they are written or replaced: time, size and inode."""
 
 _JKS = b"\xfe\xed\xfe\xed"
 _PEM = b"-----BEGIN "
@@ -217,6 +220,19 @@ def _in_lines(block: re.Match[str]) -> str:
     kind, body = block[1], "".join(block[2].split())
     lines = [body[at : at + 64] for at in range(0, len(body), 64)]
     return "\n".join((f"-----BEGIN {kind}-----", *lines, f"-----END {kind}-----", ""))
+
+
+def stamp_of(paths: tuple[Path, ...]) -> Stamp:
+    """Tell files by what changes when they are written or replaced."""
+    found = []
+    for path in paths:
+        try:
+            known = path.stat()
+        except OSError:
+            found.append((str(path), 0, 0, 0))
+        else:
+            found.append((str(path), known.st_mtime_ns, known.st_size, known.st_ino))
+    return tuple(found)
 
 
 @contextmanager

@@ -13,16 +13,17 @@ import ssl
 import time
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiokafka.errors import KafkaError
 
 from millstream.schemas.errors import Misconfigured
 from millstream.streams.broker.security.certificates import (
+    Stamp,
     TlsFiles,
     certificate_ends_at,
     context_of,
+    stamp_of,
 )
 from millstream.streams.broker.security.connection import SecuredConnection
 from millstream.streams.broker.security.kafka_security import KafkaSecurity, read_security
@@ -43,8 +44,6 @@ _REFUSALS_MAX = 64
 _ENDS_SOON = timedelta(days=7)
 
 log = logging.getLogger(__name__)
-
-Stamp = tuple[tuple[str, int, int, int], ...]
 
 
 class LiveSecurity:
@@ -133,7 +132,7 @@ class LiveSecurity:
         if files is None:
             self._context = self._made_from = None
             return
-        made_from = files, _stamp(files.paths)
+        made_from = files, stamp_of(files.paths)
         if made_from != self._made_from:
             self._context, self._made_from = context_of(files), made_from
 
@@ -250,19 +249,6 @@ def _own_certificate(security: KafkaSecurity) -> str:
 
 def _is_of_name(error: BaseException) -> bool:
     return isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in {62, 64}
-
-
-def _stamp(paths: tuple[Path, ...]) -> Stamp:
-    """Tell files by what changes when they are written or replaced."""
-    found = []
-    for path in paths:
-        try:
-            known = path.stat()
-        except OSError:
-            found.append((str(path), 0, 0, 0))
-        else:
-            found.append((str(path), known.st_mtime_ns, known.st_size, known.st_ino))
-    return tuple(found)
 
 
 def live_security(settings: ConnectionSettings) -> LiveSecurity:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from cryptography import x509
 __all__ = ["Spoken", "look_at"]
 
 _ANSWER_S = 1.0
+_ANSWER_BYTES_MAX = 4096
 _CORRELATION = 7
 # ApiVersions in version 0, of a client without a name: any broker answers it, before any user.
 _VERSIONS = struct.pack(">ihhih", 10, 18, 0, _CORRELATION, -1)
@@ -27,12 +29,25 @@ class Spoken:
     names: tuple[str, ...] = ()
 
 
-async def look_at(host: str, port: int) -> Spoken:
-    """Ask a port in TLS, which trusts any certificate and sends nothing, and without."""
-    tls, names = await _asked_in_tls(host, port)
-    return (
-        Spoken(is_tls=True, names=names) if tls else Spoken(is_plaintext=await _asked(host, port))
+def _is_of_kafka(answer: bytes) -> bool:
+    return answer[4:8] == struct.pack(">i", _CORRELATION)
+
+
+async def look_at(
+    host: str,
+    port: int,
+    *,
+    asked: bytes = _VERSIONS,
+    is_answer: Callable[[bytes], bool] = _is_of_kafka,
+) -> Spoken:
+    """Ask a port in TLS, which trusts any certificate and sends nothing, and without.
+
+    `is_answer` tells whether what comes is an answer to `asked`; by default they are Kafka's.
+    """
+    (tls, names), answer = await asyncio.gather(
+        _asked_in_tls(host, port), _answer(host, port, asked)
     )
+    return Spoken(is_tls=tls, is_plaintext=is_answer(answer), names=names)
 
 
 async def _asked_in_tls(host: str, port: int) -> tuple[bool, tuple[str, ...]]:
@@ -54,19 +69,18 @@ async def _asked_in_tls(host: str, port: int) -> tuple[bool, tuple[str, ...]]:
     return True, _names(given) if given else ()
 
 
-async def _asked(host: str, port: int) -> bool:
-    """Whether it answers as a broker does, without TLS."""
+async def _answer(host: str, port: int, asked: bytes) -> bytes:
+    """Give what a port answers without TLS, nothing where it does not."""
     try:
         async with asyncio.timeout(_ANSWER_S):
             reader, writer = await asyncio.open_connection(host, port)
             try:
-                writer.write(_VERSIONS)
-                answer = await reader.readexactly(8)
+                writer.write(asked)
+                return await reader.read(_ANSWER_BYTES_MAX)
             finally:
                 writer.close()
     except (OSError, TimeoutError, EOFError):
-        return False
-    return int(struct.unpack(">ii", answer)[1]) == _CORRELATION
+        return b""
 
 
 def _names(der: bytes) -> tuple[str, ...]:
