@@ -254,6 +254,18 @@ async def test_a_secret_that_all_may_read_is_told(kafka: SecureKafka, base: Sett
     assert live_security(settings).warnings() == ()
 
 
+@pytest.mark.parametrize("mechanism", ["PLAIN", "OAUTHBEARER"])
+async def test_a_log_at_level_debug_shows_no_secret(
+    kafka: SecureKafka, base: Settings, caplog: pytest.LogCaptureFixture, mechanism: str
+) -> None:
+    caplog.set_level("DEBUG")
+    given = kafka.plain() if mechanism == "PLAIN" else token_file(kafka, token())
+    assert await require_reach(kafka.settings(base, "CLEAR", **given)) == ()
+    assert "(hidden)" in caplog.text
+    assert PASSWORD not in caplog.text
+    assert "Bearer" not in caplog.text
+
+
 @asynccontextmanager
 async def connected(settings: Settings) -> AsyncIterator[Any]:
     client = raw_client(settings)

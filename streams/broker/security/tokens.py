@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from base64 import urlsafe_b64decode
+from base64 import b64encode, urlsafe_b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -77,14 +77,20 @@ class Tokens:
         form = {"grant_type": "client_credentials"}
         if source.scope is not None:
             form["scope"] = source.scope.value
-        user = aiohttp.BasicAuth(source.client_id.value, source.client_secret.value, "utf-8")
+        # As Java's client sends them: not encoded as in a form, which the standard asks for.
+        user = b64encode(f"{source.client_id.value}:{source.client_secret.value}".encode()).decode()
+        headers = {"Authorization": f"Basic {user}", "Accept": "application/json"}
         authorities = TlsFiles(authorities=source.authorities)
         now_s = self._clock_s()
         try:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(_ANSWER_S)) as session,
                 session.post(
-                    url, data=form, auth=user, ssl=context_of(authorities), allow_redirects=False
+                    url,
+                    data=form,
+                    headers=headers,
+                    ssl=context_of(authorities),
+                    allow_redirects=False,
                 ) as response,
             ):
                 body, status = await response.content.read(_ANSWER_BYTES_MAX), response.status
