@@ -27,7 +27,7 @@ from millstream.agents.sessions.manager import (
     SessionStats,
     StoredCheckpoint,
 )
-from millstream.schemas.errors import ForeignKey, ServiceUnavailable
+from millstream.schemas.errors import ForeignKey
 from millstream.schemas.events import AgentResult, CheckpointSaved, SessionUpdated
 from millstream.schemas.ports import ClockMs
 from millstream.schemas.sessions.states import SessionState
@@ -50,7 +50,6 @@ from millstream.streams.sessions.in_redis.scripts import (
     PUT_STATE,
     Script,
 )
-from millstream.streams.sessions.in_redis.securing import told_refusal
 from millstream.streams.sessions.paging import (
     Cursors,
     SessionLimits,
@@ -120,14 +119,7 @@ class RedisSessionStore:
 
     async def ping(self) -> None:
         """Return once Redis answers. Raises `ServiceUnavailable`, which says what it can of why."""
-        try:
-            await self.connections.ask(lambda client: cast("Awaitable[Any]", client.ping()))
-        except ServiceUnavailable as error:
-            if error.__cause__ is not None and told_refusal(error.__cause__) is not None:
-                raise
-            if (why := await self.connections.told_of_port()) is None:
-                raise
-            raise ServiceUnavailable(f"Redis does not answer as it should: {why}") from error
+        await self.connections.ping()
 
     async def check_writes(self) -> None:
         """Raise `ServiceUnavailable` if nothing can be written: read-only, or out of memory."""

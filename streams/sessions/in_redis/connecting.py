@@ -129,6 +129,17 @@ class RedisConnections:
         except _AWAY as error:
             raise told(error) from error
 
+    async def ping(self) -> None:
+        """Return once Redis answers. Raises `ServiceUnavailable`, which says what it can of why."""
+        try:
+            await self.ask(lambda client: cast("Awaitable[Any]", client.ping()))
+        except ServiceUnavailable as error:
+            if error.__cause__ is not None and told_refusal(error.__cause__) is not None:
+                raise
+            if (why := await self.told_of_port()) is None:
+                raise
+            raise ServiceUnavailable(f"Redis does not answer as it should: {why}") from error
+
     async def told_of_port(self) -> str | None:
         """Say what a server's port speaks, if that is why it does not answer."""
         address = self._address
