@@ -41,6 +41,7 @@ _LOOKED_S = 30.0
 """For so long it is known what a port speaks."""
 
 _REFUSALS_MAX = 64
+_REFUSED_S = 60.0
 _ENDS_SOON = timedelta(days=7)
 
 log = logging.getLogger(__name__)
@@ -59,10 +60,10 @@ class LiveSecurity:
         self._context: ssl.SSLContext | None = None
         self._made_from: tuple[TlsFiles, Stamp] | None = None
         self._told: str | None = None
-        self._refusals: dict[tuple[str, int], str] = {}
+        self._refusals: dict[tuple[str, int], tuple[float, str]] = {}
         self._refuses_user = False
         self._spoken: dict[tuple[str, int], tuple[float, Spoken]] = {}
-        self._renew_context()
+        self._renew(self._security)
 
     @property
     def is_plaintext(self) -> bool:
@@ -71,14 +72,17 @@ class LiveSecurity:
 
     @property
     def refusals(self) -> Mapping[tuple[str, int], str]:
-        """Why brokers could not be connected to when last tried, by host and port."""
-        return self._refusals
+        """Why brokers could not be connected to when last tried, by host and port.
+
+        What was tried a minute ago and not since is forgotten.
+        """
+        since_s = time.monotonic() - _REFUSED_S
+        return {place: why for place, (at_s, why) in self._refusals.items() if at_s >= since_s}
 
     def told(self) -> list[str]:
         """Say why brokers are not let in to, or do not let in: a line each, none where all do."""
-        told = sorted(
-            f"Kafka at {host}:{port}: {why}" for (host, port), why in self._refusals.items()
-        )
+        refusals = sorted(self.refusals.items())
+        told = [f"Kafka at {host}:{port}: {why}" for (host, port), why in refusals]
         return [*told, *([f"settings of security: {self._told}"] if self._told else [])]
 
     def warnings(self) -> tuple[str, ...]:
@@ -115,8 +119,7 @@ class LiveSecurity:
     def now(self) -> tuple[KafkaSecurity, ssl.SSLContext | None]:
         """Give what holds now, with a context for the protocols of TLS."""
         try:
-            self._security = read_security(self._settings)
-            self._renew_context()
+            self._renew(read_security(self._settings))
         except Misconfigured as error:
             if self._told != str(error):
                 self._told = str(error)
@@ -127,14 +130,16 @@ class LiveSecurity:
                 log.warning("settings of security can be read again")
         return self._security, self._context
 
-    def _renew_context(self) -> None:
-        files = self._security.tls
+    def _renew(self, security: KafkaSecurity) -> None:
+        """Take over what was read, with a context made of it: both or none."""
+        files = security.tls
         if files is None:
             self._context = self._made_from = None
-            return
-        made_from = files, stamp_of(files.paths)
-        if made_from != self._made_from:
-            self._context, self._made_from = context_of(files), made_from
+        else:
+            made_from = files, stamp_of(files.paths)
+            if made_from != self._made_from:
+                self._context, self._made_from = context_of(files), made_from
+        self._security = security
 
     async def connect(
         self, host: str, port: int, *, timeout_s: float, **how: Any
@@ -219,7 +224,7 @@ class LiveSecurity:
     def _note(self, host: str, port: int, why: str) -> None:
         if len(self._refusals) >= _REFUSALS_MAX:
             self._refusals.pop(next(iter(self._refusals)))
-        self._refusals[host, port] = why
+        self._refusals[host, port] = time.monotonic(), why
 
 
 def _of_another_protocol(security: KafkaSecurity, spoken: Spoken) -> AccessRefused | None:
