@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from millstream.streams.connection_settings import ConnectionSettings
 from millstream.streams.settings import Settings, child_environment
 
 __all__ = [
@@ -154,5 +155,7 @@ def machine() -> str:
 def told_settings(settings: Settings) -> str:
     """Say with which settings a worker runs, apart from where things are."""
     where = {"kafka", "redis_url", "namespace", "data_dir", "cache"}
+    # Of how services are secured, what is given: secrets are masked.
+    where |= set(ConnectionSettings.model_fields) - settings.model_fields_set
     told = settings.model_dump(mode="json", exclude=where)
     return "worker: " + " ".join(f"{name}={value}" for name, value in told.items())

@@ -76,7 +76,7 @@ def raw_side(
     requests, responses = (own.topic(spec.name) for spec in _RAW_TOPICS)
     echo = stack.enter_context(
         running(
-            ["-m", "benchmarks.programs.echo", settings.kafka, requests, responses],
+            ["-m", "benchmarks.programs.echo", requests, responses],
             child_environment(own),
             settings.data_dir / "echo.log",
         )
@@ -119,7 +119,6 @@ def ask_client(settings: Settings, sides: tuple[Side, ...], *, requests: int) ->
     `subprocess.SubprocessError` if it fails or is too slow.
     """
     task = Task(
-        kafka=settings.kafka,
         sides=sides,
         rounds=ROUNDS,
         serial=max(20, requests // 8),

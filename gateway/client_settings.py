@@ -17,6 +17,7 @@ from millstream.gateway.installation import data_folder
 from millstream.schemas.errors import Misconfigured
 from millstream.streams.apps.name import AppName
 from millstream.streams.bus.kafka import KafkaBus
+from millstream.streams.connection_settings import ConnectionSettings
 from millstream.streams.settings import Settings, load_settings
 
 __all__ = [
@@ -77,6 +78,12 @@ def local_settings() -> Settings:
     if settings.policy_file is not None:
         policy = settings.policy_file.absolute()
         settings = settings.model_copy(update={"policy_file": policy})
+    files = {
+        name: path.absolute()
+        for name in ConnectionSettings.model_fields
+        if isinstance(path := getattr(settings, name), Path)
+    }
+    settings = settings.model_copy(update=files)
     if settings.app is not None:
         settings = settings.model_copy(update={"app": str(AppName.parse(settings.app))})
     empty = {name for name in ("kafka", "redis_url") if not getattr(settings, name)}

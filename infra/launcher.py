@@ -25,7 +25,13 @@ from millstream.infra.paths import LOCK_FILE, ExternalServices, cache_folder
 from millstream.infra.processes.keeping import KeptService, Restarts, keep
 from millstream.infra.processes.process import guarded
 from millstream.infra.processes.waiting import eventually, together
-from millstream.infra.redis import RedisServer, find_redis_server, redis_answers, without_password
+from millstream.infra.redis import (
+    RedisServer,
+    find_redis_server,
+    redis_answers,
+    without_password,
+    without_user,
+)
 from millstream.infra.state import LauncherState, write_whole
 
 __all__ = ["Endpoints", "Launcher"]
@@ -163,7 +169,9 @@ class Launcher:
         return {name: pid for one in self._services for name, pid in one.pids.items()}
 
     def _write(self, endpoints: Endpoints) -> None:
-        write_whole(endpoints_file(self._data), endpoints.to_json() + "\n")
+        # A Redis that the environment names may have a password in its URL, which stays there.
+        shared = replace(endpoints, redis_url=without_user(endpoints.redis_url))
+        write_whole(endpoints_file(self._data), shared.to_json() + "\n")
 
     def _port_names(self, brokers: int) -> tuple[str, ...]:
         kafka = () if self._external.kafka else port_names(brokers)

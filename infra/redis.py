@@ -21,7 +21,14 @@ from millstream.infra.processes.process import Command
 from millstream.infra.processes.service import ChildService
 from millstream.infra.processes.waiting import ready_or_dead
 
-__all__ = ["RedisServer", "find_redis_server", "redis_answers", "servers_of", "without_password"]
+__all__ = [
+    "RedisServer",
+    "find_redis_server",
+    "redis_answers",
+    "servers_of",
+    "without_password",
+    "without_user",
+]
 
 _READY_TIMEOUT_S = 20.0
 _REQUEST_TIMEOUT_S = 2.0
@@ -144,3 +151,11 @@ def without_password(url: str) -> str:
     parts = urlsplit(url)
     _, at, address = parts.netloc.rpartition("@")
     return parts._replace(netloc=f"***@{address}" if at else parts.netloc).geturl()
+
+
+def without_user(url: str) -> str:
+    """Give a redis:// URL without user and password, also without those among its options."""
+    parts = urlsplit(url)
+    _, _, address = parts.netloc.rpartition("@")
+    options = [one for one in parts.query.split("&") if one and "password=" not in one]
+    return parts._replace(netloc=address, query="&".join(options)).geturl()

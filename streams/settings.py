@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import SettingsConfigDict, SettingsError
 
 from millstream.schemas.base import words_of_problem
 from millstream.schemas.endpoints import BY_LANGCHAIN, ModelEndpoint
 from millstream.schemas.errors import Misconfigured
+from millstream.streams.connection_settings import ConnectionSettings
+from millstream.streams.properties_file import read_properties
 
 Role = Literal["lanes", "views"]
 
@@ -25,13 +29,13 @@ ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*(:.+)?$", max_length
 """All models of a name before the colon, or one of them."""
 
 
-class Settings(BaseSettings):
+class Settings(ConnectionSettings):
     """The settings of one process. Names in the environment: `MILLSTREAM_` and the field's name."""
 
     model_config = SettingsConfigDict(env_prefix="MILLSTREAM_", frozen=True, extra="forbid")
 
     kafka: str = "127.0.0.1:9092"
-    """Bootstrap servers, `host:port`, comma-separated."""
+    """`bootstrap.servers`: brokers to ask first, `host:port`, comma-separated."""
     redis_url: str = "redis://127.0.0.1:6379/0"
     """The Redis that holds the view of sessions: `redis://HOST:PORT/DATABASE`,
     `redis+cluster://HOST:PORT,…` or `redis+sentinel://HOST:PORT,…/SERVICE`; `rediss` for TLS."""
@@ -111,7 +115,7 @@ class Settings(BaseSettings):
     """Code of an agent that does not let others run for so long is named in the log and counted."""
     agents_blocked_max_s: Annotated[float, Field(gt=0, le=300)] = 5.0
     """After so long its event loop is given up: runs that wait for it are begun anew elsewhere."""
-    model_endpoints: dict[ModelName, ModelEndpoint] = {}
+    model_endpoints: dict[ModelName, ModelEndpoint] = {}  # noqa: RUF012  pydantic copies it
     """Servers by the names of what they serve, as JSON: `{"vllm": {"base_url": "http://…/v1"}}`."""
 
     @field_validator("model_endpoints")
@@ -132,6 +136,11 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = "console"
     """Log lines for people, or one JSON object each."""
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Give what is shown of it: no password, also not that of a URL."""
+        for name, value in super().__repr_args__():
+            yield name, without_password(value) if name == "redis_url" else value
+
     def topic(self, name: str) -> str:
         """Give the physical name of a catalogue topic."""
         return f"{self.namespace}.{name}"
@@ -144,7 +153,7 @@ def load_settings(**overrides: object) -> Settings:
     """
     _refuse_unknown_variables()
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]
+        return _with_named_servers(Settings(**overrides))  # type: ignore[arg-type]
     except SettingsError as error:
         named = re.search(r'field "(\w+)"', str(error))
         variable = f"MILLSTREAM_{named[1].upper()}" if named else "a MILLSTREAM_ variable"
@@ -165,9 +174,31 @@ _JSON_EXAMPLES = {
 }
 
 
+def _with_named_servers(settings: Settings) -> Settings:
+    """Take the brokers from the file of properties where no variable names them."""
+    config = settings.kafka_config
+    if config is None or "kafka" in settings.model_fields_set:
+        return settings
+    found = read_properties(config, named="MILLSTREAM_KAFKA_CONFIG")
+    servers = found.get("bootstrap.servers") or found.get("metadata.broker.list")
+    return settings if not servers else settings.model_copy(update={"kafka": servers})
+
+
+def without_password(url: str) -> str:
+    """Give a URL for people to read: `***` stands for its password, and for what options hold."""
+    parts = urlsplit(url)
+    user, at, hosts = parts.netloc.rpartition("@")
+    name, colon, _ = user.partition(":")
+    netloc = f"{name}{colon}{'***' if colon else ''}{at}{hosts}"
+    query = re.sub(r"(password=)[^&]*", r"\1***", parts.query)
+    return parts._replace(netloc=netloc, query=query).geturl()
+
+
 def _shown(problem: ErrorDetails) -> str:
     # Who takes the name of a variable for a place for the key must not find it in a log.
-    return "" if problem["loc"][0] == "model_endpoints" else f" (it is {problem['input']!r})"
+    name = str(problem["loc"][0])
+    held = name in {"model_endpoints", "redis_url"} or name.endswith(("_password", "_secret"))
+    return "" if held else f" (it is {problem['input']!r})"
 
 
 def _refuse_unknown_variables() -> None:
@@ -201,9 +232,13 @@ def own_environment() -> dict[str, str]:
 def child_environment(settings: Settings) -> dict[str, str]:
     """Give the environment of a child process that shall have these settings.
 
-    It is our own, with a variable for each field of `settings` that was given a value.
+    It is our own, with a variable for each field of `settings` that was given a value: secrets are
+    in variables, which other users cannot read, and never among its arguments.
     """
     given = settings.model_dump(mode="json", exclude_unset=True)
+    for name in given:
+        if isinstance(secret := getattr(settings, name), SecretStr):
+            given[name] = secret.get_secret_value()
     named = {
         f"MILLSTREAM_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
         for name, value in given.items()

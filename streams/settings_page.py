@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from millstream.streams.connection_settings import ConnectionSettings
 from millstream.streams.settings import Settings
 
 __all__ = ["PAGE", "settings_page"]
@@ -31,12 +32,25 @@ the variable's name. `./millstream doctor` says what it finds wrong.
 | --- | --- | --- | --- |
 """
 
+_CONNECTIONS = """
+## Kafka and Redis with TLS and users
+
+Names are the properties' own, of Apache Kafka's and of librdkafka's configuration;
+[secure](secure.md) has examples. A secret is given by its variable or by a file, never by both.
+
+| variable | default | may be | what it is |
+| --- | --- | --- | --- |
+"""
+
 
 def settings_page() -> str:
-    """Give the page: a row per setting, in the order of the class."""
+    """Give the page: a row per setting, in the order of the class; connections come last."""
     words = _words()
     schema = Settings.model_json_schema()["properties"]
-    return _HEAD + "".join(_row(name, schema[name], words.get(name, "")) for name in schema)
+    own = [name for name in schema if name not in ConnectionSettings.model_fields]
+    rows = [_row(name, schema[name], words[name]) for name in own]
+    connecting = [_row(name, schema[name], words[name]) for name in schema if name not in own]
+    return _HEAD + "".join(rows) + _CONNECTIONS + "".join(connecting)
 
 
 def _row(name: str, schema: dict[str, Any], words: str) -> str:
@@ -53,8 +67,10 @@ def _may_be(schema: dict[str, Any]) -> str:
     if "anyOf" in schema:
         schema = next(choice for choice in schema["anyOf"] if choice.get("type") != "null")
     if "enum" in schema:
-        return ", ".join(f"`{value}`" for value in schema["enum"])
+        return ", ".join(f"`{value}`" if value else "nothing" for value in schema["enum"])
     match schema["type"]:
+        case "boolean":
+            return "`true`, `false`"
         case "array":
             return "a JSON list of names"
         case "integer" | "number" as kind:
@@ -70,7 +86,11 @@ def _may_be(schema: dict[str, Any]) -> str:
 
 def _words() -> dict[str, str]:
     """Give what stands below each field in the source, by the field's name."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(Settings)))
+    return _words_of(ConnectionSettings) | _words_of(Settings)
+
+
+def _words_of(kind: type) -> dict[str, str]:
+    tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
     (settings,) = (node for node in tree.body if isinstance(node, ast.ClassDef))
     found: dict[str, str] = {}
     for field, below in zip(settings.body, settings.body[1:], strict=False):

@@ -32,8 +32,10 @@ from millstream.schemas.ports import PeekCheckpoint, wall_clock_ms
 from millstream.schemas.topics import catalogue
 from millstream.streams.apps.app import AppParts
 from millstream.streams.apps.checks import resolving, windows
-from millstream.streams.broker.clients import idempotent_producer
+from millstream.streams.broker.clients import idempotent_producer, not_reached
+from millstream.streams.broker.diagnosis.reach import require_reach
 from millstream.streams.broker.renewed_producer import RenewedProducer
+from millstream.streams.broker.security.live import live_security
 from millstream.streams.broker.topic_admin import ensure_topics, require_sound_topics
 from millstream.streams.consumer.recent_gaps import RecentGaps
 from millstream.streams.hosting import agent_host, count_mcp_servers
@@ -127,6 +129,7 @@ async def run_worker(
 
 @dataclass(frozen=True, slots=True)
 class _Worker:
+    settings: Settings
     info: WorkerInfo
     lanes: tuple[Renewed[Lanes], ...]
     host: AgentHost | None
@@ -164,6 +167,10 @@ async def _build(
     policy = load_policy(settings, app.policy_file)
     tell_of_templates_for_nobody(policy, app.templates)
     specs = catalogue(settings.chain_cuts)
+    for line in live_security(settings).warnings():
+        log.warning("security", what=line)
+    for line in await require_reach(settings):
+        log.warning("a broker is not reached", what=line)
     await ensure_topics(settings, specs)
     for drift in await require_sound_topics(settings, specs):
         log.warning("topic drift", what=str(drift))
@@ -248,7 +255,7 @@ async def _build(
     starts = [one.start() for one in lanes]
     await asyncio.gather(*starts, *([views.start()] if views is not None else []))
     info = WorkerInfo(name, roles, f"{exposition.url}/metrics")
-    return _Worker(info, lanes, host, views, readiness, gaps, templates)
+    return _Worker(settings, info, lanes, host, views, readiness, gaps, templates)
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
@@ -309,9 +316,7 @@ async def _producer(settings: Settings) -> AsyncIterator[RenewedProducer]:
         try:
             await producer.start()
         except KafkaError as error:
-            raise ServiceUnavailable(
-                f"Kafka does not answer at {settings.kafka}: {error!r}; check MILLSTREAM_KAFKA"
-            ) from error
+            raise not_reached(settings, error) from error
         yield producer
     finally:
         # It waits for what was sent, and where no broker answers that is tried for 40 s.
@@ -350,8 +355,11 @@ def _spare_the_collector() -> None:
 async def _watch(worker: _Worker, ready: Callable[[WorkerInfo], None], stop: asyncio.Event) -> None:
     told = False
     unready = UnreadyLog()
+    security = live_security(worker.settings)
     while not stop.is_set():
         reasons = worker.unready()
+        if reasons:
+            reasons += security.told()
         worker.readiness.set("worker", "; ".join(reasons) or None)
         worker.readiness.warn(worker.gaps.told())
         unready.tell(reasons)

@@ -29,6 +29,7 @@ from benchmarks.report import Figure, percentile
 from benchmarks.services import Process, resident_kib, running, told_settings
 from benchmarks.sides import deployment
 from millstream.schemas.topics import REQUESTS, RESULTS
+from millstream.streams.broker.clients import connecting
 from millstream.streams.settings import Settings, child_environment
 from millstream.streams.wire.partitioning import home_partition
 
@@ -211,13 +212,13 @@ def _bytes_for(peak: _Memory, answered: int) -> float:
 
 async def _measure(own: Settings, worker: Process, backlog: Backlog, requests: int) -> _Measured:
     producer = AIOKafkaProducer(
-        bootstrap_servers=own.kafka, enable_idempotence=True, linger_ms=5, max_batch_size=262_144
+        **connecting(own), enable_idempotence=True, linger_ms=5, max_batch_size=262_144
     )
     await producer.start()
     answers = _Answers(bytearray(requests))
     topic = own.topic(REQUESTS.name)
     try:
-        async with listening(own.kafka, own.topic(RESULTS.name), answers.arrive):
+        async with listening(own, own.topic(RESULTS.name), answers.arrive):
             before_s = _nothing_yet(backlog)
             async with asyncio.timeout(BEFORE_S + STALL_S):
                 await _ask(

@@ -25,6 +25,7 @@ from aiokafka import AIOKafkaProducer
 from benchmarks.report import Figure, percentile
 from millstream.schemas.events import AgentToken
 from millstream.schemas.topics import TOKENS
+from millstream.streams.broker.clients import connecting
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.bus.api import Delivery, EventFilter
 from millstream.streams.bus.kafka import KafkaBus
@@ -98,7 +99,7 @@ async def _publish(settings: Settings, events: list[AgentToken], ready: Ready) -
     raw_s: list[float] = []
     bus_s: list[float] = []
     async with (
-        AIOKafkaProducer(bootstrap_servers=settings.kafka, enable_idempotence=True) as raw,
+        AIOKafkaProducer(**connecting(settings), enable_idempotence=True) as raw,
         KafkaBus(settings) as bus,
     ):
         for at in range(WARM_UP + PUBLISHES):
@@ -132,9 +133,9 @@ async def _publish(settings: Settings, events: list[AgentToken], ready: Ready) -
 async def _batches(settings: Settings, events: list[AgentToken], ready: Ready) -> list[Figure]:
     topic = settings.topic(TOKENS.name)
     async with (
-        AIOKafkaProducer(bootstrap_servers=settings.kafka, enable_idempotence=True) as raw,
+        AIOKafkaProducer(**connecting(settings), enable_idempotence=True) as raw,
         AIOKafkaProducer(
-            bootstrap_servers=settings.kafka,
+            **connecting(settings),
             enable_idempotence=True,
             max_batch_size=RAW_BATCH_BYTES,
         ) as by_hand,

@@ -22,6 +22,7 @@ from millstream.agents.factory import AgentFactory
 from millstream.agents.models.resolve import keep_traces_local
 from millstream.schemas.base import Address
 from millstream.schemas.events import AgentToken, CheckpointSaved, ResolvedRequest
+from millstream.streams.broker.clients import connecting
 from millstream.streams.settings import Settings
 
 __all__ = ["run"]
@@ -49,10 +50,10 @@ async def _measure(own: Settings, side: Side) -> tuple[list[float], list[float]]
     keep_traces_local()
     factory = AgentFactory(default_model=own.default_model)
     agent = _Agent(factory, AgentExecutor(factory, coalesce_s=own.token_coalesce_s))
-    producer = AIOKafkaProducer(bootstrap_servers=own.kafka, enable_idempotence=True)
+    producer = AIOKafkaProducer(**connecting(own), enable_idempotence=True)
     await producer.start()
     try:
-        async with calling(own.kafka, side, producer) as caller:
+        async with calling(own, side, producer) as caller:
             both = [(await _through_bus(caller), await agent.call()) for _ in range(WARM_UP + RUNS)]
     finally:
         await producer.stop()

@@ -29,6 +29,7 @@ from benchmarks.report import Figure, percentile
 from benchmarks.services import PROJECT, running
 from benchmarks.sides import deployment, model_server
 from millstream.schemas.topics import REQUESTS, RESULTS, TOKENS
+from millstream.streams.broker.clients import connecting
 from millstream.streams.settings import Settings, child_environment
 
 __all__ = ["run"]
@@ -137,14 +138,14 @@ async def _back_to_back(
     settings: Settings, sides: Mapping[str, Side]
 ) -> dict[tuple[str, int], _Load]:
     measured = {(name, tokens): _Load() for name in sides for tokens in TOKENS_PER_ANSWER}
-    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka, enable_idempotence=True)
+    producer = AIOKafkaProducer(**connecting(settings), enable_idempotence=True)
     await producer.start()
     try:
         for number in range(ROUNDS + 1):
             for name, side in sides.items():
                 # Not its tokens: whoever reads them takes CPU from what is measured.
                 quiet = Side(side.name, side.pid, side.requests, side.responses)
-                async with calling(settings.kafka, quiet, producer) as caller:
+                async with calling(settings, quiet, producer) as caller:
                     for tokens in TOKENS_PER_ANSWER:
                         load = await _one_load(caller, tokens, warm_up=number == 0)
                         if number:
@@ -176,12 +177,12 @@ async def _paced(settings: Settings, side: Side) -> dict[int, _Paced]:
 
     assert side.tokens is not None  # noqa: S101  it writes some
     quiet = Side(side.name, side.pid, side.requests, side.responses)
-    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka, enable_idempotence=True)
+    producer = AIOKafkaProducer(**connecting(settings), enable_idempotence=True)
     await producer.start()
     try:
         async with (
-            calling(settings.kafka, quiet, producer) as caller,
-            listening(settings.kafka, side.tokens, arrive),
+            calling(settings, quiet, producer) as caller,
+            listening(settings, side.tokens, arrive),
         ):
             await caller.call("stream: 1 at 0")
             for streams in STREAMS:

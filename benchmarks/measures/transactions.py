@@ -22,13 +22,14 @@ import confluent_kafka
 import uvloop
 from aiokafka import AIOKafkaProducer
 
+from benchmarks.librdkafka import librdkafka
 from benchmarks.report import Figure, percentile
 from millstream.schemas.events import AgentToken
 from millstream.schemas.topics import COSTS, DECISIONS, RESULTS
 from millstream.streams.broker.batches import Outgoing, send_batches
 from millstream.streams.broker.clients import transactional_producer
 from millstream.streams.broker.topic_admin import ensure_topics
-from millstream.streams.settings import Settings
+from millstream.streams.settings import Settings, child_environment, load_settings
 from millstream.streams.wire.codec import encode
 
 __all__ = ["run"]
@@ -47,15 +48,16 @@ Commit = Callable[[], Awaitable[None]]
 def run(settings: Settings) -> list[Figure]:
     """Measure in a process of its own; give the figures. Raises if it fails."""
     client = subprocess.run(
-        [sys.executable, "-m", "benchmarks.measures.transactions", settings.kafka],
+        [sys.executable, "-m", "benchmarks.measures.transactions"],
+        env=child_environment(settings),
         stdout=subprocess.PIPE,
         check=True,
     )
     return [Figure(**figure) for figure in json.loads(client.stdout)]
 
 
-async def _measure(kafka: str) -> list[Figure]:
-    settings = Settings(kafka=kafka, namespace=f"bench-{secrets.token_hex(4)}")
+async def _measure() -> list[Figure]:
+    settings = load_settings(namespace=f"bench-{secrets.token_hex(4)}")
     await ensure_topics(settings, _TOPICS)
     records = _records(settings)
     producers = [transactional_producer(settings, f"aiokafka-{at}") for at in range(PRODUCERS)]
@@ -63,7 +65,7 @@ async def _measure(kafka: str) -> list[Figure]:
         await producer.start()
     clients: dict[str, Commit] = {
         "aiokafka": _aiokafka(producers, records),
-        "confluent": _confluent(kafka, settings.namespace, records),
+        "confluent": _confluent(settings, records),
     }
     took_s: dict[str, list[float]] = {name: [] for name in clients}
     cpu_s: dict[str, list[float]] = {name: [] for name in clients}
@@ -107,12 +109,12 @@ def _aiokafka(producers: list[AIOKafkaProducer], records: list[Outgoing]) -> Com
     return commit
 
 
-def _confluent(kafka: str, namespace: str, records: list[Outgoing]) -> Commit:
+def _confluent(settings: Settings, records: list[Outgoing]) -> Commit:
     producers = [
         confluent_kafka.Producer(
             {
-                "bootstrap.servers": kafka,
-                "transactional.id": f"{namespace}-confluent-{number}",
+                **librdkafka(settings),
+                "transactional.id": f"{settings.namespace}-confluent-{number}",
                 "linger.ms": 0,
             }
         )
@@ -147,4 +149,4 @@ def _cpu_s() -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps([asdict(figure) for figure in uvloop.run(_measure(sys.argv[1]))]))
+    print(json.dumps([asdict(figure) for figure in uvloop.run(_measure())]))

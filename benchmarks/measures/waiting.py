@@ -24,6 +24,7 @@ from benchmarks.report import Figure, percentile
 from benchmarks.services import Process, resident_kib, running
 from benchmarks.sides import WORKER, deployment, model_server
 from millstream.schemas.topics import REQUESTS, RESULTS
+from millstream.streams.broker.clients import connecting
 from millstream.streams.settings import Settings, child_environment
 
 __all__ = ["run"]
@@ -81,10 +82,10 @@ def _figures(name: str, measured: _Measured) -> Iterator[Figure]:
 
 async def _measure(name: str, own: Settings, worker: Process) -> _Measured:
     side = Side(name, worker.pid, own.topic(REQUESTS.name), own.topic(RESULTS.name))
-    producer = AIOKafkaProducer(bootstrap_servers=own.kafka, enable_idempotence=True)
+    producer = AIOKafkaProducer(**connecting(own), enable_idempotence=True)
     await producer.start()
     try:
-        async with calling(own.kafka, side, producer) as caller:
+        async with calling(own, side, producer) as caller:
             await caller.load(WARM_UP, WARM_UP_IN_FLIGHT)
             kib_per_run = await _memory(caller, worker)
             gc.freeze()

@@ -23,6 +23,9 @@ import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from pydantic import TypeAdapter
 
+from millstream.streams.broker.clients import connecting
+from millstream.streams.settings import Settings, load_settings
+
 __all__ = [
     "IN_FLIGHT",
     "SAMPLES",
@@ -89,7 +92,6 @@ class Side:
 class Task:
     """What to measure in a round: `serial` requests one by one, and `loaded` under load."""
 
-    kafka: str
     sides: tuple[Side, ...]
     rounds: int
     serial: int
@@ -209,12 +211,13 @@ class Caller:
 
 
 async def _measure(task: Task) -> dict[str, Samples]:
+    settings = load_settings()
     async with AsyncExitStack() as stack:
-        producer = AIOKafkaProducer(bootstrap_servers=task.kafka, enable_idempotence=True)
+        producer = AIOKafkaProducer(**connecting(settings), enable_idempotence=True)
         await producer.start()
         stack.push_async_callback(producer.stop)
         callers = [
-            await stack.enter_async_context(calling(task.kafka, side, producer))
+            await stack.enter_async_context(calling(settings, side, producer))
             for side in task.sides
         ]
         for caller in callers:  # to warm up
@@ -258,22 +261,26 @@ async def _serial(caller: Caller, requests: int) -> list[tuple[float, float | No
 
 
 @asynccontextmanager
-async def calling(kafka: str, side: Side, producer: AIOKafkaProducer) -> AsyncIterator[Caller]:
+async def calling(
+    settings: Settings, side: Side, producer: AIOKafkaProducer
+) -> AsyncIterator[Caller]:
     """Give a caller of a side, which listens to its answers until the block ends."""
     caller = Caller(side, producer)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(listening(kafka, side.responses, caller.answers.arrive))
+        await stack.enter_async_context(listening(settings, side.responses, caller.answers.arrive))
         if side.tokens is not None:
-            await stack.enter_async_context(listening(kafka, side.tokens, caller.tokens.arrive))
+            await stack.enter_async_context(listening(settings, side.tokens, caller.tokens.arrive))
         yield caller
 
 
 @asynccontextmanager
-async def listening(kafka: str, topic: str, arrive: Callable[[Any], None]) -> AsyncIterator[None]:
+async def listening(
+    settings: Settings, topic: str, arrive: Callable[[Any], None]
+) -> AsyncIterator[None]:
     """Hand each committed record of a topic to `arrive` until the block ends."""
     consumer = AIOKafkaConsumer(
         topic,
-        bootstrap_servers=kafka,
+        **connecting(settings),
         isolation_level="read_committed",
         auto_offset_reset="earliest",
     )

@@ -1,6 +1,6 @@
 """The raw side's server: an aiokafka consumer and an aiokafka producer, and nothing between them.
 
-`python -m benchmarks.programs.echo KAFKA REQUESTS RESPONSES` answers until SIGTERM. A response is
+`python -m benchmarks.programs.echo REQUESTS RESPONSES` answers until SIGTERM. A response is
 the request's own value; it does not wait for its acknowledgement.
 """
 
@@ -13,10 +13,14 @@ import sys
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from millstream.streams.broker.clients import connecting
+from millstream.streams.settings import load_settings
 
-async def _echo(kafka: str, requests: str, responses: str) -> None:
-    consumer = AIOKafkaConsumer(requests, bootstrap_servers=kafka, auto_offset_reset="earliest")
-    producer = AIOKafkaProducer(bootstrap_servers=kafka, enable_idempotence=True)
+
+async def _echo(requests: str, responses: str) -> None:
+    settings = load_settings()
+    consumer = AIOKafkaConsumer(requests, **connecting(settings), auto_offset_reset="earliest")
+    producer = AIOKafkaProducer(**connecting(settings), enable_idempotence=True)
     await consumer.start()
     await producer.start()
     print(json.dumps({"echo": requests}), flush=True)
@@ -28,8 +32,8 @@ async def _echo(kafka: str, requests: str, responses: str) -> None:
         await producer.stop()
 
 
-async def _until_told(kafka: str, requests: str, responses: str) -> None:
-    echo = asyncio.create_task(_echo(kafka, requests, responses))
+async def _until_told(requests: str, responses: str) -> None:
+    echo = asyncio.create_task(_echo(requests, responses))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, echo.cancel)
     await asyncio.wait({echo})
     if not echo.cancelled():

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from millstream.gateway.checks.finding import Finding
 from millstream.gateway.client_settings import settings_for_client
 from millstream.schemas.errors import MillstreamError, Misconfigured
-from millstream.streams.broker.clocks import BrokerClock, broker_clocks
+from millstream.streams.broker.diagnosis.clocks import BrokerClock, broker_clocks
 from millstream.streams.settings import Settings
 
 __all__ = ["check_clock", "clock_of", "clocks_found"]

@@ -13,9 +13,13 @@ from millstream.gateway.client_settings import (
 )
 from millstream.schemas.errors import MillstreamError, Misconfigured
 from millstream.schemas.topics import catalogue
+from millstream.streams.broker.diagnosis.reach import Reach, reach
+from millstream.streams.broker.security.live import live_security
+from millstream.streams.broker.security.refusals import AccessRefused
 from millstream.streams.broker.topic_admin import Drift, topic_drift
 from millstream.streams.consumer.group_offsets import committed_gaps
 from millstream.streams.consumer.offset_gaps import OffsetGap
+from millstream.streams.sessions.in_redis.securing import open_secrets
 from millstream.streams.sessions.redis import RedisSessionStore
 from millstream.streams.settings import Settings
 
@@ -33,13 +37,32 @@ async def check_kafka() -> tuple[Finding, ...]:
         return (Finding("kafka", "wrong", str(error), remedy),)
     try:
         drifts = await topic_drift(settings, catalogue(settings.chain_cuts))
+        found = await reach(settings)
     except MillstreamError as error:
-        remedy = "check that it runs, and MILLSTREAM_KAFKA if that is set"
-        return (Finding("kafka", "wrong", str(error), remedy),)
+        return (Finding("kafka", "wrong", str(error), _remedy(error)),)
     answers = Finding("kafka", "ok", f"answers at {settings.kafka}")
     if any(drift.fatal for drift in drifts) and is_up_starting(settings):
         return answers, Finding("topics", "wrong", UP_STARTS, "ask again in a moment")
-    return answers, *topics_found(drifts)
+    return answers, *_reach_found(settings, found), *topics_found(drifts)
+
+
+def _remedy(error: MillstreamError) -> str:
+    if isinstance(error, Misconfigured):
+        return "mend the setting; docs/how-to/secure.md has examples"
+    if isinstance(error.__cause__, AccessRefused):
+        return "as it says; docs/how-to/secure.md has examples"
+    return "check that it runs, and MILLSTREAM_KAFKA if that is set"
+
+
+def _reach_found(settings: Settings, found: Reach) -> Iterator[Finding]:
+    """Give what is to be said of brokers that are not reached, and of how they are secured."""
+    for line in found.names:
+        remedy = "take it out of MILLSTREAM_KAFKA, or have it answer"
+        yield Finding("kafka", "note", f"one of its addresses is not reached: {line}", remedy)
+    for line in found.brokers:
+        yield Finding("kafka", "wrong", line, "mend the broker's advertised.listeners, or the name")
+    for line in live_security(settings).warnings():
+        yield Finding("security", "note", line, "as it says; docs/how-to/secure.md says more")
 
 
 def topics_found(drifts: tuple[Drift, ...]) -> tuple[Finding, ...]:
@@ -93,10 +116,19 @@ async def check_redis() -> tuple[Finding, ...]:
         return (Finding("redis", "wrong", str(error), remedy),)
     finally:
         await store.close()
+    opened = tuple(
+        Finding(
+            "security",
+            "note",
+            f"{path} holds a secret, and every user of this machine may read it",
+            f"chmod 600 {path}",
+        )
+        for path in open_secrets(settings)
+    )
     if foreign:
         told = f"{len(foreign)} keys are of another type than the session view's, as {foreign[0]!r}"
         return (Finding("redis", "wrong", told, "delete them: the log has the sessions"),)
-    return (Finding("redis", "ok", "answers, and can be written"),)
+    return (Finding("redis", "ok", "answers, and can be written"), *opened)
 
 
 async def check_offsets() -> tuple[Finding, ...]:

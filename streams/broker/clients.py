@@ -1,17 +1,20 @@
-"""aiokafka clients, built from the settings in one place."""
+"""aiokafka clients, built from the settings in one place, and secured as they say."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 
+from millstream.schemas.errors import ServiceUnavailable
 from millstream.schemas.topics import DEAD_LETTERS
 from millstream.streams.broker.aiokafka_patches import bound_fetches
 from millstream.streams.broker.failed_sends import hear_failed_sends
 from millstream.streams.broker.fetched.eager_fetcher import fetch_eagerly
 from millstream.streams.broker.recovery import RecoveringClient, recover_brokers
+from millstream.streams.broker.security.live import live_security
+from millstream.streams.broker.security.refusals import AccessRefused
 
 if TYPE_CHECKING:
     from millstream.streams.settings import Settings
@@ -31,12 +34,36 @@ def mend_consumers() -> None:
     fetch_eagerly()
 
 
+def connecting(settings: Settings) -> dict[str, Any]:
+    """Give what each client of aiokafka's is made with: where brokers are, and what secures them.
+
+    Whoever makes a client of another kind than those below makes it with these too. Raises
+    `Misconfigured` for settings of security that are wrong.
+    """
+    recover_brokers()
+    security = live_security(settings)
+    # aiokafka hands both on to its connections, which are made by the second one alone. The first
+    # has it check nothing, and fail rather than send anything unsecured.
+    plain = security.is_plaintext
+    return {
+        "bootstrap_servers": settings.kafka,
+        "security_protocol": "PLAINTEXT" if plain else "SSL",
+        "ssl_context": security,
+    }
+
+
+def not_reached(settings: Settings, error: Exception) -> ServiceUnavailable:
+    """Give what an error of a client means that could not connect, in a line for people."""
+    if isinstance(error, AccessRefused):  # it names the address
+        return ServiceUnavailable(f"Kafka is not reached at {error}")
+    return ServiceUnavailable(f"Kafka does not answer at {settings.kafka}: {error}")
+
+
 def idempotent_producer(settings: Settings) -> AIOKafkaProducer:
     """Build a producer whose sends are acknowledged by all in-sync replicas and never doubled."""
-    recover_brokers()
     hear_failed_sends()
     return AIOKafkaProducer(
-        bootstrap_servers=settings.kafka,
+        **connecting(settings),
         enable_idempotence=True,
         max_request_size=REQUEST_BYTES_MAX,
         metadata_max_age_ms=_METADATA_MAX_AGE_MS,
@@ -52,10 +79,9 @@ def transactional_producer(
     """
     if timeout_s is None:
         timeout_s = settings.commit_timeout_s * 2
-    recover_brokers()
     hear_failed_sends()
     return AIOKafkaProducer(
-        bootstrap_servers=settings.kafka,
+        **connecting(settings),
         transactional_id=transactional_id,
         transaction_timeout_ms=int(timeout_s * 1000),
         max_batch_size=BATCH_BYTES,
@@ -68,7 +94,7 @@ def committed_consumer(settings: Settings) -> AIOKafkaConsumer:
     """Build a consumer without a group that sees committed records only; assign it by hand."""
     mend_consumers()
     return AIOKafkaConsumer(
-        bootstrap_servers=settings.kafka,
+        **connecting(settings),
         group_id=None,
         enable_auto_commit=False,
         isolation_level="read_committed",
@@ -80,9 +106,8 @@ def committed_consumer(settings: Settings) -> AIOKafkaConsumer:
 
 def ends_consumer(settings: Settings) -> AIOKafkaConsumer:
     """Build a consumer that reads nothing: its `end_offsets` are high watermarks."""
-    recover_brokers()
     return AIOKafkaConsumer(
-        bootstrap_servers=settings.kafka,
+        **connecting(settings),
         group_id=None,
         enable_auto_commit=False,
         isolation_level="read_uncommitted",
@@ -92,13 +117,9 @@ def ends_consumer(settings: Settings) -> AIOKafkaConsumer:
 
 def admin_client(settings: Settings) -> AIOKafkaAdminClient:
     """Build an administration client."""
-    recover_brokers()
-    return AIOKafkaAdminClient(bootstrap_servers=settings.kafka)
+    return AIOKafkaAdminClient(**connecting(settings))
 
 
 def raw_client(settings: Settings) -> RecoveringClient:
     """Build a client for requests that no other client makes."""
-    recover_brokers()
-    return RecoveringClient(
-        bootstrap_servers=settings.kafka, metadata_max_age_ms=_METADATA_MAX_AGE_MS
-    )
+    return RecoveringClient(**connecting(settings), metadata_max_age_ms=_METADATA_MAX_AGE_MS)

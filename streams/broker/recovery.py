@@ -9,7 +9,10 @@ up all other connections for 40 s. Here, as in Kafka's own clients (KIP-899):
 - a broker that cannot be reached is tried again after a growing pause, shared by all who want it;
 - a connection, an update of metadata and the question for a coordinator take seconds at most;
 - of several names that are configured, one that hangs holds up none of the others;
-- a connection to an address that is not its broker's any more is closed.
+- a connection to an address that is not its broker's any more is closed;
+- a connection whose session of SASL ends soon is followed by another one before it ends.
+
+A client that is made with `clients.connecting` has its connections made by `security/live.py`.
 """
 
 from __future__ import annotations
@@ -25,11 +28,20 @@ from aiokafka.admin import client as admin_client
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import CloseReason
 from aiokafka.consumer import consumer as consumer_client
-from aiokafka.errors import KafkaConnectionError, KafkaError, RequestTimedOutError
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    NodeNotReadyError,
+    RequestTimedOutError,
+)
 from aiokafka.producer import producer as producer_client
 from aiokafka.protocol.metadata import MetadataRequest
 
-__all__ = ["RecoveringClient", "recover_brokers"]
+from millstream.streams.broker.security.connection import SecuredConnection
+from millstream.streams.broker.security.live import LiveSecurity
+from millstream.streams.broker.security.refusals import AccessRefused
+
+__all__ = ["RecoveringClient", "recover_brokers", "told_of_broker"]
 
 _ANSWER_S = 5.0
 """How long a broker may take to be connected to, or to answer what each answers at once."""
@@ -39,7 +51,12 @@ _NEXT_NAME_S = 0.3
 
 _PAUSE_MIN_S = 0.05
 _PAUSE_MAX_S = 1.0
+_REFUSED_PAUSE_MAX_S = 5.0
+"""Of a broker that refuses the user: accounts are locked where a wrong password comes often."""
+
 _NAMES = "bootstrap"
+_PLAIN_OPTIONS = ("client_id", "request_timeout_ms", "max_idle_ms", "on_close")
+"""Options of a connection that are not about security."""
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +72,9 @@ def recover_brokers() -> None:
 
 
 async def _connect_in_time(*args: Any, **kwargs: Any) -> Any:
+    if isinstance(security := kwargs.get("ssl_context"), LiveSecurity):
+        how = {name: kwargs[name] for name in _PLAIN_OPTIONS if name in kwargs}
+        return await security.connect(*args, timeout_s=_ANSWER_S, **how)
     async with asyncio.timeout(_ANSWER_S):
         return await _connect(*args, **kwargs)
 
@@ -78,12 +98,13 @@ class RecoveringClient(AIOKafkaClient):  # type: ignore[misc]
     async def bootstrap(self) -> None:
         """Learn of the brokers from the configured names, and keep what is known up to date.
 
-        Raises `KafkaConnectionError` if none answers within some 5 s.
+        Raises `KafkaConnectionError` if none answers within some 5 s, `AccessRefused` if one does
+        and does not let this client in.
         """
         # aiokafka's own asks one name after the other, and waits for each answer for 40 s.
         failed = await self._ask_names(self.cluster, [])
         if failed or not self.hosts:
-            raise KafkaConnectionError(f"no broker answers ({'; '.join(failed)})")
+            raise _no_broker(failed)
         if self._sync_task is None:
             self._sync_task = asyncio.create_task(self._md_synchronizer())
 
@@ -101,6 +122,25 @@ class RecoveringClient(AIOKafkaClient):  # type: ignore[misc]
         sound = [node for node in nodes if self._address(node) not in self._failed]
         return random.choice(sound or nodes) if nodes else None  # noqa: S311  no secret
 
+    async def send(
+        self, node_id: Any, request: Any, *, group: Any = ConnectionGroup.DEFAULT
+    ) -> Any:
+        """Send a request to a node. Raises `KafkaError`, which says why a node is not reached."""
+        try:
+            return await super().send(node_id, request, group=group)
+        except NodeNotReadyError as error:
+            if (why := self.why_unreachable(node_id)) is None:
+                raise
+            raise NodeNotReadyError(why) from error
+
+    def why_unreachable(self, node_id: Any) -> str | None:
+        """Say where a broker is, by its own account, and why it is not reached there."""
+        broker = self.cluster.broker_metadata(node_id)
+        if broker is None or not isinstance(security := self._ssl_context, LiveSecurity):
+            return None
+        why = security.refusals.get((broker.host, broker.port))
+        return None if why is None else told_of_broker(node_id, broker.host, broker.port, why)
+
     async def coordinator_lookup(self, coordinator_type: Any, coordinator_key: Any) -> Any:
         """Ask a broker who coordinates. Raises `KafkaError`, also where it does not answer."""
         try:
@@ -116,7 +156,11 @@ class RecoveringClient(AIOKafkaClient):  # type: ignore[misc]
         conn_id = (node_id, group)
         conn = self._conns.get(conn_id)
         if conn is not None and conn.connected():
-            return conn
+            if not (isinstance(conn, SecuredConnection) and conn.is_spent):
+                return conn
+            # What it was asked is answered there; what is asked from now on goes over another one.
+            del self._conns[conn_id]
+            conn.leave()
         task = self._connecting.get(conn_id)
         if task is None:
             task = self._connecting[conn_id] = asyncio.ensure_future(
@@ -153,13 +197,13 @@ class RecoveringClient(AIOKafkaClient):  # type: ignore[misc]
             self._close_moved()
         return updated
 
-    async def _ask_names(self, cluster_metadata: Any, topics: list[str] | None) -> list[str]:
+    async def _ask_names(self, cluster_metadata: Any, topics: list[str] | None) -> list[KafkaError]:
         """Learn of the brokers from the configured names, resolved anew.
 
         They are asked one after the other at short intervals, and who answers first is believed.
         Gives why each failed, nothing if one did not.
         """
-        failed: list[str] = []
+        failed: list[KafkaError] = []
         asked: set[asyncio.Task[Any]] = set()
         try:
             hosts = [(host, port) for host, port, _ in self.hosts]
@@ -172,7 +216,7 @@ class RecoveringClient(AIOKafkaClient):  # type: ignore[misc]
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 for task in done:
-                    if isinstance(answer := task.result(), str):
+                    if isinstance(answer := task.result(), KafkaError):
                         failed.append(answer)
                     else:
                         cluster_metadata.update_metadata(answer)
@@ -184,16 +228,21 @@ class RecoveringClient(AIOKafkaClient):  # type: ignore[misc]
         return failed
 
     async def _ask_name(self, host: str, port: int, topics: list[str] | None) -> Any:
-        """Give the metadata that a configured name answers with, or why it does not, in words."""
-        conn = None
+        """Give the metadata that a configured name answers with, or the error why it does not."""
+        conn, kind = None, KafkaConnectionError
         try:
+            conn = await self._connect_to(host, port)
             async with asyncio.timeout(_ANSWER_S):
-                conn = await self._connect_to(host, port)
                 metadata = await conn.send(MetadataRequest(topics))
         except TimeoutError:
             why = f"no answer within {_ANSWER_S:g} s"
+        except AccessRefused as error:
+            kind, why = AccessRefused, str(error)
         except (OSError, KafkaError) as error:
             why = str(error) or repr(error)
+            if isinstance(conn, SecuredConnection) and not conn.connected():
+                refused = await self._ssl_context.told_of_end(host, port, timeout_s=_ANSWER_S)
+                kind, why = (AccessRefused, str(refused)) if refused else (kind, why)
         else:
             if metadata.brokers:
                 return metadata
@@ -202,7 +251,7 @@ class RecoveringClient(AIOKafkaClient):  # type: ignore[misc]
             if conn is not None:
                 conn.close()
         log.debug("%s:%s does not say where the brokers are: %s", host, port, why)
-        return f"{host}:{port}: {why}"
+        return kind(f"{host}:{port}: {why}")
 
     async def _connect_to(self, host: str, port: int) -> Any:
         return await aiokafka_client.create_conn(
@@ -243,6 +292,29 @@ class RecoveringClient(AIOKafkaClient):  # type: ignore[misc]
             self._failed.pop(address, None)
             return
         times = self._failed.get(address, (0, 0.0))[0] + 1
-        pause_s = min(_PAUSE_MIN_S * 2 ** min(times, 10), _PAUSE_MAX_S)
+        pause_max_s = _PAUSE_MAX_S
+        if isinstance(security := self._ssl_context, LiveSecurity) and security.refuses_user:
+            pause_max_s = _REFUSED_PAUSE_MAX_S
+        pause_s = min(_PAUSE_MIN_S * 2 ** min(times, 10), pause_max_s)
         pause_s *= random.uniform(0.8, 1.2)  # noqa: S311  so that clients do not come all at once
         self._failed[address] = (times, asyncio.get_running_loop().time() + pause_s)
+
+
+def told_of_broker(node_id: Any, host: str, port: int, why: str) -> str:
+    """Say why a broker cannot be reached where brokers say that it is."""
+    return (
+        f"broker {node_id} is at {host}:{port}, as its advertised.listeners say, and cannot be "
+        f"reached there: {why}"
+    )
+
+
+def _no_broker(failed: list[KafkaError]) -> KafkaConnectionError:
+    refused = [str(one) for one in failed if isinstance(one, AccessRefused)]
+    if refused:
+        return AccessRefused("; ".join(refused))
+    return KafkaConnectionError(f"no broker answers ({'; '.join(_words(one) for one in failed)})")
+
+
+def _words(error: KafkaError) -> str:
+    # aiokafka's own begins with the error's name.
+    return str(error.args[0]) if error.args else str(error)

@@ -23,7 +23,7 @@ from aiokafka.errors import (
 
 from millstream.schemas.errors import Misconfigured, NoSuchTopic, ServiceUnavailable, TopicDrift
 from millstream.schemas.topics import TopicSpec
-from millstream.streams.broker.clients import admin_client
+from millstream.streams.broker.clients import admin_client, not_reached
 from millstream.streams.settings import Settings
 
 __all__ = [
@@ -174,8 +174,7 @@ async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
         await admin.start()
         yield admin
     except (KafkaError, TimeoutError) as error:
-        message = f"Kafka does not answer at {settings.kafka}: {error}"
-        raise ServiceUnavailable(message) from error
+        raise not_reached(settings, error) from error
     finally:
         await admin.close()
 

@@ -20,6 +20,7 @@ from faust.types import TP
 
 from millstream.schemas.errors import Misconfigured
 from millstream.schemas.topics import RECORD_BYTES_MAX
+from millstream.streams.broker.clients import connecting
 from millstream.streams.consumer.faust_consumer import CommittedTransport
 from millstream.streams.consumer.offset_gaps import OffsetGap, tell_gap
 from millstream.streams.telemetry.outages import KAFKA, is_transient
@@ -140,6 +141,8 @@ def build_app(
         f"{settings.namespace}-{name}",
         loop=loop,
         broker=[f"kafka://{address.strip()}" for address in settings.kafka.split(",")],
+        # It reaches each connection, as with other clients: `clients.connecting`.
+        ssl_context=connecting(settings)["ssl_context"],
         datadir=settings.data_dir / "faust" / name,
         store="memory://",
         autodiscover=False,

@@ -8,9 +8,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from millstream.schemas.errors import ServiceUnavailable
 from millstream.schemas.topics import DECISIONS, REQUESTS
-from millstream.streams.broker.clients import admin_client, ends_consumer
+from millstream.streams.broker.clients import admin_client, ends_consumer, not_reached
 from millstream.streams.consumer.offset_gaps import OffsetGap
 from millstream.streams.settings import Settings
 
@@ -39,8 +38,7 @@ async def committed_gaps(settings: Settings) -> tuple[OffsetGap, ...]:
             if group == groups[0]:
                 found += await _gone(settings, admin, consumer, committed)
     except (KafkaError, TimeoutError) as error:
-        message = f"Kafka does not answer at {settings.kafka}: {error}"
-        raise ServiceUnavailable(message) from error
+        raise not_reached(settings, error) from error
     finally:
         await consumer.stop()
         await admin.close()

@@ -12,8 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 from aiokafka.errors import KafkaError, for_code
 
-from millstream.schemas.errors import ServiceUnavailable
-from millstream.streams.broker.clients import admin_client
+from millstream.streams.broker.clients import admin_client, not_reached
 from millstream.streams.consumer.capabilities import Capabilities, Need, needs_of
 from millstream.streams.settings import Settings
 
@@ -50,8 +49,7 @@ async def lane_members(settings: Settings) -> tuple[LaneMember, ...]:
         await admin.start()
         described = await _settled(admin, lane_group(settings))
     except (KafkaError, TimeoutError) as error:
-        message = f"Kafka does not answer at {settings.kafka}: {error}"
-        raise ServiceUnavailable(message) from error
+        raise not_reached(settings, error) from error
     finally:
         await admin.close()
     return tuple(sorted(map(_member, described), key=lambda one: one.worker))

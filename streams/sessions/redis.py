@@ -96,7 +96,7 @@ class RedisSessionStore:
         self.prefix = settings.namespace if prefix is None else prefix
         self._limits = limits or SessionLimits()
         self._clock_ms = clock_ms
-        self.connections = RedisConnections(settings.redis_url)
+        self.connections = RedisConnections(settings)
 
     def beside(self, name: str) -> RedisSessionStore:
         """Give a view of its own, over the same connections."""
@@ -118,8 +118,8 @@ class RedisSessionStore:
         return told_of(await self.marks.read())
 
     async def ping(self) -> None:
-        """Return once Redis answers."""
-        await self.connections.ask(lambda client: cast("Awaitable[Any]", client.ping()))
+        """Return once Redis answers. Raises `ServiceUnavailable`, which says what it can of why."""
+        await self.connections.ping()
 
     async def check_writes(self) -> None:
         """Raise `ServiceUnavailable` if nothing can be written: read-only, or out of memory."""

@@ -9,6 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from millstream.schemas.base import Address
 from millstream.schemas.topics import BASE_TOPICS, TopicSpec
+from millstream.streams.broker.clients import connecting
 from millstream.streams.broker.memory.broker import MemoryBroker
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.bus.api import BusHooks
@@ -50,7 +51,7 @@ class KafkaWorld:
     ) -> Address:
         """Append any bytes."""
         topic = self.settings.topic(spec.name)
-        async with AIOKafkaProducer(bootstrap_servers=self.settings.kafka) as producer:
+        async with AIOKafkaProducer(**connecting(self.settings)) as producer:
             sent = await producer.send_and_wait(
                 topic, value, key, partition=partition, headers=list(headers)
             )
@@ -62,7 +63,7 @@ class KafkaWorld:
 
     async def delete(self, topic: str, partition: int, before: int) -> None:
         """Delete a partition's oldest records, as retention does."""
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.settings.kafka)
+        admin = AIOKafkaAdminClient(**connecting(self.settings))
         await admin.start()
         try:
             where = TopicPartition(self.settings.topic(topic), partition)

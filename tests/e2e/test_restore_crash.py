@@ -20,6 +20,7 @@ from millstream.schemas.topics import (
     SESSION_ANSWERS,
     catalogue,
 )
+from millstream.streams.broker.clients import connecting
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.sessions.redis import RedisSessionStore
@@ -104,7 +105,7 @@ async def before_it_is_committed(one: Deployment, command: SessionCommand) -> No
     # What a transaction holds is seen before its end by whoever reads what is not committed.
     topic = one.settings.topic(SESSION_ANSWERS.name)
     consumer = AIOKafkaConsumer(
-        topic, bootstrap_servers=one.settings.kafka, isolation_level="read_uncommitted"
+        topic, **connecting(one.settings), isolation_level="read_uncommitted"
     )
     async with started(consumer):
         await consumer.seek_to_end()

@@ -15,7 +15,7 @@ from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTempla
 from millstream.middleware.policy import Policy
 from millstream.schemas.base import Event
 from millstream.schemas.topics import TopicSpec, catalogue
-from millstream.streams.broker.clients import committed_consumer, idempotent_producer
+from millstream.streams.broker.clients import committed_consumer, connecting, idempotent_producer
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.broker.renewed_producer import RenewedProducer
 from millstream.streams.broker.topic_admin import ensure_topics
@@ -95,7 +95,7 @@ async def running_lanes(
 
 def upstream(settings: Settings) -> AbstractAsyncContextManager[Upstream]:
     """Connect an upstream."""
-    return upstream_of(settings, AIOKafkaProducer(bootstrap_servers=settings.kafka))
+    return upstream_of(settings, AIOKafkaProducer(**connecting(settings)))
 
 
 async def read_topic(

@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from millstream.streams.settings import Settings
+from millstream.streams.connection_settings import ConnectionSettings
+from millstream.streams.settings import Settings, child_environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,6 +41,11 @@ class WorkerProcess:
     def log(self) -> str:
         """Give what it has written on standard error so far."""
         return self._log.read_text(encoding="utf-8")
+
+    @property
+    def pid(self) -> int:
+        """Give its process id."""
+        return self._process.pid
 
     @property
     def ended_already(self) -> bool:
@@ -99,6 +105,7 @@ async def worker_process(
         "MILLSTREAM_DEFAULT_MODEL": "scripted",
         "MILLSTREAM_SCRIPTED_MODEL": "on",
         "MILLSTREAM_SESSION_TIMEOUT_S": "6",
+        **_connections(settings),
         **more,
     }
     log = settings.data_dir / f"{name}.log"
@@ -120,3 +127,9 @@ async def worker_process(
         yield worker
     finally:
         await worker.kill()
+
+
+def _connections(settings: Settings) -> dict[str, str]:
+    """Give the variables of what secures its connections."""
+    names = {f"MILLSTREAM_{name.upper()}" for name in ConnectionSettings.model_fields}
+    return {name: value for name, value in child_environment(settings).items() if name in names}

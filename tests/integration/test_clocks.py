@@ -14,7 +14,7 @@ from millstream.schemas.dead_letters import DeadLetterRedriven
 from millstream.schemas.errors import Misconfigured
 from millstream.schemas.topics import REDRIVES
 from millstream.streams.broker.clients import admin_client, ends_consumer, transactional_producer
-from millstream.streams.broker.clocks import broker_clocks
+from millstream.streams.broker.diagnosis.clocks import broker_clocks
 from millstream.streams.broker.raw_broker import raw_log
 from millstream.streams.broker.topic_admin import ensure_topics, partition_counts
 from millstream.streams.settings import Settings

@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from faust.types import TP
 
 from millstream.schemas.topics import CONTROL, REQUESTS
-from millstream.streams.broker.clients import committed_consumer, idempotent_producer
+from millstream.streams.broker.clients import committed_consumer, connecting, idempotent_producer
 from millstream.streams.broker.fetched.eager_fetcher import EagerFetcher
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.consumer.faust_app import build_app, stop_app
@@ -58,7 +58,7 @@ async def test_what_was_fetched_before_a_seek_comes_again_though_nothing_is_comm
     producer = idempotent_producer(settings)
     consumer = AIOKafkaConsumer(
         place.topic,
-        bootstrap_servers=settings.kafka,
+        **connecting(settings),
         group_id=settings.namespace,
         enable_auto_commit=False,
         auto_offset_reset="earliest",

@@ -21,7 +21,7 @@ from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.events import AgentResult
 from millstream.schemas.lane_events import CommandObeyed
 from millstream.schemas.topics import CONTROL, DEAD_LETTERS, OBEYED, REQUESTS, RESULTS, catalogue
-from millstream.streams.broker.clients import admin_client
+from millstream.streams.broker.clients import admin_client, connecting
 from millstream.streams.history.dead_letters import find_dead_letter, read_letter
 from millstream.streams.history.redrive import Redrive, Redriver
 from millstream.streams.history.replay import HistoryQuery, read_history
@@ -98,7 +98,7 @@ class Upstream:
 @asynccontextmanager
 async def upstream(settings: Settings) -> AsyncIterator[Upstream]:
     """Connect an upstream."""
-    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka)
+    producer = AIOKafkaProducer(**connecting(settings))
     await producer.start()
     try:
         yield Upstream(settings, producer)
@@ -115,9 +115,7 @@ async def everything(settings: Settings) -> list[Raw]:
     finally:
         await admin.close()
     assert {settings.topic(spec.name) for spec in catalogue(settings.chain_cuts)} < set(topics)
-    consumer = AIOKafkaConsumer(
-        *topics, bootstrap_servers=settings.kafka, auto_offset_reset="earliest"
-    )
+    consumer = AIOKafkaConsumer(*topics, **connecting(settings), auto_offset_reset="earliest")
     await consumer.start()
     try:
         await eventually(lambda: {one.topic for one in consumer.assignment()} == set(topics))

@@ -10,7 +10,7 @@ from faust.types import TP
 
 from millstream.schemas.events import AgentResult
 from millstream.schemas.topics import BASE_TOPICS, CONTROL, REQUESTS, RESULTS
-from millstream.streams.broker.clients import admin_client
+from millstream.streams.broker.clients import admin_client, connecting
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.consumer.group_offsets import committed_gaps
 from millstream.streams.lane.lanes import Lanes
@@ -22,7 +22,7 @@ from tests.support import eventually
 async def commit_offset(settings: Settings, topic: str, offset: int) -> None:
     """Alter what the lanes' group has committed, as an operator may while no worker runs."""
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.kafka,
+        **connecting(settings),
         group_id=f"{settings.namespace}-lanes",
         enable_auto_commit=False,
     )

@@ -20,6 +20,7 @@ from aiokafka import AIOKafkaProducer
 from benchmarks.programs.client import Caller, Side, calling, cpu_s
 from benchmarks.report import Figure, percentile
 from benchmarks.sides import deployment, worker_side
+from millstream.streams.broker.clients import connecting
 from millstream.streams.settings import Settings
 
 __all__ = ["run"]
@@ -90,12 +91,11 @@ async def _measure(
     alone_ms: list[float] = []
     together_ms: list[float] = []
     async with AsyncExitStack() as stack:
-        producer = AIOKafkaProducer(bootstrap_servers=settings.kafka, enable_idempotence=True)
+        producer = AIOKafkaProducer(**connecting(settings), enable_idempotence=True)
         await producer.start()
         stack.push_async_callback(producer.stop)
         callers = [
-            await stack.enter_async_context(calling(settings.kafka, side, producer))
-            for side in sides
+            await stack.enter_async_context(calling(settings, side, producer)) for side in sides
         ]
         for caller in callers:  # to warm up
             await caller.load(ALONE, 1, text=_TEXT)

@@ -19,6 +19,7 @@ from benchmarks.programs.client import Caller, Side, calling, cpu_s
 from benchmarks.services import running
 from benchmarks.sides import deployment, worker_side
 from millstream.schemas.events import AgentRequest
+from millstream.streams.broker.clients import connecting
 from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.settings import Settings, child_environment
 
@@ -93,10 +94,10 @@ class Millstream:
             processes = stack.enter_context(ExitStack())
             program = ["-m", "benchmarks.programs.steps_worker", str(self.folder)]
             side = worker_side(self.name, self._own, processes, program=program)
-            producer = AIOKafkaProducer(bootstrap_servers=self._own.kafka, enable_idempotence=True)
+            producer = AIOKafkaProducer(**connecting(self._own), enable_idempotence=True)
             await producer.start()
             stack.push_async_callback(producer.stop)
-            caller = await stack.enter_async_context(calling(self._own.kafka, side, producer))
+            caller = await stack.enter_async_context(calling(self._own, side, producer))
             yield _ByKafka(self._own, side, caller)
 
     def stored(self, topic: str = "") -> int:

@@ -25,8 +25,7 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.transaction import EndTxnRequest
 
-from millstream.schemas.errors import ServiceUnavailable
-from millstream.streams.broker.clients import raw_client
+from millstream.streams.broker.clients import not_reached, raw_client
 from millstream.streams.broker.recovery import RecoveringClient
 from millstream.streams.broker.rights.needed import Kind, Resource
 from millstream.streams.broker.rights.protocol import (
@@ -87,8 +86,7 @@ async def granted(settings: Settings, resources: Collection[Resource]) -> Grante
             await client.bootstrap()
             return await granted_to(client, resources)
     except (KafkaError, TimeoutError) as error:
-        message = f"Kafka does not answer at {settings.kafka}: {error}"
-        raise ServiceUnavailable(message) from error
+        raise not_reached(settings, error) from error
     finally:
         await asyncio.shield(client.close())
 

@@ -28,7 +28,15 @@ from redis.exceptions import (
 )
 
 from millstream.schemas.errors import ForeignKey, Misconfigured, ServiceUnavailable
+from millstream.streams.broker.security.probing import look_at
 from millstream.streams.sessions.in_redis.scripts import Script
+from millstream.streams.sessions.in_redis.securing import (
+    sentinel_options,
+    tls_options,
+    told_refusal,
+    user_options,
+)
+from millstream.streams.settings import Settings
 
 __all__ = ["Client", "RedisConnections", "told"]
 
@@ -58,6 +66,7 @@ _FORMS: Final = (
 )
 
 
+_PING: Final = b"PING\r\n"
 _AWAY: Final = (RedisError, RedisClusterException, OSError, TimeoutError)
 
 
@@ -75,14 +84,16 @@ class _Address:
 class RedisConnections:
     """The connections to a Redis of whichever kind; `close` them.
 
-    Raises `Misconfigured` for a URL that is none. `ask` raises `ServiceUnavailable` where Redis
-    does not answer as it should within some seconds, and `ForeignKey` for a key of another type.
+    Raises `Misconfigured` for a URL that is none, and for secrets that are not there. `ask` raises
+    `ServiceUnavailable` where Redis does not answer as it should within some seconds, and
+    `ForeignKey` for a key of another type.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._sentinels: Sequence[Client] = ()
         try:
-            self._address = _read(url)
+            self._address = _read(settings.redis_url)
             self._client = self._opened()
         except (ValueError, TypeError):
             # Neither the URL nor the error is shown: both may hold the password.
@@ -117,6 +128,34 @@ class RedisConnections:
             return await self._asked(call)
         except _AWAY as error:
             raise told(error) from error
+
+    async def ping(self) -> None:
+        """Return once Redis answers. Raises `ServiceUnavailable`, which says what it can of why."""
+        try:
+            await self.ask(lambda client: cast("Awaitable[Any]", client.ping()))
+        except ServiceUnavailable as error:
+            if error.__cause__ is not None and told_refusal(error.__cause__) is not None:
+                raise
+            if (why := await self.told_of_port()) is None:
+                raise
+            raise ServiceUnavailable(f"Redis does not answer as it should: {why}") from error
+
+    async def told_of_port(self) -> str | None:
+        """Say what a server's port speaks, if that is why it does not answer."""
+        address = self._address
+        if not address.servers:
+            return None
+        spoken = await look_at(*address.servers[0], asked=_PING, is_answer=_answers_ping)
+        if address.is_tls and spoken.is_plaintext:
+            return "its port does not speak TLS: write redis for rediss in MILLSTREAM_REDIS_URL"
+        if not address.is_tls and spoken.is_tls:
+            return "its port speaks TLS: write rediss for redis in MILLSTREAM_REDIS_URL"
+        if address.is_tls and spoken.is_tls:
+            return (
+                "it ends the connection behind the handshake of TLS: it wants a certificate of the "
+                "client, or refuses that of MILLSTREAM_REDIS_SSL_CERTFILE"
+            )
+        return None
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[str | int]) -> int:
         """Run a script, which a node that does not know it is told of."""
@@ -164,7 +203,9 @@ class RedisConnections:
 
     def _opened(self) -> Client:
         address = self._address
-        options = _OPTIONS | address.options
+        options = _OPTIONS | user_options(self._settings, address.options)
+        if address.is_tls:
+            options |= tls_options(self._settings)
         match address.kind:
             case "cluster":
                 options.pop("db", None)  # a cluster has one database
@@ -180,7 +221,7 @@ class RedisConnections:
                 )
                 return cast("Client", cluster)
             case "sentinel":
-                master, self._sentinels = _of_sentinel(address, options)
+                master, self._sentinels = _of_sentinel(self._settings, address, options)
                 return master
             case _:
                 pool = redis.asyncio.BlockingConnectionPool(
@@ -189,11 +230,13 @@ class RedisConnections:
                 return redis.asyncio.Redis.from_pool(pool)
 
 
-def _of_sentinel(address: _Address, options: dict[str, Any]) -> tuple[Client, Sequence[Client]]:
+def _of_sentinel(
+    settings: Settings, address: _Address, options: dict[str, Any]
+) -> tuple[Client, Sequence[Client]]:
     """Give the client of a service's master, and those of its sentinels."""
     service, _, database = address.path.partition("/")
-    own = {"username": options.pop("sentinel_username", None)}
-    own["password"] = options.pop("sentinel_password", None)
+    own = sentinel_options(settings, options)
+    tls = tls_options(settings) if address.is_tls else {}
     sentinel: Any = cast("Any", Sentinel)(
         address.servers,
         sentinel_kwargs={
@@ -201,7 +244,8 @@ def _of_sentinel(address: _Address, options: dict[str, Any]) -> tuple[Client, Se
             "socket_connect_timeout": _TIMEOUT_S,
             "decode_responses": True,
             "ssl": address.is_tls,
-            **{name: value for name, value in own.items() if value is not None},
+            **tls,
+            **own,
         },
     )
     db = int(database) if database else options.pop("db", 0)
@@ -257,6 +301,11 @@ def _is_of_a_lost_connection(error: AttributeError | TypeError) -> bool:
     return module.startswith(("asyncio.", "redis.asyncio.connection"))
 
 
+def _answers_ping(answer: bytes) -> bool:
+    """Tell an answer of Redis' by its first bytes: that it is there, or that a user is wanted."""
+    return answer[:1] in {b"+", b"-"}
+
+
 def _is_replica(error: RedisError) -> bool:
     """Tell whether a server that was a primary answers that it is a replica now."""
     # Some versions wrap what a script met into an error of the script.
@@ -267,5 +316,5 @@ def told(error: Exception) -> ForeignKey | ServiceUnavailable:
     """Give what an error of Redis means."""
     if "WRONGTYPE" in str(error):
         return ForeignKey(str(error))
-    why = str(error) or type(error).__name__
+    why = told_refusal(error) or str(error) or type(error).__name__
     return ServiceUnavailable(f"Redis does not answer as it should: {why}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from millstream.infra.redis import find_redis_server, servers_of, without_password
+from millstream.infra.redis import find_redis_server, servers_of, without_password, without_user
 
 
 def test_without_a_redis_server_on_the_path_the_wheels_own_is_found(
@@ -44,3 +44,18 @@ def test_a_url_is_shown_without_its_password() -> None:
 )
 def test_every_server_that_a_url_names_is_asked(url: str, servers: list[str]) -> None:
     assert servers_of(url) == servers
+
+
+@pytest.mark.parametrize(
+    ("url", "written"),
+    [
+        ("redis://127.0.0.1:1/0", "redis://127.0.0.1:1/0"),
+        ("rediss://ada:secret@h:1/0", "rediss://h:1/0"),
+        (
+            "redis+sentinel://:a@h:1,h:2/s?sentinel_password=b&db=1",
+            "redis+sentinel://h:1,h:2/s?db=1",
+        ),
+    ],
+)
+def test_a_url_is_written_down_without_its_user(url: str, written: str) -> None:
+    assert without_user(url) == written

@@ -90,3 +90,32 @@ def test_a_mistake_in_a_servers_settings_is_named_and_shows_no_key(
         load_settings()
     assert words in str(raised.value)
     assert "sk-secret" not in str(raised.value)
+
+
+def test_no_password_is_shown_and_a_child_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "rediss://ada:hunter2@h:1/0?sentinel_password=hunter2"
+    given = Settings(
+        redis_url=url,
+        kafka_sasl_password="hunter2",  # type: ignore[arg-type]  # noqa: S106
+        kafka_ssl_endpoint_identification_algorithm="none",  # type: ignore[arg-type]
+    )
+    assert "hunter2" not in f"{given!r} {given}"
+    assert "rediss://ada:***@h:1/0" in repr(given)
+    for name, value in child_environment(given).items():
+        monkeypatch.setenv(name, value)
+    again = load_settings()
+    assert again == given
+    assert again.kafka_sasl_password is not None
+    assert again.kafka_sasl_password.get_secret_value() == "hunter2"
+
+
+def test_brokers_of_a_file_of_properties_count_where_no_variable_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "client.properties"
+    file.write_text("bootstrap.servers=broker:9093\n")
+    monkeypatch.setenv("MILLSTREAM_KAFKA_CONFIG", str(file))
+    assert load_settings().kafka == "broker:9093"
+    assert "kafka" in load_settings().model_fields_set
+    monkeypatch.setenv("MILLSTREAM_KAFKA", "other:9092")
+    assert load_settings().kafka == "other:9092"

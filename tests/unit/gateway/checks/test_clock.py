@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from millstream.gateway.checks.clock import clocks_found
-from millstream.streams.broker.clocks import BrokerClock
+from millstream.streams.broker.diagnosis.clocks import BrokerClock
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from millstream.agents.factory import AgentFactory
 from millstream.middleware.pipeline import build_pipeline
 from millstream.schemas.errors import LaneLapsed, LaneLost
 from millstream.schemas.topics import COMMAND_TOPICS, CONTROL, REQUESTS
+from millstream.streams.broker.clients import connecting
 from millstream.streams.consumer.membership import since_boot_s
 from millstream.streams.consumer.offset_gaps import OffsetGap
 from millstream.streams.lane.base.context import LaneServices, stages
@@ -91,7 +92,7 @@ def lanes_of_places(settings: Settings) -> LanesOfPlaces:
     factory = AgentFactory(default_model="scripted")
     services = LaneServices(
         worker="test",
-        producer=AIOKafkaProducer(bootstrap_servers=settings.kafka),
+        producer=AIOKafkaProducer(**connecting(settings)),
         factory=factory,
         run_agent=AgentExecutor(factory).run,
         peek_checkpoint=no_redis,

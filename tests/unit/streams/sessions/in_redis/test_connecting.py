@@ -7,10 +7,11 @@ from typing import Any, NoReturn
 import pytest
 
 from millstream.streams.sessions.in_redis.connecting import Client, RedisConnections
+from millstream.streams.settings import Settings
 
 
 async def test_call_whose_connection_ends_as_it_is_written_to_is_made_once_more() -> None:
-    connections = RedisConnections("redis://127.0.0.1:1/0")
+    connections = RedisConnections(Settings(redis_url="redis://127.0.0.1:1/0"))
     calls = 0
 
     async def call(_client: Client) -> str:
@@ -28,7 +29,7 @@ async def test_call_whose_connection_ends_as_it_is_written_to_is_made_once_more(
 
 
 async def test_mistake_of_a_call_is_no_outage() -> None:
-    connections = RedisConnections("redis://127.0.0.1:1/0")
+    connections = RedisConnections(Settings(redis_url="redis://127.0.0.1:1/0"))
 
     async def call(_client: Client) -> NoReturn:
         raise TypeError("a mistake")  # noqa: EM101  as Python itself does
