@@ -75,7 +75,7 @@ async def forbid(settings: Settings, resource: Resource, operation: str) -> None
 async def _rule(
     settings: Settings, resource: Resource, operation: str, permission: int, user: str = _EVERYBODY
 ) -> None:
-    pattern = _PREFIXED if resource.kind == "transactional-id" else _LITERAL
+    pattern = _PREFIXED if resource.is_prefix else _LITERAL
     rule = (
         *(_KINDS[resource.kind], resource.name, pattern, user, "*"),
         *(_OPERATIONS[operation], permission),

@@ -102,7 +102,8 @@ async def granted_to(client: RecoveringClient, resources: Collection[Resource]) 
     for group in by_kind["group"]:
         found[group] = await _group(client, group.name)
     for one in by_kind["transactional-id"]:
-        found[one] = await _transactional_id(client, f"{one.name}doctor")
+        name = f"{one.name}doctor" if one.is_prefix else one.name
+        found[one] = await _transactional_id(client, name)
     return found
 
 
