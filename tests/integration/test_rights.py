@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 from collections import defaultdict
@@ -31,7 +32,7 @@ from millstream.streams.broker.topic_admin import ensure_topics, topic_drift
 from millstream.streams.settings import Settings
 from millstream.streams.views.service import Views
 from tests.e2e.programs import Ended, as_client, run
-from tests.harness.guarded_kafka import allow, forbid, guarded_kafka
+from tests.harness.guarded_kafka import allow, deny, deny_no_more, forbid, guarded_kafka
 from tests.harness.views import StartViews
 from tests.harness.worker_process import worker_process
 from tests.support import eventually
@@ -241,3 +242,39 @@ async def answered(settings: Settings) -> dict[str, str]:
         worker.signal(signal.SIGTERM)
         await worker.ended()
     return as_client(settings) | {"MILLSTREAM_DATA_DIR": str(settings.data_dir)}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_a_right_that_is_taken_from_a_running_worker_is_named_and_it_goes_on_once_it_is_back(
+    guarded: Settings,
+) -> None:
+    taken = [
+        (Resource("topic", guarded.topic(RESULTS.name)), "Write"),
+        (Resource("topic", guarded.topic(REQUESTS.name)), "Read"),
+    ]
+    # Else a rule that denies would forbid all else on its resource, too.
+    await restrict(guarded, *ROLES)
+    async with worker_process(guarded) as worker:
+        await worker.ready()
+        await asks(guarded, "before")
+        for number, (resource, operation) in enumerate(taken):
+            told = f"no {operation} on {resource.kind.replace('-', ' ')} {resource}"
+            deny(guarded, resource, operation)
+            # Whatever it would do with the right meanwhile, it tries.
+            waiting = asyncio.create_task(asks(guarded, f"r{number}"))
+            await eventually(lambda told=told: told in worker.log, timeout_s=60)
+            assert not worker.ended_already
+            assert f"--{resource.kind} {resource.name}" in worker.log
+            deny_no_more(guarded, resource, operation)
+            await waiting
+        assert worker.log.count("this user has the rights on Kafka that it lacked") == len(taken)
+        assert len([line for line in worker.log.splitlines() if "uthorizationFailed" in line]) < 40
+
+
+async def asks(settings: Settings, request_id: str) -> None:
+    told = await run(
+        as_client(settings) | {"MILLSTREAM_DATA_DIR": str(settings.data_dir)},
+        *("submit", "tokens: 5", "--user", "ada", "--request-id", request_id, "--timeout", "120"),
+    )
+    assert told.code == 0, told.err

@@ -35,7 +35,7 @@ from millstream.streams.broker.rights.protocol import (
 )
 from millstream.streams.settings import Settings
 
-__all__ = ["NOT_TOLD", "granted", "granted_to", "operations_of"]
+__all__ = ["NOT_TOLD", "Granted", "granted", "granted_to", "operations_of"]
 
 NOT_TOLD = -(1 << 31)
 """What a broker answers that was not asked, or does not say: no operation is then known."""

@@ -94,6 +94,7 @@ class LaneServices:
     `circuits` know which models are out of service, `group_templates` what other workers can run.
     `listeners` are told of runs, `on_illegal` of one whose state changed as it may not. Whoever
     holds `alone` is the one run of the worker that may end it. `gaps` names what was lost of late.
+    While `rights` is not set, this user lacks a right on Kafka: no lane opens.
     """
 
     worker: str
@@ -112,6 +113,7 @@ class LaneServices:
     group_templates: GroupTemplates = field(default_factory=GroupTemplates)
     alone: asyncio.Lock = field(default_factory=asyncio.Lock)
     gaps: RecentGaps = field(default_factory=RecentGaps)
+    rights: asyncio.Event | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from itertools import pairwise
 
 import pytest
-from typer.testing import CliRunner
 
-from millstream.gateway.cli import app
-from millstream.gateway.commands.topics import AclRole
 from millstream.streams.broker.rights.acls import Grant, commands, grants, missing_grants
 from millstream.streams.broker.rights.needed import ROLES, Resource, Role, needs_of
 from millstream.streams.settings import Settings
@@ -97,27 +93,3 @@ def test_what_lacks_is_told_and_what_brokers_do_not_say_is_not() -> None:
     assert missing_grants(SETTINGS, allowed, ["lanes"], "User:w") == (
         Grant("User:w", topic, ("Write",)),
     )
-
-
-def test_the_command_prints_each_role_for_its_own_user() -> None:
-    runner = CliRunner()
-    environment = {"MILLSTREAM_KAFKA": "b:1", "MILLSTREAM_NAMESPACE": "shop"}
-    ended = runner.invoke(app, ["topics", "acls"], env=environment)
-    assert ended.exit_code == 0, ended.output
-    who = {principal for principal, _, _ in told(ended.stdout)}
-    assert who == {f"User:{one}" for one in AclRole if one not in {"lanes", "views"}}
-    ended = runner.invoke(
-        app, ["topics", "acls", "--role", "worker", "--format", "json"], env=environment
-    )
-    rules = [json.loads(line) for line in ended.stdout.splitlines()]
-    assert {
-        "role": "worker",
-        "principal": "User:worker",
-        "host": "*",
-        "operation": "Write",
-        "permission": "Allow",
-        "resource_type": "transactional-id",
-        "resource_name": "shop-chain-",
-        "pattern_type": "prefixed",
-    } in rules
-    assert {"shop-lanes", "shop-views"} <= {one["resource_name"] for one in rules}
