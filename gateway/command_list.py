@@ -72,7 +72,7 @@ COMMANDS: Final = (
     ),
     Listed(
         "topics",
-        "topics:topics",
+        "topics:topics_app",
         "Show the topics of the catalogue and how the broker's differ. Changes none that exists.",
     ),
     Listed(

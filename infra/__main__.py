@@ -1,4 +1,4 @@
-"""Command line of the dev launcher: `python -m millstream.infra up | fetch | lock-jars | clean`."""
+"""Command line of the dev launcher: `python -m millstream.infra up | rotate | fetch | …`."""
 
 import asyncio
 import os
@@ -39,6 +39,13 @@ def up(
     ] = None,
     *,
     data: _Data,
+    secure: Annotated[
+        bool | None,
+        typer.Option(
+            "--secure/--no-secure",
+            help="TLS, passwords and rights; default: as the data has, else none.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one line of JSON when ready, on a terminal too.")
     ] = False,
@@ -56,8 +63,35 @@ def up(
         message = "a cluster has 1 node or 3"
         raise typer.BadParameter(message, param_hint="--brokers")
     asyncio.run(
-        run(data.resolve(), brokers, as_json=as_json, until_eof=until_eof, console=console())
+        run(
+            data.resolve(),
+            brokers,
+            secure=secure,
+            as_json=as_json,
+            until_eof=until_eof,
+            console=console(),
+        )
     )
+
+
+@app.command()
+def rotate(
+    data: _Data,
+    *,
+    passwords: Annotated[
+        bool, typer.Option("--passwords", help="New passwords for the roles' users too.")
+    ] = False,
+) -> None:
+    """Give the brokers of a running `up --secure` new certificates, without a restart.
+
+    Programs that were told of a role's client.properties have to read it again for a new password.
+    """
+    from millstream.infra.rotate import rotate as run  # noqa: PLC0415  as above
+
+    told = asyncio.run(run(data.resolve(), with_passwords=passwords))
+    console().print(f"new certificates: {', '.join(told.nodes)}")
+    if told.users:
+        console().print(f"new passwords: {', '.join(told.users)}")
 
 
 @app.command()

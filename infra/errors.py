@@ -9,6 +9,7 @@ InfraError
 ├── DataUnwritable      the data folder cannot be made or written
 ├── DataMismatch        the data folder was made for something else
 ├── NoFreePort          no port could be found on 127.0.0.1
+├── NotRotated          brokers did not take over a new certificate or password
 ├── ServiceDied         a process ended that should be running
 └── NotReady            a service did not answer in time
 """
@@ -24,6 +25,7 @@ __all__ = [
     "LockFileInvalid",
     "NoFreePort",
     "NotReady",
+    "NotRotated",
     "ServiceDied",
 ]
 
@@ -62,6 +64,10 @@ class DataMismatch(InfraError):
 
 class NoFreePort(InfraError):
     """No port could be found on 127.0.0.1."""
+
+
+class NotRotated(InfraError):
+    """Brokers did not take over a new certificate or password; the text holds what they said."""
 
 
 class ServiceDied(InfraError):

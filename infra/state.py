@@ -1,6 +1,8 @@
 """What a data folder remembers between starts: `launcher.json`.
 
 {"version": 1, "cluster_id": "…22 characters…", "brokers": 1, "ports": {"redis": 17001, …}}
+
+One whose cluster has TLS, passwords and rights has `"secure": true` too.
 """
 
 import json
@@ -21,28 +23,40 @@ _VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class LauncherState:
-    """`brokers` is fixed by the first start; `ports` are by service name, of the last start."""
+    """`brokers` and `secure` are fixed by the first start; `ports`, by service, are the last's."""
 
     cluster_id: str
     brokers: int
     ports: dict[str, int] = field(default_factory=dict)
+    secure: bool = False
     version: int = _VERSION
 
     @classmethod
-    def load(cls, data: Path, brokers: int | None) -> "LauncherState":
-        """Read a folder's state, or begin one with `brokers` (1 if None).
+    def load(
+        cls, data: Path, brokers: int | None, *, secure: bool | None = None
+    ) -> "LauncherState":
+        """Read a folder's state, or begin one with `brokers` (1 if None), secure if it is to be.
 
-        Raises `DataMismatch` if the folder holds a cluster of another size or cannot be read.
+        Raises `DataMismatch` if the folder holds a cluster of another size or of the other kind,
+        or cannot be read.
         """
         path = _path(data)
         if not path.exists():
-            return cls(cluster_id=_new_cluster_id(), brokers=brokers or 1)
+            return cls(cluster_id=_new_cluster_id(), brokers=brokers or 1, secure=bool(secure))
         state = _parse(path)
         if brokers not in {None, state.brokers}:
             message = (
                 f"{data} holds a cluster of {state.brokers}, not of {brokers}: "
                 "name another folder in MILLSTREAM_DATA_DIR (`python -m millstream.infra`: with "
                 "--data), or remove this one with `make clean`"
+            )
+            raise DataMismatch(message)
+        if secure not in {None, state.secure}:
+            message = (
+                f"{data} holds a cluster {'with' if state.secure else 'without'} TLS, passwords "
+                "and rights, which is not to be changed: name another folder in "
+                "MILLSTREAM_DATA_DIR (`python -m millstream.infra`: with --data), or remove this "
+                "one with `make clean`"
             )
             raise DataMismatch(message)
         return state
@@ -53,7 +67,11 @@ class LauncherState:
 
     def save(self, data: Path) -> None:
         """Write it; a crash leaves the old or the new one, never half."""
-        write_whole(_path(data), json.dumps(asdict(self), indent=2) + "\n")
+        told = asdict(self)
+        if not self.secure:
+            # As launchers wrote it that knew nothing of it.
+            del told["secure"]
+        write_whole(_path(data), json.dumps(told, indent=2) + "\n")
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -24,12 +24,19 @@ __all__ = ["run"]
 
 
 async def run(
-    data: Path, brokers: int | None, *, as_json: bool, until_eof: bool, console: Console
+    data: Path,
+    brokers: int | None,
+    *,
+    secure: bool | None,
+    as_json: bool,
+    until_eof: bool,
+    console: Console,
 ) -> None:
     """Run until told to stop; raises `InfraError` for a failed start or a service given up."""
     stop = _StopRequests(until_eof=until_eof)
     with hold(data):
-        launcher = Launcher(data, brokers, ExternalServices.from_environment(), console)
+        external = ExternalServices.from_environment()
+        launcher = Launcher(data, brokers, external, console, secure=secure)
         try:
             await first(_serve(launcher, as_json=as_json, console=console), stop.wait())
         finally:
@@ -57,6 +64,8 @@ def _announce(endpoints: Endpoints, *, as_json: bool, console: Console) -> None:
         f"  Kafka  {endpoints.kafka}\n  Redis  {without_password(endpoints.redis_url)}\n"
         f"  data   {endpoints.data}"
     )
+    if endpoints.secure is not None:
+        console.print(f"  users  {endpoints.secure}/<user>/client.properties")
     # A program that reads our output gets the line without asking; a person only on request.
     if as_json or not sys.stdout.isatty():
         print(endpoints.to_json(), flush=True)  # noqa: T201  this is the command's output

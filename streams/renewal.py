@@ -1,8 +1,8 @@
 """Parts of a worker that are built anew where an outage has ended them; the worker goes on.
 
 Faust ends an app for good where a broker does not answer at the wrong moment: in a commit, a seek,
-while a table is restored. What such a part holds is a fold of topics, so another one takes over in
-the same process as one of another process would.
+while a table is restored; and where a right is taken away. What such a part holds is a fold of
+topics, so another one takes over in the same process as one of another process would.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from millstream.schemas.errors import ServiceUnavailable
-from millstream.streams.telemetry.outages import KAFKA, is_transient
+from millstream.streams.telemetry.outages import KAFKA, RIGHTS, is_denied, is_transient
 
 __all__ = ["Part", "Renewed", "ended_by_outage"]
 
@@ -41,12 +41,15 @@ PartT = TypeVar("PartT", bound=Part)
 
 
 def ended_by_outage(error: BaseException) -> bool:
-    """Tell whether an error, or what caused it, says only that a service is away or slow."""
+    """Tell whether an error, or what caused it, says only that a service is away or slow.
+
+    A right that was taken away counts too: it may be given back.
+    """
     cause: BaseException | None = error
     for _ in range(_CAUSES_MAX):
         if cause is None:
             return False
-        if isinstance(cause, ServiceUnavailable) or is_transient(cause):
+        if isinstance(cause, ServiceUnavailable) or is_transient(cause) or is_denied(cause):
             return True
         cause = cause.__cause__
     return False
@@ -122,7 +125,8 @@ class Renewed(Generic[PartT]):
             except (ServiceUnavailable, KafkaError, OSError) as error:
                 if not ended_by_outage(error):
                     raise
-                log.warning("still no broker", reason=repr(error), outage=KAFKA)
+                outage = RIGHTS if is_denied(error) else KAFKA
+                log.warning("a part is not built yet", reason=repr(error), outage=outage)
             else:
                 return
             await asyncio.sleep(backoff_s)

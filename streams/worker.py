@@ -26,17 +26,21 @@ from millstream.agents.models.resolve import keep_traces_local, warm_up
 from millstream.middleware.pipeline import MiddlewarePipeline, build_pipeline
 from millstream.middleware.policy import Policy
 from millstream.middleware.prices import FREE_MODELS
-from millstream.schemas.errors import MillstreamError, Misconfigured, ServiceUnavailable, Terminal
+from millstream.schemas.errors import (
+    MillstreamError,
+    Misconfigured,
+    ServiceUnavailable,
+    Terminal,
+)
 from millstream.schemas.events import CheckpointSaved
 from millstream.schemas.ports import PeekCheckpoint, wall_clock_ms
-from millstream.schemas.topics import catalogue
 from millstream.streams.apps.app import AppParts
 from millstream.streams.apps.checks import resolving, windows
 from millstream.streams.broker.clients import idempotent_producer, not_reached
 from millstream.streams.broker.diagnosis.reach import require_reach
 from millstream.streams.broker.renewed_producer import RenewedProducer
+from millstream.streams.broker.rights.watch import RightsWatch, require_topics
 from millstream.streams.broker.security.live import live_security
-from millstream.streams.broker.topic_admin import ensure_topics, require_sound_topics
 from millstream.streams.consumer.recent_gaps import RecentGaps
 from millstream.streams.hosting import agent_host, count_mcp_servers
 from millstream.streams.lane.base.context import LaneServices, Stage, stages
@@ -136,6 +140,7 @@ class _Worker:
     views: Renewed[Views] | None
     readiness: Readiness
     gaps: RecentGaps
+    rights: RightsWatch
     templates: TemplateFollower | None = None
 
     def unready(self) -> list[str]:
@@ -150,7 +155,7 @@ class _Worker:
 
 
 def _unready(one: Renewed[Any], reason: str | None) -> str | None:
-    return f"{one.name} are built anew, since no broker answered" if one.renewing else reason
+    return f"{one.name} are built anew: brokers did not let them go on" if one.renewing else reason
 
 
 async def _build(
@@ -166,14 +171,12 @@ async def _build(
 ) -> _Worker:
     policy = load_policy(settings, app.policy_file)
     tell_of_templates_for_nobody(policy, app.templates)
-    specs = catalogue(settings.chain_cuts)
     for line in live_security(settings).warnings():
         log.warning("security", what=line)
     for line in await require_reach(settings):
         log.warning("a broker is not reached", what=line)
-    await ensure_topics(settings, specs)
-    for drift in await require_sound_topics(settings, specs):
-        log.warning("topic drift", what=str(drift))
+    rights = RightsWatch(settings, sorted(roles))
+    await require_topics(settings, rights)
     collector = MetricsCollector()
     tell_of_process(collector)
     set_metrics(collector)
@@ -246,6 +249,7 @@ async def _build(
             listeners=told,
             on_illegal=log_illegal,
             gaps=gaps,
+            rights=rights.whole,
         )
         templates = TemplateFollower(settings, factory, collector, group=services.group_templates)
         stack.push_async_callback(templates.stop)
@@ -255,7 +259,9 @@ async def _build(
     starts = [one.start() for one in lanes]
     await asyncio.gather(*starts, *([views.start()] if views is not None else []))
     info = WorkerInfo(name, roles, f"{exposition.url}/metrics")
-    return _Worker(settings, info, lanes, host, views, readiness, gaps, templates)
+    rights.start()
+    stack.push_async_callback(rights.stop)
+    return _Worker(settings, info, lanes, host, views, readiness, gaps, rights, templates)
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
@@ -360,6 +366,9 @@ async def _watch(worker: _Worker, ready: Callable[[WorkerInfo], None], stop: asy
         reasons = worker.unready()
         if reasons:
             reasons += security.told()
+        worker.rights.heed(is_ready=not reasons)
+        if lacks := worker.rights.reasons:
+            reasons.append(f"this user lacks rights on Kafka: {'; '.join(lacks)}")
         worker.readiness.set("worker", "; ".join(reasons) or None)
         worker.readiness.warn(worker.gaps.told())
         unready.tell(reasons)

@@ -1,4 +1,4 @@
-"""Rights: what this user may do on Kafka, against what a worker and a client need."""
+"""Rights: what this user may do on Kafka, against what each role needs."""
 
 from __future__ import annotations
 
@@ -8,27 +8,30 @@ from collections.abc import Iterable, Mapping
 from millstream.gateway.checks.finding import Finding, Level
 from millstream.gateway.client_settings import settings_for_client
 from millstream.schemas.errors import MillstreamError
+from millstream.streams.broker.rights.acls import grant_command
 from millstream.streams.broker.rights.granted import granted
-from millstream.streams.broker.rights.needed import ROLES, Need, Resource, needs_of
+from millstream.streams.broker.rights.needed import (
+    ROLES,
+    WHO,
+    Need,
+    Resource,
+    Role,
+    needs_of,
+    resources_of,
+)
 from millstream.streams.settings import Settings
 
-__all__ = ["check_rights", "grant_command", "rights_found"]
+__all__ = ["check_rights", "rights_found"]
 
-Missing = dict[tuple[str, ...], list[Resource]]
-"""Resources by the operations that lack on them."""
+Missing = dict[tuple[tuple[str, ...], bool], list[Resource]]
+"""Resources by the operations that lack on them, and whether they are prefixes."""
 
 
 async def check_rights() -> tuple[Finding, ...]:
-    """Whether this user may do on Kafka what a worker, and what a client, does."""
+    """Whether this user may do on Kafka what some role does, and what it lacks for others."""
     try:
         settings = settings_for_client()
-        needed = {
-            resource
-            for role in ROLES
-            for need in needs_of(role)
-            for resource in need.resources(settings)
-        }
-        allowed = await granted(settings, sorted(needed, key=lambda one: (one.kind, one.name)))
+        allowed = await granted(settings, resources_of(settings))
     except MillstreamError:
         return ()  # told by the check of Kafka
     return rights_found(settings, allowed)
@@ -39,43 +42,82 @@ def rights_found(
 ) -> tuple[Finding, ...]:
     """Give what is to be said of rights.
 
-    Whoever has all that one role needs is of that role: what lacks for the other is a note.
+    Whoever has all that some role needs is of that role: what lacks for others is a note. Wrong is
+    what lacks for the role that this user is nearest to, unless it is of one that is no part of it.
+    A role of which it has most is told right by right, another in one line.
     """
     lacking = {role: _lacking(settings, allowed, needs_of(role)) for role in ROLES}
     whole = [role for role, found in lacking.items() if all(need.is_optional for need, _ in found)]
+    rights = {role: _rights(settings, role) for role in ROLES}
+    shares = {role: _share(allowed, rights[role]) for role in ROLES if role not in whole}
+    nearest = max(shares, key=lambda role: shares[role], default=None)
     told: list[Finding] = []
     unknown = [one for one, operations in allowed.items() if operations is None]
     if whole and len(unknown) < len(allowed):
         known = "as far as brokers say, " if unknown else ""
-        told.append(Finding("rights", "ok", f"{known}this user may do what {_both(whole)} does"))
+        told.append(Finding("rights", "ok", f"{known}this user may do what {_all(whole)} does"))
     for role, found in lacking.items():
-        for need, missing in found:
-            level: Level = "note" if whole or need.is_optional else "wrong"
-            for operations, resources in missing.items():
-                told.append(
-                    Finding(
-                        "rights",
-                        level,
-                        f"a {role} cannot {need.cannot}: no {_listed(operations)} on "
-                        f"{_named(resources)}",
-                        _remedy(settings, operations, resources),
-                    )
-                )
+        has_most = shares.get(role, 1.0) > 1 / 2
+        is_well = any(not (has_most and rights[one] <= rights[role]) for one in whole)
+        is_far = role != nearest and any(shares.values())
+        level: Level = "note" if role in whole or is_well or is_far else "wrong"
+        if has_most or len(found) == 1:
+            told += _each(settings, role, found, level)
+        else:
+            told.append(_summary(role, found, level))
     if unknown:
         names = _named(unknown) if len(unknown) < len(allowed) else "anything"
         told.append(Finding("rights", "note", f"not known on {names}", _UNKNOWN_REMEDY))
     return tuple(told)
 
 
-def grant_command(settings: Settings, operations: Iterable[str], resources: list[Resource]) -> str:
-    """Give the command of Kafka's own tool that allows operations on resources of one kind."""
-    (kind,) = {resource.kind for resource in resources}
-    words = [f"kafka-acls.sh --bootstrap-server {settings.kafka} --add --allow-principal User:NAME"]
-    words += [f"--operation {operation}" for operation in operations]
-    words += [f"--{kind} {resource.name}" for resource in resources]
-    if kind == "transactional-id":
-        words.append("--resource-pattern-type prefixed")
-    return " ".join(words)
+def _each(
+    settings: Settings, role: Role, found: list[tuple[Need, Missing]], level: Level
+) -> list[Finding]:
+    return [
+        Finding(
+            "rights",
+            "note" if need.is_optional else level,
+            f"{WHO[role]} cannot {need.cannot}: no {_listed(operations)} on {_named(resources)}",
+            _remedy(settings, operations, resources),
+        )
+        for need, missing in found
+        for (operations, _), resources in missing.items()
+    ]
+
+
+def _summary(role: Role, found: list[tuple[Need, Missing]], level: Level) -> Finding:
+    first = next(need for need, _ in found if not need.is_optional)
+    return Finding(
+        "rights",
+        level,
+        f"{WHO[role]} needs rights that this user lacks: it cannot {first.cannot}, among others",
+        f"`millstream topics acls --role {role} --principal User:NAME` has the commands that "
+        "grant them",
+    )
+
+
+def _share(
+    allowed: Mapping[Resource, frozenset[str] | None], rights: frozenset[tuple[Resource, str]]
+) -> float:
+    """Give how much of a role's rights this user has, 0 to 1, as far as brokers say."""
+    known = [
+        operation in may
+        for resource, operation in rights
+        if (may := allowed.get(resource)) is not None
+    ]
+    return sum(known) / len(known) if known else 1.0
+
+
+def _rights(settings: Settings, role: Role) -> frozenset[tuple[Resource, str]]:
+    """Give what a role cannot do without, an operation each."""
+    return frozenset(
+        (resource, operation)
+        for need in needs_of(role)
+        if not need.is_optional
+        for resource in need.resources(settings)
+        for operation in need.operations
+    )
 
 
 def _lacking(
@@ -91,7 +133,7 @@ def _lacking(
             if (may := allowed.get(resource)) is None:
                 continue
             if lacks := tuple(one for one in need.operations if one not in may):
-                missing[lacks].append(resource)
+                missing[(lacks, resource.is_prefix)].append(resource)
         if missing:
             found.append((need, missing))
     return found
@@ -104,8 +146,7 @@ def _remedy(settings: Settings, operations: tuple[str, ...], resources: list[Res
 def _named(resources: list[Resource]) -> str:
     by_kind: dict[str, list[str]] = defaultdict(list)
     for one in resources:
-        pattern = f"{one.name}*" if one.kind == "transactional-id" else one.name
-        by_kind[one.kind.replace("-", " ")].append(pattern)
+        by_kind[one.kind.replace("-", " ")].append(str(one))
     return "; ".join(
         f"{kind}{'s' * (len(names) > 1)} {', '.join(names)}" for kind, names in by_kind.items()
     )
@@ -115,8 +156,8 @@ def _listed(words: tuple[str, ...]) -> str:
     return " and no ".join(words)
 
 
-def _both(roles: Iterable[str]) -> str:
-    return " and what ".join(f"a {role}" for role in roles)
+def _all(roles: Iterable[Role]) -> str:
+    return " and what ".join(WHO[role] for role in roles)
 
 
 _UNKNOWN_REMEDY = (

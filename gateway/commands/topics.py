@@ -1,34 +1,79 @@
-"""`millstream topics`: the catalogue beside what the broker has."""
+"""`millstream topics`: the catalogue beside what the broker has, and the rights on it."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Annotated, Literal
 
 import typer
 
-from millstream.gateway.client_settings import settings_for_client
+from millstream.gateway.client_settings import local_settings, settings_for_client
+from millstream.gateway.commands.group import CommandGroup
 from millstream.gateway.console.running import run
-from millstream.gateway.console.terminal import print_json, print_table, progress_console
+from millstream.gateway.console.terminal import (
+    print_data,
+    print_json,
+    print_table,
+    progress_console,
+)
 from millstream.gateway.exits import ExitCode
+from millstream.schemas.errors import Misconfigured
 from millstream.schemas.topics import DAY_MS, HOUR_MS, TopicSpec, catalogue
+from millstream.streams.broker.rights.acls import Grant, commands, grants
+from millstream.streams.broker.rights.needed import Role
 from millstream.streams.broker.topic_admin import Drift, TopicReport, ensure_topics, topic_drift
 from millstream.streams.settings import Settings
 
-__all__ = ["topics"]
+__all__ = ["topics_app"]
+
+topics_app = typer.Typer(
+    name="topics", cls=CommandGroup, invoke_without_command=True, rich_markup_mode=None
+)
 
 
+class AclRole(StrEnum):
+    """Who is to be granted rights; `worker` is both `lanes` and `views`."""
+
+    UPSTREAM = "upstream"
+    PRODUCT = "product"
+    WORKER = "worker"
+    LANES = "lanes"
+    VIEWS = "views"
+    AUDITOR = "auditor"
+    OPERATOR = "operator"
+
+
+# As the users of `up --secure`: one for each, and one for all that a worker does.
+_USERS = tuple(one for one in AclRole if one not in {AclRole.LANES, AclRole.VIEWS})
+_RIGHTS: Mapping[AclRole, tuple[Role, ...]] = {
+    AclRole.UPSTREAM: ("upstream",),
+    AclRole.PRODUCT: ("product",),
+    AclRole.WORKER: ("lanes", "views"),
+    AclRole.LANES: ("lanes",),
+    AclRole.VIEWS: ("views",),
+    AclRole.AUDITOR: ("auditor",),
+    AclRole.OPERATOR: ("operator",),
+}
+
+
+@topics_app.callback()
 def topics(
-    as_json: Annotated[  # noqa: FBT002  Typer makes flags of these
+    context: typer.Context,
+    *,
+    as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON Lines, a topic each.")
     ] = False,
-    create: Annotated[  # noqa: FBT002
+    create: Annotated[
         bool, typer.Option("--create", help="Create the topics that are missing.")
     ] = False,
-    check: Annotated[  # noqa: FBT002
+    check: Annotated[
         bool, typer.Option("--check", help="Exit 7 if the broker differs from the catalogue.")
     ] = False,
 ) -> None:
     """Show the topics of the catalogue and how the broker's differ. Changes none that exists."""
+    if context.invoked_subcommand is not None:
+        return
     settings = settings_for_client()
     specs = catalogue(settings.chain_cuts)
     report, drifts = run(_look(settings, specs, create=create))
@@ -44,6 +89,71 @@ def topics(
         console.print(f"{'error' if drift.fatal else 'note'}: {drift}")
     if check and drifts:
         raise typer.Exit(ExitCode.DRIFT)
+
+
+@topics_app.command()
+def acls(
+    *,
+    roles: Annotated[
+        list[AclRole] | None,
+        typer.Option(
+            "--role", help="Only this role; may be given several times. worker: lanes and views."
+        ),
+    ] = None,
+    principal: Annotated[
+        str | None,
+        typer.Option(help="Who is granted them, as User:alice; default: User: and the role."),
+    ] = None,
+    output: Annotated[
+        Literal["commands", "json"],
+        typer.Option("--format", help="Commands of kafka-acls.sh, or a rule on each line."),
+    ] = "commands",
+    optional: Annotated[
+        bool, typer.Option("--optional", help="Also rights that a role does without.")
+    ] = False,
+    command_config: Annotated[
+        str | None,
+        typer.Option(help="The properties file that kafka-acls.sh is to connect by."),
+    ] = None,
+) -> None:
+    """Print the rights that each role needs, and no more, as commands of Kafka's own tool.
+
+    Asks no broker. Nothing is needed on the cluster since Kafka 2.8; before, IdempotentWrite is.
+    """
+    settings = _settings_for_commands()
+    for role in roles or _USERS:
+        who = principal or f"User:{role}"
+        found = grants(settings, _RIGHTS[role], who, optional=optional)
+        if output == "json":
+            for one in found:
+                for rule in _rules(role, one):
+                    print_json(rule)
+            continue
+        print_data(f"# {role}, as {who}")
+        for command in commands(settings, found, command_config=command_config):
+            print_data(command)
+
+
+def _settings_for_commands() -> Settings:
+    try:
+        return settings_for_client()
+    except Misconfigured:
+        # Rights are granted before anything runs. What is set wrongly is told here as well.
+        return local_settings()
+
+
+def _rules(role: str, found: Grant) -> Iterator[dict[str, object]]:
+    for operation in found.operations:
+        yield {
+            "role": role,
+            "principal": found.principal,
+            "host": "*",
+            "operation": operation,
+            "permission": "Allow",
+            "resource_type": found.resource.kind,
+            "resource_name": found.resource.name,
+            "pattern_type": "prefixed" if found.resource.is_prefix else "literal",
+        }
 
 
 async def _look(

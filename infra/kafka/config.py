@@ -4,7 +4,9 @@ Relative, because Kafka splits `log.dirs` at commas and reads backslashes in it:
 does, and it may be moved.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from millstream.infra.ports import HOST
 
@@ -49,6 +51,11 @@ class NodeSpec:
     properties: tuple[tuple[str, str], ...] = ()
 
     @property
+    def listeners(self) -> tuple[str, ...]:
+        """Names of the listeners that clients connect to."""
+        return ("CLIENT", *(one.name for one in self.more))
+
+    @property
     def address(self) -> str:
         """Where its clients connect, as host:port."""
         return f"{HOST}:{self.port}"
@@ -59,8 +66,11 @@ class NodeSpec:
         return len(self.controller_ports)
 
 
-def server_properties(spec: NodeSpec) -> str:
-    """Write the node's `server.properties`: broker and controller in one process."""
+def server_properties(spec: NodeSpec, more: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Write the node's `server.properties`: broker and controller in one process.
+
+    `more` are lines that go before those of the same keys here; those of the spec go before all.
+    """
     replicas = min(spec.nodes, 3)
     in_sync = max(1, replicas - 1)
     voters = ",".join(f"{node_id}@{HOST}:{port}" for node_id, port in spec.controller_ports)
@@ -98,6 +108,7 @@ def server_properties(spec: NodeSpec) -> str:
         "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
         "num.network.threads": 2,
         "num.io.threads": 4,
+        **more,
         **dict(spec.properties),
     }
     return "".join(f"{key}={value}\n" for key, value in settings.items())

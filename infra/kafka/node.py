@@ -14,10 +14,13 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from millstream.infra.kafka.config import LOG4J, NodeSpec, server_properties
+from millstream.infra.kafka.security import Security
 from millstream.infra.ports import listens
 from millstream.infra.processes.process import ChildProcess, Command
 from millstream.infra.processes.service import ChildService
 from millstream.infra.processes.waiting import ready_or_dead, together
+from millstream.infra.secure.credentials import ADMIN
+from millstream.infra.secure.files import private_folder, write_private
 
 __all__ = ["JavaSettings", "KafkaCluster", "KafkaNode", "brokers_seen", "port_names"]
 
@@ -62,13 +65,21 @@ class KafkaNode(ChildService):
     Its name is that of its folder: `kafka-1`, `kafka-2` and so on.
     """
 
-    def __init__(self, spec: NodeSpec, data: Path, cluster_id: str, java: JavaSettings) -> None:
-        """Nothing is started or written yet."""
+    def __init__(
+        self,
+        spec: NodeSpec,
+        data: Path,
+        cluster_id: str,
+        java: JavaSettings,
+        security: Security | None = None,
+    ) -> None:
+        """Nothing is started or written yet; without `security`, everybody may do everything."""
         super().__init__(f"kafka-{spec.node_id}")
         self.spec = spec
         self.folder = data / self.name
         self._cluster_id = cluster_id
         self._java = java
+        self._security = security
 
     async def start(self, timeout_s: float = _READY_TIMEOUT_S) -> None:
         """Start it and wait until the cluster's metadata names this node.
@@ -80,7 +91,10 @@ class KafkaNode(ChildService):
 
     async def launch(self) -> None:
         """Start the process (formatting a new folder first), without waiting for an answer."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._security is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        else:
+            private_folder(self.folder)
         if not (self.folder / "log" / "meta.properties").exists():
             await self._format()
         self._write_config(self.folder)
@@ -97,13 +111,16 @@ class KafkaNode(ChildService):
         """Wait until this node answers and names itself among at least `brokers` nodes."""
 
         async def answers() -> bool:
-            seen = await brokers_seen(self.spec.address)
+            seen = await brokers_seen(self.spec.address, self._security)
             return self.spec.node_id in seen and len(seen) >= brokers
 
         await ready_or_dead(self._running(), answers, what=self.name, timeout_s=timeout_s)
 
     def _write_config(self, folder: Path) -> None:
-        (folder / "server.properties").write_text(server_properties(self.spec), encoding="utf-8")
+        more = {}
+        if self._security is not None:
+            more = self._security.properties(self.spec.node_id, self.spec.listeners)
+        write_private(folder / "server.properties", server_properties(self.spec, more))
         (folder / "log4j2.properties").write_text(LOG4J, encoding="utf-8")
 
     async def _format(self) -> None:
@@ -113,7 +130,10 @@ class KafkaNode(ChildService):
             shutil.rmtree(staging)
         staging.mkdir()
         self._write_config(staging)
-        arguments = ("format", "--cluster-id", self._cluster_id, "--config", "server.properties")
+        arguments = ["format", "--cluster-id", self._cluster_id, "--config", "server.properties"]
+        if self._security is not None:
+            write_private(staging / "users", self._security.format_arguments())
+            arguments.append("@users")
         child = await ChildProcess.start(
             Command(
                 name=f"formatting {self.name}",
@@ -129,6 +149,9 @@ class KafkaNode(ChildService):
             await child.kill()
         if code != 0:
             raise child.died()
+        if self._security is not None:
+            # It tells what passwords are compared with.
+            child.log.unlink()
         (staging / "log").rename(self.folder / "log")
         shutil.rmtree(staging)
 
@@ -142,13 +165,20 @@ class KafkaCluster:
 
     @classmethod
     def at(
-        cls, data: Path, ports: dict[str, int], cluster_id: str, java: JavaSettings, brokers: int
+        cls,
+        data: Path,
+        ports: dict[str, int],
+        cluster_id: str,
+        java: JavaSettings,
+        brokers: int,
+        *,
+        security: Security | None = None,
     ) -> "KafkaCluster":
         """Describe the cluster of a data folder; `ports` has an entry for each of `port_names`."""
         ids = range(1, brokers + 1)
         controllers = tuple((node_id, ports[f"kafka-{node_id}-controller"]) for node_id in ids)
         specs = (NodeSpec(node_id, ports[f"kafka-{node_id}"], controllers) for node_id in ids)
-        return cls(tuple(KafkaNode(spec, data, cluster_id, java) for spec in specs))
+        return cls(tuple(KafkaNode(spec, data, cluster_id, java, security) for spec in specs))
 
     @property
     def name(self) -> str:
@@ -191,7 +221,7 @@ def port_names(brokers: int) -> tuple[str, ...]:
     return tuple(name for n in ids for name in (f"kafka-{n}", f"kafka-{n}-controller"))
 
 
-async def brokers_seen(bootstrap: str) -> frozenset[int]:
+async def brokers_seen(bootstrap: str, security: Security | None = None) -> frozenset[int]:
     """Ask for the cluster's metadata; gives the ids of its live nodes, none if it gave no answer.
 
     A listening port is not enough: KRaft brokers listen before they are let into the cluster.
@@ -199,7 +229,10 @@ async def brokers_seen(bootstrap: str) -> frozenset[int]:
     # Probed first, because the client writes an error to the log for each refused connection.
     if not any([await listens(address) for address in bootstrap.split(",")]):
         return frozenset()
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=_REQUEST_TIMEOUT_MS)
+    options = {} if security is None else security.credentials.client_options(ADMIN)
+    admin = AIOKafkaAdminClient(
+        bootstrap_servers=bootstrap, request_timeout_ms=_REQUEST_TIMEOUT_MS, **options
+    )
     try:
         await admin.start()
         cluster = await admin.describe_cluster()

@@ -114,10 +114,14 @@ class Membership:
 
 
 class Lease:
-    """Holds what the group gave to this member for as long as it is known to be a member."""
+    """Holds what the group gave to this member for as long as it is known to be a member.
 
-    def __init__(self, membership: Membership) -> None:
+    `rights` is set while this user has what a lane needs: nothing begins without.
+    """
+
+    def __init__(self, membership: Membership, *, rights: asyncio.Event | None = None) -> None:
         self._membership = membership
+        self._rights = rights
         self._epoch = membership.epoch
 
     @property
@@ -131,6 +135,8 @@ class Lease:
 
     async def wait(self) -> None:
         """Wait until it is known to hold; for ever, if the group gives it to another."""
+        if self._rights is not None:
+            await self._rights.wait()
         while not self._holds:
             await self._membership.changed()
 

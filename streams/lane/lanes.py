@@ -319,7 +319,7 @@ class Lanes:
 
         slot = LaneSlot(
             make,
-            lease=Lease(self._membership),
+            lease=Lease(self._membership, rights=self._services.rights),
             topics=self._topics,
             capacity=self._settings.runs_in_flight_max,
             fenced_wait_s=self._settings.session_timeout_s,

@@ -16,7 +16,7 @@ from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.window import Ack, Window
 from millstream.streams.lane.lane import Lane
 from millstream.streams.lane.runs.admission import TemplateRef
-from millstream.streams.telemetry.outages import KAFKA
+from millstream.streams.telemetry.outages import KAFKA, RIGHTS, is_denied
 from millstream.streams.wire.records import InputRecord
 
 log = structlog.get_logger(__name__)
@@ -25,6 +25,8 @@ MakeLane = Callable[[CrashCounter], Lane]
 """Makes a lane, of what was held against records. Nothing is started yet."""
 
 _REOPEN_AFTER_S = 1.0
+_DENIED_AFTER_S = 5.0
+"""Meanwhile it is found out what lacks, and the lease waits until it is there."""
 _OUTDATED_AFTER_S = 30.0
 """A lane that cannot read what it folds is tried again after this time: compaction may help."""
 
@@ -228,6 +230,8 @@ class LaneSlot:
             self._on_lost()
             # A broker that is away loses lanes by several ways; each lane would tell of it.
             of = {"outage" if isinstance(lost, ServiceUnavailable) else "during": KAFKA}
+            if is_denied(lost):
+                of = {"outage": RIGHTS}
             log.warning("lane lost", lane=self.name, reason=str(lost), records=len(self), **of)
             self._outdated = str(lost) if isinstance(lost, LaneOutdated) else None
             await self._may_reopen(self._wait_s(lost))
@@ -238,6 +242,8 @@ class LaneSlot:
                 return self._fenced_wait_s
             case LaneOutdated():
                 return _OUTDATED_AFTER_S
+            case _ if is_denied(lost):
+                return _DENIED_AFTER_S
             case _:
                 return _REOPEN_AFTER_S
 

@@ -20,17 +20,22 @@ from dataclasses import dataclass
 
 import structlog
 from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
     KafkaConnectionError,
     KafkaError,
     NodeNotReadyError,
     RequestTimedOutError,
     StaleMetadata,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
 )
 
-__all__ = ["KAFKA", "REDIS", "OutageLog", "UnreadyLog", "is_transient"]
+__all__ = ["KAFKA", "REDIS", "RIGHTS", "OutageLog", "UnreadyLog", "is_denied", "is_transient"]
 
 KAFKA = "Kafka"
 REDIS = "Redis"
+RIGHTS = "rights on Kafka"
 
 _LIBRARIES = ("aiokafka", "faust", "mode")
 _GROUP = "aiokafka.consumer.group_coordinator"
@@ -52,7 +57,24 @@ _TRANSIENT = (
     StaleMetadata,
 )
 
+_DENIED = (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
+_CAUSES_MAX = 10
+
 log = structlog.get_logger(__name__)
+
+
+def is_denied(error: object) -> bool:
+    """Tell whether an error, or what caused it, says that this user lacks a right on Kafka."""
+    for _ in range(_CAUSES_MAX):
+        if isinstance(error, _DENIED):
+            return True
+        error = getattr(error, "__cause__", None)
+    return False
 
 
 def is_transient(error: object) -> bool:
@@ -105,10 +127,13 @@ class OutageLog:
         if line.levelno < logging.WARNING or not _of_library(line):
             return True
         with self._lock:
-            if is_transient(_error_of(line)) or _tells_of_outage(line):
+            if is_transient(_error_of(line)) or _tells_of(_TRANSIENT, line):
                 self._heard(KAFKA, first=line.getMessage())
                 return False
-            outage = self._outages.get(KAFKA)
+            if is_denied(_error_of(line)) or _tells_of(_DENIED, line):
+                self._heard(RIGHTS, first=line.getMessage())
+                return False
+            outage = self._lasting(KAFKA)
             if outage is not None and line.name == _GROUP:
                 outage.hold_back()
                 return False
@@ -126,11 +151,13 @@ class OutageLog:
         outage, error = fields.pop("outage", None), _raised(fields.get("exc_info"))
         during = fields.pop("during", None)
         with self._lock:
-            if (lasting := self._outages.get(str(during))) is not None:
+            if (lasting := self._lasting(str(during))) is not None:
                 lasting.hold_back()
                 raise structlog.DropEvent
         if outage is None and is_transient(error):
             outage = KAFKA
+        if outage is None and is_denied(error):
+            outage = RIGHTS
         if outage is not None:
             first = f"{fields.get('event')}: {fields.get('reason', repr(error))}"
             with self._lock:
@@ -155,6 +182,11 @@ class OutageLog:
                     lines = one.told(now_s)
                     log.warning("outage lasts", of=name, for_s=lasted_s, lines_held_back=lines)
             return bool(self._outages)
+
+    def _lasting(self, name: str) -> _Repeated | None:
+        """Give an outage that lasts; what follows from one of Kafka's follows from rights, too."""
+        one = self._outages.get(name)
+        return self._outages.get(RIGHTS) if one is None and name == KAFKA else one
 
     def _heard(self, name: str, *, first: str) -> None:
         now_s = self._clock_s()
@@ -223,10 +255,10 @@ def _of_library(line: logging.LogRecord) -> bool:
     return line.name.partition(".")[0] in _LIBRARIES or "/mode/" in line.pathname
 
 
-def _tells_of_outage(line: logging.LogRecord) -> bool:
-    """Tell of a line whose error is in its words alone whether a service is away by it."""
+def _tells_of(kinds: tuple[type[Exception], ...], line: logging.LogRecord) -> bool:
+    """Tell of a line whose error is in its words alone whether it is one of these."""
     words = line.getMessage()
-    return any(f"{kind.__name__}: " in words for kind in _TRANSIENT)
+    return any(f"{kind.__name__}: " in words for kind in kinds)
 
 
 def _raised(exc_info: object) -> object:

@@ -8,6 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from aiokafka.protocol.admin import CreateAclsRequest
+from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
 
 from millstream.infra.kafka.jars import class_path, read_lock
 from millstream.infra.kafka.node import JavaSettings, KafkaCluster, KafkaNode, port_names
@@ -34,6 +43,7 @@ _OPERATIONS = {
 }
 _DENY, _ALLOW = 2, 3
 _EVERYBODY = "User:ANONYMOUS"
+_ANSWER_MAX_S = 20
 
 
 def guarded_kafka(settings: Settings, folder: Path) -> AbstractAsyncContextManager[Settings]:
@@ -72,10 +82,46 @@ async def forbid(settings: Settings, resource: Resource, operation: str) -> None
     await _rule(settings, resource, operation, _DENY)
 
 
+def deny(settings: Settings, resource: Resource, operation: str) -> None:
+    """Deny an operation, whatever else is allowed."""
+    admin = _admin(settings)
+    for made in admin.create_acls([_denial(resource, operation)]).values():
+        made.result(_ANSWER_MAX_S)
+
+
+def deny_no_more(settings: Settings, resource: Resource, operation: str) -> None:
+    """Take back what `deny` did."""
+    rule = _denial(resource, operation)
+    wanted = AclBindingFilter(
+        *(rule.restype, rule.name, rule.resource_pattern_type, rule.principal, rule.host),
+        *(rule.operation, rule.permission_type),
+    )
+    admin = _admin(settings)
+    for made in admin.delete_acls([wanted]).values():
+        assert made.result(_ANSWER_MAX_S)
+
+
+def _admin(settings: Settings) -> AdminClient:
+    return AdminClient({"bootstrap.servers": settings.kafka, "log_level": 0})
+
+
+def _denial(resource: Resource, operation: str) -> AclBinding:
+    pattern = ResourcePatternType.PREFIXED if resource.is_prefix else ResourcePatternType.LITERAL
+    return AclBinding(
+        ResourceType[resource.kind.replace("-", "_").upper()],
+        resource.name,
+        pattern,
+        _EVERYBODY,
+        "*",
+        AclOperation[operation.upper()],
+        AclPermissionType.DENY,
+    )
+
+
 async def _rule(
     settings: Settings, resource: Resource, operation: str, permission: int, user: str = _EVERYBODY
 ) -> None:
-    pattern = _PREFIXED if resource.kind == "transactional-id" else _LITERAL
+    pattern = _PREFIXED if resource.is_prefix else _LITERAL
     rule = (
         *(_KINDS[resource.kind], resource.name, pattern, user, "*"),
         *(_OPERATIONS[operation], permission),

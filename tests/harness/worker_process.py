@@ -43,11 +43,6 @@ class WorkerProcess:
         return self._log.read_text(encoding="utf-8")
 
     @property
-    def pid(self) -> int:
-        """Give its process id."""
-        return self._process.pid
-
-    @property
     def ended_already(self) -> bool:
         """Whether it has ended."""
         return self._process.returncode is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 from collections import defaultdict
@@ -15,7 +16,14 @@ from millstream.gateway.checks.rights import rights_found
 from millstream.schemas.topics import BASE_TOPICS, REDRIVES, REQUESTS, RESULTS
 from millstream.streams.broker.clients import raw_client
 from millstream.streams.broker.rights.granted import granted, granted_to
-from millstream.streams.broker.rights.needed import ROLES, TABLE, Resource, Role, needs_of
+from millstream.streams.broker.rights.needed import (
+    ROLES,
+    TABLE,
+    WHO,
+    Resource,
+    Role,
+    resources_of,
+)
 from millstream.streams.broker.rights.protocol import (
     AuthorizedGroupsRequest,
     AuthorizedTopicsRequest,
@@ -24,7 +32,7 @@ from millstream.streams.broker.topic_admin import ensure_topics, topic_drift
 from millstream.streams.settings import Settings
 from millstream.streams.views.service import Views
 from tests.e2e.programs import Ended, as_client, run
-from tests.harness.guarded_kafka import allow, forbid, guarded_kafka
+from tests.harness.guarded_kafka import allow, deny, deny_no_more, forbid, guarded_kafka
 from tests.harness.views import StartViews
 from tests.harness.worker_process import worker_process
 from tests.support import eventually
@@ -39,14 +47,14 @@ async def guarded(settings: Settings, tmp_path: Path) -> AsyncIterator[Settings]
 
 
 def needed(settings: Settings) -> set[Resource]:
-    return {one for role in ROLES for need in needs_of(role) for one in need.resources(settings)}
+    return set(resources_of(settings))
 
 
 async def test_without_an_authoriser_everything_is_allowed_in_one_line(settings: Settings) -> None:
     await ensure_topics(settings, BASE_TOPICS)
     (found,) = rights_found(settings, await granted(settings, needed(settings)))
     assert found.level == "ok"
-    assert found.told == "this user may do what a worker and what a client does"
+    assert found.told.endswith(f"what {WHO['auditor']} and what {WHO['operator']} does")
 
 
 async def test_the_table_names_the_changelogs_of_the_views(
@@ -66,7 +74,7 @@ async def test_each_right_that_lacks_is_told_with_what_it_breaks_and_how_to_give
     results = Resource("topic", guarded.topic(RESULTS.name))
     redrives = Resource("topic", guarded.topic(REDRIVES.name))
     lanes = Resource("group", f"{guarded.namespace}-lanes")
-    ids = Resource("transactional-id", f"{guarded.namespace}-")
+    ids = Resource("transactional-id", f"{guarded.namespace}-chain-", is_prefix=True)
     await forbid(guarded, requests, "Write")
     await forbid(guarded, results, "Describe")
     await allow(guarded, redrives, ["Describe"])
@@ -83,11 +91,11 @@ async def test_each_right_that_lacks_is_told_with_what_it_breaks_and_how_to_give
 
     async def all_are_told() -> bool:
         lines = await told()
-        assert has(lines, "a worker cannot see"), lines
+        assert has(lines, "lanes cannot see"), lines
         return (
-            has(lines, "a worker cannot take requests", f"no Write on topic {requests.name}")
-            and has(lines, "a client cannot send requests", f"no Write on topic {requests.name}")
-            and has(lines, "a worker cannot see", "no Describe", f"topic {results.name}")
+            has(lines, "lanes cannot take requests", f"no Write on topic {requests.name}")
+            and has(lines, "an upstream cannot send requests", f"no Write on topic {requests.name}")
+            and has(lines, "lanes cannot see", "no Describe", f"topic {results.name}")
             and has(lines, "no DescribeConfigs on topic", redrives.name)
             and has(lines, "share of partitions", f"--operation Read --group {lanes.name}")
             and has(lines, "commit anything", f"--transactional-id {ids.name} ", "prefixed")
@@ -178,7 +186,7 @@ async def test_a_client_and_its_doctor_do_with_the_rights_of_the_table_and_no_ot
         first = await ask(guarded)
         worker.signal(signal.SIGTERM)
         await worker.ended()
-    await restrict(guarded, "client")
+    await restrict(guarded, "upstream", "product")
     again = await ask(guarded)  # the answer that is there already
     assert (again.code, again.out) == (0, first.out), again.err
     environment = as_client(guarded) | {"MILLSTREAM_DATA_DIR": str(guarded.data_dir)}
@@ -186,4 +194,87 @@ async def test_a_client_and_its_doctor_do_with_the_rights_of_the_table_and_no_ot
     findings = [json.loads(line) for line in told.out.splitlines()]
     of_kafka = {"kafka", "topics", "rights", "clock", "offsets", "templates"}
     assert [one for one in findings if one["name"] in of_kafka and one["level"] == "wrong"] == []
-    assert {"this user may do what a client does"} <= {one["told"] for one in findings}
+    wanted = "this user may do what an upstream and what a product does"
+    assert wanted in {one["told"] for one in findings}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+async def test_an_operator_does_with_the_rights_of_the_table_and_no_other(
+    guarded: Settings,
+) -> None:
+    environment = await answered(guarded)
+    template = guarded.data_dir / "template.yaml"
+    template.write_text("name: brief\nsystem_prompt: Be brief.\n")
+    await restrict(guarded, "operator")
+    for words in (
+        ["topics", "--create", "--check"],
+        ["runs", "list"],
+        ["templates", "apply", str(template)],
+        ["templates", "list"],
+        ["dead-letters", "list"],
+        ["dead-letters", "redrive", "--all", "--since", "1h", "--code", "newer_schema"],
+    ):
+        told = await run(environment, *words)
+        assert told.code == 0, (words, told.err)
+    told = await run(environment, "doctor", "--json")
+    findings = [json.loads(line) for line in told.out.splitlines()]
+    assert any("an operator does" in one["told"] for one in findings), findings
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+async def test_an_auditor_does_with_the_rights_of_the_table_and_no_other(
+    guarded: Settings,
+) -> None:
+    environment = await answered(guarded)
+    await restrict(guarded, "auditor")
+    told = await run(environment, "history", "--user", "ada")
+    assert told.code == 0, told.err
+    assert "completed" in told.out
+
+
+async def answered(settings: Settings) -> dict[str, str]:
+    """Have a worker answer a request and end; gives the environment of commands."""
+    async with worker_process(settings) as worker:
+        await worker.ready()
+        assert (await ask(settings)).code == 0
+        worker.signal(signal.SIGTERM)
+        await worker.ended()
+    return as_client(settings) | {"MILLSTREAM_DATA_DIR": str(settings.data_dir)}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_a_right_that_is_taken_from_a_running_worker_is_named_and_it_goes_on_once_it_is_back(
+    guarded: Settings,
+) -> None:
+    taken = [
+        (Resource("topic", guarded.topic(RESULTS.name)), "Write"),
+        (Resource("topic", guarded.topic(REQUESTS.name)), "Read"),
+    ]
+    # Else a rule that denies would forbid all else on its resource, too.
+    await restrict(guarded, *ROLES)
+    async with worker_process(guarded) as worker:
+        await worker.ready()
+        await asks(guarded, "before")
+        for number, (resource, operation) in enumerate(taken):
+            told = f"no {operation} on {resource.kind.replace('-', ' ')} {resource}"
+            deny(guarded, resource, operation)
+            # Whatever it would do with the right meanwhile, it tries.
+            waiting = asyncio.create_task(asks(guarded, f"r{number}"))
+            await eventually(lambda told=told: told in worker.log, timeout_s=60)
+            assert not worker.ended_already
+            assert f"--{resource.kind} {resource.name}" in worker.log
+            deny_no_more(guarded, resource, operation)
+            await waiting
+        assert worker.log.count("this user has the rights on Kafka that it lacked") == len(taken)
+        assert len([line for line in worker.log.splitlines() if "uthorizationFailed" in line]) < 40
+
+
+async def asks(settings: Settings, request_id: str) -> None:
+    told = await run(
+        as_client(settings) | {"MILLSTREAM_DATA_DIR": str(settings.data_dir)},
+        *("submit", "tokens: 5", "--user", "ada", "--request-id", request_id, "--timeout", "120"),
+    )
+    assert told.code == 0, told.err

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -20,10 +21,11 @@ _LOG_TAIL_CHARS = 4000
 
 
 @contextmanager
-def launched(data: Path, environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
+def launched(data: Path, environment: Mapping[str, str], *options: str) -> Iterator[dict[str, Any]]:
     """Run `python -m millstream.infra up` on `data`; give what it prints when its services answer.
 
-    `environment` is added to the run's own; services that it names are used and not started.
+    `options` are further ones of its command line. `environment` is added to the run's own;
+    services that it names are used and not started.
     The launcher watches its standard input: at its end it stops all that it started.
     """
     data.mkdir(parents=True, exist_ok=True)
@@ -39,6 +41,7 @@ def launched(data: Path, environment: Mapping[str, str]) -> Iterator[dict[str, s
                 "--data",
                 str(data),
                 "--json",
+                *options,
             ],
             cwd=PROJECT,
             env={**os.environ, **environment},  # noqa: TID251  what a child inherits
@@ -52,7 +55,7 @@ def launched(data: Path, environment: Mapping[str, str]) -> Iterator[dict[str, s
         _stop(process)
 
 
-def _ready(process: subprocess.Popen[bytes], log: Path) -> dict[str, str]:
+def _ready(process: subprocess.Popen[bytes], log: Path) -> dict[str, Any]:
     """Wait for the launcher's one line; raises `RuntimeError` with the end of its log."""
     assert process.stdout is not None
     readable, _, _ = select.select([process.stdout], [], [], _READY_TIMEOUT_S)
@@ -61,7 +64,7 @@ def _ready(process: subprocess.Popen[bytes], log: Path) -> dict[str, str]:
         told = log.read_text(encoding="utf-8", errors="replace")[-_LOG_TAIL_CHARS:]
         message = f"the dev launcher is not ready after {_READY_TIMEOUT_S:g} s or ended:\n{told}"
         raise RuntimeError(message)
-    ready: dict[str, str] = json.loads(line)
+    ready: dict[str, Any] = json.loads(line)
     return ready
 
 

@@ -1,1 +1,1 @@
-"""What the start of a worker and `doctor` ask of brokers: whether each is reached, and its clock."""
+"""What a starting worker and `doctor` ask of brokers: is each reached, and is its clock right."""

@@ -34,7 +34,7 @@ from millstream.streams.broker.rights.protocol import (
 )
 from millstream.streams.settings import Settings
 
-__all__ = ["NOT_TOLD", "granted", "granted_to", "operations_of"]
+__all__ = ["NOT_TOLD", "Granted", "granted", "granted_to", "operations_of"]
 
 NOT_TOLD = -(1 << 31)
 """What a broker answers that was not asked, or does not say: no operation is then known."""
@@ -100,7 +100,8 @@ async def granted_to(client: RecoveringClient, resources: Collection[Resource]) 
     for group in by_kind["group"]:
         found[group] = await _group(client, group.name)
     for one in by_kind["transactional-id"]:
-        found[one] = await _transactional_id(client, f"{one.name}doctor")
+        name = f"{one.name}doctor" if one.is_prefix else one.name
+        found[one] = await _transactional_id(client, name)
     return found
 
 

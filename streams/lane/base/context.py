@@ -97,6 +97,7 @@ class LaneServices:
     `listeners` are told of runs, `on_illegal` of one whose state changed as it may not. Whoever
     holds `alone` is the one run of the worker that may end it. `gaps` names what was lost of late.
     `turns` say whose restore goes on. `checkpoints` are those of all lanes in memory.
+    While `rights` is not set, this user lacks a right on Kafka: no lane opens.
     """
 
     worker: str
@@ -117,6 +118,7 @@ class LaneServices:
     gaps: RecentGaps = field(default_factory=RecentGaps)
     turns: RestoreTurns = field(default_factory=RestoreTurns)
     checkpoints: CheckpointCache = field(default_factory=CheckpointCache)
+    rights: asyncio.Event | None = None
 
 
 @dataclass(frozen=True, slots=True)

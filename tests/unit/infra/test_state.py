@@ -41,3 +41,16 @@ def test_a_state_of_a_later_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "launcher.json").write_text(text)
     with pytest.raises(DataMismatch, match="version 2"):
         LauncherState.load(tmp_path, None)
+
+
+def test_a_secure_folder_stays_secure_and_another_does_not_become_so(tmp_path: Path) -> None:
+    LauncherState.load(tmp_path, 1, secure=True).save(tmp_path)
+    assert LauncherState.load(tmp_path, None).secure
+    with pytest.raises(DataMismatch, match="with TLS"):
+        LauncherState.load(tmp_path, None, secure=False)
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    LauncherState.load(plain, 1).save(plain)
+    assert "secure" not in (plain / "launcher.json").read_text()
+    with pytest.raises(DataMismatch, match="without TLS"):
+        LauncherState.load(plain, None, secure=True)

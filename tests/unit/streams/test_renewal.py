@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aiokafka.errors import NodeNotReadyError, TopicAuthorizationFailedError
+from aiokafka.errors import InvalidTopicError, NodeNotReadyError, TopicAuthorizationFailedError
 
 from millstream.schemas.errors import ServiceUnavailable
 from millstream.streams.renewal import Renewed, ended_by_outage
@@ -72,22 +72,22 @@ async def test_part_is_tried_again_until_it_starts() -> None:
 
 async def test_part_that_another_error_ended_is_left_as_it_is() -> None:
     pieces = Pieces()
-    denied = TopicAuthorizationFailedError("results")
-    pieces.made[0].failure = denied
+    other = InvalidTopicError("results")
+    pieces.made[0].failure = other
     assert pieces.looked()
-    assert pieces.renewed.failure is denied
+    assert pieces.renewed.failure is other
 
 
 async def test_error_that_is_no_outage_ends_the_renewal() -> None:
     pieces = Pieces()
-    denied = TopicAuthorizationFailedError("results")
-    pieces.on_start = [denied]
+    other = InvalidTopicError("results")
+    pieces.on_start = [other]
     pieces.made[0].failure = NodeNotReadyError()
     pieces.renewed.look()
     await eventually(lambda: pieces.renewed.failure is not None)
-    assert pieces.renewed.failure is denied
+    assert pieces.renewed.failure is other
     pieces.renewed.look()
-    assert pieces.renewed.failure is denied
+    assert pieces.renewed.failure is other
     await pieces.renewed.stop()
     assert pieces.stopped == [0, 1]
 
@@ -97,3 +97,9 @@ def test_outage_is_known_by_its_cause() -> None:
     wrapped.__cause__ = NodeNotReadyError()
     assert ended_by_outage(wrapped)
     assert not ended_by_outage(RuntimeError("no"))
+
+
+def test_right_that_was_taken_away_may_be_given_back() -> None:
+    wrapped = RuntimeError("Error while sending")
+    wrapped.__cause__ = TopicAuthorizationFailedError("results")
+    assert ended_by_outage(wrapped)

@@ -9,7 +9,15 @@ import pytest
 
 from millstream.gateway.checks.rights import rights_found
 from millstream.streams.broker.rights.granted import NOT_TOLD, operations_of
-from millstream.streams.broker.rights.needed import ROLES, TABLE, Need, Resource, Role, needs_of
+from millstream.streams.broker.rights.needed import (
+    ROLES,
+    TABLE,
+    WHO,
+    Need,
+    Resource,
+    Role,
+    needs_of,
+)
 from millstream.streams.settings import Settings
 
 PAGE = (Path(__file__).parents[4] / "docs" / "how-to" / "rights.md").read_text("utf-8")
@@ -32,22 +40,34 @@ def test_a_user_that_may_do_everything_is_told_so_in_one_line() -> None:
     assert (found.level, found.remedy) == ("ok", "")
 
 
-def test_a_clients_user_is_well_and_told_what_a_worker_would_lack() -> None:
-    well, *lacking = rights_found(SETTINGS, rights_of("client"))
-    assert (well.level, well.told) == ("ok", "this user may do what a client does")
+def test_a_user_of_a_role_is_well_and_told_in_a_line_where_it_gets_the_rights_of_another() -> None:
+    well, *lacking = rights_found(SETTINGS, rights_of("product"))
+    assert (well.level, well.told) == ("ok", "this user may do what a product does")
     assert {one.level for one in lacking} == {"note"}
-    assert all(one.told.startswith("a worker cannot ") for one in lacking)
-    (commits,) = [one for one in lacking if "commit anything" in one.told]
-    assert commits.told.endswith("no Write on transactional id millstream-*")
-    assert "--operation Write --transactional-id millstream- --resource-pattern-type prefixed" in (
-        commits.remedy
-    )
+    (lanes,) = [one for one in lacking if one.told.startswith("a worker with lanes needs rights")]
+    assert "topics acls --role lanes" in lanes.remedy
+    assert {one.told.partition(" needs ")[0].partition(" cannot ")[0] for one in lacking} == {
+        WHO[role] for role in ROLES if role != "product"
+    }
 
 
 def test_a_user_of_no_role_is_wrong_and_told_what_each_lacks() -> None:
     found = rights_found(SETTINGS, rights_of())
-    assert {one.level for one in found} == {"wrong", "note"}
-    assert sum(one.level == "wrong" for one in found) == sum(not need.is_optional for need in TABLE)
+    assert [one.level for one in found] == ["wrong"] * len(ROLES)
+
+
+def test_who_has_most_of_one_role_is_told_right_by_right_what_lacks() -> None:
+    allowed = rights_of("lanes")
+    ids = Resource("transactional-id", "millstream-chain-", is_prefix=True)
+    allowed[ids] = frozenset()
+    well, *found = rights_found(SETTINGS, allowed)
+    assert well.told == "this user may do what an upstream does"  # which is a part of it
+    (commits,) = [one for one in found if one.level == "wrong"]
+    assert commits.told == (
+        "a worker with lanes cannot commit anything: "
+        "no Write on transactional id millstream-chain-*"
+    )
+    assert "--transactional-id millstream-chain- --resource-pattern-type prefixed" in commits.remedy
 
 
 @pytest.mark.parametrize("need", TABLE, ids=lambda need: f"{need.role} {need.cannot}")
@@ -56,7 +76,9 @@ def test_each_right_that_lacks_is_told_with_a_command_for_it(need: Need) -> None
     lacks, *_ = need.resources(SETTINGS)
     allowed[lacks] = frozenset()
     told = rights_found(SETTINGS, allowed)
-    (found,) = [one for one in told if one.told.startswith(f"a {need.role} cannot {need.cannot}:")]
+    (found,) = [
+        one for one in told if one.told.startswith(f"{WHO[need.role]} cannot {need.cannot}:")
+    ]
     assert f"--{lacks.kind} {lacks.name}" in found.remedy
     assert all(f"--operation {one}" in found.remedy for one in need.operations)
 
@@ -91,13 +113,14 @@ def test_bits_are_operations_and_the_smallest_number_says_nothing() -> None:
 
 def test_stages_of_a_chain_that_is_cut_have_topics_and_groups_too() -> None:
     cut = SETTINGS.model_copy(update={"chain_cuts": ("executor",)})
-    resources = {one for need in needs_of("worker") for one in need.resources(cut)}
+    resources = {one for need in needs_of("lanes") for one in need.resources(cut)}
     assert Resource("topic", "millstream.stage-executor") in resources
     assert Resource("group", "millstream-lanes-executor") in resources
+    assert Resource("transactional-id", "millstream-executor-", is_prefix=True) in resources
 
 
 def test_the_page_has_the_table() -> None:
-    rows = re.findall(r"^\| (worker|client) \| (.*) \| (.*) \| (.*) \|$", PAGE, re.MULTILINE)
+    rows = re.findall(rf"^\| ({'|'.join(ROLES)}) \| (.*) \| (.*) \| (.*) \|$", PAGE, re.MULTILINE)
     assert [(role, on, rights, cannot) for role, on, rights, cannot in rows] == [
         (
             need.role,
@@ -110,7 +133,7 @@ def test_the_page_has_the_table() -> None:
 
 
 def _on_page(kind: str, names: tuple[str, ...]) -> str:
-    if kind == "transactional-id":
-        return "transactional ids `NAMESPACE-*`"
-    start = "groups `NAMESPACE-" if kind == "group" else "topics `"
-    return start + "`, `".join(names) + "`"
+    if kind == "topic":
+        return "topics `" + "`, `".join(names) + "`"
+    told = (f"`NAMESPACE-{one}{'*' if one.endswith('-') else ''}`" for one in names)
+    return f"{kind.replace('-', ' ')}s " + ", ".join(told)

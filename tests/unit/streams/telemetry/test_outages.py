@@ -9,13 +9,21 @@ import sys
 import pytest
 import structlog
 from aiokafka.errors import (
+    InvalidTopicError,
     NodeNotReadyError,
     NotLeaderForPartitionError,
     TopicAuthorizationFailedError,
 )
 from structlog.testing import capture_logs
 
-from millstream.streams.telemetry.outages import KAFKA, REDIS, OutageLog, UnreadyLog, is_transient
+from millstream.streams.telemetry.outages import (
+    KAFKA,
+    REDIS,
+    RIGHTS,
+    OutageLog,
+    UnreadyLog,
+    is_transient,
+)
 
 REFUSED = ConnectionRefusedError(111, "Connect call failed")
 
@@ -113,10 +121,34 @@ def test_traceback_of_an_outage_is_held_back_too() -> None:
 
 def test_line_that_tells_of_no_outage_is_told_while_one_lasts() -> None:
     log = Log()
-    denied = TopicAuthorizationFailedError("requests")
+    other = InvalidTopicError("requests")
     with capture_logs():
         log.line("Unable connect to node with id %s: %s", 1, REFUSED)
-        assert log.line("Failed: %s", denied) is not None
+        assert log.line("Failed: %s", other) is not None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("Failed: %s", TopicAuthorizationFailedError("requests")),
+        ("Error sending: GroupAuthorizationFailedError: [Error 30] lanes",),
+    ],
+    ids=["error", "words"],
+)
+def test_denial_is_told_once_and_then_counted_and_so_is_what_follows_from_it(
+    line: tuple[object, ...],
+) -> None:
+    log = Log()
+    with capture_logs() as told:
+        for _ in range(1000):
+            assert log.line(str(line[0]), *line[1:]) is None
+            log.clock.now_s += 0.1
+            log.outages.look()
+        with pytest.raises(structlog.DropEvent):
+            log.outages.process(None, "warning", {"event": "lane lost", "during": KAFKA})
+    assert told[0]["event"] == "outage began"
+    assert {one["of"] for one in told} == {RIGHTS}
+    assert len(told) < 5
 
 
 def test_line_that_a_library_repeats_is_told_with_how_often() -> None:
