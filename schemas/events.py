@@ -45,8 +45,9 @@ class AgentRequest(Event):
     `input`, of kinds that it takes: LangChain's standard blocks of text, images, files and audio;
     `input` may be empty then. What is left out gets a default when the record is read: `request_id`
     becomes `<topic>-<partition>-<offset>` of the record, `session_id` the request id (a
-    conversation of its own), `template` is `chat_agent`, `tenant` is `default`. `expected_turn` is
-    the turn that it believes to be the session's newest: 0 for a session without one.
+    conversation of its own, which ends with its answer), `template` is `chat_agent`, `tenant` is
+    `default`. `expected_turn` is the turn that it believes to be the session's newest: 0 for a
+    session without one.
     """
 
     title: ClassVar[str] = "A request to an agent"
@@ -73,6 +74,7 @@ class AgentRequest(Event):
         given = self.__dict__ | {
             "request_id": request_id,
             "session_id": self.session_id or request_id,
+            "names_session": self.session_id is not None,
             "at_ms": at_ms,
             "source": address,
         }
@@ -80,10 +82,14 @@ class AgentRequest(Event):
 
 
 class ResolvedRequest(AgentRequest):
-    """A request as it is worked on: with its ids, the broker's time and where it first stood."""
+    """A request as it is worked on: with its ids, the broker's time and where it first stood.
+
+    `names_session`: its upstream gave the session; of one that did not, no conversation is kept.
+    """
 
     request_id: Identifier
     session_id: Identifier
+    names_session: bool = True
     source: Address
 
     @property

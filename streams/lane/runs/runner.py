@@ -136,7 +136,7 @@ class RunRunner:
                 return step
         ended = with_steps(outcome.result, steps)
         checkpoint = None
-        if outcome.checkpoint is not None and not self._is_deleted(run):
+        if outcome.checkpoint is not None and self._keeps_session(run):
             checkpoint = next_turn(outcome.checkpoint, head)
             ended = ended.model_copy(update={"turn": checkpoint.turn})
         finished = self._finished(run, ended, used)
@@ -155,8 +155,16 @@ class RunRunner:
             self._writer.submit([kept])
         return met
 
-    def _is_deleted(self, run: Run) -> bool:
-        return self._state.lifecycle(run.session) == "deleted"
+    def _keeps_session(self, run: Run) -> bool:
+        """Tell whether what the run adds to its session is kept.
+
+        Not where the session was deleted, and not of a request that named none: it would be there
+        for a month for somebody to ask for by the request's id. A session of that id that exists
+        meanwhile, as somebody gave a command on it, is kept.
+        """
+        if self._state.lifecycle(run.session) == "deleted":
+            return False
+        return run.request.names_session or self._state.knows(run.session)
 
     def _finished(
         self, run: Run, result: AgentResult, used: AttemptUsage | None = None

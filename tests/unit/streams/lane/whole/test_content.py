@@ -43,7 +43,11 @@ async def answered(
         upstream(world) as program,
         one_lane(world, services, PRICED) as owner,
     ):
-        owner.serve(*await ask(program, "say: seen", template="looks", content=[IMAGE], **fields))
+        owner.serve(
+            *await ask(
+                program, "say: seen", template="looks", content=[IMAGE], session_id="s", **fields
+            )
+        )
         (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
     return result, await read_whole(world, COSTS, CostRecorded)
 
@@ -78,7 +82,9 @@ async def test_an_image_is_still_there_once_a_run_was_parked(world: MemoryLanes)
     world = world.changed(park_after_s=0.01)
     async with lane_services(world) as services, upstream(world) as program:
         async with one_lane(world, services, None) as owner:
-            owner.serve(*await ask(program, "slow: 0.2; say: seen", content=[IMAGE]))
+            owner.serve(
+                *await ask(program, "slow: 0.2; say: seen", content=[IMAGE], session_id="s")
+            )
             (parked,) = await read_topic(world, PARKED, RunParked, count=1)
         async with one_lane(world, services, None):
             (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
@@ -92,7 +98,7 @@ async def test_an_image_is_still_there_once_a_run_was_parked(world: MemoryLanes)
 async def test_an_image_goes_through_all_stages_of_a_cut_chain(world: MemoryLanes) -> None:
     world = world.changed(chain_cuts=("executor",))
     async with running_lanes(world, PRICED), upstream(world) as program:
-        await ask(program, "say: seen", content=[IMAGE], model="scripted")
+        await ask(program, "say: seen", content=[IMAGE], session_id="s", model="scripted")
         (result,) = await read_topic(world, RESULTS, AgentResult, count=1)
     assert (result.status, result.output) == ("completed", "seen")
     (saved,) = await read_whole(world, CHECKPOINTS, CheckpointSaved)
