@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -104,10 +104,9 @@ def acls(
         str | None,
         typer.Option(help="Who is granted them, as User:alice; default: User: and the role."),
     ] = None,
-    output: Annotated[
-        Literal["commands", "json"],
-        typer.Option("--format", help="Commands of kafka-acls.sh, or a rule on each line."),
-    ] = "commands",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON Lines, a rule each, and no commands.")
+    ] = False,
     optional: Annotated[
         bool, typer.Option("--optional", help="Also rights that a role does without.")
     ] = False,
@@ -124,7 +123,7 @@ def acls(
     for role in roles or _USERS:
         who = principal or f"User:{role}"
         found = grants(settings, _RIGHTS[role], who, optional=optional)
-        if output == "json":
+        if as_json:
             for one in found:
                 for rule in _rules(role, one):
                     print_json(rule)

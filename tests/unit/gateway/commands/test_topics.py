@@ -18,9 +18,7 @@ def test_the_command_prints_each_role_for_its_own_user() -> None:
     assert ended.exit_code == 0, ended.output
     who = set(re.findall(r"^kafka-acls.sh .*--allow-principal (\S+)", ended.stdout, re.MULTILINE))
     assert who == {f"User:{one}" for one in AclRole if one not in {"lanes", "views"}}
-    ended = runner.invoke(
-        app, ["topics", "acls", "--role", "worker", "--format", "json"], env=environment
-    )
+    ended = runner.invoke(app, ["topics", "acls", "--role", "worker", "--json"], env=environment)
     rules = [json.loads(line) for line in ended.stdout.splitlines()]
     assert {
         "role": "worker",
