@@ -74,7 +74,7 @@ class AgentRequest(Event):
         given = self.__dict__ | {
             "request_id": request_id,
             "session_id": self.session_id or request_id,
-            "names_session": self.session_id is not None,
+            "is_sessionless": self.session_id is None or None,
             "at_ms": at_ms,
             "source": address,
         }
@@ -84,12 +84,12 @@ class AgentRequest(Event):
 class ResolvedRequest(AgentRequest):
     """A request as it is worked on: with its ids, the broker's time and where it first stood.
 
-    `names_session`: its upstream gave the session; of one that did not, no conversation is kept.
+    `is_sessionless`: its upstream gave no session, so no conversation is kept; else it is left out.
     """
 
     request_id: Identifier
     session_id: Identifier
-    names_session: bool = True
+    is_sessionless: bool | None = None
     source: Address
 
     @property

@@ -301,7 +301,7 @@ class RecordDispatcher:
 
     def _begin(self, request: ResolvedRequest, admission: Admission, at_ms: int) -> None:
         """Give a session that begins with this request its time to live: template over policy."""
-        if admission.plan is None or not request.names_session:
+        if admission.plan is None or request.is_sessionless:
             return
         ttl, key = admission.plan.template.session.ttl, session_key(request)
         ttl = ttl.filled_from(self._state.pipeline.session_terms(*key[:2]).ttl)

@@ -164,7 +164,7 @@ class RunRunner:
         """
         if self._state.lifecycle(run.session) == "deleted":
             return False
-        return run.request.names_session or self._state.knows(run.session)
+        return not run.request.is_sessionless or self._state.knows(run.session)
 
     def _finished(
         self, run: Run, result: AgentResult, used: AttemptUsage | None = None
