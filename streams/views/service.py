@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["Views"]
 
 _FLUSH_INTERVAL_S = 0.5
+_CANCELLED_AGAIN_S = 0.2
 
 
 class Views:
@@ -143,8 +144,12 @@ class Views:
         tasks, self._tasks = self._tasks, ()
         for task in tasks:
             task.remove_done_callback(self._ended)
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # A client of Redis that connects just then may swallow a cancellation.
+        pending = set(tasks)
+        while pending:
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=_CANCELLED_AGAIN_S)
         if tasks:
             self._flush()
         return await stop_app(self.app)

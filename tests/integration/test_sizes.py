@@ -123,6 +123,7 @@ async def test_a_record_that_was_small_only_compressed_is_buried_without_its_byt
     assert result.output == "beside"
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P3")
 async def test_a_topic_with_too_low_a_limit_costs_the_run_whose_record_it_refuses_and_no_other(
     settings: Settings,

@@ -132,6 +132,7 @@ def chance_of(seed: int) -> random.Random:
     return random.Random(seed)  # noqa: S311  the same history each time
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P8")
 @pytest.mark.parametrize("snapshot_records", [1, pytest.param(40, marks=pytest.mark.slow)])
 async def test_wherever_a_lane_ends_its_successor_knows_what_a_fold_of_everything_does(
@@ -174,6 +175,7 @@ async def test_what_a_restore_reads_does_not_grow_with_the_history(settings: Set
     assert max(read) < IDS_MAX
 
 
+@pytest.mark.slow
 @pytest.mark.promise("P8")
 async def test_a_state_is_rebuilt_as_of_offsets_and_what_was_deleted_is_named(
     settings: Settings,
