@@ -74,6 +74,7 @@ def lanes_lost(lanes: Any) -> int:
     return sum(one.figures().lost for one in lanes)
 
 
+@pytest.mark.slow
 async def test_records_as_large_as_the_broker_takes_are_buried_beside_ones_that_are_served(
     settings: Settings,
 ) -> None:
@@ -103,6 +104,7 @@ async def test_records_as_large_as_the_broker_takes_are_buried_beside_ones_that_
     assert {one.status for one in results} == {"completed"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
 async def test_a_record_that_was_small_only_compressed_is_buried_without_its_bytes(
     settings: Settings, codec: str
