@@ -210,7 +210,8 @@ async def test_a_rolling_restart_loses_nothing_and_costs_nobody_an_error(
             clients = []
             for leaving in (first, second):
                 await asking.more(10)
-                clients.append(group.create_task(run(as_client(settings), *submit)))
+                named = ("--session", f"client-{len(clients)}")
+                clients.append(group.create_task(run(as_client(settings), *submit, *named)))
                 await asking.more(10)
                 leaving.signal(signal.SIGTERM)
                 assert await leaving.ended() == 0, leaving.log[-4000:]
