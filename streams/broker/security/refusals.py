@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaConnectionError
 if TYPE_CHECKING:
     from millstream.streams.broker.security.kafka_security import KafkaSecurity
 
-__all__ = ["AccessRefused", "is_ambiguous", "told_of_tls"]
+__all__ = ["AccessRefused", "causes_of", "is_ambiguous", "told_of_tls"]
 
 _CA = "MILLSTREAM_KAFKA_SSL_CA_LOCATION"
 _CERTIFICATE = "MILLSTREAM_KAFKA_SSL_CERTIFICATE_LOCATION"
@@ -62,7 +62,7 @@ def told_of_tls(
 
     `names` are those that the broker's certificate has, where they are known.
     """
-    found = next((one for one in _causes(error) if isinstance(one, ssl.SSLError)), None)
+    found = next((one for one in causes_of(error) if isinstance(one, ssl.SSLError)), None)
     if found is None:
         return None
     if isinstance(found, ssl.SSLCertVerificationError):
@@ -96,7 +96,7 @@ def is_ambiguous(error: BaseException) -> bool:
     """
     if isinstance(error, KafkaConnectionError | TimeoutError | ConnectionResetError | EOFError):
         return True
-    return any(isinstance(one, ssl.SSLError) for one in _causes(error))
+    return any(isinstance(one, ssl.SSLError) for one in causes_of(error))
 
 
 def _told_of_brokers(error: ssl.SSLCertVerificationError, host: str, names: tuple[str, ...]) -> str:
@@ -129,7 +129,8 @@ def _plain(reason: str) -> str:
     return reason.lower().replace("_", " ")
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """Give an error and what it was raised from or beside, ten of them at most."""
     cause: BaseException | None = error
     for _ in range(_CAUSES_MAX):
         if cause is None:
