@@ -199,8 +199,9 @@ async def _create(
         return []
     replication = settings.replication
     if replication is None:
-        cluster = await admin.describe_cluster()
-        replication = min(_REPLICATION_WANTED, len(cluster["brokers"]))
+        # Known since it connected; `describe_cluster` asks for every topic that there is.
+        brokers = admin._client.cluster.brokers()  # noqa: SLF001  it has no public way
+        replication = min(_REPLICATION_WANTED, len(brokers))
     # With three replicas, two must have a record before it is acknowledged: one may then be lost.
     durability = (
         {"min.insync.replicas": str(_IN_SYNC_MIN)} if replication >= _REPLICATION_WANTED else {}
