@@ -20,6 +20,9 @@ from millstream.schemas.endpoints import BY_LANGCHAIN, ModelEndpoint
 from millstream.schemas.errors import Misconfigured
 from millstream.streams.connection_settings import ConnectionSettings
 from millstream.streams.properties_file import read_properties
+from millstream.streams.topic_settings.checks import require_sound
+from millstream.streams.topic_settings.retention import Retention
+from millstream.streams.topic_settings.values import read_topics_file
 
 Role = Literal["lanes", "views"]
 
@@ -50,9 +53,17 @@ class Settings(ConnectionSettings):
     checkout, or `millstream` in the user's cache (`$XDG_CACHE_HOME`, else `~/.cache`)."""
 
     partitions: Annotated[int, Field(ge=1, le=1024)] = 4
-    """Partitions of every per-user topic."""
+    """Partitions of every topic. It is never to be changed: a user's records would no longer meet
+    at one partition, and workers refuse topics that have another number."""
     replication: Annotated[int, Field(ge=1, le=9)] | None = None
-    """Replicas of every topic; none given: three, or as many as there are brokers."""
+    """Replicas of every topic; none given: three, or as many as there are brokers. With three or
+    more, two must have a record before it counts (`min.insync.replicas`)."""
+    topics: dict[str, dict[str, bool | int | float | str | None]] = {}  # noqa: RUF012  pydantic copies it
+    """Retention, sizes and replicas of single topics, as JSON, by Kafka's names:
+    `{"tokens": {"retention.ms": 3600000}, "*": {"segment.bytes": null}}`. `*` is all topics, `null`
+    leaves a value to the broker. [What depends on each](topics.md)."""
+    topics_file: Path | None = None
+    """The same as a file of YAML; what `MILLSTREAM_TOPICS` says of a topic's value wins over it."""
 
     policy_file: Path | None = None
     """Permissions, limits, caps and prices, in YAML; none given: all may use every template."""
@@ -145,6 +156,11 @@ class Settings(ConnectionSettings):
         """Give the physical name of a catalogue topic."""
         return f"{self.namespace}.{name}"
 
+    @property
+    def retention(self) -> Retention:
+        """How long each topic keeps its records."""
+        return Retention(self.topics)
+
 
 def load_settings(**overrides: object) -> Settings:
     """Read the settings; `overrides` win over the environment.
@@ -153,7 +169,7 @@ def load_settings(**overrides: object) -> Settings:
     """
     _refuse_unknown_variables()
     try:
-        return _with_named_servers(Settings(**overrides))  # type: ignore[arg-type]
+        settings = _with_named_servers(Settings(**overrides))  # type: ignore[arg-type]
     except SettingsError as error:
         named = re.search(r'field "(\w+)"', str(error))
         variable = f"MILLSTREAM_{named[1].upper()}" if named else "a MILLSTREAM_ variable"
@@ -166,11 +182,13 @@ def load_settings(**overrides: object) -> Settings:
             for problem in error.errors()
         ]
         raise Misconfigured("; ".join(lines)) from error
+    return _with_topics(settings)
 
 
 _JSON_EXAMPLES = {
     "chain_cuts": ', for instance ["executor"]',
     "model_endpoints": ', for instance {"vllm": {"base_url": "http://10.0.0.5:8000/v1"}}',
+    "topics": ', for instance {"tokens": {"retention.ms": 3600000}}',
 }
 
 
@@ -182,6 +200,25 @@ def _with_named_servers(settings: Settings) -> Settings:
     found = read_properties(config, named="MILLSTREAM_KAFKA_CONFIG")
     servers = found.get("bootstrap.servers") or found.get("metadata.broker.list")
     return settings if not servers else settings.model_copy(update={"kafka": servers})
+
+
+def _with_topics(settings: Settings) -> Settings:
+    """Take in what the file says of topics. Raises `Misconfigured` for what cannot be."""
+    topics = settings.topics
+    if settings.topics_file is not None:
+        of_file = read_topics_file(settings.topics_file)
+        topics = {
+            name: {**of_file.get(name, {}), **topics.get(name, {})}
+            for name in {**of_file, **topics}
+        }
+        settings = settings.model_copy(update={"topics": topics})
+    require_sound(
+        topics,
+        chain_cuts=settings.chain_cuts,
+        dedup_window_s=settings.dedup_window_s,
+        replication=settings.replication,
+    )
+    return settings
 
 
 def without_password(url: str) -> str:

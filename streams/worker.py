@@ -37,6 +37,7 @@ from millstream.schemas.ports import PeekCheckpoint, wall_clock_ms
 from millstream.streams.apps.app import AppParts
 from millstream.streams.apps.checks import resolving, windows
 from millstream.streams.broker.clients import idempotent_producer, not_reached
+from millstream.streams.broker.diagnosis.features import require_transactions
 from millstream.streams.broker.diagnosis.reach import require_reach
 from millstream.streams.broker.renewed_producer import RenewedProducer
 from millstream.streams.broker.rights.watch import RightsWatch, require_topics
@@ -175,6 +176,7 @@ async def _build(
         log.warning("security", what=line)
     for line in await require_reach(settings):
         log.warning("a broker is not reached", what=line)
+    await require_transactions(settings)
     rights = RightsWatch(settings, sorted(roles))
     await require_topics(settings, rights)
     collector = MetricsCollector()

@@ -13,10 +13,11 @@ from millstream.gateway.client_settings import (
 )
 from millstream.schemas.errors import MillstreamError, Misconfigured
 from millstream.schemas.topics import catalogue
+from millstream.streams.broker.diagnosis.features import require_transactions
 from millstream.streams.broker.diagnosis.reach import Reach, reach
 from millstream.streams.broker.security.live import live_security
 from millstream.streams.broker.security.refusals import AccessRefused
-from millstream.streams.broker.topic_admin import Drift, topic_drift
+from millstream.streams.broker.topic_admin import Drift, refused_topics, topic_drift
 from millstream.streams.consumer.group_offsets import committed_gaps
 from millstream.streams.consumer.offset_gaps import OffsetGap
 from millstream.streams.sessions.in_redis.securing import open_secrets
@@ -36,14 +37,21 @@ async def check_kafka() -> tuple[Finding, ...]:
         remedy = "ask again in a moment" if starts else "start `millstream up`"
         return (Finding("kafka", "wrong", str(error), remedy),)
     try:
-        drifts = await topic_drift(settings, catalogue(settings.chain_cuts))
+        specs = catalogue(settings.chain_cuts)
+        drifts = await topic_drift(settings, specs)
         found = await reach(settings)
+        await require_transactions(settings)
+        refused = await refused_topics(settings, specs)
     except MillstreamError as error:
         return (Finding("kafka", "wrong", str(error), _remedy(error)),)
     answers = Finding("kafka", "ok", f"answers at {settings.kafka}")
     if any(drift.fatal for drift in drifts) and is_up_starting(settings):
         return answers, Finding("topics", "wrong", UP_STARTS, "ask again in a moment")
-    return answers, *_reach_found(settings, found), *topics_found(drifts)
+    told = topics_found(drifts)
+    if refused is not None:
+        remedy = "as it says; docs/how-to/topics.md says more"
+        told = (Finding("topics", "wrong", refused, remedy), *told)
+    return answers, *_reach_found(settings, found), *told
 
 
 def _remedy(error: MillstreamError) -> str:

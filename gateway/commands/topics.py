@@ -19,11 +19,12 @@ from millstream.gateway.console.terminal import (
 )
 from millstream.gateway.exits import ExitCode
 from millstream.schemas.errors import Misconfigured
-from millstream.schemas.topics import DAY_MS, HOUR_MS, TopicSpec, catalogue
+from millstream.schemas.topics import TopicSpec, catalogue
 from millstream.streams.broker.rights.acls import Grant, commands, grants
 from millstream.streams.broker.rights.needed import Role
 from millstream.streams.broker.topic_admin import Drift, TopicReport, ensure_topics, topic_drift
 from millstream.streams.settings import Settings
+from millstream.streams.topic_settings.retention import configs_of, told_ms
 
 __all__ = ["topics_app"]
 
@@ -170,7 +171,8 @@ def _facts(settings: Settings, spec: TopicSpec, drifts: tuple[Drift, ...]) -> di
         "event": spec.event.__name__,
         "key": spec.key,
         "partitions": settings.partitions,
-        "retention_ms": spec.retention_ms,
+        "retention_ms": settings.retention.ms(spec),
+        "configs": configs_of(settings.topics, spec.configs(), spec),
         "cleanup_policy": ",".join(spec.cleanup_policies),
         "about": spec.about,
         "drift": [
@@ -197,15 +199,19 @@ def _print_table(
         name = settings.topic(spec.name)
         state = "missing" if name in missing else "differs" if name in differing else "as here"
         rows.append(
-            (name, spec.event.__name__, spec.key, str(settings.partitions), _kept(spec), state)
+            (
+                name,
+                spec.event.__name__,
+                spec.key,
+                str(settings.partitions),
+                _kept(spec, settings),
+                state,
+            )
         )
     print_table(("topic", "event", "key", "partitions", "kept", "broker"), rows)
 
 
-def _kept(spec: TopicSpec) -> str:
+def _kept(spec: TopicSpec, settings: Settings) -> str:
     newest = ["newest per key"] if spec.compacted else []
-    if spec.retention_ms is None:
-        return ", ".join(newest)
-    if spec.retention_ms % DAY_MS == 0:
-        return ", ".join([*newest, f"{spec.retention_ms // DAY_MS} d"])
-    return ", ".join([*newest, f"{spec.retention_ms / HOUR_MS:g} h"])
+    kept_ms = settings.retention.ms(spec)
+    return ", ".join(newest if kept_ms is None else [*newest, told_ms(kept_ms)])

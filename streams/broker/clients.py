@@ -6,6 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
 
 from millstream.schemas.errors import ServiceUnavailable
 from millstream.schemas.topics import DEAD_LETTERS
@@ -14,7 +20,7 @@ from millstream.streams.broker.failed_sends import hear_failed_sends
 from millstream.streams.broker.fetched.eager_fetcher import fetch_eagerly
 from millstream.streams.broker.recovery import RecoveringClient, recover_brokers
 from millstream.streams.broker.security.live import live_security
-from millstream.streams.broker.security.refusals import AccessRefused
+from millstream.streams.broker.security.refusals import AccessRefused, causes_of
 
 if TYPE_CHECKING:
     from millstream.streams.settings import Settings
@@ -24,6 +30,12 @@ REQUEST_BYTES_MAX = DEAD_LETTERS.record_bytes_max + 4096
 BATCH_BYTES = 262_144
 
 _FETCH_WAIT_MS = 100
+_DENIED = (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
 _METADATA_MAX_AGE_MS = 30_000
 
 
@@ -52,11 +64,31 @@ def connecting(settings: Settings) -> dict[str, Any]:
     }
 
 
-def not_reached(settings: Settings, error: Exception) -> ServiceUnavailable:
-    """Give what an error of a client means that could not connect, in a line for people."""
-    if isinstance(error, AccessRefused):  # it names the address
-        return ServiceUnavailable(f"Kafka is not reached at {error}")
-    return ServiceUnavailable(f"Kafka does not answer at {settings.kafka}: {error}")
+def not_reached(settings: Settings, error: BaseException) -> ServiceUnavailable:
+    """Give what an error of a client means, in a line for people. Raises nothing."""
+    return not_reached_at(settings.kafka, error)
+
+
+def not_reached_at(address: str, error: BaseException) -> ServiceUnavailable:
+    """Give what an error of a client means, in a line for people, that is to say where Kafka is.
+
+    Whatever it was raised from may be the reason: a refusal says what to mend, and that this user
+    lacks a right is no fault of a broker's.
+    """
+    for cause in causes_of(error):
+        if isinstance(cause, AccessRefused):  # it names the address
+            return ServiceUnavailable(f"Kafka is not reached at {cause}")
+        if isinstance(cause, _DENIED):
+            return ServiceUnavailable(
+                f"this user lacks a right on Kafka at {address} ({cause!r}): `millstream doctor` "
+                "says which, with the command that grants it"
+            )
+    return ServiceUnavailable(f"Kafka does not answer at {address}: {_words(error)}")
+
+
+def _words(error: BaseException) -> str:
+    """Give an error's words, or its name where it has none."""
+    return str(error) or repr(error)
 
 
 def idempotent_producer(settings: Settings) -> AIOKafkaProducer:

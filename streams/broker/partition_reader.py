@@ -10,6 +10,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from millstream.schemas.errors import LaneLost, ServiceUnavailable
+from millstream.streams.broker.clients import not_reached_at
 from millstream.streams.broker.fetched.eager_fetcher import fetch_up_to
 from millstream.streams.broker.read_clients import KafkaReadClients, assign_paused
 from millstream.streams.broker.reading.merging import Merge, Span, Turn
@@ -161,7 +162,7 @@ class PartitionReader:
         return ends
 
     def _unavailable(self, error: KafkaError) -> ServiceUnavailable:
-        return ServiceUnavailable(f"Kafka does not answer at {self._clients.address}: {error!r}")
+        return not_reached_at(self._clients.address, error)
 
     async def read(
         self,

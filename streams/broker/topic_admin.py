@@ -1,4 +1,4 @@
-"""Topics from the catalogue: create what is missing, tell what differs, change nothing that exists.
+"""Topics from the catalogue and the settings: create what is missing, change nothing that exists.
 
 Nothing here alters a topic. A topic that differs may hold a year of somebody's records, and which
 of the two is right is for people to say: `topic_drift` puts it in words with the remedy.
@@ -24,7 +24,19 @@ from aiokafka.errors import (
 from millstream.schemas.errors import Misconfigured, NoSuchTopic, ServiceUnavailable, TopicDrift
 from millstream.schemas.topics import TopicSpec
 from millstream.streams.broker.clients import admin_client, not_reached
+from millstream.streams.broker.topics.drift import (
+    LOOKED_AT,
+    Drift,
+    Found,
+    hidden,
+    missing,
+    told_of,
+    unknown_configs,
+)
+from millstream.streams.broker.topics.refused import Refusal, all_refused, told_of_refusal
 from millstream.streams.settings import Settings
+from millstream.streams.topic_settings.retention import configs_of
+from millstream.streams.topic_settings.values import replication_of
 
 __all__ = [
     "Drift",
@@ -32,6 +44,7 @@ __all__ = [
     "ensure_changelogs",
     "ensure_topics",
     "partition_counts",
+    "refused_topics",
     "require_sound_topics",
     "topic_drift",
 ]
@@ -41,10 +54,10 @@ _IN_SYNC_MIN = 2
 _READY_TIMEOUT_S = 30.0
 _READY_POLL_S = 0.05
 _NO_LEADER = -1
-_BATCH_BYTES = "max.message.bytes"
 _DENIED = TopicAuthorizationFailedError.errno
 # The newest segment is never compacted, and is read whole when a table is restored.
 _CHANGELOG_CONFIGS = {"cleanup.policy": "compact", "segment.bytes": str(16 * 1024 * 1024)}
+_IN_SYNC = "min.insync.replicas"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,37 +68,13 @@ class TopicReport:
     existing: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """One way in which a topic differs from the catalogue.
-
-    `fatal` says that workers must not run on it: users' records would stand at the wrong partition.
-    `is_hidden` says that this user may not see how it is.
-    """
-
-    topic: str
-    setting: str
-    wanted: str
-    found: str
-    remedy: str
-    fatal: bool = False
-    is_hidden: bool = False
-
-    def __str__(self) -> str:
-        """Give it in words, with what to do."""
-        return (
-            f"{self.topic}: {self.setting} is {self.found}, the catalogue says {self.wanted}; "
-            f"{self.remedy}"
-        )
-
-
 async def ensure_topics(settings: Settings, specs: Sequence[TopicSpec]) -> TopicReport:
     """Create the topics that do not exist; return once each has a leader for every partition.
 
     Several workers may do this at once: who comes second finds the topic existing.
     Raises `ServiceUnavailable` if Kafka does not answer, `Misconfigured` if it refuses a topic.
     """
-    return await _ensure(settings, {settings.topic(spec.name): spec.configs() for spec in specs})
+    return await _ensure(settings, {settings.topic(spec.name): spec for spec in specs})
 
 
 async def ensure_changelogs(settings: Settings, names: Collection[str]) -> TopicReport:
@@ -94,45 +83,65 @@ async def ensure_changelogs(settings: Settings, names: Collection[str]) -> Topic
     They are compacted, with as many partitions and replicas as the catalogue's topics. Raises as
     `ensure_topics` does.
     """
-    return await _ensure(settings, dict.fromkeys(names, _CHANGELOG_CONFIGS))
+    return await _ensure(settings, dict.fromkeys(names))
 
 
-async def _ensure(settings: Settings, wanted: Mapping[str, Mapping[str, str]]) -> TopicReport:
+async def _ensure(settings: Settings, wanted: Mapping[str, TopicSpec | None]) -> TopicReport:
     async with _admin(settings) as admin:
         found = await _topics(admin, wanted)
-        missing = {name: configs for name, configs in wanted.items() if name not in found}
-        created = await _create(admin, settings, missing)
-        if missing:
+        lacking = {name: spec for name, spec in wanted.items() if name not in found}
+        created = await _create(admin, settings, lacking)
+        if lacking:
             await _wait_for_leaders(admin, settings, wanted)
     return TopicReport(
         created=tuple(created), existing=tuple(name for name in wanted if name not in created)
     )
 
 
-async def topic_drift(settings: Settings, specs: Sequence[TopicSpec]) -> tuple[Drift, ...]:
-    """Compare the topics on the broker with the catalogue; empty when they agree.
+async def refused_topics(settings: Settings, specs: Sequence[TopicSpec]) -> str | None:
+    """Say why topics that are missing could not be made, before any is: `None` if they could be.
 
-    Looks at existence, number of partitions, every configuration that the catalogue sets, and the
-    largest batch that each topic takes, whoever set that.
-    Raises `ServiceUnavailable` if Kafka does not answer.
+    That this user may create none is no reason here. Raises `ServiceUnavailable`.
+    """
+    async with _admin(settings) as admin:
+        names = {settings.topic(spec.name): spec for spec in specs}
+        found = await _topics(admin, names)
+        lacking = {name: spec for name, spec in names.items() if name not in found}
+        if not lacking:
+            return None
+        topics = await _new_topics(admin, settings, lacking)
+        answers = await _asked(admin, tuple(topics.values()), validate_only=True)
+        refusals = [one for one in answers if one.is_of_values]
+        return await _told(admin, refusals, topics) if refusals else None
+
+
+async def topic_drift(settings: Settings, specs: Sequence[TopicSpec]) -> tuple[Drift, ...]:
+    """Compare the topics on the broker with what they are to be; empty when they agree.
+
+    Looks at existence, number of partitions and replicas, every configuration that the catalogue or
+    `MILLSTREAM_TOPICS` sets, and whether records can be written and are stamped and kept as lanes
+    count on, whoever set that. Raises `ServiceUnavailable` if Kafka does not answer.
     """
     names = {settings.topic(spec.name): spec for spec in specs}
     async with _admin(settings) as admin:
-        hidden: set[str] = set()
-        partitions = await _topics(admin, names, hidden)
+        denied: set[str] = set()
+        partitions = await _topics(admin, names, denied)
         present = [name for name in names if name in partitions]
-        configs = await _configs(admin, {name: names[name] for name in present})
+        configs = await _configs(admin, settings, {name: names[name] for name in present})
     drifts: list[Drift] = []
     for name, spec in names.items():
         if name not in partitions:
-            drifts.append(_hidden(name) if name in hidden else _missing(name))
+            drifts.append(hidden(name) if name in denied else missing(name))
             continue
-        if len(partitions[name]) != settings.partitions:
-            drifts.append(_repartitioned(name, settings.partitions, len(partitions[name])))
+        replicas = min((len(one["replicas"]) for one in partitions[name]), default=0)
+        counts = (len(partitions[name]), replicas)
+        known, read_only = configs.get(name, ({}, frozenset()))
+        found = Found(name, *counts, known, read_only)
         if name in configs:
-            drifts.extend(_config_drift(name, spec, configs[name]))
+            drifts.extend(told_of(settings, spec, found))
         else:
-            drifts.append(_unknown_configs(name))
+            drifts.extend(one for one in told_of(settings, spec, found) if one.fatal)
+            drifts.append(unknown_configs(name))
     return tuple(drifts)
 
 
@@ -151,17 +160,17 @@ async def partition_counts(settings: Settings, topics: Collection[str]) -> dict[
     Raises `NoSuchTopic`, `Misconfigured` for one that is hidden, `ServiceUnavailable`.
     """
     async with _admin(settings) as admin:
-        hidden: set[str] = set()
-        found = await _topics(admin, topics, hidden)
-    if hidden:
+        denied: set[str] = set()
+        found = await _topics(admin, topics, denied)
+    if denied:
         raise Misconfigured(
-            f"this user may not see {', '.join(sorted(hidden))} at {settings.kafka}, or there is "
+            f"this user may not see {', '.join(sorted(denied))} at {settings.kafka}, or there is "
             "no such topic: give it the right `Describe`; `millstream doctor` has the commands"
         )
-    missing = [topic for topic in topics if topic not in found]
-    if missing:
+    lacking = [topic for topic in topics if topic not in found]
+    if lacking:
         raise NoSuchTopic(
-            f"no such topic at {settings.kafka}: {', '.join(sorted(missing))}; start a worker or "
+            f"no such topic at {settings.kafka}: {', '.join(sorted(lacking))}; start a worker or "
             "run `millstream topics --create`, which create what is missing"
         )
     return {topic: len(partitions) for topic, partitions in found.items()}
@@ -180,60 +189,101 @@ async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
 
 
 async def _topics(
-    admin: AIOKafkaAdminClient, names: Iterable[str], hidden: set[str] | None = None
+    admin: AIOKafkaAdminClient, names: Iterable[str], denied: set[str] | None = None
 ) -> dict[str, list[dict[str, Any]]]:
-    """Give the partitions of those topics that exist; put into `hidden` what may not be seen.
+    """Give the partitions of those topics that exist; put into `denied` what may not be seen.
 
     A broker tells nobody whether a topic exists that this user may not describe.
     """
     described = await admin.describe_topics(list(names))
-    if hidden is not None:
-        hidden.update(one["topic"] for one in described if one["error_code"] == _DENIED)
+    if denied is not None:
+        denied.update(one["topic"] for one in described if one["error_code"] == _DENIED)
     return {topic["topic"]: topic["partitions"] for topic in described if not topic["error_code"]}
 
 
 async def _create(
-    admin: AIOKafkaAdminClient, settings: Settings, missing: Mapping[str, Mapping[str, str]]
+    admin: AIOKafkaAdminClient, settings: Settings, lacking: Mapping[str, TopicSpec | None]
 ) -> list[str]:
-    if not missing:
+    if not lacking:
         return []
+    topics = await _new_topics(admin, settings, lacking)
+    created, refusals = [], []
+    for refusal in await _asked(admin, tuple(topics.values())):
+        if not refusal.error:
+            created.append(refusal.topic)
+            continue
+        error = for_code(refusal.error)
+        if error is TopicAlreadyExistsError:
+            continue
+        if error.retriable:
+            message = f"Kafka at {settings.kafka} cannot create topics: {refusal.reason}"
+            raise ServiceUnavailable(message)
+        refusals.append(refusal)
+    if refusals:
+        raise Misconfigured(await _told(admin, refusals, topics))
+    return created
+
+
+async def _new_topics(
+    admin: AIOKafkaAdminClient, settings: Settings, lacking: Mapping[str, TopicSpec | None]
+) -> dict[str, NewTopic]:
     replication = settings.replication
     if replication is None:
         # Known since it connected; `describe_cluster` asks for every topic that there is.
         brokers = admin._client.cluster.brokers()  # noqa: SLF001  it has no public way
         replication = min(_REPLICATION_WANTED, len(brokers))
+    return {name: _new_topic(settings, name, spec, replication) for name, spec in lacking.items()}
+
+
+def _new_topic(settings: Settings, name: str, spec: TopicSpec | None, all_topics: int) -> NewTopic:
+    given = _CHANGELOG_CONFIGS if spec is None else spec.configs()
+    replication = replication_of(settings.topics, spec, all_topics)
     # With three replicas, two must have a record before it is acknowledged: one may then be lost.
-    durability = (
-        {"min.insync.replicas": str(_IN_SYNC_MIN)} if replication >= _REPLICATION_WANTED else {}
-    )
-    response = await admin.create_topics(
-        [
-            NewTopic(
-                name,
-                settings.partitions,
-                replication,
-                topic_configs={**configs, **durability},
-            )
-            for name, configs in missing.items()
-        ]
-    )
-    created = []
-    for outcome in response.to_object()["topic_errors"]:
-        if not outcome["error_code"]:
-            created.append(outcome["topic"])
-            continue
-        error = for_code(outcome["error_code"])
-        if error is TopicAlreadyExistsError:
-            continue
-        reason = outcome["error_message"] or error.description
-        if error.retriable:
-            raise ServiceUnavailable(f"Kafka at {settings.kafka} cannot create topics: {reason}")
-        raise Misconfigured(
-            f"Kafka refuses topic {outcome['topic']} ({settings.partitions} partitions, "
-            f"replication {replication}): {reason}; mend MILLSTREAM_NAMESPACE, "
-            "MILLSTREAM_PARTITIONS or MILLSTREAM_REPLICATION, or the broker's rights"
+    # With fewer, one: brokers whose own default is two would take no record.
+    in_sync = _IN_SYNC_MIN if replication >= _REPLICATION_WANTED else 1
+    given = {**given, _IN_SYNC: str(in_sync)}
+    configs = configs_of(settings.topics, given, spec)
+    return NewTopic(name, settings.partitions, replication, topic_configs=configs)
+
+
+async def _asked(
+    admin: AIOKafkaAdminClient, topics: Sequence[NewTopic], *, validate_only: bool = False
+) -> list[Refusal]:
+    """Ask for topics; gives what the broker says of each, error 0 where it makes it."""
+    response = await admin.create_topics(list(topics), validate_only=validate_only)
+    return [
+        Refusal(
+            outcome["topic"],
+            outcome["error_code"],
+            str(outcome.get("error_message") or for_code(outcome["error_code"]).description),
         )
-    return created
+        for outcome in response.to_object()["topic_errors"]
+    ]
+
+
+async def _told(
+    admin: AIOKafkaAdminClient, refusals: Sequence[Refusal], topics: Mapping[str, NewTopic]
+) -> str:
+    """Say what is refused: of the topic that has most values, of whatever is refused there."""
+    first = max(refusals, key=lambda one: len(topics[one.topic].topic_configs))
+    topic = topics[first.topic]
+    configs = topic.topic_configs
+
+    async def ask(left: Mapping[str, str]) -> Refusal | None:
+        again = NewTopic(
+            topic.name, topic.num_partitions, topic.replication_factor, topic_configs=dict(left)
+        )
+        (answer,) = await _asked(admin, [again], validate_only=True)
+        return answer if answer.error else None
+
+    return told_of_refusal(
+        first,
+        await all_refused(first, configs, ask),
+        configs,
+        partitions=topic.num_partitions,
+        replication=topic.replication_factor,
+        others=len(refusals) - 1,
+    )
 
 
 async def _wait_for_leaders(
@@ -260,9 +310,9 @@ async def _wait_for_leaders(
 
 
 async def _configs(
-    admin: AIOKafkaAdminClient, specs: dict[str, TopicSpec]
-) -> dict[str, dict[str, str]]:
-    """Give the configuration that is in force, for the keys that are looked at.
+    admin: AIOKafkaAdminClient, settings: Settings, specs: dict[str, TopicSpec]
+) -> dict[str, tuple[dict[str, str], frozenset[str]]]:
+    """Give the configuration that is in force, for the keys that are looked at, and what is fixed.
 
     A topic whose configuration this user may not see is left out.
     """
@@ -271,105 +321,22 @@ async def _configs(
     responses = await admin.describe_configs(
         [
             ConfigResource(
-                ConfigResourceType.TOPIC, name, dict.fromkeys((*spec.configs(), _BATCH_BYTES))
+                ConfigResourceType.TOPIC,
+                name,
+                dict.fromkeys((*configs_of(settings.topics, spec.configs(), spec), *LOOKED_AT)),
             )
             for name, spec in specs.items()
         ]
     )
     return {
-        resource["resource_name"]: {
+        resource["resource_name"]: (
             # aiokafka calls the field config_names; it holds one name.
-            entry["config_names"]: entry["config_value"]
-            for entry in resource["config_entries"]
-        }
+            {entry["config_names"]: entry["config_value"] for entry in resource["config_entries"]},
+            frozenset(
+                entry["config_names"] for entry in resource["config_entries"] if entry["read_only"]
+            ),
+        )
         for response in responses
         for resource in response.to_object()["resources"]
         if resource["error_code"] != _DENIED
     }
-
-
-def _hidden(name: str) -> Drift:
-    return Drift(
-        name,
-        "the topic",
-        "that it exists",
-        "hidden from this user",
-        "give this user the right `Describe` on it; `millstream doctor` has the command",
-        fatal=True,
-        is_hidden=True,
-    )
-
-
-def _unknown_configs(name: str) -> Drift:
-    return Drift(
-        name,
-        "the configuration",
-        "what `docs/reference` has",
-        "hidden from this user",
-        "give this user the right `DescribeConfigs` on it; `millstream doctor` has the command",
-        is_hidden=True,
-    )
-
-
-def _missing(name: str) -> Drift:
-    return Drift(
-        name,
-        "the topic",
-        "that it exists",
-        "missing",
-        "start a worker or run `millstream topics --create`, which create what is missing",
-        fatal=True,
-    )
-
-
-def _repartitioned(name: str, wanted: int, found: int) -> Drift:
-    return Drift(
-        name,
-        "the number of partitions",
-        str(wanted),
-        str(found),
-        f"set MILLSTREAM_PARTITIONS={found} if all topics of the namespace have {found}; else move "
-        "to a new MILLSTREAM_NAMESPACE: users' records would no longer meet at one partition",
-        fatal=True,
-    )
-
-
-def _config_drift(name: str, spec: TopicSpec, found: dict[str, str]) -> list[Drift]:
-    drifts = [
-        Drift(
-            name,
-            key,
-            wanted,
-            found.get(key, "unknown"),
-            f"to follow the catalogue: {_altering(name, key, wanted)}",
-        )
-        for key, wanted in spec.configs().items()
-        if key != _BATCH_BYTES and found.get(key) != wanted
-    ]
-    # A topic without a limit of its own has the broker's, which may be lower. A higher one is none
-    # of ours: what is too large for lanes is buried.
-    limit, least = found.get(_BATCH_BYTES), spec.batch_bytes_min
-    if limit is None or not limit.isdecimal() or int(limit) < least:
-        drifts.append(
-            Drift(
-                name,
-                _BATCH_BYTES,
-                f"{least} at least",
-                limit or "unknown",
-                "records that are larger are refused, and their runs fail or end as dead letters: "
-                f"{_altering(name, _BATCH_BYTES, str(least))}",
-            )
-        )
-    return drifts
-
-
-def _altering(name: str, key: str, wanted: str) -> str:
-    return (
-        f"kafka-configs.sh --alter --entity-type topics --entity-name {name} "
-        f"--add-config '{key}={_bracketed(wanted)}'"
-    )
-
-
-def _bracketed(value: str) -> str:
-    """Put brackets around a list: without them the tool ends the value at its first comma."""
-    return f"[{value}]" if "," in value else value

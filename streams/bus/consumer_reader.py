@@ -9,6 +9,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from millstream.schemas.errors import ServiceUnavailable
+from millstream.streams.broker.clients import not_reached_at
 from millstream.streams.broker.fetched.eager_fetcher import fetch_up_to
 from millstream.streams.broker.partition_reader import Consumer, ReadClients
 from millstream.streams.bus.api import Beginning, FromOffset, FromTime, Now, Start
@@ -117,5 +118,5 @@ class ConsumerReader:
 
 
 def away(address: str, error: BaseException) -> ServiceUnavailable:
-    """Say that a broker does not answer."""
-    return ServiceUnavailable(f"Kafka at {address} does not answer: {error!r}")
+    """Say that a broker does not answer, or why it refuses."""
+    return not_reached_at(address, error)

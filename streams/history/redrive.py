@@ -24,10 +24,10 @@ from aiokafka.errors import (
 
 from millstream.schemas.base import Address
 from millstream.schemas.dead_letters import CannotRedrive, DeadLetter, DeadLetterRedriven, NullValue
-from millstream.schemas.errors import LaneLost, Poison, ServiceUnavailable
+from millstream.schemas.errors import LaneLost, Poison
 from millstream.schemas.events import Redriven, ResolvedRequest
 from millstream.schemas.topics import COMMAND_TOPICS, REDRIVES, REQUESTS, stage_topic
-from millstream.streams.broker.clients import transactional_producer
+from millstream.streams.broker.clients import not_reached, transactional_producer
 from millstream.streams.broker.failed_sends import REFUSED_AS_TOO_LARGE
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.history.dead_letters import Buried, read_letter, record_at
@@ -136,8 +136,7 @@ class Redriver:
                 except (KafkaError, TimeoutError, LaneLost) as error:
                     self._open.discard(buried.source.partition)
                     await self._drop(buried.source.partition)
-                    message = f"Kafka does not answer at {self._settings.kafka}: {error!r}"
-                    raise ServiceUnavailable(message) from error
+                    raise not_reached(self._settings, error) from error
         raise CannotRedrive(f"others put back dead letters of {buried.source.topic}: try again")
 
     async def _once(

@@ -77,6 +77,7 @@ class Lane:
             hands_over=stage.next is not None,
             seen=SeenIds(ids_max=settings.dedup_ids_max),
             sessions_in_memory=settings.sessions_in_memory,
+            retention=settings.retention,
         )
         pauses = Pauses()
         self._command_topics = {settings.topic(one.name) for one in COMMAND_TOPICS}

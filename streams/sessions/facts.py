@@ -17,7 +17,6 @@ from millstream.schemas.base import Count, EpochMs, Frozen
 from millstream.schemas.events import CheckpointSaved, ResultStatus, SessionUpdated
 from millstream.schemas.sessions.commands import SessionTtl
 from millstream.schemas.sessions.states import SessionState
-from millstream.schemas.topics import CHECKPOINTS
 
 __all__ = ["Facts", "KeptCheckpoint", "Turned", "checkpoints_of", "stats_of"]
 
@@ -137,15 +136,15 @@ class Facts:
 
 
 def checkpoints_of(
-    kept: Sequence[KeptCheckpoint], facts: Facts, *, now_ms: int
+    kept: Sequence[KeptCheckpoint], facts: Facts, *, since_ms: int
 ) -> tuple[SessionCheckpoint, ...]:
     """Give the checkpoints of a session that the log still has, the newest first.
 
-    `kept` rises by offset. What stands above the head's line of parents was left by a restore.
+    It has those from `since_ms` on. `kept` rises by offset. What stands above the head's line of
+    parents was left by a restore.
     """
     if not facts.is_session:
         return ()
-    since_ms = now_ms - (CHECKPOINTS.retention_ms or now_ms)
     by_offset = {one.offset: one for one in kept if (one.renewed_ms or one.at_ms) >= since_ms}
     # A copy of one stands behind it, and in its place once that is gone.
     first = {one.checkpoint_id: one for one in reversed(by_offset.values())}

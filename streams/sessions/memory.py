@@ -163,7 +163,9 @@ class MemorySessionStore:
         kept = self._alive((tenant, user_id)).get(session_id)
         if kept is None:
             return ()
-        return checkpoints_of(kept.checkpoints, kept.facts, now_ms=self._clock_ms())
+        return checkpoints_of(
+            kept.checkpoints, kept.facts, since_ms=self._limits.since_ms(self._clock_ms())
+        )
 
     async def stats(self, tenant: str, user_id: str) -> SessionStats:
         """Add up a user's sessions."""

@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote
 from millstream.agents.sessions.manager import SessionFilter, SessionOrder
 from millstream.schemas.sessions.errors import SessionInputInvalid
 from millstream.schemas.topics import CHECKPOINTS, DAY_MS
+from millstream.streams.topic_settings.retention import Retention
 
 __all__ = [
     "Cursors",
@@ -46,6 +47,15 @@ class SessionLimits:
     checkpoint_ttl_s: int = 7 * 86_400
     checkpoints_per_user_max: int = 1000
     checkpoints_per_session_max: int = 1000
+
+    @classmethod
+    def of(cls, retention: Retention) -> SessionLimits:
+        """Give them where topics keep records for so long."""
+        return cls(ttl_s=(retention.ms(CHECKPOINTS) or 0) // 1000)
+
+    def since_ms(self, now_ms: int) -> int:
+        """Give from when on the log has checkpoints."""
+        return now_ms - self.ttl_s * 1000
 
 
 def quoted(name: str) -> str:

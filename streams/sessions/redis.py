@@ -94,7 +94,7 @@ class RedisSessionStore:
     ) -> None:
         self._on_unreadable = on_unreadable
         self.prefix = settings.namespace if prefix is None else prefix
-        self._limits = limits or SessionLimits()
+        self._limits = limits or SessionLimits.of(settings.retention)
         self._clock_ms = clock_ms
         self.connections = RedisConnections(settings)
 
@@ -263,7 +263,7 @@ class RedisSessionStore:
                 kept.append(KeptCheckpoint.model_validate_json(entry))
             except ValidationError as error:
                 self._pass_over(keys.checkpoints, error)
-        return checkpoints_of(kept, facts, now_ms=self._clock_ms())
+        return checkpoints_of(kept, facts, since_ms=self._limits.since_ms(self._clock_ms()))
 
     async def stats(self, tenant: str, user_id: str) -> SessionStats:
         """Add up a user's sessions: all of them are read."""

@@ -24,6 +24,7 @@ from millstream.schemas.errors import (
 )
 from millstream.schemas.ports import ClockMs, wall_clock_ms
 from millstream.streams.broker.batches import Outgoing
+from millstream.streams.broker.clients import not_reached
 from millstream.streams.lane.io import KafkaLaneIO, LaneIO
 from millstream.streams.settings import Settings
 from millstream.streams.templates.records import (
@@ -160,8 +161,7 @@ class TemplateRegistry:
             except CommitRefused as error:
                 raise Misconfigured(f"a template is too large for a record: {error}") from error
             except LaneLost as error:
-                message = f"Kafka does not answer at {self._settings.kafka}: {error}"
-                raise ServiceUnavailable(message) from error
+                raise not_reached(self._settings, error) from error
             finally:
                 await producers.stop()
         message = "others apply templates at the same time: try again"

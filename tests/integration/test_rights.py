@@ -20,6 +20,7 @@ from millstream.streams.broker.rights.needed import (
     ROLES,
     TABLE,
     WHO,
+    Kind,
     Resource,
     Role,
     resources_of,
@@ -246,19 +247,25 @@ async def answered(settings: Settings) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "taken",
+    [
+        [("topic", ".results", "Write"), ("topic", ".requests", "Read")],
+        [("topic", ".tokens", "Write"), ("topic", ".steps", "Write")],
+        [("group", "-lanes", "Read"), ("transactional-id", "-chain-", "Write")],
+    ],
+    ids=["topics", "tokens", "group and ids"],
+)
 async def test_a_right_that_is_taken_from_a_running_worker_is_named_and_it_goes_on_once_it_is_back(
-    guarded: Settings,
+    guarded: Settings, taken: list[tuple[Kind, str, str]]
 ) -> None:
-    taken = [
-        (Resource("topic", guarded.topic(RESULTS.name)), "Write"),
-        (Resource("topic", guarded.topic(REQUESTS.name)), "Read"),
-    ]
     # Else a rule that denies would forbid all else on its resource, too.
     await restrict(guarded, *ROLES)
     async with worker_process(guarded) as worker:
         await worker.ready()
         await asks(guarded, "before")
-        for number, (resource, operation) in enumerate(taken):
+        for number, (kind, name, operation) in enumerate(taken):
+            resource = Resource(kind, guarded.namespace + name, is_prefix=name.endswith("-"))
             told = f"no {operation} on {resource.kind.replace('-', ' ')} {resource}"
             deny(guarded, resource, operation)
             # Whatever it would do with the right meanwhile, it tries.
@@ -270,6 +277,23 @@ async def test_a_right_that_is_taken_from_a_running_worker_is_named_and_it_goes_
             await waiting
         assert worker.log.count("this user has the rights on Kafka that it lacked") == len(taken)
         assert len([line for line in worker.log.splitlines() if "uthorizationFailed" in line]) < 40
+
+
+@pytest.mark.slow
+async def test_an_operator_who_lacks_a_right_is_told_so_and_not_that_brokers_are_away(
+    guarded: Settings,
+) -> None:
+    template = guarded.data_dir / "template.yaml"
+    template.write_text("name: brief\nsystem_prompt: Be brief.\n")
+    environment = as_client(guarded) | {"MILLSTREAM_DATA_DIR": str(guarded.data_dir)}
+    resource = Resource("transactional-id", f"{guarded.namespace}-templates")
+    deny(guarded, resource, "Write")
+
+    async def is_told() -> bool:
+        told = await run(environment, "templates", "apply", str(template))
+        return told.code != 0 and "this user lacks a right on Kafka" in told.err
+
+    await eventually(is_told, timeout_s=30)  # the broker is told of rules later
 
 
 async def asks(settings: Settings, request_id: str) -> None:

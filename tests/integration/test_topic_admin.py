@@ -11,7 +11,11 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from millstream.schemas.errors import Misconfigured, ServiceUnavailable, TopicDrift
 from millstream.schemas.topics import (
     BASE_TOPICS,
+    CHECKPOINTS,
+    DAY_MS,
     DEAD_LETTERS,
+    JOURNAL,
+    LANES,
     PARKED,
     REQUESTS,
     RESULTS,
@@ -19,10 +23,12 @@ from millstream.schemas.topics import (
     TOKENS,
 )
 from millstream.streams.broker.clients import admin_client
+from millstream.streams.broker.diagnosis.features import require_transactions
 from millstream.streams.broker.topic_admin import (
     ensure_changelogs,
     ensure_topics,
     partition_counts,
+    refused_topics,
     require_sound_topics,
     topic_drift,
 )
@@ -157,3 +163,66 @@ async def test_a_topic_that_takes_less_than_is_written_is_named_and_one_that_tak
     }
     remedies = " ".join(map(str, drifts))
     assert "--add-config 'max.message.bytes=2000000'" in remedies
+
+
+async def test_what_is_set_for_topics_is_what_they_and_those_that_follow_them_are_made_with(
+    settings: Settings,
+) -> None:
+    topics: dict[str, dict[str, bool | int | float | str | None]] = {
+        "*": {"segment.bytes": 52_428_800, "min.cleanable.dirty.ratio": None},
+        "checkpoints": {"retention.ms": 2 * DAY_MS},
+        "tokens": {"retention.bytes": 10**9, "compression.type": "lz4"},
+    }
+    here = settings.model_copy(update={"topics": topics})
+    specs = (CHECKPOINTS, JOURNAL, SESSIONS, TOKENS, LANES)
+    await ensure_topics(here, specs)
+    changelog = f"{here.namespace}-views-results-changelog"
+    await ensure_changelogs(here, [changelog])
+    assert await topic_drift(here, specs) == ()
+    drifts = await topic_drift(settings, specs)
+    differing = {(one.topic.rpartition(".")[2], one.setting, one.found) for one in drifts}
+    assert differing == {
+        *((name, "retention.ms", "172800000") for name in ("checkpoints", "journal", "sessions")),
+        *((name, "segment.bytes", "52428800") for name in ("sessions", "lanes")),
+        *((name, "min.cleanable.dirty.ratio", "0.5") for name in ("sessions", "lanes")),
+        ("tokens", "retention.bytes", "1000000000"),
+    }
+    resource = ConfigResource(ConfigResourceType.TOPIC, changelog, {"segment.bytes": None})
+    admin = admin_client(settings)
+    await admin.start()
+    [response] = await admin.describe_configs([resource])
+    await admin.close()
+    [described] = response.to_object()["resources"]
+    assert described["config_entries"][0]["config_value"] == "52428800"
+
+
+async def test_values_that_this_cluster_refuses_are_named_before_any_topic_is_made(
+    settings: Settings,
+) -> None:
+    # These brokers store nothing remotely, and refuse topics that are to.
+    remote = {"remote.storage.enable": True, "local.retention.ms": 1000}
+    here = settings.model_copy(update={"topics": {"tokens": remote}})
+    specs = (TOKENS, RESULTS)
+    told = await refused_topics(here, specs)
+    assert told is not None
+    assert "\n" not in told
+    assert f"Kafka refuses topic {settings.topic('tokens')}: remote.storage.enable of true" in told
+    assert """MILLSTREAM_TOPICS='{"*": {"remote.storage.enable": null""" in told
+    with pytest.raises(TopicDrift, match="the topic is missing"):
+        await require_sound_topics(here, specs)
+    with pytest.raises(Misconfigured) as refused:
+        await ensure_topics(here, specs)
+    assert str(refused.value) == told
+    assert await refused_topics(settings, specs) is None
+
+
+async def test_a_topic_that_no_record_can_be_written_to_is_fatal(settings: Settings) -> None:
+    await create(settings, "lanes", settings.partitions, **{
+        key.replace(".", "_"): value for key, value in LANES.configs().items()
+    }, min_insync_replicas="2")  # fmt: skip
+    with pytest.raises(TopicDrift, match="NOT_ENOUGH_REPLICAS"):
+        await require_sound_topics(settings, [LANES])
+
+
+async def test_brokers_of_kafka_take_transactions(settings: Settings) -> None:
+    await require_transactions(settings)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from millstream.schemas.topics import JOURNAL
-
 __all__ = ["LaneLimits"]
 
 
@@ -27,8 +25,8 @@ class LaneLimits:
         behind_for_s: So long after the last record that others stood behind, reading is taken to
             keep up again.
         look_who_waits_every_s: How often it is asked since when the oldest deferred request waits.
-        renewed_after_s: What a waiting run goes on from is written anew once it is so old: half as
-            old as the log lets it become.
+        renewed_after_s: What a waiting run goes on from is written anew once it is so old; `None`:
+            half as old as the log lets it become.
         look_who_is_old_every_s: How often such runs are looked for.
     """
 
@@ -40,5 +38,5 @@ class LaneLimits:
     at_hand_behind: int = 100
     behind_for_s: float = 0.25
     look_who_waits_every_s: float = 10.0
-    renewed_after_s: float = (JOURNAL.retention_ms or 0) / 2000
+    renewed_after_s: float | None = None
     look_who_is_old_every_s: float = 600.0

@@ -229,7 +229,7 @@ class LaneWriter:
 
         Such a session begins anew. Raises `CheckpointUnreadable`.
         """
-        retention_ms = CHECKPOINTS.retention_ms
+        retention_ms = self._context.settings.retention.ms(CHECKPOINTS)
         age_ms = self._context.services.clock_ms() - head.at_ms
         if retention_ms is not None and age_ms > retention_ms:
             return None

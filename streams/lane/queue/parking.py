@@ -31,7 +31,7 @@ from millstream.streams.lane.runs.admission import (
 )
 from millstream.streams.lane.runs.run import ActiveTime, Run
 from millstream.streams.lane.state.lane_state import LaneState
-from millstream.streams.lane.state.pauses import Pauses, expiry_reason
+from millstream.streams.lane.state.pauses import Pauses, expiry_reason, kept_ms
 from millstream.streams.transactions.committer import CommitRefused
 from millstream.streams.wire.codec import Tombstone, decode
 from millstream.streams.wire.keys import RequestKey
@@ -100,7 +100,8 @@ class Parking:
         return tickets
 
     async def _take_over(self, hold: HoldPlaced, placed_ms: int) -> None:
-        why = expiry_reason(hold, placed_ms, self._state, now_ms=self._taken_over_ms)
+        before_ms = self._taken_over_ms - kept_ms(self._settings.retention)
+        why = expiry_reason(hold, placed_ms, self._state, before_ms=before_ms)
         if why is None:
             self._pauses.add(hold)
             return

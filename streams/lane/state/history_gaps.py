@@ -20,6 +20,7 @@ from millstream.schemas.dead_letters import BatchUnreadable, NewerSchema
 from millstream.schemas.errors import HistoryGone, Poison
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.lane.state.folds import Begin, Source
+from millstream.streams.topic_settings.retention import Retention
 from millstream.streams.wire.codec import decode
 
 log = structlog.get_logger(__name__)
@@ -75,6 +76,7 @@ async def removed(
     base: Base | None,
     needed_ms: int,
     is_proof_wanted: bool,
+    retention: Retention,
 ) -> tuple[HistoryGone, ...]:
     """Give what was removed that a restore may have needed; call it when all was read.
 
@@ -91,12 +93,12 @@ async def removed(
     for one in stretches:
         is_whole = one.source.begin is Begin.WHOLE
         if is_proof_wanted and (is_whole or one.source.spec.is_compacted):
-            error = await _compacted(reader, one, starts[one.where])
+            error = await _compacted(reader, one, starts[one.where], retention)
         elif is_whole:
             continue
         else:
             position = None if base is None else base.logs[one.source.spec.name]
-            retention_ms = one.source.spec.retention_ms or 0
+            retention_ms = retention.ms(one.source.spec) or 0
             if not is_proof_wanted and base is not None and base.age_ms > retention_ms:
                 continue
             error = await _truncated(reader, one, position, starts[one.where], needed_ms)
@@ -140,7 +142,9 @@ async def _is_older(reader: PartitionReader, one: Stretch, start: int, needed_ms
     return False
 
 
-async def _compacted(reader: PartitionReader, one: Stretch, start: int) -> HistoryGone | None:
+async def _compacted(
+    reader: PartitionReader, one: Stretch, start: int, retention: Retention
+) -> HistoryGone | None:
     """Tell whether of some key the newest record before the end may have been removed.
 
     Compaction removes a record only once its key has a newer one. So it can be missed only where
@@ -149,7 +153,7 @@ async def _compacted(reader: PartitionReader, one: Stretch, start: int) -> Histo
     no longer than that before the newest record; up to the log's end it counts no more.
     """
     high_watermark = (await reader.high_watermarks([one.where]))[one.where]
-    retention_ms = one.source.spec.retention_ms
+    retention_ms = retention.ms(one.source.spec)
     if one.end >= high_watermark and (not start or retention_ms is not None):
         return None
     known: set[bytes | None] = set()

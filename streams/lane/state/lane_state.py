@@ -41,6 +41,7 @@ from millstream.streams.lane.state.sessions.heads import SessionHeads
 from millstream.streams.lane.state.sessions.places import SessionPlaces, place_of
 from millstream.streams.lane.state.sessions.recent import SESSIONS_IN_MEMORY
 from millstream.streams.lane.state.sessions.states import SessionStates
+from millstream.streams.topic_settings.retention import Retention
 from millstream.streams.wire.keys import RequestKey, SessionKey, session_key
 
 
@@ -96,6 +97,7 @@ class LaneState:
         hands_over: bool,
         seen: SeenIds | None = None,
         sessions_in_memory: int = SESSIONS_IN_MEMORY,
+        retention: Retention | None = None,
         more: tuple[Fold, ...] = (),
     ) -> None:
         self.stage = stage
@@ -109,8 +111,8 @@ class LaneState:
         self.parked = self._requests.parked
         self.open_attempts = OpenAttempts()
         self.journals = Journals()
-        self.cancelled = CancelledSessions()
-        self.session_places = SessionPlaces()
+        self.cancelled = CancelledSessions(retention)
+        self.session_places = SessionPlaces(retention)
         self.heads = SessionHeads(sessions_in_memory)
         self.session_states = SessionStates(sessions_in_memory)
         self.session_answers = SessionAnswers()

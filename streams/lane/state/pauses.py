@@ -5,6 +5,7 @@ from __future__ import annotations
 from millstream.schemas.lane_events import HoldPlaced
 from millstream.schemas.topics import HOLDS, REQUESTS
 from millstream.streams.lane.state.lane_state import LaneState
+from millstream.streams.topic_settings.retention import Retention
 from millstream.streams.wire.codec import Tombstone
 from millstream.streams.wire.keys import RequestKey, SessionKey
 
@@ -62,15 +63,22 @@ def _target(hold: HoldPlaced) -> tuple[str, str, str]:
     return (hold.tenant, hold.user_id, str(hold.request_id or hold.session_id))
 
 
-KEPT_MS = 2 * (REQUESTS.retention_ms or 0)
-"""So long a hold waits for its request: one that comes within the first half of it, and is left
-unread as long as its topic keeps it, finds the hold still."""
+def kept_ms(retention: Retention) -> int:
+    """Give how long a hold waits for its request.
+
+    One that comes within the first half of it, and is left unread as long as its topic keeps it,
+    finds the hold still.
+    """
+    return 2 * (retention.ms(REQUESTS) or 0)
 
 
-def expiry_reason(hold: HoldPlaced, placed_ms: int, state: LaneState, *, now_ms: int) -> str | None:
+def expiry_reason(
+    hold: HoldPlaced, placed_ms: int, state: LaneState, *, before_ms: int
+) -> str | None:
     """Say why a hold on a request may go; `None` for one that stays, as those on sessions do.
 
-    `placed_ms` is the broker's time of its record. `state` knows what is decided and parked.
+    `placed_ms` is the broker's time of its record. `state` knows what is decided and parked. One
+    that was placed up to `before_ms` has waited long enough for its request.
     """
     if hold.request_id is None:
         return None
@@ -78,6 +86,6 @@ def expiry_reason(hold: HoldPlaced, placed_ms: int, state: LaneState, *, now_ms:
     # Where the chain is cut, an earlier stage may have refused it.
     if state.is_finished(key):
         return "its request has ended"
-    if key in state.decided or key in state.parked or placed_ms > now_ms - KEPT_MS:
+    if key in state.decided or key in state.parked or placed_ms > before_ms:
         return None
     return "its request never came"

@@ -34,6 +34,7 @@ from millstream.streams.lane.state.restoring.logs import Logs, read_event
 from millstream.streams.lane.state.restoring.memory import give_back
 from millstream.streams.lane.state.snapshot_format import StoredSnapshot, taken_under
 from millstream.streams.settings import Settings
+from millstream.streams.topic_settings.retention import Retention
 from millstream.streams.wire.codec import decode
 
 EventT = TypeVar("EventT", bound=Event)
@@ -139,7 +140,9 @@ async def restore(
     logs = Logs(reader, at, turn)
     if snapshot is not None and refolds:
         if upto is not None:
-            await _require_history(reader, read, snapshot, refolds, since_ms)
+            await _require_history(
+                reader, read, snapshot, refolds, since_ms=since_ms, retention=settings.retention
+            )
         specs = (one.spec for one in topics)
         await logs.fold_anew(refolds, specs, snapshot.logs, since_ms=since_ms)
     begins = None if snapshot is None else snapshot.logs
@@ -159,6 +162,7 @@ async def restore(
         base=None if snapshot is None else Base(snapshot.logs, now_ms - stored.taken_ms),
         needed_ms=needed_ms,
         is_proof_wanted=upto is not None,
+        retention=settings.retention,
     )
     state.in_order_of_time()
     starts = await reader.log_start_offsets([at[SESSIONS.name], at[SESSION_STATES.name]])
@@ -216,7 +220,9 @@ async def _require_history(
     read: tuple[Stretch, ...],
     snapshot: SnapshotHeader,
     refolds: tuple[Refold, ...],
+    *,
     since_ms: int,
+    retention: Retention,
 ) -> None:
     """Raise `HistoryGone` where what is to be folded anew was removed from the logs."""
     for refold in refolds:
@@ -231,6 +237,7 @@ async def _require_history(
             base=None,
             needed_ms=since_ms - refold.history_ms,
             is_proof_wanted=True,
+            retention=retention,
         )
 
 

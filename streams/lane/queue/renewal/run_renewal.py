@@ -19,7 +19,7 @@ from millstream.schemas.errors import LaneOutdated, Terminal
 from millstream.schemas.events import CheckpointSaved, SessionUpdated
 from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.lane_events import RunParked
-from millstream.schemas.topics import JOURNAL
+from millstream.schemas.topics import CHECKPOINTS, JOURNAL
 from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.output.session_gate import kept_on
 from millstream.streams.lane.output.writer import LaneWriter
@@ -44,6 +44,12 @@ _AGAIN_PARTS: Final = 15
 _GONE_KEPT_MAX: Final = 1000
 
 
+def _half_ms(context: LaneContext) -> int:
+    """Give half as long as the logs keep what a run goes on from."""
+    retention = context.settings.retention
+    return min(retention.ms(spec) or 0 for spec in (JOURNAL, CHECKPOINTS)) // 2
+
+
 class RunRenewal:
     """Keeps what the waiting runs of one lane go on from.
 
@@ -61,7 +67,8 @@ class RunRenewal:
     ) -> None:
         limits = context.services.limits
         self._clock_ms = context.services.clock_ms
-        self._after_ms = round(limits.renewed_after_s * 1000)
+        after_s = limits.renewed_after_s
+        self._after_ms = _half_ms(context) if after_s is None else round(after_s * 1000)
         self._look_every_s = limits.look_who_is_old_every_s
         self._state = state
         self._writer = writer

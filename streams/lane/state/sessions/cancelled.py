@@ -7,6 +7,7 @@ from collections import OrderedDict
 from millstream.schemas.lane_events import CommandObeyed
 from millstream.schemas.topics import OBEYED, REQUESTS
 from millstream.streams.lane.state.folds import Begin, Fold, SnapshotBody, Source
+from millstream.streams.topic_settings.retention import Retention
 from millstream.streams.wire.keys import SessionKey
 
 CANCELS_MAX = 10_000
@@ -22,8 +23,9 @@ class CancelledSessions:
     0.3 kB for each.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, retention: Retention | None = None) -> None:
         self._until: OrderedDict[SessionKey, int] = OrderedDict()
+        self._kept_ms = (retention or Retention()).ms(REQUESTS) or 0
 
     def covers(self, session: SessionKey, at_ms: int) -> bool:
         """Tell whether a request of `session` that arrived at `at_ms` came before its cancel."""
@@ -56,7 +58,7 @@ class CancelledSessions:
         """Remember that what arrived until then is cancelled."""
         self._until[session] = max(until_ms, self._until.get(session, 0))
         self._until.move_to_end(session)
-        oldest_ms = until_ms - (REQUESTS.retention_ms or 0)
+        oldest_ms = until_ms - self._kept_ms
         while len(self._until) > CANCELS_MAX or next(iter(self._until.values())) < oldest_ms:
             self._until.popitem(last=False)
 

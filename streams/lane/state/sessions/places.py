@@ -20,6 +20,7 @@ from millstream.schemas.sessions.states import LifecycleState, SessionState
 from millstream.schemas.topics import SESSION_STATES, SESSIONS, TopicSpec
 from millstream.streams.lane.state.folds import Begin, Fold, SnapshotBody, Source
 from millstream.streams.lane.state.ids.digests import id_digest
+from millstream.streams.topic_settings.retention import Retention
 from millstream.streams.wire.keys import SessionKey, session_key
 
 __all__ = ["SessionPlaces", "place_of"]
@@ -46,7 +47,8 @@ class SessionPlaces:
     a time to live. Two sessions of one digest, of 16 bytes, would hide each other's conversation.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, retention: Retention | None = None) -> None:
+        self._retention = retention or Retention()
         # A number each, of offset and time, or of offset and state: tuples take twice the memory.
         self._heads: dict[int, int] = {}
         self._states: dict[int, int] = {}
@@ -164,7 +166,7 @@ class SessionPlaces:
 
     def _forget_old(self, spec: TopicSpec, now_ms: int) -> None:
         """Forget the records that are older than their topic keeps any."""
-        since_ms = now_ms - (spec.retention_ms or now_ms)
+        since_ms = now_ms - (self._retention.ms(spec) or now_ms)
         mask = (1 << _TIME_BITS) - 1
         self._forget(spec, lambda at: at & mask < since_ms)
 

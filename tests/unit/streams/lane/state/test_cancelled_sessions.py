@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from millstream.schemas.base import Address
 from millstream.schemas.lane_events import CommandObeyed
-from millstream.schemas.topics import REQUESTS
+from millstream.schemas.topics import DAY_MS, REQUESTS
 from millstream.streams.lane.state.sessions.cancelled import CANCELS_MAX, CancelledSessions
+from millstream.streams.topic_settings.retention import Retention
 
 SESSION = ("default", "ada", "s")
 HERE = Address(topic="control", partition=0, offset=7)
@@ -57,3 +58,12 @@ def test_no_more_than_so_many_are_remembered_and_the_oldest_goes_first() -> None
     assert len(cancelled.all) == CANCELS_MAX
     assert not cancelled.covers(("default", "ada", "s1"), 0)
     assert cancelled.covers(("default", "ada", "s2"), 0)
+
+
+def test_a_cancel_is_remembered_as_long_as_requests_are_kept_longer() -> None:
+    cancelled = CancelledSessions(Retention({"requests": {"retention.ms": 30 * DAY_MS}}))
+    cancelled.cancel(SESSION, 1000)
+    cancelled.cancel(("default", "bob", "s"), 1000 + 30 * DAY_MS)
+    assert cancelled.covers(SESSION, 1000)
+    cancelled.cancel(("default", "bob", "s"), 1001 + 30 * DAY_MS)
+    assert not cancelled.covers(SESSION, 1000)

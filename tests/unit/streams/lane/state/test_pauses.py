@@ -7,13 +7,14 @@ import pytest
 from millstream.middleware.pipeline import build_pipeline
 from millstream.schemas.base import Address
 from millstream.schemas.lane_events import HoldPlaced
+from millstream.schemas.topics import DAY_MS
 from millstream.streams.lane.state.lane_state import LaneState
-from millstream.streams.lane.state.pauses import KEPT_MS, expiry_reason
+from millstream.streams.lane.state.pauses import expiry_reason, kept_ms
+from millstream.streams.topic_settings.retention import Retention
 from tests import making
 
 HERE = Address(topic="requests", partition=0, offset=7)
-NOW_MS = 2 * KEPT_MS
-OLD_MS = NOW_MS - KEPT_MS
+OLD_MS = kept_ms(Retention())
 
 
 def state(of: str) -> LaneState:
@@ -34,16 +35,21 @@ def state(of: str) -> LaneState:
         ("unknown", OLD_MS + 1, None),
         ("decided", OLD_MS, None),
         ("parked", OLD_MS, None),
-        ("ended", NOW_MS, "its request has ended"),
+        ("ended", 2 * OLD_MS, "its request has ended"),
     ],
 )
 def test_a_hold_on_a_request_goes_once_it_has_ended_or_can_come_no_more(
     of: str, placed_ms: int, why: str | None
 ) -> None:
     hold = HoldPlaced(user_id="ada", request_id="r1")
-    assert expiry_reason(hold, placed_ms, state(of), now_ms=NOW_MS) == why
+    assert expiry_reason(hold, placed_ms, state(of), before_ms=OLD_MS) == why
 
 
 def test_a_hold_on_a_session_stays_until_it_is_lifted() -> None:
     hold = HoldPlaced(user_id="ada", session_id="s")
-    assert expiry_reason(hold, 0, state("unknown"), now_ms=NOW_MS) is None
+    assert expiry_reason(hold, 0, state("unknown"), before_ms=OLD_MS) is None
+
+
+def test_a_hold_waits_as_long_as_requests_that_are_kept_longer_may_take() -> None:
+    longer = Retention({"requests": {"retention.ms": 30 * DAY_MS}})
+    assert kept_ms(longer) == 60 * DAY_MS

@@ -16,6 +16,7 @@ from millstream.schemas.topics import SESSION_STATES, SESSIONS
 from millstream.streams.lane.state.folds import SnapshotBody, packed
 from millstream.streams.lane.state.sessions.places import SessionPlaces, place_of
 from millstream.streams.lane.state.sessions.recent import Recent
+from millstream.streams.topic_settings.retention import Retention
 from tests import making
 
 DAY_MS = 86_400_000
@@ -132,6 +133,16 @@ def test_old_ones_are_forgotten_as_new_ones_come() -> None:
         places.head_at(head(f"new-{number}", at_ms=later_ms), 20_000 + number)
     assert places.head_offset(place_of(("default", "ada", "old-1"))) is None
     assert places.head_offset(place_of(("default", "ada", "new-1"))) == 20_001
+
+
+def test_those_that_are_kept_longer_are_known_for_longer() -> None:
+    places = SessionPlaces(Retention({"checkpoints": {"retention.ms": 90 * DAY_MS}}))
+    for number in range(10_000):
+        places.head_at(head(f"old-{number}"), number)
+    later_ms = NOW_MS + 31 * DAY_MS
+    for number in range(10_001):
+        places.head_at(head(f"new-{number}", at_ms=later_ms), 20_000 + number)
+    assert places.head_offset(place_of(("default", "ada", "old-1"))) == 1
 
 
 def test_an_old_state_is_forgotten_with_its_time_to_live() -> None:

@@ -19,7 +19,7 @@ from millstream.schemas.topics import (
     REQUESTS,
     RESULTS,
 )
-from millstream.streams.lane.state.pauses import KEPT_MS
+from millstream.streams.lane.state.pauses import kept_ms
 from millstream.streams.wire.records import origin_header
 from tests import making
 from tests.harness.memory_lanes import (
@@ -263,7 +263,8 @@ async def test_a_hold_on_a_request_that_never_comes_lapses_and_one_on_a_session_
         before = await open_keys(world, HOLDS)
         async with one_lane(world, services, None):
             assert await open_keys(world, HOLDS) == before
-        later = replace(services, clock_ms=lambda: wall_clock_ms() + KEPT_MS)
+        kept = kept_ms(world.settings.retention)
+        later = replace(services, clock_ms=lambda: wall_clock_ms() + kept)
         async with one_lane(world, later, None):
             left = await open_keys(world, HOLDS)
     targets = [("r", "r1"), ("s", "s")]

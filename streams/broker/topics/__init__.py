@@ -1,0 +1,1 @@
+"""Topics on the brokers beside what they are to be: what differs, what is refused, what to do."""
