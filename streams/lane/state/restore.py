@@ -24,6 +24,7 @@ from millstream.schemas.topics import (
     SNAPSHOTS,
     TopicSpec,
 )
+from millstream.streams.allocation import give_back
 from millstream.streams.broker.compacted import refuse_newer
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.broker.reading.merging import Span, Turn
@@ -31,7 +32,6 @@ from millstream.streams.lane.state.folds import Begin, Refold
 from millstream.streams.lane.state.history_gaps import Base, Stretch, removed, up_to
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.restoring.logs import Logs, read_event
-from millstream.streams.lane.state.restoring.memory import give_back
 from millstream.streams.lane.state.snapshot_format import StoredSnapshot, taken_under
 from millstream.streams.settings import Settings
 from millstream.streams.topic_settings.retention import Retention
