@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import structlog
 from aiokafka import TopicPartition
@@ -29,7 +29,6 @@ from millstream.schemas.topics import (
 from millstream.streams.broker.compacted import refuse_newer
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.broker.reading.merging import Span, Turn
-from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.state.folds import Begin, Refold
 from millstream.streams.lane.state.history_gaps import Base, Stretch, removed, up_to
 from millstream.streams.lane.state.lane_state import LaneState
@@ -42,6 +41,17 @@ from millstream.streams.wire.codec import decode
 EventT = TypeVar("EventT", bound=Event)
 
 log = structlog.get_logger(__name__)
+
+
+class LanesEnded(Protocol):
+    """Counts the lanes that a record has ended, over one lane's end."""
+
+    def count(self, source: Address) -> None:
+        """Count one more."""
+
+    def given_up(self, source: Address) -> Poison | None:
+        """Give why a record is tried no more, `None` as long as it is."""
+
 
 _OF_SESSIONS = (SESSIONS.name, SESSION_STATES.name)
 
@@ -96,7 +106,7 @@ async def restore(
     now_ms: int,
     upto: Mapping[str, int] | None = None,
     turn: Turn | None = None,
-    crash_counter: CrashCounter | None = None,
+    crash_counter: LanesEnded | None = None,
 ) -> Restored:
     """Fold partition `partition` of all topics that decide into `state`, which has folded nothing.
 
@@ -189,7 +199,7 @@ async def restore(
 
 
 @contextmanager
-def _counted(crash_counter: CrashCounter | None, place: Address) -> Iterator[bool]:
+def _counted(crash_counter: LanesEnded | None, place: Address) -> Iterator[bool]:
     """Count a snapshot that cannot be taken in; give whether it is to be tried."""
     given_up = None if crash_counter is None else crash_counter.given_up(place)
     if given_up is not None:
