@@ -54,3 +54,17 @@ async def test_what_cannot_be_set_ends_a_command_with_a_line(settings: Settings)
     told = await run(as_client(settings) | wrong, "topics")
     assert told.code == ExitCode.UNAVAILABLE
     assert "MILLSTREAM_TOPICS: results: retention.ms is 86400000 (1 d), and must be" in told.err
+
+
+async def test_doctor_names_what_a_cluster_refuses_before_any_topic_is_made(
+    settings: Settings,
+) -> None:
+    # These brokers store nothing remotely.
+    remote = {"MILLSTREAM_TOPICS": '{"tokens": {"remote.storage.enable": true}}'}
+    told = await run(as_client(settings) | remote, "doctor", "--json")
+    findings = [json.loads(line) for line in told.out.splitlines()]
+    (refused,) = [one for one in findings if "Kafka refuses topic" in one["told"]]
+    assert refused["level"] == "wrong"
+    assert """{"*": {"remote.storage.enable": null}}""" in refused["told"]
+    missing = [one for one in findings if one["told"].startswith(settings.topic("tokens"))]
+    assert missing
