@@ -75,12 +75,9 @@ def local_settings() -> Settings:
     data = settings.data_dir.absolute() if "data_dir" in given else data_folder()
     settings = settings.model_copy(update={"data_dir": data})
     # They hold wherever a program that is told of them runs.
-    if settings.policy_file is not None:
-        policy = settings.policy_file.absolute()
-        settings = settings.model_copy(update={"policy_file": policy})
     files = {
         name: path.absolute()
-        for name in ConnectionSettings.model_fields
+        for name in ("policy_file", "topics_file", *ConnectionSettings.model_fields)
         if isinstance(path := getattr(settings, name), Path)
     }
     settings = settings.model_copy(update=files)

@@ -16,6 +16,7 @@ from millstream.gateway.console.terminal import print_styled, print_text
 from millstream.gateway.demo.clock import StartClock
 from millstream.gateway.demo.script import ASKED
 from millstream.gateway.demo.stage import Stage
+from millstream.gateway.demo.upstream_environment import upstream_environment
 from millstream.gateway.installation import HOME, IS_CHECKOUT, command
 from millstream.gateway.processes.children import log_tail
 from millstream.gateway.processes.platform import Platform
@@ -91,6 +92,7 @@ async def _publish(running: Platform) -> tuple[str, ...]:
         topic,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
+        env=upstream_environment(settings),
         start_new_session=True,
     )
     try:

@@ -22,6 +22,7 @@ from millstream.gateway.client_settings import (
 )
 from millstream.gateway.installation import data_folder
 from millstream.schemas.errors import Misconfigured
+from millstream.streams.settings import child_environment
 
 
 @pytest.fixture
@@ -166,6 +167,21 @@ def test_an_empty_variable_counts_as_none(
     write_note(data, launcher_pid)
     monkeypatch.setenv("MILLSTREAM_KAFKA", "")
     assert settings_for_client().kafka == "127.0.0.1:1"
+
+
+def test_what_is_set_for_topics_holds_wherever_a_child_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "topics.yaml").write_text("tokens: {retention.ms: 7200000}\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MILLSTREAM_TOPICS_FILE", "topics.yaml")
+    monkeypatch.setenv("MILLSTREAM_TOPICS", '{"tokens": {"segment.ms": null}}')
+    settings = local_settings()
+    monkeypatch.chdir("/")
+    for name, value in child_environment(settings).items():
+        monkeypatch.setenv(name, value)
+    assert local_settings().topics == settings.topics
+    assert settings.topics == {"tokens": {"retention.ms": 7_200_000, "segment.ms": None}}
 
 
 def test_paths_hold_wherever_a_child_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
