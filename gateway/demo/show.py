@@ -16,7 +16,7 @@ from millstream.gateway.console.terminal import print_styled, print_text
 from millstream.gateway.demo.clock import StartClock
 from millstream.gateway.demo.script import ASKED
 from millstream.gateway.demo.stage import Stage
-from millstream.gateway.demo.upstream_variables import upstream_variables
+from millstream.gateway.demo.upstream_environment import upstream_environment
 from millstream.gateway.installation import HOME, IS_CHECKOUT, command
 from millstream.gateway.processes.children import log_tail
 from millstream.gateway.processes.platform import Platform
@@ -25,7 +25,6 @@ from millstream.schemas.events import CostRecorded
 from millstream.schemas.topics import COSTS, REQUESTS, RESULTS, TOKENS
 from millstream.streams.bus.api import Delivery, EventFilter
 from millstream.streams.history.replay import HistoryQuery, read_history
-from millstream.streams.settings import own_environment
 
 __all__ = ["STEPS", "DemoFailed", "heading", "show"]
 
@@ -91,9 +90,9 @@ async def _publish(running: Platform) -> tuple[str, ...]:
         str(_UPSTREAM),
         settings.kafka,
         topic,
-        env={**own_environment(), **upstream_variables(settings)},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
+        env=upstream_environment(settings),
         start_new_session=True,
     )
     try:
