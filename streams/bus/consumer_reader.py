@@ -13,7 +13,6 @@ from millstream.streams.broker.fetched.eager_fetcher import fetch_up_to
 from millstream.streams.broker.partition_reader import Consumer, ReadClients
 from millstream.streams.bus.api import Beginning, FromOffset, FromTime, Now, Start
 from millstream.streams.bus.record_log import NO_ENDS, Positions
-from millstream.streams.telemetry.outages import is_denied
 from millstream.streams.wire.records import LogRecord
 
 __all__ = ["ConsumerReader", "away"]
@@ -118,8 +117,5 @@ class ConsumerReader:
 
 
 def away(address: str, error: BaseException) -> ServiceUnavailable:
-    """Say that a broker does not answer, or does not let this user do it."""
-    if is_denied(error):
-        told = f"Kafka at {address} does not let this user do this: {type(error).__name__}"
-        return ServiceUnavailable(f"{told}; `millstream doctor` has the commands that grant it")
+    """Say that a broker does not answer."""
     return ServiceUnavailable(f"Kafka at {address} does not answer: {error!r}")
