@@ -19,8 +19,9 @@ from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.settings import Settings
 from tests import making
-from tests.e2e.programs import PROJECT, Ended, ended, run
+from tests.e2e.programs import PROJECT, Ended, as_client, ended, run
 from tests.harness.lanes import read_topic, running_lanes, upstream
+from tests.services.users import variables_as
 
 PAGE = (PROJECT / "docs" / "how-to" / "dead-letters.md").read_text(encoding="utf-8")
 SNIPPETS = dict(re.findall(r"<!-- snippet: ([a-z-]+) -->\n```sh\n(.*?)\n```", PAGE, re.DOTALL))
@@ -30,14 +31,15 @@ ADA = 1
 
 def environment(settings: Settings) -> dict[str, str]:
     """Give the variables of a command on the test's own topics."""
-    return {"MILLSTREAM_KAFKA": settings.kafka, "MILLSTREAM_NAMESPACE": settings.namespace}
+    return as_client(settings)
 
 
 async def run_snippet(name: str, variables: Mapping[str, str]) -> Ended:
     """Run lines of the page."""
+    given = variables_as(variables, "operator")
     process = await asyncio.create_subprocess_exec(
         "env",
-        *(f"{name}={value}" for name, value in variables.items()),
+        *(f"{name}={value}" for name, value in given.items()),
         "sh",
         "-euc",
         SNIPPETS[name],

@@ -18,6 +18,7 @@ from millstream.streams.settings import Settings
 from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.views.service import Views
 from tests.harness.views import StartViews
+from tests.services.users import acting_as
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ async def start_views(deployment: Settings) -> AsyncIterator[StartViews]:
         ) -> Views:
             marks = store.marks if isinstance(store, RedisSessionStore) else None
             views = Views(
-                deployment,
+                acting_as(deployment, "worker"),
                 store or MemorySessionStore(lambda: 0),
                 collector or MetricsCollector(),
                 marks=marks,

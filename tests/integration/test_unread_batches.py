@@ -14,6 +14,7 @@ from millstream.gateway.console.rendering import entry_line
 from millstream.schemas.dead_letters import CannotRedrive, DeadLetter
 from millstream.schemas.events import AgentResult
 from millstream.schemas.topics import CONTROL, DEAD_LETTERS, DECISIONS, REQUESTS, RESULTS, TopicSpec
+from millstream.streams.broker.clients import connecting
 from millstream.streams.broker.fetched.unpacking import UNPACKED_BYTES_MAX
 from millstream.streams.bus.api import Delivery, Unreadable
 from millstream.streams.history.dead_letters import find_dead_letter
@@ -28,6 +29,7 @@ from millstream.streams.wire.sizes import HEADERS_MAX
 from tests.contracts.log_world import started
 from tests.harness.lane_common import chain_stages
 from tests.harness.lanes import lane_services, read_topic, read_whole, running_lanes, upstream
+from tests.services.users import acting_as
 
 pytestmark = pytest.mark.promise("P7")
 
@@ -37,7 +39,7 @@ ASKED = {"user_id": "ada", "input": "say: served"}
 async def publish_bomb(settings: Settings, spec: TopicSpec, codec: str) -> int:
     """Publish three records in a batch that unpacks to too much; gives the last one's offset."""
     producer = AIOKafkaProducer(
-        bootstrap_servers=settings.kafka,
+        **connecting(settings),
         compression_type=codec,
         max_batch_size=1 << 30,
         max_request_size=1 << 30,
@@ -76,13 +78,13 @@ async def test_a_bomb_is_buried_by_its_offsets_and_its_neighbours_are_served(
 
     # History tells of it at its address, and of what stands behind it.
     query = HistoryQuery(topics=(REQUESTS,), partition=home)
-    entries = [one async for one in read_history(settings, query)]
+    entries = [one async for one in read_history(acting_as(settings, "auditor"), query)]
     unread = [one for one in entries if isinstance(one, Unreadable)]
     assert len(entries) == 4
     assert [one.address.offset for one in unread] == [bad]
     assert f"offsets {bad - 2} to {bad}" in entry_line(unread[0], settings.namespace)
 
-    async with Redriver(settings) as redriver:
+    async with Redriver(acting_as(settings, "operator")) as redriver:
         with pytest.raises(CannotRedrive, match="give a value"):
             await redriver.redrive(await find_dead_letter(settings, letter.source))
 
@@ -100,7 +102,14 @@ async def test_bombs_among_commands_and_on_topics_of_lanes_stop_no_lane(
         await program.publish(ASKED)
         query = HistoryQuery(topics=(RESULTS,))
         async with asyncio.timeout(30):
-            while len(entries := [one async for one in read_history(settings, query)]) < 2:
+            while (
+                len(
+                    entries := [
+                        one async for one in read_history(acting_as(settings, "auditor"), query)
+                    ]
+                )
+                < 2
+            ):
                 pass
     unread, served = entries
     assert isinstance(unread, Unreadable)
@@ -147,7 +156,7 @@ async def test_a_record_that_ends_whoever_reads_it_is_buried_unread(settings: Se
         async with upstream(settings) as program:
             sent = await program.publish(b'"kill"', partition=home)
             await program.publish(ASKED, partition=home)
-        lanes = Lanes(settings, services, replace(stage, read=read))
+        lanes = Lanes(acting_as(settings, "worker"), services, replace(stage, read=read))
         await lanes.start()
         try:
             (letter,) = await read_topic(settings, DEAD_LETTERS, DeadLetter, count=1)

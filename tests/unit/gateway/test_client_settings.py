@@ -189,3 +189,50 @@ def test_paths_hold_wherever_a_child_is_started(monkeypatch: pytest.MonkeyPatch)
     settings = local_settings()
     assert settings.policy_file == Path.cwd() / "policy.yaml"
     assert settings.data_dir == data_folder()
+
+
+def write_secure_note(data: Path, pid: int) -> Path:
+    """Note services with users; gives the folder of their files."""
+    secure = data / "secure"
+    note = {"kafka": "127.0.0.1:1", "redis_url": "redis://127.0.0.1:2/0", "launcher_pid": pid}
+    (data / "endpoints.json").write_text(json.dumps({**note, "secure": str(secure)}))
+    return secure
+
+
+def test_whoever_is_a_user_of_what_runs_here_is_the_same_user_of_redis(
+    data: Path, launcher_pid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secure = write_secure_note(data, launcher_pid)
+    monkeypatch.setenv("MILLSTREAM_KAFKA_CONFIG", f"{secure}/auditor/client.properties")
+    monkeypatch.setenv("MILLSTREAM_KAFKA", "127.0.0.1:1")
+    settings = settings_for_client()
+    assert (settings.kafka, settings.redis_url) == ("127.0.0.1:1", "redis://127.0.0.1:2/0")
+    assert settings.redis_username == "auditor"
+    assert settings.redis_password_file == secure / "auditor" / "redis-password"
+
+
+def test_a_user_of_redis_that_is_named_stays(
+    data: Path, launcher_pid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secure = write_secure_note(data, launcher_pid)
+    monkeypatch.setenv("MILLSTREAM_KAFKA", "127.0.0.1:1")
+    monkeypatch.setenv("MILLSTREAM_KAFKA_CONFIG", f"{secure}/auditor/client.properties")
+    monkeypatch.setenv("MILLSTREAM_REDIS_USERNAME", "ada")
+    assert settings_for_client().redis_username == "ada"
+
+
+def test_without_a_user_it_is_told_how_to_be_one(data: Path, launcher_pid: int) -> None:
+    secure = write_secure_note(data, launcher_pid)
+    with pytest.raises(
+        Misconfigured, match=f"set MILLSTREAM_KAFKA_CONFIG={secure}/USER/client.properties"
+    ):
+        settings_for_client()
+
+
+def test_the_users_of_what_runs_here_are_nothing_to_another_kafka(
+    data: Path, launcher_pid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_secure_note(data, launcher_pid)
+    monkeypatch.setenv("MILLSTREAM_KAFKA", "elsewhere:9092")
+    settings = settings_for_client()
+    assert (settings.kafka, settings.redis_username) == ("elsewhere:9092", None)
