@@ -69,12 +69,8 @@ def _may_be(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return ", ".join(f"`{value}`" if value else "nothing" for value in schema["enum"])
     match schema["type"]:
-        case "boolean":
-            return "`true`, `false`"
-        case "array":
-            return "a JSON list of names"
-        case "object":
-            return "a JSON object"
+        case "boolean" | "array" | "object" as kind:
+            return _KINDS[kind]
         case "integer" | "number" as kind:
             least = schema.get("minimum", schema.get("exclusiveMinimum"))
             open_end = "above " if "exclusiveMinimum" in schema else ""
@@ -84,6 +80,13 @@ def _may_be(schema: dict[str, Any]) -> str:
             return "a path"
         case _:
             return f"`{schema['pattern']}`" if "pattern" in schema else "text"
+
+
+_KINDS = {
+    "boolean": "`true`, `false`",
+    "array": "a JSON list of names",
+    "object": "a JSON object",
+}
 
 
 def _words() -> dict[str, str]:
