@@ -21,6 +21,12 @@ from tests.harness.views import StartViews
 
 
 @pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Have two partitions: each costs brokers 27 logs and a restore; most tests need no more."""
+    return settings.model_copy(update={"partitions": 2})
+
+
+@pytest.fixture
 async def deployment(settings: Settings) -> Settings:
     await ensure_topics(settings, BASE_TOPICS)
     return settings
