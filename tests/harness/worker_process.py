@@ -99,6 +99,7 @@ async def worker_process(
         "MILLSTREAM_KAFKA": settings.kafka,
         "MILLSTREAM_REDIS_URL": settings.redis_url,
         "MILLSTREAM_NAMESPACE": settings.namespace,
+        "MILLSTREAM_PARTITIONS": str(settings.partitions),
         "MILLSTREAM_DATA_DIR": str(settings.data_dir / name),
         "MILLSTREAM_DEFAULT_MODEL": "scripted",
         "MILLSTREAM_SCRIPTED_MODEL": "on",

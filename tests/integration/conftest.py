@@ -22,6 +22,12 @@ from tests.services.users import acting_as
 
 
 @pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Have two partitions: each costs brokers 27 logs and a restore; most tests need no more."""
+    return settings.model_copy(update={"partitions": 2})
+
+
+@pytest.fixture
 async def deployment(settings: Settings) -> Settings:
     await ensure_topics(settings, BASE_TOPICS)
     return settings
