@@ -235,9 +235,10 @@ async def brokers_seen(bootstrap: str, security: Security | None = None) -> froz
     )
     try:
         await admin.start()
-        cluster = await admin.describe_cluster()
+        # `describe_cluster` would ask for every topic that there is.
+        cluster = await admin._get_cluster_metadata([])  # noqa: SLF001
     except (KafkaError, OSError, TimeoutError):
         return frozenset()
     finally:
         await admin.close()
-    return frozenset(broker["node_id"] for broker in cluster["brokers"])
+    return frozenset(broker["node_id"] for broker in cluster.to_object()["brokers"])

@@ -250,8 +250,10 @@ class PartitionReader:
             consumer.seek(partition, min(starts[partition], ends[partition]))
         consumer.resume(*pending)
         deadline = asyncio.get_running_loop().time() + stall_timeout_s
+        # What lies behind the ends would be parsed for nothing.
+        records_max = min(_BATCH_MAX, sum(ends[one] - starts[one] for one in pending))
         while pending:
-            fetched = await consumer.getmany(*pending, timeout_ms=_POLL_MS, max_records=_BATCH_MAX)
+            fetched = await consumer.getmany(*pending, timeout_ms=_POLL_MS, max_records=records_max)
             for partition, records in fetched.items():
                 for record in records:
                     if record.offset < ends[partition]:

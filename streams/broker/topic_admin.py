@@ -229,8 +229,9 @@ async def _new_topics(
 ) -> dict[str, NewTopic]:
     replication = settings.replication
     if replication is None:
-        cluster = await admin.describe_cluster()
-        replication = min(_REPLICATION_WANTED, len(cluster["brokers"]))
+        # Known since it connected; `describe_cluster` asks for every topic that there is.
+        brokers = admin._client.cluster.brokers()  # noqa: SLF001  it has no public way
+        replication = min(_REPLICATION_WANTED, len(brokers))
     return {name: _new_topic(settings, name, spec, replication) for name, spec in lacking.items()}
 
 

@@ -127,20 +127,22 @@ class Lane:
             pauses=pauses,
             reader=self._reader,
         )
+        self._reading = CarefulReading(
+            context,
+            tell=lambda opened: self._writer.commit([opened]),
+            take=lambda entry, is_behind: self._try(partial(self._arrived, is_behind), entry),
+            bury=self._dispatcher.bury,
+            is_buried=self._state.is_buried,
+            ended=self._ended,
+        )
         self._deferrals = Deferrals(
             context,
             state=self._state,
             writer=self._writer,
             reader=self._reader,
             queue=self._queue,
+            reading=self._reading,
             take_in=partial(self._try, self._dispatcher.take_in),
-        )
-        self._reading = CarefulReading(
-            context,
-            tell=lambda opened: self._writer.commit([opened]),
-            take=lambda entry, is_behind: self._try(partial(self._arrived, is_behind), entry),
-            bury=self._dispatcher.bury,
-            ended=self._ended,
         )
         self._expiry = SessionExpiry(
             context,
@@ -197,6 +199,7 @@ class Lane:
             turn=self._context.services.turns.turn(
                 lambda: self.has_waiting() or bool(self._state.parked)
             ),
+            crash_counter=self._context.crash_counter,
         )
         self._context.services.metrics.history_gone.inc(len(restored.gone))
         await self._writer.open(restored.ends)
@@ -293,6 +296,7 @@ class Lane:
             self._queue.close(),
             return_exceptions=True,
         )
+        self._reading.close()
         await self._committer.stop()
         self._writer.close()
         await self._reader.stop()

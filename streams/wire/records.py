@@ -19,7 +19,7 @@ from millstream.schemas.reasons import reason_of
 from millstream.schemas.topics import INPUT_BYTES_MAX, RECORD_BYTES_MAX
 from millstream.streams.wire.codec import ORIGIN, REDRIVEN, decode
 from millstream.streams.wire.headers import dropped_headers, is_kept
-from millstream.streams.wire.sizes import record_bytes
+from millstream.streams.wire.sizes import HEADERS_MAX, HEADERS_MOVED_MAX, record_bytes
 from millstream.streams.wire.unread import UnreadBatch
 
 OriginT = TypeVar("OriginT", bound=Origin)
@@ -102,14 +102,18 @@ class InputRecord:
 
 
 def require_size(record: InputRecord, bytes_max: int = INPUT_BYTES_MAX) -> None:
-    """Raise `RecordTooLarge` for a record of more than `bytes_max`, before any of it is read.
+    """Raise `RecordTooLarge` for one of more than `bytes_max` or `HEADERS_MAX`, before it is read.
 
     One that was moved, or put back, may have grown by that.
     """
-    size = record.size_bytes
-    if size <= bytes_max:
+    size, headers = record.size_bytes, len(record.headers)
+    if size <= bytes_max and headers <= HEADERS_MAX:
         return
     was_moved = any(name in {ORIGIN, REDRIVEN} for name, _ in record.headers)
+    if headers > HEADERS_MAX + was_moved * HEADERS_MOVED_MAX:
+        raise RecordTooLarge(
+            f"the record has {headers} headers, at most {HEADERS_MAX} are read: give fewer"
+        )
     if size > bytes_max + was_moved * MOVED_BYTES_MAX:
         raise RecordTooLarge(
             f"the record has {size} bytes (key, value and all headers), at most {bytes_max} are "

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["record_bytes"]
+__all__ = ["HEADERS_MAX", "HEADERS_MOVED_MAX", "HEADERS_READ_MAX", "record_bytes"]
+
+HEADERS_MAX: Final = 1_000
+"""Most headers of a record of ours and of others: each takes some 75 bytes of memory."""
+
+HEADERS_MOVED_MAX: Final = 8
+"""How many more a record may have where it was moved or put back: its places, its trace."""
+
+HEADERS_READ_MAX: Final = HEADERS_MAX + HEADERS_MOVED_MAX
+"""Most headers of a record that is read; one that has more is as a batch that is too large."""
 
 _RECORD: Final = 96
 """More than a batch's header (61 bytes) and a record's lengths and deltas (at most 26) take."""

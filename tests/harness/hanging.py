@@ -26,7 +26,7 @@ async def unverified(settings: Settings) -> AsyncIterator[None]:
     admin = admin_client(settings)
     await admin.start()
     try:
-        nodes = [broker["node_id"] for broker in (await admin.describe_cluster())["brokers"]]
+        nodes = [broker.nodeId for broker in admin._client.cluster.brokers()]
         for configs in ({_VERIFY: "false"}, {}):
             for response in await admin.alter_configs(
                 [ConfigResource(ConfigResourceType.BROKER, str(node), configs) for node in nodes]

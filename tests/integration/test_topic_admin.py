@@ -61,6 +61,16 @@ async def test_topics_are_created_as_the_catalogue_says_and_found_the_second_tim
     assert set(counts.values()) == {settings.partitions}
 
 
+async def test_topics_are_created_without_asking_for_those_of_others(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", logger="aiokafka.conn")
+    await ensure_topics(settings, BASE_TOPICS)
+    asked = [line.message for line in caplog.records if "MetadataRequest" in line.message]
+    assert asked
+    assert not [line for line in asked if "topics=NULL" in line]
+
+
 async def test_workers_that_start_at_once_create_each_topic_once(settings: Settings) -> None:
     reports = await asyncio.gather(*(ensure_topics(settings, BASE_TOPICS) for _ in range(4)))
     created = [name for report in reports for name in report.created]

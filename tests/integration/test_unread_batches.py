@@ -24,6 +24,7 @@ from millstream.streams.lane.lanes import Lanes
 from millstream.streams.settings import Settings
 from millstream.streams.wire.partitioning import home_partition
 from millstream.streams.wire.records import InputRecord
+from millstream.streams.wire.sizes import HEADERS_MAX
 from tests.contracts.log_world import started
 from tests.harness.lane_common import chain_stages
 from tests.harness.lanes import lane_services, read_topic, read_whole, running_lanes, upstream
@@ -106,6 +107,26 @@ async def test_bombs_among_commands_and_on_topics_of_lanes_stop_no_lane(
     assert isinstance(served, Delivery)
     assert isinstance(served.event, AgentResult)
     assert served.event.output == "served"
+
+
+async def test_of_a_batch_a_record_of_too_many_headers_alone_is_buried(settings: Settings) -> None:
+    home = home_partition("ada", settings.partitions)
+    producer = AIOKafkaProducer(
+        bootstrap_servers=settings.kafka, compression_type="zstd", max_batch_size=1 << 30
+    )
+    async with running_lanes(settings), started(producer):
+        mixed = producer.create_batch()
+        for count in (0, 400_000, HEADERS_MAX):
+            value, headers = json.dumps(ASKED).encode(), [("", b"")] * count
+            assert mixed.append(key=b"ada", value=value, timestamp=None, headers=headers)
+        topic = settings.topic(REQUESTS.name)
+        sent = await (await producer.send_batch(mixed, topic, partition=home))
+        results = await read_topic(settings, RESULTS, AgentResult, count=2)
+        (letter,) = await read_topic(settings, DEAD_LETTERS, DeadLetter, count=1)
+    assert [one.output for one in results] == ["served"] * 2
+    bad = sent.offset + 1
+    assert (letter.reason.code, letter.first_offset) == ("batch_too_large", bad)
+    assert (letter.source.offset, letter.value) == (bad, None)
 
 
 class Killed(BaseException):

@@ -18,7 +18,13 @@ from aiokafka.record.util import decode_varint_py
 from aiokafka.structs import ConsumerRecord
 
 from millstream.schemas.base import EPOCH_MS_MAX
+from millstream.streams.broker.fetched.parts import (
+    PART_BYTES,
+    CannotPart,
+    parts_of,
+)
 from millstream.streams.broker.fetched.unpacking import CannotUnpack, unpacked
+from millstream.streams.wire.sizes import HEADERS_READ_MAX
 from millstream.streams.wire.unread import UnreadBatch
 
 __all__ = ["RECORDS_MAX", "FetchedBatches", "Refetches", "records_of"]
@@ -29,7 +35,6 @@ RECORDS_MAX = 1_000_000
 FETCHES_MAX = 3
 """Fetches of a batch that is not as it was sent, until it counts as unreadable."""
 
-_AT_ONCE_BYTES = 1_048_576
 _READ_COMMITTED = 1
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")
@@ -148,22 +153,30 @@ class _Batch:
 
         Raises `UnicodeDecodeError` for a header's name that is no text, and `_Unreadable`.
         """
-        is_large = len(raw) > _AT_ONCE_BYTES
         try:
-            if not is_large:
+            if len(raw) <= PART_BYTES:
                 records: list[Any] = list(kind(raw))
                 for record in records[:1] + records[-1:]:
                     self._require_inside(record.offset)
                 return records
-            for record in kind(raw):
+            parts = tuple(parts_of(raw[_HEADER.size :], self.header.records))
+            for record in self._in_parts(kind, parts):
                 self._require_inside(record.offset)
         except (_Unreadable, UnicodeDecodeError, MemoryError):
             raise
+        except CannotPart as error:
+            raise _Unreadable(str(error), is_foreign=error.is_too_large) from error
         # A parser may raise anything for what nobody has checked.
         except Exception as error:
             raise _Unreadable(f"its records cannot be told apart: {error}") from error
-        again: Iterator[Any] = iter(kind(raw))
-        return again
+        return self._in_parts(kind, parts)
+
+    def _in_parts(self, kind: Any, parts: Iterable[tuple[memoryview, int]]) -> Iterator[Any]:
+        header = self.header._replace(attributes=self.header.attributes & ~_CODEC)
+        for part, count in parts:
+            length = _HEADER.size - _LENGTH_END + len(part)
+            head = header._replace(length=length, records=count)
+            yield from kind(memoryview(_HEADER.pack(*head) + part))
 
     def _require_inside(self, offset: int) -> None:
         base = self.header.base_offset
@@ -253,10 +266,20 @@ def records_of(fetch: Any, refetches: Refetches) -> Iterator[ConsumerRecord]:
             for record in records:
                 if record.offset >= fetch.next_fetch_offset:  # else it was read before
                     fetch.next_fetch_offset = record.offset + 1
-                    yield fetch._consumer_record(where, record)  # noqa: SLF001
+                    yield _given(fetch, where, record)
         # Behind the batch, not its last record: compaction may have removed that.
         behind = header.base_offset + header.last_offset_delta + 1
         fetch.next_fetch_offset = max(fetch.next_fetch_offset, behind)
+
+
+def _given(fetch: Any, where: TopicPartition, record: Any) -> ConsumerRecord:
+    """Give a record, or what says that it has more headers than are read."""
+    if (headers := len(record.headers)) > HEADERS_READ_MAX:
+        problem = f"a record has {headers} headers, at most {HEADERS_READ_MAX} are read"
+        error = _Unreadable(problem, is_foreign=True)
+        return _unread(where, record.offset, record.offset, record.timestamp, error)
+    given: ConsumerRecord = fetch._consumer_record(where, record)  # noqa: SLF001
+    return given
 
 
 def _is_passed_over(fetch: Any, header: _Header) -> bool:

@@ -10,8 +10,11 @@ What aiokafka does, and what is done here instead:
   fetch that is sent while records are unread waits 20 ms at most.
 - A fetch that brings no records, but moves a position past markers or aborted records, wakes
   nobody: a stretch that ends with a marker takes a poll's whole time. Here it wakes the reader.
+- A node whose task is done may count as busy for as long as the loop has not said so. Is that the
+  moment in which the next fetch is planned, none is sent until the fetcher looks again, 200 ms
+  later: every third look-up of a single record. Here a node is busy until its task ends.
 - What lies behind the end of a stretch is fetched too, and waited for. Here a reader may say where
-  it ends (`fetch_up_to`).
+  it ends (`fetch_up_to`): of a stretch of few records less is asked for than the megabyte of any.
 """
 
 from __future__ import annotations
@@ -32,6 +35,10 @@ from aiokafka.protocol.fetch import FetchRequest
 __all__ = ["EagerFetcher", "fetch_eagerly", "fetch_up_to"]
 
 _BESIDE_WAIT_MS = 20
+
+# Brokers send a batch whole, whatever is asked for: records that are larger cost a fetch more.
+_FEW_BYTES = 16_384
+_RECORD_BYTES = 4_096
 
 
 def fetch_eagerly() -> None:
@@ -65,6 +72,20 @@ class EagerFetcher(Fetcher):  # type: ignore[misc]
     def __init__(self, *args: Any, **how: Any) -> None:
         super().__init__(*args, **how)
         self.ends: dict[TopicPartition, int] = {}
+        self._busy: set[Any] = set()
+        self._planned_for: Any = None
+
+    async def _proc_fetch_request(self, assignment: Any, node_id: Any, request: Any) -> Any:
+        try:
+            return await super()._proc_fetch_request(assignment, node_id, request)
+        finally:
+            self._busy.discard(node_id)
+
+    async def _update_fetch_positions(self, assignment: Any, node_id: Any, tps: Any) -> Any:
+        try:
+            return await super()._update_fetch_positions(assignment, node_id, tps)
+        finally:
+            self._busy.discard(node_id)
 
     def _create_fetch_waiter(self) -> Any:
         waiter = super()._create_fetch_waiter()
@@ -78,6 +99,10 @@ class EagerFetcher(Fetcher):  # type: ignore[misc]
         resumed: list[Any] = []
         invalid_metadata = False
         now_s = time.monotonic()
+        if assignment is not self._planned_for:
+            # All tasks for the last one have ended; those that had not begun have told nobody.
+            self._planned_for = assignment
+            self._busy.clear()
         for tp in assignment.tps:
             state = assignment.state_value(tp)
             node_id = self._select_read_replica(tp)
@@ -87,7 +112,7 @@ class EagerFetcher(Fetcher):  # type: ignore[misc]
                     nodes[node_id].unread_s.append(now_s - unread._created)  # noqa: SLF001
                 elif state.paused:
                     resumed.append(state.resume_fut)
-            elif node_id in self._in_flight:
+            elif node_id in self._busy:
                 continue
             elif node_id is None or node_id == -1:
                 invalid_metadata = True
@@ -105,6 +130,7 @@ class EagerFetcher(Fetcher):  # type: ignore[misc]
                 node.fetchable.append((tp, state.position))
                 node.has_more |= self._has_more(state)
         requests, again_s = self._requests(nodes, awaiting_reset)
+        self._busy.update(awaiting_reset, (node_id for node_id, _ in requests))
         return requests, awaiting_reset, again_s, invalid_metadata, resumed
 
     def _requests(
@@ -133,7 +159,7 @@ class EagerFetcher(Fetcher):  # type: ignore[misc]
         random.shuffle(fetchable)
         by_topic: defaultdict[str, list[tuple[int, int, int]]] = defaultdict(list)
         for tp, position in fetchable:
-            by_topic[tp.topic].append((tp.partition, position, self._max_partition_fetch_bytes))
+            by_topic[tp.topic].append((tp.partition, position, self._bytes_max(tp, position)))
         return FetchRequest(
             wait_ms,
             self._fetch_min_bytes,
@@ -142,6 +168,11 @@ class EagerFetcher(Fetcher):  # type: ignore[misc]
             list(by_topic.items()),
             rack_id=self._client_rack or "",
         )
+
+    def _bytes_max(self, tp: TopicPartition, position: int) -> int:
+        most = int(self._max_partition_fetch_bytes)
+        end = self.ends.get(tp)
+        return most if end is None else min(most, _FEW_BYTES + (end - position) * _RECORD_BYTES)
 
     def _has_more(self, state: Any) -> bool:
         """Tell whether more stood there when the broker was asked last, or was not asked yet."""

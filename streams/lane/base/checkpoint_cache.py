@@ -17,6 +17,9 @@ __all__ = ["OBJECT_BYTES", "CheckpointCache", "LaneCheckpoints"]
 OBJECT_BYTES: Final = 2000
 """What a checkpoint takes in memory beside its data: 1.5 kB as an object, the rest its place."""
 
+CACHE_BYTES: Final = 32 * 1024 * 1024
+"""Of all lanes: some 10,000 sessions of a few messages. Redis and the log have the others."""
+
 
 class CheckpointCache:
     """Keeps checkpoints up to `bytes_max` in memory, whole objects counted.
@@ -24,7 +27,7 @@ class CheckpointCache:
     Beyond that the one that was kept longest ago goes, of whichever lane.
     """
 
-    def __init__(self, *, bytes_max: int = 64 * 1024 * 1024) -> None:
+    def __init__(self, *, bytes_max: int = CACHE_BYTES) -> None:
         self._bytes_max = bytes_max
         self._kept: OrderedDict[tuple[int, SessionKey], CheckpointSaved] = OrderedDict()
         self._numbers = count()

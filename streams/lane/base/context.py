@@ -96,7 +96,9 @@ class LaneServices:
     `circuits` know which models are out of service, `group_templates` what other workers can run.
     `listeners` are told of runs, `on_illegal` of one whose state changed as it may not. Whoever
     holds `alone` is the one run of the worker that may end it. `gaps` names what was lost of late.
-    `turns` say whose restore goes on. `checkpoints` are those of all lanes in memory.
+    Whoever holds `reading_alone` is the one lane that says which record it reads, in case that
+    ends the worker. `turns` say whose restore goes on. `checkpoints` are those of all lanes in
+    memory.
     While `rights` is not set, this user lacks a right on Kafka: no lane opens.
     """
 
@@ -115,6 +117,7 @@ class LaneServices:
     on_illegal: OnIllegal = raise_illegal
     group_templates: GroupTemplates = field(default_factory=GroupTemplates)
     alone: asyncio.Lock = field(default_factory=asyncio.Lock)
+    reading_alone: asyncio.Lock = field(default_factory=asyncio.Lock)
     gaps: RecentGaps = field(default_factory=RecentGaps)
     turns: RestoreTurns = field(default_factory=RestoreTurns)
     checkpoints: CheckpointCache = field(default_factory=CheckpointCache)

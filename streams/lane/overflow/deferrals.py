@@ -28,7 +28,12 @@ from millstream.streams.lane.base.context import LaneContext
 from millstream.streams.lane.base.window import Entry
 from millstream.streams.lane.output.writer import Committed, LaneWriter
 from millstream.streams.lane.overflow.deferral import Deferral
-from millstream.streams.lane.overflow.reading import deferred_users, stretch
+from millstream.streams.lane.overflow.reading import (
+    UnreadReading,
+    deferred_users,
+    stretch,
+    user_left,
+)
 from millstream.streams.lane.queue.quotas import Backpressure
 from millstream.streams.lane.queue.run_queue import RunQueue
 from millstream.streams.lane.state.lane_state import LaneState
@@ -43,7 +48,6 @@ _TAKEN_BYTES_MAX = 1024 * 1024
 _READ_AT_ONCE_MAX = 5000
 _WRITTEN_EVERY = 500
 
-
 TakeIn = Callable[[Entry[InputRecord]], None]
 """Takes a record on its way, as one that has just come. Never raises."""
 
@@ -51,7 +55,7 @@ TakeIn = Callable[[Entry[InputRecord]], None]
 class Deferrals:
     """The users of one lane's partition whose requests are left where they stand.
 
-    `take_in` is given each when its turn comes.
+    `take_in` is given each when its turn comes, unless `reading` says that it is buried.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Deferrals:
         writer: LaneWriter,
         reader: PartitionReader,
         queue: RunQueue,
+        reading: UnreadReading,
         take_in: TakeIn,
     ) -> None:
         self._context = context
@@ -74,6 +79,7 @@ class Deferrals:
         self._queue = queue
         self._quotas = queue.quotas
         self._freed = queue.freed
+        self._reading = reading
         self._take_in = take_in
         self._of: dict[UserKey, Deferral] = {}
         # Those who have place in the line, those who have none because others wait, and those who
@@ -269,6 +275,7 @@ class Deferrals:
                     await self._rescan()
                 if ready := self._who_may_take():
                     await self._take_on(ready)
+                    await self._reading.were_read()
                     # No faster than they are parked.
                     await self._writer.submit([])
 
@@ -299,13 +306,16 @@ class Deferrals:
         ) as records:
             async for record in records:
                 self._rescanned_to = record.offset + 1
-                user = self._context.stage.user_of(record.value)
+                user = await user_left(self._reading, record, self._context.stage, self._state)
                 if user is not None and (deferral := self._to_rescan.get(user)) is not None:
                     deferral.rescanned(record.offset)
                     self._mark_ready(deferral)
                 read += 1
                 if read >= _READ_AT_ONCE_MAX:
-                    return
+                    break
+        await self._reading.were_read()
+        if read >= _READ_AT_ONCE_MAX:
+            return
         found, self._to_rescan = self._to_rescan, {}
         for deferral in found.values():
             deferral.all_found()
@@ -325,7 +335,9 @@ class Deferrals:
                 deferral = wanted.pop(record.offset, None)
                 if deferral is not None:
                     persist = partial(self._persist_progress, deferral)
-                    self._take_in(deferral.take(InputRecord.of(record), persist))
+                    entry = deferral.take(InputRecord.of(record), persist)
+                    if await self._reading.may_read(entry):
+                        self._take_in(entry)
                     taken += 1
                     size += len(record.value or b"")
                     if (following := deferral.next) is not None and self._may_take(deferral):

@@ -1,4 +1,4 @@
-"""What was fetched and is not read to its end goes with its last reference."""
+"""What was fetched and is not read to its end, or was assigned, goes with its last reference."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from weakref import ref
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.consumer import fetcher
+from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from millstream.streams.broker.aiokafka_patches import bound_fetches
@@ -64,3 +65,30 @@ def test_all_is_read_as_before() -> None:
     records = fetched(5)
     assert [one.offset for one in records] == [0, 1, 2, 3, 4]
     assert records.next_fetch_offset == 5
+
+
+@pytest.mark.usefixtures("no_collection")
+async def test_what_was_assigned_goes_when_something_else_is() -> None:
+    bound_fetches()
+    where = TopicPartition("requests", 0)
+    subscriptions = SubscriptionState()
+    subscriptions.assign_from_user([where])
+    subscriptions.seek(where, 7)
+    assignment = subscriptions.subscription.assignment
+    assert assignment.state_value(where).position == 7
+    gone = ref(assignment)
+    del assignment
+    subscriptions.assign_from_user([where])
+    assert gone() is None
+
+
+async def test_what_a_partition_committed_can_be_asked_as_before() -> None:
+    bound_fetches()
+    where = TopicPartition("requests", 0)
+    subscriptions = SubscriptionState()
+    subscriptions.assign_from_user([where])
+    assignment = subscriptions.subscription.assignment
+    asked = assignment.state_value(where).fetch_committed()
+    assert assignment.commit_refresh_needed.is_set()
+    assert assignment.requesting_committed() == [where]
+    assert not asked.done()

@@ -14,6 +14,7 @@ from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.errors import TopicAuthorizationFailedError
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
+from aiokafka.structs import OffsetAndMetadata
 
 from millstream.streams.broker.fetched.eager_fetcher import EagerFetcher
 from tests.contracts.log_world import soon, turns
@@ -80,6 +81,7 @@ class Fetch:
     def __init__(self, request: Any, answered: asyncio.Future[None]) -> None:
         self.wait_ms = request._max_wait_ms
         self.partitions = {topic for topic, _ in request.topics}
+        self.bytes_max = {topic: asked[0][2] for topic, asked in request.topics}
         self._answered = answered
 
     def answer(self) -> None:
@@ -87,7 +89,7 @@ class Fetch:
 
 
 @asynccontextmanager
-async def reading(broker: Broker) -> AsyncIterator[EagerFetcher]:
+async def reading(broker: Broker, *, is_placed: bool = True) -> AsyncIterator[EagerFetcher]:
     subscriptions = SubscriptionState()
     fetcher = EagerFetcher(
         broker,
@@ -97,10 +99,11 @@ async def reading(broker: Broker) -> AsyncIterator[EagerFetcher]:
         prefetch_backoff=NEVER_S,
         isolation_level="read_committed",
     )
-    subscriptions.assign_from_user([A, B])
-    assignment = subscriptions.subscription.assignment
-    for one in (A, B):
-        assignment.state_value(one).seek(0)
+    if is_placed:
+        subscriptions.assign_from_user([A, B])
+        assignment = subscriptions.subscription.assignment
+        for one in (A, B):
+            assignment.state_value(one).seek(0)
     try:
         yield fetcher
     finally:
@@ -196,3 +199,61 @@ async def test_errors_of_a_partition_are_raised_once_and_it_is_fetched_again(wan
         with pytest.raises(TopicAuthorizationFailedError):
             await soon(waiting)
         assert (await broker.next_fetch()).partitions == {"a", "b"}
+
+
+async def test_seek_while_a_position_is_looked_up_is_followed_at_once() -> None:
+    # As it is with every single record that is looked up. aiokafka sleeps 200 ms here.
+    broker = Broker()
+    broker.logs[A] = [(5, batch(0, 5))]
+    async with reading(broker, is_placed=False) as fetcher:
+        subscriptions = fetcher._subscriptions
+        subscriptions.assign_from_user([A])
+        state = subscriptions.subscription.assignment.state_value(A)
+        await turns(20)
+        assert state._committed_futs  # the position is being looked up
+        fetcher.seek_to(A, 3)
+        state.update_committed(OffsetAndMetadata(-1, ""))
+        fetch = await broker.next_fetch()
+        fetch.answer()
+        assert [one.offset for one in (await soon(read(fetcher, A, at_most=1)))[A]] == [3]
+
+
+async def test_node_is_asked_by_one_fetch_at_a_time_whatever_is_sought() -> None:
+    broker = Broker()
+    async with reading(broker) as fetcher:
+        first = await broker.next_fetch()
+        for offset in (1, 2, 3):
+            fetcher.seek_to(A, offset)
+            await turns(20)
+        assert broker.asked.empty()
+        first.answer()
+        await broker.next_fetch()
+        assert broker.asked.empty()
+
+
+async def test_partitions_that_are_assigned_anew_are_fetched_though_a_fetch_was_under_way() -> None:
+    broker = Broker()
+    broker.logs[B] = [(1, batch(0, 1))]
+    async with reading(broker) as fetcher:
+        await broker.next_fetch()  # which is never answered
+        fetcher._subscriptions.assign_from_user([B])
+        fetcher.seek_to(B, 0)
+        fetch = await broker.next_fetch()
+        assert fetch.partitions == {"b"}
+        fetch.answer()
+        assert [one.offset for one in (await soon(read(fetcher, B, at_most=9)))[B]] == [0]
+
+
+async def test_no_megabyte_is_asked_for_where_few_records_are_left() -> None:
+    broker = Broker()
+    broker.logs[A] = [(3, batch(0, 3))]
+    async with reading(broker) as fetcher:
+        fetcher.ends = {A: 4}
+        first = await broker.next_fetch()
+        assert first.bytes_max["b"] == 1_048_576
+        few = first.bytes_max["a"]
+        assert 4_000 < few < 40_000
+        fetcher.ends = {A: 1_000_000}
+        first.answer()
+        assert len((await soon(read(fetcher, A, at_most=9)))[A]) == 3
+        assert (await broker.next_fetch()).bytes_max["a"] == 1_048_576

@@ -9,6 +9,7 @@ import pytest
 from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.events import AgentToken
 from millstream.schemas.topics import DEAD_LETTERS, REQUESTS, TOKENS
+from millstream.streams.wire.sizes import HEADERS_MAX
 from tests.harness.beside import (
     ASKED,
     BATCH_BYTES_MAX,
@@ -73,6 +74,35 @@ async def test_a_value_that_cannot_be_read_is_buried_with_whatever_header(
         await lanes.neighbours_are_served()
         (letter,) = await lanes.letters()
     assert letter.source.offset == offset
+
+
+@pytest.mark.parametrize("kind", COMMANDS)
+@pytest.mark.parametrize("at_home", [True, False], ids=["at-home", "elsewhere"])
+async def test_a_record_of_a_header_too_many_is_buried_wherever_it_stands(
+    world: MemoryLanes, kind: str, *, at_home: bool
+) -> None:
+    spec, value = COMMANDS[kind]
+    partition = home(world) if at_home else (home(world) + 1) % world.settings.partitions
+    async with beside(world) as lanes:
+        headers = (("ce_many", b""),) * (HEADERS_MAX + 1)
+        offset = await lanes.put(spec, value, partition=partition, headers=headers)
+        await lanes.neighbours_are_served()
+        (letter,) = await lanes.letters()
+    assert (letter.source.offset, letter.reason.code) == (offset, "record_too_large")
+    assert len(letter.headers) == HEADERS_MAX + 1
+
+
+async def test_a_record_of_as_many_headers_as_are_read_is_moved_and_served(
+    world: MemoryLanes,
+) -> None:
+    elsewhere = (home(world) + 1) % world.settings.partitions
+    async with beside(world) as lanes:
+        headers = (("ce_many", b""),) * HEADERS_MAX
+        await lanes.put(REQUESTS, ASKED, partition=elsewhere, headers=headers)
+        await lanes.neighbours_are_served()
+        results = await lanes.results("r1")
+        assert results["r1"].output == "served"
+        assert lanes.letters_now == 0
 
 
 @pytest.mark.parametrize(
