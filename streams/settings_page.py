@@ -69,8 +69,10 @@ def _may_be(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return ", ".join(f"`{value}`" if value else "nothing" for value in schema["enum"])
     match schema["type"]:
-        case "boolean" | "array" | "object" as kind:
-            return _KINDS[kind]
+        case "boolean":
+            return "`true`, `false`"
+        case "array" | "object" as kind:
+            return "a JSON list of names" if kind == "array" else "a JSON object"
         case "integer" | "number" as kind:
             least = schema.get("minimum", schema.get("exclusiveMinimum"))
             open_end = "above " if "exclusiveMinimum" in schema else ""
@@ -80,13 +82,6 @@ def _may_be(schema: dict[str, Any]) -> str:
             return "a path"
         case _:
             return f"`{schema['pattern']}`" if "pattern" in schema else "text"
-
-
-_KINDS = {
-    "boolean": "`true`, `false`",
-    "array": "a JSON list of names",
-    "object": "a JSON object",
-}
 
 
 def _words() -> dict[str, str]:
