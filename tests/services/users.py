@@ -73,8 +73,8 @@ def acting_as(settings: Settings, user: User) -> Settings:
     _have_rights(settings, credentials, user)
     own = credentials / user
     update: dict[str, object] = {"kafka_config": own / _FILE}
+    # A Redis of a test's own knows no users.
     if "@" in settings.redis_url or settings.redis_username is not None:
-        # Where a test has a Redis of its own, nobody is named.
         update |= {
             "redis_url": _without_user(settings.redis_url),
             "redis_username": user,
