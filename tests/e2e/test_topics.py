@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from millstream.gateway.exits import ExitCode
 from millstream.schemas.events import AgentRequest
 from millstream.streams.bus.kafka import KafkaBus
@@ -22,6 +24,7 @@ checkpoints:
 """
 
 
+@pytest.mark.slow
 async def test_a_worker_makes_topics_as_they_are_set_and_commands_say_what_differs(
     settings: Settings, tmp_path: Path
 ) -> None:
