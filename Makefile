@@ -9,6 +9,10 @@ EXTRAS =
 PROCESSES = 2
 SHARED = -n $(PROCESSES) --dist worksteal
 
+# Where this is set, as in many containers, each process of the tests compiles all of them anew, and
+# each worker and command that they start all of Millstream.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow check promises layout lock chaos bench dist clean distclean
 
