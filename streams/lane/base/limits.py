@@ -30,6 +30,8 @@ class LaneLimits:
         renewed_after_s: What a waiting run goes on from is written anew once it is so old: half as
             old as the log lets it become.
         look_who_is_old_every_s: How often such runs are looked for.
+        expires_after_opening_s: Sessions expire so long after the lane was opened at the earliest:
+            what stood unread then is read first, for it may have come in time.
     """
 
     attempts_lost_max: int = 10
@@ -42,3 +44,4 @@ class LaneLimits:
     look_who_waits_every_s: float = 10.0
     renewed_after_s: float = (JOURNAL.retention_ms or 0) / 2000
     look_who_is_old_every_s: float = 600.0
+    expires_after_opening_s: float = 3.0
