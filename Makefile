@@ -12,6 +12,10 @@ SHARED = -n $(PROCESSES) --dist worksteal
 KAFKA =
 ON = $(if $(KAFKA),--kafka $(KAFKA))
 
+# Where this is set, as in many containers, each process of the tests compiles all of them anew, and
+# each worker and command that they start all of Millstream.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow check promises layout lock chaos bench dist clean distclean
 

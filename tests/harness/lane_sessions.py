@@ -85,6 +85,7 @@ SHORT = AgentTemplate(name="short", session=SessionRules(ttl=SessionTtl(total_s=
 @asynccontextmanager
 async def sessions(world: MemoryLanes) -> AsyncIterator[Sessions]:
     templates = (*BUILT_IN_TEMPLATES, STRICT, SHORT)
+    world = world.limited(expires_after_opening_s=0.3)
     async with running_lanes(world, templates=templates), upstream(world) as program:
         yield Sessions(world, program)
 

@@ -28,6 +28,8 @@ class LaneLimits:
         renewed_after_s: What a waiting run goes on from is written anew once it is so old; `None`:
             half as old as the log lets it become.
         look_who_is_old_every_s: How often such runs are looked for.
+        expires_after_opening_s: Sessions expire so long after the lane was opened at the earliest:
+            what stood unread then is read first, for it may have come in time.
     """
 
     attempts_lost_max: int = 10
@@ -40,3 +42,4 @@ class LaneLimits:
     look_who_waits_every_s: float = 10.0
     renewed_after_s: float | None = None
     look_who_is_old_every_s: float = 600.0
+    expires_after_opening_s: float = 3.0

@@ -35,9 +35,6 @@ _AGAIN_MS: Final = 1000
 _AT_ONCE_MAX: Final = 100
 """Sessions that are looked up and asked for together."""
 
-_AFTER_OPENING_S: Final = 3.0
-"""What stood unread as the lane was opened is read first: it may have come in time."""
-
 _BEHIND_MS: Final = 20
 """The lane's clock may lag what it read of the broker's by so much; asked too early, it is asked
 again."""
@@ -90,7 +87,7 @@ class SessionExpiry:
 
     async def run(self) -> None:
         """Ask for each when it is due. Raises `LaneLost`."""
-        await asyncio.sleep(_AFTER_OPENING_S)
+        await asyncio.sleep(self._services.limits.expires_after_opening_s)
         while True:
             self._changed.clear()
             now_ms = self._services.clock_ms()
