@@ -51,7 +51,7 @@ async def world(services: Services) -> AsyncIterator[KafkaSessionWorld]:
     settings = services.settings(namespace=f"t-{secrets.token_hex(6)}")
     await ensure_topics(settings, BASE_TOPICS)
     store = RedisSessionStore(settings)
-    async with running_lanes(settings), KafkaBus(acting_as(settings, "operator")) as bus:
+    async with running_lanes(settings), KafkaBus(settings) as bus:  # it also looks
         yield KafkaSessionWorld(settings, bus, store, await results_of(bus))
     await store.close()
 
