@@ -116,8 +116,7 @@ class Calls:
         content, call_id, name = step.content or {}, step.call_id or "", step.name or ""
         match step.kind:
             case "answered":
-                response, faults = model_answer_of(content)
-                self._models.take(step.follows or "", response, faults, step.asked)
+                self._models.take(step.follows or "", *model_answer_of(content), step.asked)
                 if content.get(FORGOT) is True:
                     self.forget()
             case "beside":
@@ -196,6 +195,8 @@ class Calls:
 
     async def abandon(self) -> None:
         """Wait no longer for what was written: the attempt is over."""
+        if self.reserving is not None:
+            self.reserving.abandon()
         if self.journal is not None:
             await self.journal.abandon()
 
@@ -299,9 +300,8 @@ class Calls:
         response, asked, faults = self._models.of(key)
         recorded = recorded_model(response, faults)
         self._models.replace(key, recorded.answer)
-        content = recorded.content | self._facts
-        told: dict[str, Any] = {"content": content, "duration_ms": took_ms}
-        journal.add("answered", follows=key[0], asked=asked, **told)
+        told = recorded.content | self._facts
+        journal.add("answered", follows=key[0], asked=asked, content=told, duration_ms=took_ms)
         return recorded.answer
 
     def answered_tool(self, call_id: str) -> ToolAnswer | None:

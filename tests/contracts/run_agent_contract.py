@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
-from collections.abc import AsyncIterator
+import weakref
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -15,7 +17,10 @@ from millstream.agents.factory import AgentFactory
 from millstream.agents.loop.calls import Calls
 from millstream.schemas.errors import LaneFenced, LaneLost, Suspended, Terminal
 from millstream.schemas.events import AgentToken, CheckpointSaved
+from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.ports import BeforeCall, LoadCheckpoint
+from millstream.schemas.runs.reservations import NextCall
+from millstream.schemas.steps import AgentStep
 from tests.harness.agent_runs import resolved
 from tests.harness.blocking_agents import blocking_factory
 from tests.support import eventually
@@ -73,6 +78,34 @@ class Attempts:
         )
 
 
+class Lane:
+    """What an attempt of a lane is handed; stands for all that it holds on to while it goes on."""
+
+    def __init__(self) -> None:
+        self.calls = Calls()
+        self.facts = 0
+
+    async def load(self) -> CheckpointSaved | None:
+        """Have none."""
+        return None
+
+    async def emit(self, token: AgentToken) -> None:
+        """Forget it."""
+
+    async def emit_step(self, steps: Sequence[AgentStep]) -> None:
+        """Forget them."""
+
+    async def commit_step(self, fact: JournalStep, *, next_call: NextCall | None = None) -> None:
+        """Count it."""
+        self.facts += fact is not next_call
+
+    async def reserve_call(self, call: NextCall) -> None:
+        """Let it go on."""
+
+    async def before_call(self) -> None:
+        """Let it go on."""
+
+
 class RunAgentContract:
     """Cases; a subclass gives what runs attempts of a factory, by the fixture `run_agent`."""
 
@@ -105,6 +138,37 @@ class RunAgentContract:
         attempts.tokens.clear()
         again = await attempts.make(WAITS, calls=calls)
         assert again.result.output == "it waited 0.01 s"
+
+    @pytest.mark.parametrize(
+        ("template", "text"),
+        [("chat_agent", "hello"), ("blocks", "say: hello"), ("blocks", WAITS), ("blocks", "fail")],
+    )
+    async def test_what_is_over_leaves_nothing_to_the_garbage_collector(
+        self, run_agent: RunAgent, factory: AgentFactory, template: str, text: str
+    ) -> None:
+        lane = Lane()
+        gone = weakref.ref(lane)
+        request = resolved(text, template=template)
+        gc.collect()
+        gc.disable()
+        try:
+            await run_agent(
+                request,
+                factory.plan(request),
+                attempt=1000,
+                load_checkpoint=lane.load,
+                emit=lane.emit,
+                before_call=lane.before_call,
+                calls=lane.calls,
+                emit_step=lane.emit_step,
+                commit_step=lane.commit_step,
+                reserve_call=lane.reserve_call,
+            )
+            assert lane.facts or text != WAITS
+            del lane
+            await eventually(lambda: gone() is None)
+        finally:
+            gc.enable()
 
     async def test_an_attempt_is_announced_before_anything_else(self, attempts: Attempts) -> None:
         seen: list[int] = []

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from langchain_core.messages import BaseMessage, ToolMessage
 from langgraph.types import Command
 
+from millstream.agents.loop.journal.writing import OVER
 from millstream.agents.models.call_meter import CallMeter
 from millstream.agents.models.usage import FRAME_TOKENS, ModelCall, sent_bytes
 from millstream.schemas.base import CallUsage, Usage
+from millstream.schemas.errors import LaneLost
 from millstream.schemas.ports import ReserveCall
 from millstream.schemas.runs.reservations import NextCall
 
@@ -46,6 +48,11 @@ class Reserving:
             return
         await self._reserve(asked)
 
+    def abandon(self) -> None:
+        """Reserve nothing any more: the attempt is over."""
+        # As of the journal: what reserves leads to the run, and the run to this.
+        self._reserve = _nobody_reserves
+
     def _fits(self, most: Usage) -> bool:
         first = self._first
         is_near = first.input_tokens // 2 <= most.input_tokens <= first.input_tokens
@@ -73,6 +80,10 @@ class Reserving:
 
     def _next(self, most: Usage, model: str | None, beside: tuple[CallUsage, ...]) -> NextCall:
         return NextCall(most, model, beside, self._meter.over)
+
+
+async def _nobody_reserves(_: NextCall) -> None:
+    raise LaneLost(OVER)
 
 
 def _messages(answer: _Answer | list[_Answer]) -> Sequence[BaseMessage]:

@@ -13,13 +13,16 @@ from typing import Any
 from millstream.agents.models.call_meter import CallMeter
 from millstream.agents.tools.moments import Moments
 from millstream.schemas.base import CallUsage
+from millstream.schemas.errors import LaneLost
 from millstream.schemas.events import ResolvedRequest
 from millstream.schemas.journal.steps import JournalKind, JournalStep
 from millstream.schemas.ports import ClockMs, CommitStep
 from millstream.schemas.runs.call_usage import bounded
 from millstream.schemas.runs.reservations import NextCall
 
-__all__ = ["Journal"]
+__all__ = ["OVER", "Journal"]
+
+OVER = "the attempt is over: nothing more is committed or reserved for it"
 
 
 class Journal:
@@ -101,6 +104,8 @@ class Journal:
             one.cancel()
         if sending:
             await asyncio.wait(sending)
+        # What commits leads to the run, and the run to this: a cycle for the garbage collector.
+        self._commit = _nobody_commits
 
     async def _send(self, fact: JournalStep, next_call: NextCall | None) -> None:
         try:
@@ -112,3 +117,8 @@ class Journal:
         over = self._meter.over[self._told_calls :]
         self._told_calls += len(over)
         return bounded(over)
+
+
+async def _nobody_commits(fact: JournalStep, *, next_call: NextCall | None = None) -> None:
+    message = f"{OVER}: {fact.kind}, {next_call}"
+    raise LaneLost(message)
