@@ -35,6 +35,7 @@ from millstream.schemas.dead_letters import (
 )
 from millstream.schemas.topics import COMMAND_TOPICS
 from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.bus.api import Unreadable
 from millstream.streams.history.dead_letters import (
     Buried,
     DeadLetterQuery,
@@ -187,10 +188,16 @@ def redrive(
 
 async def _newest(settings: Settings, query: DeadLetterQuery, limit: int) -> list[Buried]:
     kept: deque[Buried] = deque(maxlen=limit)
-    async with aclosing(dead_letters(settings, query)) as letters:
+    letters = dead_letters(settings, query, on_unreadable=_tell_unlisted)
+    async with aclosing(letters):
         async for one in letters:
             kept.append(one)
     return await with_outcomes(settings, kept)
+
+
+def _tell_unlisted(record: Unreadable) -> None:
+    why = f"{record.error.code}: {one_line(str(record.error))}"
+    progress_console().print(f"note: {record.address} cannot be read, so it is not listed: {why}")
 
 
 async def _whole(settings: Settings, address: Address) -> tuple[Buried, DeadLetter]:

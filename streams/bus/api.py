@@ -99,6 +99,14 @@ class EventFilter:
             and (self.request_id is None or getattr(event, "request_id", None) == self.request_id)
         )
 
+    def matches_unreadable(self, record: Unreadable) -> bool:
+        """Whether a record is wanted that is no event: of such a one only its key is known."""
+        if self.types or self.session_id or self.request_id:
+            return False
+        if self.user_key is not None:
+            return record.key == self.user_key.encode()
+        return self.tenant is None
+
 
 EVERYTHING = EventFilter()
 
@@ -238,6 +246,14 @@ class EventBus(Protocol):
 
         The start is fixed when the context is entered, so what is published in it is seen.
         """
+
+    def tail_records(
+        self,
+        topics: Sequence[TopicSpec],
+        from_: Start = NOW,
+        filter: EventFilter = EVERYTHING,  # noqa: A002
+    ) -> AbstractAsyncContextManager[AsyncIterator[Delivery | Unreadable]]:
+        """Follow topics as `tail` does, and be given what cannot be read, too, in its place."""
 
     async def starts(
         self,

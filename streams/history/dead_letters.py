@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -16,6 +16,7 @@ from millstream.schemas.events import AgentResult, Redriven, ResultStatus
 from millstream.schemas.topics import DEAD_LETTERS, REDRIVES, RESULTS, TopicSpec
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.broker.topic_admin import partition_counts
+from millstream.streams.bus.api import Unreadable
 from millstream.streams.history.replay import HistoryQuery, read_history
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import REDRIVEN, decode
@@ -94,18 +95,24 @@ class Buried:
 
 
 async def dead_letters(
-    settings: Settings, query: DeadLetterQuery, *, partition: int | None = None
+    settings: Settings,
+    query: DeadLetterQuery,
+    *,
+    partition: int | None = None,
+    on_unreadable: Callable[[Unreadable], None] = lambda _: None,
 ) -> AsyncGenerator[Buried]:
     """Give what is buried when it is called, oldest first, without what became of it.
 
+    A record of the topic that is no dead letter is told to `on_unreadable`.
     Raises `ServiceUnavailable`, and `Misconfigured` where the topic is missing.
     """
     asked = HistoryQuery(topics=(DEAD_LETTERS,), since_ms=query.since_ms, partition=partition)
     async with aclosing(read_history(settings, asked)) as entries:
         async for entry in entries:
-            letter = getattr(entry, "event", None)
-            if isinstance(letter, DeadLetter) and query.matches(letter):
-                yield _buried(entry.address, entry.at_ms, letter)
+            if isinstance(entry, Unreadable):
+                on_unreadable(entry)
+            elif isinstance(entry.event, DeadLetter) and query.matches(entry.event):
+                yield _buried(entry.address, entry.at_ms, entry.event)
 
 
 async def find_dead_letter(settings: Settings, address: Address) -> Buried:

@@ -10,16 +10,19 @@ from asyncio.subprocess import PIPE
 from collections.abc import Mapping
 
 import pytest
+from aiokafka import TopicPartition
 
 from millstream.schemas.base import Address, Reason
 from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.events import AgentResult
 from millstream.schemas.topics import DEAD_LETTERS, INPUT_BYTES_MAX, REQUESTS, RESULTS, catalogue
+from millstream.streams.broker.clients import idempotent_producer
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.settings import Settings
 from tests import making
-from tests.e2e.programs import PROJECT, Ended, ended, run
+from tests.contracts.log_world import started
+from tests.e2e.programs import PROJECT, Ended, ended, interrupt, millstream, run
 from tests.harness.lanes import read_topic, running_lanes, upstream
 
 PAGE = (PROJECT / "docs" / "how-to" / "dead-letters.md").read_text(encoding="utf-8")
@@ -98,6 +101,41 @@ async def test_a_record_is_seen_mended_and_put_back_once(settings: Settings) -> 
     assert base64.b64decode(body["key"]) == b"\xff\x00"
     assert body["source"] == where
     assert (other.code, other.out) == (0, "")
+
+
+async def test_tail_shows_a_record_that_cannot_be_read_in_its_place(settings: Settings) -> None:
+    await ensure_topics(settings, catalogue())
+    asked = {"user_id": "ada", "input": "x"}
+    async with upstream(settings) as program:
+        for value in (asked, b"junk", asked):
+            await program.publish(value, key=b"ada", partition=ADA)
+    command = ("tail", "requests", "--from", f"{ADA}:0")
+    variables = environment(settings)
+    for as_json in (True, False):
+        async with millstream(variables, *command, *(("--json",) if as_json else ())) as tail:
+            assert tail.stdout is not None
+            lines = [(await tail.stdout.readline()).decode() for _ in range(3)]
+            told = await interrupt(tail)
+        assert (told.code, told.err) == (130, "")
+        if as_json:
+            records = [json.loads(line) for line in lines]
+            assert [one["offset"] for one in records] == [0, 1, 2]
+            assert records[1]["unreadable"]["code"] == "not_json"
+            assert [one for one in records if "event" in one] == [records[0], records[2]]
+        else:
+            assert "unreadable: the value is not JSON" in lines[1]
+
+
+async def test_list_says_that_a_record_of_the_dead_letters_cannot_be_read(
+    settings: Settings,
+) -> None:
+    await ensure_topics(settings, catalogue())
+    where = TopicPartition(settings.topic(DEAD_LETTERS.name), ADA)
+    async with started(idempotent_producer(settings)) as producer:
+        await producer.send_and_wait(where.topic, b"junk", partition=ADA)
+    told = await run(environment(settings), "dead-letters", "list")
+    assert (told.code, told.out) == (0, "")
+    assert f"{where.topic}-{ADA}-0 cannot be read, so it is not listed: not_json" in told.err
 
 
 def letters(settings: Settings, values: Mapping[int, bytes | None], code: str) -> list[DeadLetter]:
