@@ -29,6 +29,7 @@ from millstream.gateway.exits import ExitCode
 from millstream.schemas.base import Address
 from millstream.schemas.dead_letters import (
     DEAD_LETTER_CODES,
+    BatchLost,
     CannotRedrive,
     DeadLetter,
     DeadLetterNotFound,
@@ -119,6 +120,7 @@ def show(address: Annotated[str, _Where], *, as_json: _Json = False) -> None:
     value = "not kept or none" if letter.value is None else _text(letter.value)
     lines = [
         ("record", str(buried.source)),
+        *([("records", _records_text(buried))] if buried.first_offset is not None else ()),
         ("dead letter", f"{buried.address}, {time_text(buried.at_ms)} UTC"),
         ("reason", reason_text(buried.reason, whole=True)),
         ("state", _told(buried)),
@@ -182,7 +184,7 @@ def redrive(
     query = _query(settings, code, since, topic)
     count = run(_redrive_all(settings, query, as_json=as_json))
     progress_console().print(_counted(count))
-    if count.failed:
+    if count.failed or count.batches:
         raise typer.Exit(ExitCode.FAILED)
 
 
@@ -222,22 +224,32 @@ async def _redrive_one(
 
 @dataclass(slots=True)
 class _Count:
-    """What became of those that match: put back now, before, not at all, or a command."""
+    """What became of those that match: put back now, before, not at all, or a command.
+
+    `batches` are dead letters of several records, of `lost` in all.
+    """
 
     now: int = 0
     before: int = 0
     failed: int = 0
     commands: int = 0
+    batches: int = 0
+    lost: int = 0
 
 
 def _counted(count: _Count) -> str:
-    if not (count.now or count.before or count.failed or count.commands):
+    if count == _Count():
         return (
             "0 put back: there are no such dead letters; `millstream dead-letters list` shows all"
         )
     told = f"{count.now} put back"
     if count.failed:
         told += f", {count.failed} could not be: see above"
+    if count.batches:
+        told += (
+            f"; {count.lost} records of batches that cannot be read ({count.batches}, see above) "
+            "are not put back: send them again, in smaller batches"
+        )
     return told
 
 
@@ -254,6 +266,11 @@ async def _redrive_all(settings: Settings, query: DeadLetterQuery, *, as_json: b
                 continue
             try:
                 done = await redriver.redrive(buried, leave_unreadable=True)
+            except BatchLost:
+                count.batches += 1
+                count.lost += buried.records
+                progress_console().print(f"{buried.source} is {_batch_text(buried)}: left")
+                continue
             except (CannotRedrive, DeadLetterNotFound) as error:
                 count.failed += 1
                 progress_console().print(f"{buried.source} cannot be put back: {error}")
@@ -286,6 +303,20 @@ def _tell(buried: Buried, done: Redrive, *, as_json: bool) -> None:
         print_data(f"{buried.source}: nothing was done, for it was {_told(buried)}")
 
 
+def _batch_text(buried: Buried) -> str:
+    return f"a batch of {buried.records} records, offsets {_offsets_text(buried)}"
+
+
+def _records_text(buried: Buried) -> str:
+    if buried.records == 1:
+        return "1, which was not read"
+    return f"{buried.records}, offsets {_offsets_text(buried)}: send them again, in smaller batches"
+
+
+def _offsets_text(buried: Buried) -> str:
+    return f"{buried.first_offset} to {buried.source.offset}"
+
+
 def _facts(buried: Buried) -> dict[str, Any]:
     redrive = buried.redrive
     dropped = buried.headers_dropped
@@ -295,6 +326,8 @@ def _facts(buried: Buried) -> dict[str, Any]:
         "time": rfc3339(buried.at_ms).decode(),
         "code": buried.reason.code,
         "message": buried.reason.message,
+        "first_offset": buried.first_offset,
+        "records": None if buried.first_offset is None else buried.records,
         "value_bytes": buried.value_bytes,
         "headers_dropped": list(dropped.names) if dropped.count else None,
         "headers_dropped_count": dropped.count or None,

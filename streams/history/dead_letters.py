@@ -71,6 +71,8 @@ class Buried:
     `came_of` is the record that was put back and could not be read, if this is that. Of one that
     was put back, `redrive` tells as what, `status` how its request ended, and `dead_as` where the
     record stands that could not be read again.
+
+    `first_offset` is given of a batch that could not be read: all from there to `source` is lost.
     """
 
     address: Address
@@ -83,6 +85,19 @@ class Buried:
     redrive: DeadLetterRedriven | None = None
     status: ResultStatus | None = None
     dead_as: Address | None = None
+    first_offset: int | None = None
+
+    @property
+    def records(self) -> int:
+        """How many records it stands for: of a batch all its offsets, else one."""
+        return 1 if self.first_offset is None else self.source.offset - self.first_offset + 1
+
+    def holds(self, address: Address) -> bool:
+        """Whether the original stood at an address, or in a batch within which that lies."""
+        place, first = self.source, self.first_offset
+        if (place.topic, place.partition) != (address.topic, address.partition):
+            return False
+        return (place.offset if first is None else first) <= address.offset <= place.offset
 
     @property
     def state(self) -> State:
@@ -118,6 +133,8 @@ async def dead_letters(
 async def find_dead_letter(settings: Settings, address: Address) -> Buried:
     """Give the dead letter at this address, or the newest of the record at this address.
 
+    Or of the batch within which the address lies.
+
     Raises `DeadLetterNotFound`.
     """
     partition = address.partition
@@ -138,7 +155,9 @@ async def find_dead_letter(settings: Settings, address: Address) -> Buried:
         of_topic = DeadLetterQuery(topic=address.topic)
         async with aclosing(dead_letters(settings, of_topic, partition=partition)) as letters:
             async for buried in letters:
-                if buried.source == address:
+                if buried.source == address or (
+                    buried.holds(address) and (found is None or found.source != address)
+                ):
                     found = buried
         if found is not None:
             return found
@@ -267,6 +286,7 @@ def _buried(address: Address, at_ms: int, letter: DeadLetter) -> Buried:
         value_bytes=None if letter.value is None else len(base64.b64decode(letter.value)),
         came_of=_came_of(letter),
         headers_dropped=DroppedHeaders(letter.headers_dropped, letter.headers_dropped_count),
+        first_offset=letter.first_offset,
     )
 
 

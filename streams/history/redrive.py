@@ -23,7 +23,13 @@ from aiokafka.errors import (
 )
 
 from millstream.schemas.base import Address
-from millstream.schemas.dead_letters import CannotRedrive, DeadLetter, DeadLetterRedriven, NullValue
+from millstream.schemas.dead_letters import (
+    BatchLost,
+    CannotRedrive,
+    DeadLetter,
+    DeadLetterRedriven,
+    NullValue,
+)
 from millstream.schemas.errors import LaneLost, Poison
 from millstream.schemas.events import Redriven, ResolvedRequest
 from millstream.schemas.topics import COMMAND_TOPICS, REDRIVES, REQUESTS, stage_topic
@@ -118,9 +124,9 @@ class Redriver:
 
         The request has the id that its first record would have had, unless its value names one;
         its time is the broker's, now. What this program cannot read is put back all the same, for
-        the workers may be newer, unless it is to `leave_unreadable`. Raises `CannotRedrive`,
-        `DeadLetterNotFound` and `ServiceUnavailable`; after the last the record may have been put
-        back: ask again.
+        the workers may be newer, unless it is to `leave_unreadable`. Raises `CannotRedrive`, of a
+        batch of several records `BatchLost`, `DeadLetterNotFound` and `ServiceUnavailable`; after
+        the last the record may have been put back: ask again.
         """
         self._require_lanes(buried.source, mended=value is not None)
         async with self._turn:
@@ -148,6 +154,12 @@ class Redriver:
         before = known.get(str(buried.source))
         if before is not None:
             return Redrive(before, first=False)  # its bytes may be gone by now
+        if buried.records > 1:
+            raise BatchLost(
+                f"{buried.source} stands for a batch of {buried.records} records (offsets "
+                f"{buried.first_offset} to {buried.source.offset}), none of which can be read: no "
+                "value can stand for all of them; send them again, in smaller batches"
+            )
         mended = value is not None
         original = await self._mended(buried, value)
         again = _put_back(original, buried)

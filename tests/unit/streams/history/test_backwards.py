@@ -23,6 +23,7 @@ from millstream.streams.history.replay import HistoryQuery, replay
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import ORIGIN, encode
 from millstream.streams.wire.partitioning import home_partition
+from millstream.streams.wire.unread import UnreadBatch
 from tests.contracts.bus_world import token
 
 pytestmark = pytest.mark.promise("P8")
@@ -127,6 +128,34 @@ async def test_the_newest_are_the_last_of_the_whole_replay(
     whole = await filled.replayed(HistoryQuery(topics=TOPICS, wanted=wanted))
     newest = await filled.replayed(HistoryQuery(topics=TOPICS, wanted=wanted, limit=limit))
     assert [one.address for one in newest] == [one.address for one in whole[-limit:]]
+
+
+async def test_a_lost_batch_is_shown_wherever_an_offset_of_it_is_asked_for() -> None:
+    filled = Filled(NOW_MS)
+    for kind in ("token", "aborted", "aborted"):  # an offset each for record and marker
+        filled.write(1, kind, "ada")
+    home = home_partition("ada", filled.settings.partitions)
+    where = TopicPartition(filled.settings.topic(TOKENS.name), home)
+    batch = UnreadBatch.of(5, 5, "it is wrong", is_foreign=True)
+    batch.first = 1  # what was aborted stands for the offsets of its records
+    filled.broker.append(where, None, batch, ())
+    filled.write(1, "token", "ada")
+
+    async def shown(first: int, until: int, limit: int | None = None) -> list[int]:
+        query = HistoryQuery(
+            topics=(TOKENS,),
+            partition=home,
+            offset_from=first,
+            offset_until=until,
+            limit=limit,
+        )
+        return [one.address.offset for one in await filled.replayed(query)]
+
+    assert await shown(2, 4) == [5]
+    assert await shown(2, 4, limit=5) == [5]
+    assert await shown(5, 6) == [5]
+    assert await shown(0, 1) == [0]
+    assert await shown(6, 7) == [6]
 
 
 async def test_few_of_many_are_read() -> None:
