@@ -22,7 +22,6 @@ from millstream.schemas.errors import Poison
 from millstream.schemas.topics import PARKED, TopicSpec
 from millstream.streams.bus.api import Delivery, EventFilter, Unreadable
 from millstream.streams.bus.record_log import (
-    STANDS_TWICE,
     Entry,
     Positions,
     RecordReader,
@@ -30,7 +29,7 @@ from millstream.streams.bus.record_log import (
 )
 from millstream.streams.history.sieve import sieve_of
 from millstream.streams.wire.codec import decode, require_known_version
-from millstream.streams.wire.records import LogRecord
+from millstream.streams.wire.records import LogRecord, is_input
 
 __all__ = ["Since", "Told", "Wanted", "merged"]
 
@@ -126,7 +125,7 @@ class _Strand:
         self.keeps = wanted.keeps(spec)
         self._sieve = sieve_of(spec, partition.topic, wanted.filter)
         self._validate = spec.event.__pydantic_validator__.validate_json
-        self._is_whole = spec.name in STANDS_TWICE
+        self._is_whole = is_input(spec)  # their headers count, too
         self._lacks_tombstones = spec.name == PARKED.name  # one says that a request has ended
         self._spec = spec
 

@@ -10,19 +10,26 @@ from typing import Protocol, TypeVar
 
 from pydantic import ValidationError
 
-from millstream.schemas.base import DEFAULT_TENANT, Address, Frozen, Identifier, TenantName
+from millstream.schemas.base import DEFAULT_TENANT, Address, Event, Frozen, Identifier, TenantName
 from millstream.schemas.dead_letters import DeadLetter, RecordTooLarge
 from millstream.schemas.errors import Poison
 from millstream.schemas.events import AgentRequest, Origin, Redriven, ResolvedRequest
 from millstream.schemas.lane_events import StageRequest
 from millstream.schemas.reasons import reason_of
-from millstream.schemas.topics import INPUT_BYTES_MAX, RECORD_BYTES_MAX
+from millstream.schemas.topics import (
+    COMMAND_TOPICS,
+    INPUT_BYTES_MAX,
+    RECORD_BYTES_MAX,
+    REQUESTS,
+    TopicSpec,
+)
 from millstream.streams.wire.codec import ORIGIN, REDRIVEN, decode
 from millstream.streams.wire.headers import dropped_headers, is_kept
 from millstream.streams.wire.sizes import HEADERS_MAX, HEADERS_MOVED_MAX, record_bytes
 from millstream.streams.wire.unread import UnreadBatch
 
 OriginT = TypeVar("OriginT", bound=Origin)
+EventT = TypeVar("EventT", bound=Event)
 
 MOVED_BYTES_MAX = 4_096
 """What a record may grow by where it is moved or put back: its key, its places, its trace."""
@@ -129,6 +136,26 @@ def read_request(record: InputRecord) -> ResolvedRequest:
     require_size(record)
     request = decode(record, AgentRequest)
     return request.resolved(original_address(record), record.timestamp)
+
+
+def read_command(record: InputRecord, kind: type[EventT]) -> EventT:
+    """Read a record of a topic of commands. Raises `Poison`."""
+    require_size(record)
+    return decode(record, kind)
+
+
+def read_input(record: InputRecord, spec: TopicSpec) -> Event:
+    """Read a record of a topic that lanes take in, as they do: what they bury raises `Poison`."""
+    if spec.name == REQUESTS.name:
+        return read_request(record)
+    if spec.event is StageRequest:
+        return read_stage_request(record)
+    return read_command(record, spec.event)
+
+
+def is_input(spec: TopicSpec) -> bool:
+    """Tell whether lanes take in a topic's records, and bury those that are too large."""
+    return spec.event is StageRequest or spec.name == REQUESTS.name or spec in COMMAND_TOPICS
 
 
 def user_of(value: bytes | None) -> tuple[str, str] | None:

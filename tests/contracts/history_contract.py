@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
@@ -12,7 +13,18 @@ from millstream.schemas.dead_letters import NotJson
 from millstream.schemas.errors import NoSuchPartition
 from millstream.schemas.events import AgentRequest, Origin, ResolvedRequest
 from millstream.schemas.lane_events import RunParked, TemplateWait
-from millstream.schemas.topics import CONTROL, COSTS, PARKED, REQUESTS, TOKENS, TopicSpec
+from millstream.schemas.topics import (
+    COMMAND_TOPICS,
+    CONTROL,
+    COSTS,
+    INPUT_BYTES_MAX,
+    PARKED,
+    REQUESTS,
+    RUN_MIGRATIONS,
+    SESSION_COMMANDS,
+    TOKENS,
+    TopicSpec,
+)
 from millstream.streams.bus.api import Delivery, EventBus, EventFilter, Unreadable
 from millstream.streams.bus.record_log import Entry
 from millstream.streams.history.replay import HistoryQuery
@@ -22,6 +34,14 @@ from millstream.streams.wire.partitioning import home_partition
 from tests import making
 from tests.contracts.bus_world import cost, token
 from tests.support import eventually
+
+INPUTS: dict[str, dict[str, Any]] = {
+    REQUESTS.name: {"input": "hello"},
+    CONTROL.name: {"command": "pause", "request_id": "r1"},
+    SESSION_COMMANDS.name: {"operation": "close", "session_id": "s1", "command_id": "c1"},
+    RUN_MIGRATIONS.name: {"request_id": "r1", "to_version": "2", "command_id": "c1"},
+}
+"""What users may write to each topic that lanes take in, but for the user."""
 
 
 class HistoryWorld(Protocol):
@@ -193,6 +213,22 @@ class HistoryContract:
             assert isinstance(first.error, NotJson)
             assert isinstance(second, Delivery)
         assert await entries(world, HistoryQuery(wanted=EventFilter(user_id="grace"))) == []
+
+    @pytest.mark.parametrize("spec", [REQUESTS, *COMMAND_TOPICS], ids=lambda spec: spec.name)
+    async def test_what_lanes_bury_for_its_size_is_shown_as_unreadable(
+        self, world: HistoryWorld, spec: TopicSpec
+    ) -> None:
+        home = home_partition("ada", world.settings.partitions)
+        value = json.dumps(INPUTS[spec.name] | {"user_id": "ada"}).encode()
+        for large in (b"", b" " * INPUT_BYTES_MAX):
+            await world.put(spec, home, value + large, key=b"ada")
+        await world.put(spec, home, value, key=b"ada", headers=(("x", b"x" * INPUT_BYTES_MAX),))
+        query = HistoryQuery(topics=(spec,), wanted=EventFilter(user_id="ada"))
+        first, *rest = await entries(world, query)
+        assert isinstance(first, Delivery)
+        assert [one.error.code for one in rest if isinstance(one, Unreadable)] == [
+            "record_too_large"
+        ] * 2
 
     async def test_request_that_was_put_right_is_shown_once_under_its_first_id(
         self, world: HistoryWorld
