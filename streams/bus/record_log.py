@@ -15,6 +15,7 @@ from millstream.streams.broker.batches import Outgoing
 from millstream.streams.bus.api import Delivery, EventFilter, Start, Unreadable
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import decode
+from millstream.streams.wire.named import named_by
 from millstream.streams.wire.partitioning import home_partition
 from millstream.streams.wire.records import (
     InputRecord,
@@ -150,5 +151,6 @@ def read_entry(record: LogRecord, spec: TopicSpec) -> Entry:
         else:
             event = decode(record, spec.event)
     except Poison as error:
-        return Unreadable(address, record.timestamp, record.key, error)
+        named = named_by(record.key, record.value, address)
+        return Unreadable(address, record.timestamp, record.key, error, named)
     return Delivery(event, address, record.timestamp, came_as)

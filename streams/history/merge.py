@@ -29,6 +29,7 @@ from millstream.streams.bus.record_log import (
 )
 from millstream.streams.history.sieve import sieve_of
 from millstream.streams.wire.codec import decode, require_known_version
+from millstream.streams.wire.named import named_by
 from millstream.streams.wire.records import LogRecord, is_input
 
 __all__ = ["Since", "Told", "Wanted", "merged"]
@@ -183,7 +184,7 @@ class _Strand:
         try:
             return Delivery(decode(record, self._spec.event), address, at_ms)
         except Poison as error:
-            return Unreadable(address, at_ms, key, error)
+            return Unreadable(address, at_ms, key, error, named_by(key, value, address))
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,9 @@ MOVED_BYTES_MAX = 4_096
 DEAD_LETTER_BYTES_MAX = 1_400_000
 """Most bytes of a record that its dead letter keeps: in base64 they are a third more."""
 
+USER_KEY_BYTES_MAX = 2_048
+"""More than the key of any user takes: tenant and name have 64 and 256 characters."""
+
 _JSON_PER_HEADER_BYTES = 16
 
 _PLACE_BYTES_MAX = 2_048
@@ -289,14 +292,18 @@ def dead_letter(record: InputRecord, poison: Poison, *, at_ms: int) -> DeadLette
 
 
 def bare_letter(record: InputRecord, poison: Poison, *, at_ms: int) -> DeadLetter:
-    """Give a dead letter without the record's bytes: it says where they stand."""
+    """Give a dead letter without the record's bytes: it says where they stand.
+
+    It has the key if that is as short as a user's is: the user's dead letters are found by it.
+    """
     letter = _letter(record, poison, at_ms)
     kept_not = (
         f"{letter.reason.message} (its {record.size_bytes} bytes are too many to be kept here: "
         f"they stand at {record.address} until that topic's retention has passed)"
     )
     reason = letter.reason.model_copy(update={"message": kept_not})
-    return letter.model_copy(update={"reason": reason})
+    key = record.key if len(record.key or b"") <= USER_KEY_BYTES_MAX else None
+    return letter.model_copy(update={"reason": reason, "key": _base64(key)})
 
 
 def _letter(record: InputRecord, poison: Poison, at_ms: int) -> DeadLetter:

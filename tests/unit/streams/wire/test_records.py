@@ -250,9 +250,15 @@ def test_a_record_is_kept_whole_however_large_the_headers_that_are_dropped() -> 
 def test_a_record_too_large_to_be_kept_leaves_its_address_and_the_names_of_its_headers() -> None:
     large = record(b"x" * 1_500_000, headers=(("cookie", b"s3cret"), ("ce_id", b"1")))
     letter = dead_letter(large, Poison("why"), at_ms=1)
-    assert (letter.value, letter.key, letter.headers) == (None, None, ())
+    assert (letter.value, letter.headers) == (None, ())
+    assert base64.b64decode(letter.key or "") == b"ada"
     assert (letter.headers_dropped, letter.headers_dropped_count) == (("cookie",), 1)
     assert "requests-2-7" in letter.reason.message
+
+
+def test_a_key_that_is_no_user_s_is_not_kept_of_a_record_too_large_to_be() -> None:
+    letter = dead_letter(record(b"x" * 1_500_000, key=b"k" * 2_049), Poison("why"), at_ms=1)
+    assert (letter.value, letter.key) == (None, None)
 
 
 def test_a_dead_letter_of_an_earlier_version_is_shown_without_its_secrets() -> None:
