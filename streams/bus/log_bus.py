@@ -262,9 +262,9 @@ class LogBus:
         encoded = encode(event, source=self._source, traceparent=trace)
         limit = spec.record_bytes_max
         # Most are far below the limit: adding up their headers would cost more than the check.
-        if len(encoded.value or b"") + _REST_BYTES_MAX > limit and encoded.size_bytes > limit:
+        if len(encoded.value or b"") + _REST_BYTES_MAX > limit and encoded.content_bytes > limit:
             raise InputTooLarge(
-                f"{type(event).__name__} {event.event_id} is {encoded.size_bytes} bytes as a "
+                f"{type(event).__name__} {event.event_id} is {encoded.content_bytes} bytes as a "
                 f"record; the limit is {limit}"
             )
         return Outgoing(topic, partition, encoded)

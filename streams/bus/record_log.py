@@ -145,8 +145,9 @@ def read_entry(record: LogRecord, spec: TopicSpec) -> Entry:
             whole = InputRecord.of(record)
             event = read_input(whole, spec)
             if spec.name in STANDS_TWICE:
-                is_request = isinstance(event, ResolvedRequest)
-                first = event.source if is_request else original_address(whole)
+                first = original_address(whole)
+                if isinstance(event, ResolvedRequest):
+                    first = event.source
                 came_as = None if first == address else first
         else:
             event = decode(record, spec.event)

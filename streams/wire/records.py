@@ -25,7 +25,12 @@ from millstream.schemas.topics import (
 )
 from millstream.streams.wire.codec import ORIGIN, REDRIVEN, decode
 from millstream.streams.wire.headers import dropped_headers, is_kept
-from millstream.streams.wire.sizes import HEADERS_MAX, HEADERS_MOVED_MAX, record_bytes
+from millstream.streams.wire.sizes import (
+    HEADERS_MAX,
+    HEADERS_MOVED_MAX,
+    content_bytes,
+    header_bytes,
+)
 from millstream.streams.wire.unread import UnreadBatch
 
 OriginT = TypeVar("OriginT", bound=Origin)
@@ -97,8 +102,8 @@ class InputRecord:
 
     @property
     def size_bytes(self) -> int:
-        """The bytes of the record as it stands on the wire: key, value and all headers."""
-        return record_bytes(self.key, self.value, self.headers)
+        """The bytes of key, value and all headers."""
+        return content_bytes(self.key, self.value, self.headers)
 
     @property
     def kept_bytes(self) -> int:
@@ -126,9 +131,26 @@ def require_size(record: InputRecord, bytes_max: int = INPUT_BYTES_MAX) -> None:
         )
     if size > bytes_max + was_moved * MOVED_BYTES_MAX:
         raise RecordTooLarge(
-            f"the record has {size} bytes (key, value and all headers), at most {bytes_max} are "
-            "read: shorten it, or give what is large by its URL"
+            f"the record has {size} bytes ({_parts(record)}), at most {bytes_max} are read: "
+            f"{_remedy(record)}"
         )
+
+
+def _parts(record: InputRecord) -> str:
+    return (
+        f"key {len(record.key or b'')}, value {len(record.value or b'')}, "
+        f"{len(record.headers)} headers {header_bytes(record.headers)}"
+    )
+
+
+def _remedy(record: InputRecord) -> str:
+    """Say what to do by what is largest."""
+    key, value = len(record.key or b""), len(record.value or b"")
+    if key > USER_KEY_BYTES_MAX and key >= value:
+        return "key it by its user, or not at all"
+    if header_bytes(record.headers) > max(key, value):
+        return "give fewer or shorter headers"
+    return "shorten it, or give what is large by its URL"
 
 
 def read_request(record: InputRecord) -> ResolvedRequest:

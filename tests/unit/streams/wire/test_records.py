@@ -143,6 +143,33 @@ def test_a_request_too_large_to_be_written_about_is_poison() -> None:
         read_request(record({**MINIMUM, "metadata": {"x" * INPUT_BYTES_MAX: ""}}))
 
 
+def test_the_limit_counts_key_value_and_headers_and_nothing_else() -> None:
+    start = b'{"user_id": "ada", "input": "'
+    rest = INPUT_BYTES_MAX - len(start) - len(b'"}') - len(b"ada") - len(b"x-ab" + b"vw")
+    headers = (("x-a", b"vw"), ("b", None))
+    fits = record(start + b"x" * rest + b'"}', headers=headers)
+    assert fits.size_bytes == INPUT_BYTES_MAX
+    read_request(fits)
+    with pytest.raises(RecordTooLarge, match=f"has {INPUT_BYTES_MAX + 1} bytes"):
+        read_request(record(start + b"x" * (rest + 1) + b'"}', headers=headers))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "headers", "words"),
+    [
+        (b"k" * 960_000, b"{}", (), "key 960000, value 2, 0 headers 0.*: key it by its user"),
+        (b"k", b"x" * 960_000, (), "key 1, value 960000, 0 headers 0.*: shorten it"),
+        (None, b"{}", (("h", b"x" * 960_000),), "1 headers 960001.*fewer or shorter headers"),
+    ],
+    ids=["key", "value", "headers"],
+)
+def test_what_is_too_large_says_what_of_it_is(
+    key: bytes | None, value: bytes, headers: Headers, words: str
+) -> None:
+    with pytest.raises(RecordTooLarge, match=words):
+        read_request(record(value, key=key, headers=headers))
+
+
 @pytest.mark.parametrize(
     "header",
     [
