@@ -103,17 +103,18 @@ async def _batches(
                 async for entries in batches:
                     yield entries
         else:
-            wanted = _Wanted(query)
-            yield await newest(
+            found = newest(
                 reader,
                 scope,
                 spans,
+                _Wanted(query),
+                progress.more,
                 limit=query.limit,
-                replay=lambda some, between, since: merged(
-                    reader, some, between, wanted, progress.more, since
-                ),
                 source_of=lambda entry: moved_from(entry, settings.partitions),
             )
+            async with aclosing(found) as batches:
+                async for entries in batches:
+                    yield entries
     finally:
         await reader.stop()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from aiokafka import TopicPartition
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as such
 from hypothesis import strategies as st
 
@@ -19,7 +19,7 @@ from millstream.streams.bus.api import EventFilter
 from millstream.streams.bus.memory import MemoryLog
 from millstream.streams.bus.record_log import Entry
 from millstream.streams.history import backwards
-from millstream.streams.history.replay import HistoryQuery, replay
+from millstream.streams.history.replay import HistoryQuery, _batches, replay
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import ORIGIN, encode
 from millstream.streams.wire.partitioning import home_partition
@@ -110,6 +110,13 @@ class Filled:
         return [one async for one in replay(log, self.settings, query)]
 
 
+@example(
+    written=[(0, "token", "ada"), (1, "moved", "ada"), (-86_400_000, "copy", "ada")],
+    limit=1,
+    user=None,
+    request=None,
+    ahead_ms=0,
+)
 @such(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 @given(
     written=writes,
@@ -175,6 +182,24 @@ async def test_few_of_many_are_read() -> None:
     assert read[-1] < 20
 
 
+@pytest.mark.parametrize("limit", [300, 900, 5_000])
+async def test_however_many_are_asked_for_they_come_in_small_batches(limit: int) -> None:
+    filled = Filled(NOW_MS)
+    for number in range(300):
+        filled.write(1, "token", ("ada", "grace", "linus")[number % 3])
+        filled.write(0, "moved" if number % 2 else "request", "ada")
+        filled.write(0, "copy", "ada")
+    whole = await filled.replayed(HistoryQuery(topics=TOPICS))
+    query = HistoryQuery(topics=TOPICS, limit=limit)
+    batches = [
+        one async for one in _batches(MemoryLog(filled.broker), filled.settings, query, None)
+    ]
+    assert [one.address for batch in batches for one in batch] == [
+        one.address for one in whole[-limit:]
+    ]
+    assert max(map(len, batches)) <= 200
+
+
 async def test_fewer_than_are_asked_for_are_all_there_are() -> None:
     filled = Filled(NOW_MS)
     for _ in range(7):
@@ -182,7 +207,11 @@ async def test_fewer_than_are_asked_for_are_all_there_are() -> None:
     assert len(await filled.replayed(HistoryQuery(topics=TOPICS, limit=100))) == 7
 
 
-async def test_a_copy_is_not_shown_if_what_it_was_copied_from_stands_before_the_stretch() -> None:
+@pytest.mark.parametrize("looked_through", [0, 20_000], ids=["from-its-time-on", "all"])
+async def test_a_copy_is_not_shown_if_what_it_was_copied_from_stands_before_the_stretch(
+    monkeypatch: pytest.MonkeyPatch, looked_through: int
+) -> None:
+    monkeypatch.setattr(backwards, "_LOOKED_THROUGH_OFFSETS_MAX", looked_through)
     filled = Filled(NOW_MS)
     filled.write(0, "moved", "ada")
     for _ in range(50):
