@@ -8,6 +8,9 @@ EXTRAS =
 # Processes that share the tests, each with a Kafka and a Redis of its own; 0: none but make's own.
 PROCESSES = 2
 SHARED = -n $(PROCESSES) --dist worksteal
+# secure: tests run on a Kafka and a Redis with TLS, users and rights, each role with its own.
+KAFKA =
+ON = $(if $(KAFKA),--kafka $(KAFKA))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow check promises layout lock chaos bench dist clean distclean
@@ -22,10 +25,10 @@ demo: setup ## watch Kafka, Redis and a small model answer requests
 	@$(VENV_PYTHON) -m millstream.gateway demo $(ARGS)
 
 test: setup ## run the tests, on real Kafka and Redis, but for those that take minutes
-	$(VENV_PYTHON) -m pytest $(SHARED) -m "not slow" --durations-file=.millstream/test-durations.json $(ARGS)
+	$(VENV_PYTHON) -m pytest $(SHARED) $(ON) -m "not slow" --durations-file=.millstream/test-durations.json $(ARGS)
 
 test-slow: setup ## run the others: many seeds, workers and brokers that are killed, Docker
-	$(VENV_PYTHON) -m pytest $(SHARED) -m slow $(ARGS)
+	$(VENV_PYTHON) -m pytest $(SHARED) $(ON) -m slow $(ARGS)
 
 check: setup ## format, lint, types, layers, published schemas, unit tests
 	.venv/bin/ruff format --check .

@@ -25,6 +25,7 @@ from benchmarks.measures import (
     waiting,
 )
 from benchmarks.measures.agents import executor, prompt_cache
+from benchmarks.measures.connections import secure
 from benchmarks.measures.growth import measure as growth
 from benchmarks.measures.history import reading as history
 from benchmarks.measures.journal import beside, cost, resume, size
@@ -40,6 +41,7 @@ Benchmark = Callable[[Settings, int], Iterable[Figure]]
 
 BENCHMARKS: dict[str, Benchmark] = {
     "engine": lambda settings, requests: engine.run(settings, requests=requests),
+    "secure": lambda settings, requests: secure.run(settings, requests=requests),
     "round_trip": lambda settings, requests: round_trip.run(settings, requests=requests),
     "peers": lambda settings, requests: peers.run(settings, requests=requests),
     "waiting": lambda settings, _: waiting.run(settings),

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from millstream.streams.connection_settings import ConnectionSettings
-from millstream.streams.settings import Settings, child_environment
+from millstream.streams.settings import Settings, child_environment, own_environment
 
 __all__ = [
     "Process",
@@ -24,6 +24,7 @@ __all__ = [
     "peak_kib",
     "resident_kib",
     "running",
+    "secure_services",
     "services",
     "told_settings",
 ]
@@ -68,6 +69,24 @@ def services(data: Path) -> Iterator[Settings]:
         yield given.model_copy(
             update={name: str(launcher.ready[name]) for name in ("kafka", "redis_url")}
         )
+
+
+@contextmanager
+def secure_services(data: Path) -> Iterator[tuple[Settings, Path]]:
+    """Give a Kafka and a Redis of their own with TLS, users and rights, and the users' folder.
+
+    Nobody but `admin` may do anything there: whoever uses them grants rights first.
+    """
+    named = ("MILLSTREAM_KAFKA", "MILLSTREAM_REDIS_URL", "MILLSTREAM_KAFKA_CONFIG")
+    environment = {**own_environment(), **dict.fromkeys(named, "")}
+    at = ("--data", str(data / "services"))
+    command = ("-m", "millstream.infra", "up", "--until-eof", "--json", "--secure", *at)
+    with running(
+        command, environment, data / "services.log", _SERVICES_READY_TIMEOUT_S
+    ) as launcher:
+        kafka, redis_url = (str(launcher.ready[name]) for name in ("kafka", "redis_url"))
+        found = Settings(data_dir=data, kafka=kafka, redis_url=redis_url)
+        yield found, Path(str(launcher.ready["secure"]))
 
 
 @contextmanager

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from millstream.gateway.installation import data_folder
 from millstream.schemas.errors import Misconfigured
 from millstream.streams.apps.name import AppName
+from millstream.streams.broker.rights.users import USERS, User
 from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.connection_settings import ConnectionSettings
 from millstream.streams.settings import Settings, load_settings
@@ -23,6 +25,7 @@ from millstream.streams.settings import Settings, load_settings
 __all__ = [
     "UP_STARTS",
     "Endpoints",
+    "as_user",
     "is_up_starting",
     "leave_note_of_up",
     "local_settings",
@@ -34,6 +37,7 @@ __all__ = [
     "settings_for_client",
 ]
 
+_OF_REDIS = {"redis_username", "redis_password", "redis_password_file"}
 _NOTE_OF_UP = "up.json"
 _NOTE_OF_START = "starting.json"
 UP_STARTS = (
@@ -48,11 +52,15 @@ _NOTHING_RUNS = (
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where the services answer that a launcher started or found."""
+    """Where the services answer that a launcher started or found.
+
+    `secure` is the folder of their users' files, `None` where everybody may do everything.
+    """
 
     kafka: str
     redis_url: str
     launcher_pid: int
+    secure: Path | None = None
 
     @classmethod
     def from_json(cls, text: str) -> Endpoints:
@@ -62,7 +70,45 @@ class Endpoints:
             kafka=str(note["kafka"]),
             redis_url=str(note["redis_url"]),
             launcher_pid=int(note["launcher_pid"]),
+            secure=None if note.get("secure") is None else Path(note["secure"]),
         )
+
+    def connected(self, settings: Settings) -> Settings:
+        """Give settings that name these services, where they name none.
+
+        Whoever connects to secure ones by the file of one of their users is that user of Redis,
+        too. Raises `Misconfigured` where secure ones are asked without a user.
+        """
+        given = settings.model_fields_set
+        is_ours = settings.kafka == self.kafka or "kafka" not in given
+        update: dict[str, object] = {} if "kafka" in given else {"kafka": self.kafka}
+        # The launcher's Redis belongs to the launcher's Kafka, and to no other.
+        if is_ours and "redis_url" not in given:
+            update["redis_url"] = self.redis_url
+        if not is_ours or self.secure is None:
+            return settings.model_copy(update=update)
+        if not given & {"kafka_config", "kafka_security_protocol"}:
+            message = (
+                "who connects to what runs here is a user: set MILLSTREAM_KAFKA_CONFIG="
+                f"{self.secure}/USER/client.properties, USER is one of {', '.join(USERS)}"
+            )
+            raise Misconfigured(message)
+        user = None if settings.kafka_config is None else settings.kafka_config.parent
+        if user is not None and user.parent == self.secure and not given & _OF_REDIS:
+            update |= _redis_user(user)
+        return settings.model_copy(update=update)
+
+
+def as_user(settings: Settings, secure: Path, user: User | Literal["admin"]) -> Settings:
+    """Give the settings of a user of secure services, by the folder of their files."""
+    own = secure / user
+    return settings.model_copy(
+        update={"kafka_config": own / "client.properties", **_redis_user(own)}
+    )
+
+
+def _redis_user(own: Path) -> dict[str, object]:
+    return {"redis_username": own.name, "redis_password_file": own / "redis-password"}
 
 
 def local_settings() -> Settings:
@@ -75,12 +121,9 @@ def local_settings() -> Settings:
     data = settings.data_dir.absolute() if "data_dir" in given else data_folder()
     settings = settings.model_copy(update={"data_dir": data})
     # They hold wherever a program that is told of them runs.
-    if settings.policy_file is not None:
-        policy = settings.policy_file.absolute()
-        settings = settings.model_copy(update={"policy_file": policy})
     files = {
         name: path.absolute()
-        for name in ConnectionSettings.model_fields
+        for name in ("policy_file", "topics_file", *ConnectionSettings.model_fields)
         if isinstance(path := getattr(settings, name), Path)
     }
     settings = settings.model_copy(update=files)
@@ -128,17 +171,13 @@ def settings_for_client() -> Settings:
     settings = local_settings()
     given = settings.model_fields_set
     running = running_endpoints(settings.data_dir)
+    if running is not None:
+        return running.connected(settings)
     if "kafka" in given:
-        # The launcher's Redis belongs to the launcher's Kafka, and to no other.
-        if running is None or running.kafka != settings.kafka or "redis_url" in given:
-            return settings
-        return settings.model_copy(update={"redis_url": running.redis_url})
-    if running is None and is_up_starting(settings):
+        return settings
+    if is_up_starting(settings):
         raise Misconfigured(UP_STARTS)
-    if running is None:
-        raise Misconfigured(f"{_NOTHING_RUNS} (no `up` has its data in {settings.data_dir})")
-    redis_url = settings.redis_url if "redis_url" in given else running.redis_url
-    return settings.model_copy(update={"kafka": running.kafka, "redis_url": redis_url})
+    raise Misconfigured(f"{_NOTHING_RUNS} (no `up` has its data in {settings.data_dir})")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Sized
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -24,11 +24,13 @@ from millstream.infra.kafka.node import JavaSettings, KafkaCluster, brokers_seen
 from millstream.infra.kafka.rotation import Rotation
 from millstream.infra.kafka.security import Security
 from millstream.infra.paths import LOCK_FILE, ExternalServices, cache_folder
+from millstream.infra.ports import listens
 from millstream.infra.processes.keeping import KeptService, Restarts, keep
 from millstream.infra.processes.process import guarded
 from millstream.infra.processes.waiting import eventually, together
 from millstream.infra.redis import (
     RedisServer,
+    addresses_of,
     find_redis_server,
     redis_answers,
     without_password,
@@ -135,13 +137,17 @@ class Launcher:
             await self._fetch_jars()
         state = state.with_ports(self._port_names(state.brokers))
         state.save(self._data)
-        credentials = Credentials.of(self._data, now()) if state.secure else None
+        # Users are the launcher's Kafka's: beside one that the environment names, nobody has any.
+        is_secure = state.secure and self._external.kafka is None
+        credentials = Credentials.of(self._data, now()) if is_secure else None
         kafka, redis_url = self._plan(state, credentials)
         await together(
             *(self._start_one(service) for service in self._services),
             *(self._check_external(name, answers) for name, answers in self._external_checks()),
         )
-        seen = await brokers_seen(kafka) if self._external.kafka else range(state.brokers)
+        seen: Sized = range(state.brokers)
+        if self._external.kafka is not None:
+            seen = await self._external_brokers(kafka)
         endpoints = Endpoints(
             kafka=kafka,
             redis_url=redis_url,
@@ -244,16 +250,24 @@ class Launcher:
         if kafka is not None:
 
             async def kafka_answers() -> bool:
-                return bool(await brokers_seen(kafka))
+                return bool(await self._external_brokers(kafka))
 
             checks.append((f"MILLSTREAM_KAFKA={kafka}", kafka_answers))
         if redis_url is not None:
 
             async def redis_pongs() -> bool:
+                if self._external.redis_secured:
+                    return any([await listens(one) for one in addresses_of(redis_url)])
                 return await redis_answers(redis_url)
 
             checks.append((f"MILLSTREAM_REDIS_URL={without_password(redis_url)}", redis_pongs))
         return checks
+
+    async def _external_brokers(self, kafka: str) -> Sized:
+        """Give the brokers that are seen; of secured ones, the addresses that take connections."""
+        if not self._external.kafka_secured:
+            return await brokers_seen(kafka)
+        return [one for one in kafka.split(",") if await listens(one)]
 
     async def _check_external(self, name: str, answers: Callable[[], Awaitable[bool]]) -> None:
         await eventually(answers, what=name, timeout_s=_EXTERNAL_TIMEOUT_S)

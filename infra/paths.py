@@ -26,22 +26,38 @@ PROJECT = Path(__file__).resolve().parent.parent
 LOCK_FILE = PROJECT / "infra" / "kafka-jars.lock"
 
 _OWN = ".millstream"
+_REDIS_USER = (
+    *("MILLSTREAM_REDIS_USERNAME", "MILLSTREAM_REDIS_PASSWORD"),
+    *("MILLSTREAM_REDIS_PASSWORD_FILE", "MILLSTREAM_REDIS_SENTINEL_PASSWORD"),
+    "MILLSTREAM_REDIS_SENTINEL_PASSWORD_FILE",
+)
 _IS_CHECKOUT = (PROJECT / "src" / "millstream").is_dir()
 
 
 @dataclass(frozen=True, slots=True)
 class ExternalServices:
-    """Services that run already: `kafka` as "host:port[,host:port]", `redis_url` as a URL."""
+    """Services that run already: `kafka` as "host:port[,host:port]", `redis_url` as a URL.
+
+    What secures one that is `…_secured` is for its clients to know: the launcher has no user there.
+    """
 
     kafka: str | None = None
     redis_url: str | None = None
+    kafka_secured: bool = False
+    redis_secured: bool = False
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "ExternalServices":
         """Read MILLSTREAM_KAFKA and MILLSTREAM_REDIS_URL; an empty value counts as unset."""
+        redis_url = environment.get("MILLSTREAM_REDIS_URL") or None
+        protocol = environment.get("MILLSTREAM_KAFKA_SECURITY_PROTOCOL", "").strip().upper()
         return cls(
             kafka=environment.get("MILLSTREAM_KAFKA") or None,
-            redis_url=environment.get("MILLSTREAM_REDIS_URL") or None,
+            redis_url=redis_url,
+            kafka_secured=bool(environment.get("MILLSTREAM_KAFKA_CONFIG"))
+            or protocol not in {"", "PLAINTEXT"},
+            redis_secured=(redis_url or "").startswith("rediss")
+            or any(environment.get(name) for name in _REDIS_USER),
         )
 
 

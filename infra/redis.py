@@ -29,6 +29,7 @@ from millstream.infra.secure.files import private_folder, write_private
 
 __all__ = [
     "RedisServer",
+    "addresses_of",
     "find_redis_server",
     "redis_answers",
     "servers_of",
@@ -39,6 +40,7 @@ __all__ = [
 
 _READY_TIMEOUT_S = 20.0
 _USERS = "users.acl"
+_PORT = 6379
 
 _WRITES = "+@all -@admin -@dangerous +info"
 # Answers are read by scripts too; what they call counts as asked by whoever runs them.
@@ -48,6 +50,7 @@ _RIGHTS = {
     "worker": _WRITES,
     "operator": _WRITES,
     "product": _READS,
+    "client": _READS,
     "auditor": _READS,
 }
 _REQUEST_TIMEOUT_S = 2.0
@@ -164,6 +167,16 @@ def servers_of(url: str) -> list[str]:
         parts._replace(scheme=scheme, netloc=f"{user}{at}{host}", path="").geturl()
         for host in hosts.split(",")
     ]
+
+
+def addresses_of(url: str) -> list[str]:
+    """Give host and port of each server that a URL names."""
+    hosts = urlsplit(url).netloc.rpartition("@")[2]
+    return [host if _has_port(host) else f"{host}:{_PORT}" for host in hosts.split(",")]
+
+
+def _has_port(host: str) -> bool:
+    return ":" in host.rpartition("]")[2]
 
 
 async def _answers(url: str, credentials: Credentials | None) -> bool:

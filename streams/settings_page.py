@@ -71,8 +71,8 @@ def _may_be(schema: dict[str, Any]) -> str:
     match schema["type"]:
         case "boolean":
             return "`true`, `false`"
-        case "array":
-            return "a JSON list of names"
+        case "array" | "object" as kind:
+            return "a JSON list of names" if kind == "array" else "a JSON object"
         case "integer" | "number" as kind:
             least = schema.get("minimum", schema.get("exclusiveMinimum"))
             open_end = "above " if "exclusiveMinimum" in schema else ""

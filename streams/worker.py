@@ -34,6 +34,7 @@ from millstream.schemas.errors import (
 )
 from millstream.schemas.events import CheckpointSaved
 from millstream.schemas.ports import PeekCheckpoint, wall_clock_ms
+from millstream.streams.allocation import map_large_blocks
 from millstream.streams.apps.app import AppParts
 from millstream.streams.apps.checks import resolving, windows
 from millstream.streams.broker.clients import idempotent_producer, not_reached
@@ -104,6 +105,7 @@ async def run_worker(
     `WorkerCrashed` if a part of it stops by itself; nothing once `stop` is set.
     """
     keep_traces_local()
+    map_large_blocks()
     name = f"{socket.gethostname()}-{os.getpid()}"
     try:
         async with AsyncExitStack() as stack:

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from millstream.streams.settings import Settings
-from tests.services.running import Services, running_services
+from tests.services.running import Services, running_secure_services, running_services
 
-pytest_plugins = ["tests.support.ci", "tests.support.durations"]
+pytest_plugins = ["tests.support.ci", "tests.support.durations", "tests.support.kafka_option"]
 
 _ENVIRONMENT = pytest.StashKey[Mapping[str, str]]()
 _TOLD = pytest.StashKey[set[str]]()
@@ -96,30 +96,28 @@ def services(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Services]:
     """One real Kafka and one real Redis, shared by the session: each test has its namespace."""
+    if request.config.getoption("--kafka") != "secure":
+        yield request.getfixturevalue("plaintext_services")
+        return
+    with running_secure_services(tmp_path_factory.mktemp("services")) as running:
+        request.config.stash[_TOLD].add("; ".join(running.told))
+        yield running
+
+
+@pytest.fixture(scope="session")
+def plaintext_services(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Services]:
+    """The same where everybody may do everything, also where `services` are secure."""
     data = tmp_path_factory.mktemp("services")
     with running_services(request.config.stash[_ENVIRONMENT], data) as running:
         request.config.stash[_TOLD].add("; ".join(running.told))
         yield running
 
 
-@pytest.fixture(scope="session")
-def kafka_bootstrap(services: Services) -> str:
-    """Address of the session's Kafka, as `host:port[,host:port]`."""
-    return services.kafka
-
-
-@pytest.fixture(scope="session")
-def redis_url(services: Services) -> str:
-    """URL of the session's Redis."""
-    return services.redis_url
-
-
 @pytest.fixture
-def settings(kafka_bootstrap: str, redis_url: str, tmp_path: Path) -> Settings:
+def settings(request: pytest.FixtureRequest, services: Services, tmp_path: Path) -> Settings:
     """Settings of a deployment of its own: fresh topics (not created yet), groups and keys."""
-    return Settings(
-        kafka=kafka_bootstrap,
-        redis_url=redis_url,
-        namespace=f"t-{secrets.token_hex(6)}",
-        data_dir=tmp_path,
-    )
+    if request.node.get_closest_marker("plaintext") is not None:
+        services = request.getfixturevalue("plaintext_services")
+    return services.settings(namespace=f"t-{secrets.token_hex(6)}", data_dir=tmp_path)

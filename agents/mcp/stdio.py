@@ -36,6 +36,7 @@ Streams = tuple[
 LINES_LOGGED_MAX: Final = 200
 LINE_CHARS_MAX: Final = 500
 GRACE_S: Final = 2.0
+KILLED_WITHIN_S: Final = 4.0
 
 _STDERR_LINE_BYTES: Final = 65_536
 
@@ -61,10 +62,12 @@ async def running_program(
             yield from_process, to_process
             tasks.cancel_scope.cancel()
     finally:
-        with anyio.CancelScope(shield=True):
-            await _ended(process)
-        for stream in (to_session, from_process, to_process, from_session):
-            stream.close()
+        try:
+            with anyio.CancelScope(shield=True):
+                await _ended(process)
+        finally:
+            for stream in (to_session, from_process, to_process, from_session):
+                stream.close()
 
 
 async def _started(server: McpServer, environment: Mapping[str, str]) -> asyncio.subprocess.Process:
@@ -172,15 +175,28 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
     """End it as MCP says: close its input, wait, ask, and kill it with its children."""
     assert process.stdin is not None  # noqa: S101  it was started with a pipe
     process.stdin.close()
-    for number in (None, signal.SIGTERM, signal.SIGKILL):
-        if number is not None:
-            _signal(process, number)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(GRACE_S):
-                await process.wait()
+    try:
+        for number in (None, signal.SIGTERM):
+            if number is not None:
+                _signal(process, number)
+            if await _ends_within(process, GRACE_S):
                 break
-    # What it started and left behind is in its group.
-    _signal(process, signal.SIGKILL)
+    finally:
+        # Also where this is cancelled. What it started and left behind is in its group.
+        _signal(process, signal.SIGKILL)
+        try:
+            await _ends_within(process, KILLED_WITHIN_S)
+        finally:
+            # It has no public way.
+            process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+async def _ends_within(process: asyncio.subprocess.Process, wait_s: float) -> bool:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(wait_s):
+            await process.wait()
+            return True
+    return False
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:

@@ -37,6 +37,7 @@ __all__ = ["McpServerStatus", "McpTools"]
 T = TypeVar("T")
 
 CLOSED_WITHIN_S: Final = 10.0
+CUT_OFF_WITHIN_S: Final = 5.0
 
 # Behind a server's own limit, which is told in better words.
 _BEHIND_S: Final = 5.0
@@ -293,8 +294,19 @@ class McpTools:
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
     try:
         loop.run_forever()
+        loop.run_until_complete(_cut_off())
     finally:
         loop.close()
+
+
+async def _cut_off() -> None:
+    """Have what did not end in time end what it began, as programs that it started."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        if not task.cancelling():  # else it is at it
+            task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=CUT_OFF_WITHIN_S)
 
 
 def _handed_over(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> Future[T]:

@@ -75,7 +75,9 @@ class Side:
     It answers a request, `{"request_id": …, "user_id": …, "input": …}`, with one record on
     `responses` whose value is a JSON object with that `request_id`. Under load it gets
     `load_factor` times the requests, so that a quick one is not done at once, once for each number
-    of requests that are to be `in_flight`. Requests and answers have a peer's `form`, if given.
+    of requests that are to be `in_flight`. Requests and answers have a peer's `form`, if given. It
+    is on the `kafka` that a file of properties, `kafka_config`, says how to connect to, if given,
+    else on that of the settings.
     """
 
     name: str
@@ -86,6 +88,14 @@ class Side:
     load_factor: float = 1.0
     in_flight: tuple[int, ...] = (IN_FLIGHT,)
     form: Form | None = None
+    kafka: str | None = None
+    kafka_config: Path | None = None
+
+    def settings(self, given: Settings) -> Settings:
+        """Give the settings by which its topics are reached."""
+        if self.kafka is None:
+            return given
+        return given.model_copy(update={"kafka": self.kafka, "kafka_config": self.kafka_config})
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,13 +223,17 @@ class Caller:
 async def _measure(task: Task) -> dict[str, Samples]:
     settings = load_settings()
     async with AsyncExitStack() as stack:
-        producer = AIOKafkaProducer(**connecting(settings), enable_idempotence=True)
-        await producer.start()
-        stack.push_async_callback(producer.stop)
-        callers = [
-            await stack.enter_async_context(calling(settings, side, producer))
-            for side in task.sides
-        ]
+        producers: dict[str | None, AIOKafkaProducer] = {}
+        callers = []
+        for side in task.sides:
+            own = side.settings(settings)
+            if side.kafka not in producers:
+                producer = AIOKafkaProducer(**connecting(own), enable_idempotence=True)
+                await producer.start()
+                stack.push_async_callback(producer.stop)
+                producers[side.kafka] = producer
+            called = calling(own, side, producers[side.kafka])
+            callers.append(await stack.enter_async_context(called))
         for caller in callers:  # to warm up
             await _serial(caller, task.serial // 2)
             for in_flight in caller.side.in_flight:

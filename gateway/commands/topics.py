@@ -22,6 +22,7 @@ from millstream.schemas.errors import Misconfigured
 from millstream.schemas.topics import TopicSpec, catalogue
 from millstream.streams.broker.rights.acls import Grant, commands, grants
 from millstream.streams.broker.rights.needed import Role
+from millstream.streams.broker.rights.users import USERS
 from millstream.streams.broker.topic_admin import Drift, TopicReport, ensure_topics, topic_drift
 from millstream.streams.settings import Settings
 from millstream.streams.topic_settings.retention import configs_of, told_ms
@@ -34,10 +35,11 @@ topics_app = typer.Typer(
 
 
 class AclRole(StrEnum):
-    """Who is to be granted rights; `worker` is both `lanes` and `views`."""
+    """Who is to be granted rights; `client` is upstream and product, `worker` lanes and views."""
 
     UPSTREAM = "upstream"
     PRODUCT = "product"
+    CLIENT = "client"
     WORKER = "worker"
     LANES = "lanes"
     VIEWS = "views"
@@ -46,15 +48,11 @@ class AclRole(StrEnum):
 
 
 # As the users of `up --secure`: one for each, and one for all that a worker does.
-_USERS = tuple(one for one in AclRole if one not in {AclRole.LANES, AclRole.VIEWS})
+_USERS = tuple(AclRole(one) for one in USERS)
 _RIGHTS: Mapping[AclRole, tuple[Role, ...]] = {
-    AclRole.UPSTREAM: ("upstream",),
-    AclRole.PRODUCT: ("product",),
-    AclRole.WORKER: ("lanes", "views"),
+    **{AclRole(user): roles for user, roles in USERS.items()},
     AclRole.LANES: ("lanes",),
     AclRole.VIEWS: ("views",),
-    AclRole.AUDITOR: ("auditor",),
-    AclRole.OPERATOR: ("operator",),
 }
 
 
@@ -98,7 +96,9 @@ def acls(
     roles: Annotated[
         list[AclRole] | None,
         typer.Option(
-            "--role", help="Only this role; may be given several times. worker: lanes and views."
+            "--role",
+            help="Only this role; may be given several times. worker: lanes and views; client: "
+            "upstream and product.",
         ),
     ] = None,
     principal: Annotated[

@@ -16,6 +16,7 @@ from millstream.gateway.console.terminal import print_styled, print_text
 from millstream.gateway.demo.clock import StartClock
 from millstream.gateway.demo.script import ASKED
 from millstream.gateway.demo.stage import Stage
+from millstream.gateway.demo.upstream_environment import upstream_environment
 from millstream.gateway.installation import HOME, IS_CHECKOUT, command
 from millstream.gateway.processes.children import log_tail
 from millstream.gateway.processes.platform import Platform
@@ -58,7 +59,7 @@ async def show(running: Platform, clock: StartClock) -> None:
     """Tell steps 2 to 6; raises `DemoFailed` if one does not end in its time."""
     times = _Times()
     async with (
-        open_bus(running.settings) as bus,
+        open_bus(running.settings_of("product")) as bus,
         # Before anything is asked, so that no token is missed.
         bus.tail((TOKENS, RESULTS)) as deliveries,
     ):
@@ -80,7 +81,7 @@ async def show(running: Platform, clock: StartClock) -> None:
 
 async def _publish(running: Platform) -> tuple[str, ...]:
     """Run the upstream program; gives the ids of the requests, in the order they were asked."""
-    settings = running.settings
+    settings = running.settings_of("upstream")
     topic = settings.topic(REQUESTS.name)
     heading(2, "An upstream program, which knows only Kafka, publishes requests")
     print_text(f"  python {_UPSTREAM_SHOWN} {settings.kafka} {topic}\n")
@@ -91,6 +92,7 @@ async def _publish(running: Platform) -> tuple[str, ...]:
         topic,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
+        env=upstream_environment(settings),
         start_new_session=True,
     )
     try:
@@ -146,7 +148,9 @@ async def _spent(running: Platform) -> None:
     spent: Counter[str] = Counter()
     runs: Counter[str] = Counter()
     tokens: Counter[str] = Counter()
-    async with aclosing(read_history(running.settings, HistoryQuery(topics=(COSTS,)))) as entries:
+    async with aclosing(
+        read_history(running.settings_of("auditor"), HistoryQuery(topics=(COSTS,)))
+    ) as entries:
         async for entry in entries:
             if isinstance(entry, Delivery) and isinstance(entry.event, CostRecorded):
                 event = entry.event
@@ -163,7 +167,7 @@ async def _spent(running: Platform) -> None:
 
 async def _replayed(running: Platform, request_id: str) -> None:
     heading(6, "The same history, replayed from the topics")
-    settings = running.settings
+    settings = running.settings_of("auditor")
     print_text(f"  {command()} history --request {request_id}\n\n")
     query = HistoryQuery(wanted=EventFilter(user_id=ASKED[0].user_id, request_id=request_id))
     async with aclosing(read_history(settings, query)) as entries:

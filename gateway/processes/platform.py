@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from millstream.gateway.client_settings import (
     Endpoints,
+    as_user,
     leave_note_of_up,
     make_data_folder,
     noted_start,
@@ -17,7 +19,10 @@ from millstream.gateway.client_settings import (
 from millstream.gateway.processes.app_check import AppReport, checked_app
 from millstream.gateway.processes.children import Child, ChildEnded, module_command
 from millstream.gateway.processes.workers import KeptWorker
-from millstream.streams.settings import Role, Settings
+from millstream.streams.broker.rights.acls import grants
+from millstream.streams.broker.rights.granting import grant
+from millstream.streams.broker.rights.users import USERS, User
+from millstream.streams.settings import Role, Settings, child_environment
 
 __all__ = ["Platform", "platform"]
 
@@ -34,7 +39,8 @@ _UNKNOWN_TEMPLATE_WAIT_S = 2.0
 class Platform:
     """What runs; `settings` are those of its clients, `report` says what is in its app.
 
-    Where `has_worker` is false, `worker` is not started.
+    Where `has_worker` is false, `worker` is not started. `secure` is the folder of the users' files
+    where the launcher's services are secure: each user has the rights of its roles.
     """
 
     settings: Settings
@@ -42,6 +48,11 @@ class Platform:
     worker: KeptWorker
     report: AppReport
     has_worker: bool = True
+    secure: Path | None = None
+
+    def settings_of(self, user: User) -> Settings:
+        """Give the settings of a program that does what a user does."""
+        return self.settings if self.secure is None else as_user(self.settings, self.secure, user)
 
     async def while_services_run(self, doing: Awaitable[T]) -> T:
         """Do something; raises `ChildEnded` at once if the services end by themselves."""
@@ -68,18 +79,22 @@ async def platform(
     brokers: int | None = None,
     with_worker: bool = True,
     to_terminal: bool = False,
+    secure: bool | None = None,
 ) -> AsyncIterator[Platform]:
     """Start the services and a worker that serves; stop the worker, then the services.
 
     Services that the environment names are used and not started. What was started does not
-    outlive us, even if we are killed. `to_terminal`: the worker writes where we do, instead of to
+    outlive us, even if we are killed. `secure` services have TLS, users and rights; without a word,
+    they are as the data has them. `to_terminal`: the worker writes where we do, instead of to
     its log. Raises `ChildEnded`, and `Misconfigured` for an app or a policy with mistakes, a chain
     that cannot be cut so, or a data folder that cannot be written to, before anything is started.
     """
     report = await checked_app(settings)
     settings = settings.model_copy(update={"policy_file": report.policy_file})
     make_data_folder(settings)
-    size = () if brokers is None else ("--brokers", str(brokers))
+    options = () if brokers is None else ("--brokers", str(brokers))
+    if secure is not None:
+        options = (*options, "--secure" if secure else "--no-secure")
     with noted_start(settings) as started:
         services = await Child.start(
             "launcher of Kafka and Redis",
@@ -90,8 +105,10 @@ async def platform(
                 "--json",
                 "--data",
                 str(settings.data_dir),
-                *size,
+                *options,
             ),
+            # A file of properties may name the brokers, which the launcher does not read.
+            environment=child_environment(settings),
             # Not by the guard: killed, it could not stop Kafka properly. Our end ends its input.
             guarded=False,
         )
@@ -103,18 +120,31 @@ async def platform(
             if "template_unknown_wait_s" not in settings.model_fields_set:
                 # There is no other worker that could have it: who misspells a name is told soon.
                 found["template_unknown_wait_s"] = _UNKNOWN_TEMPLATE_WAIT_S
-            connected = settings.model_copy(update=found)
-            worker = KeptWorker(connected, roles, tell, to_terminal=to_terminal)
+            connected = own = settings.model_copy(update=found)
+            if endpoints.secure is not None:
+                await _grant(connected, endpoints.secure)
+                own = as_user(connected, endpoints.secure, "worker")
+            worker = KeptWorker(own, roles, tell, to_terminal=to_terminal)
             try:
                 if with_worker:
                     tell("starting a worker …")
                     await worker.start()
                 started()
-                yield Platform(connected, services, worker, report, with_worker)
+                yield Platform(connected, services, worker, report, with_worker, endpoints.secure)
             finally:
                 await worker.stop()
         finally:
             await services.stop(_STOP_GRACE_S)
+
+
+async def _grant(settings: Settings, secure: Path) -> None:
+    """Give each user of secure services the rights of its roles in this namespace."""
+    found = [
+        one
+        for user, roles in USERS.items()
+        for one in grants(settings, roles, f"User:{user}", optional=True)
+    ]
+    await grant(as_user(settings, secure, "admin"), found)
 
 
 async def _first(doing: Awaitable[T], *deaths: Awaitable[ChildEnded]) -> T:

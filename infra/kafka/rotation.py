@@ -34,6 +34,11 @@ class Rotation:
         self._java = java
         self._written: dict[int, KafkaNode] = {}
 
+    @property
+    def nodes(self) -> tuple[KafkaNode, ...]:
+        """The nodes whose certificates are rotated."""
+        return self._cluster.nodes
+
     async def certificates(self, now: dt.datetime, *, always: bool = False) -> tuple[str, ...]:
         """Renew the certificates of which less than a third of their life is left, or all.
 

@@ -24,7 +24,7 @@ from millstream.infra.secure.files import private_folder, write_private
 
 __all__ = ["ADMIN", "BROKER", "MECHANISM", "PROTOCOL", "ROLES", "Credentials", "new_password"]
 
-ROLES = ("upstream", "product", "worker", "auditor", "operator")
+ROLES = ("upstream", "product", "client", "worker", "auditor", "operator")
 """Users who may do what is granted to them, and nothing else."""
 
 ADMIN = "admin"

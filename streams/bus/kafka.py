@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import ClusterAuthorizationFailedError, KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import RecordMetadata
 
@@ -37,33 +38,50 @@ _A_TOPIC = "one of these events' topics"
 
 
 class KafkaLog:
-    """Appends through one idempotent producer."""
+    """Appends through one idempotent producer.
+
+    Brokers give no such producer to a user who may write to no topic (KIP-679), as a product or an
+    auditor. What only reads does without, and each append asks for one anew.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.address = settings.kafka
         self._settings = settings
+        self._is_started = False
         self._client: RenewedProducer | None = None
+        self._connecting = asyncio.Lock()
 
-    @property
-    def _producer(self) -> RenewedProducer:
-        if self._client is None:
+    async def _producer(self) -> RenewedProducer:
+        if not self._is_started:
             message = "the log is not started"
             raise RuntimeError(message)
+        async with self._connecting:
+            if self._client is None:
+                self._client = await self._connected()
         return self._client
 
     async def start(self) -> None:
-        """Connect the producer."""
-        self._client = RenewedProducer(partial(idempotent_producer, self._settings))
+        """Connect the producer, if this user may have one."""
+        with suppress(ClusterAuthorizationFailedError):
+            self._client = await self._connected()
+        self._is_started = True
+
+    async def _connected(self) -> RenewedProducer:
+        client = RenewedProducer(partial(idempotent_producer, self._settings))
         try:
-            await self._client.start()
+            await client.start()
         except BaseException as error:
-            await self._client.stop()
-            if isinstance(error, KafkaError):
+            await client.stop()
+            if isinstance(error, KafkaError) and not isinstance(
+                error, ClusterAuthorizationFailedError
+            ):
                 raise away(self.address, error) from error
             raise
+        return client
 
     async def stop(self) -> None:
         """Send out what is under way, disconnect."""
+        self._is_started = False
         if self._client is not None:
             await self._client.stop()
 
@@ -81,7 +99,7 @@ class KafkaLog:
         encoded = record.encoded
         try:
             async with asyncio.timeout(_ACKNOWLEDGED_TIMEOUT_S):
-                sent = await self._producer.send_and_wait(
+                sent = await (await self._producer()).send_and_wait(
                     topic, encoded.value, encoded.key, partition, None, encoded.headers
                 )
         except REFUSED_AS_TOO_LARGE as error:
@@ -96,11 +114,14 @@ class KafkaLog:
         All are filled before the first is sent, so an error in `records` writes nothing.
         """
         lanes = await self._filled(records)
+        if not lanes:
+            return []
         addresses: dict[int, Address] = {}
         try:
             async with asyncio.timeout(_ACKNOWLEDGED_TIMEOUT_S), asyncio.TaskGroup() as group:
+                producer = await self._producer()
                 for target, lane in lanes.items():
-                    group.create_task(self._append_lane(target, lane, addresses))
+                    group.create_task(_append_lane(producer, target, lane, addresses))
         except ExceptionGroup as errors:
             refused, others = errors.split(REFUSED_AS_TOO_LARGE)
             if refused is not None:
@@ -134,22 +155,23 @@ class KafkaLog:
                 await asyncio.sleep(0)
         return lanes
 
-    async def _append_lane(
-        self, target: TopicPartition, lane: _Lane, addresses: dict[int, Address]
-    ) -> None:
-        """Append to one partition, in order; note where each record stands."""
-        topic, partition = target
-        sent: list[tuple[asyncio.Future[RecordMetadata], int]] = []
-        for batch in lane.batches:
-            # Closed, or a `publish` at the same time would slip its record into the batch.
-            batch.close()
-            future = await self._producer.send_batch(batch, topic, partition=partition)
-            sent.append((future, batch.record_count()))
-        indexes = iter(lane.indexes)
-        for future, count in sent:
-            base = (await future).offset
-            for offset in range(base, base + count):
-                addresses[next(indexes)] = Address(topic=topic, partition=partition, offset=offset)
+
+async def _append_lane(
+    producer: RenewedProducer, target: TopicPartition, lane: _Lane, addresses: dict[int, Address]
+) -> None:
+    """Append to one partition, in order; note where each record stands."""
+    topic, partition = target
+    sent: list[tuple[asyncio.Future[RecordMetadata], int]] = []
+    for batch in lane.batches:
+        # Closed, or a `publish` at the same time would slip its record into the batch.
+        batch.close()
+        future = await producer.send_batch(batch, topic, partition=partition)
+        sent.append((future, batch.record_count()))
+    indexes = iter(lane.indexes)
+    for future, count in sent:
+        base = (await future).offset
+        for offset in range(base, base + count):
+            addresses[next(indexes)] = Address(topic=topic, partition=partition, offset=offset)
 
 
 def _refused(topic: str, error: Exception) -> InputTooLarge:

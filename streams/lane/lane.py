@@ -199,6 +199,7 @@ class Lane:
             turn=self._context.services.turns.turn(
                 lambda: self.has_waiting() or bool(self._state.parked)
             ),
+            crash_counter=self._context.crash_counter,
         )
         self._context.services.metrics.history_gone.inc(len(restored.gone))
         await self._writer.open(restored.ends)

@@ -8,15 +8,19 @@ from difflib import get_close_matches
 from millstream.schemas.errors import Misconfigured
 from millstream.schemas.topics import (
     ATTEMPTS,
+    CHECKPOINTS,
     COSTS,
     DAY_MS,
     DEAD_LETTERS,
     DECISIONS,
     HOUR_MS,
+    JOURNAL,
     OBEYED,
     RESERVATIONS,
     RESULTS,
     SESSION_ANSWERS,
+    SESSION_STATES,
+    SESSIONS,
     STEPS,
     TOKENS,
     TopicSpec,
@@ -45,6 +49,7 @@ _SPENT_MS = 2 * DAY_MS
 
 _OF_IDS = (RESULTS, DECISIONS, OBEYED, DEAD_LETTERS, SESSION_ANSWERS)
 _OF_SPEND = (DECISIONS, ATTEMPTS, RESERVATIONS, COSTS)
+_OF_SESSIONS = (CHECKPOINTS, SESSIONS, SESSION_STATES, JOURNAL)
 _BY_SIZE = (TOKENS, STEPS)
 """Of these alone nothing depends on when their records go."""
 
@@ -216,6 +221,7 @@ def _between(
     for specs_of, least_ms, what, why in (
         (_OF_IDS, dedup_ms, "MILLSTREAM_DEDUP_WINDOW_S", "within it an id gives its one result"),
         (_OF_SPEND, _SPENT_MS, "two days", "caps count what was spent today and yesterday"),
+        (_OF_SESSIONS, DAY_MS, "a day", "what is in use is written anew some hours apart"),
     ):
         for spec in specs_of:
             kept_ms = retention.ms(spec) or 0

@@ -16,6 +16,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import (
     IllegalOperation,
     InvalidProducerEpoch,
+    InvalidTransactionTimeout,
     KafkaError,
     ProducerFenced,
 )
@@ -212,4 +213,9 @@ def _places(records: Iterable[Outgoing]) -> frozenset[TopicPartition]:
 def _lost(error: BaseException, what: str) -> LaneLost:
     if isinstance(error, _FENCED):
         return LaneFenced(f"{what}: a newer owner has the partition ({error!r})")
+    if isinstance(error, InvalidTransactionTimeout):
+        return LaneLost(
+            f"{what}: brokers let no transaction take twice MILLSTREAM_COMMIT_TIMEOUT_S: lower it, "
+            "or have their transaction.max.timeout.ms raised"
+        )
     return LaneLost(f"{what}: {error!r}")

@@ -35,12 +35,14 @@ from tests.chaos.ground import Ground, ground
 from tests.chaos.hostile.drill import SIZES, Sizes
 from tests.chaos.load import Progress, policy_for, watch_results
 from tests.chaos.pauses import as_it_came, commander, ran_though_cancelled, ran_while_paused
+from tests.chaos.rotations import rotate_at
 from tests.chaos.scenarios import SCENARIOS, Drill, Scenario
 from tests.chaos.table import Row, as_table, told_faults, told_waits
 from tests.chaos.waits import longest_waits
 from tests.harness.audit import Asked, audit, left_behind, read_records
 from tests.harness.handovers import handovers
 from tests.harness.lanes import read_whole
+from tests.services.users import secured
 
 REQUESTS = 2000
 _LIMIT_S = 180.0
@@ -61,6 +63,7 @@ class Given:
     waits: int
     sizes: tuple[str, ...]
     keep: bool
+    secure: bool
 
 
 def main() -> None:
@@ -98,7 +101,11 @@ async def run_scenario(name: str, given: Given) -> Row:
     (data / "policy.yaml").write_text(policy_for(load, scenario.templates), encoding="utf-8")
     began = time.monotonic()
     async with ground(
-        data, scenario.brokers, model_pace_s=scenario.model_pace_s, model=scenario.model
+        data,
+        scenario.brokers,
+        model_pace_s=scenario.model_pace_s,
+        model=scenario.model,
+        secure=given.secure,
     ) as on:
         settings = Settings(
             kafka=on.kafka.bootstrap,
@@ -109,6 +116,8 @@ async def run_scenario(name: str, given: Given) -> Row:
             session_timeout_s=given.session_timeout_s,
             **scenario.settings,
         )
+        if on.credentials is not None:
+            settings = secured(settings, on.credentials)
         await ensure_topics(settings, catalogue())
         async with Crew(settings, on.model_url, scenario.roles, program=scenario.program) as crew:
             blows: list[str] = []
@@ -133,15 +142,23 @@ async def _play(
             await drill.crew.start(*scenario.workers)
             watcher = group.create_task(watch_results(drill.settings, drill.progress))
             publisher = group.create_task(scenario.publish(drill.settings, load, drill.progress))
+            rotating = group.create_task(_rotate(drill))
             await scenario.run(drill)
             await publisher
             await drill.progress.reached(len(load) + len(drill.clients.asked))
+            await rotating
             await drill.crew.retire_all()
             watcher.cancel()
     except (TimeoutError, ExceptionGroup, AssertionError) as error:
         # What was reached by now is judged all the same: it tells more than the error.
         return f"stopped at {len(drill.progress)} of {len(load)} results: {_told(error)}"
     return None
+
+
+async def _rotate(drill: Drill) -> None:
+    if drill.ground.rotation is not None:
+        half = drill.progress.reached(drill.progress.wanted // 2)
+        await rotate_at(half, drill.ground.rotation, drill.blows.append)
 
 
 def _told(error: BaseException) -> str:
@@ -222,6 +239,12 @@ def _given() -> Given:
     parser.add_argument("--waits", type=int, default=_WAITS_TOLD, help="longest waits to explain")
     kinds = ",".join(SIZES)
     parser.add_argument("--sizes", default=kinds, help=f"hostile ones in `sizes`, of {kinds}")
+    parser.add_argument(
+        "--secure",
+        action="store_true",
+        help="TLS, users and an authoriser; each role has its own rights alone, and brokers change "
+        "their certificates in the middle",
+    )
     given = parser.parse_args()
     scenarios = tuple(given.only.split(","))
     unknown = sorted(set(scenarios) - set(SCENARIOS))
@@ -242,6 +265,7 @@ def _given() -> Given:
         given.waits,
         sizes,
         keep=bool(given.data),
+        secure=given.secure,
     )
 
 

@@ -11,6 +11,7 @@ from tests.chaos.load import publish_one
 from tests.chaos.model_server import NOTHING, expected_answer
 from tests.e2e.programs import as_client, run
 from tests.harness.audit import Asked
+from tests.services.users import acting_as
 
 
 class Clients:
@@ -37,7 +38,7 @@ class Clients:
         """Publish a request, and read its text as a product would: it may not start anew."""
         one = self._one()
         async with (
-            KafkaBus(self._settings) as bus,
+            KafkaBus(acting_as(self._settings, "product")) as bus,
             TokenReader(bus, one.user_id, one.request_id) as reader,
         ):
             await publish_one(self._settings, one)

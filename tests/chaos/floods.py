@@ -15,6 +15,7 @@ from millstream.streams.wire.partitioning import home_partition
 from tests.chaos.load import Progress, request_value
 from tests.chaos.model_server import NOTHING, expected_answer
 from tests.harness.audit import Asked
+from tests.services.users import acting_as
 
 PARTITIONS = 2
 _OTHERS = 6
@@ -42,7 +43,7 @@ def floods(one: Asked) -> bool:
 
 async def publish_flood(settings: Settings, load: Sequence[Asked], progress: Progress) -> None:
     """Publish the flood as fast as can be, and meanwhile what the others ask, each in turn."""
-    producer = idempotent_producer(settings)
+    producer = idempotent_producer(acting_as(settings, "upstream"))
     await producer.start()
     topic = settings.topic(REQUESTS.name)
 

@@ -16,6 +16,7 @@ from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import decode
 from tests.chaos.model_server import NOTHING, expected_answer
 from tests.harness.audit import Asked
+from tests.services.users import acting_as
 
 MODEL = "openai:counted"
 POLICY = """\
@@ -139,7 +140,7 @@ async def publish(
 
     `value` gives the record of a request.
     """
-    producer = idempotent_producer(settings)
+    producer = idempotent_producer(acting_as(settings, "upstream"))
     await producer.start()
     try:
         sent = []
@@ -157,7 +158,7 @@ async def publish_one(
     settings: Settings, one: Asked, value: Callable[[Asked], bytes] = request_value
 ) -> None:
     """Publish a request by itself; `value` gives its record."""
-    producer = idempotent_producer(settings)
+    producer = idempotent_producer(acting_as(settings, "upstream"))
     await producer.start()
     try:
         topic = settings.topic(REQUESTS.name)
@@ -168,7 +169,7 @@ async def publish_one(
 
 async def watch_results(settings: Settings, progress: Progress) -> None:
     """Count committed results until cancelled."""
-    consumer = committed_consumer(settings)
+    consumer = committed_consumer(acting_as(settings, "product"))
     await consumer.start()
     topic = settings.topic(RESULTS.name)
     consumer.assign([TopicPartition(topic, number) for number in range(settings.partitions)])

@@ -22,6 +22,7 @@ from tests.chaos.calls import Call
 from tests.chaos.load import Progress
 from tests.chaos.model_server import NOTHING, expected_answer
 from tests.harness.audit import Asked
+from tests.services.users import acting_as
 
 _ALONE_EVERY = 2
 _CANCELLED_EVERY = 3
@@ -140,7 +141,7 @@ async def commander(
     settings: Settings, load: Sequence[Asked], progress: Progress, rng: random.Random
 ) -> AsyncIterator[Commander]:
     """Give one who is connected until the block ends."""
-    producer = idempotent_producer(settings)
+    producer = idempotent_producer(acting_as(settings, "operator"))
     await producer.start()
     try:
         yield Commander(settings, producer, load, progress, rng)

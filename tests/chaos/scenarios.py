@@ -307,7 +307,7 @@ async def _restart(drill: Drill, node: KafkaNode) -> None:
 
 async def _forget(drill: Drill) -> int:
     """Delete all of the namespace's keys; gives how many."""
-    client = Redis.from_url(drill.ground.redis.url)
+    client = Redis.from_url(drill.settings.redis_url)
     try:
         deleted = 0
         async for key in client.scan_iter(match=f"{drill.settings.namespace}*", count=500):

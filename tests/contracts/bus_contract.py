@@ -144,19 +144,24 @@ class BusContract(SubscribingContract):
             assert (await anext(deliveries)).at_ms == newest.at_ms
 
     async def test_tail_of_a_partition_that_is_not_the_user_s_says_which_is(
-        self, bus: EventBus
+        self, world: World, bus: EventBus
     ) -> None:
-        home = home_partition("ada", 4)
+        partitions = world.settings.partitions
+        home = home_partition("ada", partitions)
         wanted = EventFilter(user_id="ada")
         with pytest.raises(NoSuchPartition, match=f"'ada', whose partition is {home}"):
-            async with bus.tail([TOKENS], FromOffset(0, partition=(home + 1) % 4), wanted):
+            async with bus.tail([TOKENS], FromOffset(0, partition=(home + 1) % partitions), wanted):
                 pass
         async with bus.tail([TOKENS], FromOffset(0, partition=home), wanted) as coming:
             await bus.publish(token(0))
             assert (await anext(coming)).event == token(0)
 
-    async def test_tail_of_a_partition_that_there_is_not_says_so(self, bus: EventBus) -> None:
-        with pytest.raises(NoSuchPartition, match="there are 4 partitions, 0 to 3"):
+    async def test_tail_of_a_partition_that_there_is_not_says_so(
+        self, world: World, bus: EventBus
+    ) -> None:
+        partitions = world.settings.partitions
+        told = f"there are {partitions} partitions, 0 to {partitions - 1}"
+        with pytest.raises(NoSuchPartition, match=told):
             async with bus.tail([TOKENS], FromOffset(5, partition=99)):
                 pass
 

@@ -107,14 +107,16 @@ class HistoryContract:
     async def test_a_partition_that_there_is_not_is_told_with_those_there_are(
         self, world: HistoryWorld
     ) -> None:
-        with pytest.raises(NoSuchPartition, match="no partition 99: there are 4 partitions"):
+        found = f"there are {world.settings.partitions} partitions"
+        with pytest.raises(NoSuchPartition, match=f"no partition 99: {found}"):
             await entries(world, HistoryQuery(partition=99))
 
     async def test_a_partition_that_is_not_the_user_s_replays_to_nothing(
         self, world: HistoryWorld, bus: EventBus
     ) -> None:
         await bus.publish(cost("ada"))
-        elsewhere = (home_partition("ada", 4) + 1) % 4
+        partitions = world.settings.partitions
+        elsewhere = (home_partition("ada", partitions) + 1) % partitions
         query = HistoryQuery(
             topics=(COSTS,), wanted=EventFilter(user_id="ada"), partition=elsewhere
         )

@@ -18,6 +18,7 @@ from millstream.streams.bus.memory import MemoryBus, MemoryLog
 from millstream.streams.bus.record_log import Entry
 from millstream.streams.history.replay import HistoryQuery, read_history, replay
 from millstream.streams.settings import Settings
+from tests.services.users import acting_as
 
 __all__ = ["KafkaWorld", "MemoryWorld"]
 
@@ -59,7 +60,7 @@ class KafkaWorld:
 
     def replay(self, query: HistoryQuery) -> AsyncIterator[Entry]:
         """Replay what is there."""
-        return read_history(self.settings, query)
+        return read_history(acting_as(self.settings, "auditor"), query)
 
     async def delete(self, topic: str, partition: int, before: int) -> None:
         """Delete a partition's oldest records, as retention does."""

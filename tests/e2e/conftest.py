@@ -9,25 +9,23 @@ import pytest
 import pytest_asyncio
 
 from tests.e2e.programs import PROJECT, Up, interrupt, line_with, millstream, running_with
+from tests.services.running import Services
 
 
 @pytest_asyncio.fixture(scope="module")
-async def up(
-    kafka_bootstrap: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Up]:
+async def up(services: Services, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Up]:
     """`millstream up` with the demo's policy, an agent with tools, and the scripted model."""
     data = tmp_path_factory.mktemp("up")
-    client = {
-        "MILLSTREAM_NAMESPACE": f"t-{secrets.token_hex(6)}",
-        "MILLSTREAM_DATA_DIR": str(data),
-    }
-    environment = client | {
-        "MILLSTREAM_KAFKA": kafka_bootstrap,
-        "MILLSTREAM_REDIS_URL": redis_url,
-        "MILLSTREAM_DEFAULT_MODEL": "scripted",
-        "MILLSTREAM_SCRIPTED_MODEL": "on",
-        "MILLSTREAM_SESSION_TIMEOUT_S": "6",
-    }
+    environment = services.variables(
+        f"t-{secrets.token_hex(6)}",
+        MILLSTREAM_DATA_DIR=str(data),
+        MILLSTREAM_DEFAULT_MODEL="scripted",
+        MILLSTREAM_SCRIPTED_MODEL="on",
+        MILLSTREAM_SESSION_TIMEOUT_S="6",
+    )
+    # Neither Kafka nor Redis is named: they are found in the data folder.
+    names = ("MILLSTREAM_NAMESPACE", "MILLSTREAM_DATA_DIR", "MILLSTREAM_KAFKA_CONFIG")
+    client = {name: environment[name] for name in names if name in environment}
     demo = (PROJECT / "docs" / "examples" / "demo-policy.yaml").read_text("utf-8")
     policy = data / "policy.yaml"
     policy.write_text(
@@ -36,7 +34,6 @@ async def up(
     async with millstream(environment, "up", "--policy", str(policy)) as process:
         assert process.stderr is not None
         await line_with(process.stderr, "Millstream runs", 90)
-        # Neither Kafka nor Redis is named: they are found in the data folder.
         yield Up(process, client, data / "worker.log")
         stopped = await interrupt(process)
     assert stopped.code == 0, stopped.err

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from millstream.streams.settings import Settings
+from tests.services.users import secured_variables, user_of_command, variables_as
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -42,15 +43,17 @@ async def millstream(
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run `millstream ARGUMENTS` in a folder; it is killed if it still runs in the end.
 
-    `environment` is added to ours. Its standard input is empty, unless something is written there.
+    `environment` is added to ours; on a secure Kafka, as the user whose command it is. Its standard
+    input is empty, unless something is written there.
     """
+    given = variables_as(environment, user_of_command(*arguments))
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "millstream.gateway",
         *arguments,
         cwd=folder,
-        env={**os.environ, **environment},  # noqa: TID251  what a child inherits
+        env={**os.environ, **given},  # noqa: TID251  what a child inherits
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -83,7 +86,8 @@ async def run(
 
 def as_client(settings: Settings) -> dict[str, str]:
     """Give the variables of a program that talks to the deployment of these settings."""
-    return {"MILLSTREAM_KAFKA": settings.kafka, "MILLSTREAM_NAMESPACE": settings.namespace}
+    named = {"MILLSTREAM_KAFKA": settings.kafka, "MILLSTREAM_NAMESPACE": settings.namespace}
+    return named | secured_variables(settings)
 
 
 async def line_with(stream: asyncio.StreamReader, words: str, timeout_s: float = 60.0) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.programs import interrupt, line_with, millstream, run, running_with
+from tests.services.running import Services
 
 LOUD = 'return print("looked up") or _HOURS'
 
@@ -21,16 +22,14 @@ ASKS = 'call: opening_hours {"day": "Sunday"}; say: we are {tool_result}'
 
 
 @pytest.fixture
-def environment(kafka_bootstrap: str, redis_url: str, tmp_path: Path) -> dict[str, str]:
+def environment(services: Services, tmp_path: Path) -> dict[str, str]:
     """Variables of an app on the session's services."""
-    return {
-        "MILLSTREAM_KAFKA": kafka_bootstrap,
-        "MILLSTREAM_REDIS_URL": redis_url,
-        "MILLSTREAM_NAMESPACE": f"t-{secrets.token_hex(6)}",
-        "MILLSTREAM_DATA_DIR": str(tmp_path / "data"),
-        "MILLSTREAM_DEFAULT_MODEL": "scripted",
-        "MILLSTREAM_SCRIPTED_MODEL": "on",
-    }
+    return services.variables(
+        f"t-{secrets.token_hex(6)}",
+        MILLSTREAM_DATA_DIR=str(tmp_path / "data"),
+        MILLSTREAM_DEFAULT_MODEL="scripted",
+        MILLSTREAM_SCRIPTED_MODEL="on",
+    )
 
 
 def change(file: Path, old: str, new: str) -> None:

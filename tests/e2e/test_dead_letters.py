@@ -22,8 +22,9 @@ from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.settings import Settings
 from tests import making
 from tests.contracts.log_world import started
-from tests.e2e.programs import PROJECT, Ended, ended, interrupt, millstream, run
+from tests.e2e.programs import PROJECT, Ended, as_client, ended, interrupt, millstream, run
 from tests.harness.lanes import read_topic, running_lanes, upstream
+from tests.services.users import variables_as
 
 PAGE = (PROJECT / "docs" / "how-to" / "dead-letters.md").read_text(encoding="utf-8")
 SNIPPETS = dict(re.findall(r"<!-- snippet: ([a-z-]+) -->\n```sh\n(.*?)\n```", PAGE, re.DOTALL))
@@ -33,14 +34,15 @@ ADA = 1
 
 def environment(settings: Settings) -> dict[str, str]:
     """Give the variables of a command on the test's own topics."""
-    return {"MILLSTREAM_KAFKA": settings.kafka, "MILLSTREAM_NAMESPACE": settings.namespace}
+    return as_client(settings)
 
 
 async def run_snippet(name: str, variables: Mapping[str, str]) -> Ended:
     """Run lines of the page."""
+    given = variables_as(variables, "operator")
     process = await asyncio.create_subprocess_exec(
         "env",
-        *(f"{name}={value}" for name, value in variables.items()),
+        *(f"{name}={value}" for name, value in given.items()),
         "sh",
         "-euc",
         SNIPPETS[name],
@@ -199,6 +201,31 @@ async def test_one_whose_bytes_are_gone_or_are_too_many_still_keeps_no_other_fro
     again = "cannot be put back: it would be a dead letter again, record_too_large"
     assert f"{too_large.source} {again}" in told.err
     assert told.err.endswith("1 put back, 2 could not be: see above\n")
+
+
+async def test_a_lost_batch_is_found_by_each_of_its_records_and_never_put_back(
+    settings: Settings,
+) -> None:
+    variables = environment(settings)
+    await ensure_topics(settings, catalogue())
+    (single,) = letters(settings, {99: None}, "batch_too_large")
+    batch = single.model_copy(update={"first_offset": 0})
+    async with KafkaBus(settings) as bus:
+        await bus.publish(batch)
+    within = f"requests-{ADA}-40"
+    shown = await run(variables, "dead-letters", "show", within)
+    one = await run(variables, "dead-letters", "redrive", within, "--value", "README.md")
+    everything = await run(
+        variables, "dead-letters", "redrive", "--all", "--code", "batch_too_large"
+    )
+    assert re.search(rf"^record +{batch.source}$", shown.out, re.MULTILINE)
+    assert "100, offsets 0 to 99: send them again, in smaller batches" in shown.out
+    assert (one.code, one.out) == (1, "")
+    assert f"{batch.source} stands for a batch of 100 records (offsets 0 to 99)" in one.err
+    assert (everything.code, everything.out) == (1, "")
+    assert f"{batch.source} is a batch of 100 records, offsets 0 to 99: left" in everything.err
+    assert everything.err.count("send them again, in smaller batches") == 1
+    assert "give a value" not in everything.err
 
 
 @pytest.mark.parametrize(

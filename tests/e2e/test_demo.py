@@ -8,20 +8,19 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.programs import ended, interrupt, line_with, millstream, running_with
+from tests.services.running import Services
 from tests.support import eventually
 
 
 @pytest.fixture
-def environment(kafka_bootstrap: str, redis_url: str, tmp_path: Path) -> dict[str, str]:
+def environment(services: Services, tmp_path: Path) -> dict[str, str]:
     """Variables of a demonstration on the session's services."""
-    return {
-        "MILLSTREAM_KAFKA": kafka_bootstrap,
-        "MILLSTREAM_REDIS_URL": redis_url,
-        "MILLSTREAM_NAMESPACE": f"t-{secrets.token_hex(6)}",
-        "MILLSTREAM_DATA_DIR": str(tmp_path),
-        "MILLSTREAM_DEFAULT_MODEL": "scripted",
-        "MILLSTREAM_SCRIPTED_MODEL": "on",
-    }
+    return services.variables(
+        f"t-{secrets.token_hex(6)}",
+        MILLSTREAM_DATA_DIR=str(tmp_path),
+        MILLSTREAM_DEFAULT_MODEL="scripted",
+        MILLSTREAM_SCRIPTED_MODEL="on",
+    )
 
 
 async def test_the_demo_shows_the_whole_path_and_leaves_nothing_running(

@@ -17,11 +17,12 @@ from millstream.infra.paths import LOCK_FILE, cache_folder
 from millstream.infra.state import LauncherState
 from millstream.schemas.events import AgentResult, AgentToken
 from millstream.schemas.topics import RESULTS, TOKENS
-from millstream.streams.settings import Settings
 from tests.e2e.programs import ended, millstream
 from tests.harness.audit import Asked, audit, read_records
 from tests.harness.lanes import read_topic, upstream
 from tests.harness.worker_process import worker_process
+from tests.services.running import Services
+from tests.services.users import plaintext
 from tests.support import eventually
 
 GRACE_S = 10.0
@@ -112,16 +113,12 @@ def broker(data: Path) -> KafkaCluster:
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("take_away", [stop, freeze])
 async def test_a_worker_whose_broker_is_away_ends_in_time_with_0_and_leaves_its_run_to_the_next(
-    take_away: Away, tmp_path: Path, redis_url: str
+    take_away: Away, tmp_path: Path, services: Services
 ) -> None:
     cluster = broker(tmp_path / "kafka")
     (node,) = cluster.nodes
-    settings = Settings(
-        namespace=f"t-{secrets.token_hex(6)}",
-        kafka=cluster.bootstrap,
-        redis_url=redis_url,
-        data_dir=tmp_path,
-    )
+    own = services.settings(namespace=f"t-{secrets.token_hex(6)}", data_dir=tmp_path)
+    settings = plaintext(own, kafka=cluster.bootstrap)
     one = Asked("r1", "ada", "s")
     now = asyncio.get_running_loop().time
     async with AsyncExitStack() as stack:

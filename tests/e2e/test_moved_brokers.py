@@ -22,6 +22,7 @@ from millstream.streams.bus.token_reader import Ended, TokenReader
 from millstream.streams.settings import Settings
 from tests.chaos.proxy import proxied
 from tests.harness.worker_process import worker_process
+from tests.services.users import plaintext
 
 pytestmark = [pytest.mark.promise("P1"), pytest.mark.slow]
 
@@ -41,7 +42,7 @@ async def test_worker_tail_and_reader_find_brokers_that_came_back_at_other_addre
     cluster_id = LauncherState.load(tmp_path, 1).cluster_id
     before = cluster_at_other_ports(tmp_path / "kafka", cluster_id)
     name = choose_ports(("name",), {})["name"]
-    settings = settings.model_copy(update={"kafka": f"{HOST}:{name}"})
+    settings = plaintext(settings, kafka=f"{HOST}:{name}")
     async with AsyncExitStack() as stack:
         stack.push_async_callback(before.kill)
         await before.start()

@@ -81,6 +81,7 @@ async def write_token_of_a_lost_attempt(settings: Settings) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
+@pytest.mark.plaintext(reason="the page's clients connect as on one's own machine")
 async def test_the_journeys_do_what_the_readme_says(settings: Settings) -> None:
     await ensure_topics(settings, catalogue())
     await write_token_of_a_lost_attempt(settings)

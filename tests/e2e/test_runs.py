@@ -15,8 +15,9 @@ from millstream.schemas.events import AgentResult, Decision
 from millstream.schemas.journal.steps import JournalStep
 from millstream.schemas.topics import DECISIONS, JOURNAL, RESULTS
 from millstream.streams.settings import Settings
-from tests.e2e.programs import PROJECT, Ended, ended, run
+from tests.e2e.programs import PROJECT, Ended, as_client, ended, run
 from tests.harness.lanes import read_topic, read_whole, running_lanes, upstream
+from tests.services.users import variables_as
 from tests.support import eventually
 
 PAGE = (PROJECT / "docs" / "how-to" / "runs.md").read_text(encoding="utf-8")
@@ -29,7 +30,7 @@ def app(version: str) -> tuple[AgentTemplate, ...]:
 
 async def run_snippet(name: str, variables: Mapping[str, str]) -> Ended:
     """Run lines of the page."""
-    given = (f"{name}={value}" for name, value in variables.items())
+    given = (f"{name}={value}" for name, value in variables_as(variables, "operator").items())
     process = await asyncio.create_subprocess_exec(
         "env", *given, "sh", "-euc", SNIPPETS[name], cwd=PROJECT, stdout=PIPE, stderr=PIPE
     )
@@ -50,7 +51,7 @@ async def doctor(variables: Mapping[str, str]) -> dict[str, tuple[str, str]]:
 async def test_a_deploy_that_takes_a_version_away_shows_what_waits_for_it_and_it_goes_on(
     settings: Settings,
 ) -> None:
-    variables = {"MILLSTREAM_KAFKA": settings.kafka, "MILLSTREAM_NAMESPACE": settings.namespace}
+    variables = as_client(settings)
     value = {"user_id": "ada", "session_id": "s1", "input": "hang", "template": "orders"}
     async with upstream(settings) as program:
         async with running_lanes(settings, templates=app("1")):
@@ -111,7 +112,7 @@ async def test_runs_whose_version_is_gone_are_moved_and_go_on_behind_what_they_d
     settings: Settings,
 ) -> None:
     """Two workers of different versions: one after the other, then side by side."""
-    variables = {"MILLSTREAM_KAFKA": settings.kafka, "MILLSTREAM_NAMESPACE": settings.namespace}
+    variables = as_client(settings)
     settings = settings.model_copy(update={"session_timeout_s": 6, "revoke_grace_s": 2})
     first = versioned("1", "hang")
     second = versioned("2", "say: it is {tool_result}", system_prompt="Be kind.")

@@ -16,6 +16,7 @@ from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.settings import Settings
 from tests.harness.secure_kafka import PASSWORD, SecureKafka, secure_kafka
 from tests.harness.worker_process import worker_process
+from tests.services.users import plaintext
 from tests.support import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -65,7 +66,7 @@ async def test_a_worker_survives_a_password_that_is_wrong_for_a_while(
     file.write_text(f"{PASSWORD}\n")
     file.chmod(0o600)
     own = kafka.settings(settings, "SHORT", **kafka.plain(sasl_password_file=file))
-    plain = settings.model_copy(update={"kafka": kafka.addresses["PLAIN"]})
+    plain = plaintext(settings, kafka=kafka.addresses["PLAIN"])
     async with worker_process(own) as worker:
         await worker.ready()
         async with KafkaBus(plain) as bus:

@@ -22,6 +22,7 @@ from millstream.streams.settings import Settings
 from tests.harness.lanes import read_whole, upstream
 from tests.harness.step_runs import kinds, require_sound
 from tests.harness.worker_process import worker_process
+from tests.services.users import acting_as
 
 pytestmark = [pytest.mark.promise("P3"), pytest.mark.slow]
 
@@ -45,7 +46,7 @@ async def test_a_text_is_read_across_a_killed_worker_and_a_new_reader(settings: 
             "input": f"pace: 0.05; tokens: {TOKENS_WRITTEN}",
         }
         await program.publish(asked, key=b"ada")
-        bus = await stack.enter_async_context(KafkaBus(settings))
+        bus = await stack.enter_async_context(KafkaBus(acting_as(settings, "client")))
         shown, kept = "", ""
         async with TokenReader(bus, "ada", "long") as reader:
             for _ in range(TOKENS_READ):
@@ -90,7 +91,7 @@ async def test_steps_of_a_killed_worker_are_void_and_the_next_attempt_says_why_i
             "input": CALLS_AND_WRITES,
         }
         await program.publish(asked, key=b"ada")
-        bus = await stack.enter_async_context(KafkaBus(settings))
+        bus = await stack.enter_async_context(KafkaBus(acting_as(settings, "client")))
         void: list[AgentStep] = []
         shown = kept = ""
         async with TokenReader(bus, "ada", "long", steps=True) as reader:

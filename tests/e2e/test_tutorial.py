@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.programs import Ended, interrupt, line_with, millstream, run
+from tests.services.running import Services
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGE = (PROJECT / "docs" / "tutorial.md").read_text(encoding="utf-8")
@@ -92,23 +93,21 @@ async def test_the_tests_of_the_whole_page_pass(tmp_path: Path) -> None:
     assert "5 passed" in await pytest_run(tmp_path, "test-all")
 
 
-def scripted(kafka: str, redis: str, folder: Path) -> dict[str, str]:
-    return {
-        "MILLSTREAM_KAFKA": kafka,
-        "MILLSTREAM_REDIS_URL": redis,
-        "MILLSTREAM_NAMESPACE": f"t-{secrets.token_hex(6)}",
-        "MILLSTREAM_DATA_DIR": str(folder / "data"),
-        "MILLSTREAM_DEFAULT_MODEL": "scripted",
-        "MILLSTREAM_SCRIPTED_MODEL": "on",
-    }
+def scripted(services: Services, folder: Path) -> dict[str, str]:
+    return services.variables(
+        f"t-{secrets.token_hex(6)}",
+        MILLSTREAM_DATA_DIR=str(folder / "data"),
+        MILLSTREAM_DEFAULT_MODEL="scripted",
+        MILLSTREAM_SCRIPTED_MODEL="on",
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 async def test_the_agent_answers_as_it_grows_and_once_it_is_deployed(
-    kafka_bootstrap: str, redis_url: str, tmp_path: Path
+    services: Services, tmp_path: Path
 ) -> None:
-    environment = scripted(kafka_bootstrap, redis_url, tmp_path)
+    environment = scripted(services, tmp_path)
 
     async def chat(text: str) -> Ended:
         return await run(environment, *COMMANDS["chat"], folder=tmp_path, typed=text)

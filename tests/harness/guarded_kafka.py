@@ -25,6 +25,7 @@ from millstream.infra.state import LauncherState
 from millstream.streams.broker.clients import raw_client
 from millstream.streams.broker.rights.needed import Resource
 from millstream.streams.settings import Settings
+from tests.services.users import plaintext
 
 _AUTHORIZER = (
     ("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer"),
@@ -63,7 +64,7 @@ async def own_kafka(
     node = KafkaNode(spec, folder, state.cluster_id, java)
     await node.start()
     try:
-        yield settings.model_copy(update={"kafka": spec.address})
+        yield plaintext(settings, kafka=spec.address)
     finally:
         await node.kill()
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaProducer
 
@@ -14,10 +14,18 @@ from millstream.agents.loop.callbacks import OnCallbackEvent
 from millstream.agents.templates.template import BUILT_IN_TEMPLATES, AgentTemplate
 from millstream.middleware.policy import Policy
 from millstream.schemas.base import Event
-from millstream.schemas.topics import TopicSpec, catalogue
+from millstream.schemas.topics import (
+    CONTROL,
+    REQUESTS,
+    RUN_MIGRATIONS,
+    SESSION_COMMANDS,
+    TopicSpec,
+    catalogue,
+)
 from millstream.streams.broker.clients import committed_consumer, connecting, idempotent_producer
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.broker.renewed_producer import RenewedProducer
+from millstream.streams.broker.rights.users import User
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.lane.base.context import LaneServices
 from millstream.streams.lane.base.limits import LaneLimits
@@ -32,7 +40,6 @@ from tests.harness.lane_common import (
     chain_stages,
     events_of,
     give,
-    one_lane,
     places_of,
     records_of,
     services_of,
@@ -40,6 +47,8 @@ from tests.harness.lane_common import (
     upstream_of,
     write_event,
 )
+from tests.harness.lane_common import one_lane as one_lane_of
+from tests.services.users import acting_as
 from tests.support import eventually
 
 __all__ = [
@@ -69,6 +78,7 @@ async def lane_services(
 ) -> AsyncIterator[LaneServices]:
     """Give what lanes share: topics are there, the model is the scripted one."""
     await ensure_topics(settings, catalogue(settings.chain_cuts))
+    settings = acting_as(settings, "worker")
     producer = RenewedProducer(partial(idempotent_producer, settings))
     async with services_of(settings, producer, on_event, templates, LaneLimits()) as services:
         yield services
@@ -83,6 +93,7 @@ async def running_lanes(
     """Run all stages of the chain until the block ends; stopped as a worker stops them."""
     async with lane_services(settings, templates=templates) as services:
         chain = chain_stages(settings, policy)
+        settings = acting_as(settings, "worker")
         lanes = tuple(Lanes(settings, services, stage) for stage in chain)
         try:
             await asyncio.gather(*(one.start() for one in lanes))
@@ -93,9 +104,53 @@ async def running_lanes(
                 await one.stop(settings.shutdown_grace_s)
 
 
+@asynccontextmanager
+async def one_lane(
+    settings: Settings, services: LaneServices, policy: Policy | None, *, user: str = "ada"
+) -> AsyncIterator[OneLane]:
+    """Open the lane of the partition that a user is at home at, and drop it as a crash does."""
+    async with one_lane_of(acting_as(settings, "worker"), services, policy, user=user) as lane:
+        yield lane
+
+
+class _Producers:
+    """Sends requests as the upstream, commands as the operator, and whatever else as `admin`."""
+
+    def __init__(self, settings: Settings) -> None:
+        operators = (CONTROL, SESSION_COMMANDS, RUN_MIGRATIONS)
+        self._settings = settings
+        self._users: dict[str, User] = {
+            settings.topic(REQUESTS.name): "upstream",
+            **dict.fromkeys((settings.topic(one.name) for one in operators), "operator"),
+        }
+        self._started: dict[str, AIOKafkaProducer] = {}
+        self._stack = AsyncExitStack()
+
+    async def start(self) -> None:
+        """Connect what sends requests; the others once there is something to send."""
+        await self._producer(self._settings.topic(REQUESTS.name))
+
+    async def stop(self) -> None:
+        """Disconnect all."""
+        await self._stack.aclose()
+
+    async def send_and_wait(self, topic: str, *record: Any, **more: Any) -> Any:
+        """Send a record as aiokafka's producer does."""
+        return await (await self._producer(topic)).send_and_wait(topic, *record, **more)
+
+    async def _producer(self, topic: str) -> AIOKafkaProducer:
+        user = self._users.get(topic)
+        settings = self._settings if user is None else acting_as(self._settings, user)
+        file = str(settings.kafka_config)
+        if file not in self._started:
+            made = AIOKafkaProducer(**connecting(settings))
+            self._started[file] = await self._stack.enter_async_context(started(made))
+        return self._started[file]
+
+
 def upstream(settings: Settings) -> AbstractAsyncContextManager[Upstream]:
-    """Connect an upstream."""
-    return upstream_of(settings, AIOKafkaProducer(**connecting(settings)))
+    """Connect an upstream, which also writes what others do: as whoever may."""
+    return upstream_of(settings, _Producers(settings))
 
 
 async def read_topic(

@@ -17,6 +17,7 @@ from millstream.streams.settings import Settings
 from millstream.streams.transactions.guarded_producer import GuardedProducer, guarded_producer
 from millstream.streams.transactions.producers import TransactionalProducer
 from tests.contracts.log_world import PRODUCE_BYTES_SMALL
+from tests.services.users import plaintext
 
 _LATENCY_S = 0.003
 
@@ -106,7 +107,7 @@ class KafkaWorld:
         return KafkaReadClients(self.settings)
 
     def read_clients_of_nobody(self) -> ReadClients:
-        return KafkaReadClients(self.settings.model_copy(update={"kafka": "127.0.0.1:1"}))
+        return KafkaReadClients(plaintext(self.settings, kafka="127.0.0.1:1"))
 
     def reader(self, clients: ReadClients | None = None) -> PartitionReader:
         return PartitionReader(self.settings, clients)

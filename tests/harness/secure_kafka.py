@@ -30,6 +30,7 @@ from millstream.infra.ports import HOST, choose_ports
 from millstream.infra.state import LauncherState
 from millstream.streams.settings import Settings
 from tests.making.certificates import Authority, Pair
+from tests.services.users import plaintext
 
 __all__ = ["PASSWORD", "USER", "SecureKafka", "secure_kafka", "token"]
 
@@ -68,8 +69,9 @@ class SecureKafka:
     def settings(self, base: Settings, listener: str, **security: Any) -> Settings:
         """Give settings for a listener; `security` are fields without their prefix `kafka_`."""
         given = {f"kafka_{name}": value for name, value in security.items()}
+        base = plaintext(base, kafka=self.addresses[listener])
         kept = {name: getattr(base, name) for name in base.model_fields_set}
-        return Settings(**{**kept, "kafka": self.addresses[listener], **given})
+        return Settings(**{**kept, **given})
 
     def tls(self, **more: Any) -> dict[str, Any]:
         """Give what TLS needs, and more."""

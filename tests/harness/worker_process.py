@@ -15,6 +15,7 @@ from typing import Any
 
 from millstream.streams.connection_settings import ConnectionSettings
 from millstream.streams.settings import Settings, child_environment
+from tests.services.users import acting_as
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,8 +86,10 @@ async def worker_process(
 ) -> AsyncIterator[WorkerProcess]:
     """Start a worker with `settings` (and `more` variables); killed at the end if it still runs.
 
-    `program` is the module that works, and its first arguments.
+    `program` is the module that works, and its first arguments. On a secure Kafka it runs as the
+    worker's user.
     """
+    settings = acting_as(settings, "worker")
     environment = {
         name: value
         for name, value in os.environ.items()  # noqa: TID251  a child's environment is made here
@@ -96,6 +99,7 @@ async def worker_process(
         "MILLSTREAM_KAFKA": settings.kafka,
         "MILLSTREAM_REDIS_URL": settings.redis_url,
         "MILLSTREAM_NAMESPACE": settings.namespace,
+        "MILLSTREAM_PARTITIONS": str(settings.partitions),
         "MILLSTREAM_DATA_DIR": str(settings.data_dir / name),
         "MILLSTREAM_DEFAULT_MODEL": "scripted",
         "MILLSTREAM_SCRIPTED_MODEL": "on",

@@ -18,6 +18,13 @@ from millstream.streams.settings import Settings
 from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.views.service import Views
 from tests.harness.views import StartViews
+from tests.services.users import acting_as
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Have two partitions: each costs brokers 27 logs and a restore; most tests need no more."""
+    return settings.model_copy(update={"partitions": 2})
 
 
 @pytest.fixture
@@ -44,7 +51,7 @@ async def start_views(deployment: Settings) -> AsyncIterator[StartViews]:
         ) -> Views:
             marks = store.marks if isinstance(store, RedisSessionStore) else None
             views = Views(
-                deployment,
+                acting_as(deployment, "worker"),
                 store or MemorySessionStore(lambda: 0),
                 collector or MetricsCollector(),
                 marks=marks,

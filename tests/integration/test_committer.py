@@ -7,10 +7,12 @@ import asyncio
 import pytest
 from aiokafka import AIOKafkaProducer
 
+from millstream.schemas.errors import LaneLost
 from millstream.streams.broker.clients import transactional_producer
 from millstream.streams.settings import Settings
 from millstream.streams.transactions.committer import Committer
 from millstream.streams.transactions.guarded_producer import GuardedProducer
+from millstream.streams.transactions.producers import ProducerRotation
 from tests.contracts.committer_contract import CommitterContract, outgoing
 from tests.contracts.log_world import soon, started, turns
 from tests.harness.log_worlds import KafkaWorld
@@ -55,3 +57,18 @@ async def test_a_transaction_begins_where_those_with_its_first_records_went_befo
         }
         assert added == {asked.topic, answered.topic}
         await asyncio.wait_for(lazy, 30)
+
+
+async def test_brokers_that_let_no_transaction_take_so_long_are_told_with_the_setting(
+    settings: Settings,
+) -> None:
+    # More than brokers' transaction.max.timeout.ms, of 15 minutes.
+    name = f"{settings.namespace}-long"
+    rotation = ProducerRotation(
+        lambda _: GuardedProducer(lambda: transactional_producer(settings, name, timeout_s=1000)),
+        producers=1,
+        timeout_s=20,
+    )
+    with pytest.raises(LaneLost, match="MILLSTREAM_COMMIT_TIMEOUT_S"):
+        await rotation.start()
+    await rotation.stop()

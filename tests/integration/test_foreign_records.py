@@ -10,11 +10,13 @@ import subprocess
 import pytest
 from confluent_kafka import Producer
 
+from benchmarks.librdkafka import librdkafka
 from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.events import AgentResult, AgentToken
 from millstream.schemas.topics import DEAD_LETTERS, REQUESTS, RESULTS, TOKENS
 from millstream.streams.settings import Settings
 from tests.harness.lanes import read_topic, read_whole, running_lanes, upstream
+from tests.services.users import acting_as
 
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
@@ -22,7 +24,8 @@ async def test_a_compressed_request_from_librdkafka_is_answered(
     settings: Settings, codec: str
 ) -> None:
     async with running_lanes(settings):
-        producer = Producer({"bootstrap.servers": settings.kafka, "compression.type": codec})
+        own = librdkafka(acting_as(settings, "upstream"))
+        producer = Producer({**own, "compression.type": codec})
         value = json.dumps({"user_id": "ada", "input": "x" * 2000})
         producer.produce(settings.topic(REQUESTS.name), value.encode(), key=b"any")
         assert await asyncio.to_thread(producer.flush, 30) == 0
@@ -32,7 +35,10 @@ async def test_a_compressed_request_from_librdkafka_is_answered(
 
 def publish_with_header(settings: Settings, value: str, name: bytes) -> None:
     """Publish with kcat, which takes any bytes for a header's name."""
-    command = [b"kcat", b"-P", b"-b", settings.kafka.encode(), b"-k", b"ada"]
+    file = settings.data_dir / "kcat.properties"
+    given = librdkafka(acting_as(settings, "upstream")).items()
+    file.write_text("".join(f"{key}={value}\n" for key, value in given), "utf-8")
+    command = [b"kcat", b"-F", bytes(file), b"-P", b"-k", b"ada"]
     topic = settings.topic(REQUESTS.name).encode()
     subprocess.run(
         [*command, b"-t", topic, b"-H", name + b"=1"],

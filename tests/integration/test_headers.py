@@ -33,6 +33,7 @@ from millstream.streams.wire.partitioning import home_partition
 from tests import making
 from tests.harness.lanes import read_topic, running_lanes
 from tests.harness.views import StartViews
+from tests.services.users import acting_as
 from tests.support import eventually
 
 SECRET = b"s3cretS3cretS3cret"
@@ -158,7 +159,7 @@ async def redis_text(settings: Settings) -> bytes:
 async def put_back(settings: Settings, address: Address, value: bytes | None = None) -> Redrive:
     """Put a dead letter back as an operator does, after a look at it whole."""
     buried = await find_dead_letter(settings, address)
-    async with Redriver(settings) as redriver:
+    async with Redriver(acting_as(settings, "operator")) as redriver:
         letter = await read_letter(redriver._reader, buried)
         assert not leaks(letter.model_dump_json().encode())
         assert buried.headers_dropped == DROPPED
@@ -216,7 +217,7 @@ async def test_an_authorization_header_is_found_nowhere_but_where_it_was_sent(
             await eventually(lambda: store.get("default", "ada", "s"))
             view = await redis_text(settings)
     records = await everything(settings)
-    shown = [entry async for entry in read_history(settings, HistoryQuery())]
+    shown = [entry async for entry in read_history(acting_as(settings, "auditor"), HistoryQuery())]
     await store.close()
 
     assert {one.request_id: one.output for one in results} == {

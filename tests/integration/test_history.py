@@ -18,6 +18,7 @@ from millstream.streams.wire.codec import encode
 from tests.contracts.bus_world import token
 from tests.contracts.history_contract import HistoryContract
 from tests.contracts.worlds import KafkaWorld
+from tests.services.users import acting_as
 
 pytestmark = pytest.mark.promise("P8")
 
@@ -85,5 +86,7 @@ class TestKafkaHistory(HistoryContract):
     ) -> None:
         async with world.bus() as bus:
             await bus.publish_batch([token(0), token(1)])
-        async with aclosing(read_history(world.settings, HistoryQuery())) as replayed:
+        async with aclosing(
+            read_history(acting_as(world.settings, "auditor"), HistoryQuery())
+        ) as replayed:
             assert isinstance(await anext(replayed), Delivery)

@@ -14,7 +14,7 @@ from millstream.schemas.topics import TOKENS
 from millstream.streams.broker.clients import admin_client, transactional_producer
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.bus.kafka import KafkaBus
-from millstream.streams.settings import Settings
+from millstream.streams.settings import Settings, child_environment
 from millstream.streams.wire.codec import encode
 from tests.contracts.bus_contract import BusContract
 from tests.contracts.bus_world import Inbox, token
@@ -24,13 +24,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # What another program runs: it publishes three tokens and ends.
 PUBLISHER = """
-import asyncio, sys
+import asyncio
 from millstream.schemas.events import AgentToken
 from millstream.streams.bus.kafka import KafkaBus
-from millstream.streams.settings import Settings
+from millstream.streams.settings import load_settings
 
 async def main():
-    async with KafkaBus(Settings(kafka=sys.argv[1], namespace=sys.argv[2])) as bus:
+    async with KafkaBus(load_settings()) as bus:
         for seq in range(3):
             await bus.publish(AgentToken(user_id="ada", request_id="r1", session_id="s1",
                                          attempt=0, seq=seq, text=f"word {seq}"))
@@ -49,8 +49,11 @@ class TestKafkaBus(BusContract):
     ) -> None:
         inbox = Inbox()
         await bus.subscribe(inbox, topics=[TOKENS])
-        arguments = ("-c", PUBLISHER, world.settings.kafka, world.settings.namespace)
-        process = await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=ROOT)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", PUBLISHER),
+            cwd=ROOT,
+            env=child_environment(world.settings),
+        )
         assert await process.wait() == 0
         await inbox.holds(token(0), token(1), token(2))
 

@@ -183,6 +183,8 @@ async def test_redis_that_dies_is_started_again_and_kafka_stays_up(tmp_path: Pat
         os.kill(before["redis"], signal.SIGKILL)
         await eventually(lambda: _pids(data)["redis"] != before["redis"])
         assert _pids(data)["kafka-1"] == before["kafka-1"]
+        # Its process is there before it answers.
+        await eventually(lambda: "redis answers again" in launcher.log.read_text())
         async with Redis.from_url(ready["redis_url"]) as redis:
             assert await redis.ping()
         assert launcher.end(signal.SIGHUP) == 0

@@ -29,6 +29,12 @@ from tests.support import eventually
 pytestmark = pytest.mark.rule(10)
 
 
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Have more partitions than workers, and no multiple of their number."""
+    return settings.model_copy(update={"partitions": 4})
+
+
 def user_per_partition(settings: Settings) -> dict[int, str]:
     """Give a user at home in each partition."""
     users: dict[int, str] = {}

@@ -40,6 +40,7 @@ from millstream.streams.wire.codec import encode
 from millstream.streams.wire.partitioning import home_partition
 from tests import making
 from tests.harness.lanes import Upstream, read_topic, read_whole, running_lanes, upstream
+from tests.services.users import acting_as
 from tests.support import eventually
 
 pytestmark = pytest.mark.promise("P7")
@@ -61,7 +62,7 @@ async def bury(
 
 async def redrive(settings: Settings, buried: Buried, value: bytes | None = None) -> Redrive:
     """Put a dead letter back as an operator does who comes and goes."""
-    async with Redriver(settings) as redriver:
+    async with Redriver(acting_as(settings, "operator")) as redriver:
         return await redriver.redrive(buried, value)
 
 
@@ -118,7 +119,7 @@ async def test_a_record_whose_key_or_headers_are_too_large_can_be_mended(
             place = Address(topic=sent.topic, partition=sent.partition, offset=sent.offset)
             buried = await find_dead_letter(settings, place)
             assert buried.reason.code == "record_too_large"
-            async with Redriver(settings) as redriver:
+            async with Redriver(acting_as(settings, "operator")) as redriver:
                 if "headers" in how:
                     with pytest.raises(CannotRedrive, match="--no-headers leaves"):
                         await redriver.redrive(buried, MENDED)
@@ -212,8 +213,8 @@ async def test_all_of_one_kind_are_put_back_by_one_redriver(settings: Settings) 
             await bury(settings, program, NEWER, count=number + 1)
         await bury(settings, program, {"user_id": "ada"}, count=4)
         wanted = DeadLetterQuery(codes=frozenset({"newer_schema"}))
-        found = [one async for one in dead_letters(settings, wanted)]
-        async with Redriver(settings) as redriver:
+        found = [one async for one in dead_letters(acting_as(settings, "operator"), wanted)]
+        async with Redriver(acting_as(settings, "operator")) as redriver:
             done = [await redriver.redrive(one, MENDED) for one in (*found, *found)]
         results = await results_before(settings, program)
     assert [one.first for one in done] == [True] * 3 + [False] * 3
@@ -257,7 +258,7 @@ async def test_a_record_that_the_broker_refuses_is_told_and_the_next_one_put_bac
         # It fits its topic, but not with one header more.
         large = await bury(settings, program, b" " * 1_048_400)
         small = await bury(settings, program, NEWER, count=2)
-        async with Redriver(settings) as redriver:
+        async with Redriver(acting_as(settings, "operator")) as redriver:
             with pytest.raises(CannotRedrive, match="too large"):
                 await redriver.redrive(large)
             await redriver.redrive(small, MENDED)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -12,7 +15,9 @@ import pytest
 from aiokafka import TopicPartition
 
 from millstream.gateway.checks.services import check_kafka
-from millstream.schemas.errors import MillstreamError
+from millstream.gateway.demo.upstream_environment import upstream_environment
+from millstream.gateway.installation import HOME
+from millstream.schemas.errors import MillstreamError, Misconfigured
 from millstream.schemas.topics import REQUESTS
 from millstream.streams.broker.clients import (
     committed_consumer,
@@ -29,6 +34,7 @@ from tests.making.certificates import Authority
 from tests.support import eventually
 
 WRONG = "no-password"
+UPSTREAM = HOME / "docs" / "examples" / "upstream.py"
 Given = dict[str, Any]
 
 
@@ -337,3 +343,35 @@ async def test_sends_go_on_without_an_error_while_sessions_end(
             sent += 1
     assert sent > 100
     assert len(conns) >= 3
+
+
+@pytest.mark.parametrize("how", ["scram", "certificate", "plaintext"])
+async def test_the_upstream_program_publishes_by_what_the_demonstration_tells_it(
+    kafka: SecureKafka, base: Settings, how: str
+) -> None:
+    listener, given = {
+        "scram": ("SCRAM", kafka.scram()),
+        "certificate": ("MUTUAL", own_certificate(kafka)),
+        "plaintext": ("PLAIN", {}),
+    }[how]
+    here = kafka.settings(base, listener, **given)
+    await ensure_topics(here, [REQUESTS])
+    topic = here.topic(REQUESTS.name)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(UPSTREAM), here.kafka, topic),
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
+        env=upstream_environment(here),
+    )
+    lines = b'{"user_id": "ada", "input": "Name three planets."}\n'
+    told, errors = await asyncio.wait_for(process.communicate(lines), 30)
+    assert told.decode().split() == [f"{topic}-0-0"], errors.decode()
+
+
+async def test_a_demonstration_by_tokens_is_refused_in_words(
+    kafka: SecureKafka, base: Settings
+) -> None:
+    here = kafka.settings(base, "CLEAR", **token_file(kafka, token()))
+    with pytest.raises(Misconfigured, match="knows no tokens"):
+        upstream_environment(here)

@@ -19,10 +19,18 @@ from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError
 
+from millstream.schemas.errors import ServiceUnavailable
+from millstream.schemas.events import AgentRequest
+from millstream.schemas.topics import BASE_TOPICS, REQUESTS
+from millstream.streams.broker.topic_admin import ensure_topics
+from millstream.streams.bus.kafka import KafkaBus
+from millstream.streams.settings import Settings
+from tests import making
 from tests.services.launcher import PROJECT
 from tests.services.secure import ADMIN, SecureServices, secure_services
+from tests.services.users import acting_as
 
-ROLES = ("upstream", "product", "worker", "auditor", "operator")
+ROLES = ("upstream", "product", "client", "worker", "auditor", "operator")
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +89,30 @@ async def test_the_admin_may_do_everything_and_a_role_nothing_unasked(
         async with AIOKafkaProducer(**secure.aiokafka(role)) as producer:
             with pytest.raises(TopicAuthorizationFailedError):
                 await producer.send_and_wait("asked", b"value")
+
+
+async def test_who_may_only_read_reads_over_a_bus_and_is_told_what_it_may_not(
+    secure: SecureServices,
+) -> None:
+    base = Settings(
+        kafka=secure.kafka, namespace="reads", kafka_config=secure.properties_file(ADMIN)
+    )
+    await ensure_topics(base, BASE_TOPICS)
+    asks, reads = (acting_as(base, user) for user in ("upstream", "auditor"))
+    async with KafkaBus(asks) as upstream, KafkaBus(reads) as auditor:
+        async with auditor.tail((REQUESTS,)) as coming:
+            await upstream.publish(making.request(request_id="r1"))
+            async for delivery in coming:
+                assert isinstance(delivery.event, AgentRequest)
+                assert delivery.event.request_id == "r1"
+                break
+        for attempt in (
+            auditor.publish(making.request()),
+            auditor.publish_batch([making.request()]),
+            upstream.publish(making.result()),
+        ):
+            with pytest.raises(ServiceUnavailable, match="AuthorizationFailed"):
+                await attempt
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ from tests.contracts.session_manager_contract import (
     results_of,
 )
 from tests.harness.lanes import running_lanes
+from tests.services.running import Services
+from tests.services.users import acting_as
 from tests.support import eventually
 
 
@@ -45,13 +47,11 @@ class KafkaSessionWorld:
 
 
 @pytest.fixture(scope="module")
-async def world(kafka_bootstrap: str, redis_url: str) -> AsyncIterator[KafkaSessionWorld]:
-    settings = Settings(
-        kafka=kafka_bootstrap, redis_url=redis_url, namespace=f"t-{secrets.token_hex(6)}"
-    )
+async def world(services: Services) -> AsyncIterator[KafkaSessionWorld]:
+    settings = services.settings(namespace=f"t-{secrets.token_hex(6)}")
     await ensure_topics(settings, BASE_TOPICS)
     store = RedisSessionStore(settings)
-    async with running_lanes(settings), KafkaBus(settings) as bus:
+    async with running_lanes(settings), KafkaBus(acting_as(settings, "operator")) as bus:
         yield KafkaSessionWorld(settings, bus, store, await results_of(bus))
     await store.close()
 
@@ -63,7 +63,10 @@ class TestSessionManagerOnKafka(SessionManagerContract):
 async def test_a_namespace_without_workers_answers_nobody(settings: Settings) -> None:
     await ensure_topics(settings, BASE_TOPICS)
     store = RedisSessionStore(settings)
-    async with KafkaBus(settings) as bus, SessionManager(bus, store, timeout_s=3) as sessions:
+    async with (
+        KafkaBus(acting_as(settings, "operator")) as bus,
+        SessionManager(bus, store, timeout_s=3) as sessions,
+    ):
         with pytest.raises(SessionOutcomeUnknown, match="does a worker run") as told:
             await sessions.create("ada", "s")
         assert told.value.is_published
@@ -95,7 +98,12 @@ async def test_a_command_is_carried_out_without_redis(world: KafkaSessionWorld) 
 async def test_what_runs_left_is_listed_and_survives_a_flush_of_redis(
     world: KafkaSessionWorld,
 ) -> None:
-    views = Views(world.settings, world.store, MetricsCollector(), marks=world.store.marks)
+    views = Views(
+        acting_as(world.settings, "worker"),
+        world.store,
+        MetricsCollector(),
+        marks=world.store.marks,
+    )
     await views.start()
     async with SessionManager(world.bus, world.store, timeout_s=30) as sessions:
         talk = Talk(world, sessions)

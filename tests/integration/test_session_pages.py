@@ -19,6 +19,7 @@ from millstream.streams.settings import Settings
 from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.views.service import Views
 from tests.harness.lanes import running_lanes
+from tests.services.users import acting_as
 from tests.support import eventually
 
 pytestmark = pytest.mark.promise("P6")
@@ -77,10 +78,10 @@ async def test_no_page_skips_or_repeats_a_session_that_is_there_all_the_time(
     deployment: Settings,
 ) -> None:
     store = RedisSessionStore(deployment)
-    views = Views(deployment, store, MetricsCollector(), marks=store.marks)
+    views = Views(acting_as(deployment, "worker"), store, MetricsCollector(), marks=store.marks)
     async with (
         running_lanes(deployment),
-        KafkaBus(deployment) as bus,
+        KafkaBus(acting_as(deployment, "operator")) as bus,
         SessionManager(bus, store, timeout_s=30) as sessions,
     ):
         await views.start()

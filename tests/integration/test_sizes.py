@@ -24,7 +24,7 @@ from millstream.schemas.topics import (
     TopicSpec,
     catalogue,
 )
-from millstream.streams.broker.clients import admin_client
+from millstream.streams.broker.clients import admin_client, connecting
 from millstream.streams.broker.topic_admin import ensure_topics, topic_drift
 from millstream.streams.settings import Settings
 from millstream.streams.wire.partitioning import home_partition, name_at
@@ -49,7 +49,7 @@ COMMANDS: list[tuple[TopicSpec, dict[str, Any]]] = [
 def client(settings: Settings, codec: str | None = None) -> AIOKafkaProducer:
     """Make an upstream's producer that is set to send whatever its broker takes."""
     return AIOKafkaProducer(
-        bootstrap_servers=settings.kafka, max_request_size=1 << 26, compression_type=codec
+        **connecting(settings), max_request_size=1 << 26, compression_type=codec
     )
 
 

@@ -22,6 +22,7 @@ from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.settings import Settings
 from tests.harness.lanes import running_lanes, upstream
 from tests.harness.step_runs import kinds, require_sound
+from tests.services.users import acting_as
 from tests.support import eventually
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "steps.md").read_text("utf-8")
@@ -67,7 +68,7 @@ async def test_a_subscriber_sees_a_call_of_a_tool_and_a_reader_its_place_in_the_
     async with (
         running_lanes(settings),
         upstream(settings) as program,
-        KafkaBus(settings) as bus,
+        KafkaBus(acting_as(settings, "client")) as bus,
     ):
         await bus.subscribe(
             hear, topics=[STEPS, TOKENS, RESULTS], filter=EventFilter(user_id="ada")

@@ -39,10 +39,12 @@ async def test_a_rolling_deploy_of_a_new_template_loses_no_request(settings: Set
             # What waits is moved to who can run it, while both are there.
             await eventually(lambda: before.figures().lacking == 0, timeout_s=30)
             both = (before, after)
-            await eventually(lambda: sum(one.figures().open for one in both) == 4, timeout_s=30)
+            await eventually(
+                lambda: sum(one.figures().open for one in both) == settings.partitions, timeout_s=30
+            )
             await old.aclose()
             results = await read_topic(settings, RESULTS, AgentResult, count=24)
-            await eventually(lambda: after.figures().open == 4, timeout_s=30)
+            await eventually(lambda: after.figures().open == settings.partitions, timeout_s=30)
             assert after.figures().lacking == 0
     assert {one.request_id for one in results} == set(asked)
     assert {one.status for one in results} == {"completed"}

@@ -14,6 +14,7 @@ from millstream.streams.settings import Settings
 from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.templates.follower import TemplateFollower
 from millstream.streams.templates.registry import TemplateRegistry
+from tests.services.users import acting_as
 from tests.support import eventually
 
 ONE = AgentTemplate(name="own", system_prompt="You are one.")
@@ -24,20 +25,23 @@ LATER = AgentTemplate(name="later")
 async def test_of_two_operators_at_once_one_is_told_what_the_other_did(settings: Settings) -> None:
     await ensure_topics(settings, (TEMPLATES,))
     outcomes = await asyncio.gather(
-        *(TemplateRegistry(settings).apply((one,), by="ada") for one in (ONE, OTHER)),
+        *(
+            TemplateRegistry(acting_as(settings, "operator")).apply((one,), by="ada")
+            for one in (ONE, OTHER)
+        ),
         return_exceptions=True,
     )
     assert sum(isinstance(one, Misconfigured) for one in outcomes) == 1, outcomes
-    assert len(await TemplateRegistry(settings).all()) == 1
+    assert len(await TemplateRegistry(acting_as(settings, "operator")).all()) == 1
 
 
 async def test_a_topic_that_was_deleted_is_followed_again_once_it_is_there(
     settings: Settings,
 ) -> None:
     await ensure_topics(settings, (TEMPLATES,))
-    await TemplateRegistry(settings).apply((ONE,), by="ada")
+    await TemplateRegistry(acting_as(settings, "operator")).apply((ONE,), by="ada")
     factory = AgentFactory(default_model="scripted")
-    follower = TemplateFollower(settings, factory, MetricsCollector())
+    follower = TemplateFollower(acting_as(settings, "worker"), factory, MetricsCollector())
     await follower.start()
     try:
         admin = admin_client(settings)
@@ -45,7 +49,7 @@ async def test_a_topic_that_was_deleted_is_followed_again_once_it_is_there(
         await admin.delete_topics([settings.topic(TEMPLATES.name)])
         await admin.close()
         await ensure_topics(settings, (TEMPLATES,))
-        await TemplateRegistry(settings).apply((LATER,), by="ada")
+        await TemplateRegistry(acting_as(settings, "operator")).apply((LATER,), by="ada")
         await eventually(lambda: factory.has("later"), timeout_s=60)
         assert factory.has("own")
         assert follower.failure is None

@@ -14,6 +14,7 @@ from millstream.gateway.console.rendering import entry_line
 from millstream.schemas.dead_letters import BatchLost, DeadLetter
 from millstream.schemas.events import AgentResult
 from millstream.schemas.topics import CONTROL, DEAD_LETTERS, DECISIONS, REQUESTS, RESULTS, TopicSpec
+from millstream.streams.broker.clients import connecting
 from millstream.streams.broker.fetched.unpacking import UNPACKED_BYTES_MAX
 from millstream.streams.bus.api import Delivery, Unreadable
 from millstream.streams.history.dead_letters import find_dead_letter
@@ -24,9 +25,11 @@ from millstream.streams.lane.lanes import Lanes
 from millstream.streams.settings import Settings
 from millstream.streams.wire.partitioning import home_partition
 from millstream.streams.wire.records import InputRecord
+from millstream.streams.wire.sizes import HEADERS_MAX
 from tests.contracts.log_world import started
 from tests.harness.lane_common import chain_stages
 from tests.harness.lanes import lane_services, read_topic, read_whole, running_lanes, upstream
+from tests.services.users import acting_as
 
 pytestmark = pytest.mark.promise("P7")
 
@@ -36,7 +39,7 @@ ASKED = {"user_id": "ada", "input": "say: served"}
 async def publish_bomb(settings: Settings, spec: TopicSpec, codec: str) -> int:
     """Publish three records in a batch that unpacks to too much; gives the last one's offset."""
     producer = AIOKafkaProducer(
-        bootstrap_servers=settings.kafka,
+        **connecting(settings),
         compression_type=codec,
         max_batch_size=1 << 30,
         max_request_size=1 << 30,
@@ -75,7 +78,7 @@ async def test_a_bomb_is_buried_by_its_offsets_and_its_neighbours_are_served(
 
     # History tells of it at its address, and of what stands behind it.
     query = HistoryQuery(topics=(REQUESTS,), partition=home)
-    entries = [one async for one in read_history(settings, query)]
+    entries = [one async for one in read_history(acting_as(settings, "auditor"), query)]
     unread = [one for one in entries if isinstance(one, Unreadable)]
     assert len(entries) == 4
     assert [one.address.offset for one in unread] == [bad]
@@ -88,7 +91,7 @@ async def test_a_bomb_is_buried_by_its_offsets_and_its_neighbours_are_served(
     assert [one.address.offset async for one in read_history(settings, within)] == [bad]
 
     # No value can stand for all of its records; each of their addresses finds the letter.
-    async with Redriver(settings) as redriver:
+    async with Redriver(acting_as(settings, "operator")) as redriver:
         for offset in (bad - 2, bad):
             place = letter.source.model_copy(update={"offset": offset})
             buried = await find_dead_letter(settings, place)
@@ -111,13 +114,40 @@ async def test_bombs_among_commands_and_on_topics_of_lanes_stop_no_lane(
         await program.publish(ASKED)
         query = HistoryQuery(topics=(RESULTS,))
         async with asyncio.timeout(30):
-            while len(entries := [one async for one in read_history(settings, query)]) < 2:
+            while (
+                len(
+                    entries := [
+                        one async for one in read_history(acting_as(settings, "auditor"), query)
+                    ]
+                )
+                < 2
+            ):
                 pass
     unread, served = entries
     assert isinstance(unread, Unreadable)
     assert isinstance(served, Delivery)
     assert isinstance(served.event, AgentResult)
     assert served.event.output == "served"
+
+
+async def test_of_a_batch_a_record_of_too_many_headers_alone_is_buried(settings: Settings) -> None:
+    home = home_partition("ada", settings.partitions)
+    producer = AIOKafkaProducer(
+        bootstrap_servers=settings.kafka, compression_type="zstd", max_batch_size=1 << 30
+    )
+    async with running_lanes(settings), started(producer):
+        mixed = producer.create_batch()
+        for count in (0, 400_000, HEADERS_MAX):
+            value, headers = json.dumps(ASKED).encode(), [("", b"")] * count
+            assert mixed.append(key=b"ada", value=value, timestamp=None, headers=headers)
+        topic = settings.topic(REQUESTS.name)
+        sent = await (await producer.send_batch(mixed, topic, partition=home))
+        results = await read_topic(settings, RESULTS, AgentResult, count=2)
+        (letter,) = await read_topic(settings, DEAD_LETTERS, DeadLetter, count=1)
+    assert [one.output for one in results] == ["served"] * 2
+    bad = sent.offset + 1
+    assert (letter.reason.code, letter.first_offset) == ("batch_too_large", bad)
+    assert (letter.source.offset, letter.value) == (bad, None)
 
 
 class Killed(BaseException):
@@ -138,7 +168,7 @@ async def test_a_record_that_ends_whoever_reads_it_is_buried_unread(settings: Se
         async with upstream(settings) as program:
             sent = await program.publish(b'"kill"', partition=home)
             await program.publish(ASKED, partition=home)
-        lanes = Lanes(settings, services, replace(stage, read=read))
+        lanes = Lanes(acting_as(settings, "worker"), services, replace(stage, read=read))
         await lanes.start()
         try:
             (letter,) = await read_topic(settings, DEAD_LETTERS, DeadLetter, count=1)

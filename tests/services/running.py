@@ -1,4 +1,7 @@
-"""Which Kafka and Redis the tests run on: named by the environment, in Docker, or launched here."""
+"""Which Kafka and Redis the tests run on: named by the environment, in Docker, or launched here.
+
+Or secure ones, which are launched here.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from confluent_kafka import KafkaException
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from millstream.streams.settings import Settings
 from tests.services.containers import Engine, NoContainer, kafka_container, redis_container
 from tests.services.launcher import launched
 from tests.services.probes import kafka_answers, redis_answers
+from tests.services.secure import secure_services
+from tests.services.users import secured, secured_variables
 
 KAFKA_VARIABLE = "MILLSTREAM_KAFKA"
 REDIS_VARIABLE = "MILLSTREAM_REDIS_URL"
@@ -27,11 +34,29 @@ class Unanswered(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Where Kafka and Redis answer, and in words how each was come by."""
+    """Where Kafka and Redis answer, and in words how each was come by.
+
+    `credentials` is the folder of the users' files where they are secure, see `infra.secure`.
+    """
 
     kafka: str
     redis_url: str
     told: tuple[str, ...]
+    credentials: Path | None = None
+
+    def settings(self, **more: Any) -> Settings:
+        """Give settings that name them: those of `admin`, where they are secure."""
+        found = Settings(kafka=self.kafka, redis_url=self.redis_url, **more)
+        return found if self.credentials is None else secured(found, self.credentials)
+
+    def variables(self, namespace: str, **more: str) -> dict[str, str]:
+        """Give the variables of commands on a deployment, each of which has its user's rights.
+
+        `users.variables_as` says as whom a command runs.
+        """
+        settings = self.settings(namespace=namespace)
+        named = {KAFKA_VARIABLE: self.kafka, REDIS_VARIABLE: self.redis_url}
+        return {**named, "MILLSTREAM_NAMESPACE": namespace, **secured_variables(settings), **more}
 
 
 @contextmanager
@@ -59,6 +84,14 @@ def running_services(
                     found[name] = ready[field]
                     told.append(f"{ready[field]} (dev launcher)")
         yield Services(found[KAFKA_VARIABLE], found[REDIS_VARIABLE], tuple(told))
+
+
+@contextmanager
+def running_secure_services(data: Path) -> Iterator[Services]:
+    """Give the launcher's secure services: each role has its own user, and is given its rights."""
+    with secure_services(data) as running:
+        told = (f"{running.kafka} and {running.redis_url} (dev launcher, secure)",)
+        yield Services(running.kafka, running.redis_url, told, running.credentials)
 
 
 _CONTAINERS: dict[str, Callable[[Engine], AbstractContextManager[str]]] = {

@@ -13,6 +13,7 @@ from rich.console import Console
 from watchfiles import DefaultFilter, awatch
 
 from millstream.gateway.client_settings import local_settings
+from millstream.gateway.commands.up import SecureOption, refuse_named, secure_lines
 from millstream.gateway.commands.worker import parse_roles, with_app
 from millstream.gateway.console.running import run
 from millstream.gateway.console.terminal import progress_console
@@ -37,6 +38,8 @@ def dev(
     roles: Annotated[str, typer.Option(help="What the worker does, comma-separated.")] = (
         "lanes,views"
     ),
+    *,
+    secure: SecureOption = None,
 ) -> None:
     """Start Kafka, Redis and a worker with your app, and take changes over as you save them.
 
@@ -45,21 +48,28 @@ def dev(
     """
     wanted = parse_roles(roles)
     settings = with_app(local_settings(), app)
+    refuse_named(settings, secure=secure)
     # What still runs when a change is taken over is begun anew by the next worker.
     quick = {"shutdown_grace_s": _RUNS_GO_ON_S, "log_level": "warning"}
     new = {name: value for name, value in quick.items() if name not in settings.model_fields_set}
     try:
-        run(_dev(settings.model_copy(update=new), wanted, time.monotonic()))
+        run(_dev(settings.model_copy(update=new), wanted, time.monotonic(), secure=secure))
     except Stopped as stopped:
         # To be stopped is how it is meant to end.
         raise typer.Exit(ExitCode.OK) from stopped
 
 
-async def _dev(settings: Settings, roles: frozenset[Role], began: float) -> None:
+async def _dev(
+    settings: Settings, roles: frozenset[Role], began: float, *, secure: bool | None
+) -> None:
     console = progress_console()
     _folder(settings)
-    async with platform(settings, roles=roles, tell=console.print, to_terminal=True) as running:
+    async with platform(
+        settings, roles=roles, tell=console.print, to_terminal=True, secure=secure
+    ) as running:
         _announce(running, console, time.monotonic() - began)
+        if running.secure is not None:
+            console.print(secure_lines(running.secure), soft_wrap=True)
         await running.while_services_run(_take_over_changes(running, settings, console))
 
 

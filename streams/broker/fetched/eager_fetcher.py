@@ -7,7 +7,7 @@ What aiokafka does, and what is done here instead:
   node is asked at once if the reader waits, or if more is known to stand on another partition.
 - Behind these 100 ms it is asked as ever: a fetch of partitions on which nothing comes then holds
   up, for as long as it may wait (`fetch_max_wait_ms`), those that were read meanwhile. Here a
-  fetch that is sent while records are unread waits 20 ms at most.
+  fetch that is sent while records are unread waits 20 ms, and a quarter of what they have lain.
 - A fetch that brings no records, but moves a position past markers or aborted records, wakes
   nobody: a stretch that ends with a marker takes a poll's whole time. Here it wakes the reader.
 - A node whose task is done may count as busy for as long as the loop has not said so. Is that the
@@ -150,7 +150,9 @@ class EagerFetcher(Fetcher):  # type: ignore[misc]
                 if not (has_waiter or node.has_more or left_s <= 0):
                     again_s = min(again_s, left_s)
                     continue
-                wait_ms = min(wait_ms, _BESIDE_WAIT_MS)
+                # The longer they lie there, the less it matters when they are read.
+                lain_ms = int(min(node.unread_s) * 1000)
+                wait_ms = min(wait_ms, _BESIDE_WAIT_MS + lain_ms // 4)
             requests.append((node_id, self._request(node.fetchable, wait_ms)))
         return requests, again_s
 

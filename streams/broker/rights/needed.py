@@ -173,6 +173,14 @@ TABLE: tuple[Need, ...] = (
     ),
     Need(
         "product",
+        "topic",
+        _names(PARKED, HOLDS, ATTEMPTS, JOURNAL),
+        ("Read",),
+        "tell what a run does or waits for",
+        is_optional=True,
+    ),
+    Need(
+        "product",
         "group",
         ("lanes",),
         ("Describe",),

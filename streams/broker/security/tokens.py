@@ -13,8 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-
 from millstream.schemas.errors import Misconfigured
 from millstream.streams.broker.security.certificates import TlsFiles, context_of
 from millstream.streams.broker.security.given import read_secret
@@ -72,6 +70,8 @@ class Tokens:
 
     async def _ask(self, source: TokenSource) -> _Kept:
         url = source.url.value
+        import aiohttp  # noqa: PLC0415  half of what a command imports, for those who use tokens
+
         if source.client_id is None or source.client_secret is None:
             raise Misconfigured(f"{source.url.named} needs a client's id and secret")
         form = {"grant_type": "client_credentials"}

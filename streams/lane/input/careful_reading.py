@@ -114,9 +114,6 @@ class CarefulReading:
         # However many: who reads them comes by those that are done, and by other users'.
         end, name = next(iter(old_until.values()), 0), DEFERRED.name
         self._left = _Topic(name, end, sys.maxsize, before.get(name))
-        # Both are read at once: what is read of one must not be held against the other.
-        of_input = before.get(next(iter(old_until), ""))
-        self._is_left_careful = of_input is not None and of_input.openings + 1 >= CAREFUL_FROM
 
     def drain(self) -> None:
         """Hand no more on: what waits here is left to the next owner."""
@@ -138,6 +135,14 @@ class CarefulReading:
         left = self._left
         return left is not None and left.left > 0 and offset < left.old_until
 
+    @property
+    def _is_input_careful(self) -> bool:
+        """Whether records of the input are read one by one, at the same time as what was left."""
+        topic = next(iter(self._topics.values()))
+        if topic.told is not None:
+            return topic.told.openings >= CAREFUL_FROM
+        return topic.before is not None and topic.before.openings + 1 >= CAREFUL_FROM
+
     async def may_read(self, entry: Entry[InputRecord]) -> bool:
         """Tell that a record is read that was left unread, before anything of it is.
 
@@ -147,7 +152,7 @@ class CarefulReading:
         if left is None or self._is_new(left, entry):
             return True
         told = left.told or await self._begin(left, entry.offset)
-        if told.openings < CAREFUL_FROM and not self._is_left_careful:
+        if told.openings < CAREFUL_FROM and not self._is_input_careful:
             left.left = 0
             return True
         if self._alone_with is not left:

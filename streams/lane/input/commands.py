@@ -172,10 +172,10 @@ class CommandHandler:
         if hold in self._pauses or had_ended:
             await self._writer.commit([mark])
             return
-        if len(self._pauses) >= HOLDS_MAX:
+        if not self._pauses.has_room(hold):
             raise Unserviceable(
-                f"{HOLDS_MAX} requests and sessions of this partition are paused already; "
-                "resume or cancel some, then give it again"
+                f"of {HOLDS_MAX} requests and sessions of this partition that may be paused, this "
+                "user has as many as are left; resume or cancel some, then give it again"
             )
         # Not after the commit: a command, or a result, that comes meanwhile must find it.
         self._pauses.add(hold)

@@ -31,8 +31,8 @@ from millstream.streams.lane.overflow.deferral import Deferral
 from millstream.streams.lane.overflow.reading import (
     UnreadReading,
     deferred_users,
-    may_be_read,
     stretch,
+    user_left,
 )
 from millstream.streams.lane.queue.quotas import Backpressure
 from millstream.streams.lane.queue.run_queue import RunQueue
@@ -306,8 +306,7 @@ class Deferrals:
         ) as records:
             async for record in records:
                 self._rescanned_to = record.offset + 1
-                may_read = await may_be_read(self._reading, record, self._state.is_buried)
-                user = self._context.stage.user_of(record.value) if may_read else None
+                user = await user_left(self._reading, record, self._context.stage, self._state)
                 if user is not None and (deferral := self._to_rescan.get(user)) is not None:
                     deferral.rescanned(record.offset)
                     self._mark_ready(deferral)

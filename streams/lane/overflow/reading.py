@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Protocol
 
 import structlog
 from aiokafka import TopicPartition
 
-from millstream.schemas.base import Address
+from millstream.schemas.base import Address, UserKey
 from millstream.schemas.errors import LaneLost, ServiceUnavailable
 from millstream.schemas.lane_events import RequestsDeferred
 from millstream.streams.broker.compacted import newest_of_each
 from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.lane.base.context import Stage
 from millstream.streams.lane.base.window import Entry, Window
+from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.wire.codec import decode
 from millstream.streams.wire.records import InputRecord
 
@@ -38,16 +40,18 @@ class UnreadReading(Protocol):
         """Tell that nothing is held against them any more."""
 
 
-async def may_be_read(
-    reading: UnreadReading, record: Any, is_buried: Callable[[Address], bool]
-) -> bool:
-    """Tell whether it may be asked whose record this is: not if it is buried."""
-    if is_buried(Address(topic=record.topic, partition=record.partition, offset=record.offset)):
-        return False
-    if not reading.looks_at(record.offset):
-        return True
-    entry = Window[InputRecord](1).take(record.offset, InputRecord.of(record), lambda: None)
-    return entry is None or await reading.may_read(entry)
+async def user_left(
+    reading: UnreadReading, record: Any, stage: Stage, state: LaneState
+) -> UserKey | None:
+    """Give whose record stands there, `None` for nobody's, and for one that is buried."""
+    where = Address(topic=record.topic, partition=record.partition, offset=record.offset)
+    if state.is_buried(where):
+        return None
+    if reading.looks_at(record.offset):
+        entry = Window[InputRecord](1).take(record.offset, InputRecord.of(record), lambda: None)
+        if entry is not None and not await reading.may_read(entry):
+            return None
+    return stage.user_of(record.value)
 
 
 async def deferred_users(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+from millstream.schemas.base import UserKey
 from millstream.schemas.lane_events import HoldPlaced
 from millstream.schemas.topics import HOLDS, REQUESTS
 from millstream.streams.lane.state.lane_state import LaneState
@@ -17,12 +20,21 @@ class Pauses:
     """The holds that are committed. Memory: some 0.3 kB for each, at most `HOLDS_MAX`."""
 
     def __init__(self) -> None:
+        self._of_users: Counter[UserKey] = Counter()
         self._requests: set[RequestKey] = set()
         self._sessions: set[SessionKey] = set()
 
     def __len__(self) -> int:
         """Give the number of holds."""
         return len(self._requests) + len(self._sessions)
+
+    def has_room(self, hold: HoldPlaced) -> bool:
+        """Tell whether one more may be placed: a user has no more than are left for all others.
+
+        So whoever floods leaves room for everybody who does not. Source: dynamic thresholds of
+        shared buffers (Choudhury and Hahne, IEEE/ACM Transactions on Networking 6, 1998).
+        """
+        return self._of_users[hold.tenant, hold.user_id] < HOLDS_MAX - len(self)
 
     def is_paused(self, key: RequestKey, session: SessionKey) -> bool:
         """Tell whether a request may not begin, by itself or with its session."""
@@ -49,11 +61,19 @@ class Pauses:
 
     def add(self, hold: HoldPlaced) -> None:
         """Take in a hold."""
-        self._of_its_kind(hold).add(_target(hold))
+        if hold not in self:
+            self._of_its_kind(hold).add(_target(hold))
+            self._of_users[hold.tenant, hold.user_id] += 1
 
     def remove(self, hold: HoldPlaced) -> None:
         """Take a hold back; one that was never placed is none."""
+        if hold not in self:
+            return
         self._of_its_kind(hold).discard(_target(hold))
+        user = (hold.tenant, hold.user_id)
+        self._of_users[user] -= 1
+        if not self._of_users[user]:
+            del self._of_users[user]
 
     def _of_its_kind(self, hold: HoldPlaced) -> set[tuple[str, str, str]]:
         return self._requests if hold.request_id is not None else self._sessions

@@ -155,9 +155,13 @@ class Requests:
         # What snapshots of earlier versions do not tell may be missing.
         self.decided_until_ms = entries.get("decided_until_ms", 0)
         open_ids, again_ids = (
-            base64.b64decode(entries.get(name, "")) for name in ("open_user_ids", "again_ids")
+            base64.b64decode(entries.get(name, ""), validate=True)
+            for name in ("open_user_ids", "again_ids")
         )
-        gaps = {number: base64.b64decode(told) for number, told in entries["id_gaps"].items()}
+        gaps = {
+            number: base64.b64decode(told, validate=True)
+            for number, told in entries["id_gaps"].items()
+        }
         since_ms, lost_ms = entries.get("ids_since_ms", 0), entries.get("ids_lost_ms")
         complete_ms = max(since_ms, 0 if lost_ms is None else lost_ms + 1)
         if body.ids_since_ms is None or body.ids_since_ms >= complete_ms:

@@ -6,13 +6,15 @@ begins; last, what came behind it, or the whole window where there is none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+import structlog
 from aiokafka import TopicPartition
 
-from millstream.schemas.base import Event
+from millstream.schemas.base import Address, Event
 from millstream.schemas.errors import HistoryGone, Poison
 from millstream.schemas.events import Decision
 from millstream.schemas.lane_events import LaneOpened, SnapshotHeader
@@ -24,6 +26,7 @@ from millstream.schemas.topics import (
     SNAPSHOTS,
     TopicSpec,
 )
+from millstream.streams.allocation import give_back
 from millstream.streams.broker.compacted import refuse_newer
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.broker.reading.merging import Span, Turn
@@ -31,13 +34,25 @@ from millstream.streams.lane.state.folds import Begin, Refold
 from millstream.streams.lane.state.history_gaps import Base, Stretch, removed, up_to
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.restoring.logs import Logs, read_event
-from millstream.streams.lane.state.restoring.memory import give_back
 from millstream.streams.lane.state.snapshot_format import StoredSnapshot, taken_under
 from millstream.streams.settings import Settings
 from millstream.streams.topic_settings.retention import Retention
 from millstream.streams.wire.codec import decode
 
 EventT = TypeVar("EventT", bound=Event)
+
+log = structlog.get_logger(__name__)
+
+
+class LanesEnded(Protocol):
+    """Counts the lanes that a record has ended, over one lane's end."""
+
+    def count(self, source: Address) -> None:
+        """Count one more."""
+
+    def given_up(self, source: Address) -> Poison | None:
+        """Give why a record is tried no more, `None` as long as it is."""
+
 
 _OF_SESSIONS = (SESSIONS.name, SESSION_STATES.name)
 
@@ -92,6 +107,7 @@ async def restore(
     now_ms: int,
     upto: Mapping[str, int] | None = None,
     turn: Turn | None = None,
+    crash_counter: LanesEnded | None = None,
 ) -> Restored:
     """Fold partition `partition` of all topics that decide into `state`, which has folded nothing.
 
@@ -106,7 +122,9 @@ async def restore(
     removed and may have counted is then `HistoryGone`. A lane that is to serve gives no `upto`:
     it goes on with what stands, since to fail would be to fail for ever, and `Restored.gone` tells.
 
-    `turn` is waited for before each read of the logs: where several lanes are restored at once.
+    `turn` is waited for before each read of the logs: where several lanes are restored at once. A
+    snapshot that cannot be taken in ends the lane, since some folds have taken it in by then:
+    `crash_counter` counts that, and what it gives up is no snapshot any more.
     """
     topics = state.folds.topics
     at = {
@@ -130,9 +148,11 @@ async def restore(
     log_ends = {spec.name: ends[spec.name] for spec in state.folds.logs}
     state.out_of_order()
     snapshot = stored.header(taken_under(state, settings), log_ends)
-    refolds: tuple[Refold, ...] | None = ()
-    if snapshot is not None:
-        refolds = stored.load(snapshot, state, settings, since_ms=since_ms)
+    place = stored.header_at(at[SNAPSHOTS.name])
+    refolds: tuple[Refold, ...] | None = None
+    with _counted(crash_counter, place) as may_load:
+        if snapshot is not None and may_load:
+            refolds = stored.load(snapshot, state, settings, since_ms=since_ms)
     if snapshot is None or refolds is None:
         snapshot, refolds = None, ()
     read = tuple(Stretch(one, at[one.spec.name], ends[one.spec.name]) for one in topics)
@@ -180,6 +200,20 @@ async def restore(
         refolded=tuple(one.name for one in refolds),
         gone=gone,
     )
+
+
+@contextmanager
+def _counted(crash_counter: LanesEnded | None, place: Address) -> Iterator[bool]:
+    """Count a snapshot that cannot be taken in; give whether it is to be tried."""
+    given_up = None if crash_counter is None else crash_counter.given_up(place)
+    if given_up is not None:
+        log.error("a snapshot is used no more", source=str(place), reason=str(given_up))
+    try:
+        yield given_up is None
+    except Exception:
+        if crash_counter is not None:
+            crash_counter.count(place)
+        raise
 
 
 class _Read(NamedTuple):

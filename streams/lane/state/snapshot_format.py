@@ -17,8 +17,9 @@ from typing import Any
 
 import orjson
 import structlog
+from aiokafka import TopicPartition
 
-from millstream.schemas.base import compound_key
+from millstream.schemas.base import Address, compound_key
 from millstream.schemas.errors import Poison
 from millstream.schemas.lane_events import LaneSnapshot, SnapshotHeader
 from millstream.streams.broker.compacted import pass_over
@@ -135,6 +136,12 @@ class StoredSnapshot:
         """The broker's time at which the newest header was written, 0 if there is none."""
         record = self.records.get(compound_key(self.stage, HEADER).encode())
         return 0 if record is None else int(record.timestamp)
+
+    def header_at(self, where: TopicPartition) -> Address:
+        """Where the newest header stands on the partition that was read; 0 if there is none."""
+        record = self.records.get(compound_key(self.stage, HEADER).encode())
+        offset = 0 if record is None else int(record.offset)
+        return Address(topic=where.topic, partition=where.partition, offset=offset)
 
     def header(self, under: Mapping[str, Any], ends: Mapping[str, int]) -> SnapshotHeader | None:
         """Give the header of a snapshot that may be used, `None` and a log line if there is none.

@@ -15,6 +15,7 @@ from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from millstream.schemas.topics import CONTROL, REQUESTS, TopicSpec
+from millstream.streams.broker.clients import connecting
 from millstream.streams.broker.raw_broker import raw_log
 from millstream.streams.settings import Settings
 from millstream.streams.wire.partitioning import home_partition
@@ -124,7 +125,7 @@ async def send(settings: Settings, kind: str, user_id: str, request_id: str) -> 
 
 async def _write(settings: Settings, where: TopicPartition, one: Hostile) -> int:
     producer = AIOKafkaProducer(
-        bootstrap_servers=settings.kafka, max_request_size=2 * _BROKER_BYTES_MAX, linger_ms=0
+        **connecting(settings), max_request_size=2 * _BROKER_BYTES_MAX, linger_ms=0
     )
     await producer.start()
     try:

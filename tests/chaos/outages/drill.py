@@ -16,6 +16,7 @@ from millstream.streams.settings import Settings
 from tests.chaos.load import Progress, request_value
 from tests.chaos.outages.watch import CALM, SAMPLES, Phases, judge_ready, read_samples, sample
 from tests.harness.audit import Asked
+from tests.services.users import acting_as
 
 if TYPE_CHECKING:
     from tests.chaos.scenarios import Drill
@@ -34,7 +35,7 @@ _STOPPED, _FROZEN = "Kafka stopped", "broker frozen"
 
 async def publish_steadily(settings: Settings, load: Sequence[Asked], progress: Progress) -> None:
     """Publish so many requests a second; one that is not taken is sent again under its id."""
-    producer = idempotent_producer(settings)
+    producer = idempotent_producer(acting_as(settings, "upstream"))
     await producer.start()
     loop = asyncio.get_running_loop()
     began_s = loop.time()
@@ -146,7 +147,7 @@ async def _freeze_redis(drill: Drill, phases: Phases, for_s: float) -> None:
 async def _flush_redis(drill: Drill, phases: Phases, _: float) -> None:
     drill.blows.append("Redis emptied")
     phases.begin("Redis emptied")
-    client = Redis.from_url(drill.ground.redis.url)
+    client = Redis.from_url(drill.settings.redis_url)
     try:
         await client.flushall()
     finally:

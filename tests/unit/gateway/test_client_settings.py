@@ -22,6 +22,7 @@ from millstream.gateway.client_settings import (
 )
 from millstream.gateway.installation import data_folder
 from millstream.schemas.errors import Misconfigured
+from millstream.streams.settings import child_environment
 
 
 @pytest.fixture
@@ -168,8 +169,70 @@ def test_an_empty_variable_counts_as_none(
     assert settings_for_client().kafka == "127.0.0.1:1"
 
 
+def test_what_is_set_for_topics_holds_wherever_a_child_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "topics.yaml").write_text("tokens: {retention.ms: 7200000}\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MILLSTREAM_TOPICS_FILE", "topics.yaml")
+    monkeypatch.setenv("MILLSTREAM_TOPICS", '{"tokens": {"segment.ms": null}}')
+    settings = local_settings()
+    monkeypatch.chdir("/")
+    for name, value in child_environment(settings).items():
+        monkeypatch.setenv(name, value)
+    assert local_settings().topics == settings.topics
+    assert settings.topics == {"tokens": {"retention.ms": 7_200_000, "segment.ms": None}}
+
+
 def test_paths_hold_wherever_a_child_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLSTREAM_POLICY_FILE", "policy.yaml")
     settings = local_settings()
     assert settings.policy_file == Path.cwd() / "policy.yaml"
     assert settings.data_dir == data_folder()
+
+
+def write_secure_note(data: Path, pid: int) -> Path:
+    """Note services with users; gives the folder of their files."""
+    secure = data / "secure"
+    note = {"kafka": "127.0.0.1:1", "redis_url": "redis://127.0.0.1:2/0", "launcher_pid": pid}
+    (data / "endpoints.json").write_text(json.dumps({**note, "secure": str(secure)}))
+    return secure
+
+
+def test_whoever_is_a_user_of_what_runs_here_is_the_same_user_of_redis(
+    data: Path, launcher_pid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secure = write_secure_note(data, launcher_pid)
+    monkeypatch.setenv("MILLSTREAM_KAFKA_CONFIG", f"{secure}/auditor/client.properties")
+    monkeypatch.setenv("MILLSTREAM_KAFKA", "127.0.0.1:1")
+    settings = settings_for_client()
+    assert (settings.kafka, settings.redis_url) == ("127.0.0.1:1", "redis://127.0.0.1:2/0")
+    assert settings.redis_username == "auditor"
+    assert settings.redis_password_file == secure / "auditor" / "redis-password"
+
+
+def test_a_user_of_redis_that_is_named_stays(
+    data: Path, launcher_pid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secure = write_secure_note(data, launcher_pid)
+    monkeypatch.setenv("MILLSTREAM_KAFKA", "127.0.0.1:1")
+    monkeypatch.setenv("MILLSTREAM_KAFKA_CONFIG", f"{secure}/auditor/client.properties")
+    monkeypatch.setenv("MILLSTREAM_REDIS_USERNAME", "ada")
+    assert settings_for_client().redis_username == "ada"
+
+
+def test_without_a_user_it_is_told_how_to_be_one(data: Path, launcher_pid: int) -> None:
+    secure = write_secure_note(data, launcher_pid)
+    with pytest.raises(
+        Misconfigured, match=f"set MILLSTREAM_KAFKA_CONFIG={secure}/USER/client.properties"
+    ):
+        settings_for_client()
+
+
+def test_the_users_of_what_runs_here_are_nothing_to_another_kafka(
+    data: Path, launcher_pid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_secure_note(data, launcher_pid)
+    monkeypatch.setenv("MILLSTREAM_KAFKA", "elsewhere:9092")
+    settings = settings_for_client()
+    assert (settings.kafka, settings.redis_username) == ("elsewhere:9092", None)

@@ -63,7 +63,7 @@ async def stopped(
 ) -> list[tuple[str, list[str]]]:
     """Stop them; gives what was told, and of which."""
     with structlog.testing.capture_logs() as lines:
-        await asyncio.wait_for(stop_parts(lanes, views, grace_s, closing_s=0.01), 5)
+        await asyncio.wait_for(stop_parts(lanes, views, grace_s, closing_s=0.3), 5)
     return [(line["log_level"], line["not_told"]) for line in lines]
 
 

@@ -93,7 +93,10 @@ def packed(ids: Iterable[tuple[int, int]]) -> bytes:
 
 
 def unpacked(data: bytes) -> dict[int, int]:
-    """Give ids from bytes, in their order."""
+    """Give ids from bytes, in their order. Raises `ValueError` for bytes that are cut off."""
+    if len(data) % _ID_BYTES:
+        message = f"{len(data)} bytes are no ids of {_ID_BYTES} bytes each"
+        raise ValueError(message)
     read = int.from_bytes
     return {
         read(data[at : at + KEY_BYTES]): read(data[at + KEY_BYTES : at + _ID_BYTES])

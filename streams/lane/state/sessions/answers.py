@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from operator import itemgetter
 
 from millstream.schemas.sessions.states import SessionAnswered
 from millstream.schemas.topics import SESSION_ANSWERS
 from millstream.streams.lane.state.folds import Begin, Fold, SnapshotBody, Source
+from millstream.streams.lane.state.sessions.fair_memory import FairMemory
 
 __all__ = ["ANSWERS_MAX", "CommandKey", "SessionAnswers"]
 
@@ -18,7 +19,9 @@ ANSWERS_MAX = 5_000
 
 
 class SessionAnswers:
-    """The answers given last: a fold. Memory: some 0.7 kB for each, at most `ANSWERS_MAX`.
+    """The answers given last: a fold. Memory: some 1 kB for each, at most `ANSWERS_MAX`.
+
+    Beyond that, of whoever has most the oldest is forgotten.
 
     It is ahead of commits, as what they answer is: one that comes again meanwhile must find it.
 
@@ -27,7 +30,7 @@ class SessionAnswers:
     """
 
     def __init__(self) -> None:
-        self._answers: OrderedDict[CommandKey, SessionAnswered] = OrderedDict()
+        self._answers = FairMemory[SessionAnswered](ANSWERS_MAX)
 
     def as_fold(self) -> Fold:
         """Give what the list is told of it."""
@@ -36,19 +39,16 @@ class SessionAnswers:
             topics=(Source(SESSION_ANSWERS, Begin.LOG),),
             fold={SessionAnswered: self.fold},
             entries=("session_answers",),
-            state=lambda: {"session_answers": list(self._answers.values())},
+            state=lambda: {"session_answers": [one for _, one in self._answers.items()]},
             load=self._load,
             before_commit=True,
-            canonical=lambda: [self._answers[key] for key in sorted(self._answers)],
+            canonical=lambda: [one for _, one in sorted(self._answers.items(), key=itemgetter(0))],
         )
 
     def fold(self, answer: SessionAnswered) -> None:
         """Take in an answer; what stood in it of the session may be old when it is given again."""
         key = (answer.tenant, answer.user_id, answer.command_id)
-        self._answers[key] = answer.model_copy(update={"session": None})
-        self._answers.move_to_end(key)
-        while len(self._answers) > ANSWERS_MAX:
-            self._answers.popitem(last=False)
+        self._answers.put(key, answer.model_copy(update={"session": None}))
 
     def get(self, key: CommandKey) -> SessionAnswered | None:
         """Give what became of a command, `None` for one that is new, or long ago."""

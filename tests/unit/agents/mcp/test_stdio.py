@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import asyncio
+import gc
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from millstream.agents.mcp import tools as mcp_tools
 from millstream.agents.mcp.failures import McpFailed
 from millstream.agents.mcp.server import McpServer
+from millstream.agents.mcp.stdio import running_program
+from millstream.agents.mcp.tools import McpTools
+from millstream.agents.tools import ToolRegistry
 from millstream.agents.tools.outcomes import CallNotMade, OutcomeUnknown
 from tests.harness.mcp import BAD_PROGRAM, OFFICIAL, official_program, open_tools
 from tests.support.waiting import eventually
@@ -82,6 +88,56 @@ async def test_a_program_is_gone_when_its_tools_are_closed(tmp_path: Path) -> No
         pid = int(str((await opened.call("orders_environment")).content).split()[0])
         assert is_alive(pid)
     assert not is_alive(pid)
+
+
+# Tells its id, then that its input has ended, and goes on.
+DEAF = """
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+folder = pathlib.Path(sys.argv[1])
+(folder / "new").write_text(str(os.getpid()))
+(folder / "new").rename(folder / "pid")
+sys.stdin.read()
+(folder / "left").touch()
+time.sleep(60)
+"""
+
+
+def deaf_program(folder: Path) -> McpServer:
+    given = {"name": "deaf", "command": sys.executable, "args": ("-c", DEAF, str(folder))}
+    return McpServer.model_validate({**given, "connect_timeout_s": 60})
+
+
+async def test_a_program_is_gone_though_its_end_is_waited_for_no_longer(tmp_path: Path) -> None:
+    async def use() -> None:
+        async with running_program(deaf_program(tmp_path), {"PATH": "/usr/bin:/bin"}):
+            await eventually((tmp_path / "pid").exists)
+
+    using = asyncio.create_task(use())
+    await eventually((tmp_path / "left").exists)
+    using.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await using
+    assert not is_alive(int((tmp_path / "pid").read_text()))
+    gc.collect()  # what is left of it, as its transport, is told here
+
+
+async def test_a_program_is_gone_when_its_tools_are_not_closed_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = McpTools([deaf_program(tmp_path)], environment={"PATH": "/usr/bin:/bin"})
+    opening = asyncio.create_task(tools.open(ToolRegistry()))
+    await eventually((tmp_path / "pid").exists)
+    opening.cancel()
+    with monkeypatch.context() as patched:
+        patched.setattr(mcp_tools, "CLOSED_WITHIN_S", 1.0)
+        with pytest.raises(TimeoutError):
+            await opening
+    assert tools._thread is not None
+    await asyncio.to_thread(tools._thread.join)
+    assert not is_alive(int((tmp_path / "pid").read_text()))
+    del opening, tools
+    gc.collect()
 
 
 async def test_a_program_dies_with_a_worker_that_is_killed(tmp_path: Path) -> None:

@@ -54,6 +54,10 @@ DAY_MS = 24 * HOUR_MS
         ({"sessions": {"retention.ms": DAY_MS}}, "as checkpoints are: a conversation without"),
         ({"redrives": {"retention.ms": 31 * DAY_MS}}, "must be 3283200000 (38 d) at least"),
         ({"costs": {"retention.ms": DAY_MS}}, "caps count what was spent today and yesterday"),
+        (
+            {"checkpoints": {"retention.ms": HOUR_MS}},
+            "must be 86400000 (1 d) at least, a day: what",
+        ),
         ({"attempts": {"retention.ms": DAY_MS}}, "attempts: retention.ms is 86400000 (1 d)"),
         (
             {"session-commands": {"retention.ms": HOUR_MS}},

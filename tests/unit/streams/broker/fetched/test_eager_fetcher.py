@@ -257,3 +257,20 @@ async def test_no_megabyte_is_asked_for_where_few_records_are_left() -> None:
         first.answer()
         assert len((await soon(read(fetcher, A, at_most=9)))[A]) == 3
         assert (await broker.next_fetch()).bytes_max["a"] == 1_048_576
+
+
+async def test_node_is_asked_seldom_while_records_lie_that_nobody_reads() -> None:
+    broker = Broker()
+    broker.logs[A] = [(2, batch(0, 2))]
+    async with reading(broker) as fetcher:
+        (await broker.next_fetch()).answer()
+        waiting = read(fetcher, B, at_most=9)
+        soon_after = await broker.next_fetch()
+        assert soon_after.wait_ms < 1_000
+        fetcher._records[A]._created -= 40.0
+        soon_after.answer()
+        later = await broker.next_fetch()
+        assert later.wait_ms >= 10_000
+        broker.logs[B] = [(1, batch(0, 1))]
+        later.answer()
+        assert len((await soon(waiting))[B]) == 1

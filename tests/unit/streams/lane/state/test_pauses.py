@@ -9,7 +9,7 @@ from millstream.schemas.base import Address
 from millstream.schemas.lane_events import HoldPlaced
 from millstream.schemas.topics import DAY_MS
 from millstream.streams.lane.state.lane_state import LaneState
-from millstream.streams.lane.state.pauses import expiry_reason, kept_ms
+from millstream.streams.lane.state.pauses import HOLDS_MAX, Pauses, expiry_reason, kept_ms
 from millstream.streams.topic_settings.retention import Retention
 from tests import making
 
@@ -53,3 +53,32 @@ def test_a_hold_on_a_session_stays_until_it_is_lifted() -> None:
 def test_a_hold_waits_as_long_as_requests_that_are_kept_longer_may_take() -> None:
     longer = Retention({"requests": {"retention.ms": 30 * DAY_MS}})
     assert kept_ms(longer) == 60 * DAY_MS
+
+
+def hold_of(user_id: str, number: int) -> HoldPlaced:
+    return HoldPlaced(user_id=user_id, request_id=f"r{number}")
+
+
+def test_whoever_floods_leaves_room_for_whoever_does_not() -> None:
+    pauses = Pauses()
+    for flooding in ("bob", "eve", "ian"):
+        for number in range(HOLDS_MAX):
+            if pauses.has_room(hold_of(flooding, number)):
+                pauses.add(hold_of(flooding, number))
+    assert len(pauses) < HOLDS_MAX
+    assert not pauses.has_room(hold_of("bob", HOLDS_MAX))
+    assert pauses.has_room(hold_of("ada", 1))
+    pauses.add(hold_of("ada", 1))
+    pauses.add(hold_of("ada", 1))  # read again, it is one still
+    assert hold_of("ada", 1) in pauses
+    left = len(pauses)
+    pauses.remove(hold_of("bob", 0))
+    pauses.remove(hold_of("bob", 0))
+    assert len(pauses) == left - 1
+
+
+def test_of_a_partition_that_nobody_else_uses_a_user_has_half() -> None:
+    pauses = Pauses()
+    while pauses.has_room(hold_of("ada", len(pauses))):
+        pauses.add(hold_of("ada", len(pauses)))
+    assert len(pauses) == HOLDS_MAX // 2

@@ -17,6 +17,7 @@ from millstream.schemas.events import AgentResult
 from millstream.schemas.lane_events import CommandObeyed
 from millstream.schemas.sessions.states import SessionAnswered
 from millstream.schemas.topics import OBEYED, RESULTS, RUN_MIGRATION_ANSWERS, SESSION_ANSWERS
+from millstream.streams.wire.sizes import HEADERS_MAX
 from tests.harness.beside import COMMANDS, Beside, beside, home
 from tests.harness.memory_lanes import MemoryLanes
 from tests.support import eventually
@@ -74,6 +75,8 @@ class Odd:
                 value["input"] = text
             case "header":
                 headers = ((self.header, text.encode()),)
+            case "many headers":
+                headers = ((self.header, b""),) * (HEADERS_MAX - 5 + self.size % 20)
             case "header's name":
                 headers = ((text, b"x"),)
             case "no json":
@@ -93,6 +96,7 @@ ODD = st.builds(
             "input",
             "header",
             "header's name",
+            "many headers",
             "no json",
             "user_id",
             "session_id",

@@ -274,22 +274,23 @@ async def test_all_sessions_of_a_user_are_deleted_and_nobody_elses(world: Memory
 
 
 @pytest.mark.parametrize(
-    ("operation", "first", "second"),
-    [
-        ("delete", ("cancelled", "session_deleted"), ("cancelled", "session_deleted")),
-        ("close", ("completed", None), ("rejected", "session_closed")),
+    ("operation", "takes_s", "first", "second"),
+    [  # a run that is cut off is on however long the command takes to come
+        ("delete", 60, ("cancelled", "session_deleted"), ("cancelled", "session_deleted")),
+        ("close", 1, ("completed", None), ("rejected", "session_closed")),
     ],
 )
 async def test_all_sessions_of_a_user_are_also_those_whose_first_run_is_on(
     world: MemoryLanes,
     operation: str,
+    takes_s: int,
     first: tuple[str, str | None],
     second: tuple[str, str | None],
 ) -> None:
     # langchain-ai/langgraph#7206: a run that was on brought back what was deleted.
     async with sessions(world) as mine:
         await mine.turn("say: x", session_id="old")
-        asked = [await mine.ask("slow: 0.3; say: one"), await mine.ask("say: two")]
+        asked = [await mine.ask(f"slow: {takes_s}; say: one"), await mine.ask("say: two")]
         assert (await mine.tell(operation, None)).sessions == 2
         results = [await mine.result(one) for one in asked]
         assert [(one.status, code_of(one)) for one in results] == [first, second]

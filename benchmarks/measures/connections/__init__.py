@@ -1,0 +1,1 @@
+"""What securing connections costs."""
