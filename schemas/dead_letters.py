@@ -9,6 +9,7 @@ from millstream.schemas.errors import MillstreamError, Poison
 
 __all__ = [
     "DEAD_LETTER_CODES",
+    "BatchLost",
     "BatchTooLarge",
     "BatchUnreadable",
     "CannotRedrive",
@@ -106,6 +107,12 @@ class CannotRedrive(MillstreamError):
     """A dead letter cannot be put back as asked; nothing was written."""
 
     code = "cannot_redrive"
+
+
+class BatchLost(CannotRedrive):
+    """A dead letter stands for a batch of several records, which their writer has to send again."""
+
+    code = "batch_lost"
 
 
 class DeadLetter(Event):

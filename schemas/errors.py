@@ -48,6 +48,7 @@
     ├── NoSuchPartition      what was asked for does not stand at the partition that was named
     ├── DeadLetterNotFound   there is no dead letter at or of an address
     ├── CannotRedrive        a dead letter cannot be put back as asked; says why
+    │   └── BatchLost        it stands for a batch of several records: they are to be sent again
     ├── HistoryGone              records that a restore needs were removed (wanted, oldest)
     ├── ServiceUnavailable       Kafka or Redis does not answer
     ├── ForeignKey               a key of the view in Redis holds what is not the view's

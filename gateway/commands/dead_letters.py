@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections import deque
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from millstream.gateway.client_settings import settings_for_client
 from millstream.gateway.commands.group import CommandGroup
 from millstream.gateway.console.cleaning import escaped
+from millstream.gateway.console.dead_letter_text import (
+    batch_text,
+    dropped_text,
+    facts,
+    print_letters,
+    records_text,
+    short_text,
+    told_state,
+    whole_text,
+)
 from millstream.gateway.console.rendering import one_line, reason_text
 from millstream.gateway.console.running import run
 from millstream.gateway.console.terminal import (
     print_data,
     print_json,
-    print_table,
     progress_console,
 )
 from millstream.gateway.console.time_parsing import parse_time_ms, time_text
@@ -29,12 +37,14 @@ from millstream.gateway.exits import ExitCode
 from millstream.schemas.base import Address
 from millstream.schemas.dead_letters import (
     DEAD_LETTER_CODES,
+    BatchLost,
     CannotRedrive,
     DeadLetter,
     DeadLetterNotFound,
 )
 from millstream.schemas.topics import COMMAND_TOPICS
 from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.bus.api import Unreadable
 from millstream.streams.history.dead_letters import (
     Buried,
     DeadLetterQuery,
@@ -43,10 +53,8 @@ from millstream.streams.history.dead_letters import (
     read_letter,
     with_outcomes,
 )
-from millstream.streams.history.redrive import Redrive, Redriver
+from millstream.streams.history.redrive import AS_IT_WAS, Mend, Redrive, Redriver
 from millstream.streams.settings import Settings
-from millstream.streams.wire.codec import rfc3339
-from millstream.streams.wire.headers import DroppedHeaders
 
 __all__ = ["dead_letters_app"]
 
@@ -94,9 +102,9 @@ def list_(
     found = run(_newest(settings, _query(settings, code, since, topic), limit))
     if as_json:
         for one in found:
-            print_json(_facts(one))
+            print_json(facts(one))
     elif found:
-        _print_table(settings, found)
+        print_letters(settings, found)
     if not found:
         progress_console().print("there are no such dead letters")
 
@@ -110,21 +118,20 @@ def show(address: Annotated[str, _Where], *, as_json: _Json = False) -> None:
     settings = settings_for_client()
     buried, letter = run(_whole(settings, _address(address, settings)))
     if as_json:
-        body = _facts(buried) | {
-            name: getattr(letter, name) for name in ("key", "value", "headers")
-        }
+        body = facts(buried) | {name: getattr(letter, name) for name in ("key", "value", "headers")}
         print_json(body)
         return
-    value = "not kept or none" if letter.value is None else _text(letter.value)
+    value = "not kept or none" if letter.value is None else whole_text(letter.value)
     lines = [
         ("record", str(buried.source)),
+        *([("records", records_text(buried))] if buried.first_offset is not None else ()),
         ("dead letter", f"{buried.address}, {time_text(buried.at_ms)} UTC"),
         ("reason", reason_text(buried.reason, whole=True)),
-        ("state", _told(buried)),
-        ("key", "none" if letter.key is None else _text(letter.key)),
-        *((f"header {escaped(name)}", _text(held or "")) for name, held in letter.headers),
+        ("state", told_state(buried)),
+        ("key", "none or not kept" if letter.key is None else short_text(letter.key)),
+        *((f"header {escaped(name)}", short_text(held or "")) for name, held in letter.headers),
         *(
-            [("dropped", _dropped_text(dropped))]
+            [("dropped", dropped_text(dropped))]
             if (dropped := buried.headers_dropped).count
             else ()
         ),
@@ -142,6 +149,12 @@ def redrive(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="The mended value, instead of its own."),
     ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Another key instead of its own: the user's name.")
+    ] = None,
+    headers: Annotated[
+        bool, typer.Option("--headers/--no-headers", help="With the headers that are kept.")
+    ] = True,
     everything: Annotated[
         bool,
         typer.Option(
@@ -166,11 +179,15 @@ def redrive(
         if code or since or topic:
             message = "--code, --since and --topic go with --all"
             raise typer.BadParameter(message)
-        mended = None if value is None else value.read_bytes()
-        run(_redrive_one(settings, _address(address, settings), mended, as_json=as_json))
+        mend = Mend(
+            value=None if value is None else value.read_bytes(),
+            key=None if key is None else key.encode(),
+            keeps_headers=headers,
+        )
+        run(_redrive_one(settings, _address(address, settings), mend, as_json=as_json))
         return
-    if value is not None:
-        message = "--value mends one record: name its ADDRESS instead of --all"
+    if value is not None or key is not None or not headers:
+        message = "--value, --key and --no-headers mend one record: name its ADDRESS, not --all"
         raise typer.BadParameter(message)
     if not code:
         message = (
@@ -181,16 +198,22 @@ def redrive(
     query = _query(settings, code, since, topic)
     count = run(_redrive_all(settings, query, as_json=as_json))
     progress_console().print(_counted(count))
-    if count.failed:
+    if count.failed or count.batches:
         raise typer.Exit(ExitCode.FAILED)
 
 
 async def _newest(settings: Settings, query: DeadLetterQuery, limit: int) -> list[Buried]:
     kept: deque[Buried] = deque(maxlen=limit)
-    async with aclosing(dead_letters(settings, query)) as letters:
+    letters = dead_letters(settings, query, on_unreadable=_tell_unlisted)
+    async with aclosing(letters):
         async for one in letters:
             kept.append(one)
     return await with_outcomes(settings, kept)
+
+
+def _tell_unlisted(record: Unreadable) -> None:
+    why = f"{record.error.code}: {one_line(str(record.error))}"
+    progress_console().print(f"note: {record.address} cannot be read, so it is not listed: {why}")
 
 
 async def _whole(settings: Settings, address: Address) -> tuple[Buried, DeadLetter]:
@@ -203,34 +226,47 @@ async def _whole(settings: Settings, address: Address) -> tuple[Buried, DeadLett
         await reader.stop()
 
 
-async def _redrive_one(
-    settings: Settings, address: Address, value: bytes | None, *, as_json: bool
-) -> None:
+async def _redrive_one(settings: Settings, address: Address, mend: Mend, *, as_json: bool) -> None:
     buried = await find_dead_letter(settings, address)
     async with Redriver(settings) as redriver:
-        done = await redriver.redrive(buried, value)
+        done = await redriver.mend(buried, mend)
     (buried,) = await with_outcomes(settings, [buried])
     _tell(buried, done, as_json=as_json)
+    if not done.first and mend != AS_IT_WAS:
+        why = "what was given was not used, for the record had been put back before"
+        if buried.dead_as is not None:
+            why += f"; mend {buried.dead_as} instead, the dead letter that it became"
+        progress_console().print(f"note: {why}")
 
 
 @dataclass(slots=True)
 class _Count:
-    """What became of those that match: put back now, before, not at all, or a command."""
+    """What became of those that match: put back now, before, not at all, or a command.
+
+    `batches` are dead letters of several records, of `lost` in all.
+    """
 
     now: int = 0
     before: int = 0
     failed: int = 0
     commands: int = 0
+    batches: int = 0
+    lost: int = 0
 
 
 def _counted(count: _Count) -> str:
-    if not (count.now or count.before or count.failed or count.commands):
+    if count == _Count():
         return (
             "0 put back: there are no such dead letters; `millstream dead-letters list` shows all"
         )
     told = f"{count.now} put back"
     if count.failed:
         told += f", {count.failed} could not be: see above"
+    if count.batches:
+        told += (
+            f"; {count.lost} records of batches that cannot be read ({count.batches}, see above) "
+            "are not put back: send them again, in smaller batches"
+        )
     return told
 
 
@@ -247,6 +283,11 @@ async def _redrive_all(settings: Settings, query: DeadLetterQuery, *, as_json: b
                 continue
             try:
                 done = await redriver.redrive(buried, leave_unreadable=True)
+            except BatchLost:
+                count.batches += 1
+                count.lost += buried.records
+                progress_console().print(f"{buried.source} is {batch_text(buried)}: left")
+                continue
             except (CannotRedrive, DeadLetterNotFound) as error:
                 count.failed += 1
                 progress_console().print(f"{buried.source} cannot be put back: {error}")
@@ -268,68 +309,15 @@ def _tell(buried: Buried, done: Redrive, *, as_json: bool) -> None:
         )
     if done.headers_dropped.count:
         progress_console().print(
-            f"note: {buried.source} was put back without {_dropped_text(done.headers_dropped)}"
+            f"note: {buried.source} was put back without {dropped_text(done.headers_dropped)}"
         )
     if as_json:
-        body = {**_facts(buried), "redriven_as": str(done.redriven_as), "first": done.first}
+        body = {**facts(buried), "redriven_as": str(done.redriven_as), "first": done.first}
         print_json(body)
     elif done.first:
         print_data(f"{buried.source} was put back as {done.redriven_as}")
     else:
-        print_data(f"{buried.source}: nothing was done, for it was {_told(buried)}")
-
-
-def _facts(buried: Buried) -> dict[str, Any]:
-    redrive = buried.redrive
-    dropped = buried.headers_dropped
-    facts = {
-        "source": str(buried.source),
-        "dead_letter": str(buried.address),
-        "time": rfc3339(buried.at_ms).decode(),
-        "code": buried.reason.code,
-        "message": buried.reason.message,
-        "value_bytes": buried.value_bytes,
-        "headers_dropped": list(dropped.names) if dropped.count else None,
-        "headers_dropped_count": dropped.count or None,
-        "state": buried.state,
-        "came_of": None if buried.came_of is None else str(buried.came_of),
-        "redriven_as": None if redrive is None else str(redrive.redriven_as),
-        "mended": None if redrive is None else redrive.mended,
-        "request_id": None if redrive is None else redrive.request_id,
-        "status": buried.status,
-        "dead_as": None if buried.dead_as is None else str(buried.dead_as),
-    }
-    return {name: fact for name, fact in facts.items() if fact is not None}
-
-
-def _told(buried: Buried) -> str:
-    if buried.redrive is None:
-        return "not put back"
-    back = f"put back as {buried.redrive.redriven_as}" + (
-        ", mended" if buried.redrive.mended else ""
-    )
-    match buried.state:
-        case "ended":
-            return f"{back}; its request {buried.redrive.request_id} is {buried.status}"
-        case "dead_again":
-            return f"{back}; it is a dead letter again: {buried.dead_as}"
-        case _:
-            return f"{back}; it has no result yet"
-
-
-def _print_table(settings: Settings, found: list[Buried]) -> None:
-    rows = [
-        (
-            time_text(one.at_ms),
-            str(one.source),
-            "-" if one.value_bytes is None else str(one.value_bytes),
-            _told(one),
-            reason_text(one.reason),
-        )
-        for one in found
-    ]
-    short = [[cell.replace(f"{settings.namespace}.", "") for cell in row] for row in rows]
-    print_table(("buried (UTC)", "record", "bytes", "state", "reason"), short)
+        print_data(f"{buried.source}: nothing was done, for it was {told_state(buried)}")
 
 
 def _query(
@@ -356,14 +344,3 @@ def _address(text: str, settings: Settings) -> Address:
     return Address(
         topic=settings.topic(name), partition=int(found["partition"]), offset=int(found["offset"])
     )
-
-
-def _dropped_text(dropped: DroppedHeaders) -> str:
-    """Say which headers are not copied: `3 headers: authorization, cookie`."""
-    number = f"{dropped.count} header" + ("s" if dropped.count > 1 else "")
-    return f"{number}: {escaped(', '.join(dropped.names))}" if dropped.names else number
-
-
-def _text(encoded: str) -> str:
-    """Give base64 as text; control characters and what is not UTF-8 are escaped."""
-    return escaped(base64.b64decode(encoded).decode("utf-8", errors="backslashreplace"))

@@ -33,7 +33,11 @@ def tail(
         bool, typer.Option("--json", help="Print JSON Lines.")
     ] = False,
 ) -> None:
-    """Follow a topic until Ctrl-C: committed records only, in the order of each partition."""
+    """Follow a topic until Ctrl-C: committed records only, in the order of each partition.
+
+    A record that cannot be read is shown in its place, with the reason; in JSON it has `unreadable`
+    with `code` and `message` instead of `event`.
+    """
     start = parse_start(from_)
     settings = settings_for_client()
     spec = topic_named(topic, settings)
@@ -43,9 +47,9 @@ def tail(
 
 async def _tail(spec: TopicSpec, start: Start, wanted: EventFilter, *, as_json: bool) -> None:
     settings = settings_for_client()
-    async with open_bus(settings) as bus, bus.tail((spec,), start, wanted) as deliveries:
-        async for delivery in deliveries:
+    async with open_bus(settings) as bus, bus.tail_records((spec,), start, wanted) as entries:
+        async for entry in entries:
             if as_json:
-                print_json_line(entry_json(delivery))
+                print_json_line(entry_json(entry))
             else:
-                print_data(entry_line(delivery, settings.namespace))
+                print_data(entry_line(entry, settings.namespace))

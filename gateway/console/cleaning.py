@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any, Final
 
-__all__ = ["clean_json", "escaped", "harmless", "in_line", "json_text"]
+__all__ = ["clean_json", "escaped", "harmless", "in_line", "json_text", "plain_name"]
 
 _OBEYED: Final = (
     "\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls: a terminal obeys them
@@ -18,6 +18,7 @@ _OBEYED: Final = (
     "\ufeff\ufff9-\ufffb\ufffe\uffff"  # no letters: byte order, annotations, nothing at all
     "\ud800-\udfff"  # halves of letters: no encoding has them
 )
+_SPACE: Final = r"\x20"
 _DELETE: Final = "\x7f"
 _LINE_ENDS: Final = "\n\t\u2028\u2029"
 
@@ -39,6 +40,19 @@ def in_line(text: str) -> str:
 def escaped(text: str) -> str:
     r"""Write line breaks, tabs, and what a terminal would obey as Python does: `\n`, `\x1b`."""
     return _HARMFUL_IN_LINE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def plain_name(name: str) -> str:
+    r"""Give a name so that no two look alike that differ by what is not seen.
+
+    Spaces at its ends, and what a terminal would obey, are written as in Python: `\x20`, `\u202e`.
+    """
+    inner = name.strip(" ")
+    if inner == name:
+        return escaped(name)
+    before = len(name) - len(name.lstrip(" "))
+    after = len(name) - before - len(inner)
+    return _SPACE * before + escaped(inner) + _SPACE * after
 
 
 def json_text(value: Any, *, only_ascii: bool = False) -> str:

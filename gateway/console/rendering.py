@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from millstream.gateway.console.cleaning import clean_json, in_line
+from millstream.gateway.console.cleaning import clean_json, in_line, plain_name
 from millstream.gateway.console.time_parsing import time_text
 from millstream.schemas.base import Address, Event, Reason, Usage
 from millstream.schemas.control.commands import ControlCommand
@@ -334,7 +334,7 @@ def one_line(text: str) -> str:
 
 def _line(entry: Delivery | Unreadable, namespace: str, told: str) -> str:
     event = None if isinstance(entry, Unreadable) else entry.event
-    user = "-" if event is None else one_line(_user(event))
+    user = "-" if event is None else plain_name(_user(event))
     request, session = (_id(getattr(event, name, None)) for name in ("request_id", "session_id"))
     attempt = getattr(event, "attempt", None)
     run = f"{request:<12}  {'-' if attempt is None else attempt:<7}  {session:<12}"
@@ -352,7 +352,7 @@ def _id(name: str | None) -> str:
     if name is None:
         return "-"
     cut = name if len(name) <= _ID_CHARACTERS_MAX else name[: _ID_CHARACTERS_MAX - 1] + "…"
-    return in_line(cut)
+    return plain_name(cut)
 
 
 def _rerouted(entry: Delivery, namespace: str, partitions: int | None) -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
 from millstream.schemas.base import DEFAULT_TENANT, Address, Event, partition_key
+from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.errors import Misconfigured, Poison
 from millstream.schemas.topics import TopicSpec
+from millstream.streams.wire.named import Named, named_by_letter
 
 __all__ = [
     "BEGINNING",
@@ -53,12 +55,16 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A record that is no event of its topic: where it stands, when it came, and why not."""
+    """A record that is no event of its topic: where it stands, when it came, and why not.
+
+    `named` is whom it names, as far as that can be told.
+    """
 
     address: Address
     at_ms: int
     key: bytes | None
     error: Poison
+    named: Named = field(default_factory=Named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,9 @@ class EventFilter:
         return partition_key(self.tenant or DEFAULT_TENANT, self.user_id)
 
     def matches(self, event: Event) -> bool:
-        """Whether the event is wanted."""
+        """Whether the event is wanted; a dead letter is by what its record names."""
+        if isinstance(event, DeadLetter) and self.names_anybody:
+            return self._matches_letter(event)
         if self.user_id is not None:
             whose = (self.tenant or DEFAULT_TENANT, self.user_id)
             if (event.tenant, event.user_id) != whose:
@@ -97,6 +105,36 @@ class EventFilter:
             (not self.types or getattr(event, "type", None) in self.types)
             and (self.session_id is None or getattr(event, "session_id", None) == self.session_id)
             and (self.request_id is None or getattr(event, "request_id", None) == self.request_id)
+        )
+
+    def matches_unreadable(self, record: Unreadable) -> bool:
+        """Whether a record is wanted that is no event: by its key, and what can be read of it."""
+        return not self.types and self._matches_named(record.named)
+
+    @property
+    def names_anybody(self) -> bool:
+        """Whether a user, tenant, session or request is named."""
+        whom = (self.user_id, self.tenant, self.session_id, self.request_id)
+        return any(one is not None for one in whom)
+
+    def _matches_letter(self, letter: DeadLetter) -> bool:
+        if self.types and letter.type not in self.types:
+            return False
+        named = named_by_letter(letter)
+        if named.tenant is None:
+            named = replace(named, tenant=letter.tenant)
+        if named.user_id is None:
+            named = replace(named, user_id=letter.user_id)
+        return self._matches_named(named)
+
+    def _matches_named(self, named: Named) -> bool:
+        if self.user_id is not None:
+            if not named.is_of_user(self.tenant or DEFAULT_TENANT, self.user_id):
+                return False
+        elif self.tenant is not None and named.tenant != self.tenant:
+            return False
+        return (self.session_id is None or named.session_id == self.session_id) and (
+            self.request_id is None or self.request_id in named.request_ids
         )
 
 
@@ -238,6 +276,14 @@ class EventBus(Protocol):
 
         The start is fixed when the context is entered, so what is published in it is seen.
         """
+
+    def tail_records(
+        self,
+        topics: Sequence[TopicSpec],
+        from_: Start = NOW,
+        filter: EventFilter = EVERYTHING,  # noqa: A002
+    ) -> AbstractAsyncContextManager[AsyncIterator[Delivery | Unreadable]]:
+        """Follow topics as `tail` does, and be given what cannot be read, too, in its place."""
 
     async def starts(
         self,

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from aiokafka import TopicPartition
 
-from millstream.streams.bus.api import Delivery, EventFilter
-from millstream.streams.bus.record_log import Positions
+from millstream.streams.bus.api import Delivery, EventFilter, Unreadable
+from millstream.streams.bus.record_log import Entry, Positions
 
 __all__ = ["DeliveryQueue"]
 
@@ -23,6 +23,8 @@ class DeliveryQueue:
     `positions` is, by partition, the first offset that was not yet offered to it with success.
     Once it is `full` it takes nothing until half of it is free; then it calls `on_room`. The gap
     between the two keeps the reader from going back for every single record.
+
+    Only one that `takes_unreadable` is given records that cannot be read.
     """
 
     __slots__ = (
@@ -36,6 +38,7 @@ class DeliveryQueue:
         "enabled",
         "full",
         "positions",
+        "takes_unreadable",
         "wanted",
     )
 
@@ -47,8 +50,10 @@ class DeliveryQueue:
         *,
         records_max: int = RECORDS_MAX,
         bytes_max: int = BYTES_MAX,
+        takes_unreadable: bool = False,
     ) -> None:
         self.wanted = wanted
+        self.takes_unreadable = takes_unreadable
         self.positions = dict(positions)
         self.enabled = True
         self.full = False
@@ -56,7 +61,7 @@ class DeliveryQueue:
         self._on_room = on_room
         self._records_max = records_max
         self._bytes_max = bytes_max
-        self._queue: deque[tuple[Delivery, int]] = deque()
+        self._queue: deque[tuple[Entry, int]] = deque()
         self._bytes = 0
         self._arrived: asyncio.Future[None] | None = None
 
@@ -64,23 +69,39 @@ class DeliveryQueue:
         """Deliveries that wait."""
         return len(self._queue)
 
-    def put_if_wanted(self, source: TopicPartition, delivery: Delivery, size_bytes: int) -> None:
-        """Take a delivery if it is wanted; if there is no room, note it as the one to come next."""
-        if not self.enabled or not self.wanted.matches(delivery.event):
-            return
+    def put_if_wanted(self, source: TopicPartition, entry: Entry, size_bytes: int) -> bool:
+        """Take a record if it is wanted; if there is no room, note it as the one to come next.
+
+        Tells whether it is wanted.
+        """
+        if not self.enabled or not self._wants(entry):
+            return False
         # One that is larger than the whole queue is let into an empty one: it must pass somehow.
         if self._queue and (
             len(self._queue) >= self._records_max or self._bytes + size_bytes > self._bytes_max
         ):
             self.full = True
-            self.positions[source] = delivery.address.offset
-            return
-        self._queue.append((delivery, size_bytes))
+            self.positions[source] = entry.address.offset
+            return True
+        self._queue.append((entry, size_bytes))
         self._bytes += size_bytes
         self._wake()
+        return True
 
-    async def get(self) -> Delivery | None:
-        """Wait for the next delivery; `None` once the queue is closed. For one taker."""
+    def _wants(self, entry: Entry) -> bool:
+        if isinstance(entry, Unreadable):
+            return self.takes_unreadable and self.wanted.matches_unreadable(entry)
+        return self.wanted.matches(entry.event)
+
+    async def delivery(self) -> Delivery | None:
+        """Wait for the next event; `None` once the queue is closed. For one taker."""
+        while (entry := await self.get()) is not None:
+            if isinstance(entry, Delivery):
+                return entry
+        return None
+
+    async def get(self) -> Entry | None:
+        """Wait for the next record; `None` once the queue is closed. For one taker."""
         while not self._queue:
             if self.closed:
                 return None
@@ -88,10 +109,10 @@ class DeliveryQueue:
             await self._arrived
         if self.closed:
             return None
-        delivery, size_bytes = self._queue.popleft()
+        entry, size_bytes = self._queue.popleft()
         self._bytes -= size_bytes
         self._tell_of_room()
-        return delivery
+        return entry
 
     def clear(self) -> None:
         """Forget what waits."""

@@ -127,13 +127,10 @@ class Fanout:
             if not takers and not first_time:
                 continue
             entry = read_entry(record, spec)
-            if isinstance(entry, Unreadable):
-                if first_time:
-                    self._note(entry)
-                continue
             size_bytes = len(record.value or b"")
-            for box in takers:
-                box.put_if_wanted(partition, entry, size_bytes)
+            wanted = [box.put_if_wanted(partition, entry, size_bytes) for box in takers]
+            if isinstance(entry, Unreadable) and first_time:
+                self._note(entry, is_shown=any(wanted))
         end = records[-1].offset + 1
         for box in boxes:
             if not box.full:
@@ -176,7 +173,9 @@ class Fanout:
             self._paused.discard(partition)
             self._reader.resume(partition)
 
-    def _note(self, entry: Unreadable) -> None:
+    def _note(self, entry: Unreadable, *, is_shown: bool) -> None:
         self.unreadable += 1
-        _log.warning("bus.record_unreadable", address=str(entry.address), error=str(entry.error))
+        if not is_shown:  # else whoever is given it tells of it
+            address, error = str(entry.address), str(entry.error)
+            _log.warning("bus.record_unreadable", address=address, error=error)
         self._on_unreadable(entry)

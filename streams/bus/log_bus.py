@@ -28,7 +28,7 @@ from millstream.streams.bus.api import (
 from millstream.streams.bus.delivery_queue import DeliveryQueue
 from millstream.streams.bus.fanout import Fanout
 from millstream.streams.bus.newest import newest
-from millstream.streams.bus.record_log import Positions, RecordLog, scope_of
+from millstream.streams.bus.record_log import Entry, Positions, RecordLog, scope_of
 from millstream.streams.bus.subscription import HandlerSubscription
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import encode
@@ -157,10 +157,26 @@ class LogBus:
         filter: EventFilter = EVERYTHING,  # noqa: A002
     ) -> AsyncIterator[AsyncIterator[Delivery]]:
         """Follow topics; the iterator ends when the bus is stopped."""
-        box = await self._open(topics, from_, filter)
+        async with self._tail(await self._open(topics, from_, filter)) as box:
+            yield _deliveries(box)
+
+    @asynccontextmanager
+    async def tail_records(
+        self,
+        topics: Sequence[TopicSpec],
+        from_: Start = NOW,
+        filter: EventFilter = EVERYTHING,  # noqa: A002
+    ) -> AsyncIterator[AsyncIterator[Entry]]:
+        """Follow topics, and be given what cannot be read, too."""
+        opened = await self._open(topics, from_, filter, takes_unreadable=True)
+        async with self._tail(opened) as box:
+            yield _records(box)
+
+    @asynccontextmanager
+    async def _tail(self, box: DeliveryQueue) -> AsyncIterator[DeliveryQueue]:
         self._tails.add(box)
         try:
-            yield _drained(box)
+            yield box
         finally:
             self._tails.discard(box)
             self._fanout.remove(box)
@@ -180,10 +196,17 @@ class LogBus:
         ]
 
     async def _open(
-        self, topics: Sequence[TopicSpec], start: Start, wanted: EventFilter
+        self,
+        topics: Sequence[TopicSpec],
+        start: Start,
+        wanted: EventFilter,
+        *,
+        takes_unreadable: bool = False,
     ) -> DeliveryQueue:
         scope, positions = await self._begin(topics, start, wanted)
-        box = DeliveryQueue(wanted, positions, self._fanout.steer)
+        box = DeliveryQueue(
+            wanted, positions, self._fanout.steer, takes_unreadable=takes_unreadable
+        )
         self._fanout.add(box, scope)
         return box
 
@@ -239,14 +262,19 @@ class LogBus:
         encoded = encode(event, source=self._source, traceparent=trace)
         limit = spec.record_bytes_max
         # Most are far below the limit: adding up their headers would cost more than the check.
-        if len(encoded.value or b"") + _REST_BYTES_MAX > limit and encoded.size_bytes > limit:
+        if len(encoded.value or b"") + _REST_BYTES_MAX > limit and encoded.content_bytes > limit:
             raise InputTooLarge(
-                f"{type(event).__name__} {event.event_id} is {encoded.size_bytes} bytes as a "
+                f"{type(event).__name__} {event.event_id} is {encoded.content_bytes} bytes as a "
                 f"record; the limit is {limit}"
             )
         return Outgoing(topic, partition, encoded)
 
 
-async def _drained(box: DeliveryQueue) -> AsyncIterator[Delivery]:
-    while (delivery := await box.get()) is not None:
+async def _deliveries(box: DeliveryQueue) -> AsyncIterator[Delivery]:
+    while (delivery := await box.delivery()) is not None:
         yield delivery
+
+
+async def _records(box: DeliveryQueue) -> AsyncIterator[Entry]:
+    while (entry := await box.get()) is not None:
+        yield entry

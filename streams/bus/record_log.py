@@ -15,8 +15,15 @@ from millstream.streams.broker.batches import Outgoing
 from millstream.streams.bus.api import Delivery, EventFilter, Start, Unreadable
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import decode
+from millstream.streams.wire.named import named_by
 from millstream.streams.wire.partitioning import home_partition
-from millstream.streams.wire.records import InputRecord, LogRecord, original_address, read_request
+from millstream.streams.wire.records import (
+    InputRecord,
+    LogRecord,
+    is_input,
+    original_address,
+    read_input,
+)
 
 Positions = Mapping[TopicPartition, int]
 """The offset to read next, by partition."""
@@ -134,14 +141,17 @@ def read_entry(record: LogRecord, spec: TopicSpec) -> Entry:
     address = Address(topic=record.topic, partition=record.partition, offset=record.offset)
     came_as = None
     try:
-        if spec.name in STANDS_TWICE:
+        if is_input(spec):
             whole = InputRecord.of(record)
-            is_request = spec.name == REQUESTS.name
-            event = read_request(whole) if is_request else decode(whole, spec.event)
-            first = event.source if isinstance(event, ResolvedRequest) else original_address(whole)
-            came_as = None if first == address else first
+            event = read_input(whole, spec)
+            if spec.name in STANDS_TWICE:
+                first = original_address(whole)
+                if isinstance(event, ResolvedRequest):
+                    first = event.source
+                came_as = None if first == address else first
         else:
             event = decode(record, spec.event)
     except Poison as error:
-        return Unreadable(address, record.timestamp, record.key, error)
+        named = named_by(record.key, record.value, address)
+        return Unreadable(address, record.timestamp, record.key, error, named)
     return Delivery(event, address, record.timestamp, came_as)

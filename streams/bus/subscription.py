@@ -68,7 +68,7 @@ class HandlerSubscription:
 
     async def _run(self) -> None:
         calls = 0
-        while (delivery := await self.queue.get()) is not None:
+        while (delivery := await self.queue.delivery()) is not None:
             await self._call(delivery)
             calls += 1
             # Neither a full queue nor a synchronous handler ever waits: let others run.

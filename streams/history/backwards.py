@@ -1,4 +1,7 @@
-"""The newest so many records that are asked for: read back from the end in growing stretches.
+"""The newest so many records that are asked for: found from the end back, in growing stretches.
+
+First they are counted, and of each no more is kept than its time; then they are read from where
+the first of them stands. So memory does not grow with the records, however many are asked for.
 
 A stretch begins at one moment in all partitions: at the first record of each that is not older
 (the broker finds it; should that be a marker, or aborted, it is the next one that is read).
@@ -10,8 +13,9 @@ how many offsets hold no record: those of markers, aborted records and what comp
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping
+from array import array
+from bisect import bisect_left
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -21,15 +25,9 @@ from millstream.schemas.base import Address
 from millstream.schemas.topics import CONTROL, REQUESTS, TopicSpec
 from millstream.streams.bus.api import BEGINNING, NOW, FromTime
 from millstream.streams.bus.record_log import Entry, Positions, RecordReader
-from millstream.streams.history.merge import Since
+from millstream.streams.history.merge import Since, Strand, Told, Wanted, merged
 
-__all__ = ["Replay", "newest"]
-
-Replay = Callable[
-    [Mapping[TopicPartition, TopicSpec], tuple[Positions, Positions], Since | None],
-    AsyncGenerator[list[Entry]],
-]
-"""Gives what is asked for between two offsets of each partition, oldest first, in batches."""
+__all__ = ["newest"]
 
 _STRETCH_OFFSETS_MIN = 1_000
 _STRETCH_OFFSETS_PER_ENTRY = 4
@@ -37,10 +35,19 @@ _STRETCH_GROWTH = 2
 _STRETCH_OVER_MAX = 8
 """A stretch may have so many times the offsets that it needs: to find less costs more."""
 
+_LARGE_OFFSETS = 100_000
+"""Of a larger stretch less is read for nothing: to find where it begins costs nothing beside."""
+
 _STEP_MIN_MS = 1_000
 _STEP_GROWTH = 4
 _CLOCKS_APART_MS = 60_000
 """So much may brokers' clocks differ: what follows another record may seem that much older."""
+
+_LOOKED_THROUGH_OFFSETS_MAX = 20_000
+"""Where no more stand before, all are looked through for what a record was copied from."""
+
+_READ_RECORDS_MAX = 500
+_READ_WAIT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +58,73 @@ class _Cut:
     positions: Positions
 
 
+_Place = tuple[int, int, int]
+"""Where a record comes in a replay: by its time there, its partition's order, and its offset."""
+
+
+@dataclass(slots=True)
+class _Counted:
+    """What was counted: times, and of records that may stand twice where the first stands."""
+
+    times: dict[TopicPartition, list[array[int]]] = field(default_factory=dict)
+    firsts: dict[Address, tuple[_Place, Address]] = field(default_factory=dict)
+
+    def add_first(self, source: Address, place: _Place, address: Address) -> None:
+        """Count a record with a source, if it comes before what is known of that."""
+        known = self.firsts.get(source)
+        if known is None or place < known[0]:
+            self.firsts[source] = (place, address)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.firsts) + sum(len(one) for one in self._arrays())
+
+    def since(self, at_ms: int) -> int:
+        """Give how many come at that time of the replay or later."""
+        return sum(
+            len(one) - bisect_left(one, at_ms) for one in (*self._arrays(), self._first_times())
+        )
+
+    def begins_ms(self, limit: int) -> int:
+        """Give the latest time with `limit` or more of them at it or later; of all, the oldest."""
+        some = [*self._arrays(), self._first_times()]
+        oldest = min((one[0] for one in some if one), default=0)
+        newest = max((one[-1] for one in some if one), default=0)
+        while oldest < newest:
+            middle = (oldest + newest + 1) // 2
+            if sum(len(one) - bisect_left(one, middle) for one in some) >= limit:
+                oldest = middle
+            else:
+                newest = middle - 1
+        return oldest
+
+    def _arrays(self) -> Iterable[array[int]]:
+        return (one for stretches in self.times.values() for one in stretches)
+
+    def _first_times(self) -> array[int]:
+        return array("q", sorted(place[0] for place, _ in self.firsts.values()))
+
+
 async def newest(
     reader: RecordReader,
     scope: Mapping[TopicPartition, TopicSpec],
     spans: tuple[Positions, Positions],
+    wanted: Wanted,
+    told: Told,
     *,
     limit: int,
-    replay: Replay,
     source_of: Callable[[Entry], Address | None],
-) -> list[Entry]:
-    """Give the newest `limit` entries of `replay` between the offsets of `spans`, oldest first.
+) -> AsyncGenerator[list[Entry]]:
+    """Give the newest `limit` entries of a replay between the offsets of `spans`, oldest first.
 
     Of entries with the same source the oldest counts, and no other.
     """
     starts, ends = spans
     some = {one: spec for one, spec in scope.items() if starts[one] < ends[one]}
-    if not some:
-        return []
-    return await _Backwards(reader, some, starts, ends, limit, replay, source_of).newest()
+    if some:
+        back = _Backwards(reader, some, starts, ends, limit, wanted, told, source_of)
+        async for entries in back.batches():
+            yield entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,70 +134,154 @@ class _Backwards:
     _starts: Positions
     _ends: Positions
     _limit: int
-    _replay: Replay
+    _wanted: Wanted
+    _told: Told
     _source_of: Callable[[Entry], Address | None]
     _ignored: set[Address] = field(default_factory=set)
 
-    async def newest(self) -> list[Entry]:
+    async def batches(self) -> AsyncGenerator[list[Entry]]:
+        """Give the newest entries."""
+        # Where no more can stand than are asked for, all are: there is nothing to count.
+        counted = None
+        if sum(self._ends[one] - self._starts[one] for one in self._scope) > self._limit:
+            counted = await self._counted()
+        if counted is None or len(counted) < self._limit:
+            begin, over = _Cut(None, self._starts), 0
+        else:
+            begins_ms = counted.begins_ms(self._limit)
+            begin = await self._at(begins_ms)
+            over = counted.since(begins_ms) - self._limit
+        firsts = {} if counted is None else counted.firsts
+        async with aclosing(self._replay(begin, firsts)) as batches:
+            async for entries in batches:
+                skipped = min(over, len(entries))
+                over -= skipped
+                if len(entries) > skipped:
+                    yield entries[skipped:]
+
+    async def _replay(
+        self, begin: _Cut, firsts: Mapping[Address, tuple[_Place, Address]]
+    ) -> AsyncGenerator[list[Entry]]:
+        """Give what is asked for from a cut on, and of what stands twice the first."""
+        since = None if begin.at_ms is None else Since(begin.at_ms)
+        spans = (begin.positions, self._ends)
+        shown: set[Address] = set()
+        replay = merged(self._reader, self._scope, spans, self._wanted, self._told, since)
+        async with aclosing(replay) as batches:
+            async for entries in batches:
+                kept = []
+                for entry in entries:
+                    source = self._source_of(entry)
+                    if source is not None:
+                        first = firsts.get(source)
+                        if entry.address in self._ignored or source in shown:
+                            continue
+                        if first is not None and first[1] != entry.address:
+                            continue
+                        shown.add(source)
+                    kept.append(entry)
+                yield kept
+
+    # How many there are
+
+    async def _counted(self) -> _Counted:
         while True:
-            found, cut = await self._read_back()
-            copies = set() if cut.at_ms is None else await self._copies(found, cut)
+            counted, cut = await self._count_back()
+            copies = set() if cut.at_ms is None else await self._copies(counted, cut)
             if not copies:
-                return found
+                return counted
             # What they kept out was let go of: what is left to be found is found anew.
             self._ignored.update(copies)
 
-    async def _read_back(self) -> tuple[list[Entry], _Cut]:
-        """Give the newest entries, and where the oldest stretch begins that was read."""
-        found: list[Entry] = []
+    async def _count_back(self) -> tuple[_Counted, _Cut]:
+        """Count until there are enough; also gives where the oldest stretch begins."""
+        counted = _Counted()
         offsets = max(_STRETCH_OFFSETS_MIN, self._limit * _STRETCH_OFFSETS_PER_ENTRY)
+        if offsets > _LARGE_OFFSETS:
+            offsets = max(_LARGE_OFFSETS, self._limit + self._limit // 2)
         cut = await self._cut(_Cut(None, self._ends), None, offsets)
         newer = self._ends
         while True:
-            entries, sources, cut = await self._stretch(cut, newer)
-            found = [one for one in found if self._source_of(one) not in sources]
-            found = [*entries, *found][-self._limit :]
-            if cut.at_ms is None or len(found) == self._limit:
-                return found, cut
+            cut = await self._stretch(counted, cut, newer)
+            if cut.at_ms is None or len(counted) >= self._limit:
+                return counted, cut
             offsets *= _STRETCH_GROWTH
             newer, cut = cut.positions, await self._cut(cut, cut.at_ms, offsets)
 
-    async def _stretch(self, cut: _Cut, ends: Positions) -> tuple[deque[Entry], set[Address], _Cut]:
-        """Give the newest entries of a stretch, and the sources of all that may stand twice.
-
-        And where it really begins.
-        """
+    async def _stretch(self, counted: _Counted, cut: _Cut, ends: Positions) -> _Cut:
+        """Count what a stretch holds, and give where it really begins."""
         since = None if cut.at_ms is None else Since(cut.at_ms)
-        newest: deque[Entry] = deque(maxlen=self._limit)
-        sources: set[Address] = set()
-        async with aclosing(self._replay(self._scope, (cut.positions, ends), since)) as batches:
-            async for entries in batches:
-                for entry in entries:
-                    if entry.address in self._ignored:
-                        continue
-                    source = self._source_of(entry)
-                    if source is not None:
-                        if source in sources:
-                            continue
-                        sources.add(source)
-                    newest.append(entry)
-        if since is not None:
-            begins = {one: since.begins.get(one, ends[one]) for one in self._scope}
-            cut = _Cut(cut.at_ms, begins)
-        return newest, sources, cut
+        strands = {
+            one: Strand(
+                one,
+                spec,
+                order=order,
+                spans=(cut.positions, ends),
+                wanted=self._wanted,
+                since=since,
+            )
+            for order, (one, spec) in enumerate(self._scope.items())
+            if cut.positions[one] < ends[one]
+        }
+        times = {one: array("q") for one in strands}
+        async for one, strand in self._read(strands, ends):
+            self._count(counted, times[one], strand)
+        for one, found in times.items():
+            counted.times.setdefault(one, []).append(found)
+        if since is None:
+            return cut
+        return _Cut(cut.at_ms, {one: since.begins.get(one, ends[one]) for one in self._scope})
+
+    async def _read(
+        self, strands: Mapping[TopicPartition, Strand], ends: Positions
+    ) -> AsyncGenerator[tuple[TopicPartition, Strand]]:
+        """Read partitions to their ends, in whatever order; gives each that has records ahead."""
+        self._reader.assign({one: strand.position for one, strand in strands.items()}, ends)
+        unread = dict(strands)
+        while unread:
+            read = await self._reader.read(
+                tuple(unread), records_max=_READ_RECORDS_MAX, wait_s=_READ_WAIT_S
+            )
+            for one, records in read.items():
+                strands[one].take(records)
+                yield one, strands[one]
+            for one in tuple(unread):
+                position = await self._reader.position(one)
+                self._told(min(position, ends[one]) - min(unread[one].position, ends[one]))
+                unread[one].position = position
+                if position >= ends[one]:
+                    del unread[one]
+                    self._reader.pause(one)
+
+    def _count(self, counted: _Counted, times: array[int], strand: Strand) -> None:
+        ahead, keeps = strand.ahead, strand.keeps
+        if keeps is None and not strand.stands_twice:
+            times.extend(held[0] for held in ahead)  # nothing else is to be known of them
+            ahead.clear()
+        while ahead:
+            held = ahead.popleft()
+            entry = strand.entry(held)
+            if keeps is not None and not keeps(entry):
+                continue
+            source = self._source_of(entry) if strand.stands_twice else None
+            if source is None:
+                times.append(held[0])
+            elif entry.address not in self._ignored:
+                place = (held[0], strand.order, entry.address.offset)
+                counted.add_first(source, place, entry.address)
 
     # Where a stretch begins
 
     async def _cut(self, newer: _Cut, from_ms: int | None, offsets: int) -> _Cut:
         """Find a moment with some `offsets` of offsets between it and `newer`."""
         beginning = _Cut(None, self._starts)
-        if self._between(beginning, newer) <= offsets * _STRETCH_OVER_MAX:
+        if self._between(beginning, newer) <= _most(offsets):
             return beginning
         too_new_ms, old = await self._old_enough(newer, from_ms, offsets)
         while (
             old.at_ms is not None
             and old.at_ms - too_new_ms < -1
-            and self._between(old, newer) > offsets * _STRETCH_OVER_MAX
+            and self._between(old, newer) > _most(offsets)
         ):
             middle = await self._at(too_new_ms - (too_new_ms - old.at_ms) // 2)
             if self._between(middle, newer) >= offsets:
@@ -183,38 +323,57 @@ class _Backwards:
 
     # What stands twice
 
-    async def _copies(self, found: list[Entry], cut: _Cut) -> set[Address]:
-        """Give which entries have a twin before the cut, that is asked for as well."""
-        sources = {source for one in found if (source := self._source_of(one)) is not None}
+    async def _copies(self, counted: _Counted, cut: _Cut) -> set[Address]:
+        """Give which counted entries have a twin before the cut, that is asked for as well."""
+        sources = set(counted.firsts)
         if not sources:
             return set()
-        # No copy is older than what it is copied from.
-        came_ms = [await self._came_ms(source) for source in sources]
-        since: Positions = self._starts
-        if None not in came_ms:
-            oldest_ms = min(one for one in came_ms if one is not None)
-            since = (await self._at(max(0, oldest_ms - _CLOCKS_APART_MS))).positions
         told = {REQUESTS.name, CONTROL.name}
         scope = {one: spec for one, spec in self._scope.items() if spec.name in told}
+        since: Positions = self._starts
+        if sum(cut.positions[one] - since[one] for one in scope) > _LOOKED_THROUGH_OFFSETS_MAX:
+            # No copy is older than what it is copied from, but for what clocks differ by.
+            oldest_ms = await self._oldest_ms(sources)
+            if oldest_ms is not None:
+                since = (await self._at(max(0, oldest_ms - _CLOCKS_APART_MS))).positions
         before: set[Address | None] = set()
-        async with aclosing(self._replay(scope, (since, cut.positions), None)) as batches:
+        spans = (since, cut.positions)
+        replay = merged(self._reader, scope, spans, self._wanted, self._told)
+        async with aclosing(replay) as batches:
             async for entries in batches:
                 before.update(sources.intersection(map(self._source_of, entries)))
-        return {one.address for one in found if self._source_of(one) in before}
+        return {counted.firsts[source][1] for source in before if source is not None}
 
-    async def _came_ms(self, source: Address) -> int | None:
-        """Give the broker's time of the record at an address, `None` where none is."""
-        where = TopicPartition(source.topic, source.partition)
-        if where not in self._starts:
-            return None
-        starts = await self._reader.offsets([where], BEGINNING)
-        ends = await self._reader.offsets([where], NOW)
-        if not starts[where] <= source.offset < ends[where]:
-            return None
-        end = source.offset + 1
-        self._reader.assign({where: source.offset}, {where: end})
-        while await self._reader.position(where) < end:
-            read = await self._reader.read([where], records_max=1, wait_s=1.0)
-            for record in read.get(where, ()):
-                return record.timestamp if record.offset == source.offset else None
-        return None
+    async def _oldest_ms(self, sources: Collection[Address]) -> int | None:
+        """Give the oldest of the broker's times of these records, `None` if one is not there."""
+        offsets: dict[TopicPartition, set[int]] = {}
+        for one in sources:
+            where = TopicPartition(one.topic, one.partition)
+            offsets.setdefault(where, set()).add(one.offset)
+        oldest: list[int] = []
+        for where, wanted in offsets.items():
+            if where not in self._starts:
+                return None
+            starts = await self._reader.offsets([where], BEGINNING)
+            ends = await self._reader.offsets([where], NOW)
+            first, end = min(wanted), max(wanted) + 1
+            if first < starts[where] or end > ends[where]:
+                return None
+            missing = set(wanted)
+            self._reader.assign({where: first}, {where: end})
+            while await self._reader.position(where) < end:
+                read = await self._reader.read(
+                    [where], records_max=_READ_RECORDS_MAX, wait_s=_READ_WAIT_S
+                )
+                for record in read.get(where, ()):
+                    if record.offset in missing:
+                        missing.discard(record.offset)
+                        oldest.append(record.timestamp)
+            if missing:
+                return None
+        return min(oldest, default=None)
+
+
+def _most(offsets: int) -> int:
+    """Give the most offsets of a stretch that needs so many."""
+    return offsets * (_STRETCH_OVER_MAX if offsets < _LARGE_OFFSETS else 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -16,6 +16,7 @@ from millstream.schemas.events import AgentResult, Redriven, ResultStatus
 from millstream.schemas.topics import DEAD_LETTERS, REDRIVES, RESULTS, TopicSpec
 from millstream.streams.broker.partition_reader import PartitionReader
 from millstream.streams.broker.topic_admin import partition_counts
+from millstream.streams.bus.api import Unreadable
 from millstream.streams.history.replay import HistoryQuery, read_history
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import REDRIVEN, decode
@@ -70,6 +71,8 @@ class Buried:
     `came_of` is the record that was put back and could not be read, if this is that. Of one that
     was put back, `redrive` tells as what, `status` how its request ended, and `dead_as` where the
     record stands that could not be read again.
+
+    `first_offset` is given of a batch that could not be read: all from there to `source` is lost.
     """
 
     address: Address
@@ -82,6 +85,19 @@ class Buried:
     redrive: DeadLetterRedriven | None = None
     status: ResultStatus | None = None
     dead_as: Address | None = None
+    first_offset: int | None = None
+
+    @property
+    def records(self) -> int:
+        """How many records it stands for: of a batch all its offsets, else one."""
+        return 1 if self.first_offset is None else self.source.offset - self.first_offset + 1
+
+    def holds(self, address: Address) -> bool:
+        """Whether the original stood at an address, or in a batch within which that lies."""
+        place, first = self.source, self.first_offset
+        if (place.topic, place.partition) != (address.topic, address.partition):
+            return False
+        return (place.offset if first is None else first) <= address.offset <= place.offset
 
     @property
     def state(self) -> State:
@@ -94,22 +110,30 @@ class Buried:
 
 
 async def dead_letters(
-    settings: Settings, query: DeadLetterQuery, *, partition: int | None = None
+    settings: Settings,
+    query: DeadLetterQuery,
+    *,
+    partition: int | None = None,
+    on_unreadable: Callable[[Unreadable], None] = lambda _: None,
 ) -> AsyncGenerator[Buried]:
     """Give what is buried when it is called, oldest first, without what became of it.
 
+    A record of the topic that is no dead letter is told to `on_unreadable`.
     Raises `ServiceUnavailable`, and `Misconfigured` where the topic is missing.
     """
     asked = HistoryQuery(topics=(DEAD_LETTERS,), since_ms=query.since_ms, partition=partition)
     async with aclosing(read_history(settings, asked)) as entries:
         async for entry in entries:
-            letter = getattr(entry, "event", None)
-            if isinstance(letter, DeadLetter) and query.matches(letter):
-                yield _buried(entry.address, entry.at_ms, letter)
+            if isinstance(entry, Unreadable):
+                on_unreadable(entry)
+            elif isinstance(entry.event, DeadLetter) and query.matches(entry.event):
+                yield _buried(entry.address, entry.at_ms, entry.event)
 
 
 async def find_dead_letter(settings: Settings, address: Address) -> Buried:
     """Give the dead letter at this address, or the newest of the record at this address.
+
+    Or of the batch within which the address lies.
 
     Raises `DeadLetterNotFound`.
     """
@@ -131,7 +155,9 @@ async def find_dead_letter(settings: Settings, address: Address) -> Buried:
         of_topic = DeadLetterQuery(topic=address.topic)
         async with aclosing(dead_letters(settings, of_topic, partition=partition)) as letters:
             async for buried in letters:
-                if buried.source == address:
+                if buried.source == address or (
+                    buried.holds(address) and (found is None or found.source != address)
+                ):
                     found = buried
         if found is not None:
             return found
@@ -260,6 +286,7 @@ def _buried(address: Address, at_ms: int, letter: DeadLetter) -> Buried:
         value_bytes=None if letter.value is None else len(base64.b64decode(letter.value)),
         came_of=_came_of(letter),
         headers_dropped=DroppedHeaders(letter.headers_dropped, letter.headers_dropped_count),
+        first_offset=letter.first_offset,
     )
 
 

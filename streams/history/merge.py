@@ -30,9 +30,10 @@ from millstream.streams.bus.record_log import (
 )
 from millstream.streams.history.sieve import sieve_of
 from millstream.streams.wire.codec import decode, require_known_version
-from millstream.streams.wire.records import LogRecord
+from millstream.streams.wire.named import named_by
+from millstream.streams.wire.records import LogRecord, is_input
 
-__all__ = ["Since", "Told", "Wanted", "merged"]
+__all__ = ["Since", "Strand", "Told", "Wanted", "merged"]
 
 Told = Callable[[int], None]
 """Is told of how many offsets were read more."""
@@ -73,7 +74,7 @@ async def merged(  # noqa: PLR0917  what a replay is made of
     """
     starts, ends = spans
     strands = {
-        partition: _Strand(partition, spec, order=order, spans=spans, wanted=wanted, since=since)
+        partition: Strand(partition, spec, order=order, spans=spans, wanted=wanted, since=since)
         for order, (partition, spec) in enumerate(scope.items())
         if starts[partition] < ends[partition]
     }
@@ -103,7 +104,7 @@ class Since:
         return ()
 
 
-class _Strand:
+class Strand:
     """One partition of the merge: what was read ahead of it, and whether more will come."""
 
     def __init__(
@@ -126,7 +127,8 @@ class _Strand:
         self.keeps = wanted.keeps(spec)
         self._sieve = sieve_of(spec, partition.topic, wanted.filter)
         self._validate = spec.event.__pydantic_validator__.validate_json
-        self._is_whole = spec.name in STANDS_TWICE
+        self.stands_twice = spec.name in STANDS_TWICE
+        self._is_whole = is_input(spec)  # their headers count, too
         self._lacks_tombstones = spec.name == PARKED.name  # one says that a request has ended
         self._spec = spec
 
@@ -184,7 +186,7 @@ class _Strand:
         try:
             return Delivery(decode(record, self._spec.event), address, at_ms)
         except Poison as error:
-            return Unreadable(address, at_ms, key, error)
+            return Unreadable(address, at_ms, key, error, named_by(key, value, address))
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +205,7 @@ class _Merge:
     """Merges partitions by time, holding at most some records of each."""
 
     def __init__(
-        self, reader: RecordReader, strands: Mapping[TopicPartition, _Strand], told: Told
+        self, reader: RecordReader, strands: Mapping[TopicPartition, Strand], told: Told
     ) -> None:
         self._reader = reader
         self._strands = strands
@@ -233,7 +235,7 @@ class _Merge:
 
     @staticmethod
     def _take_run(
-        strand: _Strand, heap: list[tuple[int, int, _Strand]], entries: list[Entry]
+        strand: Strand, heap: list[tuple[int, int, Strand]], entries: list[Entry]
     ) -> None:
         """Read the records of the first strand that come before those of all others."""
         ahead, entry, keeps = strand.ahead, strand.entry, strand.keeps
@@ -247,7 +249,7 @@ class _Merge:
             if keeps is None or keeps(one):
                 entries.append(one)
 
-    async def _fill(self, strands: Iterable[_Strand]) -> None:
+    async def _fill(self, strands: Iterable[Strand]) -> None:
         """Read until each of `strands` has a record ahead or has ended.
 
         Any strand that is low is read with them: one fetch brings records of many partitions.
@@ -266,7 +268,7 @@ class _Merge:
                 await self._note(strand)
             waiting = [strand for strand in waiting if not strand.ended and not strand.ahead]
 
-    async def _note(self, strand: _Strand) -> None:
+    async def _note(self, strand: Strand) -> None:
         """Note how far a partition was read, and whether that is its end."""
         # The position, not the last record: a partition may end with a transaction's marker.
         position = await self._reader.position(strand.partition)

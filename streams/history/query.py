@@ -65,7 +65,7 @@ class HistoryQuery:
         return self.wanted == EVERYTHING and self.since_ms is None and self.until_ms is None
 
 
-def asked_for(entry: Entry, query: HistoryQuery) -> bool:  # noqa: PLR0911  one for each rule
+def asked_for(entry: Entry, query: HistoryQuery) -> bool:
     """Tell whether a record that was read is asked for."""
     # The offsets found by time bound it only while the broker's clock never went back.
     since_ms, until_ms = query.since_ms, query.until_ms
@@ -80,11 +80,7 @@ def asked_for(entry: Entry, query: HistoryQuery) -> bool:  # noqa: PLR0911  one 
         if type(event) is RunParked and event.waits_for is None and query.topics == HISTORY_TOPICS:
             return False
         return wanted is EVERYTHING or wanted.matches(event)
-    if wanted.types or wanted.session_id or wanted.request_id:
-        return False
-    if wanted.user_key is not None:
-        return entry.key == wanted.user_key.encode()
-    return wanted.tenant is None
+    return wanted.matches_unreadable(entry)
 
 
 def moved_from(entry: Entry, partitions: int) -> Address | None:

@@ -13,7 +13,7 @@ import base64
 import time
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
@@ -22,8 +22,15 @@ from aiokafka.errors import (
     ProducerFenced,
 )
 
-from millstream.schemas.base import Address
-from millstream.schemas.dead_letters import CannotRedrive, DeadLetter, DeadLetterRedriven, NullValue
+from millstream.schemas.base import Address, partition_key
+from millstream.schemas.dead_letters import (
+    BatchLost,
+    CannotRedrive,
+    DeadLetter,
+    DeadLetterRedriven,
+    NullValue,
+    RecordTooLarge,
+)
 from millstream.schemas.errors import LaneLost, Poison
 from millstream.schemas.events import Redriven, ResolvedRequest
 from millstream.schemas.topics import COMMAND_TOPICS, REDRIVES, REQUESTS, stage_topic
@@ -45,16 +52,19 @@ from millstream.streams.wire.headers import (
     DroppedHeaders,
     dropped_headers,
     forwarded_headers,
+    is_kept,
 )
 from millstream.streams.wire.records import (
+    USER_KEY_BYTES_MAX,
     InputRecord,
     original_address,
     read_request,
     read_stage_request,
+    user_of,
 )
 from millstream.streams.wire.unread import UnreadBatch
 
-__all__ = ["Redrive", "Redriver"]
+__all__ = ["AS_IT_WAS", "Mend", "Redrive", "Redriver"]
 
 # The lanes that read the topic wait for an open transaction: for one of a killed operator so long.
 _COMMIT_TIMEOUT_S = 5.0
@@ -78,6 +88,23 @@ class Redrive:
     first: bool
     unreadable: Poison | None = None
     headers_dropped: DroppedHeaders = NO_HEADERS
+
+
+@dataclass(frozen=True, slots=True)
+class Mend:
+    """What a record is put back with instead of its own; `None`: its own.
+
+    A key that is longer than any user's gives way to that of the mended value's user. Without
+    `keeps_headers` it has none but that which says what it was put back from.
+    """
+
+    value: bytes | None = None
+    key: bytes | None = None
+    keeps_headers: bool = True
+
+
+AS_IT_WAS: Final = Mend()
+"""Nothing is mended."""
 
 
 class Redriver:
@@ -114,19 +141,23 @@ class Redriver:
     async def redrive(
         self, buried: Buried, value: bytes | None = None, *, leave_unreadable: bool = False
     ) -> Redrive:
-        """Put a record back on the topic that it came from, with `value` instead of its own.
+        """Put a record back as `mend` does, with nothing but a value instead of its own."""
+        return await self.mend(buried, Mend(value), leave_unreadable=leave_unreadable)
+
+    async def mend(self, buried: Buried, mend: Mend, *, leave_unreadable: bool = False) -> Redrive:
+        """Put a record back on the topic that it came from, with what `mend` gives instead.
 
         The request has the id that its first record would have had, unless its value names one;
         its time is the broker's, now. What this program cannot read is put back all the same, for
-        the workers may be newer, unless it is to `leave_unreadable`. Raises `CannotRedrive`,
-        `DeadLetterNotFound` and `ServiceUnavailable`; after the last the record may have been put
-        back: ask again.
+        the workers may be newer, unless it is to `leave_unreadable`. Raises `CannotRedrive`, of a
+        batch of several records `BatchLost`, `DeadLetterNotFound` and `ServiceUnavailable`; after
+        the last the record may have been put back: ask again.
         """
-        self._require_lanes(buried.source, mended=value is not None)
+        self._require_lanes(buried.source, mended=mend != AS_IT_WAS)
         async with self._turn:
             for _ in range(_FENCINGS_MAX):
                 try:
-                    return await self._once(buried, value, leave_unreadable=leave_unreadable)
+                    return await self._once(buried, mend, leave_unreadable=leave_unreadable)
                 except _FENCED:
                     # Somebody else puts back this partition's dead letters. Let them end: who
                     # fences them at once is fenced in turn.
@@ -139,25 +170,33 @@ class Redriver:
                     raise not_reached(self._settings, error) from error
         raise CannotRedrive(f"others put back dead letters of {buried.source.topic}: try again")
 
-    async def _once(
-        self, buried: Buried, value: bytes | None, *, leave_unreadable: bool
-    ) -> Redrive:
+    async def _once(self, buried: Buried, mend: Mend, *, leave_unreadable: bool) -> Redrive:
         partition = buried.source.partition
         producer = await self._producer(partition)
         known = self._redriven[partition]
         before = known.get(str(buried.source))
         if before is not None:
             return Redrive(before, first=False)  # its bytes may be gone by now
-        mended = value is not None
-        original = await self._mended(buried, value)
-        again = _put_back(original, buried)
+        if buried.records > 1:
+            raise BatchLost(
+                f"{buried.source} stands for a batch of {buried.records} records (offsets "
+                f"{buried.first_offset} to {buried.source.offset}), none of which can be read: no "
+                "value can stand for all of them; send them again, in smaller batches"
+            )
+        mended = mend.value is not None
+        original = await self._mended(buried, mend)
+        again = _put_back(original, buried, keeps_headers=mend.keeps_headers)
         request, unreadable = self._forecast(again)
         if unreadable is not None and mended:
-            raise CannotRedrive(f"the mended value cannot be read, {unreadable.code}: {unreadable}")
+            raise CannotRedrive(
+                f"the mended value cannot be read, {unreadable.code}: {unreadable}"
+                f"{_how_else(unreadable)}"
+            )
         if unreadable is not None and leave_unreadable:
             raise CannotRedrive(
-                f"it would be a dead letter again, {unreadable.code}: {unreadable}; mend it, or "
-                "put it back by its address if the workers are newer than this program"
+                f"it would be a dead letter again, {unreadable.code}: {unreadable}"
+                f"{_how_else(unreadable)}; mend it, or put it back by its address if the workers "
+                "are newer than this program"
             )
         try:
             async with asyncio.timeout(_COMMIT_TIMEOUT_S):
@@ -190,6 +229,9 @@ class Redriver:
         dropped = buried.headers_dropped
         if not dropped.count:
             dropped = dropped_headers(original.headers)
+        if not mend.keeps_headers:
+            left_out = sum(is_kept(name) for name, _ in original.headers)
+            dropped = replace(dropped, count=dropped.count + left_out)
         return Redrive(redriven_as, first=True, unreadable=unreadable, headers_dropped=dropped)
 
     def _require_lanes(self, source: Address, *, mended: bool) -> None:
@@ -209,13 +251,17 @@ class Redriver:
                 "its request is published anew; it takes no other value"
             )
 
-    async def _mended(self, buried: Buried, value: bytes | None) -> InputRecord:
+    async def _mended(self, buried: Buried, mend: Mend) -> InputRecord:
         """Give the record to put back, at the place of the original."""
-        record = _kept(await read_letter(self._reader, buried))
+        value = mend.value
+        letter = await read_letter(self._reader, buried)
+        record = _kept(letter)
         if record is None:
-            record = await self._original(buried.source, keep_value=value is None)
+            record = await self._original(letter, keep_value=value is None)
+        if mend.key is not None:
+            record = replace(record, key=mend.key)
         if value is not None:
-            return replace(record, value=value)
+            return replace(record, value=value, key=_key_for(record.key, value))
         if isinstance(record.value, UnreadBatch):
             raise CannotRedrive(f"{record.value.poison}; give a value")
         if record.value is None:
@@ -223,13 +269,15 @@ class Redriver:
             raise CannotRedrive(message)
         return record
 
-    async def _original(self, source: Address, *, keep_value: bool) -> InputRecord:
+    async def _original(self, letter: DeadLetter, *, keep_value: bool) -> InputRecord:
         """Read a record that was too large to be kept where it first stood."""
+        source = letter.source
         async with aclosing(record_at(self._reader, source)) as records:
             async for record in records:
                 return record
         if not keep_value:
-            return InputRecord(source.topic, source.partition, source.offset, 0, None, None, ())
+            key = _bytes(letter.key)
+            return InputRecord(source.topic, source.partition, source.offset, 0, key, None, ())
         raise CannotRedrive(
             f"its bytes were too many to be kept, and {source.topic} does not have them any more: "
             "give a value"
@@ -284,7 +332,21 @@ class Redriver:
                 await asyncio.wait_for(producer.stop(), _STOP_TIMEOUT_S)
 
 
-def _put_back(record: InputRecord, buried: Buried) -> InputRecord:
+def _key_for(key: bytes | None, value: bytes) -> bytes | None:
+    """Give the key that a mended value is put back with: a key that is no user's, the user's."""
+    if len(key or b"") <= USER_KEY_BYTES_MAX:
+        return key
+    user = user_of(value)
+    return key if user is None else partition_key(*user).encode()
+
+
+def _how_else(poison: Poison) -> str:
+    if not isinstance(poison, RecordTooLarge):
+        return ""
+    return " (--key gives it another key, --no-headers leaves its headers out)"
+
+
+def _put_back(record: InputRecord, buried: Buried, *, keeps_headers: bool = True) -> InputRecord:
     """Give the record as it will be read: behind the original, with a header that names that."""
     named = (
         Redriven(source=original_address(record), buried=buried.source).model_dump_json().encode()
@@ -292,7 +354,8 @@ def _put_back(record: InputRecord, buried: Buried) -> InputRecord:
     # A header that says what no lane reads would make a mended value a dead letter again.
     unread = (CONTENT_TYPE,) if is_structured(record) else ()
     others = forwarded_headers(record.headers, replaced=(ORIGIN, REDRIVEN, *unread))
-    return replace(record, offset=record.offset + 1, headers=(*others, (REDRIVEN, named)))
+    kept = others if keeps_headers else ()
+    return replace(record, offset=record.offset + 1, headers=(*kept, (REDRIVEN, named)))
 
 
 def _marker(

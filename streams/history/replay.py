@@ -34,6 +34,7 @@ from millstream.streams.history.query import (
     moved_from,
 )
 from millstream.streams.settings import Settings
+from millstream.streams.wire.unread import UnreadBatch
 
 __all__ = [
     "HISTORY_TOPICS",
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 _MOVED_SHOWN_MAX = 65_536
+_READ_WAIT_S = 1.0
 
 OnProgress = Callable[[int, int], None]
 """Is told how many offsets were read so far, and how many are to be read at most."""
@@ -101,17 +103,18 @@ async def _batches(
                 async for entries in batches:
                     yield entries
         else:
-            wanted = _Wanted(query)
-            yield await newest(
+            found = newest(
                 reader,
                 scope,
                 spans,
+                _Wanted(query),
+                progress.more,
                 limit=query.limit,
-                replay=lambda some, between, since: merged(
-                    reader, some, between, wanted, progress.more, since
-                ),
                 source_of=lambda entry: moved_from(entry, settings.partitions),
             )
+            async with aclosing(found) as batches:
+                async for entries in batches:
+                    yield entries
     finally:
         await reader.stop()
 
@@ -144,7 +147,28 @@ async def _spans(
         ends.append(await reader.offsets(scope, FromOffset(query.offset_until)))
     least = {one: max(start[one] for start in starts) for one in scope}
     most = {one: max(least[one], min(end[one] for end in ends)) for one in scope}
+    if query.offset_until is not None:
+        for one in scope:
+            if least[one] < most[one] < ends[0][one]:
+                most[one] = await _behind_batch(reader, one, most[one], ends[0][one])
     return least, most
+
+
+async def _behind_batch(
+    reader: RecordReader, partition: TopicPartition, end: int, last: int
+) -> int:
+    """Give the end of a batch that cannot be read and that begins before `end`, else `end`.
+
+    What stands for it in a reader's hands stands at its last offset.
+    """
+    reader.assign({partition: end - 1}, {partition: last})
+    while await reader.position(partition) < end:
+        read = await reader.read([partition], records_max=1, wait_s=_READ_WAIT_S)
+        for record in read.get(partition, ()):
+            if isinstance(record.value, UnreadBatch) and record.value.first < end:
+                return max(end, record.offset + 1)
+            return end
+    return end
 
 
 class _ShownOnce:

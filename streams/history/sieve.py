@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.topics import REQUESTS, TopicSpec
 from millstream.streams.bus.api import EventFilter
 from millstream.streams.wire.records import LogRecord
@@ -29,20 +30,22 @@ _OTHER_FORMS = {"/": b"\\/", "K": "\u212a".encode(), ";": "\u037e".encode(), "`"
 
 def sieve_of(spec: TopicSpec, topic: str, wanted: EventFilter) -> Sieve | None:
     """Give the sieve of a topic, by its physical name; `None` if any record may be asked for."""
+    if spec.event is DeadLetter:
+        return None  # what its record names stands in it in base64
     ids = [one for one in (wanted.request_id, wanted.session_id) if one is not None]
     if spec.name == REQUESTS.name:
         # A request without an id has its address for one, which stands nowhere in it.
         ids = [one for one in ids if not re.fullmatch(rf"{re.escape(topic)}-\d+-\d+", one)]
     by_id = [names for names in map(_names, ids) if names]
-    if wanted.request_id is not None or wanted.session_id is not None:
-        # Then no record is asked for that cannot be read.
-        user = _user_names(spec, wanted)
-        return _by_values((*by_id, user) if user else tuple(by_id))
     user = _user_names(spec, wanted)
     user_key = wanted.user_key
-    if not user or user_key is None:
-        return None
-    return _by_key_or_value(user_key.encode(), user)
+    of_user = None
+    if user and user_key is not None:
+        of_user = _by_key_or_value(user_key.encode(), user)
+    if not by_id or of_user is None:
+        return _by_values(tuple(by_id)) or of_user
+    by_ids = _by_values(tuple(by_id))
+    return of_user if by_ids is None else lambda records: of_user(by_ids(records))
 
 
 def _names(name: str) -> tuple[bytes, ...]:

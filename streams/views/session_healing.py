@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import structlog
@@ -65,7 +66,8 @@ class SessionHealing:
     """Heals the session view.
 
     `fed` gives what this worker feeds now, nothing while that is not settled. `on_lost` hears of
-    each partition of which the view lost something. Without `marks` nothing is ever lost.
+    each partition of which the view lost something. Without `marks` nothing is ever lost. `reader`
+    makes what reads the log.
     """
 
     def __init__(
@@ -75,16 +77,20 @@ class SessionHealing:
         marks: Marks | None,
         *,
         on_lost: Callable[[], object] = lambda: None,
+        reader: Callable[[], PartitionReader] | None = None,
     ) -> None:
-        self._settings = settings
+        self._reader = reader or partial(PartitionReader, settings)
         self._fed = fed
         self._marks = marks
         self._on_lost = on_lost
         self._behind = asyncio.Event()
         self._compared: set[str] = set()
+        self._is_told = False
+        """Whether the log says that the view is behind; if so, it is to say how that ends."""
 
     def wake(self) -> None:
-        """Say that some feed is behind."""
+        """Say that some feed is behind, and has told so."""
+        self._is_told = True
         self._behind.set()
 
     async def heal(self, feeds: Sequence[SessionFeed[Any]]) -> None:
@@ -97,12 +103,15 @@ class SessionHealing:
                 await self._catch_up(feeds)
             except (ServiceUnavailable, LaneLost, KafkaError) as error:
                 log.warning("session view is still behind", reason=str(error), outage=REDIS)
-                self._behind.set()
+                self.wake()
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, _BACKOFF_MAX_S)
             else:
                 backoff_s = _BACKOFF_MIN_S
-                log.warning("session view has caught up")
+                # Of a partition that came with some records to make up for, nothing was told.
+                tell = log.warning if self._is_told else log.info
+                self._is_told = False
+                tell("session view has caught up")
 
     async def watch(self) -> None:
         """Compare what the view says of itself with what it was given, until cancelled."""
@@ -133,8 +142,10 @@ class SessionHealing:
         behind = [one for one in fed if _had(stands.get(one.name)) < one.stand().offset]
         # Of a partition that was another's, the last mark may be older than what was put.
         lost = [one for one in behind if one.name in compared or one.name not in stands]
+        is_told = self._is_told or bool(lost)
         for one in behind:
             one.feed.lost(one.partition, _had(stands.get(one.name)), one.position)
+        self._is_told = is_told
         for _ in lost:
             self._on_lost()
         if lost:
@@ -147,7 +158,7 @@ class SessionHealing:
         return True
 
     async def _catch_up(self, feeds: Sequence[SessionFeed[Any]]) -> None:
-        reader = PartitionReader(self._settings)
+        reader = self._reader()
         try:
             await reader.start()
             for feed in feeds:

@@ -24,7 +24,7 @@ from millstream.schemas.dead_letters import NewerSchema, NotJson, NullValue, Wro
 from millstream.schemas.events import AgentRequest
 from millstream.schemas.sessions.commands import SessionCommand
 from millstream.schemas.topics import TopicSpec
-from millstream.streams.wire.sizes import record_bytes
+from millstream.streams.wire.sizes import content_bytes, record_bytes
 from millstream.streams.wire.trace import TRACEPARENT, TRACESTATE, Trace, given_trace, new_trace
 from millstream.streams.wire.unread import UnreadBatch
 
@@ -80,6 +80,11 @@ class Encoded(NamedTuple):
     def size_bytes(self) -> int:
         """An upper bound of the record's size on the wire."""
         return record_bytes(self.key, self.value, self.headers)
+
+    @property
+    def content_bytes(self) -> int:
+        """The bytes of key, value and headers, as limits count them."""
+        return content_bytes(self.key, self.value, self.headers)
 
 
 def encode(event: Event, *, source: str, traceparent: Trace | None = None) -> Encoded:

@@ -10,25 +10,40 @@ from typing import Protocol, TypeVar
 
 from pydantic import ValidationError
 
-from millstream.schemas.base import DEFAULT_TENANT, Address, Frozen, Identifier, TenantName
+from millstream.schemas.base import DEFAULT_TENANT, Address, Event, Frozen, Identifier, TenantName
 from millstream.schemas.dead_letters import DeadLetter, RecordTooLarge
 from millstream.schemas.errors import Poison
 from millstream.schemas.events import AgentRequest, Origin, Redriven, ResolvedRequest
 from millstream.schemas.lane_events import StageRequest
 from millstream.schemas.reasons import reason_of
-from millstream.schemas.topics import INPUT_BYTES_MAX, RECORD_BYTES_MAX
+from millstream.schemas.topics import (
+    COMMAND_TOPICS,
+    INPUT_BYTES_MAX,
+    RECORD_BYTES_MAX,
+    REQUESTS,
+    TopicSpec,
+)
 from millstream.streams.wire.codec import ORIGIN, REDRIVEN, decode
 from millstream.streams.wire.headers import dropped_headers, is_kept
-from millstream.streams.wire.sizes import HEADERS_MAX, HEADERS_MOVED_MAX, record_bytes
+from millstream.streams.wire.sizes import (
+    HEADERS_MAX,
+    HEADERS_MOVED_MAX,
+    content_bytes,
+    header_bytes,
+)
 from millstream.streams.wire.unread import UnreadBatch
 
 OriginT = TypeVar("OriginT", bound=Origin)
+EventT = TypeVar("EventT", bound=Event)
 
 MOVED_BYTES_MAX = 4_096
 """What a record may grow by where it is moved or put back: its key, its places, its trace."""
 
 DEAD_LETTER_BYTES_MAX = 1_400_000
 """Most bytes of a record that its dead letter keeps: in base64 they are a third more."""
+
+USER_KEY_BYTES_MAX = 2_048
+"""More than the key of any user takes: tenant and name have 64 and 256 characters."""
 
 _JSON_PER_HEADER_BYTES = 16
 
@@ -87,8 +102,8 @@ class InputRecord:
 
     @property
     def size_bytes(self) -> int:
-        """The bytes of the record as it stands on the wire: key, value and all headers."""
-        return record_bytes(self.key, self.value, self.headers)
+        """The bytes of key, value and all headers."""
+        return content_bytes(self.key, self.value, self.headers)
 
     @property
     def kept_bytes(self) -> int:
@@ -116,9 +131,26 @@ def require_size(record: InputRecord, bytes_max: int = INPUT_BYTES_MAX) -> None:
         )
     if size > bytes_max + was_moved * MOVED_BYTES_MAX:
         raise RecordTooLarge(
-            f"the record has {size} bytes (key, value and all headers), at most {bytes_max} are "
-            "read: shorten it, or give what is large by its URL"
+            f"the record has {size} bytes ({_parts(record)}), at most {bytes_max} are read: "
+            f"{_remedy(record)}"
         )
+
+
+def _parts(record: InputRecord) -> str:
+    return (
+        f"key {len(record.key or b'')}, value {len(record.value or b'')}, "
+        f"{len(record.headers)} headers {header_bytes(record.headers)}"
+    )
+
+
+def _remedy(record: InputRecord) -> str:
+    """Say what to do by what is largest."""
+    key, value = len(record.key or b""), len(record.value or b"")
+    if key > USER_KEY_BYTES_MAX and key >= value:
+        return "key it by its user, or not at all"
+    if header_bytes(record.headers) > max(key, value):
+        return "give fewer or shorter headers"
+    return "shorten it, or give what is large by its URL"
 
 
 def read_request(record: InputRecord) -> ResolvedRequest:
@@ -129,6 +161,26 @@ def read_request(record: InputRecord) -> ResolvedRequest:
     require_size(record)
     request = decode(record, AgentRequest)
     return request.resolved(original_address(record), record.timestamp)
+
+
+def read_command(record: InputRecord, kind: type[EventT]) -> EventT:
+    """Read a record of a topic of commands. Raises `Poison`."""
+    require_size(record)
+    return decode(record, kind)
+
+
+def read_input(record: InputRecord, spec: TopicSpec) -> Event:
+    """Read a record of a topic that lanes take in, as they do: what they bury raises `Poison`."""
+    if spec.name == REQUESTS.name:
+        return read_request(record)
+    if spec.event is StageRequest:
+        return read_stage_request(record)
+    return read_command(record, spec.event)
+
+
+def is_input(spec: TopicSpec) -> bool:
+    """Tell whether lanes take in a topic's records, and bury those that are too large."""
+    return spec.event is StageRequest or spec.name == REQUESTS.name or spec in COMMAND_TOPICS
 
 
 def user_of(value: bytes | None) -> tuple[str, str] | None:
@@ -262,14 +314,18 @@ def dead_letter(record: InputRecord, poison: Poison, *, at_ms: int) -> DeadLette
 
 
 def bare_letter(record: InputRecord, poison: Poison, *, at_ms: int) -> DeadLetter:
-    """Give a dead letter without the record's bytes: it says where they stand."""
+    """Give a dead letter without the record's bytes: it says where they stand.
+
+    It has the key if that is as short as a user's is: the user's dead letters are found by it.
+    """
     letter = _letter(record, poison, at_ms)
     kept_not = (
         f"{letter.reason.message} (its {record.size_bytes} bytes are too many to be kept here: "
         f"they stand at {record.address} until that topic's retention has passed)"
     )
     reason = letter.reason.model_copy(update={"message": kept_not})
-    return letter.model_copy(update={"reason": reason})
+    key = record.key if len(record.key or b"") <= USER_KEY_BYTES_MAX else None
+    return letter.model_copy(update={"reason": reason, "key": _base64(key)})
 
 
 def _letter(record: InputRecord, poison: Poison, at_ms: int) -> DeadLetter:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["HEADERS_MAX", "HEADERS_MOVED_MAX", "HEADERS_READ_MAX", "record_bytes"]
+__all__ = [
+    "HEADERS_MAX",
+    "HEADERS_MOVED_MAX",
+    "HEADERS_READ_MAX",
+    "content_bytes",
+    "header_bytes",
+    "record_bytes",
+]
 
 HEADERS_MAX: Final = 1_000
 """Most headers of a record of ours and of others: each takes some 75 bytes of memory."""
@@ -23,6 +30,18 @@ _HEADER: Final = 10
 """More than the two lengths of a header take: at most 5 bytes each."""
 
 
+def header_bytes(headers: Iterable[tuple[str, bytes | None]]) -> int:
+    """Give the bytes of the names and values of headers, without their lengths."""
+    return sum(_name_bytes(name) + len(given or b"") for name, given in headers)
+
+
+def content_bytes(
+    key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes | None]]
+) -> int:
+    """Give the bytes that a writer gave a record: key, value, and names and values of headers."""
+    return len(key or b"") + len(value or b"") + header_bytes(headers)
+
+
 def record_bytes(
     key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes | None]]
 ) -> int:
@@ -32,7 +51,10 @@ def record_bytes(
     """
     size = _RECORD + len(key or b"") + len(value or b"")
     for name, given in headers:
-        # A name that is no UTF-8 was read with a character for each of its odd bytes.
-        letters = len(name) if name.isascii() else len(name.encode(errors="replace"))
-        size += _HEADER + letters + len(given or b"")
+        size += _HEADER + _name_bytes(name) + len(given or b"")
     return size
+
+
+def _name_bytes(name: str) -> int:
+    # A name that is no UTF-8 was read with a character for each of its odd bytes.
+    return len(name) if name.isascii() else len(name.encode(errors="replace"))

@@ -8,14 +8,17 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from millstream.schemas.dead_letters import NotJson
 from millstream.schemas.errors import InputTooLarge, Misconfigured, NoSuchPartition
 from millstream.schemas.topics import INPUT_BYTES_MAX, REQUESTS, TOKENS
 from millstream.streams.bus.api import (
     BEGINNING,
+    BusHooks,
     EventBus,
     EventFilter,
     FromOffset,
     FromTime,
+    Unreadable,
     event_bus,
     set_event_bus,
 )
@@ -161,6 +164,28 @@ class BusContract(SubscribingContract):
         with pytest.raises(NoSuchPartition, match=told):
             async with bus.tail([TOKENS], FromOffset(5, partition=99)):
                 pass
+
+    async def test_tail_of_records_has_no_gap_where_a_record_cannot_be_read(
+        self, world: World
+    ) -> None:
+        told: list[Unreadable] = []
+        async with world.bus(BusHooks(on_unreadable=told.append)) as bus:
+            home = home_partition("ada", world.settings.partitions)
+            await bus.publish(token(0))
+            where = await world.put(TOKENS, home, b"not json")
+            await bus.publish(token(1))
+            async with bus.tail_records([TOKENS], BEGINNING) as records:
+                first, unread, last = [await anext(records) for _ in range(3)]
+            async with bus.tail([TOKENS], BEGINNING) as deliveries:
+                assert [(await anext(deliveries)).event for _ in range(2)] == [token(0), token(1)]
+            of_ada = EventFilter(user_id="ada")  # that record has no key
+            async with bus.tail_records([TOKENS], BEGINNING, of_ada) as records:
+                addresses = [(await anext(records)).address for _ in range(2)]
+        assert isinstance(unread, Unreadable)
+        assert (unread.address, type(unread.error)) == (where, NotJson)
+        assert addresses == [first.address, last.address]
+        assert told
+        assert {one.address for one in told} == {where}
 
     async def test_tail_from_the_beginning_runs_beside_a_handler(self, bus: EventBus) -> None:
         inbox = Inbox()

@@ -2,26 +2,64 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 import pytest
 
 from millstream.schemas.base import Address
-from millstream.schemas.dead_letters import NotJson
+from millstream.schemas.dead_letters import DeadLetter, NotJson, WrongShape
 from millstream.schemas.errors import NoSuchPartition
 from millstream.schemas.events import AgentRequest, Origin, ResolvedRequest
 from millstream.schemas.lane_events import RunParked, TemplateWait
-from millstream.schemas.topics import CONTROL, COSTS, PARKED, REQUESTS, TOKENS, TopicSpec
+from millstream.schemas.topics import (
+    COMMAND_TOPICS,
+    CONTROL,
+    COSTS,
+    DEAD_LETTERS,
+    INPUT_BYTES_MAX,
+    PARKED,
+    REQUESTS,
+    RUN_MIGRATIONS,
+    SESSION_COMMANDS,
+    TOKENS,
+    TopicSpec,
+)
 from millstream.streams.bus.api import Delivery, EventBus, EventFilter, Unreadable
 from millstream.streams.bus.record_log import Entry
-from millstream.streams.history.replay import HistoryQuery
+from millstream.streams.history.replay import HISTORY_TOPICS, HistoryQuery
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import ORIGIN
 from millstream.streams.wire.partitioning import home_partition
+from millstream.streams.wire.records import InputRecord, dead_letter
 from tests import making
 from tests.contracts.bus_world import cost, token
 from tests.support import eventually
+
+INPUTS: dict[str, dict[str, Any]] = {
+    REQUESTS.name: {"input": "hello"},
+    CONTROL.name: {"command": "pause", "request_id": "r1"},
+    SESSION_COMMANDS.name: {"operation": "close", "session_id": "s1", "command_id": "c1"},
+    RUN_MIGRATIONS.name: {"request_id": "r1", "to_version": "2", "command_id": "c1"},
+}
+"""What users may write to each topic that lanes take in, but for the user."""
+
+
+NAMING: tuple[tuple[bytes | None, bytes | None], ...] = (
+    (b"rita", b"junk"),
+    (b"x", b'{"user_id": "rita", "session_id": "s1"}'),
+    (b"acme/rita", b'{"session_id": "s1"}'),
+    (None, b'{"user_id": "rita", "tenant": "acme", "request_id": "r1"}'),
+    (b"rita", b'{"request": {"user_id": "rita", "request_id": "r1"}}'),
+    (b"grace", b'{"user_id": "grace"}'),
+    (None, None),
+)
+"""Keys and values of records that cannot be read, and name somebody."""
+
+
+def wanted_of(wanted: EventFilter, entry: Entry) -> bool:
+    return isinstance(entry, Unreadable) and wanted.matches_unreadable(entry)
 
 
 class HistoryWorld(Protocol):
@@ -195,6 +233,70 @@ class HistoryContract:
             assert isinstance(first.error, NotJson)
             assert isinstance(second, Delivery)
         assert await entries(world, HistoryQuery(wanted=EventFilter(user_id="grace"))) == []
+
+    @pytest.mark.parametrize(
+        ("wanted", "expected"),
+        [
+            (EventFilter(user_id="rita"), [0, 1, 4]),
+            (EventFilter(user_id="rita", tenant="acme"), [2, 3]),
+            (EventFilter(tenant="acme"), [3]),
+            (EventFilter(session_id="s1"), [1, 2]),
+            (EventFilter(user_id="rita", session_id="s1"), [1]),
+            (EventFilter(tenant="acme", user_id="rita", session_id="s1"), [2]),
+            (EventFilter(request_id="r1"), [3, 4]),
+            (EventFilter(user_id="grace"), [5]),
+        ],
+        ids=["user", "tenants-user", "tenant", "session", "users", "tenants", "request", "other"],
+    )
+    async def test_dead_letters_are_of_whom_their_records_name(
+        self, world: HistoryWorld, wanted: EventFilter, expected: list[int]
+    ) -> None:
+        for offset, (key, value) in enumerate(NAMING):
+            record = InputRecord(
+                topic=world.settings.topic(REQUESTS.name),
+                partition=0,
+                offset=offset,
+                timestamp=1,
+                key=key,
+                value=value,
+                headers=(),
+            )
+            letter = dead_letter(record, WrongShape("why"), at_ms=1)
+            await world.put(DEAD_LETTERS, 0, letter.model_dump_json().encode(), key=b"unknown")
+            if value is not None:
+                await world.put(TOKENS, 0, b"[]" if value == b"junk" else value, key=key)
+        for topics in ((DEAD_LETTERS,), HISTORY_TOPICS):
+            found = await events(world, HistoryQuery(topics=topics, wanted=wanted))
+            sources = [one.source.offset for one in found if isinstance(one, DeadLetter)]
+            assert sources == expected
+        # What cannot be read of a topic is asked for by the same; here at one partition for all.
+        unread = await entries(world, HistoryQuery(topics=(TOKENS,), partition=0))
+        assert [n for n, one in enumerate(unread) if wanted_of(wanted, one)] == expected
+
+    async def test_a_dead_letter_is_found_by_the_address_that_is_its_requests_id(
+        self, world: HistoryWorld
+    ) -> None:
+        source = making.record(b"{}").address
+        letter = dead_letter(making.record(b"{}"), WrongShape("why"), at_ms=1)
+        await world.put(DEAD_LETTERS, 0, letter.model_dump_json().encode())
+        wanted = EventFilter(request_id=str(source))
+        assert await events(world, HistoryQuery(wanted=wanted)) == [letter]
+
+    @pytest.mark.parametrize("spec", [REQUESTS, *COMMAND_TOPICS], ids=lambda spec: spec.name)
+    async def test_what_lanes_bury_for_its_size_is_shown_as_unreadable(
+        self, world: HistoryWorld, spec: TopicSpec
+    ) -> None:
+        home = home_partition("ada", world.settings.partitions)
+        value = json.dumps(INPUTS[spec.name] | {"user_id": "ada"}).encode()
+        for large in (b"", b" " * INPUT_BYTES_MAX):
+            await world.put(spec, home, value + large, key=b"ada")
+        await world.put(spec, home, value, key=b"ada", headers=(("x", b"x" * INPUT_BYTES_MAX),))
+        query = HistoryQuery(topics=(spec,), wanted=EventFilter(user_id="ada"))
+        first, *rest = await entries(world, query)
+        assert isinstance(first, Delivery)
+        assert [one.error.code for one in rest if isinstance(one, Unreadable)] == [
+            "record_too_large"
+        ] * 2
 
     async def test_request_that_was_put_right_is_shown_once_under_its_first_id(
         self, world: HistoryWorld

@@ -10,16 +10,19 @@ from asyncio.subprocess import PIPE
 from collections.abc import Mapping
 
 import pytest
+from aiokafka import TopicPartition
 
 from millstream.schemas.base import Address, Reason
 from millstream.schemas.dead_letters import DeadLetter
 from millstream.schemas.events import AgentResult
 from millstream.schemas.topics import DEAD_LETTERS, INPUT_BYTES_MAX, REQUESTS, RESULTS, catalogue
+from millstream.streams.broker.clients import idempotent_producer
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.settings import Settings
 from tests import making
-from tests.e2e.programs import PROJECT, Ended, as_client, ended, run
+from tests.contracts.log_world import started
+from tests.e2e.programs import PROJECT, Ended, as_client, ended, interrupt, millstream, run
 from tests.harness.lanes import read_topic, running_lanes, upstream
 from tests.services.users import variables_as
 
@@ -102,6 +105,41 @@ async def test_a_record_is_seen_mended_and_put_back_once(settings: Settings) -> 
     assert (other.code, other.out) == (0, "")
 
 
+async def test_tail_shows_a_record_that_cannot_be_read_in_its_place(settings: Settings) -> None:
+    await ensure_topics(settings, catalogue())
+    asked = {"user_id": "ada", "input": "x"}
+    async with upstream(settings) as program:
+        for value in (asked, b"junk", asked):
+            await program.publish(value, key=b"ada", partition=ADA)
+    command = ("tail", "requests", "--from", f"{ADA}:0")
+    variables = environment(settings)
+    for as_json in (True, False):
+        async with millstream(variables, *command, *(("--json",) if as_json else ())) as tail:
+            assert tail.stdout is not None
+            lines = [(await tail.stdout.readline()).decode() for _ in range(3)]
+            told = await interrupt(tail)
+        assert (told.code, told.err) == (130, "")
+        if as_json:
+            records = [json.loads(line) for line in lines]
+            assert [one["offset"] for one in records] == [0, 1, 2]
+            assert records[1]["unreadable"]["code"] == "not_json"
+            assert [one for one in records if "event" in one] == [records[0], records[2]]
+        else:
+            assert "unreadable: the value is not JSON" in lines[1]
+
+
+async def test_list_says_that_a_record_of_the_dead_letters_cannot_be_read(
+    settings: Settings,
+) -> None:
+    await ensure_topics(settings, catalogue())
+    where = TopicPartition(settings.topic(DEAD_LETTERS.name), ADA)
+    async with started(idempotent_producer(settings)) as producer:
+        await producer.send_and_wait(where.topic, b"junk", partition=ADA)
+    told = await run(environment(settings), "dead-letters", "list")
+    assert (told.code, told.out) == (0, "")
+    assert f"{where.topic}-{ADA}-0 cannot be read, so it is not listed: not_json" in told.err
+
+
 def letters(settings: Settings, values: Mapping[int, bytes | None], code: str) -> list[DeadLetter]:
     """Give dead letters of ada's records, by their offsets, as a worker of before wrote them."""
     topic = settings.topic(REQUESTS.name)
@@ -163,6 +201,31 @@ async def test_one_whose_bytes_are_gone_or_are_too_many_still_keeps_no_other_fro
     again = "cannot be put back: it would be a dead letter again, record_too_large"
     assert f"{too_large.source} {again}" in told.err
     assert told.err.endswith("1 put back, 2 could not be: see above\n")
+
+
+async def test_a_lost_batch_is_found_by_each_of_its_records_and_never_put_back(
+    settings: Settings,
+) -> None:
+    variables = environment(settings)
+    await ensure_topics(settings, catalogue())
+    (single,) = letters(settings, {99: None}, "batch_too_large")
+    batch = single.model_copy(update={"first_offset": 0})
+    async with KafkaBus(settings) as bus:
+        await bus.publish(batch)
+    within = f"requests-{ADA}-40"
+    shown = await run(variables, "dead-letters", "show", within)
+    one = await run(variables, "dead-letters", "redrive", within, "--value", "README.md")
+    everything = await run(
+        variables, "dead-letters", "redrive", "--all", "--code", "batch_too_large"
+    )
+    assert re.search(rf"^record +{batch.source}$", shown.out, re.MULTILINE)
+    assert "100, offsets 0 to 99: send them again, in smaller batches" in shown.out
+    assert (one.code, one.out) == (1, "")
+    assert f"{batch.source} stands for a batch of 100 records (offsets 0 to 99)" in one.err
+    assert (everything.code, everything.out) == (1, "")
+    assert f"{batch.source} is a batch of 100 records, offsets 0 to 99: left" in everything.err
+    assert everything.err.count("send them again, in smaller batches") == 1
+    assert "give a value" not in everything.err
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from millstream.streams.history.dead_letters import (
     find_dead_letter,
     with_outcomes,
 )
-from millstream.streams.history.redrive import Redrive, Redriver
+from millstream.streams.history.redrive import Mend, Redrive, Redriver
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import encode
 from millstream.streams.wire.partitioning import home_partition
@@ -103,6 +103,34 @@ async def test_a_mended_record_has_one_result_however_often_it_is_put_back(
     assert (known.state, known.status) == ("ended", "completed")
     assert known.redrive is not None
     assert known.redrive.mended
+
+
+async def test_a_record_whose_key_or_headers_are_too_large_can_be_mended(
+    settings: Settings,
+) -> None:
+    home = home_partition("ada", settings.partitions)
+    value = {"user_id": "ada", "input": "say: mended"}
+    async with running_lanes(settings), upstream(settings) as program:
+        for count, how in enumerate(
+            ({"key": b"k" * 960_000}, {"headers": [("ce_x", b"x" * 960_000)]})
+        ):
+            sent = await program.publish(value, partition=home, **how)
+            await read_topic(settings, DEAD_LETTERS, DeadLetter, count=count + 1)
+            place = Address(topic=sent.topic, partition=sent.partition, offset=sent.offset)
+            buried = await find_dead_letter(settings, place)
+            assert buried.reason.code == "record_too_large"
+            async with Redriver(acting_as(settings, "operator")) as redriver:
+                if "headers" in how:
+                    with pytest.raises(CannotRedrive, match="--no-headers leaves"):
+                        await redriver.redrive(buried, MENDED)
+                    await redriver.mend(buried, Mend(keeps_headers=False))
+                else:
+                    with pytest.raises(CannotRedrive, match=r"key 960000.*--key gives"):
+                        await redriver.redrive(buried, leave_unreadable=True)
+                    await redriver.redrive(buried, MENDED)
+            await read_topic(settings, RESULTS, AgentResult, count=count + 1)
+        results = await read_topic(settings, RESULTS, AgentResult, count=2)
+    assert [one.output for one in results] == ["mended"] * 2
 
 
 async def test_of_two_operators_at_once_one_puts_it_back(settings: Settings) -> None:

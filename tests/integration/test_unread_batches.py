@@ -11,7 +11,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from millstream.gateway.console.rendering import entry_line
-from millstream.schemas.dead_letters import CannotRedrive, DeadLetter
+from millstream.schemas.dead_letters import BatchLost, DeadLetter
 from millstream.schemas.events import AgentResult
 from millstream.schemas.topics import CONTROL, DEAD_LETTERS, DECISIONS, REQUESTS, RESULTS, TopicSpec
 from millstream.streams.broker.clients import connecting
@@ -84,9 +84,21 @@ async def test_a_bomb_is_buried_by_its_offsets_and_its_neighbours_are_served(
     assert [one.address.offset for one in unread] == [bad]
     assert f"offsets {bad - 2} to {bad}" in entry_line(unread[0], settings.namespace)
 
+    # Also where what is asked for lies within it.
+    within = HistoryQuery(
+        topics=(REQUESTS,), partition=home, offset_from=bad - 2, offset_until=bad - 1
+    )
+    assert [one.address.offset async for one in read_history(settings, within)] == [bad]
+
+    # No value can stand for all of its records; each of their addresses finds the letter.
     async with Redriver(acting_as(settings, "operator")) as redriver:
-        with pytest.raises(CannotRedrive, match="give a value"):
-            await redriver.redrive(await find_dead_letter(settings, letter.source))
+        for offset in (bad - 2, bad):
+            place = letter.source.model_copy(update={"offset": offset})
+            buried = await find_dead_letter(settings, place)
+            assert (buried.source, buried.records) == (letter.source, 3)
+            for value in (None, json.dumps(ASKED).encode()):
+                with pytest.raises(BatchLost, match=f"3 records .offsets {bad - 2} to {bad}"):
+                    await redriver.redrive(buried, value)
 
 
 async def test_bombs_among_commands_and_on_topics_of_lanes_stop_no_lane(

@@ -36,7 +36,7 @@ from millstream.streams.lane.runs.run import Run
 from millstream.streams.lane.sessions.desk import SessionDesk
 from millstream.streams.lane.state.lane_state import LaneState
 from millstream.streams.lane.state.pauses import Pauses
-from millstream.streams.wire.codec import Tombstone, decode, trace_of
+from millstream.streams.wire.codec import Tombstone, trace_of
 from millstream.streams.wire.keys import request_key, session_key
 from millstream.streams.wire.partitioning import home_partition
 from millstream.streams.wire.records import (
@@ -44,7 +44,7 @@ from millstream.streams.wire.records import (
     arrived_ms,
     origin_header,
     original_address,
-    require_size,
+    read_command,
     unreadable_places,
 )
 from millstream.streams.wire.trace import Trace
@@ -164,8 +164,7 @@ class RecordDispatcher:
     def _read(self, entry: Entry[InputRecord], command: type[CommandT]) -> CommandT | None:
         """Read a command; one that cannot be read is buried."""
         try:
-            require_size(entry.record)
-            return decode(entry.record, command)
+            return read_command(entry.record, command)
         except Poison as poison:
             self._dead_letter_once(entry, poison)
             return None

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from millstream.gateway.console.cleaning import escaped, harmless, in_line, json_text
+from millstream.gateway.console.cleaning import escaped, harmless, in_line, json_text, plain_name
 
 NEEDED = {
     "a no-break space": "10\u00a0000\u00a0€",
@@ -52,6 +52,22 @@ def test_json_gives_every_text_as_it_is(text: str, only_ascii: bool) -> None:  #
     assert json.loads(line) == {text: [text]}
     assert line.isascii() or not only_ascii
     assert len(line.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("ada", "ada"),
+        ("Ada Lovelace", "Ada Lovelace"),
+        ("\u202eevil", r"\u202eevil"),
+        ("\ufeffbom", r"\ufeffbom"),
+        (" ", r"\x20"),
+        (" ada  ", r"\x20ada\x20\x20"),
+        (NEEDED["a non-joiner of Persian"], NEEDED["a non-joiner of Persian"]),
+    ],
+)
+def test_names_that_differ_by_what_is_not_seen_look_different(name: str, shown: str) -> None:
+    assert plain_name(name) == shown
 
 
 def test_line_breaks_stay_in_a_text_and_never_in_a_line() -> None:

@@ -69,7 +69,7 @@ async def told(*batches: Sequence[Read]) -> list[str]:
     running = asyncio.create_task(fanout.run())
     await reader.is_empty.wait()
     running.cancel()
-    taken = [await box.get() for _ in range(len(box))]
+    taken = [await box.delivery() for _ in range(len(box))]
     events = [one.event for one in taken if one is not None]
     return [event.request_id for event in events if isinstance(event, AgentResult)]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from aiokafka import TopicPartition
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as such
 from hypothesis import strategies as st
 
@@ -19,10 +19,11 @@ from millstream.streams.bus.api import EventFilter
 from millstream.streams.bus.memory import MemoryLog
 from millstream.streams.bus.record_log import Entry
 from millstream.streams.history import backwards
-from millstream.streams.history.replay import HistoryQuery, replay
+from millstream.streams.history.replay import HistoryQuery, _batches, replay
 from millstream.streams.settings import Settings
 from millstream.streams.wire.codec import ORIGIN, encode
 from millstream.streams.wire.partitioning import home_partition
+from millstream.streams.wire.unread import UnreadBatch
 from tests.contracts.bus_world import token
 
 pytestmark = pytest.mark.promise("P8")
@@ -109,6 +110,13 @@ class Filled:
         return [one async for one in replay(log, self.settings, query)]
 
 
+@example(
+    written=[(0, "token", "ada"), (1, "moved", "ada"), (-86_400_000, "copy", "ada")],
+    limit=1,
+    user=None,
+    request=None,
+    ahead_ms=0,
+)
 @such(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 @given(
     written=writes,
@@ -129,6 +137,34 @@ async def test_the_newest_are_the_last_of_the_whole_replay(
     assert [one.address for one in newest] == [one.address for one in whole[-limit:]]
 
 
+async def test_a_lost_batch_is_shown_wherever_an_offset_of_it_is_asked_for() -> None:
+    filled = Filled(NOW_MS)
+    for kind in ("token", "aborted", "aborted"):  # an offset each for record and marker
+        filled.write(1, kind, "ada")
+    home = home_partition("ada", filled.settings.partitions)
+    where = TopicPartition(filled.settings.topic(TOKENS.name), home)
+    batch = UnreadBatch.of(5, 5, "it is wrong", is_foreign=True)
+    batch.first = 1  # what was aborted stands for the offsets of its records
+    filled.broker.append(where, None, batch, ())
+    filled.write(1, "token", "ada")
+
+    async def shown(first: int, until: int, limit: int | None = None) -> list[int]:
+        query = HistoryQuery(
+            topics=(TOKENS,),
+            partition=home,
+            offset_from=first,
+            offset_until=until,
+            limit=limit,
+        )
+        return [one.address.offset for one in await filled.replayed(query)]
+
+    assert await shown(2, 4) == [5]
+    assert await shown(2, 4, limit=5) == [5]
+    assert await shown(5, 6) == [5]
+    assert await shown(0, 1) == [0]
+    assert await shown(6, 7) == [6]
+
+
 async def test_few_of_many_are_read() -> None:
     filled = Filled(NOW_MS)
     for _ in range(400):
@@ -146,6 +182,24 @@ async def test_few_of_many_are_read() -> None:
     assert read[-1] < 20
 
 
+@pytest.mark.parametrize("limit", [300, 900, 5_000])
+async def test_however_many_are_asked_for_they_come_in_small_batches(limit: int) -> None:
+    filled = Filled(NOW_MS)
+    for number in range(300):
+        filled.write(1, "token", ("ada", "grace", "linus")[number % 3])
+        filled.write(0, "moved" if number % 2 else "request", "ada")
+        filled.write(0, "copy", "ada")
+    whole = await filled.replayed(HistoryQuery(topics=TOPICS))
+    query = HistoryQuery(topics=TOPICS, limit=limit)
+    batches = [
+        one async for one in _batches(MemoryLog(filled.broker), filled.settings, query, None)
+    ]
+    assert [one.address for batch in batches for one in batch] == [
+        one.address for one in whole[-limit:]
+    ]
+    assert max(map(len, batches)) <= 200
+
+
 async def test_fewer_than_are_asked_for_are_all_there_are() -> None:
     filled = Filled(NOW_MS)
     for _ in range(7):
@@ -153,7 +207,11 @@ async def test_fewer_than_are_asked_for_are_all_there_are() -> None:
     assert len(await filled.replayed(HistoryQuery(topics=TOPICS, limit=100))) == 7
 
 
-async def test_a_copy_is_not_shown_if_what_it_was_copied_from_stands_before_the_stretch() -> None:
+@pytest.mark.parametrize("looked_through", [0, 20_000], ids=["from-its-time-on", "all"])
+async def test_a_copy_is_not_shown_if_what_it_was_copied_from_stands_before_the_stretch(
+    monkeypatch: pytest.MonkeyPatch, looked_through: int
+) -> None:
+    monkeypatch.setattr(backwards, "_LOOKED_THROUGH_OFFSETS_MAX", looked_through)
     filled = Filled(NOW_MS)
     filled.write(0, "moved", "ada")
     for _ in range(50):

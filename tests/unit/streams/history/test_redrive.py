@@ -7,10 +7,10 @@ import base64
 import pytest
 
 from millstream.schemas.base import Address, Reason
-from millstream.schemas.dead_letters import DeadLetter, NotJson, WrongShape
+from millstream.schemas.dead_letters import DeadLetter, NotJson, RecordTooLarge, WrongShape
 from millstream.schemas.events import Redriven
 from millstream.streams.history.dead_letters import Buried
-from millstream.streams.history.redrive import _kept, _put_back
+from millstream.streams.history.redrive import _kept, _key_for, _put_back
 from millstream.streams.wire.codec import ORIGIN, REDRIVEN
 from millstream.streams.wire.headers import forwarded_headers
 from millstream.streams.wire.records import dead_letter, origin_header, read_request
@@ -28,6 +28,7 @@ HEADERS = (
     ("ce_none", None),
     origin_header(FIRST),
 )
+REASON = Reason(code="record_too_large", message="why")
 VALUE = b'{"user_id": "ada", "input": "x"}'
 
 
@@ -77,6 +78,26 @@ def test_a_record_that_is_put_back_again_and_again_does_not_grow() -> None:
         assert ORIGIN not in dict(once.headers)
         assert len(forwarded_headers(once.headers)) == len(once.headers)
     assert len(sizes) == 1
+
+
+def test_a_key_that_is_no_user_s_gives_way_to_the_mended_value_s_user() -> None:
+    large = b"k" * 960_000
+    assert _key_for(large, VALUE) == b"ada"
+    assert _key_for(large, b'{"user_id": "ada", "tenant": "acme", "input": "x"}') == b"acme/ada"
+    assert _key_for(large, b"junk") == large
+    assert _key_for(b"other", VALUE) == b"other"
+    assert _key_for(None, VALUE) is None
+
+
+def test_a_record_whose_headers_are_too_large_is_put_back_without_them() -> None:
+    given = (("ce_id", b"x" * 960_000), origin_header(FIRST))
+    original = record(VALUE, headers=given)
+    buried = Buried(original.address, 1, original.address, REASON, None, None)
+    with pytest.raises(RecordTooLarge, match="fewer or shorter headers"):
+        read_request(_put_back(original, buried))
+    again = _put_back(original, buried, keeps_headers=False)
+    assert [name for name, _ in again.headers] == [REDRIVEN]
+    assert read_request(again).source == FIRST  # and is the same request
 
 
 def test_a_structured_cloud_event_that_was_mended_is_put_back_as_a_request() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.schemas.base import DEFAULT_TENANT
+from millstream.schemas.dead_letters import WrongShape
 from millstream.schemas.events import AgentToken
 from millstream.schemas.topics import (
     BASE_TOPICS,
@@ -23,6 +24,7 @@ from millstream.streams.bus.api import EventFilter
 from millstream.streams.bus.record_log import read_entry
 from millstream.streams.history.query import HistoryQuery, asked_for
 from millstream.streams.history.sieve import _OTHER_FORMS, sieve_of
+from millstream.streams.wire.records import dead_letter
 from tests import making
 
 KELVIN = "\u212a"
@@ -74,7 +76,24 @@ def test_every_letter_whose_normal_form_is_ascii_is_known() -> None:
     assert found == {name: form for name, form in _OTHER_FORMS.items() if name != "/"}
 
 
-@pytest.mark.parametrize("spec", BASE_TOPICS, ids=lambda spec: spec.name)
+def test_a_dead_letter_is_never_passed_over_for_whom_it_names_stands_in_base64() -> None:
+    letter = dead_letter(making.record(b"{}", key=b"ada"), WrongShape("why"), at_ms=1)
+    value = letter.model_dump_json().encode()
+    for wanted in (EventFilter(user_id="ada"), EventFilter(session_id="s")):
+        assert passes(wanted, value, spec=DEAD_LETTERS)
+
+
+def test_a_record_that_cannot_be_read_is_the_user_s_by_its_key_also_within_a_session() -> None:
+    wanted = EventFilter(user_id="ada", session_id="s1")
+    assert passes(wanted, b'{"session_id": "s1"}', key=b"ada")
+    assert passes(wanted, b'{"session_id": "s1", "user_id": "ada"}')
+    assert not passes(wanted, b'{"session_id": "s1"}')
+    assert not passes(wanted, b'{"session_id": "s2"}', key=b"ada")
+
+
+@pytest.mark.parametrize(
+    "spec", [one for one in BASE_TOPICS if one is not DEAD_LETTERS], ids=lambda spec: spec.name
+)
 def test_a_record_of_another_user_is_passed_over_on_each_topic(spec: TopicSpec) -> None:
     value = making.token(user_id="grace").model_dump_json().encode()
     assert not passes(EventFilter(user_id="ada"), value, spec=spec)

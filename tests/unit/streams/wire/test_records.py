@@ -143,6 +143,33 @@ def test_a_request_too_large_to_be_written_about_is_poison() -> None:
         read_request(record({**MINIMUM, "metadata": {"x" * INPUT_BYTES_MAX: ""}}))
 
 
+def test_the_limit_counts_key_value_and_headers_and_nothing_else() -> None:
+    start = b'{"user_id": "ada", "input": "'
+    rest = INPUT_BYTES_MAX - len(start) - len(b'"}') - len(b"ada") - len(b"x-ab" + b"vw")
+    headers = (("x-a", b"vw"), ("b", None))
+    fits = record(start + b"x" * rest + b'"}', headers=headers)
+    assert fits.size_bytes == INPUT_BYTES_MAX
+    read_request(fits)
+    with pytest.raises(RecordTooLarge, match=f"has {INPUT_BYTES_MAX + 1} bytes"):
+        read_request(record(start + b"x" * (rest + 1) + b'"}', headers=headers))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "headers", "words"),
+    [
+        (b"k" * 960_000, b"{}", (), "key 960000, value 2, 0 headers 0.*: key it by its user"),
+        (b"k", b"x" * 960_000, (), "key 1, value 960000, 0 headers 0.*: shorten it"),
+        (None, b"{}", (("h", b"x" * 960_000),), "1 headers 960001.*fewer or shorter headers"),
+    ],
+    ids=["key", "value", "headers"],
+)
+def test_what_is_too_large_says_what_of_it_is(
+    key: bytes | None, value: bytes, headers: Headers, words: str
+) -> None:
+    with pytest.raises(RecordTooLarge, match=words):
+        read_request(record(value, key=key, headers=headers))
+
+
 @pytest.mark.parametrize(
     "header",
     [
@@ -250,9 +277,15 @@ def test_a_record_is_kept_whole_however_large_the_headers_that_are_dropped() -> 
 def test_a_record_too_large_to_be_kept_leaves_its_address_and_the_names_of_its_headers() -> None:
     large = record(b"x" * 1_500_000, headers=(("cookie", b"s3cret"), ("ce_id", b"1")))
     letter = dead_letter(large, Poison("why"), at_ms=1)
-    assert (letter.value, letter.key, letter.headers) == (None, None, ())
+    assert (letter.value, letter.headers) == (None, ())
+    assert base64.b64decode(letter.key or "") == b"ada"
     assert (letter.headers_dropped, letter.headers_dropped_count) == (("cookie",), 1)
     assert "requests-2-7" in letter.reason.message
+
+
+def test_a_key_that_is_no_user_s_is_not_kept_of_a_record_too_large_to_be() -> None:
+    letter = dead_letter(record(b"x" * 1_500_000, key=b"k" * 2_049), Poison("why"), at_ms=1)
+    assert (letter.value, letter.key) == (None, None)
 
 
 def test_a_dead_letter_of_an_earlier_version_is_shown_without_its_secrets() -> None:
