@@ -29,11 +29,9 @@ from millstream.middleware.prices import FREE_MODELS
 from millstream.schemas.errors import (
     MillstreamError,
     Misconfigured,
-    ServiceUnavailable,
     Terminal,
 )
-from millstream.schemas.events import CheckpointSaved
-from millstream.schemas.ports import PeekCheckpoint, wall_clock_ms
+from millstream.schemas.ports import wall_clock_ms
 from millstream.streams.apps.app import AppParts
 from millstream.streams.apps.checks import resolving, windows
 from millstream.streams.broker.clients import idempotent_producer, not_reached
@@ -43,7 +41,7 @@ from millstream.streams.broker.renewed_producer import RenewedProducer
 from millstream.streams.broker.rights.watch import RightsWatch, require_topics
 from millstream.streams.broker.security.live import live_security
 from millstream.streams.consumer.recent_gaps import RecentGaps
-from millstream.streams.hosting import agent_host, count_mcp_servers
+from millstream.streams.hosting import agent_host, count_mcp_servers, peek_in
 from millstream.streams.lane.base.context import LaneServices, Stage, stages
 from millstream.streams.lane.base.metrics import LaneMetrics
 from millstream.streams.lane.lanes import Lanes
@@ -54,7 +52,7 @@ from millstream.streams.settings import Role, Settings
 from millstream.streams.shutdown import stop_parts
 from millstream.streams.telemetry.exposition import Exposition, Readiness
 from millstream.streams.telemetry.metrics import MetricsCollector, set_metrics
-from millstream.streams.telemetry.outages import REDIS, UnreadyLog
+from millstream.streams.telemetry.outages import UnreadyLog
 from millstream.streams.telemetry.process import tell_of_process
 from millstream.streams.templates.follower import TemplateFollower
 from millstream.streams.views.service import Views
@@ -154,6 +152,11 @@ class _Worker:
             reasons += [told] if told else []
         return reasons
 
+    def warnings(self) -> list[str]:
+        """Say what somebody is to know of, ready or not."""
+        behind = self.views.part.behind() if self.views is not None else []
+        return [*self.gaps.told(), *behind]
+
 
 def _unready(one: Renewed[Any], reason: str | None) -> str | None:
     return f"{one.name} are built anew: brokers did not let them go on" if one.renewing else reason
@@ -243,7 +246,7 @@ async def _build(
             producer=producer,
             factory=factory,
             run_agent=host.run,
-            peek_checkpoint=_peek(store),
+            peek_checkpoint=peek_in(store),
             clock_ms=wall_clock_ms,
             metrics=metrics,
             drain=drain,
@@ -334,19 +337,6 @@ async def _producer(settings: Settings) -> AsyncIterator[RenewedProducer]:
             log.warning("what was sent last was not acknowledged: tokens of runs that were cut off")
 
 
-def _peek(store: RedisSessionStore) -> PeekCheckpoint:
-    async def peek(tenant: str, user_id: str, session_id: str) -> CheckpointSaved | None:
-        try:
-            stored = await store.get_checkpoint(tenant, user_id, session_id)
-        except ServiceUnavailable as error:
-            # Redis is a view: the log has the checkpoint.
-            log.warning("Redis was passed over", reason=str(error), outage=REDIS)
-            return None
-        return None if stored is None else stored.event
-
-    return peek
-
-
 def _spare_the_collector() -> None:
     """Take what was built at the start out of garbage collection, and collect less often.
 
@@ -372,7 +362,7 @@ async def _watch(worker: _Worker, ready: Callable[[WorkerInfo], None], stop: asy
         if lacks := worker.rights.reasons:
             reasons.append(f"this user lacks rights on Kafka: {'; '.join(lacks)}")
         worker.readiness.set("worker", "; ".join(reasons) or None)
-        worker.readiness.warn(worker.gaps.told())
+        worker.readiness.warn(worker.warnings())
         unready.tell(reasons)
         if not reasons and not told:
             told = True
