@@ -69,11 +69,15 @@ _PRODUCER_STOP_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """What a worker says of itself once it serves; `metrics_url` is where it is scraped."""
+    """What a worker says of itself once it serves; `metrics_url` is where it is scraped.
+
+    `policy_digest` stands for the policy that it goes by.
+    """
 
     name: str
     roles: frozenset[Role]
     metrics_url: str
+    policy_digest: str
 
 
 class WorkerCrashed(MillstreamError):
@@ -119,7 +123,14 @@ async def run_worker(
             if worker is None:
                 log.info("worker is told to end before it is up", worker=name)
                 return
-            log.info("worker started", worker=name, roles=sorted(roles), kafka=settings.kafka)
+            log.info(
+                "worker started",
+                worker=name,
+                roles=sorted(roles),
+                kafka=settings.kafka,
+                policy=worker.info.policy_digest,
+                policy_file=str(settings.policy_file or (app and app.policy_file)),
+            )
             await _watch(worker, ready, stop)
             log.info("worker stops", worker=name)
     # Clients raise anything where no broker answers. What was not committed is done again by
@@ -183,7 +194,7 @@ async def _build(
     rights = RightsWatch(settings, sorted(roles))
     await require_topics(settings, rights)
     collector = MetricsCollector()
-    tell_of_process(collector)
+    tell_of_process(collector, policy_digest=policy.digest)
     set_metrics(collector)
     readiness = Readiness()
     exposition = Exposition(settings, collector, readiness)
@@ -255,6 +266,7 @@ async def _build(
             on_illegal=log_illegal,
             gaps=gaps,
             rights=rights.whole,
+            policy_digest=policy.digest,
         )
         templates = TemplateFollower(settings, factory, collector, group=services.group_templates)
         stack.push_async_callback(templates.stop)
@@ -263,7 +275,7 @@ async def _build(
     stack.push_async_callback(stop_parts, lanes, views, settings.shutdown_grace_s)
     starts = [one.start() for one in lanes]
     await asyncio.gather(*starts, *([views.start()] if views is not None else []))
-    info = WorkerInfo(name, roles, f"{exposition.url}/metrics")
+    info = WorkerInfo(name, roles, f"{exposition.url}/metrics", policy.digest)
     rights.start()
     stack.push_async_callback(rights.stop)
     return _Worker(settings, info, lanes, host, views, readiness, gaps, rights, templates)

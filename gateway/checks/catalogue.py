@@ -16,6 +16,7 @@ from millstream.gateway.checks.models import (
     check_model,
     check_template_models,
 )
+from millstream.gateway.checks.policies import check_policies
 from millstream.gateway.checks.ports import check_metrics_port
 from millstream.gateway.checks.rights import check_rights
 from millstream.gateway.checks.services import check_kafka, check_offsets, check_redis
@@ -47,5 +48,6 @@ CHECKS: tuple[Check, ...] = (
         check_session_view,
         check_offsets,
         check_workers,
+        check_policies,
     ),
 )

@@ -289,6 +289,17 @@ async def test_doctor_finds_what_runs_here(up: Up) -> None:
     told = await run(up.environment, "doctor", "--json")
     findings = {one["name"]: one["level"] for one in map(json.loads, told.out.splitlines())}
     assert [findings[name] for name in _SERVICES] == ["ok"] * len(_SERVICES)
+    assert findings["policies"] == "ok"
+
+
+async def test_doctor_tells_of_a_policy_that_no_worker_has(up: Up, tmp_path: Path) -> None:
+    file = tmp_path / "other.yaml"
+    file.write_text("defaults: {roles: []}\n", encoding="utf-8")
+    named = up.environment | {"MILLSTREAM_POLICY_FILE": str(file)}
+    told = await run(named, "doctor", "--json")
+    (found,) = (one for one in map(json.loads, told.out.splitlines()) if one["name"] == "policies")
+    assert found["level"] == "note"
+    assert f"no worker has {file} as it is now" in found["told"]
 
 
 @pytest.mark.promise("P1")
