@@ -129,7 +129,7 @@ async def run_worker(
                 roles=sorted(roles),
                 kafka=settings.kafka,
                 policy=worker.info.policy_digest,
-                policy_file=str(settings.policy_file or (app and app.policy_file)),
+                policy_file=str(settings.policy_file or (app and app.policy_file) or "none"),
             )
             await _watch(worker, ready, stop)
             log.info("worker stops", worker=name)

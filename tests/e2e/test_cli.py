@@ -290,6 +290,8 @@ async def test_doctor_finds_what_runs_here(up: Up) -> None:
     findings = {one["name"]: one["level"] for one in map(json.loads, told.out.splitlines())}
     assert [findings[name] for name in _SERVICES] == ["ok"] * len(_SERVICES)
     assert findings["policies"] == "ok"
+    (started,) = (line for line in up.log.read_text().splitlines() if "worker started" in line)
+    assert re.search(r"policy=[0-9a-f]{16} ", started)
 
 
 async def test_doctor_tells_of_a_policy_that_no_worker_has(up: Up, tmp_path: Path) -> None:

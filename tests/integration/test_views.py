@@ -17,6 +17,7 @@ from millstream.streams.sessions.memory import MemorySessionStore
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.exposition import Exposition, Readiness
 from millstream.streams.telemetry.metrics import MetricsCollector
+from millstream.streams.views import lag
 from millstream.streams.views.group_lag import group_lags
 from millstream.streams.views.service import Views
 from millstream.streams.wire.codec import encode
@@ -222,7 +223,10 @@ def total(text: str, name: str, *labels: str) -> float:
 
 
 async def test_lag_is_told_while_views_are_behind_and_zero_behind_the_last_marker(
-    deployment: Settings, producer: AIOKafkaProducer, start_views: StartViews
+    deployment: Settings,
+    producer: AIOKafkaProducer,
+    start_views: StartViews,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for number in range(30):
         await publish(producer, deployment, run_of(number))
@@ -249,8 +253,11 @@ async def test_lag_is_told_while_views_are_behind_and_zero_behind_the_last_marke
         )
     )
     await eventually(lambda: of("records", "results") == 1 and (of("seconds", "results") or 0) > 0)
+    monkeypatch.setattr(lag, "BEHIND_S", 0.1)
+    await eventually(lambda: any("results by 1 records" in told for told in views.behind()))
     await producer.commit_transaction()
     await eventually(lambda: of("records", "results") == 0)
+    await eventually(lambda: not views.behind())
 
 
 async def test_the_last_minute_is_told_of_every_view_also_where_nothing_comes(
