@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -48,13 +49,18 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 
-from millstream.middleware.policy_errors import Fault, explain, fault, nearest
+from millstream.middleware.policy_errors import (
+    NO_ROLE,
+    NO_USER,
+    Fault,
+    explain,
+    fault,
+    nearest,
+)
 from millstream.middleware.yaml_tree import read_yaml
 from millstream.schemas.base import DEFAULT_TENANT, NAME_CHARS_MAX, Micros, UserKey, normalised
 from millstream.schemas.errors import Misconfigured
@@ -150,14 +156,6 @@ class Role(_Section):
             raise fault((), "gives nothing: name its `templates`, `permissions` or `models`")
         return self
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A policy that names no model keeps the digest that it had before roles could name any.
-        written: dict[str, Any] = write(self)
-        if not self.models:
-            written.pop("models", None)
-        return written
-
 
 class Ttl(_Section):
     """How long a session lives, in seconds: without being used, and in all."""
@@ -180,14 +178,6 @@ class Grants(_Section):
     rate: Annotated[Rate | None, BeforeValidator(_limit)] = None
     spend: Annotated[Spend | None, BeforeValidator(_limit)] = None
     sessions: Annotated[Sessions | None, BeforeValidator(_limit)] = None
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A policy that says nothing of sessions keeps the digest that it had before it could.
-        written: dict[str, Any] = write(self)
-        if self.sessions is None:
-            written.pop("sessions", None)
-        return written
 
 
 _NOTHING: Final = re.compile(r"(?!)")
@@ -278,8 +268,22 @@ class Policy(_Section):
 
     @cached_property
     def digest(self) -> str:
-        """Stands for all that the policy says."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+        """Stands for what the policy decides, in 16 hex digits, however it is written."""
+        said = {
+            "governs": self.governs_permissions,
+            "roles": {name: _canonical(role) for name, role in self.roles.items()},
+            "others": (others := _canonical(self.rules_of_others)),
+            "users": {
+                json.dumps(user): rules
+                for user, found in self.rules.items()
+                if (rules := _canonical(found)) != others
+            },
+            "prices": {
+                model: {field: str(usd.normalize()) for field, usd in price if usd is not None}
+                for model, price in self.prices.items()
+            },
+        }
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
     @cached_property
     def rules(self) -> Mapping[UserKey, UserRules]:
@@ -340,6 +344,18 @@ class Policy(_Section):
         return re.compile("|".join(globs)) if globs else _NOTHING
 
 
+def _canonical(rules: UserRules | Role) -> dict[str, Any]:
+    if isinstance(rules, Role):
+        return {field: sorted({*globs}) for field, globs in rules}
+    ttl = rules.session_ttl
+    return {
+        "roles": sorted({*rules.roles}),
+        "rate": rules.rate and rules.rate.model_dump(),
+        "cap_micros": rules.cap_micros,
+        "sessions": [rules.create_first, ttl.idle_s, ttl.total_s],
+    }
+
+
 def _user_key(written: str) -> UserKey:
     tenant, slash, user_id = written.partition("/")
     text = unicodedata.normalize("NFC", user_id if slash else written)
@@ -358,7 +374,7 @@ def mistakes_among(value: Mapping[str, Any]) -> list[Fault]:
     for written in users:
         key = _user_key(written)
         if not re.fullmatch(TENANT_PATTERN, key[0]) or not key[1]:
-            found.append((("users", written), _NO_USER))
+            found.append((("users", written), NO_USER))
         elif key in seen:
             found.append((("users", written), f"is the same user as {seen[key]!r}; keep one"))
         seen[key] = written
@@ -374,19 +390,9 @@ def mistakes_among(value: Mapping[str, Any]) -> list[Fault]:
         )
     for written, given in users.items():
         if isinstance(given, dict) and "roles" not in {*given, *defaults}:
-            found.append((("users", written), _NO_ROLE))
+            found.append((("users", written), NO_ROLE))
     return found
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-_NO_USER: Final = (
-    "is no user: write `user`, or `tenant/user` with a tenant of letters, digits, dots, "
-    "underscores and hyphens (a user id with a slash: `default/a/b`)"
-)
-_NO_ROLE: Final = (
-    "has no role, and there are no default ones: the user could do nothing. Give `roles` here or "
-    "under `defaults` (`roles: []` if nothing is what you mean)"
-)

@@ -22,6 +22,15 @@ Fault = tuple[Path, str]
 SHOWN_CHARS_MAX: Final = 200
 """How much of what was written is shown with a mistake."""
 
+NO_USER: Final = (
+    "is no user: write `user`, or `tenant/user` with a tenant of letters, digits, dots, "
+    "underscores and hyphens (a user id with a slash: `default/a/b`)"
+)
+NO_ROLE: Final = (
+    "has no role, and there are no default ones: the user could do nothing. Give `roles` here or "
+    "under `defaults` (`roles: []` if nothing is what you mean)"
+)
+
 
 def fault(path: Path, words: str) -> PydanticCustomError:
     """Make the error a validator raises: `words` about the field at `path` below the validated."""

@@ -255,7 +255,8 @@ class LaneOpened(Event):
     Every attempt of this owner is numbered from `generation * ATTEMPTS_PER_GENERATION`, so that a
     later owner's attempts are the higher ones. It writes with `producers` transactional producers,
     all of which the next owner has to fence; 0 where that was not recorded. It is written again as
-    the owner begins to read: `reading` says by topic, without the namespace, where.
+    the owner begins to read: `reading` says by topic, without the namespace, where. `policy_digest`
+    stands for the policy that the owner goes by, `None` where that was not recorded.
     """
 
     title: ClassVar[str] = "A worker took over a partition"
@@ -268,6 +269,7 @@ class LaneOpened(Event):
     worker: str
     producers: Producers = 0
     reading: Annotated[dict[str, TopicReading], Few] | None = None
+    policy_digest: str | None = None
 
     @property
     def event_id(self) -> str:

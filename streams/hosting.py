@@ -1,10 +1,12 @@
-"""The agents of a worker, on event loops that are not the lanes'."""
+"""The agents of a worker, on event loops that are not the lanes', and what they take from Redis."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 from weakref import WeakSet
+
+import structlog
 
 from millstream.agents.executor import AgentExecutor, RunAgent
 from millstream.agents.factory import AgentFactory, ResolveModel
@@ -15,10 +17,17 @@ from millstream.agents.loop.telling.listeners import Listeners
 from millstream.agents.loop.telling.statistics import NAMES_MAX, OTHER, CountTool, Statistics
 from millstream.agents.mcp.tools import McpTools
 from millstream.agents.models.http import ProviderHttp
+from millstream.schemas.errors import ServiceUnavailable
+from millstream.schemas.events import CheckpointSaved
+from millstream.schemas.ports import PeekCheckpoint
+from millstream.streams.sessions.redis import RedisSessionStore
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.metrics import MetricsCollector
+from millstream.streams.telemetry.outages import REDIS
 
-__all__ = ["agent_host", "count_mcp_servers"]
+__all__ = ["agent_host", "count_mcp_servers", "peek_in"]
+
+log = structlog.get_logger(__name__)
 
 _UNKNOWN = "unknown"
 _NO_TOOL = "none"
@@ -168,3 +177,18 @@ def _watch(listeners: Listeners, collector: MetricsCollector) -> None:
 def _of(listeners: Listeners, figure: str, name: str) -> float:
     figures: dict[str, int] = getattr(listeners, figure)
     return figures[name]
+
+
+def peek_in(store: RedisSessionStore) -> PeekCheckpoint:
+    """Give what looks a session's checkpoint up in the session view, `None` where it is away."""
+
+    async def peek(tenant: str, user_id: str, session_id: str) -> CheckpointSaved | None:
+        try:
+            stored = await store.get_checkpoint(tenant, user_id, session_id)
+        except ServiceUnavailable as error:
+            # Redis is a view: the log has the checkpoint.
+            log.warning("Redis was passed over", reason=str(error), outage=REDIS)
+            return None
+        return None if stored is None else stored.event
+
+    return peek

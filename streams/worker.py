@@ -26,14 +26,8 @@ from millstream.agents.models.resolve import keep_traces_local, warm_up
 from millstream.middleware.pipeline import MiddlewarePipeline, build_pipeline
 from millstream.middleware.policy import Policy
 from millstream.middleware.prices import FREE_MODELS
-from millstream.schemas.errors import (
-    MillstreamError,
-    Misconfigured,
-    ServiceUnavailable,
-    Terminal,
-)
-from millstream.schemas.events import CheckpointSaved
-from millstream.schemas.ports import PeekCheckpoint, wall_clock_ms
+from millstream.schemas.errors import MillstreamError, Misconfigured, Terminal
+from millstream.schemas.ports import wall_clock_ms
 from millstream.streams.allocation import map_large_blocks
 from millstream.streams.apps.app import AppParts
 from millstream.streams.apps.checks import resolving, windows
@@ -44,7 +38,7 @@ from millstream.streams.broker.renewed_producer import RenewedProducer
 from millstream.streams.broker.rights.watch import RightsWatch, require_topics
 from millstream.streams.broker.security.live import live_security
 from millstream.streams.consumer.recent_gaps import RecentGaps
-from millstream.streams.hosting import agent_host, count_mcp_servers
+from millstream.streams.hosting import agent_host, count_mcp_servers, peek_in
 from millstream.streams.lane.base.context import LaneServices, Stage, stages
 from millstream.streams.lane.base.metrics import LaneMetrics
 from millstream.streams.lane.lanes import Lanes
@@ -55,7 +49,7 @@ from millstream.streams.settings import Role, Settings
 from millstream.streams.shutdown import stop_parts
 from millstream.streams.telemetry.exposition import Exposition, Readiness
 from millstream.streams.telemetry.metrics import MetricsCollector, set_metrics
-from millstream.streams.telemetry.outages import REDIS, UnreadyLog
+from millstream.streams.telemetry.outages import UnreadyLog
 from millstream.streams.telemetry.process import tell_of_process
 from millstream.streams.templates.follower import TemplateFollower
 from millstream.streams.views.service import Views
@@ -72,11 +66,15 @@ _PRODUCER_STOP_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """What a worker says of itself once it serves; `metrics_url` is where it is scraped."""
+    """What a worker says of itself once it serves; `metrics_url` is where it is scraped.
+
+    `policy_digest` stands for the policy that it goes by.
+    """
 
     name: str
     roles: frozenset[Role]
     metrics_url: str
+    policy_digest: str
 
 
 class WorkerCrashed(MillstreamError):
@@ -123,7 +121,14 @@ async def run_worker(
             if worker is None:
                 log.info("worker is told to end before it is up", worker=name)
                 return
-            log.info("worker started", worker=name, roles=sorted(roles), kafka=settings.kafka)
+            log.info(
+                "worker started",
+                worker=name,
+                roles=sorted(roles),
+                kafka=settings.kafka,
+                policy=worker.info.policy_digest,
+                policy_file=str(settings.policy_file or (app and app.policy_file) or "none"),
+            )
             await _watch(worker, ready, stop)
             log.info("worker stops", worker=name)
     # Clients raise anything where no broker answers. What was not committed is done again by
@@ -156,6 +161,11 @@ class _Worker:
             reasons += [told] if told else []
         return reasons
 
+    def warnings(self) -> list[str]:
+        """Say what somebody is to know of, ready or not."""
+        behind = self.views.part.behind() if self.views is not None else []
+        return [*self.gaps.told(), *behind]
+
 
 def _unready(one: Renewed[Any], reason: str | None) -> str | None:
     return f"{one.name} are built anew: brokers did not let them go on" if one.renewing else reason
@@ -182,7 +192,7 @@ async def _build(
     rights = RightsWatch(settings, sorted(roles))
     await require_topics(settings, rights)
     collector = MetricsCollector()
-    tell_of_process(collector)
+    tell_of_process(collector, policy_digest=policy.digest)
     set_metrics(collector)
     readiness = Readiness()
     exposition = Exposition(settings, collector, readiness)
@@ -245,7 +255,7 @@ async def _build(
             producer=producer,
             factory=factory,
             run_agent=host.run,
-            peek_checkpoint=_peek(store),
+            peek_checkpoint=peek_in(store),
             clock_ms=wall_clock_ms,
             metrics=metrics,
             drain=drain,
@@ -254,6 +264,7 @@ async def _build(
             on_illegal=log_illegal,
             gaps=gaps,
             rights=rights.whole,
+            policy_digest=policy.digest,
         )
         templates = TemplateFollower(settings, factory, collector, group=services.group_templates)
         stack.push_async_callback(templates.stop)
@@ -262,7 +273,7 @@ async def _build(
     stack.push_async_callback(stop_parts, lanes, views, settings.shutdown_grace_s)
     starts = [one.start() for one in lanes]
     await asyncio.gather(*starts, *([views.start()] if views is not None else []))
-    info = WorkerInfo(name, roles, f"{exposition.url}/metrics")
+    info = WorkerInfo(name, roles, f"{exposition.url}/metrics", policy.digest)
     rights.start()
     stack.push_async_callback(rights.stop)
     return _Worker(settings, info, lanes, host, views, readiness, gaps, rights, templates)
@@ -336,19 +347,6 @@ async def _producer(settings: Settings) -> AsyncIterator[RenewedProducer]:
             log.warning("what was sent last was not acknowledged: tokens of runs that were cut off")
 
 
-def _peek(store: RedisSessionStore) -> PeekCheckpoint:
-    async def peek(tenant: str, user_id: str, session_id: str) -> CheckpointSaved | None:
-        try:
-            stored = await store.get_checkpoint(tenant, user_id, session_id)
-        except ServiceUnavailable as error:
-            # Redis is a view: the log has the checkpoint.
-            log.warning("Redis was passed over", reason=str(error), outage=REDIS)
-            return None
-        return None if stored is None else stored.event
-
-    return peek
-
-
 def _spare_the_collector() -> None:
     """Take what was built at the start out of garbage collection, and collect less often.
 
@@ -374,7 +372,7 @@ async def _watch(worker: _Worker, ready: Callable[[WorkerInfo], None], stop: asy
         if lacks := worker.rights.reasons:
             reasons.append(f"this user lacks rights on Kafka: {'; '.join(lacks)}")
         worker.readiness.set("worker", "; ".join(reasons) or None)
-        worker.readiness.warn(worker.gaps.told())
+        worker.readiness.warn(worker.warnings())
         unready.tell(reasons)
         if not reasons and not told:
             told = True

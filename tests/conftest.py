@@ -16,6 +16,7 @@ from hypothesis import settings as hypothesis_settings
 
 from millstream.streams.settings import Settings
 from tests.services.running import Services, running_secure_services, running_services
+from tests.services.sweeping import Sweeper
 
 pytest_plugins = ["tests.support.ci", "tests.support.durations", "tests.support.kafka_option"]
 
@@ -115,9 +116,25 @@ def plaintext_services(
         yield running
 
 
+@pytest.fixture(scope="session")
+def sweepers() -> dict[str, Sweeper]:
+    """What deletes the topics of tests that have ended, by where their Kafka is."""
+    return {}
+
+
 @pytest.fixture
-def settings(request: pytest.FixtureRequest, services: Services, tmp_path: Path) -> Settings:
+def settings(
+    request: pytest.FixtureRequest,
+    services: Services,
+    tmp_path: Path,
+    sweepers: dict[str, Sweeper],
+) -> Iterator[Settings]:
     """Settings of a deployment of its own: fresh topics (not created yet), groups and keys."""
     if request.node.get_closest_marker("plaintext") is not None:
         services = request.getfixturevalue("plaintext_services")
-    return services.settings(namespace=f"t-{secrets.token_hex(6)}", data_dir=tmp_path)
+    namespace = f"t-{secrets.token_hex(6)}"
+    yield services.settings(namespace=namespace, data_dir=tmp_path)
+    if services.credentials is None:
+        if services.kafka not in sweepers:
+            sweepers[services.kafka] = Sweeper(services.kafka)
+        sweepers[services.kafka].over(namespace)

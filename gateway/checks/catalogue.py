@@ -16,11 +16,13 @@ from millstream.gateway.checks.models import (
     check_model,
     check_template_models,
 )
+from millstream.gateway.checks.policies import check_policies
 from millstream.gateway.checks.ports import check_metrics_port
 from millstream.gateway.checks.rights import check_rights
 from millstream.gateway.checks.services import check_kafka, check_offsets, check_redis
 from millstream.gateway.checks.session_view import check_session_view
 from millstream.gateway.checks.templates import check_workers
+from millstream.gateway.checks.views import check_views
 
 __all__ = ["CHECKS"]
 
@@ -42,8 +44,10 @@ CHECKS: tuple[Check, ...] = (
         check_rights,
         check_clock,
         check_redis,
+        check_views,
         check_session_view,
         check_offsets,
         check_workers,
+        check_policies,
     ),
 )

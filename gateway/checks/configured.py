@@ -36,7 +36,7 @@ async def check_settings() -> tuple[Finding, ...]:
 async def check_policy() -> tuple[Finding, ...]:
     """The policy: that of the `up` which runs a worker here, else the file that is named.
 
-    Workers that were started elsewhere do not say which they have.
+    What workers have that were started elsewhere is told by another check.
     """
     settings = local_settings()
     named, up = settings.policy_file, policy_of_up(settings)
@@ -83,8 +83,8 @@ _GLOB_REMEDY = (
 )
 
 _POLICY_UNKNOWN = (
-    "none is named here; each worker that runs has the one that it was started with, or its app's, "
-    "and with neither everybody may use every template"
+    "none is named here; each worker has the one that it was started with, or its app's (see "
+    "`policies` below), and with neither everybody may use every template"
 )
 
 _POLICY_REMEDY = (

@@ -97,9 +97,14 @@ class LaneAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
     name = "millstream-lanes-1"
 
     def __init__(
-        self, can_run: Callable[[], Capabilities] = Capabilities, *, worker: str = ""
+        self,
+        can_run: Callable[[], Capabilities] = Capabilities,
+        *,
+        worker: str = "",
+        policy_digest: str | None = None,
     ) -> None:
         self._worker = worker
+        self._policy = {} if policy_digest is None else {"policy": policy_digest}
         self._can_run = can_run
         self._claims = Capabilities()
         self._waits: dict[int, frozenset[Need]] = {}
@@ -190,6 +195,7 @@ class LaneAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
             "waits": needs_claim(self._claimed_waits),
             "asked": self._asked,
             "worker": self._worker,
+            **self._policy,
             **self._claims.claim(),
         }
         return ConsumerProtocolMemberMetadata(_VERSION, sorted(topics), json.dumps(claim).encode())

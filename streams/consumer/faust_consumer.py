@@ -47,6 +47,7 @@ from mode.services import WaitResults
 from mode.utils.futures import maybe_async
 
 from millstream.streams.broker.clients import mend_consumers
+from millstream.streams.consumer.log_ends import LogEnd, answered_by, log_ends_of
 from millstream.streams.consumer.offset_gaps import (
     OffsetGap,
     begins_anywhere,
@@ -134,6 +135,7 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._known_committed: dict[TP, int] = {}  # brokers delete it with a topic; lanes live on
+        self._handed: dict[TP, int] = {}
 
     async def call_thread(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the consumer: it is here."""
@@ -144,17 +146,11 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
 
     def answered(self) -> dict[TP, int | None]:
         """Give what aiokafka notes of each partition that it fetches."""
-        consumer = self._consumer
-        subscription = None if consumer is None else consumer._subscription.subscription  # noqa: SLF001
-        if subscription is None or subscription.assignment is None:
-            return {}
-        assignment, fetched = subscription.assignment, consumer._fetcher._records  # noqa: SLF001
-        states = {tp: assignment.state_value(tp) for tp in assignment.tps}
-        return {
-            TP(tp.topic, tp.partition): state.timestamp
-            for tp, state in states.items()
-            if not state.paused and tp not in fetched
-        }
+        return answered_by(self._consumer)
+
+    def log_ends(self) -> dict[TP, LogEnd]:
+        """Give where the log of each partition ends, as brokers answered last."""
+        return log_ends_of(self._consumer, self._handed)
 
     def _create_worker_consumer(self, transport: AIOKafkaTransport) -> Any:
         mend_consumers()
@@ -215,6 +211,7 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
     async def _fetch_records(self, consumer: Any, *args: Any, **kwargs: Any) -> Any:
         records = await super()._fetch_records(consumer, *args, **kwargs)
         let_others_go_first(consumer, records)
+        self._handed.update((TP(*tp), of[-1].offset) for tp, of in records.items() if of)
         return records
 
     async def seek_to_committed_of(self, tps: Iterable[TP]) -> Mapping[TP, int]:
@@ -364,8 +361,11 @@ class CommittedConsumer(AIOKafkaConsumer):  # type: ignore[misc]
 
         `None` where none has. What is paused, or fetched and not read yet, is not fetched.
         """
-        answered: dict[TP, int | None] = self._thread.answered()
-        return answered
+        return dict(self._thread.answered())
+
+    def log_ends(self) -> dict[TP, LogEnd]:
+        """Give where the log of each partition ends, as brokers answered last."""
+        return dict(self._thread.log_ends())
 
     def resume_partitions(self, tps: Iterable[TP]) -> None:
         """Resume changelogs; hold the others back until the flow is resumed behind their seek."""

@@ -28,12 +28,14 @@ class LaneMember:
     """A worker as the group knows it.
 
     `can_run` is `None` where it is of a version that does not say. `waits` is what requests of its
-    numbers wait for, when the group was last dealt.
+    numbers wait for, when the group was last dealt. `policy_digest` stands for its policy, `None`
+    as for `can_run`.
     """
 
     worker: str
     can_run: Capabilities | None
     waits: Mapping[int, frozenset[Need]] = field(default_factory=dict)
+    policy_digest: str | None = None
 
 
 def lane_group(settings: Settings) -> str:
@@ -78,6 +80,7 @@ def _member(described: Mapping[str, Any]) -> LaneMember:
         if "names" not in claim:
             return LaneMember(name, None)
         can_run = Capabilities.claimed(claim)
-        return LaneMember(claim.get("worker") or name, can_run, needs_of(claim))
+        worker = claim.get("worker") or name
+        return LaneMember(worker, can_run, needs_of(claim), claim.get("policy"))
     except (ValueError, TypeError, KeyError, AttributeError):
         return LaneMember(name, None)  # it is joining, or no worker of Millstream

@@ -223,6 +223,7 @@ class Lane:
             generation=min(self._state.generation + 1, GENERATION_MAX),
             worker=self._context.services.worker,
             producers=self._context.settings.transactional_producers,
+            policy_digest=self._context.services.policy_digest,
             at_ms=self._context.services.clock_ms(),
         )
         before = self._state.reading

@@ -52,7 +52,9 @@ class Lanes:
         self.app = build_app(settings, name)
         self._membership = Membership(settings.session_timeout_s)
         self._assignor = LaneAssignor(
-            partial(capabilities, services.factory), worker=services.worker
+            partial(capabilities, services.factory),
+            worker=services.worker,
+            policy_digest=services.policy_digest,
         )
         self.app.membership, self.app.assignor_of_lanes = self._membership, self._assignor
         self._membership.on_evicted(self._drop_lanes)

@@ -1,4 +1,4 @@
-"""What is known of a worker's process: its build, CPU, memory, open files, garbage collection."""
+"""What is known of a worker's process: its build, policy, CPU, memory, open files, collections."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from millstream.version import __version__
 __all__ = ["tell_of_process"]
 
 
-def tell_of_process(collector: MetricsCollector) -> None:
-    """Have a collector tell of this process: `process_*`, `python_gc_*`, its build."""
+def tell_of_process(collector: MetricsCollector, *, policy_digest: str) -> None:
+    """Have a collector tell of this process: `process_*`, `python_gc_*`, its build, its policy."""
     ProcessCollector(registry=collector.registry)
     GCCollector(registry=collector.registry)
     about = "1, with what runs as labels: versions of Millstream, Python, LangChain and aiokafka."
@@ -26,3 +26,7 @@ def tell_of_process(collector: MetricsCollector) -> None:
     }
     gauge = collector.gauge("millstream_build_info", about, tuple(versions))
     gauge.labels(**versions).set(1)
+    policy = collector.gauge(
+        "millstream_policy_info", "1, with the digest of the worker's policy as label.", ("digest",)
+    )
+    policy.labels(digest=policy_digest).set(1)

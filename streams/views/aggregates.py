@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import orjson
 import structlog
@@ -33,6 +34,7 @@ __all__ = [
     "OTHER",
     "Aggregate",
     "Counts",
+    "Stand",
     "cost_of",
     "counts_of",
     "merged",
@@ -60,6 +62,13 @@ _MINUTE_MS = 60_000
 LATENCY = "latency_ms|"
 
 
+class Stand(NamedTuple):
+    """Up to and with which record something is counted, and when the newest of them arrived."""
+
+    offset: int
+    newest_ms: int
+
+
 @dataclass(slots=True)
 class Aggregate:
     """Counts up to and with the record at `offset`: in total, and by minute of the broker's clock.
@@ -81,6 +90,11 @@ class Aggregate:
     def saturated(self) -> int:
         """How many totals are at the largest number that is kept, and rise no more."""
         return sum(amount >= INT64_MAX for amount in self.totals.values())
+
+    @property
+    def stand(self) -> Stand:
+        """How far it counts."""
+        return Stand(self.offset, self.newest_ms)
 
     @property
     def position(self) -> int:

@@ -8,6 +8,7 @@ view, but for their events. All that they hold is a fold of topics.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +17,8 @@ from faust.types import TP
 from millstream.agents.sessions.manager import SessionStore
 from millstream.middleware.pipeline import CHAIN
 from millstream.schemas.base import partition_key
-from millstream.schemas.topics import (
-    CHECKPOINTS,
-    COSTS,
-    DEAD_LETTERS,
-    DECISIONS,
-    RESULTS,
-    SESSION_EVENTS,
-    SESSION_STATES,
-    SESSIONS,
-    TOKENS,
-    TopicSpec,
-)
+from millstream.schemas.ports import wall_clock_ms
+from millstream.schemas.topics import COSTS, TopicSpec
 from millstream.streams.broker.topic_admin import ensure_changelogs
 from millstream.streams.consumer.faust_app import assigned_partitions, build_app, stop_app
 from millstream.streams.consumer.freshness import Freshness, told_stale
@@ -35,6 +26,8 @@ from millstream.streams.consumer.offset_gaps import OffsetGap
 from millstream.streams.consumer.recent_gaps import RecentGaps
 from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.views.aggregates import Aggregate, merged
+from millstream.streams.views.group_lag import VIEWED
+from millstream.streams.views.lag import ViewLags, told_behind
 from millstream.streams.views.session_feed import SessionFeed, feeds_of
 from millstream.streams.views.session_healing import Fed, Marks, SessionHealing
 from millstream.streams.views.table_metrics import Shown
@@ -109,26 +102,24 @@ class Views:
             )
             for spec, put in feeds_of(store)
         }
-        views = (
-            self._view(spec)
-            for spec in (
-                *(TOKENS, COSTS, CHECKPOINTS, RESULTS, SESSIONS, SESSION_STATES),
-                *(SESSION_EVENTS, DECISIONS, DEAD_LETTERS),
-            )
-        )
+        views = [self._view(spec) for spec in VIEWED]
         self._views = {view.topic: view for view in views}
         self._behind = collector.gauge(
             "millstream_session_view_partitions_behind",
             "Partitions with records that the session view lacks: it did not answer, or lost them.",
         )
         self._shown = shown or Shown()
+        self._lags = ViewLags()
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
     async def start(self) -> None:
         """Join the group and restore the tables; returns when the first assignment is served."""
         await ensure_changelogs(self._settings, [view.changelog for view in self._views.values()])
+        # Faust reads nothing while a hundred writes are sent, one each time that the loop turns:
+        # that takes seconds beside busy lanes. What waits here is bounded by `_flush_often`.
+        self.app.producer.buffer.max_messages = sys.maxsize
         await self.app.start()
-        self._shown.show(self._by_view, self._collector.registry)
+        self._shown.show(self._by_view, self._collector.registry, self._lags.all)
         self._tasks = (
             asyncio.create_task(self._flush_often(), name="views-flush"),
             asyncio.create_task(
@@ -176,6 +167,10 @@ class Views:
         if lacks := self.app.lacks(self._views):
             return [f"the views: {lacks}"]
         return [f"the views: {told_stale(stale)}"] if stale else []
+
+    def behind(self) -> list[str]:
+        """Say which views are behind by so much that somebody is to know; empty: none."""
+        return told_behind(self._lags.all(), wall_clock_ms())
 
     def totals(self, topic: str) -> Aggregate:
         """Add up what is counted of a catalogue topic over this worker's partitions."""
@@ -242,12 +237,26 @@ class Views:
     async def _flush_often(self) -> None:
         while True:
             await asyncio.sleep(_FLUSH_INTERVAL_S)
-            self._flush()
+            # What was written before is sent first: meanwhile counts come together in memory.
+            if not self.app.producer.buffer.size:
+                self._flush()
+            self._note_lags()
 
     def _flush(self) -> None:
         self._behind.set(sum(feed.partitions_behind for feed in self._feeds.values()))
         for view in self._views.values():
             view.flush()
+
+    def _note_lags(self) -> None:
+        if self.unready():
+            self._lags.forget()
+            return
+        ends = self.app.consumer.log_ends()
+        self._lags.note(
+            ((view.name, number), view.stand(number), ends.get(TP(view.topic, number)))
+            for view in self._views.values()
+            for number in assigned_partitions(self.app, view.topic)
+        )
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 
 from prometheus_client.core import (
@@ -20,16 +20,26 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from millstream.schemas.ports import ClockMs
-from millstream.streams.views.aggregates import LATENCY, LATENCY_BUCKETS_MS, Aggregate, parts
+from millstream.schemas.ports import ClockMs, wall_clock_ms
+from millstream.streams.views.aggregates import (
+    LATENCY,
+    LATENCY_BUCKETS_MS,
+    MINUTES_KEPT,
+    Aggregate,
+    parts,
+)
+from millstream.streams.views.lag import Lag
 
-__all__ = ["Aggregates", "Current", "Shown", "TableMetrics"]
+__all__ = ["Aggregates", "Current", "Lags", "Shown", "TableMetrics"]
 
 Aggregates = Callable[[], Iterable[tuple[str, int, Aggregate]]]
 """Gives each view's name, partition and aggregate."""
 
 Current = Callable[[], Iterable[tuple[str, int, Aggregate]] | None]
 """Gives the same of the partitions of this worker; `None` while it cannot tell which it has."""
+
+Lags = Callable[[], Mapping[tuple[str, int], Lag]]
+"""Gives how far each view is behind on the partitions that this worker reads now."""
 
 LINGER_S = 60.0
 
@@ -81,12 +91,16 @@ class Shown:
         self._clock_s = clock_s
         self._last: dict[tuple[str, int], tuple[float, Aggregate]] = {}
         self._current: Current | None = None
+        self._lags: Lags = dict
 
-    def show(self, current: Current, registry: CollectorRegistry) -> None:
-        """Show what `current` gives at each scrape, in place of what was asked before."""
+    def show(self, current: Current, registry: CollectorRegistry, lags: Lags = dict) -> None:
+        """Show what `current` and `lags` give at each scrape, in place of what was asked before."""
         if self._current is None:
-            registry.register(TableMetrics(self.all))
-        self._current = current
+            registry.register(TableMetrics(self.all, self._lags_now))
+        self._current, self._lags = current, lags
+
+    def _lags_now(self) -> Mapping[tuple[str, int], Lag]:
+        return self._lags()
 
     def take(self, view: str, partition: int, aggregate: Aggregate) -> None:
         """Take in what a partition of this worker has now, unless more of it was shown of late."""
@@ -119,19 +133,21 @@ class Shown:
 
 
 class TableMetrics(Collector):
-    """Collects the aggregates at every scrape."""
+    """Collects the aggregates, and how far behind they are, at every scrape."""
 
     def __init__(
-        self, aggregates: Aggregates, clock_ms: ClockMs = lambda: time.time_ns() // 1_000_000
+        self, aggregates: Aggregates, lags: Lags, clock_ms: ClockMs = wall_clock_ms
     ) -> None:
         self._aggregates = aggregates
+        self._lags = lags
         self._clock_ms = clock_ms
 
     def collect(self) -> Iterator[Metric]:
         """Give every family, also those without samples."""
-        aggregates = list(self._aggregates())
+        aggregates, lags = list(self._aggregates()), self._lags()
         yield from _totals(aggregates)
-        yield from self._last_minute(aggregates)
+        yield from self._last_minute(aggregates, lags)
+        yield from self._behind(lags)
         yield _latency(aggregates)
         offsets = GaugeMetricFamily(
             "millstream_view_offset",
@@ -157,23 +173,69 @@ class TableMetrics(Collector):
         yield saturated
         yield full
 
-    def _last_minute(self, aggregates: list[tuple[str, int, Aggregate]]) -> Iterator[Metric]:
-        # The last one that is over; a view that is behind by more counts nothing in it.
-        minute = self._clock_ms() // _MINUTE_MS - 1
+    def _last_minute(
+        self, aggregates: list[tuple[str, int, Aggregate]], lags: Mapping[tuple[str, int], Lag]
+    ) -> Iterator[Metric]:
+        minutes = _last_counted(lags, self._clock_ms() // _MINUTE_MS)
         families = {
             figure: GaugeMetricFamily(
-                f"millstream_last_minute_{name}", f"{about}, in the last full minute", labels=labels
+                f"millstream_last_minute_{name}",
+                f"{about}, in the last minute that is counted as a whole",
+                labels=labels,
             )
             for figure, (name, about, labels) in _FIGURES.items()
         }
         sums: dict[str, int] = defaultdict(int)
-        for _, _, aggregate in aggregates:
-            for counted, amount in aggregate.minutes.get(minute, {}).items():
-                sums[counted] += amount
+        for view, partition, aggregate in aggregates:
+            # One that went to another worker is shown by that one.
+            if view in minutes and (view, partition) in lags:
+                for counted, amount in aggregate.minutes.get(minutes[view], {}).items():
+                    sums[counted] += amount
         for counted, amount in sums.items():
             figure, label = parts(counted)
             families[figure].add_metric(_labels(figure, label), amount)
         yield from families.values()
+        began = GaugeMetricFamily(
+            "millstream_last_minute_start_timestamp_seconds",
+            "When the minute began that `millstream_last_minute_*` tell of a view's topic",
+            labels=("view",),
+        )
+        for view, minute in sorted(minutes.items()):
+            began.add_metric((view,), minute * _MINUTE_MS / 1000)
+        yield began
+
+    def _behind(self, lags: Mapping[tuple[str, int], Lag]) -> Iterator[Metric]:
+        labels = ("view", "partition")
+        records = GaugeMetricFamily(
+            "millstream_view_lag_records",
+            "Offsets between what is counted and the end of the log",
+            labels=labels,
+        )
+        seconds = GaugeMetricFamily(
+            "millstream_view_lag_seconds",
+            "For how long records are there that are not counted, 0 where all are",
+            labels=labels,
+        )
+        now_ms = self._clock_ms()
+        for (view, partition), lag in sorted(lags.items()):
+            records.add_metric((view, str(partition)), lag.records)
+            if (behind_s := lag.behind_s(now_ms)) is not None:
+                seconds.add_metric((view, str(partition)), behind_s)
+        yield records
+        yield seconds
+
+
+def _last_counted(lags: Mapping[tuple[str, int], Lag], now: int) -> dict[str, int]:
+    """Give the last minute before this one that each view has counted on every partition.
+
+    A view that is further behind than minutes are kept, or of which it is not known, is left out.
+    """
+    minutes: dict[str, int] = {}
+    for (view, _), lag in lags.items():
+        whole = min(lag.counted_to_ms // _MINUTE_MS, now) - 1
+        minutes[view] = min(whole, minutes.get(view, whole))
+    since = max(now - MINUTES_KEPT + 1, 0)
+    return {view: minute for view, minute in minutes.items() if minute >= since}
 
 
 def _totals(aggregates: list[tuple[str, int, Aggregate]]) -> Iterator[Metric]:

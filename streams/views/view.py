@@ -25,7 +25,7 @@ from millstream.schemas.errors import Poison
 from millstream.schemas.events import CostRecorded
 from millstream.schemas.topics import TopicSpec
 from millstream.streams.consumer.faust_app import App, assigned_partitions
-from millstream.streams.views.aggregates import Aggregate, cost_of, counts_of, spend_of
+from millstream.streams.views.aggregates import Aggregate, Stand, cost_of, counts_of, spend_of
 from millstream.streams.views.table import ViewTable, others_key, total_key, user_key, users_prefix
 from millstream.streams.wire.codec import decode
 
@@ -58,11 +58,15 @@ class Feed(Protocol):
 
 @dataclass(slots=True)
 class _Fold:
-    """A partition's counts since it was assigned: ahead of the table until written."""
+    """A partition's counts since it was assigned: ahead of the table until written.
+
+    `written` is where it stood when it was written last, or read.
+    """
 
     generation: int
     total: Aggregate
     users_known: int
+    written: Stand
     users: dict[bytes, Aggregate] = field(default_factory=dict)
     dirty: bool = False
     seen: int = _NOTHING_SEEN
@@ -92,6 +96,7 @@ class View:
         self._feed = feed
         self._kept = frozenset(map(cost_of, known_models))
         self._folds: dict[int, _Fold] = {}
+        self._parsed: dict[int, tuple[bytes | None, Stand]] = {}
         # Partitions whose log was set back, and in which generation: records that were fetched of
         # the old log are still on their way.
         self._set_back: dict[int, int] = {}
@@ -106,8 +111,25 @@ class View:
 
     def position(self, partition: int) -> int:
         """Give the offset from which a partition is to be read on."""
-        kept = self._table.read(total_key(partition))
+        kept = self.counted(partition)
         return kept.position if kept is not None else 0
+
+    def counted(self, partition: int) -> Aggregate | None:
+        """Give what the table has of a partition, `None` if nothing was counted of it."""
+        return self._table.read(total_key(partition))
+
+    def stand(self, partition: int) -> Stand:
+        """Give how far the table has a partition; it must be restored."""
+        fold = self._folds.get(partition)
+        if fold is not None and fold.generation == self._app.consumer_generation_id:
+            return fold.written
+        # Where nothing comes the same is asked twice a second: it is parsed once.
+        value = self._table.get(total_key(partition))
+        known = self._parsed.get(partition)
+        if known is None or known[0] is not value:
+            stand = (Aggregate() if value is None else Aggregate.from_bytes(value)).stand
+            known = self._parsed[partition] = (value, stand)
+        return known[1]
 
     def set_back(self, partition: int, read_from: int) -> None:
         """Say that a partition's log ends before `position`, and is read from this offset."""
@@ -118,8 +140,7 @@ class View:
     def aggregates(self) -> Iterator[tuple[int, Aggregate]]:
         """Give what the table has of each partition that this worker reads now."""
         for partition in sorted(assigned_partitions(self._app, self.topic)):
-            kept = self._table.read(total_key(partition))
-            if kept is not None:
+            if (kept := self.counted(partition)) is not None:
                 yield partition, kept
 
     def of_user(self, partition: int, tenant: str, user_id: str) -> Aggregate | None:
@@ -142,6 +163,7 @@ class View:
             for key, aggregate in fold.users.items():
                 self._table[key] = aggregate.to_bytes()
             self._table[total_key(partition)] = fold.total.to_bytes()
+            fold.written = fold.total.stand
             fold.users.clear()
             fold.dirty = False
 
@@ -201,7 +223,7 @@ class View:
             total = self._table.read(total_key(partition)) or Aggregate()
             prefix = users_prefix(partition)
             users = sum(key.startswith(prefix) for key in self._table)
-            fold = self._folds[partition] = _Fold(generation, total, users)
+            fold = self._folds[partition] = _Fold(generation, total, users, total.stand)
         return fold
 
     def _user(self, fold: _Fold, partition: int, event: CostRecorded) -> tuple[bytes, Aggregate]:

@@ -296,6 +296,19 @@ async def test_doctor_finds_what_runs_here(up: Up) -> None:
     rights, *others = levels["rights"]
     assert (rights, set(others) - {"note"}) == ("ok", set())
     assert [levels[name] for name in _SERVICES] == [["ok"]] * len(_SERVICES)
+    assert levels["policies"] == ["ok"]
+    (started,) = (line for line in up.log.read_text().splitlines() if "worker started" in line)
+    assert re.search(r"policy=[0-9a-f]{16} ", started)
+
+
+async def test_doctor_tells_of_a_policy_that_no_worker_has(up: Up, tmp_path: Path) -> None:
+    file = tmp_path / "other.yaml"
+    file.write_text("defaults: {roles: []}\n", encoding="utf-8")
+    named = up.environment | {"MILLSTREAM_POLICY_FILE": str(file)}
+    told = await run(named, "doctor", "--json")
+    (found,) = (one for one in map(json.loads, told.out.splitlines()) if one["name"] == "policies")
+    assert found["level"] == "note"
+    assert f"no worker has {file} as it is now" in found["told"]
 
 
 @pytest.mark.promise("P1")

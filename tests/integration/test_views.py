@@ -17,7 +17,10 @@ from millstream.streams.sessions.memory import MemorySessionStore
 from millstream.streams.settings import Settings
 from millstream.streams.telemetry.exposition import Exposition, Readiness
 from millstream.streams.telemetry.metrics import MetricsCollector
+from millstream.streams.views import lag
+from millstream.streams.views.group_lag import group_lags
 from millstream.streams.views.service import Views
+from millstream.streams.wire.codec import encode
 from millstream.streams.wire.partitioning import home_partition
 from tests import making
 from tests.harness.views import SOURCE, StartViews, counted, counts, publish, recount, run_of
@@ -217,3 +220,77 @@ def total(text: str, name: str, *labels: str) -> float:
     return sum(
         float(line.rsplit(" ", 1)[1]) for line in lines if all(label in line for label in labels)
     )
+
+
+async def test_lag_is_told_while_views_are_behind_and_zero_behind_the_last_marker(
+    deployment: Settings,
+    producer: AIOKafkaProducer,
+    start_views: StartViews,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number in range(30):
+        await publish(producer, deployment, run_of(number))
+    collector = MetricsCollector()
+    views = await start_views(None, collector)
+    await counts(views, range(30))
+    home = str(home_partition("ada", deployment.partitions))
+
+    def of(figure: str, view: str) -> float | None:
+        labels = {"view": view, "partition": home}
+        return collector.registry.get_sample_value(f"millstream_view_lag_{figure}", labels)
+
+    await eventually(lambda: of("records", "results") == 0 and of("seconds", "results") == 0)
+    await eventually(lambda: of("records", "tokens") == 0)
+    assert not views.behind()
+    # What a transaction holds back that stays open is not counted either.
+    await producer.begin_transaction()
+    spec, event = next(pair for pair in run_of(31) if pair[0] is RESULTS)
+    encoded = encode(event, source="test")
+    at = home_partition("ada", deployment.partitions)
+    await (
+        await producer.send(
+            deployment.topic(spec.name), encoded.value, key=encoded.key, partition=at
+        )
+    )
+    await eventually(lambda: of("records", "results") == 1 and (of("seconds", "results") or 0) > 0)
+    monkeypatch.setattr(lag, "BEHIND_S", 0.1)
+    await eventually(lambda: any("results by 1 records" in told for told in views.behind()))
+    await producer.commit_transaction()
+    await eventually(lambda: of("records", "results") == 0)
+    await eventually(lambda: not views.behind())
+
+
+async def test_the_last_minute_is_told_of_every_view_also_where_nothing_comes(
+    start_views: StartViews,
+) -> None:
+    collector = MetricsCollector()
+    await start_views(None, collector)
+
+    def minute(view: str) -> float | None:
+        return collector.registry.get_sample_value(
+            "millstream_last_minute_start_timestamp_seconds", {"view": view}
+        )
+
+    await eventually(lambda: minute("results") is not None and minute("session_states") is not None)
+
+
+async def test_whoever_asks_is_told_what_the_views_group_has_yet_to_count(
+    deployment: Settings, producer: AIOKafkaProducer, start_views: StartViews
+) -> None:
+    assert await group_lags(deployment) is None
+    views = await start_views()
+    for number in range(10):
+        await publish(producer, deployment, run_of(number))
+    await counts(views, range(10))
+
+    async def counted_all() -> bool:
+        return await group_lags(deployment) == {}
+
+    await eventually(counted_all)  # though markers stand behind the last records
+    await views.stop()
+    await publish(producer, deployment, run_of(11))
+    lags = await group_lags(deployment)
+    assert lags is not None
+    assert set(lags) == {spec.name for spec, _ in run_of(11)}
+    assert lags[RESULTS.name].records >= 1
+    assert lags[RESULTS.name].oldest_ms > 0

@@ -99,7 +99,8 @@ class LaneServices:
     Whoever holds `reading_alone` is the one lane that says which record it reads, in case that
     ends the worker. `turns` say whose restore goes on. `checkpoints` are those of all lanes in
     memory.
-    While `rights` is not set, this user lacks a right on Kafka: no lane opens.
+    While `rights` is not set, this user lacks a right on Kafka: no lane opens. `policy_digest`
+    stands for the policy, so that others see whether theirs is another.
     """
 
     worker: str
@@ -122,6 +123,7 @@ class LaneServices:
     turns: RestoreTurns = field(default_factory=RestoreTurns)
     checkpoints: CheckpointCache = field(default_factory=CheckpointCache)
     rights: asyncio.Event | None = None
+    policy_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

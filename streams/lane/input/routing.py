@@ -12,6 +12,7 @@ from millstream.schemas.errors import LaneLost, Poison
 from millstream.streams.broker.failed_sends import REFUSED_AS_TOO_LARGE
 from millstream.streams.lane.base.context import LaneServices
 from millstream.streams.lane.base.window import Entry
+from millstream.streams.lane.input.letter_log import LetterLog
 from millstream.streams.lane.output.writer import LaneWriter
 from millstream.streams.transactions.committer import CommitRefused
 from millstream.streams.wire.codec import ORIGIN
@@ -29,13 +30,14 @@ class RecordRouter:
 
     def __init__(self, services: LaneServices, *, writer: LaneWriter) -> None:
         self._services = services
+        self._letters = LetterLog()
         self._sending = asyncio.Lock()
         self._writer = writer
 
     async def dead_letter(self, entry: Entry[InputRecord], poison: Poison) -> None:
         """Commit a record's dead letter, and acknowledge the record then."""
         letter = dead_letter(entry.record, poison, at_ms=self._services.clock_ms())
-        log.warning("dead letter", source=str(entry.record.address), reason=letter.reason.message)
+        self._letters.tell(letter)
         try:
             await self._writer.commit([letter])
         except CommitRefused as refused:

@@ -220,12 +220,54 @@ def test_mistakes_of_every_kind_are_told_at_once() -> None:
         assert any(words in line for line in lines), words
 
 
-def test_a_policy_without_models_keeps_its_digest() -> None:
-    text = "{roles: {r: {templates: [a]}}, users: {ada: {roles: [r], rate: unlimited}}}"
-    policy = read(text)
-    assert policy.digest == "385aef171bfd491e"
-    assert policy.digest != read(text.replace("[a]", "[a], models: [local]")).digest
+def test_who_names_no_model_in_a_role_may_name_none() -> None:
+    policy = read("{roles: {r: {templates: [a]}}, users: {ada: {roles: [r], rate: unlimited}}}")
     assert not policy.rules_for("default", "ada").may_name("local")
+
+
+WHOLE = """
+    roles: {a: {templates: [x, "y*"]}, b: {permissions: ["p:*"], models: [local]}}
+    defaults: {roles: [a, b], rate: {requests: 6, window_s: 60}, sessions: {create_first: true}}
+    users: {ada: {spend: {usd_per_day: 1.50}}, acme/bob: {rate: unlimited}, eve: {}}
+    prices: {local: {input_usd_per_mtok: 0.1, output_usd_per_mtok: 0.4}}
+"""
+
+
+def test_digest_is_the_same_however_a_policy_is_written() -> None:
+    again = """
+    prices: {local: {output_usd_per_mtok: 0.40, input_usd_per_mtok: 0.10}}
+    users: {acme/bob: {rate: unlimited}, default/ada: {spend: {micros_per_day: 1500000}}}
+    defaults: {sessions: {create_first: true}, rate: {window_s: 60, requests: 6}, roles: [b, a]}
+    roles: {b: {models: [local], permissions: ["p:*"]}, a: {templates: ["y*", x]}}  # said anew
+    """
+    assert read(again).digest == read(WHOLE).digest
+    # What is kept and compared elsewhere must not change with a version.
+    assert (read(WHOLE).digest, Policy().digest) == ("bd4d4c0d528de356", "f36ddacece44a056")
+
+
+@pytest.mark.parametrize(
+    ("said", "instead"),
+    [
+        ("usd_per_day: 1.50", "usd_per_day: 1.51"),
+        ("requests: 6,", "requests: 7,"),
+        ("templates: [x", "templates: [z"),
+        ("models: [local]", "models: [other]"),
+        ('permissions: ["p:*"]', 'permissions: ["q:*"]'),
+        ("roles: [a, b]", "roles: [a]"),
+        ("create_first: true", "create_first: false"),
+        ("input_usd_per_mtok: 0.1,", "input_usd_per_mtok: 0.2,"),
+        ("acme/bob: {rate: unlimited}", "acme/bob: {}"),
+        ("eve: {}", "eve: {sessions: unlimited}"),
+        ("eve: {}", "eve: {roles: []}"),
+    ],
+)
+def test_digest_is_another_for_whatever_decides_otherwise(said: str, instead: str) -> None:
+    assert said in WHOLE
+    assert read(WHOLE.replace(said, instead)).digest != read(WHOLE).digest
+
+
+def test_a_policy_that_lets_nobody_in_is_not_the_one_that_lets_everybody_in() -> None:
+    assert read("{defaults: {roles: []}}").digest != Policy().digest
 
 
 SESSIONS = """

@@ -144,6 +144,12 @@ def test_who_was_thrown_out_claims_nothing_and_a_stale_claim_loses_to_a_newer_on
     assert json.loads(b.metadata(TOPICS).user_data)["holds"] == []
 
 
+def test_a_member_says_which_policy_it_has() -> None:
+    told = LaneAssignor(policy_digest="0f").metadata(TOPICS)
+    assert json.loads(told.user_data)["policy"] == "0f"
+    assert "policy" not in json.loads(LaneAssignor().metadata(TOPICS).user_data)
+
+
 def test_while_members_read_different_topics_those_that_read_the_most_have_all() -> None:
     group = Group()
     old, new = LaneAssignor(), LaneAssignor()

@@ -3,15 +3,20 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry
 
 from millstream.streams.views.aggregates import Aggregate
+from millstream.streams.views.lag import Lag
 from millstream.streams.views.table_metrics import LINGER_S, Shown, TableMetrics
 
 MINUTE_MS = 60_000
 NOW_MS = 10 * MINUTE_MS + 5
 
 
-def registry_of(*aggregates: tuple[str, int, Aggregate]) -> CollectorRegistry:
+def registry_of(
+    *aggregates: tuple[str, int, Aggregate], lags: dict[tuple[str, int], Lag] | None = None
+) -> CollectorRegistry:
+    """Give what is collected of these, all of which are counted to now where no lag is given."""
+    up_to_date = {(view, partition): Lag(0, NOW_MS, 0) for view, partition, _ in aggregates}
     registry = CollectorRegistry()
-    registry.register(TableMetrics(lambda: aggregates, lambda: NOW_MS))
+    registry.register(TableMetrics(lambda: aggregates, lambda: lags or up_to_date, lambda: NOW_MS))
     return registry
 
 
@@ -51,6 +56,65 @@ def test_the_last_full_minute_is_summed_over_partitions_and_the_running_one_left
     )
     labels = {"status": "completed", "reason": ""}
     assert registry.get_sample_value("millstream_last_minute_results", labels) == 5
+
+
+COMPLETED = {"status": "completed", "reason": ""}
+
+
+def last_minute(registry: CollectorRegistry) -> tuple[float | None, float | None]:
+    """Give what the last minute's gauge says of results, and of which minute."""
+    began = registry.get_sample_value(
+        "millstream_last_minute_start_timestamp_seconds", {"view": "results"}
+    )
+    return registry.get_sample_value("millstream_last_minute_results", COMPLETED), began
+
+
+def test_a_minute_is_told_only_once_every_partition_is_counted_to_its_end() -> None:
+    def of_both(before: int, last: int) -> Aggregate:
+        made = aggregate(8 * MINUTE_MS, {"results|completed": before})
+        made.fold(1, 9 * MINUTE_MS, {"results|completed": last})
+        return made
+
+    views = ("results", 0, of_both(2, 10)), ("results", 1, of_both(3, 20))
+    behind = {("results", 0): Lag(0, NOW_MS, 0), ("results", 1): Lag(50, 10 * MINUTE_MS - 1, 0)}
+    assert last_minute(registry_of(*views, lags=behind)) == (5, 8 * 60)
+    caught_up = behind | {("results", 1): Lag(40, 10 * MINUTE_MS, 0)}
+    assert last_minute(registry_of(*views, lags=caught_up)) == (30, 9 * 60)
+
+
+def test_a_view_that_is_behind_holds_no_other_views_minute_back() -> None:
+    views = (
+        ("results", 0, aggregate(9 * MINUTE_MS, {"results|completed": 4})),
+        ("tokens", 0, aggregate(9 * MINUTE_MS, {"token_records|": 7})),
+    )
+    lags = {("results", 0): Lag(0, NOW_MS, 0), ("tokens", 0): Lag(9, 9 * MINUTE_MS + 1, 0)}
+    registry = registry_of(*views, lags=lags)
+    assert last_minute(registry) == (4, 9 * 60)
+    assert registry.get_sample_value("millstream_last_minute_token_records") is None
+
+
+def test_no_minute_is_told_while_nobody_knows_how_far_it_is_counted() -> None:
+    view = ("results", 0, aggregate(9 * MINUTE_MS, {"results|completed": 4}))
+    for unknown in (Lag(3, 0, 0), Lag(0, 0, 0)):
+        assert last_minute(registry_of(view, lags={("results", 0): unknown})) == (None, None)
+    assert last_minute(registry_of(view, lags={("results", 7): Lag(0, NOW_MS, 0)}))[0] is None
+
+
+def test_the_lag_is_told_in_records_and_in_seconds() -> None:
+    view = ("results", 0, aggregate(0, {"results|completed": 4}))
+    lags = {
+        ("results", 0): Lag(14_039, NOW_MS - 27_000, 0),
+        ("results", 1): Lag(0, NOW_MS - 600, 0),
+        ("results", 2): Lag(8, 0, 0),
+    }
+    registry = registry_of(view, lags=lags)
+
+    def value(figure: str, partition: int) -> float | None:
+        labels = {"view": "results", "partition": str(partition)}
+        return registry.get_sample_value(f"millstream_view_lag_{figure}", labels)
+
+    assert [value("records", partition) for partition in range(3)] == [14_039, 0, 8]
+    assert [value("seconds", partition) for partition in range(3)] == [27, 0, None]
 
 
 def test_latencies_are_a_cumulative_histogram_in_seconds() -> None:
