@@ -20,9 +20,8 @@ from millstream.gateway.checks.policies import check_policies
 from millstream.gateway.checks.ports import check_metrics_port
 from millstream.gateway.checks.rights import check_rights
 from millstream.gateway.checks.services import check_kafka, check_offsets, check_redis
-from millstream.gateway.checks.session_view import check_session_view
 from millstream.gateway.checks.templates import check_workers
-from millstream.gateway.checks.views import check_views
+from millstream.gateway.checks.views import check_session_view, check_views
 
 __all__ = ["CHECKS"]
 

@@ -1,4 +1,4 @@
-"""The views: whether they have counted what their topics have."""
+"""The views: whether they have what their topics have, that of sessions included."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from millstream.schemas.errors import MillstreamError
 from millstream.schemas.ports import wall_clock_ms
 from millstream.streams.views.group_lag import GroupLag, group_lags
 from millstream.streams.views.lag import BEHIND_S
+from millstream.streams.views.session_stands import ViewCompared, compare_session_view
 
-__all__ = ["check_views", "views_found"]
+__all__ = ["check_session_view", "check_views", "session_view_found", "views_found"]
 
 
 async def check_views() -> tuple[Finding, ...]:
@@ -47,3 +48,25 @@ _BEHIND_REMEDY = (
     "wait, if `millstream_view_lag_records` falls; if it does not, give the views a worker of "
     "their own (`millstream worker --role views`, the others with `--role lanes`)"
 )
+
+
+async def check_session_view() -> tuple[Finding, ...]:
+    """Whether the view has all sessions, and none of another log."""
+    try:
+        return session_view_found(await compare_session_view(settings_for_client()))
+    except MillstreamError:
+        return ()  # told by the checks of Kafka and of Redis
+
+
+def session_view_found(view: ViewCompared) -> tuple[Finding, ...]:
+    """Give what is to be said of a view that was compared with its topics."""
+    if beyond := view.beyond():
+        told = (
+            f"it is of another log: it has more of {', '.join(beyond)} than there is, so that it "
+            "may show sessions that are no more"
+        )
+        return (Finding("session view", "wrong", told, "run `millstream sessions rebuild`"),)
+    if (lacks := view.lacks()) is not None:
+        remedy = "wait; if it stays so, see that a worker with the role `views` runs and is ready"
+        return (Finding("session view", "note", lacks, remedy),)
+    return (Finding("session view", "ok", "has what the log has"),)

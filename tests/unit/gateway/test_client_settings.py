@@ -127,7 +127,7 @@ async def test_a_policy_is_not_taken_for_that_of_an_up_that_it_is_not(
     assert policy_of_up(local_settings()) is None
     (found,) = await check_policy()
     assert found.level == "note"
-    assert found.told.startswith("none is named here; each worker that runs has the one that it ")
+    assert found.told.startswith("none is named here; each worker has the one that it ")
 
 
 def test_the_note_of_a_launcher_that_is_gone_is_not_believed(data: Path) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from millstream.gateway.checks.session_view import session_view_found
+from millstream.gateway.checks.views import session_view_found
 from millstream.streams.sessions.in_redis.marks import Stand
 from millstream.streams.views.session_stands import ViewCompared
 
