@@ -27,7 +27,7 @@ async def test_partitions_take_turns_however_much_is_fetched_of_one(settings: Se
     producer = idempotent_producer(settings)
     consumer = committed_consumer(settings)
     thread = CommittedConsumerThread.__new__(CommittedConsumerThread)
-    thread.consumer = SimpleNamespace(flow_active=True)
+    thread.consumer, thread._handed = SimpleNamespace(flow_active=True), {}
     await producer.start()
     await consumer.start()
     try:
@@ -88,7 +88,7 @@ async def test_what_was_fetched_before_a_seek_comes_again_though_nothing_is_comm
         auto_offset_reset="earliest",
     )
     thread = CommittedConsumerThread.__new__(CommittedConsumerThread)
-    thread.consumer = SimpleNamespace(flow_active=True)
+    thread.consumer, thread._handed = SimpleNamespace(flow_active=True), {}
     thread._consumer, thread._known_committed = consumer, {}
     await producer.start()
     await consumer.start()

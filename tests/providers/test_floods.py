@@ -45,7 +45,7 @@ def test_a_model_that_there_is_has_its_metric_after_a_flood_of_names(prefix: str
         if offset == FLOOD // 2:
             aggregate = Aggregate.from_bytes(aggregate.to_bytes())  # as after a restart
     registry = CollectorRegistry()
-    registry.register(TableMetrics(lambda: [("costs", 0, aggregate)]))
+    registry.register(TableMetrics(lambda: [("costs", 0, aggregate)], dict))
     labels = {"model": "openai:fake", "partition": "0"}
     (cost,) = (one for one in costs if one.model == "openai:fake")
     assert registry.get_sample_value("millstream_cost_micros_total", labels) == cost.cost_micros > 0

@@ -197,13 +197,14 @@ async def test_a_cancelled_run_stops_and_emits_no_more(runs: Runs) -> None:
         runs.tokens.append(token)
         first.set()
 
+    others = asyncio.all_tasks()
     task = asyncio.create_task(runs.run("pace: 600; say: a b", emit=emit))
     await first.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert [token.text for token in runs.tokens] == ["a"]
-    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert asyncio.all_tasks() == others
 
 
 async def test_a_checkpoint_that_cannot_be_opened_fails_the_run(runs: Runs) -> None:
