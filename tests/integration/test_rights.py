@@ -41,8 +41,9 @@ from tests.support import eventually
 
 @pytest.fixture
 async def guarded(settings: Settings, tmp_path: Path) -> AsyncIterator[Settings]:
-    """A broker of its own, with an authoriser."""
-    async with guarded_kafka(settings, tmp_path) as here:
+    """A broker of its own, with an authoriser, and as many partitions as commands expect."""
+    wanted = settings.model_copy(update={"partitions": Settings().partitions})
+    async with guarded_kafka(wanted, tmp_path) as here:
         await ensure_topics(here, BASE_TOPICS)
         yield here
 
