@@ -5,7 +5,6 @@ side by side in one process. What differs from a plain `faust.App`, and why:
 
 - Its consumer is ours (`faust_consumer.py`).
 - Keys and values stay bytes: a decode error inside Faust acks the record and goes unseen.
-- It joins its group at once. Faust waits for a second, lest tables are declared meanwhile.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import faust
 import structlog
-from faust.tables import TableManager
 from faust.types import TP
 
 from millstream.schemas.errors import Misconfigured
@@ -49,16 +47,6 @@ _REQUEST_TIMEOUT_MIN_S = 40.0
 
 _log = logging.getLogger(__name__)
 log = structlog.get_logger(__name__)
-
-
-class PromptTables(TableManager):  # type: ignore[misc]
-    """Tables that are all declared before their app starts: none is waited for."""
-
-    async def on_start(self) -> None:
-        """Read the tables' changelogs from here on."""
-        if not self.should_stop:
-            await self._update_channels()
-            await self.recovery.start()
 
 
 class App(faust.App):  # type: ignore[misc]
@@ -157,7 +145,6 @@ def build_app(
         ssl_context=connecting(settings)["ssl_context"],
         datadir=settings.data_dir / "faust" / name,
         store="memory://",
-        TableManager=PromptTables,
         autodiscover=False,
         web_enabled=False,
         web_tables_enabled=False,

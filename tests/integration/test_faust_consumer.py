@@ -6,7 +6,6 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from faust.types import TP
 
@@ -48,29 +47,6 @@ async def test_partitions_take_turns_however_much_is_fetched_of_one(settings: Se
         await consumer.stop()
         await producer.stop()
     assert [list(one) for one in found] == [[long], [short, long]]
-
-
-async def test_an_app_joins_its_group_without_a_wait_for_tables(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await ensure_topics(settings, [CONTROL])
-    app = build_app(settings, "prompt")
-
-    async def reads(stream: Any) -> None:
-        async for _ in stream:
-            pass
-
-    async def waits(seconds: float) -> None:
-        pytest.fail(f"the tables wait for {seconds} s")
-
-    app.agent(app.raw_topic(settings.topic(CONTROL.name)), name="reads")(reads)
-    # As Faust's own do.
-    monkeypatch.setattr(app.tables, "sleep", waits)
-    try:
-        await app.start()
-        await eventually(lambda: len(app.consumer.assignment()) == settings.partitions)
-    finally:
-        await stop_app(app)
 
 
 async def test_what_was_fetched_before_a_seek_comes_again_though_nothing_is_committed(
