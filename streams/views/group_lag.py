@@ -8,36 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import aclosing
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from millstream.schemas.errors import LaneLost, MillstreamError
-from millstream.schemas.topics import (
-    CHECKPOINTS,
-    COSTS,
-    DEAD_LETTERS,
-    DECISIONS,
-    RESULTS,
-    SESSION_EVENTS,
-    SESSION_STATES,
-    SESSIONS,
-    TOKENS,
-    TopicSpec,
-)
+from millstream.schemas.topics import TopicSpec
 from millstream.streams.broker.clients import admin_client, not_reached
 from millstream.streams.broker.partition_reader import PartitionReader
+from millstream.streams.broker.rights.needed import COUNTED
 from millstream.streams.settings import Settings
 
-__all__ = ["VIEWED", "GroupLag", "group_lags", "views_group"]
-
-VIEWED: Final[tuple[TopicSpec, ...]] = (
-    *(TOKENS, COSTS, CHECKPOINTS, RESULTS, SESSIONS, SESSION_STATES),
-    *(SESSION_EVENTS, DECISIONS, DEAD_LETTERS),
-)
-"""The topics that have a view each."""
+__all__ = ["GroupLag", "group_lags", "views_group"]
 
 _STALL_S = 2.0
 
@@ -61,7 +45,7 @@ def views_group(settings: Settings) -> str:
 
 
 async def group_lags(
-    settings: Settings, specs: Iterable[TopicSpec] = VIEWED
+    settings: Settings, specs: Iterable[TopicSpec] = COUNTED
 ) -> dict[str, GroupLag] | None:
     """Give by topic, without the namespace, what the views' group has yet to count of it.
 

@@ -19,6 +19,7 @@ from millstream.middleware.pipeline import CHAIN
 from millstream.schemas.base import partition_key
 from millstream.schemas.ports import wall_clock_ms
 from millstream.schemas.topics import COSTS, TopicSpec
+from millstream.streams.broker.rights.needed import COUNTED
 from millstream.streams.broker.topic_admin import ensure_changelogs
 from millstream.streams.consumer.faust_app import assigned_partitions, build_app, stop_app
 from millstream.streams.consumer.freshness import Freshness, told_stale
@@ -26,7 +27,6 @@ from millstream.streams.consumer.offset_gaps import OffsetGap
 from millstream.streams.consumer.recent_gaps import RecentGaps
 from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.views.aggregates import Aggregate, merged
-from millstream.streams.views.group_lag import VIEWED
 from millstream.streams.views.lag import ViewLags, told_behind
 from millstream.streams.views.session_feed import SessionFeed, feeds_of
 from millstream.streams.views.session_healing import Fed, Marks, SessionHealing
@@ -102,7 +102,7 @@ class Views:
             )
             for spec, put in feeds_of(store)
         }
-        views = [self._view(spec) for spec in VIEWED]
+        views = [self._view(spec) for spec in COUNTED]
         self._views = {view.topic: view for view in views}
         self._behind = collector.gauge(
             "millstream_session_view_partitions_behind",

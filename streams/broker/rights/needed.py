@@ -43,7 +43,18 @@ from millstream.schemas.topics import (
 )
 from millstream.streams.settings import Settings
 
-__all__ = ["ROLES", "TABLE", "WHO", "Kind", "Need", "Resource", "Role", "needs_of", "resources_of"]
+__all__ = [
+    "COUNTED",
+    "ROLES",
+    "TABLE",
+    "WHO",
+    "Kind",
+    "Need",
+    "Resource",
+    "Role",
+    "needs_of",
+    "resources_of",
+]
 
 Role = Literal["upstream", "product", "lanes", "views", "auditor", "operator"]
 Kind = Literal["topic", "group", "transactional-id"]
@@ -65,10 +76,12 @@ WHO: Mapping[Role, str] = MappingProxyType(
 _INPUT = (REQUESTS, CONTROL, SESSION_COMMANDS, RUN_MIGRATIONS)
 _ANSWERED = (OBEYED, SESSION_ANSWERS, RUN_MIGRATION_ANSWERS)
 _WATCHED = (TOKENS, STEPS)
-_COUNTED = (
+COUNTED = (
     *(TOKENS, COSTS, CHECKPOINTS, RESULTS, SESSIONS, SESSION_STATES, SESSION_EVENTS, DECISIONS),
     DEAD_LETTERS,
 )
+"""The topics that have a view each."""
+
 _STATE = tuple(one for one in BASE_TOPICS if one not in {*_INPUT, *_WATCHED, REDRIVES, TEMPLATES})
 _PUBLIC = tuple(one for one in BASE_TOPICS if one.public)
 _LOOKED_AT = (
@@ -76,7 +89,7 @@ _LOOKED_AT = (
     *(SESSIONS, SESSION_STATES, SESSION_EVENTS, LANES, DEAD_LETTERS),
 )
 
-_CHANGELOGS = tuple(f"views-{one.name.replace('-', '_')}-changelog" for one in _COUNTED)
+_CHANGELOGS = tuple(f"views-{one.name.replace('-', '_')}-changelog" for one in COUNTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +233,7 @@ TABLE: tuple[Need, ...] = (
     ),
     *_worker(
         "views",
-        Need("views", "topic", _names(*_COUNTED), ("Read",), "count what happens"),
+        Need("views", "topic", _names(*COUNTED), ("Read",), "count what happens"),
         Need("views", "topic", _CHANGELOGS, ("Read", "Write"), "go on counting after its start"),
         Need(
             "views",
