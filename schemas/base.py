@@ -45,20 +45,23 @@ def normalised(value: Any) -> Any:
     return unicodedata.normalize("NFC", value)
 
 
-def _without_controls(value: str) -> str:
-    if value.isascii() and value.isprintable():
+def _name(value: Any) -> Any:
+    """Give a name normalised, without what no name may hold. Raises `ValueError`."""
+    if isinstance(value, str) and value.isascii() and value.isprintable():
         return value  # as most are
-    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in value):
+    name = normalised(value)
+    if not isinstance(name, str) or len(name) > _GIVEN_CHARS_MAX:
+        return name
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in name):
         message = "must not hold control characters or lone surrogates"
         raise ValueError(message)
-    return value
+    return name
 
 
 Identifier = Annotated[
     str,
     StringConstraints(min_length=1, max_length=NAME_CHARS_MAX),
-    AfterValidator(_without_controls),
-    BeforeValidator(normalised),
+    BeforeValidator(_name),
 ]
 """A name given by people or programs: NFC, 1 to 256 characters then, no control characters."""
 

@@ -28,7 +28,7 @@ from millstream.streams.wire.records import LogRecord
 __all__ = ["Fanout"]
 
 _READ_WAIT_S = 1.0
-_RECORDS_READ_MAX = 500
+_RECORDS_READ_MAX = 128
 _TROUBLE_PAUSE_S = 1.0
 
 _log = structlog.get_logger(__name__)

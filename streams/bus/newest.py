@@ -16,7 +16,7 @@ __all__ = ["newest"]
 
 _STEP_MIN = 500
 _STEP_GROWTH = 4
-_RECORDS_READ_MAX = 500
+_RECORDS_READ_MAX = 128
 _READ_WAIT_S = 0.1
 
 

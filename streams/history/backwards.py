@@ -46,7 +46,7 @@ _CLOCKS_APART_MS = 60_000
 _LOOKED_THROUGH_OFFSETS_MAX = 20_000
 """Where no more stand before, all are looked through for what a record was copied from."""
 
-_READ_RECORDS_MAX = 500
+_READ_RECORDS_MAX = 128
 _READ_WAIT_S = 1.0
 
 

@@ -21,7 +21,7 @@ __all__ = ["newest_of"]
 
 T = TypeVar("T")
 
-_READ_RECORDS = 500
+_READ_RECORDS = 128
 _READ_WAIT_S = 0.1
 
 
