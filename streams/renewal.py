@@ -22,6 +22,9 @@ __all__ = ["Part", "Renewed", "ended_by_outage"]
 _BACKOFF_MIN_S = 1.0
 _BACKOFF_MAX_S = 10.0
 _CAUSES_MAX = 10
+# A part that has not started by then never will: where Faust is refused while it starts, it can
+# wait for itself.
+_START_MAX_S = 120.0
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +61,8 @@ def ended_by_outage(error: BaseException) -> bool:
 class Renewed(Generic[PartT]):
     """Holds a part, and another one of `make` in its place once an outage has ended it.
 
-    `stop` lets go of what is left of the old one. Call `look` often.
+    `stop` lets go of what is left of the old one. Call `look` often. A part that is built anew and
+    has not started after `start_max_s` is given up for the next one.
     """
 
     def __init__(
@@ -68,11 +72,13 @@ class Renewed(Generic[PartT]):
         stop: Callable[[PartT], Awaitable[object]],
         *,
         backoff_s: float = _BACKOFF_MIN_S,
+        start_max_s: float = _START_MAX_S,
     ) -> None:
         self.name = name
         self._make = make
         self._stop = stop
         self._backoff_s = backoff_s
+        self._start_max_s = start_max_s
         self._renewing: asyncio.Task[None] | None = None
         self.part = make()
 
@@ -120,13 +126,18 @@ class Renewed(Generic[PartT]):
         while True:
             await self._stop(self.part)
             self.part = self._make()
+            limit = asyncio.timeout(self._start_max_s)
             try:
-                await self.part.start()
+                async with limit:
+                    await self.part.start()
             except (ServiceUnavailable, KafkaError, OSError) as error:
                 if not ended_by_outage(error):
                     raise
                 outage = RIGHTS if is_denied(error) else KAFKA
-                log.warning("a part is not built yet", reason=repr(error), outage=outage)
+                reason = repr(error)
+                if limit.expired():
+                    reason = f"it has not started within {self._start_max_s:g} s"
+                log.warning("a part is not built yet", reason=reason, outage=outage)
             else:
                 return
             await asyncio.sleep(backoff_s)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from aiokafka.errors import InvalidTopicError, NodeNotReadyError, TopicAuthorizationFailedError
 
 from millstream.schemas.errors import ServiceUnavailable
@@ -9,18 +11,24 @@ from millstream.streams.renewal import Renewed, ended_by_outage
 from tests.support import eventually
 
 
+class Hangs:
+    """In place of an error: the start never ends."""
+
+
 class Piece:
     """A part that ends when it is told to."""
 
-    def __init__(self, number: int, on_start: Exception | None) -> None:
+    def __init__(self, number: int, on_start: Exception | Hangs | None) -> None:
         self.number = number
         self.failure: BaseException | None = None
         self._on_start = on_start
         self.started = False
 
     async def start(self) -> None:
-        """Start, or fail."""
-        if self._on_start is not None:
+        """Start, or fail, or never get so far."""
+        if isinstance(self._on_start, Hangs):
+            await asyncio.Event().wait()
+        elif self._on_start is not None:
             raise self._on_start
         self.started = True
 
@@ -31,8 +39,8 @@ class Pieces:
     def __init__(self) -> None:
         self.made: list[Piece] = []
         self.stopped: list[int] = []
-        self.on_start: list[Exception] = []
-        self.renewed = Renewed("pieces", self._make, self._stop, backoff_s=0.0)
+        self.on_start: list[Exception | Hangs] = []
+        self.renewed = Renewed("pieces", self._make, self._stop, backoff_s=0.0, start_max_s=0.05)
 
     def _make(self) -> Piece:
         fails = self.on_start.pop(0) if self.on_start else None
@@ -68,6 +76,16 @@ async def test_part_is_tried_again_until_it_starts() -> None:
     await eventually(pieces.looked)
     assert len(pieces.made) == 5
     assert pieces.stopped == [0, 1, 2, 3]
+
+
+async def test_part_whose_start_never_ends_is_given_up_for_the_next_one() -> None:
+    pieces = Pieces()
+    pieces.on_start = [Hangs(), NodeNotReadyError()]
+    pieces.made[0].failure = TopicAuthorizationFailedError("tokens")
+    await eventually(pieces.looked)
+    assert pieces.stopped == [0, 1, 2]
+    assert pieces.renewed.part is pieces.made[3]
+    assert pieces.made[3].started
 
 
 async def test_part_that_another_error_ended_is_left_as_it_is() -> None:
