@@ -35,10 +35,13 @@ from millstream.infra.errors import CacheUnwritable, DownloadFailed, JarMismatch
 from millstream.infra.kafka.jars import Jar, format_lock, jars_folder, missing, sha256_of
 from millstream.infra.paths import trust
 
-__all__ = ["ROOTS", "fetch", "lock_jars"]
+__all__ = ["ALONE", "ROOTS", "fetch", "lock_jars"]
 
 # The binding is what makes Kafka's log appear: its own artifact leaves the choice of one to us.
 ROOTS = ("org.apache.kafka:kafka_2.13:4.3.1", "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4")
+# Kafka's own commands: those that tests run need nothing that the broker does not, and what the
+# others need is as large again.
+ALONE = ("org.apache.kafka:kafka-tools:4.3.1",)
 
 _DOWNLOADS_AT_ONCE = 6
 _SOCKET_TIMEOUT_S = 30
@@ -79,7 +82,7 @@ def fetch(jars: tuple[Jar, ...], cache: Path, console: Console) -> int:
 
 
 def lock_jars(path: Path, cache: Path, console: Console) -> tuple[Jar, ...]:
-    """Resolve `ROOTS` with all they need, download every jar, write their pins to `path`."""
+    """Resolve `ROOTS` with all they need, add `ALONE`, download every jar, pin them in `path`."""
     with _staging(cache) as staging, _bars(console) as bars:
         context = _context(staging, _Downloads(bars, threading.Event()))
         chosen: dict[tuple[str, str], Dependency] = {}
@@ -90,6 +93,9 @@ def lock_jars(path: Path, cache: Path, console: Console) -> tuple[Jar, ...]:
             inputs, transitive = context.resolver.resolve([root])
             for dependency in (*inputs, *transitive):
                 chosen.setdefault((dependency.groupId, dependency.artifactId), dependency)
+        for coordinate in ALONE:
+            alone = context.create_dependency(coordinate)
+            chosen[alone.groupId, alone.artifactId] = alone
         jars = tuple(_pin(dependency) for dependency in chosen.values())
     partial = path.with_suffix(".partial")
     partial.write_text(format_lock(jars), encoding="utf-8")
