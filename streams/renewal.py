@@ -15,13 +15,13 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from millstream.schemas.errors import ServiceUnavailable
-from millstream.streams.telemetry.outages import KAFKA, RIGHTS, is_denied, is_transient
+from millstream.streams.telemetry.causes import causes_of, is_denied, is_transient
+from millstream.streams.telemetry.outages import KAFKA, RIGHTS
 
 __all__ = ["Part", "Renewed", "ended_by_outage"]
 
 _BACKOFF_MIN_S = 1.0
 _BACKOFF_MAX_S = 10.0
-_CAUSES_MAX = 10
 # A part that has not started by then never will: where Faust is refused while it starts, it can
 # wait for itself.
 _START_MAX_S = 120.0
@@ -48,14 +48,9 @@ def ended_by_outage(error: BaseException) -> bool:
 
     A right that was taken away counts too: it may be given back.
     """
-    cause: BaseException | None = error
-    for _ in range(_CAUSES_MAX):
-        if cause is None:
-            return False
-        if isinstance(cause, ServiceUnavailable) or is_transient(cause) or is_denied(cause):
-            return True
-        cause = cause.__cause__
-    return False
+    return any(
+        isinstance(one, ServiceUnavailable) or is_transient(one) for one in causes_of(error)
+    ) or is_denied(error)
 
 
 class Renewed(Generic[PartT]):

@@ -6,12 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import (
-    ClusterAuthorizationFailedError,
-    GroupAuthorizationFailedError,
-    TopicAuthorizationFailedError,
-    TransactionalIdAuthorizationFailed,
-)
 
 from millstream.schemas.errors import ServiceUnavailable
 from millstream.schemas.topics import DEAD_LETTERS
@@ -20,7 +14,8 @@ from millstream.streams.broker.failed_sends import hear_failed_sends
 from millstream.streams.broker.fetched.eager_fetcher import fetch_eagerly
 from millstream.streams.broker.recovery import RecoveringClient, recover_brokers
 from millstream.streams.broker.security.live import live_security
-from millstream.streams.broker.security.refusals import AccessRefused, causes_of
+from millstream.streams.broker.security.refusals import AccessRefused
+from millstream.streams.telemetry.causes import DENIED, causes_of
 
 if TYPE_CHECKING:
     from millstream.streams.settings import Settings
@@ -30,12 +25,6 @@ REQUEST_BYTES_MAX = DEAD_LETTERS.record_bytes_max + 4096
 BATCH_BYTES = 262_144
 
 _FETCH_WAIT_MS = 100
-_DENIED = (
-    ClusterAuthorizationFailedError,
-    GroupAuthorizationFailedError,
-    TopicAuthorizationFailedError,
-    TransactionalIdAuthorizationFailed,
-)
 _METADATA_MAX_AGE_MS = 30_000
 
 
@@ -75,10 +64,10 @@ def not_reached_at(address: str, error: BaseException) -> ServiceUnavailable:
     Whatever it was raised from may be the reason: a refusal says what to mend, and that this user
     lacks a right is no fault of a broker's.
     """
-    for cause in causes_of(error):
+    for cause in causes_of(error, beside=True):
         if isinstance(cause, AccessRefused):  # it names the address
             return ServiceUnavailable(f"Kafka is not reached at {cause}")
-        if isinstance(cause, _DENIED):
+        if isinstance(cause, DENIED):
             return ServiceUnavailable(
                 f"this user lacks a right on Kafka at {address} ({cause!r}): `millstream doctor` "
                 "says which, with the command that grants it"

@@ -23,7 +23,8 @@ from millstream.schemas.topics import RECORD_BYTES_MAX
 from millstream.streams.broker.clients import connecting
 from millstream.streams.consumer.faust_consumer import CommittedTransport
 from millstream.streams.consumer.offset_gaps import OffsetGap, tell_gap
-from millstream.streams.telemetry.outages import KAFKA, is_transient
+from millstream.streams.telemetry.causes import is_transient
+from millstream.streams.telemetry.outages import KAFKA
 
 if TYPE_CHECKING:
     from millstream.streams.consumer.assignor import LaneAssignor

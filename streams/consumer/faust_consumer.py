@@ -55,7 +55,8 @@ from millstream.streams.consumer.offset_gaps import (
     take_gaps,
     watch_resets,
 )
-from millstream.streams.telemetry.outages import KAFKA, is_transient
+from millstream.streams.telemetry.causes import is_transient
+from millstream.streams.telemetry.outages import KAFKA
 
 __all__ = ["CommittedTransport", "eager_start"]
 

@@ -16,7 +16,8 @@ from millstream.streams.lane.base.crash_counter import CrashCounter
 from millstream.streams.lane.base.window import Ack, Window
 from millstream.streams.lane.lane import Lane
 from millstream.streams.lane.runs.admission import TemplateRef
-from millstream.streams.telemetry.outages import KAFKA, RIGHTS, is_denied
+from millstream.streams.telemetry.causes import is_denied
+from millstream.streams.telemetry.outages import KAFKA, RIGHTS
 from millstream.streams.wire.records import InputRecord
 
 log = structlog.get_logger(__name__)

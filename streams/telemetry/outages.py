@@ -19,19 +19,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
-from aiokafka.errors import (
-    ClusterAuthorizationFailedError,
-    GroupAuthorizationFailedError,
-    KafkaConnectionError,
-    KafkaError,
-    NodeNotReadyError,
-    RequestTimedOutError,
-    StaleMetadata,
-    TopicAuthorizationFailedError,
-    TransactionalIdAuthorizationFailed,
-)
 
-__all__ = ["KAFKA", "REDIS", "RIGHTS", "OutageLog", "UnreadyLog", "is_denied", "is_transient"]
+from millstream.streams.telemetry.causes import DENIED, TRANSIENT, is_denied, is_transient
+
+__all__ = ["KAFKA", "REDIS", "RIGHTS", "OutageLog", "UnreadyLog"]
 
 KAFKA = "Kafka"
 REDIS = "Redis"
@@ -49,39 +40,7 @@ _FORGET_S = 900.0
 _LINES_KNOWN_MAX = 500
 _LOOK_S = 1.0
 
-_TRANSIENT = (
-    OSError,  # also `TimeoutError`
-    KafkaConnectionError,
-    NodeNotReadyError,
-    RequestTimedOutError,
-    StaleMetadata,
-)
-
-_DENIED = (
-    ClusterAuthorizationFailedError,
-    GroupAuthorizationFailedError,
-    TopicAuthorizationFailedError,
-    TransactionalIdAuthorizationFailed,
-)
-_CAUSES_MAX = 10
-
 log = structlog.get_logger(__name__)
-
-
-def is_denied(error: object) -> bool:
-    """Tell whether an error, or what caused it, says that this user lacks a right on Kafka."""
-    for _ in range(_CAUSES_MAX):
-        if isinstance(error, _DENIED):
-            return True
-        error = getattr(error, "__cause__", None)
-    return False
-
-
-def is_transient(error: object) -> bool:
-    """Tell whether an error says only that a service is away, slow, or being put right."""
-    return isinstance(error, _TRANSIENT) or (
-        isinstance(error, KafkaError) and bool(getattr(error, "retriable", False))
-    )
 
 
 @dataclass(slots=True)
@@ -127,10 +86,10 @@ class OutageLog:
         if line.levelno < logging.WARNING or not _of_library(line):
             return True
         with self._lock:
-            if is_transient(_error_of(line)) or _tells_of(_TRANSIENT, line):
+            if is_transient(_error_of(line)) or _tells_of(TRANSIENT, line):
                 self._heard(KAFKA, first=line.getMessage())
                 return False
-            if is_denied(_error_of(line)) or _tells_of(_DENIED, line):
+            if is_denied(_error_of(line)) or _tells_of(DENIED, line):
                 self._heard(RIGHTS, first=line.getMessage())
                 return False
             outage = self._lasting(KAFKA)
@@ -261,13 +220,14 @@ def _tells_of(kinds: tuple[type[Exception], ...], line: logging.LogRecord) -> bo
     return any(f"{kind.__name__}: " in words for kind in kinds)
 
 
-def _raised(exc_info: object) -> object:
-    if isinstance(exc_info, tuple):
-        return exc_info[1]
-    return sys.exc_info()[1] if exc_info is True else exc_info
+def _raised(exc_info: object) -> BaseException | None:
+    found = exc_info[1] if isinstance(exc_info, tuple) else exc_info
+    if found is True:
+        found = sys.exc_info()[1]
+    return found if isinstance(found, BaseException) else None
 
 
-def _error_of(line: logging.LogRecord) -> object:
+def _error_of(line: logging.LogRecord) -> BaseException | None:
     if line.exc_info and line.exc_info[1] is not None:
         return line.exc_info[1]
     args = line.args if isinstance(line.args, tuple) else ()

@@ -6,20 +6,20 @@ Nothing here shows a secret: errors of brokers name users, those of `ssl` certif
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from aiokafka.errors import KafkaConnectionError
 
+from millstream.streams.telemetry.causes import causes_of
+
 if TYPE_CHECKING:
     from millstream.streams.broker.security.kafka_security import KafkaSecurity
 
-__all__ = ["AccessRefused", "causes_of", "is_ambiguous", "told_of_tls"]
+__all__ = ["AccessRefused", "is_ambiguous", "told_of_tls"]
 
 _CA = "MILLSTREAM_KAFKA_SSL_CA_LOCATION"
 _CERTIFICATE = "MILLSTREAM_KAFKA_SSL_CERTIFICATE_LOCATION"
 
-_CAUSES_MAX = 10
 _EXPIRED, _NOT_YET, _HOST, _IP = 10, 9, 62, 64
 _FOREIGN = (2, 18, 19, 20, 21)
 
@@ -62,7 +62,9 @@ def told_of_tls(
 
     `names` are those that the broker's certificate has, where they are known.
     """
-    found = next((one for one in causes_of(error) if isinstance(one, ssl.SSLError)), None)
+    found = next(
+        (one for one in causes_of(error, beside=True) if isinstance(one, ssl.SSLError)), None
+    )
     if found is None:
         return None
     if isinstance(found, ssl.SSLCertVerificationError):
@@ -96,7 +98,7 @@ def is_ambiguous(error: BaseException) -> bool:
     """
     if isinstance(error, KafkaConnectionError | TimeoutError | ConnectionResetError | EOFError):
         return True
-    return any(isinstance(one, ssl.SSLError) for one in causes_of(error))
+    return any(isinstance(one, ssl.SSLError) for one in causes_of(error, beside=True))
 
 
 def _told_of_brokers(error: ssl.SSLCertVerificationError, host: str, names: tuple[str, ...]) -> str:
@@ -127,13 +129,3 @@ def _own(security: KafkaSecurity) -> str:
 
 def _plain(reason: str) -> str:
     return reason.lower().replace("_", " ")
-
-
-def causes_of(error: BaseException) -> Iterator[BaseException]:
-    """Give an error and what it was raised from or beside, ten of them at most."""
-    cause: BaseException | None = error
-    for _ in range(_CAUSES_MAX):
-        if cause is None:
-            return
-        yield cause
-        cause = cause.__cause__ or cause.__context__

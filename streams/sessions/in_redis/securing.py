@@ -27,7 +27,7 @@ from millstream.streams.broker.security.certificates import (
     stamp_of,
 )
 from millstream.streams.broker.security.given import Given, is_readable_by_all, secret_of
-from millstream.streams.broker.security.refusals import causes_of
+from millstream.streams.telemetry.causes import causes_of
 
 if TYPE_CHECKING:
     from millstream.streams.connection_settings import ConnectionSettings
@@ -101,7 +101,7 @@ def told_refusal(error: BaseException) -> str | None:
             "it refuses the user or its password: check MILLSTREAM_REDIS_USERNAME and "
             "MILLSTREAM_REDIS_PASSWORD, or MILLSTREAM_REDIS_PASSWORD_FILE"
         )
-    for cause in causes_of(error):
+    for cause in causes_of(error, beside=True):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return (
                 f"its certificate is refused ({cause.verify_message}): name its authority in "

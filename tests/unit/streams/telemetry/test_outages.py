@@ -11,7 +11,6 @@ import structlog
 from aiokafka.errors import (
     InvalidTopicError,
     NodeNotReadyError,
-    NotLeaderForPartitionError,
     TopicAuthorizationFailedError,
 )
 from structlog.testing import capture_logs
@@ -22,7 +21,6 @@ from millstream.streams.telemetry.outages import (
     RIGHTS,
     OutageLog,
     UnreadyLog,
-    is_transient,
 )
 
 REFUSED = ConnectionRefusedError(111, "Connect call failed")
@@ -205,13 +203,6 @@ async def _turn() -> None:
     turned = asyncio.Event()
     asyncio.get_running_loop().call_later(0.001, turned.set)
     await turned.wait()
-
-
-def test_which_errors_are_transient() -> None:
-    assert all(map(is_transient, (REFUSED, TimeoutError(), NodeNotReadyError())))
-    assert is_transient(NotLeaderForPartitionError())
-    assert not is_transient(TopicAuthorizationFailedError("requests"))
-    assert not is_transient(ValueError("no"))
 
 
 def test_worker_that_is_not_ready_says_so_at_growing_intervals_and_when_it_is_again() -> None:
