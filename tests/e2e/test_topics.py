@@ -13,6 +13,7 @@ from millstream.streams.bus.kafka import KafkaBus
 from millstream.streams.settings import Settings
 from tests.e2e.programs import as_client, run
 from tests.harness.worker_process import worker_process
+from tests.services.users import acting_as
 
 TOPICS = """\
 tokens:
@@ -34,7 +35,7 @@ async def test_a_worker_makes_topics_as_they_are_set_and_commands_say_what_diffe
     given = plain | {"MILLSTREAM_TOPICS_FILE": str(file)}
     async with worker_process(settings, MILLSTREAM_TOPICS_FILE=str(file)) as worker:
         await worker.ready()
-        async with KafkaBus(settings) as bus:
+        async with KafkaBus(acting_as(settings, "client")) as bus:
             await bus.publish(AgentRequest(user_id="ada", request_id="r1", input="say: hello"))
         told = await run(given, "topics", "--check", "--json")
         assert told.code == ExitCode.OK, told.err

@@ -19,6 +19,7 @@ from millstream.streams.telemetry.metrics import MetricsCollector
 from millstream.streams.views.service import Views
 from tests.harness.lanes import read_whole, running_lanes
 from tests.harness.redis_servers import RedisWatch, redis_watch
+from tests.services.users import acting_as
 from tests.support import eventually
 
 pytestmark = [pytest.mark.promise("P6"), pytest.mark.slow]
@@ -69,7 +70,7 @@ async def test_what_the_next_master_lacks_is_made_up_for_while_commands_go_on(
         views = Views(settings, store, MetricsCollector(), marks=store.marks)
         async with (
             running_lanes(settings),
-            KafkaBus(settings) as bus,
+            KafkaBus(acting_as(settings, "operator")) as bus,
             SessionManager(bus, store, timeout_s=60) as sessions,
         ):
             await views.start()
