@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,8 +105,12 @@ async def test_what_runs_left_is_listed_and_survives_a_flush_of_redis(
         MetricsCollector(),
         marks=world.store.marks,
     )
-    await views.start()
-    async with SessionManager(world.bus, world.store, timeout_s=30) as sessions:
+    async with (
+        AsyncExitStack() as stack,
+        SessionManager(world.bus, world.store, timeout_s=30) as sessions,
+    ):
+        await views.start()
+        stack.push_async_callback(views.stop)
         talk = Talk(world, sessions)
         user = talk.user
         for name in ("a", "b"):
@@ -119,11 +124,12 @@ async def test_what_runs_left_is_listed_and_survives_a_flush_of_redis(
             "b"
         ]
 
-        async def turns() -> bool:
+        async def are_seen() -> bool:  # head and checkpoints stand on topics of their own
             kept = await sessions.get(user, "a")
-            return kept is not None and kept.turn == 2
+            found = await sessions.checkpoints(user, "a")
+            return kept is not None and kept.turn == 2 and len(found) == 2
 
-        await eventually(turns)
+        await eventually(are_seen)
         stats = await sessions.stats(user)
         assert (stats.open, stats.closed, stats.turns) == (1, 1, 2)
         found = await sessions.checkpoints(user, "a")
@@ -144,7 +150,6 @@ async def test_what_runs_left_is_listed_and_survives_a_flush_of_redis(
             return [one.session_id for one in (await sessions.list(user)).sessions] == ["b"]
 
         await eventually(is_made_up_for)
-    await views.stop()
 
 
 async def test_the_page_of_sessions_goes_from_create_to_delete_on_kafka(

@@ -133,7 +133,7 @@ async def test_bombs_among_commands_and_on_topics_of_lanes_stop_no_lane(
 async def test_of_a_batch_a_record_of_too_many_headers_alone_is_buried(settings: Settings) -> None:
     home = home_partition("ada", settings.partitions)
     producer = AIOKafkaProducer(
-        bootstrap_servers=settings.kafka, compression_type="zstd", max_batch_size=1 << 30
+        **connecting(settings), compression_type="zstd", max_batch_size=1 << 30
     )
     async with running_lanes(settings), started(producer):
         mixed = producer.create_batch()
