@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 from millstream.schemas.errors import LaneLost, ServiceUnavailable
 from millstream.streams.broker.clients import not_reached_at
 from millstream.streams.broker.fetched.eager_fetcher import fetch_up_to
-from millstream.streams.broker.read_clients import KafkaReadClients, assign_paused
+from millstream.streams.broker.read_clients import RECORDS_AT_ONCE, KafkaReadClients, assign_paused
 from millstream.streams.broker.reading.merging import Merge, Span, Turn
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 ClientT = TypeVar("ClientT")
 
 _POLL_MS = 200
-# Twice as fast as 1,000: what was read is still in the cache of the processor when it is used.
-_BATCH_MAX = 128
 
 
 class Consumer(Protocol):
@@ -252,7 +250,7 @@ class PartitionReader:
         consumer.resume(*pending)
         deadline = asyncio.get_running_loop().time() + stall_timeout_s
         # What lies behind the ends would be parsed for nothing.
-        records_max = min(_BATCH_MAX, sum(ends[one] - starts[one] for one in pending))
+        records_max = min(RECORDS_AT_ONCE, sum(ends[one] - starts[one] for one in pending))
         while pending:
             fetched = await consumer.getmany(*pending, timeout_ms=_POLL_MS, max_records=records_max)
             for partition, records in fetched.items():

@@ -20,6 +20,7 @@ from aiokafka import TopicPartition
 
 from millstream.schemas.errors import ServiceUnavailable
 from millstream.schemas.topics import TopicSpec
+from millstream.streams.broker.read_clients import RECORDS_AT_ONCE
 from millstream.streams.bus.api import Unreadable
 from millstream.streams.bus.delivery_queue import DeliveryQueue
 from millstream.streams.bus.record_log import RecordReader, read_entry
@@ -28,7 +29,6 @@ from millstream.streams.wire.records import LogRecord
 __all__ = ["Fanout"]
 
 _READ_WAIT_S = 1.0
-_RECORDS_READ_MAX = 128
 _TROUBLE_PAUSE_S = 1.0
 
 _log = structlog.get_logger(__name__)
@@ -94,9 +94,7 @@ class Fanout:
         while True:
             await self._busy.wait()
             try:
-                batches = await self._reader.read(
-                    records_max=_RECORDS_READ_MAX, wait_s=_READ_WAIT_S
-                )
+                batches = await self._reader.read(records_max=RECORDS_AT_ONCE, wait_s=_READ_WAIT_S)
             except ServiceUnavailable as error:
                 _log.warning("bus.read_failed", error=str(error))
                 await asyncio.sleep(_TROUBLE_PAUSE_S)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from aiokafka import TopicPartition
 
 from millstream.schemas.topics import TopicSpec
+from millstream.streams.broker.read_clients import RECORDS_AT_ONCE
 from millstream.streams.bus.api import BEGINNING, NOW, Delivery, EventFilter
 from millstream.streams.bus.record_log import RecordReader, read_entry
 
@@ -16,7 +17,6 @@ __all__ = ["newest"]
 
 _STEP_MIN = 500
 _STEP_GROWTH = 4
-_RECORDS_READ_MAX = 128
 _READ_WAIT_S = 0.1
 
 
@@ -69,7 +69,7 @@ class _Search:
         found: deque[Delivery] = deque(maxlen=self.limit)
         self.reader.assign({partition: since}, {partition: end})
         while await self.reader.position(partition) < end:
-            batches = await self.reader.read(records_max=_RECORDS_READ_MAX, wait_s=_READ_WAIT_S)
+            batches = await self.reader.read(records_max=RECORDS_AT_ONCE, wait_s=_READ_WAIT_S)
             for record in batches.get(partition, ()):
                 if record.offset >= end:
                     break

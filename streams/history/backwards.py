@@ -23,6 +23,7 @@ from aiokafka import TopicPartition
 
 from millstream.schemas.base import Address
 from millstream.schemas.topics import CONTROL, REQUESTS, TopicSpec
+from millstream.streams.broker.read_clients import RECORDS_AT_ONCE
 from millstream.streams.bus.api import BEGINNING, NOW, FromTime
 from millstream.streams.bus.record_log import Entry, Positions, RecordReader
 from millstream.streams.history.merge import Since, Strand, Told, Wanted, merged
@@ -46,7 +47,6 @@ _CLOCKS_APART_MS = 60_000
 _LOOKED_THROUGH_OFFSETS_MAX = 20_000
 """Where no more stand before, all are looked through for what a record was copied from."""
 
-_READ_RECORDS_MAX = 128
 _READ_WAIT_S = 1.0
 
 
@@ -240,7 +240,7 @@ class _Backwards:
         unread = dict(strands)
         while unread:
             read = await self._reader.read(
-                tuple(unread), records_max=_READ_RECORDS_MAX, wait_s=_READ_WAIT_S
+                tuple(unread), records_max=RECORDS_AT_ONCE, wait_s=_READ_WAIT_S
             )
             for one, records in read.items():
                 strands[one].take(records)
@@ -363,7 +363,7 @@ class _Backwards:
             self._reader.assign({where: first}, {where: end})
             while await self._reader.position(where) < end:
                 read = await self._reader.read(
-                    [where], records_max=_READ_RECORDS_MAX, wait_s=_READ_WAIT_S
+                    [where], records_max=RECORDS_AT_ONCE, wait_s=_READ_WAIT_S
                 )
                 for record in read.get(where, ()):
                     if record.offset in missing:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from millstream.schemas.errors import Poison
 from millstream.schemas.topics import TopicSpec
+from millstream.streams.broker.read_clients import RECORDS_AT_ONCE
 from millstream.streams.bus.api import BEGINNING, NOW, EventFilter
 from millstream.streams.bus.record_log import RecordLog, scope_of
 from millstream.streams.settings import Settings
@@ -21,7 +22,6 @@ __all__ = ["newest_of"]
 
 T = TypeVar("T")
 
-_READ_RECORDS = 128
 _READ_WAIT_S = 0.1
 
 
@@ -48,7 +48,7 @@ async def newest_of(
         unread = {one for one in scope if starts[one] < ends[one]}
         reader.assign({one: starts[one] for one in unread}, ends)
         while unread:
-            read = await reader.read(unread, records_max=_READ_RECORDS, wait_s=_READ_WAIT_S)
+            read = await reader.read(unread, records_max=RECORDS_AT_ONCE, wait_s=_READ_WAIT_S)
             for partition, records in read.items():
                 for record in records:
                     if record.offset < ends[partition]:
