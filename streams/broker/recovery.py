@@ -10,7 +10,9 @@ up all other connections for 40 s. Here, as in Kafka's own clients (KIP-899):
 - a connection, an update of metadata and the question for a coordinator take seconds at most;
 - of several names that are configured, one that hangs holds up none of the others;
 - a connection to an address that is not its broker's any more is closed;
-- a connection whose session of SASL ends soon is followed by another one before it ends.
+- a connection whose session of SASL ends soon is followed by another one before it ends;
+- who asks about a topic does not create it. Brokers do that by default, with partitions of their
+  own number, and aiokafka always lets them.
 
 A client that is made with `clients.connecting` has its connections made by `security/live.py`.
 """
@@ -66,6 +68,9 @@ _connect = aiokafka_client.create_conn
 def recover_brokers() -> None:
     """Have every aiokafka client of this process find brokers again; may be called again."""
     aiokafka_client.create_conn = _connect_in_time
+    for module in (aiokafka_client, admin_client):
+        getattr(module, "MetadataRequest")  # noqa: B009  a rename in aiokafka must fail here
+        module.MetadataRequest = AskingMetadata
     for module in (admin_client, consumer_client, producer_client):
         getattr(module, "AIOKafkaClient")  # noqa: B009  a rename in aiokafka must fail here
         module.AIOKafkaClient = RecoveringClient
@@ -77,6 +82,13 @@ async def _connect_in_time(*args: Any, **kwargs: Any) -> Any:
         return await security.connect(*args, timeout_s=_ANSWER_S, **how)
     async with asyncio.timeout(_ANSWER_S):
         return await _connect(*args, **kwargs)
+
+
+class AskingMetadata(MetadataRequest):  # type: ignore[misc]
+    """Asks about topics, and has brokers create none."""
+
+    def __init__(self, topics: list[str] | None = None) -> None:
+        super().__init__(topics, allow_auto_topic_creation=False)
 
 
 class RecoveringClient(AIOKafkaClient):  # type: ignore[misc]
@@ -233,7 +245,7 @@ class RecoveringClient(AIOKafkaClient):  # type: ignore[misc]
         try:
             conn = await self._connect_to(host, port)
             async with asyncio.timeout(_ANSWER_S):
-                metadata = await conn.send(MetadataRequest(topics))
+                metadata = await conn.send(AskingMetadata(topics))
         except TimeoutError:
             why = f"no answer within {_ANSWER_S:g} s"
         except AccessRefused as error:
