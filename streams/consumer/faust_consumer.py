@@ -31,7 +31,7 @@ What differs from Faust's own, and why:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import structlog
@@ -47,7 +47,9 @@ from mode.services import WaitResults
 from mode.utils.futures import maybe_async
 
 from millstream.streams.broker.clients import mend_consumers
+from millstream.streams.consumer.eager import eager_start
 from millstream.streams.consumer.log_ends import LogEnd, answered_by, log_ends_of
+from millstream.streams.consumer.membership import join_on
 from millstream.streams.consumer.offset_gaps import (
     OffsetGap,
     begins_anywhere,
@@ -58,43 +60,9 @@ from millstream.streams.consumer.offset_gaps import (
 from millstream.streams.telemetry.causes import is_transient
 from millstream.streams.telemetry.outages import KAFKA
 
-__all__ = ["CommittedTransport", "eager_start"]
+__all__ = ["CommittedTransport"]
 
 log = structlog.get_logger(__name__)
-
-
-def eager_start(coroutine: Coroutine[Any, Any, object]) -> _Begun | None:
-    """Run a coroutine up to its first wait; give the rest of it, `None` if that was all.
-
-    Raises what the coroutine raises. It must not ask in which task it runs before it first waits.
-    """
-    try:
-        awaited = coroutine.send(None)
-    except StopIteration:
-        return None
-    return _Begun(coroutine, awaited)
-
-
-class _Begun:
-    """The rest of a coroutine; await it once, in any task."""
-
-    def __init__(self, coroutine: Coroutine[Any, Any, object], awaited: Any) -> None:
-        self._coroutine = coroutine
-        self._awaited = awaited
-
-    def __await__(self) -> Generator[Any, Any, object]:
-        coroutine, awaited = self._coroutine, self._awaited
-        while True:
-            thrown: BaseException | None = None
-            try:
-                sent = yield awaited
-            # A task cancels by throwing into what it awaits.
-            except BaseException as error:  # noqa: BLE001
-                thrown = error
-            try:
-                awaited = coroutine.send(sent) if thrown is None else coroutine.throw(thrown)
-            except StopIteration as end:
-                return end.value
 
 
 _FETCH_WAIT_MS = 100
@@ -174,6 +142,7 @@ class CommittedConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
         assignor, membership = self.app.assignor_of_lanes, self.app.membership
         if assignor is not None and membership is not None:
             membership.watch(self._ensure_consumer()._coordinator, assignor.forget)  # noqa: SLF001
+        self.add_future(join_on(self, self._ensure_consumer()._coordinator))  # noqa: SLF001
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Commit offsets; tells whether they are. Faust ends its app where a broker is away."""

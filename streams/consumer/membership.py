@@ -13,9 +13,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import structlog
+from aiokafka.errors import KafkaError
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, SyncGroupRequest
 
 from millstream.schemas.errors import LaneLapsed
+from millstream.streams.telemetry.causes import is_denied, is_transient
+from millstream.streams.telemetry.outages import KAFKA, RIGHTS
+
+log = structlog.get_logger(__name__)
+
+_JOIN_AGAIN_S = 1.0
 
 _NO_ERROR = 0
 _REBALANCE_IN_PROGRESS = 27
@@ -154,3 +162,22 @@ class Lease:
                 message = "no heartbeat for the session time-out: the partition may be another's"
                 raise LaneLapsed(message)
             await self._membership.changed()
+
+
+async def join_on(consumer: Any, coordinator: Any) -> None:
+    """Have a join that was refused be tried again, until `consumer`, a service of Faust's, stops.
+
+    aiokafka tries no more until whoever reads was told of it, and Faust reads only what was dealt.
+    """
+    while not consumer.should_stop:
+        await consumer.sleep(_JOIN_AGAIN_S)
+        if consumer.assignment():
+            continue  # whoever reads is told
+        try:
+            coordinator.check_errors()
+        except (KafkaError, OSError) as error:
+            if not (is_denied(error) or is_transient(error)):
+                await consumer.crash(error)
+                return
+            outage = RIGHTS if is_denied(error) else KAFKA
+            log.warning("a group is not joined yet", reason=repr(error), outage=outage)

@@ -281,6 +281,25 @@ async def test_a_right_that_is_taken_from_a_running_worker_is_named_and_it_goes_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("group", ["-lanes", "-views"])
+async def test_the_right_to_a_group_that_is_back_is_used_at_once(
+    guarded: Settings, group: str
+) -> None:
+    await restrict(guarded, *ROLES)
+    resource = Resource("group", guarded.namespace + group)
+    async with worker_process(guarded) as worker:
+        await worker.ready()
+        deny(guarded, resource, "Read")
+        await eventually(lambda: "a part is built anew" in worker.log, timeout_s=60)
+        await eventually(lambda: "not ready" in worker.log, timeout_s=60)
+        deny_no_more(guarded, resource, "Read")
+        # Not after the two minutes in which a part may start.
+        await eventually(lambda: "ready again" in worker.log, timeout_s=30)
+        await asks(guarded, "after")
+
+
+@pytest.mark.slow
 async def test_an_operator_who_lacks_a_right_is_told_so_and_not_that_brokers_are_away(
     guarded: Settings,
 ) -> None:

@@ -22,10 +22,10 @@ from aiokafka.errors import (
 from faust.types import TP
 from intervaltree import IntervalTree
 
+from millstream.streams.consumer.eager import eager_start
 from millstream.streams.consumer.faust_consumer import (
     CommittedConsumer,
     CommittedConsumerThread,
-    eager_start,
 )
 from millstream.streams.consumer.offset_gaps import OffsetGap
 
