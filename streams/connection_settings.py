@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, SecretStr
+from pydantic import BeforeValidator, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings
 
 __all__ = ["ConnectionSettings", "Mechanism", "Protocol"]
@@ -26,6 +26,10 @@ def _https_or_nothing(value: object) -> object:
     if isinstance(value, str):
         value = value.strip().lower()
     return "" if value == "none" else value
+
+
+_SECRETS = ("_password", "_secret")
+_MAY_BE_EMPTY = frozenset({"kafka_ssl_endpoint_identification_algorithm"})
 
 
 class ConnectionSettings(BaseSettings):
@@ -111,3 +115,20 @@ class ConnectionSettings(BaseSettings):
     """A file that holds it."""
     redis_ssl_check_hostname: bool = True
     """Whether Redis' certificate must name the host that is connected to."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _are_lines(cls, value: object, about: ValidationInfo) -> object:
+        """Take the end of a line off, which variables have of Kubernetes' secrets; refuse nothing.
+
+        A path of nothing is the working folder, a user of nothing anybody.
+        """
+        name = about.field_name or ""
+        if not isinstance(value, str) or not name.startswith(("kafka_", "redis_")):
+            return value
+        line = value.removesuffix("\n").removesuffix("\r")
+        # What is said of an empty secret is said where its file may be given, too.
+        if not line.strip() and name not in _MAY_BE_EMPTY and not name.endswith(_SECRETS):
+            message = "is empty: set it, or unset it"
+            raise ValueError(message)
+        return line

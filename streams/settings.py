@@ -26,6 +26,7 @@ from millstream.streams.topic_settings.values import read_topics_file
 
 Role = Literal["lanes", "views"]
 
+_URLS = frozenset({"redis_url", "kafka_sasl_oauthbearer_token_endpoint_url"})
 OWN_MODELS = frozenset({"local", "scripted", BY_LANGCHAIN})
 
 ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*(:.+)?$", max_length=256)]
@@ -150,7 +151,7 @@ class Settings(ConnectionSettings):
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """Give what is shown of it: no password, also not that of a URL."""
         for name, value in super().__repr_args__():
-            yield name, without_password(value) if name == "redis_url" else value
+            yield name, without_password(value) if name in _URLS and value else value
 
     def topic(self, name: str) -> str:
         """Give the physical name of a catalogue topic."""
@@ -198,7 +199,7 @@ def _with_named_servers(settings: Settings) -> Settings:
     if config is None or "kafka" in settings.model_fields_set:
         return settings
     found = read_properties(config, named="MILLSTREAM_KAFKA_CONFIG")
-    servers = found.get("bootstrap.servers") or found.get("metadata.broker.list")
+    servers = (found.get("bootstrap.servers") or found.get("metadata.broker.list", "")).strip()
     return settings if not servers else settings.model_copy(update={"kafka": servers})
 
 

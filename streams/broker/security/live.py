@@ -98,6 +98,11 @@ class LiveSecurity:
             found.append(f"{named}: the client's certificate {when}: renew it")
         if security.tls is not None and not security.tls.verifies:
             found.append("brokers' certificates are not looked at: anybody may pose as a broker")
+        found += [
+            f"{secret.named}: it begins or ends with a blank, which counts as a part of it"
+            for secret in security.secrets()
+            if secret.value != secret.value.strip()
+        ]
         if security.passed_over:
             names = ", ".join(security.passed_over)
             found.append(f"MILLSTREAM_KAFKA_CONFIG: passed over, as nothing here reads it: {names}")
