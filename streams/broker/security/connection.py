@@ -42,6 +42,7 @@ class SecuredConnection(AIOKafkaConnection):  # type: ignore[misc]
         self.security = security
         self._tokens = tokens
         self._renew_at_s: float | None = None
+        self._token = ""
         self._leaving: asyncio.Task[None] | None = None
 
     @property
@@ -120,7 +121,7 @@ class SecuredConnection(AIOKafkaConnection):  # type: ignore[misc]
         """Authenticate by a token (RFC 7628; KIP-255)."""
         tokens = self.security.tokens
         assert tokens is not None  # noqa: S101  for the type checker
-        token = await self._tokens.token(tokens)
+        token = self._token = await self._tokens.token(tokens)
         more = "".join(f"\x01{name}={value}" for name, value in tokens.extensions)
         if await self._exchange(f"n,,\x01auth=Bearer {token}{more}\x01\x01".encode()):
             # It says in JSON why it refuses, and then fails what is sent next.
@@ -142,7 +143,9 @@ class SecuredConnection(AIOKafkaConnection):  # type: ignore[misc]
         if security.mechanism == "OAUTHBEARER":
             assert security.tokens is not None  # noqa: S101  for the type checker
             checked = security.tokens.url.named
-            return f"it refuses the token ({why or 'it does not say why'}): check {checked}"
+            expired = self._tokens.told_of_expiry(self._token)
+            why = why or "it does not say why"
+            return f"it refuses the token ({why}){expired or f': check {checked}'}"
         assert security.username is not None  # noqa: S101  for the type checker
         assert security.password is not None  # noqa: S101
         checked = " and ".join(dict.fromkeys((security.username.named, security.password.named)))
