@@ -149,9 +149,12 @@ class SecuredConnection(AIOKafkaConnection):  # type: ignore[misc]
         assert security.username is not None  # noqa: S101  for the type checker
         assert security.password is not None  # noqa: S101
         checked = " and ".join(dict.fromkeys((security.username.named, security.password.named)))
+        # Kafka's brokers read a user's name in SCRAM by a pattern that has no other signs.
+        is_odd = security.mechanism != "PLAIN" and not security.username.value.isascii()
+        hint = "; Kafka takes only ASCII in the name of a user of SCRAM" if is_odd else ""
         return (
             f"it refuses user {security.username.value!r} or its password by {security.mechanism}: "
-            f"check {checked}"
+            f"check {checked}{hint}"
         )
 
 
