@@ -18,7 +18,7 @@ from pydantic_settings import SettingsConfigDict, SettingsError
 from millstream.schemas.base import words_of_problem
 from millstream.schemas.endpoints import BY_LANGCHAIN, ModelEndpoint
 from millstream.schemas.errors import Misconfigured
-from millstream.streams.connection_settings import ConnectionSettings
+from millstream.streams.connection_settings import BrokerList, ConnectionSettings, broker_list
 from millstream.streams.properties_file import read_properties
 from millstream.streams.topic_settings.checks import require_sound
 from millstream.streams.topic_settings.retention import Retention
@@ -38,7 +38,7 @@ class Settings(ConnectionSettings):
 
     model_config = SettingsConfigDict(env_prefix="MILLSTREAM_", frozen=True, extra="forbid")
 
-    kafka: str = "127.0.0.1:9092"
+    kafka: BrokerList = "127.0.0.1:9092"
     """`bootstrap.servers`: brokers to ask first, `host:port`, comma-separated."""
     redis_url: str = "redis://127.0.0.1:6379/0"
     """The Redis that holds the view of sessions: `redis://HOST:PORT/DATABASE`,
@@ -200,7 +200,12 @@ def _with_named_servers(settings: Settings) -> Settings:
         return settings
     found = read_properties(config, named="MILLSTREAM_KAFKA_CONFIG")
     servers = (found.get("bootstrap.servers") or found.get("metadata.broker.list", "")).strip()
-    return settings if not servers else settings.model_copy(update={"kafka": servers})
+    if not servers:
+        return settings
+    try:
+        return settings.model_copy(update={"kafka": broker_list(servers)})
+    except ValueError as error:
+        raise Misconfigured(f"bootstrap.servers in {config} {error}") from None
 
 
 def _with_topics(settings: Settings) -> Settings:

@@ -209,7 +209,8 @@ class _Found:
         if (pem := self._file.get(inline)) is not None:
             return Store(pem, is_inline=True)
         if (path := self._file.get(location)) is not None:
-            return Store(path)
+            # So librdkafka is told to look for the system's.
+            return None if path.value == "probe" else Store(path)
         if store is not None and (path := self._file.get(f"{store}.location")) is not None:
             return Store(path, password=self._file.get(f"{store}.password"))
         return None

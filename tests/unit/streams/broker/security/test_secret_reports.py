@@ -12,6 +12,7 @@ Public reports, and what went wrong there:
 - sngular/kloadgen#303, hashicorp/vault#16142: a secret where a file's name is wanted, and the
   reverse.
 - apache/kafka#15475 (KAFKA-16345): a property that clients of Kafka know.
+- dpkp/kafka-python#2606, confluentinc/vscode#511: `SASL_SSL://` before a broker's host.
 """
 
 from __future__ import annotations
@@ -298,3 +299,43 @@ def test_brokers_of_a_file_are_taken_without_blanks(
     path.write_text("bootstrap.servers = a.example:9092,b.example:9092 \n")
     monkeypatch.setenv("MILLSTREAM_KAFKA_CONFIG", f"{path}\n")
     assert load_settings().kafka == "a.example:9092,b.example:9092"
+
+
+@pytest.mark.parametrize(
+    ("given", "brokers"),
+    [
+        (" a.example:9093, b.example:9093 ,", "a.example:9093,b.example:9093"),
+        ("SASL_SSL://a.example:9093,PLAINTEXT://b:9092", "a.example:9093,b:9092"),
+        ("a.example:9093,,b.example", "a.example:9093,b.example"),
+        ("[::1]:9092,::1", "[::1]:9092,::1"),
+    ],
+)
+def test_brokers_are_named_as_kafkas_clients_take_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, brokers: str
+) -> None:
+    path = tmp_path / "client.properties"
+    path.write_text(f"bootstrap.servers={given}")
+    monkeypatch.setenv("MILLSTREAM_KAFKA_CONFIG", str(path))
+    assert load_settings().kafka == brokers
+    monkeypatch.setenv("MILLSTREAM_KAFKA", given)
+    assert load_settings().kafka == brokers
+
+
+@pytest.mark.parametrize("given", [",", "a:x", "a:0", "a:70000", "http://a:9092/", "a b:9092"])
+def test_a_list_of_brokers_that_is_none_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    path = tmp_path / "client.properties"
+    path.write_text(f"bootstrap.servers={given}")
+    monkeypatch.setenv("MILLSTREAM_KAFKA_CONFIG", str(path))
+    with pytest.raises(Misconfigured, match=r"bootstrap.servers in .* must name brokers"):
+        load_settings()
+    monkeypatch.setenv("MILLSTREAM_KAFKA", given)
+    with pytest.raises(Misconfigured, match="MILLSTREAM_KAFKA: must name brokers, as HOST:PORT"):
+        load_settings()
+
+
+def test_authorities_that_librdkafka_is_to_look_for_are_the_systems(tmp_path: Path) -> None:
+    found = of_file(tmp_path, "security.protocol=SSL\nssl.ca.location=probe").tls
+    assert found is not None
+    assert found.authorities is None
