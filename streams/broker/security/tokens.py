@@ -56,7 +56,7 @@ class Tokens:
     def __init__(self, *, clock_s: Callable[[], float] = time.time) -> None:
         self._clock_s = clock_s
         self._kept: _Kept | None = None
-        self._asking = asyncio.Lock()
+        self._asking: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
 
     def forget(self) -> None:
         """Ask anew next time: a broker did not take the one that is kept."""
@@ -69,13 +69,20 @@ class Tokens:
             if not _is_token(token):
                 raise Misconfigured(f"{source.url.named}: {file} holds no token")
             return token
-        async with self._asking:
+        async with self._lock():
             kept = self._kept
             if kept is not None and kept.source != source:
                 kept = None
             if kept is None or kept.until_s <= self._clock_s():
                 kept = self._kept = await self._renewed(source, kept)
             return kept.token
+
+    def _lock(self) -> asyncio.Lock:
+        """Give this event loop's: a process may run one after the other."""
+        loop = asyncio.get_running_loop()
+        if self._asking is None or self._asking[0] is not loop:
+            self._asking = loop, asyncio.Lock()
+        return self._asking[1]
 
     def told_of_expiry(self, token: str) -> str:
         """Say of a token that a broker refuses whether it has expired, by this machine's clock.

@@ -194,7 +194,7 @@ def test_blanks_around_a_secret_count_and_are_told_and_around_others_they_do_not
 ) -> None:
     path = tmp_path / "client.properties"
     path.write_text(
-        "security.protocol=SASL_PLAINTEXT \nsasl.mechanism=PLAIN\t\nsasl.username=ada \n"
+        "security.protocol=SASL_SSL \nsasl.mechanism=PLAIN\t\nsasl.username=ada \n"
         f"sasl.password={SECRET} \n"
     )
     path.chmod(0o600)
@@ -339,3 +339,26 @@ def test_authorities_that_librdkafka_is_to_look_for_are_the_systems(tmp_path: Pa
     found = of_file(tmp_path, "security.protocol=SSL\nssl.ca.location=probe").tls
     assert found is not None
     assert found.authorities is None
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "protocol", "words"),
+    [
+        ("PLAIN", "SASL_PLAINTEXT", ["the password goes over the network in clear", "takes the"]),
+        ("SCRAM-SHA-512", "SASL_PLAINTEXT", ["nothing takes the place of a ${…} in it"]),
+        ("PLAIN", "SASL_SSL", ["nothing takes the place of a ${…} in it"]),
+    ],
+)
+def test_a_secret_that_goes_in_clear_or_was_to_be_replaced_is_told(
+    mechanism: str, protocol: str, words: list[str]
+) -> None:
+    settings = Settings(
+        kafka_security_protocol=protocol,
+        kafka_sasl_mechanism=mechanism,
+        kafka_sasl_username="ada",
+        kafka_sasl_password=f"${{file:/run/secrets:{SECRET}}}",
+    )
+    found = LiveSecurity(settings).warnings()
+    assert len(found) == len(words)
+    assert all(any(word in line for line in found) for word in words)
+    assert SECRET not in "".join(found)

@@ -16,6 +16,7 @@ Public reports, and what went wrong there:
 
 from __future__ import annotations
 
+import asyncio
 import json
 from base64 import b64encode
 from dataclasses import replace
@@ -181,3 +182,14 @@ async def test_a_url_that_is_none_is_told_without_its_password() -> None:
                 await Tokens().token(replace(there.source, url=Given(url, "URL")))
         assert "hunter2" not in str(told.value)
         assert SECRET not in str(told.value)
+
+
+def test_tokens_are_given_to_one_event_loop_after_another() -> None:
+    tokens = Tokens()
+
+    async def three() -> list[str]:
+        async with endpoint() as there:
+            source = there.source
+            return list(await asyncio.gather(*(tokens.token(source) for _ in range(3))))
+
+    assert [asyncio.run(three()) for _ in range(2)] == [["t-1"] * 3] * 2
