@@ -20,7 +20,7 @@ Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
 
 _BROKER = re.compile(
     r"(?:[A-Za-z_]+://)?"
-    r"((?:\[[0-9A-Za-z:.%]+\]|[^\[\]\s:/@]+)(?::([0-9]{1,5}))?|[0-9A-Fa-f:]+)"
+    r"((?:\[[0-9A-Za-z:.%]+\]|[0-9A-Za-z._%-]+)(?::([0-9]{1,5}))?|[0-9A-Fa-f:]+)"
 )
 _PORT_MAX = 65_535
 

@@ -11,7 +11,7 @@ import logging
 import time
 from base64 import b64encode, urlsafe_b64decode
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote_plus
 
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class _Kept:
     source: TokenSource
-    token: str
+    token: str = field(repr=False)
     until_s: float
     ends_at_s: float
 

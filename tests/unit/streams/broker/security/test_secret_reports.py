@@ -321,7 +321,9 @@ def test_brokers_are_named_as_kafkas_clients_take_them(
     assert load_settings().kafka == brokers
 
 
-@pytest.mark.parametrize("given", [",", "a:x", "a:0", "a:70000", "http://a:9092/", "a b:9092"])
+@pytest.mark.parametrize(
+    "given", [",", "a:x", "a:0", "a:70000", "http://a:9092/", "a b:9092", "a;b:1"]
+)
 def test_a_list_of_brokers_that_is_none_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
