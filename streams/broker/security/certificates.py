@@ -105,6 +105,15 @@ class TlsFiles:
         return tuple(store.path for store in stores if store is not None and store.path is not None)
 
     @property
+    def watched_paths(self) -> tuple[Path, ...]:
+        """The files that a context follows: these, and that of the system's authorities."""
+        if self.authorities is not None:
+            return self.paths
+        # In a folder of theirs each is looked up when it is needed.
+        system = ssl.get_default_verify_paths().cafile
+        return self.paths if system is None else (Path(system), *self.paths)
+
+    @property
     def secret_paths(self) -> tuple[Path, ...]:
         """The files that hold a key."""
         holds = self.key or self.certificate

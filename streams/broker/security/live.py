@@ -140,7 +140,7 @@ class LiveSecurity:
         if files is None:
             self._context = self._made_from = None
         else:
-            made_from = files, stamp_of(files.paths)
+            made_from = files, stamp_of(files.watched_paths)
             if made_from != self._made_from:
                 self._context, self._made_from = context_of(files), made_from
         self._security = security

@@ -239,7 +239,7 @@ class _Contexts:
     def get(self, files: TlsFiles) -> ssl.SSLContext:
         """Give a context. Raises `Misconfigured` where there was none before."""
         place = replace(files, key_password=None)
-        stamp, known = stamp_of(files.paths), self._made.get(place)
+        stamp, known = stamp_of(files.watched_paths), self._made.get(place)
         if known is not None and known[:2] == (files, stamp):
             return known[2]
         try:

@@ -261,6 +261,22 @@ def test_a_certificate_of_the_same_size_and_time_in_another_file_counts(
     assert live.now()[1] is not before
 
 
+def test_the_systems_authorities_may_change_too(
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = written(tmp_path / "system", authority.path.read_bytes())
+    monkeypatch.setenv("SSL_CERT_FILE", str(system))
+    live = LiveSecurity(Settings(kafka_security_protocol="SSL"))
+    _, before = live.now()
+    assert before is not None
+    assert live.now()[1] is before
+    new = Authority(tmp_path / "new").path.read_bytes()
+    written(tmp_path / "next", system.read_bytes() + new).rename(system)
+    _, after = live.now()
+    assert after is not None
+    assert after.cert_store_stats()["x509_ca"] == before.cert_store_stats()["x509_ca"] + 1
+
+
 def test_a_certificate_in_der_is_told(tmp_path: Path, authority: Authority) -> None:
     der = written(tmp_path / "der", authority.certificate.public_bytes(Encoding.DER))
     with pytest.raises(Misconfigured, match="X: it is neither PEM nor PKCS12"):
