@@ -15,10 +15,12 @@ Public reports, and what went wrong there:
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiokafka.errors import KafkaError
 from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
@@ -34,6 +36,7 @@ from millstream.streams.broker.clients import idempotent_producer
 from millstream.streams.broker.diagnosis.reach import require_reach
 from millstream.streams.broker.rights.granted import granted
 from millstream.streams.broker.rights.needed import Resource
+from millstream.streams.broker.security.live import live_security
 from millstream.streams.broker.security.tokens import Tokens
 from millstream.streams.broker.topic_admin import ensure_topics
 from millstream.streams.settings import Settings
@@ -46,6 +49,7 @@ from tests.harness.secure_kafka import (
     secure_kafka,
     token,
 )
+from tests.harness.token_endpoint import SECRET, endpoint
 from tests.support import eventually
 
 
@@ -140,6 +144,45 @@ async def test_a_token_that_is_renewed_is_shown_before_the_old_one_ends(
             )
 
         await eventually(goes_over_another, timeout_s=15)
+
+
+async def test_tokens_of_an_endpoint_are_shared_by_connections_and_outlive_its_outage(
+    kafka: SecureKafka, base: Settings
+) -> None:
+    async with endpoint() as there:
+        settings = kafka.settings(
+            base,
+            "CLEAR",
+            security_protocol="SASL_PLAINTEXT",
+            sasl_mechanism="OAUTHBEARER",
+            sasl_oauthbearer_token_endpoint_url=there.source.url.value,
+            sasl_oauthbearer_client_id="ada",
+            sasl_oauthbearer_client_secret=SECRET,
+        )
+        there.body = json.dumps({"access_token": token(lasts_s=5), "expires_in": "5"})
+        await ensure_topics(settings, [REQUESTS])
+        async with idempotent_producer(settings) as producer:
+            topic = settings.topic(REQUESTS.name)
+            await producer.send_and_wait(topic, b"1", partition=0)
+            assert len(there.asked) == 1
+            there.status = 503
+
+            async def asks_again() -> bool:
+                await producer.send_and_wait(topic, b"2", partition=0)
+                return len(there.asked) > 1
+
+            await eventually(asks_again, timeout_s=10)
+            there.status, there.body = 200, json.dumps({"access_token": token()})
+
+            async def goes_on() -> bool:
+                try:
+                    await producer.send_and_wait(topic, b"3", partition=0)
+                except KafkaError:
+                    return False
+                return any(conn._token in there.body for conn in producer.client._conns.values())
+
+            await eventually(goes_on, timeout_s=20)
+    assert live_security(settings).told() == []
 
 
 async def test_a_clock_that_is_ahead_refuses_no_token_that_the_broker_takes(
