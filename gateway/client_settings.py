@@ -111,6 +111,16 @@ def _redis_user(own: Path) -> dict[str, object]:
     return {"redis_username": own.name, "redis_password_file": own / "redis-password"}
 
 
+def _may_be_secret(name: str, path: Path) -> bool:
+    """Tell whether a secret may stand where its file is to be named: no error is to show it."""
+    if name not in ConnectionSettings.model_fields or not name.endswith("_file"):
+        return False
+    try:
+        return not path.exists()
+    except (OSError, ValueError):
+        return True
+
+
 def local_settings() -> Settings:
     """Read the settings; the data folder is that of `installation` unless one is named.
 
@@ -124,7 +134,7 @@ def local_settings() -> Settings:
     files = {
         name: path.absolute()
         for name in ("policy_file", "topics_file", *ConnectionSettings.model_fields)
-        if isinstance(path := getattr(settings, name), Path)
+        if isinstance(path := getattr(settings, name), Path) and not _may_be_secret(name, path)
     }
     settings = settings.model_copy(update=files)
     if settings.app is not None:

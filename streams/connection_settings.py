@@ -5,16 +5,49 @@ A part of `Settings`, which reads them. What they come to is in `streams/broker/
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, SecretStr
+from pydantic import AfterValidator, BeforeValidator, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings
 
-__all__ = ["ConnectionSettings", "Mechanism", "Protocol"]
+__all__ = ["BrokerList", "ConnectionSettings", "Mechanism", "Protocol", "broker_list"]
 
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
+
+
+_BROKER = re.compile(
+    r"(?:[A-Za-z_]+://)?"
+    r"((?:\[[0-9A-Za-z:.%]+\]|[0-9A-Za-z._%-]+)(?::([0-9]{1,5}))?|[0-9A-Fa-f:]+)"
+)
+_PORT_MAX = 65_535
+
+
+def broker_list(text: str) -> str:
+    """Give the brokers that are named, as `HOST:PORT,HOST:PORT`. Raises `ValueError`.
+
+    As Kafka's own clients read them: a protocol may stand before a host, and says nothing. A place
+    between commas that is empty is none: resolved, it would be this machine. A list of nothing is
+    given back: it counts as none given.
+    """
+    if not text.strip():
+        return ""
+    found = []
+    for named in filter(None, map(str.strip, text.split(","))):
+        broker = _BROKER.fullmatch(named)
+        if broker is None or not 0 < int(broker[2] or 1) <= _PORT_MAX:
+            break
+        found.append(broker[1])
+    else:
+        if found:
+            return ",".join(found)
+    message = "must name brokers, as HOST:PORT, comma-separated"
+    raise ValueError(message)
+
+
+BrokerList = Annotated[str, AfterValidator(broker_list)]
 
 
 def _upper(value: object) -> object:
@@ -26,6 +59,10 @@ def _https_or_nothing(value: object) -> object:
     if isinstance(value, str):
         value = value.strip().lower()
     return "" if value == "none" else value
+
+
+_SECRETS = ("_password", "_secret")
+_MAY_BE_EMPTY = frozenset({"kafka_ssl_endpoint_identification_algorithm", "redis_url"})
 
 
 class ConnectionSettings(BaseSettings):
@@ -111,3 +148,20 @@ class ConnectionSettings(BaseSettings):
     """A file that holds it."""
     redis_ssl_check_hostname: bool = True
     """Whether Redis' certificate must name the host that is connected to."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _are_lines(cls, value: object, about: ValidationInfo) -> object:
+        """Take the end of a line off, which variables have of Kubernetes' secrets; refuse nothing.
+
+        A path of nothing is the working folder, a user of nothing anybody.
+        """
+        name = about.field_name or ""
+        if not isinstance(value, str) or not name.startswith(("kafka_", "redis_")):
+            return value
+        line = value.removesuffix("\n").removesuffix("\r")
+        # What is said of an empty secret is said where its file may be given, too.
+        if not line.strip() and name not in _MAY_BE_EMPTY and not name.endswith(_SECRETS):
+            message = "is empty: set it, or unset it"
+            raise ValueError(message)
+        return line

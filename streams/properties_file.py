@@ -14,7 +14,9 @@ from millstream.schemas.errors import Misconfigured
 
 __all__ = ["parse_properties", "read_properties"]
 
-_PAIR = re.compile(r"((?:\\.|[^\\=:\s])*)[ \t\f]*[=:]?[ \t\f]*(.*)", re.DOTALL)
+_BLANK = " \t\f"
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_PAIR = re.compile(r"((?:\\.|[^\\=: \t\f])*)[ \t\f]*[=:]?[ \t\f]*(.*)", re.DOTALL)
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 _LETTERS = {"n": "\n", "t": "\t", "r": "\r", "f": "\f"}
 
@@ -22,14 +24,27 @@ _LETTERS = {"n": "\n", "t": "\t", "r": "\r", "f": "\f"}
 def read_properties(path: Path, *, named: str) -> dict[str, str]:
     """Read a file; `named` is what names it. Raises `Misconfigured` where it cannot be read."""
     try:
-        return parse_properties(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
-        raise Misconfigured(f"{named}: {path} cannot be read ({reason})") from None
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        reason = "it is not text in UTF-8"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "an error"
+        if len(str(path).splitlines()) > 1:
+            # What the file is to hold, passwords and all.
+            raise Misconfigured(f"{named}: it must name a file, by its path") from None
+    else:
+        try:
+            return parse_properties(text)
+        except ValueError as error:
+            reason = str(error)
+    raise Misconfigured(f"{named}: {path} cannot be read ({reason})")
 
 
 def parse_properties(text: str) -> dict[str, str]:
-    """Give the values by their names; of one that stands twice, the last."""
+    r"""Give the values by their names; of one that stands twice, the last.
+
+    Raises `ValueError` for a `\u` without its four digits, or with half of a character.
+    """
     found: dict[str, str] = {}
     for line in _logical_lines(text):
         pair = _PAIR.fullmatch(line)
@@ -40,8 +55,9 @@ def parse_properties(text: str) -> dict[str, str]:
 
 def _logical_lines(text: str) -> Iterator[str]:
     held = ""
-    for line in text.splitlines():
-        begun = line.lstrip()
+    # No other character ends a line: U+2028 and the like may be part of a password.
+    for line in _LINE_END.split(text):
+        begun = line.lstrip(_BLANK)
         if not held and (not begun or begun[0] in "#!"):
             continue
         whole = held + begun
@@ -57,6 +73,15 @@ def _logical_lines(text: str) -> Iterator[str]:
 def _unescaped(text: str) -> str:
     def plain(found: re.Match[str]) -> str:
         escape = found[1]
+        if escape == "u":
+            message = "a \\u in it lacks its four digits"
+            raise ValueError(message)
         return chr(int(escape[1:], 16)) if len(escape) > 1 else _LETTERS.get(escape, escape)
 
-    return _ESCAPE.sub(plain, text)
+    # Java writes what is beyond U+FFFF as two escapes.
+    try:
+        whole = _ESCAPE.sub(plain, text).encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    except UnicodeDecodeError:
+        message = "a \\u in it is half of a character"
+        raise ValueError(message) from None
+    return whole

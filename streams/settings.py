@@ -18,7 +18,7 @@ from pydantic_settings import SettingsConfigDict, SettingsError
 from millstream.schemas.base import words_of_problem
 from millstream.schemas.endpoints import BY_LANGCHAIN, ModelEndpoint
 from millstream.schemas.errors import Misconfigured
-from millstream.streams.connection_settings import ConnectionSettings
+from millstream.streams.connection_settings import BrokerList, ConnectionSettings, broker_list
 from millstream.streams.properties_file import read_properties
 from millstream.streams.topic_settings.checks import require_sound
 from millstream.streams.topic_settings.retention import Retention
@@ -26,6 +26,7 @@ from millstream.streams.topic_settings.values import read_topics_file
 
 Role = Literal["lanes", "views"]
 
+_URLS = frozenset({"redis_url", "kafka_sasl_oauthbearer_token_endpoint_url"})
 OWN_MODELS = frozenset({"local", "scripted", BY_LANGCHAIN})
 
 ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*(:.+)?$", max_length=256)]
@@ -37,7 +38,7 @@ class Settings(ConnectionSettings):
 
     model_config = SettingsConfigDict(env_prefix="MILLSTREAM_", frozen=True, extra="forbid")
 
-    kafka: str = "127.0.0.1:9092"
+    kafka: BrokerList = "127.0.0.1:9092"
     """`bootstrap.servers`: brokers to ask first, `host:port`, comma-separated."""
     redis_url: str = "redis://127.0.0.1:6379/0"
     """The Redis that holds the view of sessions: `redis://HOST:PORT/DATABASE`,
@@ -150,7 +151,7 @@ class Settings(ConnectionSettings):
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """Give what is shown of it: no password, also not that of a URL."""
         for name, value in super().__repr_args__():
-            yield name, without_password(value) if name == "redis_url" else value
+            yield name, without_password(value) if name in _URLS and value else value
 
     def topic(self, name: str) -> str:
         """Give the physical name of a catalogue topic."""
@@ -198,8 +199,13 @@ def _with_named_servers(settings: Settings) -> Settings:
     if config is None or "kafka" in settings.model_fields_set:
         return settings
     found = read_properties(config, named="MILLSTREAM_KAFKA_CONFIG")
-    servers = found.get("bootstrap.servers") or found.get("metadata.broker.list")
-    return settings if not servers else settings.model_copy(update={"kafka": servers})
+    servers = (found.get("bootstrap.servers") or found.get("metadata.broker.list", "")).strip()
+    if not servers:
+        return settings
+    try:
+        return settings.model_copy(update={"kafka": broker_list(servers)})
+    except ValueError as error:
+        raise Misconfigured(f"bootstrap.servers in {config} {error}") from None
 
 
 def _with_topics(settings: Settings) -> Settings:

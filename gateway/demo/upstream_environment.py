@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from millstream.schemas.errors import Misconfigured
+from millstream.streams.broker.security.certificates import TlsFiles
 from millstream.streams.broker.security.kafka_security import read_security
 from millstream.streams.connection_settings import ConnectionSettings
 from millstream.streams.settings import own_environment
@@ -10,6 +11,7 @@ from millstream.streams.settings import own_environment
 __all__ = ["upstream_environment"]
 
 _PREFIX = "KAFKA_"
+_PEM, _ENCRYPTED = b"-----BEGIN ", b"ENCRYPTED"
 
 
 def upstream_environment(settings: ConnectionSettings) -> dict[str, str]:
@@ -22,6 +24,8 @@ def upstream_environment(settings: ConnectionSettings) -> dict[str, str]:
     if security.tokens is not None:
         message = "the demonstration's upstream program knows no tokens: give it a user"
         raise Misconfigured(message)
+    if security.tls is not None:
+        _check(security.tls)
     given: dict[str, str | None] = {
         "SECURITY_PROTOCOL": security.protocol,
         "SASL_MECHANISM": security.mechanism,
@@ -42,3 +46,18 @@ def upstream_environment(settings: ConnectionSettings) -> dict[str, str]:
         name: value for name, value in own_environment().items() if not name.startswith(_PREFIX)
     }
     return ours | {_PREFIX + name: value for name, value in given.items() if value is not None}
+
+
+def _check(tls: TlsFiles) -> None:
+    """Raise `Misconfigured` where the program could not connect, or would ask at the terminal."""
+    stores = [one for one in (tls.authorities, tls.certificate, tls.key) if one is not None]
+    read = [one.read() for one in stores]
+    why = None
+    if any(one.is_inline for one in stores) or any(_PEM not in data for data in read):
+        why = "certificates and keys as files of PEM alone"
+    elif any(_ENCRYPTED in data for data in read):
+        why = "no key that is encrypted"
+    elif not (tls.checks_host and tls.verifies):
+        why = "no broker whose certificate is not for its host"
+    if why is not None:
+        raise Misconfigured(f"the demonstration's upstream program knows {why}")

@@ -32,10 +32,22 @@ from millstream.streams.settings import Settings
 from tests.making.certificates import Authority, Pair
 from tests.services.users import plaintext
 
-__all__ = ["PASSWORD", "USER", "SecureKafka", "secure_kafka", "token"]
+__all__ = [
+    "ODD_PASSWORD",
+    "ODD_USER",
+    "PASSWORD",
+    "USER",
+    "SecureKafka",
+    "make_user",
+    "secure_kafka",
+    "token",
+]
 
 USER = "ada"
 PASSWORD = "pass-word-of-ada"  # noqa: S105  the tests' own
+ODD_USER, ODD_PASSWORD = "grüße", "pä=ss, wörd €\U0001f600"
+"""Of a user of PLAIN whom ASCII has no signs for."""
+
 REAUTH_MS = 4_000
 
 _LISTENERS = {
@@ -117,7 +129,7 @@ async def secure_kafka(folder: Path) -> AsyncIterator[SecureKafka]:
     await node.start()
     try:
         addresses = {name: f"{HOST}:{port}" for name, port in ports.items()}
-        await asyncio.to_thread(_make_user, node.spec.address)
+        await asyncio.to_thread(make_user, node.spec.address, USER, PASSWORD)
         yield SecureKafka({**addresses, "PLAIN": node.spec.address}, authority, folder, node)
     finally:
         await node.kill()
@@ -156,7 +168,10 @@ def _properties(
     lines["listener.name.mutual.ssl.truststore.location"] = str(authority.path)
     lines["listener.name.mutual.ssl.client.auth"] = "required"
     modules = "org.apache.kafka.common.security"
-    plain = f'{modules}.plain.PlainLoginModule required user_{USER}="{PASSWORD}";'
+    plain = (
+        f'{modules}.plain.PlainLoginModule required user_{USER}="{PASSWORD}" '
+        f'"user_{_escaped(ODD_USER)}"="{_escaped(ODD_PASSWORD)}";'
+    )
     scram = f"{modules}.scram.ScramLoginModule required;"
     oauth = (
         f"{modules}.oauthbearer.OAuthBearerLoginModule required "
@@ -174,11 +189,19 @@ def _properties(
     return lines
 
 
-def _make_user(address: str) -> None:
+def _escaped(text: str) -> str:
+    """Give a text as Java's properties have it, which Kafka reads as Latin-1."""
+    signs = text.encode("utf-16-be")
+    codes = (int.from_bytes(signs[at : at + 2], "big") for at in range(0, len(signs), 2))
+    return "".join(chr(code) if code < 128 else f"\\u{code:04x}" for code in codes)
+
+
+def make_user(address: str, user: str, password: str) -> None:
+    """Make a user of SCRAM, over a listener that lets everybody do everything."""
     admin = AdminClient({"bootstrap.servers": address})
     kinds = (ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512)
     for kind in kinds:
         how = ScramCredentialInfo(kind, 4096)
-        wanted = UserScramCredentialUpsertion(USER, how, PASSWORD.encode())
+        wanted = UserScramCredentialUpsertion(user, how, password.encode())
         for future in admin.alter_user_scram_credentials([wanted]).values():
             future.result(30)

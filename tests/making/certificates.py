@@ -46,6 +46,15 @@ class Authority:
         self.path = folder / f"{name}.pem"
         self.path.write_bytes(self.certificate.public_bytes(Encoding.PEM))
 
+    def between(self, folder: Path, name: str = "between") -> Authority:
+        """Make an authority whose certificate this one signs."""
+        made = Authority(folder, name)
+        made.certificate = _signed(
+            made._name, self._name, self._key, made._key.public_key(), ends_in=30 * _DAY, ca=True
+        )
+        made.path.write_bytes(made.certificate.public_bytes(Encoding.PEM))
+        return made
+
     def sign(
         self,
         name: str,

@@ -17,15 +17,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
     pkcs12,
 )
+from typing_extensions import override
 
 from millstream.schemas.errors import Misconfigured
-from millstream.streams.broker.security.given import Given
+from millstream.streams.broker.security.given import Given, is_no_path
 
 __all__ = ["Stamp", "Store", "TlsFiles", "certificate_ends_at", "context_of", "stamp_of"]
 
@@ -35,7 +37,9 @@ Stamp = tuple[tuple[str, int, int, int], ...]
 _JKS = b"\xfe\xed\xfe\xed"
 _PEM = b"-----BEGIN "
 _CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
-_PEM_BLOCK = re.compile(r"-----BEGIN ([A-Z ]+)-----([^-]*)-----END \1-----")
+_PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DOTALL)
+_PEM_HEADER = re.compile(rb"^[A-Za-z-]+: .*$", re.MULTILINE)
+_LINE_BYTES = 64
 _STORE_BYTES_MAX = 16 * 1024 * 1024
 
 
@@ -55,7 +59,11 @@ class Store:
     def read(self) -> bytes:
         """Read it. Raises `Misconfigured`."""
         if (path := self.path) is None:
-            return _PEM_BLOCK.sub(_in_lines, self.given.value).encode()
+            return _blocks(self.given.value.encode(), self.given.named)
+        if is_no_path(path):
+            raise Misconfigured(
+                f"{self.given.named}: it must name a file, and seems to be what such a file holds"
+            )
         try:
             with path.open("rb") as file:
                 data = file.read(_STORE_BYTES_MAX)
@@ -72,7 +80,7 @@ class Store:
                 f"{path} -destkeystore {path.with_suffix('.p12')} -deststoretype PKCS12` makes a "
                 "PKCS12 of it"
             )
-        return data
+        return _blocks(data, self.given.named) if _PEM in data else data
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +105,15 @@ class TlsFiles:
         return tuple(store.path for store in stores if store is not None and store.path is not None)
 
     @property
+    def watched_paths(self) -> tuple[Path, ...]:
+        """The files that a context follows: these, and that of the system's authorities."""
+        if self.authorities is not None:
+            return self.paths
+        # In a folder of theirs each is looked up when it is needed.
+        system = ssl.get_default_verify_paths().cafile
+        return self.paths if system is None else (Path(system), *self.paths)
+
+    @property
     def secret_paths(self) -> tuple[Path, ...]:
         """The files that hold a key."""
         holds = self.key or self.certificate
@@ -105,8 +122,13 @@ class TlsFiles:
 
 def context_of(files: TlsFiles) -> ssl.SSLContext:
     """Build a context from what the files say now. Raises `Misconfigured`."""
-    context = ssl.create_default_context() if files.authorities is None else _bare_context()
-    if files.authorities is not None:
+    context = _Context(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if files.authorities is None:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    else:
+        # Whatever is named is trusted, as in Java's truststores: an authority between, too.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         _trust(context, files.authorities)
     if files.certificate is not None:
         _present(context, files)
@@ -127,21 +149,36 @@ def certificate_ends_at(files: TlsFiles) -> datetime | None:
         raise Misconfigured(f"{named}: it holds no certificate") from None
 
 
-def _bare_context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
+class _Context(ssl.SSLContext):
+    """A context for which `broker.example.`, as DNS has absolute names, is `broker.example`.
+
+    Certificates have no dot at the end of a name, and TLS' name of a server must not (RFC 6066, 3).
+    """
+
+    @override
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        if isinstance(server_hostname, str):
+            server_hostname = server_hostname.removesuffix(".")
+        return super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
 
 def _trust(context: ssl.SSLContext, store: Store) -> None:
     data = store.read()
     if _PEM not in data:
-        _, _, others = _open_pkcs12(data, store)
-        data = b"".join(one.public_bytes(Encoding.PEM) for one in others)
+        _, own, others = _open_pkcs12(data, store)
+        trusted = others if own is None else [own, *others]
+        data = b"".join(one.public_bytes(Encoding.PEM) for one in trusted)
     if _CERTIFICATE not in data:
         raise Misconfigured(f"{store.given.named}: it holds no certificate")
     try:
-        context.load_verify_locations(cadata=data.decode("utf-8", "replace"))
+        context.load_verify_locations(cadata=data.decode("ascii"))
     except (ssl.SSLError, ValueError) as error:
         raise Misconfigured(f"{store.given.named}: {_reason(error)}") from None
 
@@ -160,7 +197,7 @@ def _present(context: ssl.SSLContext, files: TlsFiles) -> None:
         try:
             context.load_cert_chain(path, password=asked)
         except (ssl.SSLError, OSError, ValueError) as error:
-            if b"ENCRYPTED" in key and "KEY_VALUES_MISMATCH" not in str(error):
+            if b"ENCRYPTED" in chain + key and "KEY_VALUES_MISMATCH" not in str(error):
                 by = "none is given" if password is None else f"{password.named} is wrong"
                 message = f"{named}: the key is encrypted, and {by}"
                 raise Misconfigured(message) from None
@@ -199,7 +236,7 @@ def _open_pkcs12(
     password = None if store.password is None else store.password.value.encode()
     try:
         opened = pkcs12.load_pkcs12(data, password)
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         if "password" in str(error).lower() or "mac" in str(error).lower():
             by = "no password is given" if password is None else "its password is wrong"
             raise Misconfigured(f"{store.given.named}: it cannot be opened: {by}") from None
@@ -215,11 +252,25 @@ def _open_pkcs12(
     return pem, own, [one.certificate for one in opened.additional_certs]
 
 
-def _in_lines(block: re.Match[str]) -> str:
-    """Break a block of PEM into lines: Java's properties have it in one, KIP-651."""
-    kind, body = block[1], "".join(block[2].split())
-    lines = [body[at : at + 64] for at in range(0, len(body), 64)]
-    return "\n".join((f"-----BEGIN {kind}-----", *lines, f"-----END {kind}-----", ""))
+def _blocks(data: bytes, named: str) -> bytes:
+    r"""Give the blocks of PEM alone, in lines, as OpenSSL wants them. Raises `Misconfigured`.
+
+    What stands around them says nothing (RFC 7468, 2): comments, a byte order mark, indents. In
+    Java's properties a block is one line (KIP-651), in variables ends of lines are often `\n`.
+    """
+    found = list(_PEM_BLOCK.finditer(data))
+    if len(found) != data.count(_PEM):
+        raise Misconfigured(f"{named}: a block of PEM in it has no end: it is not written whole")
+    return b"".join(map(_in_lines, found))
+
+
+def _in_lines(block: re.Match[bytes]) -> bytes:
+    kind, body = block[1], block[2].replace(b"\\n", b"\n").replace(b"\r", b"\n")
+    headers = [header.strip() for header in _PEM_HEADER.findall(body)]
+    text = b"".join(_PEM_HEADER.sub(b"", body).split())
+    lines = [text[at : at + _LINE_BYTES] for at in range(0, len(text), _LINE_BYTES)]
+    begun = [b"-----BEGIN %b-----" % kind, *headers, *([b""] if headers else [])]
+    return b"\n".join((*begun, *lines, b"-----END %b-----" % kind, b""))
 
 
 def stamp_of(paths: tuple[Path, ...]) -> Stamp:

@@ -32,6 +32,7 @@ _KNOWN = frozenset(
         "https.ca.location",
         "sasl.jaas.config",
         "sasl.oauthbearer.extensions",
+        "sasl.oauthbearer.header.urlencode",
         "sasl.oauthbearer.scope",
         "sasl.oauthbearer.token.endpoint.url",
         "sasl.password",
@@ -63,8 +64,22 @@ _CHOICES = {
 }
 """Properties that change nothing here, if they say what is done here."""
 
+_YES_OR_NO = {
+    **dict.fromkeys(("true", "t", "1"), "true"),
+    **dict.fromkeys(("false", "f", "0"), "false"),
+}
+"""As librdkafka reads them."""
+
+_SWITCHES = frozenset({"enable.ssl.certificate.verification", "sasl.oauthbearer.header.urlencode"})
+
 _OF_JAVA = (
+    "sasl.kerberos.",
     "sasl.login.",
+    "sasl.oauthbearer.clock.skew.seconds",
+    "sasl.oauthbearer.expected.",
+    "sasl.oauthbearer.jwks.",
+    "sasl.oauthbearer.scope.claim.name",
+    "sasl.oauthbearer.sub.claim.name",
     "ssl.cipher.suites",
     "ssl.enabled.protocols",
     "ssl.engine.factory.class",
@@ -74,7 +89,7 @@ _OF_JAVA = (
     "ssl.secure.random.implementation",
     "ssl.trustmanager.algorithm",
 )
-"""Properties of how Java's client does it: passed over."""
+"""Properties of how Java's client does it, of Kerberos, and of what brokers check: passed over."""
 
 _SERVERS = frozenset({"bootstrap.servers", "metadata.broker.list"})
 _OURS = ("security.", "sasl.", "ssl.", "config.providers")
@@ -108,7 +123,7 @@ def config_of(found: Mapping[str, str], file: str) -> ConfigFile:
             options = parse_jaas(value, named=named)
             values |= {option: Given(text, named) for option, text in options.items()}
         elif name in _KNOWN:
-            values[_SAME.get(name, name)] = Given(value.strip(), named)
+            values[_SAME.get(name, name)] = Given(_plain(name, value, named), named)
         elif name in _STORE_TYPES or name in _CHOICES:
             _check_choice(name, value.strip(), named)
         elif name.startswith(_OF_JAVA):
@@ -131,6 +146,16 @@ def _check_choice(name: str, value: str, named: str) -> None:
         raise Misconfigured(message)
     if value not in choices and value.upper() not in choices:
         raise Misconfigured(f"{named}: only {', '.join(choices)} will do here")
+
+
+def _plain(name: str, value: str, named: str) -> str:
+    """Give a value as Kafka takes it: blanks around it are part of a secret alone."""
+    if name in _SWITCHES:
+        known = _YES_OR_NO.get(value.strip().lower())
+        if known is None:
+            raise Misconfigured(f"{named}: write true or false")
+        return known
+    return value if name.endswith(("password", "secret")) else value.strip()
 
 
 def _unknown(name: str) -> str:

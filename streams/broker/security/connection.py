@@ -7,6 +7,7 @@ that a broker refuses for one that it took, and does not note when a session end
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 from aiokafka.conn import (
@@ -17,17 +18,24 @@ from aiokafka.conn import (
 )
 from aiokafka.errors import IncompatibleBrokerVersion, for_code
 from aiokafka.protocol.admin import SaslAuthenticateRequest, SaslHandShakeRequest
+from typing_extensions import override
 
 from millstream.streams.broker.security.kafka_security import KafkaSecurity
 from millstream.streams.broker.security.refusals import AccessRefused
 from millstream.streams.broker.security.tokens import Tokens
 
-__all__ = ["SecuredConnection"]
+__all__ = ["Scram", "SecuredConnection"]
 
 _UNSUPPORTED_MECHANISM, _ILLEGAL_STATE = 33, 34
 _ERROR_TAKEN = b"\x01"
-_RENEW_SHARE = 0.85
-"""After so much of its session a connection gets no further requests; Java's client renews then."""
+_RENEW_SHARES = 0.8, 0.9
+"""After so much of its session a connection gets no further requests: not all at the same time."""
+
+_ITERATIONS = range(4096, 1_000_001)
+"""How often SCRAM may have a password hashed (RFC 5802, 9; RFC 7677, 4).
+
+Who asks for less than brokers may be set to wants to guess it, who asks for more to stop us.
+"""
 
 _ANSWERS_MAX_S = 40.0
 
@@ -42,6 +50,7 @@ class SecuredConnection(AIOKafkaConnection):  # type: ignore[misc]
         self.security = security
         self._tokens = tokens
         self._renew_at_s: float | None = None
+        self._token = ""
         self._leaving: asyncio.Task[None] | None = None
 
     @property
@@ -104,7 +113,7 @@ class SecuredConnection(AIOKafkaConnection):  # type: ignore[misc]
         authenticator = (
             SaslPlainAuthenticator(**given)
             if security.mechanism == "PLAIN"
-            else ScramAuthenticator(**given, sasl_mechanism=security.mechanism)
+            else Scram(**given, sasl_mechanism=security.mechanism)
         )
         received: bytes | None = None
         try:
@@ -120,7 +129,7 @@ class SecuredConnection(AIOKafkaConnection):  # type: ignore[misc]
         """Authenticate by a token (RFC 7628; KIP-255)."""
         tokens = self.security.tokens
         assert tokens is not None  # noqa: S101  for the type checker
-        token = await self._tokens.token(tokens)
+        token = self._token = await self._tokens.token(tokens)
         more = "".join(f"\x01{name}={value}" for name, value in tokens.extensions)
         if await self._exchange(f"n,,\x01auth=Bearer {token}{more}\x01\x01".encode()):
             # It says in JSON why it refuses, and then fails what is sent next.
@@ -134,7 +143,8 @@ class SecuredConnection(AIOKafkaConnection):  # type: ignore[misc]
             raise AccessRefused(self._refused(answer.error_message), of_user=True)
         lifetime_ms = getattr(answer, "session_lifetime_ms", 0)
         if lifetime_ms > 0:
-            self._renew_at_s = self._loop.time() + _RENEW_SHARE * lifetime_ms / 1000
+            share = random.uniform(*_RENEW_SHARES)  # noqa: S311  no secret
+            self._renew_at_s = self._loop.time() + share * lifetime_ms / 1000
         return bytes(answer.sasl_auth_bytes or b"")
 
     def _refused(self, why: str | None) -> str:
@@ -142,14 +152,30 @@ class SecuredConnection(AIOKafkaConnection):  # type: ignore[misc]
         if security.mechanism == "OAUTHBEARER":
             assert security.tokens is not None  # noqa: S101  for the type checker
             checked = security.tokens.url.named
-            return f"it refuses the token ({why or 'it does not say why'}): check {checked}"
+            expired = self._tokens.told_of_expiry(self._token)
+            why = why or "it does not say why"
+            return f"it refuses the token ({why}){expired or f': check {checked}'}"
         assert security.username is not None  # noqa: S101  for the type checker
         assert security.password is not None  # noqa: S101
         checked = " and ".join(dict.fromkeys((security.username.named, security.password.named)))
+        # Kafka's brokers read a user's name in SCRAM by a pattern that has no other signs.
+        is_odd = security.mechanism != "PLAIN" and not security.username.value.isascii()
+        hint = "; Kafka takes only ASCII in the name of a user of SCRAM" if is_odd else ""
         return (
             f"it refuses user {security.username.value!r} or its password by {security.mechanism}: "
-            f"check {checked}"
+            f"check {checked}{hint}"
         )
+
+
+class Scram(ScramAuthenticator):  # type: ignore[misc]
+    """aiokafka's, which hashes a password as often as it is told to, once or for hours."""
+
+    @override
+    def create_salted_password(self, salt: bytes, iterations: int) -> None:
+        if iterations not in _ITERATIONS:
+            message = f"{iterations} rounds of hashing"
+            raise ValueError(message)
+        super().create_salted_password(salt, iterations)
 
 
 class _Hidden(bytes):

@@ -9,9 +9,10 @@ from pydantic import SecretStr
 
 from millstream.schemas.errors import Misconfigured
 
-__all__ = ["Given", "is_readable_by_all", "read_secret", "secret_of"]
+__all__ = ["Given", "is_no_path", "is_readable_by_all", "read_secret", "secret_of"]
 
 _SECRET_BYTES_MAX = 65_536
+_PATH_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,11 @@ def secret_of(name: str, literal: SecretStr | None, file: Path | None) -> Given 
         return Given(read_secret(file, named=f"{name}_FILE"), f"{name}_FILE")
     if literal is None:
         return None
-    if not literal.get_secret_value():
+    # Of a Kubernetes secret, a variable has the end of the line, too.
+    secret = _one_line(literal.get_secret_value())
+    if not secret.strip():
         raise Misconfigured(f"{name} is empty: set it, or unset it")
-    return Given(literal.get_secret_value(), name)
+    return Given(secret, name)
 
 
 def read_secret(file: Path, *, named: str) -> str:
@@ -49,20 +52,38 @@ def read_secret(file: Path, *, named: str) -> str:
     """
     try:
         with file.open("rb") as opened:
-            text = opened.read(_SECRET_BYTES_MAX).decode("utf-8")
-    except FileNotFoundError:
-        raise Misconfigured(f"{named}: there is no file {file}: write the secret to it") from None
-    except OSError as error:
-        reason = error.strerror or "an error"
+            data = opened.read(_SECRET_BYTES_MAX + 1)
+            text = data.decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise Misconfigured(f"{named}: {file} is not text in UTF-8") from None
+        if is_no_path(file) or not file.is_absolute():
+            # It may be the secret itself, which no log is to show.
+            message = f"{named}: it names no file that can be read: write the secret to a file"
+            raise Misconfigured(message) from None
+        if isinstance(error, FileNotFoundError):
+            message = f"{named}: there is no file {file}: write the secret to it"
+            raise Misconfigured(message) from None
+        reason = getattr(error, "strerror", None) or "an error"
         raise Misconfigured(f"{named}: {file} cannot be read ({reason})") from None
-    except UnicodeDecodeError:
-        raise Misconfigured(f"{named}: {file} is not text in UTF-8") from None
-    secret = text.removesuffix("\n").removesuffix("\r")
+    if len(data) > _SECRET_BYTES_MAX:
+        raise Misconfigured(f"{named}: {file} has more than {_SECRET_BYTES_MAX} bytes")
+    secret = _one_line(text)
     if not secret.strip():
         raise Misconfigured(f"{named}: {file} is empty: write the secret to it")
     if "\n" in secret:
         raise Misconfigured(f"{named}: {file} has several lines: a secret is one line")
     return secret
+
+
+def _one_line(text: str) -> str:
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def is_no_path(path: Path) -> bool:
+    """Tell whether it cannot be a file's path: as the PEM itself, where a file is to be named."""
+    text = str(path)
+    return "-----BEGIN " in text or any(sign in text for sign in "\n\r\0") or len(text) > _PATH_MAX
 
 
 def is_readable_by_all(file: Path) -> bool:

@@ -9,7 +9,8 @@ from millstream.schemas.errors import Misconfigured
 __all__ = ["parse_jaas"]
 
 _LINE = re.compile(
-    r"\s*([\w.$]+)\s+(required|requisite|sufficient|optional)\b(.*?);?\s*", re.DOTALL
+    r"\s*([\w.$]+)\s+(required|requisite|sufficient|optional)\b(.*?);?\s*",
+    re.DOTALL | re.IGNORECASE,
 )
 _OPTION = re.compile(r"""\s*([\w.]+)\s*=\s*("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^\s;"']+)""")
 _KINDS = {
@@ -22,6 +23,9 @@ _KINDS = {
     },
 }
 _EXTENSION = "extension_"
+_ESCAPE = re.compile(r"\\([0-3][0-7]{2}|[0-7]{1,2}|.)", re.DOTALL)
+_LETTERS = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+"""Escapes of Java's `StreamTokenizer`, by which Kafka reads it."""
 
 
 def parse_jaas(text: str, *, named: str) -> dict[str, str]:
@@ -56,4 +60,11 @@ def parse_jaas(text: str, *, named: str) -> dict[str, str]:
 def _plain(quoted: str) -> str:
     if quoted[0] not in "\"'":
         return quoted
-    return re.sub(r"\\(.)", r"\1", quoted[1:-1])
+    return _ESCAPE.sub(_unescaped, quoted[1:-1])
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    escape = found[1]
+    return (
+        chr(int(escape, 8)) if escape.isdigit() and escape < "8" else _LETTERS.get(escape, escape)
+    )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
+from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["KafkaSecurity", "TokenSource", "read_security"]
 
 _NOTHING = ConfigFile({})
-_IN_CLEAR = frozenset({"http://localhost", "http://127.0.0.1", "http://[::1]"})
+_THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
+_SECRETS = (
+    *("sasl.password", "sasl.oauthbearer.client.secret"),
+    *("ssl.key.password", "ssl.key.pem", "ssl.keystore.password"),
+)
+"""Properties that nobody else is to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +40,14 @@ class TokenSource:
     scope: Given | None = None
     extensions: tuple[tuple[str, str], ...] = ()
     authorities: Store | None = None
+    encodes_client: bool = False
+    """Whether id and secret are encoded as in a form before they are sent (KIP-1025)."""
 
     @property
     def file(self) -> Path | None:
         """The file that holds a token, `None` for an endpoint."""
-        scheme, _, rest = self.url.value.partition(":")
-        return Path("/" + rest.lstrip("/")) if scheme.lower() == "file" else None
+        url = urlsplit(self.url.value)
+        return Path(unquote("/" + url.path.lstrip("/"))) if url.scheme == "file" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +66,11 @@ class KafkaSecurity:
     tokens: TokenSource | None = None
     passed_over: tuple[str, ...] = ()
     secret_files: tuple[Path, ...] = ()
+
+    def secrets(self) -> tuple[Given, ...]:
+        """Give what users are proved by."""
+        client = None if self.tokens is None else self.tokens.client_secret
+        return tuple(secret for secret in (self.password, client) if secret is not None)
 
     def open_secrets(self) -> tuple[Path, ...]:
         """Give the files with secrets that every user of this machine may read."""
@@ -158,6 +171,7 @@ class _Found:
 
     def tokens(self) -> TokenSource:
         url = self.needed("sasl.oauthbearer.token.endpoint.url", "OAUTHBEARER needs its tokens")
+        encodes = self._file.get("sasl.oauthbearer.header.urlencode")
         source = TokenSource(
             url,
             self.value("sasl.oauthbearer.client.id"),
@@ -165,15 +179,11 @@ class _Found:
             self.value("sasl.oauthbearer.scope"),
             _extensions(self.value("sasl.oauthbearer.extensions")),
             self._store("https.ca.location", "https.ca.pem", None),
+            encodes is not None and encodes.value == "true",
         )
+        _check_url(url)
         if source.file is not None:
             return source
-        scheme, _, rest = url.value.partition("://")
-        host = f"{scheme}://{rest.partition('/')[0].rpartition(':')[0] or rest.partition('/')[0]}"
-        if scheme != "https" and host not in _IN_CLEAR:
-            raise Misconfigured(
-                f"{url.named} must be https://… or file:///…: the client's secret is sent there"
-            )
         for name in ("sasl.oauthbearer.client.id", "sasl.oauthbearer.client.secret"):
             self.needed(name, "a token endpoint needs a client")
         return source
@@ -183,8 +193,7 @@ class _Found:
         for field in ("sasl_password", "ssl_key_password", "sasl_oauthbearer_client_secret"):
             if (path := self._secret_file(f"kafka_{field}")) is not None:
                 yield path
-        secret = ("sasl.password", "ssl.key.password", "ssl.key.pem", "ssl.keystore.password")
-        if settings.kafka_config is not None and any(map(self._file.get, secret)):
+        if settings.kafka_config is not None and any(map(self._file.get, _SECRETS)):
             yield settings.kafka_config
         if tls is not None:
             yield from tls.secret_paths
@@ -200,10 +209,33 @@ class _Found:
         if (pem := self._file.get(inline)) is not None:
             return Store(pem, is_inline=True)
         if (path := self._file.get(location)) is not None:
-            return Store(path)
+            # So librdkafka is told to look for the system's.
+            return None if path.value == "probe" else Store(path)
         if store is not None and (path := self._file.get(f"{store}.location")) is not None:
             return Store(path, password=self._file.get(f"{store}.password"))
         return None
+
+
+def _check_url(given: Given) -> None:
+    """Raise `Misconfigured` for a URL that gives no token, or to which no secret is to be sent."""
+    message = (
+        f"{given.named} must be https://HOST/… or file:///…: the client's secret is sent there"
+    )
+    try:
+        url = urlsplit(given.value)
+        host, port, user = url.hostname, url.port, url.username
+    except ValueError:
+        raise Misconfigured(message) from None
+    if url.scheme == "file" and url.netloc in {"", "localhost"} and url.path.strip("/"):
+        return
+    is_in_clear = url.scheme == "http" and host in _THIS_MACHINE
+    if not host or port == 0 or not (url.scheme == "https" or is_in_clear):
+        raise Misconfigured(message)
+    if user is not None:
+        raise Misconfigured(
+            f"{given.named} has a user in it: name it as the client's id, and its password as the "
+            "client's secret"
+        )
 
 
 def _extensions(given: Given | None) -> tuple[tuple[str, str], ...]:

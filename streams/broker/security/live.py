@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import ssl
 import time
 from datetime import UTC, datetime, timedelta
@@ -33,7 +34,7 @@ from millstream.streams.broker.security.tokens import Tokens
 from millstream.streams.connection_settings import ConnectionSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["LiveSecurity", "live_security"]
 
@@ -43,6 +44,8 @@ _LOOKED_S = 30.0
 _REFUSALS_MAX = 64
 _REFUSED_S = 60.0
 _ENDS_SOON = timedelta(days=7)
+_IN_CLEAR = frozenset({"PLAIN", "OAUTHBEARER"})
+_PLACE = re.compile(r"\$\{[^}]*\}")
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +101,7 @@ class LiveSecurity:
             found.append(f"{named}: the client's certificate {when}: renew it")
         if security.tls is not None and not security.tls.verifies:
             found.append("brokers' certificates are not looked at: anybody may pose as a broker")
+        found += _of_secrets(security)
         if security.passed_over:
             names = ", ".join(security.passed_over)
             found.append(f"MILLSTREAM_KAFKA_CONFIG: passed over, as nothing here reads it: {names}")
@@ -136,7 +140,7 @@ class LiveSecurity:
         if files is None:
             self._context = self._made_from = None
         else:
-            made_from = files, stamp_of(files.paths)
+            made_from = files, stamp_of(files.watched_paths)
             if made_from != self._made_from:
                 self._context, self._made_from = context_of(files), made_from
         self._security = security
@@ -225,6 +229,21 @@ class LiveSecurity:
         if len(self._refusals) >= _REFUSALS_MAX:
             self._refusals.pop(next(iter(self._refusals)))
         self._refusals[host, port] = time.monotonic(), why
+
+
+def _of_secrets(security: KafkaSecurity) -> Iterator[str]:
+    """Say what is odd about a secret, and not what it is."""
+    for secret in security.secrets():
+        if secret.value != secret.value.strip():
+            yield f"{secret.named}: it begins or ends with a blank, which counts as a part of it"
+        if _PLACE.search(secret.value):
+            yield f"{secret.named}: nothing takes the place of a ${{…}} in it, it counts as it is"
+    if security.tls is None and security.mechanism in _IN_CLEAR:
+        what = "the token" if security.mechanism == "OAUTHBEARER" else "the password"
+        yield (
+            f"{what} goes over the network in clear, to be read by whoever sees it: set "
+            "MILLSTREAM_KAFKA_SECURITY_PROTOCOL to SASL_SSL"
+        )
 
 
 def _of_another_protocol(security: KafkaSecurity, spoken: Spoken) -> AccessRefused | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -25,6 +25,7 @@ from redis.exceptions import (
     ReadOnlyError,
     RedisClusterException,
     RedisError,
+    ResponseError,
 )
 
 from millstream.schemas.errors import ForeignKey, Misconfigured, ServiceUnavailable
@@ -172,9 +173,27 @@ class RedisConnections:
         """Find out whether the server is a node of a cluster, before all of its keys are asked."""
         if self._address.kind != "server":
             return
-        info: dict[str, Any] = await self.ask(lambda client: client.info("cluster"))
-        if info.get("cluster_enabled"):
+        try:
+            info: dict[str, Any] = await self.ask(lambda client: client.info("cluster"))
+            is_cluster = bool(info.get("cluster_enabled"))
+        except ServiceUnavailable as error:
+            if not isinstance(error.__cause__, ResponseError):
+                raise
+            # INFO is one of the commands that are called dangerous; what says so, too, is not.
+            is_cluster = "cluster" in await self._greeted()
+        if is_cluster:
             await self._become_cluster()
+
+    async def _greeted(self) -> Collection[str]:
+        """Give what a server says of itself in its greeting; nothing where it may not be asked."""
+        try:
+            told = await self.ask(lambda client: cast("Any", client).execute_command("HELLO"))
+        except ServiceUnavailable as error:
+            if isinstance(error.__cause__, ResponseError):
+                return ()
+            raise
+        said = told.values() if isinstance(told, dict) else told
+        return {str(one) for one in said if isinstance(one, str)}
 
     async def _asked(self, call: Callable[[Client], Awaitable[AnswerT]]) -> AnswerT:
         try:

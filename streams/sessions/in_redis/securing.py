@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,7 +16,7 @@ from pydantic import SecretStr
 from redis.asyncio import connection as redis_connection
 from redis.asyncio.connection import RedisSSLContext
 from redis.credentials import CredentialProvider
-from redis.exceptions import AuthenticationError
+from redis.exceptions import AuthenticationError, NoPermissionError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from millstream.schemas.errors import Misconfigured
@@ -88,7 +89,7 @@ def open_secrets(settings: ConnectionSettings) -> tuple[Path, ...]:
         settings.redis_password_file,
         settings.redis_sentinel_password_file,
         settings.redis_ssl_password_file,
-        settings.redis_ssl_keyfile,
+        settings.redis_ssl_keyfile or settings.redis_ssl_certfile,
     )
     return tuple(file for file in files if file is not None and is_readable_by_all(file))
 
@@ -102,6 +103,9 @@ def told_refusal(error: BaseException) -> str | None:
             "MILLSTREAM_REDIS_PASSWORD, or MILLSTREAM_REDIS_PASSWORD_FILE"
         )
     for cause in causes_of(error, beside=True):
+        if isinstance(cause, NoPermissionError):
+            # A client of a cluster says that there is none, where it may not ask.
+            return f"its user lacks a right ({cause}): docs/how-to/redis.md says which are needed"
         if isinstance(cause, ssl.SSLCertVerificationError):
             return (
                 f"its certificate is refused ({cause.verify_message}): name its authority in "
@@ -128,13 +132,18 @@ class _Secret:
         self._literal = literal
         self._file = file
         self._last = secret_of(name, literal, file)
+        self._told: str | None = None
 
     def given(self) -> Given | None:
         """Give it, `None` where there is none."""
         try:
             self._last = secret_of(self._name, self._literal, self._file)
         except Misconfigured as error:
-            log.warning("what was read before stays in use: %s", error)
+            if self._told != str(error):
+                self._told = str(error)
+                log.warning("what was read before stays in use: %s", error)
+        else:
+            self._told = None
         return self._last
 
     def __call__(self) -> str:
@@ -192,6 +201,10 @@ class RenewedContext(RedisSSLContext):
         odd = (self.ca_data, self.ca_path, self.ciphers, self.min_version)
         flags = (self.include_verify_flags, self.exclude_verify_flags)
         if any(part is not None for part in (*odd, *flags)):
+            self.context = None
+            if isinstance(held := self.certfile, _CertificateFile):
+                # Without one, even an empty one, OpenSSL asks at the terminal.
+                self.password = held.password()
             return super().get()
         try:
             return _contexts.get(self._files())
@@ -219,14 +232,16 @@ class _Contexts:
     """Contexts by what they are made from; one whose files will not do now stays what it was."""
 
     def __init__(self) -> None:
-        self._made: dict[TlsFiles, tuple[Stamp, ssl.SSLContext]] = {}
+        # By what is the same for as long as a process runs: a key's password may be another one.
+        self._made: dict[TlsFiles, tuple[TlsFiles, Stamp, ssl.SSLContext]] = {}
         self._told: str | None = None
 
     def get(self, files: TlsFiles) -> ssl.SSLContext:
         """Give a context. Raises `Misconfigured` where there was none before."""
-        stamp, known = stamp_of(files.paths), self._made.get(files)
-        if known is not None and known[0] == stamp:
-            return known[1]
+        place = replace(files, key_password=None)
+        stamp, known = stamp_of(files.watched_paths), self._made.get(place)
+        if known is not None and known[:2] == (files, stamp):
+            return known[2]
         try:
             context = context_of(files)
         except Misconfigured as error:
@@ -235,10 +250,11 @@ class _Contexts:
             if self._told != str(error):
                 self._told = str(error)
                 log.warning("what was read before stays in use: %s", error)
-            return known[1]
+            return known[2]
+        self._told = None
         if len(self._made) >= _CONTEXTS_MAX:
             self._made.pop(next(iter(self._made)))
-        self._made[files] = stamp, context
+        self._made[place] = files, stamp, context
         return context
 
 

@@ -22,6 +22,7 @@ from millstream.gateway.client_settings import (
 )
 from millstream.gateway.installation import data_folder
 from millstream.schemas.errors import Misconfigured
+from millstream.streams.broker.security.live import live_security
 from millstream.streams.settings import child_environment
 
 
@@ -167,6 +168,23 @@ def test_an_empty_variable_counts_as_none(
     write_note(data, launcher_pid)
     monkeypatch.setenv("MILLSTREAM_KAFKA", "")
     assert settings_for_client().kafka == "127.0.0.1:1"
+
+
+def test_a_file_of_a_secret_holds_wherever_a_child_is_started_and_a_secret_is_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").write_text("hunter2\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MILLSTREAM_KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
+    monkeypatch.setenv("MILLSTREAM_KAFKA_SASL_MECHANISM", "PLAIN")
+    monkeypatch.setenv("MILLSTREAM_KAFKA_SASL_USERNAME", "ada")
+    monkeypatch.setenv("MILLSTREAM_KAFKA_SASL_PASSWORD_FILE", "secret")
+    assert local_settings().kafka_sasl_password_file == tmp_path / "secret"
+    for mistaken in ("hunter2", "h" * 300):
+        monkeypatch.setenv("MILLSTREAM_KAFKA_SASL_PASSWORD_FILE", mistaken)
+        with pytest.raises(Misconfigured, match="names no file that can be read") as told:
+            live_security(local_settings())
+        assert mistaken not in str(told.value)
 
 
 def test_what_is_set_for_topics_holds_wherever_a_child_is_started(

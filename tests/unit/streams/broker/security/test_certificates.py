@@ -98,7 +98,8 @@ def wrong_files(tmp_path: Path, authority: Authority, what: str) -> TlsFiles:
     odd = tmp_path / "odd"
     content = {
         "jks": b"\xfe\xed\xfe\xed\0\0\0\2",
-        "no certificate": b"-----BEGIN X-----\n",
+        "no certificate": b"-----BEGIN X-----\nAAAA\n-----END X-----\n",
+        "half": authority.path.read_bytes() + authority.path.read_bytes()[:200],
         "garbage": b"\x30\x03abc",
         "empty": b"",
     }
@@ -124,6 +125,7 @@ def wrong_files(tmp_path: Path, authority: Authority, what: str) -> TlsFiles:
     [
         ("jks", "keytool -importkeystore"),
         ("no certificate", "it holds no certificate"),
+        ("half", "a block of PEM in it has no end: it is not written whole"),
         ("garbage", "neither PEM nor PKCS12"),
         ("missing", "there is no file"),
         ("empty", "is empty"),

@@ -31,7 +31,11 @@ def snippets() -> list[tuple[str, str]]:
 def variables(text: str) -> dict[str, str]:
     lines = [shlex.split(line) for line in text.splitlines()]
     assert all(words[0] == "export" for words in lines)
-    return dict(words[1].split("=", 1) for words in lines)
+    # What a service tells only to who has one.
+    return {
+        name: value.replace(":PORT", ":12691")
+        for name, value in (words[1].split("=", 1) for words in lines)
+    }
 
 
 def with_files(given: dict[str, str], folder: Path) -> dict[str, str]:

@@ -3,62 +3,17 @@
 from __future__ import annotations
 
 import json
-from base64 import b64decode
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 
 from millstream.schemas.errors import Misconfigured
 from millstream.streams.broker.security.given import Given
 from millstream.streams.broker.security.kafka_security import TokenSource
 from millstream.streams.broker.security.refusals import AccessRefused
 from millstream.streams.broker.security.tokens import Tokens
-
-SECRET = "s3cret:of/ada"  # noqa: S105  the tests' own
-
-
-@dataclass
-class Endpoint:
-    """Answers what it is told to, and keeps what it was asked."""
-
-    port: int = 0
-    status: int = 200
-    body: str = json.dumps({"access_token": "t-1", "expires_in": 100})
-    asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
-
-    async def serve(self, request: web.Request) -> web.Response:
-        user = b64decode(request.headers["Authorization"].removeprefix("Basic ")).decode()
-        self.asked.append((user, {k: str(v) for k, v in (await request.post()).items()}))
-        return web.Response(status=self.status, text=self.body, content_type="application/json")
-
-    @property
-    def source(self) -> TokenSource:
-        return TokenSource(
-            Given(f"http://127.0.0.1:{self.port}/token", "URL"),
-            Given("ada", "ID"),
-            Given(SECRET, "SECRET"),
-            Given("kafka", "SCOPE"),
-        )
-
-
-@asynccontextmanager
-async def endpoint() -> AsyncIterator[Endpoint]:
-    found = Endpoint()
-    app = web.Application()
-    app.router.add_post("/token", found.serve)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    found.port = runner.addresses[0][1]
-    try:
-        yield found
-    finally:
-        await runner.cleanup()
+from tests.harness.token_endpoint import SECRET, endpoint
 
 
 async def test_a_token_is_asked_for_as_the_standard_has_it_and_kept_until_it_ages() -> None:
