@@ -57,7 +57,7 @@ EXIT_CODES = {
     ExitCode.NOT_COMPLETED: "the request failed, expired, was cancelled or interrupted",
     ExitCode.TIMED_OUT: "not done within `--timeout`; what was published stands",
     ExitCode.UNAVAILABLE: "Kafka or Redis does not answer, or a setting is wrong",
-    ExitCode.DRIFT: "topics differ from the catalogue (`topics --check`)",
+    ExitCode.DRIFT: "topics differ from the catalogue (`topics --check`, `topics --create`)",
     ExitCode.NOTHING_THERE: (
         "no such request, session, checkpoint, worker or template, the request had ended before, "
         "or nothing was paused"

@@ -21,7 +21,7 @@ from millstream.gateway.exits import ExitCode
 from millstream.schemas.errors import Misconfigured
 from millstream.schemas.topics import TopicSpec, catalogue
 from millstream.streams.broker.rights.acls import Grant, commands, grants
-from millstream.streams.broker.rights.needed import Role
+from millstream.streams.broker.rights.needed import Resource, Role
 from millstream.streams.broker.rights.users import USERS
 from millstream.streams.broker.topic_admin import Drift, TopicReport, ensure_topics, topic_drift
 from millstream.streams.settings import Settings
@@ -64,7 +64,11 @@ def topics(
         bool, typer.Option("--json", help="Print JSON Lines, a topic each.")
     ] = False,
     create: Annotated[
-        bool, typer.Option("--create", help="Create the topics that are missing.")
+        bool,
+        typer.Option(
+            "--create",
+            help="Create the topics that are missing; exit 7 if no worker can run with them.",
+        ),
     ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Exit 7 if the broker differs from the catalogue.")
@@ -86,7 +90,7 @@ def topics(
         _print_table(settings, specs, drifts)
     for drift in drifts:
         console.print(f"{'error' if drift.fatal else 'note'}: {drift}")
-    if check and drifts:
+    if (check and drifts) or (create and any(drift.fatal for drift in drifts)):
         raise typer.Exit(ExitCode.DRIFT)
 
 
@@ -111,6 +115,10 @@ def acls(
     optional: Annotated[
         bool, typer.Option("--optional", help="Also rights that a role does without.")
     ] = False,
+    group: Annotated[
+        str | None,
+        typer.Option(help="Also Read on this consumer group, of a program of your own."),
+    ] = None,
     command_config: Annotated[
         str | None,
         typer.Option(help="The properties file that kafka-acls.sh is to connect by."),
@@ -119,11 +127,17 @@ def acls(
     """Print the rights that each role needs, and no more, as commands of Kafka's own tool.
 
     Asks no broker. Nothing is needed on the cluster since Kafka 2.8; before, IdempotentWrite is.
+    A program that reads with a group of its own needs Read on it, too: name the group.
     """
+    if principal is not None and ":" not in principal:
+        message = f"a type stands before the name, as Kafka has it: User:{principal}"
+        raise typer.BadParameter(message, param_hint="--principal")
     settings = _settings_for_commands()
     for role in roles or _USERS:
         who = principal or f"User:{role}"
         found = grants(settings, _RIGHTS[role], who, optional=optional)
+        if group is not None:
+            found = (*found, Grant(who, Resource("group", group), ("Read",)))
         if as_json:
             for one in found:
                 for rule in _rules(role, one):

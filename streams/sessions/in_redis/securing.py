@@ -103,24 +103,30 @@ def told_refusal(error: BaseException) -> str | None:
             "MILLSTREAM_REDIS_PASSWORD, or MILLSTREAM_REDIS_PASSWORD_FILE"
         )
     for cause in causes_of(error, beside=True):
+        if isinstance(cause, FilesRefused):
+            return str(cause)
         if isinstance(cause, NoPermissionError):
             # A client of a cluster says that there is none, where it may not ask.
             return f"its user lacks a right ({cause}): docs/how-to/redis.md says which are needed"
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return (
-                f"its certificate is refused ({cause.verify_message}): name its authority in "
-                "MILLSTREAM_REDIS_SSL_CA_CERTS, and the host as the certificate does"
-            )
-        if isinstance(cause, ssl.SSLError):
-            reason = str(cause.reason or cause)
-            if "WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER" in reason:
-                return "its port does not speak TLS: write redis for rediss in MILLSTREAM_REDIS_URL"
-            if "ALERT" in reason:
-                plain = reason.lower().replace("_", " ")
-                return (
-                    f"it refuses the client's certificate, or wants one ({plain}): check "
-                    "MILLSTREAM_REDIS_SSL_CERTFILE"
-                )
+        if isinstance(cause, ssl.SSLError) and (told := _told_of_tls(cause)) is not None:
+            return told
+    return None
+
+
+def _told_of_tls(error: ssl.SSLError) -> str | None:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is refused ({error.verify_message}): name its authority in "
+            "MILLSTREAM_REDIS_SSL_CA_CERTS, and the host as the certificate does"
+        )
+    reason = str(error.reason or error)
+    if "WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER" in reason:
+        return "its port does not speak TLS: write redis for rediss in MILLSTREAM_REDIS_URL"
+    if "ALERT" in reason:
+        return (
+            f"it refuses the client's certificate, or wants one ({reason.lower().replace('_', ' ')}"
+            "): check MILLSTREAM_REDIS_SSL_CERTFILE"
+        )
     return None
 
 
@@ -191,6 +197,10 @@ def _with_user(taken: dict[str, Any], username: str | None, password: _Secret) -
     return {**kept, "credential_provider": _Credentials(username, password)}
 
 
+class FilesRefused(RedisConnectionError):
+    """Files of TLS will not do: it says which, and what to mend. No server was asked."""
+
+
 class RenewedContext(RedisSSLContext):
     """redis-py's context, shared, and built anew when its files change."""
 
@@ -209,7 +219,7 @@ class RenewedContext(RedisSSLContext):
         try:
             return _contexts.get(self._files())
         except Misconfigured as error:
-            raise RedisConnectionError(str(error)) from None
+            raise FilesRefused(str(error)) from None
 
     def _files(self) -> TlsFiles:
         held = self.certfile

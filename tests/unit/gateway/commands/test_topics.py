@@ -31,3 +31,22 @@ def test_the_command_prints_each_role_for_its_own_user() -> None:
         "pattern_type": "prefixed",
     } in rules
     assert {"shop-lanes", "shop-views"} <= {one["resource_name"] for one in rules}
+
+
+def test_a_program_s_own_group_is_granted_where_it_is_named() -> None:
+    runner = CliRunner()
+    told = runner.invoke(
+        app,
+        ["topics", "acls", "--role", "product", "--principal", "User:shop", "--group", "shop-1"],
+        env={"MILLSTREAM_KAFKA": "b:1"},
+    )
+    assert told.exit_code == 0, told.output
+    commands = [one for one in told.stdout.splitlines() if "--group shop-1" in one]
+    (command,) = commands
+    assert command.endswith("--add --allow-principal User:shop --operation Read --group shop-1")
+
+
+def test_a_principal_without_its_type_is_refused() -> None:
+    told = CliRunner().invoke(app, ["topics", "acls", "--principal", "shop"])
+    assert told.exit_code == 2
+    assert "User:shop" in told.output

@@ -12,6 +12,7 @@ from millstream.streams.sessions.in_redis.securing import (
     RenewedContext,
     open_secrets,
     tls_options,
+    told_refusal,
     user_options,
 )
 from millstream.streams.settings import Settings
@@ -96,3 +97,10 @@ def test_a_certificate_with_its_key_that_all_may_read_is_told(tmp_path: Path) ->
     own.certificate.chmod(0o644)
     apart = Settings(redis_ssl_certfile=own.certificate, redis_ssl_keyfile=own.key)
     assert open_secrets(apart) == ()
+
+
+def test_a_file_that_is_not_there_is_told_and_not_what_the_server_might_want() -> None:
+    made = context_by(Settings(redis_ssl_ca_certs=Path("/nowhere/ca.pem")))
+    with pytest.raises(RedisConnectionError) as told:
+        made.get()
+    assert "/nowhere/ca.pem" in (told_refusal(told.value) or "")
