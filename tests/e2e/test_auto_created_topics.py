@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiokafka.admin import NewTopic
 
+from millstream.gateway.exits import ExitCode
 from millstream.schemas.errors import Misconfigured
 from millstream.schemas.topics import BASE_TOPICS, REQUESTS, RESULTS
 from millstream.streams.broker.clients import admin_client, committed_consumer, idempotent_producer
@@ -58,3 +60,15 @@ async def test_whatever_is_asked_first_a_worker_then_creates_the_topics_as_they_
         await worker.ready()
     counts = await partition_counts(stock, {stock.topic(one.name) for one in BASE_TOPICS})
     assert set(counts.values()) == {stock.partitions}
+
+
+async def test_creating_topics_fails_where_one_that_is_there_stops_every_worker(
+    settings: Settings,
+) -> None:
+    admin = admin_client(settings)
+    await admin.start()
+    await admin.create_topics([NewTopic(settings.topic(REQUESTS.name), 1, 1)])
+    await admin.close()
+    told = await run(as_client(settings), "topics", "--create")
+    assert told.code == ExitCode.DRIFT
+    assert "the number of partitions is 1" in told.err
