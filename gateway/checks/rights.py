@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from millstream.gateway.checks.finding import Finding, Level
 from millstream.gateway.client_settings import settings_for_client
@@ -21,20 +21,34 @@ from millstream.streams.broker.rights.needed import (
 )
 from millstream.streams.settings import Settings
 
-__all__ = ["check_rights", "rights_found"]
+__all__ = ["check_rights", "rights_found", "roles_found"]
 
 Missing = dict[tuple[tuple[str, ...], bool], list[Resource]]
 """Resources by the operations that lack on them, and whether they are prefixes."""
 
 
-async def check_rights() -> tuple[Finding, ...]:
-    """Whether this user may do on Kafka what some role does, and what it lacks for others."""
+async def check_rights(roles: Collection[Role] = ()) -> tuple[Finding, ...]:
+    """Whether this user may do on Kafka what these roles do; none named: what some role does."""
     try:
         settings = settings_for_client()
         allowed = await granted(settings, resources_of(settings))
     except MillstreamError:
         return ()  # told by the check of Kafka
-    return rights_found(settings, allowed)
+    return roles_found(settings, allowed, roles) if roles else rights_found(settings, allowed)
+
+
+def roles_found(
+    settings: Settings,
+    allowed: Mapping[Resource, frozenset[str] | None],
+    roles: Collection[Role],
+) -> tuple[Finding, ...]:
+    """Give what is to be said of the rights of these roles: what one cannot do without is wrong."""
+    lacking = {role: _lacking(settings, allowed, needs_of(role)) for role in roles}
+    whole = [role for role, found in lacking.items() if all(need.is_optional for need, _ in found)]
+    told = _well(allowed, whole)
+    for role, found in lacking.items():
+        told += _each(settings, role, found, "wrong")
+    return (*told, *_unknown(allowed))
 
 
 def rights_found(
@@ -51,11 +65,7 @@ def rights_found(
     rights = {role: _rights(settings, role) for role in ROLES}
     shares = {role: _share(allowed, rights[role]) for role in ROLES if role not in whole}
     nearest = max(shares, key=lambda role: shares[role], default=None)
-    told: list[Finding] = []
-    unknown = [one for one, operations in allowed.items() if operations is None]
-    if whole and len(unknown) < len(allowed):
-        known = "as far as brokers say, " if unknown else ""
-        told.append(Finding("rights", "ok", f"{known}this user may do what {_all(whole)} does"))
+    told = _well(allowed, whole)
     for role, found in lacking.items():
         has_most = shares.get(role, 1.0) > 1 / 2
         is_well = any(not (has_most and rights[one] <= rights[role]) for one in whole)
@@ -65,10 +75,25 @@ def rights_found(
             told += _each(settings, role, found, level)
         else:
             told.append(_summary(role, found, level))
-    if unknown:
-        names = _named(unknown) if len(unknown) < len(allowed) else "anything"
-        told.append(Finding("rights", "note", f"not known on {names}", _UNKNOWN_REMEDY))
-    return tuple(told)
+    return (*told, *_unknown(allowed))
+
+
+def _well(
+    allowed: Mapping[Resource, frozenset[str] | None], roles: Collection[Role]
+) -> list[Finding]:
+    unknown = sum(operations is None for operations in allowed.values())
+    if not roles or unknown == len(allowed):
+        return []
+    known = "as far as brokers say, " if unknown else ""
+    return [Finding("rights", "ok", f"{known}this user may do what {_all(roles)} does")]
+
+
+def _unknown(allowed: Mapping[Resource, frozenset[str] | None]) -> list[Finding]:
+    unknown = [one for one, operations in allowed.items() if operations is None]
+    if not unknown:
+        return []
+    names = _named(unknown) if len(unknown) < len(allowed) else "anything"
+    return [Finding("rights", "note", f"not known on {names}", _UNKNOWN_REMEDY)]
 
 
 def _each(

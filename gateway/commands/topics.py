@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from enum import StrEnum
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
 from millstream.gateway.client_settings import local_settings, settings_for_client
 from millstream.gateway.commands.group import CommandGroup
+from millstream.gateway.commands.user_roles import OF_USERS, RIGHTS_OF, UserRole
 from millstream.gateway.console.running import run
 from millstream.gateway.console.terminal import (
     print_data,
@@ -21,8 +21,7 @@ from millstream.gateway.exits import ExitCode
 from millstream.schemas.errors import Misconfigured
 from millstream.schemas.topics import TopicSpec, catalogue
 from millstream.streams.broker.rights.acls import Grant, commands, grants
-from millstream.streams.broker.rights.needed import Resource, Role
-from millstream.streams.broker.rights.users import USERS
+from millstream.streams.broker.rights.needed import Resource
 from millstream.streams.broker.topic_admin import Drift, TopicReport, ensure_topics, topic_drift
 from millstream.streams.settings import Settings
 from millstream.streams.topic_settings.retention import configs_of, told_ms
@@ -32,28 +31,6 @@ __all__ = ["topics_app"]
 topics_app = typer.Typer(
     name="topics", cls=CommandGroup, invoke_without_command=True, rich_markup_mode=None
 )
-
-
-class AclRole(StrEnum):
-    """Who is to be granted rights; `client` is upstream and product, `worker` lanes and views."""
-
-    UPSTREAM = "upstream"
-    PRODUCT = "product"
-    CLIENT = "client"
-    WORKER = "worker"
-    LANES = "lanes"
-    VIEWS = "views"
-    AUDITOR = "auditor"
-    OPERATOR = "operator"
-
-
-# As the users of `up --secure`: one for each, and one for all that a worker does.
-_USERS = tuple(AclRole(one) for one in USERS)
-_RIGHTS: Mapping[AclRole, tuple[Role, ...]] = {
-    **{AclRole(user): roles for user, roles in USERS.items()},
-    AclRole.LANES: ("lanes",),
-    AclRole.VIEWS: ("views",),
-}
 
 
 @topics_app.callback()
@@ -98,7 +75,7 @@ def topics(
 def acls(
     *,
     roles: Annotated[
-        list[AclRole] | None,
+        list[UserRole] | None,
         typer.Option(
             "--role",
             help="Only this role; may be given several times. worker: lanes and views; client: "
@@ -133,9 +110,9 @@ def acls(
         message = f"a type stands before the name, as Kafka has it: User:{principal}"
         raise typer.BadParameter(message, param_hint="--principal")
     settings = _settings_for_commands()
-    for role in roles or _USERS:
+    for role in roles or OF_USERS:
         who = principal or f"User:{role}"
-        found = grants(settings, _RIGHTS[role], who, optional=optional)
+        found = grants(settings, RIGHTS_OF[role], who, optional=optional)
         if group is not None:
             found = (*found, Grant(who, Resource("group", group), ("Read",)))
         if as_json:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from millstream.gateway.checks.rights import rights_found
+from millstream.gateway.checks.rights import rights_found, roles_found
 from millstream.streams.broker.rights.granted import NOT_TOLD, operations_of
 from millstream.streams.broker.rights.needed import (
     ROLES,
@@ -137,3 +137,20 @@ def _on_page(kind: str, names: tuple[str, ...]) -> str:
         return "topics `" + "`, `".join(names) + "`"
     told = (f"`NAMESPACE-{one}{'*' if one.endswith('-') else ''}`" for one in names)
     return f"{kind.replace('-', ' ')}s " + ", ".join(told)
+
+
+def test_what_a_named_role_lacks_is_wrong_and_of_others_nothing_is_told() -> None:
+    allowed = rights_of("upstream", "lanes", "views")
+    (well,) = [
+        one for one in roles_found(SETTINGS, allowed, ["lanes", "views"]) if one.level != "note"
+    ]
+    assert (
+        well.told == "this user may do what a worker with lanes and what a worker with views does"
+    )
+    results = Resource("topic", SETTINGS.topic("results"))
+    allowed[results] = frozenset({"Read", "Describe", "DescribeConfigs"})
+    told = roles_found(SETTINGS, allowed, ["lanes", "views"])
+    (wrong,) = [one for one in told if one.level == "wrong"]
+    assert "no Write on topic" in wrong.told
+    assert results.name in wrong.told
+    assert not [one for one in told if "auditor" in one.told or "upstream" in one.told]

@@ -8,7 +8,7 @@ import re
 from typer.testing import CliRunner
 
 from millstream.gateway.cli import app
-from millstream.gateway.commands.topics import AclRole
+from millstream.gateway.commands.user_roles import UserRole
 
 
 def test_the_command_prints_each_role_for_its_own_user() -> None:
@@ -17,7 +17,7 @@ def test_the_command_prints_each_role_for_its_own_user() -> None:
     ended = runner.invoke(app, ["topics", "acls"], env=environment)
     assert ended.exit_code == 0, ended.output
     who = set(re.findall(r"^kafka-acls.sh .*--allow-principal (\S+)", ended.stdout, re.MULTILINE))
-    assert who == {f"User:{one}" for one in AclRole if one not in {"lanes", "views"}}
+    assert who == {f"User:{one}" for one in UserRole if one not in {"lanes", "views"}}
     ended = runner.invoke(app, ["topics", "acls", "--role", "worker", "--json"], env=environment)
     rules = [json.loads(line) for line in ended.stdout.splitlines()]
     assert {
