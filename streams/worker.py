@@ -367,10 +367,10 @@ async def _watch(worker: _Worker, ready: Callable[[WorkerInfo], None], stop: asy
     while not stop.is_set():
         reasons = worker.unready()
         if reasons:
-            reasons += security.told()
+            reasons = [*security.told(), *reasons]  # what is to be mended stands first
         worker.rights.heed(is_ready=not reasons)
         if lacks := worker.rights.reasons:
-            reasons.append(f"this user lacks rights on Kafka: {'; '.join(lacks)}")
+            reasons.insert(0, f"this user lacks rights on Kafka: {'; '.join(lacks)}")
         worker.readiness.set("worker", "; ".join(reasons) or None)
         worker.readiness.warn(worker.warnings())
         unready.tell(reasons)

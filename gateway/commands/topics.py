@@ -7,7 +7,11 @@ from typing import Annotated
 
 import typer
 
-from millstream.gateway.client_settings import local_settings, settings_for_client
+from millstream.gateway.client_settings import (
+    local_settings,
+    running_endpoints,
+    settings_for_client,
+)
 from millstream.gateway.commands.group import CommandGroup
 from millstream.gateway.commands.user_roles import OF_USERS, RIGHTS_OF, UserRole
 from millstream.gateway.console.running import run
@@ -129,8 +133,13 @@ def _settings_for_commands() -> Settings:
     try:
         return settings_for_client()
     except Misconfigured:
-        # Rights are granted before anything runs. What is set wrongly is told here as well.
-        return local_settings()
+        # Rights are granted before anything runs, and by who is no user yet. What is set wrongly
+        # is told here as well.
+        settings = local_settings()
+        running = running_endpoints(settings.data_dir)
+        if running is None or "kafka" in settings.model_fields_set:
+            return settings
+        return settings.model_copy(update={"kafka": running.kafka})
 
 
 def _rules(role: str, found: Grant) -> Iterator[dict[str, object]]:

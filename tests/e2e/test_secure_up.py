@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from pathlib import Path
 
@@ -24,8 +25,12 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }
 
 
+def data_of(environment: dict[str, str]) -> Path:
+    return Path(environment["MILLSTREAM_DATA_DIR"])
+
+
 async def run_as(user: str, environment: dict[str, str], *words: str) -> Ended:
-    file = Path(environment["MILLSTREAM_DATA_DIR"]) / "secure" / user / "client.properties"
+    file = data_of(environment) / "secure" / user / "client.properties"
     return await run(environment | {"MILLSTREAM_KAFKA_CONFIG": str(file)}, *words)
 
 
@@ -52,6 +57,9 @@ async def test_each_command_does_its_work_as_its_user_and_no_other(
         nobody = await run(environment, *ask)
         assert nobody.code == 6
         assert "set MILLSTREAM_KAFKA_CONFIG=" in nobody.err
+        here = json.loads((data_of(environment) / "endpoints.json").read_text())["kafka"]
+        rights = await run(environment, "topics", "acls", "--role", "product")
+        assert f"--bootstrap-server {here} " in rights.out
         assert (await interrupt(up)).code == 0
 
 
