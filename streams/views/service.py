@@ -170,7 +170,11 @@ class Views:
 
     def behind(self) -> list[str]:
         """Say which views are behind by so much that somebody is to know; empty: none."""
-        return told_behind(self._lags.all(), wall_clock_ms())
+        told = told_behind(self._lags.all(), wall_clock_ms())
+        troubles = (feed.trouble for feed in self._feeds.values())
+        if trouble := next(filter(None, troubles), None):
+            told.append(f"the session view gets nothing: {trouble}")
+        return told
 
     def totals(self, topic: str) -> Aggregate:
         """Add up what is counted of a catalogue topic over this worker's partitions."""

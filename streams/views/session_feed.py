@@ -99,6 +99,7 @@ class SessionFeed(Generic[EventT]):
         self._event_type = event_type
         self._put = put
         self._answers = True
+        self._trouble: str | None = None
         self._redo_from: dict[int, int] = {}
         self._ends: dict[int, int] = {}
         # The first that was offered and not put since a stretch was begun, hence not part of it.
@@ -114,7 +115,7 @@ class SessionFeed(Generic[EventT]):
             await self._put_unless_foreign(event, offset)
         except ServiceUnavailable as error:
             log.warning("session view is away", reason=str(error), outage=REDIS)
-            self._answers = False
+            self._answers, self._trouble = False, str(error)
             self._missed.setdefault(partition, offset)
             self._redo_from.setdefault(partition, offset)
             self._on_behind()
@@ -146,6 +147,11 @@ class SessionFeed(Generic[EventT]):
         """How many partitions have records that the view lacks."""
         return len(self._redo_from)
 
+    @property
+    def trouble(self) -> str | None:
+        """Why the view does not take what it lacks, `None` where it does, or lacks nothing."""
+        return self._trouble if self._redo_from else None
+
     def keep(self, partitions: Iterable[int]) -> None:
         """Forget all but these partitions: another worker makes up for them."""
         kept = set(partitions)
@@ -169,7 +175,7 @@ class SessionFeed(Generic[EventT]):
         async with aclosing(batches(reader, where, at, end)) as found:
             async for batch, behind in found:
                 await asyncio.gather(*map(self._redo, batch))
-                self._answers = True
+                self._answers, self._trouble = True, None
                 if self._redo_from.get(partition) != at:
                     return  # taken away, set back, or more was lost meanwhile
                 self._redo_from[partition] = at = behind

@@ -109,3 +109,15 @@ async def test_what_a_feed_lacks_of_a_log_that_was_set_back_begins_where_the_new
     feed.set_back(1, 0)
     assert feed.redo_from(0) == 2
     assert feed.redo_from(1) is None
+
+
+async def test_why_a_view_takes_nothing_is_told_while_it_lacks_something() -> None:
+    view = View()
+    feed = feed_of(view)
+    await feed.offer(CHECKPOINT, 0, 1)
+    assert feed.trouble is None
+    view.away = True
+    await feed.offer(CHECKPOINT, 0, 3)
+    assert feed.trouble == "switched off"
+    feed.keep([])  # whoever has the partition now tells of it
+    assert feed.trouble is None
