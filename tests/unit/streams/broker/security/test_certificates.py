@@ -23,19 +23,7 @@ from millstream.streams.broker.security.certificates import (
 )
 from millstream.streams.broker.security.given import Given
 from tests.making.certificates import Authority, Pair
-
-PASSWORD = "hunter2"  # noqa: S105  the tests' own
-
-
-def store(value: object, named: str = "X", password: str | None = None) -> Store:
-    return Store(
-        Given(str(value), named), password=None if password is None else Given(password, "PW")
-    )
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path)
+from tests.making.stores import PASSWORD, store
 
 
 def pkcs12_of(path: Path, pair: Pair, authority: Authority, password: str | None) -> Path:
