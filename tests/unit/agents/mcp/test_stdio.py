@@ -131,7 +131,8 @@ async def test_a_program_is_gone_when_its_tools_are_not_closed_in_time(
     opening.cancel()
     with monkeypatch.context() as patched:
         patched.setattr(mcp_tools, "CLOSED_WITHIN_S", 1.0)
-        with pytest.raises(TimeoutError):
+        # Debian's Python 3.11.2 tells whoever was cancelled before of that, and not of the time.
+        with pytest.raises((TimeoutError, asyncio.CancelledError)):
             await opening
     assert tools._thread is not None
     await asyncio.to_thread(tools._thread.join)
